@@ -1,0 +1,184 @@
+"""What an architecture costs, in closed form, and the budget it must fit.
+
+FLOPs are multiply-adds, as fvcore and the paper count them, of one canonical form: the subnet with relative position in
+the bias form (relative_position.py), whichever form or device runs. The terms are those fvcore's counter gives for that
+network, operator by operator, its 5 per LayerNorm element included; softmax, GELU, additions and scalings count nothing.
+
+Letters: P patches (grid²), N = P + 1 tokens, E width, d depth, Q = heads × head width, M = int(E × ratio), p patch size, c
+channels, C classes, g grid, m max_relative_position.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from autoformer.architecture import Architecture
+from autoformer.errors import BudgetError
+from autoformer.space import SearchSpace
+
+
+def count_params(architecture: Architecture, space: SearchSpace) -> int:
+    """Parameters of the subnet; equal to its real count and to fvcore's. Microseconds."""
+    embed = architecture.embed_dim
+    patches = space.grid_of(architecture) ** 2
+    total = embed * space.in_chans * space.patch_size**2 + embed  # patch embedding
+    total += embed  # class token
+    total += (patches + 1) * embed if space.absolute_position else 0
+    for heads, hidden in zip(architecture.num_heads, architecture.hidden_dims, strict=True):
+        qkv = heads * space.head_dim
+        total += 3 * qkv * embed + 3 * qkv  # query, key, value
+        total += qkv * embed + embed  # projection
+        total += 2 * (2 * embed)  # two LayerNorms
+        total += 2 * embed * hidden + hidden + embed  # MLP
+        if space.relative_position:  # rows and columns, for keys and for values
+            total += 4 * (2 * space.max_relative_position + 2) * space.head_dim
+    total += 2 * embed  # final LayerNorm
+    return total + space.num_classes * embed + space.num_classes
+
+
+def count_flops(architecture: Architecture, space: SearchSpace) -> int:
+    """Multiply-adds of one image through the canonical form; equal to fvcore's count. Microseconds."""
+    embed, grid = architecture.embed_dim, space.grid_of(architecture)
+    patches, tokens = grid**2, grid**2 + 1
+    total = patches * space.in_chans * space.patch_size**2 * embed  # patch embedding
+    total += 5 * tokens * embed * (2 * architecture.depth)  # LayerNorms of the blocks, 5 an element in fvcore
+    total += 5 * tokens * embed  # final LayerNorm
+    for heads, hidden in zip(architecture.num_heads, architecture.hidden_dims, strict=True):
+        qkv = heads * space.head_dim
+        total += 4 * tokens * embed * qkv  # query, key, value, projection
+        total += 2 * tokens * embed * hidden  # MLP
+        total += 2 * tokens**2 * qkv  # attention logits, and the sum over values
+        if space.relative_position:
+            total += 4 * grid**3 * qkv  # rows and columns, for keys and for values
+            total += tokens * qkv  # the class token's row of the tables
+    return total + space.num_classes * embed
+
+
+# --- measured cost -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyQualification:
+    """What a latency in milliseconds means. Two latencies are comparable only when these are equal."""
+
+    statistic: str  # "p50", "p90", "p99", ...
+    batch: int  # images in one call
+    precision: str  # "fp32", "fp16", "int8"
+    backend: str  # "onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "torch-cpu", ...
+    device: str  # as the device names itself, e.g. "AMD EPYC 9B45, 1 thread"
+
+    def __str__(self) -> str:
+        return f"{self.statistic}, batch {self.batch}, {self.precision}, {self.backend}, {self.device}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one architecture costs."""
+
+    params: int
+    flops: int  # multiply-adds of one image, canonical form
+    latency_ms: float | None = None  # as the cost model's qualification says; None: not part of the model
+
+
+class CostModel(Protocol):
+    """Anything that can price an architecture."""
+
+    @property
+    def qualification(self) -> LatencyQualification | None:
+        """What `Cost.latency_ms` means, or None when this model gives no latency."""
+
+    def __call__(self, architecture: Architecture) -> Cost: ...
+
+
+@dataclass(frozen=True)
+class ExactCosts:
+    """The cost model that only counts: params and FLOPs in closed form."""
+
+    space: SearchSpace
+    qualification: LatencyQualification | None = None
+
+    def __call__(self, architecture: Architecture) -> Cost:
+        return Cost(params=count_params(architecture, self.space), flops=count_flops(architecture, self.space))
+
+
+# --- budget ------------------------------------------------------------------------------------------------------
+
+LIMITS = ("params", "flops", "latency_ms")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Limits a network must keep; None is no limit. Raises `BudgetError` when a lower limit is above its upper one."""
+
+    max_params: float | None = None
+    min_params: float | None = None
+    max_flops: float | None = None  # multiply-adds
+    min_flops: float | None = None
+    max_latency_ms: float | None = None  # means what the cost model's qualification says
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value is not None and not 0 < value < float("inf"):
+                raise BudgetError(f"budget {name}={value} must be a positive number")
+        for measure in ("params", "flops"):
+            low, high = getattr(self, f"min_{measure}"), getattr(self, f"max_{measure}")
+            if low is not None and high is not None and low > high:
+                raise BudgetError(f"budget min_{measure}={show(measure, low)} is above max_{measure}={show(measure, high)}")
+
+    def excess(self, cost: Cost) -> dict[str, float]:
+        """By how much `cost` breaks each limit, relative to the limit; empty when it fits. Keys are limit names."""
+        broken = {}
+        for measure in LIMITS:
+            value = getattr(cost, measure)
+            high, low = getattr(self, f"max_{measure}"), getattr(self, f"min_{measure}", None)
+            if (high is not None or low is not None) and value is None:
+                raise BudgetError(f"budget limits {measure}, but nothing measured it: give a latency table")
+            if high is not None and value > high:
+                broken[f"max_{measure}"] = value / high - 1
+            if low is not None and value < low:
+                broken[f"min_{measure}"] = 1 - value / low
+        return broken
+
+    def allows(self, cost: Cost) -> bool:
+        """Whether `cost` keeps every limit."""
+        return not self.excess(cost)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The limits that are set."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def __str__(self) -> str:
+        limits = [f"{name}={show(name[4:], value)}" for name, value in self.to_dict().items()]
+        return ", ".join(limits) or "no limits"
+
+
+def check_feasible(budget: Budget, space: SearchSpace, costs: CostModel) -> None:
+    """Raises `BudgetError` when even the cheapest network is too dear, or the dearest below a lower limit.
+
+    The message names the tightest limit, the cheapest (dearest) value of the space and the architecture that has it.
+    Costs grow with every choice, so the smallest and the largest architecture decide.
+    """
+    for architecture, kind, word in ((space.smallest, "max", "cheapest"), (space.largest, "min", "dearest")):
+        cost = costs(architecture)
+        broken = {name: by for name, by in budget.excess(cost).items() if name.startswith(kind)}
+        if broken:
+            name = max(broken, key=lambda limit: broken[limit])
+            measure = name[4:]
+            limit, value = getattr(budget, name), getattr(cost, measure)
+            advice = "raise" if kind == "max" else "lower"
+            meaning = f" ({costs.qualification})" if measure == "latency_ms" else ""
+            raise BudgetError(
+                f"budget {name}={show(measure, limit)}{meaning} cannot be met in space {space.name!r}: its {word} network "
+                f"has {show(measure, value)} ({architecture}); {advice} the limit or choose another space"
+            )
+
+
+def show(measure: str, value: float) -> str:
+    """A value of `measure` ("params", "flops", "latency_ms") as people write it: 5.87M, 1.31G, 2.5 ms."""
+    if measure == "latency_ms":
+        return f"{value:.3g} ms"
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= scale:
+            return f"{value / scale:.4g}{unit}"
+    return f"{value:.4g}"

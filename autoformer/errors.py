@@ -1,0 +1,66 @@
+"""Every error a user can cause, as one line that says what was given, what was expected and what to do.
+
+    AutoformerError
+    ├── ArchitectureError      an architecture contradicts itself or its space
+    ├── BudgetError            no architecture fits the limits, or a limit cannot be read
+    ├── CheckpointError        a file is truncated, foreign or of another shape
+    ├── DataError              images or folders that cannot be used as they are
+    ├── ExportError            an artefact was not proved equal to its source
+    ├── MeasurementError       a number was asked for that nothing measured
+    ├── MissingPackageError    an optional package is absent
+    ├── OutputExistsError      a folder already holds something else
+    ├── RecipeError            a recipe key or value is not known
+    └── InterruptedRunError    the user pressed Ctrl-C; says how to go on
+
+The command line prints the message and exits with `exit_code`; everything else is a bug and shows its traceback.
+"""
+
+
+class AutoformerError(Exception):
+    """Base of all errors of this package; `exit_code` is what the command line ends with."""
+
+    exit_code = 2
+
+
+class ArchitectureError(AutoformerError, ValueError):
+    """An architecture contradicts itself, or is not a member of the space it is used with."""
+
+
+class BudgetError(AutoformerError, ValueError):
+    """No architecture of the space meets the limits, or a limit cannot be read."""
+
+
+class CheckpointError(AutoformerError):
+    """A file of weights is truncated, of a foreign format, or does not fit the network."""
+
+
+class DataError(AutoformerError):
+    """The images cannot be used as they are: missing, unreadable, one class only, wrong layout."""
+
+
+class ExportError(AutoformerError):
+    """An exported file differs from the network it came from, or cannot be written as asked."""
+
+    exit_code = 3
+
+
+class MeasurementError(AutoformerError):
+    """A measurement is impossible here, or a prediction lies outside what was measured."""
+
+
+class MissingPackageError(AutoformerError):
+    """An optional package is missing; the message names what to install."""
+
+
+class OutputExistsError(AutoformerError):
+    """The output folder holds another run or other files; nothing was written."""
+
+
+class RecipeError(AutoformerError, ValueError):
+    """A recipe names an unknown key or holds an impossible value."""
+
+
+class InterruptedRunError(AutoformerError):
+    """Work was interrupted by the user; the message says how to go on."""
+
+    exit_code = 130

@@ -1,0 +1,88 @@
+"""How an image file becomes a network's input; the same few lines on the host, in a bundle and on a board.
+
+Imports numpy and Pillow inside the functions that need them and nothing else, and works on Python 3.10.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize the shorter side, cut the centre, scale to 0..1, normalise: what evaluation and deployment do to an image.
+
+    The input is `image_size` square. `crop_pct` is the share of the resized image that the crop keeps (timm's meaning).
+    """
+
+    image_size: int  # pixels
+    in_chans: int  # 1: grey, 3: RGB
+    mean: tuple[float, ...]  # per channel, of values in 0..1
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"  # or "bilinear"
+    crop_pct: float = 1.0
+
+    def to_pil(self, image: Image.Image) -> Image.Image:
+        """The resized and cropped image in the network's colour mode."""
+        from PIL import Image as pil
+
+        image = convert(image, self.in_chans)
+        resample = {"bicubic": pil.Resampling.BICUBIC, "bilinear": pil.Resampling.BILINEAR}[self.interpolation]
+        shorter = int(self.image_size / self.crop_pct)
+        width, height = image.size
+        if min(width, height) != shorter:  # the longer side is truncated, as torchvision's Resize does
+            size = (shorter, int(shorter * height / width)) if width <= height else (int(shorter * width / height), shorter)
+            image = image.resize(size, resample)
+        left, top = round((image.width - self.image_size) / 2), round((image.height - self.image_size) / 2)
+        return image.crop((left, top, left + self.image_size, top + self.image_size))
+
+    def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 [..., H, W, C] to float32 [..., C, H, W]."""
+        import numpy as np
+
+        mean, std = np.array(self.mean, dtype=np.float32), np.array(self.std, dtype=np.float32)
+        values = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+        return np.ascontiguousarray(np.moveaxis(values, -1, -3))
+
+    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        """The network's view of an image before normalising: uint8 [H, W, C]."""
+        import numpy as np
+
+        array = np.asarray(self.to_pil(image), dtype=np.uint8)
+        return array.reshape(self.image_size, self.image_size, self.in_chans)
+
+    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
+        """float32 [C, H, W], ready to be stacked into a batch."""
+        return self.normalise(self.pixels(image))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """Reads the JSON form."""
+        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+
+def convert(image: Image.Image, in_chans: int) -> Image.Image:
+    """Grey or RGB, 8 bit. Transparency is laid on white, 16 bit is scaled down (Pillow alone would clip it)."""
+    if image.mode in ("I", "I;16", "I;16B", "I;16L"):
+        import numpy as np
+        from PIL import Image as pil
+
+        image = pil.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        from PIL import Image as pil
+
+        rgba = image.convert("RGBA")
+        image = pil.alpha_composite(pil.new("RGBA", rgba.size, "white"), rgba)
+    return image.convert("L" if in_chans == 1 else "RGB")

@@ -1,0 +1,475 @@
+"""`Subnet`: one network of a supernet as an ordinary timm vision transformer, without slicing.
+
+Importing this module registers it with timm. A saved folder holds `model.safetensors`, timm's `config.json`,
+`architecture.json` (the value that travels) and opens with either of::
+
+    subnet = load_subnet("runs/best/subnet")
+    model = timm.create_model("local-dir:runs/best/subnet", pretrained=True)
+
+Weights have timm's names where timm has them; the relative tables are `blocks.N.attn.{key,value}_{rows,columns}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+from timm.layers import DropPath, Mlp, PatchEmbed, trunc_normal_
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
+from timm.models._manipulate import checkpoint
+from torch import Tensor, nn
+
+from autoformer.architecture import Architecture
+from autoformer.checkpoint import read_json, read_tensors, write_folder, write_json, write_tensors
+from autoformer.cost import Cost, count_flops, count_params
+from autoformer.errors import ArchitectureError, CheckpointError
+from autoformer.preprocessing import Preprocessing
+from autoformer.relative_position import Form, Geometry, Tables, attend, geometry
+from autoformer.space import SearchSpace
+from autoformer.supernet import INIT_STD, Supernet, resample_positions
+
+TIMM_NAME = "autoformer_subnet"
+
+
+class Attention(nn.Module):
+    """Multi-head attention with relative position on keys and values; [B, N, E] in and out."""
+
+    def __init__(self, dim: int, heads: int, head_dim: int, max_relative_position: int | None, form: Form) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim, self.form = heads, head_dim, form
+        self.scale = head_dim**-0.5
+        self.qkv = nn.Linear(dim, 3 * heads * head_dim)
+        self.proj = nn.Linear(heads * head_dim, dim)
+        self.relative_position = max_relative_position is not None
+        if max_relative_position is not None:
+            for name in Tables._fields:
+                table = nn.Parameter(torch.empty(2 * max_relative_position + 2, head_dim))
+                self.register_parameter(name, trunc_normal_(table, std=INIT_STD))
+
+    def forward(self, x: Tensor, where: Geometry) -> Tensor:
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))  # [B, N, 3, H, K]
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, N, K]
+        if self.relative_position:
+            tables = Tables(*(getattr(self, name) for name in Tables._fields))
+            out = attend(query, key, value, tables, where, self.scale, self.form)
+        else:
+            attention = (query * self.scale) @ key.transpose(-2, -1)  # spelled out, so that counters and fusers see it
+            out = attention.softmax(-1) @ value
+        return cast(Tensor, self.proj(out.transpose(1, 2).flatten(2)))
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block."""
+
+    def __init__(
+        self, dim: int, heads: int, hidden: int, head_dim: int, max_relative_position: int | None, eps: float,
+        drop_path: float, form: Form,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = Attention(dim, heads, head_dim, max_relative_position, form)
+        self.drop_path1 = DropPath(drop_path) if drop_path else nn.Identity()
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, hidden_features=hidden)
+        self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor, where: Geometry) -> Tensor:
+        x = x + self.drop_path1(self.attn(self.norm1(x), where))
+        return x + cast(Tensor, self.drop_path2(self.mlp(self.norm2(x))))
+
+
+class Subnet(nn.Module):
+    """A vision transformer with per-block heads and MLP ratios; images [B, in_chans, side, side] to logits [B, classes].
+
+    `drop_path_rate` belongs to block `super_depth` (the supernet's deepest, so that a shallower network keeps the rates
+    it was trained with); None stands for this network's own depth. `searched_size` is the image size where the space had
+    several, and is part of the architecture. Raises `ArchitectureError` on contradictory sizes.
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int,
+        num_heads: Sequence[int],
+        mlp_ratio: Sequence[float],
+        head_dim: int = 64,
+        img_size: int | tuple[int, int] = 224,
+        searched_size: int | None = None,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        max_relative_position: int = 14,
+        relative_position: bool = True,
+        absolute_position: bool = True,
+        global_pool: str = "avg",
+        norm_eps: float = 1e-5,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        super_depth: int | None = None,
+        form: Form = "auto",
+    ) -> None:
+        super().__init__()
+        self.architecture = Architecture(
+            embed_dim=embed_dim, num_heads=tuple(num_heads), mlp_ratio=tuple(mlp_ratio), image_size=searched_size
+        )
+        if global_pool not in ("avg", "token", ""):
+            raise ArchitectureError(f"global_pool is {global_pool!r}, expected 'avg', 'token' or ''")
+        self.embed_dim = self.num_features = self.head_hidden_size = embed_dim
+        self.head_dim, self.patch_size, self.in_chans, self.num_classes = head_dim, patch_size, in_chans, num_classes
+        self.max_relative_position, self.relative_position = max_relative_position, relative_position
+        self.global_pool, self.norm_eps = global_pool, norm_eps
+        self.num_prefix_tokens = 1
+        self.grad_checkpointing = False
+
+        self.patch_embed = PatchEmbed(img_size, patch_size, in_chans, embed_dim)
+        self.cls_token = nn.Parameter(trunc_normal_(torch.empty(1, 1, embed_dim), std=INIT_STD))
+        self.pos_embed: nn.Parameter | None = None
+        if absolute_position:
+            positions = torch.empty(1, self.patch_embed.num_patches + 1, embed_dim)
+            self.pos_embed = nn.Parameter(trunc_normal_(positions, std=INIT_STD))
+        depth = self.architecture.depth
+        rates = torch.linspace(0, drop_path_rate, super_depth or depth).tolist()[:depth]
+        tables = max_relative_position if relative_position else None
+        self.blocks = nn.ModuleList(
+            Block(embed_dim, heads, hidden, head_dim, tables, norm_eps, rate, form)
+            for heads, hidden, rate in zip(num_heads, self.architecture.hidden_dims, rates, strict=True)
+        )
+        self.norm = nn.LayerNorm(embed_dim, eps=norm_eps)
+        self.head_drop = nn.Dropout(drop_rate)
+        self.head: nn.Module = nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity()
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=INIT_STD)
+                nn.init.zeros_(module.bias)
+
+    # --- forward -------------------------------------------------------------------------------------------------
+
+    def _embed(self, images: Tensor) -> tuple[Tensor, Geometry]:
+        x = self.patch_embed(images)
+        rows, columns = self.patch_embed.grid_size
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
+        if self.pos_embed is not None:
+            x = x + self.pos_embed
+        return x, geometry(rows, columns, self.max_relative_position, x.device, x.dtype)
+
+    def _run(self, block: nn.Module, x: Tensor, where: Geometry) -> Tensor:
+        if self.grad_checkpointing and self.training:
+            return cast(Tensor, checkpoint(block, x, where))
+        return cast(Tensor, block(x, where))
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Normalised tokens [B, N, E], class token first."""
+        x, where = self._embed(images)
+        for block in self.blocks:
+            x = self._run(block, x, where)
+        return cast(Tensor, self.norm(x))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pools tokens [B, N, E] and classifies; with `pre_logits` the pooled features [B, E]."""
+        if self.global_pool == "avg":
+            x = x[:, 1:].mean(1)
+        elif self.global_pool == "token":
+            x = x[:, 0]
+        x = self.head_drop(x)
+        return x if pre_logits else cast(Tensor, self.head(x))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, classes]."""
+        return self.forward_head(self.forward_features(images))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """timm's interface: the outputs of chosen blocks as [B, E, R, C] (or [B, P, E] with `output_fmt="NLC"`)."""
+        assert output_fmt in ("NCHW", "NLC"), f"output_fmt is {output_fmt!r}, expected 'NCHW' or 'NLC'"
+        take, last = feature_take_indices(len(self.blocks), indices)
+        tokens, where = self._embed(x)
+        found: list[Any] = []
+        for index, block in enumerate(list(self.blocks)[: last + 1] if stop_early else self.blocks):
+            tokens = self._run(block, tokens, where)
+            if index in take:
+                found.append(self.norm(tokens) if norm else tokens)
+        prefix = [y[:, :1] for y in found]
+        found = [y[:, 1:] for y in found]
+        if output_fmt == "NCHW":
+            grid = self.patch_embed.grid_size
+            found = [y.transpose(1, 2).unflatten(2, grid).contiguous() for y in found]
+        if return_prefix_tokens:
+            found = list(zip(found, prefix, strict=True))
+        return found if intermediates_only else (self.norm(tokens), found)
+
+    def get_intermediate_layers(
+        self, x: Tensor, n: int | list[int] = 1, reshape: bool = False, return_prefix_tokens: bool = False,
+        norm: bool = False,
+    ) -> list[Any]:  # fmt: skip
+        """The outputs of the last `n` blocks, or of the listed ones (the interface of DINO and timm)."""
+        return cast(
+            list[Any],
+            self.forward_intermediates(
+                x, n, return_prefix_tokens, norm, output_fmt="NCHW" if reshape else "NLC", intermediates_only=True
+            ),
+        )
+
+    # --- timm's model interface ----------------------------------------------------------------------------------
+
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def no_weight_decay(self) -> set[str]:
+        """Weights the recipe does not decay, beside all one-dimensional ones."""
+        return {"pos_embed", "cls_token"}
+
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layer groups for layer-wise learning rate decay."""
+        return {
+            "stem": r"^cls_token|pos_embed|patch_embed",
+            "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
+        }
+
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recomputes each block in the backward pass instead of keeping its activations."""
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def get_classifier(self) -> nn.Module:
+        """The classification layer."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replaces the classification layer by a fresh one (Identity for 0 classes)."""
+        if global_pool is not None:
+            assert global_pool in ("avg", "token", ""), f"global_pool is {global_pool!r}"
+            self.global_pool = global_pool
+        self.num_classes = num_classes
+        device, dtype = self.cls_token.device, self.cls_token.dtype
+        self.head = nn.Linear(self.embed_dim, num_classes, device=device, dtype=dtype) if num_classes else nn.Identity()
+        if isinstance(self.head, nn.Linear):
+            trunc_normal_(self.head.weight, std=INIT_STD)
+            nn.init.zeros_(self.head.bias)
+
+    def set_input_size(self, img_size: int | tuple[int, int], patch_size: int | None = None) -> None:
+        """Changes the image size in pixels (and the patch): absolute positions are resampled; table rows for distances
+        the old grid never had start from the farthest it had (at 224 px rows ±14 are untrained)."""
+        old_reach = max(self.patch_embed.grid_size) - 1
+        self.patch_embed.set_input_size(img_size, patch_size)
+        self.patch_size = self.patch_embed.patch_size[0]
+        grid = self.patch_embed.grid_size
+        if self.architecture.image_size is not None:
+            self.architecture = replace(self.architecture, image_size=self.patch_embed.img_size[0])
+        with torch.no_grad():
+            if self.pos_embed is not None:
+                self.pos_embed = nn.Parameter(resample_positions(self.pos_embed, grid).clone())
+            middle = self.max_relative_position + 1
+            if self.relative_position and max(grid) - 1 > old_reach and old_reach < self.max_relative_position:
+                for block in self.blocks:
+                    for name in Tables._fields:
+                        table = getattr(block.attn, name)
+                        table[middle + old_reach + 1 :] = table[middle + old_reach]
+                        table[1 : middle - old_reach] = table[middle - old_reach]
+
+    # --- making and describing -----------------------------------------------------------------------------------
+
+    @property
+    def space(self) -> SearchSpace:
+        """The space that holds just this network; what the closed-form counts take. Square images only."""
+        rows, columns = self.patch_embed.img_size
+        if rows != columns:
+            raise ArchitectureError(f"images of {rows}×{columns} px: costs in closed form know square images only")
+        return SearchSpace(
+            name="one",
+            embed_dims=(self.embed_dim,),
+            depths=(self.architecture.depth,),
+            num_heads=self.architecture.num_heads,
+            mlp_ratios=self.architecture.mlp_ratio,
+            image_sizes=(rows,),
+            head_dim=self.head_dim,
+            patch_size=self.patch_size,
+            in_chans=self.in_chans,
+            num_classes=self.num_classes,
+            max_relative_position=self.max_relative_position,
+            relative_position=self.relative_position,
+            absolute_position=self.pos_embed is not None,
+            pooling="mean" if self.global_pool == "avg" else "token",
+            norm_eps=self.norm_eps,
+        )
+
+    @property
+    def cost(self) -> Cost:
+        """Params and FLOPs (multiply-adds, canonical form) in closed form."""
+        return Cost(params=count_params(self.architecture, self.space), flops=count_flops(self.architecture, self.space))
+
+    @property
+    def model_args(self) -> dict[str, Any]:
+        """The arguments that make this network again; JSON."""
+        size = self.patch_embed.img_size
+        return {
+            "embed_dim": self.embed_dim,
+            "num_heads": list(self.architecture.num_heads),
+            "mlp_ratio": list(self.architecture.mlp_ratio),
+            "head_dim": self.head_dim,
+            "img_size": size[0] if size[0] == size[1] else list(size),
+            "searched_size": self.architecture.image_size,
+            "patch_size": self.patch_size,
+            "in_chans": self.in_chans,
+            "num_classes": self.num_classes,
+            "max_relative_position": self.max_relative_position,
+            "relative_position": self.relative_position,
+            "absolute_position": self.pos_embed is not None,
+            "global_pool": self.global_pool,
+            "norm_eps": self.norm_eps,
+        }
+
+    @classmethod
+    def from_space(cls, space: SearchSpace, architecture: Architecture, **options: Any) -> Subnet:
+        """A network of `space` with fresh weights. `options` are those of the constructor."""
+        space.check(architecture)
+        return cast(
+            Subnet,
+            timm.create_model(
+                TIMM_NAME,
+                embed_dim=architecture.embed_dim,
+                num_heads=architecture.num_heads,
+                mlp_ratio=architecture.mlp_ratio,
+                head_dim=space.head_dim,
+                img_size=space.image_size_of(architecture),
+                searched_size=architecture.image_size,
+                patch_size=space.patch_size,
+                in_chans=space.in_chans,
+                num_classes=space.num_classes,
+                max_relative_position=space.max_relative_position,
+                relative_position=space.relative_position,
+                absolute_position=space.absolute_position,
+                global_pool="avg" if space.pooling == "mean" else "token",
+                norm_eps=space.norm_eps,
+                **options,
+            ),
+        )
+
+    @classmethod
+    def from_supernet(cls, supernet: Supernet, architecture: Architecture, *, drop_path_rate: float = 0.0) -> Subnet:
+        """Cuts `architecture` out of `supernet` with its inherited weights; the logits are the supernet's.
+
+        Raises `ArchitectureError` when the space does not contain it.
+        """
+        subnet = cls.from_space(
+            supernet.space, architecture, drop_path_rate=drop_path_rate, super_depth=supernet.space.depths[-1]
+        )
+        subnet.to(next(supernet.parameters()).dtype)
+        subnet.load_state_dict(supernet.subnet_state_dict(architecture))
+        return subnet.to(next(supernet.parameters()).device).train(supernet.training)
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        TIMM_NAME: {
+            "num_classes": 1000,
+            "input_size": (3, 224, 224),
+            "fixed_input_size": True,
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.5, 0.5, 0.5),
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        }
+    }
+)
+
+
+@register_model  # type: ignore[untyped-decorator]
+def autoformer_subnet(pretrained: bool = False, **kwargs: Any) -> Subnet:
+    """A subnet by its choices; see `Subnet` for the arguments."""
+    defaults = {"embed_dim": 192, "num_heads": (3,) * 12, "mlp_ratio": (4.0,) * 12}
+    return cast(Subnet, build_model_with_cfg(Subnet, TIMM_NAME, pretrained, **{**defaults, **kwargs}))
+
+
+def save_subnet(
+    subnet: Subnet, folder: Path, *, preprocessing: Preprocessing, classes: Iterable[str], record: dict[str, Any]
+) -> None:
+    """Writes the folder whole or not at all. `record` says where the network came from; stored in `subnet.json`.
+
+    Raises `OutputExistsError` when the folder exists with other content.
+    """
+    names = list(classes)
+    if len(names) != subnet.num_classes:
+        raise CheckpointError(f"{len(names)} class names for a network of {subnet.num_classes} classes")
+    pretrained_cfg = {
+        "input_size": [preprocessing.in_chans, preprocessing.image_size, preprocessing.image_size],
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+        "interpolation": preprocessing.interpolation,
+        "crop_pct": preprocessing.crop_pct,
+        "crop_mode": "center",
+        "fixed_input_size": True,
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+        "num_classes": subnet.num_classes,
+    }
+    config = {
+        "architecture": TIMM_NAME,
+        "num_classes": subnet.num_classes,
+        "num_features": subnet.embed_dim,
+        "label_names": names,
+        "model_args": subnet.model_args,
+        "pretrained_cfg": pretrained_cfg,
+    }
+    with write_folder(folder) as target:
+        write_tensors(subnet.state_dict(), target / "model.safetensors")
+        write_json(config, target / "config.json")
+        write_json(subnet.architecture.to_dict(), target / "architecture.json")
+        write_json(record, target / "subnet.json")
+
+
+def load_subnet(folder: Path) -> tuple[Subnet, Preprocessing, tuple[str, ...]]:
+    """The network of a saved folder, in evaluation mode, with its preprocessing and class names.
+
+    Raises `CheckpointError` naming what is missing, truncated or misshapen.
+    """
+    config = read_json(folder / "config.json")
+    if config.get("architecture") != TIMM_NAME:
+        raise CheckpointError(f"{folder} holds a {config.get('architecture')!r}, expected a folder of {TIMM_NAME!r}")
+    try:
+        subnet = cast(Subnet, timm.create_model(TIMM_NAME, **config["model_args"]))
+        shown = config["pretrained_cfg"]
+        preprocessing = Preprocessing(
+            image_size=shown["input_size"][1],
+            in_chans=shown["input_size"][0],
+            mean=tuple(shown["mean"]),
+            std=tuple(shown["std"]),
+            interpolation=shown["interpolation"],
+            crop_pct=shown["crop_pct"],
+        )
+        classes = tuple(config["label_names"])
+    except (KeyError, TypeError, ArchitectureError) as error:
+        raise CheckpointError(f"{folder / 'config.json'} does not describe a subnet: {error}") from error
+    load_weights(subnet, read_tensors(folder / "model.safetensors"), folder / "model.safetensors")
+    return subnet.eval(), preprocessing, classes
+
+
+def load_weights(network: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
+    """Loads every weight. Raises `CheckpointError` naming what is missing, unexpected or of another shape."""
+    expected = network.state_dict()
+    missing = sorted(set(expected) - set(tensors))
+    unexpected = sorted(set(tensors) - set(expected))
+    misshapen = [
+        f"{name} is {list(tensors[name].shape)}, expected {list(expected[name].shape)}"
+        for name in sorted(set(expected) & set(tensors))
+        if tensors[name].shape != expected[name].shape
+    ]
+    for kind, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen)):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise CheckpointError(f"{source} does not fit the network: {kind} {names[0]}{more}")
+    network.load_state_dict(tensors)

@@ -1,0 +1,235 @@
+"""The supernet: one set of weights that holds every network of a search space (paper, section 3.1).
+
+Weights are entangled: every layer of every subnet is a prefix slice of the same super weight, so training one subnet trains
+all that overlap it. The architecture is an argument of `forward`; the module holds weights and nothing else, and can be
+copied, pickled, compiled and wrapped like any other.
+
+Layout: query, key and value weights are stored apart, [3, Q, E], heads in order, so a prefix of Q channels is a prefix
+of heads, and weights and biases are sliced alike. (The official code interleaves the rows of the weight but not the bias, so
+that a bias serves the query in one network and the key in another.)
+
+Letters: B images, N tokens, E width, H heads, K channels per head, Q = H·K, M hidden width of the MLP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._pytree import register_constant
+
+from autoformer.architecture import Architecture
+from autoformer.relative_position import Form, Geometry, Tables, attend, geometry
+from autoformer.space import SearchSpace
+
+register_constant(Architecture)  # lets torch.export and torch.compile take an architecture as an argument
+
+INIT_STD = 0.02  # truncated normal, official code
+
+
+def resample_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Absolute positions [1, 1 + g·g, E] of a square grid for another grid: bicubic, antialiased, class token kept."""
+    old = int((positions.shape[1] - 1) ** 0.5)
+    if (old, old) == grid:
+        return positions
+    image = positions[:, 1:].unflatten(1, (old, old)).permute(0, 3, 1, 2)  # [1, E, g, g]
+    image = F.interpolate(image, size=grid, mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([positions[:, :1], image.flatten(2).transpose(1, 2)], 1)
+
+
+def drop_path(branch: Tensor, rate: float) -> Tensor:
+    """Drops the branch of whole images with probability `rate`, scaling the rest (stochastic depth; timm's form)."""
+    keep = 1.0 - rate
+    mask = torch.rand(branch.shape[0], *[1] * (branch.ndim - 1), device=branch.device, dtype=branch.dtype) < keep
+    return branch * mask / keep
+
+
+class SuperLinear(nn.Module):
+    """A linear layer whose leading rows and columns serve narrower networks."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(out_features))
+        nn.init.trunc_normal_(self.weight, std=INIT_STD)
+
+    def slice(self, in_features: int, out_features: int) -> tuple[Tensor, Tensor]:
+        return self.weight[:out_features, :in_features], self.bias[:out_features]
+
+    def forward(self, x: Tensor, out_features: int) -> Tensor:
+        return F.linear(x, *self.slice(x.shape[-1], out_features))
+
+
+class SuperQKV(nn.Module):
+    """Query, key and value projections; a prefix of heads serves networks with fewer."""
+
+    def __init__(self, embed_dim: int, qkv_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(3, qkv_dim, embed_dim))
+        self.bias = nn.Parameter(torch.zeros(3, qkv_dim))
+        nn.init.trunc_normal_(self.weight, std=INIT_STD)
+
+    def slice(self, embed_dim: int, qkv_dim: int) -> tuple[Tensor, Tensor]:
+        """Weight [3Q, E] and bias [3Q], ordered query, key, value."""
+        return self.weight[:, :qkv_dim, :embed_dim].flatten(0, 1), self.bias[:, :qkv_dim].flatten()
+
+    def forward(self, x: Tensor, qkv_dim: int) -> Tensor:
+        return F.linear(x, *self.slice(x.shape[-1], qkv_dim))
+
+
+class SuperLayerNorm(nn.Module):
+    """A LayerNorm whose leading channels serve narrower networks."""
+
+    def __init__(self, embed_dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(embed_dim))
+        self.bias = nn.Parameter(torch.zeros(embed_dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        width = x.shape[-1]
+        return F.layer_norm(x, (width,), self.weight[:width], self.bias[:width], self.eps)
+
+
+class SuperAttention(nn.Module):
+    """Multi-head attention with relative position; all heads of a layer share its tables."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__()
+        self.head_dim = space.head_dim
+        self.relative_position = space.relative_position
+        self.qkv = SuperQKV(space.stored_embed_dim, space.stored_qkv_dim)
+        self.proj = SuperLinear(space.stored_qkv_dim, space.stored_embed_dim)
+        if space.relative_position:
+            for name in Tables._fields:
+                table = nn.Parameter(torch.empty(2 * space.max_relative_position + 2, space.head_dim))
+                nn.init.trunc_normal_(table, std=INIT_STD)
+                self.register_parameter(name, table)
+
+    def tables(self) -> Tables:
+        return Tables(*(getattr(self, name) for name in Tables._fields))
+
+    def forward(self, x: Tensor, heads: int, where: Geometry, form: Form) -> Tensor:
+        qkv = self.qkv(x, heads * self.head_dim).unflatten(-1, (3, heads, self.head_dim))  # [B, N, 3, H, K]
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, N, K]
+        scale = self.head_dim**-0.5
+        if self.relative_position:
+            out = attend(query, key, value, self.tables(), where, scale, form)
+        else:
+            out = F.scaled_dot_product_attention(query, key, value, scale=scale)
+        out = out.transpose(1, 2).flatten(2)  # [B, N, Q]
+        return cast(Tensor, self.proj(out, x.shape[-1]))
+
+
+class SuperBlock(nn.Module):
+    """One pre-norm transformer block."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__()
+        self.norm1 = SuperLayerNorm(space.stored_embed_dim, space.norm_eps)
+        self.attn = SuperAttention(space)
+        self.norm2 = SuperLayerNorm(space.stored_embed_dim, space.norm_eps)
+        self.fc1 = SuperLinear(space.stored_embed_dim, space.stored_hidden_dim)
+        self.fc2 = SuperLinear(space.stored_hidden_dim, space.stored_embed_dim)
+
+    def forward(self, x: Tensor, heads: int, hidden: int, where: Geometry, form: Form, drop_rate: float) -> Tensor:
+        attention = self.attn(self.norm1(x), heads, where, form)
+        x = x + (drop_path(attention, drop_rate) if drop_rate else attention)
+        mlp = self.fc2(F.gelu(self.fc1(self.norm2(x), hidden)), x.shape[-1])
+        return x + (drop_path(mlp, drop_rate) if drop_rate else mlp)
+
+
+class PatchEmbed(nn.Module):
+    """Cuts images into patches and embeds them; initialised as torch initialises a convolution, like the official code."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(space.in_chans, space.stored_embed_dim, kernel_size=space.patch_size, stride=space.patch_size)
+
+    def forward(self, images: Tensor, embed_dim: int) -> Tensor:
+        weight, bias = self.proj.weight[:embed_dim], self.proj.bias
+        assert bias is not None
+        return F.conv2d(images, weight, bias[:embed_dim], stride=self.proj.stride)  # [B, E, R, C]
+
+
+class Supernet(nn.Module):
+    """All networks of `space` in one set of weights: `supernet(images, architecture)` gives logits [B, classes].
+
+    `drop_path_rate` is the rate of the deepest block of the space; a block keeps its rate in shallower networks
+    (official code). `form` chooses how relative position is computed (relative_position.py).
+    """
+
+    def __init__(self, space: SearchSpace, *, drop_path_rate: float = 0.0, form: Form = "auto") -> None:
+        super().__init__()
+        self.space = space
+        self.form: Form = form
+        embed_dim = space.stored_embed_dim
+        self.drop_path_rates = torch.linspace(0, drop_path_rate, space.depths[-1]).tolist()
+        self.patch_embed = PatchEmbed(space)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
+        nn.init.trunc_normal_(self.cls_token, std=INIT_STD)
+        if space.absolute_position:
+            patches = (space.image_size // space.patch_size) ** 2
+            self.pos_embed = nn.Parameter(torch.empty(1, patches + 1, embed_dim))
+            nn.init.trunc_normal_(self.pos_embed, std=INIT_STD)
+        self.blocks = nn.ModuleList(SuperBlock(space) for _ in range(space.depths[-1]))
+        self.norm = SuperLayerNorm(embed_dim, space.norm_eps)
+        self.head = SuperLinear(embed_dim, space.num_classes)
+
+    def forward(self, images: Tensor, architecture: Architecture) -> Tensor:
+        """Logits [B, classes] of one subnet for images [B, channels, side, side] of the architecture's size."""
+        embed_dim = architecture.embed_dim
+        x = self.patch_embed(images, embed_dim)
+        rows, columns = x.shape[-2:]
+        where = geometry(rows, columns, self.space.max_relative_position, x.device, x.dtype)
+        x = x.flatten(2).transpose(1, 2)  # [B, P, E]
+        x = torch.cat([self.cls_token[..., :embed_dim].expand(x.shape[0], -1, -1), x], 1)
+        if self.space.absolute_position:
+            x = x + resample_positions(self.pos_embed[..., :embed_dim], (rows, columns))
+        choices = zip(self.blocks, architecture.num_heads, architecture.hidden_dims, self.drop_path_rates, strict=False)
+        for block, heads, hidden, rate in choices:
+            x = block(x, heads, hidden, where, self.form, rate if self.training else 0.0)
+        x = self.norm(x)
+        x = x[:, 1:].mean(1) if self.space.pooling == "mean" else x[:, 0]
+        return cast(Tensor, self.head(x, self.space.num_classes))
+
+    def subnet_state_dict(self, architecture: Architecture) -> dict[str, Tensor]:
+        """Copies of the weights of one subnet, under the names of `Subnet`."""
+        self.space.check(architecture)
+        return {name: tensor.detach().clone().contiguous() for name, tensor in self._slices(architecture)}
+
+    def _slices(self, architecture: Architecture) -> Iterator[tuple[str, Tensor]]:
+        embed_dim = architecture.embed_dim
+        assert self.patch_embed.proj.bias is not None
+        yield "patch_embed.proj.weight", self.patch_embed.proj.weight[:embed_dim]
+        yield "patch_embed.proj.bias", self.patch_embed.proj.bias[:embed_dim]
+        yield "cls_token", self.cls_token[..., :embed_dim]
+        if self.space.absolute_position:
+            grid = self.space.grid_of(architecture)
+            yield "pos_embed", resample_positions(self.pos_embed[..., :embed_dim], (grid, grid))
+        for index, (heads, hidden) in enumerate(zip(architecture.num_heads, architecture.hidden_dims, strict=True)):
+            block = self.blocks[index]
+            assert isinstance(block, SuperBlock)
+            name, qkv_dim = f"blocks.{index}", heads * self.space.head_dim
+            layers = {
+                "attn.qkv": block.attn.qkv.slice(embed_dim, qkv_dim),
+                "attn.proj": block.attn.proj.slice(qkv_dim, embed_dim),
+                "mlp.fc1": block.fc1.slice(embed_dim, hidden),
+                "mlp.fc2": block.fc2.slice(hidden, embed_dim),
+                "norm1": (block.norm1.weight[:embed_dim], block.norm1.bias[:embed_dim]),
+                "norm2": (block.norm2.weight[:embed_dim], block.norm2.bias[:embed_dim]),
+            }
+            for layer, (weight, bias) in layers.items():
+                yield f"{name}.{layer}.weight", weight
+                yield f"{name}.{layer}.bias", bias
+            if self.space.relative_position:
+                for table in Tables._fields:
+                    yield f"{name}.attn.{table}", getattr(block.attn, table)
+        yield "norm.weight", self.norm.weight[:embed_dim]
+        yield "norm.bias", self.norm.bias[:embed_dim]
+        weight, bias = self.head.slice(embed_dim, self.space.num_classes)
+        yield "head.weight", weight
+        yield "head.bias", bias
