@@ -58,6 +58,33 @@ def refuse_existing(folder: Path) -> None:
         raise OutputExistsError(f"{folder} already exists; choose another --out or move it away (nothing was written)")
 
 
+def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Makes `folder` the place of the work that `identity` describes, or finds that it already is.
+
+    Raises `OutputExistsError` when it holds other work, naming the first difference, or files of unknown origin.
+    """
+    path = folder / "identity.json"
+    if path.exists():
+        held = read_json(path)
+        wanted = json.loads(json.dumps(identity))
+        for key in sorted(set(held) | set(wanted)):
+            if held.get(key) != wanted.get(key):
+                raise OutputExistsError(
+                    f"{folder} holds another run: its {key} is {_short(held.get(key), wanted.get(key))}; choose another --out"
+                )
+        return
+    refuse_existing(folder)
+    write_json(identity, path)
+
+
+def _short(held: Any, wanted: Any) -> str:
+    """The first place where two JSON values differ, in words."""
+    if isinstance(held, dict) and isinstance(wanted, dict):
+        key = next(key for key in sorted(set(held) | set(wanted)) if held.get(key) != wanted.get(key))
+        return f"different in {key}: {_short(held.get(key), wanted.get(key))}"
+    return f"{json.dumps(held)[:60]}, now {json.dumps(wanted)[:60]}"
+
+
 def write_json(value: Any, path: Path) -> None:
     """Readable, sorted JSON, whole or not at all."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

@@ -145,9 +145,7 @@ class SearchSpace:
     @property
     def largest(self) -> Architecture:
         """The architecture with the most of everything; the dearest by params and FLOPs."""
-        return self.uniform(
-            self.embed_dims[-1], self.depths[-1], self.num_heads[-1], self.mlp_ratios[-1], self.image_sizes[-1]
-        )
+        return self.uniform(self.embed_dims[-1], self.depths[-1], self.num_heads[-1], self.mlp_ratios[-1], self.image_sizes[-1])
 
     @property
     def middle(self) -> Architecture:

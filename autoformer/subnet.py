@@ -402,6 +402,14 @@ def save_subnet(
 
     Raises `OutputExistsError` when the folder exists with other content.
     """
+    with write_folder(folder) as target:
+        fill_folder(subnet, target, preprocessing=preprocessing, classes=classes, record=record)
+
+
+def fill_folder(
+    subnet: Subnet, folder: Path, *, preprocessing: Preprocessing, classes: Iterable[str], record: dict[str, Any]
+) -> None:
+    """Writes the files of a saved subnet into `folder`, `subnet.json` last, so that its presence says they are all there."""
     names = list(classes)
     if len(names) != subnet.num_classes:
         raise CheckpointError(f"{len(names)} class names for a network of {subnet.num_classes} classes")
@@ -425,11 +433,10 @@ def save_subnet(
         "model_args": subnet.model_args,
         "pretrained_cfg": pretrained_cfg,
     }
-    with write_folder(folder) as target:
-        write_tensors(subnet.state_dict(), target / "model.safetensors")
-        write_json(config, target / "config.json")
-        write_json(subnet.architecture.to_dict(), target / "architecture.json")
-        write_json(record, target / "subnet.json")
+    write_tensors(subnet.state_dict(), folder / "model.safetensors")
+    write_json(config, folder / "config.json")
+    write_json(subnet.architecture.to_dict(), folder / "architecture.json")
+    write_json(record, folder / "subnet.json")
 
 
 def load_subnet(folder: Path) -> tuple[Subnet, Preprocessing, tuple[str, ...]]:

@@ -196,6 +196,10 @@ class Supernet(nn.Module):
         x = x[:, 1:].mean(1) if self.space.pooling == "mean" else x[:, 0]
         return cast(Tensor, self.head(x, self.space.num_classes))
 
+    def no_weight_decay(self) -> set[str]:
+        """Weights the recipe does not decay, beside biases and norms (timm's interface)."""
+        return {"pos_embed", "cls_token"}
+
     def subnet_state_dict(self, architecture: Architecture) -> dict[str, Tensor]:
         """Copies of the weights of one subnet, under the names of `Subnet`."""
         self.space.check(architecture)

@@ -1,0 +1,82 @@
+"""Everything a training needs to go on, in one safetensors file per finished epoch.
+
+A checkpoint is complete or absent. The newest few are kept; one that was damaged (a full disk, a crash of the machine) is
+passed over with a warning and the one before it is taken.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoformer.checkpoint import read_metadata, read_tensors, write_tensors
+from autoformer.errors import CheckpointError
+
+PATTERN = re.compile(r"epoch-(\d{6})\.safetensors")
+
+
+class TrainingState:
+    """The weights, the optimiser and the history of a training, and their files in `folder`."""
+
+    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, keep: int) -> None:
+        self.network, self.optimizer, self.folder, self.keep = network, optimizer, folder, keep
+        self.epoch = 0  # finished epochs
+        self.history: list[dict[str, Any]] = []
+
+    @property
+    def last_accuracy(self) -> dict[str, Any]:
+        """The newest accuracies in the history, by anchor."""
+        found = [record["accuracy"] for record in self.history if "accuracy" in record]
+        return dict(found[-1]) if found else {}
+
+    def finish_epoch(self, record: dict[str, Any]) -> None:
+        """Appends `record` to the history and saves; older checkpoints beyond the number kept are removed."""
+        self.epoch += 1
+        self.history.append(record)
+        tensors: dict[str, Tensor] = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            tensors.update({f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()})
+        path = self.folder / f"epoch-{self.epoch:06d}.safetensors"
+        write_tensors(tensors, path, {"epoch": self.epoch, "history": self.history})
+        for old in self._files()[self.keep :]:
+            old.unlink()
+
+    def load_newest(self) -> None:
+        """Goes on from the newest readable checkpoint, or from the start if there is none.
+
+        Raises `CheckpointError` when there are checkpoints but none can be read.
+        """
+        files, failures = self._files(), []
+        for path in files:
+            try:
+                metadata, tensors = read_metadata(path), read_tensors(path)
+            except CheckpointError as error:
+                failures.append(str(error))
+                continue
+            if failures:
+                warnings.warn(f"{failures[0]}; going on from {path.name} instead", stacklevel=2)
+            self._restore(metadata, tensors)
+            return
+        if failures:
+            raise CheckpointError(f"no checkpoint in {self.folder} can be read: {failures[0]}")
+
+    def _restore(self, metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        self.epoch, self.history = metadata["epoch"], metadata["history"]
+        self.network.load_state_dict({name[8:]: value for name, value in tensors.items() if name.startswith("network.")})
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".", 2)
+                state.setdefault(int(index), {})[key] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+    def _files(self) -> list[Path]:
+        """The checkpoints, newest first."""
+        found = [path for path in self.folder.glob("epoch-*.safetensors") if PATTERN.fullmatch(path.name)]
+        return sorted(found, reverse=True)

@@ -1,0 +1,180 @@
+"""`Manifest`: what stands beside exported files and says what each is, how it was made and what proved it.
+
+Paths in it are relative and stay inside its folder; a manifest that points elsewhere is refused. Runs on boards: standard
+library only, Python 3.10.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, Any
+
+from autoformer.architecture import Architecture
+from autoformer.checkpoint import read_json, write_json
+from autoformer.errors import ArchitectureError, CheckpointError
+from autoformer.export.parity import Parity
+from autoformer.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FORMAT = "autoformer/manifest/1"
+FILE_NAME = "manifest.json"
+STATUSES = ("exported", "rejected", "skipped")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, read in pieces (Python 3.10 has no `hashlib.file_digest`)."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def check_inside(name: str) -> None:
+    """Raises `CheckpointError` unless `name` is a relative path that stays inside its folder on any system."""
+    posix, windows = PurePosixPath(name), PureWindowsPath(name)
+    leaves = posix.is_absolute() or windows.is_absolute() or windows.drive or windows.root or ".." in windows.parts
+    if not name or leaves or name.strip() in ("", "."):
+        raise CheckpointError(f"manifest names file {name!r}, which is not inside its folder; refused")
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One file, or the reason why there is none. Raises `CheckpointError` when status and file contradict each other."""
+
+    format: str  # "onnx", "tensorrt"
+    precision: str  # "fp32", "fp16", "int8"
+    status: str  # "exported": proved and here; "rejected": made, but not good enough; "skipped": not made
+    reason: str  # one line: what proved it, what was wrong, or what is missing
+    file: str | None = None  # relative to the manifest's folder
+    sha256: str | None = None
+    bytes: int | None = None
+    input_name: str | None = None
+    input_shape: tuple[int | str, ...] = ()  # "batch" where any batch goes
+    output_name: str | None = None
+    parity: Parity | None = None
+    correct: int | None = None  # of the images of `parity`, where their labels were given
+    made: dict[str, Any] = field(default_factory=dict)  # opset, versions, calibration, seconds
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise CheckpointError(f"artefact status is {self.status!r}, expected one of {', '.join(STATUSES)}")
+        if (self.status == "exported") != (self.file is not None and self.sha256 is not None):
+            raise CheckpointError(f"artefact {self.format} {self.precision} is {self.status!r} with file {self.file!r}")
+        if self.file is not None:
+            check_inside(self.file)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return asdict(self) | {
+            "input_shape": list(self.input_shape),
+            "parity": self.parity and self.parity.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Artefact:
+        """Reads the JSON form. Raises `CheckpointError` on unknown or missing keys."""
+        known = {entry.name for entry in fields(cls)}
+        if unknown := set(values) - known:
+            raise CheckpointError(f"artefact has unknown keys {sorted(unknown)}; known are {sorted(known)}")
+        parity = values.get("parity")
+        try:
+            return cls(
+                **{
+                    **values,
+                    "input_shape": tuple(values.get("input_shape", ())),
+                    "parity": None if parity is None else Parity.from_dict(parity),
+                }
+            )
+        except (TypeError, AttributeError) as error:
+            raise CheckpointError(f"artefact cannot be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about one exported network."""
+
+    artefacts: tuple[Artefact, ...]
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    params: int
+    architecture: Architecture | None = None  # None: not a network of a search space
+    flops: int | None = None  # multiply-adds of one image, canonical form; None: not known in closed form
+    weights_digest: str | None = None
+
+    def find(self, format: str, precision: str) -> Artefact | None:
+        """The artefact of this format and precision, whatever its status."""
+        return next((a for a in self.artefacts if (a.format, a.precision) == (format, precision)), None)
+
+    def find_file(self, name: str) -> Artefact | None:
+        """The artefact whose file has this name."""
+        return next((a for a in self.artefacts if a.file == name), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "format": FORMAT,
+            "artefacts": [artefact.to_dict() for artefact in self.artefacts],
+            "classes": list(self.classes),
+            "preprocessing": self.preprocessing.to_dict(),
+            "params": self.params,
+            "flops": self.flops,
+            "architecture": self.architecture and self.architecture.to_dict(),
+            "weights_digest": self.weights_digest,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Manifest:
+        """Reads the JSON form. Raises `CheckpointError` on another format, unknown or missing keys, and bad paths."""
+        if values.get("format") != FORMAT:
+            raise CheckpointError(f"not a manifest: format {values.get('format')!r}, expected {FORMAT!r}")
+        known = {entry.name for entry in fields(cls)} | {"format"}
+        if unknown := set(values) - known:
+            raise CheckpointError(f"manifest has unknown keys {sorted(unknown)}; known are {sorted(known)}")
+        try:
+            architecture = values.get("architecture")
+            return cls(
+                artefacts=tuple(Artefact.from_dict(entry) for entry in values["artefacts"]),
+                classes=tuple(values["classes"]),
+                preprocessing=Preprocessing.from_dict(values["preprocessing"]),
+                params=values["params"],
+                flops=values.get("flops"),
+                architecture=None if architecture is None else Architecture.from_dict(architecture),
+                weights_digest=values.get("weights_digest"),
+            )
+        except (KeyError, TypeError, AttributeError, ValueError, ArchitectureError) as error:
+            raise CheckpointError(f"manifest cannot be read: {error!r}") from error
+
+    def save(self, folder: Path) -> None:
+        """Writes `manifest.json` into `folder`, whole or not at all."""
+        write_json(self.to_dict(), folder / FILE_NAME)
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Reads the manifest of `folder`. Raises `CheckpointError` naming the file and what is wrong with it."""
+        path = folder / FILE_NAME
+        try:
+            return cls.from_dict(read_json(path))
+        except CheckpointError as error:
+            text = str(error)
+            raise CheckpointError(text if text.startswith(str(path)) else f"{path}: {text}") from error
+
+    def verified_file(self, folder: Path, artefact: Artefact) -> Path:
+        """The path of an exported artefact, its digest checked.
+
+        Raises `CheckpointError` when it is not exported, missing, leads outside `folder` or has other content.
+        """
+        if artefact.file is None:
+            raise CheckpointError(f"{artefact.format} {artefact.precision} was {artefact.status}: {artefact.reason}")
+        path = folder / artefact.file
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise CheckpointError(f"{path} leads outside {folder}; refused")
+        if not path.is_file():
+            raise CheckpointError(f"{path} is named in the manifest but missing; copy the whole folder again")
+        if sha256_of(path) != artefact.sha256:
+            raise CheckpointError(f"{path} is not the file that the manifest describes (other SHA-256); export it again")
+        return path

@@ -1,0 +1,120 @@
+"""`OnnxModel`: an ONNX file as a function from images to logits, through ONNX Runtime.
+
+Runs on boards: numpy and onnxruntime are imported when a model is opened, and metadata is read through the session.
+
+Letters: B images, C channels, H × W pixels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoformer.errors import CheckpointError, DataError, MissingPackageError
+from autoformer.export.model_metadata import ModelMetadata
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from autoformer.preprocessing import Preprocessing
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+QUIET = 3  # ONNX Runtime's logging level "error"; what goes wrong arrives as an exception
+
+
+def import_onnxruntime() -> Any:
+    """The module `onnxruntime`. Raises `MissingPackageError` where it cannot be imported."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingPackageError(
+            f"onnxruntime cannot be imported ({error}); install it with: pip install onnxruntime (onnxruntime-gpu for CUDA)"
+        ) from error
+    onnxruntime.set_default_logger_severity(QUIET)
+    return onnxruntime
+
+
+class OnnxModel:
+    """Calls one ONNX file: float32 images [B, C, H, W] to float32 logits [B, classes].
+
+    `provider` is "cpu", "cuda" or "tensorrt"; `threads` limits the threads inside an operator (None: ONNX Runtime's choice).
+    Raises `CheckpointError` for a file that is missing, damaged or no image classifier, and `MissingPackageError` where the
+    provider is not available.
+    """
+
+    def __init__(self, path: Path, provider: str = "cpu", threads: int | None = None) -> None:
+        ort = import_onnxruntime()
+        self.path, self.provider = Path(path), provider
+        available = [name for name, full in PROVIDERS.items() if full in ort.get_available_providers()]
+        if provider not in available:
+            raise MissingPackageError(
+                f"ONNX Runtime {ort.__version__} has no provider {provider!r} here, only {', '.join(available)}; "
+                "choose one of these or install onnxruntime-gpu with its CUDA libraries"
+            )
+        if not self.path.is_file():
+            raise CheckpointError(f"{self.path} does not exist; expected an ONNX file")
+        options = ort.SessionOptions()
+        options.log_severity_level = QUIET
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads starve small machines
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        chain = [PROVIDERS[provider]] + ([] if provider == "cpu" else [PROVIDERS["cpu"]])
+        try:
+            self.session = ort.InferenceSession(str(self.path), options, providers=chain)
+        except Exception as error:  # ONNX Runtime's errors share no base class of their own
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(f"{self.path} is truncated or not an ONNX file that runs here: {reason}") from error
+        if self.session.get_providers()[0] != PROVIDERS[provider]:
+            raise MissingPackageError(
+                f"ONNX Runtime could not start {provider!r} (its libraries or the device are missing); use provider 'cpu'"
+            )
+        self._read_interface()
+        properties = self.session.get_modelmeta().custom_metadata_map
+        self.metadata = ModelMetadata.from_properties(properties, self.path)
+
+    def _read_interface(self) -> None:
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        found = f"inputs {[(i.name, i.type, i.shape) for i in inputs]}, outputs {[(o.name, o.shape) for o in outputs]}"
+        classifies = len(inputs) == len(outputs) == 1 and inputs[0].type == outputs[0].type == "tensor(float)"
+        if not classifies or len(inputs[0].shape) != 4 or len(outputs[0].shape) != 2:
+            raise CheckpointError(
+                f"{self.path} has {found}; expected one float32 input [batch, channels, height, width] and one output "
+                "[batch, classes]"
+            )
+        sizes = [size if isinstance(size, int) else None for size in inputs[0].shape]
+        self.input_name: str = inputs[0].name
+        self.output_name: str = outputs[0].name
+        self.batch: int | None = sizes[0]  # None: any
+        self.image_shape: tuple[int | None, ...] = tuple(sizes[1:])  # channels, height, width; None: any
+        classes = outputs[0].shape[1]
+        self.num_classes: int | None = classes if isinstance(classes, int) else None
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """What turns an image into the input; None when the file does not say."""
+        return self.metadata.preprocessing
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the classes; None when the file does not say."""
+        return self.metadata.classes
+
+    @property
+    def precision(self) -> str:
+        """"fp32", "fp16", "int8"; "unknown" when the file does not say."""
+        return self.metadata.precision or "unknown"
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits [B, classes]. Raises `DataError` for another type or shape than the file takes."""
+        wanted = (self.batch, *self.image_shape)
+        fits = len(images.shape) == 4 and all(w is None or w == s for w, s in zip(wanted, images.shape, strict=True))
+        if not fits or str(images.dtype) != "float32" or not images.shape[0]:
+            names = ("batch", "channels", "height", "width")
+            shown = ", ".join(name if size is None else str(size) for name, size in zip(names, wanted, strict=True))
+            raise DataError(
+                f"{self.path} takes float32 images [{shown}], got {images.dtype} {list(images.shape)}; "
+                "prepare them with the model's preprocessing"
+            )
+        (logits,) = self.session.run([self.output_name], {self.input_name: images})
+        return logits  # type: ignore[no-any-return]

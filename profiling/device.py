@@ -1,0 +1,192 @@
+"""`DeviceFacts`: what a latency was measured on, read from the system without loading any runtime.
+
+A fact that the system does not give is None or empty. Imports the standard library only and works on Python 3.10.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from autoformer.errors import MeasurementError
+
+# Instructions that decide how fast int8 and half precision run on a CPU.
+ISA_OF_INTEREST = (
+    "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16",  # x86
+    "asimd", "asimddp", "i8mm", "bf16", "sve",  # Arm
+)  # fmt: skip
+PACKAGES = (
+    "torch", "onnxruntime", "onnxruntime-gpu", "onnx", "tensorrt", "tensorrt-cu12", "tensorrt-cu13", "cuda-bindings",
+    "numpy", "autoformer-toolchain",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GpuFacts:
+    """One NVIDIA GPU."""
+
+    name: str
+    driver: str
+    compute_capability: str  # "8.7"
+    memory_mib: int | None  # None where GPU and CPU share it
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """The machine and the software that a measurement ran on. `versions` holds installed packages only."""
+
+    cpu: str
+    cores: int  # those this process may use
+    governor: str | None  # of the first core's frequency
+    load_average: float | None  # over the minute before
+    isa: tuple[str, ...]  # those of `ISA_OF_INTEREST` that the CPU has
+    memory_mib: int | None
+    operating_system: str
+    python: str
+    gpus: tuple[GpuFacts, ...] = ()
+    jetson: str | None = None  # model, from the device tree
+    l4t: str | None = None  # first line of /etc/nv_tegra_release
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def short_name(self) -> str:
+        """CPU and cores, e.g. "AMD EPYC 9B45, 2 cores"; a Jetson by its model."""
+        return f"{self.jetson or self.cpu}, {self.cores} core{'' if self.cores == 1 else 's'}"
+
+    @property
+    def gpu_name(self) -> str:
+        """The first GPU, or the Jetson that contains it."""
+        if self.gpus and self.jetson is None:
+            return self.gpus[0].name
+        return self.jetson or "no NVIDIA GPU"
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether an NVIDIA GPU was found."""
+        return bool(self.gpus) or self.jetson is not None
+
+    @classmethod
+    def collect(cls, root: Path = Path("/")) -> DeviceFacts:
+        """The facts of this machine. `root` is where its /proc, /sys and /etc are looked up."""
+        cpuinfo = _text(root / "proc/cpuinfo") or ""
+        model = _text(root / "proc/device-tree/model")
+        flags = set(re.findall(r"\S+", " ".join(re.findall(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)[:1])))
+        load = (_text(root / "proc/loadavg") or "").split()
+        memory = re.search(r"^MemTotal:\s*(\d+) kB", _text(root / "proc/meminfo") or "", re.MULTILINE)
+        release = _text(root / "etc/nv_tegra_release")
+        return cls(
+            cpu=_cpu_name(cpuinfo, model),
+            cores=usable_cores(),
+            governor=_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+            load_average=float(load[0]) if load else None,
+            isa=tuple(name for name in ISA_OF_INTEREST if name in flags),
+            memory_mib=int(memory[1]) // 1024 if memory else None,
+            operating_system=platform.platform(),
+            python=platform.python_version(),
+            gpus=_gpus(),
+            jetson=model if model and release else None,
+            l4t=release.splitlines()[0] if release else None,
+            versions=_versions(),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form; `from_dict` reads it back."""
+        return {**asdict(self), "isa": list(self.isa), "gpus": [asdict(gpu) for gpu in self.gpus]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DeviceFacts:
+        """Reads the JSON form. Raises `MeasurementError` on unknown or missing keys."""
+        known = {item.name for item in fields(cls)}
+        if set(values) != known:
+            raise MeasurementError(f"not device facts: keys {sorted(values)}, expected {sorted(known)}")
+        return cls(**{**values, "isa": tuple(values["isa"]), "gpus": tuple(GpuFacts(**gpu) for gpu in values["gpus"])})
+
+
+def usable_cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_bytes().decode(errors="replace").strip(" \t\n\0") or None
+    except OSError:
+        return None
+
+
+def _cpu_name(cpuinfo: str, model: str | None) -> str:
+    named = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    if named:
+        return " ".join(re.sub(r"\((?:R|TM|r|tm)\)", "", named[1]).split())
+    if model:  # Arm boards name the board, and their cores by numbers only
+        return model
+    return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor() or platform.machine()  # macOS
+
+
+def _output(*command: str) -> str | None:
+    """What a program prints, or None when it is absent or fails."""
+    if shutil.which(command[0]) is None:
+        return None
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def _gpus() -> tuple[GpuFacts, ...]:
+    """The GPUs, asked of NVIDIA's management library, or of `nvidia-smi` where its bindings are not installed."""
+    try:
+        import pynvml
+    except ImportError:
+        return parse_nvidia_smi(
+            _output("nvidia-smi", "--query-gpu=name,driver_version,compute_cap,memory.total", "--format=csv,noheader,nounits")
+        )
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:  # no driver
+        return ()
+    try:
+        driver = str(pynvml.nvmlSystemGetDriverVersion())
+        found = []
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+            try:
+                memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) // 2**20
+            except pynvml.NVMLError:  # not supported where the memory is shared
+                memory = None
+            found.append(GpuFacts(str(pynvml.nvmlDeviceGetName(handle)), driver, f"{major}.{minor}", memory))
+        return tuple(found)
+    except pynvml.NVMLError:
+        return ()
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def parse_nvidia_smi(text: str | None) -> tuple[GpuFacts, ...]:
+    """The GPUs in nvidia-smi's answer to name, driver_version, compute_cap, memory.total as CSV without header and units."""
+    found = []
+    for line in (text or "").splitlines():
+        parts = [part.strip() for part in line.split(",")]
+        if len(parts) == 4:
+            found.append(GpuFacts(parts[0], parts[1], parts[2], int(parts[3]) if parts[3].isdigit() else None))
+    return tuple(found)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

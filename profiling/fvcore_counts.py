@@ -1,0 +1,106 @@
+"""What fvcore counts for a network: params, and FLOPs (multiply-adds) of one image by operator and by module.
+
+fvcore is the reference that the closed forms of `autoformer.cost` must equal. Two gaps of it are filled: fused attention
+(`scaled_dot_product_attention`), which it leaves out of its sum, and products with a vector, at which it fails. Its
+warnings are replaced by the list of operators it did not count. A network of ours is counted in its canonical form
+(relative position as a bias), whatever form its device would run.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # importing fvcore uses torch.jit.script, which is deprecated
+    from fvcore.nn import FlopCountAnalysis, parameter_count
+    from fvcore.nn.jit_handles import get_shape, matmul_flop_jit
+
+from autoformer.subnet import Attention
+
+# They move or make values and compute nothing, like those that fvcore leaves out by itself.
+WITHOUT_ARITHMETIC = (
+    "aten::embedding", "aten::eye", "aten::pad", "aten::repeat", "aten::repeat_interleave", "aten::unflatten",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class FvcoreCounts:
+    """Counts of one network for one image. Module names are torch's; "" is the whole network."""
+
+    params: int
+    flops: int  # multiply-adds
+    flops_by_operator: dict[str, int]
+    flops_by_module: dict[str, int]
+    params_by_module: dict[str, int]
+    uncounted: dict[str, int]  # operators that compute but are not in the sum, with their occurrences
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return asdict(self)
+
+
+def count_by_operator(network: nn.Module, image_shape: Sequence[int]) -> FvcoreCounts:
+    """Counts `network` on one image of `image_shape` [C, H, W]. The network is left as it was."""
+    first = next(network.parameters())
+    image = torch.zeros((1, *image_shape), device=first.device, dtype=first.dtype)
+    with _canonical(network), torch.no_grad():
+        analysis = FlopCountAnalysis(network, image)
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        analysis.set_op_handle(
+            **{
+                "aten::scaled_dot_product_attention": _count_attention,
+                "aten::matmul": _count_matmul,
+                "aten::mv": _count_matmul,
+                **dict.fromkeys(WITHOUT_ARITHMETIC),
+            }
+        )
+        by_operator = {name: int(count) for name, count in analysis.by_operator().items() if count}
+        params = parameter_count(network)
+    return FvcoreCounts(
+        params=int(params[""]),
+        flops=int(analysis.total()),
+        flops_by_operator=dict(sorted(by_operator.items())),
+        flops_by_module={name: int(count) for name, count in analysis.by_module().items()},
+        params_by_module={name: int(count) for name, count in params.items()},
+        uncounted=dict(sorted(analysis.unsupported_ops().items())),
+    )
+
+
+def _count_attention(inputs: list[Any], outputs: list[Any]) -> int:
+    query, key, value = (get_shape(tensor) for tensor in inputs[:3])  # [..., N, K], [..., S, K], [..., S, V]
+    rows = math.prod(query[:-1])
+    return rows * query[-1] * key[-2] + rows * key[-2] * value[-1]
+
+
+def _count_matmul(inputs: list[Any], outputs: list[Any]) -> int:
+    left, right = (get_shape(tensor) for tensor in inputs)
+    if len(right) == 1:  # matrix times vector
+        return math.prod(left)
+    if len(left) == 1:  # vector times matrix
+        return math.prod(right)
+    return int(matmul_flop_jit(inputs, outputs))
+
+
+@contextmanager
+def _canonical(network: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode and every relative attention in the bias form, for a while."""
+    training = {module: module.training for module in network.modules()}
+    forms = {module: module.form for module in network.modules() if isinstance(module, Attention)}
+    try:
+        network.eval()
+        for module in forms:
+            module.form = "bias"
+        yield
+    finally:
+        for module, form in forms.items():
+            module.form = form
+        for module, mode in training.items():
+            module.training = mode

@@ -1,0 +1,247 @@
+"""Measures files: ONNX graphs, TensorRT plans, saved subnets and export folders, all interleaved in one go.
+
+A small fixed network (the reference) runs among them on the CPU. Absolute times of a shared machine move by several per
+cent from one hour to the next, their ratio to the reference hardly does; so a repeat is compared by ratios. Whatever could
+not be measured stands in the answer with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from autoformer.checkpoint import read_json, write_json
+from autoformer.errors import CheckpointError, MeasurementError, MissingPackageError
+from autoformer.export.manifest import FILE_NAME as MANIFEST
+from autoformer.export.manifest import Manifest
+from autoformer.profiling.backend import LatencyBackend
+from autoformer.profiling.device import DeviceFacts
+from autoformer.profiling.measure import MeasureConfig, Measurement, Progress, measure
+from autoformer.profiling.onnxruntime_backend import OnnxRuntimeBackend
+
+FORMAT = "autoformer/profile/1"
+PLAN_SUFFIXES = (".plan", ".engine")
+REFERENCE = "reference network"
+REFERENCE_WIDTH, REFERENCE_ROWS, REFERENCE_LAYERS = 192, 64, 4  # 9.4 M multiply-adds, below a millisecond on most CPUs
+
+
+@dataclass(frozen=True)
+class NotMeasured:
+    """Something that has no number, and why."""
+
+    name: str
+    backend: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The answer: measurements in the order asked for, the reference among them, and what is missing."""
+
+    measurements: tuple[Measurement, ...]
+    reference: Measurement
+    not_measured: tuple[NotMeasured, ...]
+    config: MeasureConfig
+    created: str  # ISO 8601, UTC
+
+    def ratio(self, measurement: Measurement) -> float:
+        """Median over the reference's median; what to compare between two profiles of one machine."""
+        return measurement.stats.p50_ms / self.reference.stats.p50_ms
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form; `from_dict` reads it back."""
+        return {
+            "format": FORMAT,
+            "measurements": [measurement.to_dict() for measurement in self.measurements],
+            "ratios": {measurement.name: self.ratio(measurement) for measurement in self.measurements},
+            "reference": self.reference.to_dict(),
+            "not_measured": [asdict(missing) for missing in self.not_measured],
+            "config": asdict(self.config),
+            "created": self.created,
+        }
+
+    @classmethod
+    def load(cls, path: Path) -> Profile:
+        """Reads a file. Raises `CheckpointError` naming it when it is missing, damaged or of another format."""
+        values = read_json(path)
+        if values.get("format") != FORMAT:
+            raise CheckpointError(f"{path} has format {values.get('format')!r}, expected {FORMAT!r}; profile again")
+        try:
+            return cls(
+                measurements=tuple(Measurement.from_dict(item) for item in values["measurements"]),
+                reference=Measurement.from_dict(values["reference"]),
+                not_measured=tuple(NotMeasured(**item) for item in values["not_measured"]),
+                config=MeasureConfig(**values["config"]),
+                created=values["created"],
+            )
+        except (KeyError, TypeError, AttributeError, MeasurementError) as error:
+            raise CheckpointError(f"{path} is damaged ({error}); profile again") from error
+
+    def save(self, path: Path) -> None:
+        """Writes the JSON file, raw samples included, whole or not at all."""
+        write_json(self.to_dict(), path)
+
+
+@dataclass(frozen=True)
+class _Job:
+    name: str
+    backend: str
+    open: Callable[[], LatencyBackend]
+
+
+def profile_artefacts(
+    paths: Sequence[Path],
+    *,
+    config: MeasureConfig = MeasureConfig(),
+    batch: int = 1,
+    threads: int | None = None,
+    out: Path | None = None,
+    progress: Progress | None = None,
+) -> Profile:
+    """Measures every artefact of `paths` on each backend it can run on here; writes JSON to the file `out` if given.
+
+    `threads` None means the cores this process may use. Raises `CheckpointError` for a path that is no artefact or cannot be
+    read, and `MeasurementError` when nothing at all could be measured. What this machine lacks (a GPU, a provider, TensorRT)
+    is no error: it is listed in `not_measured`.
+    """
+    facts = DeviceFacts.collect()
+    jobs: list[_Job] = []
+    missing: list[NotMeasured] = []
+    for path, label in _expand(paths, missing):
+        jobs += _jobs_of(path, label, batch, threads)
+    with ExitStack() as stack:
+        backends: dict[str, LatencyBackend] = {}
+        for job in jobs:
+            if job.backend in ("onnxruntime-cuda", "torch-cuda", "tensorrt") and not facts.has_gpu:
+                missing.append(NotMeasured(job.name, job.backend, "no NVIDIA GPU was found"))
+                continue
+            try:
+                backends[f"{job.name} ({job.backend})"] = stack.enter_context(job.open())
+            except (MeasurementError, MissingPackageError) as error:
+                missing.append(NotMeasured(job.name, job.backend, str(error)))
+        if not backends:
+            reasons = "; ".join(f"{item.name} on {item.backend}: {item.reason}" for item in missing) or "no path was given"
+            raise MeasurementError(f"nothing could be measured: {reasons}")
+        reference = stack.enter_context(OnnxRuntimeBackend(reference_network(), batch=REFERENCE_ROWS, threads=threads))
+        taken = measure({**backends, REFERENCE: reference}, config, device=facts, progress=progress)
+    profile = Profile(
+        measurements=tuple(taken[name] for name in backends),
+        reference=taken[REFERENCE],
+        not_measured=tuple(missing),
+        config=config,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    if out is not None:
+        profile.save(out)
+    return profile
+
+
+def _expand(paths: Sequence[Path], missing: list[NotMeasured]) -> list[tuple[Path, str]]:
+    """Files and subnet folders with a name each, export folders replaced by what their manifest lists."""
+    found: list[Path] = []
+    for path in paths:
+        if not (path / MANIFEST).is_file():
+            found.append(path)
+            continue
+        for artefact in Manifest.load(path).artefacts:
+            if artefact.file is not None:
+                found.append(path / artefact.file)
+            else:
+                backend = "tensorrt" if artefact.format == "tensorrt" else "onnxruntime"
+                reason = f"{artefact.status}: {artefact.reason}"
+                missing.append(NotMeasured(f"{path.name}/{artefact.format} {artefact.precision}", backend, reason))
+    unique = list(dict.fromkeys(found))
+    names = [path.name for path in unique]
+    return [(path, path.name if names.count(path.name) == 1 else str(path)) for path in unique]
+
+
+def _jobs_of(path: Path, label: str, batch: int, threads: int | None) -> list[_Job]:
+    if path.suffix == ".onnx" and path.is_file():
+        precision = onnx_precision(path)
+
+        def open_onnx(provider: str) -> LatencyBackend:
+            return OnnxRuntimeBackend(path, batch=batch, provider=provider, threads=threads, precision=precision)
+
+        return [
+            _Job(label, "onnxruntime-cpu", lambda: open_onnx("cpu")),
+            _Job(label, "onnxruntime-cuda", lambda: open_onnx("cuda")),
+        ]
+    if path.suffix in PLAN_SUFFIXES and path.is_file():
+        return [_Job(label, "tensorrt", lambda: _open_plan(path, batch))]
+    if (path / "model.safetensors").is_file() and (path / "config.json").is_file():
+        return [
+            _Job(label, "torch-cpu", lambda: _open_subnet(path, "cpu", batch, threads)),
+            _Job(label, "torch-cuda", lambda: _open_subnet(path, "cuda", batch, threads)),
+        ]
+    kinds = f"an .onnx file, a TensorRT plan ({', '.join(PLAN_SUFFIXES)}), a subnet folder or an export folder"
+    raise CheckpointError(f"{path} {'is none of these' if path.exists() else 'does not exist'}; expected {kinds}")
+
+
+def _open_subnet(folder: Path, device: str, batch: int, threads: int | None) -> LatencyBackend:
+    from autoformer.profiling.torch_backend import TorchBackend
+    from autoformer.subnet import load_subnet
+
+    network, preprocessing, _ = load_subnet(folder)
+    shape = (preprocessing.in_chans, preprocessing.image_size, preprocessing.image_size)
+    return TorchBackend(network, shape, batch=batch, device=device, threads=threads)
+
+
+def _open_plan(plan: Path, batch: int) -> LatencyBackend:
+    from autoformer.profiling.tensorrt_backend import TensorRTBackend
+
+    artefact = Manifest.load(plan.parent).find_file(plan.name) if (plan.parent / MANIFEST).is_file() else None
+    if artefact is None:
+        raise MeasurementError(f"{plan} has no entry in a {MANIFEST} beside it, so its precision is not known")
+    return TensorRTBackend(plan, batch=batch, precision=artefact.precision)
+
+
+def onnx_precision(path: Path) -> str:
+    """What an ONNX file computes in: as it says itself, else judged by its operators and weights.
+
+    Raises `CheckpointError` when it cannot be read.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (OSError, DecodeError, ValueError) as error:
+        raise CheckpointError(f"{path} is truncated or not an ONNX file ({error}); export it again") from error
+    for entry in model.metadata_props:
+        if entry.key == "autoformer.precision":
+            return str(entry.value)
+    if any(node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") for node in model.graph.node):
+        return "int8"
+    kinds = [weight.data_type for weight in model.graph.initializer]
+    return "fp16" if onnx.TensorProto.FLOAT16 in kinds else "fp32"
+
+
+def reference_network() -> bytes:
+    """The reference: four matrix products with ReLU between them, always the same, as a serialised ONNX model."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    generator = np.random.default_rng(0)
+    shape = (REFERENCE_WIDTH, REFERENCE_WIDTH)
+    nodes, weights, last = [], [], "images"
+    for index in range(REFERENCE_LAYERS):
+        values = (generator.standard_normal(shape) * (2 / REFERENCE_WIDTH) ** 0.5).astype(np.float32)
+        weights.append(numpy_helper.from_array(values, f"weight{index}"))
+        nodes.append(helper.make_node("MatMul", [last, f"weight{index}"], [f"product{index}"]))
+        nodes.append(helper.make_node("Relu", [f"product{index}"], [f"layer{index}"]))
+        last = f"layer{index}"
+    graph = helper.make_graph(
+        nodes,
+        "reference",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", REFERENCE_WIDTH])],
+        [helper.make_tensor_value_info(last, TensorProto.FLOAT, ["batch", REFERENCE_WIDTH])],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())

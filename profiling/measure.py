@@ -1,0 +1,269 @@
+"""Times several loaded networks against each other: warm-up until the median settles, then interleaved rounds.
+
+Interleaving lets drift of the machine fall on all alike: every round visits every network, in one order and then in the
+other (A B, B A, …), so that what grows evenly cancels. After each change a few runs refill the caches and are not kept;
+every run after them is. Wall time is what the caller of one inference sees, waiting included; the process's CPU time
+stands beside it, and the device's own clock where there is one. Input and output stay where the backend has put them, and
+preparing images is never included. Garbage collection waits until the end.
+
+Imports the standard library only and works on Python 3.10.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from autoformer.cost import LatencyQualification
+from autoformer.errors import MeasurementError
+from autoformer.profiling.backend import LatencyBackend
+from autoformer.profiling.device import DeviceFacts
+from autoformer.profiling.statistics import Gates, LatencyStats, Verdict, judge, percentile
+
+Progress = Callable[[str, int, int], None]  # what is done, steps done, steps in all
+Clock = Callable[[], int]  # nanoseconds
+
+WINDOWS = 3  # as many warm-up windows must agree
+
+
+@dataclass(frozen=True)
+class MeasureConfig:
+    """How long to measure. Times are per network. Raises `MeasurementError` for impossible values."""
+
+    warmup_s: float = 0.3  # at least
+    warmup_max_s: float = 3.0  # at most, settled or not
+    warmup_window: int = 10  # runs whose median is one reading
+    settle: float = 0.03  # relative spread of the last three readings below which the warm-up ends
+    rounds: int = 5  # interleaved visits of each network
+    lead_in_runs: int = 2  # at each visit, not kept
+    min_runs: int = 100  # over all rounds
+    min_s: float = 1.0  # over all rounds
+    max_s: float = 20.0  # over all rounds; ends a network that is too slow for min_runs
+
+    def __post_init__(self) -> None:
+        for name in ("warmup_window", "rounds", "min_runs", "max_s"):
+            if getattr(self, name) <= 0:
+                raise MeasurementError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("warmup_s", "settle", "lead_in_runs", "min_s"):
+            if getattr(self, name) < 0:
+                raise MeasurementError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.warmup_max_s < self.warmup_s or self.max_s < self.min_s:
+            raise MeasurementError(
+                f"a time limit is below its minimum: warm-up {self.warmup_s} to {self.warmup_max_s} s, "
+                f"measurement {self.min_s} to {self.max_s} s"
+            )
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """What was run before anything was kept."""
+
+    runs: int
+    seconds: float
+    settled: bool  # whether the medians agreed before the time limit
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The times of one network on one backend, with everything needed to know what they mean."""
+
+    name: str
+    backend: str
+    precision: str
+    batch: int  # images in one run; times are per run
+    threads: int | None
+    settings: Mapping[str, str]
+    device: DeviceFacts
+    warmup: Warmup
+    stats: LatencyStats  # wall time, waiting included
+    cpu_stats: LatencyStats | None  # process CPU time over all threads; None where its clock is too coarse
+    device_stats: LatencyStats | None  # by the device's own clock, where it has one
+    verdict: Verdict
+    samples_ms: tuple[float, ...] = field(repr=False)  # wall times in the order they were taken
+    cpu_samples_ms: tuple[float, ...] = field(repr=False)
+    device_samples_ms: tuple[float, ...] = field(repr=False)
+    round_runs: tuple[int, ...] = ()  # samples of each round
+
+    @property
+    def images_per_s(self) -> float:
+        """Images per second, one run after the other, at the median."""
+        return 1000 * self.batch / self.stats.p50_ms
+
+    def qualification(self, statistic: str = "p50") -> LatencyQualification:
+        """What a wall latency of this measurement means. Raises `MeasurementError` where the runs do not carry `statistic`."""
+        self.stats.value(statistic)
+        return LatencyQualification(
+            statistic=statistic,
+            batch=self.batch,
+            precision=self.precision,
+            backend=self.backend,
+            device=device_name(self.device, self.backend, self.threads),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, raw samples included; `from_dict` reads it back."""
+        return {
+            **{item.name: getattr(self, item.name) for item in fields(self)},
+            "settings": dict(self.settings),
+            "device": self.device.to_dict(),
+            "warmup": asdict(self.warmup),
+            "stats": self.stats.to_dict(),
+            "cpu_stats": self.cpu_stats and self.cpu_stats.to_dict(),
+            "device_stats": self.device_stats and self.device_stats.to_dict(),
+            "verdict": {"level": self.verdict.level, "reasons": list(self.verdict.reasons)},
+            **{name: list(getattr(self, name)) for name in _LISTS},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Measurement:
+        """Reads the JSON form. Raises `MeasurementError` on unknown or missing keys."""
+        known = {item.name for item in fields(cls)}
+        if set(values) != known:
+            raise MeasurementError(f"not a measurement: keys {sorted(values)}, expected {sorted(known)}")
+        read = {
+            "device": DeviceFacts.from_dict(values["device"]),
+            "warmup": Warmup(**values["warmup"]),
+            "stats": LatencyStats.from_dict(values["stats"]),
+            "cpu_stats": values["cpu_stats"] and LatencyStats.from_dict(values["cpu_stats"]),
+            "device_stats": values["device_stats"] and LatencyStats.from_dict(values["device_stats"]),
+            "verdict": Verdict(values["verdict"]["level"], tuple(values["verdict"]["reasons"])),
+            **{name: tuple(values[name]) for name in _LISTS},
+        }
+        return cls(**{**values, **read})
+
+
+_LISTS = ("samples_ms", "cpu_samples_ms", "device_samples_ms", "round_runs")
+
+
+def device_name(device: DeviceFacts, backend: str, threads: int | None) -> str:
+    """The device as a qualification names it: CPU, cores and threads in use, or the GPU."""
+    if not backend.endswith("-cpu"):
+        return device.gpu_name
+    return device.short_name + ("" if threads is None else f", {threads} thread{'' if threads == 1 else 's'}")
+
+
+@dataclass
+class _Taken:
+    """Samples of one network while they are collected."""
+
+    wall_ms: list[float] = field(default_factory=list)
+    cpu_ms: list[float] = field(default_factory=list)
+    device_ms: list[float] = field(default_factory=list)
+    round_runs: list[int] = field(default_factory=list)
+
+
+def measure(
+    backends: Mapping[str, LatencyBackend],
+    config: MeasureConfig = MeasureConfig(),
+    *,
+    clock: Clock = time.perf_counter_ns,
+    cpu_clock: Clock = time.process_time_ns,
+    device: DeviceFacts | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Measurement]:
+    """Measures all `backends` interleaved, under the names they are given. They stay open; the caller closes them.
+
+    `device` None collects the facts of this machine before the first run. Raises `MeasurementError` for an empty mapping.
+    """
+    if not backends:
+        raise MeasurementError("nothing to measure; give at least one network")
+    facts = device or DeviceFacts.collect()
+    steps, done = len(backends) * (1 + config.rounds), 0
+    taken = {name: _Taken() for name in backends}
+    warmups = {}
+    with _no_garbage_collection():
+        for name, backend in backends.items():
+            warmups[name] = warm_up(backend, config, clock)
+            done += 1
+            if progress:
+                progress(f"warming up {name}", done, steps)
+        for index in range(config.rounds):
+            for name in list(backends) if index % 2 == 0 else reversed(list(backends)):
+                _visit(backends[name], config, taken[name], clock, cpu_clock)
+                done += 1
+                if progress:
+                    progress(f"measuring {name}", done, steps)
+    return {name: _finish(name, backends[name], facts, warmups[name], taken[name]) for name in backends}
+
+
+def warm_up(backend: LatencyBackend, config: MeasureConfig, clock: Clock = time.perf_counter_ns) -> Warmup:
+    """Runs until the medians of the last three windows agree within `settle`, or the time limit is reached."""
+    start, runs = clock(), 0
+    medians: list[float] = []
+    while True:
+        window = []
+        for _ in range(config.warmup_window):
+            before = clock()
+            backend.run()
+            after = clock()
+            window.append(float(after - before))
+            runs += 1
+            if after - start >= config.warmup_max_s * 1e9:
+                break
+        medians.append(percentile(sorted(window), 50))
+        last = medians[-WINDOWS:]
+        settled = len(last) == WINDOWS and max(last) - min(last) <= config.settle * min(last)
+        seconds = (clock() - start) / 1e9
+        if seconds >= config.warmup_max_s or (settled and seconds >= config.warmup_s):
+            return Warmup(runs, seconds, settled)
+
+
+def _visit(backend: LatencyBackend, config: MeasureConfig, taken: _Taken, clock: Clock, cpu_clock: Clock) -> None:
+    """One network's part of one round."""
+    for _ in range(config.lead_in_runs):
+        backend.run()
+    needed = -(-config.min_runs // config.rounds)
+    runs, start, elapsed = 0, clock(), 0.0
+    while (runs < needed or elapsed < config.min_s / config.rounds) and elapsed < config.max_s / config.rounds:
+        cpu_before, before = cpu_clock(), clock()
+        device_ms = backend.run()
+        after, cpu_after = clock(), cpu_clock()
+        taken.wall_ms.append((after - before) / 1e6)
+        taken.cpu_ms.append((cpu_after - cpu_before) / 1e6)
+        if device_ms is not None:
+            taken.device_ms.append(device_ms)
+        runs, elapsed = runs + 1, (after - start) / 1e9
+    taken.round_runs.append(runs)
+
+
+def _finish(name: str, backend: LatencyBackend, facts: DeviceFacts, warmup: Warmup, taken: _Taken) -> Measurement:
+    stats = LatencyStats.from_samples(taken.wall_ms)
+    cpu = _stats_or_none(taken.cpu_ms)
+    return Measurement(
+        name=name,
+        backend=backend.name,
+        precision=backend.precision,
+        batch=backend.batch,
+        threads=backend.threads,
+        settings=dict(backend.settings),
+        device=facts,
+        warmup=warmup,
+        stats=stats,
+        cpu_stats=cpu,
+        device_stats=_stats_or_none(taken.device_ms),
+        verdict=judge(stats, Gates.for_backend(backend.name), cpu=cpu),
+        samples_ms=tuple(taken.wall_ms),
+        cpu_samples_ms=tuple(taken.cpu_ms),
+        device_samples_ms=tuple(taken.device_ms),
+        round_runs=tuple(taken.round_runs),
+    )
+
+
+def _stats_or_none(samples_ms: Sequence[float]) -> LatencyStats | None:
+    return LatencyStats.from_samples(samples_ms) if samples_ms and min(samples_ms) > 0 else None
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

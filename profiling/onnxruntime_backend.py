@@ -1,0 +1,159 @@
+"""An ONNX file under ONNX Runtime, on the CPU or a CUDA device.
+
+Threads are always explicit, and spinning (threads that burn a core while they wait for work) is off unless asked for: on
+small machines the two change the time by a factor of two. On a CUDA device input and output stay in its memory.
+
+Imports the standard library at the top and numpy and onnxruntime inside; works on Python 3.10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from autoformer.errors import CheckpointError, MeasurementError, MissingPackageError
+from autoformer.profiling.device import usable_cores
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class OnnxRuntimeBackend:
+    """A loaded ONNX graph with its input in place.
+
+    `graph` is a file or the bytes of one. `images` [B, ...] replaces the seeded random input and decides the batch. A free
+    first dimension becomes `batch`; a fixed one must equal it. `threads` None means the cores this process may use, `precision`
+    None what the file says of itself (fp32 if nothing).
+
+    Raises `MissingPackageError` without ONNX Runtime, `CheckpointError` for a file it cannot read and `MeasurementError`
+    when the provider is absent or the input has a shape that cannot be chosen.
+    """
+
+    def __init__(
+        self,
+        graph: Path | bytes,
+        *,
+        batch: int = 1,
+        provider: str = "cpu",
+        threads: int | None = None,
+        spinning: bool = False,
+        precision: str | None = None,
+        images: NDArray[Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingPackageError(f"ONNX Runtime is missing ({error}); pip install onnxruntime") from error
+        if provider not in PROVIDERS:
+            raise MeasurementError(f"unknown provider {provider!r}; known are {', '.join(PROVIDERS)}")
+        if PROVIDERS[provider] not in onnxruntime.get_available_providers():
+            raise MeasurementError(
+                f"this onnxruntime has no {PROVIDERS[provider]}, only {', '.join(onnxruntime.get_available_providers())}; "
+                "install onnxruntime-gpu"
+            )
+        self._name = f"onnxruntime-{provider}"
+        self._threads = threads or usable_cores()
+        self._batch = batch if images is None else len(images)
+        self._spinning = spinning
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+        shown = str(graph) if isinstance(graph, Path) else "the given ONNX graph"
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(graph) if isinstance(graph, Path) else graph, options, providers=[PROVIDERS[provider]], enable_fallback=0
+            )
+        except Exception as error:  # ONNX Runtime raises classes of its own, most of them unrelated to each other
+            message = str(error).strip().splitlines()[0]
+            raise CheckpointError(f"{shown} cannot be run by ONNX Runtime on {PROVIDERS[provider]}: {message}") from error
+        if self._session.get_providers()[0] != PROVIDERS[provider]:  # it falls back in silence when a library is missing
+            raise MeasurementError(f"{PROVIDERS[provider]} could not be started; are the CUDA libraries and a GPU there?")
+        self._precision = precision or self._session.get_modelmeta().custom_metadata_map.get("autoformer.precision", "fp32")
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        self._feed = {
+            node.name: _input(node, self._batch, images if index == 0 else None, seed + index, shown)
+            for index, node in enumerate(self._session.get_inputs())
+        }
+        self._binding: Any = None
+        if provider == "cuda":
+            self._binding = self._session.io_binding()
+            for name, value in self._feed.items():
+                self._binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(value, "cuda", 0))
+            for name in self._outputs:
+                self._binding.bind_output(name, "cuda")
+
+    @property
+    def name(self) -> str:
+        """ "onnxruntime-cpu" or "onnxruntime-cuda"."""
+        return self._name
+
+    @property
+    def precision(self) -> str:
+        """As given, or as the file says."""
+        return self._precision
+
+    @property
+    def batch(self) -> int:
+        """Images in one run."""
+        return self._batch
+
+    @property
+    def threads(self) -> int | None:
+        """CPU threads within an operator; None on a CUDA device."""
+        return self._threads if self._binding is None else None
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """Spinning of the threads."""
+        return {"spinning": "on" if self._spinning else "off"} if self._binding is None else {"copies": "none"}
+
+    def run(self) -> None:
+        """One inference; on a CUDA device it waits until the outputs are complete."""
+        if self._binding is None:
+            self._session.run(self._outputs, self._feed)
+        else:
+            self._session.run_with_iobinding(self._binding)
+            self._binding.synchronize_outputs()
+
+    def __enter__(self) -> OnnxRuntimeBackend:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        del self._binding, self._feed, self._session  # frees its memory and threads
+
+
+def _input(node: Any, batch: int, images: NDArray[Any] | None, seed: int, shown: str) -> NDArray[Any]:
+    """The values of one graph input: `images`, or random ones of the shape the graph asks for."""
+    import numpy as np
+
+    types = {
+        "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
+        "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(uint8)": np.uint8, "tensor(int8)": np.int8,
+    }  # fmt: skip
+    if node.type not in types:
+        raise MeasurementError(f"{shown}: input {node.name!r} is a {node.type}; expected one of {', '.join(types)}")
+    dimensions = list(node.shape)
+    if dimensions and not isinstance(dimensions[0], int):
+        dimensions[0] = batch
+    if free := [dimension for dimension in dimensions if not isinstance(dimension, int)]:
+        raise MeasurementError(f"{shown}: input {node.name!r} leaves {free[0]!r} open; only the first dimension may be free")
+    if dimensions and dimensions[0] != batch:
+        raise MeasurementError(
+            f"{shown}: input {node.name!r} is fixed to batch {dimensions[0]}, asked for {batch}; export it with a free batch"
+        )
+    if images is not None:
+        if list(images.shape) != dimensions:
+            raise MeasurementError(f"{shown}: input {node.name!r} has shape {dimensions}, the images {list(images.shape)}")
+        return np.ascontiguousarray(images, dtype=types[node.type])
+    generator = np.random.default_rng(seed)
+    if np.issubdtype(types[node.type], np.integer):
+        return generator.integers(0, 2, dimensions).astype(types[node.type])
+    return generator.standard_normal(dimensions).astype(types[node.type])

@@ -1,0 +1,190 @@
+"""What a list of timed runs says: order statistics, how sure the median is, drift, spikes, and a verdict with reasons.
+
+Nothing is removed from the samples. The p-th percentile is the ceil(p/100 · n)-th smallest sample (numpy's
+"inverted_cdf"), always a time that was really seen, and is given only where the count carries it: p90 from 64 runs, p99
+from 662 (the floors of MLPerf's early stopping). The interval of the median comes from order statistics and the binomial
+distribution and assumes nothing about the shape; runs that follow each other are not independent, so drift is judged beside it.
+
+Imports the standard library only and works on Python 3.10.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from typing import Any
+
+from autoformer.errors import MeasurementError
+
+MIN_SAMPLES_P90 = 64  # MLPerf LoadGen's early-stopping floor for a 90th percentile
+MIN_SAMPLES_P99 = 662  # the same for a 99th percentile
+CONFIDENCE = 0.95
+SPIKE = 2.0  # a run slower than this many medians is counted as a spike
+
+VALID, UNSTABLE, INVALID = "VALID", "UNSTABLE", "INVALID"
+
+
+@dataclass(frozen=True)
+class LatencyStats:
+    """Figures of one list of times in milliseconds; None where the count does not carry the figure."""
+
+    n: int
+    mean_ms: float
+    std_ms: float  # of the sample (n − 1); 0 for one run
+    min_ms: float
+    p50_ms: float
+    p90_ms: float | None  # from 64 runs
+    p99_ms: float | None  # from 662 runs
+    max_ms: float
+    p50_low_ms: float | None  # 95 % interval of the median; from 6 runs
+    p50_high_ms: float | None
+    drift: float | None  # median of the last third against the first third, relative; from 9 runs
+    spikes: int  # runs slower than twice the median
+
+    @property
+    def cv(self) -> float:
+        """Coefficient of variation: standard deviation over mean."""
+        return self.std_ms / self.mean_ms
+
+    @property
+    def interval_width(self) -> float | None:
+        """Width of the median's interval relative to the median."""
+        if self.p50_low_ms is None or self.p50_high_ms is None:
+            return None
+        return (self.p50_high_ms - self.p50_low_ms) / self.p50_ms
+
+    def value(self, statistic: str) -> float:
+        """The figure called `statistic` ("p50", "p90", "p99", "mean", "min", "max") in milliseconds.
+
+        Raises `MeasurementError` for an unknown name, or where too few runs were made for it.
+        """
+        known = {field.name[:-3] for field in fields(self) if field.name.endswith("_ms")} - {"std", "p50_low", "p50_high"}
+        if statistic not in known:
+            raise MeasurementError(f"unknown statistic {statistic!r}; known are {', '.join(sorted(known))}")
+        value: float | None = getattr(self, f"{statistic}_ms")
+        if value is None:
+            needed = {"p90": MIN_SAMPLES_P90, "p99": MIN_SAMPLES_P99}[statistic]
+            raise MeasurementError(f"{statistic} needs {needed} runs, only {self.n} were made; raise min_runs")
+        return value
+
+    @classmethod
+    def from_samples(cls, samples_ms: Sequence[float]) -> LatencyStats:
+        """The figures of `samples_ms`, given in the order they were taken.
+
+        Raises `MeasurementError` when there are none, or one is not a positive number.
+        """
+        n = len(samples_ms)
+        if n == 0:
+            raise MeasurementError("no run was timed; expected at least one")
+        if not all(0 < sample < math.inf for sample in samples_ms):
+            bad = next(sample for sample in samples_ms if not 0 < sample < math.inf)
+            raise MeasurementError(f"a timed run took {bad} ms; expected a positive number (is the clock too coarse?)")
+        ordered = sorted(samples_ms)
+        mean = math.fsum(ordered) / n
+        median = percentile(ordered, 50)
+        ranks = median_interval_ranks(n)
+        return cls(
+            n=n,
+            mean_ms=mean,
+            std_ms=math.sqrt(math.fsum((sample - mean) ** 2 for sample in ordered) / (n - 1)) if n > 1 else 0.0,
+            min_ms=ordered[0],
+            p50_ms=median,
+            p90_ms=percentile(ordered, 90) if n >= MIN_SAMPLES_P90 else None,
+            p99_ms=percentile(ordered, 99) if n >= MIN_SAMPLES_P99 else None,
+            max_ms=ordered[-1],
+            p50_low_ms=ordered[ranks[0] - 1] if ranks else None,
+            p50_high_ms=ordered[ranks[1] - 1] if ranks else None,
+            drift=drift(samples_ms),
+            spikes=sum(sample > SPIKE * median for sample in ordered),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form; `from_dict` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LatencyStats:
+        """Reads the JSON form. Raises `MeasurementError` on unknown or missing keys."""
+        known = {field.name for field in fields(cls)}
+        if set(values) != known:
+            raise MeasurementError(f"not latency statistics: keys {sorted(values)}, expected {sorted(known)}")
+        return cls(**values)
+
+
+def percentile(ordered: Sequence[float], percent: int) -> float:
+    """The ceil(percent/100 · n)-th smallest of values sorted in rising order."""
+    return ordered[max(1, -(-percent * len(ordered) // 100)) - 1]
+
+
+@lru_cache(maxsize=256)
+def median_interval_ranks(n: int) -> tuple[int, int] | None:
+    """The ranks (from 1) of two of `n` ordered samples that hold the median between them with at least 95 % probability.
+
+    The number of samples below the median is binomial(n, 1/2); the ranks are the innermost symmetric pair. None below 6.
+    """
+    tail, rank = 0.0, 0  # tail = P(fewer than `rank` + 1 samples lie below the median)
+    while rank < n:
+        log_probability = math.lgamma(n + 1) - math.lgamma(rank + 1) - math.lgamma(n - rank + 1) - n * math.log(2)
+        tail += math.exp(log_probability)
+        if tail > (1 - CONFIDENCE) / 2:
+            break
+        rank += 1
+    return (rank, n + 1 - rank) if rank else None
+
+
+def drift(samples: Sequence[float]) -> float | None:
+    """By how much the median of the last third lies above that of the first third, relative; None below 9 samples."""
+    third = len(samples) // 3
+    if third < 3:
+        return None
+    first, last = percentile(sorted(samples[:third]), 50), percentile(sorted(samples[-third:]), 50)
+    return last / first - 1
+
+
+@dataclass(frozen=True)
+class Gates:
+    """Limits between a number to trust and one to repeat. `UNSTABLE` beyond a limit, `INVALID` beyond `invalid_factor` of it."""
+
+    min_samples: int = 20
+    max_drift: float = 0.05  # relative, either way
+    max_interval_width: float = 0.05  # of the median, relative
+    max_cv: float | None = None  # not on CPUs: there single runs scatter by several per cent while the median stands still
+    max_wait: float | None = 0.10  # share of the wall time in which the process had no CPU
+    invalid_factor: float = 4.0
+
+    @classmethod
+    def for_backend(cls, backend: str) -> Gates:
+        """The gates of a backend: on a GPU drift and scatter are judged as trtexec does, and waiting for it is normal."""
+        return cls() if backend.endswith("-cpu") else cls(max_drift=0.02, max_cv=0.025, max_wait=None)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a measurement can be used, and every reason why not."""
+
+    level: str  # VALID, UNSTABLE or INVALID
+    reasons: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.level}: {'; '.join(self.reasons)}" if self.reasons else self.level
+
+
+def judge(stats: LatencyStats, gates: Gates, *, cpu: LatencyStats | None = None) -> Verdict:
+    """The verdict on wall times. `cpu` are the process's CPU times of the same runs."""
+    if stats.n < gates.min_samples:
+        return Verdict(INVALID, (f"{stats.n} runs, {gates.min_samples} needed",))
+    wait = None if cpu is None else max(0.0, 1 - cpu.mean_ms / stats.mean_ms)
+    checks = (
+        ("drift of the median from first to last third", stats.drift and abs(stats.drift), gates.max_drift),
+        ("width of the median's 95 % interval", stats.interval_width, gates.max_interval_width),
+        ("coefficient of variation", stats.cv, gates.max_cv),
+        ("share of time without a CPU (other programs run)", wait, gates.max_wait),
+    )
+    reasons, invalid = [], False
+    for what, value, limit in checks:
+        if value is not None and limit is not None and value > limit:
+            reasons.append(f"{what} {100 * value:.3g} %, limit {100 * limit:g} %")
+            invalid |= value > gates.invalid_factor * limit
+    return Verdict(INVALID if invalid else UNSTABLE if reasons else VALID, tuple(reasons))

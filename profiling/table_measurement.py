@@ -1,0 +1,169 @@
+"""Measures a latency table: chooses the networks, exports each once, times all of them interleaved, fits.
+
+Weights are fresh, because latency does not depend on their values. Graphs that are already in the folder are used again,
+so an interrupted measurement goes on where its exports stopped; the timing itself is always made in one piece.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from autoformer.architecture import Architecture
+from autoformer.checkpoint import json_digest
+from autoformer.cost import count_flops
+from autoformer.errors import MeasurementError
+from autoformer.profiling.backend import LatencyBackend
+from autoformer.profiling.device import DeviceFacts
+from autoformer.profiling.latency_table import MIN_NETWORKS, LatencyTable
+from autoformer.profiling.measure import MeasureConfig, Progress, measure
+from autoformer.space import SearchSpace
+
+if TYPE_CHECKING:
+    from autoformer.subnet import Subnet
+
+BACKENDS = ("onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda")
+POOL = 1024  # architectures the design chooses from
+Choice = TypeVar("Choice", int, float)
+Exporter = Callable[["Subnet", Path], object]  # writes an ONNX file
+
+
+def designed_architectures(space: SearchSpace, count: int = 8, seed: int = 0) -> list[Architecture]:
+    """`count` architectures in rising order of FLOPs: the smallest, the largest, and others evenly between them by FLOPs.
+
+    Among those of about the wanted FLOPs, the one with most choices not yet seen is taken, so that all choices appear as
+    far as `count` networks can hold them. Raises `MeasurementError` when `count` is below 4 or the space has not as many.
+    """
+    if count < MIN_NETWORKS:
+        raise MeasurementError(f"a latency table needs at least {MIN_NETWORKS} networks, asked for {count}")
+    if space.size < count:
+        raise MeasurementError(f"space {space.name!r} has {space.size} architectures, asked for {count} to measure")
+    rng = random.Random(seed)
+    pool: dict[Architecture, int] = {}
+    for _ in range(POOL):
+        architecture = space.sample(rng) if rng.random() < 0.5 else _leaning(space, rng)
+        pool[architecture] = count_flops(architecture, space)
+    chosen = [space.smallest, space.largest]
+    seen = _choices(space.smallest) | _choices(space.largest)
+    low, high = (count_flops(architecture, space) for architecture in chosen)
+    step = (high - low) / (count - 1)
+    for index in range(1, count - 1):
+        wanted = low + index * step
+        free = sorted((architecture for architecture in pool if architecture not in chosen), key=lambda a: abs(pool[a] - wanted))
+        while not free:  # a small space, drawn again and again: every member turns up
+            free = [architecture for architecture in (space.sample(rng),) if architecture not in chosen]
+            pool.update((architecture, count_flops(architecture, space)) for architecture in free)
+        near = [architecture for architecture in free if abs(pool[architecture] - wanted) <= step / 4] or free[:1]
+        best = max(near, key=lambda architecture: len(_choices(architecture) - seen))  # the nearest of equals
+        chosen.append(best)
+        seen |= _choices(best)
+    return sorted(chosen, key=lambda architecture: count_flops(architecture, space))
+
+
+def _leaning(space: SearchSpace, rng: random.Random) -> Architecture:
+    """An architecture whose choices all lean to one level, small or large: independent draws seldom reach the ends."""
+    level = rng.random()
+
+    def pick(choices: tuple[Choice, ...]) -> Choice:
+        return choices[round(min(1.0, max(0.0, rng.gauss(level, 0.2))) * (len(choices) - 1))]
+
+    depth = pick(space.depths)
+    return Architecture(
+        embed_dim=pick(space.embed_dims),
+        num_heads=tuple(pick(space.num_heads) for _ in range(depth)),
+        mlp_ratio=tuple(pick(space.mlp_ratios) for _ in range(depth)),
+        image_size=pick(space.image_sizes) if len(space.image_sizes) > 1 else None,
+    )
+
+
+def _choices(architecture: Architecture) -> set[tuple[str, float]]:
+    found: set[tuple[str, float]] = {("width", architecture.embed_dim), ("depth", architecture.depth)}
+    found |= {("heads", heads) for heads in architecture.num_heads} | {("ratio", ratio) for ratio in architecture.mlp_ratio}
+    return found | ({("size", architecture.image_size)} if architecture.image_size is not None else set())
+
+
+def measure_table(
+    space: SearchSpace,
+    *,
+    backend: str = "onnxruntime-cpu",
+    count: int = 8,
+    batch: int = 1,
+    precision: str = "fp32",
+    statistic: str = "p50",
+    threads: int | None = None,
+    config: MeasureConfig = MeasureConfig(),
+    seed: int = 0,
+    folder: Path | None = None,
+    exporter: Exporter | None = None,
+    progress: Progress | None = None,
+) -> LatencyTable:
+    """Measures `count` networks of `space` on this machine and fits a table. Minutes: each export takes 2 to 20 s.
+
+    `folder` keeps the exported graphs for another time; None puts them into a temporary one. `exporter` replaces the
+    export to ONNX. `threads` None means the cores this process may use. torch's random state is left as it was.
+
+    Raises `MeasurementError` for an unknown backend, one that is absent here, or a precision other than fp32.
+    """
+    if backend not in BACKENDS:
+        raise MeasurementError(f"no table for backend {backend!r}; known are {', '.join(BACKENDS)}")
+    if precision != "fp32":
+        raise MeasurementError(f"tables are measured in fp32 so far, asked for {precision!r}; use precision fp32")
+    architectures = designed_architectures(space, count, seed)
+    with ExitStack() as stack:
+        place = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="autoformer-table-")))
+        backends: dict[str, LatencyBackend] = {}
+        for index, architecture in enumerate(architectures):
+            if progress:
+                progress(f"preparing {architecture.slug}", index, count)
+            backends[architecture.slug] = stack.enter_context(
+                _open(space, architecture, backend, batch, threads, seed, place, exporter)
+            )
+        taken = measure(backends, config, device=DeviceFacts.collect(), progress=progress)
+    first = taken[architectures[0].slug]
+    return LatencyTable.fit(
+        space,
+        first.qualification(statistic),
+        [(architecture, taken[architecture.slug].stats.value(statistic)) for architecture in architectures],
+        device=first.device,
+        verdicts=[taken[architecture.slug].verdict.level for architecture in architectures],
+    )
+
+
+def _open(
+    space: SearchSpace, architecture: Architecture, backend: str, batch: int, threads: int | None, seed: int,
+    folder: Path, exporter: Exporter | None,
+) -> LatencyBackend:  # fmt: skip
+    runtime, device = backend.rsplit("-", 1)
+    if runtime == "torch":
+        from autoformer.profiling.torch_backend import TorchBackend
+
+        size = space.image_size_of(architecture)
+        shape = (space.in_chans, size, size)
+        return TorchBackend(_network(space, architecture), shape, batch=batch, device=device, threads=threads, seed=seed)
+    from autoformer.profiling.onnxruntime_backend import OnnxRuntimeBackend
+
+    identity = {"space": space.to_dict(), "architecture": architecture.to_dict()}
+    path = folder / f"{architecture.slug}-{json_digest(identity)[:12]}.onnx"
+    if not path.exists():
+        (exporter or _export)(_network(space, architecture), path)
+    return OnnxRuntimeBackend(path, batch=batch, provider=device, threads=threads, seed=seed)
+
+
+def _network(space: SearchSpace, architecture: Architecture) -> Subnet:
+    import torch
+
+    from autoformer.subnet import Subnet
+
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on as if nothing had been made
+        torch.manual_seed(0)
+        return Subnet.from_space(space, architecture).eval()
+
+
+def _export(network: Subnet, path: Path) -> None:
+    from autoformer.export.onnx_graph import OnnxGraph
+
+    OnnxGraph.from_network(network, path)

@@ -1,0 +1,59 @@
+"""A TensorRT engine on its resident buffers, timed by the wall and by CUDA events.
+
+Imports the standard library at the top; the engine brings TensorRT and CUDA when it is loaded. Works on Python 3.10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+
+class TensorRTBackend:
+    """A plan file, loaded and prepared for `batch`. Raises what `Engine.load` and `Engine.prepare` raise."""
+
+    def __init__(self, plan: Path, *, batch: int = 1, precision: str = "fp32") -> None:
+        from autoformer.export.engine import Engine
+
+        self._batch, self._precision = batch, precision
+        with ExitStack() as stack:
+            self._engine = stack.enter_context(Engine.load(plan))
+            self._engine.prepare(batch)
+            self._stack = stack.pop_all()  # from here on leaving this object's own context releases the engine
+
+    @property
+    def name(self) -> str:
+        """ "tensorrt"."""
+        return "tensorrt"
+
+    @property
+    def precision(self) -> str:
+        """As given."""
+        return self._precision
+
+    @property
+    def batch(self) -> int:
+        """Images in one run."""
+        return self._batch
+
+    @property
+    def threads(self) -> int | None:
+        """None: the GPU computes."""
+        return None
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """Input and output stay on the device."""
+        return {"copies": "none"}
+
+    def run(self) -> float | None:
+        """One inference, waited for; milliseconds by CUDA events."""
+        return self._engine.infer_timed()
+
+    def __enter__(self) -> TensorRTBackend:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.close()
