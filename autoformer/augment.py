@@ -62,7 +62,7 @@ class TrainingImages:
             image = self.preprocessing.to_pil(self.part[position][0])
         else:
             image = convert(self.part[position][0], self.preprocessing.in_chans)
-        torch.manual_seed(seed)  # torchvision draws from torch, timm from random and numpy
+        torch.default_generator.manual_seed(seed)  # torchvision draws from torch, timm from random and numpy
         random.seed(seed)
         np.random.seed(seed % 2**32)
         array = np.array(self.transform(image), dtype=np.uint8)

@@ -58,6 +58,12 @@ def refuse_existing(folder: Path) -> None:
         raise OutputExistsError(f"{folder} already exists; choose another --out or move it away (nothing was written)")
 
 
+def refuse_existing_file(path: Path) -> None:
+    """Raises `OutputExistsError` when something stands at `path`."""
+    if path.exists():
+        raise OutputExistsError(f"{path} already exists; choose another --out or move it away (nothing was written)")
+
+
 def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
     """Makes `folder` the place of the work that `identity` describes, or finds that it already is.
 

@@ -129,6 +129,7 @@ class DataParts:
     test: TestPart
     preprocessing: Preprocessing
     layout: str  # how the parts came about, in words
+    config: DataConfig  # what made them, so that a later command finds the same parts
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -136,6 +137,7 @@ class DataParts:
         parts = {part.name: part for part in (self.train, self.search, self.test.sealed)}
         return {
             "source": self.source,
+            "config": self.config.model_dump(mode="json"),
             "layout": self.layout,
             "classes": list(self.classes),
             "parts": {name: {"images": len(part), "digest": part.digest} for name, part in parts.items()},
@@ -145,7 +147,7 @@ class DataParts:
     @property
     def digest(self) -> str:
         """SHA-256 of the record: equal for equal members, classes and preprocessing, wherever the images lie."""
-        return json_digest({key: value for key, value in self.record.items() if key != "source"})
+        return json_digest({key: value for key, value in self.record.items() if key not in ("source", "config")})
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
@@ -266,7 +268,25 @@ def _parts(
     tests = Part("test", images, cut["test"]) if test is None else Part("test", test, tuple(range(len(test.labels))))
     words = {0: "train, val and test as they are", 1: "test as it is, search taken out of train"}
     layout = words.get(len(fractions), "search and test taken out, stratified by class")
-    return DataParts(source, tuple(classes), train, search, TestPart(tests), _preprocessing(train, config), layout)
+    return DataParts(source, tuple(classes), train, search, TestPart(tests), _preprocessing(train, config), layout, config)
+
+
+def parts_of_record(record: Mapping[str, Any], source: str | None = None) -> DataParts:
+    """The parts that a record of data names, loaded again; `source` replaces where the images lie.
+
+    Raises `DataError` when the images there are no longer those of the record.
+    """
+    config = DataConfig.model_validate(record["config"])
+    if source is not None:
+        return load_parts(config.model_copy(update={"source": source}))
+    parts = load_parts(config)
+    for name, part in parts.record["parts"].items():
+        if part["digest"] != record["parts"][name]["digest"]:
+            raise DataError(
+                f"{config.source}: the {name} part is not the one of the record ({part['images']} images, then "
+                f"{record['parts'][name]['images']}); the images changed, or lie elsewhere: give --data"
+            )
+    return parts
 
 
 def _preprocessing(train: Part, config: DataConfig, most: int = 512) -> Preprocessing:

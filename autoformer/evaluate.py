@@ -91,15 +91,18 @@ class EvaluationSet:
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # images [b, C, H, W] to logits [b, classes]
 
 
-def correct(predict: Predict, images: EvaluationSet, batch_size: int = 256, progress: Progress = silent) -> NDArray[np.bool_]:
-    """Which images `predict` gets right, [n]."""
-    found, done = [], 0
+def guesses(predict: Predict, images: EvaluationSet, batch_size: int = 256, progress: Progress = silent) -> NDArray[np.int64]:
+    """The class `predict` gives each image, [n]."""
+    found: list[NDArray[np.int64]] = []
     for batch in images.batches(batch_size):
-        guesses = predict(batch).argmax(-1)
-        found.append(guesses == images.labels[done : done + len(guesses)])
-        done += len(guesses)
-        progress("evaluate", done, len(images))
+        found.append(predict(batch).argmax(-1).astype(np.int64))
+        progress("evaluate", sum(map(len, found)), len(images))
     return np.concatenate(found)
+
+
+def correct(predict: Predict, images: EvaluationSet, batch_size: int = 256) -> NDArray[np.bool_]:
+    """Which images `predict` gets right, [n]."""
+    return np.asarray(guesses(predict, images, batch_size) == images.labels)
 
 
 def accuracy(right: NDArray[np.bool_]) -> Accuracy:

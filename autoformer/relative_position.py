@@ -11,8 +11,12 @@ involves the class token. Because the embedding is a sum of a row part and a col
   class token's rows are subtracted from the vertical tables and need no logits of their own, and `Vv[0] + Vh[0]` is added
   to every value.
 
-Two exact forms: `bias` builds the logits from rows and columns by broadcasting, `fused` appends the rows and columns as
-features to query, key and value, so that one plain attention call (FlashAttention on a GPU) does everything.
+Three exact forms:
+
+* `bias` builds the logits from rows and columns by broadcasting: plain operators for exporters, compilers and counters;
+* `fused` appends the rows and columns as features to query, key and value, so that one plain attention call
+  (FlashAttention on a GPU) does everything and nothing of size N×N is in memory;
+* `tiled` (tiled_attention.py) does the same on a CPU a few images at a time, with its backward pass written out.
 
 Letters: B images, H heads, N tokens (class token first), K channels per head, R × C the grid of patches, P = R·C.
 """
@@ -25,7 +29,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Form = Literal["auto", "bias", "fused"]
+from autoformer.tiled_attention import Operands, attend_in_tiles
+
+Form = Literal["auto", "bias", "fused", "tiled"]
 
 
 class Tables(NamedTuple):
@@ -42,6 +48,8 @@ class Geometry(NamedTuple):
 
     rows: int
     columns: int
+    row_distances: Tensor  # [2R - 1] row of a table for distances -(R - 1) .. R - 1
+    column_distances: Tensor  # [2C - 1] likewise for columns
     row_index: Tensor  # [R, R] row of a table for query row, key row
     column_index: Tensor  # [C, C] likewise for columns
     indicators: Tensor  # [N, R + C] one-hot row and column of each patch, zero for the class token
@@ -50,26 +58,76 @@ class Geometry(NamedTuple):
 def geometry(rows: int, columns: int, max_relative_position: int, device: torch.device, dtype: torch.dtype) -> Geometry:
     """The geometry of a grid of `rows` × `columns` patches, which need not be square."""
 
-    def index(length: int) -> Tensor:
-        position = torch.arange(length, device=device)
-        distance = position[None, :] - position[:, None]
+    def table_rows(distance: Tensor) -> Tensor:
         return distance.clamp(-max_relative_position, max_relative_position) + max_relative_position + 1
+
+    def pairs(length: int) -> Tensor:
+        position = torch.arange(length, device=device)
+        return table_rows(position[None, :] - position[:, None])
 
     row = torch.eye(rows, device=device, dtype=dtype).repeat_interleave(columns, 0)
     column = torch.eye(columns, device=device, dtype=dtype).repeat(rows, 1)
-    return Geometry(rows, columns, index(rows), index(columns), F.pad(torch.cat([row, column], 1), (0, 0, 1, 0)))
+    return Geometry(
+        rows,
+        columns,
+        table_rows(torch.arange(1 - rows, rows, device=device)),
+        table_rows(torch.arange(1 - columns, columns, device=device)),
+        pairs(rows),
+        pairs(columns),
+        F.pad(torch.cat([row, column], 1), (0, 0, 1, 0)),
+    )
 
 
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, tables: Tables, where: Geometry, scale: float, form: Form = "auto"
-) -> Tensor:
-    """Attention of one layer, [B, H, N, K] in and out; `scale` multiplies the logits, relative part included.
+def logit_scale(embed_dim: int, heads: int, head_dim: int, *, by_width: bool = False) -> float:
+    """What logits are multiplied with; `by_width` is the official code's rule for a fixed query, key and value width."""
+    return float((embed_dim // heads if by_width else head_dim) ** -0.5)
 
-    `auto` takes the bias form on CPUs and while a graph is exported, the fused form on GPUs.
+
+def attend(qkv: Tensor, tables: Tables | None, where: Geometry, scale: float, form: Form = "auto") -> Tensor:
+    """Attention of one layer: query, key and value [B, N, 3, H, K] to [B, N, H·K].
+
+    `scale` multiplies the logits, relative part included. Without `tables` there is no relative position. `auto` takes the
+    form that suits the situation: `bias` while a graph is traced or exported, or for low precision on a CPU; else
+    `fused` on accelerators (compiled or not) and `tiled` on CPUs.
     """
     if form == "auto":
-        form = "fused" if query.is_cuda and not torch.compiler.is_exporting() else "bias"
-    return (_attend_fused if form == "fused" else _attend_biased)(query * scale, key, value, tables, where)
+        form = _form_for(qkv)
+    if form == "tiled" and tables is not None:
+        return _attend_tiled(qkv, tables, where, scale).flatten(2)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, N, K]
+    if tables is not None:
+        out = (_attend_fused if form == "fused" else _attend_biased)(query * scale, key, value, tables, where)
+    elif form == "bias":  # spelled out, so that counters and exporters see plain operators
+        out = ((query * scale) @ key.transpose(-2, -1)).softmax(-1) @ value
+    else:
+        out = F.scaled_dot_product_attention(query, key, value, scale=scale)
+    return out.transpose(1, 2).flatten(2)
+
+
+def _form_for(qkv: Tensor) -> Form:
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+        return "bias"
+    if qkv.device.type != "cpu":
+        return "fused"
+    plain = qkv.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
+    return "tiled" if plain and not torch.compiler.is_compiling() else "bias"
+
+
+def _attend_tiled(qkv: Tensor, tables: Tables, where: Geometry, scale: float) -> Tensor:
+    class_key = tables.key_rows[0] + tables.key_columns[0]
+    class_value = tables.value_rows[0] + tables.value_columns[0]
+    key_rows = F.embedding(where.row_distances, tables.key_rows) - class_key
+    value_rows = F.embedding(where.row_distances, tables.value_rows) - class_value
+    operands = Operands(
+        qkv,
+        torch.cat([key_rows, F.embedding(where.column_distances, tables.key_columns)]),
+        torch.cat([value_rows, F.embedding(where.column_distances, tables.value_columns)]),
+        class_value,
+        where.indicators,
+        (where.rows, where.columns),
+        scale,
+    )
+    return attend_in_tiles(operands)
 
 
 def _attend_biased(query: Tensor, key: Tensor, value: Tensor, tables: Tables, where: Geometry) -> Tensor:

@@ -2,7 +2,7 @@
 
 Presets `tiny`, `small`, `base` are the paper's spaces (arXiv 2107.00651, table 1) with the ranges widened where the
 published subnets lie outside the released YAML files: MLP ratio 3 in `tiny`, 8 heads in `base`. `edge` spans a real range of
-latency; `micro` suits small images, with a patch that gives a grid of at most 8 × 8.
+latency; `micro` suits small images, with a patch that gives a grid of 4 to 8 patches a side.
 """
 
 from __future__ import annotations
@@ -41,6 +41,10 @@ class SearchSpace:
     pooling: Literal["mean", "token"] = "mean"  # mean over patches (the paper's), or the class token
     norm_eps: float = 1e-5  # the official code's; timm's networks use 1e-6
     super_embed_dim: int | None = None  # width of the stored weights; None: the largest choice
+    sharing: Literal["entangled", "classical"] = "entangled"  # classical: independent weights per choice of a block
+    any_up_to_largest: bool = False  # members are all sizes the stored weights hold, not only the listed ones
+    prefix_qkv_bias: bool = False  # the official code's slicing of the query, key and value bias; for its checkpoints
+    scale_by_width: bool = False  # logits × (embed_dim // heads)^-0.5 (official, fixed query width), not head_dim^-0.5
 
     def __post_init__(self) -> None:
         for name in ("embed_dims", "depths", "num_heads", "mlp_ratios", "image_sizes"):
@@ -57,6 +61,18 @@ class SearchSpace:
         if self.super_embed_dim is not None and self.super_embed_dim < self.embed_dims[-1]:
             raise ArchitectureError(
                 f"space {self.name}: super_embed_dim {self.super_embed_dim} is below the widest choice {self.embed_dims[-1]}"
+            )
+        if self.scale_by_width and len(self.num_heads) > 1:
+            raise ArchitectureError(
+                f"space {self.name!r}: scale_by_width belongs to a fixed query width, but num_heads is {self.num_heads}; "
+                "give one choice"
+            )
+        if self.sharing not in ("entangled", "classical"):
+            raise ArchitectureError(f"space {self.name!r}: sharing is {self.sharing!r}, expected 'entangled' or 'classical'")
+        if self.sharing == "classical" and (self.any_up_to_largest or self.prefix_qkv_bias):
+            raise ArchitectureError(
+                f"space {self.name!r}: classical sharing stores a block per listed choice; "
+                "any_up_to_largest and prefix_qkv_bias belong to entangled weights"
             )
         for name in ("head_dim", "patch_size", "in_chans", "num_classes", "max_relative_position"):
             if getattr(self, name) <= 0:
@@ -106,6 +122,16 @@ class SearchSpace:
             raise ArchitectureError(f"architecture {architecture.slug} is not in space {self.name!r}: {objections[0]}")
 
     def _objections(self, architecture: Architecture) -> list[str]:
+        found = self._too_large(architecture) if self.any_up_to_largest else self._not_listed(architecture)
+        if self.image_size_of(architecture) not in self.image_sizes:
+            found.append(f"image_size {architecture.image_size}, choices {self.image_sizes}")
+        elif architecture.image_size is None and len(self.image_sizes) > 1:
+            found.append(f"image_size is missing, choices {self.image_sizes}")
+        elif architecture.image_size is not None and len(self.image_sizes) == 1:
+            found.append(f"image_size {architecture.image_size} is given, but there is only one: leave it out")
+        return found
+
+    def _not_listed(self, architecture: Architecture) -> list[str]:
         found = []
         if architecture.embed_dim not in self.embed_dims:
             found.append(f"embed_dim {architecture.embed_dim}, choices {self.embed_dims}")
@@ -115,12 +141,20 @@ class SearchSpace:
             found.append(f"num_heads {min(odd)}, choices {self.num_heads}")
         if other := set(architecture.mlp_ratio) - set(self.mlp_ratios):
             found.append(f"mlp_ratio {min(other):g}, choices {self.mlp_ratios}")
-        if self.image_size_of(architecture) not in self.image_sizes:
-            found.append(f"image_size {architecture.image_size}, choices {self.image_sizes}")
-        elif architecture.image_size is None and len(self.image_sizes) > 1:
-            found.append(f"image_size is missing, choices {self.image_sizes}")
-        elif architecture.image_size is not None and len(self.image_sizes) == 1:
-            found.append(f"image_size {architecture.image_size} is given, but there is only one: leave it out")
+        return found
+
+    def _too_large(self, architecture: Architecture) -> list[str]:
+        found = []
+        if architecture.embed_dim > self.stored_embed_dim:
+            found.append(f"embed_dim {architecture.embed_dim}, largest {self.stored_embed_dim}")
+        if architecture.depth > self.depths[-1]:
+            found.append(f"depth {architecture.depth}, largest {self.depths[-1]}")
+        if max(architecture.num_heads) > self.num_heads[-1]:
+            found.append(f"num_heads {max(architecture.num_heads)}, largest {self.num_heads[-1]}")
+        if self.scale_by_width and set(architecture.num_heads) != set(self.num_heads):
+            found.append(f"num_heads {min(architecture.num_heads)}, the fixed query width has {self.num_heads[-1]}")
+        if max(architecture.hidden_dims) > self.stored_hidden_dim:
+            found.append(f"MLP width {max(architecture.hidden_dims)}, largest {self.stored_hidden_dim}")
         return found
 
     @property
@@ -243,14 +277,15 @@ class SearchSpace:
 
 
 def patch_for(image_size: int, grids: Sequence[int] = (8, 7, 6, 5, 4)) -> int:
-    """The patch size in pixels that cuts a small image into a grid of 4 to 8 patches a side, the finest that divides it.
+    """The patch size in pixels, at least 2, that cuts a small image into the finest grid of 4 to 8 patches a side.
 
-    Raises `ArchitectureError` when none divides `image_size`.
+    Raises `ArchitectureError` when no such grid divides `image_size`.
     """
     for grid in grids:
-        if image_size % grid == 0:
+        if image_size % grid == 0 and image_size // grid >= 2:
             return image_size // grid
-    raise ArchitectureError(f"no grid of 4 to 8 patches divides {image_size} px; resize to {image_size // 8 * 8} px")
+    nearest = max(8, image_size // 8 * 8)
+    raise ArchitectureError(f"no grid of 4 to 8 patches divides {image_size} px; set data.image_size to {nearest}, say")
 
 
 PRESETS: dict[str, SearchSpace] = {
@@ -264,7 +299,7 @@ PRESETS: dict[str, SearchSpace] = {
             mlp_ratios=(1.0, 1.5, 2.0),
             head_dim=16,
             image_sizes=(8,),
-            patch_size=1,
+            patch_size=2,
             num_classes=10,
             max_relative_position=7,
         ),

@@ -29,7 +29,7 @@ from autoformer.checkpoint import read_json, read_tensors, write_folder, write_j
 from autoformer.cost import Cost, count_flops, count_params
 from autoformer.errors import ArchitectureError, CheckpointError
 from autoformer.preprocessing import Preprocessing
-from autoformer.relative_position import Form, Geometry, Tables, attend, geometry
+from autoformer.relative_position import Form, Geometry, Tables, attend, geometry, logit_scale
 from autoformer.space import SearchSpace
 from autoformer.supernet import INIT_STD, Supernet, resample_positions
 
@@ -39,10 +39,9 @@ TIMM_NAME = "autoformer_subnet"
 class Attention(nn.Module):
     """Multi-head attention with relative position on keys and values; [B, N, E] in and out."""
 
-    def __init__(self, dim: int, heads: int, head_dim: int, max_relative_position: int | None, form: Form) -> None:
+    def __init__(self, dim: int, heads: int, head_dim: int, max_relative_position: int | None, scale: float, form: Form) -> None:
         super().__init__()
-        self.num_heads, self.head_dim, self.form = heads, head_dim, form
-        self.scale = head_dim**-0.5
+        self.num_heads, self.head_dim, self.scale, self.form = heads, head_dim, scale, form
         self.qkv = nn.Linear(dim, 3 * heads * head_dim)
         self.proj = nn.Linear(heads * head_dim, dim)
         self.relative_position = max_relative_position is not None
@@ -53,14 +52,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, where: Geometry) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))  # [B, N, 3, H, K]
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, N, K]
-        if self.relative_position:
-            tables = Tables(*(getattr(self, name) for name in Tables._fields))
-            out = attend(query, key, value, tables, where, self.scale, self.form)
-        else:
-            attention = (query * self.scale) @ key.transpose(-2, -1)  # spelled out, so that counters and fusers see it
-            out = attention.softmax(-1) @ value
-        return cast(Tensor, self.proj(out.transpose(1, 2).flatten(2)))
+        tables = Tables(*(getattr(self, name) for name in Tables._fields)) if self.relative_position else None
+        return cast(Tensor, self.proj(attend(qkv, tables, where, self.scale, self.form)))
 
 
 class Block(nn.Module):
@@ -68,11 +61,11 @@ class Block(nn.Module):
 
     def __init__(
         self, dim: int, heads: int, hidden: int, head_dim: int, max_relative_position: int | None, eps: float,
-        drop_path: float, form: Form,
+        drop_path: float, scale: float, form: Form,
     ) -> None:  # fmt: skip
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=eps)
-        self.attn = Attention(dim, heads, head_dim, max_relative_position, form)
+        self.attn = Attention(dim, heads, head_dim, max_relative_position, scale, form)
         self.drop_path1 = DropPath(drop_path) if drop_path else nn.Identity()
         self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.mlp = Mlp(dim, hidden_features=hidden)
@@ -88,7 +81,8 @@ class Subnet(nn.Module):
 
     `drop_path_rate` belongs to block `super_depth` (the supernet's deepest, so that a shallower network keeps the rates
     it was trained with); None stands for this network's own depth. `searched_size` is the image size where the space had
-    several, and is part of the architecture. Raises `ArchitectureError` on contradictory sizes.
+    several, and is part of the architecture. `scale_by_width` is the official code's logit scale for a fixed query, key and
+    value width. Raises `ArchitectureError` on contradictory sizes.
     """
 
     def __init__(
@@ -111,6 +105,7 @@ class Subnet(nn.Module):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         super_depth: int | None = None,
+        scale_by_width: bool = False,
         form: Form = "auto",
     ) -> None:
         super().__init__()
@@ -122,7 +117,7 @@ class Subnet(nn.Module):
         self.embed_dim = self.num_features = self.head_hidden_size = embed_dim
         self.head_dim, self.patch_size, self.in_chans, self.num_classes = head_dim, patch_size, in_chans, num_classes
         self.max_relative_position, self.relative_position = max_relative_position, relative_position
-        self.global_pool, self.norm_eps = global_pool, norm_eps
+        self.global_pool, self.norm_eps, self.scale_by_width = global_pool, norm_eps, scale_by_width
         self.num_prefix_tokens = 1
         self.grad_checkpointing = False
 
@@ -136,7 +131,17 @@ class Subnet(nn.Module):
         rates = torch.linspace(0, drop_path_rate, super_depth or depth).tolist()[:depth]
         tables = max_relative_position if relative_position else None
         self.blocks = nn.ModuleList(
-            Block(embed_dim, heads, hidden, head_dim, tables, norm_eps, rate, form)
+            Block(
+                embed_dim,
+                heads,
+                hidden,
+                head_dim,
+                tables,
+                norm_eps,
+                rate,
+                logit_scale(embed_dim, heads, head_dim, by_width=scale_by_width),
+                form,
+            )
             for heads, hidden, rate in zip(num_heads, self.architecture.hidden_dims, rates, strict=True)
         )
         self.norm = nn.LayerNorm(embed_dim, eps=norm_eps)
@@ -303,6 +308,7 @@ class Subnet(nn.Module):
             absolute_position=self.pos_embed is not None,
             pooling="mean" if self.global_pool == "avg" else "token",
             norm_eps=self.norm_eps,
+            scale_by_width=self.scale_by_width,
         )
 
     @property
@@ -329,6 +335,7 @@ class Subnet(nn.Module):
             "absolute_position": self.pos_embed is not None,
             "global_pool": self.global_pool,
             "norm_eps": self.norm_eps,
+            "scale_by_width": self.scale_by_width,
         }
 
     @classmethod
@@ -353,6 +360,7 @@ class Subnet(nn.Module):
                 absolute_position=space.absolute_position,
                 global_pool="avg" if space.pooling == "mean" else "token",
                 norm_eps=space.norm_eps,
+                scale_by_width=space.scale_by_width,
                 **options,
             ),
         )

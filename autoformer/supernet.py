@@ -4,9 +4,12 @@ Weights are entangled: every layer of every subnet is a prefix slice of the same
 all that overlap it. The architecture is an argument of `forward`; the module holds weights and nothing else, and can be
 copied, pickled, compiled and wrapped like any other.
 
+For comparison a space may ask for classical weight sharing (`sharing="classical"`): then every choice of width, heads and MLP
+ratio has a block of its own at each depth, and only the stem, the final norm and the head are sliced.
+
 Layout: query, key and value weights are stored apart, [3, Q, E], heads in order, so a prefix of Q channels is a prefix
 of heads, and weights and biases are sliced alike. (The official code interleaves the rows of the weight but not the bias, so
-that a bias serves the query in one network and the key in another.)
+that a bias serves the query in one network and the key in another; `prefix_qkv_bias` repeats that for its checkpoints.)
 
 Letters: B images, N tokens, E width, H heads, K channels per head, Q = H·K, M hidden width of the MLP.
 """
@@ -22,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import register_constant
 
 from autoformer.architecture import Architecture
-from autoformer.relative_position import Form, Geometry, Tables, attend, geometry
+from autoformer.relative_position import Form, Geometry, Tables, attend, geometry, logit_scale
 from autoformer.space import SearchSpace
 
 register_constant(Architecture)  # lets torch.export and torch.compile take an architecture as an argument
@@ -64,17 +67,22 @@ class SuperLinear(nn.Module):
 
 
 class SuperQKV(nn.Module):
-    """Query, key and value projections; a prefix of heads serves networks with fewer."""
+    """Query, key and value projections; a prefix of heads serves networks with fewer.
 
-    def __init__(self, embed_dim: int, qkv_dim: int) -> None:
+    With `prefix_bias` the bias of a network with Q channels is the first 3Q of all bias numbers in a row (official code).
+    """
+
+    def __init__(self, embed_dim: int, qkv_dim: int, *, prefix_bias: bool) -> None:
         super().__init__()
+        self.prefix_bias = prefix_bias
         self.weight = nn.Parameter(torch.empty(3, qkv_dim, embed_dim))
         self.bias = nn.Parameter(torch.zeros(3, qkv_dim))
         nn.init.trunc_normal_(self.weight, std=INIT_STD)
 
     def slice(self, embed_dim: int, qkv_dim: int) -> tuple[Tensor, Tensor]:
         """Weight [3Q, E] and bias [3Q], ordered query, key, value."""
-        return self.weight[:, :qkv_dim, :embed_dim].flatten(0, 1), self.bias[:, :qkv_dim].flatten()
+        bias = self.bias.flatten()[: 3 * qkv_dim] if self.prefix_bias else self.bias[:, :qkv_dim].flatten()
+        return self.weight[:, :qkv_dim, :embed_dim].flatten(0, 1), bias
 
     def forward(self, x: Tensor, qkv_dim: int) -> Tensor:
         return F.linear(x, *self.slice(x.shape[-1], qkv_dim))
@@ -97,49 +105,65 @@ class SuperLayerNorm(nn.Module):
 class SuperAttention(nn.Module):
     """Multi-head attention with relative position; all heads of a layer share its tables."""
 
-    def __init__(self, space: SearchSpace) -> None:
+    def __init__(self, space: SearchSpace, embed_dim: int, qkv_dim: int) -> None:
         super().__init__()
         self.head_dim = space.head_dim
+        self.scale_by_width = space.scale_by_width
         self.relative_position = space.relative_position
-        self.qkv = SuperQKV(space.stored_embed_dim, space.stored_qkv_dim)
-        self.proj = SuperLinear(space.stored_qkv_dim, space.stored_embed_dim)
+        self.qkv = SuperQKV(embed_dim, qkv_dim, prefix_bias=space.prefix_qkv_bias)
+        self.proj = SuperLinear(qkv_dim, embed_dim)
         if space.relative_position:
             for name in Tables._fields:
                 table = nn.Parameter(torch.empty(2 * space.max_relative_position + 2, space.head_dim))
                 nn.init.trunc_normal_(table, std=INIT_STD)
                 self.register_parameter(name, table)
 
-    def tables(self) -> Tables:
-        return Tables(*(getattr(self, name) for name in Tables._fields))
+    def tables(self) -> Tables | None:
+        return Tables(*(getattr(self, name) for name in Tables._fields)) if self.relative_position else None
 
     def forward(self, x: Tensor, heads: int, where: Geometry, form: Form) -> Tensor:
+        width = x.shape[-1]
         qkv = self.qkv(x, heads * self.head_dim).unflatten(-1, (3, heads, self.head_dim))  # [B, N, 3, H, K]
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, N, K]
-        scale = self.head_dim**-0.5
-        if self.relative_position:
-            out = attend(query, key, value, self.tables(), where, scale, form)
-        else:
-            out = F.scaled_dot_product_attention(query, key, value, scale=scale)
-        out = out.transpose(1, 2).flatten(2)  # [B, N, Q]
-        return cast(Tensor, self.proj(out, x.shape[-1]))
+        scale = logit_scale(width, heads, self.head_dim, by_width=self.scale_by_width)
+        return cast(Tensor, self.proj(attend(qkv, self.tables(), where, scale, form), width))
 
 
 class SuperBlock(nn.Module):
-    """One pre-norm transformer block."""
+    """One pre-norm transformer block of up to these sizes."""
 
-    def __init__(self, space: SearchSpace) -> None:
+    def __init__(self, space: SearchSpace, embed_dim: int, qkv_dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.norm1 = SuperLayerNorm(space.stored_embed_dim, space.norm_eps)
-        self.attn = SuperAttention(space)
-        self.norm2 = SuperLayerNorm(space.stored_embed_dim, space.norm_eps)
-        self.fc1 = SuperLinear(space.stored_embed_dim, space.stored_hidden_dim)
-        self.fc2 = SuperLinear(space.stored_hidden_dim, space.stored_embed_dim)
+        self.norm1 = SuperLayerNorm(embed_dim, space.norm_eps)
+        self.attn = SuperAttention(space, embed_dim, qkv_dim)
+        self.norm2 = SuperLayerNorm(embed_dim, space.norm_eps)
+        self.fc1 = SuperLinear(embed_dim, hidden_dim)
+        self.fc2 = SuperLinear(hidden_dim, embed_dim)
 
     def forward(self, x: Tensor, heads: int, hidden: int, where: Geometry, form: Form, drop_rate: float) -> Tensor:
         attention = self.attn(self.norm1(x), heads, where, form)
         x = x + (drop_path(attention, drop_rate) if drop_rate else attention)
         mlp = self.fc2(F.gelu(self.fc1(self.norm2(x), hidden)), x.shape[-1])
         return x + (drop_path(mlp, drop_rate) if drop_rate else mlp)
+
+
+class BlockChoices(nn.ModuleDict):
+    """Classical weight sharing: one block per choice of width, heads and MLP ratio, each of just its size."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__(
+            {
+                self.key(embed_dim, heads, int(embed_dim * ratio)): SuperBlock(
+                    space, embed_dim, heads * space.head_dim, int(embed_dim * ratio)
+                )
+                for embed_dim in space.embed_dims
+                for heads in space.num_heads
+                for ratio in space.mlp_ratios
+            }
+        )
+
+    @staticmethod
+    def key(embed_dim: int, heads: int, hidden: int) -> str:
+        return f"width{embed_dim}_heads{heads}_hidden{hidden}"
 
 
 class PatchEmbed(nn.Module):
@@ -158,6 +182,7 @@ class PatchEmbed(nn.Module):
 class Supernet(nn.Module):
     """All networks of `space` in one set of weights: `supernet(images, architecture)` gives logits [B, classes].
 
+    Raises `ArchitectureError` when the space does not contain the architecture.
     `drop_path_rate` is the rate of the deepest block of the space; a block keeps its rate in shallower networks
     (official code). `form` chooses how relative position is computed (relative_position.py).
     """
@@ -175,12 +200,18 @@ class Supernet(nn.Module):
             patches = (space.image_size // space.patch_size) ** 2
             self.pos_embed = nn.Parameter(torch.empty(1, patches + 1, embed_dim))
             nn.init.trunc_normal_(self.pos_embed, std=INIT_STD)
-        self.blocks = nn.ModuleList(SuperBlock(space) for _ in range(space.depths[-1]))
+        sizes = (space.stored_embed_dim, space.stored_qkv_dim, space.stored_hidden_dim)
+        entangled = space.sharing == "entangled"
+        self.blocks = nn.ModuleList(
+            SuperBlock(space, *sizes) if entangled else BlockChoices(space) for _ in range(space.depths[-1])
+        )
         self.norm = SuperLayerNorm(embed_dim, space.norm_eps)
         self.head = SuperLinear(embed_dim, space.num_classes)
 
     def forward(self, images: Tensor, architecture: Architecture) -> Tensor:
         """Logits [B, classes] of one subnet for images [B, channels, side, side] of the architecture's size."""
+        if not torch.compiler.is_compiling():
+            self.space.check(architecture)
         embed_dim = architecture.embed_dim
         x = self.patch_embed(images, embed_dim)
         rows, columns = x.shape[-2:]
@@ -189,12 +220,20 @@ class Supernet(nn.Module):
         x = torch.cat([self.cls_token[..., :embed_dim].expand(x.shape[0], -1, -1), x], 1)
         if self.space.absolute_position:
             x = x + resample_positions(self.pos_embed[..., :embed_dim], (rows, columns))
-        choices = zip(self.blocks, architecture.num_heads, architecture.hidden_dims, self.drop_path_rates, strict=False)
-        for block, heads, hidden, rate in choices:
-            x = block(x, heads, hidden, where, self.form, rate if self.training else 0.0)
+        for index, (heads, hidden) in enumerate(zip(architecture.num_heads, architecture.hidden_dims, strict=True)):
+            rate = self.drop_path_rates[index] if self.training else 0.0
+            x = self.block(index, embed_dim, heads, hidden)(x, heads, hidden, where, self.form, rate)
         x = self.norm(x)
         x = x[:, 1:].mean(1) if self.space.pooling == "mean" else x[:, 0]
         return cast(Tensor, self.head(x, self.space.num_classes))
+
+    def block(self, index: int, embed_dim: int, heads: int, hidden: int) -> SuperBlock:
+        """The block at depth `index` that serves these sizes."""
+        block = self.blocks[index]
+        if isinstance(block, BlockChoices):
+            block = block[BlockChoices.key(embed_dim, heads, hidden)]
+        assert isinstance(block, SuperBlock)
+        return block
 
     def no_weight_decay(self) -> set[str]:
         """Weights the recipe does not decay, beside biases and norms (timm's interface)."""
@@ -215,8 +254,7 @@ class Supernet(nn.Module):
             grid = self.space.grid_of(architecture)
             yield "pos_embed", resample_positions(self.pos_embed[..., :embed_dim], (grid, grid))
         for index, (heads, hidden) in enumerate(zip(architecture.num_heads, architecture.hidden_dims, strict=True)):
-            block = self.blocks[index]
-            assert isinstance(block, SuperBlock)
+            block = self.block(index, embed_dim, heads, hidden)
             name, qkv_dim = f"blocks.{index}", heads * self.space.head_dim
             layers = {
                 "attn.qkv": block.attn.qkv.slice(embed_dim, qkv_dim),

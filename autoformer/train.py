@@ -34,6 +34,7 @@ from autoformer.augment import AugmentConfig, TrainingImages, epoch_order
 from autoformer.checkpoint import (
     claim_folder,
     read_json,
+    read_tensors,
     tensors_digest,
     write_json,
     write_tensors,
@@ -45,7 +46,7 @@ from autoformer.preprocessing import Preprocessing
 from autoformer.progress import Progress, silent
 from autoformer.space import SearchSpace
 from autoformer.subnet import Subnet, fill_folder, load_subnet, load_weights
-from autoformer.supernet import Supernet
+from autoformer.supernet import INIT_STD, Supernet
 from autoformer.training_state import TrainingState
 
 Choose = Callable[[int], Architecture | None]  # step to the architecture it trains; None: the network has only one
@@ -67,6 +68,9 @@ class TrainConfig(BaseModel):
     cutmix: float = Field(0.0, ge=0, description="timm's cutmix alpha; 0 is off")
     drop_path_rate: float = Field(0.0, ge=0, lt=1, description="stochastic depth of the deepest block")
     clip_norm: float | None = Field(1.0, gt=0, description="largest norm of the gradient; empty: no clipping")
+    init_std: float = Field(
+        INIT_STD, gt=0, description="of fresh weights; the paper's 0.02 suits widths from 192, narrow networks need more"
+    )
     amp: Literal["auto", "off"] = Field("auto", description="auto: bfloat16 where the device is a GPU that has it")
     augment: AugmentConfig = Field(default_factory=lambda: AugmentConfig())
     workers: int = Field(0, ge=0, description="loader processes; changes speed only, never the result")
@@ -175,7 +179,7 @@ class Trainer:
         batches = epoch_order(len(images), self.config.batch_size, self.seed, epoch)
         loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
             images,  # type: ignore[arg-type]
-            batch_sampler=batches,  # type: ignore[arg-type]
+            batch_sampler=batches,
             num_workers=self.config.workers,
             pin_memory=torch.cuda.is_available(),
         )
@@ -212,7 +216,9 @@ class Trainer:
 def seed_step(seed: int, step: int) -> None:
     """Sets every random state that a training step draws from, as a function of (seed, step)."""
     mixed = random.Random(f"{seed}/{step}").getrandbits(31)
-    torch.manual_seed(mixed)
+    torch.default_generator.manual_seed(mixed)  # torch.manual_seed would queue a traceback per call where CUDA is not started
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed(mixed)
     np.random.seed(mixed)
 
 
@@ -220,11 +226,14 @@ def seed_step(seed: int, step: int) -> None:
 def deterministic() -> Iterator[None]:
     """Repeatable algorithms while the block runs."""
     before = torch.are_deterministic_algorithms_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, and nothing here reads what was not written
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = filled
 
 
 def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -277,7 +286,12 @@ def train_supernet(
     if (out / "supernet.json").exists():
         return load_supernet(out)
     torch.manual_seed(seed)
-    supernet = Supernet(space, drop_path_rate=config.drop_path_rate).to(device or best_device())
+    supernet = Supernet(space, drop_path_rate=config.drop_path_rate)
+    with torch.no_grad():
+        for name, weight in supernet.named_parameters():
+            if weight.ndim > 1 and not name.startswith("patch_embed") and not name.endswith("bias"):
+                weight.mul_(config.init_std / INIT_STD)
+    supernet.to(device or best_device())
     trainer = Trainer(
         supernet, parts, config, out, uniform_choice(space, seed), dict(space.anchors), seed, progress, "train supernet"
     )

@@ -35,6 +35,7 @@ class NaiveAttention(SuperAttention):
         qkv = self.qkv(x, heads * self.head_dim).unflatten(-1, (3, heads, self.head_dim))  # [B, N, 3, H, K]
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, N, K]
         tables = self.tables()
+        assert tables is not None
         key_pairs = pair_embedding(tables.key_rows, tables.key_columns, tokens)
         by_query = query.permute(2, 0, 1, 3).flatten(1, 2)  # [N, B·H, K]
         relative = (by_query @ key_pairs.transpose(1, 2)).transpose(0, 1).unflatten(0, (batch, heads))

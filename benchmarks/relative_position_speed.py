@@ -34,7 +34,7 @@ from autoformer.relative_position import Form
 from autoformer.space import SearchSpace
 from autoformer.supernet import Supernet
 
-NETWORKS = ("naive", "auto", "bias", "fused", "plain")  # plain: the same shape without relative position
+NETWORKS = ("naive", "auto", "bias", "fused", "tiled", "plain")  # plain: the same shape without relative position
 MEASURES = ("forward", "train")
 
 

@@ -48,7 +48,7 @@ class Artefact:
 
     format: str  # "onnx", "tensorrt"
     precision: str  # "fp32", "fp16", "int8"
-    status: str  # "exported": proved and here; "rejected": made, but not good enough; "skipped": not made
+    status: str  # "exported": proved and here; "rejected": could not be proved; "skipped": not tried
     reason: str  # one line: what proved it, what was wrong, or what is missing
     file: str | None = None  # relative to the manifest's folder
     sha256: str | None = None

@@ -61,7 +61,8 @@ class OnnxModel:
             options.intra_op_num_threads = threads
         chain = [PROVIDERS[provider]] + ([] if provider == "cpu" else [PROVIDERS["cpu"]])
         try:
-            self.session = ort.InferenceSession(str(self.path), options, providers=chain)
+            self.session = ort.InferenceSession(str(self.path), options, providers=chain, enable_fallback=0)
+            properties = self.session.get_modelmeta().custom_metadata_map
         except Exception as error:  # ONNX Runtime's errors share no base class of their own
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(f"{self.path} is truncated or not an ONNX file that runs here: {reason}") from error
@@ -70,7 +71,6 @@ class OnnxModel:
                 f"ONNX Runtime could not start {provider!r} (its libraries or the device are missing); use provider 'cpu'"
             )
         self._read_interface()
-        properties = self.session.get_modelmeta().custom_metadata_map
         self.metadata = ModelMetadata.from_properties(properties, self.path)
 
     def _read_interface(self) -> None:
@@ -102,7 +102,7 @@ class OnnxModel:
 
     @property
     def precision(self) -> str:
-        """"fp32", "fp16", "int8"; "unknown" when the file does not say."""
+        """ "fp32", "fp16", "int8"; "unknown" when the file does not say."""
         return self.metadata.precision or "unknown"
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:

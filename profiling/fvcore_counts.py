@@ -76,8 +76,7 @@ def count_by_operator(network: nn.Module, image_shape: Sequence[int]) -> FvcoreC
 
 def _count_attention(inputs: list[Any], outputs: list[Any]) -> int:
     query, key, value = (get_shape(tensor) for tensor in inputs[:3])  # [..., N, K], [..., S, K], [..., S, V]
-    rows = math.prod(query[:-1])
-    return rows * query[-1] * key[-2] + rows * key[-2] * value[-1]
+    return int(math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1]))
 
 
 def _count_matmul(inputs: list[Any], outputs: list[Any]) -> int:
@@ -96,11 +95,11 @@ def _canonical(network: nn.Module) -> Iterator[None]:
     forms = {module: module.form for module in network.modules() if isinstance(module, Attention)}
     try:
         network.eval()
-        for module in forms:
-            module.form = "bias"
+        for attention in forms:
+            attention.form = "bias"
         yield
     finally:
-        for module, form in forms.items():
-            module.form = form
+        for attention, form in forms.items():
+            attention.form = form
         for module, mode in training.items():
             module.training = mode

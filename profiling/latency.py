@@ -205,7 +205,7 @@ def onnx_precision(path: Path) -> str:
     Raises `CheckpointError` when it cannot be read.
     """
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         model = onnx.load(path, load_external_data=False)

@@ -9,7 +9,7 @@ left-out errors say how far to trust the table, and the largest one upwards is t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 
 from autoformer.architecture import Architecture
 from autoformer.checkpoint import read_json, write_json
-from autoformer.cost import Cost, LatencyQualification, count_flops, count_params
+from autoformer.cost import Budget, Cost, LatencyQualification, count_flops, count_params
 from autoformer.errors import ArchitectureError, AutoformerError, CheckpointError, MeasurementError
 from autoformer.profiling.device import DeviceFacts
 from autoformer.space import SearchSpace
@@ -274,6 +274,13 @@ class TableCosts:
             flops=count_flops(architecture, self.space),
             latency_ms=self.table.predict(architecture),
         )
+
+
+def within_margin(budget: Budget, table: LatencyTable | None) -> Budget:
+    """The budget to search with so that the stated one is kept as measured: the latency limit less the table's margin."""
+    if table is None or budget.max_latency_ms is None:
+        return budget
+    return replace(budget, max_latency_ms=budget.max_latency_ms / (1 + table.margin))
 
 
 def _fit(flops: np.ndarray[Any, np.dtype[np.float64]], times: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float]:

@@ -145,7 +145,7 @@ def drift(samples: Sequence[float]) -> float | None:
 
 @dataclass(frozen=True)
 class Gates:
-    """Limits between a number to trust and one to repeat. `UNSTABLE` beyond a limit, `INVALID` beyond `invalid_factor` of it."""
+    """Limits between a number to trust and one to repeat: UNSTABLE beyond a limit, INVALID beyond `invalid_factor` times it."""
 
     min_samples: int = 20
     max_drift: float = 0.05  # relative, either way
@@ -186,5 +186,5 @@ def judge(stats: LatencyStats, gates: Gates, *, cpu: LatencyStats | None = None)
     for what, value, limit in checks:
         if value is not None and limit is not None and value > limit:
             reasons.append(f"{what} {100 * value:.3g} %, limit {100 * limit:g} %")
-            invalid |= value > gates.invalid_factor * limit
+            invalid |= value > gates.invalid_factor * limit and value is not wait  # the median may well stand through waits
     return Verdict(INVALID if invalid else UNSTABLE if reasons else VALID, tuple(reasons))

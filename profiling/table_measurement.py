@@ -10,6 +10,7 @@ import random
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from autoformer.subnet import Subnet
 
 BACKENDS = ("onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda")
-POOL = 1024  # architectures the design chooses from
+POOL = 4096  # architectures the design chooses from
 Choice = TypeVar("Choice", int, float)
 Exporter = Callable[["Subnet", Path], object]  # writes an ONNX file
 
@@ -45,7 +46,7 @@ def designed_architectures(space: SearchSpace, count: int = 8, seed: int = 0) ->
     rng = random.Random(seed)
     pool: dict[Architecture, int] = {}
     for _ in range(POOL):
-        architecture = space.sample(rng) if rng.random() < 0.5 else _leaning(space, rng)
+        architecture = _leaning(space, rng)
         pool[architecture] = count_flops(architecture, space)
     chosen = [space.smallest, space.largest]
     seen = _choices(space.smallest) | _choices(space.largest)
@@ -58,25 +59,24 @@ def designed_architectures(space: SearchSpace, count: int = 8, seed: int = 0) ->
             free = [architecture for architecture in (space.sample(rng),) if architecture not in chosen]
             pool.update((architecture, count_flops(architecture, space)) for architecture in free)
         near = [architecture for architecture in free if abs(pool[architecture] - wanted) <= step / 4] or free[:1]
-        best = max(near, key=lambda architecture: len(_choices(architecture) - seen))  # the nearest of equals
+        best = max(near, key=lambda architecture: _news(architecture, seen))
         chosen.append(best)
         seen |= _choices(best)
     return sorted(chosen, key=lambda architecture: count_flops(architecture, space))
 
 
 def _leaning(space: SearchSpace, rng: random.Random) -> Architecture:
-    """An architecture whose choices all lean to one level, small or large: independent draws seldom reach the ends."""
+    """An architecture whose blocks all lean to one level, small or large: independent draws seldom reach the ends."""
     level = rng.random()
 
     def pick(choices: tuple[Choice, ...]) -> Choice:
         return choices[round(min(1.0, max(0.0, rng.gauss(level, 0.2))) * (len(choices) - 1))]
 
-    depth = pick(space.depths)
-    return Architecture(
-        embed_dim=pick(space.embed_dims),
-        num_heads=tuple(pick(space.num_heads) for _ in range(depth)),
-        mlp_ratio=tuple(pick(space.mlp_ratios) for _ in range(depth)),
-        image_size=pick(space.image_sizes) if len(space.image_sizes) > 1 else None,
+    drawn = space.sample(rng)
+    return replace(
+        drawn,
+        num_heads=tuple(pick(space.num_heads) for _ in range(drawn.depth)),
+        mlp_ratio=tuple(pick(space.mlp_ratios) for _ in range(drawn.depth)),
     )
 
 
@@ -84,6 +84,16 @@ def _choices(architecture: Architecture) -> set[tuple[str, float]]:
     found: set[tuple[str, float]] = {("width", architecture.embed_dim), ("depth", architecture.depth)}
     found |= {("heads", heads) for heads in architecture.num_heads} | {("ratio", ratio) for ratio in architecture.mlp_ratio}
     return found | ({("size", architecture.image_size)} if architecture.image_size is not None else set())
+
+
+def _news(architecture: Architecture, seen: set[tuple[str, float]]) -> tuple[int, int, int]:
+    """How many choices are new: first those a network has only one of, which are the hardest to cover.
+
+    Of equals the smallest, because FLOPs rise from one network to the next and small ones will not fit any more.
+    """
+    new = _choices(architecture) - seen
+    blocks = sum(name in ("heads", "ratio") for name, _ in new)
+    return len(new) - blocks, blocks, -architecture.embed_dim * architecture.depth
 
 
 def measure_table(

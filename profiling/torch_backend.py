@@ -91,7 +91,7 @@ class TorchBackend:
         self._network(self._images)
         end.record()
         end.synchronize()
-        return start.elapsed_time(end)
+        return float(start.elapsed_time(end))
 
     def __enter__(self) -> TorchBackend:
         return self

@@ -1,0 +1,38 @@
+"""Cuts a network out of a trained supernet's folder into a folder of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autoformer.architecture import Architecture
+from autoformer.checkpoint import read_json, tensors_digest
+from autoformer.errors import CheckpointError
+from autoformer.preprocessing import Preprocessing
+from autoformer.subnet import Subnet, save_subnet
+from autoformer.train import load_supernet
+
+
+def extract(supernet_folder: Path, architecture: Architecture, out: Path) -> Subnet:
+    """The network of `architecture` with its inherited weights, written to the folder `out` that `load_subnet` reads.
+
+    Raises `ArchitectureError` when the space does not contain it, `OutputExistsError` when `out` holds something.
+    """
+    supernet = load_supernet(supernet_folder)
+    record = read_json(supernet_folder / "supernet.json")
+    subnet = Subnet.from_supernet(supernet, architecture)
+    try:
+        preprocessing = Preprocessing.from_dict(record["data"]["preprocessing"])
+        classes = record["data"]["classes"]
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{supernet_folder / 'supernet.json'} lacks {error}; expected a folder `autoformer train` wrote"
+        ) from error
+    made = {
+        "format": "autoformer/subnet/1",
+        "made_by": "extract",
+        "supernet": record["weights_digest"],
+        "data": record["data"],
+        "weights_digest": tensors_digest(subnet.state_dict()),
+    }
+    save_subnet(subnet, out, preprocessing=preprocessing, classes=classes, record=made)
+    return subnet

@@ -1,0 +1,78 @@
+"""The `autoformer` program: commands, and the one place where errors become a line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from autoformer import __version__
+from autoformer.cli import describe, doctor, evaluate, export, extract, finetune, latency, predict, report, run, search, train
+
+app = typer.Typer(
+    name="autoformer",
+    help="From images and a device budget to a vision transformer that fits, deployed and proved.\n\n"
+    "The whole chain: autoformer run recipes/quickstart.yaml",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(run.run)
+app.command()(train.train)
+app.command()(search.search)
+app.command()(extract.extract)
+app.command()(finetune.finetune)
+app.command()(export.export)
+app.command()(evaluate.evaluate)
+app.command()(predict.predict)
+app.command()(describe.describe)
+app.command()(doctor.doctor)
+app.add_typer(latency.app, name="profile")
+app.add_typer(report.app, name="report")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool | None, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    if debug:
+        os.environ["AUTOFORMER_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Runs the program. Errors of ours are one line on stderr and their exit code; `--debug` shows the traceback."""
+    from autoformer.errors import AutoformerError, MissingPackageError
+
+    try:
+        app()
+    except AutoformerError as error:
+        if os.environ.get("AUTOFORMER_DEBUG"):
+            raise
+        fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        fail("stopped; run the same command again to go on, finished steps are kept", 130)
+    except ModuleNotFoundError as error:
+        if os.environ.get("AUTOFORMER_DEBUG") or (error.name or "").startswith("autoformer"):
+            raise
+        missing = MissingPackageError(f"package {error.name!r} is missing; install it with: pip install {error.name}")
+        fail(str(missing), missing.exit_code)
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def fail(message: str, exit_code: int) -> None:
+    """One line on stderr, then the end."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(exit_code)

@@ -1,0 +1,178 @@
+"""`autoformer run`: the other commands one after the other, each in its own folder, resumable at every step.
+
+A step that finds its finished folder loads it; one that finds half of its work goes on with it. The test part is read only
+at the end, when every choice is made, once per artefact.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from autoformer.profiling.report import build_report
+
+from autoformer import __version__
+from autoformer.checkpoint import claim_folder, file_digest, read_json, write_json
+from autoformer.cli.quantities import read_budget
+from autoformer.cli.recipe import Recipe
+from autoformer.cost import CostModel, ExactCosts
+from autoformer.data import DataParts, load_parts
+from autoformer.evaluate import EvaluationSet, Predict, guesses, predict_with
+from autoformer.export.artefacts import export_network
+from autoformer.export.manifest import Manifest
+from autoformer.export.onnx_model import OnnxModel
+from autoformer.extract import extract
+from autoformer.profiling.device import DeviceFacts
+from autoformer.profiling.latency import profile_artefacts
+from autoformer.profiling.latency_table import LatencyTable, TableCosts, within_margin
+from autoformer.profiling.measure import MeasureConfig
+from autoformer.profiling.table_measurement import measure_table
+from autoformer.progress import Progress, silent
+from autoformer.search import search_supernet
+from autoformer.space import SearchSpace
+from autoformer.subnet import load_subnet
+from autoformer.train import finetune, train_supernet
+
+Result = TypeVar("Result")
+
+
+def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent) -> dict[str, Any]:
+    """Runs the whole chain into `out` and gives the content of its `report.json`.
+
+    Called again it goes on where it stopped; a finished run is only read. Raises `OutputExistsError` when `out` holds a run
+    of another recipe or of other data.
+    """
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    parts = load_parts(recipe.data)
+    space = recipe.space.make(parts)
+    identity = {"kind": "run", "recipe": recipe.model_dump(mode="json"), "data": parts.digest}
+    if recipe.profile.table is not None:
+        identity["table"] = file_digest(recipe.profile.table)
+    claim_folder(out, identity)
+    if (out / "report.json").exists():
+        return read_json(out / "report.json")
+    steps = Steps(out)
+    facts = DeviceFacts.collect()
+    write_json(
+        {
+            "format": "autoformer/run/1",
+            "version": __version__,
+            "recipe": recipe.model_dump(mode="json"),
+            "data": parts.record,
+            "space": space.to_dict(),
+            "device": facts.to_dict(),
+        },
+        out / "run.json",
+    )
+
+    costs = steps.timed("latency table", lambda: _costs(recipe, space, out, progress))
+    budget = read_budget(space, costs, **recipe.budget.model_dump())
+    sought = within_margin(budget, costs.table if isinstance(costs, TableCosts) else None)
+    write_json(
+        {"stated": recipe.budget.model_dump(), "limits": budget.to_dict(), "searched_with": sought.to_dict()}, out / "budget.json"
+    )
+
+    supernet = steps.timed(
+        "train", lambda: train_supernet(space, parts, recipe.train, out / "supernet", seed=recipe.seed, progress=progress)
+    )
+    weights = read_json(out / "supernet" / "supernet.json")["weights_digest"]
+    result = steps.timed(
+        "search",
+        lambda: search_supernet(
+            supernet, parts.search, parts.preprocessing, costs, sought, recipe.search, out / "search",
+            weights_digest=weights, seed=recipe.seed, progress=progress,
+        ),
+    )  # fmt: skip
+    architecture = result.chosen.architecture
+    if not (out / "subnet").exists():
+        steps.timed("extract", lambda: extract(out / "supernet", architecture, out / "subnet"))
+    subnet, preprocessing, classes = load_subnet(out / "subnet")
+    inherited = load_subnet(out / "subnet")[0]
+    finetuned = steps.timed(
+        "finetune",
+        lambda: finetune(subnet, parts, recipe.finetune, out / "finetuned", seed=recipe.seed, progress=progress),
+    ).eval()
+    if not (out / "export").exists():
+        searched = EvaluationSet.of(parts.search, preprocessing)
+        steps.timed(
+            "export",
+            lambda: export_network(
+                finetuned, out / "export", images=searched.images(), labels=searched.labels, preprocessing=preprocessing,
+                classes=classes, precisions=recipe.export.precisions, formats=recipe.export.formats,
+                calibration_images=recipe.export.calibration_images, max_disagreement=recipe.export.max_disagreement,
+                on_progress=lambda message: progress("export", 0, 1, message),
+            ),
+        )  # fmt: skip
+    if not (out / "latency.json").exists():
+        config = MeasureConfig(min_s=recipe.profile.seconds, max_s=4 * recipe.profile.seconds)
+        steps.timed(
+            "profile",
+            lambda: profile_artefacts(
+                [out / "export"], config=config, batch=recipe.profile.batch, threads=recipe.profile.threads,
+                out=out / "latency.json", progress=progress,
+            ),
+        )  # fmt: skip
+    predictors = {"inherited": predict_with(inherited), "finetuned": predict_with(finetuned), **_onnx_models(out / "export")}
+    steps.timed("test", lambda: score_on_test(predictors, parts, out, progress))
+    return build_report(out)
+
+
+def _costs(recipe: Recipe, space: SearchSpace, out: Path, progress: Progress) -> CostModel:
+    """The cost model of the run: counts, and latencies where the budget limits them."""
+    if recipe.profile.table is not None:
+        return TableCosts(space, LatencyTable.load(recipe.profile.table))
+    if recipe.budget.max_latency is None:
+        return ExactCosts(space)
+    path = out / "latency_table.json"
+    if not path.exists():
+        table = measure_table(
+            space, backend=recipe.profile.backend, count=recipe.profile.networks, batch=recipe.profile.batch,
+            threads=recipe.profile.threads, progress=progress,
+        )  # fmt: skip
+        table.save(path)
+    return TableCosts(space, LatencyTable.load(path))
+
+
+def _onnx_models(folder: Path) -> dict[str, Predict]:
+    """The exported ONNX files of a folder by name, ready to run."""
+    manifest = Manifest.load(folder)
+    return {
+        f"{artefact.format} {artefact.precision}": OnnxModel(manifest.verified_file(folder, artefact))
+        for artefact in manifest.artefacts
+        if artefact.status == "exported" and artefact.format == "onnx"
+    }
+
+
+def score_on_test(predictors: dict[str, Predict], parts: DataParts, out: Path, progress: Progress = silent) -> dict[str, Any]:
+    """Reads the test part once per predictor and writes `out/test.json`: labels, and each one's guesses."""
+    path = out / "test.json"
+    record: dict[str, Any] = (
+        read_json(path) if path.exists() else {"format": "autoformer/test/1", "split": parts.test.digest, "guesses": {}}
+    )
+    for name, predict in predictors.items():
+        if name not in record["guesses"]:
+            images = EvaluationSet.of(parts.test.read(name, out / "test_ledger.json"), parts.preprocessing)
+            record["guesses"][name] = np.asarray(guesses(predict, images, progress=progress)).tolist()
+            record["labels"] = images.labels.tolist()
+            write_json(record, path)
+    return record
+
+
+class Steps:
+    """How long each step took, over all resumptions; kept in `steps.json`."""
+
+    def __init__(self, out: Path) -> None:
+        self.path = out / "steps.json"
+        self.seconds: dict[str, float] = read_json(self.path)["seconds"] if self.path.exists() else {}
+
+    def timed(self, name: str, work: Callable[[], Result]) -> Result:
+        started = time.perf_counter()
+        result = work()
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+        write_json({"format": "autoformer/steps/1", "seconds": self.seconds}, self.path)
+        return result

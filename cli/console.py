@@ -1,0 +1,85 @@
+"""What a person sees: tables on stdout, progress and messages on stderr; a program gets JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from autoformer.progress import Progress
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stdout; wide columns wrap instead of being cut."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console.print(table, markup=False)
+
+
+def print_facts(title: str, facts: Mapping[str, Any]) -> None:
+    """Name and value, a line each."""
+    print_table(title, ("", ""), [(name, str(value)) for name, value in facts.items()])
+
+
+def note(text: str) -> None:
+    """One line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress_bar(quiet: bool = False) -> Iterator[Progress]:
+    """Bars on stderr, one per kind of work; plain lines every few seconds where stderr is no terminal."""
+    if quiet:
+        yield lambda work, done, total, note="": None
+    elif not sys.stderr.isatty():
+        yield _lines()
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        columns = (
+            TextColumn("{task.description:<16}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Bars(*columns, console=Console(stderr=True)) as bars:
+            tasks: dict[str, Any] = {}
+
+            def report(work: str, done: int, total: int, note: str = "") -> None:
+                if work not in tasks:
+                    tasks[work] = bars.add_task(work, total=total, note="")
+                bars.update(tasks[work], completed=done, total=total, note=note)
+
+            yield report
+
+
+def _lines(every_s: float = 5.0) -> Progress:
+    """Progress as plain lines, at most one every `every_s` for a kind of work, and one at its end."""
+    last: dict[str, float] = {}
+
+    def report(work: str, done: int, total: int, note: str = "") -> None:
+        now = time.monotonic()
+        if done == total or now - last.get(work, -every_s) >= every_s:
+            last[work] = now
+            print(f"{work}: {done}/{total} {note}".rstrip(), file=sys.stderr, flush=True)
+
+    return report

@@ -1,0 +1,142 @@
+"""`autoformer describe`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autoformer.cli.options import Json
+
+
+def describe(
+    thing: Annotated[str, typer.Argument(help="A space, an architecture (name, JSON or file), or a folder of this tool.")],
+    image_size: Annotated[int | None, typer.Option("--image-size", help="Pixels; for a space.")] = None,
+    num_classes: Annotated[int, typer.Option("--num-classes", help="For a space or a published architecture.")] = 1000,
+    space: Annotated[str | None, typer.Option("--space", help="The space of an architecture given as JSON.")] = None,
+    json: Json = False,
+) -> None:
+    """Say what something is, with its params and FLOPs (multiply-adds, canonical form).
+
+    Examples:
+
+      autoformer describe tiny
+
+      autoformer describe AutoFormer-T --json
+
+      autoformer describe runs/quickstart/finetuned
+    """
+    from autoformer.cli.console import print_facts, print_json
+
+    facts = facts_of(thing, image_size, num_classes, space)
+    if json:
+        print_json(facts)
+    else:
+        print_facts(thing, {name: readable(name, value) for name, value in facts.items()})
+
+
+def facts_of(thing: str, image_size: int | None = None, num_classes: int = 1000, space_name: str | None = None) -> dict[str, Any]:
+    """What `thing` is; JSON. Raises `ArchitectureError` listing what is known."""
+    from autoformer.architecture import PUBLISHED, PUBLISHED_SPACES
+    from autoformer.checkpoint import read_json
+    from autoformer.cli.extract import read_architecture
+    from autoformer.errors import ArchitectureError, CheckpointError
+    from autoformer.space import PRESETS, SearchSpace
+
+    path = Path(thing)
+    if thing in PRESETS:
+        space = SearchSpace.preset(thing, image_size=image_size, num_classes=num_classes)
+        return facts_of_space(space)
+    if path.is_dir() and not (path / "architecture.json").exists():
+        if (path / "supernet.json").exists():
+            record = read_json(path / "supernet.json")
+            return {**facts_of_space(SearchSpace.from_dict(record["space"])), "data": record["data"]["source"]}
+        if (path / "search.json").exists():
+            record = read_json(path / "search.json")
+            values = record["result"]["candidates"][record["result"]["chosen"]]
+            return {"kind": "search", "budget": record["budget"], "chosen": values["architecture"], **values["cost"]}
+        if (path / "manifest.json").exists():
+            manifest = read_json(path / "manifest.json")
+            files = {f"{a['format']} {a['precision']}": f"{a['status']}: {a['reason']}" for a in manifest["artefacts"]}
+            return {"kind": "export", "params": manifest["params"], "flops": manifest["flops"], "artefacts": files}
+        if (path / "report.json").exists():
+            return {"kind": "run", **read_json(path / "report.json")}
+        raise CheckpointError(f"{path} holds nothing this tool knows; expected a supernet, subnet, search, export or run")
+    if path.is_dir():
+        config = read_json(path / "config.json")["model_args"]
+        space = space_of_model(config)
+        architecture = read_architecture(thing, {})
+    else:
+        architecture = read_architecture(thing, {})
+        name = space_name or PUBLISHED_SPACES.get(thing)
+        if name is None:
+            raise ArchitectureError("give --space for an architecture in JSON: its costs depend on patch and head width")
+        space = SearchSpace.preset(name, image_size=image_size, num_classes=num_classes)
+        if thing not in PUBLISHED:
+            space.check(architecture)
+    return facts_of_architecture(architecture, space)
+
+
+def facts_of_space(space: Any) -> dict[str, Any]:
+    """Choices, number of architectures, and the costs of the smallest, middle and largest."""
+    from autoformer.cost import count_flops, count_params
+
+    return {
+        "kind": "space",
+        "networks": space.size,
+        "smallest": {"params": count_params(space.smallest, space), "flops": count_flops(space.smallest, space)},
+        "middle": {"params": count_params(space.middle, space), "flops": count_flops(space.middle, space)},
+        "largest": {"params": count_params(space.largest, space), "flops": count_flops(space.largest, space)},
+        **{name: value for name, value in space.to_dict().items() if name != "format"},
+    }
+
+
+def facts_of_architecture(architecture: Any, space: Any) -> dict[str, Any]:
+    """Choices and costs of one network."""
+    from autoformer.cost import count_flops, count_params
+
+    return {
+        "kind": "architecture",
+        "slug": architecture.slug,
+        "params": count_params(architecture, space),
+        "flops": count_flops(architecture, space),
+        "depth": architecture.depth,
+        "image_size": space.image_size_of(architecture),
+        "num_classes": space.num_classes,
+        "architecture": architecture.to_dict(),
+    }
+
+
+def space_of_model(values: dict[str, Any]) -> Any:
+    """The space of the one network that a saved folder describes, without loading torch."""
+    from autoformer.space import SearchSpace
+
+    return SearchSpace(
+        name="one",
+        embed_dims=(values["embed_dim"],),
+        depths=(len(values["num_heads"]),),
+        num_heads=tuple(values["num_heads"]),
+        mlp_ratios=tuple(values["mlp_ratio"]),
+        image_sizes=(values["img_size"],),
+        head_dim=values["head_dim"],
+        patch_size=values["patch_size"],
+        in_chans=values["in_chans"],
+        num_classes=values["num_classes"],
+        max_relative_position=values["max_relative_position"],
+        relative_position=values["relative_position"],
+        absolute_position=values["absolute_position"],
+    )
+
+
+def readable(name: str, value: Any) -> str:
+    """A fact for people."""
+    from autoformer.cost import show
+
+    if name in ("params", "flops") and isinstance(value, int):
+        return f"{show(name, value)} ({value:,}{' multiply-adds' if name == 'flops' else ''})"
+    if isinstance(value, dict) and {"params", "flops"} <= set(value):
+        return f"{show('params', value['params'])} params, {show('flops', value['flops'])} FLOPs (multiply-adds)"
+    if isinstance(value, list):
+        return ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,0 +1,79 @@
+"""`autoformer evaluate`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autoformer.cli.options import Data, Json, Quiet
+
+
+class PartName(StrEnum):
+    search = "search"
+    test = "test"
+
+
+def evaluate(
+    artefact: Annotated[Path, typer.Argument(help="Folder of a network or of an export, an ONNX file, or an engine.")],
+    part: Annotated[PartName, typer.Option("--part", help="Reading test is counted in test_ledger.json.")] = PartName.search,
+    data: Data = None,
+    ledger: Annotated[Path | None, typer.Option(help="Ledger of test readings; default beside the artefact.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score an artefact on images, with the preprocessing stored in it.
+
+    Examples:
+
+      autoformer evaluate runs/finetuned
+
+      autoformer evaluate runs/export/model.int8.onnx --part test
+    """
+    from autoformer.cli.console import print_json, print_table, progress_bar
+    from autoformer.data import DataConfig, load_parts, parts_of_record
+    from autoformer.errors import DataError
+    from autoformer.evaluate import EvaluationSet, accuracy, guesses
+    from autoformer.export.predictor import open_predictor
+
+    predictor = open_predictor(artefact)
+    record = data_record_of(artefact)
+    if record is not None:
+        parts = parts_of_record(record, data)
+    elif data is not None:
+        parts = load_parts(DataConfig(source=data))
+    else:
+        raise DataError(f"{artefact} does not say which images it was made for; give --data")
+    if predictor.classes is not None and tuple(predictor.classes) != parts.classes:
+        raise DataError(
+            f"{artefact} knows the classes {list(predictor.classes)[:5]}, the images have {list(parts.classes)[:5]}; "
+            "give the data set it was made for"
+        )
+    place = artefact if artefact.is_dir() else artefact.parent
+    chosen = parts.search
+    if part is PartName.test:
+        chosen = parts.test.read(str(artefact), ledger or place / "test_ledger.json")
+    images = EvaluationSet.of(chosen, predictor.preprocessing or parts.preprocessing)
+    with progress_bar(quiet) as progress:
+        score = accuracy(guesses(predictor, images, progress=progress) == images.labels)
+    if json:
+        print_json({"artefact": str(artefact), "part": part.value, "split": chosen.digest, **score.to_dict()})
+        return
+    low, high = score.interval
+    row = (str(artefact), f"{100 * score.value:.2f} %", f"{100 * low:.2f}–{100 * high:.2f} %", str(score.images))
+    print_table(f"top-1 accuracy on the {part.value} part", ("artefact", "accuracy", "95 % interval", "images"), [row])
+
+
+def data_record_of(artefact: Path) -> dict[str, Any] | None:
+    """The record of data that stands in an artefact's folder or the one above (a run's), or None."""
+    from autoformer.checkpoint import read_json
+
+    for folder in (artefact, artefact.parent, artefact.parent.parent):
+        for name in ("subnet.json", "supernet.json", "run.json"):
+            if (folder / name).is_file():
+                record = read_json(folder / name).get("data")
+                if isinstance(record, dict):
+                    return record
+    return None

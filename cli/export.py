@@ -1,0 +1,60 @@
+"""`autoformer export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoformer.cli.options import Data, Json, Out, Quiet
+
+
+def export(
+    subnet: Annotated[Path, typer.Argument(help="Folder of a network.")],
+    out: Out,
+    precision: Annotated[
+        list[str] | None, typer.Option("--precision", help="fp32 or int8; repeat for several. Default both.")
+    ] = None,
+    format: Annotated[
+        list[str] | None, typer.Option("--format", help="onnx or tensorrt; repeat for several. Default both.")
+    ] = None,
+    calibration_images: Annotated[int, typer.Option(help="Images of the search part that int8 is calibrated on.")] = 128,
+    max_disagreement: Annotated[float, typer.Option(help="Share of images where int8 may guess otherwise than fp32.")] = 0.01,
+    data: Data = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write ONNX files and TensorRT engines, each proved against the network on real images.
+
+    Example: autoformer export runs/finetuned --out runs/export --precision fp32 --precision int8
+    """
+    from autoformer.checkpoint import read_json
+    from autoformer.cli.console import print_json, print_table, progress_bar
+    from autoformer.cli.recipe import ExportConfig, checked
+    from autoformer.data import parts_of_record
+    from autoformer.evaluate import EvaluationSet
+    from autoformer.export.artefacts import export_network
+    from autoformer.subnet import load_subnet
+
+    wanted = {
+        "calibration_images": calibration_images,
+        "max_disagreement": max_disagreement,
+        **({"precisions": precision} if precision else {}),
+        **({"formats": format} if format else {}),
+    }
+    config = checked(ExportConfig, wanted, "export")
+    network, preprocessing, classes = load_subnet(subnet)
+    parts = parts_of_record(read_json(subnet / "subnet.json")["data"], data)
+    images = EvaluationSet.of(parts.search, preprocessing)
+    with progress_bar(quiet) as progress:
+        manifest = export_network(
+            network, out, images=images.images(), labels=images.labels, preprocessing=preprocessing, classes=classes,
+            precisions=config.precisions, formats=config.formats, calibration_images=config.calibration_images,
+            max_disagreement=config.max_disagreement, on_progress=lambda message: progress("export", 0, 1, message),
+        )  # fmt: skip
+    if json:
+        print_json(manifest.to_dict())
+        return
+    rows = [(f"{a.format} {a.precision}", a.status, a.file or "", a.reason) for a in manifest.artefacts]
+    print_table(f"exported to {out}", ("artefact", "status", "file", "why"), rows)

@@ -1,0 +1,91 @@
+"""`autoformer profile run` and `autoformer profile table`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoformer.cli.options import Batch, Json, Quiet, Threads
+
+app = typer.Typer(help="Measure latency.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command()
+def run(
+    artefacts: Annotated[list[Path], typer.Argument(help="ONNX files, engines, folders of networks or exports.")],
+    batch: Batch = 1,
+    threads: Threads = 1,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="Measuring time per artefact.")] = 3.0,
+    out: Annotated[Path | None, typer.Option("--out", help="JSON file for all samples.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure artefacts in turns on everything this machine can run them on.
+
+    Example: autoformer profile run runs/quickstart/export --threads 1
+    """
+    from autoformer.cli.console import note, print_json, print_table, progress_bar
+    from autoformer.profiling.latency import profile_artefacts
+    from autoformer.profiling.measure import MeasureConfig
+
+    config = MeasureConfig(min_s=seconds, max_s=4 * seconds)
+    with progress_bar(quiet) as progress:
+        profile = profile_artefacts(artefacts, config=config, batch=batch, threads=threads, out=out, progress=progress)
+    if json:
+        print_json(profile.to_dict())
+        return
+    rows = []
+    for measured in profile.measurements:
+        stats = measured.stats
+        shown = [f"{value:.3f}" if value is not None else "too few runs" for value in (stats.p50_ms, stats.p90_ms, stats.p99_ms)]
+        rows.append((measured.name, measured.precision, *shown, f"{profile.ratio(measured):.3f}", str(measured.verdict)))
+    columns = ("artefact", "precision", "p50 ms", "p90 ms", "p99 ms", "p50 / reference", "verdict")
+    print_table(f"latency of one call, batch {batch}, {threads} threads", columns, rows)
+    for missing in profile.not_measured:
+        note(f"not measured: {missing.name} on {missing.backend}: {missing.reason}")
+
+
+@app.command()
+def table(
+    out: Annotated[Path, typer.Option("--out", help="JSON file to write.")],
+    supernet: Annotated[Path | None, typer.Option("--supernet", help="Folder of the supernet that will be searched.")] = None,
+    space: Annotated[str | None, typer.Option("--space", help="Or a preset: tiny, small, base, edge, micro.")] = None,
+    image_size: Annotated[int | None, typer.Option("--image-size", help="Pixels; with --space.")] = None,
+    backend: Annotated[str, typer.Option("--backend", help="onnxruntime-cpu, onnxruntime-cuda, torch-cpu.")] = "onnxruntime-cpu",
+    networks: Annotated[int, typer.Option("--networks", min=3, help="Networks to measure.")] = 8,
+    batch: Batch = 1,
+    threads: Threads = 1,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a few networks of a space here and fit a table that a search can use as its latency.
+
+    Example: autoformer profile table --supernet runs/super --out laptop.json
+    """
+    from autoformer.checkpoint import read_json, refuse_existing_file
+    from autoformer.cli.console import print_json, print_table, progress_bar
+    from autoformer.errors import ArchitectureError
+    from autoformer.profiling.table_measurement import measure_table
+    from autoformer.space import SearchSpace
+
+    if (supernet is None) == (space is None):
+        raise ArchitectureError("say which space to measure: either --supernet FOLDER or --space NAME")
+    if supernet is not None:
+        measured = SearchSpace.from_dict(read_json(supernet / "supernet.json")["space"])
+    else:
+        assert space is not None
+        measured = SearchSpace.preset(space, image_size=image_size)
+    refuse_existing_file(out)
+    with progress_bar(quiet) as progress:
+        found = measure_table(measured, backend=backend, count=networks, batch=batch, threads=threads, progress=progress)
+    found.save(out)
+    if json:
+        print_json(found.to_dict())
+        return
+    rows = [
+        (n.architecture.slug, f"{n.flops / 1e6:.2f} M", f"{n.measured_ms:.3f}", f"{n.left_out_ms:.3f}", n.verdict)
+        for n in found.networks
+    ]
+    print_table(str(found), ("network", "FLOPs", "measured ms", "predicted left out ms", "verdict"), rows)

@@ -1,0 +1,31 @@
+"""Options that several commands share: one spelling, one meaning, one unit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Out = Annotated[Path, typer.Option("--out", help="Folder to write; refused if it holds something else.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any recipe key: --set train.epochs=50.")
+]
+Data = Annotated[
+    str | None, typer.Option("--data", help="digits, a folder of images, or a timm data set name like torch/cifar10.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Everything random follows from it.")]
+MaxParams = Annotated[str | None, typer.Option("--max-params", help="Upper limit on parameters: 6M, or 60%.")]
+MinParams = Annotated[str | None, typer.Option("--min-params", help="Lower limit on parameters.")]
+MaxFlops = Annotated[str | None, typer.Option("--max-flops", help="Upper limit on FLOPs (multiply-adds): 1.3G, or 60%.")]
+MinFlops = Annotated[str | None, typer.Option("--min-flops", help="Lower limit on FLOPs (multiply-adds).")]
+MaxLatency = Annotated[
+    str | None, typer.Option("--max-latency", help="Upper limit on latency as the table qualifies it: 2.5ms, or 60%.")
+]
+LatencyTable = Annotated[
+    Path | None, typer.Option("--latency-table", help="Table measured on the target; see `autoformer profile table`.")
+]
+Threads = Annotated[int, typer.Option("--threads", help="Threads of the CPU backend.")]
+Batch = Annotated[int, typer.Option("--batch", help="Images in one call.")]

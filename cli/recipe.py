@@ -1,0 +1,155 @@
+"""Recipes: one YAML file that says everything about a run, each part checked by the class beside the code that reads it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from autoformer.data import DataConfig, DataParts
+from autoformer.errors import RecipeError
+from autoformer.search import SearchConfig
+from autoformer.space import SearchSpace
+from autoformer.train import TrainConfig
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SpaceConfig(Section):
+    """A preset, with any of its choices replaced."""
+
+    preset: str = Field("micro", description="tiny, small, base, edge or micro")
+    embed_dims: tuple[int, ...] | None = None
+    depths: tuple[int, ...] | None = None
+    num_heads: tuple[int, ...] | None = None
+    mlp_ratios: tuple[float, ...] | None = None
+    head_dim: int | None = None
+    patch_size: int | None = Field(None, description="pixels; empty: the preset's, or a grid of 4 to 8 for micro")
+    max_relative_position: int | None = None
+
+    def make(self, parts: DataParts) -> SearchSpace:
+        """The space for these images and classes. Raises `ArchitectureError` when sizes do not fit."""
+        size = parts.preprocessing.image_size
+        space = SearchSpace.preset(
+            self.preset, image_size=size, in_chans=parts.preprocessing.in_chans, num_classes=len(parts.classes)
+        )
+        changes = {name: value for name, value in self if name != "preset" and value is not None}
+        return SearchSpace.from_dict({**space.to_dict(), **changes})
+
+
+class BudgetConfig(Section):
+    """Limits in words: 6M, 1.3G, 2.5ms, or a percentage of the largest network."""
+
+    max_params: str | None = None
+    min_params: str | None = None
+    max_flops: str | None = None
+    min_flops: str | None = None
+    max_latency: str | None = None
+
+
+class ExportConfig(Section):
+    """What is written, and how it is judged."""
+
+    precisions: tuple[Literal["fp32", "int8"], ...] = ("fp32", "int8")
+    formats: tuple[Literal["onnx", "tensorrt"], ...] = ("onnx", "tensorrt")
+    calibration_images: int = Field(128, gt=0, description="images of the search part that int8 is calibrated on")
+    max_disagreement: float = Field(0.01, ge=0, le=1, description="share of images where int8 may guess otherwise than fp32")
+
+
+class ProfileConfig(Section):
+    """How latency is measured."""
+
+    table: Path | None = Field(None, description="a stored latency table of the target; empty: measured at the start of the run")
+    networks: int = Field(8, ge=3, description="networks measured for the table")
+    backend: Literal["onnxruntime-cpu", "onnxruntime-cuda"] = "onnxruntime-cpu"
+    batch: int = Field(1, gt=0, description="images in one call")
+    threads: int = Field(1, gt=0, description="threads of the CPU backend")
+    seconds: float = Field(3.0, gt=0, description="measuring time per artefact")
+
+
+class Recipe(Section):
+    """Everything about a run."""
+
+    seed: int = 0
+    threads: int | None = Field(None, gt=0, description="threads of the training; empty: as many as torch takes")
+    data: DataConfig = Field(default_factory=lambda: DataConfig())
+    space: SpaceConfig = Field(default_factory=lambda: SpaceConfig())
+    train: TrainConfig = Field(default_factory=lambda: TrainConfig())
+    budget: BudgetConfig = Field(default_factory=lambda: BudgetConfig())
+    search: SearchConfig = Field(default_factory=lambda: SearchConfig())
+    finetune: TrainConfig = Field(default_factory=lambda: TrainConfig())
+    export: ExportConfig = Field(default_factory=lambda: ExportConfig())
+    profile: ProfileConfig = Field(default_factory=lambda: ProfileConfig())
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a file, with `key=value` overrides (`train.epochs=50`; values are YAML).
+
+    Raises `RecipeError` for a missing file, no YAML, an unknown key (naming the nearest known one) or an impossible value.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"recipe {path} holds no keys; expected sections like train: and search:")
+    return parse_recipe(values, overrides, str(path))
+
+
+def parse_recipe(values: Mapping[str, Any], overrides: Sequence[str] = (), source: str = "recipe") -> Recipe:
+    """A recipe from its values; see `load_recipe`."""
+    merged: dict[str, Any] = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    for override in overrides:
+        merge_override(merged, override)
+    return checked(Recipe, merged, source)
+
+
+def merge_override(values: dict[str, Any], override: str) -> None:
+    """Sets one `key=value` in nested `values`."""
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"--set {override!r} is not understood; write it as --set train.epochs=50")
+    try:
+        value = yaml.safe_load(text) if text.strip() else None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override!r}: the value is not YAML") from error
+    *sections, name = key.strip().split(".")
+    place = values
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise RecipeError(f"--set {override!r}: {section} is a value, not a section")
+    place[name] = value
+
+
+def checked(model: type[Model], values: Mapping[str, Any], source: str) -> Model:
+    """`values` as a `model`. Raises `RecipeError` with one line about the first thing that is wrong."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = list(_keys(model))
+            near = difflib.get_close_matches(key, known, 1, 0.0)[0]
+            raise RecipeError(f"{source}: unknown key {key!r}; did you mean {near!r}?") from error
+        raise RecipeError(f"{source}: {key} = {first.get('input')!r}: {first['msg']}") from error
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterable[str]:
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _keys(field.annotation, f"{prefix}{name}.")

@@ -1,0 +1,46 @@
+"""`autoformer run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoformer.cli.options import Data, Json, Quiet, Set
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A YAML file that says everything about the run.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; default runs/NAME.")] = None,
+    data: Data = None,
+    settings: Set = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run the whole chain: train, search, extract, finetune, export, verify, measure, report.
+
+    Run it again after an interruption and it goes on where it stopped.
+
+    Examples:
+
+      autoformer run recipes/quickstart.yaml
+
+      autoformer run recipes/quickstart.yaml --data photos/ --out runs/photos --set train.epochs=50
+    """
+    from autoformer.profiling.report import summary_lines
+
+    from autoformer.cli.chain import run_recipe
+    from autoformer.cli.console import note, print_json, progress_bar
+    from autoformer.cli.recipe import load_recipe
+
+    chosen = load_recipe(recipe, [*(settings or []), *([f"data.source={data}"] if data else [])])
+    folder = out or Path("runs") / (recipe.stem if data is None else f"{recipe.stem}-{Path(data).name}")
+    with progress_bar(quiet) as progress:
+        report = run_recipe(chosen, folder, progress)
+    if json:
+        print_json(report)
+        return
+    for line in summary_lines(report):
+        print(line)
+    note(f"report: {folder / 'report.html'}")

@@ -1,0 +1,239 @@
+"""From a network to a folder of proved files: ONNX in fp32 and int8, a TensorRT engine where TensorRT is, and the manifest.
+
+Every file is compared with the network it came from, on real images, before it counts as exported. An int8 file that names
+another class too often is rejected, and says so in the manifest; what this machine cannot make is skipped, and says why.
+The images that int8 is judged on are others than those it was calibrated on, wherever there are enough.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib import metadata as packages
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from autoformer.checkpoint import write_folder
+from autoformer.errors import CheckpointError, DataError, ExportError, MeasurementError
+from autoformer.export.engine import Engine, EngineBuilder, tensorrt_missing
+from autoformer.export.manifest import Artefact, Manifest, sha256_of
+from autoformer.export.onnx_graph import OnnxGraph, describe
+from autoformer.export.onnx_model import OnnxModel
+from autoformer.export.parity import REFERENCE_BATCH, TOLERANCES, Parity, compare, run_in_batches
+from autoformer.export.predictor import torch_model
+from autoformer.export.quantization import quantize_int8
+from autoformer.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from autoformer.export.parity import Model
+
+PRECISIONS = ("fp32", "int8")
+FORMATS = ("onnx", "tensorrt")
+BATCHES = (1, 2, 5)  # sizes that candidates are run with in turn
+ENGINE_BATCHES = (1, 1, 8)  # smallest, tuned for, largest
+MIN_JUDGED = 32  # images; with fewer left over, calibration and judgement share all
+
+
+def split_for_calibration(num_images: int, num_calibration: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices to calibrate on and indices to judge on, drawn with a fixed seed; disjoint where enough images remain."""
+    order = np.random.default_rng(0).permutation(num_images)
+    used = min(num_calibration, num_images - MIN_JUDGED)
+    if used < MIN_JUDGED:
+        return order[:num_calibration], order
+    return order[:used], order[used:]
+
+
+def export_network(
+    network: nn.Module,
+    out: Path,
+    *,
+    images: NDArray[np.float32],
+    labels: NDArray[np.int64] | None = None,
+    preprocessing: Preprocessing,
+    classes: Sequence[str],
+    precisions: Sequence[str] = PRECISIONS,
+    formats: Sequence[str] = FORMATS,
+    calibration_images: int = 128,
+    max_disagreement: float = 0.01,
+    opset: int = 20,
+    on_progress: Callable[[str], None] | None = None,
+) -> Manifest:
+    """Writes the folder `out` whole or not at all, and returns its manifest.
+
+    `images` are real preprocessed images [n, channels, height, width] that training never saw; `labels` [n] adds how many
+    each file gets right. Raises `ExportError`, with nothing written, when the fp32 file differs from the network.
+    """
+    _check_request(network, images, labels, preprocessing, classes, precisions, formats, calibration_images)
+    say = on_progress or (lambda message: None)
+    calibrate_on, judge_on = split_for_calibration(len(images), calibration_images)
+    network = copy.deepcopy(network).eval()  # the caller's stays as it is
+    judge = _Judge(torch_model(network), images[judge_on], None if labels is None else labels[judge_on])
+    about = describe(network, preprocessing=preprocessing, classes=classes)
+    cost = getattr(network, "cost", None)
+
+    with write_folder(out) as folder:
+        say("ONNX fp32: exporting")
+        started = time.monotonic()
+        graph = OnnxGraph.from_network(network, folder / "model.fp32.onnx", opset=opset, metadata=about.to_properties())
+        export_s = time.monotonic() - started
+        say("ONNX fp32: comparing with the network")
+        parity, correct = judge(OnnxModel(graph.path), "fp32")
+        if not parity.passed:
+            raise ExportError(f"the fp32 ONNX file differs from the network it came from: {parity.reason}; nothing was written")
+        made = {**_versions("torch", "onnx", "onnxscript", "onnxruntime"), "opset": graph.opset, "seconds": round(export_s, 2)}
+        artefacts = [_exported("onnx", "fp32", graph, parity, correct, made)]
+
+        if "int8" in precisions:
+            say(f"ONNX int8: calibrating on {len(calibrate_on)} images")
+            disjoint = not set(calibrate_on.tolist()) & set(judge_on.tolist())
+            artefacts.append(_int8(graph, folder / "model.int8.onnx", images[calibrate_on], judge, max_disagreement, disjoint))
+        if "tensorrt" in formats:
+            say("TensorRT fp32: building")
+            artefacts.append(_engine(graph, folder / "model.fp32.plan", judge))
+        for artefact in artefacts:
+            say(f"{artefact.format} {artefact.precision}: {artefact.status}, {artefact.reason}")
+        manifest = Manifest(
+            artefacts=tuple(artefacts),
+            classes=tuple(classes),
+            preprocessing=preprocessing,
+            params=sum(parameter.numel() for parameter in network.parameters()),
+            architecture=about.architecture,
+            flops=cost.flops if cost is not None else None,
+            weights_digest=about.weights_digest,
+        )
+        manifest.save(folder)
+    return manifest
+
+
+class _Judge:
+    """Compares a candidate with the network on images whose logits are computed once."""
+
+    def __init__(self, reference: Model, images: NDArray[np.float32], labels: NDArray[np.int64] | None) -> None:
+        self.images, self.labels = images, labels
+        self.expected, _ = run_in_batches(reference, images, (REFERENCE_BATCH,))
+
+    def __call__(self, candidate: Model, precision: str, max_disagreement: float | None = None) -> tuple[Parity, int | None]:
+        """The comparison, and how many images the candidate gets right where labels are known."""
+        tolerance = TOLERANCES[precision]
+        if max_disagreement is not None:
+            tolerance = replace(tolerance, max_disagreement=max_disagreement)
+        given, sizes = run_in_batches(candidate, self.images, BATCHES)
+        parity = compare(self.expected, given, precision=precision, batches=sizes, tolerance=tolerance)
+        return parity, None if self.labels is None else int((given.argmax(1) == self.labels).sum())
+
+
+def _int8(
+    graph: OnnxGraph,
+    path: Path,
+    images: NDArray[np.float32],
+    judge: _Judge,
+    max_disagreement: float,
+    disjoint: bool,
+) -> Artefact:
+    started = time.monotonic()
+    quantised, trials = quantize_int8(graph, images, path)
+    made = {
+        **_versions("onnx", "onnxruntime"),
+        "opset": quantised.opset,
+        "seconds": round(time.monotonic() - started, 2),
+        "calibration": {
+            "images": len(images),
+            "sha256": hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest(),
+            "judged_on_other_images": disjoint,
+            "chosen": str(trials[0].calibration),
+            "trials": [trial.to_dict() for trial in trials],
+        },
+    }
+    parity, correct = judge(OnnxModel(quantised.path), "int8", max_disagreement)
+    if parity.passed:
+        return _exported("onnx", "int8", quantised, parity, correct, made)
+    for left in (quantised.path, quantised.scopes_path):
+        left.unlink(missing_ok=True)
+    return Artefact(
+        format="onnx", precision="int8", status="rejected", reason=parity.reason, parity=parity, correct=correct, made=made
+    )
+
+
+def _engine(graph: OnnxGraph, path: Path, judge: _Judge) -> Artefact:
+    if missing := tensorrt_missing():
+        return Artefact(format="tensorrt", precision="fp32", status="skipped", reason=missing)
+    try:
+        built = EngineBuilder().build(graph.path, path, batches=ENGINE_BATCHES)
+        with Engine.load(path, sha256=built.sha256) as engine:
+            parity, correct = judge(engine, "fp32")
+    except (ExportError, CheckpointError, MeasurementError) as error:  # the ONNX files are good all the same
+        path.unlink(missing_ok=True)
+        return Artefact(format="tensorrt", precision="fp32", status="rejected", reason=str(error))
+    made = {"tensorrt": built.tensorrt, "batches": list(built.batches), "seconds": round(built.build_s, 2)}
+    if not parity.passed:
+        path.unlink()
+        return Artefact(format="tensorrt", precision="fp32", status="rejected", reason=parity.reason, parity=parity, made=made)
+    return replace(_exported("tensorrt", "fp32", graph, parity, correct, made), **_file(path))
+
+
+def _file(path: Path) -> dict[str, Any]:
+    return {"file": path.name, "sha256": sha256_of(path), "bytes": path.stat().st_size}
+
+
+def _exported(
+    format: str, precision: str, graph: OnnxGraph, parity: Parity, correct: int | None, made: dict[str, Any]
+) -> Artefact:
+    return Artefact(
+        format=format,
+        precision=precision,
+        status="exported",
+        reason=parity.reason,
+        input_name=graph.input_name,
+        input_shape=graph.input_shape,
+        output_name=graph.output_name,
+        parity=parity,
+        correct=correct,
+        made=made,
+        **_file(graph.path),
+    )
+
+
+def _versions(*names: str) -> dict[str, str]:
+    """Versions of the packages that made a file, and of Python."""
+    found = {"python": platform.python_version()}
+    for name in names:
+        for package in (name, f"{name}-gpu"):  # onnxruntime comes under two names
+            with contextlib.suppress(packages.PackageNotFoundError):
+                found[name] = packages.version(package)
+    return found
+
+
+def _check_request(
+    network: nn.Module,
+    images: NDArray[np.float32],
+    labels: NDArray[np.int64] | None,
+    preprocessing: Preprocessing,
+    classes: Sequence[str],
+    precisions: Sequence[str],
+    formats: Sequence[str],
+    calibration_images: int,
+) -> None:
+    for word, given, known in (("precision", precisions, PRECISIONS), ("format", formats, FORMATS)):
+        if unknown := sorted(set(given) - set(known)):
+            raise ExportError(f"unknown {word} {unknown[0]!r}; known are {', '.join(known)}")
+        if known[0] not in given:
+            raise ExportError(f"{word}s {', '.join(given) or 'none'}: {known[0]} must be among them, all others are made from it")
+    wanted = (preprocessing.in_chans, preprocessing.image_size, preprocessing.image_size)
+    if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != wanted or not len(images):
+        raise DataError(f"images to compare on are {images.dtype} {list(images.shape)}, expected float32 [n, *{list(wanted)}]")
+    if labels is not None and len(labels) != len(images):
+        raise DataError(f"{len(labels)} labels for {len(images)} images")
+    if calibration_images < 1:
+        raise ExportError(f"calibration_images must be positive, got {calibration_images}")
+    num_classes = getattr(network, "num_classes", len(classes))
+    if num_classes != len(classes):
+        raise ExportError(f"{len(classes)} class names for a network of {num_classes} classes")

@@ -1,0 +1,172 @@
+"""`open_predictor`: whatever can classify images, behind one call.
+
+A subnet folder, an ONNX file, a folder written by `export_network` (its fp32 file unless asked otherwise), or a TensorRT
+plan with its manifest beside it. Each is imported only when it is opened, so that a board needs only what it runs.
+
+Letters: n images, C channels, H × W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoformer.errors import CheckpointError, MissingPackageError
+from autoformer.export.manifest import FILE_NAME, Manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from autoformer.preprocessing import Preprocessing
+
+MAX_BATCH = 64  # images in one call
+EXPECTED = "a subnet folder, an export folder, an .onnx file or a .plan file with its manifest"
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Classifies batches of any size: float32 images [n, C, H, W] to logits [n, classes]. A context manager."""
+
+    path: Path
+    kind: str  # "torch", "onnxruntime", "tensorrt"
+    precision: str
+    preprocessing: Preprocessing | None  # None: the file does not say
+    classes: tuple[str, ...] | None  # None: the file does not say
+    run: Callable[[NDArray[np.float32]], NDArray[np.float32]]  # one call of at most `max_batch` images
+    max_batch: int = MAX_BATCH
+    fixed_batch: bool = False  # every call takes exactly `max_batch`; the last is filled up with its last image
+    release: Callable[[], None] = field(default=lambda: None)
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits [n, classes]. Raises `DataError` when the images do not fit the network."""
+        import numpy as np
+
+        found = []
+        for start in range(0, max(1, len(images)), self.max_batch):
+            batch = images[start : start + self.max_batch]
+            missing = self.max_batch - len(batch) if self.fixed_batch and len(batch) else 0
+            filled = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
+            found.append(self.run(np.ascontiguousarray(filled))[: len(batch)])
+        return np.concatenate(found)
+
+    def close(self) -> None:
+        """Gives device memory back."""
+        self.release()
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def open_predictor(path: Path, *, provider: str = "cpu", threads: int | None = None, precision: str | None = None) -> Predictor:
+    """Opens `path` for predictions on `provider` ("cpu", "cuda").
+
+    `precision` chooses among the files of an export folder; None: fp32. Raises `CheckpointError` when `path` is nothing
+    that can predict, and `MissingPackageError` when what it needs is not installed.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; expected {EXPECTED}")
+    if path.is_dir():
+        if (path / FILE_NAME).is_file():
+            manifest = Manifest.load(path)
+            wanted = precision or "fp32"
+            artefact = manifest.find("onnx", wanted)
+            if artefact is None:
+                made = ", ".join(a.precision for a in manifest.artefacts if a.format == "onnx" and a.file)
+                raise CheckpointError(f"{path} holds no ONNX file of precision {wanted!r}, only {made}")
+            return _onnx(manifest.verified_file(path, artefact), provider, threads)
+        if precision not in (None, "fp32"):
+            raise CheckpointError(f"{path} is no export folder, so precision {precision!r} cannot be chosen; export it first")
+        if (path / "config.json").is_file():
+            return _subnet(path, provider)
+    elif path.suffix == ".onnx":
+        return _onnx(path, provider, threads)
+    elif path.suffix == ".plan":
+        return _engine(path)
+    raise CheckpointError(f"{path} cannot predict; expected {EXPECTED}")
+
+
+def torch_model(network: nn.Module) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """`network`, in evaluation mode, as a function of numpy arrays on the device it is on."""
+    import numpy as np
+    import torch
+
+    assert not network.training, "a network in training mode has no one answer; call eval() first"
+    device = next(network.parameters()).device
+
+    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            logits = network(torch.from_numpy(np.ascontiguousarray(images)).to(device))
+        found: NDArray[np.float32] = logits.float().cpu().numpy()
+        return found
+
+    return run
+
+
+def _onnx(path: Path, provider: str, threads: int | None) -> Predictor:
+    from autoformer.export.onnx_model import OnnxModel
+
+    model = OnnxModel(path, provider, threads)
+    return Predictor(
+        path=path,
+        kind="onnxruntime",
+        precision=model.precision,
+        preprocessing=model.preprocessing,
+        classes=model.classes,
+        run=model,
+        max_batch=model.batch or MAX_BATCH,
+        fixed_batch=model.batch is not None,
+    )
+
+
+def _engine(path: Path) -> Predictor:
+    from autoformer.export.engine import Engine
+
+    engine = Engine.load(path)
+    manifest = Manifest.load(path.parent)
+    artefact = manifest.find_file(path.name)
+    assert artefact is not None, "Engine.load checks this"
+    return Predictor(
+        path=path,
+        kind="tensorrt",
+        precision=artefact.precision,
+        preprocessing=manifest.preprocessing,
+        classes=manifest.classes,
+        run=engine,
+        max_batch=engine.max_batch,
+        fixed_batch=engine.min_batch == engine.max_batch,
+        release=engine.close,
+    )
+
+
+def _subnet(path: Path, provider: str) -> Predictor:
+    try:
+        import torch
+
+        from autoformer.subnet import load_subnet
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{path} holds a torch network, but {error.name} is not installed; use its ONNX file"
+        ) from error
+    if provider == "cuda" and not torch.cuda.is_available():
+        raise MissingPackageError("torch finds no CUDA device; use provider 'cpu'")
+    if provider not in ("cpu", "cuda"):
+        raise MissingPackageError(f"torch runs on 'cpu' or 'cuda', not {provider!r}")
+    subnet, preprocessing, classes = load_subnet(path)
+    return Predictor(
+        path=path,
+        kind="torch",
+        precision="fp32",
+        preprocessing=preprocessing,
+        classes=classes,
+        run=torch_model(subnet.to(provider).eval()),
+    )

@@ -1,0 +1,328 @@
+"""What a report says, as values for programs: the content of `report.json`. The pages are made from it.
+
+Every accuracy has its interval and every latency its qualification. A limit on latency is met when a measurement that means
+the same as the limit is VALID and its median's whole interval lies inside; not met when the whole interval lies outside; and
+otherwise it is not shown, with the reason.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+from autoformer.evaluate import Accuracy
+from autoformer.errors import MeasurementError
+from autoformer.export.manifest import Artefact
+from autoformer.profiling.measure import Measurement
+from autoformer.profiling.report_data import FP32, INT8, Epoch, Run
+from autoformer.profiling.statistics import MIN_SAMPLES_P99, VALID
+from autoformer.search import Candidate
+
+FORMAT = "autoformer/report/1"
+MET, NOT_MET, NOT_SHOWN = "met", "not met", "not shown"
+
+
+def content(run: Run) -> dict[str, Any]:
+    """Everything of the report that is a value; JSON. The same run gives the same content."""
+    chosen = run.search.chosen
+    return {
+        "format": FORMAT,
+        "version": run.version,
+        "seed": run.seed,
+        "source": run.source,
+        "data": {
+            "layout": run.layout,
+            "classes": list(run.classes),
+            "parts": {name: asdict(part) for name, part in run.parts.items()},
+            "preprocessing": run.preprocessing,
+        },
+        "chosen": {
+            "architecture": chosen.architecture.to_dict(),
+            "slug": chosen.architecture.slug,
+            "words": str(chosen.architecture),
+            "params": chosen.cost.params,
+            "flops": chosen.cost.flops,
+            "predicted_latency_ms": chosen.cost.latency_ms,
+            "search_accuracy": chosen.accuracy.to_dict(),
+            "weights_digest": run.manifest.weights_digest,
+        },
+        "budget": limits(run),
+        "latency_qualification": None if run.qualification is None else asdict(run.qualification),
+        "test": {name: run.accuracy(name).to_dict() for name in run.guesses},
+        "int8": _int8(run),
+        "int8_disagreement": int8_disagreement(run),
+        "candidates": len(run.search.candidates),
+        "tied": len(run.search.tied),
+        "search": _search(run),
+        "training": {
+            "supernet": [_epoch(epoch) for epoch in run.supernet_history],
+            "finetune": [_epoch(epoch) for epoch in run.finetune_history],
+        },
+        "latency": {measurement.name: _latency(run, measurement) for measurement in run.profile.measurements},
+        "reference": _latency(run, run.profile.reference),
+        "latency_measured": run.profile.created,
+        "latency_table": _table(run),
+        "skipped": [
+            {"what": _label(artefact), "status": artefact.status, "reason": artefact.reason}
+            for artefact in run.manifest.artefacts
+            if artefact.file is None
+        ],
+        "not_measured": not_measured(run),
+        "test_readings": {
+            "by_split": dict(Counter(reading.split for reading in run.readings)),
+            "readings": [asdict(reading) for reading in run.readings],
+        },
+        "files": _files(run),
+        "steps": run.seconds,
+        "device": run.device.to_dict(),
+        "recipe": run.recipe,
+        "command": command(run),
+    }
+
+
+# --- limits ------------------------------------------------------------------------------------------------------
+
+
+def limits(run: Run) -> list[dict[str, Any]]:
+    """Each limit: as stated, its value, what was found, and whether it is met; in the order of `Budget`."""
+    found = []
+    for name, value in run.limits.to_dict().items():
+        kind, measure = name.split("_", 1)
+        words = run.stated.get("max_latency" if measure == "latency_ms" else name)
+        limit: dict[str, Any] = {"limit": name, "measure": measure, "stated": words, "value": value}
+        limit["searched_with"] = getattr(run.searched_with, name)
+        if measure == "latency_ms":
+            limit |= _latency_limit(run, value)
+        else:
+            count = getattr(run.search.chosen.cost, measure)
+            kept = count <= value if kind == "max" else count >= value
+            limit |= {"found": count, "met": MET if kept else NOT_MET, "reason": "counted exactly"}
+        found.append(limit)
+    return found
+
+
+def _latency_limit(run: Run, limit_ms: float) -> dict[str, Any]:
+    """What is known about a limit on latency."""
+    known: dict[str, Any] = {"found": None, "low": None, "high": None, "predicted": run.search.chosen.cost.latency_ms}
+    known["qualification"] = None if run.qualification is None else str(run.qualification)
+    measurement, reason = measurement_of_limit(run)
+    if measurement is None:
+        return {**known, "met": NOT_SHOWN, "reason": reason}
+    stats, verdict = measurement.stats, measurement.verdict
+    known |= {"found": stats.p50_ms, "low": stats.p50_low_ms, "high": stats.p50_high_ms, "measured_as": measurement.name}
+    if stats.p50_low_ms is None or stats.p50_high_ms is None:
+        return {**known, "met": NOT_SHOWN, "reason": f"{stats.n} runs are too few for an interval of the median"}
+    if stats.p50_low_ms > limit_ms:
+        return {**known, "met": NOT_MET, "reason": f"the whole interval of the median is above the limit; {verdict}"}
+    if verdict.level != VALID:
+        return {**known, "met": NOT_SHOWN, "reason": f"the measurement is {verdict}"}
+    if stats.p50_high_ms > limit_ms:
+        return {**known, "met": NOT_SHOWN, "reason": "the limit lies inside the interval of the median"}
+    return {**known, "met": MET, "reason": "the whole interval of the median is inside the limit; the measurement is VALID"}
+
+
+def measurement_of_limit(run: Run) -> tuple[Measurement | None, str]:
+    """The measurement that means the same as the limit on latency; or None and the reason."""
+    wanted = run.qualification
+    if wanted is None:
+        return None, "the run has no latency table, so it is not said what a latency means"
+    if wanted.statistic != "p50":
+        return None, f"the limit is on {wanted.statistic}; only the median has an interval here"
+    for measurement in run.profile.measurements:
+        try:
+            if measurement.qualification("p50") == wanted:
+                return measurement, ""
+        except MeasurementError:
+            continue
+    have = "; ".join(str(measurement.qualification("p50")) for measurement in run.profile.measurements) or "nothing"
+    return None, f"the limit means {wanted}; measured was {have}"
+
+
+def main_measurement(run: Run) -> Measurement:
+    """The measurement that the first lines show: of the limit, else of an fp32 file, else the first."""
+    of_limit = measurement_of_limit(run)[0]
+    if of_limit is not None:
+        return of_limit
+    every = run.profile.measurements
+    return next((measurement for measurement in every if measurement.precision == "fp32"), every[0])
+
+
+# --- parts of the content ----------------------------------------------------------------------------------------
+
+
+def int8_disagreement(run: Run) -> dict[str, Any] | None:
+    """On how many test images int8 names another class than fp32, image by image; None where there is no int8 file."""
+    if INT8 not in run.guesses:
+        return None
+    fp32, int8 = run.guesses[FP32], run.guesses[INT8]
+    different = Accuracy(int((fp32 != int8).sum()), len(fp32))
+    low, high = different.interval
+    return {
+        "images": different.images,
+        "different": different.correct,
+        "share": different.value,
+        "low": low,
+        "high": high,
+        "only_fp32_right": int(((fp32 == run.labels) & (int8 != run.labels)).sum()),
+        "only_int8_right": int(((int8 == run.labels) & (fp32 != run.labels)).sum()),
+    }
+
+
+def _int8(run: Run) -> dict[str, Any]:
+    """What became of the int8 file."""
+    artefact = run.manifest.find("onnx", "int8")
+    if artefact is None:
+        return {"status": "not asked for", "reason": "the recipe's export.precisions does not name int8"}
+    return {"status": artefact.status, "reason": artefact.reason}
+
+
+def _search(run: Run) -> dict[str, Any]:
+    """How the search went, and every candidate."""
+    tied = {candidate.number for candidate in run.search.tied}
+    front = {candidate.number for candidate in run.search.front}
+
+    def described(candidate: Candidate) -> dict[str, Any]:
+        return {
+            "number": candidate.number,
+            "generation": candidate.generation,
+            "slug": candidate.architecture.slug,
+            "architecture": candidate.architecture.to_dict(),
+            "params": candidate.cost.params,
+            "flops": candidate.cost.flops,
+            "predicted_latency_ms": candidate.cost.latency_ms,
+            "correct": candidate.accuracy.correct,
+            "tied": candidate.number in tied,
+            "front": candidate.number in front,
+        }
+
+    return {
+        "method": run.search_config["method"],
+        "choose": run.search_config["choose"],
+        "images": run.search.chosen.accuracy.images,
+        "chosen": run.search.chosen.number,
+        "best": run.search.best.number,
+        "best_accuracy": run.search.best.accuracy.to_dict(),
+        "evaluated": [described(candidate) for candidate in run.search.candidates],
+    }
+
+
+def _epoch(epoch: Epoch) -> dict[str, Any]:
+    return {
+        "epoch": epoch.epoch,
+        "loss": epoch.loss,
+        "learning_rate": epoch.learning_rate,
+        "seconds": epoch.seconds,
+        "accuracy": {name: score.to_dict() for name, score in epoch.accuracy.items()},
+    }
+
+
+def _latency(run: Run, measurement: Measurement) -> dict[str, Any]:
+    """One measurement without its samples, which stand in latency.json."""
+    return {
+        "backend": measurement.backend,
+        "precision": measurement.precision,
+        "batch": measurement.batch,
+        "threads": measurement.threads,
+        "qualification": str(measurement.qualification("p50")),
+        **measurement.stats.to_dict(),
+        "device_clock": measurement.device_stats and measurement.device_stats.to_dict(),
+        "images_per_s": measurement.images_per_s,
+        "ratio_to_reference": run.profile.ratio(measurement),
+        "verdict": measurement.verdict.level,
+        "reasons": list(measurement.verdict.reasons),
+        "warmup_runs": measurement.warmup.runs,
+        "warmup_settled": measurement.warmup.settled,
+    }
+
+
+def _table(run: Run) -> dict[str, Any] | None:
+    """The latency table's fit, and how its prediction for the chosen network compares with the measurement."""
+    table = run.table
+    if table is None:
+        return None
+    measurement, reason = measurement_of_limit(run)
+    predicted = run.search.chosen.cost.latency_ms
+    prediction: dict[str, Any] = {"predicted_ms": predicted, "measured_ms": None, "error": None, "reason": reason}
+    if measurement is not None and predicted is not None:
+        measured = measurement.stats.p50_ms
+        prediction |= {"measured_ms": measured, "error": predicted / measured - 1}
+    return {
+        "qualification": str(table.qualification),
+        "constant_ms": table.constant_ms,
+        "ms_per_gflop": table.ms_per_gflop,
+        "networks": len(table.networks),
+        "doubtful": len(table.doubtful),
+        "left_out_mape": table.left_out_mape,
+        "left_out_worst": table.left_out_worst,
+        "margin": table.margin,
+        "created": table.created,
+        "prediction": prediction,
+    }
+
+
+def _label(artefact: Artefact) -> str:
+    names = {"onnx": "ONNX", "tensorrt": "TensorRT"}
+    return f"{names.get(artefact.format, artefact.format)} {artefact.precision}"
+
+
+def _files(run: Run) -> dict[str, Any]:
+    """Where everything lies, relative to the run's folder."""
+    files: dict[str, Any] = {
+        "supernet": {"path": "supernet"},
+        "search": {"path": "search/search.json"},
+        "network as inherited": {"path": "subnet"},
+        "network finetuned": {"path": "finetuned"},
+        "latency samples": {"path": "latency.json"},
+        "report": {"path": "report.html"},
+        "recipe": {"path": "recipe.yaml"},
+    }
+    for artefact in run.manifest.artefacts:
+        if artefact.file is not None:
+            files[_label(artefact)] = {
+                "path": f"export/{artefact.file}",
+                "bytes": artefact.bytes,
+                "sha256": artefact.sha256,
+                "proof": artefact.reason,
+            }
+    return files
+
+
+def not_measured(run: Run) -> list[dict[str, str]]:
+    """What this report does not show, and why."""
+    of_manifest = {f"{artefact.status}: {artefact.reason}" for artefact in run.manifest.artefacts if artefact.file is None}
+    missing = [(_label(a), f"{a.status}: {a.reason}") for a in run.manifest.artefacts if a.file is None]
+    missing += [
+        (f"{item.name} on {item.backend}", item.reason) for item in run.profile.not_measured if item.reason not in of_manifest
+    ]
+    if run.manifest.find("onnx", "int8") is None:
+        missing.append(("ONNX int8", _int8(run)["reason"]))
+    for limit in limits(run):
+        if limit["met"] == NOT_SHOWN:
+            missing.append((f"Whether {limit['limit']} is kept", limit["reason"]))
+    for measurement in run.profile.measurements:
+        if measurement.stats.p99_ms is None:
+            missing.append((f"p99 of {measurement.name}", f"{measurement.stats.n} runs, {MIN_SAMPLES_P99} needed"))
+    batches = sorted({measurement.batch for measurement in run.profile.measurements})
+    missing += [
+        (
+            "Latency of the other candidates",
+            "only the chosen network was exported and timed"
+            + ("; theirs are predictions" if run.search.chosen.cost.latency_ms is not None else ""),
+        ),
+        ("Other batch sizes", f"runs took {' or '.join(map(str, batches))} image{'s' if batches != [1] else ''} at a time"),
+        ("Reading and resizing of images", "a timed run starts with a prepared tensor in memory"),
+        ("Energy, temperature, clock frequency, memory in use", "this run reads no such sensor"),
+        ("Spread over training seeds", f"this is one run, with seed {run.seed}; intervals are about the images only"),
+        ("Accuracy on images from elsewhere", "the test part comes from the same source as the train part"),
+    ]
+    return [{"what": what, "reason": reason} for what, reason in missing]
+
+
+def command(run: Run) -> str:
+    """The command that makes the run again, with the latencies of its table where it measured one."""
+    words = ["autoformer", "run", str(run.folder / "recipe.yaml"), "--out", f"{run.folder}-again"]
+    if run.table is not None and run.recipe["profile"]["table"] is None:
+        words += ["--set", f"profile.table={run.folder / 'latency_table.json'}"]
+    return shlex.join(words)

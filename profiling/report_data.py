@@ -1,0 +1,202 @@
+"""`Run`: everything a finished run has written, read back and checked against itself.
+
+A report is only as good as what it is made of: whatever is missing, damaged, of another format or from another run is a
+`CheckpointError` that names the file, before a line of the report is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoformer.checkpoint import read_json
+from autoformer.cost import Budget, LatencyQualification
+from autoformer.errors import AutoformerError, CheckpointError
+from autoformer.evaluate import Accuracy
+from autoformer.export.manifest import Manifest
+from autoformer.profiling.device import DeviceFacts
+from autoformer.profiling.latency import Profile
+from autoformer.profiling.latency_table import LatencyTable
+from autoformer.search import SearchResult, load_search
+from autoformer.space import SearchSpace
+
+INHERITED, FINETUNED, FP32, INT8 = "inherited", "finetuned", "onnx fp32", "onnx int8"  # names in test.json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One epoch of a training; accuracies on the search part by the name of the network, where they were taken."""
+
+    epoch: int
+    loss: float
+    learning_rate: float
+    seconds: float
+    accuracy: dict[str, Accuracy]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One part of the data."""
+
+    images: int
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One reading of the test part, as its ledger has it."""
+
+    reader: str
+    split: str
+    images: int
+    time: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished run, except for its report."""
+
+    folder: Path
+    version: str
+    recipe: dict[str, Any]
+    source: str
+    layout: str  # how the parts of the data came about, in words
+    classes: tuple[str, ...]
+    parts: dict[str, Part]
+    preprocessing: dict[str, Any]
+    space: SearchSpace
+    device: DeviceFacts
+    stated: dict[str, str]  # the limits as they were given; a percentage is of the largest network
+    limits: Budget
+    searched_with: Budget  # the limits less the margin of the latency table
+    table: LatencyTable | None
+    supernet_history: tuple[Epoch, ...]
+    finetune_history: tuple[Epoch, ...]
+    search: SearchResult
+    search_config: dict[str, Any]
+    qualification: LatencyQualification | None  # what a latency means in the budget and in the candidates' costs
+    manifest: Manifest
+    profile: Profile
+    labels: NDArray[np.int64]  # of the test images, [n]
+    guesses: dict[str, NDArray[np.int64]]  # by name, [n] each
+    readings: tuple[Reading, ...]
+    seconds: dict[str, float]  # by step
+
+    @property
+    def seed(self) -> int:
+        return int(self.recipe["seed"])
+
+    def accuracy(self, name: str) -> Accuracy:
+        """Accuracy of one network on the test part."""
+        return Accuracy(int((self.guesses[name] == self.labels).sum()), len(self.labels))
+
+    @classmethod
+    def load(cls, folder: Path) -> Run:
+        """Reads a run's folder. Raises `CheckpointError` naming the first file that is missing or cannot be right."""
+        if not (folder / "run.json").is_file():
+            raise CheckpointError(f"{folder} is no run: it has no run.json; expected the folder that `autoformer run` fills")
+        values: dict[str, Any] = {"folder": folder}
+        with checked(folder / "run.json", "autoformer/run/1") as record:
+            data = record["data"]
+            values |= {
+                "version": str(record["version"]),
+                "recipe": dict(record["recipe"]),
+                "source": str(data["source"]),
+                "layout": str(data["layout"]),
+                "classes": tuple(data["classes"]),
+                "parts": {name: Part(**part) for name, part in data["parts"].items()},
+                "preprocessing": dict(data["preprocessing"]),
+                "space": SearchSpace.from_dict(record["space"]),
+                "device": DeviceFacts.from_dict(record["device"]),
+            }
+            int(record["recipe"]["seed"])
+        with checked(folder / "budget.json") as record:
+            values |= {
+                "stated": {name: str(words) for name, words in record["stated"].items() if words is not None},
+                "limits": Budget(**record["limits"]),
+                "searched_with": Budget(**record["searched_with"]),
+            }
+        table = folder / "latency_table.json"
+        values["table"] = LatencyTable.load(table) if table.exists() else None
+        with checked(folder / "supernet" / "supernet.json", "autoformer/supernet/1") as record:
+            values["supernet_history"] = _history(record)
+        with checked(folder / "finetuned" / "subnet.json", "autoformer/subnet/1") as record:
+            values["finetune_history"] = _history(record)
+        with checked(folder / "search" / "search.json", "autoformer/search/1"):
+            values["search"], record = load_search(folder / "search")
+            qualification = record["latency_qualification"]
+            values["qualification"] = None if qualification is None else LatencyQualification(**qualification)
+            values["search_config"] = dict(record["config"])
+        values["manifest"] = Manifest.load(folder / "export")
+        values["profile"] = Profile.load(folder / "latency.json")
+        with checked(folder / "test.json", "autoformer/test/1") as record:
+            values["labels"] = np.array(record["labels"], dtype=np.int64)
+            values["guesses"] = {name: np.array(found, dtype=np.int64) for name, found in record["guesses"].items()}
+            test = values["parts"]["test"]
+            if record["split"] != test.digest:
+                raise ValueError("it was scored on another test part than run.json names")
+            for name, found in (("labels", values["labels"]), *values["guesses"].items()):
+                if found.shape != (test.images,):
+                    raise ValueError(f"{name} has {found.shape} entries, the test part {test.images} images")
+            for name in (INHERITED, FINETUNED, FP32):
+                if name not in values["guesses"]:
+                    raise ValueError(f"guesses of {name!r} are missing")
+        with checked(folder / "test_ledger.json", "autoformer/test-ledger/1") as record:
+            values["readings"] = tuple(Reading(**reading) for reading in record["readings"])
+        with checked(folder / "steps.json", "autoformer/steps/1") as record:
+            values["seconds"] = {str(name): float(seconds) for name, seconds in record["seconds"].items()}
+        run = cls(**values)
+        run._check_files()
+        return run
+
+    def _check_files(self) -> None:
+        """Raises `CheckpointError` when the export is of another network than the search chose, or a file was changed."""
+        chosen = self.search.chosen.architecture
+        exported = self.manifest.architecture
+        if exported != chosen:
+            what = "a network of no space" if exported is None else exported.slug
+            raise CheckpointError(f"{self.folder / 'export'} holds {what}, the search chose {chosen.slug}; not of one run")
+        for artefact in self.manifest.artefacts:
+            if artefact.file is not None:
+                self.manifest.verified_file(self.folder / "export", artefact)
+
+
+@contextmanager
+def checked(path: Path, format: str | None = None) -> Iterator[Mapping[str, Any]]:
+    """The JSON of `path` for a block that reads it; whatever is wrong becomes a `CheckpointError` naming the file."""
+    values = read_json(path)
+    if format is not None and values.get("format") != format:
+        raise CheckpointError(f"{path} has format {values.get('format')!r}, expected {format!r}; finish the run first")
+    try:
+        yield values
+    except CheckpointError:
+        raise
+    except KeyError as error:
+        raise CheckpointError(f"{path} is damaged: {error} is missing; copy the whole folder again or run into a new one") from error
+    except (AutoformerError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}; copy the whole folder again or run into a new one") from error
+
+
+def _history(record: Mapping[str, Any]) -> tuple[Epoch, ...]:
+    found = tuple(
+        Epoch(
+            epoch=int(epoch["epoch"]),
+            loss=float(epoch["loss"]),
+            learning_rate=float(epoch["learning_rate"]),
+            seconds=float(epoch["seconds"]),
+            accuracy={
+                name: Accuracy(int(value["correct"]), int(value["images"]))
+                for name, value in epoch.get("accuracy", {}).items()
+            },
+        )
+        for epoch in record["history"]
+    )
+    if not found:
+        raise ValueError("its history has no epoch")
+    return found

@@ -1,0 +1,82 @@
+"""Numbers as a reader may take them: no more digits than their interval supports.
+
+An uncertainty is given two digits when it starts below 355 and one otherwise, and the value is rounded to the same place
+(the rule of the Particle Data Group, Review of Particle Physics, introduction, "Rounding").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+MOST_DIGITS = 4  # of a latency; a shared machine repeats itself to a few per cent at best
+
+
+def decimals(half_width: float) -> int:
+    """Decimal places that an interval of this half width supports; 0 when it supports none."""
+    if half_width <= 0:
+        return 2
+    exponent = math.floor(math.log10(half_width))
+    lead = half_width / 10**exponent
+    if lead >= 9.5:
+        exponent, lead = exponent + 1, 1.0
+    return max(0, (1 if lead < 3.55 else 0) - exponent)
+
+
+def percent(value: float, low: float, high: float) -> str:
+    """A share with its interval: `98.1 % [96.6, 99.0]`."""
+    return f"{percent_value(value, low, high)} [{percent_value(low, low, high)[:-2]}, {percent_value(high, low, high)[:-2]}]"
+
+
+def percent_value(value: float, low: float, high: float) -> str:
+    """A share in per cent, with the digits that its interval supports."""
+    return f"{100 * value:.{decimals(50 * (high - low))}f} %"
+
+
+def accuracy_text(score: Mapping[str, Any]) -> str:
+    """An accuracy in its JSON form with its interval."""
+    return percent(score["accuracy"], score["low"], score["high"])
+
+
+def latency_decimals(value_ms: float, low_ms: float | None, high_ms: float | None) -> int:
+    """Decimal places for milliseconds; two digits in all where nothing says how sure the value is."""
+    most = MOST_DIGITS - 1 - math.floor(math.log10(value_ms))
+    if low_ms is None or high_ms is None:
+        return max(0, most - 2)
+    return max(0, most if high_ms <= low_ms else min(most, decimals((high_ms - low_ms) / 2)))
+
+
+def latency_text(stats: Mapping[str, Any]) -> str:
+    """The median with its interval: `0.351 ms [0.349, 0.355]`. `stats` has p50_ms, p50_low_ms and p50_high_ms."""
+    value, low, high = stats["p50_ms"], stats["p50_low_ms"], stats["p50_high_ms"]
+    places = latency_decimals(value, low, high)
+    if low is None or high is None:
+        return f"{value:.{places}f} ms [too few runs for an interval]"
+    return f"{value:.{places}f} ms [{low:.{places}f}, {high:.{places}f}]"
+
+
+def change(value: float, reference: float) -> str:
+    """By how much `value` differs from `reference`, relative, two digits: `+3.2 %`."""
+    return f"{100 * (value / reference - 1):+.2g} %"
+
+
+def duration(seconds: float) -> str:
+    """Time as people say it: 0.4 s, 38 s, 4 min 20 s, 3 h 5 min."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def file_size(num_bytes: int) -> str:
+    """Bytes as people write them: 812 B, 640 kB, 23.1 MB."""
+    if num_bytes < 1000:
+        return f"{num_bytes} B"
+    if num_bytes < 999_500:
+        return f"{num_bytes / 1e3:.3g} kB"
+    return f"{num_bytes / 1e6:.4g} MB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.3g} MB"

@@ -1,0 +1,250 @@
+"""Tables fitted on latencies that are known, and one measured for real."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import least_squares  # type: ignore[import-untyped]
+from torch import nn
+
+from autoformer.architecture import Architecture
+from autoformer.cost import Budget, Cost, LatencyQualification, check_feasible, count_flops, count_params
+from autoformer.errors import BudgetError, CheckpointError, MeasurementError
+from autoformer.profiling.device import DeviceFacts
+from autoformer.profiling.latency_table import LatencyTable, TableCosts
+from autoformer.profiling.measure import MeasureConfig
+from autoformer.profiling.table_measurement import designed_architectures, measure_table
+from autoformer.space import SearchSpace
+from tests.test_profiling_backends import graph
+from tests.test_profiling_measure import FACTS
+
+MICRO = SearchSpace.preset("micro", image_size=8, in_chans=1, num_classes=10)
+MEANING = LatencyQualification(statistic="p50", batch=1, precision="fp32", backend="torch-cpu", device="Test CPU")
+QUICK = MeasureConfig(warmup_s=0, warmup_max_s=0.05, warmup_window=2, rounds=2, lead_in_runs=0, min_runs=20, min_s=0, max_s=2)
+
+
+def fitted(latency_ms: Callable[[int, int], float], space: SearchSpace = MICRO, count: int = 8) -> LatencyTable:
+    """A table on `latency_ms(index, flops)` of the designed networks."""
+    architectures = designed_architectures(space, count)
+    measured = [(a, latency_ms(index, count_flops(a, space))) for index, a in enumerate(architectures)]
+    return LatencyTable.fit(space, MEANING, measured, device=FACTS)
+
+
+def test_fit_recovers_known_coefficients() -> None:
+    table = fitted(lambda index, flops: 0.2 + 50 * flops / 1e9)
+    assert table.constant_ms == pytest.approx(0.2, rel=1e-9)
+    assert table.ms_per_gflop == pytest.approx(50, rel=1e-9)
+    assert table.left_out_worst < 1e-9
+    assert table.margin < 1e-9
+    assert table.predict(MICRO.middle) == pytest.approx(0.2 + 50 * count_flops(MICRO.middle, MICRO) / 1e9, rel=1e-9)
+
+
+def test_fit_has_the_least_relative_error_and_left_out_errors_are_those_of_refits() -> None:
+    noise = [1.05, 0.97, 1.1, 1.0, 0.93, 1.02, 0.99, 1.08]
+    table = fitted(lambda index, flops: noise[index] * (0.3 + 40 * flops / 1e9))
+    flops = np.array([network.flops / 1e9 for network in table.networks])
+    times = np.array([network.measured_ms for network in table.networks])
+
+    def solve(rows: list[int]) -> tuple[float, float]:
+        answer = least_squares(lambda x: (x[0] + x[1] * flops[rows]) / times[rows] - 1, [1.0, 1.0], xtol=1e-14, gtol=1e-14)
+        return answer.x[0], answer.x[1]
+
+    assert (table.constant_ms, table.ms_per_gflop) == pytest.approx(solve(list(range(8))), rel=1e-6)
+    expected = []
+    for index, network in enumerate(table.networks):
+        constant, slope = solve([row for row in range(8) if row != index])
+        expected.append((constant + slope * flops[index]) / times[index] - 1)
+        assert network.left_out_error == pytest.approx(expected[-1], abs=1e-6)
+    assert table.left_out_mape == pytest.approx(np.mean(np.abs(expected)), abs=1e-6)
+    assert table.left_out_worst == pytest.approx(np.max(np.abs(expected)), abs=1e-6)
+    assert table.margin == pytest.approx(max(1 / (1 + error) - 1 for error in expected), abs=1e-6)
+    assert table.left_out_quantile(0.5) == pytest.approx(sorted(np.abs(expected))[3], abs=1e-6)
+
+
+def test_a_table_survives_its_file(tmp_path: Path) -> None:
+    table = fitted(lambda index, flops: 0.2 + (50 + index) * flops / 1e9)
+    table.save(tmp_path / "table.json")
+    assert LatencyTable.load(tmp_path / "table.json") == table
+    values = json.loads((tmp_path / "table.json").read_text())
+    assert values["format"] == "autoformer/latency-table/1"
+    assert values["left_out"]["margin"] == table.margin
+
+
+def damaged(change: Callable[[dict[str, object]], object]) -> str:
+    values = fitted(lambda index, flops: 0.2 + 50 * flops / 1e9).to_dict()
+    change(values)
+    return json.dumps(values)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[]", "holds a list"),
+        ('{"format": "autoformer/latency-table/9"}', "format is 'autoformer/latency-table/9', expected"),
+        (damaged(lambda values: values.pop("coefficients")), "'coefficients' is missing"),
+        (damaged(lambda values: values.update(kind="magic")), "kind of model is 'magic'"),
+        (damaged(lambda values: values.update(networks=[])), "0 networks, expected 4 or more"),
+        (damaged(lambda values: values.update(space={"name": "x"})), "not a search space"),
+        (damaged(lambda values: values.update(qualification={"batch": 1})), "missing"),
+        (damaged(lambda values: values.update(device=3)), "damaged"),
+    ],
+)
+def test_a_damaged_file_gives_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "table.json").write_text(text)
+    with pytest.raises(CheckpointError, match=message) as raised:
+        LatencyTable.load(tmp_path / "table.json")
+    assert "table.json" in str(raised.value)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        LatencyTable.load(tmp_path / "absent.json")
+
+
+def test_prediction_refuses_what_was_not_covered() -> None:
+    table = fitted(lambda index, flops: 0.2 + 50 * flops / 1e9)
+    with pytest.raises(MeasurementError, match=r"cannot predict: architecture .* is not in space 'micro': embed_dim 99"):
+        table.predict(Architecture(embed_dim=99, num_heads=(2,) * 3, mlp_ratio=(1.0,) * 3))
+    inner = replace(table, networks=tuple(sorted(table.networks, key=lambda network: network.flops)[2:-2]))
+    assert inner.predict(MICRO.middle) == table.predict(MICRO.middle)
+    with pytest.raises(MeasurementError, match="the latency table measured"):
+        inner.predict(MICRO.largest)
+    with pytest.raises(MeasurementError, match="the latency table measured"):
+        inner.predict(MICRO.smallest)
+
+
+def test_latency_that_does_not_grow_with_flops_is_refused() -> None:
+    with pytest.raises(MeasurementError, match="does not grow with FLOPs"):
+        fitted(lambda index, flops: 2 - 50 * flops / 1e9)
+
+
+def test_fit_wants_four_different_networks_with_positive_times() -> None:
+    architectures = designed_architectures(MICRO, 4)
+    for measured in (
+        [(architecture, 1.0) for architecture in architectures[:3]],
+        [(architectures[0], 1.0)] * 5,
+        [(architecture, 0.0) for architecture in architectures],
+    ):
+        with pytest.raises(MeasurementError):
+            LatencyTable.fit(MICRO, MEANING, measured, device=FACTS)
+
+
+def test_table_costs_are_exact_counts_with_predicted_latency() -> None:
+    table = fitted(lambda index, flops: 0.2 + 50 * flops / 1e9)
+    costs = TableCosts(MICRO, table)
+    assert costs.qualification == MEANING
+    assert costs(MICRO.middle) == Cost(
+        params=count_params(MICRO.middle, MICRO),
+        flops=count_flops(MICRO.middle, MICRO),
+        latency_ms=table.predict(MICRO.middle),
+    )
+    with pytest.raises(BudgetError, match=r"max_latency_ms=0\.1 ms \(p50, batch 1, fp32, torch-cpu, Test CPU\) cannot be met"):
+        check_feasible(Budget(max_latency_ms=0.1), MICRO, costs)
+
+
+def test_a_table_of_another_space_is_refused() -> None:
+    table = fitted(lambda index, flops: 0.2 + 50 * flops / 1e9)
+    with pytest.raises(MeasurementError, match="another space: num_classes is 10 there and 7 here"):
+        TableCosts(replace(MICRO, num_classes=7), table)
+
+
+@pytest.mark.parametrize("name", ["micro", "tiny", "small", "base"])
+def test_designed_networks_span_the_flops_evenly_and_show_every_choice(name: str) -> None:
+    space = MICRO if name == "micro" else SearchSpace.preset(name)
+    chosen = designed_architectures(space, 8)
+    assert len(set(chosen)) == 8
+    assert all(space.contains(architecture) for architecture in chosen)
+    flops = [count_flops(architecture, space) for architecture in chosen]
+    assert (chosen[0], chosen[-1]) == (space.smallest, space.largest)
+    step = (flops[-1] - flops[0]) / 7
+    assert all(abs(count - (flops[0] + index * step)) <= step / 2 for index, count in enumerate(flops))
+    assert {architecture.embed_dim for architecture in chosen} == set(space.embed_dims)
+    assert {architecture.depth for architecture in chosen} == set(space.depths)
+    assert {heads for architecture in chosen for heads in architecture.num_heads} == set(space.num_heads)
+    assert {ratio for architecture in chosen for ratio in architecture.mlp_ratio} == set(space.mlp_ratios)
+    assert designed_architectures(space, 8) == chosen
+
+
+def test_twelve_networks_show_all_depths_and_sizes_and_nearly_all_widths_of_the_edge_space() -> None:
+    space = SearchSpace.preset("edge")
+    chosen = designed_architectures(space, 12)
+    assert {architecture.image_size for architecture in chosen} == set(space.image_sizes)
+    assert {architecture.depth for architecture in chosen} == set(space.depths)
+    assert len({architecture.embed_dim for architecture in chosen}) >= len(space.embed_dims) - 1
+
+
+def test_a_space_smaller_than_the_table_is_refused_and_an_equal_one_used_up() -> None:
+    space = replace(MICRO, embed_dims=(48, 80), depths=(2,), num_heads=(2,), mlp_ratios=(1.0, 2.0))
+    assert space.size == 8
+    assert len(set(designed_architectures(space, 8))) == 8
+    with pytest.raises(MeasurementError, match="has 8 architectures, asked for 9"):
+        designed_architectures(space, 9)
+    with pytest.raises(MeasurementError, match="at least 4 networks, asked for 3"):
+        designed_architectures(space, 3)
+
+
+@pytest.mark.serial
+def test_torch_networks_are_measured_into_a_table_and_random_numbers_stay() -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    steps: list[str] = []
+    table = measure_table(
+        MICRO, backend="torch-cpu", count=4, threads=1, config=QUICK, progress=lambda what, done, of: steps.append(what)
+    )
+    assert torch.equal(torch.rand(3), expected)
+    assert table.qualification.backend == "torch-cpu"
+    assert table.qualification.device == f"{DeviceFacts.collect().short_name}, 1 thread"
+    assert len(table.networks) == 4
+    assert table.predict(MICRO.largest) > table.predict(MICRO.smallest) > 0
+    assert steps[0].startswith("preparing e48-d3")
+    assert steps[-1].startswith("measuring")
+
+
+class CountingExporter:
+    """Writes a graph with a cost that follows the number of weights, instead of the network's own."""
+
+    def __init__(self) -> None:
+        self.paths: list[Path] = []
+
+    def __call__(self, network: nn.Module, path: Path) -> None:
+        assert not network.training
+        side = sum(parameter.numel() for parameter in network.parameters()) // 4
+        path.write_bytes(graph(["batch", side, 4, 4]))
+        self.paths.append(path)
+
+
+@pytest.mark.serial
+def test_exported_graphs_are_kept_and_used_again(tmp_path: Path) -> None:
+    exporter = CountingExporter()
+    options = {"count": 4, "threads": 1, "config": QUICK, "folder": tmp_path}
+    table = measure_table(MICRO, exporter=exporter, **options)  # type: ignore[arg-type]
+    assert len(set(exporter.paths)) == 4
+    assert table.qualification.backend == "onnxruntime-cpu"
+    measure_table(MICRO, exporter=exporter, **options)  # type: ignore[arg-type]
+    assert len(exporter.paths) == 4  # nothing was exported again
+    exporter.paths[0].unlink()
+    measure_table(MICRO, exporter=exporter, **options)  # type: ignore[arg-type]
+    assert exporter.paths[4:] == exporter.paths[:1]
+    measure_table(replace(MICRO, num_classes=9), exporter=exporter, **options)  # type: ignore[arg-type]
+    assert len(exporter.paths) == 9  # another space shares nothing
+
+
+@pytest.mark.slow
+@pytest.mark.serial
+def test_a_table_is_measured_through_the_real_export(tmp_path: Path) -> None:
+    table = measure_table(MICRO, count=4, threads=1, config=QUICK, folder=tmp_path)
+    assert len(list(tmp_path.glob("*.onnx"))) == 4
+    assert table.predict(MICRO.largest) > table.predict(MICRO.smallest) > 0
+
+
+def test_unknown_backends_and_precisions_are_refused() -> None:
+    with pytest.raises(MeasurementError, match="no table for backend 'abacus'; known are onnxruntime-cpu"):
+        measure_table(MICRO, backend="abacus")
+    with pytest.raises(MeasurementError, match="asked for 'int8'"):
+        measure_table(MICRO, precision="int8")
