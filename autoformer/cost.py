@@ -10,6 +10,7 @@ channels, C classes, g grid, m max_relative_position.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -21,31 +22,73 @@ from autoformer.space import SearchSpace
 def count_params(architecture: Architecture, space: SearchSpace) -> int:
     """Parameters of the subnet; equal to its real count and to fvcore's. Microseconds."""
     embed = architecture.embed_dim
-    patches = space.grid_of(architecture) ** 2
+    total = _params_around_blocks(embed, space.grid_of(architecture), space)
+    for heads, hidden in zip(architecture.num_heads, architecture.hidden_dims, strict=True):
+        total += _params_of_block(embed, heads * space.head_dim, hidden, space)
+    return total
+
+
+def count_supernet_params(space: SearchSpace) -> int:
+    """Parameters of the supernet, entangled or with classical sharing as the space says; equal to its real count."""
+    total = _params_around_blocks(space.stored_embed_dim, space.image_size // space.patch_size, space)
+    if space.sharing == "entangled":
+        sizes = [(space.stored_embed_dim, space.stored_qkv_dim, space.stored_hidden_dim)]
+    else:  # a block per choice; ratios that give the same MLP width are one choice
+        sizes = [
+            (embed, heads * space.head_dim, hidden)
+            for embed in space.embed_dims
+            for heads in space.num_heads
+            for hidden in {int(embed * ratio) for ratio in space.mlp_ratios}
+        ]
+    return total + space.depths[-1] * sum(_params_of_block(*size, space) for size in sizes)
+
+
+def _params_around_blocks(embed: int, grid: int, space: SearchSpace) -> int:
     total = embed * space.in_chans * space.patch_size**2 + embed  # patch embedding
     total += embed  # class token
-    total += (patches + 1) * embed if space.absolute_position else 0
-    for heads, hidden in zip(architecture.num_heads, architecture.hidden_dims, strict=True):
-        qkv = heads * space.head_dim
-        total += 3 * qkv * embed + 3 * qkv  # query, key, value
-        total += qkv * embed + embed  # projection
-        total += 2 * (2 * embed)  # two LayerNorms
-        total += 2 * embed * hidden + hidden + embed  # MLP
-        if space.relative_position:  # rows and columns, for keys and for values
-            total += 4 * (2 * space.max_relative_position + 2) * space.head_dim
+    total += (grid**2 + 1) * embed if space.absolute_position else 0
     total += 2 * embed  # final LayerNorm
     return total + space.num_classes * embed + space.num_classes
 
 
+def _params_of_block(embed: int, qkv: int, hidden: int, space: SearchSpace) -> int:
+    total = 3 * qkv * embed + 3 * qkv  # query, key, value
+    total += qkv * embed + embed  # projection
+    total += 2 * (2 * embed)  # two LayerNorms
+    total += 2 * embed * hidden + hidden + embed  # MLP
+    if space.relative_position:  # rows and columns, for keys and for values
+        total += 4 * (2 * space.max_relative_position + 2) * space.head_dim
+    return total
+
+
 def count_flops(architecture: Architecture, space: SearchSpace) -> int:
     """Multiply-adds of one image through the canonical form; equal to fvcore's count. Microseconds."""
-    embed, grid = architecture.embed_dim, space.grid_of(architecture)
+    widths = [heads * space.head_dim for heads in architecture.num_heads]
+    return _flops(architecture.embed_dim, widths, architecture.hidden_dims, space.grid_of(architecture), space)
+
+
+def alignment_waste(architecture: Architecture, space: SearchSpace, *, multiple: int = 32) -> float:
+    """The share of work that widths beside the multiples of `multiple` cost on hardware that pads them.
+
+    Tensor cores and TensorRT's kernels work on tiles: a width of 216 takes the time of 224. The value is the FLOPs
+    (multiply-adds) with embedding, query and MLP widths rounded up, over the FLOPs as they are, minus 1; 0 is no waste.
+    """
+
+    def up(width: int) -> int:
+        return -(-width // multiple) * multiple
+
+    widths = [up(heads * space.head_dim) for heads in architecture.num_heads]
+    hidden = [up(width) for width in architecture.hidden_dims]
+    padded = _flops(up(architecture.embed_dim), widths, hidden, space.grid_of(architecture), space)
+    return padded / count_flops(architecture, space) - 1
+
+
+def _flops(embed: int, widths: Sequence[int], hidden_dims: Sequence[int], grid: int, space: SearchSpace) -> int:
     patches, tokens = grid**2, grid**2 + 1
     total = patches * space.in_chans * space.patch_size**2 * embed  # patch embedding
-    total += 5 * tokens * embed * (2 * architecture.depth)  # LayerNorms of the blocks, 5 an element in fvcore
+    total += 5 * tokens * embed * (2 * len(widths))  # LayerNorms of the blocks, 5 an element in fvcore
     total += 5 * tokens * embed  # final LayerNorm
-    for heads, hidden in zip(architecture.num_heads, architecture.hidden_dims, strict=True):
-        qkv = heads * space.head_dim
+    for qkv, hidden in zip(widths, hidden_dims, strict=True):
         total += 4 * tokens * embed * qkv  # query, key, value, projection
         total += 2 * tokens * embed * hidden  # MLP
         total += 2 * tokens**2 * qkv  # attention logits, and the sum over values

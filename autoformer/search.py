@@ -171,9 +171,9 @@ class Evolution:
 
 
 class Study:
-    """The evaluations of one search in an Optuna study, by default an SQLite file; one trial an evaluation."""
+    """The evaluations of one search in an Optuna study, one trial each. `storage` is any URL Optuna takes; None: memory."""
 
-    def __init__(self, storage: str, name: str) -> None:
+    def __init__(self, storage: str | None, name: str) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
         for trial in self.study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):

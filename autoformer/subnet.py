@@ -56,6 +56,14 @@ class Attention(nn.Module):
         return cast(Tensor, self.proj(attend(qkv, tables, where, self.scale, self.form)))
 
 
+def spread_edge(table: Tensor, reach: int) -> None:
+    """Copies the rows for distances ±`reach` of a table [2M + 2, K] to all greater distances, in place."""
+    zero = table.shape[0] // 2  # row of distance 0; row 0 is the class token's
+    if reach < zero - 1:
+        table[zero + reach + 1 :] = table[zero + reach].clone()
+        table[1 : zero - reach] = table[zero - reach].clone()
+
+
 class Block(nn.Module):
     """One pre-norm transformer block."""
 
@@ -127,6 +135,8 @@ class Subnet(nn.Module):
         if absolute_position:
             positions = torch.empty(1, self.patch_embed.num_patches + 1, embed_dim)
             self.pos_embed = nn.Parameter(trunc_normal_(positions, std=INIT_STD))
+        rows, columns = self.patch_embed.grid_size
+        self._reach = (rows - 1, columns - 1)  # farthest distances the tables were trained for
         depth = self.architecture.depth
         rates = torch.linspace(0, drop_path_rate, super_depth or depth).tolist()[:depth]
         tables = max_relative_position if relative_position else None
@@ -266,23 +276,20 @@ class Subnet(nn.Module):
 
     def set_input_size(self, img_size: int | tuple[int, int], patch_size: int | None = None) -> None:
         """Changes the image size in pixels (and the patch): absolute positions are resampled; table rows for distances
-        the old grid never had start from the farthest it had (at 224 px rows ±14 are untrained)."""
-        old_reach = max(self.patch_embed.grid_size) - 1
+        that no size of this network had so far start from the farthest it had (at 224 px rows ±14 are untrained)."""
+        reach = self._reach
         self.patch_embed.set_input_size(img_size, patch_size)
         self.patch_size = self.patch_embed.patch_size[0]
-        grid = self.patch_embed.grid_size
+        rows, columns = self.patch_embed.grid_size
+        self._reach = (max(reach[0], rows - 1), max(reach[1], columns - 1))
         if self.architecture.image_size is not None:
             self.architecture = replace(self.architecture, image_size=self.patch_embed.img_size[0])
         with torch.no_grad():
             if self.pos_embed is not None:
-                self.pos_embed = nn.Parameter(resample_positions(self.pos_embed, grid).clone())
-            middle = self.max_relative_position + 1
-            if self.relative_position and max(grid) - 1 > old_reach and old_reach < self.max_relative_position:
-                for block in self.blocks:
-                    for name in Tables._fields:
-                        table = getattr(block.attn, name)
-                        table[middle + old_reach + 1 :] = table[middle + old_reach]
-                        table[1 : middle - old_reach] = table[middle - old_reach]
+                self.pos_embed = nn.Parameter(resample_positions(self.pos_embed, (rows, columns)).clone())
+            for block in self.blocks if self.relative_position else ():
+                for name in Tables._fields:
+                    spread_edge(getattr(block.attn, name), reach[0 if name.endswith("rows") else 1])
 
     # --- making and describing -----------------------------------------------------------------------------------
 

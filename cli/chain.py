@@ -16,11 +16,12 @@ import torch
 from autoformer.profiling.report import build_report
 
 from autoformer import __version__
-from autoformer.checkpoint import claim_folder, file_digest, read_json, write_json
+from autoformer.checkpoint import claim_folder, file_digest, read_json, tensors_digest, write_json
 from autoformer.cli.quantities import read_budget
 from autoformer.cli.recipe import Recipe
-from autoformer.cost import CostModel, ExactCosts
+from autoformer.cost import Budget, CostModel, ExactCosts, check_feasible
 from autoformer.data import DataParts, load_parts
+from autoformer.errors import BudgetError
 from autoformer.evaluate import EvaluationSet, Predict, guesses, predict_with
 from autoformer.export.artefacts import export_network
 from autoformer.export.manifest import Manifest
@@ -34,7 +35,7 @@ from autoformer.profiling.table_measurement import measure_table
 from autoformer.progress import Progress, silent
 from autoformer.search import search_supernet
 from autoformer.space import SearchSpace
-from autoformer.subnet import load_subnet
+from autoformer.subnet import Subnet, load_subnet
 from autoformer.train import finetune, train_supernet
 
 Result = TypeVar("Result")
@@ -43,13 +44,15 @@ Result = TypeVar("Result")
 def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent) -> dict[str, Any]:
     """Runs the whole chain into `out` and gives the content of its `report.json`.
 
-    Called again it goes on where it stopped; a finished run is only read. Raises `OutputExistsError` when `out` holds a run
-    of another recipe or of other data.
+    Called again it goes on where it stopped; a finished run is only read. Raises `BudgetError` before anything is trained
+    when no network can keep the budget, `OutputExistsError` when `out` holds a run of another recipe or of other data.
     """
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     parts = load_parts(recipe.data)
     space = recipe.space.make(parts)
+    counted = recipe.budget.model_dump() | {"max_latency": None}
+    check_feasible(read_budget(space, ExactCosts(space), **counted), space, ExactCosts(space))
     identity = {"kind": "run", "recipe": recipe.model_dump(mode="json"), "data": parts.digest}
     if recipe.profile.table is not None:
         identity["table"] = file_digest(recipe.profile.table)
@@ -57,54 +60,69 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent) -> dict[s
     if (out / "report.json").exists():
         return read_json(out / "report.json")
     steps = Steps(out)
-    facts = DeviceFacts.collect()
-    write_json(
-        {
-            "format": "autoformer/run/1",
-            "version": __version__,
-            "recipe": recipe.model_dump(mode="json"),
-            "data": parts.record,
-            "space": space.to_dict(),
-            "device": facts.to_dict(),
-        },
-        out / "run.json",
-    )
+    run = {
+        "format": "autoformer/run/1",
+        "version": __version__,
+        "recipe": recipe.model_dump(mode="json"),
+        "data": parts.record,
+        "space": space.to_dict(),
+        "device": DeviceFacts.collect().to_dict(),
+    }
+    write_json(run, out / "run.json")
 
     costs = steps.timed("latency table", lambda: _costs(recipe, space, out, progress))
-    budget = read_budget(space, costs, **recipe.budget.model_dump())
-    sought = within_margin(budget, costs.table if isinstance(costs, TableCosts) else None)
-    write_json(
-        {"stated": recipe.budget.model_dump(), "limits": budget.to_dict(), "searched_with": sought.to_dict()}, out / "budget.json"
-    )
-
+    sought = _budget(recipe, space, costs, out)
     supernet = steps.timed(
         "train", lambda: train_supernet(space, parts, recipe.train, out / "supernet", seed=recipe.seed, progress=progress)
     )
-    weights = read_json(out / "supernet" / "supernet.json")["weights_digest"]
     result = steps.timed(
         "search",
         lambda: search_supernet(
             supernet, parts.search, parts.preprocessing, costs, sought, recipe.search, out / "search",
-            weights_digest=weights, seed=recipe.seed, progress=progress,
+            weights_digest=tensors_digest(supernet.state_dict()), seed=recipe.seed, progress=progress,
         ),
     )  # fmt: skip
-    architecture = result.chosen.architecture
     if not (out / "subnet").exists():
-        steps.timed("extract", lambda: extract(out / "supernet", architecture, out / "subnet"))
-    subnet, preprocessing, classes = load_subnet(out / "subnet")
-    inherited = load_subnet(out / "subnet")[0]
+        steps.timed("extract", lambda: extract(out / "supernet", result.chosen.architecture, out / "subnet"))
+    inherited, _, _ = load_subnet(out / "subnet")
     finetuned = steps.timed(
         "finetune",
-        lambda: finetune(subnet, parts, recipe.finetune, out / "finetuned", seed=recipe.seed, progress=progress),
-    ).eval()
+        lambda: finetune(
+            load_subnet(out / "subnet")[0], parts, recipe.finetune, out / "finetuned", seed=recipe.seed, progress=progress
+        ),
+    )
+    _export(recipe, finetuned, parts, out, steps, progress)
+    predictors = {"inherited": predict_with(inherited), "finetuned": predict_with(finetuned), **_onnx_models(out / "export")}
+    steps.timed("test", lambda: score_on_test(predictors, parts, out, progress))
+    return build_report(out)
+
+
+def _budget(recipe: Recipe, space: SearchSpace, costs: CostModel, out: Path) -> Budget:
+    """The limits to search with, checked and stored beside the stated ones in `budget.json`."""
+    stated = read_budget(space, costs, **recipe.budget.model_dump())
+    check_feasible(stated, space, costs)
+    sought = within_margin(stated, costs.table if isinstance(costs, TableCosts) else None)
+    try:
+        check_feasible(sought, space, costs)
+    except BudgetError as error:
+        raise BudgetError(f"{error} (the limit here is the stated one less the largest error of the latency table)") from error
+    write_json(
+        {"stated": recipe.budget.model_dump(), "limits": stated.to_dict(), "searched_with": sought.to_dict()}, out / "budget.json"
+    )
+    return sought
+
+
+def _export(recipe: Recipe, network: Subnet, parts: DataParts, out: Path, steps: Steps, progress: Progress) -> None:
+    """Writes `export/` and measures it into `latency.json`, each unless it is there."""
     if not (out / "export").exists():
-        searched = EvaluationSet.of(parts.search, preprocessing)
+        searched = EvaluationSet.of(parts.search, parts.preprocessing)
         steps.timed(
             "export",
             lambda: export_network(
-                finetuned, out / "export", images=searched.images(), labels=searched.labels, preprocessing=preprocessing,
-                classes=classes, precisions=recipe.export.precisions, formats=recipe.export.formats,
-                calibration_images=recipe.export.calibration_images, max_disagreement=recipe.export.max_disagreement,
+                network, out / "export", images=searched.images(), labels=searched.labels,
+                preprocessing=parts.preprocessing, classes=parts.classes, precisions=recipe.export.precisions,
+                formats=recipe.export.formats, calibration_images=recipe.export.calibration_images,
+                max_disagreement=recipe.export.max_disagreement,
                 on_progress=lambda message: progress("export", 0, 1, message),
             ),
         )  # fmt: skip
@@ -117,9 +135,6 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent) -> dict[s
                 out=out / "latency.json", progress=progress,
             ),
         )  # fmt: skip
-    predictors = {"inherited": predict_with(inherited), "finetuned": predict_with(finetuned), **_onnx_models(out / "export")}
-    steps.timed("test", lambda: score_on_test(predictors, parts, out, progress))
-    return build_report(out)
 
 
 def _costs(recipe: Recipe, space: SearchSpace, out: Path, progress: Progress) -> CostModel:

@@ -54,7 +54,7 @@ def table(
     space: Annotated[str | None, typer.Option("--space", help="Or a preset: tiny, small, base, edge, micro.")] = None,
     image_size: Annotated[int | None, typer.Option("--image-size", help="Pixels; with --space.")] = None,
     backend: Annotated[str, typer.Option("--backend", help="onnxruntime-cpu, onnxruntime-cuda, torch-cpu.")] = "onnxruntime-cpu",
-    networks: Annotated[int, typer.Option("--networks", min=3, help="Networks to measure.")] = 8,
+    networks: Annotated[int, typer.Option("--networks", min=4, help="Networks to measure.")] = 8,
     batch: Batch = 1,
     threads: Threads = 1,
     json: Json = False,

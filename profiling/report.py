@@ -19,12 +19,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from autoformer.checkpoint import replacing, write_json
+from autoformer.cost import show
 from autoformer.errors import CheckpointError
 from autoformer.profiling.report_content import FORMAT, content, main_measurement
 from autoformer.profiling.report_data import Run
 from autoformer.profiling.report_figures import Figure, figures
-from autoformer.profiling.report_numbers import accuracy_text, latency_text, percent
-from autoformer.profiling.report_sections import TONES, headline, limit_words, networks, sections, short_source
+from autoformer.profiling.report_numbers import accuracy_text, latency_text, limit_words, percent
+from autoformer.profiling.report_sections import TONES, headline, sections, short_source
+from autoformer.profiling.report_tables import networks
 
 TEMPLATES = Path(__file__).parent
 MOST_LINES = 15  # of the summary
@@ -85,8 +87,6 @@ def _within(lines: list[str], most: int) -> list[str]:
 
 
 def _found(limit: Mapping[str, Any]) -> str:
-    from autoformer.cost import show
-
     if limit["measure"] != "latency_ms":
         return show(limit["measure"], limit["found"])
     if limit["found"] is None:

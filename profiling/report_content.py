@@ -12,8 +12,8 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
-from autoformer.evaluate import Accuracy
 from autoformer.errors import MeasurementError
+from autoformer.evaluate import Accuracy
 from autoformer.export.manifest import Artefact
 from autoformer.profiling.measure import Measurement
 from autoformer.profiling.report_data import FP32, INT8, Epoch, Run

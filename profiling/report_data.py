@@ -115,7 +115,10 @@ class Run:
                 "space": SearchSpace.from_dict(record["space"]),
                 "device": DeviceFacts.from_dict(record["device"]),
             }
-            int(record["recipe"]["seed"])
+            for needed in ("seed", "profile"):
+                record["recipe"][needed]
+            for needed in ("train", "search", "test"):
+                record["data"]["parts"][needed]
         with checked(folder / "budget.json") as record:
             values |= {
                 "stated": {name: str(words) for name, words in record["stated"].items() if words is not None},
@@ -135,6 +138,8 @@ class Run:
             values["search_config"] = dict(record["config"])
         values["manifest"] = Manifest.load(folder / "export")
         values["profile"] = Profile.load(folder / "latency.json")
+        if not values["profile"].measurements:
+            raise CheckpointError(f"{folder / 'latency.json'} holds no measurement; profile again")
         with checked(folder / "test.json", "autoformer/test/1") as record:
             values["labels"] = np.array(record["labels"], dtype=np.int64)
             values["guesses"] = {name: np.array(found, dtype=np.int64) for name, found in record["guesses"].items()}
@@ -178,7 +183,9 @@ def checked(path: Path, format: str | None = None) -> Iterator[Mapping[str, Any]
     except CheckpointError:
         raise
     except KeyError as error:
-        raise CheckpointError(f"{path} is damaged: {error} is missing; copy the whole folder again or run into a new one") from error
+        raise CheckpointError(
+            f"{path} is damaged: {error} is missing; copy the whole folder again or run into a new one"
+        ) from error
     except (AutoformerError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}; copy the whole folder again or run into a new one") from error
 
@@ -191,8 +198,7 @@ def _history(record: Mapping[str, Any]) -> tuple[Epoch, ...]:
             learning_rate=float(epoch["learning_rate"]),
             seconds=float(epoch["seconds"]),
             accuracy={
-                name: Accuracy(int(value["correct"]), int(value["images"]))
-                for name, value in epoch.get("accuracy", {}).items()
+                name: Accuracy(int(value["correct"]), int(value["images"])) for name, value in epoch.get("accuracy", {}).items()
             },
         )
         for epoch in record["history"]

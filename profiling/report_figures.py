@@ -80,6 +80,7 @@ def _layout(x: str, y: str, **more: Any) -> Plot:
         "plot_bgcolor": "rgba(0,0,0,0)",
         "margin": {"l": 60, "r": 16, "t": 24, "b": 52},
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "showlegend": True,
         "hovermode": "closest",
         "hoverlabel": {"align": "left"},
         "xaxis": {"title": {"text": x}},
@@ -254,15 +255,15 @@ def training_figure(name: str, title: str, history: Sequence[Epoch]) -> Figure:
 def distribution_figure(measurements: Sequence[Measurement]) -> Figure:
     """The share of runs that took at most so long, one curve per measurement."""
     traces: list[Plot] = []
-    ends: list[tuple[float, float]] = []
-    beyond = []
+    ends: list[tuple[float, float]] = []  # the fastest run, and the one at the percentile TAIL
+    every = []
     for index, measurement in enumerate(measurements):
         ordered = sorted(measurement.samples_ms)
         n = len(ordered)
         count = min(n, MAX_CDF_POINTS)
         ranks = sorted({max(1, round(n * (point + 1) / count)) for point in range(count)} | {1, n})
         ends.append((ordered[0], percentile(ordered, TAIL)))
-        beyond.append(ordered)
+        every.append(ordered)
         traces.append(
             {
                 "type": "scatter", "mode": "lines", "name": plain(measurement.name),
@@ -277,8 +278,8 @@ def distribution_figure(measurements: Sequence[Measurement]) -> Figure:
     layout = _layout("time of one run, ms", "share of runs, %")
     layout["xaxis"]["range"] = [_rounded(max(0.0, low - space)), _rounded(high + space)]
     layout["yaxis"]["range"] = [0, 101]
-    outside = sum(sample > high + space for ordered in beyond for sample in ordered)
-    total = sum(map(len, beyond))
+    outside = sum(sample > high + space for ordered in every for sample in ordered)
+    total = sum(map(len, every))
     return Figure(
         name="latency",
         title="Distribution of wall times",

@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from autoformer.cost import show
+
 MOST_DIGITS = 4  # of a latency; a shared machine repeats itself to a few per cent at best
 
 
@@ -80,3 +82,32 @@ def file_size(num_bytes: int) -> str:
     if num_bytes < 999_500:
         return f"{num_bytes / 1e3:.3g} kB"
     return f"{num_bytes / 1e6:.4g} MB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.3g} MB"
+
+
+def interval(score: Mapping[str, Any]) -> str:
+    """The interval of an accuracy: `96.6 to 99.0 %`."""
+    low = percent_value(score["low"], score["low"], score["high"])[:-2]
+    return f"{low} to {percent_value(score['high'], score['low'], score['high'])}"
+
+
+def latency_interval(stats: Mapping[str, Any]) -> str:
+    """The interval of a median: `95 % interval 0.349 to 0.355 ms`."""
+    low, high = stats["p50_low_ms"], stats["p50_high_ms"]
+    if low is None or high is None:
+        return "too few runs for an interval"
+    places = latency_decimals(stats["p50_ms"], low, high)
+    return f"95 % interval {low:.{places}f} to {high:.{places}f} ms"
+
+
+def limit_words(limit: Mapping[str, Any]) -> str:
+    """A limit in short: `params ≤ 80% (210.4k)`."""
+    sign = "≤" if limit["limit"].startswith("max") else "≥"
+    name = {"params": "parameters", "flops": "FLOPs", "latency_ms": "latency"}[limit["measure"]]
+    value = shown_value(limit["measure"], limit["value"])
+    stated = limit["stated"]
+    return f"{name} {sign} {value}" + (f" ({stated})" if stated and "%" in stated else "")
+
+
+def shown_value(measure: str, value: float) -> str:
+    """A limit or a count with four digits."""
+    return f"{value:.4g} ms" if measure == "latency_ms" else show(measure, value)

@@ -35,3 +35,44 @@ def draw_images(root: Path, classes: tuple[str, ...] = ("circle", "cross", "stri
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_images(tmp_path_factory.mktemp("images") / "shapes")
+
+
+@pytest.fixture(scope="session")
+def latency_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stored table for the digits' micro space, as if measured: 0.05 ms and 50 ms per GFLOP."""
+    from autoformer.cost import LatencyQualification, count_flops
+    from autoformer.profiling.device import DeviceFacts
+    from autoformer.profiling.latency_table import LatencyTable
+    from autoformer.profiling.table_measurement import designed_architectures
+    from autoformer.space import SearchSpace
+
+    space = SearchSpace.preset("micro", image_size=8, in_chans=1, num_classes=10)
+    means = LatencyQualification(statistic="p50", batch=1, precision="fp32", backend="onnxruntime-cpu", device="a test")
+    measured = [(a, 0.05 + 50 * count_flops(a, space) / 1e9) for a in designed_architectures(space, 6)]
+    path = tmp_path_factory.mktemp("table") / "table.json"
+    LatencyTable.fit(space, means, measured, device=DeviceFacts.collect()).save(path)
+    return path
+
+
+SHORT = (
+    "train.epochs=8", "train.evaluate_every=4", "finetune.epochs=4", "search.population=6", "search.generations=2",
+    "search.parents=3", "search.mutated=3", "search.crossed=3", "export.calibration_images=64", "profile.seconds=0.2",
+)  # fmt: skip
+QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
+
+
+def shortened(latency_table: Path) -> list[str]:
+    """The options that make a run of the quickstart recipe a matter of seconds."""
+    settings = [*SHORT, f"profile.table={latency_table}", "export.max_disagreement=0.2"]
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, latency_table: Path) -> Path:
+    """A short run of the quickstart recipe through the command line."""
+    from tests.commands import command
+
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    answer = command("run", QUICKSTART, "--out", out, "--quiet", *shortened(latency_table))
+    assert answer.code == 0, answer.err
+    return out

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
-from tests.conftest import draw_images
 
 from autoformer.augment import AugmentConfig, TrainingImages, epoch_order
 from autoformer.data import DataConfig, load_parts, parts_of_record, split_dataset, stratified
 from autoformer.errors import DataError
+from tests.conftest import draw_images
 
 
 def members(parts: object, name: str) -> set[int]:
@@ -119,10 +119,14 @@ def test_an_unreadable_image_is_named(tmp_path: Path, content: bytes) -> None:
     draw_images(tmp_path, ("a", "b"), each=8)
     broken = tmp_path / "a" / "broken.png"
     broken.write_bytes(content)
-    with pytest.raises(DataError, match=r"broken\.png cannot be read as an image"):
+
+    def read_all() -> None:
         parts = load_parts(DataConfig(source=str(tmp_path)))
         for part in (parts.train, parts.search, parts.test.sealed):
             part.pixels(parts.preprocessing)
+
+    with pytest.raises(DataError, match=r"broken\.png cannot be read as an image"):
+        read_all()
 
 
 def test_an_unknown_source_says_what_is_known() -> None:
@@ -190,7 +194,8 @@ def test_without_augmentation_training_sees_the_images_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [AugmentConfig(crop="random_resized", flip=0.5, color_jitter=0.3), AugmentConfig(rand_augment="rand-m9-mstd0.5-inc1")]
+    "config",
+    [AugmentConfig(crop="random_resized", flip=0.5, color_jitter=0.3), AugmentConfig(rand_augment="rand-m9-mstd0.5-inc1")],
 )
 def test_photograph_augmentation_gives_images_of_the_right_shape(image_folder: Path, config: AugmentConfig) -> None:
     parts = load_parts(DataConfig(source=str(image_folder)))

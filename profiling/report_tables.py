@@ -1,0 +1,249 @@
+"""The tables of the report, made from the content of `report.json`; cells are plain text, escaping is up to the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autoformer.profiling.report_numbers import (
+    duration,
+    file_size,
+    interval,
+    latency_text,
+    percent_value,
+    shown_value,
+)
+
+MEASURES = {"params": "parameters", "flops": "FLOPs (multiply-adds)", "latency_ms": "latency"}
+NETWORKS = {
+    "inherited": "supernet weights, as inherited",
+    "finetuned": "finetuned",
+    "onnx fp32": "ONNX fp32",
+    "onnx int8": "ONNX int8",
+}
+STEPS = ("latency table", "train", "search", "extract", "finetune", "export", "profile", "test")  # in their order
+DIGEST_DIGITS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table. `numbers` are the columns that stand to the right; `note` is a sentence below."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numbers: tuple[int, ...] = ()
+    note: str = ""
+
+
+def networks(name: str) -> str:
+    """A name of test.json in words."""
+    return NETWORKS.get(name, name)
+
+
+def limit_table(report: Mapping[str, Any]) -> Table:
+    """Each limit, what was found, and whether it is met."""
+    rows = []
+    for limit in report["budget"]:
+        measure = limit["measure"]
+        sign = "at most" if limit["limit"].startswith("max") else "at least"
+        found, basis = shown_value(measure, limit["found"]) if measure != "latency_ms" else "not measured", limit["reason"]
+        if measure == "latency_ms":
+            if limit["found"] is not None:
+                found = latency_text({"p50_ms": limit["found"], "p50_low_ms": limit["low"], "p50_high_ms": limit["high"]})
+            predicted = limit["predicted"]
+            basis = "" if predicted is None else f"predicted {shown_value(measure, predicted)}; "
+            basis += f"searched with {shown_value(measure, limit['searched_with'])} (the limit less the table's margin); "
+            basis += limit["reason"] + ("" if limit["qualification"] is None else f"; {limit['qualification']}")
+        stated = limit["stated"] or "not recorded"
+        row = (MEASURES[measure], f"{sign} {stated}", shown_value(measure, limit["value"]), found, limit["met"], basis)
+        rows.append(row)
+    stated = {limit["measure"] for limit in report["budget"]}
+    chosen = report["chosen"]
+    for measure in ("params", "flops"):
+        if measure not in stated:
+            row = (MEASURES[measure], "no limit", "–", shown_value(measure, chosen[measure]), "–", "counted exactly")
+            rows.append(row)
+    return Table(
+        title="Limits",
+        columns=("cost", "stated", "limit", "found", "verdict", "how it is known"),
+        rows=tuple(rows),
+        numbers=(2, 3),
+        note=(
+            "Percentages are of the largest network of the space. FLOPs are multiply-adds of one image, counted as fvcore "
+            "does. A latency limit is met when the measurement is VALID and the whole 95 % interval of the median is inside."
+        ),
+    )
+
+
+def test_table(report: Mapping[str, Any]) -> Table:
+    """Accuracy of every network on the test part."""
+    rows: list[tuple[str, ...]] = []
+    for name, score in report["test"].items():
+        value, right = percent_value(score["accuracy"], score["low"], score["high"]), f"{score['correct']} of {score['images']}"
+        rows.append((networks(name), value, interval(score), right))
+    rows.sort(key=lambda row: [*NETWORKS.values(), row[0]].index(row[0]))
+    if "onnx int8" not in report["test"]:
+        rows.append(("ONNX int8", "not measured", "–", "–"))
+    return Table(
+        title="Top-1 accuracy on images that nothing was chosen by",
+        columns=("network", "accuracy", "95 % interval", "right"),
+        rows=tuple(rows),
+        numbers=(1, 2, 3),
+        note="Intervals are Wilson's. All networks see the same images, so neighbouring rows differ by less than they suggest.",
+    )
+
+
+def _timed(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Name of the file and figures, the reference last."""
+    files = [(name.removesuffix(f" ({stats['backend']})"), stats) for name, stats in report["latency"].items()]
+    return [*files, ("reference network", report["reference"])]
+
+
+def latency_table(report: Mapping[str, Any]) -> Table:
+    """Times of every file, the reference last."""
+
+    def tail(stats: Mapping[str, Any], name: str) -> str:
+        return "too few runs" if stats[name] is None else f"{stats[name]:.3g} ms"
+
+    has_clock = any(stats["device_clock"] for _, stats in _timed(report))
+    rows = []
+    for name, stats in _timed(report):
+        threads = "" if stats["threads"] is None else f", {stats['threads']} thread{'' if stats['threads'] == 1 else 's'}"
+        clock = latency_text(stats["device_clock"]) if stats["device_clock"] else "none"
+        rows.append(
+            (
+                name,
+                f"{stats['backend']}, {stats['precision']}, batch {stats['batch']}{threads}",
+                latency_text(stats),
+                *((clock,) if has_clock else ()),
+                *(tail(stats, figure) for figure in ("p90_ms", "p99_ms", "max_ms")),
+                f"{stats['ratio_to_reference']:.3g}",
+            )
+        )
+    columns = ("file", "how", "p50 [95 % interval]", *(("p50 by the device's clock",) if has_clock else ()))
+    columns += ("p90", "p99", "slowest", "ratio to reference")
+    return Table(
+        title="Time of one run",
+        columns=columns,
+        rows=tuple(rows),
+        numbers=tuple(range(2, len(columns))),
+        note="Wall time as the caller of one run sees it, with input and output in memory.",
+    )
+
+
+def trust_table(report: Mapping[str, Any]) -> Table:
+    """The verdicts on these times, with their reasons."""
+    rows = []
+    for name, stats in _timed(report):
+        drift = "too few runs" if stats["drift"] is None else f"{100 * stats['drift']:+.2g} %"
+        settled = f"{stats['warmup_runs']}, {'settled' if stats['warmup_settled'] else 'not settled'}"
+        reasons = "; ".join(stats["reasons"]) or "nothing against it"
+        rows.append((name, str(stats["n"]), drift, settled, stats["verdict"], reasons))
+    return Table(
+        title="Whether these times can be trusted",
+        columns=("file", "runs", "drift", "warm-up runs", "verdict", "reasons"),
+        rows=tuple(rows),
+        numbers=(1, 2, 3),
+        note="Intervals take runs as independent, which they are not quite; so drift and waiting are judged as well.",
+    )
+
+
+def export_table(report: Mapping[str, Any]) -> Table:
+    """The exported files with what proved them."""
+    rows = tuple(
+        (name, file["path"], file_size(file["bytes"]), file["sha256"][:DIGEST_DIGITS], file["proof"])
+        for name, file in report["files"].items()
+        if "sha256" in file
+    )
+    return Table(
+        title="Exported files",
+        columns=("what", "where in this folder", "size", "SHA-256", "compared with its source"),
+        rows=rows,
+        numbers=(2,),
+        note="Every file was compared with the network on images of the search part before it counted as exported.",
+    )
+
+
+def folder_table(report: Mapping[str, Any]) -> Table:
+    """What else lies in the run's folder."""
+    rows = tuple((name, file["path"]) for name, file in report["files"].items() if "sha256" not in file)
+    return Table(title="Also in this folder", columns=("what", "where"), rows=rows)
+
+
+def skipped_table(report: Mapping[str, Any]) -> Table:
+    """Artefacts that were asked for and are not there."""
+    rows = [(item["what"], item["status"], item["reason"]) for item in report["skipped"]]
+    return Table(
+        title="Not delivered", columns=("what", "status", "reason"), rows=tuple(rows) or (("nothing", "–", "–"),)
+    )  # fmt: skip
+
+
+def not_measured_table(report: Mapping[str, Any]) -> Table:
+    """What has no number, and why."""
+    rows = tuple((item["what"], item["reason"]) for item in report["not_measured"])
+    return Table(title="No number here is about", columns=("what", "why"), rows=rows)
+
+
+def part_table(report: Mapping[str, Any]) -> Table:
+    """The parts of the data."""
+    use = {
+        "train": "supernet and finetuning",
+        "search": "scoring candidates, calibrating and judging int8",
+        "test": "read at the end, when every choice was made",
+    }
+    parts = report["data"]["parts"]
+    rows = [(name, str(parts[name]["images"]), use[name], parts[name]["digest"][:DIGEST_DIGITS]) for name in use]
+    return Table(title="Parts", columns=("part", "images", "used for", "digest"), rows=tuple(rows), numbers=(1,))
+
+
+def reading_table(report: Mapping[str, Any]) -> Table:
+    """Who read the test part."""
+    readings = report["test_readings"]
+    rows = [
+        (networks(reading["reader"]), reading["time"], str(reading["images"]), reading["split"][:DIGEST_DIGITS])
+        for reading in readings["readings"]
+    ]
+    counts = "; ".join(f"split {split[:DIGEST_DIGITS]}: {count} times" for split, count in readings["by_split"].items())
+    return Table(
+        title="Readings of the test part in this run",
+        columns=("by", "time", "images", "digest"),
+        rows=tuple(rows),
+        numbers=(2,),
+        note=f"{counts or 'never read'}. Each reading beyond one per network would make its accuracy less of a test.",
+    )
+
+
+def machine_table(report: Mapping[str, Any]) -> Table:
+    """The machine and its software."""
+    device = report["device"]
+    absent = "not reported by this machine"
+    facts = [
+        ("processor", device["cpu"]),
+        ("cores in use", str(device["cores"])),
+        ("instructions", ", ".join(device["isa"]) or absent),
+        ("frequency governor", device["governor"] or absent),
+        ("load before the run", absent if device["load_average"] is None else f"{device['load_average']:.2g}"),
+        ("memory", absent if device["memory_mib"] is None else f"{device['memory_mib'] / 1024:.3g} GiB"),
+        ("GPU", "; ".join(f"{gpu['name']}, driver {gpu['driver']}, compute capability {gpu['compute_capability']}"
+                          for gpu in device["gpus"]) or "none found"),
+        *([("Jetson", f"{device['jetson']}; {device['l4t']}")] if device["jetson"] else []),
+        ("operating system", device["operating_system"]),
+        ("Python", device["python"]),
+        ("autoformer-toolchain", report["version"]),
+        *((name, version) for name, version in sorted(device["versions"].items()) if name != "autoformer-toolchain"),
+    ]  # fmt: skip
+    return Table(title="Machine and versions", columns=("", ""), rows=tuple(facts))
+
+
+def step_table(report: Mapping[str, Any]) -> Table:
+    """Time per step."""
+    steps = report["steps"]
+    order = [name for name in STEPS if name in steps] + [name for name in steps if name not in STEPS]
+    rows = [(name, duration(steps[name])) for name in order]
+    rows.append(("all steps", duration(sum(report["steps"].values()))))
+    return Table(
+        title="Time per step", columns=("step", "time"), rows=tuple(rows), numbers=(1,),
+        note="Summed over all resumptions of the run.",
+    )  # fmt: skip

@@ -1,0 +1,396 @@
+"""Every command through the program, on one short run: what it prints, what it writes, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import yaml
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from autoformer.checkpoint import read_tensors, tensors_digest
+from autoformer.data import DataConfig, load_parts
+from autoformer.evaluate import EvaluationSet
+from tests.commands import command
+from tests.conftest import QUICKSTART, draw_images, shortened
+
+pytestmark = pytest.mark.xdist_group("run")
+COMMANDS = (
+    "run", "train", "search", "extract", "finetune", "export", "evaluate", "predict", "profile", "report", "describe", "doctor",
+)  # fmt: skip
+
+
+def digest_of(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_bytes().hex()[:200] for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+# --- the run -----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_every_part_of_the_chain_and_three_reports(finished_run: Path) -> None:
+    for name in (
+        "supernet/model.safetensors", "search/search.json", "search/study.db", "subnet/model.safetensors",
+        "finetuned/model.safetensors", "export/model.fp32.onnx", "export/model.int8.onnx", "latency.json", "test.json",
+        "report.html", "report.md", "report.json",
+    ):  # fmt: skip
+        assert (finished_run / name).exists(), name
+
+
+def test_a_finished_run_answers_at_once_and_changes_nothing(finished_run: Path, latency_table: Path) -> None:
+    before = digest_of(finished_run)
+    answer = command("run", QUICKSTART, "--out", finished_run, "--quiet", "--json", *shortened(latency_table))
+    assert answer.code == 0
+    assert answer.json["format"] == "autoformer/report/1"
+    assert digest_of(finished_run) == before
+
+
+def test_a_run_of_another_recipe_is_refused_and_nothing_is_lost(finished_run: Path, latency_table: Path) -> None:
+    before = digest_of(finished_run)
+    answer = command("run", QUICKSTART, "--out", finished_run, *shortened(latency_table), "--set", "train.epochs=9")
+    assert "holds another run" in answer.error
+    assert digest_of(finished_run) == before
+
+
+def test_the_reported_test_accuracy_is_that_of_the_onnx_file_run_by_hand(finished_run: Path) -> None:
+    report = json.loads((finished_run / "report.json").read_text())
+    data, parts = load_digits(), load_parts(DataConfig())
+    indices = list(parts.test.sealed.indices)
+    pixels = np.round(data.images[indices] * 255 / 16) / 255
+    mean, std = parts.preprocessing.mean[0], parts.preprocessing.std[0]
+    session = onnxruntime.InferenceSession(str(finished_run / "export" / "model.fp32.onnx"), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {session.get_inputs()[0].name: ((pixels - mean) / std)[:, None].astype(np.float32)})
+    right = int((np.asarray(logits).argmax(1) == data.target[indices]).sum())
+    assert abs(report["test"]["onnx fp32"]["correct"] - right) <= 1  # 8-bit rounding may tip one image
+
+
+def test_the_test_part_is_read_once_for_each_artefact(finished_run: Path) -> None:
+    readings = json.loads((finished_run / "test_ledger.json").read_text())["readings"]
+    assert sorted(reading["reader"] for reading in readings) == sorted({reading["reader"] for reading in readings})
+    assert {"inherited", "finetuned", "onnx fp32"} <= {reading["reader"] for reading in readings}
+
+
+def test_the_resolved_recipe_is_stored(finished_run: Path) -> None:
+    recipe = json.loads((finished_run / "run.json").read_text())["recipe"]
+    assert recipe["train"]["epochs"] == 8
+    assert recipe["train"]["learning_rate"] == yaml.safe_load(QUICKSTART.read_text())["train"]["learning_rate"]
+
+
+# --- the steps as commands of their own --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def steps(tmp_path_factory: pytest.TempPathFactory, finished_run: Path, latency_table: Path) -> Path:
+    """The same chain as `finished_run`, command by command."""
+    base = tmp_path_factory.mktemp("steps")
+    for words in (
+        ("train", QUICKSTART, "--out", base / "super", *shortened(latency_table)),
+        (
+            "search", "--supernet", base / "super", "--out", base / "search", "--max-params", "80%", "--max-flops", "80%",
+            "--max-latency", "90%", "--latency-table", latency_table, *(word for setting in (
+                "population=6", "generations=2", "parents=3", "mutated=3", "crossed=3", "choose=best",
+            ) for word in ("--set", setting)),
+        ),
+        ("extract", "--supernet", base / "super", "--search", base / "search", "--out", base / "subnet"),
+        ("finetune", base / "subnet", "--recipe", QUICKSTART, "--set", "epochs=4", "--out", base / "finetuned"),
+        ("export", base / "finetuned", "--out", base / "export", "--precision", "fp32"),
+    ):  # fmt: skip
+        answer = command(*words)
+        assert answer.code == 0, answer.err
+    return base
+
+
+def test_the_commands_one_by_one_give_the_weights_of_the_run(steps: Path, finished_run: Path) -> None:
+    for here, there in (("super", "supernet"), ("subnet", "subnet"), ("finetuned", "finetuned")):
+        mine, theirs = (read_tensors(folder / "model.safetensors") for folder in (steps / here, finished_run / there))
+        assert tensors_digest(mine) == tensors_digest(theirs), here
+
+
+def test_search_prints_its_choice_with_the_cost_and_the_qualification(steps: Path) -> None:
+    found = json.loads((steps / "search" / "search.json").read_text())
+    assert found["latency_qualification"]["backend"] == "onnxruntime-cpu"
+    assert len(found["result"]["candidates"]) == 12
+
+
+@pytest.mark.parametrize("artefact", ["finetuned", "export/model.fp32.onnx", "export"])
+def test_evaluate_gives_one_accuracy_whatever_form_the_network_has(finished_run: Path, artefact: str) -> None:
+    answer = command("evaluate", finished_run / artefact, "--json", "--quiet")
+    assert answer.code == 0, answer.err
+    reference = command("evaluate", finished_run / "finetuned", "--json", "--quiet").json
+    assert answer.json["images"] == reference["images"]
+    assert abs(answer.json["correct"] - reference["correct"]) <= 1
+
+
+def test_reading_the_test_part_by_hand_is_counted(finished_run: Path, tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.json"
+    answer = command("evaluate", finished_run / "finetuned", "--part", "test", "--ledger", ledger, "--json")
+    assert answer.json["images"] == 539
+    assert len(json.loads(ledger.read_text())["readings"]) == 1
+
+
+def test_predict_names_the_class_with_its_probability(finished_run: Path, tmp_path: Path) -> None:
+    parts = load_parts(DataConfig())
+    image, _ = parts.train[0]
+    image.save(tmp_path / "digit.png")
+    answer = command("predict", finished_run / "export", tmp_path / "digit.png", "--top", "10", "--json")
+    (found,) = answer.json
+    shares = [entry["probability"] for entry in found["classes"]]
+    assert sum(shares) == pytest.approx(1)
+    assert shares == sorted(shares, reverse=True)
+    logits = EvaluationSet.of(parts.train, parts.preprocessing).images(1)
+    assert logits.shape == (1, 1, 8, 8)
+    assert command("predict", finished_run / "finetuned", tmp_path / "digit.png").code == 0
+
+
+def test_profile_run_measures_what_is_there_and_says_what_is_not(finished_run: Path, tmp_path: Path) -> None:
+    answer = command(
+        "profile", "run", finished_run / "export", finished_run / "finetuned", "--seconds", "0.1", "--quiet", "--json",
+        "--out", tmp_path / "latency.json",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    assert {m["backend"] for m in answer.json["measurements"]} >= {"onnxruntime-cpu", "torch-cpu"}
+    assert all(m["stats"]["p50_ms"] > 0 for m in answer.json["measurements"])
+    assert answer.json["not_measured"]
+    assert (tmp_path / "latency.json").exists()
+
+
+def test_profile_table_writes_a_table_the_search_takes(steps: Path, tmp_path: Path) -> None:
+    table = tmp_path / "here.json"
+    answer = command(
+        "profile", "table", "--supernet", steps / "super", "--backend", "torch-cpu", "--networks", "4", "--out", table, "--quiet"
+    )
+    assert answer.code == 0, answer.err
+    found = command(
+        "search", "--supernet", steps / "super", "--out", tmp_path / "s", "--max-latency", "100%", "--latency-table", table,
+        "--set", "population=2", "--set", "generations=1", "--json", "--quiet",
+    )  # fmt: skip
+    assert found.code == 0, found.err
+    assert found.json["latency_qualification"]["backend"] == "torch-cpu"
+
+
+def test_report_build_writes_the_reports_again(finished_run: Path) -> None:
+    html = finished_run / "report.html"
+    html.unlink()
+    answer = command("report", "build", finished_run)
+    assert answer.code == 0, answer.err
+    assert html.stat().st_size > 100_000
+
+
+# --- describe and doctor -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "params"), [("T", 5_867_944), ("S", 22_891_432), ("B", 53_691_688)])
+def test_describe_gives_the_published_parameters(name: str, params: int) -> None:
+    assert command("describe", f"AutoFormer-{name}", "--json").json["params"] == params
+
+
+@pytest.mark.parametrize("name", ["tiny", "small", "base", "edge", "micro"])
+def test_describe_knows_every_space(name: str) -> None:
+    facts = command("describe", name, "--json").json
+    assert facts["smallest"]["flops"] < facts["middle"]["flops"] < facts["largest"]["flops"]
+    assert command("describe", name).code == 0
+
+
+@pytest.mark.parametrize("folder", ["supernet", "search", "subnet", "finetuned", "export", "."])
+def test_describe_knows_every_folder_of_a_run(finished_run: Path, folder: str) -> None:
+    answer = command("describe", finished_run / folder, "--json")
+    assert answer.code == 0, answer.err
+    assert answer.json
+
+
+def test_doctor_says_what_works_and_what_to_install() -> None:
+    findings = {finding["what"]: finding for finding in command("doctor", "--json").json}
+    assert findings["ONNX Runtime on the CPU"]["works"]
+    assert findings["TensorRT"]["works"] or findings["TensorRT"]["advice"]
+    assert command("doctor").code == 0
+
+
+# --- help --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example(name: str) -> None:
+    answer = command(name, "--help")
+    assert answer.code == 0
+    if name in ("profile", "report"):
+        sub = {"profile": "run", "report": "build"}[name]
+        answer = command(name, sub, "--help")
+    assert name == "doctor" or "xample" in answer.out
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """Import time is what makes help slow; a list of modules is exact where a clock is not."""
+    heavy = ["torch", "timm", "optuna", "sklearn", "numpy", "onnxruntime", "onnx", "plotly", "pydantic", "fvcore"]
+    code = (
+        "import sys; sys.argv = ['autoformer', '--help']\n"
+        "import autoformer.cli.app as a\n"
+        "try: a.main()\nexcept SystemExit: pass\n"
+        f"print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.slow
+@pytest.mark.serial
+def test_help_answers_in_well_under_half_a_second() -> None:
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "autoformer.cli", "--help"], capture_output=True, check=True)
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 0.4
+
+
+# --- bad input ---------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_recipe_key_names_the_nearest_known_one(tmp_path: Path) -> None:
+    answer = command("run", QUICKSTART, "--out", tmp_path / "r", "--set", "train.epoch=5")
+    assert "did you mean 'train.epochs'" in answer.error
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("setting", ["train.epochs=-1", "train.epochs=many", "seed", "seed.deep=1", "=3"])
+def test_an_impossible_setting_is_one_line(tmp_path: Path, setting: str) -> None:
+    assert "error: " in command("run", QUICKSTART, "--out", tmp_path / "r", "--set", setting).error
+
+
+@pytest.mark.parametrize("content", ["", "- a list", "a: [unclosed", "\x00\x01"])
+def test_a_file_that_is_no_recipe_is_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "bad.yaml").write_text(content)
+    assert "bad.yaml" in command("run", tmp_path / "bad.yaml", "--out", tmp_path / "r").error
+
+
+def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
+    assert "nowhere.yaml" in command("run", tmp_path / "nowhere.yaml").error
+
+
+def test_a_budget_nobody_can_meet_is_refused_before_any_training(tmp_path: Path) -> None:
+    answer = command(
+        "run", QUICKSTART, "--out", tmp_path / "r", "--set", "budget.max_latency=", "--set", "budget.max_params=1k", "--quiet"
+    )
+    assert "max_params=1k cannot be met" in answer.error
+    assert "cheapest network" in answer.error
+    assert "width 48, depth 3" in answer.error
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_latency_nobody_can_meet_is_refused_before_any_training(tmp_path: Path, latency_table: Path) -> None:
+    answer = command(
+        "run", QUICKSTART, "--out", tmp_path / "r", *shortened(latency_table), "--set", "budget.max_latency=1us", "--quiet"
+    )
+    assert "max_latency_ms=0.001 ms" in answer.error
+    assert "onnxruntime-cpu" in answer.error
+    assert not (tmp_path / "r" / "supernet").exists()
+
+
+@pytest.mark.parametrize("limit", ["fast", "3 apples", "", "5", "-2ms"])
+def test_a_limit_that_cannot_be_read_says_how_to_write_it(steps: Path, latency_table: Path, tmp_path: Path, limit: str) -> None:
+    answer = command(
+        "search", "--supernet", steps / "super", "--out", tmp_path / "s", "--latency-table", latency_table,
+        f"--max-latency={limit}",
+    )  # fmt: skip
+    assert "2.5ms" in answer.error
+
+
+def test_a_latency_limit_without_a_table_is_refused(steps: Path, tmp_path: Path) -> None:
+    answer = command("search", "--supernet", steps / "super", "--out", tmp_path / "s", "--max-latency", "2ms")
+    assert "latency table" in answer.error
+
+
+def test_an_empty_image_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    answer = command("run", QUICKSTART, "--data", tmp_path / "images", "--out", tmp_path / "r")
+    assert "holds no images" in answer.error
+
+
+def test_a_one_class_folder_is_refused(tmp_path: Path) -> None:
+    draw_images(tmp_path / "images", ("only",))
+    assert "at least two" in command("run", QUICKSTART, "--data", tmp_path / "images", "--out", tmp_path / "r").error
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_is_named_also_from_a_loader_process(tmp_path: Path, workers: int) -> None:
+    draw_images(tmp_path / "images", ("a", "b"), each=8)
+    (tmp_path / "images" / "a" / "003.png").write_bytes(b"broken")
+    answer = command(
+        "train", QUICKSTART, "--data", tmp_path / "images", "--out", tmp_path / "r", "--set", "train.augment.crop=random_resized",
+        "--set", f"train.workers={workers}", "--set", "data.image_size=16", "--quiet",
+    )  # fmt: skip
+    assert "003.png cannot be read as an image" in answer.error
+
+
+def test_a_truncated_checkpoint_is_named(finished_run: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "architecture.json", "subnet.json"):
+        (tmp_path / name).write_bytes((finished_run / "finetuned" / name).read_bytes())
+    (tmp_path / "model.safetensors").write_bytes((finished_run / "finetuned" / "model.safetensors").read_bytes()[:5000])
+    assert "model.safetensors is truncated" in command("evaluate", tmp_path).error
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    assert str(tmp_path) in command("evaluate", tmp_path).error
+    assert str(tmp_path) in command("describe", tmp_path).error
+
+
+def test_predict_refuses_what_is_no_image(finished_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    assert "notes.txt cannot be read as an image" in command("predict", finished_run / "export", tmp_path / "notes.txt").error
+    assert "does not exist" in command("predict", finished_run / "export", tmp_path / "nothing.png").error
+
+
+def test_an_existing_output_folder_is_never_overwritten(finished_run: Path, steps: Path) -> None:
+    before = digest_of(finished_run / "subnet")
+    answer = command("extract", "--supernet", steps / "super", "--architecture", "smallest", "--out", finished_run / "subnet")
+    assert "already exists" in answer.error
+    assert "already exists" in command("export", steps / "finetuned", "--out", finished_run / "subnet").error
+    assert digest_of(finished_run / "subnet") == before
+
+
+def test_an_unknown_architecture_lists_the_known_ones(steps: Path, tmp_path: Path) -> None:
+    answer = command("extract", "--supernet", steps / "super", "--architecture", "huge", "--out", tmp_path / "x")
+    assert "smallest" in answer.error
+    assert "AutoFormer-T" in command("describe", "AutoFormer-X").error
+
+
+def test_an_architecture_outside_the_space_is_refused(steps: Path, tmp_path: Path) -> None:
+    answer = command("extract", "--supernet", steps / "super", "--architecture", "AutoFormer-T", "--out", tmp_path / "x")
+    assert "is not in space" in answer.error
+
+
+def test_a_missing_package_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "autoformer.profiling.doctor", None)
+    monkeypatch.setattr("autoformer.cli.doctor.doctor", None)
+
+    def absent() -> None:
+        raise ModuleNotFoundError("No module named 'optuna'", name="optuna")
+
+    monkeypatch.setattr("autoformer.cli.app.app", absent)
+    answer = command("doctor")
+    assert "pip install optuna" in answer.error
+
+
+def test_ctrl_c_ends_with_the_exit_code_of_an_interrupt_and_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("autoformer.cli.app.app", interrupted)
+    answer = command("run")
+    assert answer.code == 130
+    assert "run the same command again" in answer.error
+
+
+def test_a_grey_image_goes_into_a_colour_network(image_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "super"
+    settings = ("train.epochs=1", "train.batch_size=8", "data.image_size=16")
+    words = [word for setting in settings for word in ("--set", setting)]
+    assert command("train", QUICKSTART, "--data", image_folder, "--out", out, "--quiet", *words).code == 0
+    assert command("extract", "--supernet", out, "--architecture", "smallest", "--out", tmp_path / "net").code == 0
+    Image.new("L", (40, 30), 128).save(tmp_path / "grey.png")
+    assert command("predict", tmp_path / "net", tmp_path / "grey.png", "--json").json[0]["classes"]

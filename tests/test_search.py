@@ -1,0 +1,177 @@
+"""The search knows numbers and choices; here the truth is a formula, so a full search takes milliseconds."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from autoformer.architecture import Architecture
+from autoformer.candidates import Candidates
+from autoformer.cost import Budget, Cost, ExactCosts, count_flops, count_params
+from autoformer.errors import BudgetError, CheckpointError
+from autoformer.evaluate import accuracy, tied
+from autoformer.search import Candidate, SearchConfig, Study, conclude, search
+from autoformer.space import PRESETS, SearchSpace
+
+SPACE = SearchSpace.preset("micro", image_size=8, in_chans=1, num_classes=10)
+SMALL = SearchConfig(population=10, generations=4, parents=4, mutated=5, crossed=5)
+
+
+def pretend(architecture: Architecture) -> NDArray[np.bool_]:
+    """Larger is better, with noise that depends on the architecture alone."""
+    share = 0.5 + 0.4 * count_flops(architecture, SPACE) / count_flops(SPACE.largest, SPACE)
+    return np.random.default_rng(int(architecture.digest[:8], 16)).random(400) < share
+
+
+def stored(tmp_path: Path, name: str = "s") -> Study:
+    return Study(f"sqlite:///{tmp_path / 'study.db'}", name)
+
+
+def in_memory() -> Study:
+    return Study(None, "s")
+
+
+def test_every_evaluated_architecture_keeps_the_budget() -> None:
+    costs = ExactCosts(SPACE)
+    budget = Budget(
+        max_params=0.5 * count_params(SPACE.largest, SPACE),
+        max_flops=0.5 * count_flops(SPACE.largest, SPACE),
+        min_flops=0.3 * count_flops(SPACE.largest, SPACE),
+    )
+    result = search(Candidates(SPACE, costs, budget), pretend, SMALL, in_memory())
+    assert len(result.candidates) == 40
+    assert all(budget.allows(costs(candidate.architecture)) for candidate in result.candidates)
+    assert len({candidate.architecture for candidate in result.candidates}) == 40
+
+
+def test_evolution_finds_better_networks_than_the_random_first_generation() -> None:
+    config = SearchConfig(population=20, generations=8, parents=5, mutated=10, crossed=10)
+    result = search(Candidates(SPACE, ExactCosts(SPACE), Budget()), pretend, config, in_memory())
+    first = [c.accuracy.value for c in result.candidates if c.generation == 0]
+    last = [c.accuracy.value for c in result.candidates if c.generation == 7]
+    assert sum(last) / len(last) > sum(first) / len(first)
+
+
+def test_an_interrupted_search_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    candidates = Candidates(SPACE, ExactCosts(SPACE), Budget())
+    whole = search(candidates, pretend, SMALL, stored(tmp_path, "whole"))
+    calls = 0
+
+    def dies(architecture: Architecture) -> NDArray[np.bool_]:
+        nonlocal calls
+        calls += 1
+        if calls in (7, 19):
+            raise RuntimeError("killed")
+        return pretend(architecture)
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            search(candidates, dies, SMALL, stored(tmp_path, "cut"))
+    resumed = search(candidates, dies, SMALL, stored(tmp_path, "cut"))
+    assert [c.architecture for c in resumed.candidates] == [c.architecture for c in whole.candidates]
+    assert resumed.chosen.architecture == whole.chosen.architecture
+    assert calls == 40 + 2  # only the two evaluations in flight were lost
+
+
+def test_a_trial_that_was_running_when_its_process_died_is_done_again(tmp_path: Path) -> None:
+    study = stored(tmp_path)
+    study.study.ask()
+    result = search(Candidates(SPACE, ExactCosts(SPACE), Budget()), pretend, SMALL, stored(tmp_path))
+    assert len(result.candidates) == 40
+
+
+def test_a_study_of_another_seed_is_refused(tmp_path: Path) -> None:
+    candidates = Candidates(SPACE, ExactCosts(SPACE), Budget())
+    search(candidates, pretend, SMALL, stored(tmp_path), seed=1)
+    with pytest.raises(CheckpointError, match="another search"):
+        search(candidates, pretend, SMALL, stored(tmp_path), seed=2)
+
+
+def test_a_space_smaller_than_the_search_is_evaluated_once_each() -> None:
+    tiny = SearchSpace(
+        name="four", embed_dims=(16,), depths=(1,), num_heads=(1, 2), mlp_ratios=(1.0, 2.0), head_dim=8,
+        image_sizes=(8,), patch_size=4,
+    )  # fmt: skip
+    result = search(Candidates(tiny, ExactCosts(tiny), Budget()), lambda a: np.ones(5, bool), SMALL, in_memory())
+    assert len(result.candidates) == tiny.size == 4
+
+
+def candidate(number: int, flops: int, right: list[int]) -> Candidate:
+    architecture = Architecture(embed_dim=number + 1, num_heads=(1,), mlp_ratio=(1.0,))
+    return Candidate(
+        number=number, generation=0, architecture=architecture, cost=Cost(params=1, flops=flops), right=np.asarray(right, bool)
+    )
+
+
+def test_among_tied_candidates_the_cheapest_is_chosen_unless_the_best_is_asked_for() -> None:
+    best, near, far = candidate(0, 90, [1] * 20), candidate(1, 50, [1] * 19 + [0]), candidate(2, 10, [1] * 8 + [0] * 12)
+    result = conclude([best, near, far], "cheapest")
+    assert (result.best.number, result.chosen.number) == (0, 1)
+    assert [c.number for c in result.tied] == [1, 0]
+    assert conclude([best, near, far], "best").chosen.number == 0
+
+
+def test_the_front_holds_what_nothing_beats_in_both_cost_and_accuracy() -> None:
+    result = conclude([candidate(0, 10, [1, 0, 0]), candidate(1, 20, [1, 0, 0]), candidate(2, 30, [1, 1, 0])], "best")
+    assert [c.number for c in result.front] == [0, 2]
+
+
+def test_ties_are_decided_by_the_exact_sign_test() -> None:
+    """Six wins to none has two-sided probability 2/64 = 0.031; five to none 2/32 = 0.063."""
+    ones, zeros = np.ones(10, bool), np.ones(10, bool)
+    zeros[:6] = False
+    assert not tied(ones, zeros)
+    zeros[5] = True
+    assert tied(ones, zeros)
+
+
+def test_the_interval_of_an_accuracy_is_wilsons() -> None:
+    """9 of 10: 0.5958 to 0.9821 (Wilson 1927, computed by hand with z = 1.96)."""
+    low, high = accuracy(np.asarray([1] * 9 + [0], bool)).interval
+    assert (round(low, 3), round(high, 3)) == (0.596, 0.982)
+
+
+def test_a_budget_nobody_can_meet_names_the_tightest_limit_and_the_cheapest_network() -> None:
+    cheapest = count_params(SPACE.smallest, SPACE)
+    with pytest.raises(BudgetError) as caught:
+        Candidates(SPACE, ExactCosts(SPACE), Budget(max_params=cheapest / 10, max_flops=count_flops(SPACE.smallest, SPACE) / 2))
+    message = str(caught.value)
+    assert "max_params" in message
+    assert f"{cheapest / 1e3:.4g}k" in message
+    assert str(SPACE.smallest) in message
+
+
+def test_a_lower_limit_above_the_dearest_network_is_refused_at_once() -> None:
+    with pytest.raises(BudgetError, match="min_flops"):
+        Candidates(SPACE, ExactCosts(SPACE), Budget(min_flops=2 * count_flops(SPACE.largest, SPACE)))
+
+
+def test_limits_from_both_sides_that_leave_no_room_end_in_an_error_and_not_in_a_loop() -> None:
+    middle = count_params(SPACE.middle, SPACE) + 0.25
+    candidates = Candidates(SPACE, ExactCosts(SPACE), Budget(min_params=middle, max_params=middle + 0.5))
+    with pytest.raises(BudgetError, match="widen the limits"):
+        candidates.draw(random.Random(0), attempts=20)
+
+
+def test_a_latency_limit_without_measured_latencies_is_refused() -> None:
+    with pytest.raises(BudgetError, match="latency table"):
+        Candidates(SPACE, ExactCosts(SPACE), Budget(max_latency_ms=1.0))
+
+
+@pytest.mark.parametrize("name", ["tiny", "small", "base", "edge"])
+def test_a_tight_budget_is_met_by_walking_and_not_by_rejection(name: str) -> None:
+    """A budget that about one uniform draw in a thousand keeps; every draw here must succeed."""
+    space = PRESETS[name]
+    least, most = count_flops(space.smallest, space), count_flops(space.largest, space)
+    budget = Budget(max_flops=least + 0.002 * (most - least))
+    rng = random.Random(0)
+    assert sum(budget.allows(ExactCosts(space)(space.sample(rng))) for _ in range(1000)) <= 3
+    candidates = Candidates(space, ExactCosts(space), budget)
+    for _ in range(20):
+        architecture, cost = candidates.draw(rng)
+        assert space.contains(architecture)
+        assert budget.allows(cost)
