@@ -5,6 +5,7 @@ Nothing here unpickles. Whatever cannot be read raises `CheckpointError` naming 
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to; renamed onto `path` when the block ends well, removed otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    beside = _beside(path)
     try:
         yield beside
         with beside.open("rb") as written:
@@ -42,8 +43,7 @@ def write_folder(folder: Path) -> Iterator[Path]:
     """
     refuse_existing(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
+    beside = _beside(folder)
     beside.mkdir()
     try:
         yield beside
@@ -52,9 +52,30 @@ def write_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def _beside(path: Path) -> Path:
+    """A fresh name beside `path` for this process; what processes that died while writing left there is removed."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        owner = left.name.removesuffix(".partial").rpartition(".")[2]
+        if left == beside or not _runs(owner):
+            shutil.rmtree(left, ignore_errors=True)
+            left.unlink(missing_ok=True)
+    return beside
+
+
+def _runs(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def refuse_existing(folder: Path) -> None:
-    """Raises `OutputExistsError` when `folder` is a file or holds anything."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    """Raises `OutputExistsError` when `folder` is a file or holds anything but the remains of interrupted writing."""
+    if folder.exists() and (not folder.is_dir() or any(path.suffix != ".partial" for path in folder.iterdir())):
         raise OutputExistsError(f"{folder} already exists; choose another --out or move it away (nothing was written)")
 
 
@@ -81,6 +102,22 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
         return
     refuse_existing(folder)
     write_json(identity, path)
+
+
+@contextmanager
+def sole_worker(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of `folder` while the block runs; ends with the process, however that ends.
+
+    Raises `OutputExistsError` when another process works there.
+    """
+    import fcntl
+
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputExistsError(f"another process works in {folder}; wait for it, or choose another --out") from error
+        yield
 
 
 def _short(held: Any, wanted: Any) -> str:

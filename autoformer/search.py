@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from autoformer import __version__
 from autoformer.architecture import Architecture
 from autoformer.candidates import Candidates
-from autoformer.checkpoint import claim_folder, read_json, write_json
+from autoformer.checkpoint import claim_folder, read_json, tensors_digest, write_json
 from autoformer.cost import Budget, Cost, CostModel
 from autoformer.data import Part
 from autoformer.errors import CheckpointError, InterruptedRunError
@@ -246,7 +246,6 @@ def search_supernet(
     config: SearchConfig,
     out: Path,
     *,
-    weights_digest: str,
     seed: int = 0,
     batch_size: int = 256,
     storage: str | None = None,
@@ -259,6 +258,7 @@ def search_supernet(
     """
     space = supernet.space
     candidates = Candidates(space, costs, budget)
+    weights_digest = tensors_digest(supernet.state_dict())
     identity = {
         "kind": "search",
         "space": space.to_dict(),

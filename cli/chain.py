@@ -13,10 +13,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from autoformer.profiling.report import build_report
 
 from autoformer import __version__
-from autoformer.checkpoint import claim_folder, file_digest, read_json, tensors_digest, write_json
+from autoformer.checkpoint import claim_folder, file_digest, read_json, sole_worker, write_json
 from autoformer.cli.quantities import read_budget
 from autoformer.cli.recipe import Recipe
 from autoformer.cost import Budget, CostModel, ExactCosts, check_feasible
@@ -31,6 +30,7 @@ from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.latency import profile_artefacts
 from autoformer.profiling.latency_table import LatencyTable, TableCosts, within_margin
 from autoformer.profiling.measure import MeasureConfig
+from autoformer.profiling.report import build_report
 from autoformer.profiling.table_measurement import measure_table
 from autoformer.progress import Progress, silent
 from autoformer.search import search_supernet
@@ -59,6 +59,11 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent) -> dict[s
     claim_folder(out, identity)
     if (out / "report.json").exists():
         return read_json(out / "report.json")
+    with sole_worker(out):
+        return _run(recipe, parts, space, out, progress)
+
+
+def _run(recipe: Recipe, parts: DataParts, space: SearchSpace, out: Path, progress: Progress) -> dict[str, Any]:
     steps = Steps(out)
     run = {
         "format": "autoformer/run/1",
@@ -79,7 +84,7 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent) -> dict[s
         "search",
         lambda: search_supernet(
             supernet, parts.search, parts.preprocessing, costs, sought, recipe.search, out / "search",
-            weights_digest=tensors_digest(supernet.state_dict()), seed=recipe.seed, progress=progress,
+            seed=recipe.seed, progress=progress,
         ),
     )  # fmt: skip
     if not (out / "subnet").exists():

@@ -26,9 +26,8 @@ def build(
 
     Example: autoformer report build runs/quickstart
     """
-    from autoformer.profiling.report import build_report, summary_lines
-
     from autoformer.cli.console import note, print_json
+    from autoformer.profiling.report import build_report, summary_lines
 
     report = build_report(run)
     if json:

@@ -28,11 +28,10 @@ def run(
 
       autoformer run recipes/quickstart.yaml --data photos/ --out runs/photos --set train.epochs=50
     """
-    from autoformer.profiling.report import summary_lines
-
     from autoformer.cli.chain import run_recipe
     from autoformer.cli.console import note, print_json, progress_bar
     from autoformer.cli.recipe import load_recipe
+    from autoformer.profiling.report import summary_lines
 
     chosen = load_recipe(recipe, [*(settings or []), *([f"data.source={data}"] if data else [])])
     folder = out or Path("runs") / (recipe.stem if data is None else f"{recipe.stem}-{Path(data).name}")

@@ -76,7 +76,7 @@ def search(
     with progress_bar(quiet) as progress:
         result = search_supernet(
             network, parts.search, parts.preprocessing, costs, within_margin(budget, table), config, out,
-            weights_digest=record["weights_digest"], seed=seed, progress=progress,
+            seed=seed, progress=progress,
         )  # fmt: skip
     if json:
         print_json(read_json(out / "search.json"))

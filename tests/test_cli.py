@@ -15,8 +15,9 @@ import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from autoformer.checkpoint import read_tensors, tensors_digest
+from autoformer.checkpoint import read_tensors, sole_worker, tensors_digest
 from autoformer.data import DataConfig, load_parts
+from autoformer.errors import OutputExistsError
 from autoformer.evaluate import EvaluationSet
 from tests.commands import command
 from tests.conftest import QUICKSTART, draw_images, shortened
@@ -56,6 +57,11 @@ def test_a_run_of_another_recipe_is_refused_and_nothing_is_lost(finished_run: Pa
     answer = command("run", QUICKSTART, "--out", finished_run, *shortened(latency_table), "--set", "train.epochs=9")
     assert "holds another run" in answer.error
     assert digest_of(finished_run) == before
+
+
+def test_two_processes_do_not_work_in_one_folder(tmp_path: Path) -> None:
+    with pytest.raises(OutputExistsError), sole_worker(tmp_path), sole_worker(tmp_path):
+        pytest.fail("both got in")
 
 
 def test_the_reported_test_accuracy_is_that_of_the_onnx_file_run_by_hand(finished_run: Path) -> None:

@@ -1,0 +1,355 @@
+"""The supernet: extraction, gradients, and that it can be copied, pickled, compiled and exported like any module."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autoformer.architecture import Architecture
+from autoformer.errors import ArchitectureError
+from autoformer.relative_position import Tables
+from autoformer.space import SearchSpace
+from autoformer.subnet import Subnet
+from autoformer.supernet import Supernet, drop_path, resample_positions
+from tests.small_spaces import NAMES, shrunk
+
+
+def randomised(space: SearchSpace, seed: int = 0, **options: Any) -> Supernet:
+    """A supernet in evaluation mode whose every weight is random, biases and norms too."""
+    supernet = Supernet(space, **options)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in supernet.parameters():
+            weight.normal_(0, 0.3, generator=generator)
+    return supernet.eval()
+
+
+def images_for(space: SearchSpace, architecture: Architecture, count: int = 2) -> Tensor:
+    side = space.image_size_of(architecture)
+    return torch.randn(count, space.in_chans, side, side, generator=torch.Generator().manual_seed(1))
+
+
+def largest_difference(first: Tensor, second: Tensor) -> float:
+    """Relative to the largest logit, so that the bound means the same in every space."""
+    return float((first - second).abs().max() / second.abs().max().clamp(min=1))
+
+
+def compare_with_extracted(supernet: Supernet, count: int, seed: int) -> None:
+    space, rng = supernet.space, random.Random(seed)
+    double = copy.deepcopy(supernet).double()
+    for _ in range(count):
+        architecture = space.sample(rng)
+        images = images_for(space, architecture)
+        with torch.no_grad():
+            extracted = Subnet.from_supernet(supernet, architecture)
+            assert largest_difference(extracted(images), supernet(images, architecture)) < 1e-5
+            extracted = Subnet.from_supernet(double, architecture)
+            assert largest_difference(extracted(images.double()), double(images.double(), architecture)) < 1e-11
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_extracted_networks_give_the_supernets_logits(name: str) -> None:
+    compare_with_extracted(randomised(shrunk(name)), 6, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_two_hundred_extracted_networks_give_the_supernets_logits(name: str) -> None:
+    compare_with_extracted(randomised(shrunk(name)), 200, 1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"relative_position": False},
+        {"absolute_position": False},
+        {"pooling": "token"},
+        {"in_chans": 1, "norm_eps": 1e-6},
+        {"prefix_qkv_bias": True, "any_up_to_largest": True},
+        {"scale_by_width": True, "num_heads": (4,)},
+        {"sharing": "classical", "depths": (1, 2)},
+    ],
+    ids=lambda changes: ", ".join(changes),
+)
+def test_extraction_is_exact_in_every_variant_of_the_space(changes: dict[str, Any]) -> None:
+    compare_with_extracted(randomised(replace(shrunk("tiny"), **changes)), 4, 2)
+
+
+def test_the_variants_change_the_logits() -> None:
+    space = shrunk("tiny")
+    architecture = space.sample(random.Random(0))
+    images = images_for(space, architecture)
+    plain = randomised(space)
+    with torch.no_grad():
+        reference = plain(images, architecture)
+        for changes in ({"prefix_qkv_bias": True}, {"pooling": "token"}, {"norm_eps": 0.1}):
+            other = randomised(replace(space, **changes))
+            other.load_state_dict(plain.state_dict())
+            assert largest_difference(other(images, architecture), reference) > 1e-3
+
+
+def test_a_supernet_follows_its_definition_written_with_plain_torch() -> None:
+    """One block without relative position, computed from the state dict with torch's own layers."""
+    space = replace(shrunk("tiny"), relative_position=False, depths=(1,))
+    supernet = randomised(space)
+    architecture = Architecture(embed_dim=24, num_heads=(3,), mlp_ratio=(3.5,))
+    images = images_for(space, architecture)
+    weights = supernet.state_dict()
+    embed, channels, hidden = 24, 24, 84
+
+    def linear(name: str, x: Tensor, inputs: int, outputs: int) -> Tensor:
+        return x @ weights[f"{name}.weight"][:outputs, :inputs].T + weights[f"{name}.bias"][:outputs]
+
+    def norm(name: str, x: Tensor) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        unit = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        return unit * weights[f"{name}.weight"][:embed] + weights[f"{name}.bias"][:embed]
+
+    patches = images.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).reshape(2, 4, -1)
+    x = patches @ weights["patch_embed.proj.weight"][:embed].flatten(1).T + weights["patch_embed.proj.bias"][:embed]
+    x = torch.cat([weights["cls_token"][..., :embed].expand(2, 1, embed), x], 1) + weights["pos_embed"][..., :embed]
+    y = norm("blocks.0.norm1", x)
+    parts = [
+        (y @ weights["blocks.0.attn.qkv.weight"][part, :channels, :embed].T + weights["blocks.0.attn.qkv.bias"][part, :channels])
+        .unflatten(-1, (3, 8)).transpose(1, 2)
+        for part in range(3)
+    ]  # fmt: skip
+    attention = (parts[0] @ parts[1].transpose(-2, -1) / 8**0.5).softmax(-1) @ parts[2]
+    x = x + linear("blocks.0.attn.proj", attention.transpose(1, 2).flatten(2), channels, embed)
+    y = nn.functional.gelu(linear("blocks.0.fc1", norm("blocks.0.norm2", x), embed, hidden))
+    x = x + linear("blocks.0.fc2", y, hidden, embed)
+    expected = linear("head", norm("norm", x)[:, 1:].mean(1), embed, 5)
+    torch.testing.assert_close(supernet(images, architecture), expected, rtol=1e-4, atol=1e-4)
+
+
+# --- gradients ---------------------------------------------------------------------------------------------------
+
+
+def test_gradients_reach_exactly_the_weights_a_subnet_uses() -> None:
+    space = replace(shrunk("tiny"), image_sizes=(16,))
+    supernet = randomised(space).double().train()
+    architecture = Architecture(embed_dim=24, num_heads=(4,) + (3,) * 11, mlp_ratio=(3.0, 3.5) * 6)
+    supernet(images_for(space, architecture).double(), architecture).square().sum().backward()
+    width, channels, hidden = 24, [32] + [24] * 11, [72, 84] * 6
+
+    def box(shape: torch.Size, *bounds: slice) -> Tensor:
+        mask = torch.zeros(shape, dtype=torch.bool)
+        mask[bounds] = True
+        return mask
+
+    used, everything = slice(0, width), slice(None)
+    distances = torch.tensor([0, *range(15 - 3, 15 + 4)])  # the class token, and -3 .. 3 on a 4 × 4 grid
+    for name, weight in supernet.named_parameters():
+        if name.startswith("blocks"):
+            _, index, part = name.split(".", 2)
+            block = int(index)
+            if block >= 12:
+                assert weight.grad is None, name
+                continue
+            queries, mlp = slice(0, channels[block]), slice(0, hidden[block])
+            if part.removeprefix("attn.") in Tables._fields:
+                expected = torch.isin(torch.arange(30), distances)[:, None].expand(weight.shape)
+            else:
+                bounds = {
+                    "attn.qkv.weight": (everything, queries, used),
+                    "attn.qkv.bias": (everything, queries),
+                    "attn.proj.weight": (used, queries),
+                    "fc1.weight": (mlp, used),
+                    "fc1.bias": (mlp,),
+                    "fc2.weight": (used, mlp),
+                }
+                expected = box(weight.shape, *bounds.get(part, (used,)))
+            if part == "attn.qkv.bias":
+                expected[1] = False  # softmax ignores what is added to all logits: the key bias has no gradient
+        elif name == "head.weight":
+            expected = box(weight.shape, everything, used)
+        elif name == "head.bias":
+            expected = box(weight.shape)
+        elif name in ("cls_token", "pos_embed"):
+            expected = box(weight.shape, everything, everything, used)
+        else:
+            expected = box(weight.shape, used)
+        assert weight.grad is not None, name
+        touched = weight.grad.abs() > 1e-9 * weight.grad.abs().max()
+        if name.endswith("qkv.bias"):
+            touched = weight.grad.abs() > 1e-9 * weight.grad[0].abs().max()
+        assert torch.equal(touched, expected), name
+
+
+def test_gradients_of_supernet_and_extracted_network_are_the_same_numbers() -> None:
+    space = shrunk("edge")
+    supernet = randomised(space).double()
+    architecture = replace(space.sample(random.Random(3)), image_size=20)
+    subnet = Subnet.from_supernet(supernet, architecture)
+    images = images_for(space, architecture).double()
+    for network, inputs in ((supernet, (images, architecture)), (subnet, (images,))):
+        network(*inputs).square().sum().backward()
+    width, channels = architecture.embed_dim, 8 * architecture.num_heads[0]
+    found = {name: weight.grad for name, weight in supernet.named_parameters() if weight.grad is not None}
+    for name, weight in subnet.named_parameters():
+        assert weight.grad is not None, name
+        super_name = name.replace("mlp.", "")
+        gradient = found[super_name]
+        if "attn.qkv" in name:
+            heads = architecture.num_heads[int(name.split(".")[1])]
+            gradient = gradient[:, : 8 * heads].flatten(0, 1)
+        slices = tuple(slice(0, size) for size in weight.shape)
+        torch.testing.assert_close(gradient[slices], weight.grad, rtol=1e-9, atol=1e-9, msg=name)
+
+
+def test_classical_sharing_trains_only_the_chosen_blocks() -> None:
+    space = replace(shrunk("tiny"), sharing="classical", depths=(2, 3))
+    supernet = randomised(space).train()
+    architecture = Architecture(embed_dim=24, num_heads=(3, 4), mlp_ratio=(3.0, 4.0))
+    supernet(images_for(space, architecture), architecture).sum().backward()
+    trained = {
+        name.split(".")[1] + "." + name.split(".")[2]
+        for name, weight in supernet.named_parameters()
+        if name.startswith("blocks") and weight.grad is not None
+    }
+    assert trained == {"0.width24_heads3_hidden72", "1.width24_heads4_hidden96"}
+
+
+# --- an ordinary module ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[Supernet, Tensor, Architecture]:
+    """A supernet that was used in training: nothing of an architecture may have stayed in it."""
+    space = replace(shrunk("tiny"), depths=(1, 2))
+    supernet = randomised(space).train()
+    rng = random.Random(0)
+    for _ in range(2):
+        architecture = space.sample(rng)
+        supernet(images_for(space, architecture), architecture).sum().backward()
+    supernet.zero_grad()
+    architecture = space.largest
+    return supernet.eval(), images_for(space, architecture), architecture
+
+
+def test_copies_and_pickles_give_the_same_logits(trained: tuple[Supernet, Tensor, Architecture]) -> None:
+    supernet, images, architecture = trained
+    expected = supernet(images, architecture)
+    file = io.BytesIO()
+    torch.save(supernet, file)
+    file.seek(0)
+    for other in (
+        copy.deepcopy(supernet),
+        pickle.loads(pickle.dumps(supernet)),
+        torch.load(file, weights_only=False),
+    ):
+        assert other.space == supernet.space
+        assert torch.equal(other(images, architecture), expected)
+
+
+def test_a_state_dict_makes_an_equal_supernet(trained: tuple[Supernet, Tensor, Architecture]) -> None:
+    supernet, images, architecture = trained
+    other = Supernet(supernet.space).eval()
+    assert not torch.equal(other(images, architecture), supernet(images, architecture))
+    other.load_state_dict(supernet.state_dict())
+    assert torch.equal(other(images, architecture), supernet(images, architecture))
+
+
+def test_logits_do_not_depend_on_what_ran_before(trained: tuple[Supernet, Tensor, Architecture]) -> None:
+    supernet, images, architecture = trained
+    first = supernet(images, architecture)
+    supernet(images, supernet.space.smallest)
+    assert torch.equal(supernet(images, architecture), first)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own, from inside its compiler
+def test_the_compiled_supernet_gives_the_same_logits_and_gradients(
+    trained: tuple[Supernet, Tensor, Architecture], backend: str
+) -> None:
+    supernet, images, _ = trained
+    torch.compiler.reset()
+    compiled = torch.compile(supernet, backend=backend)
+    for architecture in (supernet.space.largest, supernet.space.smallest):
+        expected = supernet(images, architecture)
+        found = compiled(images, architecture)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        gradients = [torch.autograd.grad(out.square().sum(), supernet.head.weight)[0] for out in (found, expected)]
+        torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_network_is_exported_with_the_architecture_as_an_argument(
+    trained: tuple[Supernet, Tensor, Architecture],
+) -> None:
+    supernet, images, architecture = trained
+    batch = torch.export.Dim("batch", min=1, max=64)  # an architecture is a constant and has no dimensions
+    program = torch.export.export(supernet, (images, architecture), dynamic_shapes={"images": {0: batch}, "architecture": []})
+    more = torch.cat([images, images.flip(0), images])
+    torch.testing.assert_close(program.module()(more, architecture), supernet(more, architecture), rtol=1e-4, atol=1e-4)
+
+
+def test_an_architecture_outside_the_space_is_refused(trained: tuple[Supernet, Tensor, Architecture]) -> None:
+    supernet, images, architecture = trained
+    with pytest.raises(ArchitectureError, match="embed_dim 8"):
+        supernet(images, replace(architecture, embed_dim=8))
+    with pytest.raises(ArchitectureError, match="depth 4"):
+        supernet(images, Architecture(embed_dim=24, num_heads=(3,) * 4, mlp_ratio=(3.0,) * 4))
+    with pytest.raises(ArchitectureError, match="embed_dim 8"):
+        Subnet.from_supernet(supernet, replace(architecture, embed_dim=8))
+
+
+# --- positions, depth --------------------------------------------------------------------------------------------
+
+
+def test_positions_of_the_same_grid_are_left_alone_and_constant_ones_stay_constant() -> None:
+    positions = torch.randn(1, 17, 3)
+    assert resample_positions(positions, (4, 4)) is positions
+    constant = torch.full((1, 17, 3), 0.7)
+    constant[:, 0] = -2.0  # the class token's
+    for grid in ((2, 2), (7, 7), (3, 5)):
+        out = resample_positions(constant, grid)
+        assert out.shape == (1, 1 + grid[0] * grid[1], 3)
+        torch.testing.assert_close(out[:, 1:], torch.full_like(out[:, 1:], 0.7))
+        assert (out[:, 0] == -2.0).all()
+
+
+def test_resampling_keeps_rows_and_columns_apart() -> None:
+    rows = torch.arange(4.0).repeat_interleave(4)
+    positions = torch.stack([rows, torch.arange(4.0).repeat(4)], -1)
+    out = resample_positions(torch.cat([torch.zeros(1, 1, 2), positions[None]], 1), (2, 4))[0, 1:].view(2, 4, 2)
+    torch.testing.assert_close(out[..., 1], torch.arange(4.0).expand(2, 4), rtol=0, atol=0.2)
+    assert (out[0, :, 0] < out[1, :, 0]).all()
+    torch.testing.assert_close(out[:, :1, 0].expand(2, 4), out[..., 0])
+
+
+def test_images_that_are_not_square_are_told_apart_from_their_transpose() -> None:
+    space = replace(shrunk("tiny"), image_sizes=(16,), depths=(2,))
+    supernet = randomised(space)
+    wide = torch.randn(1, 3, 8, 16)
+    with torch.no_grad():
+        logits = [supernet(images, space.largest) for images in (wide, wide.transpose(2, 3))]
+    assert largest_difference(*logits) > 1e-3
+
+
+def test_drop_path_drops_whole_images_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    out = drop_path(torch.ones(4000, 3, 2), 0.25)
+    per_image = out.flatten(1)
+    assert ((per_image == 0).all(1) | torch.isclose(per_image, torch.tensor(4 / 3)).all(1)).all()
+    assert out.mean().item() == pytest.approx(1, abs=0.04)
+
+
+def test_a_block_keeps_its_drop_path_rate_in_shallower_networks_and_evaluation_drops_nothing() -> None:
+    space = shrunk("tiny")
+    supernet = randomised(space, drop_path_rate=0.26)
+    assert supernet.drop_path_rates[-1] == pytest.approx(0.26)
+    assert supernet.drop_path_rates[11] == pytest.approx(0.26 * 11 / 13)
+    assert len(supernet.drop_path_rates) == 14
+    images, architecture = images_for(space, space.smallest), space.smallest
+    assert torch.equal(supernet(images, architecture), supernet(images, architecture))
+    supernet.train()
+    assert not torch.equal(supernet(images, architecture), supernet(images, architecture))

@@ -1,0 +1,76 @@
+"""What the README tells people to type works."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from autoformer.data import DataConfig, load_parts
+from tests.commands import command
+from tests.conftest import SHORT, draw_images
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SHORTER = {
+    "run": [*SHORT, "profile.networks=4", "export.max_disagreement=0.5", "data.image_size=16", "train.epochs=2"],
+    "train": list(SHORT),
+    "search": ["population=4", "generations=2", "parents=2", "mutated=2", "crossed=2"],
+    "finetune": ["epochs=2"],
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.strip()]
+
+
+def test_the_readme_shows_the_two_commands_first_and_the_makefile_has_them() -> None:
+    shown = [words for words in commands() if words[0] == "make"]
+    assert [words[1] for words in shown] == ["quickstart", "test"]
+    for _, target in shown:
+        assert subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True).returncode == 0
+
+
+@pytest.mark.slow
+def test_every_command_of_the_readme_runs_in_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    draw_images(tmp_path / "photos", each=20, size=24)
+    parts = load_parts(DataConfig())
+    parts.train[0][0].save(tmp_path / "digit.png")
+    for program, *words in commands():
+        if program == "make":
+            continue
+        assert program == "autoformer"
+        extra = [word for setting in SHORTER.get(words[0], ()) for word in ("--set", setting)]
+        if words[:2] == ["profile", "table"]:
+            extra = ["--networks", "4"]
+        if words[0] == "export":
+            extra = ["--max-disagreement", "0.5"]
+        answer = command(*words, *extra)
+        assert answer.code == 0, f"{' '.join(words)}: {answer.err}"
+
+
+def test_the_python_example_runs_and_ends_with_a_network_that_has_learned(tmp_path: Path) -> None:
+    (example,) = blocks("python")
+    assert len([line for line in example.split("\n\n", 1)[1].splitlines() if line.strip()]) <= 15
+    short = example.replace("epochs=60", "epochs=15").replace("epochs=20", "epochs=4").replace("population=20", "population=6")
+    check = (
+        "\nfrom autoformer.evaluate import EvaluationSet, accuracy, correct, predict_with\n"
+        "score = accuracy(correct(predict_with(network), EvaluationSet.of(parts.search, parts.preprocessing)))\n"
+        "print(score.value)\n"
+        "import timm\ntimm.create_model('local-dir:notebook/finetuned', pretrained=True)\n"
+    )
+    code = "import torch\ntorch.set_num_threads(1)\n" + short + check
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[-1]) > 0.5
