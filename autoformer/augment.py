@@ -71,7 +71,6 @@ class TrainingImages:
 
 
 def _augmentation(preprocessing: Preprocessing, config: AugmentConfig) -> Callable[[Image.Image], Image.Image]:
-    from timm.data.auto_augment import rand_augment_transform
     from timm.data.transforms import RandomResizedCropAndInterpolation
     from torchvision.transforms import ColorJitter, Compose, InterpolationMode, RandomAffine, RandomHorizontalFlip
 
@@ -98,10 +97,22 @@ def _augmentation(preprocessing: Preprocessing, config: AugmentConfig) -> Callab
     if config.flip:
         steps.append(RandomHorizontalFlip(config.flip))
     if config.rand_augment:
-        steps.append(rand_augment_transform(config.rand_augment, {"img_mean": fill}))
+        steps.append(_rand_augment(config.rand_augment, fill))
     if config.color_jitter:
         steps.append(ColorJitter(*[config.color_jitter] * 3))
     return Compose(steps)  # type: ignore[no-any-return]
+
+
+def _rand_augment(spec: str, fill: tuple[int, ...]) -> Any:
+    """timm's RandAugment. Its strongest posterising asks for 0 bits, which Pillow refuses since version 13: one bit is kept."""
+    from timm.data.auto_augment import rand_augment_transform
+
+    transform = rand_augment_transform(spec, {"img_mean": fill})
+    for operation in transform.ops:
+        if operation.name.startswith("Posterize"):
+            level = operation.level_fn
+            operation.level_fn = lambda strength, hparams, level=level: (max(1, *level(strength, hparams)),)
+    return transform
 
 
 def epoch_order(images: int, batch_size: int, seed: int, epoch: int) -> list[list[tuple[int, int]]]:

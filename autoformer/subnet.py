@@ -274,6 +274,14 @@ class Subnet(nn.Module):
             trunc_normal_(self.head.weight, std=INIT_STD)
             nn.init.zeros_(self.head.bias)
 
+    def set_drop_path(self, rate: float, super_depth: int | None = None) -> None:
+        """Stochastic depth from now on: the rate of block `super_depth`, rising linearly from 0 at the first block."""
+        rates = torch.linspace(0, rate, super_depth or self.architecture.depth).tolist()
+        for block, own in zip(self.blocks, rates, strict=False):
+            assert isinstance(block, Block)
+            block.drop_path1 = DropPath(own) if own else nn.Identity()
+            block.drop_path2 = DropPath(own) if own else nn.Identity()
+
     def set_input_size(self, img_size: int | tuple[int, int], patch_size: int | None = None) -> None:
         """Changes the image size in pixels (and the patch): absolute positions are resampled; table rows for distances
         that no size of this network had so far start from the farthest it had (at 224 px rows ±14 are untrained)."""
@@ -407,7 +415,22 @@ default_cfgs = generate_default_cfgs(
 def autoformer_subnet(pretrained: bool = False, **kwargs: Any) -> Subnet:
     """A subnet by its choices; see `Subnet` for the arguments."""
     defaults = {"embed_dim": 192, "num_heads": (3,) * 12, "mlp_ratio": (4.0,) * 12}
-    return cast(Subnet, build_model_with_cfg(Subnet, TIMM_NAME, pretrained, **{**defaults, **kwargs}))
+    options = {**defaults, **kwargs}
+    return cast(Subnet, build_model_with_cfg(Subnet, TIMM_NAME, pretrained, pretrained_filter_fn=fit_positions, **options))
+
+
+def fit_positions(state_dict: dict[str, Tensor], subnet: Subnet) -> dict[str, Tensor]:
+    """Stored weights for a network of another image size: positions resampled, tables as `set_input_size` leaves them."""
+    stored = state_dict.get("pos_embed")
+    if stored is None or subnet.pos_embed is None or stored.shape == subnet.pos_embed.shape:
+        return state_dict
+    reach = int((stored.shape[1] - 1) ** 0.5) - 1
+    fitted = {**state_dict, "pos_embed": resample_positions(stored, subnet.patch_embed.grid_size)}
+    for name, tensor in state_dict.items():
+        if name.rpartition(".")[2] in Tables._fields:
+            fitted[name] = tensor.clone()
+            spread_edge(fitted[name], reach)
+    return fitted
 
 
 def save_subnet(

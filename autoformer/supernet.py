@@ -17,7 +17,7 @@ Letters: B images, N tokens, E width, H heads, K channels per head, Q = H·K, M 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -43,11 +43,16 @@ def resample_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
     return torch.cat([positions[:, :1], image.flatten(2).transpose(1, 2)], 1)
 
 
-def drop_path(branch: Tensor, rate: float) -> Tensor:
-    """Drops the branch of whole images with probability `rate`, scaling the rest (stochastic depth; timm's form)."""
+def branch_factors(x: Tensor, rate: float) -> Tensor | None:
+    """What a block's attention and MLP are multiplied with, [2, B, 1, 1]: 0 for the share `rate` of images, else 1 / (1 - rate).
+
+    That is stochastic depth in timm's form, drawn outside the block so that a compiled block does not depend on the rate.
+    None: all 1.
+    """
+    if rate == 0.0:
+        return None
     keep = 1.0 - rate
-    mask = torch.rand(branch.shape[0], *[1] * (branch.ndim - 1), device=branch.device, dtype=branch.dtype) < keep
-    return branch * mask / keep
+    return (torch.rand(2, x.shape[0], 1, 1, device=x.device, dtype=x.dtype) < keep) / keep
 
 
 class SuperLinear(nn.Module):
@@ -139,11 +144,11 @@ class SuperBlock(nn.Module):
         self.fc1 = SuperLinear(embed_dim, hidden_dim)
         self.fc2 = SuperLinear(hidden_dim, embed_dim)
 
-    def forward(self, x: Tensor, heads: int, hidden: int, where: Geometry, form: Form, drop_rate: float) -> Tensor:
+    def forward(self, x: Tensor, heads: int, hidden: int, where: Geometry, form: Form, factors: Tensor | None) -> Tensor:
         attention = self.attn(self.norm1(x), heads, where, form)
-        x = x + (drop_path(attention, drop_rate) if drop_rate else attention)
+        x = x + (attention if factors is None else attention * factors[0])
         mlp = self.fc2(F.gelu(self.fc1(self.norm2(x), hidden)), x.shape[-1])
-        return x + (drop_path(mlp, drop_rate) if drop_rate else mlp)
+        return cast(Tensor, x + (mlp if factors is None else mlp * factors[1]))
 
 
 class BlockChoices(nn.ModuleDict):
@@ -222,10 +227,27 @@ class Supernet(nn.Module):
             x = x + resample_positions(self.pos_embed[..., :embed_dim], (rows, columns))
         for index, (heads, hidden) in enumerate(zip(architecture.num_heads, architecture.hidden_dims, strict=True)):
             rate = self.drop_path_rates[index] if self.training else 0.0
-            x = self.block(index, embed_dim, heads, hidden)(x, heads, hidden, where, self.form, rate)
+            block = self.block(index, embed_dim, heads, hidden)
+            x = block(x, heads, hidden, where, self.form, branch_factors(x, rate))
         x = self.norm(x)
         x = x[:, 1:].mean(1) if self.space.pooling == "mean" else x[:, 0]
         return cast(Tensor, self.head(x, self.space.num_classes))
+
+    def compile_blocks(self, **options: Any) -> None:
+        """Compiles the blocks with `torch.compile(**options)`: one graph per distinct block shape, shared by all depths.
+
+        Sizes stay constants of a graph, so a space of 27 block shapes (`small`) costs 27 compilations per mode, once.
+        Raises the process's recompile limit, behind which torch would silently run uncompiled, to what the space needs.
+        """
+        space = self.space
+        shapes = len(space.embed_dims) * len(space.num_heads) * len(space.mlp_ratios) * len(space.image_sizes)
+        needed = 8 * shapes  # training and evaluation, with and without gradients, full and last batch
+        dynamo = torch._dynamo.config
+        dynamo.recompile_limit = max(dynamo.recompile_limit, needed)
+        dynamo.accumulated_recompile_limit = max(dynamo.accumulated_recompile_limit, needed)
+        for module in self.modules():
+            if isinstance(module, SuperBlock):
+                module.compile(dynamic=False, **options)
 
     def block(self, index: int, embed_dim: int, heads: int, hidden: int) -> SuperBlock:
         """The block at depth `index` that serves these sizes."""

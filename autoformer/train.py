@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from timm.data import Mixup
+from timm.data.random_erasing import RandomErasing
 from timm.loss import SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
@@ -69,7 +70,7 @@ class TrainConfig(BaseModel):
     drop_path_rate: float = Field(0.0, ge=0, lt=1, description="stochastic depth of the deepest block")
     clip_norm: float | None = Field(1.0, gt=0, description="largest norm of the gradient; empty: no clipping")
     init_std: float = Field(
-        INIT_STD, gt=0, description="of fresh weights; the paper's 0.02 suits widths from 192, narrow networks need more"
+        INIT_STD, gt=0, description="of a supernet's fresh weights; the paper's 0.02 suits widths from 192, narrow ones need more"
     )
     amp: Literal["auto", "off"] = Field("auto", description="auto: bfloat16 where the device is a GPU that has it")
     augment: AugmentConfig = Field(default_factory=lambda: AugmentConfig())
@@ -152,6 +153,8 @@ class Trainer:
     def _step(self, optimizer: Any, mixup: Mixup | None, pixels: Tensor, labels: Tensor, step: int) -> Tensor:
         """One optimiser step; gives the loss without waiting for the device."""
         images = normalise(pixels, self.parts.preprocessing)
+        if self.config.augment.erase:
+            images = RandomErasing(self.config.augment.erase, mode="pixel", device=images.device.type)(images)
         targets: Tensor = labels
         if mixup is not None:
             images, targets = mixup(images, labels)
@@ -349,6 +352,7 @@ def finetune(
     if (out / "subnet.json").exists():
         return load_subnet(out)[0]
     subnet.to(device or best_device())
+    subnet.set_drop_path(config.drop_path_rate)
     trained = Trainer(subnet, parts, config, out, lambda step: None, {"network": None}, seed, progress, "finetune").run()
     record = {
         "format": "autoformer/subnet/1",

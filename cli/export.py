@@ -17,7 +17,7 @@ def export(
         list[str] | None, typer.Option("--precision", help="fp32 or int8; repeat for several. Default both.")
     ] = None,
     format: Annotated[
-        list[str] | None, typer.Option("--format", help="onnx or tensorrt; repeat for several. Default both.")
+        list[str] | None, typer.Option("--format", help="onnx or tensorrt; repeat for several. Default: what is there.")
     ] = None,
     calibration_images: Annotated[int, typer.Option(help="Images of the search part that int8 is calibrated on.")] = 128,
     max_disagreement: Annotated[float, typer.Option(help="Share of images where int8 may guess otherwise than fp32.")] = 0.01,
@@ -33,8 +33,10 @@ def export(
     from autoformer.cli.console import print_json, print_table, progress_bar
     from autoformer.cli.recipe import ExportConfig, checked
     from autoformer.data import parts_of_record
+    from autoformer.errors import MissingPackageError
     from autoformer.evaluate import EvaluationSet
     from autoformer.export.artefacts import export_network
+    from autoformer.export.tensorrt_versions import tensorrt_missing
     from autoformer.subnet import load_subnet
 
     wanted = {
@@ -44,6 +46,8 @@ def export(
         **({"formats": format} if format else {}),
     }
     config = checked(ExportConfig, wanted, "export")
+    if format and "tensorrt" in format and (missing := tensorrt_missing()):
+        raise MissingPackageError(missing)  # asked for by name; by default it is skipped with this as its reason
     network, preprocessing, classes = load_subnet(subnet)
     parts = parts_of_record(read_json(subnet / "subnet.json")["data"], data)
     images = EvaluationSet.of(parts.search, preprocessing)

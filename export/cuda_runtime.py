@@ -27,7 +27,7 @@ class Cuda:
                 from cuda import cudart as runtime  # cuda-python before 12.6
         except ImportError as error:
             raise MissingPackageError(
-                f"CUDA's Python bindings cannot be imported ({error}); install them with: pip install cuda-python"
+                f"CUDA's bindings cannot be imported ({error}); install the extra: pip install 'autoformer-toolchain[tensorrt]'"
             ) from error
         self._runtime = runtime
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from autoformer.errors import MeasurementError, MissingPackageError
 
-WHERE = "install it with: pip install tensorrt, or use the one that comes with JetPack"
+WHERE = "install the extra: pip install 'autoformer-toolchain[tensorrt]'; on a Jetson use the one of JetPack"
 
 
 def import_tensorrt() -> Any:

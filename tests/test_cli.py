@@ -19,6 +19,7 @@ from autoformer.checkpoint import read_tensors, sole_worker, tensors_digest
 from autoformer.data import DataConfig, load_parts
 from autoformer.errors import OutputExistsError
 from autoformer.evaluate import EvaluationSet
+from autoformer.export.tensorrt_versions import tensorrt_missing
 from tests.commands import command
 from tests.conftest import QUICKSTART, draw_images, shortened
 
@@ -380,6 +381,14 @@ def test_a_missing_package_names_what_to_install(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("autoformer.cli.app.app", absent)
     answer = command("doctor")
     assert "pip install optuna" in answer.error
+
+
+def test_tensorrt_asked_for_by_name_where_it_is_absent_names_the_extra(steps: Path, tmp_path: Path) -> None:
+    if tensorrt_missing() is None:
+        pytest.skip("TensorRT is here")
+    answer = command("export", steps / "finetuned", "--format", "tensorrt", "--out", tmp_path / "e")
+    assert "autoformer-toolchain[tensorrt]" in answer.error
+    assert not (tmp_path / "e").exists()
 
 
 def test_ctrl_c_ends_with_the_exit_code_of_an_interrupt_and_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:

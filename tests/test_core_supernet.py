@@ -18,7 +18,7 @@ from autoformer.errors import ArchitectureError
 from autoformer.relative_position import Tables
 from autoformer.space import SearchSpace
 from autoformer.subnet import Subnet
-from autoformer.supernet import Supernet, drop_path, resample_positions
+from autoformer.supernet import Supernet, branch_factors, resample_positions
 from tests.small_spaces import NAMES, shrunk
 
 
@@ -106,12 +106,14 @@ def test_a_supernet_follows_its_definition_written_with_plain_torch() -> None:
     embed, channels, hidden = 24, 24, 84
 
     def linear(name: str, x: Tensor, inputs: int, outputs: int) -> Tensor:
-        return x @ weights[f"{name}.weight"][:outputs, :inputs].T + weights[f"{name}.bias"][:outputs]
+        out: Tensor = x @ weights[f"{name}.weight"][:outputs, :inputs].T + weights[f"{name}.bias"][:outputs]
+        return out
 
     def norm(name: str, x: Tensor) -> Tensor:
         centred = x - x.mean(-1, keepdim=True)
         unit = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
-        return unit * weights[f"{name}.weight"][:embed] + weights[f"{name}.bias"][:embed]
+        out: Tensor = unit * weights[f"{name}.weight"][:embed] + weights[f"{name}.bias"][:embed]
+        return out
 
     patches = images.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).reshape(2, 4, -1)
     x = patches @ weights["patch_embed.proj.weight"][:embed].flatten(1).T + weights["patch_embed.proj.bias"][:embed]
@@ -192,7 +194,6 @@ def test_gradients_of_supernet_and_extracted_network_are_the_same_numbers() -> N
     images = images_for(space, architecture).double()
     for network, inputs in ((supernet, (images, architecture)), (subnet, (images,))):
         network(*inputs).square().sum().backward()
-    width, channels = architecture.embed_dim, 8 * architecture.num_heads[0]
     found = {name: weight.grad for name, weight in supernet.named_parameters() if weight.grad is not None}
     for name, weight in subnet.named_parameters():
         assert weight.grad is not None, name
@@ -265,7 +266,7 @@ def test_logits_do_not_depend_on_what_ran_before(trained: tuple[Supernet, Tensor
     assert torch.equal(supernet(images, architecture), first)
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own, from inside its compiler
 def test_the_compiled_supernet_gives_the_same_logits_and_gradients(
     trained: tuple[Supernet, Tensor, Architecture], backend: str
@@ -279,6 +280,40 @@ def test_the_compiled_supernet_gives_the_same_logits_and_gradients(
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
         gradients = [torch.autograd.grad(out.square().sum(), supernet.head.weight)[0] for out in (found, expected)]
         torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute of a Tensor")  # torch's own
+def test_blocks_compile_once_per_shape_and_are_shared_by_all_depths() -> None:
+    space = replace(shrunk("small"), depths=(2, 3))
+    supernet = randomised(space, drop_path_rate=0.2)
+    expected_from = copy.deepcopy(supernet)
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    supernet.compile_blocks(backend=backend)
+    rng = random.Random(0)
+    shapes = set()
+    for _ in range(12):
+        architecture = space.sample(rng)
+        shapes |= {
+            (architecture.embed_dim, *block) for block in zip(architecture.num_heads, architecture.hidden_dims, strict=True)
+        }
+        images = images_for(space, architecture)
+        with torch.no_grad():
+            expected = expected_from(images, architecture)
+            assert largest_difference(supernet(images, architecture), expected) < 1e-5
+    assert len(graphs) == len(shapes) > 8  # torch's own limit, behind which it would stop compiling
+
+    graphs.clear()
+    supernet.train()
+    for _ in range(3):  # a rate per depth, a mask per step: still one graph per shape
+        for size in (space.largest, space.smallest):
+            supernet(images_for(space, size), size).sum().backward()
+    assert len(graphs) <= 4  # two shapes, with and without a mask (the first block has rate 0)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -335,12 +370,15 @@ def test_images_that_are_not_square_are_told_apart_from_their_transpose() -> Non
     assert largest_difference(*logits) > 1e-3
 
 
-def test_drop_path_drops_whole_images_and_keeps_the_mean() -> None:
+def test_drop_path_drops_whole_branches_of_images_and_keeps_the_mean() -> None:
     torch.manual_seed(0)
-    out = drop_path(torch.ones(4000, 3, 2), 0.25)
-    per_image = out.flatten(1)
-    assert ((per_image == 0).all(1) | torch.isclose(per_image, torch.tensor(4 / 3)).all(1)).all()
-    assert out.mean().item() == pytest.approx(1, abs=0.04)
+    factors = branch_factors(torch.zeros(4000, 3, 2), 0.25)
+    assert factors is not None
+    assert factors.shape == (2, 4000, 1, 1)  # attention and MLP of each image
+    assert ((factors == 0) | torch.isclose(factors, torch.tensor(4 / 3))).all()
+    assert factors.mean((1, 2, 3)).tolist() == pytest.approx([1, 1], abs=0.04)
+    assert not torch.equal(factors[0], factors[1])
+    assert branch_factors(torch.zeros(4, 3, 2), 0.0) is None
 
 
 def test_a_block_keeps_its_drop_path_rate_in_shallower_networks_and_evaluation_drops_nothing() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from autoformer.augment import AugmentConfig
 from autoformer.checkpoint import read_tensors, tensors_digest
 from autoformer.data import DataConfig, DataParts, load_parts
 from autoformer.errors import CheckpointError, DataError, InterruptedRunError, OutputExistsError
@@ -24,6 +25,7 @@ SPACE = SearchSpace(
     name="small digits", embed_dims=(16, 24), depths=(1, 2), num_heads=(1, 2), mlp_ratios=(1.0, 2.0), head_dim=8,
     image_sizes=(8,), patch_size=4, in_chans=1, num_classes=10, max_relative_position=3,
 )  # fmt: skip
+WITHOUT_EFFECT_ON_WEIGHTS = {"epochs", "amp", "augment", "workers", "evaluate_every", "keep_checkpoints"}  # amp: on GPUs only
 QUICK = TrainConfig(epochs=3, batch_size=64, evaluate_every=2, drop_path_rate=0.1)
 
 
@@ -228,6 +230,40 @@ def test_mixup_and_cutmix_train_too(parts: DataParts, tmp_path: Path) -> None:
     config = QUICK.model_copy(update={"epochs": 1, "mixup": 0.8, "cutmix": 1.0})
     supernet = train_supernet(SPACE, parts, config, tmp_path / "s")
     assert all(bool(weight.isfinite().all()) for weight in supernet.state_dict().values())
+
+
+def test_every_training_option_changes_the_weights(trained: Path, parts: DataParts, tmp_path: Path) -> None:
+    """An option that changes nothing would be a lie in the recipe."""
+    one = QUICK.model_copy(update={"epochs": 1})
+    train_supernet(SPACE, parts, one, tmp_path / "plain")
+    changes: dict[str, object] = {
+        "batch_size": 32, "learning_rate": 1e-3, "min_learning_rate": 1e-4, "warmup_epochs": 0.0, "weight_decay": 0.5,
+        "label_smoothing": 0.0, "mixup": 0.5, "cutmix": 1.0, "drop_path_rate": 0.5, "clip_norm": 1e-3, "init_std": 0.05,
+    }  # fmt: skip
+    augmentations: dict[str, object] = {
+        "crop": "random_resized", "rotate_degrees": 0.0, "translate": 0.0, "scale": (1.0, 1.0), "shear_degrees": 5.0,
+        "flip": 0.5, "color_jitter": 0.5, "rand_augment": "rand-m9-mstd0.5-inc1", "erase": 1.0,
+    }  # fmt: skip
+    configs = {name: one.model_copy(update={name: value}) for name, value in changes.items()}
+    for name, value in augmentations.items():
+        configs[name] = one.model_copy(update={"augment": one.augment.model_copy(update={name: value})})
+    crop = one.augment.model_copy(update={"crop": "random_resized", "crop_scale": (0.1, 0.2)})
+    configs["crop_scale"] = one.model_copy(update={"augment": crop})
+    assert set(configs) >= set(AugmentConfig.model_fields) | (set(TrainConfig.model_fields) - WITHOUT_EFFECT_ON_WEIGHTS)
+    digests = {}
+    for name, config in configs.items():
+        train_supernet(SPACE, parts, config, tmp_path / name)
+        digests[name] = weights_of(tmp_path / name)
+    assert weights_of(tmp_path / "plain") not in digests.values()
+    assert len(set(digests.values())) == len(digests)
+
+
+def test_drop_path_of_a_finetuning_reaches_the_network(trained: Path, parts: DataParts, tmp_path: Path) -> None:
+    supernet = load_supernet(trained)
+    for rate in (0.0, 0.6):
+        config = QUICK.model_copy(update={"epochs": 1, "drop_path_rate": rate})
+        finetune(Subnet.from_supernet(supernet, SPACE.largest), parts, config, tmp_path / str(rate))
+    assert weights_of(tmp_path / "0.0") != weights_of(tmp_path / "0.6")
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_with_advice(
