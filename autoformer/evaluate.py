@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from autoformer.architecture import Architecture
 from autoformer.data import Part
-from autoformer.preprocessing import Preprocessing
+from autoformer.preprocessing import Preprocessing, resize_matrix
 from autoformer.progress import Progress, silent
 from autoformer.supernet import Supernet
 
@@ -111,10 +111,11 @@ def accuracy(right: NDArray[np.bool_]) -> Accuracy:
 
 
 def resize_images(images: Tensor, size: int) -> Tensor:
-    """Normalised images [B, C, H, W] at another side in pixels, antialiased; the one rule for searched resolutions."""
+    """Normalised images [B, C, H, W] at another side in pixels, by the rule that deployment uses (`resize_matrix`)."""
     if images.shape[-1] == size:
         return images
-    return nn.functional.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    resize = torch.from_numpy(resize_matrix(images.shape[-1], size)).to(images)
+    return resize @ images @ resize.T
 
 
 def predict_with(network: nn.Module, architecture: Architecture | None = None) -> Predict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from autoformer.architecture import Architecture
@@ -22,6 +23,8 @@ def extract(supernet_folder: Path, architecture: Architecture, out: Path) -> Sub
     subnet = Subnet.from_supernet(supernet, architecture)
     try:
         preprocessing = Preprocessing.from_dict(record["data"]["preprocessing"])
+        if architecture.image_size not in (None, preprocessing.image_size):
+            preprocessing = replace(preprocessing, network_size=architecture.image_size)
         classes = record["data"]["classes"]
     except (KeyError, TypeError) as error:
         raise CheckpointError(

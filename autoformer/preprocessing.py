@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Preprocessing:
     """Resize the shorter side, cut the centre, scale to 0..1, normalise: what evaluation and deployment do to an image.
 
-    The input is `image_size` square. `crop_pct` is the share of the resized image that the crop keeps (timm's meaning).
+    The image is then `image_size` square. `crop_pct` is the share of the resized image that the crop keeps (timm's meaning).
+    A network of a searched resolution gets that image resized once more (`resize_matrix`), as in its supernet's training.
     """
 
     image_size: int  # pixels
@@ -29,6 +30,12 @@ class Preprocessing:
     std: tuple[float, ...]
     interpolation: str = "bicubic"  # or "bilinear"
     crop_pct: float = 1.0
+    network_size: int | None = None  # pixels; where the search chose a smaller input than the images have; None: image_size
+
+    @property
+    def input_size(self) -> int:
+        """The side in pixels of what the network takes."""
+        return self.network_size or self.image_size
 
     def to_pil(self, image: Image.Image) -> Image.Image:
         """The resized and cropped image in the network's colour mode."""
@@ -45,12 +52,16 @@ class Preprocessing:
         return image.crop((left, top, left + self.image_size, top + self.image_size))
 
     def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 [..., H, W, C] to float32 [..., C, H, W]."""
+        """uint8 [..., H, W, C] of `image_size` to the network's float32 input [..., C, H, W]."""
         import numpy as np
 
         mean, std = np.array(self.mean, dtype=np.float32), np.array(self.std, dtype=np.float32)
         values = (pixels.astype(np.float32) / np.float32(255) - mean) / std
-        return np.ascontiguousarray(np.moveaxis(values, -1, -3))
+        values = np.moveaxis(values, -1, -3)
+        if self.input_size != self.image_size:
+            resize = resize_matrix(self.image_size, self.input_size)
+            values = resize @ values @ resize.T
+        return np.ascontiguousarray(values)
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """The network's view of an image before normalising: uint8 [H, W, C]."""
@@ -71,6 +82,20 @@ class Preprocessing:
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
         """Reads the JSON form."""
         return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+
+def resize_matrix(old: int, new: int) -> NDArray[np.float32]:
+    """The matrix [new, old] that resizes one side of an image: linear interpolation, antialiased where it shrinks.
+
+    One rule for training, evaluation and deployment: `matrix @ image @ matrix.T` on any array library.
+    """
+    import numpy as np
+
+    scale = max(1.0, old / new)  # the filter is as wide as an output pixel, at least as an input pixel
+    centres = (np.arange(new)[:, None] + 0.5) * (old / new)
+    distances = np.abs(np.arange(old)[None, :] + 0.5 - centres) / scale
+    weights = np.clip(1.0 - distances, 0.0, None)
+    return np.asarray(weights / weights.sum(1, keepdims=True), dtype=np.float32)
 
 
 def convert(image: Image.Image, in_chans: int) -> Image.Image:

@@ -449,10 +449,14 @@ def fill_folder(
 ) -> None:
     """Writes the files of a saved subnet into `folder`, `subnet.json` last, so that its presence says they are all there."""
     names = list(classes)
+    if preprocessing.input_size != subnet.patch_embed.img_size[0]:
+        raise CheckpointError(
+            f"preprocessing gives images of {preprocessing.input_size} px, the network takes {subnet.patch_embed.img_size[0]} px"
+        )
     if len(names) != subnet.num_classes:
         raise CheckpointError(f"{len(names)} class names for a network of {subnet.num_classes} classes")
     pretrained_cfg = {
-        "input_size": [preprocessing.in_chans, preprocessing.image_size, preprocessing.image_size],
+        "input_size": [preprocessing.in_chans, preprocessing.input_size, preprocessing.input_size],
         "mean": list(preprocessing.mean),
         "std": list(preprocessing.std),
         "interpolation": preprocessing.interpolation,
@@ -469,7 +473,8 @@ def fill_folder(
         "num_features": subnet.embed_dim,
         "label_names": names,
         "model_args": subnet.model_args,
-        "pretrained_cfg": pretrained_cfg,
+        "pretrained_cfg": pretrained_cfg,  # what timm reads; a searched resolution needs ours
+        "preprocessing": preprocessing.to_dict(),
     }
     write_tensors(subnet.state_dict(), folder / "model.safetensors")
     write_json(config, folder / "config.json")
@@ -487,15 +492,7 @@ def load_subnet(folder: Path) -> tuple[Subnet, Preprocessing, tuple[str, ...]]:
         raise CheckpointError(f"{folder} holds a {config.get('architecture')!r}, expected a folder of {TIMM_NAME!r}")
     try:
         subnet = cast(Subnet, timm.create_model(TIMM_NAME, **config["model_args"]))
-        shown = config["pretrained_cfg"]
-        preprocessing = Preprocessing(
-            image_size=shown["input_size"][1],
-            in_chans=shown["input_size"][0],
-            mean=tuple(shown["mean"]),
-            std=tuple(shown["std"]),
-            interpolation=shown["interpolation"],
-            crop_pct=shown["crop_pct"],
-        )
+        preprocessing = Preprocessing.from_dict(config["preprocessing"])
         classes = tuple(config["label_names"])
     except (KeyError, TypeError, ArchitectureError) as error:
         raise CheckpointError(f"{folder / 'config.json'} does not describe a subnet: {error}") from error

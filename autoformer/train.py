@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,7 +115,10 @@ class Trainer:
         optimizer = create_optimizer_v2(network, "adamw", lr=config.learning_rate, weight_decay=config.weight_decay)
         schedule = self._schedule(optimizer, steps_per_epoch)
         mixup = self._mixup()
-        watched = EvaluationSet.of(self.parts.search, self.parts.preprocessing)
+        preprocessing = self.parts.preprocessing
+        if isinstance(network, Subnet):
+            preprocessing = preprocessing_of(network, self.parts)
+        watched = EvaluationSet.of(self.parts.search, preprocessing)
         state = TrainingState(network, optimizer, self.folder / "checkpoints", config.keep_checkpoints)
         state.load_newest()
 
@@ -162,7 +165,8 @@ class Trainer:
         bfloat = self.config.amp == "auto" and images.is_cuda and torch.cuda.is_bf16_supported()
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat):
             if architecture is None:
-                logits = self.network(images)
+                assert isinstance(self.network, Subnet)
+                logits = self.network(resize_images(images, self.network.patch_embed.img_size[0]))
             else:
                 assert isinstance(self.network, Supernet)
                 size = self.network.space.image_size_of(architecture)
@@ -339,7 +343,8 @@ def finetune(
     The last epoch's weights are kept; its accuracy on the search part is in the record. Called again with the same
     arguments it goes on where it stopped. Raises `OutputExistsError` when `out` holds something else.
     """
-    check_images(subnet.patch_embed.img_size[0], subnet.in_chans, subnet.num_classes, parts)
+    stored_size = subnet.patch_embed.img_size[0] if subnet.architecture.image_size is None else parts.preprocessing.image_size
+    check_images(stored_size, subnet.in_chans, subnet.num_classes, parts)
     identity = {
         "kind": "subnet",
         "weights": tensors_digest(subnet.state_dict()),
@@ -363,9 +368,15 @@ def finetune(
         "weights_digest": tensors_digest(subnet.state_dict()),
         "history": trained.history,
     }
-    fill_folder(subnet, out, preprocessing=parts.preprocessing, classes=parts.classes, record=record)
+    fill_folder(subnet, out, preprocessing=preprocessing_of(subnet, parts), classes=parts.classes, record=record)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return subnet
+
+
+def preprocessing_of(subnet: Subnet, parts: DataParts) -> Preprocessing:
+    """The data's preprocessing, followed by the resize to the network's own input where the search chose a smaller one."""
+    size = subnet.patch_embed.img_size[0]
+    return replace(parts.preprocessing, network_size=None if size == parts.preprocessing.image_size else size)
 
 
 def identity_of(config: TrainConfig) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +46,7 @@ class Case:
         self.device = torch.device(arguments.device)
         self.autocast = arguments.autocast
         self.architecture = architecture
-        form: Form = "auto" if network in ("naive", "plain") else network  # type: ignore[assignment]
+        form = cast(Form, "auto" if network in ("naive", "plain") else network)
         supernet = Supernet(replace(space, relative_position=network != "plain"), form=form)
         self.supernet = (make_naive(supernet) if network == "naive" else supernet).to(self.device)
         self.optimiser = torch.optim.AdamW(self.supernet.parameters(), lr=1e-4)

@@ -7,7 +7,7 @@ at the end, when every choice is made, once per artefact.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,13 +19,14 @@ from autoformer.checkpoint import claim_folder, file_digest, read_json, sole_wor
 from autoformer.cli.quantities import read_budget
 from autoformer.cli.recipe import Recipe
 from autoformer.cost import Budget, CostModel, ExactCosts, check_feasible
-from autoformer.data import DataParts, load_parts
+from autoformer.data import DataParts, TestPart, load_parts
 from autoformer.errors import BudgetError
 from autoformer.evaluate import EvaluationSet, Predict, guesses, predict_with
 from autoformer.export.artefacts import export_network
 from autoformer.export.manifest import Manifest
 from autoformer.export.onnx_model import OnnxModel
 from autoformer.extract import extract
+from autoformer.preprocessing import Preprocessing
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.latency import profile_artefacts
 from autoformer.profiling.latency_table import LatencyTable, TableCosts, within_margin
@@ -36,7 +37,7 @@ from autoformer.progress import Progress, silent
 from autoformer.search import search_supernet
 from autoformer.space import SearchSpace
 from autoformer.subnet import Subnet, load_subnet
-from autoformer.train import finetune, train_supernet
+from autoformer.train import finetune, preprocessing_of, train_supernet
 
 Result = TypeVar("Result")
 
@@ -96,9 +97,10 @@ def _run(recipe: Recipe, parts: DataParts, space: SearchSpace, out: Path, progre
             load_subnet(out / "subnet")[0], parts, recipe.finetune, out / "finetuned", seed=recipe.seed, progress=progress
         ),
     )
-    _export(recipe, finetuned, parts, out, steps, progress)
+    preprocessing = preprocessing_of(finetuned, parts)
+    _export(recipe, finetuned, EvaluationSet.of(parts.search, preprocessing), parts.classes, out, steps, progress)
     predictors = {"inherited": predict_with(inherited), "finetuned": predict_with(finetuned), **_onnx_models(out / "export")}
-    steps.timed("test", lambda: score_on_test(predictors, parts, out, progress))
+    steps.timed("test", lambda: score_on_test(predictors, parts.test, preprocessing, out, progress))
     return build_report(out)
 
 
@@ -117,17 +119,17 @@ def _budget(recipe: Recipe, space: SearchSpace, costs: CostModel, out: Path) -> 
     return sought
 
 
-def _export(recipe: Recipe, network: Subnet, parts: DataParts, out: Path, steps: Steps, progress: Progress) -> None:
+def _export(
+    recipe: Recipe, network: Subnet, images: EvaluationSet, classes: Sequence[str], out: Path, steps: Steps, progress: Progress
+) -> None:
     """Writes `export/` and measures it into `latency.json`, each unless it is there."""
     if not (out / "export").exists():
-        searched = EvaluationSet.of(parts.search, parts.preprocessing)
         steps.timed(
             "export",
             lambda: export_network(
-                network, out / "export", images=searched.images(), labels=searched.labels,
-                preprocessing=parts.preprocessing, classes=parts.classes, precisions=recipe.export.precisions,
-                formats=recipe.export.formats, calibration_images=recipe.export.calibration_images,
-                max_disagreement=recipe.export.max_disagreement,
+                network, out / "export", images=images.images(), labels=images.labels, preprocessing=images.preprocessing,
+                classes=classes, precisions=recipe.export.precisions, formats=recipe.export.formats,
+                calibration_images=recipe.export.calibration_images, max_disagreement=recipe.export.max_disagreement,
                 on_progress=lambda message: progress("export", 0, 1, message),
             ),
         )  # fmt: skip
@@ -168,15 +170,17 @@ def _onnx_models(folder: Path) -> dict[str, Predict]:
     }
 
 
-def score_on_test(predictors: dict[str, Predict], parts: DataParts, out: Path, progress: Progress = silent) -> dict[str, Any]:
+def score_on_test(
+    predictors: dict[str, Predict], test: TestPart, preprocessing: Preprocessing, out: Path, progress: Progress = silent
+) -> dict[str, Any]:
     """Reads the test part once per predictor and writes `out/test.json`: labels, and each one's guesses."""
     path = out / "test.json"
-    record: dict[str, Any] = (
-        read_json(path) if path.exists() else {"format": "autoformer/test/1", "split": parts.test.digest, "guesses": {}}
-    )
+    record: dict[str, Any] = {"format": "autoformer/test/1", "split": test.digest, "guesses": {}}
+    if path.exists():
+        record = read_json(path)
     for name, predict in predictors.items():
         if name not in record["guesses"]:
-            images = EvaluationSet.of(parts.test.read(name, out / "test_ledger.json"), parts.preprocessing)
+            images = EvaluationSet.of(test.read(name, out / "test_ledger.json"), preprocessing)
             record["guesses"][name] = np.asarray(guesses(predict, images, progress=progress)).tolist()
             record["labels"] = images.labels.tolist()
             write_json(record, path)

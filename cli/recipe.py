@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from autoformer.data import DataConfig, DataParts
 from autoformer.errors import RecipeError
 from autoformer.search import SearchConfig
-from autoformer.space import SearchSpace
+from autoformer.space import PRESETS, SearchSpace
 from autoformer.train import TrainConfig
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -33,13 +33,17 @@ class SpaceConfig(Section):
     depths: tuple[int, ...] | None = None
     num_heads: tuple[int, ...] | None = None
     mlp_ratios: tuple[float, ...] | None = None
+    image_sizes: tuple[int, ...] | None = Field(None, description="pixels; several make the resolution part of the search")
     head_dim: int | None = None
     patch_size: int | None = Field(None, description="pixels; empty: the preset's, or a grid of 4 to 8 for micro")
     max_relative_position: int | None = None
 
     def make(self, parts: DataParts) -> SearchSpace:
         """The space for these images and classes. Raises `ArchitectureError` when sizes do not fit."""
-        size = parts.preprocessing.image_size
+        size: int | None = parts.preprocessing.image_size
+        searched = PRESETS[self.preset].image_sizes if self.preset in PRESETS else ()
+        if self.image_sizes is not None or (len(searched) > 1 and searched[-1] == size):
+            size = None  # the resolution is part of the search; images are stored in the largest
         space = SearchSpace.preset(
             self.preset, image_size=size, in_chans=parts.preprocessing.in_chans, num_classes=len(parts.classes)
         )

@@ -227,7 +227,7 @@ def _check_request(
             raise ExportError(f"unknown {word} {unknown[0]!r}; known are {', '.join(known)}")
         if known[0] not in given:
             raise ExportError(f"{word}s {', '.join(given) or 'none'}: {known[0]} must be among them, all others are made from it")
-    wanted = (preprocessing.in_chans, preprocessing.image_size, preprocessing.image_size)
+    wanted = (preprocessing.in_chans, preprocessing.input_size, preprocessing.input_size)
     if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != wanted or not len(images):
         raise DataError(f"images to compare on are {images.dtype} {list(images.shape)}, expected float32 [n, *{list(wanted)}]")
     if labels is not None and len(labels) != len(images):

@@ -186,7 +186,7 @@ def _open_subnet(folder: Path, device: str, batch: int, threads: int | None) -> 
     from autoformer.subnet import load_subnet
 
     network, preprocessing, _ = load_subnet(folder)
-    shape = (preprocessing.in_chans, preprocessing.image_size, preprocessing.image_size)
+    shape = (preprocessing.in_chans, preprocessing.input_size, preprocessing.input_size)
     return TorchBackend(network, shape, batch=batch, device=device, threads=threads)
 
 

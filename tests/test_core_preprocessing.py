@@ -57,10 +57,12 @@ def test_grey_images_equal_timms_too() -> None:
 
 def test_the_input_is_a_contiguous_float32_block_of_the_stated_shape() -> None:
     found = Preprocessing(12, 3, MEAN, STD)(random_image(np.random.default_rng(2)))
-    assert (found.shape, found.dtype) == ((3, 12, 12), np.float32)
+    assert found.shape == (3, 12, 12)
+    assert found.dtype == np.float32
     assert found.flags["C_CONTIGUOUS"]
     pixels = Preprocessing(12, 1, (0.5,), (0.5,)).pixels(random_image(np.random.default_rng(2)))
-    assert (pixels.shape, pixels.dtype) == ((12, 12, 1), np.uint8)
+    assert pixels.shape == (12, 12, 1)
+    assert pixels.dtype == np.uint8
 
 
 def test_an_image_of_the_right_size_keeps_its_pixels() -> None:
@@ -81,7 +83,7 @@ def test_transparent_images_are_laid_on_white() -> None:
     assert np.asarray(convert(clear, 3)).tolist() == np.full((4, 4, 3), 255).tolist()
     half = Image.fromarray(np.full((4, 4, 4), (0, 0, 0, 51), dtype=np.uint8))  # a fifth of black
     assert np.asarray(convert(half, 1))[0, 0] == 204
-    palette = Image.fromarray(np.zeros((4, 4), dtype=np.uint8), mode=None).convert("P")
+    palette = Image.fromarray(np.zeros((4, 4), dtype=np.uint8)).convert("P")
     palette.info["transparency"] = 0
     assert np.asarray(convert(palette, 3)).min() == 255
 

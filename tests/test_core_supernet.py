@@ -6,7 +6,10 @@ import copy
 import io
 import pickle
 import random
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -391,3 +394,46 @@ def test_a_block_keeps_its_drop_path_rate_in_shallower_networks_and_evaluation_d
     assert torch.equal(supernet(images, architecture), supernet(images, architecture))
     supernet.train()
     assert not torch.equal(supernet(images, architecture), supernet(images, architecture))
+
+
+# --- several processes -------------------------------------------------------------------------------------------
+
+
+def gradients_in_parallel(rank: int, world: int, meeting: str, result: str) -> None:
+    """One of `world` processes: its share of six images through DistributedDataParallel; rank 0 stores the gradients."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
+    supernet, architecture, batch = parallel_case()
+    parallel = nn.parallel.DistributedDataParallel(supernet, find_unused_parameters=True)
+    for chosen in (supernet.space.largest, architecture):  # another set of unused weights in each step
+        parallel.zero_grad()
+        parallel(batch[rank::world], chosen).square().sum().div(len(batch[rank::world])).backward()
+    if rank == 0:
+        torch.save({name: weight.grad for name, weight in supernet.named_parameters()}, result)
+    torch.distributed.destroy_process_group()
+
+
+def parallel_case() -> tuple[Supernet, Architecture, Tensor]:
+    space = replace(shrunk("tiny"), depths=(2, 3))
+    architecture = space.smallest
+    return randomised(space).double().train(), architecture, images_for(space, architecture, 6).double()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [1, 2])
+def test_distributed_training_gives_the_gradients_of_one_process(tmp_path: Path, world: int) -> None:
+    call = "import sys; from tests.test_core_supernet import gradients_in_parallel as run; "
+    call += "run(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])"
+    files = (str(tmp_path / "meeting"), str(tmp_path / "gradients.pt"))
+    processes = [
+        subprocess.Popen([sys.executable, "-c", call, str(rank), str(world), *files], cwd=Path(__file__).parents[1])
+        for rank in range(world)
+    ]
+    assert [process.wait(timeout=120) for process in processes] == [0] * world
+    supernet, architecture, batch = parallel_case()
+    supernet(batch, architecture).square().sum().div(len(batch)).backward()
+    found = torch.load(tmp_path / "gradients.pt")
+    for name, weight in supernet.named_parameters():
+        expected = torch.zeros_like(weight) if weight.grad is None else weight.grad
+        gradient = torch.zeros_like(weight) if found[name] is None else found[name]
+        torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-10, msg=name)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from autoformer.augment import AugmentConfig, TrainingImages, epoch_order
 from autoformer.data import DataConfig, load_parts, parts_of_record, split_dataset, stratified
 from autoformer.errors import DataError
+from autoformer.preprocessing import resize_matrix
 from tests.conftest import draw_images
 
 
@@ -219,3 +222,20 @@ def test_an_epoch_takes_every_image_once_in_an_order_of_its_own() -> None:
 
 def test_a_set_smaller_than_a_batch_still_trains() -> None:
     assert [len(batch) for batch in epoch_order(7, 64, 0, 0)] == [7]
+
+
+@pytest.mark.parametrize(("old", "new"), [(224, 160), (64, 48), (8, 4), (9, 5), (32, 32)])
+def test_the_resize_rule_is_antialiased_linear_interpolation_as_torch_has_it(old: int, new: int) -> None:
+    image = torch.rand(2, 3, old, old)
+    matrix = torch.from_numpy(resize_matrix(old, new))
+    expected = torch.nn.functional.interpolate(image, (new, new), mode="bilinear", antialias=True, align_corners=False)
+    assert torch.allclose(matrix @ image @ matrix.T, expected, atol=1e-5)
+
+
+def test_preprocessing_for_a_smaller_network_equals_resizing_the_larger_input() -> None:
+    parts = load_parts(DataConfig())
+    full, small = parts.preprocessing, replace(parts.preprocessing, network_size=6)
+    image = parts.train[0][0]
+    matrix = resize_matrix(8, 6)
+    assert np.allclose(small(image), matrix @ full(image) @ matrix.T, atol=1e-6)
+    assert small(image).shape == (1, 6, 6)

@@ -16,6 +16,7 @@ from autoformer.checkpoint import read_tensors, tensors_digest
 from autoformer.data import DataConfig, DataParts, load_parts
 from autoformer.errors import CheckpointError, DataError, InterruptedRunError, OutputExistsError
 from autoformer.evaluate import EvaluationSet, accuracy, correct, predict_with
+from autoformer.extract import extract
 from autoformer.space import SearchSpace
 from autoformer.subnet import Subnet, load_subnet
 from autoformer.supernet import Supernet
@@ -272,3 +273,18 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_advice(
     monkeypatch.setattr(Trainer, "_step", lambda self, *_: torch.tensor(float("nan")))
     with pytest.raises(CheckpointError, match="learning_rate"):
         train_supernet(SPACE, parts, QUICK, tmp_path / "s")
+
+
+def test_a_searched_resolution_is_trained_cut_out_and_finetuned_with_one_resize_rule(parts: DataParts, tmp_path: Path) -> None:
+    space = SearchSpace.from_dict({**SPACE.to_dict(), "image_sizes": [4, 8], "patch_size": 2})
+    train_supernet(space, parts, QUICK, tmp_path / "s")
+    subnet = extract(tmp_path / "s", space.smallest, tmp_path / "net")
+    loaded, preprocessing, _ = load_subnet(tmp_path / "net")
+    assert (preprocessing.image_size, preprocessing.input_size) == (8, 4)
+    assert loaded.architecture == space.smallest
+    images = EvaluationSet.of(parts.search, parts.preprocessing)
+    small = EvaluationSet.of(parts.search, preprocessing)
+    through_supernet = predict_with(load_supernet(tmp_path / "s"), space.smallest)(images.images(20))
+    assert np.abs(through_supernet - predict_with(subnet)(small.images(20))).max() < 1e-5
+    finetune(loaded, parts, QUICK, tmp_path / "f")
+    assert load_subnet(tmp_path / "f")[1] == preprocessing
