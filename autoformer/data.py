@@ -276,7 +276,9 @@ def parts_of_record(record: Mapping[str, Any], source: str | None = None) -> Dat
 
     Raises `DataError` when the images there are no longer those of the record.
     """
-    config = DataConfig.model_validate(record["config"])
+    if record["config"] is None and source is None:
+        raise DataError(f"the weights come from {record['source']!r}, which names no images here; give --data")
+    config = DataConfig.model_validate(record["config"] or {"image_size": record["preprocessing"]["image_size"]})
     if source is not None:
         return load_parts(config.model_copy(update={"source": source}))
     parts = load_parts(config)

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from timm.data import Mixup
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, Mixup
 from timm.data.random_erasing import RandomErasing
 from timm.loss import SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
@@ -37,6 +37,7 @@ from autoformer.checkpoint import (
     read_json,
     read_tensors,
     tensors_digest,
+    write_folder,
     write_json,
     write_tensors,
 )
@@ -316,6 +317,39 @@ def train_supernet(
     write_json(record, out / "supernet.json")
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return supernet
+
+
+def save_supernet(supernet: Supernet, out: Path, *, source: str) -> None:
+    """Writes a supernet trained elsewhere as a folder that `load_supernet` reads; whole or not at all.
+
+    The record says ImageNet's preprocessing as the official evaluation does it, and class numbers for names.
+    Raises `OutputExistsError` when `out` holds something.
+    """
+    space = supernet.space
+    preprocessing = Preprocessing(
+        image_size=space.image_size,
+        in_chans=space.in_chans,
+        mean=IMAGENET_DEFAULT_MEAN if space.in_chans == 3 else (0.5,) * space.in_chans,
+        std=IMAGENET_DEFAULT_STD if space.in_chans == 3 else (0.5,) * space.in_chans,
+        crop_pct=224 / 256,
+    )
+    record = {
+        "format": "autoformer/supernet/1",
+        "space": space.to_dict(),
+        "data": {
+            "source": source,
+            "config": None,
+            "layout": "trained elsewhere",
+            "classes": [str(number) for number in range(space.num_classes)],
+            "parts": {},
+            "preprocessing": preprocessing.to_dict(),
+        },
+        "weights_digest": tensors_digest(supernet.state_dict()),
+        "history": [],
+    }
+    with write_folder(out) as folder:
+        write_tensors(supernet.state_dict(), folder / "model.safetensors")
+        write_json(record, folder / "supernet.json")
 
 
 def load_supernet(folder: Path) -> Supernet:

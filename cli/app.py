@@ -9,7 +9,21 @@ from typing import Annotated
 import typer
 
 from autoformer import __version__
-from autoformer.cli import describe, doctor, evaluate, export, extract, finetune, latency, predict, report, run, search, train
+from autoformer.cli import (
+    describe,
+    doctor,
+    evaluate,
+    export,
+    extract,
+    finetune,
+    import_official,
+    latency,
+    predict,
+    report,
+    run,
+    search,
+    train,
+)  # fmt: skip
 
 app = typer.Typer(
     name="autoformer",
@@ -26,6 +40,7 @@ app.command()(search.search)
 app.command()(extract.extract)
 app.command()(finetune.finetune)
 app.command()(export.export)
+app.command(name="import-official")(import_official.import_official)
 app.command()(evaluate.evaluate)
 app.command()(predict.predict)
 app.command()(describe.describe)

@@ -146,11 +146,11 @@ def _export(
 
 def _costs(recipe: Recipe, space: SearchSpace, out: Path, progress: Progress) -> CostModel:
     """The cost model of the run: counts, and latencies where the budget limits them."""
-    if recipe.profile.table is not None:
-        return TableCosts(space, LatencyTable.load(recipe.profile.table))
-    if recipe.budget.max_latency is None:
-        return ExactCosts(space)
     path = out / "latency_table.json"
+    if recipe.profile.table is not None and not path.exists():
+        LatencyTable.load(recipe.profile.table).save(path)  # a run folder stands alone
+    if recipe.profile.table is None and recipe.budget.max_latency is None:
+        return ExactCosts(space)
     if not path.exists():
         table = measure_table(
             space, backend=recipe.profile.backend, count=recipe.profile.networks, batch=recipe.profile.batch,

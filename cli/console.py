@@ -33,7 +33,17 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 def print_facts(title: str, facts: Mapping[str, Any]) -> None:
     """Name and value, a line each."""
-    print_table(title, ("", ""), [(name, str(value)) for name, value in facts.items()])
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, str(value))
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console.print(title, style="bold", markup=False)
+    console.print(table, markup=False)
 
 
 def note(text: str) -> None:

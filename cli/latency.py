@@ -51,7 +51,7 @@ def run(
 def table(
     out: Annotated[Path, typer.Option("--out", help="JSON file to write.")],
     supernet: Annotated[Path | None, typer.Option("--supernet", help="Folder of the supernet that will be searched.")] = None,
-    space: Annotated[str | None, typer.Option("--space", help="Or a preset: tiny, small, base, edge, micro.")] = None,
+    space: Annotated[str | None, typer.Option("--space", help="Or a preset like tiny, or a YAML file.")] = None,
     image_size: Annotated[int | None, typer.Option("--image-size", help="Pixels; with --space.")] = None,
     backend: Annotated[str, typer.Option("--backend", help="onnxruntime-cpu, onnxruntime-cuda, torch-cpu.")] = "onnxruntime-cpu",
     networks: Annotated[int, typer.Option("--networks", min=4, help="Networks to measure.")] = 8,
@@ -66,6 +66,7 @@ def table(
     """
     from autoformer.checkpoint import read_json, refuse_existing_file
     from autoformer.cli.console import print_json, print_table, progress_bar
+    from autoformer.cli.spaces import read_space
     from autoformer.errors import ArchitectureError
     from autoformer.profiling.table_measurement import measure_table
     from autoformer.space import SearchSpace
@@ -76,7 +77,7 @@ def table(
         measured = SearchSpace.from_dict(read_json(supernet / "supernet.json")["space"])
     else:
         assert space is not None
-        measured = SearchSpace.preset(space, image_size=image_size)
+        measured = read_space(space, image_size=image_size)
     refuse_existing_file(out)
     with progress_bar(quiet) as progress:
         found = measure_table(measured, backend=backend, count=networks, batch=batch, threads=threads, progress=progress)

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from autoformer.cli.spaces import read_space
 from autoformer.data import DataConfig, DataParts
 from autoformer.errors import RecipeError
 from autoformer.search import SearchConfig
@@ -26,9 +27,9 @@ class Section(BaseModel):
 
 
 class SpaceConfig(Section):
-    """A preset, with any of its choices replaced."""
+    """A preset or a YAML file, with any of its choices replaced."""
 
-    preset: str = Field("micro", description="tiny, small, base, edge or micro")
+    preset: str = Field("micro", description="tiny, small, base, edge, micro, or a YAML file of a space")
     embed_dims: tuple[int, ...] | None = None
     depths: tuple[int, ...] | None = None
     num_heads: tuple[int, ...] | None = None
@@ -37,16 +38,16 @@ class SpaceConfig(Section):
     head_dim: int | None = None
     patch_size: int | None = Field(None, description="pixels; empty: the preset's, or a grid of 4 to 8 for micro")
     max_relative_position: int | None = None
+    sharing: Literal["entangled", "classical"] | None = Field(None, description="classical: independent weights per choice")
 
     def make(self, parts: DataParts) -> SearchSpace:
         """The space for these images and classes. Raises `ArchitectureError` when sizes do not fit."""
         size: int | None = parts.preprocessing.image_size
-        searched = PRESETS[self.preset].image_sizes if self.preset in PRESETS else ()
-        if self.image_sizes is not None or (len(searched) > 1 and searched[-1] == size):
-            size = None  # the resolution is part of the search; images are stored in the largest
-        space = SearchSpace.preset(
-            self.preset, image_size=size, in_chans=parts.preprocessing.in_chans, num_classes=len(parts.classes)
-        )
+        from_file = self.preset not in PRESETS
+        searched = () if from_file else PRESETS[self.preset].image_sizes
+        if from_file or self.image_sizes is not None or (len(searched) > 1 and searched[-1] == size):
+            size = None  # the space names its sizes; where there are several, images are stored in the largest
+        space = read_space(self.preset, image_size=size, in_chans=parts.preprocessing.in_chans, num_classes=len(parts.classes))
         changes = {name: value for name, value in self if name != "preset" and value is not None}
         return SearchSpace.from_dict({**space.to_dict(), **changes})
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from autoformer.cost import show
 
-MOST_DIGITS = 4  # of a latency; a shared machine repeats itself to a few per cent at best
+MOST_DIGITS = 3  # of a latency; drift within one measurement is often larger than the interval of the median
 
 
 def decimals(half_width: float) -> int:
@@ -45,7 +45,7 @@ def latency_decimals(value_ms: float, low_ms: float | None, high_ms: float | Non
     """Decimal places for milliseconds; two digits in all where nothing says how sure the value is."""
     most = MOST_DIGITS - 1 - math.floor(math.log10(value_ms))
     if low_ms is None or high_ms is None:
-        return max(0, most - 2)
+        return max(0, most - 1)
     return max(0, most if high_ms <= low_ms else min(most, decimals((high_ms - low_ms) / 2)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -209,6 +211,60 @@ def test_describe_knows_every_folder_of_a_run(finished_run: Path, folder: str) -
     answer = command("describe", finished_run / folder, "--json")
     assert answer.code == 0, answer.err
     assert answer.json
+
+
+def test_describe_shows_what_the_paper_and_the_official_code_count_and_why_they_differ() -> None:
+    facts = command("describe", "AutoFormer-T", "--json").json
+    assert facts["flops"] == 1_316_945_472
+    assert facts["other_counts"]["official_code_flops"] == 1.344e9
+    assert "one token too many" in facts["other_counts"]["why_they_differ"].replace("\n", " ")
+
+
+def test_a_space_comes_from_a_yaml_file_head_width_image_and_patch_size_included(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "embed_dims: [32, 48]\ndepths: [2, 3]\nnum_heads: [2]\nmlp_ratios: [2.0]\n"
+        "head_dim: 24\nimage_sizes: [40]\npatch_size: 10\n"
+    )
+    facts = command("describe", tmp_path / "mine.yaml", "--num-classes", "5", "--json").json
+    assert (facts["networks"], facts["head_dim"], facts["num_classes"]) == (4, 24, 5)
+    (tmp_path / "bad.yaml").write_text("embed_dims: [32]\nwidths: [3]\n")
+    assert "widths" in command("describe", tmp_path / "bad.yaml").error
+    assert "bad2.yaml" in command("describe", tmp_path / "bad2.yaml").error
+
+
+def test_a_run_searches_the_space_of_a_yaml_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "embed_dims: [16]\ndepths: [1]\nnum_heads: [1]\nmlp_ratios: [1.0]\nimage_sizes: [8]\npatch_size: 4\n"
+    )
+    answer = command(
+        "train", QUICKSTART, "--set", f"space.preset={tmp_path / 'mine.yaml'}", "--set", "train.epochs=1",
+        "--set", "space.head_dim=8", "--out", tmp_path / "s", "--quiet",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    facts = command("describe", tmp_path / "s", "--json").json
+    assert (facts["embed_dims"], facts["head_dim"], facts["num_classes"], facts["in_chans"]) == ([16], 8, 10, 1)
+
+
+def official_file(path: Path) -> None:
+    """The small official supernet of tests/data in the layout of the released files."""
+    numbers = np.load(Path(__file__).parent / "data" / "official_small.npz")
+    state = {name[6:]: torch.from_numpy(numbers[name].astype(np.float32)) for name in numbers.files if name.startswith("state/")}
+    torch.save({"model": state, "epoch": 499, "args": argparse.Namespace(lr=1e-3)}, path)
+
+
+def test_an_official_checkpoint_becomes_a_supernet_that_networks_are_cut_out_of(tmp_path: Path) -> None:
+    official_file(tmp_path / "supernet.pth")
+    (tmp_path / "space.yaml").write_text(
+        "embed_dims: [64, 96, 128]\ndepths: [2, 3]\nnum_heads: [1, 2]\nmlp_ratios: [2.0, 3.0]\nimage_sizes: [32]\npatch_size: 8\n"
+    )
+    answer = command("import-official", tmp_path / "supernet.pth", "--space", tmp_path / "space.yaml", "--out", tmp_path / "s")
+    assert answer.code == 0, answer.err
+    assert command("extract", "--supernet", tmp_path / "s", "--architecture", "middle", "--out", tmp_path / "net").code == 0
+    assert command("describe", tmp_path / "net", "--json").json["num_classes"] == 7
+    assert "give --data" in command("evaluate", tmp_path / "net").error
+    answer = command("import-official", tmp_path / "supernet.pth", "--space", "tiny", "--out", tmp_path / "t")
+    assert "does not fit space 'tiny'" in answer.error
+    assert not (tmp_path / "t").exists()
 
 
 def test_doctor_says_what_works_and_what_to_install() -> None:

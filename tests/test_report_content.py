@@ -49,7 +49,7 @@ def test_a_share_shows_no_more_digits_than_its_interval_supports() -> None:
 
 def test_a_latency_without_an_interval_says_so() -> None:
     known = {"p50_ms": 1.23456, "p50_low_ms": 1.21, "p50_high_ms": 1.26}
-    assert latency_text(known) == "1.235 ms [1.210, 1.260]"
+    assert latency_text(known) == "1.23 ms [1.21, 1.26]"
     assert latency_text({**known, "p50_low_ms": None}) == "1.2 ms [too few runs for an interval]"
 
 
