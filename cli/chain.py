@@ -7,7 +7,7 @@ at the end, when every choice is made, once per artefact.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -98,7 +98,7 @@ def _run(recipe: Recipe, parts: DataParts, space: SearchSpace, out: Path, progre
         ),
     )
     preprocessing = preprocessing_of(finetuned, parts)
-    _export(recipe, finetuned, EvaluationSet.of(parts.search, preprocessing), parts.classes, out, steps, progress)
+    _export(recipe, finetuned, EvaluationSet.of(parts.search, preprocessing), parts, out, steps, progress)
     predictors = {"inherited": predict_with(inherited), "finetuned": predict_with(finetuned), **_onnx_models(out / "export")}
     steps.timed("test", lambda: score_on_test(predictors, parts.test, preprocessing, out, progress))
     return build_report(out)
@@ -120,7 +120,7 @@ def _budget(recipe: Recipe, space: SearchSpace, costs: CostModel, out: Path) -> 
 
 
 def _export(
-    recipe: Recipe, network: Subnet, images: EvaluationSet, classes: Sequence[str], out: Path, steps: Steps, progress: Progress
+    recipe: Recipe, network: Subnet, images: EvaluationSet, parts: DataParts, out: Path, steps: Steps, progress: Progress
 ) -> None:
     """Writes `export/` and measures it into `latency.json`, each unless it is there."""
     if not (out / "export").exists():
@@ -128,7 +128,7 @@ def _export(
             "export",
             lambda: export_network(
                 network, out / "export", images=images.images(), labels=images.labels, preprocessing=images.preprocessing,
-                classes=classes, precisions=recipe.export.precisions, formats=recipe.export.formats,
+                classes=parts.classes, data=parts.record, precisions=recipe.export.precisions, formats=recipe.export.formats,
                 calibration_images=recipe.export.calibration_images, max_disagreement=recipe.export.max_disagreement,
                 on_progress=lambda message: progress("export", 0, 1, message),
             ),

@@ -71,7 +71,7 @@ def data_record_of(artefact: Path) -> dict[str, Any] | None:
     from autoformer.checkpoint import read_json
 
     for folder in (artefact, artefact.parent, artefact.parent.parent):
-        for name in ("subnet.json", "supernet.json", "run.json"):
+        for name in ("subnet.json", "manifest.json", "supernet.json", "run.json"):
             if (folder / name).is_file():
                 record = read_json(folder / name).get("data")
                 if isinstance(record, dict):

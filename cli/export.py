@@ -50,12 +50,13 @@ def export(
         raise MissingPackageError(missing)  # asked for by name; by default it is skipped with this as its reason
     network, preprocessing, classes = load_subnet(subnet)
     parts = parts_of_record(read_json(subnet / "subnet.json")["data"], data)
+    record = parts.record
     images = EvaluationSet.of(parts.search, preprocessing)
     with progress_bar(quiet) as progress:
         manifest = export_network(
             network, out, images=images.images(), labels=images.labels, preprocessing=preprocessing, classes=classes,
             precisions=config.precisions, formats=config.formats, calibration_images=config.calibration_images,
-            max_disagreement=config.max_disagreement, on_progress=lambda message: progress("export", 0, 1, message),
+            max_disagreement=config.max_disagreement, data=record, on_progress=lambda message: progress("export", 0, 1, message),
         )  # fmt: skip
     if json:
         print_json(manifest.to_dict())

@@ -12,7 +12,7 @@ import copy
 import hashlib
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata as packages
 from pathlib import Path
@@ -65,12 +65,14 @@ def export_network(
     calibration_images: int = 128,
     max_disagreement: float = 0.01,
     opset: int = 20,
+    data: Mapping[str, Any] | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> Manifest:
     """Writes the folder `out` whole or not at all, and returns its manifest.
 
     `images` are real preprocessed images [n, channels, height, width] that training never saw; `labels` [n] adds how many
-    each file gets right. Raises `ExportError`, with nothing written, when the fp32 file differs from the network.
+    each file gets right; `data` is the record of the data set, kept so that `evaluate` finds it again. Raises
+    `ExportError`, with nothing written, when the fp32 file differs from the network.
     """
     _check_request(network, images, labels, preprocessing, classes, precisions, formats, calibration_images)
     say = on_progress or (lambda message: None)
@@ -109,6 +111,7 @@ def export_network(
             architecture=about.architecture,
             flops=cost.flops if cost is not None else None,
             weights_digest=about.weights_digest,
+            data=data,
         )
         manifest.save(folder)
     return manifest

@@ -105,6 +105,7 @@ class Manifest:
     architecture: Architecture | None = None  # None: not a network of a search space
     flops: int | None = None  # multiply-adds of one image, canonical form; None: not known in closed form
     weights_digest: str | None = None
+    data: Mapping[str, Any] | None = None  # the record of the images the network was made for, as its folder holds it
 
     def find(self, format: str, precision: str) -> Artefact | None:
         """The artefact of this format and precision, whatever its status."""
@@ -125,6 +126,7 @@ class Manifest:
             "flops": self.flops,
             "architecture": self.architecture and self.architecture.to_dict(),
             "weights_digest": self.weights_digest,
+            "data": self.data,
         }
 
     @classmethod
@@ -145,6 +147,7 @@ class Manifest:
                 flops=values.get("flops"),
                 architecture=None if architecture is None else Architecture.from_dict(architecture),
                 weights_digest=values.get("weights_digest"),
+                data=values.get("data"),
             )
         except (KeyError, TypeError, AttributeError, ValueError, ArchitectureError) as error:
             raise CheckpointError(f"manifest cannot be read: {error!r}") from error

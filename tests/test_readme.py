@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from autoformer.data import DataConfig, load_parts
 from tests.commands import command
@@ -33,6 +34,26 @@ def commands() -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines if line.strip()]
 
 
+def official_supernet(path: Path, width: int = 256, depth: int = 14, classes: int = 1000) -> None:
+    """A file with the names and shapes of the released supernet-tiny.pth and random numbers."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "cls_token": (1, 1, width), "pos_embed": (1, 197, width), "norm.weight": (width,), "norm.bias": (width,),
+        "patch_embed_super.proj.weight": (width, 3, 16, 16), "patch_embed_super.proj.bias": (width,),
+        "head.weight": (classes, width), "head.bias": (classes,),
+    }  # fmt: skip
+    for block in range(depth):
+        layers: dict[str, tuple[int, ...]] = {
+            "attn.qkv": (3 * width, width), "attn.proj": (width, width), "fc1": (4 * width, width), "fc2": (width, 4 * width),
+            "attn_layer_norm": (width,), "ffn_layer_norm": (width,),
+        }  # fmt: skip
+        for layer, shape in layers.items():
+            shapes |= {f"blocks.{block}.{layer}.weight": shape, f"blocks.{block}.{layer}.bias": shape[:1]}
+        for kind in "kv":
+            for axis in "vh":
+                shapes[f"blocks.{block}.attn.rel_pos_embed_{kind}.embeddings_table_{axis}"] = (30, 64)
+    torch.save({"model": {name: 0.02 * torch.randn(shape) for name, shape in shapes.items()}, "epoch": 499}, path)
+
+
 def test_the_readme_shows_the_two_commands_first_and_the_makefile_has_them() -> None:
     shown = [words for words in commands() if words[0] == "make"]
     assert [words[1] for words in shown] == ["quickstart", "test"]
@@ -47,6 +68,7 @@ def test_every_command_of_the_readme_runs_in_its_order(tmp_path: Path, monkeypat
     draw_images(tmp_path / "photos", each=20, size=24)
     parts = load_parts(DataConfig())
     parts.train[0][0].save(tmp_path / "digit.png")
+    official_supernet(tmp_path / "supernet-tiny.pth")
     for program, *words in commands():
         if program == "make":
             continue
