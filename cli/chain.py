@@ -28,7 +28,7 @@ from autoformer.export.onnx_model import OnnxModel
 from autoformer.extract import extract
 from autoformer.preprocessing import Preprocessing
 from autoformer.profiling.device import DeviceFacts
-from autoformer.profiling.latency import profile_artefacts
+from autoformer.profiling.latency import profile_until_valid
 from autoformer.profiling.latency_table import LatencyTable, TableCosts, within_margin
 from autoformer.profiling.measure import MeasureConfig
 from autoformer.profiling.report import build_report
@@ -137,7 +137,7 @@ def _export(
         config = MeasureConfig(min_s=recipe.profile.seconds, max_s=4 * recipe.profile.seconds)
         steps.timed(
             "profile",
-            lambda: profile_artefacts(
+            lambda: profile_until_valid(
                 [out / "export"], config=config, batch=recipe.profile.batch, threads=recipe.profile.threads,
                 out=out / "latency.json", progress=progress,
             ),

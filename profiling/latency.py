@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class Profile:
     not_measured: tuple[NotMeasured, ...]
     config: MeasureConfig
     created: str  # ISO 8601, UTC
+    attempt: int = 1  # earlier ones were not VALID and are not kept
 
     def ratio(self, measurement: Measurement) -> float:
         """Median over the reference's median; what to compare between two profiles of one machine."""
@@ -62,6 +63,7 @@ class Profile:
             "not_measured": [asdict(missing) for missing in self.not_measured],
             "config": asdict(self.config),
             "created": self.created,
+            "attempt": self.attempt,
         }
 
     @classmethod
@@ -77,6 +79,7 @@ class Profile:
                 not_measured=tuple(NotMeasured(**item) for item in values["not_measured"]),
                 config=MeasureConfig(**values["config"]),
                 created=values["created"],
+                attempt=values.get("attempt", 1),
             )
         except (KeyError, TypeError, AttributeError, MeasurementError) as error:
             raise CheckpointError(f"{path} is damaged ({error}); profile again") from error
@@ -135,6 +138,32 @@ def profile_artefacts(
         config=config,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+    if out is not None:
+        profile.save(out)
+    return profile
+
+
+def profile_until_valid(
+    paths: Sequence[Path],
+    *,
+    attempts: int = 3,
+    config: MeasureConfig = MeasureConfig(),
+    batch: int = 1,
+    threads: int | None = None,
+    out: Path | None = None,
+    progress: Progress | None = None,
+) -> Profile:
+    """`profile_artefacts`, again while a verdict is not VALID, at most `attempts` times; the last attempt is the answer.
+
+    Whether a measurement is repeated depends on its steadiness alone, never on whether the times are good.
+    """
+
+    def once(attempt: int) -> Profile:
+        return replace(profile_artefacts(paths, config=config, batch=batch, threads=threads, progress=progress), attempt=attempt)
+
+    profile = once(1)
+    while profile.attempt < attempts and any(taken.verdict.level != "VALID" for taken in profile.measurements):
+        profile = once(profile.attempt + 1)
     if out is not None:
         profile.save(out)
     return profile

@@ -63,6 +63,7 @@ def content(run: Run) -> dict[str, Any]:
         "latency": {measurement.name: _latency(run, measurement) for measurement in run.profile.measurements},
         "reference": _latency(run, run.profile.reference),
         "latency_measured": run.profile.created,
+        "latency_attempt": run.profile.attempt,
         "latency_table": _table(run),
         "skipped": [
             {"what": _label(artefact), "status": artefact.status, "reason": artefact.reason}

@@ -184,7 +184,7 @@ def _latency_text(report: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         "All files were run in turns, after warm-up, with a small fixed network among them (the reference). Absolute times of "
         "a machine drift by some per cent from hour to hour; compare runs by the ratio to the reference. "
-        f"Measured {report['latency_measured']}.",
+        f"Measured {report['latency_measured']}{_attempt(report['latency_attempt'])}.",
     )
 
 
@@ -237,3 +237,7 @@ def _again_text(report: Mapping[str, Any]) -> str:
     if "profile.table" in report["command"]:
         text += " With the stored latency table, this machine finds the same architecture and the same weights again."
     return text + " Measured times differ from one run to the next."
+
+
+def _attempt(number: int) -> str:
+    return "" if number == 1 else f", attempt {number}: the earlier ones were not steady"

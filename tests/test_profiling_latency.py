@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -12,7 +13,7 @@ from autoformer.errors import CheckpointError, MeasurementError
 from autoformer.export.manifest import Artefact, Manifest, sha256_of
 from autoformer.preprocessing import Preprocessing
 from autoformer.profiling.device import DeviceFacts
-from autoformer.profiling.latency import Profile, onnx_precision, profile_artefacts, reference_network
+from autoformer.profiling.latency import Profile, onnx_precision, profile_artefacts, profile_until_valid, reference_network
 from autoformer.profiling.measure import MeasureConfig
 from autoformer.space import SearchSpace
 from autoformer.subnet import Subnet, save_subnet
@@ -131,3 +132,23 @@ def test_a_damaged_profile_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "profile.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"profile\.json"):
         Profile.load(tmp_path / "profile.json")
+
+
+@pytest.mark.parametrize(
+    ("levels", "attempt"), [(["VALID"], 1), (["UNSTABLE", "VALID"], 2), (["UNSTABLE", "INVALID", "UNSTABLE"], 3)]
+)
+def test_an_unsteady_measurement_is_repeated_and_the_last_attempt_is_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, levels: list[str], attempt: int
+) -> None:
+    (tmp_path / "model.onnx").write_bytes(graph(["batch", 3, 4, 4]))
+    real = profile_artefacts([tmp_path / "model.onnx"], config=QUICK, threads=1)
+    answers = iter(levels)
+
+    def scripted(*_: object, **__: object) -> Profile:
+        verdict = replace(real.measurements[0].verdict, level=next(answers))
+        return replace(real, measurements=(replace(real.measurements[0], verdict=verdict),))
+
+    monkeypatch.setattr("autoformer.profiling.latency.profile_artefacts", scripted)
+    found = profile_until_valid([tmp_path / "model.onnx"], out=tmp_path / "latency.json")
+    assert (found.attempt, found.measurements[0].verdict.level) == (attempt, levels[-1])
+    assert Profile.load(tmp_path / "latency.json").attempt == attempt
