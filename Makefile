@@ -24,11 +24,11 @@ test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -q
 
 # What takes longer than make test may: more random architectures, many kills, the report in a browser, README commands in full.
 slow: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -q -m "slow and not gpu and not tensorrt"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -q -m "slow and not gpu and not tensorrt"
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .

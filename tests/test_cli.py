@@ -25,7 +25,6 @@ from autoformer.export.tensorrt_versions import tensorrt_missing
 from tests.commands import command
 from tests.conftest import QUICKSTART, draw_images, shortened
 
-pytestmark = pytest.mark.xdist_group("run")
 COMMANDS = (
     "run", "train", "search", "extract", "finetune", "export", "evaluate", "predict", "profile", "report", "describe", "doctor",
 )  # fmt: skip

@@ -274,7 +274,7 @@ def test_cuda_errors_are_named(install: Install) -> None:
 def test_absent_cuda_bindings_name_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("cuda", "cuda.bindings", "cuda.bindings.runtime"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingPackageError, match="pip install cuda-python"):
+    with pytest.raises(MissingPackageError, match=r"autoformer-toolchain\[tensorrt\]"):
         Cuda()
 
 

@@ -16,8 +16,6 @@ import pytest
 from autoformer.checkpoint import read_tensors, tensors_digest
 from tests.conftest import QUICKSTART, shortened
 
-pytestmark = pytest.mark.xdist_group("run")
-
 
 def start(out: Path, latency_table: Path) -> subprocess.Popen[bytes]:
     words = ["run", str(QUICKSTART), "--out", str(out), "--quiet", *shortened(latency_table)]
