@@ -17,13 +17,21 @@ from autoformer.errors import ArchitectureError
 
 FORMAT = "autoformer/architecture/1"
 
+# The largest sizes that are believed; far beyond any network, and small enough that a damaged file cannot exhaust a machine.
+MAX_EMBED_DIM, MAX_HEADS, MAX_DEPTH, MAX_IMAGE_SIZE, MAX_MLP_RATIO = 65_536, 1024, 1024, 8192, 1000.0
+
+
+def is_whole(value: object, most: int, least: int = 1) -> bool:
+    """Whether `value` is a whole number (no bool) from `least` to `most`."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """The choices of one subnet. Equal values are equal architectures; hashable.
 
     `image_size` is the side of the (square) input in pixels; None means the one size of the space.
-    Raises `ArchitectureError` when the lists differ in length or hold something that is not positive.
+    Raises `ArchitectureError` when the lists differ in length, or hold something that is not positive or beyond belief.
     """
 
     embed_dim: int
@@ -39,11 +47,19 @@ class Architecture:
                 f"architecture has {len(self.num_heads)} entries in num_heads and {len(self.mlp_ratio)} in mlp_ratio; "
                 "give one of each per block, and at least one block"
             )
-        sizes = (self.embed_dim, *self.num_heads, *(() if self.image_size is None else (self.image_size,)))
-        if not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes):
-            raise ArchitectureError(f"embed_dim, num_heads and image_size must be positive whole numbers, got {sizes}")
-        if not all(0 < ratio < 1000 for ratio in self.mlp_ratio):
-            raise ArchitectureError(f"mlp_ratio must be positive in every block, got {self.mlp_ratio}")
+        if self.depth > MAX_DEPTH:
+            raise ArchitectureError(f"architecture has {self.depth} blocks, expected at most {MAX_DEPTH}")
+        sizes = [("embed_dim", self.embed_dim, MAX_EMBED_DIM), ("image_size", self.image_size or 0, MAX_IMAGE_SIZE)]
+        sizes += [("num_heads", heads, MAX_HEADS) for heads in self.num_heads]
+        for name, size, most in sizes:
+            if not is_whole(size, most) and not (name == "image_size" and self.image_size is None):
+                raise ArchitectureError(f"{name} must be positive whole numbers up to {most}, got {str(size)[:40]}")
+        if not all(0 < ratio < MAX_MLP_RATIO for ratio in self.mlp_ratio):
+            raise ArchitectureError(f"mlp_ratio must be positive in every block and below 1000, got {self.mlp_ratio}")
+        if min(self.hidden_dims) < 1:
+            raise ArchitectureError(
+                f"mlp_ratio {min(self.mlp_ratio):g} of embed_dim {self.embed_dim} leaves an MLP without a hidden channel"
+            )
 
     @property
     def depth(self) -> int:
@@ -78,7 +94,9 @@ class Architecture:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Architecture:
-        """Reads the JSON form. Raises `ArchitectureError` on unknown or missing keys."""
+        """Reads the JSON form. Raises `ArchitectureError` when it is no object, and on unknown or missing keys."""
+        if not isinstance(values, Mapping):
+            raise ArchitectureError(f"not an architecture: a {type(values).__name__}, expected a JSON object")
         known = {"embed_dim", "num_heads", "mlp_ratio", "image_size"}
         unknown = set(values) - known - {"format"}
         missing = known - {"image_size"} - set(values)
@@ -94,7 +112,7 @@ class Architecture:
                 mlp_ratio=tuple(float(ratio) for ratio in values["mlp_ratio"]),
                 image_size=values.get("image_size"),
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             if isinstance(error, ArchitectureError):
                 raise
             raise ArchitectureError(f"not an architecture: {error}") from error

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from autoformer.data import Part
 from autoformer.preprocessing import Preprocessing, convert
+
+RAND_AUGMENT = re.compile(r"rand(-(m[0-9.]+|n[0-9]+|mstd[0-9.]+|mmax[0-9.]+|inc[01]|w[0-9]+|p[0-9.]+|t\w+))*")
 
 
 class AugmentConfig(BaseModel):
     """What training does to an image. The defaults are mild: right for digits and other small images that must not flip."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     crop: Literal["center", "random_resized"] = Field("center", description="random_resized: timm's crop, for photographs")
     crop_scale: tuple[float, float] = Field((0.35, 1.0), description="share of the area a random crop keeps")
@@ -30,6 +33,21 @@ class AugmentConfig(BaseModel):
     color_jitter: float = Field(0.0, ge=0, description="strength of brightness, contrast and saturation changes")
     rand_augment: str | None = Field(None, description="timm's string, e.g. rand-m9-mstd0.5-inc1")
     erase: float = Field(0.0, ge=0, le=1, description="probability of erasing a rectangle")
+
+    @field_validator("scale", "crop_scale")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float], field: ValidationInfo) -> tuple[float, float]:
+        highest = 1.0 if field.field_name == "crop_scale" else 10.0
+        if not 0 < value[0] <= value[1] <= highest:
+            raise ValueError(f"expected two numbers, 0 < first <= second <= {highest:g}")
+        return value
+
+    @field_validator("rand_augment")
+    @classmethod
+    def _understood(cls, value: str | None) -> str | None:
+        if value is not None and not RAND_AUGMENT.fullmatch(value):
+            raise ValueError("expected timm's words, like rand-m9-mstd0.5-inc1")
+        return value
 
 
 class TrainingImages:

@@ -135,16 +135,26 @@ def write_json(value: Any, path: Path) -> None:
         beside.write_text(text, encoding="utf-8")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises `CheckpointError` when the file is missing, no JSON or no object."""
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """A JSON object with at least these top-level `keys`.
+
+    Raises `CheckpointError` when the file is missing, cannot be read, is no JSON, no object or lacks a key.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist; expected a folder written by this tool") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except RecursionError as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: it is nested too deeply") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # no UTF-8, no JSON, or a number of thousands of digits
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a {type(value).__name__}, expected a JSON object")
+    for key in keys:
+        if key not in value:
+            raise CheckpointError(f"{path} lacks {key!r}; it was edited or damaged")
     return value
 
 
@@ -158,14 +168,13 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises `CheckpointError` when it is missing, truncated or foreign."""
+    """The tensors of a safetensors file. Raises `CheckpointError` when it is missing, unreadable, truncated or foreign."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    _check_readable(path)
     try:
         return load_file(path)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} does not exist; expected weights written by this tool") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} is truncated or not a safetensors file ({error}); copy it again or make it anew"
@@ -173,16 +182,28 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The JSON that `write_tensors` put into the header of a file."""
+    """The JSON that `write_tensors` put into the header of a file; raises as `read_tensors` does."""
     from safetensors import SafetensorError, safe_open
 
+    _check_readable(path)
     try:
         with safe_open(path, framework="pt") as file:
             value = json.loads((file.metadata() or {}).get("autoformer", "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is truncated or not a safetensors file ({error})") from error
-    assert isinstance(value, dict)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} carries a {type(value).__name__} in its header, expected a JSON object")
     return value
+
+
+def _check_readable(path: Path) -> None:
+    """Raises `CheckpointError`; safetensors itself reports every file it cannot open as missing."""
+    try:
+        path.open("rb").close()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist; expected weights written by this tool") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def file_digest(path: Path) -> str:

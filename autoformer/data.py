@@ -7,7 +7,9 @@ that `timm.data.create_dataset` knows (`torch/cifar10`, `hfds/...`, `tfds/...`, 
 * train and val, or train and test: the second is our test part as it is, the search part is taken out of train, stratified;
 * train, val and test: all three as they are; val, which its makers held out for choosing, is our search part.
 
-One class map, that of train, serves all parts. The record of a run holds sizes and digests of the parts.
+Folders of parts are known by their names in any case (`Train`, `TEST`); `train` alone is cut like a folder of classes. The
+class of an image is the folder directly below, however deep the image lies. One class map, that of train, serves all parts.
+The record of a run holds sizes and digests of the parts.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,18 +28,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autoformer.checkpoint import json_digest, read_json, write_json
 from autoformer.errors import DataError
-from autoformer.images import Images, dataset_images, digits, folder_images
+from autoformer.images import Images, dataset_images, digits, folder_images, printable, visible_folders
 from autoformer.preprocessing import Preprocessing
+from autoformer.progress import Progress, silent
 
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
     "val": ("val", "validation", "valid", "dev"),
     "test": ("test", "testing", "eval"),
 }
+PARTS = ("train", "search", "test")
 
 
 class DataConfig(BaseModel):
@@ -47,11 +51,11 @@ class DataConfig(BaseModel):
 
     source: str = Field("digits", description="digits, a folder of images, or a name timm.data.create_dataset knows")
     root: Path | None = Field(None, description="where a named data set lies")
-    image_size: int | None = Field(None, gt=3, description="pixels; empty: from the images, at most max_image_size")
-    max_image_size: int = Field(64, gt=3, description="pixels; the largest size chosen from the images")
+    image_size: int | None = Field(None, gt=3, le=4096, description="pixels; empty: from the images, at most max_image_size")
+    max_image_size: int = Field(64, gt=3, le=4096, description="pixels; the largest size chosen from the images")
     search_fraction: float = Field(0.15, gt=0, lt=1, description="share of a class held out for the search")
     test_fraction: float = Field(0.3, gt=0, lt=1, description="share of a class held out for the test, where none exists")
-    split_seed: int = Field(0, description="seed of the split")
+    split_seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the split")
 
 
 @dataclass(frozen=True)
@@ -146,8 +150,8 @@ class DataParts:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the record: equal for equal members, classes and preprocessing, wherever the images lie."""
-        return json_digest({key: value for key, value in self.record.items() if key not in ("source", "config")})
+        """SHA-256 of the record: equal for equal members, classes and preprocessing, wherever and beside what they lie."""
+        return json_digest({key: value for key, value in self.record.items() if key not in ("source", "config", "layout")})
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
@@ -211,20 +215,35 @@ def load_parts(config: DataConfig) -> DataParts:
 
 
 def _folder_parts(root: Path, config: DataConfig) -> DataParts:
-    found = {
-        part: next(root / name for name in names if (root / name).is_dir())
-        for part, names in SPLIT_FOLDERS.items()
-        if any((root / name).is_dir() for name in names)
-    }
-    if "train" not in found or len(found) == 1:
-        images, classes = folder_images(root)
-        return _parts(images, None, None, classes, config, str(root))
+    folders = visible_folders(root)
+    found = {part: folder for part, names in SPLIT_FOLDERS.items() if (folder := _split_folder(folders, names))}
+    alone = len(found) == len(folders)
+    if "train" not in found and found and (alone or len(found) == 2):
+        held = " and ".join(folder.name for folder in found.values())
+        raise DataError(f"{printable(root)} holds {held} but no train folder; expected a folder 'train' beside them")
+    if "train" not in found or len(found) == 1:  # beside folders of other names, "train" is a class of vehicles
+        images, classes = folder_images(found["train"] if "train" in found and alone else root)
+        parts = _parts(images, None, None, classes, config, str(root))
+        return replace(parts, layout=parts.layout + images.left_out)
     train, classes = folder_images(found["train"])
     val = folder_images(found["val"], classes)[0] if "val" in found else None
     test = folder_images(found["test"], classes)[0] if "test" in found else None
+    left_out = "".join(images.left_out for images in (train, val, test) if images is not None)
     if test is None:
         val, test = None, val
-    return _parts(train, val, test, classes, config, str(root))
+    parts = _parts(train, val, test, classes, config, str(root))
+    return replace(parts, layout=parts.layout + left_out)
+
+
+def _split_folder(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
+    """The folder of a part: the first of `names` that is there, in any case."""
+    for name in names:
+        same = [folder for folder in folders if folder.name.lower() == name]
+        if len(same) > 1:
+            raise DataError(f"{same[0].parent} holds both {same[0].name} and {same[1].name}; expected one folder '{name}'")
+        if same:
+            return same[0]
+    return None
 
 
 def _named_parts(config: DataConfig) -> DataParts:
@@ -266,6 +285,10 @@ def _parts(
     train = Part("train", images, cut["rest"])
     search = Part("search", images, cut["search"]) if val is None else Part("search", val, tuple(range(len(val.labels))))
     tests = Part("test", images, cut["test"]) if test is None else Part("test", test, tuple(range(len(test.labels))))
+    for part in (search, tests):
+        if len(set(part.labels.tolist())) < 2:
+            only = classes[int(part.labels[0])] if len(part) else "none"
+            raise DataError(f"{source}: the {part.name} part holds one class only ({only}); a score needs images of two or more")
     words = {0: "train, val and test as they are", 1: "test as it is, search taken out of train"}
     layout = words.get(len(fractions), "search and test taken out, stratified by class")
     return DataParts(source, tuple(classes), train, search, TestPart(tests), _preprocessing(train, config), layout, config)
@@ -274,21 +297,50 @@ def _parts(
 def parts_of_record(record: Mapping[str, Any], source: str | None = None) -> DataParts:
     """The parts that a record of data names, loaded again; `source` replaces where the images lie.
 
-    Raises `DataError` when the images there are no longer those of the record.
+    Raises `DataError` when the record is damaged, or the images there are no longer those of the record.
     """
-    if record["config"] is None and source is None:
-        raise DataError(f"the weights come from {record['source']!r}, which names no images here; give --data")
-    config = DataConfig.model_validate(record["config"] or {"image_size": record["preprocessing"]["image_size"]})
+    try:
+        if record["config"] is None and source is None:
+            raise DataError(f"the weights come from {record['source']!r}, which names no images here; give --data")
+        config = DataConfig.model_validate(record["config"] or {"image_size": record["preprocessing"]["image_size"]})
+        recorded = (
+            {}
+            if source is not None
+            else {name: (record["parts"][name]["digest"], record["parts"][name]["images"]) for name in PARTS}
+        )
+    except (KeyError, TypeError, ValidationError) as error:
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = f"{'.'.join(map(str, first['loc'])) or 'config'}: {first['msg']}"
+        else:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else "it is not laid out as one"
+        raise DataError(f"the record of data is damaged or foreign ({reason}); expected the one a run wrote") from error
     if source is not None:
         return load_parts(config.model_copy(update={"source": source}))
     parts = load_parts(config)
     for name, part in parts.record["parts"].items():
-        if part["digest"] != record["parts"][name]["digest"]:
+        digest, count = recorded[name]
+        if part["digest"] != digest:
             raise DataError(
-                f"{config.source}: the {name} part is not the one of the record ({part['images']} images, then "
-                f"{record['parts'][name]['images']}); the images changed, or lie elsewhere: give --data"
+                f"{config.source}: the {name} part is not the one of the record ({part['images']} images, then {count}); "
+                "the images changed, or lie elsewhere: give --data"
             )
     return parts
+
+
+def check_readable(parts: DataParts, progress: Progress = silent, most: int = 100_000) -> None:
+    """Decodes every image of all parts once; a part of more than `most` images is skipped, since that takes hours.
+
+    Reading is not scoring: the sealed test part is opened directly, and nothing is written into its ledger.
+    Raises `DataError` naming the first image that cannot be read.
+    """
+    checked = [part for part in (parts.train, parts.search, parts.test.sealed) if len(part) <= most]
+    done, total = 0, sum(map(len, checked))
+    for part in checked:
+        for index in part.indices:
+            part.images.open(index)
+            done += 1
+            progress("check images", done, total)
 
 
 def _preprocessing(train: Part, config: DataConfig, most: int = 512) -> Preprocessing:

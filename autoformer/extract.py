@@ -19,17 +19,20 @@ def extract(supernet_folder: Path, architecture: Architecture, out: Path) -> Sub
     Raises `ArchitectureError` when the space does not contain it, `OutputExistsError` when `out` holds something.
     """
     supernet = load_supernet(supernet_folder)
-    record = read_json(supernet_folder / "supernet.json")
+    path = supernet_folder / "supernet.json"
+    record = read_json(path, "data", "weights_digest")
     subnet = Subnet.from_supernet(supernet, architecture)
     try:
         preprocessing = Preprocessing.from_dict(record["data"]["preprocessing"])
         if architecture.image_size not in (None, preprocessing.image_size):
             preprocessing = replace(preprocessing, network_size=architecture.image_size)
         classes = record["data"]["classes"]
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{supernet_folder / 'supernet.json'} lacks {error}; expected a folder `autoformer train` wrote"
-        ) from error
+    except KeyError as error:
+        raise CheckpointError(f"{path} lacks {error}; expected a folder `autoformer train` wrote") from error
+    except (TypeError, CheckpointError) as error:
+        raise CheckpointError(f"{path} does not describe its images ({error}); it was edited or damaged") from error
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise CheckpointError(f"{path} holds no list of class names; it was edited or damaged")
     made = {
         "format": "autoformer/subnet/1",
         "made_by": "extract",

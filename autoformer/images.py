@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from autoformer.errors import DataError
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")  # in any case
+IDENTITY_BYTES = 4096  # read at either end of a file
 
 
 class Images(Protocol):
@@ -49,6 +54,9 @@ class FileImages:
     root: Path
     files: tuple[Path, ...]  # relative to root
     labels: Sequence[int]
+    no_images: tuple[Path, ...] = ()  # relative to root; other files that were found and left out
+    repeated: tuple[Path, ...] = ()  # relative to root; links to files and folders that are among the images already
+    _identities: dict[int, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def open(self, index: int) -> Image.Image:
         path = self.root / self.files[index]
@@ -58,10 +66,37 @@ class FileImages:
                 return image
         except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             reason = "it is no image" if isinstance(error, UnidentifiedImageError) else str(error)
-            raise DataError(f"{path} cannot be read as an image ({reason}); repair or remove it") from error
+            raise DataError(f"{printable(path)} cannot be read as an image ({reason}); repair or remove it") from error
 
     def identity(self, index: int) -> str:
-        return f"{self.files[index].as_posix()}:{(self.root / self.files[index]).stat().st_size}"
+        """The path below the root, the size in bytes, and SHA-256 over the first and the last 4 KiB of the file.
+
+        The file is read once, at the first call. Raises `DataError` naming the file when it cannot be read.
+        """
+        if index not in self._identities:
+            path = self.root / self.files[index]
+            try:
+                with path.open("rb") as file:
+                    size = os.fstat(file.fileno()).st_size
+                    ends = hashlib.sha256(file.read(IDENTITY_BYTES))
+                    file.seek(max(0, size - IDENTITY_BYTES))
+                    ends.update(file.read(IDENTITY_BYTES))
+            except OSError as error:
+                raise DataError(f"{printable(path)} cannot be read ({error.strerror}); repair or remove it") from error
+            self._identities[index] = f"{printable(self.files[index].as_posix())}:{size}:{ends.hexdigest()}"
+        return self._identities[index]
+
+    @property
+    def left_out(self) -> str:
+        """What lay among the images and was not taken, in words that continue a sentence; "" where that is nothing."""
+        words = ""
+        for paths, one, many in (
+            (self.no_images, "file that is no image was", "files that are no images were"),
+            (self.repeated, "link to what is there already was", "links to what is there already were"),
+        ):
+            if paths:
+                words += f"; {len(paths)} {one if len(paths) == 1 else many} left out, e.g. {printable(paths[0])}"
+        return words
 
 
 @dataclass(frozen=True)
@@ -97,27 +132,111 @@ def digits() -> tuple[Images, tuple[str, ...]]:
 
 
 def folder_images(root: Path, classes: Sequence[str] | None = None) -> tuple[FileImages, tuple[str, ...]]:
-    """The images of a folder of one folder per class, and the class names in their order.
+    """The images of a folder of one folder per class, and the class names, sorted.
 
-    With `classes` given (those of train) every folder must be one of them. Raises `DataError` for an empty folder.
+    The class of an image is the folder directly below `root` that it lies in, however deep. Links are followed, and each real
+    folder and file is taken once. With `classes` given (those of train) every folder with images must be one of them.
+    Raises `DataError` for a folder that is empty, unreadable or without classes, for broken links, and for names that are
+    not UTF-8.
     """
-    from timm.data.readers.reader_image_folder import find_images_and_targets
-
-    class_to_index = {name: index for index, name in enumerate(classes)} if classes else None
-    if classes and (strange := sorted({path.name for path in _folders(root)} - set(classes))):
+    files, no_images, repeated = _walk(root)
+    if not files:
+        raise DataError(f"{printable(root)} holds no images; expected one folder per class with image files in it")
+    if loose := [file for file in files if len(file.parts) == 1]:
+        folders = "images but no folder per class" if len(loose) == len(files) else f"{loose[0]} beside its folders of classes"
+        raise DataError(f"{root} holds {folders}; sort them into {root}/CLASS/IMAGE")
+    found = sorted({file.parts[0] for file in files})
+    if classes and (strange := sorted(set(found) - set(classes))):
         raise DataError(f"{root} holds class {strange[0]!r}, which train does not; known are {', '.join(classes[:8])}")
-    samples, found = find_images_and_targets(str(root), class_to_idx=class_to_index)
-    if not samples:
-        raise DataError(f"{root} holds no images; expected one folder per class with image files in it")
-    names = tuple(sorted(found, key=lambda name: found[name]))
-    files = tuple(Path(path).relative_to(root) for path, _ in samples)
-    if any(file.parent == Path(".") for file in files) and len(names) < 2:
-        raise DataError(f"{root} holds images but no folder per class; sort them into {root}/CLASS/IMAGE")
-    return FileImages(root, files, [target for _, target in samples]), names
+    names = tuple(classes or found)
+    numbers = {name: number for number, name in enumerate(names)}
+    labels = [numbers[file.parts[0]] for file in files]
+    return FileImages(root, tuple(files), labels, tuple(no_images), tuple(repeated)), names
 
 
-def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+def visible_folders(root: Path) -> list[Path]:
+    """The folders directly below `root`, links to folders included, hidden ones not; sorted by name.
+
+    Raises `DataError` when `root` cannot be read.
+    """
+    return [Path(entry.path) for entry in _entries(str(root)) if os.path.isdir(entry.path)]
+
+
+def _walk(root: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Images, other files, and links to what was found already, each relative to `root` and sorted."""
+    real_root = os.path.realpath(root)
+    plain, linked = deque([(str(root), real_root)]), deque[tuple[str, str]]()
+    seen: set[str] = set()  # real paths, of folders and of images
+    images: list[str] = []
+    linked_images: list[tuple[str, str]] = []
+    others: list[str] = []
+    repeated: list[str] = []
+    while plain or linked:
+        # Links wait for all that lies below the root itself: what a link shows again keeps the class it really lies in.
+        through_link = not plain
+        folder, real_folder = (linked if through_link else plain).popleft()
+        if real_folder in seen:
+            repeated.append(folder)
+            continue
+        seen.add(real_folder)
+        for path, real, is_folder, is_link in _resolved(folder, real_folder):
+            if is_folder:
+                (linked if is_link or through_link else plain).append((path, real))
+            elif not path.lower().endswith(IMAGE_ENDINGS):
+                others.append(path)
+            elif is_link or through_link:
+                linked_images.append((path, real))
+            else:
+                _utf8(path)
+                seen.add(real)
+                images.append(path)
+    for path, real in sorted(linked_images):
+        _utf8(path)
+        if real in seen:
+            repeated.append(path)
+        else:
+            seen.add(real)
+            images.append(path)
+    return _below(root, images), _below(root, others), _below(root, repeated)
+
+
+def _resolved(folder: str, real_folder: str) -> Iterator[tuple[str, str, bool, bool]]:
+    """Path, real path, whether it is a folder, and whether it is a link, of what is visible in `folder`."""
+    for entry in _entries(folder):
+        if not entry.is_symlink():  # no call to the system for each of a million files
+            yield entry.path, os.path.join(real_folder, entry.name), entry.is_dir(), False
+            continue
+        try:
+            real = os.path.realpath(entry.path, strict=True)
+        except OSError as error:
+            raise DataError(f"{printable(entry.path)} is a link that leads nowhere; repair or remove it") from error
+        yield entry.path, real, os.path.isdir(real), True
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """What is visible in a folder, sorted by name."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise DataError(f"folder {printable(folder)} cannot be read ({reason}); make it readable or remove it") from error
+
+
+def _below(root: Path, paths: list[str]) -> list[Path]:
+    return sorted(Path(path).relative_to(root) for path in paths)
+
+
+def _utf8(path: str) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"the name {printable(path)} is not UTF-8, so no record can hold it; rename it") from error
+
+
+def printable(path: Path | str) -> str:
+    """A path in one line of text that any terminal and file takes: what is not UTF-8 is escaped."""
+    return str(path).encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
 
 
 def dataset_images(dataset: Any, classes: Sequence[str] | None = None) -> tuple[Images, tuple[str, ...]]:

@@ -1,19 +1,28 @@
 """How an image file becomes a network's input; the same few lines on the host, in a bundle and on a board.
 
-Imports numpy and Pillow inside the functions that need them and nothing else, and works on Python 3.10.
+Imports numpy and Pillow inside the functions that need them and beyond them only the errors, and works on Python 3.10.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from autoformer.errors import CheckpointError, DataError
 
+if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
+
+MAX_SIZE = 8192  # pixels; a damaged file must not exhaust a machine
+INTERPOLATIONS = ("bicubic", "bilinear")
+
+
+class PreprocessingError(DataError, ValueError):
+    """A preprocessing that no image could go through."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +31,7 @@ class Preprocessing:
 
     The image is then `image_size` square. `crop_pct` is the share of the resized image that the crop keeps (timm's meaning).
     A network of a searched resolution gets that image resized once more (`resize_matrix`), as in its supernet's training.
+    Raises `PreprocessingError` when a value is impossible.
     """
 
     image_size: int  # pixels
@@ -31,6 +41,25 @@ class Preprocessing:
     interpolation: str = "bicubic"  # or "bilinear"
     crop_pct: float = 1.0
     network_size: int | None = None  # pixels; where the search chose a smaller input than the images have; None: image_size
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "network_size"):
+            size = getattr(self, name)
+            whole = isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= MAX_SIZE
+            if not whole and not (name == "network_size" and size is None):
+                raise PreprocessingError(f"{name} must be a whole number of pixels from 1 to {MAX_SIZE}, got {str(size)[:40]}")
+        if isinstance(self.in_chans, bool) or self.in_chans not in (1, 3):
+            raise PreprocessingError(f"in_chans must be 1 (grey) or 3 (RGB), got {self.in_chans!r}")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if not isinstance(values, tuple) or len(values) != self.in_chans or not all(_finite(value) for value in values):
+                raise PreprocessingError(f"{name} must be {self.in_chans} finite numbers, one per channel, got {values}")
+        if not all(value > 0 for value in self.std):
+            raise PreprocessingError(f"std must be positive in every channel, got {self.std}")
+        if self.interpolation not in INTERPOLATIONS:
+            raise PreprocessingError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {self.interpolation!r}")
+        if not _finite(self.crop_pct) or not 0 < self.crop_pct <= 1:
+            raise PreprocessingError(f"crop_pct must be above 0 and at most 1, got {self.crop_pct!r}")
 
     @property
     def input_size(self) -> int:
@@ -80,8 +109,26 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """Reads the JSON form."""
-        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        """Reads the JSON form. Raises `CheckpointError` on unknown or missing keys and impossible values."""
+        if not isinstance(values, Mapping):
+            raise CheckpointError(f"preprocessing is a {type(values).__name__}, expected a JSON object")
+        known = [entry.name for entry in fields(cls)]
+        if unknown := sorted(set(values) - set(known)):
+            raise CheckpointError(f"preprocessing has unknown keys {unknown}; known are {known}")
+        if missing := [name for name in known[:4] if name not in values]:
+            raise CheckpointError(f"preprocessing lacks {missing[0]!r}; it was edited or damaged")
+        lists = {name: tuple(values[name]) if isinstance(values[name], list | tuple) else values[name] for name in ("mean", "std")}
+        try:
+            return cls(**{**values, **lists})
+        except PreprocessingError as error:
+            raise CheckpointError(f"preprocessing: {error}; it was edited or damaged") from error
+
+
+def _finite(value: object) -> bool:
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number too large for a float
+        return False
 
 
 def resize_matrix(old: int, new: int) -> NDArray[np.float32]:

@@ -10,9 +10,12 @@ and of what is in the study, so an interrupted search goes on to the same end.
 from __future__ import annotations
 
 import json
+import math
 import random
+import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +31,7 @@ from autoformer.candidates import Candidates
 from autoformer.checkpoint import claim_folder, read_json, tensors_digest, write_json
 from autoformer.cost import Budget, Cost, CostModel
 from autoformer.data import Part
-from autoformer.errors import CheckpointError, InterruptedRunError
+from autoformer.errors import ArchitectureError, AutoformerError, CheckpointError, InterruptedRunError
 from autoformer.evaluate import Accuracy, EvaluationSet, accuracy, correct, predict_with, tied
 from autoformer.preprocessing import Preprocessing
 from autoformer.progress import Progress, silent
@@ -85,15 +88,29 @@ class Candidate:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Candidate:
-        """Reads the JSON form."""
-        bits = np.unpackbits(np.frombuffer(bytes.fromhex(values["right"]), np.uint8), count=values["images"])
-        return cls(
-            number=values["number"],
-            generation=values["generation"],
-            architecture=Architecture.from_dict(values["architecture"]),
-            cost=Cost(**values["cost"]),
-            right=bits.astype(bool),
-        )
+        """Reads the JSON form. Raises `CheckpointError` naming what is missing or impossible."""
+        try:
+            packed, images = bytes.fromhex(values["right"]), values["images"]
+            cost = Cost(**values["cost"])
+            times = () if cost.latency_ms is None else (cost.latency_ms,)
+            for number in (images, values["number"], values["generation"], cost.params, cost.flops):
+                if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+                    raise ValueError(f"{str(number)[:40]} is no count")
+            if not all(isinstance(time, int | float) and 0 < time < math.inf for time in times):
+                raise ValueError(f"latency_ms is {cost.latency_ms!r}")
+            if not images or len(packed) != -(-images // 8):
+                raise ValueError(f"{len(packed)} bytes of answers for {images} images")
+            return cls(
+                number=values["number"],
+                generation=values["generation"],
+                architecture=Architecture.from_dict(values["architecture"]),
+                cost=cost,
+                right=np.unpackbits(np.frombuffer(packed, np.uint8), count=images).astype(bool),
+            )
+        except KeyError as error:
+            raise CheckpointError(f"a candidate lacks {error}; it was edited or damaged") from error
+        except (ArchitectureError, AttributeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"a candidate cannot be read: {error}; it was edited or damaged") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,25 +188,54 @@ class Evolution:
 
 
 class Study:
-    """The evaluations of one search in an Optuna study, one trial each. `storage` is any URL Optuna takes; None: memory."""
+    """The evaluations of one search in an Optuna study, one trial each. `storage` is any URL Optuna takes; None: memory.
+
+    Every method raises `CheckpointError` naming the storage when it is damaged or holds something else.
+    """
 
     def __init__(self, storage: str | None, name: str) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
-        for trial in self.study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
-            self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # its process died; it is evaluated again
+        shown = "the study in memory" if storage is None else storage.removeprefix("sqlite:///")
+        self.place = re.sub(r"//[^@/]*@", "//", shown)  # a URL may hold a password
+        with self._storage():
+            self.study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+            for trial in self.study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
+                self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # its process died; it is evaluated again
 
     def candidates(self) -> list[Candidate]:
         """All finished evaluations in order."""
-        trials = self.study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
-        found = [Candidate.from_dict(json.loads(trial.user_attrs["candidate"])) for trial in trials]
+        found = []
+        with self._storage():
+            for trial in self.study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE]):
+                if "candidate" not in trial.user_attrs:
+                    raise CheckpointError(f"trial {trial.number} lacks its candidate")
+                found.append(Candidate.from_dict(json.loads(trial.user_attrs["candidate"])))
+            check_common_images(found)
         return sorted(found, key=lambda candidate: candidate.number)
 
     def add(self, candidate: Candidate) -> None:
         """Stores one finished evaluation."""
-        trial = self.study.ask()
-        trial.set_user_attr("candidate", json.dumps(candidate.to_dict()))
-        self.study.tell(trial, candidate.accuracy.value)
+        with self._storage():
+            trial = self.study.ask()
+            trial.set_user_attr("candidate", json.dumps(candidate.to_dict()))
+            self.study.tell(trial, candidate.accuracy.value)
+
+    @contextmanager
+    def _storage(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Optuna, SQLAlchemy and the drivers below share no base class
+            words = str(error.__cause__ or error).strip() if not isinstance(error, AutoformerError) else str(error)
+            reason = (words.splitlines() or [type(error).__name__])[0][:160]
+            raise CheckpointError(
+                f"{self.place} cannot be read as a study ({reason}); move it away to search anew"
+            ) from error
+
+
+def check_common_images(candidates: Sequence[Candidate]) -> None:
+    """Raises `CheckpointError` unless all were scored on equally many images."""
+    if len(counts := {len(candidate.right) for candidate in candidates}) > 1:
+        raise CheckpointError(f"candidates were scored on {sorted(counts)} images, expected the same for all")
 
 
 def search(
@@ -296,11 +342,18 @@ def search_supernet(
 
 
 def load_search(folder: Path) -> tuple[SearchResult, dict[str, Any]]:
-    """A finished search and its record. Raises `CheckpointError` when `folder` holds none."""
-    record = read_json(folder / "search.json")
+    """A finished search and its record. Raises `CheckpointError` when `folder` holds none, naming what is missing."""
+    path = folder / "search.json"
+    record = read_json(path, "format", "result", "config", "latency_qualification")
+    if record["format"] != FORMAT:
+        raise CheckpointError(f"{path} has format {record['format']!r}, expected {FORMAT!r}; search again")
     try:
         values = record["result"]
         every = tuple(Candidate.from_dict(value) for value in values["candidates"])
+        check_common_images(every)
+        for number in (values["chosen"], values["best"], *values["tied"], *values["front"]):
+            if number not in range(len(every)):
+                raise ValueError(f"it names candidate {str(number)[:40]} of {len(every)}")
         return (
             SearchResult(
                 chosen=every[values["chosen"]],
@@ -311,5 +364,7 @@ def load_search(folder: Path) -> tuple[SearchResult, dict[str, Any]]:
             ),
             record,
         )
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / 'search.json'} is not a search result: {error!r}") from error
+    except KeyError as error:
+        raise CheckpointError(f"{path} lacks {error}; it was edited or damaged") from error
+    except (CheckpointError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a search result: {error}") from error

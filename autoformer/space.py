@@ -7,22 +7,41 @@ latency; `micro` suits small images, with a patch that gives a grid of 4 to 8 pa
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
-from autoformer.architecture import Architecture
+from autoformer.architecture import (
+    MAX_DEPTH,
+    MAX_EMBED_DIM,
+    MAX_HEADS,
+    MAX_IMAGE_SIZE,
+    MAX_MLP_RATIO,
+    Architecture,
+    is_whole,
+)
 from autoformer.errors import ArchitectureError
 
 FORMAT = "autoformer/space/1"
+
+# The largest numbers that are believed, as in `architecture.py`.
+LARGEST_CHOICES = {"embed_dims": MAX_EMBED_DIM, "depths": MAX_DEPTH, "num_heads": MAX_HEADS, "image_sizes": MAX_IMAGE_SIZE}
+LARGEST_SIZES = {
+    "head_dim": 4096,
+    "patch_size": 1024,
+    "in_chans": 1024,
+    "num_classes": 10_000_000,
+    "max_relative_position": MAX_IMAGE_SIZE,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
     """The choices, and the fixed numbers every network of the space shares. Equal values are equal spaces.
 
-    Raises `ArchitectureError` when a choice is empty or sizes do not divide.
+    Raises `ArchitectureError` when a choice is empty, a number is impossible or beyond belief, or sizes do not divide.
     """
 
     name: str
@@ -52,6 +71,30 @@ class SearchSpace:
             if not values or values[0] <= 0:
                 raise ArchitectureError(f"space {self.name!r}: {name} needs at least one positive choice, got {values}")
             object.__setattr__(self, name, values)
+        for name, most in LARGEST_CHOICES.items():
+            if odd := [value for value in getattr(self, name) if not is_whole(value, most)]:
+                raise ArchitectureError(
+                    f"space {self.name!r}: {name} takes whole numbers from 1 to {most}, got {str(odd[-1])[:40]}"
+                )
+        if not all(0 < ratio < MAX_MLP_RATIO for ratio in self.mlp_ratios):
+            raise ArchitectureError(f"space {self.name!r}: mlp_ratios must be below {MAX_MLP_RATIO:g}, got {self.mlp_ratios}")
+        for name, most in LARGEST_SIZES.items():
+            if not is_whole(size := getattr(self, name), most):
+                raise ArchitectureError(
+                    f"space {self.name!r}: {name} must be positive, a whole number up to {most}, got {str(size)[:40]}"
+                )
+        if int(self.embed_dims[0] * self.mlp_ratios[0]) < 1:
+            raise ArchitectureError(
+                f"space {self.name!r}: mlp_ratio {self.mlp_ratios[0]:g} of embed_dim {self.embed_dims[0]} leaves an MLP without "
+                "a hidden channel"
+            )
+        if self.super_embed_dim is not None and not is_whole(self.super_embed_dim, MAX_EMBED_DIM):
+            raise ArchitectureError(
+                f"space {self.name!r}: super_embed_dim must be a whole number up to {MAX_EMBED_DIM}, "
+                f"got {str(self.super_embed_dim)[:40]}"
+            )
+        if not 0 < self.norm_eps < math.inf:
+            raise ArchitectureError(f"space {self.name!r}: norm_eps must be positive, got {self.norm_eps}")
         object.__setattr__(self, "mlp_ratios", tuple(float(ratio) for ratio in self.mlp_ratios))
         for size in self.image_sizes:
             if size % self.patch_size:
@@ -74,9 +117,6 @@ class SearchSpace:
                 f"space {self.name!r}: classical sharing stores a block per listed choice; "
                 "any_up_to_largest and prefix_qkv_bias belong to entangled weights"
             )
-        for name in ("head_dim", "patch_size", "in_chans", "num_classes", "max_relative_position"):
-            if getattr(self, name) <= 0:
-                raise ArchitectureError(f"space {self.name!r}: {name} must be positive, got {getattr(self, name)}")
         if self.pooling not in ("mean", "token"):
             raise ArchitectureError(f"space {self.name!r}: pooling is {self.pooling!r}, expected 'mean' or 'token'")
 
@@ -246,7 +286,10 @@ class SearchSpace:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SearchSpace:
-        """Reads the JSON form. Raises `ArchitectureError` on unknown or missing keys and on impossible values."""
+        """Reads the JSON form. Raises `ArchitectureError` when it is no object, on unknown or missing keys and on impossible
+        values."""
+        if not isinstance(values, Mapping):
+            raise ArchitectureError(f"not a search space: a {type(values).__name__}, expected a JSON object")
         known = {field.name for field in fields(cls)}
         unknown = set(values) - known - {"format"}
         missing = {"name", "embed_dims", "depths", "num_heads", "mlp_ratios"} - set(values)
@@ -258,7 +301,9 @@ class SearchSpace:
         arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "format"}
         try:
             return cls(**arguments)
-        except TypeError as error:
+        except (TypeError, ValueError, OverflowError) as error:
+            if isinstance(error, ArchitectureError):
+                raise
             raise ArchitectureError(f"not a search space: {error}") from error
 
     @classmethod

@@ -11,10 +11,12 @@ Weights have timm's names where timm has them; the relative tables are `blocks.N
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import inspect
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import timm
 import torch
@@ -24,13 +26,13 @@ from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
-from autoformer.architecture import Architecture
+from autoformer.architecture import MAX_DEPTH, MAX_IMAGE_SIZE, Architecture, is_whole
 from autoformer.checkpoint import read_json, read_tensors, write_folder, write_json, write_tensors
 from autoformer.cost import Cost, count_flops, count_params
 from autoformer.errors import ArchitectureError, CheckpointError
 from autoformer.preprocessing import Preprocessing
 from autoformer.relative_position import Form, Geometry, Tables, attend, geometry, logit_scale
-from autoformer.space import SearchSpace
+from autoformer.space import LARGEST_SIZES, SearchSpace
 from autoformer.supernet import INIT_STD, Supernet, resample_positions
 
 TIMM_NAME = "autoformer_subnet"
@@ -138,7 +140,7 @@ class Subnet(nn.Module):
         rows, columns = self.patch_embed.grid_size
         self._reach = (rows - 1, columns - 1)  # farthest distances the tables were trained for
         depth = self.architecture.depth
-        rates = torch.linspace(0, drop_path_rate, super_depth or depth).tolist()[:depth]
+        rates = torch.linspace(0, drop_path_rate, super_depth or depth, device="cpu").tolist()[:depth]
         tables = max_relative_position if relative_position else None
         self.blocks = nn.ModuleList(
             Block(
@@ -453,6 +455,10 @@ def fill_folder(
         raise CheckpointError(
             f"preprocessing gives images of {preprocessing.input_size} px, the network takes {subnet.patch_embed.img_size[0]} px"
         )
+    if preprocessing.in_chans != subnet.in_chans:
+        raise CheckpointError(
+            f"preprocessing gives images of {preprocessing.in_chans} channels, the network takes {subnet.in_chans}"
+        )
     if len(names) != subnet.num_classes:
         raise CheckpointError(f"{len(names)} class names for a network of {subnet.num_classes} classes")
     pretrained_cfg = {
@@ -485,23 +491,88 @@ def fill_folder(
 def load_subnet(folder: Path) -> tuple[Subnet, Preprocessing, tuple[str, ...]]:
     """The network of a saved folder, in evaluation mode, with its preprocessing and class names.
 
-    Raises `CheckpointError` naming what is missing, truncated or misshapen.
+    Nothing but the two files is read: what `config.json` says reaches the constructor of `Subnet` alone, never timm's own
+    loading. Raises `CheckpointError` naming what is missing, truncated, misshapen or contradicts the rest.
     """
-    config = read_json(folder / "config.json")
+    path, weights = folder / "config.json", folder / "model.safetensors"
+    config = read_json(path)
     if config.get("architecture") != TIMM_NAME:
         raise CheckpointError(f"{folder} holds a {config.get('architecture')!r}, expected a folder of {TIMM_NAME!r}")
     try:
-        subnet = cast(Subnet, timm.create_model(TIMM_NAME, **config["model_args"]))
+        for key in ("model_args", "preprocessing", "label_names"):
+            if key not in config:
+                raise CheckpointError(f"it lacks {key!r}")
+        arguments = _checked_arguments(config["model_args"])
         preprocessing = Preprocessing.from_dict(config["preprocessing"])
-        classes = tuple(config["label_names"])
-    except (KeyError, TypeError, ArchitectureError) as error:
-        raise CheckpointError(f"{folder / 'config.json'} does not describe a subnet: {error}") from error
-    load_weights(subnet, read_tensors(folder / "model.safetensors"), folder / "model.safetensors")
-    return subnet.eval(), preprocessing, classes
+        classes = config["label_names"]
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            raise CheckpointError("label_names is no list of names")
+        with torch.device("meta"):
+            sketch = Subnet(**arguments)  # shapes without memory: sizes in a damaged file may exceed the machine
+        if (size := sketch.patch_embed.img_size) != (preprocessing.input_size,) * 2:
+            raise CheckpointError(f"its preprocessing gives images of {preprocessing.input_size} px, the network takes {size}")
+        if preprocessing.in_chans != sketch.in_chans:
+            raise CheckpointError(f"its preprocessing gives {preprocessing.in_chans} channels, the network takes {sketch.in_chans}")
+        if len(classes) != sketch.num_classes:
+            raise CheckpointError(f"{len(classes)} label_names for a network of {sketch.num_classes} classes")
+    except (CheckpointError, ArchitectureError, AssertionError, TypeError, ValueError, OverflowError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} does not describe a subnet: {reason}") from error
+    tensors = read_tensors(weights)
+    check_weights(sketch, tensors, weights)
+    subnet = cast(Subnet, timm.create_model(TIMM_NAME, **arguments))
+    subnet.load_state_dict(tensors)
+    return subnet.eval(), preprocessing, tuple(classes)
+
+
+def _checked_arguments(arguments: object) -> dict[str, Any]:
+    """Arguments of `Subnet` from a file, fit for its constructor.
+
+    timm takes further ones that load files or fetch addresses, so only those of the constructor pass. Raises
+    `CheckpointError` or `ArchitectureError`.
+    """
+    if not isinstance(arguments, Mapping):
+        raise CheckpointError(f"model_args is a {type(arguments).__name__}, expected a JSON object")
+    parameters = inspect.signature(Subnet).parameters
+    if unknown := sorted(set(arguments) - set(parameters)):
+        raise CheckpointError(f"model_args has unknown keys {unknown}; known are {sorted(parameters)}")
+    if missing := sorted({"embed_dim", "num_heads", "mlp_ratio"} - set(arguments)):
+        raise CheckpointError(f"model_args lacks {missing[0]!r}")
+    values: dict[str, Any] = {name: entry.default for name, entry in parameters.items()} | dict(arguments)
+    Architecture.from_dict(
+        {key: values[key] for key in ("embed_dim", "num_heads", "mlp_ratio")} | {"image_size": values["searched_size"]}
+    )
+    for name, most in LARGEST_SIZES.items():
+        if not is_whole(values[name], most, least=0 if name == "num_classes" else 1):
+            raise CheckpointError(f"{name} must be a whole number up to {most}, got {str(values[name])[:40]}")
+    sides = values["img_size"] if isinstance(values["img_size"], list | tuple) else [values["img_size"]] * 2
+    if len(sides) != 2 or not all(is_whole(side, MAX_IMAGE_SIZE) and side % values["patch_size"] == 0 for side in sides):
+        raise CheckpointError(
+            f"img_size must be multiples of patch_size {values['patch_size']} up to {MAX_IMAGE_SIZE}, got {str(values['img_size'])[:40]}"
+        )
+    for name in ("relative_position", "absolute_position", "scale_by_width"):
+        if not isinstance(values[name], bool):
+            raise CheckpointError(f"{name} must be true or false, got {str(values[name])[:40]}")
+    for name in ("norm_eps", "drop_rate", "drop_path_rate"):
+        rate = values[name]
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1 or not math.isfinite(rate):
+            raise CheckpointError(f"{name} must be from 0 to below 1, got {str(rate)[:40]}")
+    if values["form"] not in get_args(Form):
+        raise CheckpointError(f"form must be one of {', '.join(get_args(Form))}, got {str(values['form'])[:40]}")
+    depth = len(values["num_heads"])
+    if values["super_depth"] is not None and not is_whole(values["super_depth"], MAX_DEPTH, least=depth):
+        raise CheckpointError(f"super_depth must be from {depth} to {MAX_DEPTH}, got {str(values['super_depth'])[:40]}")
+    return dict(arguments)
 
 
 def load_weights(network: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
     """Loads every weight. Raises `CheckpointError` naming what is missing, unexpected or of another shape."""
+    check_weights(network, tensors, source)
+    network.load_state_dict(tensors)
+
+
+def check_weights(network: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Raises `CheckpointError` naming what is missing, unexpected or of another shape; `network` may hold shapes alone."""
     expected = network.state_dict()
     missing = sorted(set(expected) - set(tensors))
     unexpected = sorted(set(tensors) - set(expected))
@@ -514,4 +585,3 @@ def load_weights(network: nn.Module, tensors: dict[str, Tensor], source: Path) -
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise CheckpointError(f"{source} does not fit the network: {kind} {names[0]}{more}")
-    network.load_state_dict(tensors)

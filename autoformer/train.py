@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, Mixup
 from timm.data.random_erasing import RandomErasing
 from timm.loss import SoftTargetCrossEntropy
@@ -36,6 +36,7 @@ from autoformer.checkpoint import (
     claim_folder,
     read_json,
     read_tensors,
+    sole_worker,
     tensors_digest,
     write_folder,
     write_json,
@@ -57,7 +58,7 @@ Choose = Callable[[int], Architecture | None]  # step to the architecture it tra
 class TrainConfig(BaseModel):
     """How a network is trained. The defaults suit small images and a CPU."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     epochs: int = Field(100, gt=0)
     batch_size: int = Field(128, gt=0, description="images per step")
@@ -78,6 +79,12 @@ class TrainConfig(BaseModel):
     workers: int = Field(0, ge=0, description="loader processes; changes speed only, never the result")
     evaluate_every: int = Field(10, gt=0, description="epochs between accuracies on the search part")
     keep_checkpoints: int = Field(2, gt=0, description="the newest checkpoints kept while training")
+
+    @model_validator(mode="after")
+    def _even_batches_for_mixing(self) -> TrainConfig:
+        if (self.mixup or self.cutmix) and self.batch_size % 2:
+            raise ValueError(f"mixup and cutmix pair images: batch_size must be even, got {self.batch_size}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -293,13 +300,20 @@ def train_supernet(
     claim_folder(out, identity)
     if (out / "supernet.json").exists():
         return load_supernet(out)
+    with sole_worker(out):
+        return _train_supernet(space, parts, config, out, seed, device or best_device(), progress)
+
+
+def _train_supernet(
+    space: SearchSpace, parts: DataParts, config: TrainConfig, out: Path, seed: int, device: torch.device, progress: Progress
+) -> Supernet:
     torch.manual_seed(seed)
     supernet = Supernet(space, drop_path_rate=config.drop_path_rate)
     with torch.no_grad():
         for name, weight in supernet.named_parameters():
             if weight.ndim > 1 and not name.startswith("patch_embed") and not name.endswith("bias"):
                 weight.mul_(config.init_std / INIT_STD)
-    supernet.to(device or best_device())
+    supernet.to(device)
     trainer = Trainer(
         supernet, parts, config, out, uniform_choice(space, seed), dict(space.anchors), seed, progress, "train supernet"
     )
@@ -357,7 +371,7 @@ def load_supernet(folder: Path) -> Supernet:
     if not (folder / "supernet.json").exists():
         what = "an unfinished training; run it again to finish" if (folder / "checkpoints").exists() else "no supernet"
         raise CheckpointError(f"{folder} holds {what}; expected the folder that `autoformer train` writes")
-    supernet = Supernet(SearchSpace.from_dict(read_json(folder / "supernet.json")["space"]))
+    supernet = Supernet(SearchSpace.from_dict(read_json(folder / "supernet.json", "space", "weights_digest", "data")["space"]))
     load_weights(supernet, read_tensors(folder / "model.safetensors"), folder / "model.safetensors")
     return supernet.eval()
 
@@ -390,20 +404,21 @@ def finetune(
     claim_folder(out, identity)
     if (out / "subnet.json").exists():
         return load_subnet(out)[0]
-    subnet.to(device or best_device())
-    subnet.set_drop_path(config.drop_path_rate)
-    trained = Trainer(subnet, parts, config, out, lambda step: None, {"network": None}, seed, progress, "finetune").run()
-    record = {
-        "format": "autoformer/subnet/1",
-        "made_by": "finetune",
-        "data": parts.record,
-        "seed": seed,
-        "train": config.model_dump(mode="json"),
-        "weights_digest": tensors_digest(subnet.state_dict()),
-        "history": trained.history,
-    }
-    fill_folder(subnet, out, preprocessing=preprocessing_of(subnet, parts), classes=parts.classes, record=record)
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    with sole_worker(out):
+        subnet.to(device or best_device())
+        subnet.set_drop_path(config.drop_path_rate)
+        trained = Trainer(subnet, parts, config, out, lambda step: None, {"network": None}, seed, progress, "finetune").run()
+        record = {
+            "format": "autoformer/subnet/1",
+            "made_by": "finetune",
+            "data": parts.record,
+            "seed": seed,
+            "train": config.model_dump(mode="json"),
+            "weights_digest": tensors_digest(subnet.state_dict()),
+            "history": trained.history,
+        }
+        fill_folder(subnet, out, preprocessing=preprocessing_of(subnet, parts), classes=parts.classes, record=record)
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return subnet
 
 

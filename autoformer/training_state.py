@@ -55,6 +55,7 @@ class TrainingState:
         for path in files:
             try:
                 metadata, tensors = read_metadata(path), read_tensors(path)
+                self._check(path, metadata, tensors)
             except CheckpointError as error:
                 failures.append(str(error))
                 continue
@@ -64,6 +65,32 @@ class TrainingState:
             return
         if failures:
             raise CheckpointError(f"no checkpoint in {self.folder} can be read: {failures[0]}")
+
+    def _check(self, path: Path, metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Raises `CheckpointError` unless the file holds an epoch of this network's training."""
+        epoch, history = metadata.get("epoch"), metadata.get("history")
+        records = history if isinstance(history, list) else []
+        numbered = isinstance(epoch, int) and path.name == f"epoch-{epoch:06d}.safetensors"
+        if not numbered or len(records) != epoch:
+            raise CheckpointError(f"{path} is no checkpoint of this epoch; it was edited or comes from elsewhere")
+        if not all(isinstance(record, dict) and isinstance(record.get("accuracy", {}), dict) for record in records):
+            raise CheckpointError(f"{path} holds a history that cannot be read; it was edited or damaged")
+        expected = {f"network.{name}": value.shape for name, value in self.network.state_dict().items()}
+        if {name: value.shape for name, value in tensors.items() if name.startswith("network.")} != expected:
+            raise CheckpointError(f"{path} holds the weights of another network")
+        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        kept: dict[str, set[str]] = {}
+        for name, value in tensors.items():
+            if name.startswith("network."):
+                continue
+            kind, _, rest = name.partition(".")
+            index, _, key = rest.partition(".")
+            fits = kind == "optimizer" and key != "" and index.isdecimal() and len(index) < 8 and int(index) < len(weights)
+            if not fits or (value.dim() and value.shape != weights[int(index)].shape):
+                raise CheckpointError(f"{path} holds {name}, which is not the state of this optimiser")
+            kept.setdefault(index, set()).add(key)
+        if any(keys != next(iter(kept.values())) for keys in kept.values()):
+            raise CheckpointError(f"{path} holds an incomplete state of the optimiser")
 
     def _restore(self, metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         self.epoch, self.history = metadata["epoch"], metadata["history"]

@@ -25,6 +25,9 @@ from autoformer.cli import (
     train,
 )  # fmt: skip
 
+INTERRUPTED = 130  # the exit code of Ctrl-C
+LONGEST = 600  # characters of an error's line
+
 app = typer.Typer(
     name="autoformer",
     help="From images and a device budget to a vision transformer that fits, deployed and proved.\n\n"
@@ -67,27 +70,48 @@ def options(
 
 
 def main() -> None:
-    """Runs the program. Errors of ours are one line on stderr and their exit code; `--debug` shows the traceback."""
+    """Runs the program. What a user can cause is one line on stderr and an exit code; `--debug` shows the traceback."""
     from autoformer.errors import AutoformerError, MissingPackageError
 
     try:
-        app()
+        code = app(standalone_mode=False)
     except AutoformerError as error:
-        if os.environ.get("AUTOFORMER_DEBUG"):
-            raise
+        debug()
         fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        fail("stopped; run the same command again to go on, finished steps are kept", 130)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except ModuleNotFoundError as error:
-        if os.environ.get("AUTOFORMER_DEBUG") or (error.name or "").startswith("autoformer"):
+        if (error.name or "").startswith("autoformer"):
             raise
+        debug()
         missing = MissingPackageError(f"package {error.name!r} is missing; install it with: pip install {error.name}")
         fail(str(missing), missing.exit_code)
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except OSError as error:
+        debug()
+        fail(f"{error.filename or 'a file'}: {error.strerror or error}; check the path, its permissions and the disk", 2)
+    except MemoryError:
+        debug()
+        fail("there is not enough memory; make the network, the images or the batch smaller", 2)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # typer's own errors about the words on the command line have it
+            raise
+        fail(f"{error.format_message()} (try --help)", 2)
+    if code == INTERRUPTED:  # typer answers Ctrl-C with this code
+        fail("stopped; run the same command again to go on, finished steps are kept", INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def debug() -> None:
+    """Raises the error in hand again where `--debug` was given."""
+    if os.environ.get("AUTOFORMER_DEBUG"):
+        raise
 
 
 def fail(message: str, exit_code: int) -> None:
     """One line on stderr, then the end."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(message.split())
+    print(f"error: {line if len(line) <= LONGEST else line[:LONGEST] + ' ...'}", file=sys.stderr)
     sys.exit(exit_code)

@@ -19,7 +19,7 @@ from autoformer.checkpoint import claim_folder, file_digest, read_json, sole_wor
 from autoformer.cli.quantities import read_budget
 from autoformer.cli.recipe import Recipe
 from autoformer.cost import Budget, CostModel, ExactCosts, check_feasible
-from autoformer.data import DataParts, TestPart, load_parts
+from autoformer.data import DataParts, TestPart, check_readable, load_parts
 from autoformer.errors import BudgetError
 from autoformer.evaluate import EvaluationSet, Predict, guesses, predict_with
 from autoformer.export.artefacts import export_network
@@ -51,6 +51,8 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent) -> dict[s
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     parts = load_parts(recipe.data)
+    if not (out / "run.json").exists():
+        check_readable(parts, progress)  # an image that cannot be read should not end a run after its training
     space = recipe.space.make(parts)
     counted = recipe.budget.model_dump() | {"max_latency": None}
     check_feasible(read_budget(space, ExactCosts(space), **counted), space, ExactCosts(space))
@@ -59,7 +61,7 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent) -> dict[s
         identity["table"] = file_digest(recipe.profile.table)
     claim_folder(out, identity)
     if (out / "report.json").exists():
-        return read_json(out / "report.json")
+        return read_json(out / "report.json", "format", "chosen", "test", "budget")
     with sole_worker(out):
         return _run(recipe, parts, space, out, progress)
 
@@ -133,6 +135,7 @@ def _export(
                 on_progress=lambda message: progress("export", 0, 1, message),
             ),
         )  # fmt: skip
+        progress("export", 1, 1)
     if not (out / "latency.json").exists():
         config = MeasureConfig(min_s=recipe.profile.seconds, max_s=4 * recipe.profile.seconds)
         steps.timed(
@@ -177,7 +180,7 @@ def score_on_test(
     path = out / "test.json"
     record: dict[str, Any] = {"format": "autoformer/test/1", "split": test.digest, "guesses": {}}
     if path.exists():
-        record = read_json(path)
+        record = read_json(path, "split", "guesses")
     for name, predict in predictors.items():
         if name not in record["guesses"]:
             images = EvaluationSet.of(test.read(name, out / "test_ledger.json"), preprocessing)
@@ -188,11 +191,11 @@ def score_on_test(
 
 
 class Steps:
-    """How long each step took, over all resumptions; kept in `steps.json`."""
+    """How long each step took, kept in `steps.json`; the time of a step that was killed is not in it."""
 
     def __init__(self, out: Path) -> None:
         self.path = out / "steps.json"
-        self.seconds: dict[str, float] = read_json(self.path)["seconds"] if self.path.exists() else {}
+        self.seconds: dict[str, float] = read_json(self.path, "seconds")["seconds"] if self.path.exists() else {}
 
     def timed(self, name: str, work: Callable[[], Result]) -> Result:
         started = time.perf_counter()

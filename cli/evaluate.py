@@ -51,10 +51,9 @@ def evaluate(
             f"{artefact} knows the classes {list(predictor.classes)[:5]}, the images have {list(parts.classes)[:5]}; "
             "give the data set it was made for"
         )
-    place = artefact if artefact.is_dir() else artefact.parent
     chosen = parts.search
     if part is PartName.test:
-        chosen = parts.test.read(str(artefact), ledger or place / "test_ledger.json")
+        chosen = parts.test.read(str(artefact), ledger or ledger_of(artefact))
     images = EvaluationSet.of(chosen, predictor.preprocessing or parts.preprocessing)
     with progress_bar(quiet) as progress:
         score = accuracy(guesses(predictor, images, progress=progress) == images.labels)
@@ -64,6 +63,13 @@ def evaluate(
     low, high = score.interval
     row = (str(artefact), f"{100 * score.value:.2f} %", f"{100 * low:.2f}–{100 * high:.2f} %", str(score.images))
     print_table(f"top-1 accuracy on the {part.value} part", ("artefact", "accuracy", "95 % interval", "images"), [row])
+
+
+def ledger_of(artefact: Path) -> Path:
+    """The ledger of the run that the artefact belongs to; without a run, one beside the artefact."""
+    place = artefact if artefact.is_dir() else artefact.parent
+    run = next((folder for folder in (place, *place.resolve().parents) if (folder / "run.json").is_file()), place)
+    return run / "test_ledger.json"
 
 
 def data_record_of(artefact: Path) -> dict[str, Any] | None:

@@ -14,10 +14,10 @@ def export(
     subnet: Annotated[Path, typer.Argument(help="Folder of a network.")],
     out: Out,
     precision: Annotated[
-        list[str] | None, typer.Option("--precision", help="fp32 or int8; repeat for several. Default both.")
+        list[str] | None, typer.Option("--precision", help="fp32 or int8; repeat for several; fp32 always is. Default both.")
     ] = None,
     format: Annotated[
-        list[str] | None, typer.Option("--format", help="onnx or tensorrt; repeat for several. Default: what is there.")
+        list[str] | None, typer.Option("--format", help="onnx or tensorrt; onnx always is. Default: what is there.")
     ] = None,
     calibration_images: Annotated[int, typer.Option(help="Images of the search part that int8 is calibrated on.")] = 128,
     max_disagreement: Annotated[float, typer.Option(help="Share of images where int8 may guess otherwise than fp32.")] = 0.01,
@@ -42,8 +42,8 @@ def export(
     wanted = {
         "calibration_images": calibration_images,
         "max_disagreement": max_disagreement,
-        **({"precisions": precision} if precision else {}),
-        **({"formats": format} if format else {}),
+        **({"precisions": ["fp32", *(word for word in precision if word != "fp32")]} if precision else {}),
+        **({"formats": ["onnx", *(word for word in format if word != "onnx")]} if format else {}),
     }
     config = checked(ExportConfig, wanted, "export")
     if format and "tensorrt" in format and (missing := tensorrt_missing()):
@@ -58,6 +58,7 @@ def export(
             precisions=config.precisions, formats=config.formats, calibration_images=config.calibration_images,
             max_disagreement=config.max_disagreement, data=record, on_progress=lambda message: progress("export", 0, 1, message),
         )  # fmt: skip
+        progress("export", 1, 1)
     if json:
         print_json(manifest.to_dict())
         return

@@ -7,15 +7,15 @@ from typing import Annotated
 
 import typer
 
-from autoformer.cli.options import Data, Json, Out, Quiet, Seed, Set
+from autoformer.cli.options import Data, Json, Out, Quiet, Recipe, Seed, Set
 
 
 def finetune(
     subnet: Annotated[Path, typer.Argument(help="Folder of a network, as `autoformer extract` writes it.")],
     out: Out,
-    recipe: Annotated[Path | None, typer.Option("--recipe", help="A YAML file; its section finetune is used.")] = None,
+    recipe: Recipe = None,
     data: Data = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     settings: Set = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -26,19 +26,22 @@ def finetune(
 
     Example: autoformer finetune runs/subnet --out runs/finetuned --set epochs=20
     """
+    import torch
+
     from autoformer.checkpoint import read_json
     from autoformer.cli.console import print_json, print_table, progress_bar
-    from autoformer.cli.recipe import Recipe, load_recipe, parse_recipe
+    from autoformer.cli.recipe import recipe_of
     from autoformer.data import parts_of_record
     from autoformer.subnet import load_subnet
     from autoformer.train import finetune as finetune_network
 
-    overrides = [f"finetune.{setting.removeprefix('finetune.')}" for setting in settings or []]
-    chosen: Recipe = parse_recipe({}, overrides) if recipe is None else load_recipe(recipe, overrides)
+    chosen = recipe_of(recipe, "finetune", settings, seed)
+    if chosen.threads is not None:
+        torch.set_num_threads(chosen.threads)
     network, _, _ = load_subnet(subnet)
     parts = parts_of_record(read_json(subnet / "subnet.json")["data"], data)
     with progress_bar(quiet) as progress:
-        finetune_network(network, parts, chosen.finetune, out, seed=seed, progress=progress)
+        finetune_network(network, parts, chosen.finetune, out, seed=chosen.seed, progress=progress)
     last = read_json(out / "subnet.json")["history"][-1]
     if json:
         print_json({"folder": str(out), "last_epoch": last})

@@ -26,10 +26,13 @@ def run(
 
     Example: autoformer profile run runs/quickstart/export --threads 1
     """
+    from autoformer.checkpoint import refuse_existing_file
     from autoformer.cli.console import note, print_json, print_table, progress_bar
     from autoformer.profiling.latency import profile_artefacts
     from autoformer.profiling.measure import MeasureConfig
 
+    if out is not None:
+        refuse_existing_file(out)
     config = MeasureConfig(min_s=seconds, max_s=4 * seconds)
     with progress_bar(quiet) as progress:
         profile = profile_artefacts(artefacts, config=config, batch=batch, threads=threads, out=out, progress=progress)

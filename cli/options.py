@@ -16,7 +16,13 @@ Set = Annotated[
 Data = Annotated[
     str | None, typer.Option("--data", help="digits, a folder of images, or a timm data set name like torch/cifar10.")
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Everything random follows from it.")]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", min=0, max=2**31 - 1, help="Everything random follows from it. Default the recipe's."),
+]
+Recipe = Annotated[
+    Path | None, typer.Option("--recipe", help="A YAML file; its section for this command, its seed and its threads are used.")
+]
 MaxParams = Annotated[str | None, typer.Option("--max-params", help="Upper limit on parameters: 6M, or 60%.")]
 MinParams = Annotated[str | None, typer.Option("--min-params", help="Lower limit on parameters.")]
 MaxFlops = Annotated[str | None, typer.Option("--max-flops", help="Upper limit on FLOPs (multiply-adds): 1.3G, or 60%.")]
@@ -27,5 +33,5 @@ MaxLatency = Annotated[
 LatencyTable = Annotated[
     Path | None, typer.Option("--latency-table", help="Table measured on the target; see `autoformer profile table`.")
 ]
-Threads = Annotated[int, typer.Option("--threads", help="Threads of the CPU backend.")]
-Batch = Annotated[int, typer.Option("--batch", help="Images in one call.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, max=1024, help="Threads of the CPU backend.")]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Images in one call.")]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from autoformer.cli.spaces import read_space
 from autoformer.data import DataConfig, DataParts
@@ -21,9 +21,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Section(BaseModel):
-    """A part of a recipe: frozen, unknown keys refused."""
+    """A part of a recipe: frozen, unknown keys refused, numbers finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
 
 class SpaceConfig(Section):
@@ -36,7 +36,7 @@ class SpaceConfig(Section):
     mlp_ratios: tuple[float, ...] | None = None
     image_sizes: tuple[int, ...] | None = Field(None, description="pixels; several make the resolution part of the search")
     head_dim: int | None = None
-    patch_size: int | None = Field(None, description="pixels; empty: the preset's, or a grid of 4 to 8 for micro")
+    patch_size: int | None = Field(None, gt=0, description="pixels; empty: the preset's, or a grid of 4 to 8 for micro")
     max_relative_position: int | None = None
     sharing: Literal["entangled", "classical"] | None = Field(None, description="classical: independent weights per choice")
 
@@ -70,6 +70,20 @@ class ExportConfig(Section):
     calibration_images: int = Field(128, gt=0, description="images of the search part that int8 is calibrated on")
     max_disagreement: float = Field(0.01, ge=0, le=1, description="share of images where int8 may guess otherwise than fp32")
 
+    @field_validator("precisions")
+    @classmethod
+    def _fp32_is_the_source(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "fp32" not in value:
+            raise ValueError("fp32 must be among them: the other files are made from it")
+        return value
+
+    @field_validator("formats")
+    @classmethod
+    def _onnx_is_the_source(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "onnx" not in value:
+            raise ValueError("onnx must be among them: engines are built from it")
+        return value
+
 
 class ProfileConfig(Section):
     """How latency is measured."""
@@ -78,15 +92,15 @@ class ProfileConfig(Section):
     networks: int = Field(8, ge=4, description="networks measured for the table")
     backend: Literal["onnxruntime-cpu", "onnxruntime-cuda"] = "onnxruntime-cpu"
     batch: int = Field(1, gt=0, description="images in one call")
-    threads: int = Field(1, gt=0, description="threads of the CPU backend")
+    threads: int = Field(1, gt=0, le=1024, description="threads of the CPU backend")
     seconds: float = Field(3.0, gt=0, description="measuring time per artefact")
 
 
 class Recipe(Section):
     """Everything about a run."""
 
-    seed: int = 0
-    threads: int | None = Field(None, gt=0, description="threads of the training; empty: as many as torch takes")
+    seed: int = Field(0, ge=0, lt=2**31)
+    threads: int | None = Field(None, gt=0, le=1024, description="threads of the training; empty: as many as torch takes")
     data: DataConfig = Field(default_factory=lambda: DataConfig())
     space: SpaceConfig = Field(default_factory=lambda: SpaceConfig())
     train: TrainConfig = Field(default_factory=lambda: TrainConfig())
@@ -97,8 +111,8 @@ class Recipe(Section):
     profile: ProfileConfig = Field(default_factory=lambda: ProfileConfig())
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of a file, with `key=value` overrides (`train.epochs=50`; values are YAML).
+def load_recipe(path: Path, overrides: Sequence[str] = (), data: str | None = None) -> Recipe:
+    """The recipe of a file, with `key=value` overrides (`train.epochs=50`; values are YAML) and `data` as its source.
 
     Raises `RecipeError` for a missing file, no YAML, an unknown key (naming the nearest known one) or an impossible value.
     """
@@ -106,19 +120,31 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"recipe {path} holds no keys; expected sections like train: and search:")
-    return parse_recipe(values, overrides, str(path))
+    return parse_recipe(values, overrides, str(path), data)
 
 
-def parse_recipe(values: Mapping[str, Any], overrides: Sequence[str] = (), source: str = "recipe") -> Recipe:
+def parse_recipe(
+    values: Mapping[str, Any], overrides: Sequence[str] = (), source: str = "recipe", data: str | None = None
+) -> Recipe:
     """A recipe from its values; see `load_recipe`."""
     merged: dict[str, Any] = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
     for override in overrides:
         merge_override(merged, override)
+    if data is not None:
+        merge(merged, "data.source", data)
     return checked(Recipe, merged, source)
+
+
+def recipe_of(path: Path | None, section: str, settings: Sequence[str] | None, seed: int | None) -> Recipe:
+    """The recipe of a command that uses one `section`: a file or the defaults, `KEY=VALUE` with or without the section's name."""
+    overrides = [f"{section}.{setting.removeprefix(section + '.')}" for setting in settings or ()]
+    if seed is not None:
+        overrides.append(f"seed={seed}")
+    return parse_recipe({}, overrides) if path is None else load_recipe(path, overrides)
 
 
 def merge_override(values: dict[str, Any], override: str) -> None:
@@ -128,14 +154,21 @@ def merge_override(values: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override!r} is not understood; write it as --set train.epochs=50")
     try:
         value = yaml.safe_load(text) if text.strip() else None
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override!r}: the value is not YAML") from error
-    *sections, name = key.strip().split(".")
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise RecipeError(f"--set {override[:80]!r}: the value is not YAML") from error
+    merge(values, key.strip(), value)
+
+
+def merge(values: dict[str, Any], key: str, value: Any) -> None:
+    """Sets `key`, with dots between sections, in nested `values`."""
+    *sections, name = key.split(".")
     place = values
     for section in sections:
-        place = place.setdefault(section, {})
+        if place.get(section) is None:
+            place[section] = {}
+        place = place[section]
         if not isinstance(place, dict):
-            raise RecipeError(f"--set {override!r}: {section} is a value, not a section")
+            raise RecipeError(f"{key}: {section} is a value, not a section")
     place[name] = value
 
 
@@ -150,7 +183,7 @@ def checked(model: type[Model], values: Mapping[str, Any], source: str) -> Model
             known = list(_keys(model))
             near = difflib.get_close_matches(key, known, 1, 0.0)[0]
             raise RecipeError(f"{source}: unknown key {key!r}; did you mean {near!r}?") from error
-        raise RecipeError(f"{source}: {key} = {first.get('input')!r}: {first['msg']}") from error
+        raise RecipeError(f"{source}: {key} = {repr(first.get('input'))[:80]}: {first['msg']}") from error
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterable[str]:

@@ -33,7 +33,7 @@ def run(
     from autoformer.cli.recipe import load_recipe
     from autoformer.profiling.report import summary_lines
 
-    chosen = load_recipe(recipe, [*(settings or []), *([f"data.source={data}"] if data else [])])
+    chosen = load_recipe(recipe, settings or [], data)
     folder = out or Path("runs") / (recipe.stem if data is None else f"{recipe.stem}-{Path(data).name}")
     with progress_bar(quiet) as progress:
         report = run_recipe(chosen, folder, progress)

@@ -18,6 +18,7 @@ from autoformer.cli.options import (
     MinParams,
     Out,
     Quiet,
+    Recipe,
     Seed,
     Set,
 )  # fmt: skip
@@ -33,7 +34,8 @@ def search(
     max_latency: MaxLatency = None,
     latency_table: LatencyTable = None,
     data: Data = None,
-    seed: Seed = 0,
+    recipe: Recipe = None,
+    seed: Seed = None,
     settings: Set = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -49,21 +51,22 @@ def search(
       autoformer search --supernet runs/super --max-flops 1.3G --max-latency 2.5ms --latency-table orin.json --out runs/s2 \
 --set population=50
     """
+    import torch
+
     from autoformer.checkpoint import read_json
     from autoformer.cli.console import print_json, print_table, progress_bar
     from autoformer.cli.quantities import read_budget
-    from autoformer.cli.recipe import checked, merge_override
+    from autoformer.cli.recipe import recipe_of
     from autoformer.cost import CostModel, ExactCosts, show
     from autoformer.data import parts_of_record
     from autoformer.profiling.latency_table import LatencyTable as Table
     from autoformer.profiling.latency_table import TableCosts, within_margin
-    from autoformer.search import SearchConfig, search_supernet
+    from autoformer.search import search_supernet
     from autoformer.train import load_supernet
 
-    values: dict[str, object] = {}
-    for setting in settings or []:
-        merge_override(values, setting.removeprefix("search."))
-    config = checked(SearchConfig, values, "search")
+    chosen = recipe_of(recipe, "search", settings, seed)
+    if chosen.threads is not None:
+        torch.set_num_threads(chosen.threads)
     network = load_supernet(supernet)
     record = read_json(supernet / "supernet.json")
     table = None if latency_table is None else Table.load(latency_table)
@@ -75,8 +78,8 @@ def search(
     parts = parts_of_record(record["data"], data)
     with progress_bar(quiet) as progress:
         result = search_supernet(
-            network, parts.search, parts.preprocessing, costs, within_margin(budget, table), config, out,
-            seed=seed, progress=progress,
+            network, parts.search, parts.preprocessing, costs, within_margin(budget, table), chosen.search, out,
+            seed=chosen.seed, progress=progress,
         )  # fmt: skip
     if json:
         print_json(read_json(out / "search.json"))

@@ -32,12 +32,13 @@ def train(
     from autoformer.data import describe_parts, load_parts
     from autoformer.train import train_supernet
 
-    chosen = load_recipe(recipe, [*(settings or []), *([f"data.source={data}"] if data else [])])
+    chosen = load_recipe(recipe, settings or [], data)
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
     parts = load_parts(chosen.data)
-    for line in describe_parts(parts):
-        note(line)
+    if not quiet:
+        for line in describe_parts(parts):
+            note(line)
     space = chosen.space.make(parts)
     with progress_bar(quiet) as progress:
         train_supernet(space, parts, chosen.train, out, seed=chosen.seed, progress=progress)

@@ -60,10 +60,11 @@ class ModelMetadata:
             if (name := "preprocessing") in ours:
                 preprocessing = Preprocessing.from_dict(json.loads(ours[name]))
             if (name := "classes") in ours:
-                classes = tuple(json.loads(ours[name]))
-                if not all(isinstance(word, str) for word in classes):
+                words = json.loads(ours[name])
+                if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
                     raise TypeError("expected a list of names")
-        except (ArchitectureError, AttributeError, KeyError, TypeError, ValueError) as error:
+                classes = tuple(words)
+        except (ArchitectureError, CheckpointError, RecursionError, TypeError, ValueError) as error:
             raise CheckpointError(f"{source} carries {PREFIX}{name} that cannot be read ({error}); export it again") from error
         return cls(
             architecture=architecture,

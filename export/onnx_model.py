@@ -72,6 +72,21 @@ class OnnxModel:
             )
         self._read_interface()
         self.metadata = ModelMetadata.from_properties(properties, self.path)
+        self._check_metadata()
+
+    def _check_metadata(self) -> None:
+        """Raises `CheckpointError` when the file says one thing and its graph another, as far as the graph fixes it."""
+        if self.classes is not None and self.num_classes not in (None, len(self.classes)):
+            raise CheckpointError(
+                f"{self.path} names {len(self.classes)} classes, its output has {self.num_classes}; export it again"
+            )
+        if self.preprocessing is not None:
+            made = (self.preprocessing.in_chans, self.preprocessing.input_size, self.preprocessing.input_size)
+            if not all(taken in (None, given) for taken, given in zip(self.image_shape, made, strict=True)):
+                raise CheckpointError(
+                    f"{self.path} carries a preprocessing that gives images {list(made)}, its input is "
+                    f"{list(self.image_shape)}; export it again"
+                )
 
     def _read_interface(self) -> None:
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()

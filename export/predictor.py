@@ -44,7 +44,10 @@ class Predictor:
     release: Callable[[], None] = field(default=lambda: None)
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits [n, classes]. Raises `DataError` when the images do not fit the network."""
+        """Logits [n, classes].
+
+        Raises `DataError` when the images do not fit the network, `CheckpointError` when the class names do not.
+        """
         import numpy as np
 
         found = []
@@ -52,7 +55,12 @@ class Predictor:
             batch = images[start : start + self.max_batch]
             missing = self.max_batch - len(batch) if self.fixed_batch and len(batch) else 0
             filled = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
-            found.append(self.run(np.ascontiguousarray(filled))[: len(batch)])
+            logits = self.run(np.ascontiguousarray(filled))
+            if self.classes is not None and logits.shape[-1] != len(self.classes):
+                raise CheckpointError(
+                    f"{self.path} names {len(self.classes)} classes, its output has {logits.shape[-1]}; export it again"
+                )
+            found.append(logits[: len(batch)])
         return np.concatenate(found)
 
     def close(self) -> None:

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from autoformer.checkpoint import read_json, write_json
-from autoformer.errors import CheckpointError, MeasurementError, MissingPackageError
+from autoformer.checkpoint import read_json, refuse_existing_file, write_json
+from autoformer.errors import AutoformerError, CheckpointError, MeasurementError, MissingPackageError
 from autoformer.export.manifest import FILE_NAME as MANIFEST
 from autoformer.export.manifest import Manifest
 from autoformer.profiling.backend import LatencyBackend
@@ -81,7 +81,9 @@ class Profile:
                 created=values["created"],
                 attempt=values.get("attempt", 1),
             )
-        except (KeyError, TypeError, AttributeError, MeasurementError) as error:
+        except KeyError as error:
+            raise CheckpointError(f"{path} lacks {error}; it was edited or damaged, profile again") from error
+        except (TypeError, ValueError, AttributeError, OverflowError, AutoformerError) as error:
             raise CheckpointError(f"{path} is damaged ({error}); profile again") from error
 
     def save(self, path: Path) -> None:
@@ -108,9 +110,15 @@ def profile_artefacts(
     """Measures every artefact of `paths` on each backend it can run on here; writes JSON to the file `out` if given.
 
     `threads` None means the cores this process may use. Raises `CheckpointError` for a path that is no artefact or cannot be
-    read, and `MeasurementError` when nothing at all could be measured. What this machine lacks (a GPU, a provider, TensorRT)
+    read, `OutputExistsError` when something stands at `out`, and `MeasurementError` when `batch` or `threads` is below 1 or
+    nothing at all could be measured. What this machine lacks (a GPU, a provider, TensorRT)
     is no error: it is listed in `not_measured`.
     """
+    for name, count in (("batch", batch), ("threads", threads)):
+        if count is not None and count < 1:
+            raise MeasurementError(f"{name} is {count}, expected 1 or more")
+    if out is not None:
+        refuse_existing_file(out)
     facts = DeviceFacts.collect()
     jobs: list[_Job] = []
     missing: list[NotMeasured] = []
@@ -158,6 +166,9 @@ def profile_until_valid(
     Whether a measurement is repeated depends on its steadiness alone, never on whether the times are good.
     """
 
+    if out is not None:
+        refuse_existing_file(out)
+
     def once(attempt: int) -> Profile:
         return replace(profile_artefacts(paths, config=config, batch=batch, threads=threads, progress=progress), attempt=attempt)
 
@@ -176,9 +187,10 @@ def _expand(paths: Sequence[Path], missing: list[NotMeasured]) -> list[tuple[Pat
         if not (path / MANIFEST).is_file():
             found.append(path)
             continue
-        for artefact in Manifest.load(path).artefacts:
+        manifest = Manifest.load(path)
+        for artefact in manifest.artefacts:
             if artefact.file is not None:
-                found.append(path / artefact.file)
+                found.append(manifest.verified_file(path, artefact))
             else:
                 backend = "tensorrt" if artefact.format == "tensorrt" else "onnxruntime"
                 reason = f"{artefact.status}: {artefact.reason}"

@@ -180,13 +180,13 @@ def measure(
             warmups[name] = warm_up(backend, config, clock)
             done += 1
             if progress:
-                progress(f"warming up {name}", done, steps)
+                progress("measure latency", done, steps)
         for index in range(config.rounds):
             for name in list(backends) if index % 2 == 0 else reversed(list(backends)):
                 _visit(backends[name], config, taken[name], clock, cpu_clock)
                 done += 1
                 if progress:
-                    progress(f"measuring {name}", done, steps)
+                    progress("measure latency", done, steps)
     return {name: _finish(name, backends[name], facts, warmups[name], taken[name]) for name in backends}
 
 

@@ -128,7 +128,7 @@ def measure_table(
         backends: dict[str, LatencyBackend] = {}
         for index, architecture in enumerate(architectures):
             if progress:
-                progress(f"preparing {architecture.slug}", index, count)
+                progress("export networks", index + 1, count)
             backends[architecture.slug] = stack.enter_context(
                 _open(space, architecture, backend, batch, threads, seed, place, exporter)
             )

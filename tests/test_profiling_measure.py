@@ -157,7 +157,7 @@ def test_progress_counts_to_the_end() -> None:
     backends = {name: ScriptedBackend(clock, lambda run: 1.0) for name in "ab"}
     measure(backends, QUICK, clock=clock, cpu_clock=clock, device=FACTS, progress=lambda *step: seen.append(step))
     assert [done for _, done, _ in seen] == list(range(1, 9))
-    assert seen[-1] == ("measuring b", 8, 8)
+    assert seen[-1] == ("measure latency", 8, 8)
 
 
 def test_garbage_collection_is_back_afterwards_even_after_a_failure() -> None:
