@@ -5,6 +5,7 @@
     ├── BudgetError            no architecture fits the limits, or a limit cannot be read
     ├── CheckpointError        a file is truncated, foreign or of another shape
     ├── DataError              images or folders that cannot be used as they are
+    │   └── PreprocessingError an image size, mean or crop that makes no sense (in preprocessing.py)
     ├── ExportError            an artefact was not proved equal to its source
     ├── MeasurementError       a number was asked for that nothing measured
     ├── MissingPackageError    an optional package is absent

@@ -48,7 +48,7 @@ class Preprocessing:
             whole = isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= MAX_SIZE
             if not whole and not (name == "network_size" and size is None):
                 raise PreprocessingError(f"{name} must be a whole number of pixels from 1 to {MAX_SIZE}, got {str(size)[:40]}")
-        if isinstance(self.in_chans, bool) or self.in_chans not in (1, 3):
+        if type(self.in_chans) is not int or self.in_chans not in (1, 3):
             raise PreprocessingError(f"in_chans must be 1 (grey) or 3 (RGB), got {self.in_chans!r}")
         for name in ("mean", "std"):
             values = getattr(self, name)
@@ -117,7 +117,9 @@ class Preprocessing:
             raise CheckpointError(f"preprocessing has unknown keys {unknown}; known are {known}")
         if missing := [name for name in known[:4] if name not in values]:
             raise CheckpointError(f"preprocessing lacks {missing[0]!r}; it was edited or damaged")
-        lists = {name: tuple(values[name]) if isinstance(values[name], list | tuple) else values[name] for name in ("mean", "std")}
+        lists = {
+            name: tuple(values[name]) if isinstance(values[name], list | tuple) else values[name] for name in ("mean", "std")
+        }
         try:
             return cls(**{**values, **lists})
         except PreprocessingError as error:

@@ -227,9 +227,7 @@ class Study:
         except Exception as error:  # Optuna, SQLAlchemy and the drivers below share no base class
             words = str(error.__cause__ or error).strip() if not isinstance(error, AutoformerError) else str(error)
             reason = (words.splitlines() or [type(error).__name__])[0][:160]
-            raise CheckpointError(
-                f"{self.place} cannot be read as a study ({reason}); move it away to search anew"
-            ) from error
+            raise CheckpointError(f"{self.place} cannot be read as a study ({reason}); move it away to search anew") from error
 
 
 def check_common_images(candidates: Sequence[Candidate]) -> None:

@@ -451,10 +451,8 @@ def fill_folder(
 ) -> None:
     """Writes the files of a saved subnet into `folder`, `subnet.json` last, so that its presence says they are all there."""
     names = list(classes)
-    if preprocessing.input_size != subnet.patch_embed.img_size[0]:
-        raise CheckpointError(
-            f"preprocessing gives images of {preprocessing.input_size} px, the network takes {subnet.patch_embed.img_size[0]} px"
-        )
+    if (size := subnet.patch_embed.img_size) != (preprocessing.input_size,) * 2:
+        raise CheckpointError(f"preprocessing gives images of {preprocessing.input_size} px, the network takes {size}")
     if preprocessing.in_chans != subnet.in_chans:
         raise CheckpointError(
             f"preprocessing gives images of {preprocessing.in_chans} channels, the network takes {subnet.in_chans}"
@@ -498,6 +496,7 @@ def load_subnet(folder: Path) -> tuple[Subnet, Preprocessing, tuple[str, ...]]:
     config = read_json(path)
     if config.get("architecture") != TIMM_NAME:
         raise CheckpointError(f"{folder} holds a {config.get('architecture')!r}, expected a folder of {TIMM_NAME!r}")
+    tensors = read_tensors(weights)
     try:
         for key in ("model_args", "preprocessing", "label_names"):
             if key not in config:
@@ -507,18 +506,22 @@ def load_subnet(folder: Path) -> tuple[Subnet, Preprocessing, tuple[str, ...]]:
         classes = config["label_names"]
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
             raise CheckpointError("label_names is no list of names")
+        depth, stored = len(arguments["num_heads"]), len(tensors)
+        if depth > stored:  # before a thousand blocks are made
+            raise CheckpointError(f"{depth} blocks, but {weights.name} holds {stored} tensors")
         with torch.device("meta"):
             sketch = Subnet(**arguments)  # shapes without memory: sizes in a damaged file may exceed the machine
         if (size := sketch.patch_embed.img_size) != (preprocessing.input_size,) * 2:
             raise CheckpointError(f"its preprocessing gives images of {preprocessing.input_size} px, the network takes {size}")
         if preprocessing.in_chans != sketch.in_chans:
-            raise CheckpointError(f"its preprocessing gives {preprocessing.in_chans} channels, the network takes {sketch.in_chans}")
+            raise CheckpointError(
+                f"its preprocessing gives {preprocessing.in_chans} channels, the network takes {sketch.in_chans}"
+            )
         if len(classes) != sketch.num_classes:
             raise CheckpointError(f"{len(classes)} label_names for a network of {sketch.num_classes} classes")
     except (CheckpointError, ArchitectureError, AssertionError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path} does not describe a subnet: {reason}") from error
-    tensors = read_tensors(weights)
     check_weights(sketch, tensors, weights)
     subnet = cast(Subnet, timm.create_model(TIMM_NAME, **arguments))
     subnet.load_state_dict(tensors)
@@ -547,8 +550,9 @@ def _checked_arguments(arguments: object) -> dict[str, Any]:
             raise CheckpointError(f"{name} must be a whole number up to {most}, got {str(values[name])[:40]}")
     sides = values["img_size"] if isinstance(values["img_size"], list | tuple) else [values["img_size"]] * 2
     if len(sides) != 2 or not all(is_whole(side, MAX_IMAGE_SIZE) and side % values["patch_size"] == 0 for side in sides):
+        given = str(values["img_size"])[:40]
         raise CheckpointError(
-            f"img_size must be multiples of patch_size {values['patch_size']} up to {MAX_IMAGE_SIZE}, got {str(values['img_size'])[:40]}"
+            f"img_size must be a multiple of patch_size {values['patch_size']} up to {MAX_IMAGE_SIZE}, got {given}"
         )
     for name in ("relative_position", "absolute_position", "scale_by_width"):
         if not isinstance(values[name], bool):

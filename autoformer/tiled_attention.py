@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-TILE_NUMBERS = 2**19  # logits of one tile: 2 MiB in float32, about one core's second-level cache
+TILE_NUMBERS = 2**19  # logits of one tile and thread: 2 MiB in float32, about one core's second-level cache
 
 
 class Operands(NamedTuple):
@@ -39,7 +39,7 @@ class Operands(NamedTuple):
     def tiles(self) -> list[slice]:
         """Slices of the images that make up one tile each."""
         images, tokens, _, heads, _ = self.qkv.shape
-        size = max(1, min(images, TILE_NUMBERS // (heads * tokens * tokens)))
+        size = max(1, min(images, TILE_NUMBERS * torch.get_num_threads() // (heads * tokens * tokens)))
         return [slice(start, min(start + size, images)) for start in range(0, images, size)]
 
 

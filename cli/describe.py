@@ -61,21 +61,24 @@ def facts_of(thing: str, image_size: int | None = None, num_classes: int = 1000,
         return facts_of_space(read_space(thing, image_size=image_size, num_classes=num_classes))
     if path.is_dir() and not (path / "architecture.json").exists():
         if (path / "supernet.json").exists():
-            record = read_json(path / "supernet.json")
-            return {**facts_of_space(SearchSpace.from_dict(record["space"])), "data": record["data"]["source"]}
+            record = read_json(path / "supernet.json", "space", "data")
+            return {**facts_of_space(SearchSpace.from_dict(record["space"])), "data": record["data"].get("source")}
         if (path / "search.json").exists():
-            record = read_json(path / "search.json")
-            values = record["result"]["candidates"][record["result"]["chosen"]]
-            return {"kind": "search", "budget": record["budget"], "chosen": values["architecture"], **values["cost"]}
+            from autoformer.search import load_search
+
+            record = read_json(path / "search.json", "result", "budget")
+            chosen = load_search(path)[0].chosen
+            cost = {"params": chosen.cost.params, "flops": chosen.cost.flops, "latency_ms": chosen.cost.latency_ms}
+            return {"kind": "search", "budget": record["budget"], "chosen": chosen.architecture.to_dict(), **cost}
         if (path / "manifest.json").exists():
-            manifest = read_json(path / "manifest.json")
+            manifest = read_json(path / "manifest.json", "artefacts", "params", "flops")
             files = {f"{a['format']} {a['precision']}": f"{a['status']}: {a['reason']}" for a in manifest["artefacts"]}
             return {"kind": "export", "params": manifest["params"], "flops": manifest["flops"], "artefacts": files}
         if (path / "report.json").exists():
             return {"kind": "run", **read_json(path / "report.json")}
         raise CheckpointError(f"{path} holds nothing this tool knows; expected a supernet, subnet, search, export or run")
     if path.is_dir():
-        config = read_json(path / "config.json")["model_args"]
+        config = read_json(path / "config.json", "model_args")["model_args"]
         space = space_of_model(config)
         architecture = read_architecture(thing, {})
     else:
@@ -131,9 +134,17 @@ def facts_of_architecture(architecture: Any, space: Any) -> dict[str, Any]:
 
 
 def space_of_model(values: dict[str, Any]) -> Any:
-    """The space of the one network that a saved folder describes, without loading torch."""
+    """The space of the one network that a saved folder describes, without loading torch.
+
+    Raises `CheckpointError` when something is missing.
+    """
+    from autoformer.errors import CheckpointError
     from autoformer.space import SearchSpace
 
+    needed = {"embed_dim", "num_heads", "mlp_ratio", "img_size", "head_dim", "patch_size", "in_chans", "num_classes"}
+    needed |= {"max_relative_position", "relative_position", "absolute_position"}
+    if not isinstance(values, dict) or needed - set(values):
+        raise CheckpointError(f"config.json does not describe a network: it lacks {', '.join(sorted(needed - set(values)))}")
     return SearchSpace(
         name="one",
         embed_dims=(values["embed_dim"],),

@@ -49,7 +49,7 @@ def export(
     if format and "tensorrt" in format and (missing := tensorrt_missing()):
         raise MissingPackageError(missing)  # asked for by name; by default it is skipped with this as its reason
     network, preprocessing, classes = load_subnet(subnet)
-    parts = parts_of_record(read_json(subnet / "subnet.json")["data"], data)
+    parts = parts_of_record(read_json(subnet / "subnet.json", "data")["data"], data)
     record = parts.record
     images = EvaluationSet.of(parts.search, preprocessing)
     with progress_bar(quiet) as progress:

@@ -39,7 +39,7 @@ def finetune(
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
     network, _, _ = load_subnet(subnet)
-    parts = parts_of_record(read_json(subnet / "subnet.json")["data"], data)
+    parts = parts_of_record(read_json(subnet / "subnet.json", "data")["data"], data)
     with progress_bar(quiet) as progress:
         finetune_network(network, parts, chosen.finetune, out, seed=chosen.seed, progress=progress)
     last = read_json(out / "subnet.json")["history"][-1]

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from autoformer.architecture import is_whole
 from autoformer.checkpoint import read_json, refuse_existing_file, write_json
 from autoformer.errors import AutoformerError, CheckpointError, MeasurementError, MissingPackageError
 from autoformer.export.manifest import FILE_NAME as MANIFEST
@@ -22,6 +23,7 @@ from autoformer.profiling.backend import LatencyBackend
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.measure import MeasureConfig, Measurement, Progress, measure
 from autoformer.profiling.onnxruntime_backend import OnnxRuntimeBackend
+from autoformer.profiling.statistics import LatencyStats
 
 FORMAT = "autoformer/profile/1"
 PLAN_SUFFIXES = (".plan", ".engine")
@@ -69,14 +71,25 @@ class Profile:
     @classmethod
     def load(cls, path: Path) -> Profile:
         """Reads a file. Raises `CheckpointError` naming it when it is missing, damaged or of another format."""
-        values = read_json(path)
-        if values.get("format") != FORMAT:
+        values = read_json(path, "format")
+        if values["format"] != FORMAT:
             raise CheckpointError(f"{path} has format {values.get('format')!r}, expected {FORMAT!r}; profile again")
         try:
+            measurements = tuple(Measurement.from_dict(item) for item in values["measurements"])
+            reference = Measurement.from_dict(values["reference"])
+            for taken in (*measurements, reference):
+                words = (taken.name, taken.backend, taken.precision, taken.verdict.level, *taken.verdict.reasons)
+                if not all(isinstance(word, str) for word in words) or not is_whole(taken.batch, 10**9):
+                    raise ValueError(f"name, backend, precision, verdict or batch of {str(taken.name)[:40]!r} cannot be right")
+                if taken.stats != LatencyStats.from_samples(taken.samples_ms):
+                    raise ValueError(f"the figures of {taken.name!r} are not those of its samples")
+            missing = tuple(NotMeasured(**item) for item in values["not_measured"])
+            if not all(isinstance(word, str) for item in missing for word in (item.name, item.backend, item.reason)):
+                raise ValueError("what was not measured is not described in words")
             return cls(
-                measurements=tuple(Measurement.from_dict(item) for item in values["measurements"]),
-                reference=Measurement.from_dict(values["reference"]),
-                not_measured=tuple(NotMeasured(**item) for item in values["not_measured"]),
+                measurements=measurements,
+                reference=reference,
+                not_measured=missing,
                 config=MeasureConfig(**values["config"]),
                 created=values["created"],
                 attempt=values.get("attempt", 1),

@@ -6,6 +6,7 @@ A report is only as good as what it is made of: whatever is missing, damaged, of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from autoformer.cost import Budget, LatencyQualification
 from autoformer.errors import AutoformerError, CheckpointError
 from autoformer.evaluate import Accuracy
 from autoformer.export.manifest import Manifest
+from autoformer.preprocessing import Preprocessing
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.latency import Profile
 from autoformer.profiling.latency_table import LatencyTable
@@ -110,13 +112,18 @@ class Run:
                 "source": str(data["source"]),
                 "layout": str(data["layout"]),
                 "classes": tuple(data["classes"]),
-                "parts": {name: Part(**part) for name, part in data["parts"].items()},
+                "parts": {
+                    name: Part(images=_count(part["images"]), digest=str(part["digest"])) for name, part in data["parts"].items()
+                },
                 "preprocessing": dict(data["preprocessing"]),
                 "space": SearchSpace.from_dict(record["space"]),
                 "device": DeviceFacts.from_dict(record["device"]),
             }
-            for needed in ("seed", "profile"):
-                record["recipe"][needed]
+            Preprocessing.from_dict(data["preprocessing"])
+            int(record["recipe"]["seed"])
+            dict(record["recipe"]["profile"])["table"]
+            if not values["classes"] or not all(isinstance(name, str) for name in values["classes"]):
+                raise ValueError("classes is no list of names")
             for needed in ("train", "search", "test"):
                 record["data"]["parts"][needed]
         with checked(folder / "budget.json") as record:
@@ -136,6 +143,8 @@ class Run:
             qualification = record["latency_qualification"]
             values["qualification"] = None if qualification is None else LatencyQualification(**qualification)
             values["search_config"] = dict(record["config"])
+            for needed in ("method", "choose"):
+                record["config"][needed]
         values["manifest"] = Manifest.load(folder / "export")
         values["profile"] = Profile.load(folder / "latency.json")
         if not values["profile"].measurements:
@@ -149,13 +158,18 @@ class Run:
             for name, found in (("labels", values["labels"]), *values["guesses"].items()):
                 if found.shape != (test.images,):
                     raise ValueError(f"{name} has {found.shape} entries, the test part {test.images} images")
+                if found.min() < 0 or found.max() >= len(values["classes"]):
+                    raise ValueError(f"{name} names classes beyond the {len(values['classes'])} of run.json")
             for name in (INHERITED, FINETUNED, FP32):
                 if name not in values["guesses"]:
                     raise ValueError(f"guesses of {name!r} are missing")
         with checked(folder / "test_ledger.json", "autoformer/test-ledger/1") as record:
             values["readings"] = tuple(Reading(**reading) for reading in record["readings"])
+            for reading in values["readings"]:
+                if not all(isinstance(word, str) for word in (reading.reader, reading.split, reading.time)):
+                    raise ValueError("a reading names no reader, split or time")
         with checked(folder / "steps.json", "autoformer/steps/1") as record:
-            values["seconds"] = {str(name): float(seconds) for name, seconds in record["seconds"].items()}
+            values["seconds"] = {str(name): _finite(seconds) for name, seconds in record["seconds"].items()}
         run = cls(**values)
         run._check_files()
         return run
@@ -175,34 +189,53 @@ class Run:
 @contextmanager
 def checked(path: Path, format: str | None = None) -> Iterator[Mapping[str, Any]]:
     """The JSON of `path` for a block that reads it; whatever is wrong becomes a `CheckpointError` naming the file."""
-    values = read_json(path)
-    if format is not None and values.get("format") != format:
-        raise CheckpointError(f"{path} has format {values.get('format')!r}, expected {format!r}; finish the run first")
+    values = read_json(path) if format is None else read_json(path, "format")
+    if format is not None and values["format"] != format:
+        raise CheckpointError(f"{path} has format {values['format']!r}, expected {format!r}; finish the run first")
     try:
         yield values
-    except CheckpointError:
-        raise
+    except CheckpointError as error:
+        if str(path.parent) in str(error):
+            raise
+        raise CheckpointError(f"{path} is damaged: {error}") from error
     except KeyError as error:
         raise CheckpointError(
             f"{path} is damaged: {error} is missing; copy the whole folder again or run into a new one"
         ) from error
-    except (AutoformerError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (AutoformerError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{path} is damaged: {error}; copy the whole folder again or run into a new one") from error
 
 
 def _history(record: Mapping[str, Any]) -> tuple[Epoch, ...]:
     found = tuple(
         Epoch(
-            epoch=int(epoch["epoch"]),
-            loss=float(epoch["loss"]),
-            learning_rate=float(epoch["learning_rate"]),
-            seconds=float(epoch["seconds"]),
-            accuracy={
-                name: Accuracy(int(value["correct"]), int(value["images"])) for name, value in epoch.get("accuracy", {}).items()
-            },
+            epoch=_count(epoch["epoch"]),
+            loss=_finite(epoch["loss"]),
+            learning_rate=_finite(epoch["learning_rate"]),
+            seconds=_finite(epoch["seconds"]),
+            accuracy={name: _accuracy(value) for name, value in epoch.get("accuracy", {}).items()},
         )
         for epoch in record["history"]
     )
     if not found:
         raise ValueError("its history has no epoch")
     return found
+
+
+def _accuracy(value: Mapping[str, Any]) -> Accuracy:
+    images, correct = _count(value["images"]), value["correct"]
+    if not isinstance(correct, int) or not 0 <= correct <= images:
+        raise ValueError(f"{correct} of {images} images cannot be right")
+    return Accuracy(correct, images)
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{str(value)[:40]!r} is no count")
+    return value
+
+
+def _finite(value: Any) -> float:
+    if not math.isfinite(number := float(value)):
+        raise ValueError(f"{value} is no finite number")
+    return number
