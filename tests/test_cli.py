@@ -324,9 +324,11 @@ def test_an_unknown_recipe_key_names_the_nearest_known_one(tmp_path: Path) -> No
     "setting",
     [
         "train.epochs=-1", "train.epochs=many", "seed", "seed.deep=1", "=3", "seed=-1", "seed=99999999999999999999",
-        "threads=100000000", "train.warmup_epochs=.inf", "train.augment.scale=[1.2, 0.5]", "train.augment.crop_scale=[2, 0.1]",
+        "threads=100000000", "train.warmup_epochs=.inf", "train.augment.scale=[1.2, 0.5]",
+        "train.augment.crop_scale=[2, 0.1]",
         "train.augment.rand_augment=garbage", "train={mixup: 1, batch_size: 33}", "space.patch_size=0",
-        "export.precisions=[int8]", "export.formats=[tensorrt]", "data.image_size=100000", "train=" + "[" * 3000, "train.epochs=" + "9" * 5000,
+        "export.precisions=[int8]", "export.formats=[tensorrt]", "data.image_size=100000",
+        "train=" + "[" * 3000, "train.epochs=" + "9" * 5000,
     ],
 )  # fmt: skip
 def test_an_impossible_setting_is_one_line(tmp_path: Path, setting: str) -> None:

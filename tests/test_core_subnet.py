@@ -79,8 +79,8 @@ def test_a_saved_network_comes_back_with_its_preprocessing_and_classes(folder: P
 def test_every_kind_of_network_survives_its_folder(tmp_path: Path, changes: dict[str, Any]) -> None:
     space = replace(shrunk("tiny"), depths=(2,), **{"image_sizes": (16,), **changes})
     subnet = Subnet.from_space(space, space.largest).eval()
-    channels = {"in_chans": space.in_chans, "mean": (0.5,) * space.in_chans, "std": (0.5,) * space.in_chans}
-    preprocessing = replace(PREPROCESSING, **channels)
+    half = (0.5,) * space.in_chans
+    preprocessing = replace(PREPROCESSING, in_chans=space.in_chans, mean=half, std=half)
     save_subnet(subnet, tmp_path / "out", preprocessing=preprocessing, classes=CLASSES, record={})
     loaded, *_ = load_subnet(tmp_path / "out")
     assert loaded.architecture == subnet.architecture
