@@ -197,7 +197,7 @@ class Supernet(nn.Module):
         self.space = space
         self.form: Form = form
         embed_dim = space.stored_embed_dim
-        self.drop_path_rates = torch.linspace(0, drop_path_rate, space.depths[-1]).tolist()
+        self.drop_path_rates = torch.linspace(0, drop_path_rate, space.depths[-1], device="cpu").tolist()
         self.patch_embed = PatchEmbed(space)
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
         nn.init.trunc_normal_(self.cls_token, std=INIT_STD)

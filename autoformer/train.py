@@ -43,12 +43,12 @@ from autoformer.checkpoint import (
     write_tensors,
 )
 from autoformer.data import DataParts
-from autoformer.errors import CheckpointError, DataError, InterruptedRunError
+from autoformer.errors import ArchitectureError, CheckpointError, DataError, InterruptedRunError
 from autoformer.evaluate import EvaluationSet, accuracy, correct, predict_with, resize_images
 from autoformer.preprocessing import Preprocessing
 from autoformer.progress import Progress, silent
 from autoformer.space import SearchSpace
-from autoformer.subnet import Subnet, fill_folder, load_subnet, load_weights
+from autoformer.subnet import Subnet, check_weights, fill_folder, load_subnet, load_weights
 from autoformer.supernet import INIT_STD, Supernet
 from autoformer.training_state import TrainingState
 
@@ -371,8 +371,16 @@ def load_supernet(folder: Path) -> Supernet:
     if not (folder / "supernet.json").exists():
         what = "an unfinished training; run it again to finish" if (folder / "checkpoints").exists() else "no supernet"
         raise CheckpointError(f"{folder} holds {what}; expected the folder that `autoformer train` writes")
-    supernet = Supernet(SearchSpace.from_dict(read_json(folder / "supernet.json", "space", "weights_digest", "data")["space"]))
-    load_weights(supernet, read_tensors(folder / "model.safetensors"), folder / "model.safetensors")
+    path = folder / "model.safetensors"
+    try:
+        space = SearchSpace.from_dict(read_json(folder / "supernet.json", "space", "weights_digest", "data")["space"])
+    except ArchitectureError as error:
+        raise CheckpointError(f"{folder / 'supernet.json'} is damaged: {error}") from error
+    tensors = read_tensors(path)
+    with torch.device("meta"):  # shapes alone, so that a wrong space cannot take memory
+        check_weights(Supernet(space), tensors, path)
+    supernet = Supernet(space)
+    load_weights(supernet, tensors, path)
     return supernet.eval()
 
 
