@@ -167,7 +167,7 @@ def profile_artefacts(
 def profile_until_valid(
     paths: Sequence[Path],
     *,
-    attempts: int = 3,
+    attempts: int = 6,
     config: MeasureConfig = MeasureConfig(),
     batch: int = 1,
     threads: int | None = None,

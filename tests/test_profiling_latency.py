@@ -149,6 +149,6 @@ def test_an_unsteady_measurement_is_repeated_and_the_last_attempt_is_the_answer(
         return replace(real, measurements=(replace(real.measurements[0], verdict=verdict),))
 
     monkeypatch.setattr("autoformer.profiling.latency.profile_artefacts", scripted)
-    found = profile_until_valid([tmp_path / "model.onnx"], out=tmp_path / "latency.json")
+    found = profile_until_valid([tmp_path / "model.onnx"], attempts=3, out=tmp_path / "latency.json")
     assert (found.attempt, found.measurements[0].verdict.level) == (attempt, levels[-1])
     assert Profile.load(tmp_path / "latency.json").attempt == attempt
