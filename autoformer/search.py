@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from autoformer import __version__
 from autoformer.architecture import Architecture
 from autoformer.candidates import Candidates
-from autoformer.checkpoint import claim_folder, read_json, tensors_digest, write_json
+from autoformer.checkpoint import claim_folder, read_json, replacing, tensors_digest, write_json
 from autoformer.cost import Budget, Cost, CostModel
 from autoformer.data import Part
 from autoformer.errors import ArchitectureError, AutoformerError, CheckpointError, InterruptedRunError
@@ -321,7 +321,11 @@ def search_supernet(
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study = Study(storage or f"sqlite:///{out / 'study.db'}", f"search-{seed}")
+        name, file = f"search-{seed}", out / "study.db"
+        if storage is None and not file.exists():
+            with replacing(file) as beside:  # Optuna sets a database up in many steps; half of them cannot be gone on from
+                Study(f"sqlite:///{beside}", name)
+        study = Study(storage or f"sqlite:///{file}", name)
     result = search(candidates, evaluate, config, study, seed=seed, progress=progress)
     record = {
         "format": FORMAT,
