@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from autoformer.errors import CheckpointError, OutputExistsError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 @contextmanager
@@ -179,6 +179,28 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} is truncated or not a safetensors file ({error}); copy it again or make it anew"
         ) from error
+
+
+def load_weights(network: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
+    """Loads every weight. Raises `CheckpointError` naming what is missing, unexpected or of another shape."""
+    check_weights(network, tensors, source)
+    network.load_state_dict(tensors)
+
+
+def check_weights(network: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Raises `CheckpointError` naming what is missing, unexpected or of another shape; `network` may hold shapes alone."""
+    expected = network.state_dict()
+    missing = sorted(set(expected) - set(tensors))
+    unexpected = sorted(set(tensors) - set(expected))
+    misshapen = [
+        f"{name} is {list(tensors[name].shape)}, expected {list(expected[name].shape)}"
+        for name in sorted(set(expected) & set(tensors))
+        if tensors[name].shape != expected[name].shape
+    ]
+    for kind, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen)):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise CheckpointError(f"{source} does not fit the network: {kind} {names[0]}{more}")
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

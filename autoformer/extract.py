@@ -9,7 +9,8 @@ from autoformer.architecture import Architecture
 from autoformer.checkpoint import read_json, tensors_digest
 from autoformer.errors import CheckpointError
 from autoformer.preprocessing import Preprocessing
-from autoformer.subnet import Subnet, save_subnet
+from autoformer.subnet import Subnet
+from autoformer.subnet_folder import save_subnet
 from autoformer.train import load_supernet
 
 

@@ -33,7 +33,9 @@ from torch.utils.data import DataLoader
 from autoformer.architecture import Architecture
 from autoformer.augment import AugmentConfig, TrainingImages, epoch_order
 from autoformer.checkpoint import (
+    check_weights,
     claim_folder,
+    load_weights,
     read_json,
     read_tensors,
     sole_worker,
@@ -48,7 +50,8 @@ from autoformer.evaluate import EvaluationSet, accuracy, correct, predict_with, 
 from autoformer.preprocessing import Preprocessing
 from autoformer.progress import Progress, silent
 from autoformer.space import SearchSpace
-from autoformer.subnet import Subnet, check_weights, fill_folder, load_subnet, load_weights
+from autoformer.subnet import Subnet
+from autoformer.subnet_folder import fill_folder, load_subnet
 from autoformer.supernet import INIT_STD, Supernet
 from autoformer.training_state import TrainingState
 

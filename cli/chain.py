@@ -36,7 +36,8 @@ from autoformer.profiling.table_measurement import measure_table
 from autoformer.progress import Progress, silent
 from autoformer.search import search_supernet
 from autoformer.space import SearchSpace
-from autoformer.subnet import Subnet, load_subnet
+from autoformer.subnet import Subnet
+from autoformer.subnet_folder import load_subnet
 from autoformer.train import finetune, preprocessing_of, train_supernet
 
 Result = TypeVar("Result")

@@ -37,7 +37,7 @@ def export(
     from autoformer.evaluate import EvaluationSet
     from autoformer.export.artefacts import export_network
     from autoformer.export.tensorrt_versions import tensorrt_missing
-    from autoformer.subnet import load_subnet
+    from autoformer.subnet_folder import load_subnet
 
     wanted = {
         "calibration_images": calibration_images,

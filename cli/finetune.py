@@ -32,7 +32,7 @@ def finetune(
     from autoformer.cli.console import print_json, print_table, progress_bar
     from autoformer.cli.recipe import recipe_of
     from autoformer.data import parts_of_record
-    from autoformer.subnet import load_subnet
+    from autoformer.subnet_folder import load_subnet
     from autoformer.train import finetune as finetune_network
 
     chosen = recipe_of(recipe, "finetune", settings, seed)

@@ -61,6 +61,9 @@ class Artefact:
     made: dict[str, Any] = field(default_factory=dict)  # opset, versions, calibration, seconds
 
     def __post_init__(self) -> None:
+        for name in ("format", "precision", "status", "reason"):
+            if not isinstance(getattr(self, name), str):
+                raise CheckpointError(f"artefact {name} is {getattr(self, name)!r}, expected text")
         if self.status not in STATUSES:
             raise CheckpointError(f"artefact status is {self.status!r}, expected one of {', '.join(STATUSES)}")
         if (self.status == "exported") != (self.file is not None and self.sha256 is not None):

@@ -160,7 +160,7 @@ def _subnet(path: Path, provider: str) -> Predictor:
     try:
         import torch
 
-        from autoformer.subnet import load_subnet
+        from autoformer.subnet_folder import load_subnet
     except ImportError as error:
         raise MissingPackageError(
             f"{path} holds a torch network, but {error.name} is not installed; use its ONNX file"

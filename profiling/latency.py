@@ -237,7 +237,7 @@ def _jobs_of(path: Path, label: str, batch: int, threads: int | None) -> list[_J
 
 def _open_subnet(folder: Path, device: str, batch: int, threads: int | None) -> LatencyBackend:
     from autoformer.profiling.torch_backend import TorchBackend
-    from autoformer.subnet import load_subnet
+    from autoformer.subnet_folder import load_subnet
 
     network, preprocessing, _ = load_subnet(folder)
     shape = (preprocessing.in_chans, preprocessing.input_size, preprocessing.input_size)

@@ -8,6 +8,7 @@ left-out errors say how far to trust the table, and the largest one upwards is t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
@@ -39,6 +40,11 @@ class MeasuredNetwork:
     predicted_ms: float  # by the table
     left_out_ms: float  # by the fit on all the others
     verdict: str = "VALID"  # of its measurement
+
+    @property
+    def times(self) -> tuple[float, float, float]:
+        """Milliseconds: measured, predicted, and predicted without it."""
+        return self.measured_ms, self.predicted_ms, self.left_out_ms
 
     @property
     def left_out_error(self) -> float:
@@ -106,7 +112,7 @@ class LatencyTable:
             device=device,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        if slope <= 0 or _predict(constant, slope, flops.min()) <= 0:
+        if slope <= 0 or min(time for network in table.networks for time in network.times) <= 0:
             raise MeasurementError(
                 f"latency does not grow with FLOPs in space {space.name!r} ({times.min():.3g} to {times.max():.3g} ms, fitted "
                 f"{constant:.3g} ms + {slope:.3g} ms per GFLOP); measure again on a quiet machine, or longer"
@@ -219,7 +225,8 @@ class LatencyTable:
                 device=DeviceFacts.from_dict(values["device"]),
                 created=values["created"],
             )
-            if len(table.networks) < MIN_NETWORKS or not all(network.measured_ms > 0 for network in table.networks):
+            times = [time for network in table.networks for time in network.times]
+            if len(table.networks) < MIN_NETWORKS or not all(math.isfinite(time) and time > 0 for time in times):
                 raise ValueError(f"{len(table.networks)} networks, expected {MIN_NETWORKS} or more with positive times")
         except (KeyError, TypeError, ValueError, AttributeError, AutoformerError) as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else error

@@ -22,7 +22,8 @@ from autoformer.checkpoint import write_tensors
 from autoformer.errors import ArchitectureError, CheckpointError, OutputExistsError
 from autoformer.preprocessing import Preprocessing
 from autoformer.relative_position import Tables
-from autoformer.subnet import Subnet, load_subnet, save_subnet
+from autoformer.subnet import Subnet
+from autoformer.subnet_folder import load_subnet, save_subnet
 from autoformer.supernet import Supernet, resample_positions
 from tests.small_spaces import shrunk
 
@@ -115,7 +116,7 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("autoformer.subnet.write_json", fail)
+    monkeypatch.setattr("autoformer.subnet_folder.write_json", fail)
     with pytest.raises(OSError, match="disk full"):
         save_subnet(make_subnet(), tmp_path / "out", preprocessing=PREPROCESSING, classes=CLASSES, record={})
     assert list(tmp_path.iterdir()) == []

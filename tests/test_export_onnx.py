@@ -30,7 +30,8 @@ from autoformer.export.predictor import open_predictor, torch_model
 from autoformer.export.quantization import Calibration, qdq_objections, quantize_int8
 from autoformer.preprocessing import Preprocessing
 from autoformer.space import SearchSpace
-from autoformer.subnet import Attention, Subnet, save_subnet
+from autoformer.subnet import Attention, Subnet
+from autoformer.subnet_folder import save_subnet
 
 SPACE = SearchSpace(
     name="nano", embed_dims=(32, 48), depths=(1, 2, 3), num_heads=(1, 2), mlp_ratios=(1.0, 1.5), head_dim=16,

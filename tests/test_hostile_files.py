@@ -34,7 +34,8 @@ from autoformer.profiling.latency import profile_artefacts
 from autoformer.profiling.report_data import Run
 from autoformer.search import Candidate, Study, load_search
 from autoformer.space import SearchSpace
-from autoformer.subnet import Subnet, load_subnet, save_subnet
+from autoformer.subnet import Subnet
+from autoformer.subnet_folder import load_subnet, save_subnet
 from autoformer.training_state import TrainingState
 from tests.run_folder import make_run
 

@@ -25,7 +25,8 @@ from autoformer.errors import ArchitectureError, CheckpointError
 from autoformer.official import import_official, load_official, read_official
 from autoformer.preprocessing import Preprocessing
 from autoformer.space import SearchSpace
-from autoformer.subnet import Subnet, load_subnet, save_subnet
+from autoformer.subnet import Subnet
+from autoformer.subnet_folder import load_subnet, save_subnet
 from autoformer.supernet import Supernet
 
 DATA = Path(__file__).parent / "data"

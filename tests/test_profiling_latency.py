@@ -16,7 +16,8 @@ from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.latency import Profile, onnx_precision, profile_artefacts, profile_until_valid, reference_network
 from autoformer.profiling.measure import MeasureConfig
 from autoformer.space import SearchSpace
-from autoformer.subnet import Subnet, save_subnet
+from autoformer.subnet import Subnet
+from autoformer.subnet_folder import save_subnet
 from tests.test_profiling_backends import graph
 
 QUICK = MeasureConfig(warmup_s=0, warmup_max_s=0.05, warmup_window=2, rounds=2, lead_in_runs=0, min_runs=20, min_s=0, max_s=2)

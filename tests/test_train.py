@@ -18,7 +18,8 @@ from autoformer.errors import CheckpointError, DataError, InterruptedRunError, O
 from autoformer.evaluate import EvaluationSet, accuracy, correct, predict_with
 from autoformer.extract import extract
 from autoformer.space import SearchSpace
-from autoformer.subnet import Subnet, load_subnet
+from autoformer.subnet import Subnet
+from autoformer.subnet_folder import load_subnet
 from autoformer.supernet import Supernet
 from autoformer.train import TrainConfig, Trainer, finetune, load_supernet, train_supernet, uniform_choice
 
