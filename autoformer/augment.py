@@ -1,19 +1,24 @@
-"""Augmented training images whose pixels are a pure function of a key, and the order an epoch takes them in."""
+"""Augmented training images whose pixels are a pure function of a key, and the erasing of rectangles, keyed likewise."""
 
 from __future__ import annotations
 
 import random
 import re
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from autoformer.batches import Key
 from autoformer.data import Part
+from autoformer.errors import DataError
 from autoformer.preprocessing import Preprocessing, convert
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RAND_AUGMENT = re.compile(r"rand(-(m[0-9.]+|n[0-9]+|mstd[0-9.]+|mmax[0-9.]+|inc[01]|w[0-9]+|p[0-9.]+|t\w+))*")
 
@@ -23,7 +28,9 @@ class AugmentConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    crop: Literal["center", "random_resized"] = Field("center", description="random_resized: timm's crop, for photographs")
+    crop: Literal["center", "random_resized", "padded"] = Field(
+        "center", description="random_resized: timm's crop, for photographs; padded: padded by an eighth, then cropped, for 32 px"
+    )
     crop_scale: tuple[float, float] = Field((0.35, 1.0), description="share of the area a random crop keeps")
     rotate_degrees: float = Field(10.0, ge=0, description="rotation by up to this, either way")
     translate: float = Field(0.1, ge=0, lt=1, description="shift by up to this share of the side")
@@ -59,47 +66,64 @@ class TrainingImages:
 
     memory_limit = 1 << 30  # bytes of decoded images kept in memory
 
-    def __init__(self, part: Part, preprocessing: Preprocessing, config: AugmentConfig) -> None:
-        self.part, self.preprocessing = part, preprocessing
+    def __init__(self, part: Part, preprocessing: Preprocessing, config: AugmentConfig, *, skip_unreadable: bool = False) -> None:
+        self.part, self.preprocessing, self.skip_unreadable = part, preprocessing, skip_unreadable
         self.transform = _augmentation(preprocessing, config)
-        self.cropped = config.crop == "center"
+        self.cropped = config.crop != "random_resized"
         needed = len(part) * preprocessing.image_size**2 * preprocessing.in_chans
         self.kept = part.pixels(preprocessing) if self.cropped and needed <= self.memory_limit else None
 
     def __len__(self) -> int:
         return len(self.part)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[NDArray[np.uint8], int]:
-        import torch
+    def __getitem__(self, key: Key) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Pixels, and three numbers: the label, the seed, and the position of an image that could not be read or -1.
 
+        Where the config of the data allows it, the next image that can be read takes the place of one that cannot.
+        """
         position, seed = key
-        if self.kept is not None:
-            pixels = self.kept[position]
-            image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        elif self.cropped:
-            image = self.preprocessing.to_pil(self.part[position][0])
-        else:
-            image = convert(self.part[position][0], self.preprocessing.in_chans)
-        torch.default_generator.manual_seed(seed)  # torchvision draws from torch, timm from random and numpy
+        unreadable = -1
+        while True:
+            try:
+                image = self._image(position)
+                break
+            except DataError:
+                if not self.skip_unreadable or position == (key[0] - 1) % len(self):
+                    raise
+                unreadable, position = key[0], (position + 1) % len(self)
+        seed_torch(seed)  # torchvision draws from torch, timm from random and numpy
         random.seed(seed)
-        np.random.seed(seed % 2**32)
+        np.random.seed(seed)
         array = np.array(self.transform(image), dtype=np.uint8)
         array = array.reshape(*array.shape[:2], self.preprocessing.in_chans)
-        return np.ascontiguousarray(np.moveaxis(array, -1, 0)), int(self.part.labels[position])
+        facts = np.array([self.part.labels[position], seed, unreadable], np.int64)
+        return np.ascontiguousarray(np.moveaxis(array, -1, 0)), facts
+
+    def _image(self, position: int) -> Image.Image:
+        if self.kept is not None:
+            pixels = self.kept[position]
+            return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        if self.cropped:
+            return self.preprocessing.to_pil(self.part[position][0])
+        return convert(self.part[position][0], self.preprocessing.in_chans)
 
 
 def _augmentation(preprocessing: Preprocessing, config: AugmentConfig) -> Callable[[Image.Image], Image.Image]:
     from timm.data.transforms import RandomResizedCropAndInterpolation
-    from torchvision.transforms import ColorJitter, Compose, InterpolationMode, RandomAffine, RandomHorizontalFlip
+    from torchvision.transforms import ColorJitter, Compose, InterpolationMode, RandomAffine, RandomCrop, RandomHorizontalFlip
 
     steps: list[Any] = []
-    fill = tuple(round(255 * value) for value in preprocessing.mean)
+    fill: Any = tuple(round(255 * value) for value in preprocessing.mean)
+    if preprocessing.in_chans == 1:
+        fill = 0
     if config.crop == "random_resized":
         steps.append(
             RandomResizedCropAndInterpolation(
                 preprocessing.image_size, scale=config.crop_scale, interpolation=preprocessing.interpolation
             )
         )
+    if config.crop == "padded":
+        steps.append(RandomCrop(preprocessing.image_size, padding=preprocessing.image_size // 8, fill=fill))
     if config.rotate_degrees or config.translate or config.scale != (1.0, 1.0) or config.shear_degrees:
         shear = config.shear_degrees
         steps.append(
@@ -109,7 +133,7 @@ def _augmentation(preprocessing: Preprocessing, config: AugmentConfig) -> Callab
                 config.scale,
                 (-shear, shear, -shear, shear) if shear else None,
                 InterpolationMode.BILINEAR,
-                fill=0 if preprocessing.in_chans == 1 else fill,
+                fill=fill,
             )
         )
     if config.flip:
@@ -133,13 +157,22 @@ def _rand_augment(spec: str, fill: tuple[int, ...]) -> Any:
     return transform
 
 
-def epoch_order(images: int, batch_size: int, seed: int, epoch: int) -> list[list[tuple[int, int]]]:
-    """The batches of an epoch as keys (position, seed) for `TrainingImages`: a pure function of its arguments.
+def erase(images: Tensor, seeds: list[int], probability: float) -> Tensor:
+    """Replaces a random rectangle of normalised images [B, C, H, W] by noise (timm's RandomErasing), each by its seed."""
+    from timm.data.random_erasing import RandomErasing
 
-    Every image once, shuffled; the last, smaller batch is left out unless it is the only one (as timm's loaders do).
-    """
-    order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(images)
-    seeds = np.random.Generator(np.random.PCG64([seed, epoch, 1])).integers(0, 2**31, images)
-    keys = [(int(position), int(seeds[position])) for position in order]
-    whole = max(1, images // batch_size)
-    return [keys[start * batch_size : (start + 1) * batch_size] for start in range(whole)]
+    erasing = RandomErasing(probability, mode="pixel", device=images.device.type)
+    for image, seed in zip(images, seeds, strict=True):
+        random.seed(seed)
+        seed_torch(seed)
+        erasing(image)
+    return images
+
+
+def seed_torch(seed: int) -> None:
+    """Seeds torch's own random numbers on the CPU and the GPUs, without the record that `torch.manual_seed` keeps of callers."""
+    import torch
+
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed(seed)

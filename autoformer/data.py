@@ -1,47 +1,45 @@
 """Images in three disjoint parts: train, search (held out from supernet training), test (read once, at the end).
 
-A data set is the embedded `digits` (scikit-learn's 1,797 handwritten digits), a folder of one folder per class, or any name
-that `timm.data.create_dataset` knows (`torch/cifar10`, `hfds/...`, `tfds/...`, `wds/...`). How its layout becomes our parts:
+Where images come from is told in `sources.py`. How the layout of a source becomes our parts:
 
 * no parts of its own (digits, a folder of classes): stratified by class, with the fractions of the config;
 * train and val, or train and test: the second is our test part as it is, the search part is taken out of train, stratified;
 * train, val and test: all three as they are; val, which its makers held out for choosing, is our search part.
 
-Folders of parts are known by their names in any case (`Train`, `TEST`); `train` alone is cut like a folder of classes. The
-class of an image is the folder directly below, however deep the image lies. One class map, that of train, serves all parts.
-The record of a run holds sizes and digests of the parts.
+With `group_by`, what is taken out is taken in whole groups (`splits.py`). The record of a run holds sizes and digests of the
+parts, and the names of images that were left out since they cannot be read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import random
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from autoformer.checkpoint import json_digest, read_json, write_json
 from autoformer.errors import DataError
-from autoformer.images import Images, dataset_images, digits, folder_images, printable, visible_folders
-from autoformer.preprocessing import Preprocessing
+from autoformer.images import Images, called, dataset_images, printable
+from autoformer.preprocessing import Preprocessing, PreprocessingError, convert
 from autoformer.progress import Progress, silent
+from autoformer.reading import for_each, sampled_preprocessing
+from autoformer.sources import Source, open_source
+from autoformer.splits import group_keys, grouped, stratified
 
-SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "val": ("val", "validation", "valid", "dev"),
-    "test": ("test", "testing", "eval"),
-}
 PARTS = ("train", "search", "test")
+BESIDE_THE_DIGEST = ("source", "config", "layout", "unreadable")  # keys of the record that change without the members
 
 
 class DataConfig(BaseModel):
@@ -49,13 +47,26 @@ class DataConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    source: str = Field("digits", description="digits, a folder of images, or a name timm.data.create_dataset knows")
+    source: str = Field("digits", description="digits, a folder, a .tar file, or a name timm.data.create_dataset knows")
     root: Path | None = Field(None, description="where a named data set lies")
     image_size: int | None = Field(None, gt=3, le=4096, description="pixels; empty: from the images, at most max_image_size")
     max_image_size: int = Field(64, gt=3, le=4096, description="pixels; the largest size chosen from the images")
     search_fraction: float = Field(0.15, gt=0, lt=1, description="share of a class held out for the search")
     test_fraction: float = Field(0.3, gt=0, lt=1, description="share of a class held out for the test, where none exists")
     split_seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the split")
+    group_by: str | None = Field(None, description="a regular expression in a path; images of one group stay in one part")
+    unreadable: Literal["stop", "skip"] = Field("stop", description="what becomes of images that cannot be decoded")
+    max_unreadable: int = Field(100, ge=0, description="images; more than these are never skipped")
+    max_memory_mib: int = Field(4096, gt=0, description="what a data set that can only be read in order may take")
+
+    @field_validator("group_by")
+    @classmethod
+    def _group_by_is_an_expression(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except (re.error, RecursionError, OverflowError) as error:
+            raise ValueError(f"not a regular expression: {error}") from error
+        return value
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,34 @@ class Part:
 
 
 @dataclass(frozen=True)
+class JoinedImages:
+    """Two parts of different sources as one source of images."""
+
+    first: Part
+    second: Part
+
+    @property
+    def labels(self) -> Sequence[int]:
+        return [*self.first.labels.tolist(), *self.second.labels.tolist()]
+
+    def _place(self, index: int) -> tuple[Images, int]:
+        part, position = (self.first, index) if index < len(self.first) else (self.second, index - len(self.first))
+        return part.images, part.indices[position]
+
+    def open(self, index: int) -> Image.Image:
+        images, own = self._place(index)
+        return images.open(own)
+
+    def identity(self, index: int) -> str:
+        images, own = self._place(index)
+        return f"{int(index >= len(self.first))}/{images.identity(own)}"
+
+    def name(self, index: int) -> str | None:
+        images, own = self._place(index)
+        return images.name(own)
+
+
+@dataclass(frozen=True)
 class TestPart:
     """The test part, behind a door that counts: `read` writes who asked into a ledger before it gives the images."""
 
@@ -134,12 +173,13 @@ class DataParts:
     preprocessing: Preprocessing
     layout: str  # how the parts came about, in words
     config: DataConfig  # what made them, so that a later command finds the same parts
+    unreadable: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names of images left out, by part
 
     @cached_property
     def record(self) -> dict[str, Any]:
         """Sizes, digests and classes, for the record of a run; JSON."""
         parts = {part.name: part for part in (self.train, self.search, self.test.sealed)}
-        return {
+        record: dict[str, Any] = {
             "source": self.source,
             "config": self.config.model_dump(mode="json"),
             "layout": self.layout,
@@ -147,36 +187,17 @@ class DataParts:
             "parts": {name: {"images": len(part), "digest": part.digest} for name, part in parts.items()},
             "preprocessing": self.preprocessing.to_dict(),
         }
+        if self.unreadable:
+            record["unreadable"] = {name: list(names) for name, names in self.unreadable.items()}
+        return record
 
     @property
     def digest(self) -> str:
         """SHA-256 of the record: equal for equal members, classes and preprocessing, wherever and beside what they lie."""
-        return json_digest({key: value for key, value in self.record.items() if key not in ("source", "config", "layout")})
+        return json_digest({key: value for key, value in self.record.items() if key not in BESIDE_THE_DIGEST})
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
-
-
-def stratified(labels: Sequence[int], fractions: Mapping[str, float], seed: int) -> dict[str, tuple[int, ...]]:
-    """Indices by part: of each class the given fractions, at least one each, the rest under "rest"; sorted.
-
-    Raises `DataError` for a class with fewer images than parts.
-    """
-    parts: dict[str, list[int]] = {name: [] for name in (*fractions, "rest")}
-    members: dict[int, list[int]] = {}
-    for index, label in enumerate(labels):
-        members.setdefault(int(label), []).append(index)
-    for label, indices in sorted(members.items()):
-        if len(indices) <= len(fractions):
-            raise DataError(f"class number {label} has {len(indices)} images; {len(fractions) + 1} parts need as many each")
-        random.Random(f"{seed}/{label}").shuffle(indices)
-        start = 0
-        for name, fraction in fractions.items():
-            count = max(1, min(round(fraction * len(indices)), len(indices) - len(fractions)))
-            parts[name] += indices[start : start + count]
-            start += count
-        parts["rest"] += indices[start:]
-    return {name: tuple(sorted(indices)) for name, indices in parts.items()}
 
 
 def split_dataset(
@@ -192,106 +213,91 @@ def split_dataset(
     Without `test_dataset` the test part is taken out of `dataset` too. Raises `DataError` where images cannot be used.
     """
     config = config or DataConfig()
-    images, names = dataset_images(dataset, classes)
-    tests = None if test_dataset is None else dataset_images(test_dataset, names)[0]
-    return _parts(images, None, tests, names, config, source)
+    images, names = dataset_images(dataset, classes, config.max_memory_mib)
+    tests = None if test_dataset is None else dataset_images(test_dataset, names, config.max_memory_mib)[0]
+    return _parts(Source(source, names, images, test=tests), config)
 
 
 def load_parts(config: DataConfig) -> DataParts:
     """The parts of the data set that `config` names. Raises `DataError` where it cannot be used as it is."""
-    if config.source == "digits":
-        images, names = digits()
-        return _parts(images, None, None, names, config, "digits")
-    path = Path(config.source).expanduser()
-    if path.is_dir():
-        return _folder_parts(path, config)
-    prefix = config.source.partition("/")[0].lower()
-    if prefix in ("torch", "hfds", "hfids", "tfds", "wds") and "/" in config.source:
-        return _named_parts(config)
-    raise DataError(
-        f"data source {config.source!r} is neither 'digits', nor a folder that exists, nor a data set name like "
-        "'torch/cifar10', 'hfds/NAME', 'tfds/NAME', 'wds/PATTERN'"
-    )
+    return _parts(open_source(config.source, config.root, config.max_memory_mib), config)
 
 
-def _folder_parts(root: Path, config: DataConfig) -> DataParts:
-    folders = visible_folders(root)
-    found = {part: folder for part, names in SPLIT_FOLDERS.items() if (folder := _split_folder(folders, names))}
-    alone = len(found) == len(folders)
-    if "train" not in found and found and (alone or len(found) == 2):
-        held = " and ".join(folder.name for folder in found.values())
-        raise DataError(f"{printable(root)} holds {held} but no train folder; expected a folder 'train' beside them")
-    if "train" not in found or len(found) == 1:  # beside folders of other names, "train" is a class of vehicles
-        images, classes = folder_images(found["train"] if "train" in found and alone else root)
-        parts = _parts(images, None, None, classes, config, str(root))
-        return replace(parts, layout=parts.layout + images.left_out)
-    train, classes = folder_images(found["train"])
-    val = folder_images(found["val"], classes)[0] if "val" in found else None
-    test = folder_images(found["test"], classes)[0] if "test" in found else None
-    left_out = "".join(images.left_out for images in (train, val, test) if images is not None)
-    if test is None:
-        val, test = None, val
-    parts = _parts(train, val, test, classes, config, str(root))
-    return replace(parts, layout=parts.layout + left_out)
-
-
-def _split_folder(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
-    """The folder of a part: the first of `names` that is there, in any case."""
-    for name in names:
-        same = [folder for folder in folders if folder.name.lower() == name]
-        if len(same) > 1:
-            raise DataError(f"{same[0].parent} holds both {same[0].name} and {same[1].name}; expected one folder '{name}'")
-        if same:
-            return same[0]
-    return None
-
-
-def _named_parts(config: DataConfig) -> DataParts:
-    from timm.data import create_dataset
-
-    def load(split: str) -> Any:
-        try:
-            root = str(config.root) if config.root else None
-            return create_dataset(config.source, root=root, split=split, search_split=True)
-        except (OSError, RuntimeError, ValueError, AssertionError, ImportError) as error:
-            line = (str(error) or type(error).__name__).splitlines()[0]
-            place = config.root or "the default place"
-            raise DataError(f"data set {config.source!r}, split {split!r}, in {place}: {line}") from error
-
-    train, classes = dataset_images(load("train"))
-    held_out = dataset_images(load("test" if config.source.startswith("hfds") else "validation"), classes)[0]
-    return _parts(train, None, held_out, classes, config, config.source)
-
-
-def _parts(
-    images: Images, val: Images | None, test: Images | None, classes: Sequence[str], config: DataConfig, source: str
-) -> DataParts:
+def _parts(source: Source, config: DataConfig) -> DataParts:
+    images, classes, name = source.train, source.classes, source.name
     used = Counter(int(label) for label in images.labels)
     if len(used) < 2:
-        raise DataError(f"{source} holds images of {len(used)} class; a classifier needs at least two folders of images")
-    every = tuple(range(len(images.labels)))
+        raise DataError(f"{name} holds images of {len(used)} class; a classifier needs at least two folders of images")
     fractions = {}
-    if val is None:
+    if source.val is None:
         fractions["search"] = config.search_fraction
-    if test is None:
+    if source.test is None:
         fractions["test"] = config.test_fraction
     if sum(fractions.values()) >= 1:
         raise DataError(f"search_fraction and test_fraction are {sum(fractions.values()):g} together; leave some to train")
-    try:
-        cut = stratified(images.labels, fractions, config.split_seed) if fractions else {"rest": every}
-    except DataError as error:
-        small = min(used, key=lambda label: used[label])
-        raise DataError(f"{source}: class {classes[small]!r}: {error}") from error
+    cut = _cut(source, fractions, config)
     train = Part("train", images, cut["rest"])
-    search = Part("search", images, cut["search"]) if val is None else Part("search", val, tuple(range(len(val.labels))))
-    tests = Part("test", images, cut["test"]) if test is None else Part("test", test, tuple(range(len(test.labels))))
+    search = Part("search", images, cut["search"]) if source.val is None else _whole("search", source.val)
+    tests = Part("test", images, cut["test"]) if source.test is None else _whole("test", source.test)
     for part in (search, tests):
         if len(set(part.labels.tolist())) < 2:
             only = classes[int(part.labels[0])] if len(part) else "none"
-            raise DataError(f"{source}: the {part.name} part holds one class only ({only}); a score needs images of two or more")
+            raise DataError(f"{name}: the {part.name} part holds one class only ({only}); a score needs images of two or more")
     words = {0: "train, val and test as they are", 1: "test as it is, search taken out of train"}
     layout = words.get(len(fractions), "search and test taken out, stratified by class")
-    return DataParts(source, tuple(classes), train, search, TestPart(tests), _preprocessing(train, config), layout, config)
+    if config.group_by is not None:
+        layout += _words_on_groups((train, search, tests), config.group_by, has_effect=bool(fractions))
+    layout += source.left_out
+    preprocessing = sampled_preprocessing(
+        images, train.indices, image_size=config.image_size, max_image_size=config.max_image_size,
+        skip_unreadable=config.unreadable == "skip",
+    )  # fmt: skip
+    return DataParts(name, classes, train, search, TestPart(tests), preprocessing, layout, config)
+
+
+def _cut(source: Source, fractions: Mapping[str, float], config: DataConfig) -> dict[str, tuple[int, ...]]:
+    """Indices of the source's train images by part."""
+    labels = source.train.labels
+    if not fractions:
+        return {"rest": tuple(range(len(labels)))}
+    try:
+        if config.group_by is not None:
+            keys = group_keys([source.train.name(index) for index in range(len(labels))], config.group_by)
+            return grouped(labels, keys, fractions, config.split_seed, source.classes)
+        return stratified(labels, fractions, config.split_seed)
+    except DataError as error:
+        counts = Counter(int(label) for label in labels)
+        small = "" if config.group_by else f"class {source.classes[min(counts, key=lambda label: counts[label])]!r}: "
+        raise DataError(f"{source.name}: {small}{error}") from error
+
+
+def _whole(name: str, images: Images) -> Part:
+    return Part(name, images, tuple(range(len(images.labels))))
+
+
+def groups_by_part(parts: Sequence[Part], group_by: str) -> dict[str, dict[str, int]]:
+    """How many images of each group lie in each part: group, part, count. Raises `DataError` as `group_keys` does."""
+    found: dict[str, dict[str, int]] = {}
+    for part in parts:
+        for key in group_keys([part.images.name(index) for index in part.indices], group_by):
+            counts = found.setdefault(key, {})
+            counts[part.name] = counts.get(part.name, 0) + 1
+    return found
+
+
+def _words_on_groups(parts: Sequence[Part], group_by: str, has_effect: bool) -> str:
+    """What the groups came to, in words that continue a sentence."""
+    groups = groups_by_part(parts, group_by)
+    words = f", in whole groups ({len(groups)} by {group_by!r})" if has_effect else f"; group_by {group_by!r} has nothing to cut"
+    missing = [
+        f"{number} classes are missing in {part.name}"
+        for part in parts[1:]
+        if (number := len(set(parts[0].labels.tolist()) - set(part.labels.tolist())))
+    ]
+    shared = [key for key, counts in groups.items() if len(counts) > 1]
+    if shared:
+        missing.append(f"{len(shared)} groups lie in more than one part, e.g. {printable(shared[0])!r}")
+    return words + "".join(f"; {text}" for text in missing)
 
 
 def parts_of_record(record: Mapping[str, Any], source: str | None = None) -> DataParts:
@@ -316,8 +322,9 @@ def parts_of_record(record: Mapping[str, Any], source: str | None = None) -> Dat
             reason = f"{error} is missing" if isinstance(error, KeyError) else "it is not laid out as one"
         raise DataError(f"the record of data is damaged or foreign ({reason}); expected the one a run wrote") from error
     if source is not None:
-        return load_parts(config.model_copy(update={"source": source}))
-    parts = load_parts(config)
+        parts = load_parts(config.model_copy(update={"source": source}))
+        return check_readable(parts) if config.unreadable == "skip" else parts
+    parts = without_recorded(load_parts(config), record)
     for name, part in parts.record["parts"].items():
         digest, count = recorded[name]
         if part["digest"] != digest:
@@ -328,39 +335,85 @@ def parts_of_record(record: Mapping[str, Any], source: str | None = None) -> Dat
     return parts
 
 
-def check_readable(parts: DataParts, progress: Progress = silent, most: int = 100_000) -> None:
-    """Decodes every image of all parts once; a part of more than `most` images is skipped, since that takes hours.
+def check_readable(parts: DataParts, progress: Progress = silent, most: int = 100_000) -> DataParts:
+    """Decodes every image of all parts once and gives the parts without those that cannot be read.
 
-    Reading is not scoring: the sealed test part is opened directly, and nothing is written into its ledger.
-    Raises `DataError` naming the first image that cannot be read.
+    A part of more than `most` images is not checked, since that takes hours; with `unreadable: skip` it is, since training
+    would end at the first. Reading is not scoring: the sealed test part is opened directly, and nothing is written into its
+    ledger. Raises `DataError` naming the first image that cannot be read, with `skip` their number when they are too many.
     """
-    checked = [part for part in (parts.train, parts.search, parts.test.sealed) if len(part) <= most]
+    skips = parts.config.unreadable == "skip"
+    checked = [part for part in (parts.train, parts.search, parts.test.sealed) if skips or len(part) <= most]
+    broken: dict[str, dict[int, DataError]] = {}
     done, total = 0, sum(map(len, checked))
     for part in checked:
-        for index in part.indices:
-            part.images.open(index)
-            done += 1
-            progress("check images", done, total)
+        with closing(for_each(part.images, part.indices, partial(_read_error, part.images))) as errors:
+            for index, error in zip(part.indices, errors, strict=True):
+                if error is not None:
+                    if not skips:
+                        raise error
+                    broken.setdefault(part.name, {})[index] = error
+                done += 1
+                progress("check images", done, total)
+    count = sum(map(len, broken.values()))
+    if count > parts.config.max_unreadable:
+        first = next(iter(next(iter(broken.values())).values()))
+        raise DataError(
+            f"{count} images cannot be read, more than max_unreadable={parts.config.max_unreadable}; the first: {first}"
+        )
+    return _without(parts, {name: set(errors) for name, errors in broken.items()})
 
 
-def _preprocessing(train: Part, config: DataConfig, most: int = 512) -> Preprocessing:
-    """Image size, channels, mean and standard deviation from up to `most` evenly spaced training images."""
-    step = max(1, len(train) // most)
-    sample = [train[position][0] for position in range(0, len(train), step)]
-    grey = all(image.mode in ("L", "1", "I;16", "I", "LA") for image in sample)
-    channels = 1 if grey else 3
-    size = config.image_size
-    if size is None:
-        shorter = sorted(min(image.size) for image in sample)[len(sample) // 2]
-        size = min(config.max_image_size, max(8, shorter // 8 * 8))  # a grid of 8 patches a side divides it
-    plain = Preprocessing(size, channels, (0.0,) * channels, (1.0,) * channels)
-    pixels = np.stack([plain.pixels(image) for image in sample]).astype(np.float64) / 255
-    mean, std = pixels.mean((0, 1, 2)), pixels.std((0, 1, 2))
-    return Preprocessing(
-        image_size=size,
-        in_chans=channels,
-        mean=tuple(round(float(value), 4) for value in mean),
-        std=tuple(round(max(float(value), 0.01), 4) for value in std),
+def _read_error(images: Images, index: int) -> DataError | None:
+    try:
+        convert(images.open(index), 3)
+    except PreprocessingError as error:
+        return DataError(f"{called(images, index)}: {error}")
+    except DataError as error:
+        return error
+    return None
+
+
+def without_recorded(parts: DataParts, record: Mapping[str, Any]) -> DataParts:
+    """The parts without the images that a record of data names as unreadable. Raises `DataError` when one is not there."""
+    named = record.get("unreadable", {}) if isinstance(record, Mapping) else None
+    if not isinstance(named, Mapping) or not set(named) <= set(PARTS) or not all(isinstance(v, list) for v in named.values()):
+        raise DataError("the record of data is damaged or foreign (see unreadable in it); expected the one a run wrote")
+    broken: dict[str, set[int]] = {}
+    for part in (parts.train, parts.search, parts.test.sealed):
+        if part.name in named:
+            names = set(map(str, named[part.name]))
+            found = {called(part.images, index): index for index in part.indices}
+            if lost := sorted(names - set(found)):
+                raise DataError(f"{parts.source}: {lost[0]} was left out of the {part.name} part, and is there no longer")
+            broken[part.name] = {found[name] for name in names}
+    return _without(parts, broken)
+
+
+def _without(parts: DataParts, broken: Mapping[str, set[int]]) -> DataParts:
+    """The parts without some indices. Raises `DataError` when a class has no image left to train on."""
+    if not any(broken.values()):
+        return parts
+    unreadable: dict[str, tuple[str, ...]] = {}
+    kept: dict[str, Part] = {}
+    for part in (parts.train, parts.search, parts.test.sealed):
+        bad = broken.get(part.name, set())
+        kept[part.name] = replace(part, indices=tuple(index for index in part.indices if index not in bad))
+        if bad:
+            unreadable[part.name] = tuple(called(part.images, index) for index in sorted(bad))
+    if lost := set(parts.train.labels.tolist()) - set(kept["train"].labels.tolist()):
+        raise DataError(f"{parts.source}: no image of class {parts.classes[min(lost)]!r} can be read; repair some")
+    if empty := [name for name, part in kept.items() if not len(part)]:
+        raise DataError(f"{parts.source}: no image of the {empty[0]} part can be read; repair some")
+    names = [name for part in unreadable.values() for name in part]
+    words = "image that cannot be read was" if len(names) == 1 else "images that cannot be read were"
+    return replace(
+        parts,
+        train=kept["train"],
+        search=kept["search"],
+        test=replace(parts.test, sealed=kept["test"]),
+        layout=f"{parts.layout}; {len(names)} {words} left out: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}",
+        unreadable=unreadable,
     )
 
 

@@ -11,7 +11,9 @@
     ├── MissingPackageError    an optional package is absent
     ├── OutputExistsError      a folder already holds something else
     ├── RecipeError            a recipe key or value is not known
-    └── InterruptedRunError    the user pressed Ctrl-C; says how to go on
+    ├── TrainingError          the loss left the finite numbers, or a checkpoint could not be written
+    ├── LostProcessError       a process of a training on several GPUs ended or went silent
+    └── InterruptedRunError    a signal (Ctrl-C, a scheduler's SIGTERM) stopped the work; says how to go on
 
 The command line prints the message and exits with `exit_code`; everything else is a bug and shows its traceback.
 """
@@ -61,7 +63,21 @@ class RecipeError(AutoformerError, ValueError):
     """A recipe names an unknown key or holds an impossible value."""
 
 
-class InterruptedRunError(AutoformerError):
-    """Work was interrupted by the user; the message says how to go on."""
+class TrainingError(AutoformerError):
+    """A training cannot go on: its gradients are not finite, or its checkpoints cannot be written."""
 
-    exit_code = 130
+    exit_code = 4
+
+
+class LostProcessError(AutoformerError):
+    """Another process of the same training ended or went silent."""
+
+    exit_code = 5
+
+
+class InterruptedRunError(AutoformerError):
+    """Work was stopped by a signal; the message says how to go on, the exit code is 128 plus the signal's number."""
+
+    def __init__(self, message: str, signal_number: int = 2) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

@@ -11,7 +11,7 @@ from autoformer.errors import CheckpointError
 from autoformer.preprocessing import Preprocessing
 from autoformer.subnet import Subnet
 from autoformer.subnet_folder import save_subnet
-from autoformer.train import load_supernet
+from autoformer.supernet_folder import load_supernet
 
 
 def extract(supernet_folder: Path, architecture: Architecture, out: Path) -> Subnet:
@@ -39,6 +39,7 @@ def extract(supernet_folder: Path, architecture: Architecture, out: Path) -> Sub
         "made_by": "extract",
         "supernet": record["weights_digest"],
         "data": record["data"],
+        "metric": record.get("metric", "top1"),
         "weights_digest": tensors_digest(subnet.state_dict()),
     }
     save_subnet(subnet, out, preprocessing=preprocessing, classes=classes, record=made)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +33,28 @@ class Images(Protocol):
     def identity(self, index: int) -> str:
         """What tells this image from all others, for digests."""
 
+    def name(self, index: int) -> str | None:
+        """The path below the root, with slashes; None where images have none."""
+
+
+def decode(content: bytes, name: str) -> Image.Image:
+    """The image in the bytes of a file. Raises `DataError` with its `name` when they cannot be decoded."""
+    try:
+        image = Image.open(io.BytesIO(content))
+        image.load()
+        return image
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        reason = "it is no image" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise DataError(f"{name} cannot be read as an image ({reason}); repair or remove it") from error
+
+
+def called(images: Images, index: int) -> str:
+    """What people call an image: its path, or its number where paths are missing or may occur twice. Never the same for two."""
+    name = images.name(index)
+    if name is None or isinstance(images, DatasetImages):
+        return f"image {index}" + (f" ({printable(name)})" if name else "")
+    return printable(name)
+
 
 @dataclass(frozen=True)
 class ArrayImages:
@@ -46,6 +69,9 @@ class ArrayImages:
     def identity(self, index: int) -> str:
         return hashlib.sha256(self.arrays[index].tobytes()).hexdigest() + f"#{index}"
 
+    def name(self, index: int) -> None:
+        return None
+
 
 @dataclass(frozen=True)
 class FileImages:
@@ -58,15 +84,19 @@ class FileImages:
     repeated: tuple[Path, ...] = ()  # relative to root; links to files and folders that are among the images already
     _identities: dict[int, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def open(self, index: int) -> Image.Image:
+    def read(self, index: int) -> bytes:
+        """The bytes of the image file. Raises `DataError` when it cannot be read."""
         path = self.root / self.files[index]
         try:
-            with Image.open(path) as image:
-                image.load()
-                return image
-        except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            reason = "it is no image" if isinstance(error, UnidentifiedImageError) else str(error)
-            raise DataError(f"{printable(path)} cannot be read as an image ({reason}); repair or remove it") from error
+            return path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{printable(path)} cannot be read ({error.strerror}); repair or remove it") from error
+
+    def open(self, index: int) -> Image.Image:
+        return decode(self.read(index), printable(self.root / self.files[index]))
+
+    def name(self, index: int) -> str:
+        return self.files[index].as_posix()
 
     def identity(self, index: int) -> str:
         """The path below the root, the size in bytes, and SHA-256 over the first and the last 4 KiB of the file.
@@ -107,19 +137,40 @@ class DatasetImages:
     labels: Sequence[int]
 
     def open(self, index: int) -> Image.Image:
+        reader: Any = getattr(self.dataset, "reader", None)  # of timm, whose data sets put another image in a broken one's place
+        kind = type(self.dataset).__name__
+        if hasattr(reader, "__getitem__"):
+            try:
+                with reader[index][0] as file:
+                    content = file.read()
+            except (OSError, ValueError, KeyError, AssertionError) as error:
+                raise DataError(f"image {index} of {kind} cannot be read ({error})") from error
+            return decode(content, f"image {index} of {kind}")
         try:
             image = self.dataset[index][0]
         except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"image {index} of {type(self.dataset).__name__} cannot be read ({error})") from error
+            raise DataError(f"image {index} of {kind} cannot be read ({error})") from error
         if not isinstance(image, Image.Image):
             raise DataError(
-                f"item {index} of {type(self.dataset).__name__} is a {type(image).__name__}; expected (PIL image, label) "
+                f"item {index} of {kind} is a {type(image).__name__}; expected (PIL image, label) "
                 "without a transform, since resizing and augmentation happen here"
             )
         return image
 
     def identity(self, index: int) -> str:
         return str(index)
+
+    def name(self, index: int) -> str | None:
+        samples = getattr(self.dataset, "samples", None)  # of torchvision's folders
+        if isinstance(samples, list) and len(samples) == len(self.labels):
+            path = Path(str(samples[index][0]))
+            root = Path(str(getattr(self.dataset, "root", "")))
+            return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+        reader: Any = getattr(self.dataset, "reader", None)
+        if hasattr(reader, "__getitem__") and hasattr(reader, "filename"):
+            found = reader.filename(index)
+            return str(found) if found else None
+        return None
 
 
 def digits() -> tuple[Images, tuple[str, ...]]:
@@ -160,6 +211,11 @@ def visible_folders(root: Path) -> list[Path]:
     Raises `DataError` when `root` cannot be read.
     """
     return [Path(entry.path) for entry in _entries(str(root)) if os.path.isdir(entry.path)]
+
+
+def visible_files(root: Path) -> list[Path]:
+    """The files directly below `root`, hidden ones not; sorted by name. Raises `DataError` when `root` cannot be read."""
+    return [Path(entry.path) for entry in _entries(str(root)) if os.path.isfile(entry.path)]
 
 
 def _walk(root: Path) -> tuple[list[Path], list[Path], list[Path]]:
@@ -239,17 +295,37 @@ def printable(path: Path | str) -> str:
     return str(path).encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
 
 
-def dataset_images(dataset: Any, classes: Sequence[str] | None = None) -> tuple[Images, tuple[str, ...]]:
-    """A data set object of (PIL image, label): map-style as it is, iterable ones read into memory."""
+def dataset_images(
+    dataset: Any, classes: Sequence[str] | None = None, max_memory_mib: int = 4096
+) -> tuple[Images, tuple[str, ...]]:
+    """A data set object of (PIL image, label): map-style as it is, iterable ones read into memory.
+
+    Raises `DataError` when it is empty, has labels without names, or would take more than `max_memory_mib` of memory.
+    """
+    named = _class_names(dataset)
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or _is_iterable_only(dataset):
-        dataset = list(dataset)
+        dataset = _in_memory(dataset, max_memory_mib)
     labels = _labels(dataset)
     if not labels:
         raise DataError("the data set is empty; expected (PIL image, label) pairs")
-    names = classes or _class_names(dataset) or [str(index) for index in range(max(labels) + 1)]
+    names = classes or named or [str(index) for index in range(max(labels) + 1)]
     if max(labels) >= len(names) or min(labels) < 0:
         raise DataError(f"labels run from {min(labels)} to {max(labels)}, but there are {len(names)} class names")
     return DatasetImages(dataset, labels), tuple(names)
+
+
+def _in_memory(dataset: Iterable[Any], max_memory_mib: int) -> list[Any]:
+    items, taken = [], 0
+    for item in dataset:
+        items.append(item)
+        if isinstance(item[0], Image.Image):
+            taken += item[0].width * item[0].height * len(item[0].getbands())
+        if taken > max_memory_mib * 2**20:
+            raise DataError(
+                f"a data set that can only be read in order is held in memory, and {len(items)} images take more than "
+                f"max_memory_mib={max_memory_mib}; raise it, or store the images as a folder or a plain .tar"
+            )
+    return items
 
 
 def _is_iterable_only(dataset: Any) -> bool:
@@ -263,7 +339,10 @@ def _labels(dataset: Any) -> list[int]:
         values = getattr(dataset, name, None)
         if values is not None and len(values) == len(dataset):
             return [int(value) for value in values]
-    samples = getattr(getattr(dataset, "reader", None), "samples", None)
+    reader: Any = getattr(dataset, "reader", None)
+    if hasattr(reader, "iter_targets"):  # of timm, without decoding images
+        return [int(label) for label in reader.iter_targets()]
+    samples = getattr(reader, "samples", None)
     if isinstance(samples, list) and len(samples) == len(dataset):
         return [int(sample[1]) for sample in samples]
     return [int(dataset[index][1]) for index in range(len(dataset))]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
+ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 MAX_SIZE = 8192  # pixels; a damaged file must not exhaust a machine
 INTERPOLATIONS = ("bicubic", "bilinear")
 
@@ -148,15 +149,27 @@ def resize_matrix(old: int, new: int) -> NDArray[np.float32]:
 
 
 def convert(image: Image.Image, in_chans: int) -> Image.Image:
-    """Grey or RGB, 8 bit. Transparency is laid on white, 16 bit is scaled down (Pillow alone would clip it)."""
-    if image.mode in ("I", "I;16", "I;16B", "I;16L"):
-        import numpy as np
-        from PIL import Image as pil
+    """Grey or RGB, 8 bit, upright: the one place that says what becomes of unusual files.
 
-        image = pil.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        from PIL import Image as pil
+    The rotation that a camera notes in EXIF is applied. Transparency is laid on white. 16 bit is scaled down, where Pillow
+    alone would clip it; floats are clipped to 0..255. CMYK becomes RGB without its colour profile. Of an animation the frame
+    in hand is taken. Raises `PreprocessingError` for a colour mode that cannot be converted.
+    """
+    try:
+        if image.getexif().get(ORIENTATION, 1) != 1:
+            from PIL import ImageOps
 
-        rgba = image.convert("RGBA")
-        image = pil.alpha_composite(pil.new("RGBA", rgba.size, "white"), rgba)
-    return image.convert("L" if in_chans == 1 else "RGB")
+            image = ImageOps.exif_transpose(image)
+        if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
+            import numpy as np
+            from PIL import Image as pil
+
+            image = pil.fromarray((np.asarray(image).clip(0, 65535).astype(np.uint32) >> 8).astype(np.uint8))
+        if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+            from PIL import Image as pil
+
+            rgba = image.convert("RGBA")
+            image = pil.alpha_composite(pil.new("RGBA", rgba.size, "white"), rgba)
+        return image.convert("L" if in_chans == 1 else "RGB")
+    except (ValueError, OSError, SyntaxError) as error:
+        raise PreprocessingError(f"an image of colour mode {image.mode} cannot be converted ({error}); save it as RGB") from error

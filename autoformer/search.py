@@ -1,8 +1,8 @@
 """The search: ask for architectures inside the budget, score them on the search part, learn from the answers.
 
 The evolution is the paper's (section 4.1; 20 generations of 50, the best 10 of all time as parents, 25 by mutation and 25
-by crossover). It knows numbers and choices, no networks: `search` takes any function from an architecture to the images
-it gets right.
+by crossover). It knows numbers and choices, no networks: `search` takes any function from an architecture to the classes
+that it gives the search images, and maximises the run's metric of them.
 Every finished evaluation is in the Optuna study before the next begins, and each generation is a pure function of the seed
 and of what is in the study, so an interrupted search goes on to the same end.
 """
@@ -10,15 +10,13 @@ and of what is in the study, so an interrupted search goes on to the same end.
 from __future__ import annotations
 
 import json
-import math
 import random
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import optuna
@@ -28,18 +26,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from autoformer import __version__
 from autoformer.architecture import Architecture
 from autoformer.candidates import Candidates
-from autoformer.checkpoint import claim_folder, read_json, replacing, tensors_digest, write_json
-from autoformer.cost import Budget, Cost, CostModel
+from autoformer.checkpoint import claim_folder, replacing, tensors_digest, write_json
+from autoformer.cost import Budget, CostModel
 from autoformer.data import Part
-from autoformer.errors import ArchitectureError, AutoformerError, CheckpointError, InterruptedRunError
-from autoformer.evaluate import Accuracy, EvaluationSet, accuracy, correct, predict_with, tied
+from autoformer.errors import AutoformerError, CheckpointError, InterruptedRunError
+from autoformer.evaluate import WORDS, EvaluationSet, Metric, guesses, predict_with, score
 from autoformer.preprocessing import Preprocessing
 from autoformer.progress import Progress, silent
+from autoformer.search_result import FORMAT, Candidate, SearchResult, check_comparable, check_scores, conclude, ranked
 from autoformer.supernet import Supernet
 
-Evaluate = Callable[[Architecture], NDArray[np.bool_]]  # which search images it gets right, [n]
-
-FORMAT = "autoformer/search/1"
+Evaluate = Callable[[Architecture], NDArray[np.int64]]  # the class it gives each search image, [n]
 
 
 class SearchConfig(BaseModel):
@@ -60,98 +57,6 @@ class SearchConfig(BaseModel):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """One evaluated architecture."""
-
-    number: int  # in order of evaluation
-    generation: int
-    architecture: Architecture
-    cost: Cost
-    right: NDArray[np.bool_]  # which search images it gets right, [n]
-
-    @property
-    def accuracy(self) -> Accuracy:
-        return accuracy(self.right)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form; `right` as the hexadecimal digits of its packed bits."""
-        return {
-            "number": self.number,
-            "generation": self.generation,
-            "architecture": self.architecture.to_dict(),
-            "cost": {"params": self.cost.params, "flops": self.cost.flops, "latency_ms": self.cost.latency_ms},
-            "images": len(self.right),
-            "correct": int(self.right.sum()),
-            "right": np.packbits(self.right).tobytes().hex(),
-        }
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Candidate:
-        """Reads the JSON form. Raises `CheckpointError` naming what is missing or impossible."""
-        try:
-            packed, images = bytes.fromhex(values["right"]), values["images"]
-            cost = Cost(**values["cost"])
-            times = () if cost.latency_ms is None else (cost.latency_ms,)
-            for number in (images, values["number"], values["generation"], cost.params, cost.flops):
-                if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-                    raise ValueError(f"{str(number)[:40]} is no count")
-            if not all(isinstance(time, int | float) and 0 < time < math.inf for time in times):
-                raise ValueError(f"latency_ms is {cost.latency_ms!r}")
-            if not images or len(packed) != -(-images // 8):
-                raise ValueError(f"{len(packed)} bytes of answers for {images} images")
-            return cls(
-                number=values["number"],
-                generation=values["generation"],
-                architecture=Architecture.from_dict(values["architecture"]),
-                cost=cost,
-                right=np.unpackbits(np.frombuffer(packed, np.uint8), count=images).astype(bool),
-            )
-        except KeyError as error:
-            raise CheckpointError(f"a candidate lacks {error}; it was edited or damaged") from error
-        except (ArchitectureError, AttributeError, TypeError, ValueError) as error:
-            raise CheckpointError(f"a candidate cannot be read: {error}; it was edited or damaged") from error
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchResult:
-    """What a search found."""
-
-    chosen: Candidate
-    best: Candidate  # the highest accuracy on the search part
-    tied: tuple[Candidate, ...]  # cannot be told from the best on these images, the best included, cheapest first
-    front: tuple[Candidate, ...]  # nothing evaluated is both cheaper in FLOPs and more accurate
-    candidates: tuple[Candidate, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form; members are named by their number in `candidates`."""
-        return {
-            "chosen": self.chosen.number,
-            "best": self.best.number,
-            "tied": [candidate.number for candidate in self.tied],
-            "front": [candidate.number for candidate in self.front],
-            "candidates": [candidate.to_dict() for candidate in self.candidates],
-        }
-
-
-def conclude(candidates: Sequence[Candidate], choose: Literal["cheapest", "best"]) -> SearchResult:
-    """The choice among evaluated candidates. Equal scores go to the cheaper, then to the earlier."""
-    ranked = sorted(candidates, key=lambda c: (-c.accuracy.value, c.cost.flops, c.number))
-    best = ranked[0]
-    equals = sorted((c for c in ranked if tied(best.right, c.right)), key=lambda c: (c.cost.flops, c.number))
-    front: list[Candidate] = []
-    for candidate in sorted(candidates, key=lambda c: (c.cost.flops, -c.accuracy.value, c.number)):
-        if not front or candidate.accuracy.value > front[-1].accuracy.value:
-            front.append(candidate)
-    return SearchResult(
-        chosen=equals[0] if choose == "cheapest" else best,
-        best=best,
-        tied=tuple(equals),
-        front=tuple(front),
-        candidates=tuple(candidates),
-    )
-
-
 class Evolution:
     """Proposes generations; knows only what it is told."""
 
@@ -168,8 +73,7 @@ class Evolution:
         known = {candidate.architecture for candidate in told}
         found: list[Architecture] = []
         if index and config.method == "evolution":
-            ranked = sorted(told, key=lambda c: (-c.accuracy.value, c.cost.flops, c.number))
-            parents = [candidate.architecture for candidate in ranked[: config.parents]]
+            parents = [candidate.architecture for candidate in ranked(told)[: config.parents]]
 
             def mutation(rng: random.Random) -> Architecture:
                 return space.mutate(
@@ -210,7 +114,7 @@ class Study:
                 if "candidate" not in trial.user_attrs:
                     raise CheckpointError(f"trial {trial.number} lacks its candidate")
                 found.append(Candidate.from_dict(json.loads(trial.user_attrs["candidate"])))
-            check_common_images(found)
+            check_comparable(found)
         return sorted(found, key=lambda candidate: candidate.number)
 
     def add(self, candidate: Candidate) -> None:
@@ -218,7 +122,7 @@ class Study:
         with self._storage():
             trial = self.study.ask()
             trial.set_user_attr("candidate", json.dumps(candidate.to_dict()))
-            self.study.tell(trial, candidate.accuracy.value)
+            self.study.tell(trial, candidate.score.value)
 
     @contextmanager
     def _storage(self) -> Iterator[None]:
@@ -230,27 +134,28 @@ class Study:
             raise CheckpointError(f"{self.place} cannot be read as a study ({reason}); move it away to search anew") from error
 
 
-def check_common_images(candidates: Sequence[Candidate]) -> None:
-    """Raises `CheckpointError` unless all were scored on equally many images."""
-    if len(counts := {len(candidate.right) for candidate in candidates}) > 1:
-        raise CheckpointError(f"candidates were scored on {sorted(counts)} images, expected the same for all")
-
-
 def search(
     candidates: Candidates,
     evaluate: Evaluate,
+    labels: NDArray[np.int64],
     config: SearchConfig,
     study: Study,
     *,
+    metric: Metric = "top1",
     seed: int = 0,
     progress: Progress = silent,
 ) -> SearchResult:
-    """Runs the search to its end, from whatever `study` already holds, and gives the choice.
+    """Runs the search to its end, from whatever `study` already holds, and gives the choice by `metric`.
 
-    Raises `InterruptedRunError` on Ctrl-C; at most the evaluation in flight is lost.
+    `evaluate` gives an architecture's guesses of the images with these `labels` [n]. Raises `CheckpointError` when the
+    study holds another search, and `InterruptedRunError` on Ctrl-C; at most the evaluation in flight is lost.
     """
     evolution = Evolution(candidates, config, seed)
     stored = study.candidates()
+    try:
+        check_scores(stored, labels, metric)
+    except CheckpointError as error:
+        raise CheckpointError(f"{study.place} holds another search: {error}; search into another folder") from error
     finished: list[Candidate] = []
     total = config.generations * config.population
     for index in range(config.generations):
@@ -265,20 +170,23 @@ def search(
                     )
             else:
                 try:
-                    right = evaluate(architecture)
+                    found = evaluate(architecture)
                 except KeyboardInterrupt as stop:
                     raise InterruptedRunError(
                         f"stopped after {number} of {total} evaluations; run the same command again to go on"
                     ) from stop
                 cost = candidates.costs(architecture)
-                candidate = Candidate(number=number, generation=index, architecture=architecture, cost=cost, right=right)
+                candidate = Candidate(
+                    number=number, generation=index, architecture=architecture, cost=cost, guesses=found,
+                    score=score(found, labels, metric),
+                )  # fmt: skip
                 study.add(candidate)
             finished.append(candidate)
-            best = max(finished, key=lambda c: c.accuracy.value).accuracy.value
-            progress("search", len(finished), total, f"best {100 * best:.2f} %")
+            best = max(candidate.score.value for candidate in finished)
+            progress("search", len(finished), total, f"best {WORDS[metric]} {100 * best:.2f} %")
         if len(finished) == len(earlier):
             break  # every architecture inside the budget is evaluated
-    return conclude(finished, config.choose)
+    return conclude(finished, labels, config.choose)
 
 
 def search_supernet(
@@ -290,12 +198,13 @@ def search_supernet(
     config: SearchConfig,
     out: Path,
     *,
+    metric: Metric = "top1",
     seed: int = 0,
     batch_size: int = 256,
     storage: str | None = None,
     progress: Progress = silent,
 ) -> SearchResult:
-    """Searches `supernet` on the images of `part` (the search part) and writes `out/search.json` and the study.
+    """Searches `supernet` for the best `metric` on the images of `part` (the search part); writes `out/search.json`, the study.
 
     Called again with the same arguments it goes on where it stopped. Raises `BudgetError` when no network keeps the budget,
     `OutputExistsError` when `out` holds another search.
@@ -308,6 +217,7 @@ def search_supernet(
         "space": space.to_dict(),
         "weights": weights_digest,
         "images": part.digest,
+        "metric": metric,
         "budget": budget.to_dict(),
         "latency": None if costs.qualification is None else str(costs.qualification),
         "seed": seed,
@@ -316,8 +226,8 @@ def search_supernet(
     claim_folder(out, identity)
     images = EvaluationSet.of(part, preprocessing)
 
-    def evaluate(architecture: Architecture) -> NDArray[np.bool_]:
-        return correct(predict_with(supernet, architecture), images, batch_size)
+    def evaluate(architecture: Architecture) -> NDArray[np.int64]:
+        return guesses(predict_with(supernet, architecture), images, batch_size)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -326,7 +236,9 @@ def search_supernet(
             with replacing(file) as beside:  # Optuna sets a database up in many steps; half of them cannot be gone on from
                 Study(f"sqlite:///{beside}", name)
         study = Study(storage or f"sqlite:///{file}", name)
-    result = search(candidates, evaluate, config, study, seed=seed, progress=progress)
+    result = search(
+        candidates, evaluate, images.labels, config, study, metric=metric, seed=seed, progress=progress
+    )  # fmt: skip
     record = {
         "format": FORMAT,
         "version": __version__,
@@ -341,32 +253,3 @@ def search_supernet(
     }
     write_json(record, out / "search.json")
     return result
-
-
-def load_search(folder: Path) -> tuple[SearchResult, dict[str, Any]]:
-    """A finished search and its record. Raises `CheckpointError` when `folder` holds none, naming what is missing."""
-    path = folder / "search.json"
-    record = read_json(path, "format", "result", "config", "latency_qualification")
-    if record["format"] != FORMAT:
-        raise CheckpointError(f"{path} has format {record['format']!r}, expected {FORMAT!r}; search again")
-    try:
-        values = record["result"]
-        every = tuple(Candidate.from_dict(value) for value in values["candidates"])
-        check_common_images(every)
-        for number in (values["chosen"], values["best"], *values["tied"], *values["front"]):
-            if number not in range(len(every)):
-                raise ValueError(f"it names candidate {str(number)[:40]} of {len(every)}")
-        return (
-            SearchResult(
-                chosen=every[values["chosen"]],
-                best=every[values["best"]],
-                tied=tuple(every[number] for number in values["tied"]),
-                front=tuple(every[number] for number in values["front"]),
-                candidates=every,
-            ),
-            record,
-        )
-    except KeyError as error:
-        raise CheckpointError(f"{path} lacks {error}; it was edited or damaged") from error
-    except (CheckpointError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a search result: {error}") from error

@@ -19,6 +19,7 @@ from autoformer.architecture import (
     MAX_HEADS,
     MAX_IMAGE_SIZE,
     MAX_MLP_RATIO,
+    PUBLISHED,
     Architecture,
     is_whole,
 )
@@ -230,8 +231,9 @@ class SearchSpace:
 
     @property
     def anchors(self) -> dict[str, Architecture]:
-        """Named architectures to watch while training: smallest, middle, largest."""
-        return {"smallest": self.smallest, "middle": self.middle, "largest": self.largest}
+        """Named architectures to watch while training: smallest, middle, largest, and the published ones it contains."""
+        published = {name: architecture for name, architecture in PUBLISHED.items() if self.contains(architecture)}
+        return {"smallest": self.smallest, "middle": self.middle, **published, "largest": self.largest}
 
     def sample(self, rng: random.Random) -> Architecture:
         """Draws every choice independently and uniformly (the paper's sampling)."""

@@ -276,6 +276,11 @@ class Subnet(nn.Module):
             block.drop_path1 = DropPath(own) if own else nn.Identity()
             block.drop_path2 = DropPath(own) if own else nn.Identity()
 
+    def compile_blocks(self, **options: Any) -> None:
+        """Compiles each block with `torch.compile(**options)`."""
+        for block in self.blocks:
+            block.compile(**options)
+
     def set_input_size(self, img_size: int | tuple[int, int], patch_size: int | None = None) -> None:
         """Changes the image size in pixels (and the patch): absolute positions are resampled; table rows for distances
         that no size of this network had so far start from the farthest it had (at 224 px rows ±14 are untrained)."""

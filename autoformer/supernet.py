@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import register_constant
+from torch.utils.checkpoint import checkpoint
 
 from autoformer.architecture import Architecture
 from autoformer.relative_position import Form, Geometry, Tables, attend, geometry, logit_scale
@@ -196,8 +197,9 @@ class Supernet(nn.Module):
         super().__init__()
         self.space = space
         self.form: Form = form
+        self.checkpoint_activations = False  # recompute each block in the backward pass instead of keeping its activations
         embed_dim = space.stored_embed_dim
-        self.drop_path_rates = torch.linspace(0, drop_path_rate, space.depths[-1], device="cpu").tolist()
+        self.set_drop_path(drop_path_rate)
         self.patch_embed = PatchEmbed(space)
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
         nn.init.trunc_normal_(self.cls_token, std=INIT_STD)
@@ -228,10 +230,18 @@ class Supernet(nn.Module):
         for index, (heads, hidden) in enumerate(zip(architecture.num_heads, architecture.hidden_dims, strict=True)):
             rate = self.drop_path_rates[index] if self.training else 0.0
             block = self.block(index, embed_dim, heads, hidden)
-            x = block(x, heads, hidden, where, self.form, branch_factors(x, rate))
+            factors = branch_factors(x, rate)
+            if self.checkpoint_activations and self.training:
+                x = cast(Tensor, checkpoint(block, x, heads, hidden, where, self.form, factors, use_reentrant=False))
+            else:
+                x = block(x, heads, hidden, where, self.form, factors)
         x = self.norm(x)
         x = x[:, 1:].mean(1) if self.space.pooling == "mean" else x[:, 0]
         return cast(Tensor, self.head(x, self.space.num_classes))
+
+    def set_drop_path(self, rate: float) -> None:
+        """Stochastic depth from now on: the rate of the deepest block, rising linearly from 0 at the first."""
+        self.drop_path_rates: list[float] = torch.linspace(0, rate, self.space.depths[-1], device="cpu").tolist()
 
     def compile_blocks(self, **options: Any) -> None:
         """Compiles the blocks with `torch.compile(**options)`: one graph per distinct block shape, shared by all depths.
@@ -264,9 +274,10 @@ class Supernet(nn.Module):
     def subnet_state_dict(self, architecture: Architecture) -> dict[str, Tensor]:
         """Copies of the weights of one subnet, under the names of `Subnet`."""
         self.space.check(architecture)
-        return {name: tensor.detach().clone().contiguous() for name, tensor in self._slices(architecture)}
+        return {name: tensor.detach().clone().contiguous() for name, tensor in self.slices(architecture)}
 
-    def _slices(self, architecture: Architecture) -> Iterator[tuple[str, Tensor]]:
+    def slices(self, architecture: Architecture) -> Iterator[tuple[str, Tensor]]:
+        """The weights of one subnet as views of the super weights, under the names of `Subnet`."""
         embed_dim = architecture.embed_dim
         assert self.patch_embed.proj.bias is not None
         yield "patch_embed.proj.weight", self.patch_embed.proj.weight[:embed_dim]

@@ -1,4 +1,4 @@
-"""The quickstart over several seeds: accuracy of what is delivered, int8 against fp32, budgets as measured, time.
+"""The quickstart over several seeds: score of what is delivered, int8 against fp32, budgets as measured, time.
 
     python benchmarks/quickstart_seeds.py --seeds 0 1 2 --out benchmarks/results/quickstart_seeds.json
 
@@ -14,6 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from autoformer.evaluate import WORDS
 
 
 def run(recipe: Path, seed: int, folder: Path) -> dict[str, Any]:
@@ -43,10 +45,10 @@ def row(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def percent(score: dict[str, Any] | None) -> str:
-    """An accuracy with its interval."""
+    """A score with its interval."""
     if score is None:
         return "rejected"
-    return f"{100 * score['accuracy']:.1f} % [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
+    return f"{100 * score['value']:.1f} % [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -64,8 +66,9 @@ def markdown(rows: list[dict[str, Any]]) -> str:
             f"| {percent(entry['inherited'])} | {percent(entry['finetuned'])} | {percent(entry['onnx fp32'])} "
             f"| {percent(entry['onnx int8'])} | {differs} | {met} | {entry['seconds']:.0f} s |"
         )
-    mean = sum(entry["onnx fp32"]["accuracy"] for entry in rows) / len(rows)
-    lines.append(f"\nMean accuracy of the delivered ONNX fp32 file over {len(rows)} seeds: {100 * mean:.2f} %.")
+    mean = sum(entry["onnx fp32"]["value"] for entry in rows) / len(rows)
+    words = WORDS[rows[0]["onnx fp32"]["metric"]]
+    lines.append(f"\nMean {words} of the delivered ONNX fp32 file over {len(rows)} seeds: {100 * mean:.2f} %.")
     return "\n".join(lines)
 
 

@@ -10,6 +10,8 @@ import typer
 
 from autoformer import __version__
 from autoformer.cli import (
+    audit,
+    data,
     describe,
     doctor,
     evaluate,
@@ -39,6 +41,7 @@ app = typer.Typer(
 )
 app.command()(run.run)
 app.command()(train.train)
+app.command()(audit.audit)
 app.command()(search.search)
 app.command()(extract.extract)
 app.command()(finetune.finetune)
@@ -50,6 +53,7 @@ app.command()(describe.describe)
 app.command()(doctor.doctor)
 app.add_typer(latency.app, name="profile")
 app.add_typer(report.app, name="report")
+app.add_typer(data.app, name="data")
 
 
 def _version(wanted: bool) -> None:

@@ -18,8 +18,9 @@ from autoformer import __version__
 from autoformer.checkpoint import claim_folder, file_digest, read_json, sole_worker, write_json
 from autoformer.cli.quantities import read_budget
 from autoformer.cli.recipe import Recipe
+from autoformer.cli.starting import beginning
 from autoformer.cost import Budget, CostModel, ExactCosts, check_feasible
-from autoformer.data import DataParts, TestPart, check_readable, load_parts
+from autoformer.data import DataParts, TestPart, check_readable, load_parts, without_recorded
 from autoformer.errors import BudgetError
 from autoformer.evaluate import EvaluationSet, Predict, guesses, predict_with
 from autoformer.export.artefacts import export_network
@@ -38,6 +39,7 @@ from autoformer.search import search_supernet
 from autoformer.space import SearchSpace
 from autoformer.subnet import Subnet
 from autoformer.subnet_folder import load_subnet
+from autoformer.supernet import Supernet
 from autoformer.train import finetune, preprocessing_of, train_supernet
 
 Result = TypeVar("Result")
@@ -52,9 +54,11 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent) -> dict[s
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     parts = load_parts(recipe.data)
-    if not (out / "run.json").exists():
-        check_readable(parts, progress)  # an image that cannot be read should not end a run after its training
-    space = recipe.space.make(parts)
+    if (out / "run.json").exists():
+        parts = without_recorded(parts, read_json(out / "run.json", "data")["data"])
+    else:
+        parts = check_readable(parts, progress)  # an image that cannot be read should not end a run after its training
+    space, start = beginning(recipe, parts)
     counted = recipe.budget.model_dump() | {"max_latency": None}
     check_feasible(read_budget(space, ExactCosts(space), **counted), space, ExactCosts(space))
     identity = {"kind": "run", "recipe": recipe.model_dump(mode="json"), "data": parts.digest}
@@ -64,10 +68,12 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent) -> dict[s
     if (out / "report.json").exists():
         return read_json(out / "report.json", "format", "chosen", "test", "budget")
     with sole_worker(out):
-        return _run(recipe, parts, space, out, progress)
+        return _run(recipe, parts, space, start, out, progress)
 
 
-def _run(recipe: Recipe, parts: DataParts, space: SearchSpace, out: Path, progress: Progress) -> dict[str, Any]:
+def _run(
+    recipe: Recipe, parts: DataParts, space: SearchSpace, start: Supernet | None, out: Path, progress: Progress
+) -> dict[str, Any]:
     steps = Steps(out)
     run = {
         "format": "autoformer/run/1",
@@ -82,13 +88,16 @@ def _run(recipe: Recipe, parts: DataParts, space: SearchSpace, out: Path, progre
     costs = steps.timed("latency table", lambda: _costs(recipe, space, out, progress))
     sought = _budget(recipe, space, costs, out)
     supernet = steps.timed(
-        "train", lambda: train_supernet(space, parts, recipe.train, out / "supernet", seed=recipe.seed, progress=progress)
+        "train",
+        lambda: train_supernet(
+            space, parts, recipe.train, out / "supernet", start=start, metric=recipe.metric, seed=recipe.seed, progress=progress
+        ),
     )
     result = steps.timed(
         "search",
         lambda: search_supernet(
             supernet, parts.search, parts.preprocessing, costs, sought, recipe.search, out / "search",
-            seed=recipe.seed, progress=progress,
+            metric=recipe.metric, seed=recipe.seed, progress=progress,
         ),
     )  # fmt: skip
     if not (out / "subnet").exists():
@@ -97,7 +106,13 @@ def _run(recipe: Recipe, parts: DataParts, space: SearchSpace, out: Path, progre
     finetuned = steps.timed(
         "finetune",
         lambda: finetune(
-            load_subnet(out / "subnet")[0], parts, recipe.finetune, out / "finetuned", seed=recipe.seed, progress=progress
+            load_subnet(out / "subnet")[0],
+            parts,
+            recipe.finetune,
+            out / "finetuned",
+            metric=recipe.metric,
+            seed=recipe.seed,
+            progress=progress,
         ),
     )
     preprocessing = preprocessing_of(finetuned, parts)

@@ -64,7 +64,7 @@ def facts_of(thing: str, image_size: int | None = None, num_classes: int = 1000,
             record = read_json(path / "supernet.json", "space", "data")
             return {**facts_of_space(SearchSpace.from_dict(record["space"])), "data": record["data"].get("source")}
         if (path / "search.json").exists():
-            from autoformer.search import load_search
+            from autoformer.search_result import load_search
 
             record = read_json(path / "search.json", "result", "budget")
             chosen = load_search(path)[0].chosen

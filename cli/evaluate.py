@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autoformer.cli.options import Data, Json, Quiet
+from autoformer.cli.options import Data, Json, Metric, Quiet
 
 
 class PartName(StrEnum):
@@ -20,6 +20,7 @@ def evaluate(
     artefact: Annotated[Path, typer.Argument(help="Folder of a network or of an export, an ONNX file, or an engine.")],
     part: Annotated[PartName, typer.Option("--part", help="Reading test is counted in test_ledger.json.")] = PartName.search,
     data: Data = None,
+    metric: Metric = None,
     ledger: Annotated[Path | None, typer.Option(help="Ledger of test readings; default beside the artefact.")] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -33,15 +34,16 @@ def evaluate(
       autoformer evaluate runs/export/model.int8.onnx --part test
     """
     from autoformer.cli.console import print_json, print_table, progress_bar
+    from autoformer.cli.metric import metric_of, score_cells
     from autoformer.data import DataConfig, load_parts, parts_of_record
     from autoformer.errors import DataError
-    from autoformer.evaluate import EvaluationSet, accuracy, guesses
+    from autoformer.evaluate import EvaluationSet, guesses, score
     from autoformer.export.predictor import open_predictor
 
     predictor = open_predictor(artefact)
-    record = data_record_of(artefact)
+    record = record_of(artefact, "data")
     if record is not None:
-        parts = parts_of_record(record, data)
+        parts = parts_of_record(record["data"], data)
     elif data is not None:
         parts = load_parts(DataConfig(source=data))
     else:
@@ -56,13 +58,16 @@ def evaluate(
         chosen = parts.test.read(str(artefact), ledger or ledger_of(artefact))
     images = EvaluationSet.of(chosen, predictor.preprocessing or parts.preprocessing)
     with progress_bar(quiet) as progress:
-        score = accuracy(guesses(predictor, images, progress=progress) == images.labels)
+        found = guesses(predictor, images, progress=progress)
+    scored = score(found, images.labels, metric_of(metric, None, record_of(artefact, "metric") or record_of(artefact, "recipe")))
     if json:
-        print_json({"artefact": str(artefact), "part": part.value, "split": chosen.digest, **score.to_dict()})
+        print_json({"artefact": str(artefact), "part": part.value, "split": chosen.digest, **scored.to_dict()})
         return
-    low, high = score.interval
-    row = (str(artefact), f"{100 * score.value:.2f} %", f"{100 * low:.2f}–{100 * high:.2f} %", str(score.images))
-    print_table(f"top-1 accuracy on the {part.value} part", ("artefact", "accuracy", "95 % interval", "images"), [row])
+    words = scored.words
+    print_table(
+        f"{words} on the {part.value} part", ("artefact", words, "95 % interval", "images"),
+        [(str(artefact), *score_cells(scored.to_dict()))],
+    )  # fmt: skip
 
 
 def ledger_of(artefact: Path) -> Path:
@@ -72,14 +77,14 @@ def ledger_of(artefact: Path) -> Path:
     return run / "test_ledger.json"
 
 
-def data_record_of(artefact: Path) -> dict[str, Any] | None:
-    """The record of data that stands in an artefact's folder or the one above (a run's), or None."""
+def record_of(artefact: Path, key: str) -> dict[str, Any] | None:
+    """The nearest record with an object or a name under `key` in an artefact's folder or the two above (a run's), or None."""
     from autoformer.checkpoint import read_json
 
     for folder in (artefact, artefact.parent, artefact.parent.parent):
         for name in ("subnet.json", "manifest.json", "supernet.json", "run.json"):
             if (folder / name).is_file():
-                record = read_json(folder / name).get("data")
-                if isinstance(record, dict):
+                record = read_json(folder / name)
+                if isinstance(record.get(key), dict | str):
                     return record
     return None

@@ -31,8 +31,8 @@ def extract(
     from autoformer.cost import show
     from autoformer.errors import ArchitectureError
     from autoformer.extract import extract as extract_network
-    from autoformer.search import load_search
-    from autoformer.train import load_supernet
+    from autoformer.search_result import load_search
+    from autoformer.supernet_folder import load_supernet
 
     if (search is None) == (architecture is None):
         raise ArchitectureError("say which network to cut out: either --search FOLDER or --architecture NAME")

@@ -7,47 +7,64 @@ from typing import Annotated
 
 import typer
 
-from autoformer.cli.options import Data, Json, Out, Quiet, Recipe, Seed, Set
+from autoformer.cli.options import Data, GroupBy, Json, Metric, Out, Quiet, Recipe, Seed, Set
 
 
 def finetune(
-    subnet: Annotated[Path, typer.Argument(help="Folder of a network, as `autoformer extract` writes it.")],
+    subnet: Annotated[str, typer.Argument(help="Folder of a network, as `autoformer extract` writes it, or timm:NAME[@FILE].")],
     out: Out,
     recipe: Recipe = None,
     data: Data = None,
+    image_size: Annotated[int | None, typer.Option("--image-size", min=4, help="Pixels; default what the network takes.")] = None,
+    group_by: GroupBy = None,
+    metric: Metric = None,
     seed: Seed = None,
     settings: Set = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train one network further, with the trainer of the supernet.
+    """Train one network further, with the trainer of the supernet; on images of other classes it gets a new head.
 
-    Run it again after an interruption and it goes on where it stopped.
+    Run it again after an interruption and it goes on where it stopped. On several GPUs: torchrun, as for `train`.
 
-    Example: autoformer finetune runs/subnet --out runs/finetuned --set epochs=20
+    Examples:
+
+      autoformer finetune runs/subnet --out runs/finetuned --set epochs=20
+
+      autoformer finetune runs/subnet --data flowers/ --out runs/flowers --set patience=5 --set layer_decay=0.75
     """
     import torch
 
     from autoformer.checkpoint import read_json
-    from autoformer.cli.console import print_json, print_table, progress_bar
+    from autoformer.cli.console import note, print_json, print_table, progress_bar
+    from autoformer.cli.metric import metric_of, score_cells
     from autoformer.cli.recipe import recipe_of
-    from autoformer.data import parts_of_record
-    from autoformer.subnet_folder import load_subnet
+    from autoformer.cli.starting import network_and_parts
+    from autoformer.data import describe_parts
+    from autoformer.distributed import joined
+    from autoformer.evaluate import WORDS
     from autoformer.train import finetune as finetune_network
 
     chosen = recipe_of(recipe, "finetune", settings, seed)
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
-    network, _, _ = load_subnet(subnet)
-    parts = parts_of_record(read_json(subnet / "subnet.json", "data")["data"], data)
-    with progress_bar(quiet) as progress:
-        finetune_network(network, parts, chosen.finetune, out, seed=chosen.seed, progress=progress)
-    last = read_json(out / "subnet.json")["history"][-1]
+    with joined() as world, progress_bar(quiet or not world.leads) as progress:
+        network, parts, new_head = network_and_parts(subnet, data, image_size, group_by)
+        stored = Path(subnet) / "subnet.json"
+        sought = metric_of(metric, chosen.metric if recipe is not None else None, read_json(stored) if stored.exists() else None)
+        if world.leads and not quiet:
+            for line in describe_parts(parts):
+                note(line)
+            if new_head:
+                note(f"a new head for {len(parts.classes)} classes")
+        finetune_network(network, parts, chosen.finetune, out, metric=sought, seed=chosen.seed, world=world, progress=progress)
+        if not world.leads:
+            return
+    history = read_json(out / "subnet.json", "history")["history"]
+    last = history[-1]
     if json:
         print_json({"folder": str(out), "last_epoch": last})
         return
-    rows = [
-        (f"{100 * value['accuracy']:.2f} %", f"{100 * value['low']:.2f}–{100 * value['high']:.2f} %", str(value["images"]))
-        for value in last["accuracy"].values()
-    ]
-    print_table(f"finetuned network in {out}: search part", ("accuracy", "95 % interval", "images"), rows)
+    rows = [score_cells(value) for value in last.get("scores", {}).values()]
+    title = f"finetuned network in {out}: search part" if rows else f"finetuned network in {out}: trained on the search part too"
+    print_table(title, (WORDS[sought], "95 % interval", "images"), rows)

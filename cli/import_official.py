@@ -30,7 +30,7 @@ def import_official(
     from autoformer.cli.console import print_facts, print_json
     from autoformer.cli.spaces import read_space
     from autoformer.official import import_official as read
-    from autoformer.train import save_supernet
+    from autoformer.supernet_folder import save_supernet
 
     supernet = read(file, read_space(space))
     save_supernet(supernet, out, source=str(file.name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,11 +15,28 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any recipe key: --set train.epochs=50.")
 ]
 Data = Annotated[
-    str | None, typer.Option("--data", help="digits, a folder of images, or a timm data set name like torch/cifar10.")
+    str | None, typer.Option("--data", help="digits, a folder, a .tar file, or a timm data set name like torch/cifar10.")
+]
+GroupBy = Annotated[
+    str | None,
+    typer.Option(
+        "--group-by", help="Regular expression in an image's path; images of one group stay in one part: '(video[0-9]+)'"
+    ),
 ]
 Seed = Annotated[
     int | None,
     typer.Option("--seed", min=0, max=2**31 - 1, help="Everything random follows from it. Default the recipe's."),
+]
+
+
+class MetricName(StrEnum):
+    top1 = "top1"
+    balanced_accuracy = "balanced_accuracy"
+    macro_f1 = "macro_f1"
+
+
+Metric = Annotated[
+    MetricName | None, typer.Option("--metric", help="What networks are compared by. Default: what they were trained with.")
 ]
 Recipe = Annotated[
     Path | None, typer.Option("--recipe", help="A YAML file; its section for this command, its seed and its threads are used.")

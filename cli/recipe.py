@@ -13,9 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from autoformer.cli.spaces import read_space
 from autoformer.data import DataConfig, DataParts
 from autoformer.errors import RecipeError
+from autoformer.evaluate import Metric
 from autoformer.search import SearchConfig
 from autoformer.space import PRESETS, SearchSpace
-from autoformer.train import TrainConfig
+from autoformer.training_config import FinetuneConfig, SupernetConfig
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -101,18 +102,21 @@ class Recipe(Section):
 
     seed: int = Field(0, ge=0, lt=2**31)
     threads: int | None = Field(None, gt=0, le=1024, description="threads of the training; empty: as many as torch takes")
+    metric: Metric = Field("top1", description="what networks are compared by, everywhere after training")
     data: DataConfig = Field(default_factory=lambda: DataConfig())
     space: SpaceConfig = Field(default_factory=lambda: SpaceConfig())
-    train: TrainConfig = Field(default_factory=lambda: TrainConfig())
+    train: SupernetConfig = Field(default_factory=lambda: SupernetConfig())
     budget: BudgetConfig = Field(default_factory=lambda: BudgetConfig())
     search: SearchConfig = Field(default_factory=lambda: SearchConfig())
-    finetune: TrainConfig = Field(default_factory=lambda: TrainConfig())
+    finetune: FinetuneConfig = Field(default_factory=lambda: FinetuneConfig())
     export: ExportConfig = Field(default_factory=lambda: ExportConfig())
     profile: ProfileConfig = Field(default_factory=lambda: ProfileConfig())
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = (), data: str | None = None) -> Recipe:
-    """The recipe of a file, with `key=value` overrides (`train.epochs=50`; values are YAML) and `data` as its source.
+def load_recipe(path: Path, overrides: Sequence[str] = (), given: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe of a file, with `key=value` overrides (`train.epochs=50`; values are YAML), and what options gave by key.
+
+    A value of None in `given` was not given.
 
     Raises `RecipeError` for a missing file, no YAML, an unknown key (naming the nearest known one) or an impossible value.
     """
@@ -124,18 +128,22 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), data: str | None = No
         raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"recipe {path} holds no keys; expected sections like train: and search:")
-    return parse_recipe(values, overrides, str(path), data)
+    return parse_recipe(values, overrides, str(path), given)
 
 
 def parse_recipe(
-    values: Mapping[str, Any], overrides: Sequence[str] = (), source: str = "recipe", data: str | None = None
+    values: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    source: str = "recipe",
+    given: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """A recipe from its values; see `load_recipe`."""
     merged: dict[str, Any] = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
     for override in overrides:
         merge_override(merged, override)
-    if data is not None:
-        merge(merged, "data.source", data)
+    for key, value in (given or {}).items():
+        if value is not None:
+            merge(merged, key, value)
     return checked(Recipe, merged, source)
 
 

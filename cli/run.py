@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
-from autoformer.cli.options import Data, Json, Quiet, Set
+from autoformer.cli.options import Data, GroupBy, Json, Metric, Quiet, Set
 
 
 def run(
     recipe: Annotated[Path, typer.Argument(help="A YAML file that says everything about the run.")],
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; default runs/NAME.")] = None,
     data: Data = None,
+    group_by: GroupBy = None,
+    metric: Metric = None,
     settings: Set = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -33,7 +35,8 @@ def run(
     from autoformer.cli.recipe import load_recipe
     from autoformer.profiling.report import summary_lines
 
-    chosen = load_recipe(recipe, settings or [], data)
+    given = {"data.source": data, "data.group_by": group_by, "metric": metric and metric.value}
+    chosen = load_recipe(recipe, settings or [], given)
     folder = out or Path("runs") / (recipe.stem if data is None else f"{recipe.stem}-{Path(data).name}")
     with progress_bar(quiet) as progress:
         report = run_recipe(chosen, folder, progress)

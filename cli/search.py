@@ -14,6 +14,7 @@ from autoformer.cli.options import (
     MaxFlops,
     MaxLatency,
     MaxParams,
+    Metric,
     MinFlops,
     MinParams,
     Out,
@@ -35,6 +36,7 @@ def search(
     latency_table: LatencyTable = None,
     data: Data = None,
     recipe: Recipe = None,
+    metric: Metric = None,
     seed: Seed = None,
     settings: Set = None,
     json: Json = False,
@@ -55,14 +57,16 @@ def search(
 
     from autoformer.checkpoint import read_json
     from autoformer.cli.console import print_json, print_table, progress_bar
+    from autoformer.cli.metric import metric_of
     from autoformer.cli.quantities import read_budget
     from autoformer.cli.recipe import recipe_of
     from autoformer.cost import CostModel, ExactCosts, show
     from autoformer.data import parts_of_record
+    from autoformer.evaluate import WORDS
     from autoformer.profiling.latency_table import LatencyTable as Table
     from autoformer.profiling.latency_table import TableCosts, within_margin
     from autoformer.search import search_supernet
-    from autoformer.train import load_supernet
+    from autoformer.supernet_folder import load_supernet
 
     chosen = recipe_of(recipe, "search", settings, seed)
     if chosen.threads is not None:
@@ -75,11 +79,12 @@ def search(
         network.space, costs, max_params=max_params, min_params=min_params, max_flops=max_flops, min_flops=min_flops,
         max_latency=max_latency,
     )  # fmt: skip
+    sought = metric_of(metric, chosen.metric if recipe is not None else None, record)
     parts = parts_of_record(record["data"], data)
     with progress_bar(quiet) as progress:
         result = search_supernet(
             network, parts.search, parts.preprocessing, costs, within_margin(budget, table), chosen.search, out,
-            seed=chosen.seed, progress=progress,
+            metric=sought, seed=chosen.seed, progress=progress,
         )  # fmt: skip
     if json:
         print_json(read_json(out / "search.json"))
@@ -88,11 +93,11 @@ def search(
     for name, candidate in (("chosen", result.chosen), ("best", result.best)):
         cost = candidate.cost
         latency = "not measured" if cost.latency_ms is None else show("latency_ms", cost.latency_ms)
-        row = (str(candidate.accuracy), show("params", cost.params), show("flops", cost.flops), latency)
+        row = (str(candidate.score), show("params", cost.params), show("flops", cost.flops), latency)
         rows.append((name, *row, str(candidate.architecture)))
     print_table(
         f"{len(result.candidates)} architectures on {len(parts.search)} search images; {len(result.tied)} cannot be told from "
         f"the best; budget {budget}",
-        ("", "accuracy", "params", "FLOPs", "latency", "architecture"),
+        ("", WORDS[sought], "params", "FLOPs", "latency", "architecture"),
         rows,
     )

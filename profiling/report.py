@@ -21,10 +21,11 @@ from plotly.offline import get_plotlyjs
 from autoformer.checkpoint import replacing, write_json
 from autoformer.cost import show
 from autoformer.errors import CheckpointError
+from autoformer.evaluate import WORDS
 from autoformer.profiling.report_content import FORMAT, content, main_measurement
 from autoformer.profiling.report_data import Run
 from autoformer.profiling.report_figures import Figure, figures
-from autoformer.profiling.report_numbers import accuracy_text, latency_text, limit_words, percent
+from autoformer.profiling.report_numbers import latency_text, limit_words, percent, score_text
 from autoformer.profiling.report_sections import TONES, headline, sections, short_source
 from autoformer.profiling.report_tables import networks
 
@@ -64,8 +65,8 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     if not report["budget"]:
         lines.append("budget: no limits were set")
     images = report["test"]["onnx fp32"]["images"]
-    scores = "; ".join(f"{networks(name)} {accuracy_text(report['test'][name])}" for name in _order(report["test"]))
-    lines.append(f"accuracy on {images} test images: {scores}")
+    scores = "; ".join(f"{networks(name)} {score_text(report['test'][name])}" for name in _order(report["test"]))
+    lines.append(f"{WORDS[report['metric']]} on {images} test images: {scores}")
     lines.append(_int8_line(report))
     lines.append(
         f"{report['tied']} of {report['candidates']} candidates cannot be told from the best on "

@@ -1,6 +1,6 @@
 """What a report says, as values for programs: the content of `report.json`. The pages are made from it.
 
-Every accuracy has its interval and every latency its qualification. A limit on latency is met when a measurement that means
+Every score has its interval and every latency its qualification. A limit on latency is met when a measurement that means
 the same as the limit is VALID and its median's whole interval lies inside; not met when the whole interval lies outside; and
 otherwise it is not shown, with the reason.
 """
@@ -13,14 +13,14 @@ from dataclasses import asdict
 from typing import Any
 
 from autoformer.errors import MeasurementError
-from autoformer.evaluate import Accuracy
+from autoformer.evaluate import wilson
 from autoformer.export.manifest import Artefact
 from autoformer.profiling.measure import Measurement
 from autoformer.profiling.report_data import FP32, INT8, Epoch, Run
 from autoformer.profiling.statistics import MIN_SAMPLES_P99, VALID
-from autoformer.search import Candidate
+from autoformer.search_result import Candidate
 
-FORMAT = "autoformer/report/1"
+FORMAT = "autoformer/report/2"
 MET, NOT_MET, NOT_SHOWN = "met", "not met", "not shown"
 
 
@@ -32,6 +32,7 @@ def content(run: Run) -> dict[str, Any]:
         "version": run.version,
         "seed": run.seed,
         "source": run.source,
+        "metric": run.metric,
         "data": {
             "layout": run.layout,
             "classes": list(run.classes),
@@ -45,12 +46,12 @@ def content(run: Run) -> dict[str, Any]:
             "params": chosen.cost.params,
             "flops": chosen.cost.flops,
             "predicted_latency_ms": chosen.cost.latency_ms,
-            "search_accuracy": chosen.accuracy.to_dict(),
+            "search_score": chosen.score.to_dict(),
             "weights_digest": run.manifest.weights_digest,
         },
         "budget": limits(run),
         "latency_qualification": None if run.qualification is None else asdict(run.qualification),
-        "test": {name: run.accuracy(name).to_dict() for name in run.guesses},
+        "test": {name: run.score(name).to_dict() for name in run.guesses},
         "int8": _int8(run),
         "int8_disagreement": int8_disagreement(run),
         "candidates": len(run.search.candidates),
@@ -158,12 +159,12 @@ def int8_disagreement(run: Run) -> dict[str, Any] | None:
     if INT8 not in run.guesses:
         return None
     fp32, int8 = run.guesses[FP32], run.guesses[INT8]
-    different = Accuracy(int((fp32 != int8).sum()), len(fp32))
-    low, high = different.interval
+    different = int((fp32 != int8).sum())
+    low, high = wilson(different / len(fp32), len(fp32))
     return {
-        "images": different.images,
-        "different": different.correct,
-        "share": different.value,
+        "images": len(fp32),
+        "different": different,
+        "share": different / len(fp32),
         "low": low,
         "high": high,
         "only_fp32_right": int(((fp32 == run.labels) & (int8 != run.labels)).sum()),
@@ -193,7 +194,7 @@ def _search(run: Run) -> dict[str, Any]:
             "params": candidate.cost.params,
             "flops": candidate.cost.flops,
             "predicted_latency_ms": candidate.cost.latency_ms,
-            "correct": candidate.accuracy.correct,
+            "score": candidate.score.to_dict(),
             "tied": candidate.number in tied,
             "front": candidate.number in front,
         }
@@ -201,10 +202,10 @@ def _search(run: Run) -> dict[str, Any]:
     return {
         "method": run.search_config["method"],
         "choose": run.search_config["choose"],
-        "images": run.search.chosen.accuracy.images,
+        "images": run.search.chosen.score.images,
         "chosen": run.search.chosen.number,
         "best": run.search.best.number,
-        "best_accuracy": run.search.best.accuracy.to_dict(),
+        "best_score": run.search.best.score.to_dict(),
         "evaluated": [described(candidate) for candidate in run.search.candidates],
     }
 
@@ -215,7 +216,7 @@ def _epoch(epoch: Epoch) -> dict[str, Any]:
         "loss": epoch.loss,
         "learning_rate": epoch.learning_rate,
         "seconds": epoch.seconds,
-        "accuracy": {name: score.to_dict() for name, score in epoch.accuracy.items()},
+        "scores": {name: score.to_dict() for name, score in epoch.scores.items()},
     }
 
 
@@ -316,7 +317,7 @@ def not_measured(run: Run) -> list[dict[str, str]]:
         ("Reading and resizing of images", "a timed run starts with a prepared tensor in memory"),
         ("Energy, temperature, clock frequency, memory in use", "this run reads no such sensor"),
         ("Spread over training seeds", f"this is one run, with seed {run.seed}; intervals are about the images only"),
-        ("Accuracy on images from elsewhere", "the test part comes from the same source as the train part"),
+        ("Images from elsewhere", "the test part comes from the same source as the train part"),
     ]
     return [{"what": what, "reason": reason} for what, reason in missing]
 

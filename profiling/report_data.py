@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from autoformer.checkpoint import read_json
 from autoformer.cost import Budget, LatencyQualification
 from autoformer.errors import AutoformerError, CheckpointError
-from autoformer.evaluate import Accuracy
+from autoformer.evaluate import Metric, Score, metric_from, score
 from autoformer.export.manifest import Manifest
 from autoformer.preprocessing import Preprocessing
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.latency import Profile
 from autoformer.profiling.latency_table import LatencyTable
-from autoformer.search import SearchResult, load_search
+from autoformer.search_result import SearchResult, load_search
 from autoformer.space import SearchSpace
 
 INHERITED, FINETUNED, FP32, INT8 = "inherited", "finetuned", "onnx fp32", "onnx int8"  # names in test.json
@@ -33,13 +33,13 @@ INHERITED, FINETUNED, FP32, INT8 = "inherited", "finetuned", "onnx fp32", "onnx 
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One epoch of a training; accuracies on the search part by the name of the network, where they were taken."""
+    """One epoch of a training; scores on the search part by the name of the network, where they were taken."""
 
     epoch: int
     loss: float
     learning_rate: float
     seconds: float
-    accuracy: dict[str, Accuracy]
+    scores: dict[str, Score]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,7 @@ class Run:
     folder: Path
     version: str
     recipe: dict[str, Any]
+    metric: Metric  # what networks were compared by
     source: str
     layout: str  # how the parts of the data came about, in words
     classes: tuple[str, ...]
@@ -94,9 +95,9 @@ class Run:
     def seed(self) -> int:
         return int(self.recipe["seed"])
 
-    def accuracy(self, name: str) -> Accuracy:
-        """Accuracy of one network on the test part."""
-        return Accuracy(int((self.guesses[name] == self.labels).sum()), len(self.labels))
+    def score(self, name: str) -> Score:
+        """The score of one network on the test part."""
+        return score(self.guesses[name], self.labels, self.metric)
 
     @classmethod
     def load(cls, folder: Path) -> Run:
@@ -109,6 +110,7 @@ class Run:
             values |= {
                 "version": str(record["version"]),
                 "recipe": dict(record["recipe"]),
+                "metric": metric_from(record["recipe"]["metric"]),
                 "source": str(data["source"]),
                 "layout": str(data["layout"]),
                 "classes": tuple(data["classes"]),
@@ -135,11 +137,13 @@ class Run:
         table = folder / "latency_table.json"
         values["table"] = LatencyTable.load(table) if table.exists() else None
         with checked(folder / "supernet" / "supernet.json", "autoformer/supernet/1") as record:
-            values["supernet_history"] = _history(record)
+            values["supernet_history"] = _history(record, values["metric"])
         with checked(folder / "finetuned" / "subnet.json", "autoformer/subnet/1") as record:
-            values["finetune_history"] = _history(record)
-        with checked(folder / "search" / "search.json", "autoformer/search/1"):
+            values["finetune_history"] = _history(record, values["metric"])
+        with checked(folder / "search" / "search.json", "autoformer/search/2"):
             values["search"], record = load_search(folder / "search")
+            if values["search"].metric != values["metric"]:
+                raise ValueError(f"it searched by {values['search'].metric}, the run's metric is {values['metric']}")
             qualification = record["latency_qualification"]
             values["qualification"] = None if qualification is None else LatencyQualification(**qualification)
             values["search_config"] = dict(record["config"])
@@ -206,27 +210,22 @@ def checked(path: Path, format: str | None = None) -> Iterator[Mapping[str, Any]
         raise CheckpointError(f"{path} is damaged: {error}; copy the whole folder again or run into a new one") from error
 
 
-def _history(record: Mapping[str, Any]) -> tuple[Epoch, ...]:
+def _history(record: Mapping[str, Any], metric: Metric) -> tuple[Epoch, ...]:
     found = tuple(
         Epoch(
             epoch=_count(epoch["epoch"]),
             loss=_finite(epoch["loss"]),
             learning_rate=_finite(epoch["learning_rate"]),
             seconds=_finite(epoch["seconds"]),
-            accuracy={name: _accuracy(value) for name, value in epoch.get("accuracy", {}).items()},
+            scores={str(name): Score.from_dict(value) for name, value in epoch.get("scores", {}).items()},
         )
         for epoch in record["history"]
     )
     if not found:
         raise ValueError("its history has no epoch")
+    if others := {kept.metric for epoch in found for kept in epoch.scores.values()} - {metric}:
+        raise ValueError(f"its history has scores of {' and '.join(sorted(others))}, the run's metric is {metric}")
     return found
-
-
-def _accuracy(value: Mapping[str, Any]) -> Accuracy:
-    images, correct = _count(value["images"]), value["correct"]
-    if not isinstance(correct, int) or not 0 <= correct <= images:
-        raise ValueError(f"{correct} of {images} images cannot be right")
-    return Accuracy(correct, images)
 
 
 def _count(value: Any) -> int:

@@ -13,12 +13,13 @@ from typing import Any
 
 from autoformer.architecture import Architecture
 from autoformer.cost import show
+from autoformer.evaluate import WORDS, Metric
 from autoformer.profiling.measure import Measurement
 from autoformer.profiling.report_content import measurement_of_limit
 from autoformer.profiling.report_data import Epoch, Run
-from autoformer.profiling.report_numbers import accuracy_text, latency_text
+from autoformer.profiling.report_numbers import capital, latency_text, score_text
 from autoformer.profiling.statistics import percentile
-from autoformer.search import Candidate
+from autoformer.search_result import Candidate
 
 # Readable on white and on near-black, and told apart by people who see red and green alike (after Okabe and Ito).
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#3f8fd2", "#e07b1a", "#12936f", "#b5669f", "#8b919a"
@@ -50,8 +51,8 @@ def figures(run: Run) -> list[Figure]:
     """All figures that this run has the numbers for."""
     found = [
         candidates_figure(run),
-        training_figure("supernet", "Training of the supernet", run.supernet_history),
-        training_figure("finetune", "Finetuning of the chosen network", run.finetune_history),
+        training_figure("supernet", "Training of the supernet", run.supernet_history, run.metric),
+        training_figure("finetune", "Finetuning of the chosen network", run.finetune_history, run.metric),
         distribution_figure(run.profile.measurements),
         timeline_figure([*run.profile.measurements, run.profile.reference]),
     ]
@@ -99,7 +100,7 @@ COSTS = {
 
 
 def candidates_figure(run: Run) -> Figure:
-    """Every evaluated candidate as accuracy on the search part against each cost."""
+    """Every evaluated candidate's score on the search part against each cost."""
     views = {
         word: _candidates(run, measure, title)
         for word, (measure, title) in COSTS.items()
@@ -107,7 +108,7 @@ def candidates_figure(run: Run) -> Figure:
     }
     return Figure(
         name="candidates",
-        title="Every evaluated network: accuracy on the search part against cost",
+        title=f"Every evaluated network: {WORDS[run.metric]} on the search part against cost",
         caption=(
             "A point is one network with inherited weights; hovering shows it. The line is the Pareto front in the cost shown. "
             "Blue points cannot be told from the best on these images. The bar is the 95 % interval of the chosen one; all "
@@ -118,10 +119,10 @@ def candidates_figure(run: Run) -> Figure:
 
 
 def front(candidates: Sequence[Candidate], measure: str) -> list[Candidate]:
-    """The candidates that nothing evaluated beats in accuracy at the same cost or less, cheapest first."""
+    """The candidates that nothing evaluated beats in score at the same cost or less, cheapest first."""
     found: list[Candidate] = []
-    for candidate in sorted(candidates, key=lambda c: (getattr(c.cost, measure), -c.accuracy.value, c.number)):
-        if not found or candidate.accuracy.value > found[-1].accuracy.value:
+    for candidate in sorted(candidates, key=lambda c: (getattr(c.cost, measure), -c.score.value, c.number)):
+        if not found or candidate.score.value > found[-1].score.value:
             found.append(candidate)
     return found
 
@@ -144,7 +145,7 @@ def _candidates(run: Run, measure: str, title: str) -> Plot:
         "type": "scatter", "mode": "lines", "name": "Pareto front", "hoverinfo": "skip",
         "line": {"shape": "hv", "color": GREEN, "width": 2},
         "x": [getattr(candidate.cost, measure) for candidate in on_front],
-        "y": [100 * candidate.accuracy.value for candidate in on_front],
+        "y": [100 * candidate.score.value for candidate in on_front],
     }  # fmt: skip
     traces: list[Plot] = [line]
     for name, members in groups.items():
@@ -155,18 +156,17 @@ def _candidates(run: Run, measure: str, title: str) -> Plot:
                 "type": "scatter", "mode": "markers", "name": f"{name} ({len(members)})" if name != "chosen" else name,
                 "marker": looks[name],
                 "x": [getattr(candidate.cost, measure) for candidate in members],
-                "y": [100 * candidate.accuracy.value for candidate in members],
+                "y": [100 * candidate.score.value for candidate in members],
                 "text": [_candidate_hover(candidate, result.best.number) for candidate in members],
                 "hovertemplate": "%{text}<extra></extra>",
             }
         )  # fmt: skip
-    low, high = result.chosen.accuracy.interval
-    value = result.chosen.accuracy.value
+    value, low, high = result.chosen.score.value, result.chosen.score.low, result.chosen.score.high
     traces[-1]["error_y"] = {
         "type": "data", "symmetric": False, "array": [100 * (high - value)], "arrayminus": [100 * (value - low)],
         "color": ORANGE, "thickness": 1.5,
     }  # fmt: skip
-    layout = _layout(title, "accuracy on the search part, %", shapes=_limit_lines(run, measure))
+    layout = _layout(title, f"{WORDS[run.metric]} on the search part, %", shapes=_limit_lines(run, measure))
     if measure != "latency_ms":
         layout["xaxis"] |= {"exponentformat": "SI"}
     return {"data": traces, "layout": layout}
@@ -179,7 +179,7 @@ def _candidate_hover(candidate: Candidate, best: int) -> str:
         f"<b>{candidate.architecture.slug}</b>{' (best score)' if candidate.number == best else ''}<br>"
         f"{words(candidate.architecture)}<br>"
         f"{show('params', cost.params)} params, {show('flops', cost.flops)} multiply-adds{latency}<br>"
-        f"{accuracy_text(candidate.accuracy.to_dict())}, generation {candidate.generation + 1}"
+        f"{score_text(candidate.score.to_dict())}, generation {candidate.generation + 1}"
     )
 
 
@@ -199,13 +199,13 @@ def _limit_lines(run: Run, measure: str) -> list[Plot]:
 # --- training ----------------------------------------------------------------------------------------------------
 
 
-def training_figure(name: str, title: str, history: Sequence[Epoch]) -> Figure:
-    """Accuracies on the search part above, the loss below, over epochs."""
-    names = list(dict.fromkeys(network for epoch in history for network in epoch.accuracy))
+def training_figure(name: str, title: str, history: Sequence[Epoch], metric: Metric) -> Figure:
+    """Scores on the search part above, the loss below, over epochs."""
+    names = list(dict.fromkeys(network for epoch in history for network in epoch.scores))
     traces: list[Plot] = []
     for index, network in enumerate(names):
-        scored = [epoch for epoch in history if network in epoch.accuracy]
-        scores = [epoch.accuracy[network] for epoch in scored]
+        scored = [epoch for epoch in history if network in epoch.scores]
+        scores = [epoch.scores[network] for epoch in scored]
         colour = SERIES[index % len(SERIES)]
         traces.append(
             {
@@ -215,11 +215,11 @@ def training_figure(name: str, title: str, history: Sequence[Epoch]) -> Figure:
                 "y": [100 * score.value for score in scores],
                 "error_y": {
                     "type": "data", "symmetric": False, "thickness": 1, "width": 3, "color": colour,
-                    "array": [100 * (score.interval[1] - score.value) for score in scores],
-                    "arrayminus": [100 * (score.value - score.interval[0]) for score in scores],
+                    "array": [100 * (score.high - score.value) for score in scores],
+                    "arrayminus": [100 * (score.value - score.low) for score in scores],
                 },
                 "text": [
-                    f"{plain(network)}, epoch {epoch.epoch}<br>{accuracy_text(score.to_dict())}"
+                    f"{plain(network)}, epoch {epoch.epoch}<br>{score_text(score.to_dict())}"
                     for epoch, score in zip(scored, scores, strict=True)
                 ],
                 "hovertemplate": "%{text}<extra></extra>",
@@ -237,14 +237,16 @@ def training_figure(name: str, title: str, history: Sequence[Epoch]) -> Figure:
             "hovertemplate": "%{text}<extra></extra>",
         }
     )  # fmt: skip
-    layout = _layout("epoch", "accuracy, %")
+    layout = _layout("epoch", f"{WORDS[metric]}, %")
     layout["xaxis"]["anchor"] = "y2"
     layout["yaxis"]["domain"] = [0.42, 1]
     layout["yaxis2"] = {"title": {"text": "loss"}, "domain": [0, 0.34], "anchor": "x"}
     return Figure(
         name=name,
         title=title,
-        caption="Accuracy on the search part with 95 % intervals where it was taken; mean loss of each epoch below.",
+        caption=(
+            f"{capital(WORDS[metric])} on the search part with 95 % intervals where it was taken; mean loss of each epoch below."
+        ),
         views={"": {"data": traces, "layout": layout}},
     )
 

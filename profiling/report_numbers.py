@@ -36,9 +36,14 @@ def percent_value(value: float, low: float, high: float) -> str:
     return f"{100 * value:.{decimals(50 * (high - low))}f} %"
 
 
-def accuracy_text(score: Mapping[str, Any]) -> str:
-    """An accuracy in its JSON form with its interval."""
-    return percent(score["accuracy"], score["low"], score["high"])
+def score_text(score: Mapping[str, Any]) -> str:
+    """A score in its JSON form with its interval."""
+    return percent(score["value"], score["low"], score["high"])
+
+
+def capital(words: str) -> str:
+    """`words` as a sentence begins: `Balanced accuracy`."""
+    return words[:1].upper() + words[1:]
 
 
 def latency_decimals(value_ms: float, low_ms: float | None, high_ms: float | None) -> int:
@@ -85,7 +90,7 @@ def file_size(num_bytes: int) -> str:
 
 
 def interval(score: Mapping[str, Any]) -> str:
-    """The interval of an accuracy: `96.6 to 99.0 %`."""
+    """The interval of a score: `96.6 to 99.0 %`."""
     low = percent_value(score["low"], score["low"], score["high"])[:-2]
     return f"{low} to {percent_value(score['high'], score['low'], score['high'])}"
 

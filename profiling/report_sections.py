@@ -13,8 +13,9 @@ from typing import Any
 import yaml
 
 from autoformer.cost import show
+from autoformer.evaluate import WORDS, metric_from
 from autoformer.profiling.report_numbers import (
-    accuracy_text,
+    capital,
     change,
     interval,
     latency_interval,
@@ -22,6 +23,7 @@ from autoformer.profiling.report_numbers import (
     limit_words,
     percent,
     percent_value,
+    score_text,
 )
 from autoformer.profiling.report_tables import (
     Table,
@@ -87,8 +89,8 @@ def headline(report: Mapping[str, Any], main_latency: str) -> Headline:
             f"{chosen['words']}. Finetuned and exported, it was measured on {device_words(report['device'])}."
         ),
         numbers=(
-            ("accuracy on test", percent_value(score["accuracy"], score["low"], score["high"]),
-             f"95 % interval {interval(score)}; {score['correct']} of {score['images']} images, ONNX fp32"),
+            (f"{words_of(report)} on test", percent_value(score["value"], score["low"], score["high"]),
+             f"95 % interval {interval(score)}; {_images(score)} images, ONNX fp32"),
             ("parameters", show("params", chosen["params"]), "of the network that was exported"),
             ("FLOPs", show("flops", chosen["flops"]), "multiply-adds for one image"),
             ("latency", latency_text(latency).split(" [")[0],
@@ -104,11 +106,12 @@ def sections(report: Mapping[str, Any], figures: Sequence[str]) -> list[Section]
     def drawn(*names: str) -> tuple[str, ...]:
         return tuple(name for name in names if name in figures)
 
+    words = capital(words_of(report))
     recipe = yaml.safe_dump(report["recipe"], sort_keys=False, allow_unicode=True)
     return [
         Section(name="choice", title="The choice", text=_choice_text(report), figures=drawn("candidates")),
         Section(name="budget", title="Cost against the budget", tables=(limit_table(report),)),
-        Section(name="accuracy", title="Accuracy on the test part", text=_test_text(report), tables=(test_table(report),)),
+        Section(name="test", title=f"{words} on the test part", text=_test_text(report), tables=(test_table(report),)),
         Section(
             name="latency",
             title="Latency",
@@ -149,23 +152,34 @@ def device_words(device: Mapping[str, Any]) -> str:
     return ", ".join([device["jetson"] or device["cpu"], cores, *gpus])
 
 
+def words_of(report: Mapping[str, Any]) -> str:
+    """The run's metric as people say it."""
+    return WORDS[metric_from(report["metric"])]
+
+
+def _images(score: Mapping[str, Any]) -> str:
+    """On how many images a score is, and how many of them are right where it counts that."""
+    return f"{score['correct']} of {score['images']}" if score["metric"] == "top1" else str(score["images"])
+
+
 def _choice_text(report: Mapping[str, Any]) -> tuple[str, ...]:
     search = report["search"]
-    how = {"best": "the highest accuracy", "cheapest": "the fewest FLOPs"}[search["choose"]]
+    how = {"best": f"the highest {words_of(report)}", "cheapest": "the fewest FLOPs"}[search["choose"]]
     tied = report["tied"]
+    test = "McNemar's exact test" if report["metric"] == "top1" else "random swaps of guesses"
     if tied == 1:
-        ties = "No other candidate is within reach of the best on these images (McNemar's exact test, 5 %)."
+        ties = f"No other candidate is within reach of the best on these images ({test}, 5 %)."
     else:
         ties = (
             f"{tied} of the {report['candidates']}, the best included, cannot be told apart from the best on these images "
-            f"(McNemar's exact test, 5 %); among them the one with {how} was chosen."
+            f"({test}, 5 %); among them the one with {how} was chosen."
         )
     return (
         f"{report['candidates']} networks were scored with inherited weights on the {search['images']} images of the search "
         f"part. {ties}",
-        f"The chosen network is right on {accuracy_text(report['chosen']['search_accuracy'])} of them, the best on "
-        f"{accuracy_text(search['best_accuracy'])}. These accuracies are optimistic, because the best of many was picked by "
-        "them; only the test part is free of that.",
+        f"The {words_of(report)} of the chosen network is {score_text(report['chosen']['search_score'])} there, that of the "
+        f"best {score_text(search['best_score'])}. These scores are optimistic, because the best of many was picked by them; "
+        "only the test part is free of that.",
     )
 
 
@@ -216,8 +230,8 @@ def _training_text(report: Mapping[str, Any]) -> tuple[str, ...]:
     supernet, finetune = report["training"]["supernet"], report["training"]["finetune"]
     return (
         f"Supernet: {len(supernet)} epochs, last loss {supernet[-1]['loss']:.3g}; every step trains one network of the space. "
-        f"Finetuning: {len(finetune)} epochs, last loss {finetune[-1]['loss']:.3g}. Accuracies in the curves are on the "
-        "search part, with 95 % intervals.",
+        f"Finetuning: {len(finetune)} epochs, last loss {finetune[-1]['loss']:.3g}. The curves of the "
+        f"{words_of(report)} are on the search part, with 95 % intervals.",
     )
 
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autoformer.evaluate import WORDS, Metric, metric_from
 from autoformer.profiling.report_numbers import (
+    capital,
     duration,
     file_size,
     interval,
@@ -21,6 +23,13 @@ NETWORKS = {
     "finetuned": "finetuned",
     "onnx fp32": "ONNX fp32",
     "onnx int8": "ONNX int8",
+}
+MEANINGS: dict[Metric, str] = {
+    "top1": "The share of images whose first guess is right (top-1), with Wilson's interval.",
+    "balanced_accuracy": "The mean over classes of the share of a class's images that are right: every class counts alike, "
+    "however many images it has. Intervals are Wilson's for as many images as the score is as sure as.",
+    "macro_f1": "The mean over classes of F1, the harmonic mean of precision and recall: every class counts alike, however "
+    "many images it has. Intervals are Wilson's for as many images as the score is as sure as.",
 }
 STEPS = ("latency table", "train", "search", "extract", "finetune", "export", "profile", "test")  # in their order
 DIGEST_DIGITS = 12
@@ -78,20 +87,21 @@ def limit_table(report: Mapping[str, Any]) -> Table:
 
 
 def test_table(report: Mapping[str, Any]) -> Table:
-    """Accuracy of every network on the test part."""
-    rows: list[tuple[str, ...]] = []
+    """The score of every network on the test part."""
+    metric, rows = metric_from(report["metric"]), list[tuple[str, ...]]()
+    counted = metric == "top1"
     for name, score in report["test"].items():
-        value, right = percent_value(score["accuracy"], score["low"], score["high"]), f"{score['correct']} of {score['images']}"
-        rows.append((networks(name), value, interval(score), right))
+        images = f"{score['correct']} of {score['images']}" if counted else str(score["images"])
+        rows.append((networks(name), percent_value(score["value"], score["low"], score["high"]), interval(score), images))
     rows.sort(key=lambda row: [*NETWORKS.values(), row[0]].index(row[0]))
     if "onnx int8" not in report["test"]:
         rows.append(("ONNX int8", "not measured", "–", "–"))
     return Table(
-        title="Top-1 accuracy on images that nothing was chosen by",
-        columns=("network", "accuracy", "95 % interval", "right"),
+        title=f"{capital(WORDS[metric])} on images that nothing was chosen by",
+        columns=("network", WORDS[metric], "95 % interval", "right" if counted else "images"),
         rows=tuple(rows),
         numbers=(1, 2, 3),
-        note="Intervals are Wilson's. All networks see the same images, so neighbouring rows differ by less than they suggest.",
+        note=f"{MEANINGS[metric]} All networks see the same images, so neighbouring rows differ by less than they suggest.",
     )
 
 
@@ -211,7 +221,7 @@ def reading_table(report: Mapping[str, Any]) -> Table:
         columns=("by", "time", "images", "digest"),
         rows=tuple(rows),
         numbers=(2,),
-        note=f"{counts or 'never read'}. Each reading beyond one per network would make its accuracy less of a test.",
+        note=f"{counts or 'never read'}. Each reading beyond one per network would make its score less of a test.",
     )
 
 

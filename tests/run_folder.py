@@ -12,7 +12,7 @@ import numpy as np
 from autoformer.architecture import Architecture
 from autoformer.checkpoint import write_json
 from autoformer.cost import Budget, LatencyQualification
-from autoformer.evaluate import Accuracy
+from autoformer.evaluate import Metric, score
 from autoformer.export.manifest import Artefact, Manifest
 from autoformer.export.parity import compare
 from autoformer.preprocessing import Preprocessing
@@ -21,7 +21,7 @@ from autoformer.profiling.latency import NotMeasured, Profile
 from autoformer.profiling.latency_table import LatencyTable, TableCosts
 from autoformer.profiling.measure import MeasureConfig, Measurement, Warmup
 from autoformer.profiling.statistics import LatencyStats, Verdict
-from autoformer.search import Candidate, conclude
+from autoformer.search_result import Candidate, conclude
 from autoformer.space import SearchSpace
 
 IMAGES, TEST_IMAGES = 270, 540
@@ -54,21 +54,28 @@ def make_run(
     int8_wrong: int | None = 3,
     int8_name: str = "model.int8.onnx",
     skip_reason: str = "TensorRT is not installed",
+    metric: Metric = "top1",
 ) -> Path:
     """Fills `folder` with a run. Its networks have 500, 530 and 531 of 540 test images right; int8 names another class than
     fp32 on `int8_wrong` images (None: it was rejected). fp32 runs take `samples_ms`, by default 1000 of 0.80 to 0.82 ms."""
     rng = random.Random(0)
     table = _table()
     costs = TableCosts(SPACE, table) if limit_ms is not None else None
-    candidates = []
+    candidates, search_labels = [], np.arange(IMAGES) % len(classes)
     for number in range(12):
         architecture = SPACE.sample(rng)
         right = np.arange(IMAGES) >= 40 - 3 * number if number < 8 else np.arange(IMAGES) >= 120
         cost = TableCosts(SPACE, table)(architecture)
         if costs is None:
             cost = type(cost)(params=cost.params, flops=cost.flops)
-        candidates.append(Candidate(number=number, generation=number // 6, architecture=architecture, cost=cost, right=right))
-    result = conclude(candidates, "cheapest")
+        guessed = np.where(right, search_labels, (search_labels + 1) % len(classes))
+        candidates.append(
+            Candidate(
+                number=number, generation=number // 6, architecture=architecture, cost=cost, guesses=guessed,
+                score=score(guessed, search_labels, metric),
+            )
+        )  # fmt: skip
+    result = conclude(candidates, search_labels, "cheapest")
     chosen = result.chosen
 
     parts = {"train": 987, "search": IMAGES, "test": TEST_IMAGES}
@@ -80,7 +87,13 @@ def make_run(
         "parts": {name: {"images": count, "digest": hashlib.sha256(name.encode()).hexdigest()} for name, count in parts.items()},
         "preprocessing": PREPROCESSING.to_dict(),
     }
-    recipe = {"seed": 3, "data": {"source": source}, "profile": {"table": None, "batch": 1}, "train": {"epochs": 2}}
+    recipe = {
+        "seed": 3,
+        "metric": metric,
+        "data": {"source": source},
+        "profile": {"table": None, "batch": 1},
+        "train": {"epochs": 2},
+    }
     run = {"format": "autoformer/run/1", "version": "0.1.0", "recipe": recipe, "data": data, "space": SPACE.to_dict()}
     write_json({**run, "device": DEVICE.to_dict()}, folder / "run.json")
     limits = Budget(max_params=200_000, max_latency_ms=limit_ms)
@@ -90,11 +103,11 @@ def make_run(
     if limit_ms is not None:
         table.save(folder / "latency_table.json")
     anchors = ("smallest", "middle", "largest")
-    supernet = {"format": "autoformer/supernet/1", "history": _history(anchors), "weights_digest": "a" * 64}
+    supernet = {"format": "autoformer/supernet/1", "history": _history(anchors, metric), "weights_digest": "a" * 64}
     write_json(supernet, folder / "supernet" / "supernet.json")
-    write_json({"format": "autoformer/subnet/1", "history": _history(("network",))}, folder / "finetuned" / "subnet.json")
+    write_json({"format": "autoformer/subnet/1", "history": _history(("network",), metric)}, folder / "finetuned" / "subnet.json")
     search = {
-        "format": "autoformer/search/1",
+        "format": "autoformer/search/2",
         "latency_qualification": None if limit_ms is None else QUALIFICATION.__dict__,
         "config": {"method": "evolution", "choose": "cheapest"},
         "result": result.to_dict(),
@@ -170,13 +183,15 @@ def _table() -> LatencyTable:
     return LatencyTable(**{**fitted.__dict__, "created": "2026-01-02T03:00:00+00:00"})
 
 
-def _history(names: tuple[str, ...]) -> list[dict[str, Any]]:
+def _history(names: tuple[str, ...], metric: Metric) -> list[dict[str, Any]]:
     def scores(epoch: int) -> dict[str, Any]:
-        return {name: Accuracy(100 + 60 * epoch + 5 * index, IMAGES).to_dict() for index, name in enumerate(names)}
+        every = {name: np.arange(IMAGES) < 100 + 60 * epoch + 5 * index for index, name in enumerate(names)}
+        labels = np.arange(IMAGES) % 10
+        return {name: score(np.where(right, labels, 0), labels, metric).to_dict() for name, right in every.items()}
 
     epochs = ((1, 2.0), (2, 1.0))
     return [
-        {"epoch": epoch, "loss": loss, "learning_rate": 1e-3, "seconds": 0.5, "accuracy": scores(epoch)} for epoch, loss in epochs
+        {"epoch": epoch, "loss": loss, "learning_rate": 1e-3, "seconds": 0.5, "scores": scores(epoch)} for epoch, loss in epochs
     ]
 
 

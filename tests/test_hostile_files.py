@@ -25,6 +25,7 @@ from autoformer.architecture import Architecture
 from autoformer.checkpoint import read_json, read_metadata, read_tensors, write_tensors
 from autoformer.cost import Cost
 from autoformer.errors import ArchitectureError, CheckpointError, MeasurementError, OutputExistsError
+from autoformer.evaluate import Metric, score
 from autoformer.export.manifest import Artefact, Manifest
 from autoformer.export.onnx_model import OnnxModel
 from autoformer.export.predictor import Predictor
@@ -32,7 +33,8 @@ from autoformer.extract import extract
 from autoformer.preprocessing import Preprocessing, PreprocessingError
 from autoformer.profiling.latency import profile_artefacts
 from autoformer.profiling.report_data import Run
-from autoformer.search import Candidate, Study, load_search
+from autoformer.search import Study
+from autoformer.search_result import Candidate, load_search
 from autoformer.space import SearchSpace
 from autoformer.subnet import Subnet
 from autoformer.subnet_folder import load_subnet, save_subnet
@@ -114,8 +116,11 @@ def test_a_search_without_a_result_is_refused(tmp_path: Path) -> None:
         (("result",), {"front": ["x"]}),
         (("result",), {"candidates": []}),
         (("result",), {"candidates": [{}]}),
-        (("result", "candidates", 0), {"images": 10**12}),
-        (("result", "candidates", 0), {"images": 8, "right": "ff"}),
+        (("result", "candidates", 0, "score"), {"images": 10**12}),
+        (("result",), {"metric": "loss"}),
+        (("result",), {"labels": "00"}),
+        (("result", "candidates", 0), {"guesses": "ff"}),
+        (("result", "candidates", 0, "score"), {"value": 0.9}),
         (("result", "candidates", 0), {"architecture": [1]}),
         (("result", "candidates", 0), {"cost": {"params": "many", "flops": 1}}),
     ],
@@ -140,7 +145,8 @@ def test_an_empty_record_of_a_supernet_is_refused(tmp_path: Path, monkeypatch: p
         ("run.json", ("data", "parts"), {"test": {"images": 0, "digest": ""}}),
         ("run.json", ("data",), {"preprocessing": {}}),
         ("supernet.json", ("history", 0), {"loss": float("nan")}),
-        ("subnet.json", ("history", 0, "accuracy", "network"), {"images": 0}),
+        ("subnet.json", ("history", 0, "scores", "network"), {"images": 0}),
+        ("run.json", ("recipe",), {"metric": "loss"}),
         ("latency.json", ("measurements", 0, "stats"), {"p50_ms": 0.01}),
         ("latency.json", ("reference",), {"samples_ms": ["a"]}),
     ],
@@ -165,21 +171,25 @@ def test_an_empty_file_of_a_run_is_named_with_the_key_it_lacks(tmp_path: Path, n
 # --- the study of a search ---------------------------------------------------------------------------------------
 
 
-def candidate(number: int, right: NDArray[np.bool_]) -> Candidate:
-    return Candidate(number=number, generation=0, architecture=SPACE.smallest, cost=Cost(params=1, flops=1), right=right)
+def candidate(number: int, guesses: NDArray[np.int64], metric: Metric = "top1") -> Candidate:
+    """Scored on images of class 1."""
+    return Candidate(
+        number=number, generation=0, architecture=SPACE.smallest, cost=Cost(params=1, flops=1), guesses=guesses,
+        score=score(guesses, np.ones_like(guesses), metric),
+    )  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 @pytest.mark.parametrize("damage", [b"no database at all, only text " * 40, None])
 def test_a_damaged_study_is_refused(tmp_path: Path, damage: bytes | None) -> None:
     path = tmp_path / "study.db"
-    Study(f"sqlite:///{path}", "s").add(candidate(0, np.ones(9, bool)))
+    Study(f"sqlite:///{path}", "s").add(candidate(0, np.ones(9, np.int64)))
     path.write_bytes(damage or path.read_bytes()[:6000])
     one_line(lambda: Study(f"sqlite:///{path}", "s").candidates(), f"{path} cannot be read as a study", "move it away")
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-@pytest.mark.parametrize("stored", [None, "{", "{}", '{"right": 3, "images": 1}', DEEP])
+@pytest.mark.parametrize("stored", [None, "{", "{}", '{"guesses": 3, "score": {}}', DEEP])
 def test_a_damaged_evaluation_in_a_study_is_refused(tmp_path: Path, stored: str | None) -> None:
     url = f"sqlite:///{tmp_path / 'study.db'}"
     foreign = optuna.create_study(study_name="s", storage=url, direction="maximize")
@@ -192,9 +202,16 @@ def test_a_damaged_evaluation_in_a_study_is_refused(tmp_path: Path, stored: str 
 
 def test_evaluations_on_different_images_are_refused() -> None:
     study = Study(None, "s")
-    study.add(candidate(0, np.ones(9, bool)))
-    study.add(candidate(1, np.ones(8, bool)))
+    study.add(candidate(0, np.ones(9, np.int64)))
+    study.add(candidate(1, np.ones(8, np.int64)))
     one_line(study.candidates, "[8, 9] images")
+
+
+def test_evaluations_by_two_metrics_are_refused() -> None:
+    study = Study(None, "s")
+    study.add(candidate(0, np.ones(9, np.int64)))
+    study.add(candidate(1, np.ones(9, np.int64), "macro_f1"))
+    one_line(study.candidates, "scored by macro_f1 and top1")
 
 
 def test_a_password_of_a_storage_is_not_shown() -> None:
@@ -211,34 +228,48 @@ def trained(folder: Path) -> TrainingState:
     optimizer = torch.optim.AdamW(network.parameters())
     network(torch.ones(1, 2)).sum().backward()
     optimizer.step()
-    return TrainingState(network, optimizer, folder, keep=3)
+    state = TrainingState(network, optimizer, folder, keep=3, steps_per_epoch=10)
+    state.step, state.history = 10, [{"loss": 1.0}]
+    return state
+
+
+NEXT = {"step": 20, "history": [{}, {}]}
 
 
 @pytest.mark.parametrize(
-    ("metadata", "extra"),
+    ("changes", "extra"),
     [
         (None, {}),
-        ({"epoch": "2", "history": [{}, {}]}, {}),
-        ({"epoch": 2, "history": {}}, {}),
-        ({"epoch": 2, "history": [{}, 3]}, {}),
-        ({"epoch": 2, "history": [{}, {}]}, {"network.weight": torch.zeros(3, 3)}),
-        ({"epoch": 2, "history": [{}, {}]}, {"optimizer.7.step": torch.zeros(())}),
-        ({"epoch": 2, "history": [{}, {}]}, {"optimizer.x": torch.zeros(())}),
-        ({"epoch": 2, "history": [{}, {}]}, {"optimizer.0.exp_avg": torch.zeros(5)}),
-        ({"epoch": 2, "history": [{}, {}]}, {"optimizer.0.other": torch.zeros(())}),
+        ({"step": "20", "history": [{}, {}]}, {}),
+        ({"step": 20, "history": {}}, {}),
+        ({"step": 20, "history": [{}, 3]}, {}),
+        ({"step": 20, "history": [{}]}, {}),
+        ({**NEXT, "groups": []}, {}),
+        ({**NEXT, "groups": [{}]}, {}),
+        ({**NEXT, "epoch_sums": {"loss": "x"}}, {}),
+        ({**NEXT, "best": {"score": 1}}, {}),
+        ({**NEXT, "scaler": {"scale": 1}}, {}),
+        (NEXT, {"network.weight": torch.zeros(3, 3)}),
+        (NEXT, {"average.weight": torch.zeros(2, 2)}),
+        (NEXT, {"other": torch.zeros(2, 2)}),
+        (NEXT, {"optimizer.7.step": torch.zeros(())}),
+        (NEXT, {"optimizer.x": torch.zeros(())}),
+        (NEXT, {"optimizer.0.exp_avg": torch.zeros(5)}),
+        (NEXT, {"optimizer.0.other": torch.zeros(())}),
     ],
 )
-def test_a_foreign_checkpoint_is_passed_over(tmp_path: Path, metadata: Any, extra: dict[str, torch.Tensor]) -> None:
-    state = trained(tmp_path)
-    state.finish_epoch({"loss": 1.0})
-    tensors = {**read_tensors(tmp_path / "epoch-000001.safetensors"), **extra}
-    write_tensors(tensors, tmp_path / "epoch-000002.safetensors", metadata)
+def test_a_foreign_checkpoint_is_passed_over(tmp_path: Path, changes: Any, extra: dict[str, torch.Tensor]) -> None:
+    trained(tmp_path).save()
+    first = tmp_path / "step-000000010.safetensors"
+    metadata = None if changes is None else {**read_metadata(first), **changes}
+    write_tensors({**read_tensors(first), **extra}, tmp_path / "step-000000020.safetensors", metadata)
     fresh = trained(tmp_path)
-    with pytest.warns(UserWarning, match=r"epoch-000002.*going on from epoch-000001\.safetensors instead"):
+    fresh.step, fresh.history = 0, []
+    with pytest.warns(UserWarning, match=r"step-000000020.*going on from step-000000010\.safetensors instead"):
         fresh.load_newest()
-    assert (fresh.epoch, fresh.history) == (1, [{"loss": 1.0}])
-    (tmp_path / "epoch-000001.safetensors").unlink()
-    one_line(trained(tmp_path).load_newest, "no checkpoint in", "epoch-000002.safetensors")
+    assert (fresh.step, fresh.epoch, fresh.history) == (10, 1, [{"loss": 1.0}])
+    first.unlink()
+    one_line(trained(tmp_path).load_newest, "no checkpoint in", "step-000000020.safetensors")
 
 
 # --- values ------------------------------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scipy.stats import binomtest  # type: ignore[import-untyped]
+from scipy.stats import binomtest
 
 from autoformer.errors import CheckpointError
+from autoformer.evaluate import Metric
 from autoformer.export.manifest import Manifest
 from autoformer.profiling.report import build_report, summary_lines
 from autoformer.profiling.report_numbers import decimals, duration, file_size, latency_text, percent
@@ -67,8 +68,36 @@ def test_accuracies_and_their_intervals_are_those_of_scipy(report: dict[str, Any
     for name, score in report["test"].items():
         interval = binomtest(right[name], TEST_IMAGES).proportion_ci(method="wilson")
         assert (score["correct"], score["images"]) == (right[name], TEST_IMAGES)
-        assert score["accuracy"] == pytest.approx(right[name] / TEST_IMAGES)
+        assert score["value"] == pytest.approx(right[name] / TEST_IMAGES)
         assert (score["low"], score["high"]) == pytest.approx((interval.low, interval.high), abs=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "macro_f1"])
+def test_a_run_of_another_metric_has_it_in_every_score_and_in_its_words(tmp_path: Path, metric: Metric) -> None:
+    """Test guesses as tests/run_folder.py makes them: inherited has the first 40 images of 540, 4 of each class, wrong."""
+    folder = make_run(tmp_path / "run", metric=metric)
+    report = build_report(folder)
+    scores = [*report["test"].values(), report["chosen"]["search_score"], report["search"]["best_score"]]
+    scores += [candidate["score"] for candidate in report["search"]["evaluated"]]
+    scores += [score for epochs in report["training"].values() for epoch in epochs for score in epoch["scores"].values()]
+    assert {report["metric"], *(score["metric"] for score in scores)} == {metric}
+    assert not any("correct" in score for score in scores)
+    assert report["test"]["inherited"]["value"] == pytest.approx(500 / 540)  # every class: 50 of 54 right, named 54 times
+    words = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}[metric]
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    assert f"## {words[0].upper()}{words[1:]} on the test part" in text
+    assert "McNemar" not in text
+    assert f"{words} on 540 test images" in "\n".join(summary_lines(report))
+    assert f"{words} on the search part, %" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["search/search.json", "supernet/supernet.json", "finetuned/subnet.json"])
+def test_scores_of_another_metric_than_the_runs_are_refused(tmp_path: Path, name: str) -> None:
+    folder = make_run(tmp_path / "run")
+    other = make_run(tmp_path / "other", metric="macro_f1")
+    shutil.copy(other / name, folder / name)
+    with pytest.raises(CheckpointError, match=f"{Path(name).name} is damaged: .*metric is top1"):
+        build_report(folder)
 
 
 def test_int8_is_compared_with_fp32_image_by_image(report: dict[str, Any]) -> None:
@@ -91,7 +120,7 @@ def test_a_rejected_int8_file_is_reported_as_missing_with_its_reason(tmp_path: P
 def test_candidates_tied_with_the_best_are_counted(report: dict[str, Any]) -> None:
     # The best has 251 of 270 right; the next differs by 3 images (p = 0.25), the one after by 6 (p = 2/64 < 0.05).
     assert (report["candidates"], report["tied"]) == (12, 2)
-    assert report["search"]["best_accuracy"]["correct"] == 251
+    assert report["search"]["best_score"]["correct"] == 251
     assert sum(candidate["tied"] for candidate in report["search"]["evaluated"]) == 2
 
 
@@ -164,7 +193,7 @@ def test_a_prediction_is_compared_with_the_measurement(report: dict[str, Any]) -
 
 
 def test_the_json_holds_what_programs_need(report: dict[str, Any], run: Path) -> None:
-    assert report["format"] == "autoformer/report/1"
+    assert report["format"] == "autoformer/report/2"
     assert report == json.loads((run / "report.json").read_text())
     assert report["seed"] == 3
     assert report["skipped"] == [{"what": "TensorRT fp32", "status": "skipped", "reason": "TensorRT is not installed"}]
@@ -202,7 +231,7 @@ def test_the_summary_stays_short_with_many_measurements(report: dict[str, Any]) 
 
 
 def test_a_summary_of_something_else_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="expected 'autoformer/report/1'"):
+    with pytest.raises(CheckpointError, match="expected 'autoformer/report/2'"):
         summary_lines({"format": "other"})
 
 

@@ -98,7 +98,7 @@ def test_the_page_says_how_the_choice_was_made_and_what_is_missing(page: Page) -
     for sentence in (
         "2 of the 12, the best included, cannot be told apart from the best",
         "among them the one with the fewest FLOPs was chosen",
-        "These accuracies are optimistic",
+        "These scores are optimistic",
         "int8 names another class than fp32 on 3 of 540 test images, 0.6 % [0.2, 1.6]",
         "Energy, temperature, clock frequency, memory in use",
         "this is one run, with seed 3",
@@ -190,7 +190,7 @@ def test_the_candidates_figure_has_every_candidate_in_each_cost(run: Run) -> Non
         points = [
             point for trace in plot["data"] if trace["mode"] == "markers" for point in zip(trace["x"], trace["y"], strict=True)
         ]
-        assert sorted(points) == sorted((getattr(c.cost, measure), 100 * c.accuracy.value) for c in run.search.candidates)
+        assert sorted(points) == sorted((getattr(c.cost, measure), 100 * c.score.value) for c in run.search.candidates)
 
 
 def test_hovering_a_candidate_tells_architecture_cost_and_interval(run: Run) -> None:
@@ -213,8 +213,8 @@ def test_the_front_holds_what_nothing_cheaper_or_equal_beats(run: Run) -> None:
             c
             for c in run.search.candidates
             if not any(
-                (getattr(o.cost, measure) <= getattr(c.cost, measure) and o.accuracy.value >= c.accuracy.value)
-                and (getattr(o.cost, measure), -o.accuracy.value) != (getattr(c.cost, measure), -c.accuracy.value)
+                (getattr(o.cost, measure) <= getattr(c.cost, measure) and o.score.value >= c.score.value)
+                and (getattr(o.cost, measure), -o.score.value) != (getattr(c.cost, measure), -c.score.value)
                 for o in run.search.candidates
             )
         ]

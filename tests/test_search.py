@@ -13,18 +13,23 @@ from autoformer.architecture import Architecture
 from autoformer.candidates import Candidates
 from autoformer.cost import Budget, Cost, ExactCosts, count_flops, count_params
 from autoformer.errors import BudgetError, CheckpointError
-from autoformer.evaluate import accuracy, tied
-from autoformer.search import Candidate, SearchConfig, Study, conclude, search
+from autoformer.evaluate import Metric, score
+from autoformer.search import SearchConfig, Study, search
+from autoformer.search_result import Candidate, conclude, packed, unpacked
 from autoformer.space import PRESETS, SearchSpace
 
 SPACE = SearchSpace.preset("micro", image_size=8, in_chans=1, num_classes=10)
 SMALL = SearchConfig(population=10, generations=4, parents=4, mutated=5, crossed=5)
 
 
-def pretend(architecture: Architecture) -> NDArray[np.bool_]:
-    """Larger is better, with noise that depends on the architecture alone."""
+LABELS = np.arange(400) % 10
+
+
+def pretend(architecture: Architecture) -> NDArray[np.int64]:
+    """Larger is better, with noise that depends on the architecture alone; a wrong guess is the next class."""
     share = 0.5 + 0.4 * count_flops(architecture, SPACE) / count_flops(SPACE.largest, SPACE)
-    return np.random.default_rng(int(architecture.digest[:8], 16)).random(400) < share
+    right = np.random.default_rng(int(architecture.digest[:8], 16)).random(400) < share
+    return np.where(right, LABELS, (LABELS + 1) % 10)
 
 
 def stored(tmp_path: Path, name: str = "s") -> Study:
@@ -42,7 +47,7 @@ def test_every_evaluated_architecture_keeps_the_budget() -> None:
         max_flops=0.5 * count_flops(SPACE.largest, SPACE),
         min_flops=0.3 * count_flops(SPACE.largest, SPACE),
     )
-    result = search(Candidates(SPACE, costs, budget), pretend, SMALL, in_memory())
+    result = search(Candidates(SPACE, costs, budget), pretend, LABELS, SMALL, in_memory())
     assert len(result.candidates) == 40
     assert all(budget.allows(costs(candidate.architecture)) for candidate in result.candidates)
     assert len({candidate.architecture for candidate in result.candidates}) == 40
@@ -50,18 +55,18 @@ def test_every_evaluated_architecture_keeps_the_budget() -> None:
 
 def test_evolution_finds_better_networks_than_the_random_first_generation() -> None:
     config = SearchConfig(population=20, generations=8, parents=5, mutated=10, crossed=10)
-    result = search(Candidates(SPACE, ExactCosts(SPACE), Budget()), pretend, config, in_memory())
-    first = [c.accuracy.value for c in result.candidates if c.generation == 0]
-    last = [c.accuracy.value for c in result.candidates if c.generation == 7]
+    result = search(Candidates(SPACE, ExactCosts(SPACE), Budget()), pretend, LABELS, config, in_memory())
+    first = [c.score.value for c in result.candidates if c.generation == 0]
+    last = [c.score.value for c in result.candidates if c.generation == 7]
     assert sum(last) / len(last) > sum(first) / len(first)
 
 
 def test_an_interrupted_search_goes_on_to_the_same_end(tmp_path: Path) -> None:
     candidates = Candidates(SPACE, ExactCosts(SPACE), Budget())
-    whole = search(candidates, pretend, SMALL, stored(tmp_path, "whole"))
+    whole = search(candidates, pretend, LABELS, SMALL, stored(tmp_path, "whole"))
     calls = 0
 
-    def dies(architecture: Architecture) -> NDArray[np.bool_]:
+    def dies(architecture: Architecture) -> NDArray[np.int64]:
         nonlocal calls
         calls += 1
         if calls in (7, 19):
@@ -70,8 +75,8 @@ def test_an_interrupted_search_goes_on_to_the_same_end(tmp_path: Path) -> None:
 
     for _ in range(2):
         with pytest.raises(RuntimeError):
-            search(candidates, dies, SMALL, stored(tmp_path, "cut"))
-    resumed = search(candidates, dies, SMALL, stored(tmp_path, "cut"))
+            search(candidates, dies, LABELS, SMALL, stored(tmp_path, "cut"))
+    resumed = search(candidates, dies, LABELS, SMALL, stored(tmp_path, "cut"))
     assert [c.architecture for c in resumed.candidates] == [c.architecture for c in whole.candidates]
     assert resumed.chosen.architecture == whole.chosen.architecture
     assert calls == 40 + 2  # only the two evaluations in flight were lost
@@ -80,15 +85,15 @@ def test_an_interrupted_search_goes_on_to_the_same_end(tmp_path: Path) -> None:
 def test_a_trial_that_was_running_when_its_process_died_is_done_again(tmp_path: Path) -> None:
     study = stored(tmp_path)
     study.study.ask()
-    result = search(Candidates(SPACE, ExactCosts(SPACE), Budget()), pretend, SMALL, stored(tmp_path))
+    result = search(Candidates(SPACE, ExactCosts(SPACE), Budget()), pretend, LABELS, SMALL, stored(tmp_path))
     assert len(result.candidates) == 40
 
 
 def test_a_study_of_another_seed_is_refused(tmp_path: Path) -> None:
     candidates = Candidates(SPACE, ExactCosts(SPACE), Budget())
-    search(candidates, pretend, SMALL, stored(tmp_path), seed=1)
+    search(candidates, pretend, LABELS, SMALL, stored(tmp_path), seed=1)
     with pytest.raises(CheckpointError, match="another search"):
-        search(candidates, pretend, SMALL, stored(tmp_path), seed=2)
+        search(candidates, pretend, LABELS, SMALL, stored(tmp_path), seed=2)
 
 
 def test_a_space_smaller_than_the_search_is_evaluated_once_each() -> None:
@@ -96,43 +101,95 @@ def test_a_space_smaller_than_the_search_is_evaluated_once_each() -> None:
         name="four", embed_dims=(16,), depths=(1,), num_heads=(1, 2), mlp_ratios=(1.0, 2.0), head_dim=8,
         image_sizes=(8,), patch_size=4,
     )  # fmt: skip
-    result = search(Candidates(tiny, ExactCosts(tiny), Budget()), lambda a: np.ones(5, bool), SMALL, in_memory())
+    result = search(Candidates(tiny, ExactCosts(tiny), Budget()), lambda a: LABELS[:5], LABELS[:5], SMALL, in_memory())
     assert len(result.candidates) == tiny.size == 4
 
 
 def candidate(number: int, flops: int, right: list[int]) -> Candidate:
+    """Right where `right` says, on images of class 1."""
+    guessed = np.asarray(right, np.int64)
     architecture = Architecture(embed_dim=number + 1, num_heads=(1,), mlp_ratio=(1.0,))
     return Candidate(
-        number=number, generation=0, architecture=architecture, cost=Cost(params=1, flops=flops), right=np.asarray(right, bool)
-    )
+        number=number, generation=0, architecture=architecture, cost=Cost(params=1, flops=flops), guesses=guessed,
+        score=score(guessed, np.ones_like(guessed)),
+    )  # fmt: skip
 
 
 def test_among_tied_candidates_the_cheapest_is_chosen_unless_the_best_is_asked_for() -> None:
     best, near, far = candidate(0, 90, [1] * 20), candidate(1, 50, [1] * 19 + [0]), candidate(2, 10, [1] * 8 + [0] * 12)
-    result = conclude([best, near, far], "cheapest")
+    result = conclude([best, near, far], np.ones(20, np.int64), "cheapest")
     assert (result.best.number, result.chosen.number) == (0, 1)
     assert [c.number for c in result.tied] == [1, 0]
-    assert conclude([best, near, far], "best").chosen.number == 0
+    assert conclude([best, near, far], np.ones(20, np.int64), "best").chosen.number == 0
 
 
 def test_the_front_holds_what_nothing_beats_in_both_cost_and_accuracy() -> None:
-    result = conclude([candidate(0, 10, [1, 0, 0]), candidate(1, 20, [1, 0, 0]), candidate(2, 30, [1, 1, 0])], "best")
+    three = [candidate(0, 10, [1, 0, 0]), candidate(1, 20, [1, 0, 0]), candidate(2, 30, [1, 1, 0])]
+    result = conclude(three, np.ones(3, np.int64), "best")
     assert [c.number for c in result.front] == [0, 2]
 
 
-def test_ties_are_decided_by_the_exact_sign_test() -> None:
-    """Six wins to none has two-sided probability 2/64 = 0.031; five to none 2/32 = 0.063."""
-    ones, zeros = np.ones(10, bool), np.ones(10, bool)
-    zeros[:6] = False
-    assert not tied(ones, zeros)
-    zeros[5] = True
-    assert tied(ones, zeros)
+RARE = np.asarray([0] * 90 + [1] * 10)  # one class has nine times the images of the other
 
 
-def test_the_interval_of_an_accuracy_is_wilsons() -> None:
-    """9 of 10: 0.5958 to 0.9821 (Wilson 1927, computed by hand with z = 1.96)."""
-    low, high = accuracy(np.asarray([1] * 9 + [0], bool)).interval
-    assert (round(low, 3), round(high, 3)) == (0.596, 0.982)
+def either(architecture: Architecture) -> NDArray[np.int64]:
+    """Networks of one block name the common class alone: 90 % right, half of the classes. The others get a quarter of the
+    common class wrong and nothing of the rare one: 77.5 % right on the whole, 87.5 % in the mean over classes."""
+    guessed = np.zeros_like(RARE)
+    if architecture.depth > 1:
+        guessed[67:] = 1
+    return guessed
+
+
+@pytest.mark.parametrize(
+    ("metric", "depth", "value"), [("top1", 1, 0.9), ("balanced_accuracy", 2, (67 / 90 + 1) / 2), ("macro_f1", 2, None)]
+)
+def test_rare_classes_decide_a_search_by_class_means_and_not_by_top1(metric: Metric, depth: int, value: float | None) -> None:
+    """By hand, F1: all common 2·90/(90+100) = 0.947 and 0, mean 0.474; else 2·67/(90+67) = 0.854 and 2·10/(10+33) = 0.465."""
+    space = SearchSpace(
+        name="eight", embed_dims=(16,), depths=(1, 2), num_heads=(1,), mlp_ratios=(1.0, 2.0), head_dim=8, image_sizes=(8,),
+        patch_size=4,
+    )  # fmt: skip
+    candidates = Candidates(space, ExactCosts(space), Budget())
+    result = search(candidates, either, RARE, SMALL, in_memory(), metric=metric)
+    assert {c.architecture.depth for c in result.tied} == {depth}
+    assert result.chosen.architecture.depth == depth
+    assert result.chosen.score.value == pytest.approx((0.8535 + 0.4651) / 2 if value is None else value, abs=1e-4)
+    assert result.metric == metric
+
+
+def test_a_study_of_another_metric_is_refused(tmp_path: Path) -> None:
+    candidates = Candidates(SPACE, ExactCosts(SPACE), Budget())
+    search(candidates, pretend, LABELS, SMALL, stored(tmp_path))
+    with pytest.raises(CheckpointError, match=r"study.db holds another search: .* scored by accuracy, expected macro-F1"):
+        search(candidates, pretend, LABELS, SMALL, stored(tmp_path), metric="macro_f1")
+
+
+def test_a_study_of_other_images_is_refused(tmp_path: Path) -> None:
+    candidates = Candidates(SPACE, ExactCosts(SPACE), Budget())
+    search(candidates, pretend, LABELS, SMALL, stored(tmp_path))
+    with pytest.raises(CheckpointError, match="another search: evaluation 0 scored"):
+        search(candidates, pretend, (LABELS + LABELS // 9) % 10, SMALL, stored(tmp_path))
+
+
+@pytest.mark.parametrize("metric", ["top1", "balanced_accuracy", "macro_f1"])
+def test_an_interrupted_search_knows_its_scores_again(tmp_path: Path, metric: Metric) -> None:
+    candidates = Candidates(SPACE, ExactCosts(SPACE), Budget())
+    first = search(candidates, pretend, LABELS, SMALL, stored(tmp_path), metric=metric)
+    again = search(
+        candidates, lambda a: pytest.fail("evaluated again"), LABELS, SMALL, stored(tmp_path), metric=metric
+    )  # fmt: skip
+    assert [c.score for c in again.candidates] == [c.score for c in first.candidates]
+    assert again.to_dict() == first.to_dict()
+
+
+@pytest.mark.parametrize(("largest", "digits"), [(255, 2), (256, 4), (65_536, 8)])
+def test_guesses_are_stored_in_as_few_bytes_as_their_largest_class_needs(largest: int, digits: int) -> None:
+    classes = np.asarray([0, 7, largest])
+    assert len(packed(classes)) == 3 * digits
+    assert unpacked(packed(classes), 3).tolist() == classes.tolist()
+    with pytest.raises(ValueError, match="for 2 images"):
+        unpacked(packed(np.asarray([1, 2, 3])), 2)
 
 
 def test_a_budget_nobody_can_meet_names_the_tightest_limit_and_the_cheapest_network() -> None:
