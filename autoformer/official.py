@@ -14,19 +14,16 @@ Letters: S super width, p patch size, P patches, M hidden width of the MLP, K ch
 
 from __future__ import annotations
 
-import argparse
 import math
-import pickle
 import re
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from autoformer.errors import CheckpointError
+from autoformer.foreign_weights import read_foreign_weights
 from autoformer.space import SearchSpace
 from autoformer.supernet import Supernet
 
@@ -44,40 +41,6 @@ TABLE_NAMES = {
     "value_rows": "rel_pos_embed_v.embeddings_table_v",
     "value_columns": "rel_pos_embed_v.embeddings_table_h",
 }
-
-
-def read_official(path: Path) -> dict[str, Tensor]:
-    """The weights of an official checkpoint file. Nothing in it is executed.
-
-    The file may hold the weights alone or, as the training script writes it, the whole state under "model" and beside it an
-    `argparse.Namespace`, the one class besides plain values that is accepted. Raises `CheckpointError` when the
-    file is missing, truncated, holds other objects or no weights.
-    """
-    advice = "download it again from the model zoo"
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's notes on foreign pickles; what is wrong becomes the error below
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} does not exist; expected an official checkpoint, like supernet-tiny.pth") from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path} was not loaded and nothing in it was run: {_reason(error)}; {advice}") from error
-    except Exception as error:  # whatever a damaged file makes the zip reader or the unpickler stumble over
-        raise CheckpointError(f"{path} is truncated or no checkpoint of torch: {_reason(error)}; {advice}") from error
-    state = content.get("model", content) if isinstance(content, Mapping) else content
-    if not isinstance(state, Mapping) or not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise CheckpointError(f'{path} holds no weights; expected names and tensors, at the top or under "model"')
-    return {str(name): tensor for name, tensor in state.items()}
-
-
-def _reason(error: Exception) -> str:
-    """The part of torch's message that says what was wrong, on one line."""
-    text = " ".join(str(error).split())
-    if found := re.search(r"GLOBAL ([\w.]+)", text):
-        return f"it holds {found[1]}, which is neither a tensor nor a plain value"
-    if "Weights only load failed" in text:
-        return "it holds more than tensors and plain values"
-    return text.split(". ")[0][:160] or "it ends too early"
 
 
 def load_official(
@@ -126,7 +89,7 @@ def import_official(path: Path, space: SearchSpace) -> Supernet:
 
     Raises `CheckpointError` when the file cannot be read or its weights are not those of such a space.
     """
-    state_dict = read_official(path)
+    state_dict = read_foreign_weights(path)
     try:
         supernet = load_official(
             state_dict,

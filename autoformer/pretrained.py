@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from autoformer.adapt import Normalisation, adapt_subnet, adapt_supernet
 from autoformer.checkpoint import read_json
 from autoformer.errors import ArchitectureError, CheckpointError
+from autoformer.foreign_weights import read_foreign_weights
 from autoformer.importance import assumed_moments, order_by_importance
-from autoformer.official import import_official, read_official
+from autoformer.official import import_official
 from autoformer.preprocessing import Preprocessing
 from autoformer.relative_position import Tables
 from autoformer.space import PRESETS, SearchSpace
@@ -102,7 +103,7 @@ def _normalisation_of(folder: Path) -> Normalisation:
 
 def _official(path: Path, space: SearchSpace | None) -> Supernet:
     """The released supernet of a file, for the image size that its positions were trained with."""
-    weights = read_official(path)
+    weights = read_foreign_weights(path)
     stem = weights.get("patch_embed_super.proj.weight")
     width = None if stem is None or stem.ndim != 4 else stem.shape[0]
     if "patch_embed.proj.weight" in weights:

@@ -13,7 +13,7 @@ from autoformer.errors import DataError
 from autoformer.evaluate import resize_images
 from autoformer.preprocessing import Preprocessing
 from autoformer.subnet_folder import load_subnet
-from autoformer.timm_models import PREFIX, open_timm
+from autoformer.timm_models import PREFIX, timm_network
 from autoformer.training_config import TeacherConfig
 
 
@@ -24,8 +24,7 @@ class Teacher:
         """Raises `DataError` when it knows other classes, `CheckpointError` when it cannot be loaded."""
         self.config = config
         if config.network.startswith(PREFIX):
-            name, _, file = config.network.removeprefix(PREFIX).partition("@")
-            network: Any = open_timm(name, Path(file).expanduser() if file else None)
+            network: Any = timm_network(config.network, num_classes=classes)
             data = network.pretrained_cfg
             self.size, mean, std = int(data["input_size"][-1]), data["mean"], data["std"]
         else:

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from autoformer.architecture import Architecture
 from autoformer.errors import ArchitectureError, CheckpointError
-from autoformer.official import import_official, load_official, read_official
+from autoformer.foreign_weights import read_foreign_weights
+from autoformer.official import import_official, load_official
 from autoformer.preprocessing import Preprocessing
 from autoformer.space import SearchSpace
 from autoformer.subnet import Subnet
@@ -203,7 +204,7 @@ def test_the_training_scripts_file_is_read_with_its_namespace(numbers: dict[str,
     )
     torch.save(weights, tmp_path / "weights.pth")
     for name in ("training.pth", "weights.pth"):
-        found = read_official(tmp_path / name)
+        found = read_foreign_weights(tmp_path / name)
         assert set(found) == set(weights)
         assert all(torch.equal(found[key], weights[key]) for key in weights)
 
@@ -217,7 +218,7 @@ def test_a_payload_in_the_file_does_not_run(tmp_path: Path, kind: str) -> None:
     else:
         torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
     with pytest.raises(CheckpointError, match="was not loaded and nothing in it was run") as caught:
-        read_official(path)
+        read_foreign_weights(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not trace.exists()
@@ -230,7 +231,7 @@ def test_only_a_namespace_is_accepted_besides_plain_values(tmp_path: Path) -> No
     path = tmp_path / "other.pth"
     torch.save({"model": {"a": torch.zeros(1)}, "args": Path("here")}, path)
     with pytest.raises(CheckpointError, match=r"pathlib"):
-        read_official(path)
+        read_foreign_weights(path)
     torch.save({"args": argparse.Namespace()}, path)
     with pytest.raises(pickle.UnpicklingError, match="argparse"):  # the permission ends with the call
         torch.load(path, weights_only=True)
@@ -243,7 +244,7 @@ def test_a_truncated_file_is_refused_in_one_line(numbers: dict[str, np.ndarray[A
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(CheckpointError, match=r"cut\.pth") as caught:
-        read_official(path)
+        read_foreign_weights(path)
     assert "\n" not in str(caught.value)
 
 
@@ -251,12 +252,12 @@ def test_a_truncated_file_is_refused_in_one_line(numbers: dict[str, np.ndarray[A
 def test_a_file_without_weights_is_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "none.pth")
     with pytest.raises(CheckpointError, match="holds no weights"):
-        read_official(tmp_path / "none.pth")
+        read_foreign_weights(tmp_path / "none.pth")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"absent\.pth does not exist"):
-        read_official(tmp_path / "absent.pth")
+        read_foreign_weights(tmp_path / "absent.pth")
 
 
 def test_a_file_is_imported_into_its_space_only(numbers: dict[str, np.ndarray[Any, Any]], tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from autoformer.adapt import Normalisation, adapt_subnet, adapt_supernet
 from autoformer.architecture import Architecture
 from autoformer.errors import ArchitectureError, AutoformerError, CheckpointError
-from autoformer.importance import assumed_moments, measured_moments, order_by_importance
+from autoformer.importance import assumed_moments, order_by_importance
 from autoformer.pretrained import space_around, start_from, subnet_from_timm, supernet_from_timm
 from autoformer.relative_position import Tables
 from autoformer.space import SearchSpace
@@ -302,15 +302,14 @@ def blocks(supernet: Supernet) -> list[SuperBlock]:
     return [block for block in supernet.blocks if isinstance(block, SuperBlock)]
 
 
-@pytest.mark.parametrize("measured", [False, True])
-def test_ordering_leaves_the_largest_network_as_it_was(measured: bool) -> None:
+def test_ordering_leaves_the_largest_network_as_it_was() -> None:
     supernet = supernet_from_timm(random_vit("deit_small_patch16_224", num_heads=6)).double()
     with torch.no_grad():
         for weight in supernet.parameters():  # tables too: they belong to no head and must stay
             weight.copy_(torch.randn_like(weight) * 0.2)
     images = pixels(supernet).double()
     before, stem = largest_logits(supernet, images), supernet.patch_embed.proj.weight.clone()
-    order_by_importance(supernet, measured_moments(supernet, images) if measured else assumed_moments(supernet))
+    order_by_importance(supernet, assumed_moments(supernet))
     assert_close(largest_logits(supernet, images), before, 1e-11)
     assert not torch.equal(supernet.patch_embed.proj.weight, stem)
 
@@ -346,31 +345,6 @@ def test_assumed_moments_of_hidden_channels_are_those_of_a_gaussian_through_the_
         x = mean + deviation * grid
         expected = np.trapezoid((x * (1 + erf(x / math.sqrt(2))) / 2) ** 2 * density, grid)
         assert float(moments.hidden[0][unit]) == pytest.approx(expected, rel=1e-4)
-
-
-def test_measured_moments_are_those_of_the_activations() -> None:
-    supernet = supernet_from_timm(random_vit("deit_tiny_patch16_224")).double()
-    images = pixels(supernet).double()
-    moments = measured_moments(supernet, images)
-    subnet = Subnet.from_supernet(supernet, supernet.space.largest)
-    seen: dict[str, Tensor] = {}
-    first: Any = subnet.blocks[0]
-    last: Any = subnet.blocks[-1]
-    for name, module in (("proj", first.attn.proj), ("fc2", last.mlp.fc2), ("norm1", first.norm1), ("norm", subnet.norm)):
-        module.register_forward_pre_hook(lambda _, given, name=name: seen.__setitem__(name, given[0].detach()))
-    with torch.no_grad():
-        subnet(images)
-    heads = seen["proj"].reshape(-1, 3, 16).numpy()
-    for head in range(3):
-        expected = heads[:, head].T @ heads[:, head] / len(heads)
-        np.testing.assert_allclose(moments.heads[0][head].numpy(), expected, rtol=1e-9)
-    np.testing.assert_allclose(moments.hidden[-1].numpy(), (seen["fc2"].numpy() ** 2).mean((0, 1)), rtol=1e-9)
-    for found, x in ((moments.attention_inputs[0], seen["norm1"]), (moments.features, seen["norm"][:, :1])):
-        stream = x.numpy().reshape(-1, 48)
-        centred = stream - stream.mean(1, keepdims=True)
-        normalised = centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-6)
-        np.testing.assert_allclose(found.numpy(), (normalised**2).mean(0), rtol=1e-9)
-    assert not any(block.norm1._forward_pre_hooks for block in blocks(supernet))
 
 
 # --- other images ------------------------------------------------------------------------------------------------
