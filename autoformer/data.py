@@ -51,6 +51,9 @@ class DataConfig(BaseModel):
     root: Path | None = Field(None, description="where a named data set lies")
     image_size: int | None = Field(None, gt=3, le=4096, description="pixels; empty: from the images, at most max_image_size")
     max_image_size: int = Field(64, gt=3, le=4096, description="pixels; the largest size chosen from the images")
+    crop_pct: float = Field(
+        1.0, gt=0, le=1, description="evaluation resizes the shorter side to image_size / crop_pct, then crops the centre"
+    )
     search_fraction: float = Field(0.15, gt=0, lt=1, description="share of a class held out for the search")
     test_fraction: float = Field(0.3, gt=0, lt=1, description="share of a class held out for the test, where none exists")
     split_seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the split")
@@ -249,7 +252,7 @@ def _parts(source: Source, config: DataConfig) -> DataParts:
         layout += _words_on_groups((train, search, tests), config.group_by, has_effect=bool(fractions))
     layout += source.left_out
     preprocessing = sampled_preprocessing(
-        images, train.indices, image_size=config.image_size, max_image_size=config.max_image_size,
+        images, train.indices, image_size=config.image_size, max_image_size=config.max_image_size, crop_pct=config.crop_pct,
         skip_unreadable=config.unreadable == "skip",
     )  # fmt: skip
     return DataParts(name, classes, train, search, TestPart(tests), preprocessing, layout, config)

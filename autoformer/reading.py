@@ -35,7 +35,14 @@ def for_each(images: Images, indices: Sequence[int], work: Callable[[int], Answe
 
 
 def sampled_preprocessing(
-    images: Images, indices: Sequence[int], *, image_size: int | None, max_image_size: int, skip_unreadable: bool, most: int = 512
+    images: Images,
+    indices: Sequence[int],
+    *,
+    image_size: int | None,
+    max_image_size: int,
+    crop_pct: float,
+    skip_unreadable: bool,
+    most: int = 512,
 ) -> Preprocessing:
     """Image size, channels, mean and standard deviation from up to `most` evenly spaced images.
 
@@ -59,7 +66,7 @@ def sampled_preprocessing(
     if size is None:
         shorter = sorted(min(image.size) for image in sample)[len(sample) // 2]
         size = min(max_image_size, max(8, shorter // 8 * 8))  # a grid of 8 patches a side divides it
-    plain = Preprocessing(size, channels, (0.0,) * channels, (1.0,) * channels)
+    plain = Preprocessing(size, channels, (0.0,) * channels, (1.0,) * channels, crop_pct=crop_pct)
     pixels = np.stack([plain.pixels(image) for image in sample]).astype(np.float64) / 255
     mean, std = pixels.mean((0, 1, 2)), pixels.std((0, 1, 2))
     return Preprocessing(
@@ -67,4 +74,5 @@ def sampled_preprocessing(
         in_chans=channels,
         mean=tuple(round(float(value), 4) for value in mean),
         std=tuple(round(max(float(value), 0.01), 4) for value in std),
+        crop_pct=crop_pct,
     )
