@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -55,13 +56,13 @@ def test_a_run_killed_at_every_step_ends_with_the_architecture_and_weights_of_an
     moments: dict[str, Callable[[], bool]] = {
         "as the folder is claimed": lambda: (out / "identity.json").exists(),
         "in the first epoch": lambda: (out / "supernet" / "identity.json").exists(),
-        "between checkpoints": lambda: (out / "supernet" / "checkpoints" / "epoch-000003.safetensors").exists(),
+        "between checkpoints": lambda: (out / "supernet" / "checkpoints" / "step-000000045.safetensors").exists(),
         "as the supernet is finished": lambda: (out / "supernet" / "supernet.json").exists(),
         "as the study begins": lambda: evaluations() > 0,
         "within the search": lambda: (out / "search" / "study.db-journal").exists() and evaluations() > 50_000,
         "as the search ends": lambda: (out / "search" / "search.json").exists(),
         "as the subnet is cut": lambda: (out / "subnet").exists(),
-        "while finetuning": lambda: (out / "finetuned" / "checkpoints" / "epoch-000002.safetensors").exists(),
+        "while finetuning": lambda: (out / "finetuned" / "checkpoints" / "step-000000030.safetensors").exists(),
         "as the export begins": lambda: any(out.glob(".export.*")),
         "as the export is there": lambda: (out / "export").exists(),
         "while the test part is read": lambda: (out / "test.json").exists(),
@@ -86,7 +87,7 @@ def test_ctrl_c_ends_a_run_with_one_line_that_says_how_to_go_on(latency_table: P
     out = tmp_path / "run"
     words = ["run", str(QUICKSTART), "--out", str(out), "--quiet", *shortened(latency_table)]
     process = subprocess.Popen([sys.executable, "-m", "autoformer.cli", *words], stderr=subprocess.PIPE, text=True)
-    while not (out / "supernet" / "checkpoints" / "epoch-000002.safetensors").exists():
+    while not (out / "supernet" / "checkpoints" / "step-000000030.safetensors").exists():
         assert process.poll() is None
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
@@ -94,3 +95,40 @@ def test_ctrl_c_ends_a_run_with_one_line_that_says_how_to_go_on(latency_table: P
     assert process.returncode == 130
     assert len(errors.strip().splitlines()) == 1
     assert "run the same command again" in errors
+
+
+@pytest.mark.slow
+def test_a_training_killed_at_random_points_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path) -> None:
+    """Sandwich with distillation, moving average and mixing, a checkpoint at nearly every step, twelve kills."""
+    settings = (
+        "train.epochs=6", "train.save_minutes=0.0005", "train.ema_decay=0.95", "train.mixup=0.8", "train.drop_path_rate=0.1",
+        "train.subnets.strategy=sandwich", "train.subnets.distill=true", "train.evaluate_every=3", "train.augment.erase=0.3",
+        "train.workers=1",
+    )  # fmt: skip
+
+    def words(out: Path) -> list[str]:
+        options = [word for setting in settings for word in ("--set", setting)]
+        return [sys.executable, "-m", "autoformer.cli", "train", str(QUICKSTART), "--out", str(out), "--quiet", *options]
+
+    out, rng, kills, newest = tmp_path / "killed", random.Random(0), 0, 0
+    for _ in range(40):
+        process = subprocess.Popen(words(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        after = newest + rng.randint(1, 12)  # steps; the moment within a step is the scheduler's
+
+        def reached(after: int = after) -> bool:
+            names = [path.stem for path in (out / "checkpoints").glob("step-*.safetensors")] if out.exists() else []
+            return any(int(name.removeprefix("step-")) >= after for name in names)
+
+        while process.poll() is None and not (kills < 12 and reached()):
+            time.sleep(0.001)
+        if process.poll() is not None:
+            assert process.returncode == 0
+            break
+        time.sleep(rng.random() * 0.05)
+        process.kill()
+        process.wait()
+        kills += 1
+        newest = max(int(path.stem.removeprefix("step-")) for path in (out / "checkpoints").glob("step-*.safetensors"))
+    assert kills >= 6
+    assert subprocess.run(words(tmp_path / "whole"), capture_output=True).returncode == 0
+    assert weights_of(out) == weights_of(tmp_path / "whole")
