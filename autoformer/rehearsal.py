@@ -49,7 +49,7 @@ def rehearse(trainer: Trainer, out: Path) -> Rehearsal:
         asked = time.perf_counter()
         pixels, facts = next(loader)
         waited = time.perf_counter() - asked
-        loss: Tensor = trainer.train_step(forward, pixels, facts, step)
+        loss: Tensor = trainer.steps.run(forward, pixels, facts, step)
         float(loss)  # waits for the device
         if step >= WARMUP or trainer.plan.steps <= WARMUP:
             times.append(time.perf_counter() - asked)

@@ -26,6 +26,7 @@ from autoformer.subnet_folder import load_subnet, save_subnet
 from autoformer.supernet import Supernet
 from autoformer.supernet_folder import load_supernet
 from autoformer.train import finetune, train_supernet
+from autoformer.train_step import TrainStep
 from autoformer.trainer import Trainer
 from autoformer.training_config import WITHOUT_EFFECT, FinetuneConfig, SupernetConfig, TrainConfig
 
@@ -52,15 +53,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory, parts: DataParts) -> Path:
 @contextmanager
 def dying_at(fatal_step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What trains in the block dies before its step `fatal_step`, as if memory ran out."""
-    steps = Trainer.train_step
+    steps = TrainStep.run
 
-    def dying(self: Trainer, forward: nn.Module, pixels: Tensor, facts: Tensor, step: int) -> Tensor:
+    def dying(self: TrainStep, forward: nn.Module, pixels: Tensor, facts: Tensor, step: int) -> Tensor:
         if step == fatal_step:
             raise MemoryError("died")
         return steps(self, forward, pixels, facts, step)
 
     with monkeypatch.context() as patch, pytest.raises(MemoryError):  # noqa: PT012
-        patch.setattr(Trainer, "train_step", dying)
+        patch.setattr(TrainStep, "run", dying)
         yield
 
 
@@ -158,8 +159,8 @@ def rates(parts: DataParts, folder: Path, **changes: Any) -> Callable[[int], flo
     assert trainer.plan.steps_per_epoch == 15
 
     def rate(step: int) -> float:
-        trainer._set_rate(step)
-        return float(trainer.optimizer.param_groups[0]["lr"])
+        trainer.steps.set_rate(step)
+        return float(trainer.steps.optimizer.param_groups[0]["lr"])
 
     return rate
 

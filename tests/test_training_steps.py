@@ -31,6 +31,7 @@ from autoformer.supernet import Supernet
 from autoformer.supernet_folder import load_supernet
 from autoformer.teacher import imitation
 from autoformer.train import finetune, train_supernet
+from autoformer.train_step import TrainStep
 from autoformer.trainer import Trainer
 from autoformer.training_config import FinetuneConfig, SubnetsConfig, SupernetConfig
 from tests.small_spaces import NAMES, shrunk
@@ -169,12 +170,12 @@ def test_unused_weights_move_by_momentum_and_decay_unless_frozen(parts: DataPart
         config = QUICK.model_copy(update={"subnets": subnets, "warmup_epochs": 0.0})
         trainer = trainer_of(parts, tmp_path, config)
         pixels, facts = next(trainer._loader(0))
-        trainer.train_step(trainer.network, pixels, facts, 0)  # the largest network gives every weight a momentum
+        trainer.steps.run(trainer.network, pixels, facts, 0)  # the largest network gives every weight a momentum
         assert isinstance(trainer.network, Supernet)
         unused = ~used_weights(trainer.network, [SPACE.smallest])[trainer.network.head.weight]
         before = trainer.network.head.weight[unused].detach().clone()
-        trainer.choose = lambda step: (SPACE.smallest,)
-        trainer.train_step(trainer.network, pixels, facts, 1)
+        trainer.steps.choose = lambda step: (SPACE.smallest,)
+        trainer.steps.run(trainer.network, pixels, facts, 1)
         return before, trainer.network.head.weight[unused].detach()
 
     before, after = steps(freeze=False)
@@ -218,15 +219,15 @@ def test_in_place_distillation_teaches_all_but_the_largest(parts: DataParts, tmp
     config = QUICK.model_copy(update={"subnets": SubnetsConfig(strategy="sandwich", distill=True)})
     seen: list[bool] = []
     trainer = trainer_of(parts, tmp_path, config)
-    loss = trainer._loss
+    loss = trainer.steps.loss
 
     def spy(logits: Tensor, targets: Tensor, taught: Tensor | None, largest: Tensor | None) -> Tensor:
         seen.append(largest is not None)
         assert largest is None or not largest.requires_grad
         return loss(logits, targets, taught, largest)
 
-    trainer._loss = spy  # type: ignore[method-assign]
-    trainer.train_step(trainer.network, *next(trainer._loader(0)), 0)
+    trainer.steps.loss = spy  # type: ignore[method-assign]
+    trainer.steps.run(trainer.network, *next(trainer._loader(0)), 0)
     assert seen == [False, True, True, True]
 
 
@@ -287,24 +288,24 @@ def test_saving_memory_does_not_change_what_is_learned(parts: DataParts, tmp_pat
 def test_gradients_that_are_not_finite_move_nothing(parts: DataParts, tmp_path: Path) -> None:
     trainer = trainer_of(parts, tmp_path)
     pixels, facts = next(trainer._loader(0))
-    trainer.train_step(trainer.network, pixels, facts, 0)
+    trainer.steps.run(trainer.network, pixels, facts, 0)
     before = tensors_digest(trainer.network.state_dict())
-    loss = trainer._loss
-    trainer._loss = lambda *words: loss(*words) * float("nan")  # type: ignore[method-assign]
-    trainer.train_step(trainer.network, pixels, facts, 1)
+    loss = trainer.steps.loss
+    trainer.steps.loss = lambda *words: loss(*words) * float("nan")  # type: ignore[method-assign]
+    trainer.steps.run(trainer.network, pixels, facts, 1)
     assert tensors_digest(trainer.network.state_dict()) == before
-    trainer._loss = loss  # type: ignore[method-assign]
-    trainer.train_step(trainer.network, pixels, facts, 2)
+    trainer.steps.loss = loss  # type: ignore[method-assign]
+    trainer.steps.run(trainer.network, pixels, facts, 2)
     assert tensors_digest(trainer.network.state_dict()) != before
-    assert float(trainer.nonfinite_in_a_row) == 0
+    assert float(trainer.steps.nonfinite_in_a_row) == 0
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_training_without_finite_gradients_stops_and_leaves_its_images_and_networks(
     parts: DataParts, tmp_path: Path, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss = Trainer._loss
-    monkeypatch.setattr(Trainer, "_loss", lambda self, *words: loss(self, *words) * float("inf"))
+    loss = TrainStep.loss
+    monkeypatch.setattr(TrainStep, "loss", lambda self, *words: loss(self, *words) * float("inf"))
     config = QUICK.model_copy(update={"max_nonfinite": 4, "optimizer": optimizer})
     with pytest.raises(TrainingError, match=r"4 steps in a row .* the last of them step 4") as caught:
         train_supernet(SPACE, parts, config, tmp_path / "s")
@@ -318,16 +319,16 @@ def test_a_training_without_finite_gradients_stops_and_leaves_its_images_and_net
 def interrupted(
     kind: signal.Signals, at: int, monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]
 ) -> InterruptedRunError:
-    steps = Trainer.train_step
+    steps = TrainStep.run
 
-    def step_then_signal(self: Trainer, forward: nn.Module, pixels: Tensor, facts: Tensor, step: int) -> Tensor:
+    def step_then_signal(self: TrainStep, forward: nn.Module, pixels: Tensor, facts: Tensor, step: int) -> Tensor:
         loss = steps(self, forward, pixels, facts, step)
         if step == at:
             os.kill(os.getpid(), kind)
         return loss
 
     with monkeypatch.context() as patch, pytest.raises(InterruptedRunError, match="run the same command again") as caught:  # noqa: PT012
-        patch.setattr(Trainer, "train_step", step_then_signal)
+        patch.setattr(TrainStep, "run", step_then_signal)
         work()
     return caught.value
 
@@ -407,8 +408,8 @@ def test_layer_wise_decay_slows_the_first_layers(parts: DataParts, tmp_path: Pat
     config = FinetuneConfig(epochs=1, batch_size=64, layer_decay=0.5, learning_rate=1.0, warmup_epochs=0)
     network = Subnet.from_space(SPACE, SPACE.largest)
     trainer = Trainer(network, parts, config, tmp_path, only_one, {"network": None}, parts.preprocessing)
-    trainer._set_rate(0)
-    rates = {id(weight): group["lr"] for group in trainer.optimizer.param_groups for weight in group["params"]}
+    trainer.steps.set_rate(0)
+    rates = {id(weight): group["lr"] for group in trainer.steps.optimizer.param_groups for weight in group["params"]}
     found = [
         rates[id(network.get_parameter(name))]
         for name in ("head.weight", "blocks.1.mlp.fc1.weight", "blocks.0.mlp.fc1.weight", "cls_token")
@@ -422,7 +423,7 @@ def test_the_moving_average_is_what_a_training_ends_with_and_what_is_scored(part
     trainer = trainer_of(parts, tmp_path / "hand", config)
     expected: dict[str, Tensor] = {}
     for step, (pixels, facts) in enumerate(trainer._loader(0)):
-        trainer.train_step(trainer.network, pixels, facts, step)
+        trainer.steps.run(trainer.network, pixels, facts, step)
         decay = 0.0 if step == 0 else 1 - (1 + step) ** (-2 / 3)
         for name, weight in trainer.network.state_dict().items():
             expected[name] = weight.clone() if not step else decay * expected[name] + (1 - decay) * weight
