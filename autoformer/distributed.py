@@ -37,13 +37,13 @@ class World:
         """Whether this process writes files and shows progress."""
         return self.rank == 0
 
-    def any(self, flag: bool) -> bool:
-        """Whether `flag` is true in any process. All must ask."""
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Whether each of `flags` is true in any process. All must ask."""
         if self.size == 1:
-            return flag
-        flags = torch.tensor([flag], dtype=torch.int32)
-        dist.all_reduce(flags, dist.ReduceOp.MAX)
-        return bool(flags.item())
+            return flags
+        found = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return tuple(map(bool, found.tolist()))
 
     def gather(self, values: Sequence[Value]) -> list[Value]:
         """The values of all processes, dealt back in turn: what `values[rank::size]` of one list becomes again."""

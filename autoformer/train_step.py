@@ -86,7 +86,7 @@ class TrainStep:
         pieces = list(zip(pixels.chunk(self.config.accumulate), facts.chunk(self.config.accumulate), strict=True))
         total = torch.zeros((), device=self.device)
         for index, (some_pixels, some_facts) in enumerate(pieces):
-            images, targets = self._prepare(some_pixels, some_facts, step)
+            images, targets = self.prepare(some_pixels, some_facts, step)
             taught = None if self.teacher is None else self.teacher(images)
             largest: Tensor | None = None
             for number, architecture in enumerate(architectures):
@@ -104,7 +104,7 @@ class TrainStep:
         self._update(architectures, step)
         return total
 
-    def _prepare(self, pixels: Tensor, facts: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    def prepare(self, pixels: Tensor, facts: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Normalised, erased and mixed images on the device, and labels [B] or mixed targets [B, classes]."""
         images = normalise(pixels.to(self.device, non_blocking=True), self.parts.preprocessing, self.dtype)
         labels = facts[:, 0].to(self.device, non_blocking=True)

@@ -127,8 +127,8 @@ class Trainer:
                     log.write(record)
                     loss_sum.zero_()
                     watch = Stopwatch()
-                stop = self.world.any(wish.signal_number != 0)
-                if stop or self._ends_epoch() or self.world.any(time.monotonic() - saved > 60 * config.save_minutes):
+                stop, late = self.world.any(wish.signal_number != 0, time.monotonic() - saved > 60 * config.save_minutes)
+                if stop or late or self._ends_epoch():
                     state.epoch_sums = {"loss": float(loss_sum)}
                     state.save()
                     saved = time.monotonic()

@@ -102,7 +102,6 @@ def test_a_process_alone_is_a_world_of_one(monkeypatch: pytest.MonkeyPatch) -> N
         assert (world.rank, world.size, world.leads) == (0, 1, True)
     assert World().gather([1, 2]) == [1, 2]
     assert World().from_leader("x") == "x"
-    assert World().any(True)
-    assert not World().any(False)
+    assert World().any(True, False) == (True, False)
     network = torch.nn.Linear(2, 2)
     assert World().wrap(network, some_unused=True) is network
