@@ -20,8 +20,8 @@ from timm.models import adapt_input_conv
 from torch import nn
 
 from autoformer.errors import ArchitectureError
-from autoformer.relative_position import Tables
-from autoformer.subnet import Subnet, spread_edge
+from autoformer.relative_position import Tables, spread_edge
+from autoformer.subnet import Subnet
 from autoformer.supernet import SuperBlock, SuperLinear, Supernet, resample_positions
 
 
@@ -64,7 +64,7 @@ def adapt_supernet(
         adapted.patch_embed.proj = _for_images(adapted.patch_embed.proj, new.in_chans, trained_with, normalisation)
         grid, old_grid = new.image_size // new.patch_size, old.image_size // old.patch_size
         if old.absolute_position and grid != old_grid:
-            adapted.pos_embed = nn.Parameter(resample_positions(adapted.pos_embed, (grid, grid)).clone())
+            adapted.pos_embed = nn.Parameter(resample_positions(adapted.pos_embed, (old_grid, old_grid), (grid, grid)).clone())
         if old.relative_position and grid > old_grid:
             for block in (module for module in adapted.modules() if isinstance(module, SuperBlock)):
                 for name in Tables._fields:

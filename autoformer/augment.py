@@ -139,17 +139,18 @@ def _augmentation(preprocessing: Preprocessing, config: AugmentConfig) -> Callab
     if config.flip:
         steps.append(RandomHorizontalFlip(config.flip))
     if config.rand_augment:
-        steps.append(_rand_augment(config.rand_augment, fill))
+        steps.append(_rand_augment(config.rand_augment, fill, preprocessing.interpolation))
     if config.color_jitter:
         steps.append(ColorJitter(*[config.color_jitter] * 3))
     return Compose(steps)  # type: ignore[no-any-return]
 
 
-def _rand_augment(spec: str, fill: tuple[int, ...]) -> Any:
+def _rand_augment(spec: str, fill: Any, interpolation: str) -> Any:
     """timm's RandAugment. Its strongest posterising asks for 0 bits, which Pillow refuses since version 13: one bit is kept."""
     from timm.data.auto_augment import rand_augment_transform
+    from timm.data.transforms import str_to_pil_interp
 
-    transform = rand_augment_transform(spec, {"img_mean": fill})
+    transform = rand_augment_transform(spec, {"img_mean": fill, "interpolation": str_to_pil_interp(interpolation)})
     for operation in transform.ops:
         if operation.name.startswith("Posterize"):
             level = operation.level_fn
@@ -174,5 +175,5 @@ def seed_torch(seed: int) -> None:
     import torch
 
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized() and torch.utils.data.get_worker_info() is None:
         torch.cuda.manual_seed(seed)

@@ -7,15 +7,17 @@ at the mirrored place of the batch: mixup and cutmix pair mirrored places, and s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autoformer.errors import DataError
 
+Item = TypeVar("Item")
 Key = tuple[int, int]  # position in the part, seed of the augmentation
 
 
@@ -68,7 +70,7 @@ def epoch_order(images: int, repeats: int, seed: int, epoch: int) -> tuple[NDArr
     return order, np.random.Generator(np.random.PCG64([seed, epoch, 1])).integers(0, 2**31, images)
 
 
-def mirrored_piece(batch: list[Key], index: int, count: int) -> list[Key]:
+def mirrored_piece(batch: Sequence[Item], index: int, count: int) -> list[Item]:
     """Piece `index` of `count` equal ones, closed under mirroring where the sizes allow it."""
     if len(batch) % count:
         raise DataError(
@@ -76,5 +78,6 @@ def mirrored_piece(batch: list[Key], index: int, count: int) -> list[Key]:
         )
     half, odd = divmod(len(batch) // count, 2)
     if odd:  # nothing is mixed then: the config wants pieces of even size for that
-        return batch[index * len(batch) // count : (index + 1) * len(batch) // count]
-    return batch[index * half : (index + 1) * half] + batch[len(batch) - (index + 1) * half : len(batch) - index * half]
+        return list(batch[index * len(batch) // count : (index + 1) * len(batch) // count])
+    end = len(batch)
+    return [*batch[index * half : (index + 1) * half], *batch[end - (index + 1) * half : end - index * half]]

@@ -5,6 +5,7 @@ Nothing here unpickles. Whatever cannot be read raises `CheckpointError` naming 
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import json
@@ -96,8 +97,10 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
         wanted = json.loads(json.dumps(identity))
         for key in sorted(set(held) | set(wanted)):
             if held.get(key) != wanted.get(key):
+                hint = " (images were added, changed or removed)" if key == "data" else ""
                 raise OutputExistsError(
-                    f"{folder} holds another run: its {key} is {_short(held.get(key), wanted.get(key))}; choose another --out"
+                    f"{folder} holds another run: its {key} is {_short(held.get(key), wanted.get(key))}{hint}; "
+                    "choose another --out"
                 )
         return
     refuse_existing(folder)
@@ -159,12 +162,19 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, Any] | None = None) -> None:
-    """A safetensors file with `metadata` as JSON in its header, whole or not at all."""
+    """A safetensors file with `metadata` as JSON in its header, whole or not at all.
+
+    Raises `OSError` when it cannot be written.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     header = {"autoformer": json.dumps(metadata, sort_keys=True)} if metadata is not None else None
     with replacing(path) as beside:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, header)
+        try:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, header)
+        except SafetensorError as error:  # a full disk, mostly
+            raise OSError(errno.EIO, " ".join(str(error).split()), str(path)) from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

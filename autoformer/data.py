@@ -34,7 +34,7 @@ from autoformer.errors import DataError
 from autoformer.images import Images, called, dataset_images, printable
 from autoformer.preprocessing import Preprocessing, PreprocessingError, convert
 from autoformer.progress import Progress, silent
-from autoformer.reading import for_each, sampled_preprocessing
+from autoformer.reading import for_each, imagenet_normalised, sampled_preprocessing
 from autoformer.sources import Source, open_source
 from autoformer.splits import group_keys, grouped, stratified
 
@@ -53,6 +53,9 @@ class DataConfig(BaseModel):
     max_image_size: int = Field(64, gt=3, le=4096, description="pixels; the largest size chosen from the images")
     crop_pct: float = Field(
         1.0, gt=0, le=1, description="evaluation resizes the shorter side to image_size / crop_pct, then crops the centre"
+    )
+    normalisation: Literal["measured", "imagenet"] = Field(
+        "measured", description="mean and standard deviation of the pixels: of up to 512 train images, or ImageNet's constants"
     )
     search_fraction: float = Field(0.15, gt=0, lt=1, description="share of a class held out for the search")
     test_fraction: float = Field(0.3, gt=0, lt=1, description="share of a class held out for the test, where none exists")
@@ -255,6 +258,8 @@ def _parts(source: Source, config: DataConfig) -> DataParts:
         images, train.indices, image_size=config.image_size, max_image_size=config.max_image_size, crop_pct=config.crop_pct,
         skip_unreadable=config.unreadable == "skip",
     )  # fmt: skip
+    if config.normalisation == "imagenet":
+        preprocessing = imagenet_normalised(preprocessing)
     return DataParts(name, classes, train, search, TestPart(tests), preprocessing, layout, config)
 
 

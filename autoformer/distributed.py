@@ -54,20 +54,20 @@ class World:
         longest = max(map(len, parts))
         return [part[index] for index in range(longest) for part in parts if index < len(part)]
 
-    def from_leader(self, value: Value | None) -> Value:
+    def from_leader(self, value: Value) -> Value:
         """The value that the leading process gives."""
         if self.size == 1:
-            return value  # type: ignore[return-value]
+            return value
         box = [value]
         dist.broadcast_object_list(box, src=0)
-        return box[0]  # type: ignore[return-value]
+        return box[0]
 
     def wrap(self, network: nn.Module, *, some_unused: bool) -> nn.Module:
         """The network with its gradients averaged over the processes; `some_unused`: a step may use a part of the weights."""
         if self.size == 1:
             return network
         devices = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(network, devices, find_unused_parameters=some_unused, broadcast_buffers=False)
+        return DistributedDataParallel(network, devices, find_unused_parameters=some_unused)
 
 
 @contextmanager

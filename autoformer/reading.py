@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -76,3 +77,13 @@ def sampled_preprocessing(
         std=tuple(round(max(float(value), 0.01), 4) for value in std),
         crop_pct=crop_pct,
     )
+
+
+def imagenet_normalised(preprocessing: Preprocessing) -> Preprocessing:
+    """The same with ImageNet's mean and standard deviation; grey images get their averages over the channels."""
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    if preprocessing.in_chans == 1:
+        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+    return replace(preprocessing, mean=mean, std=std)

@@ -1,14 +1,20 @@
-"""Ctrl-C and a scheduler's SIGTERM, taken as a wish: the work ends at its next safe place. A second one ends it at once."""
+"""Ctrl-C and a scheduler's SIGTERM, taken as a wish: the work ends at its next safe place. A later one ends it at once.
+
+Within two seconds further signals count as the same wish: a terminal and torchrun both pass one on.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
+
+SAME_WISH_S = 2.0
 
 
 @dataclass
@@ -16,6 +22,7 @@ class StopWish:
     """The number of the signal that asked for the end, or 0."""
 
     signal_number: int = 0
+    noted: float = 0.0  # when, on the monotonic clock
 
 
 @contextmanager
@@ -27,9 +34,10 @@ def stop_wish() -> Iterator[StopWish]:
         return
 
     def note(number: int, frame: FrameType | None) -> None:
-        if wish.signal_number:
+        if wish.signal_number and time.monotonic() - wish.noted > SAME_WISH_S:
             raise KeyboardInterrupt
-        wish.signal_number = number
+        if not wish.signal_number:
+            wish.signal_number, wish.noted = number, time.monotonic()
 
     before: dict[signal.Signals, Any] = {kind: signal.signal(kind, note) for kind in (signal.SIGINT, signal.SIGTERM)}
     try:

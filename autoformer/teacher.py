@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,18 +21,23 @@ from autoformer.training_config import TeacherConfig
 class Teacher:
     """A trained network in evaluation mode, whose weights and running statistics never move."""
 
-    def __init__(self, config: TeacherConfig, preprocessing: Preprocessing, classes: int, device: torch.device) -> None:
+    def __init__(self, config: TeacherConfig, preprocessing: Preprocessing, classes: Sequence[str], device: torch.device) -> None:
         """Raises `DataError` when it knows other classes, `CheckpointError` when it cannot be loaded."""
         self.config = config
         if config.network.startswith(PREFIX):
-            network: Any = timm_network(config.network, num_classes=classes)
+            network: Any = timm_network(config.network, num_classes=len(classes))
             data = network.pretrained_cfg
             self.size, mean, std = int(data["input_size"][-1]), data["mean"], data["std"]
         else:
-            network, own, _ = load_subnet(Path(config.network))
+            network, own, known = load_subnet(Path(config.network))
+            if tuple(classes) != known and len(classes) == len(known):
+                strange = next(name for name, other in zip(known, classes, strict=True) if name != other)
+                raise DataError(
+                    f"teacher {config.network} knows class {strange!r} where the data have another; teach it their classes"
+                )
             self.size, mean, std = network.patch_embed.img_size[0], own.mean, own.std
-        if network.num_classes != classes:
-            raise DataError(f"teacher {config.network} knows {network.num_classes} classes, the data have {classes}")
+        if network.num_classes != len(classes):
+            raise DataError(f"teacher {config.network} knows {network.num_classes} classes, the data have {len(classes)}")
         if len(mean) != preprocessing.in_chans:
             raise DataError(f"teacher {config.network} takes {len(mean)} channels, the data have {preprocessing.in_chans}")
         self.network: nn.Module = network.to(device).eval().requires_grad_(False)

@@ -1,7 +1,7 @@
 """The two trainings, each into a folder of its own: `train_supernet` and `finetune`.
 
-The folder holds `identity.json` (what the training is), `checkpoints/` while it runs, `log.jsonl`, and, when finished, the
-weights with their record. The same call again goes on where it stopped, or loads what is finished.
+The folder holds `identity.json` (what the training is), `data.json` (its images), `checkpoints/` while it runs, `log.jsonl`, and,
+when finished, the weights with their record. The same call again goes on where it stopped, or loads what is finished.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ def train_supernet(
     }
     if world.leads:
         claim_folder(out, identity)
+        write_json(parts.record, out / "data.json")
     if world.from_leader((out / "supernet.json").exists()):
         return load_supernet(out)
     with sole_worker(out) if world.leads else nullcontext():
@@ -89,9 +90,10 @@ def train_supernet(
                 "processes": world.size,
                 "weights_digest": tensors_digest(weights),
                 "history": trained.history,
+                "best": trainer.state.best,
             }
             write_json(record, out / "supernet.json")
-            shutil.rmtree(out / "checkpoints", ignore_errors=True)
+            keep_best(trainer, out)
     network = trained.network
     assert isinstance(network, Supernet)
     return network
@@ -139,6 +141,7 @@ def finetune(
     }
     if world.leads:
         claim_folder(out, identity)
+        write_json(parts.record, out / "data.json")
     if world.from_leader((out / "subnet.json").exists()):
         return load_subnet(out)[0]
     with sole_worker(out) if world.leads else nullcontext():
@@ -169,6 +172,14 @@ def finetune(
             fill_folder(network, out, preprocessing=preprocessing, classes=parts.classes, record=record)
             shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return network
+
+
+def keep_best(trainer: Trainer, out: Path) -> None:
+    """Removes the checkpoints; the best weights stay as `best.safetensors` where an epoch before the last scored higher."""
+    best, checkpoints = trainer.state.best, out / "checkpoints"
+    if best is not None and best["epoch"] != trainer.state.epoch and (checkpoints / "best.safetensors").exists():
+        (checkpoints / "best.safetensors").replace(out / "best.safetensors")
+    shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def folded(parts: DataParts) -> DataParts:

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from autoformer.architecture import Architecture
 from autoformer.augment import erase, seed_torch
-from autoformer.batches import Plan
+from autoformer.batches import Plan, mirrored_piece
 from autoformer.data import DataParts
 from autoformer.distributed import World
+from autoformer.errors import TrainingError
 from autoformer.evaluate import resize_images
 from autoformer.preprocessing import Preprocessing
 from autoformer.sampling import Choose, frozen_outside, used_weights
@@ -53,14 +54,7 @@ class TrainStep:
         self.plan, self.seed, self.world = plan, seed, world
         self.device, self.dtype = (weight := next(network.parameters())).device, weight.dtype
         self.fused = config.optimizer in FUSED
-        self.optimizer = create_optimizer_v2(
-            network,
-            config.optimizer,
-            lr=config.peak_learning_rate,
-            weight_decay=config.weight_decay,
-            layer_decay=config.layer_decay if isinstance(config, FinetuneConfig) else None,
-            **({"fused": True} if self.fused else {}),
-        )
+        self.optimizer = self._optimizer()
         self.schedule = self._schedule()
         self.mixup = self._mixup()
         self.amp = self._amp()
@@ -68,18 +62,22 @@ class TrainStep:
         self.scaler = torch.amp.GradScaler(self.device.type) if self.amp is torch.float16 else None
         self.teacher = None
         if config.teacher is not None:
-            self.teacher = Teacher(config.teacher, parts.preprocessing, len(parts.classes), self.device)
+            self.teacher = Teacher(config.teacher, parts.preprocessing, parts.classes, self.device)
         if isinstance(network, Supernet):
             network.checkpoint_activations = config.checkpoint_activations
         else:
             network.set_grad_checkpointing(config.checkpoint_activations)
         if config.compile:
             network.compile_blocks()
+        self.skipped = torch.zeros((), device=self.device)
         self.nonfinite_in_a_row = torch.zeros((), device=self.device)
         self.nonfinite_step = torch.zeros((), device=self.device, dtype=torch.int64)
 
     def run(self, forward: nn.Module, pixels: Tensor, facts: Tensor, step: int) -> Tensor:
-        """One step of the optimiser on this process's share of the batch; gives the loss without waiting for the device."""
+        """One step of the optimiser on this process's share of the batch; gives the loss without waiting for the device.
+
+        The loss of a step that was skipped is 0, and `skipped` counts it.
+        """
         architectures = self.choose(step)
         self.set_rate(step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -87,22 +85,24 @@ class TrainStep:
         total = torch.zeros((), device=self.device)
         for index, (some_pixels, some_facts) in enumerate(pieces):
             images, targets = self.prepare(some_pixels, some_facts, step)
-            taught = None if self.teacher is None else self.teacher(images)
+            with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
+                taught = None if self.teacher is None else self.teacher(images)
             largest: Tensor | None = None
             for number, architecture in enumerate(architectures):
                 piece = self.world.rank * len(pieces) + index
-                seed_torch(random.Random(f"{self.seed}/{step}/{piece}/{number}").getrandbits(31))  # drop path
+                draws = self._draws(step, piece, number)
                 last = index == len(pieces) - 1 and number == len(architectures) - 1
                 with nullcontext() if last or self.world.size == 1 else forward.no_sync():  # type: ignore[operator]
                     with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
-                        logits = self._logits(forward, images, architecture)
+                        logits = self._logits(forward, images, architecture, draws)
                     loss = self.loss(logits.to(self.dtype), targets, taught, largest) / (len(pieces) * len(architectures))
                     (loss if self.scaler is None else self.scaler.scale(loss)).backward()
                 if largest is None and isinstance(self.config, SupernetConfig) and self.config.subnets.distill:
                     largest = logits.detach()
                 total += loss.detach()
-        self._update(architectures, step)
-        return total
+        bad = self._update(architectures, step)
+        self.skipped += bad
+        return torch.where(bad, 0.0, total)
 
     def prepare(self, pixels: Tensor, facts: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Normalised, erased and mixed images on the device, and labels [B] or mixed targets [B, classes]."""
@@ -116,11 +116,25 @@ class TrainStep:
         mixed: tuple[Tensor, Tensor] = self.mixup(images, labels)
         return mixed
 
-    def _logits(self, forward: nn.Module, images: Tensor, architecture: Architecture | None) -> Tensor:
+    def _draws(self, step: int, piece: int, number: int) -> Tensor | None:
+        """What decides stochastic depth for a piece of the batch and one of the step's networks.
+
+        Supernets get this piece's share of numbers drawn for the whole batch, so that it does not matter how many processes share
+        it. A plain network draws by itself, after this seed.
+        """
+        seed_torch(random.Random(f"{self.seed}/{step}/{piece}/{number}").getrandbits(31))
+        if not isinstance(self.network, Supernet) or not self.config.drop_path_rate:
+            return None
+        generator = torch.Generator().manual_seed(random.Random(f"{self.seed}/{step}/draws/{number}").getrandbits(31))
+        draws = torch.rand(len(self.network.drop_path_rates), 2, self.config.batch_size, generator=generator)
+        own = mirrored_piece(range(self.config.batch_size), piece, self.world.size * self.config.accumulate)
+        return draws[..., own].to(self.device, non_blocking=True)
+
+    def _logits(self, forward: nn.Module, images: Tensor, architecture: Architecture | None, draws: Tensor | None) -> Tensor:
         if isinstance(self.network, Subnet):
             return cast(Tensor, forward(resize_images(images, self.network.patch_embed.img_size[0])))
         assert architecture is not None
-        return cast(Tensor, forward(resize_images(images, self.network.space.image_size_of(architecture)), architecture))
+        return cast(Tensor, forward(resize_images(images, self.network.space.image_size_of(architecture)), architecture, draws))
 
     def loss(self, logits: Tensor, targets: Tensor, taught: Tensor | None, largest: Tensor | None) -> Tensor:
         """Cross entropy with the labels, shared with the teacher's part; the largest network's guesses replace both."""
@@ -135,8 +149,11 @@ class TrainStep:
         weight = self.teacher.config.weight
         return (1 - weight) * loss + weight * self.teacher.loss(logits, taught)
 
-    def _update(self, architectures: Sequence[Architecture | None], step: int) -> None:
-        """Clips and steps; a gradient that is not finite moves nothing, in no process, since all hold the same average."""
+    def _update(self, architectures: Sequence[Architecture | None], step: int) -> Tensor:
+        """Clips and steps. A gradient that is not finite moves nothing, in no process, since all hold the same average.
+
+        Gives whether the step was skipped, on the device.
+        """
         weights = [weight for weight in self.network.parameters() if weight.grad is not None]
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
@@ -151,12 +168,13 @@ class TrainStep:
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
             elif self.fused:
-                self.optimizer.found_inf = bad.float()
+                self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
                 self.optimizer.step()
             elif not bad:
                 self.optimizer.step()
         if self.average is not None:
             self.average.update(self.network, step + 1)
+        return bad
 
     @contextmanager
     def _unused_frozen(self, architectures: Sequence[Architecture | None]) -> Iterator[None]:
@@ -169,6 +187,22 @@ class TrainStep:
             yield
 
     # --- made from the config ------------------------------------------------------------------------------------
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        config = self.config
+        try:
+            optimizer: torch.optim.Optimizer = create_optimizer_v2(
+                self.network,
+                config.optimizer,
+                lr=config.peak_learning_rate,
+                weight_decay=config.weight_decay,
+                layer_decay=config.layer_decay if isinstance(config, FinetuneConfig) else None,
+                **({"fused": True} if self.fused else {}),
+            )
+        except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
+            line = (str(error) or type(error).__name__).splitlines()[0]
+            raise TrainingError(f"optimizer {config.optimizer} cannot be used here: {line}; choose another") from error
+        return optimizer
 
     def set_rate(self, step: int) -> None:
         if self.config.schedule == "step":

@@ -98,9 +98,10 @@ class Trainer:
         state.load_newest()
         hooks = [*self.hooks]
         if config.tensorboard and self.world.leads:
-            hooks.append(tensorboard_hook(self.folder / "tensorboard"))
+            hooks.append(tensorboard_hook(self.folder / "tensorboard", state.step))
         log = TrainingLog(self.folder if self.world.leads else None, state.step, hooks)
         loss_sum = torch.tensor(state.epoch_sums.get("loss", 0.0), dtype=torch.float64, device=self.device)
+        self.steps.skipped.fill_(state.epoch_sums.get("skipped", 0.0))
         watch, saved = Stopwatch(), time.monotonic()
         forward = self.world.wrap(self.network, some_unused=isinstance(self.network, Supernet))
         self.network.train()
@@ -113,23 +114,28 @@ class Trainer:
                 waited_s = time.perf_counter() - asked
                 loss_sum += self.steps.run(forward, pixels, facts, state.step)
                 state.step += 1
+                if state.step == 1:
+                    _ = state.bytes  # an optimiser whose state no checkpoint holds is refused now, not after an epoch
                 watch.count(config.batch_size, waited_s)
                 if due(state.step, CHECK_EVERY, self.device) or self._ends_epoch():
                     self._stop_if_nonfinite()
                 if due(state.step, config.log_every) and not self._ends_epoch():
-                    log.write(self._record("step", loss_sum, watch))
+                    log.write(record := self._record("step", loss_sum, watch))
+                    self._show(record)
                 if self._ends_epoch():
                     record = self._record("epoch", loss_sum, watch)
-                    if watched is not None and (due(state.epoch, config.evaluate_every) or state.epoch == config.epochs):
+                    if watched is not None and (self._scores_are_due()):
                         record["scores"] = self._scores(watched)
                         self._keep_best(record["scores"])
                     state.history.append(record)
                     log.write(record)
+                    self._show(record)
                     loss_sum.zero_()
+                    self.steps.skipped.zero_()
                     watch = Stopwatch()
                 stop, late = self.world.any(wish.signal_number != 0, time.monotonic() - saved > 60 * config.save_minutes)
                 if stop or late or self._ends_epoch():
-                    state.epoch_sums = {"loss": float(loss_sum)}
+                    state.epoch_sums = {"loss": float(loss_sum), "skipped": float(self.steps.skipped)}
                     state.save()
                     saved = time.monotonic()
                 if stop:
@@ -137,12 +143,16 @@ class Trainer:
                         f"stopped in epoch {state.epoch + 1} of {config.epochs}; run the same command again to go on from there",
                         wish.signal_number or 15,
                     )
-                self._show()
         if isinstance(config, FinetuneConfig) and config.patience is not None and state.best is not None:
             state.load_best()
         return Trained(state.result.eval(), state.history)
 
     # --- now and then --------------------------------------------------------------------------------------------
+
+    def _scores_are_due(self) -> bool:
+        """Every so many epochs and after the last; after each where they decide when to stop."""
+        patient = isinstance(self.config, FinetuneConfig) and self.config.patience is not None
+        return patient or due(self.state.epoch, self.config.evaluate_every) or self.state.epoch == self.config.epochs
 
     def _ends_epoch(self) -> bool:
         return self.state.step % self.plan.steps_per_epoch == 0
@@ -150,11 +160,13 @@ class Trainer:
     def _record(self, event: str, loss_sum: Tensor, watch: Stopwatch) -> dict[str, Any]:
         """What is known now; waits for the device."""
         steps = self.state.step % self.plan.steps_per_epoch or self.plan.steps_per_epoch
+        skipped = int(self.steps.skipped)
         return {
             "event": event,
             "step": self.state.step,
             "epoch": (self.state.step - 1) // self.plan.steps_per_epoch + 1,
-            "loss": float(loss_sum) / steps,
+            "loss": float(loss_sum) / (steps - skipped) if steps > skipped else None,
+            "skipped": skipped,
             "learning_rate": max(group["lr"] for group in self.steps.optimizer.param_groups),
             **watch.read(),
         }
@@ -201,7 +213,7 @@ class Trainer:
         new = {int(position) for position in facts[:, 2].tolist() if position >= 0} - self.unreadable
         for position in sorted(new):
             self.unreadable.add(position)
-            self.progress(self.work, self.state.epoch, self.config.epochs, f"left out {self._name(position)}")
+            self.progress(self.work, self.state.step, self.plan.steps, f"left out {self._name(position)}")
         if len(self.unreadable) > self.parts.config.max_unreadable:
             limit, first = self.parts.config.max_unreadable, self._name(min(self.unreadable))
             raise DataError(
@@ -212,12 +224,13 @@ class Trainer:
     def _name(self, position: int) -> str:
         return called(self.parts.train.images, self.parts.train.indices[position])
 
-    def _show(self) -> None:
-        if self._ends_epoch() and self.state.history:
-            record = self.state.history[-1]
-            shown = " ".join(f"{100 * entry['value']:.1f} %" for entry in self.state.last_scores.values())
-            words = f"loss {record['loss']:.3f} {record['images_per_s']:.0f} images/s {shown}".rstrip()
-            self.progress(self.work, self.state.epoch, self.config.epochs, words)
+    def _show(self, record: dict[str, Any]) -> None:
+        scores = " ".join(f"{100 * entry['value']:.1f} %" for entry in self.state.last_scores.values())
+        loss = "no finite loss" if record["loss"] is None else f"loss {record['loss']:.3f}"
+        words = (
+            f"epoch {record['epoch']} {loss} rate {record['learning_rate']:.2g} {record['images_per_s']:.0f} images/s {scores}"
+        )
+        self.progress(self.work, self.state.step, self.plan.steps, words.rstrip())
 
     def _loader(self, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
         shares = self.plan.shares(first_step, self.world.rank, self.world.size, self.config.accumulate)

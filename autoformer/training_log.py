@@ -64,13 +64,16 @@ class Stopwatch:
         return {"images_per_s": self.images / seconds, "wait_share": self.waited_s / seconds, "seconds": seconds}
 
 
-def tensorboard_hook(folder: Path) -> Hook:
-    """Writes records where `tensorboard --logdir` finds them. Raises `MissingPackageError` without the package."""
+def tensorboard_hook(folder: Path, first_step: int) -> Hook:
+    """Writes records where `tensorboard --logdir` finds them; those of an earlier start behind `first_step` are dropped.
+
+    Raises `MissingPackageError` without the package.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise MissingPackageError("train.tensorboard needs the package tensorboard: pip install tensorboard") from error
-    writer = SummaryWriter(str(folder))
+    writer = SummaryWriter(str(folder), purge_step=first_step + 1)
 
     def write(record: dict[str, Any]) -> None:
         for name, value in record.items():

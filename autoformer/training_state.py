@@ -17,10 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoformer.checkpoint import read_metadata, read_tensors, write_tensors
+from autoformer.checkpoint import check_weights, read_metadata, read_tensors, write_tensors
 from autoformer.distributed import World
 from autoformer.errors import CheckpointError, TrainingError
 
+NUMBERS = {"int": torch.int64, "float": torch.float64, "bool": torch.bool}  # plain numbers in the state of some optimisers
+GROUP = re.compile(r"group\.\d{1,6}\.\w+")  # a counter that an optimiser keeps as a tensor
 PATTERN = re.compile(r"step-(\d{9})\.safetensors")
 
 
@@ -68,29 +70,50 @@ class TrainingState:
         """
         if not self.world.leads:
             return
-        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        if self.average is not None:
-            tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
-        optimizer = self.optimizer.state_dict()
-        for index, values in optimizer["state"].items():
-            for name, value in values.items():
-                if not isinstance(value, Tensor | int | float):
-                    raise TrainingError(
-                        f"optimizer {type(self.optimizer).__name__} keeps {name!r} as a {type(value).__name__}, which no "
-                        "checkpoint holds; choose another train.optimizer"
-                    )
-                tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+        tensors = self._tensors()
+        kept = self._optimizer_state()
         metadata = {
             "step": self.step,
             "history": self.history,
             "epoch_sums": self.epoch_sums,
             "best": self.best,
-            "groups": [_plain(group) for group in optimizer["param_groups"]],
+            "groups": [_plain(group) for group in self.optimizer.state_dict()["param_groups"]],
+            "optimizer": {name: type(value).__name__ for name, value in kept.items()},
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
         }
         self._write(tensors, self.folder / f"step-{self.step:09d}.safetensors", metadata)
         for old in self._files()[self.keep :]:
             old.unlink()
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
+        for index, group in enumerate(self.optimizer.state_dict()["param_groups"]):
+            tensors |= {f"group.{index}.{name}": value for name, value in group.items() if isinstance(value, Tensor)}
+        for name, value in self._optimizer_state().items():
+            tensors[name] = value if isinstance(value, Tensor) else torch.tensor(value, dtype=NUMBERS[type(value).__name__])
+        return tensors
+
+    def _optimizer_state(self) -> dict[str, Tensor | int | float]:
+        """What the optimiser knows of each weight. Raises `TrainingError` where a checkpoint cannot hold it."""
+        found = {}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            for name, value in values.items():
+                if value is None:
+                    continue
+                if not isinstance(value, Tensor) and type(value).__name__ not in NUMBERS:
+                    raise TrainingError(
+                        f"optimizer {type(self.optimizer).__name__} keeps {name!r} as a {type(value).__name__}, which no "
+                        "checkpoint holds; choose another train.optimizer"
+                    )
+                found[f"optimizer.{index}.{name}"] = value
+        return found
+
+    @property
+    def bytes(self) -> int:
+        """The size of a checkpoint of now. Raises `TrainingError` where there can be none."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors().values())
 
     def keep_best(self, score: float) -> bool:
         """Keeps the weights as the best so far if `score` is higher than all before; whether it was."""
@@ -102,11 +125,24 @@ class TrainingState:
         return True
 
     def load_best(self) -> None:
-        """Puts the best weights into `result`."""
-        self.result.load_state_dict(self.world.from_leader(self._read_best() if self.world.leads else None))
+        """Puts the best weights into `result`; where their file is damaged the last ones stay, with a warning."""
+        weights = self.world.from_leader(self._read_best() if self.world.leads else None)
+        if weights is None:
+            self.best = None
+        else:
+            self.result.load_state_dict(weights)
 
-    def _read_best(self) -> dict[str, Tensor]:
-        return read_tensors(self.folder / "best.safetensors")
+    def _read_best(self) -> dict[str, Tensor] | None:
+        path = self.folder / "best.safetensors"
+        try:
+            if read_metadata(path) != self.best:
+                raise CheckpointError(f"{path} is not of epoch {(self.best or {}).get('epoch')}")
+            tensors = read_tensors(path)
+            check_weights(self.result, tensors, path)
+            return tensors
+        except CheckpointError as error:
+            warnings.warn(f"{error}; the last weights are kept instead of the best", stacklevel=2)
+            return None
 
     def _write(self, tensors: dict[str, Tensor], path: Path, metadata: dict[str, Any]) -> None:
         try:
@@ -159,7 +195,10 @@ class TrainingState:
             and isinstance(sums, dict)
             and all(isinstance(value, int | float) for value in sums.values())
             and isinstance(groups, list)
-            and [set(group) for group in groups if isinstance(group, dict)] == [set(group) for group in known]
+            and [isinstance(group, dict) and set(group) >= set(own) for group, own in zip(groups, known, strict=False)]
+            == [True] * len(known)
+            and len(groups) == len(known)
+            and isinstance(metadata.get("optimizer"), dict)
             and (metadata.get("scaler") is None) == (self.scaler is None)
         )
         if not readable:
@@ -168,20 +207,24 @@ class TrainingState:
             expected = {} if network is None else {f"{prefix}{name}": value.shape for name, value in network.state_dict().items()}
             if {name: value.shape for name, value in tensors.items() if name.startswith(prefix)} != expected:
                 raise CheckpointError(f"{path} holds the weights of another network")
-        self._check_optimizer(path, {name: value for name, value in tensors.items() if name.startswith("optimizer.")})
-        if unknown := [name for name in tensors if name.partition(".")[0] not in ("network", "average", "optimizer")]:
+        own = {name: value for name, value in tensors.items() if name.startswith("optimizer.")}
+        self._check_optimizer(path, metadata["optimizer"], own)
+        counters = {name for name, value in tensors.items() if GROUP.fullmatch(name) and value.numel() == 1}
+        counters = {name for name in counters if int(name.split(".")[1]) < len(known)}
+        known_kinds = ("network", "average", "optimizer")
+        if unknown := [name for name in tensors if name.partition(".")[0] not in known_kinds and name not in counters]:
             raise CheckpointError(f"{path} holds {unknown[0]}, which is no part of a checkpoint")
 
-    def _check_optimizer(self, path: Path, tensors: dict[str, Tensor]) -> None:
+    def _check_optimizer(self, path: Path, kinds: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-        kept: dict[str, set[str]] = {}
         for name, value in tensors.items():
             index, _, key = name.removeprefix("optimizer.").partition(".")
             fits = key != "" and index.isdecimal() and len(index) < 8 and int(index) < len(weights)
             if not fits or value.numel() > max(1, weights[int(index)].numel()):
                 raise CheckpointError(f"{path} holds {name}, which is not the state of this optimiser")
-            kept.setdefault(index, set()).add(key)
-        if any(keys != next(iter(kept.values())) for keys in kept.values()):
+            if kinds.get(name) in NUMBERS and value.numel() != 1:
+                raise CheckpointError(f"{path} holds {name} as {value.numel()} numbers, expected one")
+        if set(kinds) != set(tensors):
             raise CheckpointError(f"{path} holds an incomplete state of the optimiser")
 
     def _restore(self, metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -191,13 +234,15 @@ class TrainingState:
             if network is not None:
                 own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
                 network.load_state_dict(own)
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".", 2)
-                state.setdefault(int(index), {})[key] = value
+        state: dict[int, dict[str, Any]] = {}
+        for name, kind in metadata["optimizer"].items():
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = tensors[name].item() if kind in NUMBERS else tensors[name]
         groups = self.optimizer.state_dict()["param_groups"]
         restored = [{**group, **stored} for group, stored in zip(groups, metadata["groups"], strict=True)]
+        for name in (name for name in tensors if name.startswith("group.")):
+            _, index, key = name.split(".", 2)
+            restored[int(index)][key] = tensors[name]
         self.optimizer.load_state_dict({"state": state, "param_groups": restored})
         if self.scaler is not None:
             self.scaler.load_state_dict(metadata["scaler"])

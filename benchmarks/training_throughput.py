@@ -111,7 +111,7 @@ def main() -> None:
         rows.append(measure("tiny, 224 px", supernet, large, config, max(6, words.steps // 8)))
     for row in rows:
         print(
-            f"{row['name']:<20} workers {row['workers']}  {row['images_per_s']:7.1f} images/s  {row['gflops_per_s']:7.1f} GFLOP/s  "
+            f"{row['name']:<19} workers {row['workers']} {row['images_per_s']:7.1f} images/s  {row['gflops_per_s']:6.1f} GFLOP/s "
             f"outside compute {100 * row['other_share']:.1f} %"
         )
     facts = {

@@ -75,12 +75,14 @@ def options(
 
 def main() -> None:
     """Runs the program. What a user can cause is one line on stderr and an exit code; `--debug` shows the traceback."""
-    from autoformer.errors import AutoformerError, MissingPackageError
+    from autoformer.errors import AutoformerError, InterruptedRunError, MissingPackageError
 
     try:
         code = app(standalone_mode=False)
     except AutoformerError as error:
         debug()
+        if isinstance(error, InterruptedRunError) and os.environ.get("RANK", "0") != "0":
+            sys.exit(error.exit_code)  # the first of the processes says it
         fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED

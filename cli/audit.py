@@ -32,13 +32,21 @@ def audit(
     from autoformer.cli.metric import metric_of, score_cells
     from autoformer.data import Part, parts_of_record
     from autoformer.distributed import best_device
+    from autoformer.errors import DataError
     from autoformer.evaluate import WORDS, EvaluationSet
     from autoformer.supernet_folder import load_supernet
+    from autoformer.train import check_images
 
     record = read_json(supernet / "supernet.json", "data")
     sought = metric_of(metric, None, record)
     network = load_supernet(supernet).to(best_device())
     parts = parts_of_record(record["data"], data)
+    space = network.space
+    check_images(space.image_size, space.in_chans, space.num_classes, parts)
+    if list(parts.classes) != record["data"].get("classes"):
+        raise DataError(
+            f"{parts.source} has other classes than the supernet was trained for; audit it on images of its own classes"
+        )
     step = max(1, -(-len(parts.search) // images))
     some = Part("search", parts.search.images, parts.search.indices[::step])
     with progress_bar(quiet) as progress:

@@ -58,7 +58,7 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent) -> dict[s
         parts = without_recorded(parts, read_json(out / "run.json", "data")["data"])
     else:
         parts = check_readable(parts, progress)  # an image that cannot be read should not end a run after its training
-    space, start = beginning(recipe, parts)
+    space, start, _ = beginning(recipe, parts)
     counted = recipe.budget.model_dump() | {"max_latency": None}
     check_feasible(read_budget(space, ExactCosts(space), **counted), space, ExactCosts(space))
     identity = {"kind": "run", "recipe": recipe.model_dump(mode="json"), "data": parts.digest}

@@ -85,11 +85,16 @@ def progress_bar(quiet: bool = False) -> Iterator[Progress]:
 def _lines(every_s: float = 5.0) -> Progress:
     """Progress as plain lines, at most one every `every_s` for a kind of work, and one at its end."""
     last: dict[str, float] = {}
+    first: dict[str, tuple[float, int]] = {}
 
     def report(work: str, done: int, total: int, note: str = "") -> None:
         now = time.monotonic()
+        began, behind = first.setdefault(work, (now, done))
         if done == total or now - last.get(work, -every_s) >= every_s:
             last[work] = now
-            print(f"{work}: {done}/{total} {note}".rstrip(), file=sys.stderr, flush=True)
+            left = (now - began) / (done - behind) * (total - done) if behind < done < total else 0.0
+            words = f"{time.strftime('%H:%M:%S', time.gmtime(left % 86400))} left" if left >= 1 else ""
+            days = f"{int(left // 86400)} days " if left >= 86400 else ""
+            print(f"{work}: {done}/{total} {days}{words} {note}".replace("  ", " ").rstrip(), file=sys.stderr, flush=True)
 
     return report

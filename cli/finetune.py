@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,7 +39,7 @@ def finetune(
     from autoformer.cli.console import note, print_json, print_table, progress_bar
     from autoformer.cli.metric import metric_of, score_cells
     from autoformer.cli.recipe import recipe_of
-    from autoformer.cli.starting import network_and_parts
+    from autoformer.cli.starting import network_and_parts, readable
     from autoformer.data import describe_parts
     from autoformer.distributed import joined
     from autoformer.evaluate import WORDS
@@ -49,7 +49,10 @@ def finetune(
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
     with joined() as world, progress_bar(quiet or not world.leads) as progress:
-        network, parts, new_head = network_and_parts(subnet, data, image_size, group_by)
+        about = {name: getattr(chosen.data, name) for name in chosen.data.model_fields_set} if data or not recipe else {}
+        about |= {key: value for key, value in (("source", data), ("group_by", group_by)) if value is not None}
+        network, parts, new_head = network_and_parts(subnet, about, image_size)
+        parts = readable(parts, out, world, progress)
         stored = Path(subnet) / "subnet.json"
         sought = metric_of(metric, chosen.metric if recipe is not None else None, read_json(stored) if stored.exists() else None)
         if world.leads and not quiet:
@@ -60,11 +63,18 @@ def finetune(
         finetune_network(network, parts, chosen.finetune, out, metric=sought, seed=chosen.seed, world=world, progress=progress)
         if not world.leads:
             return
-    history = read_json(out / "subnet.json", "history")["history"]
-    last = history[-1]
+    record = read_json(out / "subnet.json", "history")
+    kept = kept_epoch(record)
     if json:
-        print_json({"folder": str(out), "last_epoch": last})
+        print_json({"folder": str(out), "last_epoch": record["history"][-1], "kept_epoch": kept})
         return
-    rows = [score_cells(value) for value in last.get("scores", {}).values()]
-    title = f"finetuned network in {out}: search part" if rows else f"finetuned network in {out}: trained on the search part too"
-    print_table(title, (WORDS[sought], "95 % interval", "images"), rows)
+    rows = [score_cells(value) for value in kept.get("scores", {}).values()]
+    told = "trained on the search part too" if record.get("folded") else f"epoch {kept['epoch']} on the search part"
+    print_table(f"finetuned network in {out}: {told}", (WORDS[sought], "95 % interval", "images"), rows)
+
+
+def kept_epoch(record: dict[str, Any]) -> dict[str, Any]:
+    """The record of the epoch whose weights were kept: the best one where `patience` was set, else the last."""
+    best = record.get("best") if (record.get("train") or {}).get("patience") is not None else None
+    history: list[dict[str, Any]] = record["history"]
+    return history[best["epoch"] - 1] if best is not None else history[-1]

@@ -148,8 +148,15 @@ def parse_recipe(
 
 
 def recipe_of(path: Path | None, section: str, settings: Sequence[str] | None, seed: int | None) -> Recipe:
-    """The recipe of a command that uses one `section`: a file or the defaults, `KEY=VALUE` with or without the section's name."""
-    overrides = [f"{section}.{setting.removeprefix(section + '.')}" for setting in settings or ()]
+    """The recipe of a command about one `section`: a file or the defaults, `KEY=VALUE` with or without the section's name.
+
+    Keys of other sections are written in full: `data.unreadable=skip`.
+    """
+    others = tuple(f"{name}." for name in Recipe.model_fields if name != section)
+    overrides = [
+        setting if setting.startswith(others) else f"{section}.{setting.removeprefix(section + '.')}"
+        for setting in settings or ()
+    ]
     if seed is not None:
         overrides.append(f"seed={seed}")
     return parse_recipe({}, overrides) if path is None else load_recipe(path, overrides)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from autoformer.adapt import Normalisation, adapt_subnet
 from autoformer.checkpoint import read_json
 from autoformer.cli.recipe import Recipe
-from autoformer.data import DataConfig, DataParts, load_parts, parts_of_record
+from autoformer.data import DataConfig, DataParts, check_readable, load_parts, parts_of_record, without_recorded
+from autoformer.distributed import World
 from autoformer.errors import DataError
 from autoformer.preprocessing import Preprocessing
 from autoformer.pretrained import start_from, subnet_from_timm
+from autoformer.progress import Progress
 from autoformer.space import SearchSpace
 from autoformer.subnet import Subnet
 from autoformer.subnet_folder import load_subnet
@@ -18,11 +24,15 @@ from autoformer.supernet import Supernet
 from autoformer.timm_models import PREFIX
 
 
-def beginning(recipe: Recipe, parts: DataParts) -> tuple[SearchSpace, Supernet | None]:
-    """The space, and the supernet to start from if the recipe names one; it brings its space unless the recipe has one too."""
+def beginning(recipe: Recipe, parts: DataParts) -> tuple[SearchSpace, Supernet | None, bool]:
+    """The space, the supernet to start from if the recipe names one, and whether that got a new head.
+
+    A supernet brings its space unless the recipe has one too. Its head stays where the images have the classes it knows.
+    """
     if recipe.train.start is None:
-        return recipe.space.make(parts), None
-    preprocessing = parts.preprocessing
+        return recipe.space.make(parts), None, False
+    known, preprocessing = _classes_of(recipe.train.start), parts.preprocessing
+    new_head = known != parts.classes
     supernet = start_from(
         recipe.train.start,
         space=recipe.space.make(parts) if recipe.space.model_fields_set else None,
@@ -31,24 +41,36 @@ def beginning(recipe: Recipe, parts: DataParts) -> tuple[SearchSpace, Supernet |
         in_chans=preprocessing.in_chans,
         normalisation=normalisation_of(preprocessing),
     )
-    return supernet.space, supernet
+    if new_head:
+        with torch.no_grad():
+            for weight in supernet.head.parameters():
+                weight.zero_()
+    return supernet.space, supernet, new_head
 
 
-def network_and_parts(
-    words: str, data: str | None, image_size: int | None, group_by: str | None = None
-) -> tuple[Subnet, DataParts, bool]:
+def _classes_of(words: str) -> tuple[str, ...] | None:
+    """The names of the classes that the weights know, if they say so."""
+    for folder in (Path(words), Path(words) / "supernet"):
+        if (folder / "supernet.json").exists():
+            return tuple(map(str, read_json(folder / "supernet.json", "data")["data"].get("classes", ())))
+    return None
+
+
+def network_and_parts(words: str, given: Mapping[str, Any], image_size: int | None) -> tuple[Subnet, DataParts, bool]:
     """The network of a folder or of `timm:NAME[@FILE]`, its images, and whether its head is new.
 
-    Images are those it was made from unless `data` names others; it is adapted to their classes and channels, and to images
-    of `image_size` pixels (None: the size it takes). Raises `DataError` when a network of timm comes without data.
+    Images are those it was made from, but for what `given` says of them (keys of `DataConfig`); it is adapted to their classes
+    and channels, and to images of `image_size` pixels (None: the size it takes). Raises `DataError` when a network of timm comes
+    without data.
     """
     if words.startswith(PREFIX):
-        if data is None:
+        if "source" not in given:
             raise DataError(f"{words} brings no images; give --data")
         name, _, file = words.removeprefix(PREFIX).partition("@")
         checkpoint = Path(file).expanduser() if file else None
         plain = subnet_from_timm(name, checkpoint=checkpoint)
-        parts = load_parts(DataConfig(source=data, group_by=group_by, image_size=image_size or plain.patch_embed.img_size[0]))
+        size = image_size or given.get("image_size") or plain.patch_embed.img_size[0]
+        parts = load_parts(DataConfig.model_validate({**given, "image_size": size}))
         network = subnet_from_timm(
             name,
             num_classes=len(parts.classes),
@@ -57,20 +79,14 @@ def network_and_parts(
             checkpoint=checkpoint,
             normalisation=normalisation_of(parts.preprocessing),
         )
-        return network, parts, len(parts.classes) != plain.num_classes
+        return without_head(network), parts, True
     network, preprocessing, classes = load_subnet(Path(words))
     record = read_json(Path(words) / "subnet.json", "data")["data"]
-    if data is None and image_size is None and group_by is None:
+    if not given and image_size is None:
         return network, parts_of_record(record), False
-    own = parts_of_record(record) if data is None else None
-    changes = {"source": data, "image_size": image_size or preprocessing.input_size, "group_by": group_by}
-    config = (own.config if own is not None else DataConfig()).model_copy(
-        update={k: v for k, v in changes.items() if v is not None}
-    )
-    parts = load_parts(config)
-    new_head = parts.classes != classes
-    if new_head and len(parts.classes) == len(classes):
-        network.reset_classifier(len(classes))
+    own = DataConfig() if "source" in given else parts_of_record(record).config
+    changes = {"image_size": preprocessing.input_size, **given} | ({} if image_size is None else {"image_size": image_size})
+    parts = load_parts(DataConfig.model_validate({**own.model_dump(), **changes}))
     adapted = adapt_subnet(
         network,
         num_classes=len(parts.classes),
@@ -79,7 +95,23 @@ def network_and_parts(
         trained_with=normalisation_of(preprocessing),
         normalisation=normalisation_of(parts.preprocessing),
     )
-    return adapted, parts, new_head
+    return (adapted, parts, False) if parts.classes == classes else (without_head(adapted), parts, True)
+
+
+def without_head(network: Subnet) -> Subnet:
+    """The network with a head of zeros: the same start whatever the seed, so that a training of it can be resumed."""
+    with torch.no_grad():
+        for weight in network.head.parameters():
+            weight.zero_()
+    return network
+
+
+def readable(parts: DataParts, out: Path, world: World, progress: Progress) -> DataParts:
+    """The parts without images that cannot be read: as found at the first start, and the same at any later one."""
+    if (out / "data.json").exists():
+        return without_recorded(parts, read_json(out / "data.json"))
+    found = check_readable(parts, progress).unreadable if world.leads else {}
+    return without_recorded(parts, {"unreadable": {name: list(names) for name, names in world.from_leader(found).items()}})
 
 
 def normalisation_of(preprocessing: Preprocessing) -> Normalisation:

@@ -48,8 +48,8 @@ def train(
 
     from autoformer.cli.console import note, progress_bar
     from autoformer.cli.recipe import load_recipe
-    from autoformer.cli.starting import beginning
-    from autoformer.data import check_readable, describe_parts, load_parts
+    from autoformer.cli.starting import beginning, readable
+    from autoformer.data import describe_parts, load_parts
     from autoformer.distributed import joined
     from autoformer.train import train_supernet
 
@@ -60,13 +60,13 @@ def train(
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
     with joined() as world, progress_bar(quiet or not world.leads) as progress:
-        parts = load_parts(chosen.data)
-        if chosen.data.unreadable == "skip" or not out.exists():
-            parts = check_readable(parts, progress)
+        parts = readable(load_parts(chosen.data), out, world, progress)
         if not quiet and world.leads:
             for line in describe_parts(parts):
                 note(line)
-        space, begun = beginning(chosen, parts)
+        space, begun, new_head = beginning(chosen, parts)
+        if new_head and not quiet and world.leads:
+            note(f"a new head for {len(parts.classes)} classes")
         if dry_run:
             _show_price(chosen, parts, space, begun, out, world, json)
             return

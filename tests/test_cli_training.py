@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -192,3 +193,63 @@ def test_tensorboard_gets_what_the_log_holds_and_its_absence_is_one_line(tmp_pat
     assert (loss.step, loss.value) == (record["step"], pytest.approx(record["loss"]))
     (score,) = events.Scalars("score/largest")
     assert score.value == pytest.approx(record["scores"]["largest"]["value"])
+
+
+def test_as_many_but_other_classes_get_a_new_head_and_can_be_resumed(tmp_path: Path) -> None:
+    draw_images(tmp_path / "photos", each=20, size=16)
+    words = ("--set", "train.epochs=1", "--set", "train.batch_size=16", "--set", "data.image_size=16", "--quiet")
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("train: {epochs: 1}\n")
+    assert command("train", recipe, "--data", tmp_path / "photos", "--out", tmp_path / "super", *words).code == 0
+    shutil.copytree(tmp_path / "photos", tmp_path / "others")
+    for folder in list((tmp_path / "others").iterdir()):
+        folder.rename(folder.with_name(f"x{folder.name}"))
+    spoken = tuple(word for word in words if word != "--quiet")
+    told = command("train", recipe, "--data", tmp_path / "others", "--from", tmp_path / "super", "--out", tmp_path / "s", *spoken)
+    assert "a new head for" in told.err
+    told = command("train", recipe, "--data", tmp_path / "photos", "--from", tmp_path / "super", "--out", tmp_path / "t", *spoken)
+    assert (told.code, "a new head for" in told.err) == (0, False)
+    assert command("extract", "--supernet", tmp_path / "super", "--architecture", "largest", "--out", tmp_path / "net").code == 0
+    tune = ("finetune", tmp_path / "net", "--data", tmp_path / "others", "--set", "batch_size=16", "--out", tmp_path / "f")
+    assert command(*tune, "--set", "epochs=1").code == 0
+    identity = json.loads((tmp_path / "f" / "identity.json").read_text())
+    assert command(*tune, "--set", "epochs=1").code == 0
+    shutil.rmtree(tmp_path / "f")
+    assert command(*tune, "--set", "epochs=1", "--seed", 5).code == 0
+    assert json.loads((tmp_path / "f" / "identity.json").read_text())["weights"] == identity["weights"]
+
+
+def test_images_left_out_at_the_start_stay_out_without_reading_all_of_them_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_images(tmp_path / "photos", each=20, size=16)
+    first = min((tmp_path / "photos").rglob("*.png"))
+    first.write_bytes(b"no image")
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("train: {epochs: 1, batch_size: 16}\ndata: {unreadable: skip, image_size: 16}\n")
+    words = ("train", recipe, "--data", tmp_path / "photos", "--out", tmp_path / "s", "--quiet")
+    assert command(*words).code == 0
+    (left_out,) = json.loads((tmp_path / "s" / "data.json").read_text())["unreadable"].values()
+    assert [Path(name).name for name in left_out] == [first.name]
+    (tmp_path / "s" / "supernet.json").unlink()  # as if it had been killed at the end
+    monkeypatch.setattr("autoformer.cli.starting.check_readable", lambda *_: pytest.fail("read all images again"))
+    assert command(*words).code == 0
+
+
+def test_a_finetuning_tells_the_score_of_the_weights_it_kept(finished_run: Path, tmp_path: Path) -> None:
+    settings = [f"--set={word}" for word in ("epochs=12", "patience=2", "learning_rate=0.05", "warmup_epochs=0")]
+    answer = command("finetune", finished_run / "finetuned", "--out", tmp_path / "f", "--json", "--quiet", *settings)
+    record = json.loads((tmp_path / "f" / "subnet.json").read_text())
+    assert answer.json["kept_epoch"]["epoch"] == record["best"]["epoch"] < answer.json["last_epoch"]["epoch"]
+    assert answer.json["kept_epoch"]["scores"]["network"]["value"] == record["best"]["score"]
+
+
+def test_an_audit_on_other_images_is_refused(digits_supernet: Path, tmp_path: Path) -> None:
+    draw_images(tmp_path / "photos", each=20, size=16)
+    assert "3 channels" in command("audit", digits_supernet, "--data", tmp_path / "photos").error
+
+
+def test_finetuning_takes_settings_of_the_data(finished_run: Path, tmp_path: Path) -> None:
+    words = ("finetune", finished_run / "finetuned", "--out", tmp_path / "f", "--quiet", "--set", "epochs=1")
+    assert command(*words, "--set", "data.search_fraction=0.3").code == 0
+    assert json.loads((tmp_path / "f" / "data.json").read_text())["config"]["search_fraction"] == 0.3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -177,3 +178,16 @@ def test_digests_do_not_depend_on_order_of_keys_or_on_the_process(tmp_path: Path
     (tmp_path / "file").write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # SHA-256 of "abc", FIPS 180-2
     assert file_digest(tmp_path / "file") == expected
+
+
+def test_weights_that_do_not_fit_on_the_disk_leave_nothing_and_raise_oserror(tmp_path: Path) -> None:
+    """A real limit: files of this process may not exceed 10 kB."""
+    path = tmp_path / "w.safetensors"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="large"):
+            write_tensors({"weight": torch.zeros(100_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []

@@ -20,7 +20,8 @@ WORKER = Path(__file__).parent / "ddp_worker.py"
 CONFIG = SupernetConfig.model_validate(
     {
         "epochs": 1, "batch_size": 64, "mixup": 0.8, "cutmix": 1.0, "augment": {"erase": 0.5}, "clip_norm": 0.5,
-        "subnets": SubnetsConfig(strategy="sandwich", between=1, distill=True), "ema_decay": 0.9, "log_every": 1,
+        "subnets": SubnetsConfig(strategy="sandwich", between=1, distill=True), "ema_decay": 0.9,
+        "log_every": 1, "drop_path_rate": 0.3,
     }
 )  # fmt: skip
 

@@ -256,6 +256,8 @@ NEXT = {"step": 20, "history": [{}, {}]}
         (NEXT, {"optimizer.x": torch.zeros(())}),
         (NEXT, {"optimizer.0.exp_avg": torch.zeros(5)}),
         (NEXT, {"optimizer.0.other": torch.zeros(())}),
+        ({**NEXT, "optimizer": {}}, {}),
+        ({**NEXT, "optimizer": 3}, {}),
     ],
 )
 def test_a_foreign_checkpoint_is_passed_over(tmp_path: Path, changes: Any, extra: dict[str, torch.Tensor]) -> None:

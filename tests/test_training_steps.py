@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from timm.optim import list_optimizers
 from torch import Tensor, nn
 
 from autoformer.architecture import Architecture
@@ -21,12 +22,12 @@ from autoformer.batches import Plan, mirrored_piece
 from autoformer.checkpoint import read_tensors, tensors_digest, write_tensors
 from autoformer.cost import count_params
 from autoformer.data import DataConfig, DataParts, load_parts
-from autoformer.errors import ArchitectureError, DataError, InterruptedRunError, TrainingError
+from autoformer.errors import ArchitectureError, AutoformerError, DataError, InterruptedRunError, TrainingError
 from autoformer.evaluate import EvaluationSet, guesses, predict_with, score
 from autoformer.sampling import chooser, frozen_outside, only_one, parameter_strata, used_weights
 from autoformer.space import SearchSpace
 from autoformer.subnet import Subnet
-from autoformer.subnet_folder import load_subnet
+from autoformer.subnet_folder import load_subnet, save_subnet
 from autoformer.supernet import Supernet
 from autoformer.supernet_folder import load_supernet
 from autoformer.teacher import imitation
@@ -443,3 +444,119 @@ def test_a_supernet_starts_from_the_weights_it_is_given(parts: DataParts, tmp_pa
     train_supernet(SPACE, parts, config, tmp_path / "s", start=start)
     for name, weight in load_supernet(tmp_path / "s").state_dict().items():
         assert torch.allclose(weight, kept[name], atol=1e-5), name
+
+
+def test_a_finetuning_with_patience_is_scored_every_epoch(parts: DataParts, tmp_path: Path) -> None:
+    """Or it would stop for want of scores: scored every 10 epochs, with a patience of 2."""
+    config = FinetuneConfig(epochs=6, batch_size=64, evaluate_every=10, patience=2, learning_rate=1e-3)
+    finetune(Subnet.from_space(SPACE, SPACE.largest), parts, config, tmp_path / "f")
+    history = json.loads((tmp_path / "f" / "subnet.json").read_text())["history"]
+    assert all("scores" in record for record in history)
+    assert len(history) > 3
+
+
+def test_a_damaged_best_checkpoint_costs_the_best_weights_and_no_more(parts: DataParts, tmp_path: Path) -> None:
+    config = FinetuneConfig(epochs=3, batch_size=64, patience=3, learning_rate=0.02)
+    torch.manual_seed(0)
+    network = Subnet.from_space(SPACE, SPACE.smallest)
+    trainer = Trainer(network, parts, config, tmp_path, only_one, {"network": None}, parts.preprocessing)
+    trainer.run()
+    path = tmp_path / "checkpoints" / "best.safetensors"
+    path.write_bytes(path.read_bytes()[:200])
+    again = Trainer(network, parts, config, tmp_path, only_one, {"network": None}, parts.preprocessing)
+    with pytest.warns(UserWarning, match="the last weights are kept instead of the best"):
+        again.run()
+    assert again.state.best is None
+
+
+def test_skipped_steps_are_counted_and_leave_the_loss_of_the_others(parts: DataParts, tmp_path: Path) -> None:
+    """Every third step without a finite loss: the mean is that of the others, and the log holds no NaN."""
+    trainer = trainer_of(parts, tmp_path, QUICK.model_copy(update={"epochs": 1}))
+    loss, losses = trainer.steps.loss, list[float]()
+
+    def poisoned(*words: Any) -> Tensor:
+        found = loss(*words)
+        if len(losses) % 3 == 2:
+            losses.append(float("nan"))
+            return found * float("nan")
+        losses.append(float(found.detach()))
+        return found
+
+    trainer.steps.loss = poisoned  # type: ignore[assignment, method-assign]
+    (record,) = trainer.run().history
+    assert record["skipped"] == 5
+    assert record["loss"] == pytest.approx(np.nanmean(losses))
+    assert "NaN" not in (tmp_path / "log.jsonl").read_text()
+
+
+def test_progress_is_told_in_steps_with_loss_and_rate(parts: DataParts, tmp_path: Path) -> None:
+    told: list[tuple[int, int, str]] = []
+    config = QUICK.model_copy(update={"log_every": 5})
+    train_supernet(
+        SPACE, parts, config, tmp_path / "s", progress=lambda work, done, total, note="": told.append((done, total, note))
+    )
+    assert [(done, total) for done, total, _ in told] == [(step, 30) for step in (5, 10, 15, 20, 25, 30)]
+    assert all(word in told[0][2] for word in ("epoch 1", "loss", "rate", "images/s"))
+
+
+def test_a_better_epoch_than_the_last_stays_beside_the_supernet(parts: DataParts, tmp_path: Path) -> None:
+    config = SupernetConfig(epochs=6, batch_size=64, evaluate_every=1, learning_rate=0.03, warmup_epochs=0, init_std=0.1)
+    train_supernet(SPACE, parts, config, tmp_path / "s")
+    record = json.loads((tmp_path / "s" / "supernet.json").read_text())
+    means = [np.mean([entry["value"] for entry in epoch["scores"].values()]) for epoch in record["history"]]
+    assert record["best"] == {"epoch": int(np.argmax(means)) + 1, "score": pytest.approx(max(means))}
+    assert (tmp_path / "s" / "best.safetensors").exists() == (np.argmax(means) != 5)
+
+
+def resumed_equals_undisturbed(optimizer: str, parts: DataParts, folder: Path) -> None:
+    """Three steps, a checkpoint, three more from it, against six in a row."""
+    config = SupernetConfig(epochs=1, batch_size=64, optimizer=optimizer, learning_rate=1e-3, warmup_epochs=0)
+
+    def steps(trainer: Trainer, first: int, last: int) -> None:
+        loader = trainer._loader(first)
+        for step in range(first, last):
+            trainer.steps.run(trainer.network, *next(loader), step)
+        trainer.state.step = last
+
+    whole = trainer_of(parts, folder / "a", config)
+    steps(whole, 0, 6)
+    half = trainer_of(parts, folder / "b", config)
+    steps(half, 0, 3)
+    half.state.save()
+    rest = trainer_of(parts, folder / "b", config)
+    rest.state.load_newest()
+    assert rest.state.step == 3
+    steps(rest, 3, 6)
+    for name, weight in whole.network.state_dict().items():
+        assert torch.equal(weight, rest.network.state_dict()[name]), (optimizer, name)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lamb", "lion", "adan", "adafactor", "laprop"])
+def test_an_optimiser_goes_on_as_if_nothing_had_happened(optimizer: str, parts: DataParts, tmp_path: Path) -> None:
+    resumed_equals_undisturbed(optimizer, parts, tmp_path)
+
+
+@pytest.mark.slow
+def test_every_optimiser_goes_on_as_if_nothing_had_happened_or_is_refused_at_once(parts: DataParts, tmp_path: Path) -> None:
+    works, refused, wrong = [], [], []
+    for optimizer in list_optimizers():
+        if optimizer.startswith("kron"):  # compiles for minutes
+            continue
+        try:
+            resumed_equals_undisturbed(optimizer, parts, tmp_path / optimizer)
+            works.append(optimizer)
+        except TrainingError:
+            refused.append(optimizer)
+        except (AssertionError, AutoformerError) as error:
+            wrong.append(f"{optimizer}: {str(error)[:100]}")
+    assert not wrong, "\n".join(wrong)
+    assert len(works) > 60, f"refused: {refused}"
+
+
+def test_a_teacher_of_other_classes_is_refused(parts: DataParts, tmp_path: Path) -> None:
+    subnet = Subnet.from_space(SPACE, SPACE.largest)
+    names = tuple(f"not {name}" for name in parts.classes)
+    save_subnet(subnet, tmp_path / "network", preprocessing=parts.preprocessing, classes=names, record={})
+    config = SupernetConfig.model_validate({**QUICK.model_dump(), "teacher": {"network": str(tmp_path / "network")}})
+    with pytest.raises(DataError, match="knows class 'not 0'"):
+        train_supernet(SPACE, parts, config, tmp_path / "s")
