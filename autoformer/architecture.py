@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,16 @@ def is_whole(value: object, most: int, least: int = 1) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
+def is_number(value: object) -> bool:
+    """Whether `value` is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_list_of_numbers(value: object) -> bool:
+    """Whether `value` is a sequence of nothing but numbers. A text is none, although its letters could be read as digits."""
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes) and all(is_number(item) for item in value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """The choices of one subnet. Equal values are equal architectures; hashable.
@@ -40,6 +50,10 @@ class Architecture:
     image_size: int | None = None  # pixels
 
     def __post_init__(self) -> None:
+        for name in ("num_heads", "mlp_ratio"):
+            if not is_list_of_numbers(getattr(self, name)):
+                given = repr(getattr(self, name))[:40]
+                raise ArchitectureError(f"not an architecture: {name} must be a list of numbers, one per block; got {given}")
         object.__setattr__(self, "num_heads", tuple(self.num_heads))
         object.__setattr__(self, "mlp_ratio", tuple(float(ratio) for ratio in self.mlp_ratio))
         if len(self.num_heads) != len(self.mlp_ratio) or not self.num_heads:
@@ -108,8 +122,8 @@ class Architecture:
         try:
             return cls(
                 embed_dim=values["embed_dim"],
-                num_heads=tuple(values["num_heads"]),
-                mlp_ratio=tuple(float(ratio) for ratio in values["mlp_ratio"]),
+                num_heads=values["num_heads"],
+                mlp_ratio=values["mlp_ratio"],
                 image_size=values.get("image_size"),
             )
         except (TypeError, ValueError, OverflowError) as error:

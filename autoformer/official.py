@@ -9,6 +9,9 @@ Two things in them differ from ours and are kept, because the weights were train
 * with `change_qkv=False` query, key and value keep all channels in every network, in plain order, and logits are scaled by
   the sampled width, (embed_dim // heads)^-0.5 (`SearchSpace.scale_by_width`).
 
+The official code hard-codes a head width of 64 where heads are sampled (`change_qkv`). With weights of another head width it
+stops or gives other logits than ours, which are what its definition says for the real head width.
+
 Letters: S super width, p patch size, P patches, M hidden width of the MLP, K channels per head, R reach of the tables.
 """
 
@@ -20,12 +23,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from autoformer.errors import CheckpointError
+from autoformer.architecture import MAX_DEPTH, MAX_HEADS, is_whole
+from autoformer.errors import ArchitectureError, CheckpointError
 from autoformer.foreign_weights import read_foreign_weights
 from autoformer.space import SearchSpace
 from autoformer.supernet import Supernet
+
+BLOCK = re.compile(r"blocks\.([0-9]{1,4})\.(.+)", re.DOTALL)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+NAMES_SHOWN = 20  # in an error
 
 # Per block: our name, the official name.
 BLOCK_NAMES = {
@@ -57,41 +66,42 @@ def load_official(
 ) -> Supernet:
     """A supernet with these official weights; it computes what the official code does, for every subnet.
 
-    Width, depth, MLP ratio, input channels and classes are read off the tensors; the head width is width / `num_heads`. The
-    space of the supernet contains every architecture the weights hold, whatever the released search space was.
-    Raises `CheckpointError`, in one line, naming every missing, unexpected or misshapen tensor.
+    Width, depth, MLP ratio, input channels and classes are read off the tensors; the head width is width / `num_heads`, and with
+    `change_qkv` the logits are those of the official code for a head width of 64 alone, which it hard-codes. The space of the
+    supernet contains every architecture the weights hold, whatever the released search space was.
+    Raises `CheckpointError`, in one line, naming the missing, unexpected and misshapen tensors, those that are not dense finite
+    floating numbers, and sizes that no network has.
     """
     space = _space_of(
         state_dict,
-        SearchSpace(
-            name="official",
-            embed_dims=(1,), depths=(1,), mlp_ratios=(1.0,),  # read off the tensors
-            num_heads=tuple(range(1, num_heads + 1)) if change_qkv else (num_heads,),
-            image_sizes=(image_size,),
-            patch_size=patch_size,
-            max_relative_position=max_relative_position,
-            relative_position=relative_position,
-            absolute_position=absolute_position,
-            pooling="mean" if global_pool else "token",
-            any_up_to_largest=True,
-            prefix_qkv_bias=change_qkv,
-            scale_by_width=not change_qkv,
-        ),
-    )  # fmt: skip
-    _check_shapes(state_dict, _official_shapes(space))
-    supernet = Supernet(space)
-    supernet.load_state_dict(_translated(state_dict, space))
-    return supernet
+        image_size=image_size,
+        patch_size=patch_size,
+        num_heads=num_heads,
+        max_relative_position=max_relative_position,
+        global_pool=global_pool,
+        relative_position=relative_position,
+        absolute_position=absolute_position,
+        change_qkv=change_qkv,
+    )
+    return _built(state_dict, space)
 
 
 def import_official(path: Path, space: SearchSpace) -> Supernet:
     """The supernet of an official checkpoint file, restricted to the choices of `space` (a preset: `tiny`, `small`, `base`).
 
-    Raises `CheckpointError` when the file cannot be read or its weights are not those of such a space.
+    A space with `scale_by_width` stands for weights that were trained with `change_qkv=False`; no name or shape tells. Channels
+    and classes are the file's. Raises `CheckpointError` when the file cannot be read, or its weights are not those of such a
+    space.
     """
     state_dict = read_foreign_weights(path)
+    for name, official in (("norm_eps", 1e-5), ("sharing", "entangled"), ("any_up_to_largest", False)):
+        if (wanted := getattr(space, name)) != official:
+            raise CheckpointError(
+                f"{path} does not fit space {space.name!r}: {name} is {wanted!r} in the space, and {official!r} for what the "
+                "official code trains; leave it out"
+            )
     try:
-        supernet = load_official(
+        found = _space_of(
             state_dict,
             image_size=space.image_size,
             patch_size=space.patch_size,
@@ -100,31 +110,78 @@ def import_official(path: Path, space: SearchSpace) -> Supernet:
             global_pool=space.pooling == "mean",
             relative_position=space.relative_position,
             absolute_position=space.absolute_position,
+            change_qkv=not space.scale_by_width,
         )
+        for name, in_file, in_space in (
+            ("width", found.stored_embed_dim, space.stored_embed_dim),
+            ("query width", found.stored_qkv_dim, space.stored_qkv_dim),
+            ("MLP width", found.stored_hidden_dim, space.stored_hidden_dim),
+            ("depth", found.depths[-1], space.depths[-1]),
+        ):
+            if in_file != in_space:
+                raise CheckpointError(
+                    f"{name} is {in_file} in the file and {in_space} in the space; choose the space it was trained in"
+                )
+        supernet = _built(state_dict, found)
     except CheckpointError as error:
         raise CheckpointError(f"{path} does not fit space {space.name!r}: {error}") from error
-    found = supernet.space
-    wanted = replace(space, prefix_qkv_bias=True, in_chans=found.in_chans, num_classes=found.num_classes)
-    for name, in_file, in_space in (
-        ("width", found.stored_embed_dim, wanted.stored_embed_dim),
-        ("query width", found.stored_qkv_dim, wanted.stored_qkv_dim),
-        ("MLP width", found.stored_hidden_dim, wanted.stored_hidden_dim),
-        ("depth", found.depths[-1], wanted.depths[-1]),
-    ):
-        if in_file != in_space:
-            raise CheckpointError(
-                f"{path} does not fit space {space.name!r}: {name} is {in_file} in the file and {in_space} in the space; "
-                "choose the space it was trained in"
-            )
-    supernet.space = wanted
+    supernet.space = replace(space, prefix_qkv_bias=found.prefix_qkv_bias, in_chans=found.in_chans, num_classes=found.num_classes)
     return supernet
+
+
+def _built(state_dict: Mapping[str, Tensor], space: SearchSpace) -> Supernet:
+    """The supernet of `space` with these weights, which `_space_of` has read the sizes of."""
+    _check_shapes(state_dict, _official_shapes(space))
+    if infinite := [name for name, tensor in state_dict.items() if not tensor.isfinite().all()]:
+        raise CheckpointError(f"the weights hold numbers that are not finite: {_listed(infinite)}")
+    supernet = Supernet(space)  # no larger than the tensors, whose shapes it was compared with
+    supernet.load_state_dict(_translated(state_dict, space))
+    return supernet
+
+
+# --- what a file may hold ----------------------------------------------------------------------------------------
+
+
+def _check_kinds(state_dict: Mapping[str, Tensor]) -> None:
+    """Raises `CheckpointError` naming the tensors that are not plain floating numbers, each with memory of its own."""
+    odd: dict[str, list[str]] = {}
+    needed, memory = 0, {}
+    for name, tensor in state_dict.items():
+        if tensor.layout is not torch.strided or tensor.is_nested or tensor.device.type == "meta":
+            odd.setdefault("are not dense", []).append(name)
+        elif tensor.dtype not in FLOATS:
+            odd.setdefault("hold no floating numbers", []).append(name)
+        else:
+            storage, size = tensor.untyped_storage(), tensor.numel() * tensor.element_size()
+            if storage.nbytes() < size:
+                odd.setdefault("repeat fewer numbers than their shape has", []).append(name)
+            memory[storage.data_ptr()] = storage.nbytes()
+            needed += size
+    if odd:
+        raise CheckpointError(f"the weights {'. They '.join(f'{kind}: {_listed(names)}' for kind, names in odd.items())}")
+    if needed > (held := sum(memory.values())):
+        raise CheckpointError(f"the weights share their memory: {held:,} bytes for tensors of {needed:,}")
 
 
 # --- sizes -------------------------------------------------------------------------------------------------------
 
 
-def _space_of(state_dict: Mapping[str, Tensor], given: SearchSpace) -> SearchSpace:
-    """`given` with what the tensors tell about sizes."""
+def _space_of(
+    state_dict: Mapping[str, Tensor],
+    *,
+    image_size: int,
+    patch_size: int,
+    num_heads: int,
+    max_relative_position: int,
+    global_pool: bool,
+    relative_position: bool,
+    absolute_position: bool,
+    change_qkv: bool,
+) -> SearchSpace:
+    """The space of all that the tensors hold, by their sizes and these settings; no number of them is read."""
+    _check_kinds(state_dict)
+    if not is_whole(num_heads, MAX_HEADS):
+        raise CheckpointError(f"num_heads must be a whole number from 1 to {MAX_HEADS}, got {str(num_heads)[:40]}")
     for name, dimensions in (
         ("patch_embed_super.proj.weight", 4), ("head.weight", 2), ("blocks.0.fc1.weight", 2),
     ):  # fmt: skip
@@ -136,23 +193,37 @@ def _space_of(state_dict: Mapping[str, Tensor], given: SearchSpace) -> SearchSpa
             )
     embed_dim, in_chans = state_dict["patch_embed_super.proj.weight"].shape[:2]
     hidden = state_dict["blocks.0.fc1.weight"].shape[0]
-    depth = 1 + max(int(block[1]) for name in state_dict if (block := re.match(r"blocks\.(\d+)\.", name)))
-    if embed_dim % given.num_heads[-1]:
+    numbers = (int(block[1]) for name in state_dict if (block := BLOCK.fullmatch(name)))
+    depth = 1 + max(number for number in numbers if number < MAX_DEPTH)  # beyond it, a name is an unexpected one
+    if embed_dim % num_heads:
         raise CheckpointError(
-            f"the weights are {embed_dim} wide, which {given.num_heads[-1]} heads do not divide; give the supernet's num_heads"
+            f"the weights are {embed_dim} wide, which {num_heads} heads do not divide; give the supernet's num_heads"
         )
     ratio = hidden / embed_dim
     while int(embed_dim * ratio) < hidden:  # the quotient was rounded down
         ratio = math.nextafter(ratio, math.inf)
-    return replace(
-        given,
-        embed_dims=(embed_dim,),
-        depths=tuple(range(1, depth + 1)),
-        mlp_ratios=(ratio,),
-        head_dim=embed_dim // given.num_heads[-1],
-        in_chans=in_chans,
-        num_classes=state_dict["head.weight"].shape[0],
-    )
+    try:
+        return SearchSpace(
+            name="official",
+            embed_dims=(embed_dim,),
+            depths=tuple(range(1, depth + 1)),
+            num_heads=tuple(range(1, num_heads + 1)) if change_qkv else (num_heads,),
+            mlp_ratios=(ratio,),
+            image_sizes=(image_size,),
+            head_dim=embed_dim // num_heads,
+            patch_size=patch_size,
+            in_chans=in_chans,
+            num_classes=state_dict["head.weight"].shape[0],
+            max_relative_position=max_relative_position,
+            relative_position=relative_position,
+            absolute_position=absolute_position,
+            pooling="mean" if global_pool else "token",
+            any_up_to_largest=True,
+            prefix_qkv_bias=change_qkv,
+            scale_by_width=not change_qkv,
+        )
+    except ArchitectureError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _official_shapes(space: SearchSpace) -> dict[str, tuple[int, ...]]:
@@ -186,27 +257,39 @@ def _official_shapes(space: SearchSpace) -> dict[str, tuple[int, ...]]:
 def _check_shapes(state_dict: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
     wrong = [name for name in expected if name in state_dict and tuple(state_dict[name].shape) != expected[name]]
     shapes = {name: f"{list(state_dict[name].shape)}, expected {list(expected[name])}" for name in wrong}
+    kinds = list(dict.fromkeys(shapes.values()))[:NAMES_SHOWN]
     problems = {
         "missing": _listed(set(expected) - set(state_dict)),
         "unexpected": _listed(set(state_dict) - set(expected)),
-        "misshapen": "; ".join(
-            f"{_listed(name for name in wrong if shapes[name] == shape)} {shape}" for shape in dict.fromkeys(shapes.values())
-        ),
+        "misshapen": "; ".join(f"{_listed(name for name in wrong if shapes[name] == shape)} {shape}" for shape in kinds),
     }
     if found := [f"{kind} {names}" for kind, names in problems.items() if names]:
         raise CheckpointError(f"the weights are not those of an official supernet of this form: {'. '.join(found)}")
 
 
 def _listed(names: Iterable[str]) -> str:
-    """All names, those that differ only in the block written once: blocks.{0,1,2}.fc1.bias."""
-    blocks: dict[str, list[int]] = {}
+    """The names, those that differ only in the block written once: blocks.{0,1,2}.fc1.bias. One line of bearable length."""
+    blocks: dict[tuple[str, bool], list[int]] = {}
     for name in sorted(names):
-        found = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
-        blocks.setdefault(f"blocks.*.{found[2]}" if found else name, []).extend([int(found[1])] if found else [])
-    return ", ".join(
-        name.replace("*", str(indices[0]) if len(indices) == 1 else "{" + ",".join(map(str, sorted(indices))) + "}", 1)
-        for name, indices in blocks.items()
-    )
+        found = BLOCK.fullmatch(name)
+        blocks.setdefault((found[2] if found else name, bool(found)), []).extend([int(found[1])] if found else [])
+    shown = [
+        f"blocks.{_numbers(sorted(indices))}.{_plain(name)}" if of_block else _plain(name)
+        for (name, of_block), indices in blocks.items()
+    ]
+    more = f" and {len(shown) - NAMES_SHOWN} more" if len(shown) > NAMES_SHOWN else ""
+    return ", ".join(shown[:NAMES_SHOWN]) + more
+
+
+def _numbers(indices: list[int]) -> str:
+    if len(indices) == 1:
+        return str(indices[0])
+    return "{" + (",".join(map(str, indices)) if len(indices) <= 32 else f"{indices[0]},...,{indices[-1]}") + "}"
+
+
+def _plain(name: str) -> str:
+    """A name from a file, without what would break a line or a terminal."""
+    return name if name.isprintable() and len(name) <= 100 else repr(name[:100])
 
 
 # --- names and order ---------------------------------------------------------------------------------------------

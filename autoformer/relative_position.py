@@ -16,7 +16,8 @@ Three exact forms:
 * `bias` builds the logits from rows and columns by broadcasting: plain operators for exporters, compilers and counters;
 * `fused` appends the rows and columns as features to query, key and value, so that one plain attention call
   (FlashAttention on a GPU) does everything and nothing of size N×N is in memory;
-* `tiled` (tiled_attention.py) does the same on a CPU a few images at a time, with its backward pass written out.
+* `tiled` (tiled_attention.py) does the same on a CPU a few images at a time, with its backward pass written out. It is
+  differentiable once and not by `torch.func`; Hessians, `vmap`, `jvp` and the like take `form="bias"`.
 
 Letters: B images, H heads, N tokens (class token first), K channels per head, R × C the grid of patches, P = R·C.
 """
@@ -41,6 +42,14 @@ class Tables(NamedTuple):
     key_columns: Tensor
     value_rows: Tensor
     value_columns: Tensor
+
+
+def spread_edge(table: Tensor, reach: int) -> None:
+    """Copies the rows for distances ±`reach` of a table [2M + 2, K] to all greater distances, in place."""
+    zero = table.shape[0] // 2  # row of distance 0; row 0 is the class token's
+    if reach < zero - 1:
+        table[zero + reach + 1 :] = table[zero + reach].clone()
+        table[1 : zero - reach] = table[zero - reach].clone()
 
 
 class Geometry(NamedTuple):

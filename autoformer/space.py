@@ -7,7 +7,7 @@ latency; `micro` suits small images, with a patch that gives a grid of 4 to 8 pa
 
 from __future__ import annotations
 
-import math
+import contextlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -21,11 +21,15 @@ from autoformer.architecture import (
     MAX_MLP_RATIO,
     PUBLISHED,
     Architecture,
+    is_list_of_numbers,
+    is_number,
     is_whole,
 )
 from autoformer.errors import ArchitectureError
 
 FORMAT = "autoformer/space/1"
+CHOICES = ("embed_dims", "depths", "num_heads", "mlp_ratios", "image_sizes")
+FLAGS = ("relative_position", "absolute_position", "any_up_to_largest", "prefix_qkv_bias", "scale_by_width")
 
 # The largest numbers that are believed, as in `architecture.py`.
 LARGEST_CHOICES = {"embed_dims": MAX_EMBED_DIM, "depths": MAX_DEPTH, "num_heads": MAX_HEADS, "image_sizes": MAX_IMAGE_SIZE}
@@ -54,7 +58,7 @@ class SearchSpace:
     head_dim: int = 64  # channels per head
     patch_size: int = 16  # pixels
     in_chans: int = 3
-    num_classes: int = 1000
+    num_classes: int = 1000  # 0: networks that end with pooled features
     max_relative_position: int = 14  # distances beyond it share one row of the tables
     relative_position: bool = True
     absolute_position: bool = True
@@ -67,7 +71,8 @@ class SearchSpace:
     scale_by_width: bool = False  # logits × (embed_dim // heads)^-0.5 (official, fixed query width), not head_dim^-0.5
 
     def __post_init__(self) -> None:
-        for name in ("embed_dims", "depths", "num_heads", "mlp_ratios", "image_sizes"):
+        self._check_types()
+        for name in CHOICES:
             values = tuple(sorted(set(getattr(self, name))))
             if not values or values[0] <= 0:
                 raise ArchitectureError(f"space {self.name!r}: {name} needs at least one positive choice, got {values}")
@@ -78,9 +83,10 @@ class SearchSpace:
                     f"space {self.name!r}: {name} takes whole numbers from 1 to {most}, got {str(odd[-1])[:40]}"
                 )
         if not all(0 < ratio < MAX_MLP_RATIO for ratio in self.mlp_ratios):
-            raise ArchitectureError(f"space {self.name!r}: mlp_ratios must be below {MAX_MLP_RATIO:g}, got {self.mlp_ratios}")
+            given = str(self.mlp_ratios)[:60]
+            raise ArchitectureError(f"space {self.name!r}: mlp_ratios must be below {MAX_MLP_RATIO:g}, got {given}")
         for name, most in LARGEST_SIZES.items():
-            if not is_whole(size := getattr(self, name), most):
+            if not is_whole(size := getattr(self, name), most, least=0 if name == "num_classes" else 1):
                 raise ArchitectureError(
                     f"space {self.name!r}: {name} must be positive, a whole number up to {most}, got {str(size)[:40]}"
                 )
@@ -94,8 +100,8 @@ class SearchSpace:
                 f"space {self.name!r}: super_embed_dim must be a whole number up to {MAX_EMBED_DIM}, "
                 f"got {str(self.super_embed_dim)[:40]}"
             )
-        if not 0 < self.norm_eps < math.inf:
-            raise ArchitectureError(f"space {self.name!r}: norm_eps must be positive, got {self.norm_eps}")
+        if not 0 < self.norm_eps < 1:
+            raise ArchitectureError(f"space {self.name!r}: norm_eps must be positive and below 1, got {self.norm_eps}")
         object.__setattr__(self, "mlp_ratios", tuple(float(ratio) for ratio in self.mlp_ratios))
         for size in self.image_sizes:
             if size % self.patch_size:
@@ -120,6 +126,21 @@ class SearchSpace:
             )
         if self.pooling not in ("mean", "token"):
             raise ArchitectureError(f"space {self.name!r}: pooling is {self.pooling!r}, expected 'mean' or 'token'")
+
+    def _check_types(self) -> None:
+        """Raises `ArchitectureError` naming the first field that holds a value of another kind."""
+        if not isinstance(self.name, str) or not self.name:
+            raise ArchitectureError(f"not a search space: name must be a text, got {str(self.name)[:40]!r}")
+        for name in CHOICES:
+            if not is_list_of_numbers(value := getattr(self, name)):
+                raise ArchitectureError(
+                    f"not a search space: {name} of {self.name!r} must be a list of numbers, got {repr(value)[:40]}"
+                )
+        for name in FLAGS:
+            if not isinstance(value := getattr(self, name), bool):
+                raise ArchitectureError(f"space {self.name!r}: {name} must be true or false, got {repr(value)[:40]}")
+        if not is_number(self.norm_eps):
+            raise ArchitectureError(f"space {self.name!r}: norm_eps must be a number, got {repr(self.norm_eps)[:40]}")
 
     # --- sizes of the stored weights -----------------------------------------------------------------------------
 
@@ -301,6 +322,9 @@ class SearchSpace:
                 f"format {values.get('format', FORMAT)!r}; expected {FORMAT!r}"
             )
         arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "format"}
+        if isinstance(arguments.get("norm_eps"), str):  # YAML 1.1 reads 1e-6 as a text, 1.0e-6 as a number
+            with contextlib.suppress(ValueError):  # what is no number is named below
+                arguments["norm_eps"] = float(arguments["norm_eps"])
         try:
             return cls(**arguments)
         except (TypeError, ValueError, OverflowError) as error:
@@ -309,14 +333,20 @@ class SearchSpace:
             raise ArchitectureError(f"not a search space: {error}") from error
 
     @classmethod
-    def preset(cls, name: str, *, image_size: int | None = None, in_chans: int = 3, num_classes: int = 1000) -> SearchSpace:
-        """The named space for these images and classes. `image_size` (pixels) replaces the preset's; `micro` needs it.
+    def preset(
+        cls, name: str, *, image_size: int | None = None, in_chans: int | None = None, num_classes: int | None = None
+    ) -> SearchSpace:
+        """The named space for these images and classes; None keeps the preset's. `image_size` is in pixels.
 
         Raises `ArchitectureError` for an unknown name, listing the known ones.
         """
         if name not in PRESETS:
             raise ArchitectureError(f"unknown space {name!r}; known are {', '.join(PRESETS)}")
-        space = replace(PRESETS[name], in_chans=in_chans, num_classes=num_classes)
+        space = PRESETS[name]
+        if in_chans is not None:
+            space = replace(space, in_chans=in_chans)
+        if num_classes is not None:
+            space = replace(space, num_classes=num_classes)
         if image_size is None:
             return space
         patch = patch_for(image_size) if name == "micro" else space.patch_size

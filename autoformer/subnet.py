@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import timm
 import torch
-from timm.layers import DropPath, Mlp, PatchEmbed, trunc_normal_
+from timm.layers import DropPath, PatchEmbed, to_2tuple, trunc_normal_
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint
@@ -23,68 +23,25 @@ from torch import Tensor, nn
 from autoformer.architecture import Architecture
 from autoformer.cost import Cost, count_flops, count_params
 from autoformer.errors import ArchitectureError
-from autoformer.relative_position import Form, Geometry, Tables, attend, geometry, logit_scale
+from autoformer.image_size import farther, fitted_weights, spread_untrained
+from autoformer.relative_position import Form, Geometry, Tables, geometry, logit_scale
 from autoformer.space import SearchSpace
-from autoformer.supernet import INIT_STD, Supernet, resample_positions
+from autoformer.subnet_block import Attention, Block
+from autoformer.supernet import INIT_STD, Supernet, check_drop_path, resample_positions
+
+__all__ = ["TIMM_NAME", "Attention", "Block", "Subnet"]  # timm adds the name it registers
 
 TIMM_NAME = "autoformer_subnet"
-
-
-class Attention(nn.Module):
-    """Multi-head attention with relative position on keys and values; [B, N, E] in and out."""
-
-    def __init__(self, dim: int, heads: int, head_dim: int, max_relative_position: int | None, scale: float, form: Form) -> None:
-        super().__init__()
-        self.num_heads, self.head_dim, self.scale, self.form = heads, head_dim, scale, form
-        self.qkv = nn.Linear(dim, 3 * heads * head_dim)
-        self.proj = nn.Linear(heads * head_dim, dim)
-        self.relative_position = max_relative_position is not None
-        if max_relative_position is not None:
-            for name in Tables._fields:
-                table = nn.Parameter(torch.empty(2 * max_relative_position + 2, head_dim))
-                self.register_parameter(name, trunc_normal_(table, std=INIT_STD))
-
-    def forward(self, x: Tensor, where: Geometry) -> Tensor:
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))  # [B, N, 3, H, K]
-        tables = Tables(*(getattr(self, name) for name in Tables._fields)) if self.relative_position else None
-        return cast(Tensor, self.proj(attend(qkv, tables, where, self.scale, self.form)))
-
-
-def spread_edge(table: Tensor, reach: int) -> None:
-    """Copies the rows for distances ±`reach` of a table [2M + 2, K] to all greater distances, in place."""
-    zero = table.shape[0] // 2  # row of distance 0; row 0 is the class token's
-    if reach < zero - 1:
-        table[zero + reach + 1 :] = table[zero + reach].clone()
-        table[1 : zero - reach] = table[zero - reach].clone()
-
-
-class Block(nn.Module):
-    """One pre-norm transformer block."""
-
-    def __init__(
-        self, dim: int, heads: int, hidden: int, head_dim: int, max_relative_position: int | None, eps: float,
-        drop_path: float, scale: float, form: Form,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=eps)
-        self.attn = Attention(dim, heads, head_dim, max_relative_position, scale, form)
-        self.drop_path1 = DropPath(drop_path) if drop_path else nn.Identity()
-        self.norm2 = nn.LayerNorm(dim, eps=eps)
-        self.mlp = Mlp(dim, hidden_features=hidden)
-        self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
-
-    def forward(self, x: Tensor, where: Geometry) -> Tensor:
-        x = x + self.drop_path1(self.attn(self.norm1(x), where))
-        return x + cast(Tensor, self.drop_path2(self.mlp(self.norm2(x))))
 
 
 class Subnet(nn.Module):
     """A vision transformer with per-block heads and MLP ratios; images [B, in_chans, side, side] to logits [B, classes].
 
     `drop_path_rate` belongs to block `super_depth` (the supernet's deepest, so that a shallower network keeps the rates
-    it was trained with); None stands for this network's own depth. `searched_size` is the image size where the space had
-    several, and is part of the architecture. `scale_by_width` is the official code's logit scale for a fixed query, key and
-    value width. Raises `ArchitectureError` on contradictory sizes.
+    it was trained with); None stands for this network's own depth. `searched_size` is given where the space had several
+    image sizes; the architecture then names `img_size`. `trained_grid` is the farthest grid of patches (a side, or rows and
+    columns) that the relative tables were trained on; None: no farther than this image's. `scale_by_width` is the official code's
+    logit scale for a fixed query, key and value width. Raises `ArchitectureError` on contradictory sizes.
     """
 
     def __init__(
@@ -100,6 +57,7 @@ class Subnet(nn.Module):
         in_chans: int = 3,
         num_classes: int = 1000,
         max_relative_position: int = 14,
+        trained_grid: int | tuple[int, int] | None = None,
         relative_position: bool = True,
         absolute_position: bool = True,
         global_pool: str = "avg",
@@ -111,9 +69,11 @@ class Subnet(nn.Module):
         form: Form = "auto",
     ) -> None:
         super().__init__()
+        size = None if searched_size is None else to_2tuple(img_size)[0]
         self.architecture = Architecture(
-            embed_dim=embed_dim, num_heads=tuple(num_heads), mlp_ratio=tuple(mlp_ratio), image_size=searched_size
+            embed_dim=embed_dim, num_heads=tuple(num_heads), mlp_ratio=tuple(mlp_ratio), image_size=size
         )
+        check_drop_path(drop_path_rate)
         if global_pool not in ("avg", "token", ""):
             raise ArchitectureError(f"global_pool is {global_pool!r}, expected 'avg', 'token' or ''")
         self.embed_dim = self.num_features = self.head_hidden_size = embed_dim
@@ -129,8 +89,8 @@ class Subnet(nn.Module):
         if absolute_position:
             positions = torch.empty(1, self.patch_embed.num_patches + 1, embed_dim)
             self.pos_embed = nn.Parameter(trunc_normal_(positions, std=INIT_STD))
-        rows, columns = self.patch_embed.grid_size
-        self._reach = (rows - 1, columns - 1)  # farthest distances the tables were trained for
+        self._stored_grid: tuple[int, int] | None = None if trained_grid is None else to_2tuple(trained_grid)
+        self.trained_grid: tuple[int, int] = farther(self._stored_grid, self.patch_embed.grid_size)
         depth = self.architecture.depth
         rates = torch.linspace(0, drop_path_rate, super_depth or depth, device="cpu").tolist()[:depth]
         tables = max_relative_position if relative_position else None
@@ -148,7 +108,8 @@ class Subnet(nn.Module):
             )
             for heads, hidden, rate in zip(num_heads, self.architecture.hidden_dims, rates, strict=True)
         )
-        self.norm = nn.LayerNorm(embed_dim, eps=norm_eps)
+        self.feature_info = [{"module": f"blocks.{i}", "num_chs": embed_dim, "reduction": patch_size} for i in range(depth)]
+        self.norm: nn.Module = nn.LayerNorm(embed_dim, eps=norm_eps)
         self.head_drop = nn.Dropout(drop_rate)
         self.head: nn.Module = nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity()
         for module in self.modules():
@@ -200,8 +161,12 @@ class Subnet(nn.Module):
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
+        output_dict: bool = False,
     ) -> Any:
-        """timm's interface: the outputs of chosen blocks as [B, E, R, C] (or [B, P, E] with `output_fmt="NLC"`)."""
+        """timm's interface: the outputs of chosen blocks as [B, E, R, C] (or [B, P, E] with `output_fmt="NLC"`).
+
+        With `output_dict` under timm's names: image_intermediates, image_intermediates_prefix, image_features.
+        """
         assert output_fmt in ("NCHW", "NLC"), f"output_fmt is {output_fmt!r}, expected 'NCHW' or 'NLC'"
         take, last = feature_take_indices(len(self.blocks), indices)
         tokens, where = self._embed(x)
@@ -215,6 +180,11 @@ class Subnet(nn.Module):
         if output_fmt == "NCHW":
             grid = self.patch_embed.grid_size
             found = [y.transpose(1, 2).unflatten(2, grid).contiguous() for y in found]
+        if output_dict:
+            named: dict[str, Any] = {"image_intermediates": found}
+            if return_prefix_tokens:
+                named["image_intermediates_prefix"] = prefix
+            return named if intermediates_only else {**named, "image_features": self.norm(tokens)}
         if return_prefix_tokens:
             found = list(zip(found, prefix, strict=True))
         return found if intermediates_only else (self.norm(tokens), found)
@@ -230,6 +200,20 @@ class Subnet(nn.Module):
                 x, n, return_prefix_tokens, norm, output_fmt="NCHW" if reshape else "NLC", intermediates_only=True
             ),
         )
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """timm's interface: drops what these intermediate features do not need; gives their indices."""
+        take, last = feature_take_indices(len(self.blocks), indices)
+        own = self.architecture
+        self.blocks = self.blocks[: last + 1]
+        self.architecture = replace(own, num_heads=own.num_heads[: last + 1], mlp_ratio=own.mlp_ratio[: last + 1])
+        if prune_norm:
+            self.norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0, "")
+        return list(take)
 
     # --- timm's model interface ----------------------------------------------------------------------------------
 
@@ -270,6 +254,7 @@ class Subnet(nn.Module):
 
     def set_drop_path(self, rate: float, super_depth: int | None = None) -> None:
         """Stochastic depth from now on: the rate of block `super_depth`, rising linearly from 0 at the first block."""
+        check_drop_path(rate)
         rates = torch.linspace(0, rate, super_depth or self.architecture.depth).tolist()
         for block, own in zip(self.blocks, rates, strict=False):
             assert isinstance(block, Block)
@@ -281,28 +266,46 @@ class Subnet(nn.Module):
         for block in self.blocks:
             block.compile(**options)
 
-    def set_input_size(self, img_size: int | tuple[int, int], patch_size: int | None = None) -> None:
-        """Changes the image size in pixels (and the patch): absolute positions are resampled; table rows for distances
-        that no size of this network had so far start from the farthest it had (at 224 px rows ±14 are untrained)."""
-        reach = self._reach
+    def set_input_size(
+        self, img_size: int | tuple[int, int] | None = None, patch_size: int | tuple[int, int] | None = None
+    ) -> None:
+        """Changes the image size in pixels, the patch, or both; None keeps it.
+
+        Absolute positions are resampled; table rows for distances that no grid of this network had so far start from the
+        farthest it had (at 224 px rows ±14 are untrained). Raises `ArchitectureError` for a patch that is not square.
+        """
+        if patch_size is not None and len(set(to_2tuple(patch_size))) > 1:
+            raise ArchitectureError(f"patch_size is {patch_size}, expected a square patch")
+        old, trained = self.patch_embed.grid_size, self.trained_grid
         self.patch_embed.set_input_size(img_size, patch_size)
         self.patch_size = self.patch_embed.patch_size[0]
-        rows, columns = self.patch_embed.grid_size
-        self._reach = (max(reach[0], rows - 1), max(reach[1], columns - 1))
+        for info in self.feature_info:
+            info["reduction"] = self.patch_size
+        grid = self.patch_embed.grid_size
+        self.trained_grid = farther(trained, grid)
         if self.architecture.image_size is not None:
             self.architecture = replace(self.architecture, image_size=self.patch_embed.img_size[0])
         with torch.no_grad():
             if self.pos_embed is not None:
-                self.pos_embed = nn.Parameter(resample_positions(self.pos_embed, (rows, columns)).clone())
+                positions = resample_positions(self.pos_embed, old, grid).clone()
+                self.pos_embed = nn.Parameter(positions, requires_grad=self.pos_embed.requires_grad)
             for block in self.blocks if self.relative_position else ():
                 for name in Tables._fields:
-                    spread_edge(getattr(block.attn, name), reach[0 if name.endswith("rows") else 1])
+                    spread_untrained(name, getattr(block.attn, name), trained)
 
     # --- making and describing -----------------------------------------------------------------------------------
 
     @property
     def space(self) -> SearchSpace:
-        """The space that holds just this network; what the closed-form counts take. Square images only."""
+        """The space that holds just this network. Square images and pooled features only."""
+        if self.global_pool == "":
+            raise ArchitectureError("a network that does not pool its features (global_pool '') is in no space")
+        return self._space_of_sizes
+
+    @property
+    def _space_of_sizes(self) -> SearchSpace:
+        """A space with this network's sizes; what the closed-form counts take."""
+        self._check_whole()
         rows, columns = self.patch_embed.img_size
         if rows != columns:
             raise ArchitectureError(f"images of {rows}×{columns} px: costs in closed form know square images only")
@@ -327,13 +330,24 @@ class Subnet(nn.Module):
 
     @property
     def cost(self) -> Cost:
-        """Params and FLOPs (multiply-adds, canonical form) in closed form."""
-        return Cost(params=count_params(self.architecture, self.space), flops=count_flops(self.architecture, self.space))
+        """Params and FLOPs (multiply-adds, canonical form) in closed form. Square images only."""
+        space = self._space_of_sizes
+        flops = count_flops(self.architecture, space)
+        if self.global_pool == "":  # the classifier runs on every token
+            flops += self.patch_embed.num_patches * self.num_classes * self.embed_dim
+        return Cost(params=count_params(self.architecture, space), flops=flops)
+
+    def _check_whole(self) -> None:
+        if isinstance(self.norm, nn.Identity):
+            raise ArchitectureError(
+                "this network was pruned for its features and has no last norm; it cannot be counted or saved"
+            )
 
     @property
     def model_args(self) -> dict[str, Any]:
         """The arguments that make this network again; JSON."""
-        size = self.patch_embed.img_size
+        self._check_whole()
+        size, trained = self.patch_embed.img_size, self.trained_grid
         return {
             "embed_dim": self.embed_dim,
             "num_heads": list(self.architecture.num_heads),
@@ -345,6 +359,7 @@ class Subnet(nn.Module):
             "in_chans": self.in_chans,
             "num_classes": self.num_classes,
             "max_relative_position": self.max_relative_position,
+            "trained_grid": trained[0] if trained[0] == trained[1] else list(trained),
             "relative_position": self.relative_position,
             "absolute_position": self.pos_embed is not None,
             "global_pool": self.global_pool,
@@ -385,8 +400,9 @@ class Subnet(nn.Module):
 
         Raises `ArchitectureError` when the space does not contain it.
         """
+        space = supernet.space
         subnet = cls.from_space(
-            supernet.space, architecture, drop_path_rate=drop_path_rate, super_depth=supernet.space.depths[-1]
+            space, architecture, drop_path_rate=drop_path_rate, super_depth=space.depths[-1], trained_grid=supernet.grid
         )
         subnet.to(next(supernet.parameters()).dtype)
         subnet.load_state_dict(supernet.subnet_state_dict(architecture))
@@ -415,18 +431,18 @@ def autoformer_subnet(pretrained: bool = False, **kwargs: Any) -> Subnet:
     """A subnet by its choices; see `Subnet` for the arguments."""
     defaults = {"embed_dim": 192, "num_heads": (3,) * 12, "mlp_ratio": (4.0,) * 12}
     options = {**defaults, **kwargs}
-    return cast(Subnet, build_model_with_cfg(Subnet, TIMM_NAME, pretrained, pretrained_filter_fn=fit_positions, **options))
+    features = {"out_indices": min(3, len(options["num_heads"])), "feature_cls": "getter"}  # for features_only=True
+    return cast(
+        Subnet,
+        build_model_with_cfg(Subnet, TIMM_NAME, pretrained, pretrained_filter_fn=fit_positions, feature_cfg=features, **options),
+    )
 
 
 def fit_positions(state_dict: dict[str, Tensor], subnet: Subnet) -> dict[str, Tensor]:
-    """Stored weights for a network of another image size: positions resampled, tables as `set_input_size` leaves them."""
-    stored = state_dict.get("pos_embed")
-    if stored is None or subnet.pos_embed is None or stored.shape == subnet.pos_embed.shape:
-        return state_dict
-    reach = int((stored.shape[1] - 1) ** 0.5) - 1
-    fitted = {**state_dict, "pos_embed": resample_positions(stored, subnet.patch_embed.grid_size)}
-    for name, tensor in state_dict.items():
-        if name.rpartition(".")[2] in Tables._fields:
-            fitted[name] = tensor.clone()
-            spread_edge(fitted[name], reach)
-    return fitted
+    """timm's hook between a folder's weights and a network that may be of another image size."""
+    return fitted_weights(
+        state_dict,
+        subnet.patch_embed.grid_size,
+        trained=subnet._stored_grid,
+        absolute_position=subnet.pos_embed is not None,
+    )

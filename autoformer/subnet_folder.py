@@ -137,6 +137,9 @@ def _checked_arguments(arguments: object) -> dict[str, Any]:
     Architecture.from_dict(
         {key: values[key] for key in ("embed_dim", "num_heads", "mlp_ratio")} | {"image_size": values["searched_size"]}
     )
+    if values["searched_size"] not in (None, values["img_size"]):
+        given = str(values["img_size"])[:40]
+        raise CheckpointError(f"searched_size {values['searched_size']} contradicts img_size {given}; they must be equal")
     for name, most in LARGEST_SIZES.items():
         if not is_whole(values[name], most, least=0 if name == "num_classes" else 1):
             raise CheckpointError(f"{name} must be a whole number up to {most}, got {str(values[name])[:40]}")
@@ -145,6 +148,14 @@ def _checked_arguments(arguments: object) -> dict[str, Any]:
         given = str(values["img_size"])[:40]
         raise CheckpointError(
             f"img_size must be a multiple of patch_size {values['patch_size']} up to {MAX_IMAGE_SIZE}, got {given}"
+        )
+    grids = values["trained_grid"] if isinstance(values["trained_grid"], list | tuple) else [values["trained_grid"]] * 2
+    least = [side // values["patch_size"] for side in sides]
+    if values["trained_grid"] is not None and not (
+        len(grids) == 2 and all(is_whole(grid, MAX_IMAGE_SIZE, least=own) for grid, own in zip(grids, least, strict=True))
+    ):
+        raise CheckpointError(
+            f"trained_grid must hold the {least[0]}×{least[1]} patches of its images, got {str(values['trained_grid'])[:40]}"
         )
     for name in ("relative_position", "absolute_position", "scale_by_width"):
         if not isinstance(values[name], bool):

@@ -26,6 +26,7 @@ from torch.utils._pytree import register_constant
 from torch.utils.checkpoint import checkpoint
 
 from autoformer.architecture import Architecture
+from autoformer.errors import ArchitectureError
 from autoformer.relative_position import Form, Geometry, Tables, attend, geometry, logit_scale
 from autoformer.space import SearchSpace
 
@@ -34,26 +35,37 @@ register_constant(Architecture)  # lets torch.export and torch.compile take an a
 INIT_STD = 0.02  # truncated normal, official code
 
 
-def resample_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Absolute positions [1, 1 + g·g, E] of a square grid for another grid: bicubic, antialiased, class token kept."""
-    old = int((positions.shape[1] - 1) ** 0.5)
-    if (old, old) == grid:
+def resample_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Absolute positions [1, 1 + R·C, E] of the grid `old` (R, C) for the grid `new`: bicubic, antialiased, class token kept.
+
+    Half precision is resampled in float32.
+    """
+    assert positions.shape[1] == 1 + old[0] * old[1], f"{positions.shape[1]} positions, expected 1 + {old[0]} · {old[1]}"
+    if old == new:
         return positions
-    image = positions[:, 1:].unflatten(1, (old, old)).permute(0, 3, 1, 2)  # [1, E, g, g]
-    image = F.interpolate(image, size=grid, mode="bicubic", antialias=True, align_corners=False)
+    image = positions[:, 1:].unflatten(1, old).permute(0, 3, 1, 2)  # [1, E, R, C]
+    image = image.to(torch.promote_types(image.dtype, torch.float32))
+    image = F.interpolate(image, size=new, mode="bicubic", antialias=True, align_corners=False).to(positions.dtype)
     return torch.cat([positions[:, :1], image.flatten(2).transpose(1, 2)], 1)
 
 
-def branch_factors(x: Tensor, rate: float) -> Tensor | None:
+def check_drop_path(rate: float) -> None:
+    """Raises `ArchitectureError` for a rate of stochastic depth that is not from 0 to below 1."""
+    if not 0 <= rate < 1:
+        raise ArchitectureError(f"drop_path_rate must be from 0 to below 1, got {rate}")
+
+
+def branch_factors(x: Tensor, rate: float, draws: Tensor | None = None) -> Tensor | None:
     """What a block's attention and MLP are multiplied with, [2, B, 1, 1]: 0 for the share `rate` of images, else 1 / (1 - rate).
 
     That is stochastic depth in timm's form, drawn outside the block so that a compiled block does not depend on the rate.
-    None: all 1.
+    `draws` are uniform numbers [2, B] to decide by; None: drawn here. Gives None where all are 1.
     """
     if rate == 0.0:
         return None
     keep = 1.0 - rate
-    return (torch.rand(2, x.shape[0], 1, 1, device=x.device, dtype=x.dtype) < keep) / keep
+    numbers = torch.rand(2, x.shape[0], device=x.device, dtype=x.dtype) if draws is None else draws
+    return (numbers[:, :, None, None] < keep) / keep
 
 
 class SuperLinear(nn.Module):
@@ -188,13 +200,15 @@ class PatchEmbed(nn.Module):
 class Supernet(nn.Module):
     """All networks of `space` in one set of weights: `supernet(images, architecture)` gives logits [B, classes].
 
-    Raises `ArchitectureError` when the space does not contain the architecture.
+    Raises `ArchitectureError` when the space does not contain the architecture, or its networks have no classes.
     `drop_path_rate` is the rate of the deepest block of the space; a block keeps its rate in shallower networks
     (official code). `form` chooses how relative position is computed (relative_position.py).
     """
 
     def __init__(self, space: SearchSpace, *, drop_path_rate: float = 0.0, form: Form = "auto") -> None:
         super().__init__()
+        if not space.num_classes:
+            raise ArchitectureError(f"space {space.name!r} has num_classes 0; a supernet needs at least one class")
         self.space = space
         self.form: Form = form
         self.checkpoint_activations = False  # recompute each block in the backward pass instead of keeping its activations
@@ -204,8 +218,7 @@ class Supernet(nn.Module):
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
         nn.init.trunc_normal_(self.cls_token, std=INIT_STD)
         if space.absolute_position:
-            patches = (space.image_size // space.patch_size) ** 2
-            self.pos_embed = nn.Parameter(torch.empty(1, patches + 1, embed_dim))
+            self.pos_embed = nn.Parameter(torch.empty(1, self.grid[0] * self.grid[1] + 1, embed_dim))
             nn.init.trunc_normal_(self.pos_embed, std=INIT_STD)
         sizes = (space.stored_embed_dim, space.stored_qkv_dim, space.stored_hidden_dim)
         entangled = space.sharing == "entangled"
@@ -215,10 +228,17 @@ class Supernet(nn.Module):
         self.norm = SuperLayerNorm(embed_dim, space.norm_eps)
         self.head = SuperLinear(embed_dim, space.num_classes)
 
-    def forward(self, images: Tensor, architecture: Architecture) -> Tensor:
-        """Logits [B, classes] of one subnet for images [B, channels, side, side] of the architecture's size."""
+    def forward(self, images: Tensor, architecture: Architecture, draws: Tensor | None = None) -> Tensor:
+        """Logits [B, classes] of one subnet for images [B, channels, side, side] of the architecture's size.
+
+        `draws`, uniform numbers [blocks of the deepest, 2, B], decide stochastic depth in training; None: drawn on the way.
+        Raises `ArchitectureError` for images of another size.
+        """
         if not torch.compiler.is_compiling():
             self.space.check(architecture)
+            side, given = self.space.image_size_of(architecture), tuple(images.shape[-2:])
+            if given != (side, side):
+                raise ArchitectureError(f"images of {given[0]}×{given[1]} px for an architecture that takes {side}×{side} px")
         embed_dim = architecture.embed_dim
         x = self.patch_embed(images, embed_dim)
         rows, columns = x.shape[-2:]
@@ -226,11 +246,11 @@ class Supernet(nn.Module):
         x = x.flatten(2).transpose(1, 2)  # [B, P, E]
         x = torch.cat([self.cls_token[..., :embed_dim].expand(x.shape[0], -1, -1), x], 1)
         if self.space.absolute_position:
-            x = x + resample_positions(self.pos_embed[..., :embed_dim], (rows, columns))
+            x = x + resample_positions(self.pos_embed[..., :embed_dim], self.grid, (rows, columns))
         for index, (heads, hidden) in enumerate(zip(architecture.num_heads, architecture.hidden_dims, strict=True)):
             rate = self.drop_path_rates[index] if self.training else 0.0
             block = self.block(index, embed_dim, heads, hidden)
-            factors = branch_factors(x, rate)
+            factors = branch_factors(x, rate, None if draws is None else draws[index])
             if self.checkpoint_activations and self.training:
                 x = cast(Tensor, checkpoint(block, x, heads, hidden, where, self.form, factors, use_reentrant=False))
             else:
@@ -239,8 +259,15 @@ class Supernet(nn.Module):
         x = x[:, 1:].mean(1) if self.space.pooling == "mean" else x[:, 0]
         return cast(Tensor, self.head(x, self.space.num_classes))
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches that positions are stored for: those of the largest images."""
+        side = self.space.image_size // self.space.patch_size
+        return side, side
+
     def set_drop_path(self, rate: float) -> None:
         """Stochastic depth from now on: the rate of the deepest block, rising linearly from 0 at the first."""
+        check_drop_path(rate)
         self.drop_path_rates: list[float] = torch.linspace(0, rate, self.space.depths[-1], device="cpu").tolist()
 
     def compile_blocks(self, **options: Any) -> None:
@@ -285,7 +312,7 @@ class Supernet(nn.Module):
         yield "cls_token", self.cls_token[..., :embed_dim]
         if self.space.absolute_position:
             grid = self.space.grid_of(architecture)
-            yield "pos_embed", resample_positions(self.pos_embed[..., :embed_dim], (grid, grid))
+            yield "pos_embed", resample_positions(self.pos_embed[..., :embed_dim], self.grid, (grid, grid))
         for index, (heads, hidden) in enumerate(zip(architecture.num_heads, architecture.hidden_dims, strict=True)):
             block = self.block(index, embed_dim, heads, hidden)
             name, qkv_dim = f"blocks.{index}", heads * self.space.head_dim

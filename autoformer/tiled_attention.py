@@ -118,7 +118,7 @@ def flat(x: Tensor) -> Tensor:
 
 
 def attend_in_tiles(operands: Operands) -> Tensor:
-    """Attention of one layer, [B, N, H, K]. CPU, float32 or float64; differentiable once."""
+    """Attention of one layer, [B, N, H, K]. CPU, float32 or float64; differentiable once, by autograd and not `torch.func`."""
     inputs = operands[:4]
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
         return cast(Tensor, _TiledAttention.apply(*operands))
@@ -130,7 +130,7 @@ def _forward(operands: Operands, kept_masses: Tensor | None) -> Tensor:
     images, tokens, _, heads, channels = operands.qkv.shape
     out = operands.qkv.new_empty(images, tokens, heads, channels)
     tiles = operands.tiles()
-    tile = Tile(operands, tiles[0].stop)
+    tile = Tile(operands, tiles[0].stop if tiles else 0)  # a batch may be empty
     result = torch.empty_like(tile.query)  # [T, H, N, K + F]
     for images_of_tile in tiles:
         count = images_of_tile.stop - images_of_tile.start
@@ -169,7 +169,7 @@ class _TiledAttention(torch.autograd.Function):
         qkv = torch.empty_like(operands.qkv)  # from here on, these four names are gradients
         key_table, value_table, class_value = (torch.zeros_like(tensor) for tensor in operands[1:4])
         tiles = operands.tiles()
-        tile = Tile(operands, tiles[0].stop)
+        tile = Tile(operands, tiles[0].stop if tiles else 0)
         gradient = torch.zeros_like(tile.query)  # of the extended result, then of the extended query
         for images in tiles:
             count = images.stop - images.start

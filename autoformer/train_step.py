@@ -203,7 +203,9 @@ class TrainStep:
             line = (str(error) or type(error).__name__).splitlines()[0]
             raise TrainingError(f"optimizer {config.optimizer} cannot be used here: {line}; choose another") from error
         if getattr(optimizer, "is_second_order", False):
-            raise TrainingError(f"optimizer {config.optimizer} needs second derivatives, which are not taken here; choose another")
+            raise TrainingError(
+                f"optimizer {config.optimizer} needs second derivatives, which are not taken here; choose another"
+            )
         return optimizer
 
     def set_rate(self, step: int) -> None:

@@ -4,10 +4,10 @@
         --out benchmarks/results/adaptation.json
 
 Trains one supernet on the images of `--pretrain`. Then, for each data set and seed, one supernet starts from its weights and
-one from nothing; both get the same recipe and number of epochs, and the peak learning rate that suits them (half of it for
-weights that know something). Each is searched under 60 % of the largest network's FLOPs on the search part, and the network
-found is scored on the test part with inherited weights. A finished run is a row in a folder beside the output, so the program
-can be stopped and started again; with `--share I/N` it does every N-th run, for N processes at once.
+one from nothing; both get the same recipe and the same number of epochs. Each is searched under 60 % of the largest network's
+FLOPs on the search part, and the network found is scored on the test part with inherited weights. A finished run is a row in a
+folder beside the output, so the program can be stopped and started again; with `--share I/N` it does every N-th run, for N
+processes at once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from autoformer.training_config import SupernetConfig
 
 SIZE = 64  # pixels
 BUDGET = 0.6  # of the largest network's FLOPs
-EPOCHS = {"flowers102_64": 60, "caltech101_96": 30}
+EPOCHS = {"flowers102_64": 24, "caltech101_96": 12}
 
 
 def space(classes: int) -> SearchSpace:
@@ -117,8 +117,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("runs/adaptation"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--pretrain-epochs", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate from scratch; adapting takes half of it")
+    parser.add_argument("--pretrain-epochs", type=int, default=36)
+    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate of the runs that are compared")
     parser.add_argument("--share", default="0/1")
     parser.add_argument("--threads", type=int, default=1)
     words = parser.parse_args()
@@ -132,7 +132,7 @@ def main() -> None:
     for folder, seed, start in jobs[index::count]:
         path = folder_of_rows / f"{folder.name}-{'adapted' if start else 'fresh'}-{seed}.json"
         if not path.exists():
-            write_json(run(folder, seed, start, words.rate / (2 if start else 1), words.work), path)
+            write_json(run(folder, seed, start, words.rate, words.work), path)
             print(path.read_text(), flush=True)
     rows = [json.loads(path.read_text()) for path in sorted(folder_of_rows.glob("*.json"))]
     facts = {"version": __version__, "torch": torch.__version__, "pretrain_epochs": words.pretrain_epochs}

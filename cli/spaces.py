@@ -27,7 +27,9 @@ def read_space(
         space = _of_file(path)
         if image_size is not None:
             space = replace(space, image_sizes=(image_size,))
-    return replace(space, in_chans=in_chans or space.in_chans, num_classes=num_classes or space.num_classes)
+    if in_chans is not None:
+        space = replace(space, in_chans=in_chans)
+    return space if num_classes is None else replace(space, num_classes=num_classes)
 
 
 def _of_file(path: Path) -> SearchSpace:

@@ -2,8 +2,8 @@
 
 fvcore is the reference that the closed forms of `autoformer.cost` must equal. Two gaps of it are filled: fused attention
 (`scaled_dot_product_attention`), which it leaves out of its sum, and products with a vector, at which it fails. Its
-warnings are replaced by the list of operators it did not count. A network of ours is counted in its canonical form
-(relative position as a bias), whatever form its device would run.
+warnings are replaced by the list of operators it did not count, and by one warning where some of these may multiply. A network
+of ours is counted in its canonical form (relative position as a bias), whatever form its device would run.
 """
 
 from __future__ import annotations
@@ -30,6 +30,18 @@ WITHOUT_ARITHMETIC = (
     "aten::embedding", "aten::eye", "aten::pad", "aten::repeat", "aten::repeat_interleave", "aten::unflatten",
 )  # fmt: skip
 
+# They compute, but no multiply-adds of the kind that is counted: a few operations an element. Any other operator that is not in
+# the sum causes a warning.
+ELEMENTWISE = frozenset(
+    f"aten::{name}{suffix}"
+    for name in (
+        "abs", "add", "amax", "argmax", "avg_pool2d", "cumsum", "div", "elu", "erf", "exp", "gelu", "hardsigmoid", "hardswish",
+        "hardtanh", "leaky_relu", "log", "log_softmax", "max_pool2d", "maximum", "mean", "minimum", "mul", "neg", "pow",
+        "reciprocal", "rsqrt", "rsub", "sigmoid", "silu", "softmax", "sqrt", "square", "sub", "sum", "tanh", "var", "where",
+    )
+    for suffix in ("", "_")
+)  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class FvcoreCounts:
@@ -48,7 +60,10 @@ class FvcoreCounts:
 
 
 def count_by_operator(network: nn.Module, image_shape: Sequence[int]) -> FvcoreCounts:
-    """Counts `network` on one image of `image_shape` [C, H, W]. The network is left as it was."""
+    """Counts `network` on one image of `image_shape` [C, H, W]. The network is left as it was.
+
+    Warns (`UserWarning`) when an operator that may multiply is not in the sum.
+    """
     first = next(network.parameters())
     image = torch.zeros((1, *image_shape), device=first.device, dtype=first.dtype)
     with _canonical(network), torch.no_grad():
@@ -64,13 +79,17 @@ def count_by_operator(network: nn.Module, image_shape: Sequence[int]) -> FvcoreC
         )
         by_operator = {name: int(count) for name, count in analysis.by_operator().items() if count}
         params = parameter_count(network)
+        uncounted = dict(sorted(analysis.unsupported_ops().items()))
+    if unknown := {name: times for name, times in uncounted.items() if name not in ELEMENTWISE}:
+        named = ", ".join(f"{name} ({times} times)" for name, times in unknown.items())
+        warnings.warn(f"the count leaves out operators that may multiply: {named}", stacklevel=2)
     return FvcoreCounts(
         params=int(params[""]),
         flops=int(analysis.total()),
         flops_by_operator=dict(sorted(by_operator.items())),
         flops_by_module={name: int(count) for name, count in analysis.by_module().items()},
         params_by_module={name: int(count) for name, count in params.items()},
-        uncounted=dict(sorted(analysis.unsupported_ops().items())),
+        uncounted=uncounted,
     )
 
 
@@ -90,16 +109,21 @@ def _count_matmul(inputs: list[Any], outputs: list[Any]) -> int:
 
 @contextmanager
 def _canonical(network: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode and every relative attention in the bias form, for a while."""
+    """The network in evaluation mode, uncompiled, and every relative attention in the bias form, for a while."""
     training = {module: module.training for module in network.modules()}
     forms = {module: module.form for module in network.modules() if isinstance(module, Attention)}
+    compiled = {module: module._compiled_call_impl for module in training}  # what `compile_blocks` leaves; cannot be traced
     try:
         network.eval()
         for attention in forms:
             attention.form = "bias"
+        for module in compiled:
+            module._compiled_call_impl = None
         yield
     finally:
         for attention, form in forms.items():
             attention.form = form
+        for module, call in compiled.items():
+            module._compiled_call_impl = call
         for module, mode in training.items():
             module.training = mode

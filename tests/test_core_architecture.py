@@ -78,6 +78,10 @@ def test_the_digest_is_the_same_in_another_process() -> None:
         ({"image_size": 0}, "positive whole numbers"),
         ({"mlp_ratio": (1.5, 0)}, "mlp_ratio must be positive"),
         ({"mlp_ratio": (1.5, float("nan"))}, "mlp_ratio must be positive"),
+        ({"mlp_ratio": "22"}, "mlp_ratio must be a list of numbers, one per block; got '22'"),
+        ({"mlp_ratio": (True, 2)}, "mlp_ratio must be a list of numbers"),
+        ({"num_heads": (2, None)}, "num_heads must be a list of numbers"),
+        ({"num_heads": {2: 3, 3: 4}}, "num_heads must be a list of numbers"),
     ],
 )
 def test_contradictions_are_refused_in_one_line(changes: dict[str, Any], message: str) -> None:

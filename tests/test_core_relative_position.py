@@ -160,3 +160,24 @@ def test_the_form_is_chosen_for_the_situation() -> None:
 def test_the_logit_scale_follows_the_head_width_or_the_sampled_width() -> None:
     assert logit_scale(112, 2, 64) == 0.125
     assert logit_scale(112, 2, 64, by_width=True) == pytest.approx(0.1336306209562122)  # official code, width 112
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_empty_batch_gives_nothing_and_gradients_of_zero(form: Form) -> None:
+    qkv, tables = random_case(0, 2, 4, (3, 2), 2)
+    out, of_qkv, *of_tables = outcome(form, qkv, tables, (3, 2), 2)
+    assert out.shape == (0, 7, 8)
+    assert of_qkv.shape == qkv.shape
+    assert all(torch.equal(gradient, torch.zeros_like(gradient)) for gradient in of_tables)
+
+
+def test_the_bias_form_is_differentiable_twice_and_by_torch_func() -> None:
+    qkv, tables = random_case(2, 2, 4, (2, 2), 2)
+    where = geometry(2, 2, 2, qkv.device, qkv.dtype)
+
+    def total(value: Tensor) -> Tensor:
+        return attend(value, tables, where, SCALE, "bias").square().sum()
+
+    assert torch.autograd.gradgradcheck(total, (qkv,), atol=1e-4)
+    by_func = torch.func.grad(total)(qkv.detach())
+    torch.testing.assert_close(by_func.detach(), torch.autograd.grad(total(qkv), qkv)[0])

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import yaml
 
 from autoformer.architecture import PUBLISHED, PUBLISHED_SPACES, Architecture
 from autoformer.cost import count_flops
@@ -207,3 +208,30 @@ def test_small_images_are_cut_into_four_to_eight_patches_a_side(image: int, patc
 def test_an_image_size_that_no_grid_divides_is_refused_with_the_next_size() -> None:
     with pytest.raises(ArchitectureError, match=r"13 px; set data\.image_size to 8"):
         patch_for(13)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("name", None), ("name", 3), ("embed_dims", 32), ("embed_dims", "48"), ("depths", {2: 3}), ("num_heads", [[1], [2]]),
+        ("mlp_ratios", [True]), ("mlp_ratios", ["2"]), ("image_sizes", None), ("relative_position", "no"),
+        ("absolute_position", 0.0), ("scale_by_width", 0), ("prefix_qkv_bias", None), ("any_up_to_largest", "true"),
+        ("norm_eps", True), ("norm_eps", "small"), ("norm_eps", None), ("norm_eps", [1e-6]), ("pooling", ["mean"]),
+        ("sharing", 1), ("head_dim", 4.0), ("num_classes", True),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_kind_names_its_field_in_one_line(name: str, value: Any) -> None:
+    with pytest.raises(ArchitectureError, match=name) as caught:
+        SearchSpace.from_dict({**TOY.to_dict(), name: value})
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+def test_an_epsilon_that_yaml_reads_as_a_text_is_a_number() -> None:
+    assert yaml.safe_load("1e-6") == "1e-6"
+    assert SearchSpace.from_dict({**TOY.to_dict(), "norm_eps": "1e-6"}).norm_eps == 1e-6
+
+
+def test_a_preset_keeps_its_classes_and_channels_unless_others_are_given() -> None:
+    assert SearchSpace.preset("micro", image_size=16).num_classes == PRESETS["micro"].num_classes == 10
+    assert SearchSpace.preset("micro", num_classes=0).num_classes == 0

@@ -21,6 +21,7 @@ from autoformer.architecture import Architecture
 from autoformer.checkpoint import write_tensors
 from autoformer.errors import ArchitectureError, CheckpointError, OutputExistsError
 from autoformer.preprocessing import Preprocessing
+from autoformer.profiling.fvcore_counts import count_by_operator
 from autoformer.relative_position import Tables
 from autoformer.subnet import Subnet
 from autoformer.subnet_folder import load_subnet, save_subnet
@@ -327,7 +328,7 @@ def test_a_larger_image_resamples_positions_and_starts_new_table_rows_from_their
     before = {name: tensor.clone() for name, tensor in subnet.state_dict().items()}
     subnet.set_input_size(32)  # 8 × 8 patches; 4 × 4 before
     assert subnet(images(2, 32)).shape == (2, 5)
-    torch.testing.assert_close(subnet.state_dict()["pos_embed"], resample_positions(before["pos_embed"], (8, 8)))
+    torch.testing.assert_close(subnet.state_dict()["pos_embed"], resample_positions(before["pos_embed"], (4, 4), (8, 8)))
     for name in Tables._fields:
         old, new = before[f"blocks.1.attn.{name}"], getattr(subnet.blocks[1].attn, name)
         trained = slice(15 - 3, 15 + 4)  # distances -3 .. 3 around row 15
@@ -378,3 +379,209 @@ def test_a_changed_size_is_stored_and_costed(tmp_path: Path) -> None:
     loaded, preprocessing, _ = load_subnet(tmp_path / "out")
     assert preprocessing.image_size == 32
     assert torch.equal(loaded(images(2, 32)), subnet(images(2, 32)))
+
+
+def test_positions_come_back_from_an_oblong_grid_of_as_many_patches() -> None:
+    subnet = make_subnet()  # 4 × 4 patches
+    assert subnet.pos_embed is not None
+    subnet.set_input_size((8, 32))  # 2 × 8
+    with torch.no_grad():
+        subnet.pos_embed[0, 1:] = torch.arange(8.0).repeat(2)[:, None]  # what a patch's column says, and nothing of its row
+    subnet.set_input_size(16)
+    image = subnet.pos_embed[0, 1:, 0].view(4, 4)
+    torch.testing.assert_close(image, image[:1].expand(4, 4))
+    assert (image[0].diff() > 1).all()
+    for size in ((8, 12), 32, (12, 20)):
+        subnet.set_input_size(size)
+    assert subnet(torch.randn(1, 3, 12, 20)).shape == (1, 5)
+
+
+@pytest.mark.parametrize("size", [(8, 32), 32, (16, 24), 8])
+@pytest.mark.parametrize("absolute_position", [True, False])
+def test_timm_opens_a_folder_at_another_size_as_the_network_changes_its_own(
+    tmp_path: Path, size: int | tuple[int, int], absolute_position: bool
+) -> None:
+    changed = make_subnet(absolute_position=absolute_position)
+    save_subnet(changed, tmp_path / "net", preprocessing=PREPROCESSING, classes=CLASSES, record={})
+    changed.set_input_size(size)
+    opened = timm.create_model(f"local-dir:{tmp_path / 'net'}", pretrained=True, img_size=size).eval()
+    x = torch.randn(2, 3, *changed.patch_embed.img_size)
+    assert torch.equal(opened(x), changed(x))
+
+
+MANY_SIZES = replace(shrunk("edge"), image_sizes=(8, 16, 32), depths=(2,))
+
+
+def searched_subnet(image_size: int) -> tuple[Supernet, Subnet]:
+    """A network of one of several image sizes, and the supernet it comes from."""
+    supernet = Supernet(MANY_SIZES).eval()
+    with torch.no_grad():
+        for weight in supernet.parameters():
+            weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(weight.numel()))
+    architecture = replace(MANY_SIZES.sample(random.Random(0)), image_size=image_size)
+    return supernet, Subnet.from_supernet(supernet, architecture)
+
+
+def test_the_searched_size_of_an_architecture_is_the_size_its_network_is_opened_at(tmp_path: Path) -> None:
+    _, subnet = searched_subnet(16)
+    save_subnet(subnet, tmp_path / "net", preprocessing=PREPROCESSING, classes=CLASSES, record={})
+    opened = timm.create_model(f"local-dir:{tmp_path / 'net'}", pretrained=True, img_size=32)
+    assert opened.architecture == replace(subnet.architecture, image_size=32)
+    assert opened.cost.params == sum(weight.numel() for weight in opened.parameters())
+    subnet.set_input_size(32)
+    assert opened.cost == subnet.cost
+    larger = replace(PREPROCESSING, image_size=32)
+    save_subnet(opened, tmp_path / "larger", preprocessing=larger, classes=CLASSES, record={})
+    assert load_subnet(tmp_path / "larger")[0].architecture == opened.architecture
+
+    config = json.loads((tmp_path / "net" / "config.json").read_text())
+    config["model_args"]["searched_size"] = 32
+    (tmp_path / "net" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="searched_size 32 contradicts img_size 16"):
+        load_subnet(tmp_path / "net")
+
+
+@pytest.mark.parametrize("way", ["in memory", "through a folder", "opened by timm"])
+def test_a_network_of_small_images_keeps_what_its_supernet_learned_of_farther_distances(tmp_path: Path, way: str) -> None:
+    supernet, subnet = searched_subnet(16)  # 4 × 4 patches of at most 8 × 8
+    if way != "in memory":
+        save_subnet(subnet, tmp_path / "net", preprocessing=PREPROCESSING, classes=CLASSES, record={})
+    if way == "through a folder":
+        subnet, *_ = load_subnet(tmp_path / "net")
+    if way == "opened by timm":
+        subnet = timm.create_model(f"local-dir:{tmp_path / 'net'}", pretrained=True, img_size=32).eval()
+    else:
+        subnet.set_input_size(32)
+    for name in Tables._fields:
+        learned, own = getattr(supernet.blocks[0].attn, name), getattr(subnet.blocks[0].attn, name)
+        assert torch.equal(own[15 - 7 : 15 + 8], learned[15 - 7 : 15 + 8])
+    subnet.set_input_size(48)  # 12 × 12
+    own, learned = (network.get_parameter("blocks.0.attn.key_rows") for network in (subnet, supernet))
+    assert torch.equal(own[15 + 8], learned[15 + 7])
+
+
+def test_a_detour_over_a_small_image_and_a_folder_loses_no_trained_row(tmp_path: Path) -> None:
+    subnet = make_subnet(32)
+    before = {name: tensor.clone() for name, tensor in subnet.state_dict().items()}
+    subnet.set_input_size(16)
+    save_subnet(subnet, tmp_path / "net", preprocessing=PREPROCESSING, classes=CLASSES, record={})
+    loaded, *_ = load_subnet(tmp_path / "net")
+    loaded.set_input_size(32)
+    for name in Tables._fields:
+        table = f"blocks.0.attn.{name}"
+        assert torch.equal(loaded.state_dict()[table][15 - 7 : 15 + 8], before[table][15 - 7 : 15 + 8])
+
+
+def test_folders_from_before_the_trained_grid_was_stored_still_open(folder: Path, tmp_path: Path) -> None:
+    copied = damaged(folder, tmp_path)
+    config = json.loads((copied / "config.json").read_text())
+    assert config["model_args"].pop("trained_grid") == 4
+    (copied / "config.json").write_text(json.dumps(config))
+    changed = make_subnet()
+    changed.set_input_size(32)
+    opened = timm.create_model(f"local-dir:{copied}", pretrained=True, img_size=32).eval()
+    assert torch.equal(opened(images(2, 32)), changed(images(2, 32)))
+    assert load_subnet(copied)[0].trained_grid == (4, 4)
+    for odd in (3, [4, 4, 4], "8", True):  # less than its images have, or no grid
+        config["model_args"]["trained_grid"] = odd
+        (copied / "config.json").write_text(json.dumps(config))
+        with pytest.raises(CheckpointError, match="trained_grid must hold the 4×4 patches"):
+            load_subnet(copied)
+
+
+def test_half_precision_is_resampled_in_float32_and_stays_half() -> None:
+    exact, half = make_subnet(), make_subnet().bfloat16()
+    for subnet in (exact, half):
+        subnet.set_input_size(24)
+    assert half.pos_embed is not None
+    assert exact.pos_embed is not None
+    assert half.pos_embed.dtype == torch.bfloat16
+    torch.testing.assert_close(half.pos_embed.float(), exact.pos_embed, rtol=2**-7, atol=2**-7)
+
+
+def test_a_frozen_position_stays_frozen_and_the_patch_changes_alone() -> None:
+    subnet = make_subnet()
+    assert subnet.pos_embed is not None
+    subnet.pos_embed.requires_grad_(False)
+    subnet.set_input_size(patch_size=2)  # images stay 16 px
+    assert not subnet.pos_embed.requires_grad
+    assert subnet.pos_embed.shape[1] == 1 + 8 * 8
+    assert subnet(images()).shape == (2, 5)
+    assert subnet.cost.params == sum(weight.numel() for weight in subnet.parameters())
+    assert subnet.feature_info[0]["reduction"] == 2
+    with pytest.raises(ArchitectureError, match="expected a square patch"):
+        subnet.set_input_size(patch_size=(2, 4))
+
+
+# --- parts of a network ------------------------------------------------------------------------------------------
+
+
+def test_timm_takes_feature_maps_of_a_folder(folder: Path) -> None:
+    subnet = make_subnet()
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True, features_only=True, out_indices=(0, -2)).eval()
+    expected = subnet.forward_intermediates(images(), [0, 1], intermediates_only=True)
+    for found, wanted in zip(model(images()), expected, strict=True):
+        assert torch.equal(found, wanted)
+    assert model.feature_info.channels() == [subnet.embed_dim] * 2
+    assert model.feature_info.reduction() == [4, 4]
+    assert len(model.model.blocks) == 2  # the third is needed for neither
+
+
+def test_a_pruned_network_gives_the_same_features_and_counts_what_is_left() -> None:
+    subnet = make_subnet()
+    expected = subnet.forward_intermediates(images(), [1], intermediates_only=True)
+    assert subnet.prune_intermediate_layers([1]) == [1]
+    assert torch.equal(subnet.forward_intermediates(images(), [1], intermediates_only=True)[0], expected[0])
+    assert subnet.architecture.depth == 2
+    assert subnet.cost.params == sum(weight.numel() for weight in subnet.parameters())
+    subnet.prune_intermediate_layers([1], prune_norm=True)
+    with pytest.raises(ArchitectureError, match="has no last norm"):
+        _ = subnet.cost
+
+
+def test_intermediate_features_come_by_name_too() -> None:
+    subnet = make_subnet()
+    final, found = subnet.forward_intermediates(images(), 2, return_prefix_tokens=True)
+    named = subnet.forward_intermediates(images(), 2, return_prefix_tokens=True, output_dict=True)
+    assert torch.equal(named["image_features"], final)
+    for index, (grid, prefix) in enumerate(found):
+        assert torch.equal(named["image_intermediates"][index], grid)
+        assert torch.equal(named["image_intermediates_prefix"][index], prefix)
+    only = subnet.forward_intermediates(images(), intermediates_only=True, output_dict=True)
+    assert set(only) == {"image_intermediates"}
+
+
+@pytest.mark.parametrize(("classes", "pool"), [(0, "avg"), (0, "token"), (0, ""), (7, "")])
+def test_networks_without_classes_or_pooling_are_counted_as_they_are(classes: int, pool: str) -> None:
+    subnet = make_subnet()
+    subnet.reset_classifier(classes, pool)
+    counted = count_by_operator(subnet, (3, 16, 16))
+    assert (subnet.cost.params, subnet.cost.flops) == (counted.params, counted.flops)
+    if pool == "":
+        with pytest.raises(ArchitectureError, match="in no space"):
+            _ = subnet.space
+
+
+def test_a_network_without_classes_survives_its_folder(tmp_path: Path) -> None:
+    subnet = make_subnet()
+    subnet.reset_classifier(0)
+    save_subnet(subnet, tmp_path / "net", preprocessing=PREPROCESSING, classes=(), record={})
+    loaded, _, classes = load_subnet(tmp_path / "net")
+    assert classes == ()
+    assert torch.equal(loaded(images()), subnet(images()))
+
+
+@pytest.mark.parametrize("rate", [1.0, -0.1, float("nan")])
+def test_impossible_rates_of_stochastic_depth_are_refused(rate: float) -> None:
+    space = shrunk("tiny")
+    with pytest.raises(ArchitectureError, match="drop_path_rate must be from 0 to below 1"):
+        Subnet.from_space(space, space.smallest, drop_path_rate=rate)
+    with pytest.raises(ArchitectureError, match="drop_path_rate must be from 0 to below 1"):
+        make_subnet().set_drop_path(rate)
+
+
+def test_a_star_import_gives_the_class_and_not_only_timms_entry() -> None:
+    names: dict[str, Any] = {}
+    exec("from autoformer.subnet import *", names)
+    assert names["Subnet"] is Subnet
+    assert "autoformer_subnet" in names

@@ -340,16 +340,49 @@ def test_an_architecture_outside_the_space_is_refused(trained: tuple[Supernet, T
         Subnet.from_supernet(supernet, replace(architecture, embed_dim=8))
 
 
+@pytest.mark.parametrize("size", [(16, 16), (8, 12), (9, 9)])
+def test_images_of_another_size_than_the_architectures_are_refused(
+    trained: tuple[Supernet, Tensor, Architecture], size: tuple[int, int]
+) -> None:
+    supernet, _, architecture = trained
+    with pytest.raises(ArchitectureError, match=f"images of {size[0]}×{size[1]} px for an architecture that takes 8×8 px"):
+        supernet(torch.zeros(1, 3, *size), architecture)
+
+
+def test_impossible_supernets_are_refused() -> None:
+    space = shrunk("tiny")
+    with pytest.raises(ArchitectureError, match="drop_path_rate must be from 0 to below 1, got 1"):
+        Supernet(space, drop_path_rate=1.0)
+    with pytest.raises(ArchitectureError, match="needs at least one class"):
+        Supernet(replace(space, num_classes=0))
+
+
+def test_an_empty_batch_gives_no_logits(trained: tuple[Supernet, Tensor, Architecture]) -> None:
+    supernet, images, architecture = trained
+    assert supernet(images[:0], architecture).shape == (0, 5)
+
+
+def test_half_precision_takes_smaller_images_than_positions_are_stored_for() -> None:
+    space = shrunk("edge")
+    supernet = randomised(space)
+    architecture = replace(space.smallest, image_size=12)
+    images = images_for(space, architecture)
+    with torch.no_grad():
+        expected, half = supernet(images, architecture), supernet.bfloat16()(images.bfloat16(), architecture)
+    assert half.dtype == torch.bfloat16
+    assert largest_difference(half.float(), expected) < 0.1
+
+
 # --- positions, depth --------------------------------------------------------------------------------------------
 
 
 def test_positions_of_the_same_grid_are_left_alone_and_constant_ones_stay_constant() -> None:
     positions = torch.randn(1, 17, 3)
-    assert resample_positions(positions, (4, 4)) is positions
+    assert resample_positions(positions, (4, 4), (4, 4)) is positions
     constant = torch.full((1, 17, 3), 0.7)
     constant[:, 0] = -2.0  # the class token's
     for grid in ((2, 2), (7, 7), (3, 5)):
-        out = resample_positions(constant, grid)
+        out = resample_positions(constant, (4, 4), grid)
         assert out.shape == (1, 1 + grid[0] * grid[1], 3)
         torch.testing.assert_close(out[:, 1:], torch.full_like(out[:, 1:], 0.7))
         assert (out[:, 0] == -2.0).all()
@@ -358,7 +391,7 @@ def test_positions_of_the_same_grid_are_left_alone_and_constant_ones_stay_consta
 def test_resampling_keeps_rows_and_columns_apart() -> None:
     rows = torch.arange(4.0).repeat_interleave(4)
     positions = torch.stack([rows, torch.arange(4.0).repeat(4)], -1)
-    out = resample_positions(torch.cat([torch.zeros(1, 1, 2), positions[None]], 1), (2, 4))[0, 1:].view(2, 4, 2)
+    out = resample_positions(torch.cat([torch.zeros(1, 1, 2), positions[None]], 1), (4, 4), (2, 4))[0, 1:].view(2, 4, 2)
     torch.testing.assert_close(out[..., 1], torch.arange(4.0).expand(2, 4), rtol=0, atol=0.2)
     assert (out[0, :, 0] < out[1, :, 0]).all()
     torch.testing.assert_close(out[:, :1, 0].expand(2, 4), out[..., 0])
@@ -366,10 +399,13 @@ def test_resampling_keeps_rows_and_columns_apart() -> None:
 
 def test_images_that_are_not_square_are_told_apart_from_their_transpose() -> None:
     space = replace(shrunk("tiny"), image_sizes=(16,), depths=(2,))
-    supernet = randomised(space)
     wide = torch.randn(1, 3, 8, 16)
-    with torch.no_grad():
-        logits = [supernet(images, space.largest) for images in (wide, wide.transpose(2, 3))]
+    logits = []
+    for images in (wide, wide.transpose(2, 3)):
+        subnet = Subnet.from_supernet(randomised(space), space.largest)
+        subnet.set_input_size((images.shape[-2], images.shape[-1]))
+        with torch.no_grad():
+            logits.append(subnet(images))
     assert largest_difference(*logits) > 1e-3
 
 

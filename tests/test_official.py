@@ -284,7 +284,99 @@ def test_a_file_is_imported_into_its_space_only(numbers: dict[str, np.ndarray[An
         ({"depths": (2,)}, "depth is 3 in the file and 2 in the space"),
         ({"mlp_ratios": (2.0,)}, "MLP width is 384 in the file and 256 in the space"),
         ({"super_embed_dim": 112}, "width is 128 in the file and 112 in the space"),
-        ({"num_heads": (4,)}, r"misshapen .* expected \[30, 32\]"),
+        ({"num_heads": (4,)}, "query width is 128 in the file and 256 in the space"),
     ):
         with pytest.raises(CheckpointError, match=message):
             import_official(path, replace(space, **changes))
+
+
+# --- files made to harm ------------------------------------------------------------------------------------------
+
+OWN = SearchSpace(
+    name="own", embed_dims=(96, 112), depths=(2, 3), num_heads=(1, 2), mlp_ratios=(2.0, 3.0), image_sizes=(32,), patch_size=8,
+    super_embed_dim=128,
+)  # fmt: skip
+
+
+def import_refusal(path: Path, space: SearchSpace = OWN) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        import_official(path, space)
+    message = str(caught.value)
+    assert message.isprintable()
+    assert path.name in message
+    assert len(message) < 3000
+    return message
+
+
+def shared(*shape: int) -> Tensor:
+    return torch.zeros(1).expand(shape)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"blocks.3000000000.x": torch.zeros(1)}, "unexpected blocks.3000000000.x"),
+        ({"blocks.5000.x": torch.zeros(1)}, "unexpected blocks.5000.x"),
+        ({"blocks.900.x": torch.zeros(1)}, "depth is 901 in the file and 3 in the space"),
+        ({"blocks." + "9" * 5000 + ".x": torch.zeros(1)}, "unexpected 'blocks.9999"),
+        ({f"odd{number}": torch.zeros(1) for number in range(3000)}, "and 2980 more"),
+        ({"line\nbreak": torch.zeros(1), "\x1b[31m": torch.zeros(1)}, r"unexpected '\x1b[31m', 'line\nbreak'"),
+        ({"head.weight": torch.zeros(7, 128).to_sparse()}, "not dense: head.weight"),
+        ({"head.weight": torch.empty(7, 128, device="meta")}, "not dense: head.weight"),
+        ({"head.bias": torch.zeros(7, dtype=torch.complex64)}, "no floating numbers: head.bias"),
+        ({"head.bias": torch.zeros(7, dtype=torch.long)}, "no floating numbers: head.bias"),
+        ({"head.bias": torch.zeros(7, dtype=torch.bool)}, "no floating numbers: head.bias"),
+        ({"head.bias": torch.full((7,), float("nan"))}, "not finite: head.bias"),
+        ({"head.weight": shared(10**8, 128)}, "repeat fewer numbers than their shape has: head.weight"),
+        ({"patch_embed_super.proj.weight": shared(10**8, 3, 8, 8)}, "repeat fewer numbers than their shape has"),
+        ({"head.weight": torch.zeros(0, 128)}, "head.weight is of shape [0, 128]"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else next(iter(value))[:30],
+)
+def test_weights_of_a_hostile_kind_are_refused_in_one_line_naming_the_file(
+    numbers: dict[str, np.ndarray[Any, Any]], tmp_path: Path, changes: dict[str, Tensor], message: str
+) -> None:
+    torch.save({"model": {**official_weights(numbers), **changes}}, tmp_path / "odd.pth")
+    assert message in import_refusal(tmp_path / "odd.pth")
+
+
+def test_tensors_that_share_one_memory_take_none_of_their_own(numbers: dict[str, np.ndarray[Any, Any]], tmp_path: Path) -> None:
+    weights = official_weights(numbers)
+    pool = torch.zeros(max(tensor.numel() for tensor in weights.values()))
+    torch.save({name: pool[: tensor.numel()].view(tensor.shape) for name, tensor in weights.items()}, tmp_path / "pool.pth")
+    assert "share their memory" in import_refusal(tmp_path / "pool.pth")
+
+
+@pytest.mark.parametrize("num_heads", [0, -1, 10**9, 2.0, True])
+def test_a_number_of_heads_beyond_belief_is_refused_before_memory_is_taken(
+    numbers: dict[str, np.ndarray[Any, Any]], num_heads: Any
+) -> None:
+    assert "num_heads must be a whole number from 1 to 1024" in refusal(official_weights(numbers), num_heads=num_heads)
+
+
+def test_sizes_that_no_network_has_are_refused(numbers: dict[str, np.ndarray[Any, Any]]) -> None:
+    weights = official_weights(numbers)
+    assert "image size 33 is not a multiple" in refusal(weights, image_size=33)
+    assert "mlp_ratios must be below 1000" in refusal({**weights, "blocks.0.fc1.weight": torch.zeros(128_001, 128)})
+
+
+@pytest.mark.parametrize("changes", [{"norm_eps": 1e-2}, {"any_up_to_largest": True}, {"sharing": "classical"}])
+def test_a_space_that_contradicts_what_the_official_code_trains_is_refused(
+    numbers: dict[str, np.ndarray[Any, Any]], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    torch.save({"model": official_weights(numbers)}, tmp_path / "small.pth")
+    assert next(iter(changes)) in import_refusal(tmp_path / "small.pth", replace(OWN, **changes))
+
+
+def test_a_space_with_a_fixed_query_width_imports_weights_trained_that_way(
+    numbers: dict[str, np.ndarray[Any, Any]], tmp_path: Path
+) -> None:
+    torch.save({"model": official_weights(numbers)}, tmp_path / "small.pth")
+    space = replace(OWN, num_heads=(2,), scale_by_width=True, depths=(2, 3), mlp_ratios=(2.0, 2.5, 3.0))
+    supernet = import_official(tmp_path / "small.pth", space).eval()
+    assert not supernet.space.prefix_qkv_bias
+    free = load_case(numbers, CASES["fixedqkv"]["flags"])
+    architecture = space.largest
+    images = torch.from_numpy(numbers["x"].astype(np.float32))
+    with torch.no_grad():
+        assert torch.equal(supernet(images, architecture), free(images, architecture))

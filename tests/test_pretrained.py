@@ -418,7 +418,7 @@ def test_larger_images_start_rows_that_were_never_trained_from_their_neighbours(
     for distance in (4, 5, 6):
         np.testing.assert_array_equal(new[zero + distance], old[zero + 3])
         np.testing.assert_array_equal(new[zero - distance], old[zero - 3])
-    np.testing.assert_array_equal(adapted.pos_embed.detach(), resample_positions(supernet.pos_embed, (6, 6)).detach())
+    np.testing.assert_array_equal(adapted.pos_embed.detach(), resample_positions(supernet.pos_embed, (4, 4), (6, 6)).detach())
 
 
 def test_several_image_sizes_keep_their_ratios() -> None:

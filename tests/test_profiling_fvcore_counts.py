@@ -114,3 +114,31 @@ def test_timm_models_are_counted_without_a_word(capfd: pytest.CaptureFixture[str
     assert counts.params == sum(parameter.numel() for parameter in model.parameters())
     assert capfd.readouterr() == ("", "")
     assert caplog.text == ""
+
+
+class Unusual(nn.Module):
+    """Operators that multiply and that fvcore has no rule for, beside one that does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.dot(self.own, self.own) + torch.cross(x, x, dim=-1).tanh()
+
+
+def test_an_operator_that_may_multiply_and_is_not_counted_causes_a_warning() -> None:
+    with pytest.warns(UserWarning, match=r"leaves out operators that may multiply") as caught:
+        counts = count_by_operator(Unusual(), (4, 3))
+    (warning,) = caught
+    assert "aten::dot (1 times)" in str(warning.message)
+    assert "tanh" not in str(warning.message)
+    assert {"aten::dot", "aten::tanh", "aten::add"} <= set(counts.uncounted)
+
+
+def test_a_compiled_network_is_counted_and_stays_compiled() -> None:
+    space = SPACES["micro"]
+    network = Subnet.from_space(space, space.middle)
+    network.compile_blocks(backend="eager")
+    assert count_by_operator(network, (1, 8, 8)).flops == count_flops(space.middle, space)
+    assert all(block._compiled_call_impl is not None for block in network.blocks)
