@@ -124,7 +124,7 @@ class Trainer:
                     self._show(record)
                 if self._ends_epoch():
                     record = self._record("epoch", loss_sum, watch)
-                    if watched is not None and (self._scores_are_due()):
+                    if watched is not None and self._scores_are_due():
                         record["scores"] = self._scores(watched)
                         self._keep_best(record["scores"])
                     state.history.append(record)
