@@ -204,6 +204,7 @@ with sole_worker(Path({str(tmp_path)!r})):
     if os.fork() == 0:
         time.sleep(20)
         os._exit(0)
+    time.sleep(0.5)
     os._exit(7)  # as if killed
 """
     assert subprocess.run([sys.executable, "-c", code]).returncode == 7
