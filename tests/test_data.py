@@ -798,7 +798,8 @@ def test_a_run_goes_on_with_the_same_images_left_out(tmp_path: Path, monkeypatch
         raise KeyboardInterrupt
 
     monkeypatch.setattr(chain, "train_supernet", interrupted)
-    recipe = parse_recipe({"data": {"source": str(damaged_folder(tmp_path / "images", BROKEN)), "unreadable": "skip"}})
+    images = {"source": str(damaged_folder(tmp_path / "images", BROKEN)), "unreadable": "skip"}
+    recipe = parse_recipe({"data": images, "train": {"batch_size": 4}, "finetune": {"batch_size": 4}})
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             chain.run_recipe(recipe, tmp_path / "run")
