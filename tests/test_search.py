@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from autoformer.errors import BudgetError, CheckpointError
 from autoformer.evaluate import Metric, score
 from autoformer.search import SearchConfig, Study, search
 from autoformer.search_result import Candidate, conclude, packed, unpacked
-from autoformer.space import PRESETS, SearchSpace
+from autoformer.space import SearchSpace
 
 SPACE = SearchSpace.preset("micro", image_size=8, in_chans=1, num_classes=10)
 SMALL = SearchConfig(population=10, generations=4, parents=4, mutated=5, crossed=5)
@@ -209,26 +208,10 @@ def test_a_lower_limit_above_the_dearest_network_is_refused_at_once() -> None:
 
 def test_limits_from_both_sides_that_leave_no_room_end_in_an_error_and_not_in_a_loop() -> None:
     middle = count_params(SPACE.middle, SPACE) + 0.25
-    candidates = Candidates(SPACE, ExactCosts(SPACE), Budget(min_params=middle, max_params=middle + 0.5))
     with pytest.raises(BudgetError, match="widen the limits"):
-        candidates.draw(random.Random(0), attempts=20)
+        Candidates(SPACE, ExactCosts(SPACE), Budget(min_params=middle, max_params=middle + 0.5))
 
 
 def test_a_latency_limit_without_measured_latencies_is_refused() -> None:
     with pytest.raises(BudgetError, match="latency table"):
         Candidates(SPACE, ExactCosts(SPACE), Budget(max_latency_ms=1.0))
-
-
-@pytest.mark.parametrize("name", ["tiny", "small", "base", "edge"])
-def test_a_tight_budget_is_met_by_walking_and_not_by_rejection(name: str) -> None:
-    """A budget that about one uniform draw in a thousand keeps; every draw here must succeed."""
-    space = PRESETS[name]
-    least, most = count_flops(space.smallest, space), count_flops(space.largest, space)
-    budget = Budget(max_flops=least + 0.002 * (most - least))
-    rng = random.Random(0)
-    assert sum(budget.allows(ExactCosts(space)(space.sample(rng))) for _ in range(1000)) <= 3
-    candidates = Candidates(space, ExactCosts(space), budget)
-    for _ in range(20):
-        architecture, cost = candidates.draw(rng)
-        assert space.contains(architecture)
-        assert budget.allows(cost)
