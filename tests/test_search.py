@@ -13,9 +13,11 @@ from autoformer.candidates import Candidates
 from autoformer.cost import Budget, Cost, ExactCosts, count_flops, count_params
 from autoformer.errors import BudgetError, CheckpointError
 from autoformer.evaluate import Metric, score
-from autoformer.search import SearchConfig, Study, search
+from autoformer.search import search
+from autoformer.search_config import SearchConfig
 from autoformer.search_result import Candidate, conclude, packed, unpacked
 from autoformer.space import SearchSpace
+from autoformer.study import Study
 
 SPACE = SearchSpace.preset("micro", image_size=8, in_chans=1, num_classes=10)
 SMALL = SearchConfig(population=10, generations=4, parents=4, mutated=5, crossed=5)
@@ -47,9 +49,9 @@ def test_every_evaluated_architecture_keeps_the_budget() -> None:
         min_flops=0.3 * count_flops(SPACE.largest, SPACE),
     )
     result = search(Candidates(SPACE, costs, budget), pretend, LABELS, SMALL, in_memory())
-    assert len(result.candidates) == 40
+    assert result.searched == 40
     assert all(budget.allows(costs(candidate.architecture)) for candidate in result.candidates)
-    assert len({candidate.architecture for candidate in result.candidates}) == 40
+    assert len({candidate.architecture for candidate in result.candidates}) == len(result.candidates) == 45  # and the baselines
 
 
 def test_evolution_finds_better_networks_than_the_random_first_generation() -> None:
@@ -78,14 +80,15 @@ def test_an_interrupted_search_goes_on_to_the_same_end(tmp_path: Path) -> None:
     resumed = search(candidates, dies, LABELS, SMALL, stored(tmp_path, "cut"))
     assert [c.architecture for c in resumed.candidates] == [c.architecture for c in whole.candidates]
     assert resumed.chosen.architecture == whole.chosen.architecture
-    assert calls == 40 + 2  # only the two evaluations in flight were lost
+    assert calls == len(whole.candidates) + 2  # only the two evaluations in flight were lost
 
 
 def test_a_trial_that_was_running_when_its_process_died_is_done_again(tmp_path: Path) -> None:
     study = stored(tmp_path)
     study.study.ask()
     result = search(Candidates(SPACE, ExactCosts(SPACE), Budget()), pretend, LABELS, SMALL, stored(tmp_path))
-    assert len(result.candidates) == 40
+    assert [c.number for c in result.candidates] == list(range(result.searched + 1))
+    assert result.searched == 40
 
 
 def test_a_study_of_another_seed_is_refused(tmp_path: Path) -> None:
