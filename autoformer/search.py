@@ -31,6 +31,7 @@ from autoformer.progress import Progress, silent
 from autoformer.proposals import Proposals
 from autoformer.search_config import SearchConfig
 from autoformer.search_result import FORMAT, Candidate, SearchResult, check_scores, conclude
+from autoformer.space_table import SpaceTable
 from autoformer.study import Study
 from autoformer.supernet import Supernet
 
@@ -139,10 +140,13 @@ def search_supernet(
     seed: int = 0,
     batch_size: int = 256,
     storage: str | None = None,
+    latency_margin: float = 0.0,
     progress: Progress = silent,
 ) -> SearchResult:
     """Searches `supernet` for the best `metric` on the images of `part` (the search part); writes `out/search.json`, the study.
 
+    `latency_margin` says by how much the latency limit was tightened before (`within_margin`); it is recorded, so that a
+    later answer from the same evaluations keeps it too.
     Called again with the same arguments it goes on where it stopped. Raises `BudgetError` when no network keeps the budget,
     `OutputExistsError` when `out` holds another search.
     """
@@ -184,6 +188,8 @@ def search_supernet(
         "latency_qualification": None if costs.qualification is None else costs.qualification.__dict__,
         "seed": seed,
         "config": config.model_dump(mode="json"),
+        "space_table": SpaceTable.of(space, costs, budget).to_dict(),
+        "latency_margin": latency_margin,
         "weights_digest": weights_digest,
         "images_digest": part.digest,
         "result": result.to_dict(),
