@@ -4,13 +4,15 @@ It knows numbers and choices, no networks: `search` takes any function from an a
 search images, and maximises the run's metric of them. What is proposed is the method's business (`proposals.py`); after it
 the baselines (`baselines.py`) are evaluated on the same images, and may win.
 Every finished evaluation is in the Optuna study before the next begins, and each generation is a pure function of the seed
-and of what is in the study, so an interrupted search goes on to the same end.
+and of the generations before it, so an interrupted search goes on to the same end, and so does one that several processes
+share: they take the evaluations of a generation as they come, and wait for the last of them before the next.
 """
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,8 @@ from autoformer import __version__
 from autoformer.architecture import Architecture
 from autoformer.baselines import baselines
 from autoformer.candidates import Candidates
-from autoformer.checkpoint import claim_folder, replacing, tensors_digest, write_json
+from autoformer.checkpoint import claim_folder, json_digest, tensors_digest, write_json
+from autoformer.claims import Claim
 from autoformer.cost import Budget, CostModel
 from autoformer.data import Part
 from autoformer.errors import CheckpointError, InterruptedRunError
@@ -74,6 +77,8 @@ def search(
 class Evaluations:
     """The evaluations of a search in their order; those that the study holds are not repeated."""
 
+    poll_s = 0.2  # between looks at the study while other processes work on the rest of a generation
+
     def __init__(
         self,
         candidates: Candidates,
@@ -87,28 +92,59 @@ class Evaluations:
         self.candidates, self.evaluate, self.labels, self.study, self.metric = candidates, evaluate, labels, study, metric
         self.total, self.progress = total, progress
         self.finished: list[Candidate] = []
-        self.stored = study.candidates()
-        try:
-            check_scores(list(self.stored.values()), labels, metric)
-        except CheckpointError as error:
-            raise CheckpointError(f"{study.place} holds another search: {error}; search into another folder") from error
+        self.stored: dict[int, Candidate] = {}
+        self._read()
 
     def do(self, generation: int, architectures: Sequence[Architecture]) -> None:
-        """Evaluates these, in order, and adds them to `finished`."""
-        for architecture in architectures:
-            number = len(self.finished)
-            candidate = self.stored.get(number)
-            if candidate is None:
-                candidate = self._evaluated(number, generation, architecture)
-                self.study.add(candidate)
-            elif candidate.architecture != architecture:
+        """Evaluates these and adds them to `finished` in their order.
+
+        Other processes with the same study may do the same: each evaluation is done by one of them, and all have the results
+        of all when this ends.
+        """
+        wanted = dict(enumerate(architectures, len(self.finished)))
+        self._check(wanted)  # before anything is added to a study that may be another's
+        while missing := [number for number in wanted if number not in self.stored]:
+            worked = False
+            for number in missing:
+                with self.study.claim(number) as claim:
+                    if claim is Claim.FOREIGN:
+                        continue
+                    if claim is Claim.TAKEN_OVER:  # its holder may have finished it just before it ended
+                        self._read()
+                    if number not in self.stored:
+                        self.stored[number] = self._evaluated(number, generation, wanted[number])
+                        self.study.add(self.stored[number])
+                    worked = True
+                self._report()
+            if not worked:
+                time.sleep(self.poll_s)
+            self._read()
+        self._check(wanted)
+        self.finished += [self.stored[number] for number in wanted]
+        self._report()
+
+    def _check(self, wanted: Mapping[int, Architecture]) -> None:
+        for number, architecture in wanted.items():
+            if number in self.stored and self.stored[number].architecture != architecture:
                 raise CheckpointError(
                     f"{self.study.place} holds another search: evaluation {number} is not the one this seed proposes; "
                     "search into another folder"
                 )
-            self.finished.append(candidate)
-            best = max(candidate.score.value for candidate in self.finished)
-            self.progress("search", len(self.finished), self.total, f"best {WORDS[self.metric]} {100 * best:.2f} %")
+
+    def _read(self) -> None:
+        """What the study holds by now; checks what is new."""
+        stored = self.study.candidates()
+        new = [candidate for number, candidate in stored.items() if number not in self.stored]
+        try:
+            check_scores(new, self.labels, self.metric)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.study.place} holds another search: {error}; search into another folder") from error
+        self.stored |= {candidate.number: candidate for candidate in new}
+
+    def _report(self) -> None:
+        if self.stored:
+            best = max(candidate.score.value for candidate in self.stored.values())
+            self.progress("search", len(self.stored), self.total, f"best {WORDS[self.metric]} {100 * best:.2f} %")
 
     def _evaluated(self, number: int, generation: int, architecture: Architecture) -> Candidate:
         try:
@@ -147,8 +183,9 @@ def search_supernet(
 
     `latency_margin` says by how much the latency limit was tightened before (`within_margin`); it is recorded, so that a
     later answer from the same evaluations keeps it too.
-    Called again with the same arguments it goes on where it stopped. Raises `BudgetError` when no network keeps the budget,
-    `OutputExistsError` when `out` holds another search.
+    Called again with the same arguments it goes on where it stopped; called by several processes at once, they share the
+    work. `storage` is a database that processes on several hosts reach, as an Optuna URL; None: a file in `out`.
+    Raises `BudgetError` when no network keeps the budget, `OutputExistsError` when `out` holds another search.
     """
     space = supernet.space
     candidates = Candidates(space, costs, budget)
@@ -172,11 +209,10 @@ def search_supernet(
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        name, file = f"search-{seed}", out / "study.db"
-        if storage is None and not file.exists():
-            with replacing(file) as beside:  # Optuna sets a database up in many steps; half of them cannot be gone on from
-                Study(f"sqlite:///{beside}", name)
-        study = Study(storage or f"sqlite:///{file}", name)
+        if storage is None:
+            study = Study.in_folder(out, f"search-{seed}")
+        else:  # the database may hold many searches
+            study = Study(storage, f"search-{seed}-{json_digest(identity)[:12]}")
     result = search(
         candidates, evaluate, images.labels, config, study, metric=metric, seed=seed, progress=progress
     )  # fmt: skip

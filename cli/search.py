@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autoformer.cli.helpers import helpers
 from autoformer.cli.options import (
     Data,
     Json,
@@ -49,6 +50,13 @@ def search(
     metric: Metric = None,
     seed: Seed = None,
     settings: Set = None,
+    workers: Annotated[
+        str, typer.Option("--workers", help="Processes that share the search on this machine; auto: one per GPU.")
+    ] = "1",
+    storage: Annotated[
+        str | None,
+        typer.Option("--storage", help="Database for workers on several hosts, an Optuna URL. Default: a file in --out."),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -73,15 +81,19 @@ def search(
     if (supernet is None) == (source is None):
         raise typer.BadParameter("give one of --supernet (to search) and --from (to answer from a finished search)")
     if source is not None:
-        idle = {"--data": data, "--metric": metric, "--seed": seed, "--recipe": recipe}
+        idle = {
+            "--data": data, "--metric": metric, "--seed": seed, "--recipe": recipe, "--storage": storage,
+            "--workers": None if workers == "1" else workers,
+        }  # fmt: skip
         if given := [option for option, value in idle.items() if value is not None]:
-            raise typer.BadParameter(f"{given[0]} has no effect with --from: images, scores and seed are those of the search")
+            raise typer.BadParameter(f"{given[0]} has no effect with --from: nothing is evaluated")
         _answer(source, out, limits, latency_table, settings, json)
         return
     assert supernet is not None
     if out is None:
         raise typer.BadParameter("give --out, the folder of the search")
-    _search(supernet, out, limits, latency_table, data, recipe, metric, seed, settings, json, quiet)
+    with helpers(workers):
+        _search(supernet, out, limits, latency_table, data, recipe, metric, seed, settings, storage, json, quiet)
 
 
 def _search(
@@ -94,6 +106,7 @@ def _search(
     metric: str | None,
     seed: int | None,
     settings: list[str] | None,
+    storage: str | None,
     json: bool,
     quiet: bool,
 ) -> None:
@@ -106,6 +119,7 @@ def _search(
     from autoformer.cli.recipe import recipe_of
     from autoformer.cost import CostModel, ExactCosts, check_feasible
     from autoformer.data import parts_of_record
+    from autoformer.distributed import best_device
     from autoformer.profiling.latency_table import LatencyTable as Table
     from autoformer.profiling.latency_table import TableCosts, within_margin
     from autoformer.search import search_supernet
@@ -115,7 +129,7 @@ def _search(
     chosen = recipe_of(recipe, "search", settings, seed)
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
-    network = load_supernet(supernet)
+    network = load_supernet(supernet).to(best_device())
     record = read_json(supernet / "supernet.json")
     table = None if latency_table is None else Table.load(latency_table)
     costs: CostModel = ExactCosts(network.space) if table is None else TableCosts(network.space, table)
@@ -129,7 +143,8 @@ def _search(
     with progress_bar(quiet) as progress:
         result = search_supernet(
             network, parts.search, parts.preprocessing, costs, budget, chosen.search, out,
-            metric=sought, seed=chosen.seed, latency_margin=0.0 if table is None else table.margin, progress=progress,
+            metric=sought, seed=chosen.seed, storage=storage, latency_margin=0.0 if table is None else table.margin,
+            progress=progress,
         )  # fmt: skip
     if json:
         print_json(read_json(out / "search.json"))
