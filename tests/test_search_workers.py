@@ -135,12 +135,12 @@ def made_study(folder: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_two_workers_evaluate_nothing_twice_find_what_one_finds_and_take_less_time(tmp_path: Path) -> None:
-    """Evaluations of 0.25 s that sleep, so that the machine's cores do not decide."""
+    """Evaluations of 0.15 s that sleep, so that the machine's cores do not decide."""
     seconds = {}
     for count in (1, 2):
         folder = tmp_path / str(count)
         made_study(folder)
-        workers = [start(folder, 0.25) for _ in range(count)]
+        workers = [start(folder, 0.15) for _ in range(count)]
         go(folder, workers)
         answers = [worker.communicate(timeout=120) for worker in workers]
         assert all(worker.returncode == 0 for worker in workers), answers
@@ -153,6 +153,7 @@ def test_two_workers_evaluate_nothing_twice_find_what_one_finds_and_take_less_ti
     assert seconds[2] < 0.8 * seconds[1]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_a_killed_worker_loses_one_evaluation_and_the_other_does_it(tmp_path: Path) -> None:
     folder = tmp_path / "shared"
@@ -173,6 +174,7 @@ def test_a_killed_worker_loses_one_evaluation_and_the_other_does_it(tmp_path: Pa
     assert set(twice) <= {logs[str(workers[0].pid)][-1]}  # what it was at
 
 
+@pytest.mark.slow
 def test_a_search_on_two_processes_by_the_command_line_is_that_of_one(supernet: Path, tmp_path: Path) -> None:
     one, two = (
         command("search", "--supernet", supernet, "--out", tmp_path / count, "--workers", count, "--json", "--quiet", *words())
