@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from autoformer.errors import CheckpointError, OutputExistsError
 
@@ -120,7 +120,16 @@ def sole_worker(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise OutputExistsError(f"another process works in {folder}; wait for it, or choose another --out") from error
-        yield
+        _locks.add(lock)
+        try:
+            yield
+        finally:
+            _locks.discard(lock)
+
+
+# A loader process is a fork and would share the lock: it would hold it for seconds after its parent was killed.
+_locks: set[IO[str]] = set()
+os.register_at_fork(after_in_child=lambda: [lock.close() for lock in _locks])
 
 
 def _short(held: Any, wanted: Any) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from autoformer import __version__
+from autoformer.batches import Plan
 from autoformer.checkpoint import claim_folder, file_digest, read_json, sole_worker, write_json
 from autoformer.cli.quantities import read_budget
 from autoformer.cli.recipe import Recipe
@@ -58,6 +59,8 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent) -> dict[s
         parts = without_recorded(parts, read_json(out / "run.json", "data")["data"])
     else:
         parts = check_readable(parts, progress)  # an image that cannot be read should not end a run after its training
+    for config in (recipe.train, recipe.finetune):  # a batch larger than the set should not end a run after its training
+        Plan(len(parts.train), config.batch_size, config.epochs, config.repeats, recipe.seed)
     space, start, _ = beginning(recipe, parts)
     counted = recipe.budget.model_dump() | {"max_latency": None}
     check_feasible(read_budget(space, ExactCosts(space), **counted), space, ExactCosts(space))

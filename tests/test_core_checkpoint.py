@@ -19,6 +19,7 @@ from autoformer.checkpoint import (
     read_tensors,
     refuse_existing,
     replacing,
+    sole_worker,
     tensors_digest,
     write_folder,
     write_json,
@@ -191,3 +192,21 @@ def test_weights_that_do_not_fit_on_the_disk_leave_nothing_and_raise_oserror(tmp
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_forked_process_does_not_hold_the_folder_of_its_parent(tmp_path: Path) -> None:
+    """Loader processes are forks, and outlive a killed parent for seconds."""
+    code = f"""
+import os, sys, time
+from pathlib import Path
+from autoformer.checkpoint import sole_worker
+with sole_worker(Path({str(tmp_path)!r})):
+    if os.fork() == 0:
+        time.sleep(20)
+        os._exit(0)
+    time.sleep(0.5)
+    os._exit(7)  # as if killed
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 7
+    with sole_worker(tmp_path):
+        pass

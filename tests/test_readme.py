@@ -17,7 +17,15 @@ from tests.conftest import SHORT, draw_images
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 SHORTER = {
-    "run": [*SHORT, "profile.networks=4", "export.max_disagreement=0.5", "data.image_size=16", "train.epochs=2"],
+    "run": [
+        *SHORT,
+        "profile.networks=4",
+        "export.max_disagreement=0.5",
+        "data.image_size=16",
+        "train.epochs=2",
+        "train.batch_size=16",
+        "finetune.batch_size=16",
+    ],
     "train": list(SHORT),
     "search": ["population=4", "generations=2", "parents=2", "mutated=2", "crossed=2"],
     "finetune": ["epochs=2"],
