@@ -1,55 +1,70 @@
 """Architectures inside a budget, constructed from closed-form costs; nothing here evaluates anything.
 
-A drawn architecture outside the budget is walked into it: choices step down (or up, below a lower limit) one at a time, in
-random order, until every limit is kept. So tight budgets cost a few steps instead of thousands of rejections.
+Drawn without a proposal, an architecture comes from the `Region` inside the limits on params and FLOPs: the distribution of
+`SearchSpace.sample`, given the budget. A latency limit has no closed form. A network that breaks it is followed by one from
+the networks with no more FLOPs than that one, until one keeps it: where latency grows with FLOPs this is the same
+distribution again, in a handful of draws; otherwise it is near it, and every network inside can still come first.
+
+A proposal (a mutation, a crossover) outside the budget is walked into it: choices step down, or up below a lower limit, one
+at a time, in random order, until every limit is kept. So it stays near what was proposed.
 """
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 
 from autoformer.architecture import Architecture
 from autoformer.cost import Budget, Cost, CostModel, check_feasible, show
 from autoformer.errors import BudgetError
+from autoformer.region import Region, Shape, Shapes
 from autoformer.space import SearchSpace
 
 Draw = Callable[[random.Random], Architecture]
 
+DRAWS = 200  # under a latency limit; each about halves what is left until the limit is near
+PROPOSALS = 20  # before limits are taken to be too narrow to walk into
+RUNGS = 128  # FLOPs limits between the smallest and the largest network, so that a region serves many draws
+
 
 class Candidates:
-    """Draws architectures of `space` that keep `budget`. Raises `BudgetError` at once when no network can keep it."""
+    """Draws architectures of `space` that keep `budget`. Raises `BudgetError` at once when no network can keep it.
+
+    Params and FLOPs are the closed forms; `costs` is asked for latencies.
+    """
 
     def __init__(self, space: SearchSpace, costs: CostModel, budget: Budget) -> None:
         check_feasible(budget, space, costs)
         self.space, self.costs, self.budget = space, costs, budget
+        self._shapes = Shapes(space)
+        self._ends = costs(space.smallest).flops, costs(space.largest).flops
+        self._rungs: dict[int, Region] = {}
+        self.region = self._within(budget.max_flops)
+        if not self.region.share:
+            raise BudgetError(self._nearest())
 
-    def draw(self, rng: random.Random, propose: Draw | None = None, attempts: int = 200) -> tuple[Architecture, Cost]:
-        """One architecture inside the budget, near what `propose` gives (uniform sampling by default), and its cost.
+    # --- drawing -------------------------------------------------------------------------------------------------
 
-        Raises `BudgetError` when limits from above and below leave too little room to find any.
+    def draw(self, rng: random.Random, propose: Draw | None = None) -> tuple[Architecture, Cost]:
+        """One architecture inside the budget and its cost: from the space, or near what `propose` gives.
+
+        Raises `BudgetError` when a latency limit and lower limits leave too little room to find any.
         """
-        propose = propose or self.space.sample
-        nearest: tuple[float, Architecture, Cost] | None = None
-        for _ in range(attempts):
-            architecture = propose(rng)
-            cost = self.costs(architecture)
-            if self.budget.allows(cost):
+        for _ in range(PROPOSALS if propose else 0):
+            assert propose is not None
+            if (found := self._walked(propose(rng), rng)) is not None:
+                return found
+        region, limit = self.region, self.budget.max_latency_ms
+        for _ in range(DRAWS):
+            architecture, params, flops = region.draw(rng)
+            cost = self._cost(architecture, params, flops)
+            if limit is None or (cost.latency_ms is not None and cost.latency_ms <= limit):
                 return architecture, cost
-            architecture, cost = self._walk(architecture, cost, rng)
-            if self.budget.allows(cost):
-                return architecture, cost
-            distance = max(self.budget.excess(cost).values())
-            if nearest is None or distance < nearest[0]:
-                nearest = (distance, architecture, cost)
-        assert nearest is not None
-        _, architecture, cost = nearest
-        limit = max(self.budget.excess(cost), key=lambda name: self.budget.excess(cost)[name])
-        raise BudgetError(
-            f"no network found with {self.budget} in space {self.space.name!r}; the nearest of {attempts} breaks {limit} with "
-            f"{show(limit[4:], getattr(cost, limit[4:]))} ({architecture}); widen the limits"
-        )
+            region = self._no_dearer_than(flops)
+        if (found := self._walked(architecture, rng)) is None:
+            raise BudgetError(self._nearest())
+        return found
 
     def distinct(
         self, rng: random.Random, count: int, known: set[Architecture], propose: Draw | None = None, attempts: int | None = None
@@ -65,40 +80,154 @@ class Candidates:
                 found.append(architecture)
         return found
 
-    def _walk(self, architecture: Architecture, cost: Cost, rng: random.Random) -> tuple[Architecture, Cost]:
-        """Steps towards the budget: down while an upper limit is broken, then up while a lower one is."""
-        for kind, sign in (("max", -1), ("min", 1)):
-            while any(name.startswith(kind) for name in self.budget.excess(cost)):
-                steps = self._steps(architecture, sign)
-                if not steps:
-                    break
-                architecture = rng.choice(steps)
-                cost = self.costs(architecture)
-        return architecture, cost
+    def dearest(self, rng: random.Random) -> Architecture:
+        """A network with the most FLOPs inside the budget, then the most params. Which block gets what is drawn.
 
-    def _steps(self, architecture: Architecture, sign: int) -> list[Architecture]:
-        """All architectures one step down (sign −1) or up (+1) in one choice. Depth steps at the last block."""
-        space, found = self.space, []
+        A latency limit is taken to grow with FLOPs; where it does not, the network has nearly the most.
+        """
+        architecture, params, flops = self.region.dearest(rng)
+        limit = self.budget.max_latency_ms
+        if limit is None or self.budget.allows(self._cost(architecture, params, flops)):
+            return architecture
+        (kept, cost), above = self.draw(rng), flops  # a network that keeps the limit, and FLOPs that break it
+        while above - cost.flops > 1:
+            region = self._within((cost.flops + above) // 2)
+            architecture, params, flops = region.dearest(rng)
+            found = self._cost(architecture, params, flops)
+            if flops <= cost.flops:
+                break  # nothing lies between
+            if self.budget.allows(found):
+                kept, cost = architecture, found
+            else:
+                above = flops
+        return kept
 
-        def neighbour(values: Sequence[float], value: float) -> float | None:
-            index = values.index(value) + sign
-            return values[index] if 0 <= index < len(values) else None
+    # --- closed forms --------------------------------------------------------------------------------------------
 
-        if (width := neighbour(space.embed_dims, architecture.embed_dim)) is not None:
-            found.append(replace(architecture, embed_dim=int(width)))
-        if architecture.image_size and (size := neighbour(space.image_sizes, architecture.image_size)) is not None:
-            found.append(replace(architecture, image_size=int(size)))
-        if (depth := neighbour(space.depths, architecture.depth)) is not None:
-            end = int(depth)
-            pad = max(0, end - architecture.depth)
-            heads = (architecture.num_heads + (space.num_heads[0],) * pad)[:end]
-            ratios = (architecture.mlp_ratio + (space.mlp_ratios[0],) * pad)[:end]
-            found.append(replace(architecture, num_heads=heads, mlp_ratio=ratios))
-        for block in range(architecture.depth):
-            if (heads_here := neighbour(space.num_heads, architecture.num_heads[block])) is not None:
-                changed = (*architecture.num_heads[:block], int(heads_here), *architecture.num_heads[block + 1 :])
-                found.append(replace(architecture, num_heads=changed))
-            if (ratio := neighbour(space.mlp_ratios, architecture.mlp_ratio[block])) is not None:
-                altered = (*architecture.mlp_ratio[:block], ratio, *architecture.mlp_ratio[block + 1 :])
-                found.append(replace(architecture, mlp_ratio=altered))
-        return found
+    def _cost(self, architecture: Architecture, params: int, flops: int) -> Cost:
+        return Cost(params=params, flops=flops) if self.costs.qualification is None else self.costs(architecture)
+
+    def _within(self, max_flops: float | None) -> Region:
+        """The networks that keep the limits on params and FLOPs, with this upper limit on FLOPs."""
+        budget = self.budget
+        return Region(
+            self._shapes,
+            max_params=budget.max_params,
+            min_params=budget.min_params,
+            max_flops=max_flops,
+            min_flops=budget.min_flops,
+        )
+
+    def _no_dearer_than(self, flops: int) -> Region:
+        """The networks of the region up to the first rung that is at or above `flops`."""
+        least, most = self._ends
+        rung = math.ceil((flops - least) / max(1, most - least) * RUNGS)
+        if rung not in self._rungs:
+            limit = least + rung * (most - least) / RUNGS + 1  # 1: this division may round below `flops`
+            self._rungs[rung] = self._within(min(limit, self.budget.max_flops or math.inf))
+        return self._rungs[rung]
+
+    # --- walking -------------------------------------------------------------------------------------------------
+
+    def _walked(self, architecture: Architecture, rng: random.Random) -> tuple[Architecture, Cost] | None:
+        """Steps into the budget: down while an upper limit is broken, then up while a lower one is. None: it ends outside."""
+        walk, budget = Walk(self.space, self._shapes, architecture), self.budget
+        while self._above(walk):
+            if not walk.step(-1, rng):
+                return None
+        while walk.params < (budget.min_params or 0) or walk.flops < (budget.min_flops or 0):
+            if not walk.step(1, rng):
+                return None
+        reached = walk.architecture()
+        cost = self._cost(reached, walk.params, walk.flops)
+        return (reached, cost) if budget.allows(cost) else None
+
+    def _above(self, walk: Walk) -> bool:
+        """Whether an upper limit is broken; latency is only asked for when the counts are fine."""
+        budget = self.budget
+        if walk.params > (budget.max_params or math.inf) or walk.flops > (budget.max_flops or math.inf):
+            return True
+        return budget.max_latency_ms is not None and not self._fast(walk.architecture())
+
+    def _fast(self, architecture: Architecture) -> bool:
+        return "max_latency_ms" not in self.budget.excess(self.costs(architecture))
+
+    def _nearest(self) -> str:
+        """Says that no network keeps the budget, and which of many comes nearest."""
+        rng, found = random.Random(0), []
+        for _ in range(50):
+            walk = Walk(self.space, self._shapes, self.space.sample(rng))
+            while self._above(walk) and walk.step(-1, rng):
+                pass
+            cost = self.costs(walk.architecture())
+            if broken := self.budget.excess(cost):
+                limit = max(broken, key=lambda name: broken[name])
+                found.append((broken[limit], limit, cost, walk.architecture()))
+        _, limit, cost, architecture = min(found, key=lambda entry: entry[0])
+        return (
+            f"no network found with {self.budget} in space {self.space.name!r}; the nearest of {len(found)} breaks {limit} with "
+            f"{show(limit[4:], getattr(cost, limit[4:]))} ({architecture}); widen the limits"
+        )
+
+
+class Walk:
+    """An architecture that changes one choice at a time, with its params and FLOPs. Depth steps at the last block."""
+
+    def __init__(self, space: SearchSpace, shapes: Shapes, start: Architecture) -> None:
+        self.space, self._shapes = space, shapes
+        self.width, self.depth = space.embed_dims.index(start.embed_dim), space.depths.index(start.depth)
+        self.size = space.image_sizes.index(space.image_size_of(start))
+        self.heads = [space.num_heads.index(heads) for heads in start.num_heads]
+        self.ratios = [space.mlp_ratios.index(ratio) for ratio in start.mlp_ratio]
+        self._count()
+
+    def _count(self) -> None:
+        shape, values = self._shape, self._shape.hidden.values
+        heads = sum([self.space.num_heads[index] for index in self.heads])
+        self.params, self.flops = shape.counts(heads, sum([values[index] for index in self.ratios]))
+
+    @property
+    def _shape(self) -> Shape:
+        space = self.space
+        size = space.image_sizes[self.size] if len(space.image_sizes) > 1 else None
+        return self._shapes.by_choice[size, space.embed_dims[self.width], space.depths[self.depth]]
+
+    def architecture(self) -> Architecture:
+        space, shape = self.space, self._shape
+        return Architecture(
+            embed_dim=shape.embed_dim,
+            num_heads=tuple([space.num_heads[index] for index in self.heads]),
+            mlp_ratio=tuple([space.mlp_ratios[index] for index in self.ratios]),
+            image_size=shape.image_size,
+        )
+
+    def step(self, sign: int, rng: random.Random) -> bool:
+        """One choice, any that can, goes one down (sign −1) or up (+1). False: none can."""
+        moves = list(self._moves(sign))
+        if not moves:
+            return False
+        name, block = rng.choice(moves)
+        if name == "heads":
+            self.heads[block] += sign
+        elif name == "ratios":
+            self.ratios[block] += sign
+        else:
+            setattr(self, name, getattr(self, name) + sign)
+            depth = self.space.depths[self.depth]
+            for blocks in (self.heads, self.ratios):  # a new block begins with the least of everything
+                blocks[depth:] = [0] * max(0, depth - len(blocks))
+        self._count()
+        return True
+
+    def _moves(self, sign: int) -> Iterator[tuple[str, int]]:
+        space = self.space
+        for name, choices in (("width", space.embed_dims), ("size", space.image_sizes), ("depth", space.depths)):
+            if 0 <= getattr(self, name) + sign < len(choices):
+                yield name, 0
+        for blocks, name, count in (
+            (self.heads, "heads", len(space.num_heads)),
+            (self.ratios, "ratios", len(space.mlp_ratios)),
+        ):
+            for block, index in enumerate(blocks):
+                if 0 <= index + sign < count:
+                    yield name, block

@@ -98,6 +98,26 @@ def _flops(embed: int, widths: Sequence[int], hidden_dims: Sequence[int], grid: 
     return total + space.num_classes * embed
 
 
+def linear_costs(embed: int, depth: int, grid: int, space: SearchSpace) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Params and FLOPs of all networks of one width, depth and grid, as three numbers each.
+
+    Without any heads and hidden channels; for every head; for every hidden channel, summed over the blocks.
+    """
+    around, empty = _params_around_blocks(embed, grid, space), _params_of_block(embed, 0, 0, space)
+    params = (
+        around + depth * empty,
+        _params_of_block(embed, space.head_dim, 0, space) - empty,
+        _params_of_block(embed, 0, 1, space) - empty,
+    )
+    bare, block = _flops(embed, [0] * depth, [0] * depth, grid, space), _flops(embed, [0], [0], grid, space)
+    flops = (
+        bare,
+        _flops(embed, [space.head_dim], [0], grid, space) - block,
+        _flops(embed, [0], [1], grid, space) - block,
+    )
+    return params, flops
+
+
 # --- measured cost -----------------------------------------------------------------------------------------------
 
 

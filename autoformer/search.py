@@ -1,137 +1,44 @@
 """The search: ask for architectures inside the budget, score them on the search part, learn from the answers.
 
-The evolution is the paper's (section 4.1; 20 generations of 50, the best 10 of all time as parents, 25 by mutation and 25
-by crossover). It knows numbers and choices, no networks: `search` takes any function from an architecture to the classes
-that it gives the search images, and maximises the run's metric of them.
+It knows numbers and choices, no networks: `search` takes any function from an architecture to the classes that it gives the
+search images, and maximises the run's metric of them. What is proposed is the method's business (`proposals.py`); after it
+the baselines (`baselines.py`) are evaluated on the same images, and may win.
 Every finished evaluation is in the Optuna study before the next begins, and each generation is a pure function of the seed
-and of what is in the study, so an interrupted search goes on to the same end.
+and of the generations before it, so an interrupted search goes on to the same end, and so does one that several processes
+share: they take the evaluations of a generation as they come, and wait for the last of them before the next.
 """
 
 from __future__ import annotations
 
-import json
-import random
-import re
+import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
 from autoformer import __version__
 from autoformer.architecture import Architecture
+from autoformer.baselines import baselines
 from autoformer.candidates import Candidates
-from autoformer.checkpoint import claim_folder, replacing, tensors_digest, write_json
+from autoformer.checkpoint import claim_folder, json_digest, tensors_digest, write_json
+from autoformer.claims import Claim
 from autoformer.cost import Budget, CostModel
 from autoformer.data import Part
-from autoformer.errors import AutoformerError, CheckpointError, InterruptedRunError
+from autoformer.errors import CheckpointError, InterruptedRunError
 from autoformer.evaluate import WORDS, EvaluationSet, Metric, guesses, predict_with, score
 from autoformer.preprocessing import Preprocessing
 from autoformer.progress import Progress, silent
-from autoformer.search_result import FORMAT, Candidate, SearchResult, check_comparable, check_scores, conclude, ranked
+from autoformer.proposals import Proposals
+from autoformer.search_config import SearchConfig
+from autoformer.search_result import FORMAT, Candidate, SearchResult, check_scores, conclude
+from autoformer.space_table import SpaceTable
+from autoformer.study import Study
 from autoformer.supernet import Supernet
 
 Evaluate = Callable[[Architecture], NDArray[np.int64]]  # the class it gives each search image, [n]
-
-
-class SearchConfig(BaseModel):
-    """How the search goes. The defaults are the paper's."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    method: Literal["evolution", "random"] = Field("evolution", description="random: every generation drawn anew")
-    population: int = Field(50, gt=1, description="architectures in a generation")
-    generations: int = Field(20, gt=0, description="the first is random")
-    parents: int = Field(10, gt=0, description="the best of all so far that mutate and cross")
-    mutated: int = Field(25, ge=0, description="architectures of a generation made by mutation")
-    crossed: int = Field(25, ge=0, description="architectures of a generation made by crossover")
-    shape_probability: float = Field(0.2, ge=0, le=1, description="mutation of depth, width and image size")
-    block_probability: float = Field(0.4, ge=0, le=1, description="mutation of a block's heads and MLP ratio")
-    choose: Literal["cheapest", "best"] = Field(
-        "cheapest", description="among the candidates that cannot be told from the best: the fewest FLOPs, or the best score"
-    )
-
-
-class Evolution:
-    """Proposes generations; knows only what it is told."""
-
-    def __init__(self, candidates: Candidates, config: SearchConfig, seed: int) -> None:
-        self.candidates, self.config, self.seed = candidates, config, seed
-
-    def generation(self, index: int, told: Sequence[Candidate]) -> list[Architecture]:
-        """The architectures of generation `index`, given every earlier candidate: a pure function of both and the seed.
-
-        May be shorter than the population where the budget leaves few architectures; empty when none is left.
-        """
-        config, space = self.config, self.candidates.space
-        rng = random.Random(f"{self.seed}/generation/{index}")
-        known = {candidate.architecture for candidate in told}
-        found: list[Architecture] = []
-        if index and config.method == "evolution":
-            parents = [candidate.architecture for candidate in ranked(told)[: config.parents]]
-
-            def mutation(rng: random.Random) -> Architecture:
-                return space.mutate(
-                    rng.choice(parents),
-                    rng,
-                    shape_probability=config.shape_probability,
-                    block_probability=config.block_probability,
-                )
-
-            def crossover(rng: random.Random) -> Architecture:
-                return space.crossover(rng.choice(parents), rng.choice(parents), rng)
-
-            found += self.candidates.distinct(rng, min(config.mutated, config.population), known, mutation)
-            found += self.candidates.distinct(rng, min(config.crossed, config.population - len(found)), known, crossover)
-        return found + self.candidates.distinct(rng, config.population - len(found), known)
-
-
-class Study:
-    """The evaluations of one search in an Optuna study, one trial each. `storage` is any URL Optuna takes; None: memory.
-
-    Every method raises `CheckpointError` naming the storage when it is damaged or holds something else.
-    """
-
-    def __init__(self, storage: str | None, name: str) -> None:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        shown = "the study in memory" if storage is None else storage.removeprefix("sqlite:///")
-        self.place = re.sub(r"//[^@/]*@", "//", shown)  # a URL may hold a password
-        with self._storage():
-            self.study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
-            for trial in self.study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
-                self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # its process died; it is evaluated again
-
-    def candidates(self) -> list[Candidate]:
-        """All finished evaluations in order."""
-        found = []
-        with self._storage():
-            for trial in self.study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE]):
-                if "candidate" not in trial.user_attrs:
-                    raise CheckpointError(f"trial {trial.number} lacks its candidate")
-                found.append(Candidate.from_dict(json.loads(trial.user_attrs["candidate"])))
-            check_comparable(found)
-        return sorted(found, key=lambda candidate: candidate.number)
-
-    def add(self, candidate: Candidate) -> None:
-        """Stores one finished evaluation."""
-        with self._storage():
-            trial = self.study.ask()
-            trial.set_user_attr("candidate", json.dumps(candidate.to_dict()))
-            self.study.tell(trial, candidate.score.value)
-
-    @contextmanager
-    def _storage(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # Optuna, SQLAlchemy and the drivers below share no base class
-            words = str(error.__cause__ or error).strip() if not isinstance(error, AutoformerError) else str(error)
-            reason = (words.splitlines() or [type(error).__name__])[0][:160]
-            raise CheckpointError(f"{self.place} cannot be read as a study ({reason}); move it away to search anew") from error
 
 
 def search(
@@ -150,43 +57,110 @@ def search(
     `evaluate` gives an architecture's guesses of the images with these `labels` [n]. Raises `CheckpointError` when the
     study holds another search, and `InterruptedRunError` on Ctrl-C; at most the evaluation in flight is lost.
     """
-    evolution = Evolution(candidates, config, seed)
-    stored = study.candidates()
-    try:
-        check_scores(stored, labels, metric)
-    except CheckpointError as error:
-        raise CheckpointError(f"{study.place} holds another search: {error}; search into another folder") from error
-    finished: list[Candidate] = []
-    total = config.generations * config.population
+    compared = baselines(candidates, config.uniform_shapes, seed)
+    total = config.generations * config.population + len(compared)
+    work = Evaluations(candidates, evaluate, labels, study, metric, total, progress)
+    proposals = Proposals(candidates, config, seed)
     for index in range(config.generations):
-        earlier = list(finished)
-        for architecture in evolution.generation(index, earlier):
-            number = len(finished)
-            if number < len(stored):
-                candidate = stored[number]
-                if candidate.architecture != architecture:
-                    raise CheckpointError(
-                        f"the study holds another search: evaluation {number} is not the one this seed proposes"
-                    )
-            else:
-                try:
-                    found = evaluate(architecture)
-                except KeyboardInterrupt as stop:
-                    raise InterruptedRunError(
-                        f"stopped after {number} of {total} evaluations; run the same command again to go on"
-                    ) from stop
-                cost = candidates.costs(architecture)
-                candidate = Candidate(
-                    number=number, generation=index, architecture=architecture, cost=cost, guesses=found,
-                    score=score(found, labels, metric),
-                )  # fmt: skip
-                study.add(candidate)
-            finished.append(candidate)
-            best = max(candidate.score.value for candidate in finished)
-            progress("search", len(finished), total, f"best {WORDS[metric]} {100 * best:.2f} %")
-        if len(finished) == len(earlier):
-            break  # every architecture inside the budget is evaluated
-    return conclude(finished, labels, config.choose)
+        proposed = proposals.generation(index, work.finished)
+        if not proposed:  # the budget leaves no further architecture
+            break
+        work.do(index, proposed)
+    searched = len(work.finished)
+    known = {candidate.architecture for candidate in work.finished}
+    work.do(config.generations, [architecture for architecture in compared if architecture not in known])
+    if len(work.finished) < total:  # fewer architectures than asked for
+        progress("search", len(work.finished), len(work.finished))
+    return conclude(work.finished, labels, config.choose, searched=searched, dearest=compared[0])
+
+
+class Evaluations:
+    """The evaluations of a search in their order; those that the study holds are not repeated."""
+
+    poll_s = 0.2  # between looks at the study while other processes work on the rest of a generation
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        evaluate: Evaluate,
+        labels: NDArray[np.int64],
+        study: Study,
+        metric: Metric,
+        total: int,
+        progress: Progress,
+    ) -> None:
+        self.candidates, self.evaluate, self.labels, self.study, self.metric = candidates, evaluate, labels, study, metric
+        self.total, self.progress = total, progress
+        self.finished: list[Candidate] = []
+        self.stored: dict[int, Candidate] = {}
+        self._read()
+
+    def do(self, generation: int, architectures: Sequence[Architecture]) -> None:
+        """Evaluates these and adds them to `finished` in their order.
+
+        Other processes with the same study may do the same: each evaluation is done by one of them, and all have the results
+        of all when this ends.
+        """
+        wanted = dict(enumerate(architectures, len(self.finished)))
+        self._check(wanted)  # before anything is added to a study that may be another's
+        while missing := [number for number in wanted if number not in self.stored]:
+            worked = False
+            for number in missing:
+                with self.study.claim(number) as claim:
+                    if claim is Claim.FOREIGN:
+                        continue
+                    if claim is Claim.TAKEN_OVER:  # its holder may have finished it just before it ended
+                        self._read()
+                    if number not in self.stored:
+                        self.stored[number] = self._evaluated(number, generation, wanted[number])
+                        self.study.add(self.stored[number])
+                    worked = True
+                self._report()
+            if not worked:
+                time.sleep(self.poll_s)
+            self._read()
+        self._check(wanted)
+        self.finished += [self.stored[number] for number in wanted]
+        self._report()
+
+    def _check(self, wanted: Mapping[int, Architecture]) -> None:
+        for number, architecture in wanted.items():
+            if number in self.stored and self.stored[number].architecture != architecture:
+                raise CheckpointError(
+                    f"{self.study.place} holds another search: evaluation {number} is not the one this seed proposes; "
+                    "search into another folder"
+                )
+
+    def _read(self) -> None:
+        """What the study holds by now; checks what is new."""
+        stored = self.study.candidates()
+        new = [candidate for number, candidate in stored.items() if number not in self.stored]
+        try:
+            check_scores(new, self.labels, self.metric)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.study.place} holds another search: {error}; search into another folder") from error
+        self.stored |= {candidate.number: candidate for candidate in new}
+
+    def _report(self) -> None:
+        if self.stored:
+            best = max(candidate.score.value for candidate in self.stored.values())
+            self.progress("search", len(self.stored), self.total, f"best {WORDS[self.metric]} {100 * best:.2f} %")
+
+    def _evaluated(self, number: int, generation: int, architecture: Architecture) -> Candidate:
+        try:
+            found = self.evaluate(architecture)
+        except KeyboardInterrupt as stop:
+            raise InterruptedRunError(
+                f"stopped after {number} of {self.total} evaluations; run the same command again to go on"
+            ) from stop
+        return Candidate(
+            number=number,
+            generation=generation,
+            architecture=architecture,
+            cost=self.candidates.costs(architecture),
+            guesses=found,
+            score=score(found, self.labels, self.metric),
+        )
 
 
 def search_supernet(
@@ -202,12 +176,16 @@ def search_supernet(
     seed: int = 0,
     batch_size: int = 256,
     storage: str | None = None,
+    latency_margin: float = 0.0,
     progress: Progress = silent,
 ) -> SearchResult:
     """Searches `supernet` for the best `metric` on the images of `part` (the search part); writes `out/search.json`, the study.
 
-    Called again with the same arguments it goes on where it stopped. Raises `BudgetError` when no network keeps the budget,
-    `OutputExistsError` when `out` holds another search.
+    `latency_margin` says by how much the latency limit was tightened before (`within_margin`); it is recorded, so that a
+    later answer from the same evaluations keeps it too.
+    Called again with the same arguments it goes on where it stopped; called by several processes at once, they share the
+    work. `storage` is a database that processes on several hosts reach, as an Optuna URL; None: a file in `out`.
+    Raises `BudgetError` when no network keeps the budget, `OutputExistsError` when `out` holds another search.
     """
     space = supernet.space
     candidates = Candidates(space, costs, budget)
@@ -231,11 +209,10 @@ def search_supernet(
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        name, file = f"search-{seed}", out / "study.db"
-        if storage is None and not file.exists():
-            with replacing(file) as beside:  # Optuna sets a database up in many steps; half of them cannot be gone on from
-                Study(f"sqlite:///{beside}", name)
-        study = Study(storage or f"sqlite:///{file}", name)
+        if storage is None:
+            study = Study.in_folder(out, f"search-{seed}")
+        else:  # the database may hold many searches
+            study = Study(storage, f"search-{seed}-{json_digest(identity)[:12]}")
     result = search(
         candidates, evaluate, images.labels, config, study, metric=metric, seed=seed, progress=progress
     )  # fmt: skip
@@ -247,9 +224,12 @@ def search_supernet(
         "latency_qualification": None if costs.qualification is None else costs.qualification.__dict__,
         "seed": seed,
         "config": config.model_dump(mode="json"),
+        "space_table": SpaceTable.of(space, costs, budget).to_dict(),
+        "latency_margin": latency_margin,
         "weights_digest": weights_digest,
         "images_digest": part.digest,
         "result": result.to_dict(),
+        "history": {config.method: [{"images": images, "best": best} for images, best in result.history]},
     }
     write_json(record, out / "search.json")
     return result

@@ -6,8 +6,8 @@ Guesses are kept, not scores alone: two networks are compared image by image, an
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoformer.architecture import Architecture
+from autoformer.baselines import is_uniform
 from autoformer.checkpoint import read_json
-from autoformer.cost import Cost
+from autoformer.cost import LIMITS, Cost
 from autoformer.errors import ArchitectureError, CheckpointError
 from autoformer.evaluate import WORDS, Metric, Score, metric_from, score, tied
+from autoformer.pareto import nondominated_ranks
 
 FORMAT = "autoformer/search/2"
 
@@ -96,6 +98,8 @@ class SearchResult:
     front: tuple[Candidate, ...]  # nothing evaluated is both cheaper in FLOPs and better
     candidates: tuple[Candidate, ...]
     labels: NDArray[np.int64]  # of the search images, [n]
+    searched: int  # the first so many candidates are what the method proposed; the others are baselines
+    baselines: Mapping[str, Candidate] = field(default_factory=dict)  # "dearest", and the best "uniform" shape evaluated
 
     @property
     def metric(self) -> Metric:
@@ -112,7 +116,24 @@ class SearchResult:
             "candidates": [candidate.to_dict() for candidate in self.candidates],
             "metric": self.metric,
             "labels": packed(self.labels),
+            "searched": self.searched,
+            "baselines": {name: candidate.number for name, candidate in self.baselines.items()},
+            "fronts": {name: [c.number for c in members] for name, members in fronts(self.candidates).items()},
         }
+
+    @property
+    def history(self) -> list[tuple[int, float]]:
+        """Images evaluated by the method, and the best score by then: wherever it rose, and at the end."""
+        found: list[tuple[int, float]] = []
+        for number, candidate in enumerate(self.candidates[: self.searched], 1):
+            best = max(candidate.score.value, found[-1][1] if found else 0.0)
+            if not found or best > found[-1][1] or number == self.searched:
+                found.append((number * len(self.labels), best))
+        return found
+
+    def on_par(self, candidate: Candidate) -> bool:
+        """Whether the chosen network cannot be told from `candidate` on the search images."""
+        return tied(self.chosen.guesses, candidate.guesses, self.labels, self.metric)
 
 
 def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -120,25 +141,66 @@ def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     return sorted(candidates, key=lambda c: (-c.score.value, c.cost.flops, c.number))
 
 
+def objectives(candidates: Sequence[Candidate]) -> NDArray[np.float64]:
+    """What a Pareto search makes small, [n, objectives]: the score with its sign turned, params, FLOPs, latency if known."""
+    known = [measure for measure in LIMITS if all(getattr(c.cost, measure) is not None for c in candidates)]
+    rows = [(-c.score.value, *(float(getattr(c.cost, measure)) for measure in known)) for c in candidates]
+    return np.asarray(rows, np.float64)
+
+
+def fronts(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
+    """What nothing evaluated beats: in the score and one cost, by the name of the cost, and in the score and "all" of them.
+
+    The cheapest by that cost (by FLOPs) first. A cost that was not measured for all has no front.
+    """
+    found = {}
+    for measure in LIMITS:
+        if all(getattr(candidate.cost, measure) is not None for candidate in candidates):
+            found[measure] = _front(candidates, measure)
+    nothing_better = nondominated_ranks(objectives(candidates)) == 0
+    both = [candidate for candidate, best in zip(candidates, nothing_better, strict=True) if best]
+    found["all"] = sorted(both, key=lambda c: (c.cost.flops, c.number))
+    return found
+
+
+def _front(candidates: Sequence[Candidate], measure: str) -> list[Candidate]:
+    found: list[Candidate] = []
+    for candidate in sorted(candidates, key=lambda c: (getattr(c.cost, measure), -c.score.value, c.number)):
+        if not found or candidate.score.value > found[-1].score.value:
+            found.append(candidate)
+    return found
+
+
 def conclude(
-    candidates: Sequence[Candidate], labels: NDArray[np.int64], choose: Literal["cheapest", "best"]
-) -> SearchResult:  # fmt: skip
-    """The choice among candidates that were evaluated on images with these `labels`."""
+    candidates: Sequence[Candidate],
+    labels: NDArray[np.int64],
+    choose: Literal["cheapest", "best"],
+    *,
+    searched: int | None = None,
+    dearest: Architecture | None = None,
+) -> SearchResult:
+    """The choice among candidates that were evaluated on images with these `labels`, numbered from 0.
+
+    The first `searched` are the method's (by default all), the others baselines; they can be chosen like any other.
+    `dearest` is the dearest network inside the budget.
+    """
     best = ranked(candidates)[0]
     metric = best.score.metric
     equals = [candidate for candidate in candidates if tied(best.guesses, candidate.guesses, labels, metric)]
     equals.sort(key=lambda c: (c.cost.flops, c.number))
-    front: list[Candidate] = []
-    for candidate in sorted(candidates, key=lambda c: (c.cost.flops, -c.score.value, c.number)):
-        if not front or candidate.score.value > front[-1].score.value:
-            front.append(candidate)
+    known = {
+        "dearest": [c for c in candidates if c.architecture == dearest],
+        "uniform": ranked([c for c in candidates if is_uniform(c.architecture)]),
+    }
     return SearchResult(
         chosen=equals[0] if choose == "cheapest" else best,
         best=best,
         tied=tuple(equals),
-        front=tuple(front),
+        front=tuple(_front(candidates, "flops")),
         candidates=tuple(candidates),
         labels=labels,
+        searched=len(candidates) if searched is None else searched,
+        baselines={name: members[0] for name, members in known.items() if members},
     )
 
 
@@ -175,7 +237,11 @@ def load_search(folder: Path) -> tuple[SearchResult, dict[str, Any]]:
         every = tuple(Candidate.from_dict(value) for value in values["candidates"])
         labels = unpacked(values["labels"], len(every[0].guesses) if every else 0)
         check_scores(every, labels, metric_from(values["metric"]))
-        for number in (values["chosen"], values["best"], *values["tied"], *values["front"]):
+        named = dict(values.get("baselines", {}))
+        searched = values.get("searched", len(every))
+        if searched not in range(len(every) + 1):
+            raise ValueError(f"{str(searched)[:40]} of {len(every)} candidates were searched")
+        for number in (values["chosen"], values["best"], *values["tied"], *values["front"], *named.values()):
             if number not in range(len(every)):
                 raise ValueError(f"it names candidate {str(number)[:40]} of {len(every)}")
         return (
@@ -186,6 +252,8 @@ def load_search(folder: Path) -> tuple[SearchResult, dict[str, Any]]:
                 front=tuple(every[number] for number in values["front"]),
                 candidates=every,
                 labels=labels,
+                searched=searched,
+                baselines={name: every[number] for name, number in named.items()},
             ),
             record,
         )

@@ -276,15 +276,19 @@ class SearchSpace:
     ) -> Architecture:
         """Draws depth, width and image size anew with `shape_probability` each, and each block's heads and MLP ratio
         with `block_probability` each (paper, section 4.1; the official code has the two numbers the other way round)."""
-        fresh = self.sample(rng)
-        depth = fresh.depth if rng.random() < shape_probability else architecture.depth
-        heads = (architecture.num_heads + tuple(rng.choice(self.num_heads) for _ in range(depth)))[:depth]
-        ratios = (architecture.mlp_ratio + tuple(rng.choice(self.mlp_ratios) for _ in range(depth)))[:depth]
+        depth = rng.choice(self.depths) if rng.random() < shape_probability else architecture.depth
+        added = range(architecture.depth, depth)
+        heads = (architecture.num_heads + tuple([rng.choice(self.num_heads) for _ in added]))[:depth]
+        ratios = (architecture.mlp_ratio + tuple([rng.choice(self.mlp_ratios) for _ in added]))[:depth]
         return Architecture(
-            embed_dim=fresh.embed_dim if rng.random() < shape_probability else architecture.embed_dim,
+            embed_dim=rng.choice(self.embed_dims) if rng.random() < shape_probability else architecture.embed_dim,
             num_heads=tuple(rng.choice(self.num_heads) if rng.random() < block_probability else h for h in heads),
             mlp_ratio=tuple(rng.choice(self.mlp_ratios) if rng.random() < block_probability else r for r in ratios),
-            image_size=fresh.image_size if rng.random() < shape_probability else architecture.image_size,
+            image_size=(
+                rng.choice(self.image_sizes)
+                if architecture.image_size is not None and rng.random() < shape_probability
+                else architecture.image_size
+            ),
         )
 
     def crossover(self, first: Architecture, second: Architecture, rng: random.Random) -> Architecture:

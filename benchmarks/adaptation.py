@@ -28,7 +28,8 @@ from autoformer.cost import Budget, ExactCosts
 from autoformer.data import DataConfig, DataParts, load_parts
 from autoformer.evaluate import EvaluationSet, guesses, predict_with, score
 from autoformer.pretrained import start_from
-from autoformer.search import SearchConfig, search_supernet
+from autoformer.search import search_supernet
+from autoformer.search_config import SearchConfig
 from autoformer.space import SearchSpace
 from autoformer.train import train_supernet
 from autoformer.training_config import SupernetConfig

@@ -14,7 +14,7 @@ from autoformer.cli.spaces import read_space
 from autoformer.data import DataConfig, DataParts
 from autoformer.errors import RecipeError
 from autoformer.evaluate import Metric
-from autoformer.search import SearchConfig
+from autoformer.search_config import SearchConfig
 from autoformer.space import PRESETS, SearchSpace
 from autoformer.training_config import FinetuneConfig, SupernetConfig
 

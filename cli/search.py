@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autoformer.cli.helpers import helpers
 from autoformer.cli.options import (
     Data,
     Json,
@@ -17,17 +18,27 @@ from autoformer.cli.options import (
     Metric,
     MinFlops,
     MinParams,
-    Out,
     Quiet,
     Recipe,
     Seed,
     Set,
 )  # fmt: skip
 
+if TYPE_CHECKING:
+    from autoformer.cost import Budget
+    from autoformer.search_result import SearchResult
+    from autoformer.space_table import SpaceTable
+
 
 def search(
-    supernet: Annotated[Path, typer.Option("--supernet", help="Folder written by `autoformer train`.")],
-    out: Out,
+    supernet: Annotated[Path | None, typer.Option("--supernet", help="Folder written by `autoformer train`.")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Folder of a finished search; its evaluations answer this budget, nothing is evaluated."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write; refused if it holds something else. --from can do without.")
+    ] = None,
     max_params: MaxParams = None,
     min_params: MinParams = None,
     max_flops: MaxFlops = None,
@@ -39,12 +50,20 @@ def search(
     metric: Metric = None,
     seed: Seed = None,
     settings: Set = None,
+    workers: Annotated[
+        str, typer.Option("--workers", help="Processes that share the search on this machine; auto: one per GPU.")
+    ] = "1",
+    storage: Annotated[
+        str | None,
+        typer.Option("--storage", help="Database for workers on several hosts, an Optuna URL. Default: a file in --out."),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Find the best architecture of a supernet within a budget, on images the supernet was not trained on.
 
     FLOPs are multiply-adds. A latency is what the table qualifies: statistic, batch, precision, backend, device.
+    --set method=random, pareto or predictor searches otherwise than by evolution.
 
     Examples:
 
@@ -52,52 +71,166 @@ def search(
 
       autoformer search --supernet runs/super --max-flops 1.3G --max-latency 2.5ms --latency-table orin.json --out runs/s2 \
 --set population=50
+
+      autoformer search --from runs/s2 --max-latency 2ms --out runs/s3
     """
+    limits = {
+        "max_params": max_params, "min_params": min_params, "max_flops": max_flops, "min_flops": min_flops,
+        "max_latency": max_latency,
+    }  # fmt: skip
+    if (supernet is None) == (source is None):
+        raise typer.BadParameter("give one of --supernet (to search) and --from (to answer from a finished search)")
+    if source is not None:
+        idle = {
+            "--data": data, "--metric": metric, "--seed": seed, "--recipe": recipe, "--storage": storage,
+            "--workers": None if workers == "1" else workers,
+        }  # fmt: skip
+        if given := [option for option, value in idle.items() if value is not None]:
+            raise typer.BadParameter(f"{given[0]} has no effect with --from: nothing is evaluated")
+        _answer(source, out, limits, latency_table, settings, json)
+        return
+    assert supernet is not None
+    if out is None:
+        raise typer.BadParameter("give --out, the folder of the search")
+    with helpers(workers):
+        _search(supernet, out, limits, latency_table, data, recipe, metric, seed, settings, storage, json, quiet)
+
+
+def _search(
+    supernet: Path,
+    out: Path,
+    limits: dict[str, str | None],
+    latency_table: Path | None,
+    data: str | None,
+    recipe: Path | None,
+    metric: str | None,
+    seed: int | None,
+    settings: list[str] | None,
+    storage: str | None,
+    json: bool,
+    quiet: bool,
+) -> None:
     import torch
 
     from autoformer.checkpoint import read_json
-    from autoformer.cli.console import print_json, print_table, progress_bar
+    from autoformer.cli.console import print_json, progress_bar
     from autoformer.cli.metric import metric_of
     from autoformer.cli.quantities import read_budget
     from autoformer.cli.recipe import recipe_of
-    from autoformer.cost import CostModel, ExactCosts, show
+    from autoformer.cost import CostModel, ExactCosts, check_feasible
     from autoformer.data import parts_of_record
-    from autoformer.evaluate import WORDS
+    from autoformer.distributed import best_device
     from autoformer.profiling.latency_table import LatencyTable as Table
     from autoformer.profiling.latency_table import TableCosts, within_margin
     from autoformer.search import search_supernet
+    from autoformer.space_table import SpaceTable
     from autoformer.supernet_folder import load_supernet
 
     chosen = recipe_of(recipe, "search", settings, seed)
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
-    network = load_supernet(supernet)
+    network = load_supernet(supernet).to(best_device())
     record = read_json(supernet / "supernet.json")
     table = None if latency_table is None else Table.load(latency_table)
     costs: CostModel = ExactCosts(network.space) if table is None else TableCosts(network.space, table)
-    budget = read_budget(
-        network.space, costs, max_params=max_params, min_params=min_params, max_flops=max_flops, min_flops=min_flops,
-        max_latency=max_latency,
-    )  # fmt: skip
+    stated = read_budget(network.space, costs, **limits)
+    budget = within_margin(stated, table)
     sought = metric_of(metric, chosen.metric if recipe is not None else None, record)
     parts = parts_of_record(record["data"], data)
+    check_feasible(budget, network.space, costs)
+    if not json:
+        print_space(SpaceTable.of(network.space, costs, budget), budget)
     with progress_bar(quiet) as progress:
         result = search_supernet(
-            network, parts.search, parts.preprocessing, costs, within_margin(budget, table), chosen.search, out,
-            metric=sought, seed=chosen.seed, progress=progress,
+            network, parts.search, parts.preprocessing, costs, budget, chosen.search, out,
+            metric=sought, seed=chosen.seed, storage=storage, latency_margin=0.0 if table is None else table.margin,
+            progress=progress,
         )  # fmt: skip
     if json:
         print_json(read_json(out / "search.json"))
+    else:
+        print_result(result, f"{len(result.candidates)} architectures on {len(parts.search)} search images", stated)
+
+
+def _answer(
+    source: Path,
+    out: Path | None,
+    limits: dict[str, str | None],
+    latency_table: Path | None,
+    settings: list[str] | None,
+    json: bool,
+) -> None:
+    """Answers from the evaluations of a finished search; `--set choose=` is the one setting that matters."""
+    from dataclasses import replace
+
+    from autoformer.cli.console import print_json
+    from autoformer.cli.quantities import read_budget
+    from autoformer.cli.recipe import recipe_of
+    from autoformer.cost import CostModel
+    from autoformer.profiling.latency_table import LatencyTable as Table
+    from autoformer.profiling.latency_table import TableCosts, within_margin
+    from autoformer.stored_answers import StoredSearch
+
+    chosen = recipe_of(None, "search", settings, None).search
+    if idle := [setting for setting in settings or () if setting.partition("=")[0].removeprefix("search.") != "choose"]:
+        raise typer.BadParameter(f"--set {idle[0]} has no effect with --from; only choose= has")
+    stored = StoredSearch(source)
+    table = None if latency_table is None else Table.load(latency_table)
+    costs: CostModel = stored.costs if table is None else TableCosts(stored.space, table)
+    budget = stated = read_budget(stored.space, costs, **limits)
+    if table is not None:
+        budget = within_margin(stated, table)
+    elif stated.max_latency_ms is not None:
+        budget = replace(stated, max_latency_ms=stated.max_latency_ms / (1 + stored.margin))
+    answer = stored.answer(budget, costs, chosen.choose if settings else None)
+    if out is not None:
+        answer.write(out)
+    if json:
+        print_json(answer.record)
         return
+    inside, every = len(answer.result.candidates), len(stored.result.candidates)
+    print_result(answer.result, f"{inside} of {every} evaluated architectures lie inside the budget", stated)
+
+
+def print_space(table: SpaceTable, budget: Budget) -> None:
+    """The space before a search, a row per cost."""
+    from autoformer.cli.console import print_table
+    from autoformer.cost import show
+
+    names = {"params": "params", "flops": "FLOPs", "latency_ms": "latency"}
     rows = []
-    for name, candidate in (("chosen", result.chosen), ("best", result.best)):
-        cost = candidate.cost
+    for measure, spread in table.costs.items():
+        sizes = [show(measure, value) for value in (spread.smallest, spread.median, spread.largest)]
+        low, high = getattr(budget, f"min_{measure}", None), getattr(budget, f"max_{measure}")
+        limits = [f"{sign} {show(measure, limit)}" for sign, limit in (("≥", low), ("≤", high)) if limit is not None]
+        rows.append((names[measure], *sizes, " ".join(limits)))
+    print(table)
+    print_table("costs of its networks (FLOPs are multiply-adds)", ("", "smallest", "median", "largest", "searched with"), rows)
+
+
+def print_result(result: SearchResult, title: str, budget: Budget) -> None:
+    """The chosen and the best network, and the baselines, each with whether the chosen one can be told from it."""
+    from autoformer.cli.console import print_table
+    from autoformer.cost import show
+    from autoformer.evaluate import WORDS
+
+    names = {"dearest": "dearest inside", "uniform": "best uniform"}
+    compared = {"chosen": result.chosen, "best": result.best}
+    compared |= {names[name]: candidate for name, candidate in result.baselines.items()}
+    rows: list[tuple[Any, ...]] = []
+    for name, candidate in compared.items():
+        cost, chosen = candidate.cost, result.chosen
         latency = "not measured" if cost.latency_ms is None else show("latency_ms", cost.latency_ms)
-        row = (str(candidate.score), show("params", cost.params), show("flops", cost.flops), latency)
+        if candidate.number == chosen.number:
+            verdict = "it is" if name != "chosen" else ""
+        elif result.on_par(candidate):
+            verdict = "tied"
+        else:
+            verdict = "worse" if candidate.score.value < chosen.score.value else "better"
+        row = (str(candidate.score), verdict, show("params", cost.params), show("flops", cost.flops), latency)
         rows.append((name, *row, str(candidate.architecture)))
     print_table(
-        f"{len(result.candidates)} architectures on {len(parts.search)} search images; {len(result.tied)} cannot be told from "
-        f"the best; budget {budget}",
-        ("", WORDS[sought], "params", "FLOPs", "latency", "architecture"),
+        f"{title}; {len(result.tied)} cannot be told from the best; budget {budget}",
+        ("", WORDS[result.metric], "against chosen", "params", "FLOPs", "latency", "architecture"),
         rows,
     )

@@ -33,9 +33,9 @@ from autoformer.extract import extract
 from autoformer.preprocessing import Preprocessing, PreprocessingError
 from autoformer.profiling.latency import profile_artefacts
 from autoformer.profiling.report_data import Run
-from autoformer.search import Study
 from autoformer.search_result import Candidate, load_search
 from autoformer.space import SearchSpace
+from autoformer.study import Study
 from autoformer.subnet import Subnet
 from autoformer.subnet_folder import load_subnet, save_subnet
 from autoformer.training_state import TrainingState
@@ -114,6 +114,10 @@ def test_a_search_without_a_result_is_refused(tmp_path: Path) -> None:
     [
         (("result",), {"chosen": 99}),
         (("result",), {"front": ["x"]}),
+        (("result",), {"searched": 99}),
+        (("result",), {"searched": "all"}),
+        (("result",), {"baselines": {"dearest": 99}}),
+        (("result",), {"baselines": 3}),
         (("result",), {"candidates": []}),
         (("result",), {"candidates": [{}]}),
         (("result", "candidates", 0, "score"), {"images": 10**12}),

@@ -1,0 +1,102 @@
+"""`Proposals`: which architectures a search evaluates next, by each of its methods.
+
+All methods draw from the same `Candidates`, begin with the same random generation, propose nothing twice and equally many
+in all; they differ in what they make of the scores. Each generation is a pure function of the seed and the evaluations
+before it, so a search that is interrupted, or shared by several processes, proposes what an undisturbed one would.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+
+from autoformer.architecture import Architecture
+from autoformer.candidates import Candidates, Draw
+from autoformer.pareto import crowding, nondominated_ranks
+from autoformer.predictor import Predictor
+from autoformer.search_config import SearchConfig
+from autoformer.search_result import Candidate, objectives, ranked
+
+
+class Proposals:
+    """Proposes generations; knows only what it is told."""
+
+    def __init__(self, candidates: Candidates, config: SearchConfig, seed: int) -> None:
+        self.candidates, self.config, self.seed = candidates, config, seed
+
+    def generation(self, index: int, told: Sequence[Candidate]) -> list[Architecture]:
+        """The architectures of generation `index`, given every earlier candidate: a pure function of both and the seed.
+
+        May be shorter than the population where the budget leaves few architectures; empty when none is left.
+        """
+        rng = random.Random(f"{self.seed}/generation/{index}")
+        known = {candidate.architecture for candidate in told}
+        found: list[Architecture] = []
+        if index:
+            match self.config.method:
+                case "evolution":
+                    parents = [candidate.architecture for candidate in ranked(told)[: self.config.parents]]
+                    found = self._varied(rng, known, lambda rng: rng.choice(parents))
+                case "pareto":
+                    found = self._varied(rng, known, self._tournament(told))
+                case "predictor":
+                    found = self._predicted(rng, known, told)
+                case "random":
+                    pass
+        return found + self.candidates.distinct(rng, self.config.population - len(found), known)
+
+    def _varied(self, rng: random.Random, known: set[Architecture], parent: Draw) -> list[Architecture]:
+        """New architectures by mutation and by crossover of what `parent` gives, at most a population."""
+        config = self.config
+        mutated = self.candidates.distinct(rng, min(config.mutated, config.population), known, self._mutation(parent))
+        left = config.population - len(mutated)
+        return mutated + self.candidates.distinct(rng, min(config.crossed, left), known, self._crossover(parent))
+
+    def _mutation(self, parent: Draw) -> Draw:
+        space, (shape, block) = self.candidates.space, self.config.mutation_probabilities
+        return lambda rng: space.mutate(parent(rng), rng, shape_probability=shape, block_probability=block)
+
+    def _crossover(self, parent: Draw) -> Draw:
+        return lambda rng: self.candidates.space.crossover(parent(rng), parent(rng), rng)
+
+    # --- Pareto --------------------------------------------------------------------------------------------------
+
+    def _tournament(self, told: Sequence[Candidate]) -> Draw:
+        """NSGA-II's choice of a parent: of two members of the best population so far, the one of the better front.
+
+        Optuna's NSGAIISampler is not used: it crosses the parameters of trials, of which ours have none (one attribute holds
+        the candidate), and what it proposes would have to be rejected until it lies inside the budget. So its selection is
+        made here, over all evaluations so far, with the moves of the evolution.
+        """
+        values = objectives(told)
+        ranks = nondominated_ranks(values)
+        spread = np.zeros(len(told))
+        for rank in range(int(ranks.max()) + 1):
+            spread[ranks == rank] = crowding(values[ranks == rank])
+        order = sorted(range(len(told)), key=lambda index: (ranks[index], -spread[index], told[index].number))
+        survivors = [told[index].architecture for index in order[: self.config.population]]
+        return lambda rng: survivors[min(rng.randrange(len(survivors)), rng.randrange(len(survivors)))]
+
+    # --- predictor -----------------------------------------------------------------------------------------------
+
+    def _predicted(self, rng: random.Random, known: set[Architecture], told: Sequence[Candidate]) -> list[Architecture]:
+        """The best predicted of a pool: half drawn from the budget, half varied from the best so far."""
+        config, space = self.config, self.candidates.space
+        if len(told) < 2:
+            return []
+        predictor = Predictor(space, [c.architecture for c in told], [c.score.value for c in told])
+        parents = [candidate.architecture for candidate in ranked(told)[: config.parents]]
+        seen = set(known)
+        pool = self.candidates.distinct(rng, config.pool // 2, seen, attempts=config.pool)
+        for vary in (self._mutation, self._crossover):
+            count = (config.pool - config.pool // 2) // 2
+            pool += self.candidates.distinct(rng, count, seen, vary(lambda rng: rng.choice(parents)), attempts=2 * count)
+        if not pool:
+            return []
+        expected = predictor(pool)
+        order = sorted(range(len(pool)), key=lambda index: -expected[index])  # equals stay as they were drawn
+        picked = [pool[index] for index in order[: config.population - round(config.explored * config.population)]]
+        known.update(picked)
+        return picked
