@@ -23,8 +23,11 @@ OFFLINE = (
     "--host-resolver-rules=MAP * ~NOTFOUND",
 )  # fmt: skip
 
+# The charset is declared: the browser would guess it from the first bytes that arrive, and a wrong guess changes the
+# scripts and with them the digests the page allows.
 # A window of a browser cannot be as narrow as a phone, a frame can. The frame is of the same origin, so it can be asked.
-FRAME = """<!doctype html><body><iframe width="{width}" height="900" srcdoc="{page}"></iframe><script>
+FRAME = """<!doctype html><meta charset="utf-8"><body>
+<iframe width="{width}" height="900" srcdoc="{page}"></iframe><script>
 addEventListener("load", () => setTimeout(() => {{
   const frame = document.querySelector("iframe"), page = frame.contentDocument, root = page.documentElement;
   const found = {{ overflow: root.scrollWidth - root.clientWidth, width: root.clientWidth }};
@@ -43,7 +46,8 @@ addEventListener("load", () => setTimeout(() => {{
 </script>"""
 
 
-FRAME_WITHOUT_SCRIPTS = """<!doctype html><body><iframe width="800" sandbox="allow-same-origin" srcdoc="{page}"></iframe><script>
+FRAME_WITHOUT_SCRIPTS = """<!doctype html><meta charset="utf-8"><body>
+<iframe width="800" sandbox="allow-same-origin" srcdoc="{page}"></iframe><script>
 addEventListener("load", () => {{
   const page = document.querySelector("iframe").contentDocument;
   const found = {{ text: page.body.innerText, tables: page.querySelectorAll("table").length }};
