@@ -6,17 +6,21 @@ at the end, when every choice is made, once per artefact.
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import yaml
 
 from autoformer import __version__
 from autoformer.batches import Plan
 from autoformer.checkpoint import claim_folder, file_digest, read_json, sole_worker, write_json
+from autoformer.cli.helpers import helpers
 from autoformer.cli.quantities import read_budget
 from autoformer.cli.recipe import Recipe
 from autoformer.cli.starting import beginning
@@ -46,10 +50,11 @@ from autoformer.train import finetune, preprocessing_of, train_supernet
 Result = TypeVar("Result")
 
 
-def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent) -> dict[str, Any]:
+def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent, workers: str = "1") -> dict[str, Any]:
     """Runs the whole chain into `out` and gives the content of its `report.json`.
 
-    Called again it goes on where it stopped; a finished run is only read. Raises `BudgetError` before anything is trained
+    `workers` processes share the search step (`helpers`), with the result of one. Called again it goes on where it stopped; a
+    finished run is only read. Raises `BudgetError` before anything is trained
     when no network can keep the budget, `OutputExistsError` when `out` holds a run of another recipe or of other data.
     """
     if recipe.threads is not None:
@@ -71,11 +76,11 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent) -> dict[s
     if (out / "report.json").exists():
         return read_json(out / "report.json", "format", "chosen", "test", "budget")
     with sole_worker(out):
-        return _run(recipe, parts, space, start, out, progress)
+        return _run(recipe, parts, space, start, out, progress, workers)
 
 
 def _run(
-    recipe: Recipe, parts: DataParts, space: SearchSpace, start: Supernet | None, out: Path, progress: Progress
+    recipe: Recipe, parts: DataParts, space: SearchSpace, start: Supernet | None, out: Path, progress: Progress, workers: str
 ) -> dict[str, Any]:
     steps = Steps(out)
     run = {
@@ -96,14 +101,15 @@ def _run(
             space, parts, recipe.train, out / "supernet", start=start, metric=recipe.metric, seed=recipe.seed, progress=progress
         ),
     )
-    result = steps.timed(
-        "search",
-        lambda: search_supernet(
-            supernet, parts.search, parts.preprocessing, costs, sought, recipe.search, out / "search",
-            metric=recipe.metric, seed=recipe.seed, latency_margin=costs.table.margin if isinstance(costs, TableCosts) else 0.0,
-            progress=progress,
-        ),
-    )  # fmt: skip
+    with search_helpers(recipe, out, workers):
+        result = steps.timed(
+            "search",
+            lambda: search_supernet(
+                supernet, parts.search, parts.preprocessing, costs, sought, recipe.search, out / "search",
+                metric=recipe.metric, seed=recipe.seed,
+                latency_margin=costs.table.margin if isinstance(costs, TableCosts) else 0.0, progress=progress,
+            ),
+        )  # fmt: skip
     if not (out / "subnet").exists():
         steps.timed("extract", lambda: extract(out / "supernet", result.chosen.architecture, out / "subnet"))
     inherited, _, _ = load_subnet(out / "subnet")
@@ -124,6 +130,29 @@ def _run(
     predictors = {"inherited": predict_with(inherited), "finetuned": predict_with(finetuned), **_onnx_models(out / "export")}
     steps.timed("test", lambda: score_on_test(predictors, parts.test, preprocessing, out, progress))
     return build_report(out)
+
+
+@contextmanager
+def search_helpers(recipe: Recipe, out: Path, workers: str) -> Iterator[None]:
+    """While the block runs, the run's search is shared by `workers` processes: the others run `autoformer search` for its folder.
+
+    They read the finished supernet with its images, the run's latency table and its recipe, so what they search is the same;
+    if it were not, the folder would refuse them. A finished search needs none.
+    """
+    if workers == "1" or (out / "search" / "search.json").exists():
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        same = Path(folder) / "recipe.yaml"  # with the overrides of the command line; the threads are shared out
+        same.write_text(yaml.safe_dump({**recipe.model_dump(mode="json"), "threads": None}), encoding="utf-8")
+        words = ["search", "--supernet", str(out / "supernet"), "--out", str(out / "search"), "--recipe", str(same)]
+        for name, limit in recipe.budget:
+            if limit is not None:
+                words += [f"--{name.replace('_', '-')}", limit]
+        if (out / "latency_table.json").exists():
+            words += ["--latency-table", str(out / "latency_table.json")]
+        with helpers(workers, words):
+            yield
 
 
 def _budget(recipe: Recipe, space: SearchSpace, costs: CostModel, out: Path) -> Budget:

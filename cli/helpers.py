@@ -1,11 +1,11 @@
-"""`--workers`: further processes of the same command, which share its work through the study."""
+"""`--workers`: further processes of a command, which share the work of a search through its study."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import typer
@@ -14,35 +14,28 @@ from autoformer.cli.console import note
 
 
 @contextmanager
-def helpers(workers: str) -> Iterator[None]:
-    """Runs this command in further processes while the block runs, `workers` in all, and waits for them.
+def helpers(workers: str, words: Sequence[str] | None = None) -> Iterator[None]:
+    """Runs a command in further processes while the block runs, `workers` in all, and waits for them.
 
-    "auto" is one per GPU, or one where there is none. With GPUs each process gets its own, in turn; without, the cores are
-    shared out. A helper that fails is named on stderr: the others do its work. They end with the block if that fails.
+    `words` are the command's, None: those of this one. "auto" is one per GPU, or one where there is none. With GPUs each process
+    gets its own, in turn; without, the cores are shared out until the block ends. A helper that fails is named on stderr: the
+    others do its work. They end with the block if that fails.
     """
-    count, devices = _count(workers)
+    count, devices = processes(workers)
     if count == 1:
         yield
         return
     import torch
 
-    threads = max(1, torch.get_num_threads() // count)
+    whole = torch.get_num_threads()
+    threads = max(1, whole // count)
     torch.set_num_threads(threads)
     running = []
     for index in range(1, count):
         own = {"OMP_NUM_THREADS": str(threads)} | ({"CUDA_VISIBLE_DEVICES": devices[index % len(devices)]} if devices else {})
-        words = [
-            sys.executable,
-            "-m",
-            "autoformer.cli",
-            *sys.argv[1:],
-            "--workers",
-            "1",
-            "--quiet",
-        ]  # the last of an option counts
-        running.append(
-            subprocess.Popen(words, env=os.environ | own, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        )
+        same = sys.argv[1:] if words is None else words
+        call = [sys.executable, "-m", "autoformer.cli", *same, "--workers", "1", "--quiet"]  # the last of an option counts
+        running.append(subprocess.Popen(call, env=os.environ | own, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
     try:
         yield
     except BaseException:
@@ -55,10 +48,11 @@ def helpers(workers: str) -> Iterator[None]:
             if process.returncode:
                 reason = (errors.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
                 note(f"worker {number} ended early ({reason[:200]}); the others did its work")
+        torch.set_num_threads(whole)
 
 
-def _count(workers: str) -> tuple[int, list[str]]:
-    """How many processes, and the GPUs they may see."""
+def processes(workers: str) -> tuple[int, list[str]]:
+    """How many processes, and the GPUs they may see. Raises typer's error for what is neither a number nor auto."""
     if workers != "auto" and not (workers.isdecimal() and int(workers) > 0):
         raise typer.BadParameter(f"--workers takes a number from 1 or auto, got {workers!r}")
     if workers == "1":

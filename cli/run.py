@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from autoformer.cli.helpers import processes
 from autoformer.cli.options import Data, GroupBy, Json, Metric, Quiet, Set
 
 
@@ -17,12 +18,16 @@ def run(
     group_by: GroupBy = None,
     metric: Metric = None,
     settings: Set = None,
+    workers: Annotated[
+        str,
+        typer.Option("--workers", help="Processes that share the search step on this machine; auto: one per GPU. Same result."),
+    ] = "1",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Run the whole chain: train, search, extract, finetune, export, verify, measure, report.
 
-    Run it again after an interruption and it goes on where it stopped.
+    Run it again after an interruption and it goes on where it stopped. --workers may differ then.
 
     Examples:
 
@@ -35,11 +40,12 @@ def run(
     from autoformer.cli.recipe import load_recipe
     from autoformer.profiling.report import summary_lines
 
+    processes(workers)  # a mistake in it should not end the run after its training
     given = {"data.source": data, "data.group_by": group_by, "metric": metric and metric.value}
     chosen = load_recipe(recipe, settings or [], given)
     folder = out or Path("runs") / (recipe.stem if data is None else f"{recipe.stem}-{Path(data).name}")
     with progress_bar(quiet) as progress:
-        report = run_recipe(chosen, folder, progress)
+        report = run_recipe(chosen, folder, progress, workers)
     if json:
         print_json(report)
         return
