@@ -27,7 +27,7 @@ from autoformer.checkpoint import claim_folder, json_digest, tensors_digest, wri
 from autoformer.claims import Claim
 from autoformer.cost import Budget, CostModel
 from autoformer.data import Part
-from autoformer.errors import CheckpointError, InterruptedRunError
+from autoformer.errors import CheckpointError, DataError, InterruptedRunError
 from autoformer.evaluate import WORDS, EvaluationSet, Metric, guesses, predict_with, score
 from autoformer.preprocessing import Preprocessing
 from autoformer.progress import Progress, silent
@@ -185,8 +185,11 @@ def search_supernet(
     later answer from the same evaluations keeps it too.
     Called again with the same arguments it goes on where it stopped; called by several processes at once, they share the
     work. `storage` is a database that processes on several hosts reach, as an Optuna URL; None: a file in `out`.
-    Raises `BudgetError` when no network keeps the budget, `OutputExistsError` when `out` holds another search.
+    Raises `BudgetError` when no network keeps the budget, `OutputExistsError` when `out` holds another search, `DataError` when
+    given the test part.
     """
+    if part.name == "test":
+        raise DataError("a search was given the test part, which no choice may see; give it the search part")
     space = supernet.space
     candidates = Candidates(space, costs, budget)
     weights_digest = tensors_digest(supernet.state_dict())
