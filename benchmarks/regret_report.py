@@ -87,9 +87,10 @@ def markdown(record: Mapping[str, Any]) -> str:
         "# Regret of searches",
         "",
         f"{len(supernets)} supernets × {len(shares)} budgets × {len(seeds)} seeds in a space of {networks:,} networks, CIFAR-10;",
-        f"a search evaluates 50 of them, {5000 / networks:.1f} %. Regret: the best accuracy inside the budget minus the pick's, points,",
-        "on truth images that no search sees; mean and 95 % interval over supernets (budgets and seeds averaged first). On these",
-        f"images the networks reach {min(s['lowest'] for s in spreads):.1f} to {max(s['highest'] for s in spreads):.1f} %.",
+        f"a search sees 50 of them, {5000 / networks:.1f} %. Regret: the best accuracy inside the budget minus the pick's, in",
+        "points, on truth images that no search sees; mean and 95 % interval over supernets (budgets and seeds averaged",
+        "first). On these images the networks reach "
+        f"{min(s['lowest'] for s in spreads):.1f} to {max(s['highest'] for s in spreads):.1f} %.",
         "",
         "| | networks | images | regret | against random | against the dearest inside |",
         "|---" * 6 + "|",
@@ -107,6 +108,19 @@ def markdown(record: Mapping[str, Any]) -> str:
         "",
         "`all inside` evaluates every network of the budget on the search images: what remains there is the two sets of images.",
         "`one drawn` is a network drawn from the budget without looking.",
+        "",
+        "Halving: the first rungs compare many networks on few images. Against the same method with every network on all images:",
+        "",
+        "| | networks | images | regret, difference | |",
+        "|---" * 5 + "|",
+    ]
+    for arm, whole in record["halved"].items():
+        own, full = ([row for row in rows if row["arm"] == name] for name in (arm, whole))
+        share = sum(row["images"] for row in own) / sum(row["images"] for row in full)
+        found = difference(regrets(rows, arm), regrets(rows, whole))
+        count = statistics.mean(row["networks"] for row in own)
+        lines.append(f"| {arm} | {count:.0f} | {100 * share:.0f} % | {in_words(found, '+')} | {verdict(found)} |")
+    lines += [
         "",
         "By budget, of the way from the smallest to the largest network's FLOPs (networks inside):",
         "",

@@ -6,6 +6,7 @@
 The first program scores all 1,008 networks of a space with the weights of several supernets, on search images and on truth images
 that no search sees. The second replays searches from those tables: `search()` as it is, for every supernet, three budgets and 20
 seeds. A method evaluates 50 networks, 5 % of the space, and its pick is made among those alone; baselines are judged alone too.
+The same with successive halving, which sees the same number of networks on fewer images, or more networks on as many.
 Regret is the truth's best accuracy inside the budget minus the pick's, in points. Finished searches lie in a folder beside the
 output, so the program can be stopped and started again. Writes a table (.md) and a figure (.svg) beside the JSON.
 """
@@ -17,6 +18,7 @@ import json
 import random
 import time
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from autoformer.candidates import Candidates
 from autoformer.checkpoint import read_json, write_json
 from autoformer.cost import Budget, ExactCosts, count_flops
 from autoformer.profiling.device import DeviceFacts
+from autoformer.rungs import balanced_order
 from autoformer.search import search
 from autoformer.search_config import SearchConfig
 from autoformer.search_result import conclude
@@ -41,16 +44,30 @@ from autoformer.study import Study
 
 SHARES = (0.2, 0.4, 0.6)  # of the way from the smallest to the largest network's FLOPs; what lies inside is in the table
 SEEDS = 20
-EVALUATED = 50
-HALF = {"population": 10, "generations": 5, "parents": 5, "mutated": 5, "crossed": 5}
 
-# Settings of each arm; a population of 10 in 5 generations unless they say otherwise.
+# 50 networks, each on all search images; none is held back to confirm, since the truth does that here.
+BASE = {
+    "population": 10, "generations": 5, "parents": 5, "mutated": 5, "crossed": 5, "rungs": (1.0,), "confirmation": 0.0,
+}  # fmt: skip
+RUNGS = (0.0625, 0.25, 1.0)
+# What each arm sets otherwise. That of equal images proposes 320 networks: 64 of a generation on 125 images, 16 on 500, 4 on all.
 ARMS: dict[str, dict[str, Any]] = {
     "evolution": {"method": "evolution"},
     "pareto": {"method": "pareto"},
     "predictor": {"method": "predictor"},
     "random": {"method": "random"},
-}
+    "evolution, halving": {"method": "evolution", "rungs": RUNGS},
+    "predictor, halving": {"method": "predictor", "rungs": RUNGS},
+    "random, halving": {"method": "random", "rungs": RUNGS},
+    "evolution, default rungs": {"method": "evolution", "rungs": None},
+    "evolution, halving, equal images": {
+        "method": "evolution", "rungs": RUNGS, "population": 64, "mutated": 32, "crossed": 32,
+    },
+}  # fmt: skip
+HALVED = {  # against what each is held
+    "evolution, halving": "evolution", "predictor, halving": "predictor", "random, halving": "random",
+    "evolution, default rungs": "evolution", "evolution, halving, equal images": "evolution",
+}  # fmt: skip
 
 
 def limit_of(share: float) -> float:
@@ -64,14 +81,16 @@ class Table:
 
     def __init__(self, truth: Truth, limit: float) -> None:
         self.truth = truth
+        self.order = balanced_order(truth.search_labels)  # that `search_supernet` has its images in
+        self.labels = truth.search_labels[self.order]
         self.row = {architecture: row for row, architecture in enumerate(truth.networks)}
         self.inside = [a for a in truth.networks if count_flops(a, SPACE) <= limit]
         self.best = max(self.accuracy(architecture) for architecture in self.inside)
 
-    def guesses(self, architecture: Architecture) -> NDArray[np.int64]:
+    def guesses(self, architecture: Architecture, which: slice) -> NDArray[np.int64]:
         """Right where the network was; elsewhere the next class, since only right and wrong are kept."""
-        labels = self.truth.search_labels
-        return np.where(self.truth.search_right[self.row[architecture]], labels, (labels + 1) % SPACE.num_classes)
+        right, labels = self.truth.search_right[self.row[architecture]][self.order[which]], self.labels[which]
+        return np.where(right, labels, (labels + 1) % SPACE.num_classes)
 
     def seen(self, architecture: Architecture) -> float:
         """Accuracy on the search images."""
@@ -88,18 +107,31 @@ class Table:
 
 def searched(table: Table, candidates: Candidates, settings: dict[str, Any], seed: int) -> dict[str, Any]:
     """One search, and the regret of three picks: the best seen, the cheapest tied with it, the best with the baselines beside."""
-    config = SearchConfig.model_validate({**HALF, **settings})
+    config = SearchConfig.model_validate({**BASE, **settings})
+    asked: list[tuple[Architecture, int]] = []  # images, in the order they were asked for
+
+    def evaluate(architecture: Architecture, which: slice) -> NDArray[np.int64]:
+        found = table.guesses(architecture, which)
+        asked.append((architecture, len(found)))
+        return found
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = Study(None, "search")
-    result = search(candidates, table.guesses, table.truth.search_labels, config, study, seed=seed)
-    own = result.candidates[: result.searched]
-    assert all(candidates.budget.allows(candidate.cost) for candidate in own)
+    result = search(candidates, evaluate, table.labels, config, study, seed=seed)
+    images = result.history[-1][0]  # of the method; the baselines come after it
+    known: Counter[Architecture] = Counter()
+    for architecture, count in asked:
+        if known.total() < images:
+            known[architecture] += count
+    assert known.total() == images
+    own = [candidate for candidate in result.candidates if known[candidate.architecture] == len(table.labels)]
     limit = candidates.budget.max_flops
     assert limit is not None
-    picks = {choose: conclude(own, result.labels, choose).chosen.architecture for choose in ("best", "cheapest")}  # type: ignore[arg-type]
+    assert all(candidate.cost.flops <= limit for candidate in result.candidates)
+    picks = {choose: conclude(own, table.labels, choose).chosen.architecture for choose in ("best", "cheapest")}  # type: ignore[arg-type]
     return {
-        "networks": len(own), "images": sum(len(candidate.guesses) for candidate in own),
+        "networks": len(known), "images": images,
         **{name: table.regret(architecture) for name, architecture in picks.items()},
         **{f"{name} flops": count_flops(architecture, SPACE) / limit for name, architecture in picks.items()},
         "with baselines": table.regret(result.best.architecture),
@@ -158,7 +190,7 @@ def main() -> None:
         "command": "python benchmarks/search_regret.py --truth benchmarks/results/search_regret --out "
         "benchmarks/results/search_regret.json",
         "version": __version__, "device": DeviceFacts.collect().to_dict(), "networks": SPACE.size, "inside": inside,
-        "settings": HALF, "arms": ARMS, "supernets": facts, "rows": rows,
+        "settings": BASE, "arms": ARMS, "halved": HALVED, "supernets": facts, "rows": rows,
     }  # fmt: skip
     write_json(record, words.out)
     text = markdown(record)

@@ -14,11 +14,11 @@ from typing import Any
 
 from autoformer.errors import MeasurementError
 from autoformer.evaluate import wilson
+from autoformer.evaluated import Candidate
 from autoformer.export.manifest import Artefact
 from autoformer.profiling.measure import Measurement
 from autoformer.profiling.report_data import FP32, INT8, Epoch, Run
 from autoformer.profiling.statistics import MIN_SAMPLES_P99, VALID
-from autoformer.search_result import Candidate
 
 FORMAT = "autoformer/report/2"
 MET, NOT_MET, NOT_SHOWN = "met", "not met", "not shown"

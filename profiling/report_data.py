@@ -140,7 +140,7 @@ class Run:
             values["supernet_history"] = _history(record, values["metric"])
         with checked(folder / "finetuned" / "subnet.json", "autoformer/subnet/1") as record:
             values["finetune_history"] = _history(record, values["metric"])
-        with checked(folder / "search" / "search.json", "autoformer/search/2"):
+        with checked(folder / "search" / "search.json", "autoformer/search/3"):
             values["search"], record = load_search(folder / "search")
             if values["search"].metric != values["metric"]:
                 raise ValueError(f"it searched by {values['search'].metric}, the run's metric is {values['metric']}")

@@ -14,12 +14,12 @@ from typing import Any
 from autoformer.architecture import Architecture
 from autoformer.cost import show
 from autoformer.evaluate import WORDS, Metric
+from autoformer.evaluated import Candidate
 from autoformer.profiling.measure import Measurement
 from autoformer.profiling.report_content import measurement_of_limit
 from autoformer.profiling.report_data import Epoch, Run
 from autoformer.profiling.report_numbers import capital, latency_text, score_text
 from autoformer.profiling.statistics import percentile
-from autoformer.search_result import Candidate
 
 # Readable on white and on near-black, and told apart by people who see red and green alike (after Okabe and Ito).
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#3f8fd2", "#e07b1a", "#12936f", "#b5669f", "#8b919a"

@@ -15,7 +15,7 @@ import yaml
 
 from autoformer.cli.chain import search_helpers
 from autoformer.cli.recipe import Recipe, load_recipe, parse_recipe
-from autoformer.evaluate import guesses
+from autoformer.resident_images import ResidentImages
 from tests.commands import command
 from tests.conftest import QUICKSTART, shortened
 
@@ -25,7 +25,7 @@ def before_its_search(run: Path, folder: Path) -> Path:
     for name in ("identity.json", "run.json", "budget.json", "latency_table.json", "steps.json"):
         folder.mkdir(exist_ok=True)
         shutil.copy(run / name, folder / name)
-    shutil.copytree(run / "supernet", folder / "supernet")
+    shutil.copytree(run / "supernet", folder / "supernet", ignore=shutil.ignore_patterns("evaluations.db*"))
     return folder
 
 
@@ -33,11 +33,13 @@ def before_its_search(run: Path, folder: Path) -> Path:
 def test_two_processes_share_the_search_of_a_run_and_find_what_one_finds(
     finished_run: Path, latency_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    guesses = ResidentImages.guesses
+
     def slowly(*arguments: Any) -> Any:  # in this process, so that the other one gets its turn
         time.sleep(1.0)
         return guesses(*arguments)
 
-    monkeypatch.setattr("autoformer.search.guesses", slowly)
+    monkeypatch.setattr(ResidentImages, "guesses", slowly)
     out = before_its_search(finished_run, tmp_path / "run")
     threads = torch.get_num_threads()
     answer = command("run", QUICKSTART, "--out", out, "--quiet", "--json", "--workers", "2", *shortened(latency_table))
@@ -45,9 +47,9 @@ def test_two_processes_share_the_search_of_a_run_and_find_what_one_finds(
     assert "ended early" not in answer.err
     assert torch.get_num_threads() == threads
     with sqlite3.connect(out / "search" / "study.db") as database:
-        rows = database.execute("SELECT worker, number FROM autoformer_claims").fetchall()
-    assert len({worker for worker, _ in rows}) == 2
-    assert len({number for _, number in rows}) == len(rows)
+        rows = database.execute("SELECT worker, number, images FROM autoformer_claims").fetchall()
+    assert len({worker for worker, _, _ in rows}) == 2
+    assert len({(number, images) for _, number, images in rows}) == len(rows)
     record, alone = (json.loads((folder / "search" / "search.json").read_text()) for folder in (out, finished_run))
     assert record == alone
     assert answer.json["chosen"] == json.loads((finished_run / "report.json").read_text())["chosen"]
