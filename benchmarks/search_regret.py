@@ -60,13 +60,15 @@ ARMS: dict[str, dict[str, Any]] = {
     "predictor, halving": {"method": "predictor", "rungs": RUNGS},
     "random, halving": {"method": "random", "rungs": RUNGS},
     "evolution, default rungs": {"method": "evolution", "rungs": None},
+    "predictor, default rungs": {"method": "predictor", "rungs": None},
     "evolution, halving, equal images": {
         "method": "evolution", "rungs": RUNGS, "population": 64, "mutated": 32, "crossed": 32,
     },
 }  # fmt: skip
 HALVED = {  # against what each is held
     "evolution, halving": "evolution", "predictor, halving": "predictor", "random, halving": "random",
-    "evolution, default rungs": "evolution", "evolution, halving, equal images": "evolution",
+    "evolution, default rungs": "evolution", "predictor, default rungs": "predictor",
+    "evolution, halving, equal images": "evolution",
 }  # fmt: skip
 
 
