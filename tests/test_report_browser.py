@@ -89,7 +89,7 @@ def test_the_page_draws_its_figures_and_fits_its_window(report: Path, tmp_path: 
     found, log = measured_in_a_frame(report, tmp_path, width)
     assert found["width"] <= width
     assert found["overflow"] == 0
-    assert found["drawn"] == found["plots"] == 6
+    assert found["drawn"] == found["plots"] == 9
     assert "CONSOLE" not in log, log
 
 
@@ -134,5 +134,5 @@ def test_all_tables_are_there_with_scripts_blocked(report: Path, tmp_path: Path)
     answer = json.loads(html.unescape(found[1]))
     assert "98.3 %" in answer["text"]
     assert "The figures need scripts." in answer["text"]
-    assert answer["heights"] == [0] * 6  # no empty frames where figures would be
+    assert answer["heights"] == [0] * 9  # no empty frames where figures would be
     assert answer["tables"] > 10
