@@ -213,7 +213,9 @@ def preferences_figure(run: Run) -> Figure:
     layout["xaxis"] |= {
         "anchor": "y2",
         "range": [0.5, len(blocks) + 0.5],
-        "dtick": 1 if len(blocks) <= 2 * MOST_BLOCKS_WITH_NUMBERS else 4,
+        "tick0": 1,
+        "tickangle": 0,
+        "dtick": 2 ** max(0, math.ceil(math.log2(len(blocks) / MOST_BLOCKS_WITH_NUMBERS))),
         "showgrid": False,
     }
     layout["yaxis"] |= {"type": "category", "domain": [0.54, 1], "showgrid": False}

@@ -212,10 +212,10 @@ def _work_text(report: Mapping[str, Any]) -> tuple[str, ...]:
     work = report["search"]["work"]
     if work is None:
         return ()
-    text = f"{work['full']} of the {report['candidates']} networks saw all images; {work['evaluated']} images were evaluated"
+    text = f"Together they were given {work['evaluated']:,} images"
     if work["saved"] > 0:
-        text += f", {100 * work['saved']:.0f} % less than if every network had seen every image"
-    return (text + (f"; {work['reused']} guesses came from earlier searches." if work["reused"] else "."),)
+        text += f", {100 * work['saved']:.0f} % less than if every one had seen every image"
+    return (text + (f"; {work['reused']:,} guesses came from earlier searches." if work["reused"] else "."),)
 
 
 def _accuracy_text(report: Mapping[str, Any]) -> str:

@@ -340,5 +340,5 @@ def test_a_sentence_says_what_halving_and_earlier_searches_saved(tmp_path: Path)
     report = build_report(folder)
     assert report["search"]["work"] == {"evaluated": 810, "reused": 54, "full": 3, "saved": pytest.approx(0.75)}
     text = text_of(Run.load(folder))
-    assert "3 of the 12 networks saw all images; 810 images were evaluated, 75 % less than" in text
+    assert "Together they were given 810 images, 75 % less than if every one had seen every image" in text
     assert "54 guesses came from earlier searches" in text
