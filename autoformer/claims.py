@@ -3,7 +3,8 @@
 Optuna has no atomic claim, so each evaluation has a row of our own in the study's database; the primary key lets one process
 insert it. The holder counts `beat` up while it works. A row whose holder is gone may be taken over: at once if it was a
 process of this machine that no longer runs, else when its beat stands still for `stale_s`, by the watcher's own clock. Rows
-stay when an evaluation is done, so a number is never claimed afresh.
+stay when an evaluation is done, so none is ever claimed afresh. An evaluation is the number of a candidate and how many images
+it is evaluated up to.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ TABLE = sql.Table(
     sql.MetaData(),
     sql.Column("study", sql.String(255), primary_key=True),
     sql.Column("number", sql.Integer, primary_key=True, autoincrement=False),
+    sql.Column("images", sql.Integer, primary_key=True, autoincrement=False),
     sql.Column("worker", sql.String(255), nullable=False),
     sql.Column("beat", sql.Integer, nullable=False),
 )
@@ -66,7 +68,7 @@ class Claims:
     ) -> None:
         self.study, self.stale_s, self.beat_s, self.clock = study, stale_s, beat_s, clock
         self.worker = worker or f"{this_machine()}|{os.getpid()}|{TOKEN}"
-        self._seen: dict[int, tuple[str, int, float]] = {}  # holder, beat, and since when
+        self._seen: dict[tuple[int, int], tuple[str, int, float]] = {}  # holder, beat, and since when
         waits = {"timeout": 60} if storage.startswith("sqlite") else {}  # seconds for other writers of the file
         self._engine = sql.create_engine(storage, poolclass=NullPool, connect_args=waits)
         try:
@@ -76,14 +78,14 @@ class Claims:
                 raise
 
     @contextmanager
-    def claim(self, number: int) -> Iterator[Claim]:
-        """Tries to make evaluation `number` ours, and keeps it ours while the block runs; given back when it raises."""
-        found = self._claim(number)
+    def claim(self, number: int, images: int) -> Iterator[Claim]:
+        """Tries to make an evaluation ours, and keeps it ours while the block runs; given back when it raises."""
+        found = self._claim(number, images)
         if found is Claim.FOREIGN:
             yield found
             return
         done = threading.Event()
-        beating = threading.Thread(target=self._beat, args=(number, done), daemon=True)
+        beating = threading.Thread(target=self._beat, args=(number, images, done), daemon=True)
         beating.start()
         try:
             yield found
@@ -91,16 +93,16 @@ class Claims:
             done.set()
             beating.join()
             with suppress(sql.exc.SQLAlchemyError), self._engine.begin() as connection:  # else it goes stale
-                connection.execute(sql.delete(TABLE).where(self._row(number), TABLE.c.worker == self.worker))
+                connection.execute(sql.delete(TABLE).where(self._row(number, images), TABLE.c.worker == self.worker))
             raise
         finally:
             done.set()
             beating.join()
 
-    def _claim(self, number: int) -> Claim:
-        row = {"study": self.study, "number": number, "worker": self.worker, "beat": 0}
+    def _claim(self, number: int, images: int) -> Claim:
+        row = {"study": self.study, "number": number, "images": images, "worker": self.worker, "beat": 0}
         with self._engine.connect() as connection:
-            held = connection.execute(sql.select(TABLE.c.worker, TABLE.c.beat).where(self._row(number))).first()
+            held = connection.execute(sql.select(TABLE.c.worker, TABLE.c.beat).where(self._row(number, images))).first()
         if held is None:
             try:
                 with self._engine.begin() as connection:
@@ -108,36 +110,36 @@ class Claims:
             except sql.exc.IntegrityError:  # another process was faster
                 return Claim.FOREIGN
             return Claim.FRESH
-        if not self._gone(number, held.worker, held.beat):
+        if not self._gone((number, images), held.worker, held.beat):
             return Claim.FOREIGN
         taking = (
             sql.update(TABLE)
-            .where(self._row(number), TABLE.c.worker == held.worker, TABLE.c.beat == held.beat)
+            .where(self._row(number, images), TABLE.c.worker == held.worker, TABLE.c.beat == held.beat)
             .values(worker=self.worker, beat=held.beat + 1)
         )
         with self._engine.begin() as connection:
             return Claim.TAKEN_OVER if connection.execute(taking).rowcount == 1 else Claim.FOREIGN
 
-    def _gone(self, number: int, worker: str, beat: int) -> bool:
+    def _gone(self, place: tuple[int, int], worker: str, beat: int) -> bool:
         """Whether the holder of a row no longer works on it."""
         machine, _, process = worker.partition("|")
         if worker == self.worker:
             return True  # this very process, in an attempt that failed
         if machine == this_machine() and not _runs(process):
             return True
-        known = self._seen.get(number)
+        known = self._seen.get(place)
         if known is None or known[:2] != (worker, beat):
-            known = self._seen[number] = (worker, beat, self.clock())
+            known = self._seen[place] = (worker, beat, self.clock())
         return self.clock() - known[2] >= self.stale_s
 
-    def _beat(self, number: int, done: threading.Event) -> None:
-        beating = sql.update(TABLE).where(self._row(number), TABLE.c.worker == self.worker).values(beat=TABLE.c.beat + 1)
+    def _beat(self, number: int, images: int, done: threading.Event) -> None:
+        beating = sql.update(TABLE).where(self._row(number, images), TABLE.c.worker == self.worker).values(beat=TABLE.c.beat + 1)
         while not done.wait(self.beat_s):
             with suppress(sql.exc.SQLAlchemyError), self._engine.begin() as connection:  # a missed beat is no harm
                 connection.execute(beating)
 
-    def _row(self, number: int) -> sql.ColumnElement[bool]:
-        return sql.and_(TABLE.c.study == self.study, TABLE.c.number == number)
+    def _row(self, number: int, images: int) -> sql.ColumnElement[bool]:
+        return sql.and_(TABLE.c.study == self.study, TABLE.c.number == number, TABLE.c.images == images)
 
 
 def _runs(process: str) -> bool:

@@ -274,6 +274,10 @@ class EvaluationSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def chosen(self, order: NDArray[np.int64]) -> EvaluationSet:
+        """The images with these numbers, in this order."""
+        return replace(self, pixels=self.pixels[order], labels=self.labels[order])
+
     def share(self, index: int, count: int) -> EvaluationSet:
         """Every `count`-th image from `index` on: what one of `count` processes evaluates."""
         return replace(self, pixels=self.pixels[index::count], labels=self.labels[index::count])

@@ -39,11 +39,15 @@ def features(architectures: Sequence[Architecture], space: SearchSpace) -> NDArr
 class Predictor:
     """Fitted on at least two architectures with their scores."""
 
-    def __init__(self, space: SearchSpace, architectures: Sequence[Architecture], scores: Sequence[float]) -> None:
+    def __init__(
+        self, space: SearchSpace, architectures: Sequence[Architecture], scores: Sequence[float], images: Sequence[int]
+    ) -> None:
+        """`images` are how many each score was taken on; a score counts by them, as its variance is inverse to them."""
         from sklearn.linear_model import RidgeCV
 
         self.space = space
-        self._model = RidgeCV(alphas=PENALTIES).fit(features(architectures, space), np.asarray(scores, np.float64))
+        weights = np.asarray(images, np.float64) / max(images)
+        self._model = RidgeCV(alphas=PENALTIES).fit(features(architectures, space), np.asarray(scores, np.float64), weights)
 
     def __call__(self, architectures: Sequence[Architecture]) -> list[float]:
         """The scores it expects."""

@@ -14,10 +14,11 @@ import numpy as np
 
 from autoformer.architecture import Architecture
 from autoformer.candidates import Candidates, Draw
+from autoformer.evaluated import Candidate, ranked
 from autoformer.pareto import crowding, nondominated_ranks
 from autoformer.predictor import Predictor
 from autoformer.search_config import SearchConfig
-from autoformer.search_result import Candidate, objectives, ranked
+from autoformer.search_result import objectives
 
 
 class Proposals:
@@ -47,6 +48,15 @@ class Proposals:
                     pass
         return found + self.candidates.distinct(rng, self.config.population - len(found), known)
 
+    def promoted(self, told: Sequence[Candidate], images: int, count: int) -> list[Candidate]:
+        """The best `count` of those known from so many images: they are evaluated on more. In the order of their numbers.
+
+        Whatever generation they come from; who went up before is known from more images and does not compete.
+        """
+        rung = [candidate for candidate in told if len(candidate.guesses) == images]
+        best = (pareto_ranked(rung) if self.config.method == "pareto" else ranked(rung))[:count]
+        return sorted(best, key=lambda candidate: candidate.number)
+
     def _varied(self, rng: random.Random, known: set[Architecture], parent: Draw) -> list[Architecture]:
         """New architectures by mutation and by crossover of what `parent` gives, at most a population."""
         config = self.config
@@ -70,13 +80,7 @@ class Proposals:
         the candidate), and what it proposes would have to be rejected until it lies inside the budget. So its selection is
         made here, over all evaluations so far, with the moves of the evolution.
         """
-        values = objectives(told)
-        ranks = nondominated_ranks(values)
-        spread = np.zeros(len(told))
-        for rank in range(int(ranks.max()) + 1):
-            spread[ranks == rank] = crowding(values[ranks == rank])
-        order = sorted(range(len(told)), key=lambda index: (ranks[index], -spread[index], told[index].number))
-        survivors = [told[index].architecture for index in order[: self.config.population]]
+        survivors = [candidate.architecture for candidate in pareto_ranked(told)[: self.config.population]]
         return lambda rng: survivors[min(rng.randrange(len(survivors)), rng.randrange(len(survivors)))]
 
     # --- predictor -----------------------------------------------------------------------------------------------
@@ -86,7 +90,8 @@ class Proposals:
         config, space = self.config, self.candidates.space
         if len(told) < 2:
             return []
-        predictor = Predictor(space, [c.architecture for c in told], [c.score.value for c in told])
+        scores, images = [c.score.value for c in told], [len(c.guesses) for c in told]
+        predictor = Predictor(space, [c.architecture for c in told], scores, images)
         parents = [candidate.architecture for candidate in ranked(told)[: config.parents]]
         seen = set(known)
         pool = self.candidates.distinct(rng, config.pool // 2, seen, attempts=config.pool)
@@ -100,3 +105,18 @@ class Proposals:
         picked = [pool[index] for index in order[: config.population - round(config.explored * config.population)]]
         known.update(picked)
         return picked
+
+
+def pareto_ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """NSGA-II's order: by front, within a front by how far the neighbours are; those known from more images before the others."""
+    found: list[Candidate] = []
+    for images in sorted({len(candidate.guesses) for candidate in candidates}, reverse=True):
+        rung = [candidate for candidate in candidates if len(candidate.guesses) == images]
+        values = objectives(rung)
+        ranks = nondominated_ranks(values)
+        spread = np.zeros(len(rung))
+        for rank in range(int(ranks.max()) + 1):
+            spread[ranks == rank] = crowding(values[ranks == rank])
+        order = sorted(range(len(rung)), key=lambda index: (ranks[index], -spread[index], rung[index].number))
+        found += [rung[index] for index in order]
+    return found

@@ -1,18 +1,20 @@
 """The search: ask for architectures inside the budget, score them on the search part, learn from the answers.
 
-It knows numbers and choices, no networks: `search` takes any function from an architecture to the classes that it gives the
-search images, and maximises the run's metric of them. What is proposed is the method's business (`proposals.py`); after it
-the baselines (`baselines.py`) are evaluated on the same images, and may win.
-Every finished evaluation is in the Optuna study before the next begins, and each generation is a pure function of the seed
-and of the generations before it, so an interrupted search goes on to the same end, and so does one that several processes
-share: they take the evaluations of a generation as they come, and wait for the last of them before the next.
+It knows numbers and choices, no networks: `search` takes any function from an architecture to the classes that it gives some
+of the search images, and maximises the run's metric of them. What is proposed is the method's business (`proposals.py`), on
+which images it is judged that of the rungs (`rungs.py`); after it the baselines (`baselines.py`) are evaluated on all images
+that decide, and may win. At the end the finalists are scored on images that have decided nothing.
+
+Each stage is a pure function of the seed and of the stages before it, so an interrupted search goes on to the same end, and
+so does one that several processes share (`evaluations.py`).
 """
 
 from __future__ import annotations
 
-import time
+import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,25 +22,25 @@ import optuna
 from numpy.typing import NDArray
 
 from autoformer import __version__
-from autoformer.architecture import Architecture
 from autoformer.baselines import baselines
 from autoformer.candidates import Candidates
 from autoformer.checkpoint import claim_folder, json_digest, tensors_digest, write_json
-from autoformer.claims import Claim
 from autoformer.cost import Budget, CostModel
 from autoformer.data import Part
-from autoformer.errors import CheckpointError, InterruptedRunError
-from autoformer.evaluate import WORDS, EvaluationSet, Metric, guesses, predict_with, score
+from autoformer.evaluate import EvaluationSet, Metric
+from autoformer.evaluated import Candidate
+from autoformer.evaluation_store import EvaluationStore
+from autoformer.evaluations import Evaluate, Evaluations, Task
 from autoformer.preprocessing import Preprocessing
 from autoformer.progress import Progress, silent
 from autoformer.proposals import Proposals
+from autoformer.resident_images import ResidentImages, precision_on
+from autoformer.rungs import Portions, balanced_order
 from autoformer.search_config import SearchConfig
-from autoformer.search_result import FORMAT, Candidate, SearchResult, check_scores, conclude
+from autoformer.search_result import FORMAT, SearchResult, conclude
 from autoformer.space_table import SpaceTable
 from autoformer.study import Study
 from autoformer.supernet import Supernet
-
-Evaluate = Callable[[Architecture], NDArray[np.int64]]  # the class it gives each search image, [n]
 
 
 def search(
@@ -50,117 +52,72 @@ def search(
     *,
     metric: Metric = "top1",
     seed: int = 0,
+    store: EvaluationStore | None = None,
     progress: Progress = silent,
 ) -> SearchResult:
     """Runs the search to its end, from whatever `study` already holds, and gives the choice by `metric`.
 
-    `evaluate` gives an architecture's guesses of the images with these `labels` [n]. Raises `CheckpointError` when the
+    `evaluate` gives an architecture's guesses of a slice of the images with these `labels` [n], which stand in the order that
+    the rungs take them in (`balanced_order`); `store` spares those it knows. Raises `CheckpointError` when the
     study holds another search, and `InterruptedRunError` on Ctrl-C; at most the evaluation in flight is lost.
     """
+    portions = Portions.of(len(labels), config)
     compared = baselines(candidates, config.uniform_shapes, seed)
     total = config.generations * config.population + len(compared)
-    work = Evaluations(candidates, evaluate, labels, study, metric, total, progress)
+    work = Evaluations(candidates, evaluate, labels, portions, study, store, metric, total, progress)
     proposals = Proposals(candidates, config, seed)
     for index in range(config.generations):
         proposed = proposals.generation(index, work.finished)
         if not proposed:  # the budget leaves no further architecture
             break
-        work.do(index, proposed)
-    searched = len(work.finished)
-    known = {candidate.architecture for candidate in work.finished}
-    work.do(config.generations, [architecture for architecture in compared if architecture not in known])
+        first = len(work.finished)
+        work.do([Task(first + place, index, network, portions.rungs[0]) for place, network in enumerate(proposed)])
+        for rung in range(1, len(portions.rungs)):
+            count = portions.promoted(rung, config.population)
+            up = proposals.promoted(work.finished, portions.rungs[rung - 1], count)
+            work.do([again(candidate, portions.rungs[rung]) for candidate in up])
+    searched, history = len(work.finished), tuple(best_so_far(work.events, portions.search))
+    known = {candidate.architecture: candidate for candidate in work.finished}
+    fresh = [network for network in compared if network not in known]
+    short = [known[network] for network in compared if network in known and len(known[network].guesses) < portions.search]
+    work.do(
+        [again(candidate, portions.search) for candidate in short]
+        + [Task(searched + place, config.generations, network, portions.search) for place, network in enumerate(fresh)]
+    )
     if len(work.finished) < total:  # fewer architectures than asked for
         progress("search", len(work.finished), len(work.finished))
-    return conclude(work.finished, labels, config.choose, searched=searched, dearest=compared[0])
+
+    def concluded() -> SearchResult:
+        labelled = labels[: portions.search]
+        return conclude(work.finished, labelled, config.choose, searched=searched, dearest=compared[0])
+
+    if portions.confirmation:
+        work.do([again(candidate, len(labels)) for candidate in finalists(concluded(), config.finalists)])
+    return replace(concluded(), confirmation_labels=labels[portions.search :], history=history)
 
 
-class Evaluations:
-    """The evaluations of a search in their order; those that the study holds are not repeated."""
+def again(candidate: Candidate, images: int) -> Task:
+    """To evaluate a candidate on more images than before."""
+    return Task(candidate.number, candidate.generation, candidate.architecture, images)
 
-    poll_s = 0.2  # between looks at the study while other processes work on the rest of a generation
 
-    def __init__(
-        self,
-        candidates: Candidates,
-        evaluate: Evaluate,
-        labels: NDArray[np.int64],
-        study: Study,
-        metric: Metric,
-        total: int,
-        progress: Progress,
-    ) -> None:
-        self.candidates, self.evaluate, self.labels, self.study, self.metric = candidates, evaluate, labels, study, metric
-        self.total, self.progress = total, progress
-        self.finished: list[Candidate] = []
-        self.stored: dict[int, Candidate] = {}
-        self._read()
+def finalists(result: SearchResult, count: int) -> list[Candidate]:
+    """Whose scores are confirmed: the chosen, the best, the baselines, and the first `count` of those tied with the best."""
+    named = (result.chosen, result.best, *result.baselines.values(), *result.tied[:count])
+    return sorted({candidate.number: candidate for candidate in named}.values(), key=lambda candidate: candidate.number)
 
-    def do(self, generation: int, architectures: Sequence[Architecture]) -> None:
-        """Evaluates these and adds them to `finished` in their order.
 
-        Other processes with the same study may do the same: each evaluation is done by one of them, and all have the results
-        of all when this ends.
-        """
-        wanted = dict(enumerate(architectures, len(self.finished)))
-        self._check(wanted)  # before anything is added to a study that may be another's
-        while missing := [number for number in wanted if number not in self.stored]:
-            worked = False
-            for number in missing:
-                with self.study.claim(number) as claim:
-                    if claim is Claim.FOREIGN:
-                        continue
-                    if claim is Claim.TAKEN_OVER:  # its holder may have finished it just before it ended
-                        self._read()
-                    if number not in self.stored:
-                        self.stored[number] = self._evaluated(number, generation, wanted[number])
-                        self.study.add(self.stored[number])
-                    worked = True
-                self._report()
-            if not worked:
-                time.sleep(self.poll_s)
-            self._read()
-        self._check(wanted)
-        self.finished += [self.stored[number] for number in wanted]
-        self._report()
-
-    def _check(self, wanted: Mapping[int, Architecture]) -> None:
-        for number, architecture in wanted.items():
-            if number in self.stored and self.stored[number].architecture != architecture:
-                raise CheckpointError(
-                    f"{self.study.place} holds another search: evaluation {number} is not the one this seed proposes; "
-                    "search into another folder"
-                )
-
-    def _read(self) -> None:
-        """What the study holds by now; checks what is new."""
-        stored = self.study.candidates()
-        new = [candidate for number, candidate in stored.items() if number not in self.stored]
-        try:
-            check_scores(new, self.labels, self.metric)
-        except CheckpointError as error:
-            raise CheckpointError(f"{self.study.place} holds another search: {error}; search into another folder") from error
-        self.stored |= {candidate.number: candidate for candidate in new}
-
-    def _report(self) -> None:
-        if self.stored:
-            best = max(candidate.score.value for candidate in self.stored.values())
-            self.progress("search", len(self.stored), self.total, f"best {WORDS[self.metric]} {100 * best:.2f} %")
-
-    def _evaluated(self, number: int, generation: int, architecture: Architecture) -> Candidate:
-        try:
-            found = self.evaluate(architecture)
-        except KeyboardInterrupt as stop:
-            raise InterruptedRunError(
-                f"stopped after {number} of {self.total} evaluations; run the same command again to go on"
-            ) from stop
-        return Candidate(
-            number=number,
-            generation=generation,
-            architecture=architecture,
-            cost=self.candidates.costs(architecture),
-            guesses=found,
-            score=score(found, self.labels, self.metric),
-        )
+def best_so_far(events: Sequence[Candidate], images: int) -> Iterator[tuple[int, float]]:
+    """Images evaluated, and the best score on all `images` by then: wherever it rose, and at the end."""
+    asked: dict[int, int] = {}  # by candidate
+    best = -1.0
+    for event in events:
+        asked[event.number] = len(event.guesses)
+        if len(event.guesses) == images and event.score.value > best:
+            best = event.score.value
+            yield sum(asked.values()), best
+    if events and best >= 0:
+        yield sum(asked.values()), best
 
 
 def search_supernet(
@@ -176,10 +133,14 @@ def search_supernet(
     seed: int = 0,
     batch_size: int = 256,
     storage: str | None = None,
+    stored: Path | None = None,
     latency_margin: float = 0.0,
     progress: Progress = silent,
 ) -> SearchResult:
     """Searches `supernet` for the best `metric` on the images of `part` (the search part); writes `out/search.json`, the study.
+
+    Guesses that an earlier search of the same weights, images and precision got are not asked for again: they are kept in the
+    database `storage`, or else in the file `stored` (None: not at all), usually beside the supernet.
 
     `latency_margin` says by how much the latency limit was tightened before (`within_margin`); it is recorded, so that a
     later answer from the same evaluations keeps it too.
@@ -190,11 +151,18 @@ def search_supernet(
     space = supernet.space
     candidates = Candidates(space, costs, budget)
     weights_digest = tensors_digest(supernet.state_dict())
+    precision = precision_on(next(supernet.parameters()).device, config.precision)
+    seen = {
+        "weights": weights_digest,
+        "images": part.digest,
+        "preprocessing": preprocessing.to_dict(),
+        "order": "balanced",
+        "precision": precision,
+    }
     identity = {
         "kind": "search",
         "space": space.to_dict(),
-        "weights": weights_digest,
-        "images": part.digest,
+        **seen,
         "metric": metric,
         "budget": budget.to_dict(),
         "latency": None if costs.qualification is None else str(costs.qualification),
@@ -202,20 +170,19 @@ def search_supernet(
         "search": config.model_dump(mode="json"),
     }
     claim_folder(out, identity)
-    images = EvaluationSet.of(part, preprocessing)
-
-    def evaluate(architecture: Architecture) -> NDArray[np.int64]:
-        return guesses(predict_with(supernet, architecture), images, batch_size)
-
+    images = EvaluationSet.of(part, preprocessing).chosen(balanced_order(part.labels))
+    resident = ResidentImages(images, supernet, precision, batch_size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if storage is None:
             study = Study.in_folder(out, f"search-{seed}")
         else:  # the database may hold many searches
             study = Study(storage, f"search-{seed}-{json_digest(identity)[:12]}")
+    place = storage or (None if stored is None or not os.access(stored.parent, os.W_OK) else f"sqlite:///{stored}")
+    store = None if place is None else EvaluationStore(place, {**seen, "space": space.to_dict()}, space.num_classes)
     result = search(
-        candidates, evaluate, images.labels, config, study, metric=metric, seed=seed, progress=progress
-    )  # fmt: skip
+        candidates, resident.guesses, images.labels, config, study, metric=metric, seed=seed, store=store, progress=progress
+    )
     record = {
         "format": FORMAT,
         "version": __version__,
@@ -228,8 +195,9 @@ def search_supernet(
         "latency_margin": latency_margin,
         "weights_digest": weights_digest,
         "images_digest": part.digest,
+        "images": {**result.images, "rungs": Portions.of(len(images), config).rungs, "precision": precision},
         "result": result.to_dict(),
-        "history": {config.method: [{"images": images, "best": best} for images, best in result.history]},
+        "history": {config.method: [{"images": asked, "best": best} for asked, best in result.history]},
     }
     write_json(record, out / "search.json")
     return result

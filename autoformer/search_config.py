@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 # Probability that mutation draws depth and width anew, and a block's choices; see `SearchSpace.mutate`.
 MUTATIONS = {"paper": (0.2, 0.4), "official": (0.4, 0.2)}
@@ -37,9 +37,28 @@ class SearchConfig(BaseModel):
     uniform_shapes: int = Field(
         4, ge=0, description="baseline: the largest networks inside the budget with the same block throughout; evaluated as well"
     )
+    rungs: tuple[float, ...] | None = Field(
+        None,
+        description="shares of the search images, rising to 1, on which ever fewer candidates are compared (successive halving); "
+        "empty: 1/16, 1/4 and 1, without rungs of fewer than 500 images; [1]: every candidate on all of them",
+    )
+    confirmation: float = Field(
+        0.2, ge=0, le=0.9, description="share of the search part that decides nothing and gives the finalists' reported score"
+    )
+    finalists: int = Field(10, gt=0, description="of those tied with the best, how many are confirmed beside the winner")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="of the supernet while it is searched; auto: bf16 (else fp16) on a GPU, fp32 on the CPU"
+    )
     choose: Literal["cheapest", "best"] = Field(
         "cheapest", description="among the candidates that cannot be told from the best: the fewest FLOPs, or the best score"
     )
+
+    @field_validator("rungs")
+    @classmethod
+    def _rungs_rise_to_one(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is not None and not (value and value[0] > 0 and value[-1] == 1 and list(value) == sorted(set(value))):
+            raise ValueError("shares must rise from above 0 to 1, like [0.0625, 0.25, 1]")
+        return value
 
     @property
     def mutation_probabilities(self) -> tuple[float, float]:

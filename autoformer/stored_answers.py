@@ -22,7 +22,8 @@ from autoformer.cost import (
     show,
 )
 from autoformer.errors import ArchitectureError, BudgetError, CheckpointError
-from autoformer.search_result import FORMAT, Candidate, SearchResult, conclude, load_search
+from autoformer.evaluated import Candidate
+from autoformer.search_result import FORMAT, SearchResult, conclude, load_search
 from autoformer.space import SearchSpace
 
 
@@ -76,6 +77,8 @@ class StoredSearch:
     def answer(self, budget: Budget, costs: CostModel | None = None, choose: Literal["cheapest", "best"] | None = None) -> Answer:
         """The choice among the stored candidates inside `budget`, priced by `costs` (by default as they were).
 
+        Of those inside, the ones known from the most images can be chosen: all search images, if any was evaluated on all.
+
         Raises `BudgetError` when no network of the space can keep the budget, and when none that is stored does.
         """
         costs = costs or self.costs
@@ -94,7 +97,8 @@ class StoredSearch:
         searched = sum(candidate.number < self.result.searched for candidate in inside)
         numbered = [replace(candidate, number=number) for number, candidate in enumerate(inside)]
         choose = choose or self.choose
-        result = conclude(numbered, self.result.labels, choose, searched=searched)
+        found = conclude(numbered, self.result.labels, choose, searched=searched)
+        result = replace(found, confirmation_labels=self.result.confirmation_labels)
         return Answer(self, result, budget, costs.qualification, choose)
 
 
@@ -127,6 +131,7 @@ class Answer:
                 "search": file_digest(self.source.folder / "search.json"),
                 "stored": len(self.source.result.candidates),
                 "inside": len(self.result.candidates),
+                "images": len(self.result.best.guesses),
             },
         }
 

@@ -13,7 +13,7 @@ import optuna
 from autoformer.checkpoint import replacing
 from autoformer.claims import Claim, Claims
 from autoformer.errors import AutoformerError, CheckpointError
-from autoformer.search_result import Candidate, check_comparable
+from autoformer.evaluated import Candidate
 
 
 class Study:
@@ -44,8 +44,8 @@ class Study:
                     cls(f"sqlite:///{beside}", name)
             return cls(f"sqlite:///{file}", name)
 
-    def candidates(self) -> dict[int, Candidate]:
-        """All finished evaluations by their number."""
+    def evaluations(self) -> dict[tuple[int, int], Candidate]:
+        """Every finished evaluation by the candidate's number and the images it is known from, those that confirm counted."""
         found = {}
         with self._storage():
             for trial in self.study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE]):
@@ -54,8 +54,7 @@ class Study:
                         raise CheckpointError(f"trial {trial.number} lacks its candidate")
                     self._read[trial.number] = Candidate.from_dict(json.loads(trial.user_attrs["candidate"]))
                 candidate = self._read[trial.number]
-                found[candidate.number] = candidate
-            check_comparable(list(found.values()))
+                found[candidate.number, candidate.known] = candidate
         return found
 
     def add(self, candidate: Candidate) -> None:
@@ -66,14 +65,14 @@ class Study:
             self.study.add_trial(optuna.create_trial(state=state, value=candidate.score.value, user_attrs=attributes))
 
     @contextmanager
-    def claim(self, number: int) -> Iterator[Claim]:
+    def claim(self, number: int, images: int) -> Iterator[Claim]:
         """Tries to make an evaluation this process's own while the block runs. In memory there are no others."""
         if self._claims is None:
             yield Claim.FRESH
             return
         with ExitStack() as stack:
             with self._storage():
-                found = stack.enter_context(self._claims.claim(number))
+                found = stack.enter_context(self._claims.claim(number, images))
             yield found
 
     @contextmanager

@@ -100,7 +100,8 @@ def _run(
         "search",
         lambda: search_supernet(
             supernet, parts.search, parts.preprocessing, costs, sought, recipe.search, out / "search",
-            metric=recipe.metric, seed=recipe.seed, latency_margin=costs.table.margin if isinstance(costs, TableCosts) else 0.0,
+            metric=recipe.metric, seed=recipe.seed, stored=out / "supernet" / "evaluations.db",
+            latency_margin=costs.table.margin if isinstance(costs, TableCosts) else 0.0,
             progress=progress,
         ),
     )  # fmt: skip

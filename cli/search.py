@@ -143,13 +143,14 @@ def _search(
     with progress_bar(quiet) as progress:
         result = search_supernet(
             network, parts.search, parts.preprocessing, costs, budget, chosen.search, out,
-            metric=sought, seed=chosen.seed, storage=storage, latency_margin=0.0 if table is None else table.margin,
+            metric=sought, seed=chosen.seed, storage=storage, stored=supernet / "evaluations.db",
+            latency_margin=0.0 if table is None else table.margin,
             progress=progress,
         )  # fmt: skip
     if json:
         print_json(read_json(out / "search.json"))
     else:
-        print_result(result, f"{len(result.candidates)} architectures on {len(parts.search)} search images", stated)
+        print_result(result, searched_words(result), stated)
 
 
 def _answer(
@@ -192,6 +193,17 @@ def _answer(
     print_result(answer.result, f"{inside} of {every} evaluated architectures lie inside the budget", stated)
 
 
+def searched_words(result: SearchResult) -> str:
+    """How many architectures were evaluated, on how many images."""
+    images = result.images
+    words = f"{len(result.candidates)} architectures on up to {images['search']} search images"
+    if cut := 1 - images["evaluated"] / (len(result.candidates) * images["search"]):
+        words += f", {100 * cut:.0f} % of them cut by halving"
+    asked = images["evaluated"] + images["confirming"]
+    words += f", {100 * images['reused'] / asked:.0f} % known from earlier searches" if images["reused"] else ""
+    return f"{words}; confirmed on {images['confirmation']} others"
+
+
 def print_space(table: SpaceTable, budget: Budget) -> None:
     """The space before a search, a row per cost."""
     from autoformer.cli.console import print_table
@@ -209,7 +221,10 @@ def print_space(table: SpaceTable, budget: Budget) -> None:
 
 
 def print_result(result: SearchResult, title: str, budget: Budget) -> None:
-    """The chosen and the best network, and the baselines, each with whether the chosen one can be told from it."""
+    """The chosen and the best network, and the baselines, each with whether the chosen one can be told from it.
+
+    Beside the score that decided stands the one on the confirmation slice, where a network was a finalist.
+    """
     from autoformer.cli.console import print_table
     from autoformer.cost import show
     from autoformer.evaluate import WORDS
@@ -227,10 +242,11 @@ def print_result(result: SearchResult, title: str, budget: Budget) -> None:
             verdict = "tied"
         else:
             verdict = "worse" if candidate.score.value < chosen.score.value else "better"
-        row = (str(candidate.score), verdict, show("params", cost.params), show("flops", cost.flops), latency)
+        confirmed = str(result.confirmed.get(candidate.number, "not confirmed"))
+        row = (str(candidate.score), confirmed, verdict, show("params", cost.params), show("flops", cost.flops), latency)
         rows.append((name, *row, str(candidate.architecture)))
     print_table(
         f"{title}; {len(result.tied)} cannot be told from the best; budget {budget}",
-        ("", WORDS[result.metric], "against chosen", "params", "FLOPs", "latency", "architecture"),
+        ("", WORDS[result.metric], "confirmed", "against chosen", "params", "FLOPs", "latency", "architecture"),
         rows,
     )

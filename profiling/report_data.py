@@ -52,15 +52,6 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """How much a search with successive halving looked at; an image counts once for every network that was given it."""
-
-    evaluated: int  # images given to networks in this search
-    reused: int  # guesses taken from earlier searches instead
-    full: int  # networks that saw every search image
-
-
-@dataclass(frozen=True, kw_only=True)
 class Run:
     """A finished run, except for its report."""
 
@@ -84,7 +75,6 @@ class Run:
     search: SearchResult
     search_config: dict[str, Any]
     progress: dict[str, tuple[tuple[int, float], ...]]  # by method: images evaluated, and the best score by then
-    work: Work | None  # None where the search does not say
     qualification: LatencyQualification | None  # what a latency means in the budget and in the candidates' costs
     manifest: Manifest
     profile: Profile
@@ -143,7 +133,7 @@ class Run:
             values["supernet_history"] = _history(record, values["metric"])
         with checked(folder / "finetuned" / "subnet.json", "autoformer/subnet/1") as record:
             values["finetune_history"] = _history(record, values["metric"])
-        with checked(folder / "search" / "search.json", "autoformer/search/2"):
+        with checked(folder / "search" / "search.json", "autoformer/search/3"):
             values["search"], record = load_search(folder / "search")
             if values["search"].metric != values["metric"]:
                 raise ValueError(f"it searched by {values['search'].metric}, the run's metric is {values['metric']}")
@@ -152,8 +142,7 @@ class Run:
             values["search_config"] = dict(record["config"])
             for needed in ("method", "choose"):
                 record["config"][needed]
-            values["progress"] = _progress(record.get("history"), values["search"], values["search_config"]["method"])
-            values["work"] = _work(record.get("images"))
+            values["progress"] = _progress(record.get("history", {}))
         values["manifest"] = Manifest.load(folder / "export")
         values["profile"] = Profile.load(folder / "latency.json")
         if not values["profile"].measurements:
@@ -230,26 +219,14 @@ def _history(record: Mapping[str, Any], metric: Metric) -> tuple[Epoch, ...]:
     return found
 
 
-def _progress(history: Any, search: SearchResult, method: str) -> dict[str, tuple[tuple[int, float], ...]]:
-    """The history of `search.json`, or where it has none, what the candidates in their order tell."""
-    if not history:
-        return {str(method): tuple(search.history)} if search.searched else {}
+def _progress(history: Mapping[str, Any]) -> dict[str, tuple[tuple[int, float], ...]]:
+    """The history of `search.json`; an answer from stored evaluations has none."""
     found = {}
-    for name, points in dict(history).items():
+    for name, points in history.items():
         found[str(name)] = tuple((_count(point["images"]), _finite(point["best"])) for point in points)
         if any(not 0 <= best <= 1 for _, best in found[str(name)]):
             raise ValueError(f"the history of {str(name)[:40]} holds a score outside 0 to 1")
     return {name: points for name, points in found.items() if points}
-
-
-def _work(images: Any) -> Work | None:
-    """What `search.json` says about the images that were evaluated."""
-    if images is None:
-        return None
-    kept = {name: images[name] for name in ("evaluated", "reused", "full")}
-    if any(not isinstance(number, int) or isinstance(number, bool) or number < 0 for number in kept.values()):
-        raise ValueError(f"its images {str(kept)[:80]} are no counts")
-    return Work(**kept)
 
 
 def _count(value: Any) -> int:

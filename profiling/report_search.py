@@ -1,7 +1,7 @@
 """What a report says about the search, as values: every candidate, who is compared with whom, and what the front prefers.
 
 With successive halving candidates have seen different numbers of search images. Comparisons and fronts are of those that saw
-all of them; what the front prefers is set against all that were evaluated.
+the most; what the front prefers is set against all that were evaluated.
 """
 
 from __future__ import annotations
@@ -10,17 +10,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autoformer.evaluate import Score
+from autoformer.evaluated import Candidate
 from autoformer.profiling.report_data import Run
-from autoformer.search_result import Candidate, SearchResult, fronts
+from autoformer.search_result import SearchResult, fronts
 from autoformer.space import SearchSpace
 
 BASELINES = {"dearest": "dearest inside", "uniform": "best uniform"}  # names of search.json in words
-
-
-def fully_evaluated(result: SearchResult) -> list[Candidate]:
-    """The candidates that were scored on every search image."""
-    return [candidate for candidate in result.candidates if candidate.score.images == len(result.labels)]
 
 
 def compared(result: SearchResult) -> dict[str, Candidate]:
@@ -29,17 +24,11 @@ def compared(result: SearchResult) -> dict[str, Candidate]:
     return {"chosen": result.chosen, "best": result.best, **known}
 
 
-def confirmed(result: SearchResult) -> Mapping[int, Score]:
-    """Scores on images that took no part in the choice, by the number of the candidate; of a search without any, none."""
-    found: Mapping[int, Score] = getattr(result, "confirmed", {})
-    return found
-
-
 def search_content(run: Run) -> dict[str, Any]:
     """How the search went, and every candidate; JSON."""
     result = run.search
     tied = {candidate.number for candidate in result.tied}
-    by_cost = fronts(fully_evaluated(result))
+    by_cost = fronts(result.candidates)
     front = {candidate.number for candidate in by_cost["flops"]}
 
     def described(candidate: Candidate) -> dict[str, Any]:
@@ -65,7 +54,7 @@ def search_content(run: Run) -> dict[str, Any]:
         "best_score": result.best.score.to_dict(),
         "compared": {name: _compared(result, candidate) for name, candidate in compared(result).items()},
         "confirmation": _confirmation(result),
-        "work": _work(run),
+        "work": _work(result),
         "fronts": {measure: [candidate.number for candidate in members] for measure, members in by_cost.items()},
         "history": {
             method: [{"images": images, "best": best} for images, best in points] for method, points in run.progress.items()
@@ -86,7 +75,7 @@ def _compared(result: SearchResult, candidate: Candidate) -> dict[str, Any]:
         against = "cannot be told apart"
     else:
         against = "worse" if candidate.score.value < chosen.score.value else "better"
-    again = confirmed(result).get(candidate.number)
+    again = result.confirmed.get(candidate.number)
     return {
         "number": candidate.number,
         "slug": candidate.architecture.slug,
@@ -100,24 +89,16 @@ def _compared(result: SearchResult, candidate: Candidate) -> dict[str, Any]:
 
 def _confirmation(result: SearchResult) -> dict[str, Any] | None:
     """Every confirmed score, by the number of the candidate; None where nothing was confirmed."""
-    found = confirmed(result)
-    if not found:
+    if not result.confirmed:
         return None
-    images = next(iter(found.values())).images
-    return {"images": images, "scores": {str(number): score.to_dict() for number, score in sorted(found.items())}}
+    scores = {str(number): score.to_dict() for number, score in sorted(result.confirmed.items())}
+    return {"images": len(result.confirmation_labels), "scores": scores}
 
 
-def _work(run: Run) -> dict[str, Any] | None:
-    """What halving saved of giving every network every search image, as a share; None where the search does not say."""
-    if run.work is None:
-        return None
-    whole = len(run.search.candidates) * len(run.search.labels)
-    return {
-        "evaluated": run.work.evaluated,
-        "reused": run.work.reused,
-        "full": run.work.full,
-        "saved": 1 - run.work.evaluated / whole,
-    }
+def _work(result: SearchResult) -> dict[str, Any]:
+    """Guesses that were asked for, and what halving saved of asking every network about every search image, as a share."""
+    whole = len(result.candidates) * len(result.labels)
+    return {**result.images, "saved": 1 - result.images["evaluated"] / whole}
 
 
 # --- preferences -------------------------------------------------------------------------------------------------
@@ -129,7 +110,7 @@ def preferences(space: SearchSpace, result: SearchResult) -> dict[str, Any]:
     Counts of networks. A block counts those that are deep enough to have it; the image size is there when it is a choice.
     """
     networks = {
-        "front": [candidate.architecture for candidate in fronts(fully_evaluated(result))["all"]],
+        "front": [candidate.architecture for candidate in fronts(result.candidates)["all"]],
         "evaluated": [candidate.architecture for candidate in result.candidates],
     }
     shapes = {

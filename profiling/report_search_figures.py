@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autoformer.cost import show
-from autoformer.evaluate import WORDS
+from autoformer.evaluate import WORDS, Score
+from autoformer.evaluated import Candidate, known_best
 from autoformer.profiling.report_data import Run
 from autoformer.profiling.report_numbers import capital, score_text
 from autoformer.profiling.report_plot import (
@@ -24,8 +25,8 @@ from autoformer.profiling.report_plot import (
     plain,
     words,
 )
-from autoformer.profiling.report_search import BASELINES, compared, confirmed, fully_evaluated, preferences
-from autoformer.search_result import Candidate, fronts
+from autoformer.profiling.report_search import BASELINES, compared, preferences
+from autoformer.search_result import fronts
 
 COSTS = {
     "FLOPs": ("flops", "multiply-adds of one image"),
@@ -52,7 +53,7 @@ def candidates_figure(run: Run) -> Figure:
         for word, (measure, title) in COSTS.items()
         if all(getattr(candidate.cost, measure) is not None for candidate in run.search.candidates)
     }
-    fewer = len(run.search.candidates) - len(fully_evaluated(run.search))
+    fewer = len(run.search.candidates) - len(known_best(run.search.candidates))
     faint = "" if not fewer else "Partial: saw only some of the search images, so its height is rough. "
     return Figure(
         name="candidates",
@@ -70,7 +71,7 @@ def candidates_figure(run: Run) -> Figure:
 def _candidates(run: Run, measure: str, title: str) -> Plot:
     result = run.search
     tied = {candidate.number for candidate in result.tied}
-    full = fully_evaluated(result)
+    full, confirmed = known_best(result.candidates), result.confirmed
     whole = {candidate.number for candidate in full}
     groups = {
         "partial": [candidate for candidate in result.candidates if candidate.number not in whole],
@@ -84,7 +85,7 @@ def _candidates(run: Run, measure: str, title: str) -> Plot:
         "tied": {"color": BLUE, "size": 8},
         "chosen": {"color": ORANGE, "size": 15, "symbol": "star", "line": {"width": 1, "color": "#ffffff"}},
     }
-    on_front = fronts(full)[measure]
+    on_front = fronts(result.candidates)[measure]
     line = {
         "type": "scatter", "mode": "lines", "name": "Pareto front", "hoverinfo": "skip",
         "line": {"shape": "hv", "color": GREEN, "width": 2},
@@ -95,7 +96,7 @@ def _candidates(run: Run, measure: str, title: str) -> Plot:
     for name, members in groups.items():
         if members:
             shown = name if name == "chosen" else f"{name} ({len(members)})"
-            traces.append({**_points(run, members, measure), "name": shown, "marker": looks[name]})
+            traces.append({**_points(run, members, confirmed, measure), "name": shown, "marker": looks[name]})
     value, low, high = result.chosen.score.value, result.chosen.score.low, result.chosen.score.high
     traces[-1]["error_y"] = {
         "type": "data", "symmetric": False, "array": [100 * (high - value)], "arrayminus": [100 * (value - low)],
@@ -105,30 +106,29 @@ def _candidates(run: Run, measure: str, title: str) -> Plot:
     for name, mark in MARKS.items():
         if name in named:
             look = {**mark, "line": {"width": 2, "color": mark["color"]}}
-            traces.append({**_points(run, [named[name]], measure), "name": name, "marker": look})
+            traces.append({**_points(run, [named[name]], confirmed, measure), "name": name, "marker": look})
     layout = common_layout(title, f"{WORDS[run.metric]} on the search part, %", shapes=_limit_lines(run, measure))
     if measure != "latency_ms":
         layout["xaxis"] |= {"exponentformat": "SI"}
     return {"data": traces, "layout": layout}
 
 
-def _points(run: Run, members: list[Candidate], measure: str) -> Plot:
+def _points(run: Run, members: Sequence[Candidate], confirmed: Mapping[int, Score], measure: str) -> Plot:
     return {
         "type": "scatter", "mode": "markers",
         "x": [getattr(candidate.cost, measure) for candidate in members],
         "y": [100 * candidate.score.value for candidate in members],
-        "text": [_hover(run, candidate) for candidate in members],
+        "text": [_hover(run, candidate, confirmed.get(candidate.number)) for candidate in members],
         "hovertemplate": "%{text}<extra></extra>",
     }  # fmt: skip
 
 
-def _hover(run: Run, candidate: Candidate) -> str:
+def _hover(run: Run, candidate: Candidate, again: Score | None) -> str:
     cost, result = candidate.cost, run.search
     names = ", ".join(name for name, other in compared(result).items() if other.number == candidate.number)
     latency = "" if cost.latency_ms is None else f", {show('latency_ms', cost.latency_ms)} predicted"
     seen, every = candidate.score.images, len(result.labels)
     fewer = "" if seen == every else f"<br>saw only {seen} of {every} search images"
-    again = confirmed(result).get(candidate.number)
     on_others = "" if again is None else f"<br>on {again.images} other images {score_text(again.to_dict())}"
     return (
         f"<b>{candidate.architecture.slug}</b>{f' ({names})' if names else ''}<br>"

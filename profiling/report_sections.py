@@ -203,14 +203,14 @@ def _seen_words(search: Mapping[str, Any]) -> str:
     """On how many images the candidates were scored."""
     whole = sum(candidate["score"]["images"] == search["images"] for candidate in search["evaluated"])
     if whole == len(search["evaluated"]):
-        return f"the {search['images']} images"
+        return f"{search['images']} images"
     return f"up to {search['images']} images ({whole} of them on all)"
 
 
 def _work_text(report: Mapping[str, Any]) -> tuple[str, ...]:
-    """What halving and earlier searches saved; nothing where the search does not say."""
+    """What halving and earlier searches saved; nothing where they saved nothing."""
     work = report["search"]["work"]
-    if work is None:
+    if not work["saved"] and not work["reused"]:
         return ()
     text = f"Together they were given {work['evaluated']:,} images"
     if work["saved"] > 0:

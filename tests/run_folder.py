@@ -13,6 +13,7 @@ from autoformer.architecture import Architecture
 from autoformer.checkpoint import write_json
 from autoformer.cost import Budget, LatencyQualification
 from autoformer.evaluate import Metric, score
+from autoformer.evaluated import Candidate
 from autoformer.export.manifest import Artefact, Manifest
 from autoformer.export.parity import compare
 from autoformer.preprocessing import Preprocessing
@@ -21,7 +22,7 @@ from autoformer.profiling.latency import NotMeasured, Profile
 from autoformer.profiling.latency_table import LatencyTable, TableCosts
 from autoformer.profiling.measure import MeasureConfig, Measurement, Warmup
 from autoformer.profiling.statistics import LatencyStats, Verdict
-from autoformer.search_result import Candidate, conclude
+from autoformer.search_result import conclude
 from autoformer.space import SearchSpace
 
 IMAGES, TEST_IMAGES = 270, 540
@@ -112,10 +113,13 @@ def make_run(
     write_json(supernet, folder / "supernet" / "supernet.json")
     write_json({"format": "autoformer/subnet/1", "history": _history(("network",), metric)}, folder / "finetuned" / "subnet.json")
     search = {
-        "format": "autoformer/search/2",
+        "format": "autoformer/search/3",
         "latency_qualification": None if limit_ms is None else QUALIFICATION.__dict__,
         "config": {"method": "evolution", "choose": "cheapest"},
         "result": result.to_dict(),
+        "history": {
+            "evolution": [{"images": IMAGES * (n + 1), "best": candidates[min(n, 7)].score.value} for n in (*range(8), 11)]
+        },
         **(search_record or {}),
     }
     write_json(search, folder / "search" / "search.json")

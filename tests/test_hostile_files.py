@@ -26,6 +26,7 @@ from autoformer.checkpoint import read_json, read_metadata, read_tensors, write_
 from autoformer.cost import Cost
 from autoformer.errors import ArchitectureError, CheckpointError, MeasurementError, OutputExistsError
 from autoformer.evaluate import Metric, score
+from autoformer.evaluated import Candidate
 from autoformer.export.manifest import Artefact, Manifest
 from autoformer.export.onnx_model import OnnxModel
 from autoformer.export.predictor import Predictor
@@ -33,7 +34,7 @@ from autoformer.extract import extract
 from autoformer.preprocessing import Preprocessing, PreprocessingError
 from autoformer.profiling.latency import profile_artefacts
 from autoformer.profiling.report_data import Run
-from autoformer.search_result import Candidate, load_search
+from autoformer.search_result import load_search
 from autoformer.space import SearchSpace
 from autoformer.study import Study
 from autoformer.subnet import Subnet
@@ -189,7 +190,7 @@ def test_a_damaged_study_is_refused(tmp_path: Path, damage: bytes | None) -> Non
     path = tmp_path / "study.db"
     Study(f"sqlite:///{path}", "s").add(candidate(0, np.ones(9, np.int64)))
     path.write_bytes(damage or path.read_bytes()[:6000])
-    one_line(lambda: Study(f"sqlite:///{path}", "s").candidates(), f"{path} cannot be read as a study", "move it away")
+    one_line(lambda: Study(f"sqlite:///{path}", "s").evaluations(), f"{path} cannot be read as a study", "move it away")
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -201,21 +202,7 @@ def test_a_damaged_evaluation_in_a_study_is_refused(tmp_path: Path, stored: str 
     if stored is not None:
         trial.set_user_attr("candidate", stored)
     foreign.tell(trial, 0.5)
-    one_line(lambda: Study(url, "s").candidates(), "study.db cannot be read as a study")
-
-
-def test_evaluations_on_different_images_are_refused() -> None:
-    study = Study(None, "s")
-    study.add(candidate(0, np.ones(9, np.int64)))
-    study.add(candidate(1, np.ones(8, np.int64)))
-    one_line(study.candidates, "[8, 9] images")
-
-
-def test_evaluations_by_two_metrics_are_refused() -> None:
-    study = Study(None, "s")
-    study.add(candidate(0, np.ones(9, np.int64)))
-    study.add(candidate(1, np.ones(9, np.int64), "macro_f1"))
-    one_line(study.candidates, "scored by macro_f1 and top1")
+    one_line(lambda: Study(url, "s").evaluations(), "study.db cannot be read as a study")
 
 
 def test_a_password_of_a_storage_is_not_shown() -> None:

@@ -13,24 +13,26 @@ from autoformer.candidates import Candidates
 from autoformer.cost import Budget, Cost, ExactCosts, count_flops, count_params
 from autoformer.errors import BudgetError, CheckpointError
 from autoformer.evaluate import Metric, score
+from autoformer.evaluated import Candidate
+from autoformer.packed import packed, unpacked
 from autoformer.search import search
 from autoformer.search_config import SearchConfig
-from autoformer.search_result import Candidate, conclude, packed, unpacked
+from autoformer.search_result import conclude
 from autoformer.space import SearchSpace
 from autoformer.study import Study
 
 SPACE = SearchSpace.preset("micro", image_size=8, in_chans=1, num_classes=10)
-SMALL = SearchConfig(population=10, generations=4, parents=4, mutated=5, crossed=5)
+SMALL = SearchConfig(population=10, generations=4, parents=4, mutated=5, crossed=5, confirmation=0)
 
 
 LABELS = np.arange(400) % 10
 
 
-def pretend(architecture: Architecture) -> NDArray[np.int64]:
+def pretend(architecture: Architecture, images: slice = slice(None)) -> NDArray[np.int64]:
     """Larger is better, with noise that depends on the architecture alone; a wrong guess is the next class."""
     share = 0.5 + 0.4 * count_flops(architecture, SPACE) / count_flops(SPACE.largest, SPACE)
     right = np.random.default_rng(int(architecture.digest[:8], 16)).random(400) < share
-    return np.where(right, LABELS, (LABELS + 1) % 10)
+    return np.where(right, LABELS, (LABELS + 1) % 10)[images]
 
 
 def stored(tmp_path: Path, name: str = "s") -> Study:
@@ -67,12 +69,12 @@ def test_an_interrupted_search_goes_on_to_the_same_end(tmp_path: Path) -> None:
     whole = search(candidates, pretend, LABELS, SMALL, stored(tmp_path, "whole"))
     calls = 0
 
-    def dies(architecture: Architecture) -> NDArray[np.int64]:
+    def dies(architecture: Architecture, images: slice) -> NDArray[np.int64]:
         nonlocal calls
         calls += 1
         if calls in (7, 19):
             raise RuntimeError("killed")
-        return pretend(architecture)
+        return pretend(architecture, images)
 
     for _ in range(2):
         with pytest.raises(RuntimeError):
@@ -103,7 +105,9 @@ def test_a_space_smaller_than_the_search_is_evaluated_once_each() -> None:
         name="four", embed_dims=(16,), depths=(1,), num_heads=(1, 2), mlp_ratios=(1.0, 2.0), head_dim=8,
         image_sizes=(8,), patch_size=4,
     )  # fmt: skip
-    result = search(Candidates(tiny, ExactCosts(tiny), Budget()), lambda a: LABELS[:5], LABELS[:5], SMALL, in_memory())
+    result = search(
+        Candidates(tiny, ExactCosts(tiny), Budget()), lambda a, images: LABELS[:5][images], LABELS[:5], SMALL, in_memory()
+    )
     assert len(result.candidates) == tiny.size == 4
 
 
@@ -134,13 +138,13 @@ def test_the_front_holds_what_nothing_beats_in_both_cost_and_accuracy() -> None:
 RARE = np.asarray([0] * 90 + [1] * 10)  # one class has nine times the images of the other
 
 
-def either(architecture: Architecture) -> NDArray[np.int64]:
+def either(architecture: Architecture, images: slice) -> NDArray[np.int64]:
     """Networks of one block name the common class alone: 90 % right, half of the classes. The others get a quarter of the
     common class wrong and nothing of the rare one: 77.5 % right on the whole, 87.5 % in the mean over classes."""
     guessed = np.zeros_like(RARE)
     if architecture.depth > 1:
         guessed[67:] = 1
-    return guessed
+    return guessed[images]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +183,7 @@ def test_an_interrupted_search_knows_its_scores_again(tmp_path: Path, metric: Me
     candidates = Candidates(SPACE, ExactCosts(SPACE), Budget())
     first = search(candidates, pretend, LABELS, SMALL, stored(tmp_path), metric=metric)
     again = search(
-        candidates, lambda a: pytest.fail("evaluated again"), LABELS, SMALL, stored(tmp_path), metric=metric
+        candidates, lambda a, images: pytest.fail("evaluated again"), LABELS, SMALL, stored(tmp_path), metric=metric
     )  # fmt: skip
     assert [c.score for c in again.candidates] == [c.score for c in first.candidates]
     assert again.to_dict() == first.to_dict()

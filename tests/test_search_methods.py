@@ -16,11 +16,12 @@ from autoformer.baselines import baselines, is_uniform
 from autoformer.candidates import Candidates
 from autoformer.cost import Budget, Cost, ExactCosts, count_flops
 from autoformer.evaluate import score
+from autoformer.evaluated import Candidate
 from autoformer.pareto import crowding, nondominated_ranks
 from autoformer.predictor import Predictor, features
-from autoformer.search import search
+from autoformer.search import best_so_far, search
 from autoformer.search_config import SearchConfig
-from autoformer.search_result import Candidate, SearchResult, conclude, fronts
+from autoformer.search_result import SearchResult, fronts
 from autoformer.space import SearchSpace
 from autoformer.study import Study
 
@@ -40,13 +41,22 @@ def quality(architecture: Architecture) -> float:
     return 0.3 + 0.2 * architecture.embed_dim / 80 + 0.08 * early + 0.05 * late
 
 
-def pretend(architecture: Architecture) -> NDArray[np.int64]:
+def pretend(architecture: Architecture, images: slice = slice(None)) -> NDArray[np.int64]:
     right = np.arange(IMAGES) < round(IMAGES * quality(architecture))
-    return np.where(right, LABELS, (LABELS + 1) % 10)
+    return np.where(right, LABELS, (LABELS + 1) % 10)[images]
 
 
 def config(method: Method, **changes: object) -> SearchConfig:
-    given = {"method": method, "population": 12, "generations": 5, "parents": 4, "mutated": 6, "crossed": 6, "pool": 200}
+    given: dict[str, object] = {
+        "method": method,
+        "population": 12,
+        "generations": 5,
+        "parents": 4,
+        "mutated": 6,
+        "crossed": 6,
+        "pool": 200,
+    }
+    given |= {"rungs": (1,), "confirmation": 0}
     return SearchConfig.model_validate({**given, **changes})
 
 
@@ -75,12 +85,12 @@ def test_all_methods_begin_with_the_same_networks_and_have_the_same_baselines() 
 def test_every_method_goes_on_to_the_same_end_after_an_interruption(method: Method, tmp_path: Path) -> None:
     calls, url = 0, f"sqlite:///{tmp_path / 'study.db'}"
 
-    def dies(architecture: Architecture) -> NDArray[np.int64]:
+    def dies(architecture: Architecture, images: slice) -> NDArray[np.int64]:
         nonlocal calls
         calls += 1
         if calls == 31:
             raise RuntimeError("killed")
-        return pretend(architecture)
+        return pretend(architecture, images)
 
     candidates = Candidates(SPACE, ExactCosts(SPACE), BUDGET)
     with pytest.raises(RuntimeError):
@@ -191,7 +201,7 @@ def test_features_are_one_per_choice_and_zero_for_blocks_that_are_not_there() ->
 def test_choices_that_add_up_are_learned_from_fewer_networks_than_there_are_choices_in_all() -> None:
     rng = random.Random(0)
     known, other = ([SPACE.sample(rng) for _ in range(count)] for count in (60, 300))
-    predicted = Predictor(SPACE, known, [quality(network) for network in known])(other)
+    predicted = Predictor(SPACE, known, [quality(network) for network in known], [1] * 60)(other)
     assert np.corrcoef(predicted, [quality(network) for network in other])[0, 1] > 0.97
 
 
@@ -227,8 +237,8 @@ def test_baselines_stand_beside_the_winner_and_may_be_it() -> None:
     uniform = result.baselines["uniform"]
     assert uniform.score.value == max(c.score.value for c in result.candidates if is_uniform(c.architecture))
 
-    def only_uniform(architecture: Architecture) -> NDArray[np.int64]:
-        return LABELS if is_uniform(architecture) else (LABELS + 1) % 10
+    def only_uniform(architecture: Architecture, images: slice) -> NDArray[np.int64]:
+        return (LABELS if is_uniform(architecture) else (LABELS + 1) % 10)[images]
 
     won = search(Candidates(SPACE, ExactCosts(SPACE), BUDGET), only_uniform, LABELS, config("random"), Study(None, "s"))
     assert is_uniform(won.chosen.architecture)
@@ -252,5 +262,4 @@ def test_the_history_says_what_was_best_after_how_many_images() -> None:
         )  # fmt: skip
 
     every = [candidate(number, right) for number, right in enumerate([3, 2, 5, 5, 4, 9])]
-    result = conclude(every, np.ones(10, np.int64), "best", searched=5)  # the last is a baseline
-    assert result.history == [(10, 0.3), (30, 0.5), (50, 0.5)]
+    assert list(best_so_far(every[:5], 10)) == [(10, 0.3), (30, 0.5), (50, 0.5)]
