@@ -193,7 +193,7 @@ def _choice_text(report: Mapping[str, Any]) -> tuple[str, ...]:
             f"({test}, 5 %); among them the one with {how} was chosen."
         )
     return (
-        f"{report['candidates']} networks were scored with inherited weights on {_seen_words(search)} of the search part. {ties}",
+        f"{report['candidates']} networks were scored with inherited weights on {_seen_words(search)}. {ties}",
         *_work_text(report),
         _accuracy_text(report),
     )
@@ -203,8 +203,8 @@ def _seen_words(search: Mapping[str, Any]) -> str:
     """On how many images the candidates were scored."""
     whole = sum(candidate["score"]["images"] == search["images"] for candidate in search["evaluated"])
     if whole == len(search["evaluated"]):
-        return f"{search['images']} images"
-    return f"up to {search['images']} images ({whole} of them on all)"
+        return f"{search['images']} images of the search part"
+    return f"up to {search['images']} images of the search part ({whole} of them on all)"
 
 
 def _work_text(report: Mapping[str, Any]) -> tuple[str, ...]:
@@ -222,16 +222,16 @@ def _accuracy_text(report: Mapping[str, Any]) -> str:
     """The score of the chosen network and of the best: the confirmed ones where there are, and how far to trust them."""
     search, metric = report["search"], words_of(report)
     chosen, best = search["compared"]["chosen"], search["compared"]["best"]
-    on_search = (
-        f"{score_text(chosen['score'])} for the chosen network and {score_text(best['score'])} for the best; these scores are "
-        "optimistic, because the best of many was picked by them"
-    )
+    alone = chosen["number"] == best["number"]
+    of_best = "" if alone else f" and {score_text(best['score'])} for the best"
+    on_search = f"{score_text(chosen['score'])} for the chosen network{', the best of all' if alone else ''}{of_best}"
+    optimistic = "such scores are optimistic, because the best of many was picked by them"
     if chosen["confirmed"] is None:
-        return f"On the search images the {metric} is {on_search}. Only the test part is free of that."
-    of_best = "" if best["confirmed"] is None else f", that of the best {score_text(best['confirmed'])}"
+        return f"On the search images the {metric} is {on_search}; {optimistic}. Only the test part is free of that."
+    again = "" if alone or best["confirmed"] is None else f", that of the best {score_text(best['confirmed'])}"
     return (
         f"The {metric} of the chosen network is {score_text(chosen['confirmed'])} on {search['confirmation']['images']} images "
-        f"that took no part in the choice{of_best}. On the search images it is {on_search}."
+        f"that took no part in the choice{again}. On the search images it is {on_search}; {optimistic}."
     )
 
 
@@ -239,9 +239,10 @@ def _preferences_text(report: Mapping[str, Any]) -> tuple[str, ...]:
     found = report["search"]["preferences"]
     one = found["front"] == 1
     return (
-        f"{found['front']} of {found['evaluated']} networks {'is' if one else 'are'} on the front: nothing evaluated is at least "
-        f"as good in {words_of(report)} and every cost, and better in one. Shares of few networks are rough, and a search that "
-        "follows its best candidates proposes more of what they have, so a preference may be stronger than it looks here.",
+        f"{found['front']} of {found['evaluated']} networks {'is' if one else 'are'} on the front: nothing that was scored on all "
+        f"images is at least as good in {words_of(report)} and every cost, and better in one. Shares of few networks are rough, "
+        "and a search that follows its best candidates proposes more of what they have, so a preference may be stronger than it "
+        "looks here.",
         "In the tables, 67 / 40 means that a choice is made by 67 % of the networks on the front and by 40 % of all evaluated.",
     )
 

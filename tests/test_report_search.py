@@ -131,7 +131,7 @@ def test_a_candidate_that_saw_fewer_images_is_faint_says_so_and_is_on_no_front(r
     report = content(run)
     few = next(entry for entry in report["search"]["evaluated"] if entry["score"]["images"] == 30)
     assert not any(few["number"] in members for members in report["search"]["fronts"].values())
-    assert "up to 270 images (11 of them on all)" in text_of(run)
+    assert "up to 270 images of the search part (11 of them on all)" in text_of(run)
 
 
 def test_a_baseline_that_saw_fewer_images_is_not_compared_with_the_chosen_network(run: Run) -> None:
@@ -323,7 +323,7 @@ def test_the_confirmed_score_is_quoted_and_the_one_of_the_choice_stands_beside(r
 
 def test_without_a_confirmation_the_scores_are_called_optimistic(run: Run) -> None:
     text = text_of(run)
-    assert "these scores are optimistic" in text
+    assert "such scores are optimistic" in text
     assert "Only the test part is free of that." in text
     assert "took no part" not in text
     assert content(run)["search"]["confirmation"] is None
