@@ -239,10 +239,10 @@ def _preferences_text(report: Mapping[str, Any]) -> tuple[str, ...]:
     found = report["search"]["preferences"]
     one = found["front"] == 1
     return (
-        f"{found['front']} of {found['evaluated']} networks {'is' if one else 'are'} on the front: nothing that was scored on all "
-        f"images is at least as good in {words_of(report)} and every cost, and better in one. Shares of few networks are rough, "
-        "and a search that follows its best candidates proposes more of what they have, so a preference may be stronger than it "
-        "looks here.",
+        f"{found['front']} of {found['evaluated']} networks {'is' if one else 'are'} on the front: nothing that was scored on "
+        f"all images is at least as good in {words_of(report)} and every cost, and better in one. Shares of few networks are "
+        "rough, and a search that follows its best candidates proposes more of what they have, so a preference may be stronger "
+        "than it looks here.",
         "In the tables, 67 / 40 means that a choice is made by 67 % of the networks on the front and by 40 % of all evaluated.",
     )
 
