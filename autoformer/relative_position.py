@@ -182,12 +182,11 @@ def _attend_fused(query: Tensor, key: Tensor, value: Tensor, tables: Tables, whe
     logits = F.pad(torch.cat([row_part, column_part], -1).flatten(2, 3), (0, padding, 1, 0))  # [B, H, N, R + C + pad]
     features = F.pad(features, (0, padding)).expand(batch, heads, -1, -1)
 
-    out = F.scaled_dot_product_attention(
-        torch.cat([query, logits], -1),
-        torch.cat([key, features], -1),
-        torch.cat([value + class_value, features], -1),
-        scale=1.0,
-    )
+    operands = torch.cat([query, logits], -1), torch.cat([key, features], -1), torch.cat([value + class_value, features], -1)
+    if torch.compiler.is_exporting():  # spelled out: an exporter's own decomposition scales query and keys once more
+        out = (operands[0] @ operands[1].transpose(-2, -1)).softmax(-1) @ operands[2]
+    else:
+        out = F.scaled_dot_product_attention(*operands, scale=1.0)
     row_mass = out[:, :, 1:, channels : channels + where.rows].unflatten(2, grid)  # [B, H, R, C, R']
     column_mass = out[:, :, 1:, channels + where.rows : channels + where.rows + where.columns].unflatten(2, grid)
     value_rows = F.embedding(where.row_index, tables.value_rows).to(dtype) - class_value

@@ -14,7 +14,7 @@ def export(
     subnet: Annotated[Path, typer.Argument(help="Folder of a network.")],
     out: Out,
     precision: Annotated[
-        list[str] | None, typer.Option("--precision", help="fp32 or int8; repeat for several; fp32 always is. Default both.")
+        list[str] | None, typer.Option("--precision", help="fp32, fp16, int8; repeat for several; fp32 always is. Default all.")
     ] = None,
     format: Annotated[
         list[str] | None, typer.Option("--format", help="onnx or tensorrt; onnx always is. Default: what is there.")

@@ -66,7 +66,7 @@ class BudgetConfig(Section):
 class ExportConfig(Section):
     """What is written, and how it is judged."""
 
-    precisions: tuple[Literal["fp32", "int8"], ...] = ("fp32", "int8")
+    precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32", "fp16", "int8")
     formats: tuple[Literal["onnx", "tensorrt"], ...] = ("onnx", "tensorrt")
     calibration_images: int = Field(128, gt=0, description="images of the search part that int8 is calibrated on")
     max_disagreement: float = Field(0.01, ge=0, le=1, description="share of images where int8 may guess otherwise than fp32")

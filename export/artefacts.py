@@ -1,4 +1,4 @@
-"""From a network to a folder of proved files: ONNX in fp32 and int8, a TensorRT engine where TensorRT is, and the manifest.
+"""From a network to a folder of proved files: ONNX in fp32, fp16 and int8, a TensorRT engine where TensorRT is, and the manifest.
 
 Every file is compared with the network it came from, on real images, before it counts as exported. An int8 file that names
 another class too often is rejected, and says so in the manifest; what this machine cannot make is skipped, and says why.
@@ -25,6 +25,7 @@ from torch import nn
 from autoformer.checkpoint import write_folder
 from autoformer.errors import CheckpointError, DataError, ExportError, MeasurementError
 from autoformer.export.engine import Engine, EngineBuilder, tensorrt_missing
+from autoformer.export.half_precision import HalfPrecision, measure_peaks
 from autoformer.export.manifest import Artefact, Manifest, sha256_of
 from autoformer.export.onnx_graph import OnnxGraph, describe
 from autoformer.export.onnx_model import OnnxModel
@@ -36,7 +37,7 @@ from autoformer.preprocessing import Preprocessing
 if TYPE_CHECKING:
     from autoformer.export.parity import Model
 
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "fp16", "int8")
 FORMATS = ("onnx", "tensorrt")
 BATCHES = (1, 2, 5)  # sizes that candidates are run with in turn
 ENGINE_BATCHES = (1, 1, 8)  # smallest, tuned for, largest
@@ -94,6 +95,9 @@ def export_network(
         made = {**_versions("torch", "onnx", "onnxscript", "onnxruntime"), "opset": graph.opset, "seconds": round(export_s, 2)}
         artefacts = [_exported("onnx", "fp32", graph, parity, correct, made)]
 
+        if "fp16" in precisions:
+            say("ONNX fp16: measuring activations, exporting")
+            artefacts.append(_fp16(network, graph, folder / "model.fp16.onnx", images[calibrate_on], judge, opset))
         if "int8" in precisions:
             say(f"ONNX int8: calibrating on {len(calibrate_on)} images")
             disjoint = not set(calibrate_on.tolist()) & set(judge_on.tolist())
@@ -134,6 +138,36 @@ class _Judge:
         return parity, None if self.labels is None else int((given.argmax(1) == self.labels).sum())
 
 
+def _fp16(network: nn.Module, graph: OnnxGraph, path: Path, images: NDArray[np.float32], judge: _Judge, opset: int) -> Artefact:
+    """The half precision file, or why there is none: activations out of its range, or logits too far from the network's."""
+    started = time.monotonic()
+    peaks = measure_peaks(network, images)
+    made: dict[str, Any] = {"activations": {"images": peaks.images, "largest": peaks.largest}}
+    try:
+        kept = peaks.to_keep()
+        metadata = replace(graph.metadata, precision="fp16").to_properties()
+        half = OnnxGraph.from_network(
+            HalfPrecision(network, kept), path, opset=opset, metadata=metadata, image_shape=graph.image_shape, as_it_is=True
+        )
+    except ExportError as error:  # the fp32 file is good all the same
+        return Artefact(format="onnx", precision="fp16", status="rejected", reason=str(error), made=made)
+    made |= {**_versions("torch", "onnx", "onnxscript", "onnxruntime"), "opset": half.opset, "kept_in_fp32": list(kept)}
+    made["seconds"] = round(time.monotonic() - started, 2)
+    parity, correct = judge(OnnxModel(path), "fp16")
+    if parity.passed:
+        return _exported("onnx", "fp16", half, parity, correct, made)
+    return _rejected("fp16", half, parity, correct, made)
+
+
+def _rejected(precision: str, graph: OnnxGraph, parity: Parity, correct: int | None, made: dict[str, Any]) -> Artefact:
+    """Takes the files away again and keeps what was found."""
+    for left in (graph.path, graph.scopes_path):
+        left.unlink(missing_ok=True)
+    return Artefact(
+        format="onnx", precision=precision, status="rejected", reason=parity.reason, parity=parity, correct=correct, made=made
+    )
+
+
 def _int8(
     graph: OnnxGraph,
     path: Path,
@@ -159,11 +193,7 @@ def _int8(
     parity, correct = judge(OnnxModel(quantised.path), "int8", max_disagreement)
     if parity.passed:
         return _exported("onnx", "int8", quantised, parity, correct, made)
-    for left in (quantised.path, quantised.scopes_path):
-        left.unlink(missing_ok=True)
-    return Artefact(
-        format="onnx", precision="int8", status="rejected", reason=parity.reason, parity=parity, correct=correct, made=made
-    )
+    return _rejected("int8", quantised, parity, correct, made)
 
 
 def _engine(graph: OnnxGraph, path: Path, judge: _Judge) -> Artefact:

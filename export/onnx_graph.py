@@ -80,22 +80,25 @@ class OnnxGraph:
         opset: int = 20,
         metadata: Mapping[str, str] = {},
         image_shape: tuple[int, int, int] | None = None,
+        as_it_is: bool = False,
     ) -> OnnxGraph:
         """Writes `network` in fp32 to `path`, for any batch or for exactly `batch` images. A few seconds; network unchanged.
 
         `metadata` are string properties of the file (see `describe`). `image_shape` (channels, height, width) is read from
-        the network when None. Raises `ExportError` when the network cannot be exported as asked.
+        the network when None. `as_it_is` keeps the precision of each weight, as a `HalfPrecision` has them; inputs and
+        outputs are fp32 all the same. Raises `ExportError` when the network cannot be exported as asked.
         """
         if opset not in OPSETS:
             raise ExportError(f"opset {opset} cannot be written; choose one from {OPSETS[0]} to {OPSETS[-1]}")
         if batch is not None and batch < 1:
             raise ExportError(f"batch must be positive or None for any, got {batch}")
-        plain = copy.deepcopy(network).float().cpu().eval().requires_grad_(False)
+        plain = copy.deepcopy(network).cpu().eval().requires_grad_(False)
+        plain = plain if as_it_is else plain.float()
         shape = image_shape or image_shape_of(plain)
         example = torch.zeros(batch or EXAMPLE_BATCH, *shape)
         calls, num_classes = _try_out(plain, example)
         weights = {**dict(plain.named_parameters()), **dict(plain.named_buffers())}
-        weight_bytes = 4 * sum(tensor.numel() for tensor in weights.values())
+        weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
         if weight_bytes > MAX_ONE_FILE_BYTES:
             raise ExportError(f"weights of {weight_bytes / 1e9:.1f} GB do not fit one ONNX file; 1.8 GB is the limit")
 

@@ -24,9 +24,10 @@ from autoformer.errors import CheckpointError
 from autoformer.evaluate import WORDS
 from autoformer.profiling.report_content import FORMAT, content, main_measurement
 from autoformer.profiling.report_data import Run
-from autoformer.profiling.report_figures import Figure, figures
+from autoformer.profiling.report_figures import figures
 from autoformer.profiling.report_numbers import latency_text, limit_words, percent, score_text
-from autoformer.profiling.report_sections import TONES, headline, sections, short_source
+from autoformer.profiling.report_plot import Figure
+from autoformer.profiling.report_sections import TONES, headline, readings_words, sections, short_source
 from autoformer.profiling.report_tables import networks
 
 TEMPLATES = Path(__file__).parent
@@ -68,10 +69,14 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     scores = "; ".join(f"{networks(name)} {score_text(report['test'][name])}" for name in _order(report["test"]))
     lines.append(f"{WORDS[report['metric']]} on {images} test images: {scores}")
     lines.append(_int8_line(report))
+    search = report["search"]
+    confirmed = search["compared"]["chosen"]["confirmed"]
+    again = "" if confirmed is None else f"; on {confirmed['images']} images that took no part in it: {score_text(confirmed)}"
     lines.append(
         f"{report['tied']} of {report['candidates']} candidates cannot be told from the best on "
-        f"{report['search']['images']} search images; chosen: {report['search']['choose']}"
+        f"{search['images']} search images; chosen: {search['choose']}{again}"
     )
+    lines.append(readings_words(report))
     latencies = [f"{name}: {latency_text(stats)} p50, {stats['verdict']}" for name, stats in report["latency"].items()]
     skipped = [f"{item['what']} {item['status']}: {item['reason']}" for item in report["skipped"] if item["what"] != "ONNX int8"]
     files = "; ".join(file["path"] for file in report["files"].values() if "sha256" in file)

@@ -14,13 +14,13 @@ from typing import Any
 
 from autoformer.errors import MeasurementError
 from autoformer.evaluate import wilson
-from autoformer.evaluated import Candidate
 from autoformer.export.manifest import Artefact
 from autoformer.profiling.measure import Measurement
 from autoformer.profiling.report_data import FP32, INT8, Epoch, Run
+from autoformer.profiling.report_search import search_content
 from autoformer.profiling.statistics import MIN_SAMPLES_P99, VALID
 
-FORMAT = "autoformer/report/2"
+FORMAT = "autoformer/report/3"
 MET, NOT_MET, NOT_SHOWN = "met", "not met", "not shown"
 
 
@@ -56,7 +56,7 @@ def content(run: Run) -> dict[str, Any]:
         "int8_disagreement": int8_disagreement(run),
         "candidates": len(run.search.candidates),
         "tied": len(run.search.tied),
-        "search": _search(run),
+        "search": search_content(run),
         "training": {
             "supernet": [_epoch(epoch) for epoch in run.supernet_history],
             "finetune": [_epoch(epoch) for epoch in run.finetune_history],
@@ -72,10 +72,7 @@ def content(run: Run) -> dict[str, Any]:
             if artefact.file is None
         ],
         "not_measured": not_measured(run),
-        "test_readings": {
-            "by_split": dict(Counter(reading.split for reading in run.readings)),
-            "readings": [asdict(reading) for reading in run.readings],
-        },
+        "test_readings": _test_readings(run),
         "files": _files(run),
         "steps": run.seconds,
         "device": run.device.to_dict(),
@@ -180,33 +177,18 @@ def _int8(run: Run) -> dict[str, Any]:
     return {"status": artefact.status, "reason": artefact.reason}
 
 
-def _search(run: Run) -> dict[str, Any]:
-    """How the search went, and every candidate."""
-    tied = {candidate.number for candidate in run.search.tied}
-    front = {candidate.number for candidate in run.search.front}
-
-    def described(candidate: Candidate) -> dict[str, Any]:
-        return {
-            "number": candidate.number,
-            "generation": candidate.generation,
-            "slug": candidate.architecture.slug,
-            "architecture": candidate.architecture.to_dict(),
-            "params": candidate.cost.params,
-            "flops": candidate.cost.flops,
-            "predicted_latency_ms": candidate.cost.latency_ms,
-            "score": candidate.score.to_dict(),
-            "tied": candidate.number in tied,
-            "front": candidate.number in front,
-        }
-
+def _test_readings(run: Run) -> dict[str, Any]:
+    """How often the test part was read: by this run, and by all whose folders lie beside it."""
+    split = run.parts["test"].digest
+    by_split = Counter(reading.split for reading in run.readings)
     return {
-        "method": run.search_config["method"],
-        "choose": run.search_config["choose"],
-        "images": run.search.chosen.score.images,
-        "chosen": run.search.chosen.number,
-        "best": run.search.best.number,
-        "best_score": run.search.best.score.to_dict(),
-        "evaluated": [described(candidate) for candidate in run.search.candidates],
+        "split": split,
+        "by_split": dict(by_split),
+        "this_run": by_split[split],
+        "all_runs": by_split[split] + run.beside.readings,
+        "runs": 1 + run.beside.runs,
+        "damaged": list(run.beside.damaged),
+        "readings": [asdict(reading) for reading in run.readings],
     }
 
 

@@ -25,6 +25,7 @@ from autoformer.preprocessing import Preprocessing
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.latency import Profile
 from autoformer.profiling.latency_table import LatencyTable
+from autoformer.profiling.report_ledger import Beside, Reading, read_ledger, readings_beside
 from autoformer.search_result import SearchResult, load_search
 from autoformer.space import SearchSpace
 
@@ -51,16 +52,6 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """One reading of the test part, as its ledger has it."""
-
-    reader: str
-    split: str
-    images: int
-    time: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Run:
     """A finished run, except for its report."""
 
@@ -83,12 +74,14 @@ class Run:
     finetune_history: tuple[Epoch, ...]
     search: SearchResult
     search_config: dict[str, Any]
+    progress: dict[str, tuple[tuple[int, float], ...]]  # by method: images evaluated, and the best score by then
     qualification: LatencyQualification | None  # what a latency means in the budget and in the candidates' costs
     manifest: Manifest
     profile: Profile
     labels: NDArray[np.int64]  # of the test images, [n]
     guesses: dict[str, NDArray[np.int64]]  # by name, [n] each
-    readings: tuple[Reading, ...]
+    readings: tuple[Reading, ...]  # of the test part, by this run
+    beside: Beside  # of the same test part, by the runs beside it
     seconds: dict[str, float]  # by step
 
     @property
@@ -149,6 +142,7 @@ class Run:
             values["search_config"] = dict(record["config"])
             for needed in ("method", "choose"):
                 record["config"][needed]
+            values["progress"] = _progress(record.get("history", {}))
         values["manifest"] = Manifest.load(folder / "export")
         values["profile"] = Profile.load(folder / "latency.json")
         if not values["profile"].measurements:
@@ -167,11 +161,8 @@ class Run:
             for name in (INHERITED, FINETUNED, FP32):
                 if name not in values["guesses"]:
                     raise ValueError(f"guesses of {name!r} are missing")
-        with checked(folder / "test_ledger.json", "autoformer/test-ledger/1") as record:
-            values["readings"] = tuple(Reading(**reading) for reading in record["readings"])
-            for reading in values["readings"]:
-                if not all(isinstance(word, str) for word in (reading.reader, reading.split, reading.time)):
-                    raise ValueError("a reading names no reader, split or time")
+        values["readings"] = read_ledger(folder / "test_ledger.json")
+        values["beside"] = readings_beside(folder, test.digest)
         with checked(folder / "steps.json", "autoformer/steps/1") as record:
             values["seconds"] = {str(name): _finite(seconds) for name, seconds in record["seconds"].items()}
         run = cls(**values)
@@ -226,6 +217,16 @@ def _history(record: Mapping[str, Any], metric: Metric) -> tuple[Epoch, ...]:
     if others := {kept.metric for epoch in found for kept in epoch.scores.values()} - {metric}:
         raise ValueError(f"its history has scores of {' and '.join(sorted(others))}, the run's metric is {metric}")
     return found
+
+
+def _progress(history: Mapping[str, Any]) -> dict[str, tuple[tuple[int, float], ...]]:
+    """The history of `search.json`; an answer from stored evaluations has none."""
+    found = {}
+    for name, points in history.items():
+        found[str(name)] = tuple((_count(point["images"]), _finite(point["best"])) for point in points)
+        if any(not 0 <= best <= 1 for _, best in found[str(name)]):
+            raise ValueError(f"the history of {str(name)[:40]} holds a score outside 0 to 1")
+    return {name: points for name, points in found.items() if points}
 
 
 def _count(value: Any) -> int:

@@ -1,199 +1,50 @@
-"""The figures of the report, as plotly figures in plain JSON (`data` and `layout`); colours of text and grid are the page's.
-
-Whatever comes from files goes through `plain`: plotly reads its texts as a small HTML.
-"""
+"""The figures of the report: of the search (report_search_figures.py), of training and of latency."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
-from autoformer.architecture import Architecture
-from autoformer.cost import show
 from autoformer.evaluate import WORDS, Metric
-from autoformer.evaluated import Candidate
 from autoformer.profiling.measure import Measurement
 from autoformer.profiling.report_content import measurement_of_limit
 from autoformer.profiling.report_data import Epoch, Run
 from autoformer.profiling.report_numbers import capital, latency_text, score_text
+from autoformer.profiling.report_plot import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    SERIES,
+    SYMBOLS,
+    Figure,
+    Plot,
+    common_layout,
+    plain,
+    words,
+)
+from autoformer.profiling.report_search_figures import candidates_figure, preferences_figure, progress_figure, shapes_figure
 from autoformer.profiling.statistics import percentile
-
-# Readable on white and on near-black, and told apart by people who see red and green alike (after Okabe and Ito).
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#3f8fd2", "#e07b1a", "#12936f", "#b5669f", "#8b919a"
-SERIES = (BLUE, ORANGE, GREEN, PURPLE, "#9a8700", GREY)
-SYMBOLS = ("circle", "diamond", "square", "cross", "triangle-up", "x")
 
 MAX_CDF_POINTS = 400
 SPANS_PER_ROUND = 20  # of the timeline
 TAIL = 99  # percentile that the distribution is drawn to
-
-Plot = dict[str, Any]  # {"data": [...], "layout": {...}}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """One figure, or several views of it to switch between, by the word on the switch."""
-
-    name: str
-    title: str
-    caption: str
-    views: dict[str, Plot]
-
-    def to_dict(self) -> dict[str, Any]:
-        """What the page's script draws."""
-        return {"name": self.name, "views": [{"word": word, "plot": plot} for word, plot in self.views.items()]}
 
 
 def figures(run: Run) -> list[Figure]:
     """All figures that this run has the numbers for."""
     found = [
         candidates_figure(run),
+        progress_figure(run),
+        preferences_figure(run),
+        shapes_figure(run),
         training_figure("supernet", "Training of the supernet", run.supernet_history, run.metric),
         training_figure("finetune", "Finetuning of the chosen network", run.finetune_history, run.metric),
         distribution_figure(run.profile.measurements),
         timeline_figure([*run.profile.measurements, run.profile.reference]),
+        table_figure(run) if run.table is not None else None,
     ]
-    if run.table is not None:
-        found.append(table_figure(run))
-    return found
-
-
-def plain(text: str) -> str:
-    """`text` as plotly shows it letter by letter."""
-    return html.escape(text, quote=False)
-
-
-def words(architecture: Architecture) -> str:
-    """An architecture in the short lines of a hover label."""
-    heads = ", ".join(map(str, architecture.num_heads))
-    ratios = ", ".join(f"{ratio:g}" for ratio in architecture.mlp_ratio)
-    size = "" if architecture.image_size is None else f", image {architecture.image_size} px"
-    return f"width {architecture.embed_dim}, depth {architecture.depth}{size}<br>heads {heads}<br>MLP ratios {ratios}"
-
-
-def _layout(x: str, y: str, **more: Any) -> Plot:
-    """The common look: no background of its own, legend above, axis titles."""
-    return {
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "margin": {"l": 60, "r": 16, "t": 24, "b": 52},
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-        "showlegend": True,
-        "hovermode": "closest",
-        "hoverlabel": {"align": "left"},
-        "xaxis": {"title": {"text": x}},
-        "yaxis": {"title": {"text": y}},
-        **more,
-    }
-
-
-# --- search ------------------------------------------------------------------------------------------------------
-
-COSTS = {
-    "FLOPs": ("flops", "multiply-adds of one image"),
-    "Parameters": ("params", "parameters"),
-    "Predicted latency": ("latency_ms", "predicted latency, ms"),
-}
-
-
-def candidates_figure(run: Run) -> Figure:
-    """Every evaluated candidate's score on the search part against each cost."""
-    views = {
-        word: _candidates(run, measure, title)
-        for word, (measure, title) in COSTS.items()
-        if all(getattr(candidate.cost, measure) is not None for candidate in run.search.candidates)
-    }
-    return Figure(
-        name="candidates",
-        title=f"Every evaluated network: {WORDS[run.metric]} on the search part against cost",
-        caption=(
-            "A point is one network with inherited weights; hovering shows it. The line is the Pareto front in the cost shown. "
-            "Blue points cannot be told from the best on these images. The bar is the 95 % interval of the chosen one; all "
-            "others are about as wide. Dashed: the limit; dotted: the limit that was searched with, where it differs."
-        ),
-        views=views,
-    )
-
-
-def front(candidates: Sequence[Candidate], measure: str) -> list[Candidate]:
-    """The candidates that nothing evaluated beats in score at the same cost or less, cheapest first."""
-    found: list[Candidate] = []
-    for candidate in sorted(candidates, key=lambda c: (getattr(c.cost, measure), -c.score.value, c.number)):
-        if not found or candidate.score.value > found[-1].score.value:
-            found.append(candidate)
-    return found
-
-
-def _candidates(run: Run, measure: str, title: str) -> Plot:
-    result = run.search
-    tied = {candidate.number for candidate in result.tied}
-    groups = {
-        "other": [candidate for candidate in result.candidates if candidate.number not in tied],
-        "tied with the best": [candidate for candidate in result.tied if candidate.number != result.chosen.number],
-        "chosen": [result.chosen],
-    }
-    looks = {
-        "other": {"color": GREY, "size": 7, "opacity": 0.75},
-        "tied with the best": {"color": BLUE, "size": 8},
-        "chosen": {"color": ORANGE, "size": 15, "symbol": "star", "line": {"width": 1, "color": "#ffffff"}},
-    }
-    on_front = front(result.candidates, measure)
-    line = {
-        "type": "scatter", "mode": "lines", "name": "Pareto front", "hoverinfo": "skip",
-        "line": {"shape": "hv", "color": GREEN, "width": 2},
-        "x": [getattr(candidate.cost, measure) for candidate in on_front],
-        "y": [100 * candidate.score.value for candidate in on_front],
-    }  # fmt: skip
-    traces: list[Plot] = [line]
-    for name, members in groups.items():
-        if not members:
-            continue
-        traces.append(
-            {
-                "type": "scatter", "mode": "markers", "name": f"{name} ({len(members)})" if name != "chosen" else name,
-                "marker": looks[name],
-                "x": [getattr(candidate.cost, measure) for candidate in members],
-                "y": [100 * candidate.score.value for candidate in members],
-                "text": [_candidate_hover(candidate, result.best.number) for candidate in members],
-                "hovertemplate": "%{text}<extra></extra>",
-            }
-        )  # fmt: skip
-    value, low, high = result.chosen.score.value, result.chosen.score.low, result.chosen.score.high
-    traces[-1]["error_y"] = {
-        "type": "data", "symmetric": False, "array": [100 * (high - value)], "arrayminus": [100 * (value - low)],
-        "color": ORANGE, "thickness": 1.5,
-    }  # fmt: skip
-    layout = _layout(title, f"{WORDS[run.metric]} on the search part, %", shapes=_limit_lines(run, measure))
-    if measure != "latency_ms":
-        layout["xaxis"] |= {"exponentformat": "SI"}
-    return {"data": traces, "layout": layout}
-
-
-def _candidate_hover(candidate: Candidate, best: int) -> str:
-    cost = candidate.cost
-    latency = "" if cost.latency_ms is None else f", {show('latency_ms', cost.latency_ms)} predicted"
-    return (
-        f"<b>{candidate.architecture.slug}</b>{' (best score)' if candidate.number == best else ''}<br>"
-        f"{words(candidate.architecture)}<br>"
-        f"{show('params', cost.params)} params, {show('flops', cost.flops)} multiply-adds{latency}<br>"
-        f"{score_text(candidate.score.to_dict())}, generation {candidate.generation + 1}"
-    )
-
-
-def _limit_lines(run: Run, measure: str) -> list[Plot]:
-    """Vertical lines at the limits on one cost."""
-    lines = []
-    for name, value in run.limits.to_dict().items():
-        if name.split("_", 1)[1] != measure:
-            continue
-        sought = getattr(run.searched_with, name)
-        for x, dash in ((value, "dash"), *(((sought, "dot"),) if sought != value else ())):
-            line = {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1}
-            lines.append({**line, "line": {"dash": dash, "width": 1.5, "color": GREY}})
-    return lines
+    return [figure for figure in found if figure is not None]
 
 
 # --- training ----------------------------------------------------------------------------------------------------
@@ -237,7 +88,7 @@ def training_figure(name: str, title: str, history: Sequence[Epoch], metric: Met
             "hovertemplate": "%{text}<extra></extra>",
         }
     )  # fmt: skip
-    layout = _layout("epoch", f"{WORDS[metric]}, %")
+    layout = common_layout("epoch", f"{WORDS[metric]}, %")
     layout["xaxis"]["anchor"] = "y2"
     layout["yaxis"]["domain"] = [0.42, 1]
     layout["yaxis2"] = {"title": {"text": "loss"}, "domain": [0, 0.34], "anchor": "x"}
@@ -277,7 +128,7 @@ def distribution_figure(measurements: Sequence[Measurement]) -> Figure:
         )  # fmt: skip
     low, high = min(start for start, _ in ends), max(end for _, end in ends)
     space = 0.05 * (high - low or high)
-    layout = _layout("time of one run, ms", "share of runs, %")
+    layout = common_layout("time of one run, ms", "share of runs, %")
     layout["xaxis"]["range"] = [_rounded(max(0.0, low - space)), _rounded(high + space)]
     layout["yaxis"]["range"] = [0, 101]
     outside = sum(sample > high + space for ordered in every for sample in ordered)
@@ -312,7 +163,7 @@ def timeline_figure(measurements: Sequence[Measurement]) -> Figure:
                 "hovertemplate": f"{name}<br>round %{{x:.2f}}: %{{y:.4g}} ms<extra></extra>",
             },
         ]  # fmt: skip
-    layout = _layout("round of the measurement", "time of one run, ms")
+    layout = common_layout("round of the measurement", "time of one run, ms")
     layout["xaxis"]["dtick"] = 1
     return Figure(
         name="timeline",
@@ -385,7 +236,7 @@ def table_figure(run: Run) -> Figure:
                 "array": [stats.p50_high_ms - stats.p50_ms], "arrayminus": [stats.p50_ms - stats.p50_low_ms],
             }  # fmt: skip
         traces.append(point)
-    layout = _layout("multiply-adds of one image", "latency, ms")
+    layout = common_layout("multiply-adds of one image", "latency, ms")
     layout["xaxis"]["exponentformat"] = "SI"
     return Figure(
         name="table",

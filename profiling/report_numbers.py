@@ -116,3 +116,8 @@ def limit_words(limit: Mapping[str, Any]) -> str:
 def shown_value(measure: str, value: float) -> str:
     """A limit or a count with four digits."""
     return f"{value:.4g} ms" if measure == "latency_ms" else show(measure, value)
+
+
+def times(count: int) -> str:
+    """How often: never, once, 4 times."""
+    return {0: "never", 1: "once"}.get(count, f"{count} times")

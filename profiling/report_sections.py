@@ -24,8 +24,11 @@ from autoformer.profiling.report_numbers import (
     percent,
     percent_value,
     score_text,
+    times,
 )
+from autoformer.profiling.report_search_tables import compared_table, preference_tables
 from autoformer.profiling.report_tables import (
+    DIGEST_DIGITS,
     Table,
     export_table,
     folder_table,
@@ -58,6 +61,7 @@ class Section:
     text: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
     figures: tuple[str, ...] = ()
+    figures_first: bool = False  # on a page, before the tables
     code: str = ""  # shown as it is, folded away on a page when it is long
     code_title: str = ""
 
@@ -109,7 +113,21 @@ def sections(report: Mapping[str, Any], figures: Sequence[str]) -> list[Section]
     words = capital(words_of(report))
     recipe = yaml.safe_dump(report["recipe"], sort_keys=False, allow_unicode=True)
     return [
-        Section(name="choice", title="The choice", text=_choice_text(report), figures=drawn("candidates")),
+        Section(
+            name="choice",
+            title="The choice",
+            text=_choice_text(report),
+            tables=(compared_table(report),),
+            figures=drawn("candidates", "progress"),
+        ),
+        Section(
+            name="preferences",
+            title="What the Pareto front prefers",
+            text=_preferences_text(report),
+            tables=preference_tables(report),
+            figures=drawn("blocks", "shapes"),
+            figures_first=True,
+        ),
         Section(name="budget", title="Cost against the budget", tables=(limit_table(report),)),
         Section(name="test", title=f"{words} on the test part", text=_test_text(report), tables=(test_table(report),)),
         Section(
@@ -175,12 +193,70 @@ def _choice_text(report: Mapping[str, Any]) -> tuple[str, ...]:
             f"({test}, 5 %); among them the one with {how} was chosen."
         )
     return (
-        f"{report['candidates']} networks were scored with inherited weights on the {search['images']} images of the search "
-        f"part. {ties}",
-        f"The {words_of(report)} of the chosen network is {score_text(report['chosen']['search_score'])} there, that of the "
-        f"best {score_text(search['best_score'])}. These scores are optimistic, because the best of many was picked by them; "
-        "only the test part is free of that.",
+        f"{report['candidates']} networks were scored with inherited weights on {_seen_words(search)}. {ties}",
+        *_work_text(report),
+        _accuracy_text(report),
     )
+
+
+def _seen_words(search: Mapping[str, Any]) -> str:
+    """On how many images the candidates were scored."""
+    whole = sum(candidate["score"]["images"] == search["images"] for candidate in search["evaluated"])
+    if whole == len(search["evaluated"]):
+        return f"{search['images']} images of the search part"
+    return f"up to {search['images']} images of the search part ({whole} of them on all)"
+
+
+def _work_text(report: Mapping[str, Any]) -> tuple[str, ...]:
+    """What halving and earlier searches saved; nothing where they saved nothing."""
+    work = report["search"]["work"]
+    if not work["saved"] and not work["reused"]:
+        return ()
+    text = f"Together they were given {work['evaluated']:,} images"
+    if work["saved"] > 0:
+        text += f", {100 * work['saved']:.0f} % less than if every one had seen every image"
+    return (text + (f"; {work['reused']:,} guesses came from earlier searches." if work["reused"] else "."),)
+
+
+def _accuracy_text(report: Mapping[str, Any]) -> str:
+    """The score of the chosen network and of the best: the confirmed ones where there are, and how far to trust them."""
+    search, metric = report["search"], words_of(report)
+    chosen, best = search["compared"]["chosen"], search["compared"]["best"]
+    alone = chosen["number"] == best["number"]
+    of_best = "" if alone else f" and {score_text(best['score'])} for the best"
+    on_search = f"{score_text(chosen['score'])} for the chosen network{', the best of all' if alone else ''}{of_best}"
+    optimistic = "such scores are optimistic, because the best of many was picked by them"
+    if chosen["confirmed"] is None:
+        return f"On the search images the {metric} is {on_search}; {optimistic}. Only the test part is free of that."
+    again = "" if alone or best["confirmed"] is None else f", that of the best {score_text(best['confirmed'])}"
+    return (
+        f"The {metric} of the chosen network is {score_text(chosen['confirmed'])} on {search['confirmation']['images']} images "
+        f"that took no part in the choice{again}. On the search images it is {on_search}; {optimistic}."
+    )
+
+
+def _preferences_text(report: Mapping[str, Any]) -> tuple[str, ...]:
+    found = report["search"]["preferences"]
+    one = found["front"] == 1
+    return (
+        f"{found['front']} of {found['evaluated']} networks {'is' if one else 'are'} on the front: nothing that was scored on "
+        f"all images is at least as good in {words_of(report)} and every cost, and better in one. Shares of few networks are "
+        "rough, and a search that follows its best candidates proposes more of what they have, so a preference may be stronger "
+        "than it looks here.",
+        "In the tables, 67 / 40 means that a choice is made by 67 % of the networks on the front and by 40 % of all evaluated.",
+    )
+
+
+def readings_words(report: Mapping[str, Any]) -> str:
+    """How often the test part was read, by this run and by all that lie beside it."""
+    readings = report["test_readings"]
+    text = f"test part {readings['split'][:DIGEST_DIGITS]} was read {times(readings['this_run'])} by this run"
+    if readings["runs"] > 1:
+        text += f", {times(readings['all_runs'])} by the {readings['runs']} runs in this place"
+    if count := len(readings["damaged"]):
+        names = ", ".join(readings["damaged"][:3]) + (f" and {count - 3} more" if count > 3 else "")
+        text += f"; not counted, because the ledger cannot be read: {names}"
+    return text
 
 
 def _test_text(report: Mapping[str, Any]) -> tuple[str, ...]:
@@ -243,6 +319,7 @@ def _data_text(report: Mapping[str, Any]) -> tuple[str, ...]:
     shown = ", ".join(names[:20]) + (f", and {len(names) - 20} more" if len(names) > 20 else "")
     return (
         f"{report['source']}: {len(names)} classes ({shown}); images of {size} × {size} px, {colour}. Parts: {data['layout']}.",
+        f"The {readings_words(report)}.",
     )
 
 

@@ -37,13 +37,17 @@ DIGEST_DIGITS = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table. `numbers` are the columns that stand to the right; `note` is a sentence below."""
+    """A table. `numbers` are the columns that stand to the right; `note` is a sentence below.
+
+    On a phone the rows of a table with many columns are taken apart, except where its cells are so short that it is `compact`.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numbers: tuple[int, ...] = ()
     note: str = ""
+    compact: bool = False
 
 
 def networks(name: str) -> str:
@@ -215,13 +219,13 @@ def reading_table(report: Mapping[str, Any]) -> Table:
         (networks(reading["reader"]), reading["time"], str(reading["images"]), reading["split"][:DIGEST_DIGITS])
         for reading in readings["readings"]
     ]
-    counts = "; ".join(f"split {split[:DIGEST_DIGITS]}: {count} times" for split, count in readings["by_split"].items())
     return Table(
         title="Readings of the test part in this run",
         columns=("by", "time", "images", "digest"),
-        rows=tuple(rows),
+        rows=tuple(rows) or (("nothing", "–", "–", "–"),),
         numbers=(2,),
-        note=f"{counts or 'never read'}. Each reading beyond one per network would make its score less of a test.",
+        note="Each reading beyond one per network would make its score less of a test, and so does every run that goes by "
+        "what an earlier one read.",
     )
 
 

@@ -55,7 +55,7 @@ def test_a_finished_run_answers_at_once_and_changes_nothing(finished_run: Path, 
     before = digest_of(finished_run)
     answer = command("run", QUICKSTART, "--out", finished_run, "--quiet", "--json", *shortened(latency_table))
     assert answer.code == 0
-    assert answer.json["format"] == "autoformer/report/2"
+    assert answer.json["format"] == "autoformer/report/3"
     assert digest_of(finished_run) == before
 
 

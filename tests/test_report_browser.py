@@ -39,6 +39,9 @@ addEventListener("load", () => setTimeout(() => {{
   found.before = axis();
   buttons[1].click();
   found.after = axis();
+  const style = (selector) => frame.contentWindow.getComputedStyle(page.querySelector(selector));
+  found.rows = {{ wide: style(".wide tr").display, compact: style(".compact tr").display }};
+  found.cell = style("#figure-blocks .heatmap-label text").fill;
   found.dark = frame.contentWindow.matchMedia("(prefers-color-scheme: dark)").matches;
   found.background = frame.contentWindow.getComputedStyle(page.body).backgroundColor;
   document.body.textContent = JSON.stringify(found);
@@ -89,7 +92,7 @@ def test_the_page_draws_its_figures_and_fits_its_window(report: Path, tmp_path: 
     found, log = measured_in_a_frame(report, tmp_path, width)
     assert found["width"] <= width
     assert found["overflow"] == 0
-    assert found["drawn"] == found["plots"] == 6
+    assert found["drawn"] == found["plots"] == 9
     assert "CONSOLE" not in log, log
 
 
@@ -99,11 +102,17 @@ def test_the_switch_changes_the_cost_that_is_shown(report: Path, tmp_path: Path)
     assert (found["before"], found["after"]) == ("multiply-adds of one image", "parameters")
 
 
+def test_only_tables_of_short_cells_stay_tables_on_a_phone(report: Path, tmp_path: Path) -> None:
+    found, _ = measured_in_a_frame(report, tmp_path, 390)
+    assert found["rows"] == {"wide": "block", "compact": "table-row"}
+
+
 def test_the_page_follows_the_dark_scheme(report: Path, tmp_path: Path) -> None:
     found, log = measured_in_a_frame(report, tmp_path, 800, "--blink-settings=preferredColorScheme=0")
     assert found["dark"]
     red, green, blue = (int(value) for value in re.findall(r"\d+", found["background"])[:3])
     assert max(red, green, blue) < 64
+    assert min(int(value) for value in re.findall(r"\d+", found["cell"])[:3]) > 192  # letters on the cells of a heat map
     assert "CONSOLE" not in log, log
 
 
@@ -134,5 +143,5 @@ def test_all_tables_are_there_with_scripts_blocked(report: Path, tmp_path: Path)
     answer = json.loads(html.unescape(found[1]))
     assert "98.3 %" in answer["text"]
     assert "The figures need scripts." in answer["text"]
-    assert answer["heights"] == [0] * 6  # no empty frames where figures would be
+    assert answer["heights"] == [0] * 9  # no empty frames where figures would be
     assert answer["tables"] > 10

@@ -193,7 +193,7 @@ def test_a_prediction_is_compared_with_the_measurement(report: dict[str, Any]) -
 
 
 def test_the_json_holds_what_programs_need(report: dict[str, Any], run: Path) -> None:
-    assert report["format"] == "autoformer/report/2"
+    assert report["format"] == "autoformer/report/3"
     assert report == json.loads((run / "report.json").read_text())
     assert report["seed"] == 3
     assert report["skipped"] == [{"what": "TensorRT fp32", "status": "skipped", "reason": "TensorRT is not installed"}]
@@ -231,7 +231,7 @@ def test_the_summary_stays_short_with_many_measurements(report: dict[str, Any]) 
 
 
 def test_a_summary_of_something_else_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="expected 'autoformer/report/2'"):
+    with pytest.raises(CheckpointError, match="expected 'autoformer/report/3'"):
         summary_lines({"format": "other"})
 
 
