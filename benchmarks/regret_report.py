@@ -167,8 +167,8 @@ def figure(record: Mapping[str, Any]) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="13">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
-        f'<text x="12" y="24" font-size="15">Regret of searches: means and 95 % intervals over {len(record["supernets"])} '
-        "supernets</text>",
+        f'<text x="12" y="24" font-size="15">Regret of searches: means, 95 % intervals over {len(record["supernets"])} '
+        "supernets; blue: the interval leaves 0 out</text>",
     ]
     for index, arm in enumerate(arms):
         parts.append(f'<text x="{LABEL - 12}" y="{TOP + ROW * index + 19}" text-anchor="end">{arm}</text>')
