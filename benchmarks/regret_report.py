@@ -1,9 +1,10 @@
 """What rows of regret say: means, paired differences with their intervals, a table and a figure.
 
-The unit is the supernet. Its budgets and seeds share one table of truth and one table of scores, so they are averaged first, and
-the interval is Student's over the means of the supernets, with supernets - 1 degrees of freedom: it says what to expect of
-another supernet. A bootstrap of so few clusters is too narrow, and an interval over supernets times budgets would count what one
-supernet says three times. Differences are taken pair by pair (same supernet, budget and seed) before anything is averaged.
+Two intervals answer two questions. "Of another supernet": the unit is the supernet. Its budgets and seeds share one table of truth
+and one table of scores, so they are averaged first, and the interval is Student's over the means of the supernets. It is wide,
+since they are few; a bootstrap of so few would be too narrow, and supernets times budgets would count one supernet three times.
+"On these supernets": the unit is the seed, averaged over supernets and budgets; Student's over the seeds, all tables as they are.
+Differences are taken pair by pair (same supernet, budget and seed) before anything is averaged.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from scipy.stats import t as student
 
 Key = tuple[str, float, int]  # supernet, share, seed
 Interval = tuple[float, float, float]  # mean, low, high
+SUPERNET, SEED = 0, 2  # places in a key
 
 
 def regrets(rows: Sequence[Mapping[str, Any]], arm: str, pick: str = "best") -> dict[Key, float]:
@@ -26,12 +28,12 @@ def regrets(rows: Sequence[Mapping[str, Any]], arm: str, pick: str = "best") -> 
     return found
 
 
-def interval(values: Mapping[Key, float]) -> Interval:
-    """The mean over supernets of their means, with Student's 95 % interval; without one (low = high = nan) for one supernet."""
-    means = []
-    for supernet in sorted({key[0] for key in values}):
-        own = {key: value for key, value in values.items() if key[0] == supernet}
-        means.append(statistics.mean(own.values()))
+def interval(values: Mapping[Key, float], unit: int = SUPERNET) -> Interval:
+    """The mean over units of their means, with Student's 95 % interval; without one (low = high = nan) for one unit."""
+    groups: dict[Any, list[float]] = {}
+    for key, value in values.items():
+        groups.setdefault(key[unit], []).append(value)
+    means = [statistics.mean(group) for group in groups.values()]
     mean = statistics.mean(means)
     if len(means) < 2:
         return mean, float("nan"), float("nan")
@@ -39,10 +41,10 @@ def interval(values: Mapping[Key, float]) -> Interval:
     return mean, mean - half, mean + half
 
 
-def difference(first: Mapping[Key, float], second: Mapping[Key, float]) -> Interval:
+def difference(first: Mapping[Key, float], second: Mapping[Key, float], unit: int = SUPERNET) -> Interval:
     """First minus second, search by search: negative where the first has less regret. Both hold the same searches."""
     assert first.keys() == second.keys(), "only the same searches can be paired"
-    return interval({key: first[key] - second[key] for key in first})
+    return interval({key: first[key] - second[key] for key in first}, unit)
 
 
 def verdict(found: Interval) -> str:
@@ -59,18 +61,16 @@ def in_words(found: Interval, sign: str = "") -> str:
     return f"{mean:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
 
 
-def against(rows: Sequence[Mapping[str, Any]], arm: str, other: str) -> str:
-    """A cell of the table."""
-    if arm == other:
-        return ""
-    found = difference(regrets(rows, arm), regrets(rows, other))
-    return f"{in_words(found, '+')} {verdict(found)}"
+def against(rows: Sequence[Mapping[str, Any]], arm: str, other: str, unit: int = SUPERNET) -> str:
+    """A cell of a table."""
+    return "" if arm == other else in_words(difference(regrets(rows, arm), regrets(rows, other), unit), "+")
 
 
-def beating(rows: Sequence[Mapping[str, Any]], arms: Sequence[str], other: str) -> str:
+def beating(rows: Sequence[Mapping[str, Any]], arms: Sequence[str], other: str, unit: int = SUPERNET) -> str:
     """The arms whose interval against `other` lies below 0."""
-    names = [arm for arm in arms if verdict(difference(regrets(rows, arm), regrets(rows, other))) == "beats it"]
-    return ", ".join(names) or "none"
+    names = [arm for arm in arms if arm != other]
+    found = [arm for arm in names if verdict(difference(regrets(rows, arm), regrets(rows, other), unit)) == "beats it"]
+    return ", ".join(found) or "none"
 
 
 def markdown(record: Mapping[str, Any]) -> str:
@@ -79,6 +79,7 @@ def markdown(record: Mapping[str, Any]) -> str:
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     methods = [arm for arm in record["arms"] if set(record["arms"][arm]) == {"method"}]
     baselines = ["dearest inside", "best uniform"]
+    order = [*methods, *baselines, *(arm for arm in arms if arm not in (*methods, *baselines))]
     supernets, seeds = {row["supernet"] for row in rows}, {row["seed"] for row in rows}
     shares = sorted({row["share"] for row in rows})
     networks = record["networks"]
@@ -88,39 +89,52 @@ def markdown(record: Mapping[str, Any]) -> str:
         "",
         f"{len(supernets)} supernets × {len(shares)} budgets × {len(seeds)} seeds in a space of {networks:,} networks, CIFAR-10;",
         f"a search sees 50 of them, {5000 / networks:.1f} %. Regret: the best accuracy inside the budget minus the pick's, in",
-        "points, on truth images that no search sees; mean and 95 % interval over supernets (budgets and seeds averaged",
-        "first). On these images the networks reach "
+        "points, on truth images that no search sees; means with 95 % intervals. On these images the networks reach "
         f"{min(s['lowest'] for s in spreads):.1f} to {max(s['highest'] for s in spreads):.1f} %.",
         "",
-        "| | networks | images | regret | against random | against the dearest inside | against evolution, the default |",
-        "|---" * 7 + "|",
+        "| | networks | images | regret |",
+        "|---" * 4 + "|",
     ]
-    for arm in [*methods, *baselines, *(a for a in arms if a not in (*methods, *baselines))]:
+    for arm in order:
         own = [row for row in rows if row["arm"] == arm]
         counts = [f"{statistics.mean(row[name] for row in own):,.0f}" for name in ("networks", "images")]
-        cells = [in_words(interval(regrets(rows, arm)))]
-        cells += [against(rows, arm, other) for other in ("random", "dearest inside", "evolution")]
-        lines.append(f"| {arm} | {' | '.join((*counts, *cells))} |")
+        lines.append(f"| {arm} | {' | '.join(counts)} | {in_words(interval(regrets(rows, arm)))} |")
+    others = ("random", "dearest inside", "best uniform", "evolution")
+    for unit, words in ((SUPERNET, "Of another supernet"), (SEED, "On these supernets, of another seed")):
+        lines += [
+            "",
+            f"{words}: regret minus that of",
+            "",
+            "| | " + " | ".join(others) + " |",
+            "|---" * (len(others) + 1) + "|",
+        ]
+        for arm in order:
+            lines.append(f"| {arm} | " + " | ".join(against(rows, arm, other, unit) for other in others) + " |")
+        lines += [
+            "",
+            f"Methods that beat random: {beating(rows, methods, 'random', unit)}. "
+            f"That beat the dearest inside the budget: {beating(rows, methods, 'dearest inside', unit)}. "
+            f"That beat the best uniform shape: {beating(rows, methods, 'best uniform', unit)}.",
+        ]
     lines += [
-        "",
-        f"Methods that beat random: {beating(rows, [m for m in methods if m != 'random'], 'random')}. "
-        f"That beat the dearest inside the budget: {beating(rows, methods, 'dearest inside')}. "
-        f"That beat the best uniform shape: {beating(rows, methods, 'best uniform')}.",
         "",
         "`all inside` evaluates every network of the budget on the search images: what remains there is the two sets of images.",
         "`one drawn` is a network drawn from the budget without looking.",
         "",
-        "Halving: the first rungs compare many networks on few images. Against the same method with every network on all images:",
+        "Halving: the first rungs compare many networks on few images. Regret minus that of the same method with every network",
+        "on all images:",
         "",
-        "| | networks | images | regret, difference | |",
-        "|---" * 5 + "|",
+        "| | networks | images | of another supernet | | on these supernets | |",
+        "|---" * 7 + "|",
     ]
     for arm, whole in record["halved"].items():
         own, full = ([row for row in rows if row["arm"] == name] for name in (arm, whole))
-        share = sum(row["images"] for row in own) / sum(row["images"] for row in full)
-        found = difference(regrets(rows, arm), regrets(rows, whole))
-        count = statistics.mean(row["networks"] for row in own)
-        lines.append(f"| {arm} | {count:.0f} | {100 * share:.0f} % | {in_words(found, '+')} | {verdict(found)} |")
+        cells = [f"{statistics.mean(row['networks'] for row in own):.0f}"]
+        cells.append(f"{100 * sum(row['images'] for row in own) / sum(row['images'] for row in full):.0f} %")
+        for unit in (SUPERNET, SEED):
+            found = difference(regrets(rows, arm), regrets(rows, whole), unit)
+            cells += [in_words(found, "+"), verdict(found)]
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
     lines += [
         "",
         "By budget, of the way from the smallest to the largest network's FLOPs (networks inside):",
@@ -128,15 +142,13 @@ def markdown(record: Mapping[str, Any]) -> str:
         "| | " + " | ".join(f"{100 * share:.0f} % ({record['inside'][f'{share:g}']})" for share in shares) + " |",
         "|---" * (len(shares) + 1) + "|",
     ]
-    for arm in arms:
-        cells = []
-        for share in shares:
-            cells.append(in_words(interval({key: v for key, v in regrets(rows, arm).items() if key[1] == share})))
-        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    for arm in order:
+        means = [interval({key: v for key, v in regrets(rows, arm).items() if key[1] == share})[0] for share in shares]
+        lines.append(f"| {arm} | {' | '.join(f'{mean:.2f}' for mean in means)} |")
     lines += [
         "",
         "What is chosen from the same evaluations: the best seen (above), the cheapest that cannot be told from it, or the best",
-        "with the baselines evaluated beside. Regret against that of the best seen; FLOPs against the limit.",
+        "with the baselines evaluated beside. Regret against that of the best seen, on these supernets; FLOPs against the limit.",
         "",
         "| | cheapest tied: regret | FLOPs of the best | of the cheapest tied | with baselines: regret |",
         "|---" * 5 + "|",
@@ -144,7 +156,7 @@ def markdown(record: Mapping[str, Any]) -> str:
     for arm in record["arms"]:
         own = [row for row in rows if row["arm"] == arm]
         best = regrets(rows, arm)
-        cells = [in_words(difference(regrets(rows, arm, pick), best), "+") for pick in ("cheapest", "with baselines")]
+        cells = [in_words(difference(regrets(rows, arm, pick), best, SEED), "+") for pick in ("cheapest", "with baselines")]
         used = [f"{100 * statistics.mean(row[name] for row in own):.0f} %" for name in ("best flops", "cheapest flops")]
         lines.append(f"| {arm} | {cells[0]} | {used[0]} | {used[1]} | {cells[1]} |")
     return "\n".join([*lines, "", f"Command: `{record['command']}`; version {record['version']}.", ""])
@@ -159,16 +171,16 @@ def figure(record: Mapping[str, Any]) -> str:
     """An SVG of three panels: regret, and the differences against random and against the dearest inside."""
     rows = record["rows"]
     arms = list(dict.fromkeys([*record["arms"], *(row["arm"] for row in rows)]))
-    panels = [("regret, points", {arm: interval(regrets(rows, arm)) for arm in arms})]
+    panels = [("regret, points", {arm: interval(regrets(rows, arm), SEED) for arm in arms})]
     for other in ("random", "dearest inside"):
-        pairs = {arm: difference(regrets(rows, arm), regrets(rows, other)) for arm in arms if arm != other}
+        pairs = {arm: difference(regrets(rows, arm), regrets(rows, other), SEED) for arm in arms if arm != other}
         panels.append((f"less (left) or more than {other}", pairs))
     height, width = TOP + ROW * len(arms) + 40, LABEL + len(panels) * (PANEL + GAP)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="13">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
-        f'<text x="12" y="24" font-size="15">Regret of searches: means, 95 % intervals over {len(record["supernets"])} '
-        "supernets; blue: the interval leaves 0 out</text>",
+        f'<text x="12" y="24" font-size="15">Regret of searches: on {len(record["supernets"])} supernets, 95 % intervals '
+        "over seeds; blue: the interval leaves 0 out</text>",
     ]
     for index, arm in enumerate(arms):
         parts.append(f'<text x="{LABEL - 12}" y="{TOP + ROW * index + 19}" text-anchor="end">{arm}</text>')

@@ -176,6 +176,14 @@ def test_an_interval_is_students_over_the_means_of_the_supernets() -> None:
     assert (low, high) == (pytest.approx(2 - 2.4841, abs=1e-3), pytest.approx(2 + 2.4841, abs=1e-3))
 
 
+def test_on_given_supernets_the_seeds_are_what_varies() -> None:
+    """Means of the seeds 1 and 3: deviation √2, quantile of t with one degree of freedom 12.706 (tables)."""
+    report = program("regret_report")
+    rows = made_rows(a=[[0.0, 5.0], [2.0, 1.0]])
+    found = report.interval(report.regrets(rows, "a"), report.SEED)
+    assert found == (pytest.approx(2.0), pytest.approx(2 - 12.706, abs=1e-3), pytest.approx(2 + 12.706, abs=1e-3))
+
+
 def test_differences_are_taken_search_by_search() -> None:
     """The arms vary by whole points from seed to seed, their difference hardly at all."""
     report = program("regret_report")
@@ -217,6 +225,7 @@ def test_the_report_says_which_methods_beat_random_and_the_baselines_and_the_fig
     assert "Methods that beat random: evolution." in text
     assert "That beat the dearest inside the budget: none." in text
     assert "That beat the best uniform shape: evolution, random." in text
+    assert "| random | 50 | 100 % | +0.53" in text  # of the table of halving, which names this pair
     root = xml.fromstring(report.figure(record))
     names = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
     assert {"evolution", "random", "dearest inside", "best uniform"} <= set(names)
