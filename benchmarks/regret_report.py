@@ -1,7 +1,7 @@
 """What rows of regret say: means, paired differences with their intervals, a table and a figure.
 
-Two intervals answer two questions. "Of another supernet": the unit is the supernet. Its budgets and seeds share one table of truth
-and one table of scores, so they are averaged first, and the interval is Student's over the means of the supernets. It is wide,
+Two intervals answer two questions. "Of another supernet": the unit is the supernet. Its budgets and seeds share a table of truth
+and a table of scores, so they are averaged first, and the interval is Student's over the means of the supernets. It is wide,
 since they are few; a bootstrap of so few would be too narrow, and supernets times budgets would count one supernet three times.
 "On these supernets": the unit is the seed, averaged over supernets and budgets; Student's over the seeds, all tables as they are.
 Differences are taken pair by pair (same supernet, budget and seed) before anything is averaged.
@@ -122,7 +122,8 @@ def markdown(record: Mapping[str, Any]) -> str:
         "`one drawn` is a network drawn from the budget without looking.",
         "",
         "Halving: the first rungs compare many networks on few images. Regret minus that of the same method with every network",
-        "on all images:",
+        "on all images. The rungs are 125, 500 and 2,000 images; the default leaves out the first, which is too few to tell networks",
+        "apart. A larger search part has larger rungs.",
         "",
         "| | networks | images | of another supernet | | on these supernets | |",
         "|---" * 7 + "|",
