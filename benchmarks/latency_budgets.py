@@ -3,7 +3,8 @@
     python benchmarks/latency_budgets.py --data photos/ --out benchmarks/results/latency_budgets.json
 
 Trains a small supernet for a few epochs (or takes `--supernet`; latency does not depend on the weights), measures one latency
-table, searches every limit, and lets `answer_latency` measure, correct and choose again. Per limit: what was predicted, the
+table, searches every limit (with `--near 0.97` only networks that nearly use it up: a lower limit on FLOPs), and lets
+`answer_latency` measure, correct and choose again. Per limit: what was predicted, the
 first measurement of the winner, whether that keeps the limit, the share of the limit it uses, and the answer in the end; with
 `choose=best`, and with the default, the cheapest of the tied, beside it. Finished steps stay in a work folder beside the output:
 the program can be stopped and started again.
@@ -12,16 +13,19 @@ the program can be stopped and started again.
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from autoformer import __version__
+from autoformer.candidates import Candidates
 from autoformer.checkpoint import write_json
 from autoformer.cost import Budget
-from autoformer.data import DataConfig, DataParts, load_parts
+from autoformer.data import DataConfig, DataParts, Part, load_parts
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.latency_answer import LatencyAnswer
 from autoformer.profiling.latency_loop import answer_latency
@@ -56,6 +60,14 @@ def trained(work: Path, parts: DataParts, epochs: int) -> Supernet:
     return train_supernet(space_for(parts), parts, config, work / "supernet")
 
 
+def near_the_limit(space: SearchSpace, costs: TableCosts, budget: Budget, share: float) -> Budget:
+    """The budget with a lower limit on FLOPs: this share of the dearest network inside."""
+    if not share:
+        return budget
+    dearest = Candidates(space, costs, budget).dearest(random.Random(0))
+    return replace(budget, min_flops=share * costs(dearest).flops)
+
+
 def answered(
     folder: Path, table: LatencyTable, limit_ms: float, choose: Choose, config: MeasureConfig, finalists: int
 ) -> LatencyAnswer:
@@ -87,8 +99,12 @@ def main() -> None:
     parser.add_argument("--supernet", type=Path, default=None, help="a trained one; its space is searched")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--budgets", type=int, default=10)
-    parser.add_argument("--population", type=int, default=16)
-    parser.add_argument("--generations", type=int, default=5)
+    parser.add_argument("--population", type=int, default=8)
+    parser.add_argument("--generations", type=int, default=4)
+    parser.add_argument("--images", type=int, default=120, help="of the search part that candidates are scored on, at most")
+    parser.add_argument(
+        "--near", type=float, default=0.0, help="lower limit on FLOPs as a share of the dearest network inside; 0: none"
+    )
     parser.add_argument("--networks", type=int, default=12, help="measured for the table")
     parser.add_argument("--seconds", type=float, default=1.5, help="of measuring per network")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write; the work folder stands beside it")
@@ -96,6 +112,8 @@ def main() -> None:
     torch.set_num_threads(1)
     work = options.out.with_suffix(".work")
     parts = load_parts(DataConfig(source=options.data, image_size=None if options.data == "digits" else 32))
+    step = max(1, len(parts.search) // options.images)
+    images = Part(parts.search.name, parts.search.images, parts.search.indices[::step][: options.images])
     network = load_supernet(options.supernet) if options.supernet is not None else trained(work, parts, options.epochs)
     config = MeasureConfig(min_s=options.seconds, max_s=4 * options.seconds)
     table_file = work / "table.json"
@@ -114,9 +132,9 @@ def main() -> None:
     for index in range(1, options.budgets + 1):
         limit = ends[0] + (ends[1] - ends[0]) * index / (options.budgets + 1)
         folder = work / f"limit-{index}"
+        budget = near_the_limit(network.space, costs, within_margin(Budget(max_latency_ms=limit), table), options.near)
         search_supernet(
-            network, parts.search, parts.preprocessing, costs, within_margin(Budget(max_latency_ms=limit), table), search,
-            folder, latency_margin=table.margin,
+            network, images, parts.preprocessing, costs, budget, search, folder, latency_margin=table.margin
         )  # fmt: skip
         for choose, found in rows.items():
             found.append(row(answered(folder, table, limit, choose, config, finalists[choose])))
@@ -125,7 +143,8 @@ def main() -> None:
     record = {
         "version": __version__,
         "device": DeviceFacts.collect().to_dict(),
-        "images": {"source": "digits" if options.data == "digits" else "a folder", "search": len(parts.search)},
+        "images": {"source": "digits" if options.data == "digits" else "a folder", "search": len(images)},
+        "near": options.near,
         "space": network.space.to_dict(),
         "search": search.model_dump(mode="json"),
         "table": {name: value for name, value in table.to_dict().items() if name not in ("space", "device")},
@@ -155,8 +174,8 @@ def show(choose: str, found: dict[str, Any]) -> None:
     interval = f"[{first['low_ms']:.3f}, {first['high_ms']:.3f}]"
     print(
         f"{choose:<8} at most {found['limit_ms']:.3f} ms: predicted {first['predicted_ms']:.3f}, measured "
-        f"{first['measured_ms']:.3f} {interval} ({first['verdict']['level']}), {first['status']}, uses {first['used']:.1%}; in the "
-        f"end {found['answer']} with {last['used']:.1%} after {found['rounds']} round(s)",
+        f"{first['measured_ms']:.3f} {interval} ({first['verdict']['level']}), {first['status']}, uses {first['used']:.1%}; in "
+        f"the end {found['answer']} with {last['used']:.1%} after {found['rounds']} round(s)",
         flush=True,
     )
 

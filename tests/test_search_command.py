@@ -178,6 +178,60 @@ def test_a_stored_latency_answers_with_the_margin_it_was_searched_with(searched:
     assert again.json["result"]["chosen"] == answer.json["result"]["chosen"]
 
 
+def test_a_table_of_another_device_leaves_the_latency_not_shown(searched: tuple[Path, str]) -> None:
+    folder, printed = searched
+    answer = json.loads((folder / "latency_answer.json").read_text())
+    assert (answer["status"], answer["rounds"]) == ("not shown", [])
+    assert "latency not shown: the latency table is of a test" in printed
+
+
+@pytest.fixture(scope="module")
+def table_of_here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table measured on this machine, without any export."""
+    from autoformer.profiling.measure import MeasureConfig
+    from autoformer.profiling.table_measurement import measure_table
+
+    quick = MeasureConfig(warmup_s=0, warmup_max_s=0.1, rounds=2, min_runs=30, min_s=0.1, max_s=1)
+    path = tmp_path_factory.mktemp("here") / "table.json"
+    measure_table(SPACE, backend="torch-cpu", count=6, threads=1, config=quick, attempts=1).save(path)
+    return path
+
+
+@pytest.mark.serial
+def test_the_best_few_are_measured_and_what_is_extracted_is_what_was_chosen_then(
+    supernet: Path, table_of_here: Path, tmp_path: Path
+) -> None:
+    limits = ("--max-latency", "95%", "--latency-table", table_of_here)
+    answer = command(
+        "search", "--supernet", supernet, "--out", tmp_path / "s", *limits, "--seconds", "0.05", "--json", "--quiet", *words()
+    )
+    assert answer.code == 0, answer.err
+    found = answer.json["latency_answer"]
+    assert found == json.loads((tmp_path / "s" / "latency_answer.json").read_text())
+    assert found["status"] in ("met", "not met", "not shown")
+    assert 1 <= len(found["rounds"]) <= 3
+    measured = [network["architecture"] for taken in found["rounds"] for network in taken["networks"]]
+    assert found["architecture"] in measured
+    again = command("search", "--supernet", supernet, "--out", tmp_path / "s", *limits, "--seconds", "0.05", "--quiet", *words())
+    assert f"latency {found['status']}" in again.out
+    assert "asked first" in again.out
+    assert json.loads((tmp_path / "s" / "latency_answer.json").read_text()) == found  # read, not measured again
+    cut = command("extract", "--supernet", supernet, "--search", tmp_path / "s", "--out", tmp_path / "net", "--json")
+    assert cut.json["architecture"] == found["architecture"]
+    stored = command(
+        "search", "--from", tmp_path / "s", *limits, "--out", tmp_path / "a", "--seconds", "0.05", "--json", "--quiet"
+    )
+    assert stored.json["latency_answer"]["limit_ms"] == found["limit_ms"]
+
+
+def test_measuring_can_be_left_out(supernet: Path, table_of_here: Path, tmp_path: Path) -> None:
+    limits = ("--max-latency", "95%", "--latency-table", table_of_here, "--no-measure")
+    answer = command("search", "--supernet", supernet, "--out", tmp_path / "s", *limits, "--json", "--quiet", *words())
+    assert answer.code == 0, answer.err
+    assert "latency_answer" not in answer.json
+    assert not (tmp_path / "s" / "latency_answer.json").exists()
+
+
 def test_limits_in_percent_are_of_the_largest_network_of_the_space(searched: tuple[Path, str]) -> None:
     answer = command("search", "--from", searched[0], "--max-flops", "90%", "--max-latency", "95%", "--json")
     assert answer.code == 0, answer.err
@@ -220,6 +274,8 @@ def test_a_latency_that_was_never_measured_cannot_be_asked_for(supernet: Path, t
         (("--from", "x", "--seed", "3"), "--seed has no effect with --from"),
         (("--from", "x", "--data", "digits"), "--data has no effect"),
         (("--from", "x", "--set", "population=9"), "population=9 has no effect"),
+        (("--supernet", "x", "--no-measure"), "--no-measure has no effect without --max-latency"),
+        (("--from", "x", "--seconds", "2"), "--seconds has no effect without --max-latency"),
         (("--from", "nowhere"), "nowhere/search.json does not exist"),
     ],
 )
