@@ -399,8 +399,8 @@ class _Fit:
 
         def solve(rows: Numbers | slice) -> Numbers:
             shares = features[rows] / times[rows, None]
-            solution: Numbers = np.linalg.lstsq(shares, np.ones(len(shares)), rcond=None)[0]
-            return solution
+            solution = np.linalg.lstsq(shares, np.ones(len(shares)), rcond=None)[0]
+            return solution.astype(np.float64)  # as it is; the stubs leave the width open
 
         others = ~np.eye(len(times), dtype=bool)
         if any(np.linalg.matrix_rank(features[rows] / features.max(axis=0)) < features.shape[1] for rows in others):
