@@ -14,8 +14,10 @@ from autoformer.cli.console import note
 
 
 @contextmanager
-def helpers(workers: str) -> Iterator[None]:
+def helpers(workers: str, *own_words: str) -> Iterator[None]:
     """Runs this command in further processes while the block runs, `workers` in all, and waits for them.
+
+    `own_words` are options that only they get, for what this process does alone after the block.
 
     "auto" is one per GPU, or one where there is none. With GPUs each process gets its own, in turn; without, the cores are
     shared out. A helper that fails is named on stderr: the others do its work. They end with the block if that fails.
@@ -36,6 +38,7 @@ def helpers(workers: str) -> Iterator[None]:
             "-m",
             "autoformer.cli",
             *sys.argv[1:],
+            *own_words,
             "--workers",
             "1",
             "--quiet",
