@@ -1,8 +1,9 @@
 """Architectures inside a budget, constructed from closed-form costs; nothing here evaluates anything.
 
 Drawn without a proposal, an architecture comes from the `Region` inside the limits on params and FLOPs: the distribution of
-`SearchSpace.sample`, given the budget. A latency limit has no closed form. A network that breaks it is followed by one from
-the networks with no more FLOPs than that one, until one keeps it: where latency grows with FLOPs this is the same
+`SearchSpace.sample`, given the budget. A latency limit is a limit on FLOPs per depth where the cost model says so
+(`LatencyByFlops`, which a latency table is), and has no closed form otherwise. Then a network that breaks it is followed by
+one from the networks with no more FLOPs than that one, until one keeps it: where latency grows with FLOPs this is the same
 distribution again, in a handful of draws; otherwise it is near it, and every network inside can still come first.
 
 A proposal (a mutation, a crossover) outside the budget is walked into it: choices step down, or up below a lower limit, one
@@ -16,7 +17,7 @@ import random
 from collections.abc import Callable, Iterator
 
 from autoformer.architecture import Architecture
-from autoformer.cost import Budget, Cost, CostModel, check_feasible, show
+from autoformer.cost import Budget, Cost, CostModel, LatencyByFlops, check_feasible, show
 from autoformer.errors import BudgetError
 from autoformer.region import Region, Shape, Shapes
 from autoformer.space import SearchSpace
@@ -40,6 +41,8 @@ class Candidates:
         self._shapes = Shapes(space)
         self._ends = costs(space.smallest).flops, costs(space.largest).flops
         self._rungs: dict[int, Region] = {}
+        self._closed = costs if isinstance(costs, LatencyByFlops) else None  # latency in closed form
+        self._flops_of_depth = flops_of_depth(space, costs, budget)
         self.region = self._within(budget.max_flops)
         if not self.region.share:
             raise BudgetError(self._nearest())
@@ -83,11 +86,11 @@ class Candidates:
     def dearest(self, rng: random.Random) -> Architecture:
         """A network with the most FLOPs inside the budget, then the most params. Which block gets what is drawn.
 
-        A latency limit is taken to grow with FLOPs; where it does not, the network has nearly the most.
+        Latency without a closed form is taken to grow with FLOPs; where it does not, the network has nearly the most.
         """
         architecture, params, flops = self.region.dearest(rng)
         limit = self.budget.max_latency_ms
-        if limit is None or self.budget.allows(self._cost(architecture, params, flops)):
+        if limit is None or self._closed is not None or self.budget.allows(self._cost(architecture, params, flops)):
             return architecture
         (kept, cost), above = self.draw(rng), flops  # a network that keeps the limit, and FLOPs that break it
         while above - cost.flops > 1:
@@ -105,6 +108,8 @@ class Candidates:
     # --- closed forms --------------------------------------------------------------------------------------------
 
     def _cost(self, architecture: Architecture, params: int, flops: int) -> Cost:
+        if self._closed is not None:
+            return Cost(params=params, flops=flops, latency_ms=self._closed.latency_of(architecture.depth, flops))
         return Cost(params=params, flops=flops) if self.costs.qualification is None else self.costs(architecture)
 
     def _within(self, max_flops: float | None) -> Region:
@@ -116,6 +121,7 @@ class Candidates:
             min_params=budget.min_params,
             max_flops=max_flops,
             min_flops=budget.min_flops,
+            max_flops_of_depth=self._flops_of_depth,
         )
 
     def _no_dearer_than(self, flops: int) -> Region:
@@ -147,6 +153,8 @@ class Candidates:
         budget = self.budget
         if walk.params > (budget.max_params or math.inf) or walk.flops > (budget.max_flops or math.inf):
             return True
+        if self._flops_of_depth is not None:
+            return walk.flops > self._flops_of_depth[walk.blocks]
         return budget.max_latency_ms is not None and not self._fast(walk.architecture())
 
     def _fast(self, architecture: Architecture) -> bool:
@@ -170,6 +178,13 @@ class Candidates:
         )
 
 
+def flops_of_depth(space: SearchSpace, costs: CostModel, budget: Budget) -> dict[int, int] | None:
+    """The latency limit as the most FLOPs of each depth; None without one, and where `costs` cannot say so."""
+    if budget.max_latency_ms is None or not isinstance(costs, LatencyByFlops):
+        return None
+    return {depth: costs.max_flops(budget.max_latency_ms, depth) for depth in space.depths}
+
+
 class Walk:
     """An architecture that changes one choice at a time, with its params and FLOPs. Depth steps at the last block."""
 
@@ -191,6 +206,11 @@ class Walk:
         space = self.space
         size = space.image_sizes[self.size] if len(space.image_sizes) > 1 else None
         return self._shapes.by_choice[size, space.embed_dims[self.width], space.depths[self.depth]]
+
+    @property
+    def blocks(self) -> int:
+        """The depth it has now."""
+        return self.space.depths[self.depth]
 
     def architecture(self) -> Architecture:
         space, shape = self.space, self._shape

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from autoformer.architecture import Architecture
 from autoformer.errors import BudgetError
@@ -145,13 +145,27 @@ class Cost:
 
 
 class CostModel(Protocol):
-    """Anything that can price an architecture."""
+    """Anything that can price an architecture. One that is a `LatencyByFlops` as well makes searches under it quick."""
 
     @property
     def qualification(self) -> LatencyQualification | None:
         """What `Cost.latency_ms` means, or None when this model gives no latency."""
 
     def __call__(self, architecture: Architecture) -> Cost: ...
+
+
+@runtime_checkable
+class LatencyByFlops(Protocol):
+    """What a cost model may offer beside `CostModel`: of networks of one depth, latency grows with FLOPs alone.
+
+    Then a latency limit is a limit on FLOPs per depth, and candidates are drawn exactly inside it instead of by rejection.
+    """
+
+    def latency_of(self, depth: int, flops: int) -> float:
+        """`Cost.latency_ms` of every network with so many blocks and FLOPs."""
+
+    def max_flops(self, max_latency_ms: float, depth: int) -> int:
+        """The most FLOPs with which a network of `depth` blocks keeps the limit; below the least possible: none does."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """`Region`: the part of a space that keeps limits on params and FLOPs, in closed form, and exact draws from it.
 
+A limit on FLOPs may differ from depth to depth, which is what a limit on latency comes to (`LatencyByFlops`).
+
 Of one image size, width E and depth d, params and FLOPs are linear in two sums over the blocks: H, the heads, and M, the
 hidden channels of the MLPs. So a limit leaves, for every (image size, E, d, H), an interval of M, and how many networks lie
 in it follows from how often each sum occurs. An architecture is drawn row by row: first (image size, E, d, H), then M, then
@@ -14,7 +16,7 @@ from __future__ import annotations
 import math
 import random
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import accumulate
@@ -141,7 +143,11 @@ class Shapes:
 
 
 class Region:
-    """The networks with params in min_params..max_params and FLOPs in min_flops..max_flops, limits counted in."""
+    """The networks with params in min_params..max_params and FLOPs in min_flops..max_flops, limits counted in.
+
+    `max_flops_of_depth` limits FLOPs further for networks of some depths: the form a limit on latency takes where latency
+    follows from depth and FLOPs (`LatencyByFlops`).
+    """
 
     def __init__(
         self,
@@ -151,6 +157,7 @@ class Region:
         min_params: float | None = None,
         max_flops: float | None = None,
         min_flops: float | None = None,
+        max_flops_of_depth: Mapping[int, float] | None = None,
     ) -> None:
         self.shapes = shapes
         most = [NONE if limit is None else math.floor(limit) for limit in (max_params, max_flops)]
@@ -162,7 +169,9 @@ class Region:
             heads = shape.depth * shape.heads.least + steps * shape.heads.unit
             low, high = np.zeros_like(steps), np.full_like(steps, len(shape.hidden.share) - 1)
             start = shape.depth * shape.hidden.least
-            for (base, per_head, per_hidden), upper, lower in zip((shape.params, shape.flops), most, least, strict=True):
+            of_depth = (max_flops_of_depth or {}).get(shape.depth, NONE)
+            highest = (most[0], min(most[1], math.floor(of_depth)))
+            for (base, per_head, per_hidden), upper, lower in zip((shape.params, shape.flops), highest, least, strict=True):
                 spent = base + per_head * heads + per_hidden * start
                 of_step = per_hidden * shape.hidden.unit
                 high = np.minimum(high, (upper - spent) // of_step)

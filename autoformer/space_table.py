@@ -7,6 +7,7 @@ import statistics
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from autoformer.candidates import flops_of_depth
 from autoformer.cost import LIMITS, Budget, CostModel
 from autoformer.evaluate import wilson
 from autoformer.region import Region, Shapes
@@ -28,7 +29,7 @@ class Spread:
 class SpaceTable:
     """Costs of a space, and the share of it inside a budget under the paper's sampling (every choice uniform).
 
-    `exact_share` is the closed form, where no latency limit is set; the estimate stands beside it all the same.
+    `exact_share` is the closed form, where the cost model has one for the limits; the estimate stands beside it all the same.
     """
 
     space: str
@@ -59,7 +60,9 @@ class SpaceTable:
         inside = sum(budget.allows(cost) for cost in drawn)
         low, high = wilson(inside / draws, draws)
         counted = {name: limit for name, limit in budget.to_dict().items() if name != "max_latency_ms"}
-        exact = Region(Shapes(space), **counted).share if budget.max_latency_ms is None else None
+        of_depth = flops_of_depth(space, costs, budget)
+        closed = budget.max_latency_ms is None or of_depth is not None
+        exact = Region(Shapes(space), **counted, max_flops_of_depth=of_depth).share if closed else None
         return cls(
             space=space.name,
             networks=space.size,

@@ -2,8 +2,9 @@
 
     python benchmarks/candidate_speed.py --spaces tiny small base edge --out benchmarks/results/candidate_speed.json
 
-Per space three budgets (FLOPs from above, params from above, both FLOPs and params from both sides) and three ways to make an
-architecture: drawn, mutated, crossed (of ten parents inside). Every one counts until its params and FLOPs are known and inside.
+Per space four budgets (FLOPs from above, params from above, both FLOPs and params from both sides, and latency by a made-up table
+that counts blocks and FLOPs) and three ways to make an architecture: drawn, mutated, crossed (of ten parents inside). Every one
+counts until its params and FLOPs are known and inside.
 Single-threaded; medians over rounds, all rounds in the file. `reject` is the plain way: uniform draws until one fits.
 """
 
@@ -19,8 +20,10 @@ from typing import Any
 from autoformer import __version__
 from autoformer.candidates import Candidates, Draw
 from autoformer.checkpoint import write_json
-from autoformer.cost import Budget, Cost, ExactCosts
+from autoformer.cost import Budget, Cost, CostModel, ExactCosts, LatencyQualification, count_flops
 from autoformer.profiling.device import DeviceFacts
+from autoformer.profiling.latency_table import LatencyTable, TableCosts
+from autoformer.profiling.table_measurement import designed_architectures
 from autoformer.region import Region, Shapes
 from autoformer.space import PRESETS, SearchSpace
 
@@ -53,6 +56,25 @@ def window(space: SearchSpace) -> Budget:
     return Budget(**limits(high))
 
 
+def made_up_table(space: SearchSpace) -> TableCosts:
+    """0.5 ms, 0.1 ms a block and 5 ms per GFLOP: nothing is measured, the speed of drawing does not depend on the numbers."""
+    networks = designed_architectures(space, 12)
+    measured = [(network, 0.5 + 0.1 * network.depth + 5 * count_flops(network, space) / 1e9) for network in networks]
+    meaning = LatencyQualification(statistic="p50", batch=1, precision="fp32", backend="none", device="a formula")
+    return TableCosts(space, LatencyTable.fit(space, meaning, measured, device=DeviceFacts.collect()))
+
+
+def latency_limit(space: SearchSpace, costs: TableCosts) -> float:
+    """The largest latency limit, to a part in a million, that at most `SHARE` of the space keeps."""
+    shapes = Shapes(space)
+    low, high = (costs(end).latency_ms or 0.0 for end in (space.smallest, space.largest))
+    while high - low > 1e-6 * high:
+        middle = (low + high) / 2
+        of_depth = {depth: costs.max_flops(middle, depth) for depth in space.depths}
+        low, high = (low, middle) if Region(shapes, max_flops_of_depth=of_depth).share > SHARE else (middle, high)
+    return low
+
+
 def rates(candidates: Candidates, propose: Draw | None, count: int, rounds: int) -> list[float]:
     """Architectures per second in each round."""
     found, rng = [], random.Random(0)
@@ -65,9 +87,9 @@ def rates(candidates: Candidates, propose: Draw | None, count: int, rounds: int)
     return found
 
 
-def rejection_rate(space: SearchSpace, budget: Budget, share: float, draws: int) -> float:
+def rejection_rate(space: SearchSpace, costs: CostModel, budget: Budget, share: float, draws: int) -> float:
     """Architectures per second that drawing until one fits would find, from the time of a draw and the share that fits."""
-    rng, costs = random.Random(0), ExactCosts(space)
+    rng = random.Random(0)
     started = time.perf_counter()
     for _ in range(draws):
         cost: Cost = costs(space.sample(rng))
@@ -78,14 +100,17 @@ def rejection_rate(space: SearchSpace, budget: Budget, share: float, draws: int)
 def measure(name: str, count: int, rounds: int) -> list[dict[str, Any]]:
     """All rows of one space."""
     space, rows = PRESETS[name], []
+    table = made_up_table(space)
     budgets = {
         "FLOPs from above": Budget(max_flops=upper_limit(space, "flops")),
         "params from above": Budget(max_params=upper_limit(space, "params")),
         "both from both sides": window(space),
+        "latency by a table": Budget(max_latency_ms=latency_limit(space, table)),
     }
     for limits, budget in budgets.items():
         started = time.perf_counter()
-        candidates = Candidates(space, ExactCosts(space), budget)
+        costs: CostModel = ExactCosts(space) if budget.max_latency_ms is None else table
+        candidates = Candidates(space, costs, budget)
         preparation_s = time.perf_counter() - started
         rng = random.Random(1)
         parents = [candidates.draw(rng)[0] for _ in range(10)]
@@ -99,7 +124,7 @@ def measure(name: str, count: int, rounds: int) -> list[dict[str, Any]]:
         ways: dict[str, Draw | None] = {"drawn": None, "mutated": mutated, "crossed": crossed}
         row: dict[str, Any] = {
             "space": name, "limits": limits, "budget": budget.to_dict(), "share_of_space": candidates.region.share,
-            "preparation_s": preparation_s, "reject_per_s": rejection_rate(space, budget, candidates.region.share, count),
+            "preparation_s": preparation_s, "reject_per_s": rejection_rate(space, costs, budget, candidates.region.share, count),
         }  # fmt: skip
         for way, propose in ways.items():
             samples = rates(candidates, propose, count, rounds)

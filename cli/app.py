@@ -11,6 +11,7 @@ import typer
 from autoformer import __version__
 from autoformer.cli import (
     audit,
+    bundle,
     check,
     data,
     describe,
@@ -48,6 +49,7 @@ app.command()(extract.extract)
 app.command()(finetune.finetune)
 app.command()(export.export)
 app.command()(check.check)
+app.command()(bundle.bundle)
 app.command(name="import-official")(import_official.import_official)
 app.command()(evaluate.evaluate)
 app.command()(predict.predict)

@@ -21,6 +21,7 @@ from autoformer import __version__
 from autoformer.batches import Plan
 from autoformer.checkpoint import claim_folder, file_digest, read_json, sole_worker, write_json
 from autoformer.cli.helpers import helpers
+from autoformer.cli.latency_answer import measured_answer
 from autoformer.cli.quantities import read_budget
 from autoformer.cli.recipe import Recipe
 from autoformer.cli.starting import beginning
@@ -35,12 +36,14 @@ from autoformer.extract import extract
 from autoformer.preprocessing import Preprocessing
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.latency import profile_until_valid
+from autoformer.profiling.latency_answer import finally_chosen
 from autoformer.profiling.latency_table import LatencyTable, TableCosts, within_margin
 from autoformer.profiling.measure import MeasureConfig
 from autoformer.profiling.report import build_report
 from autoformer.profiling.table_measurement import measure_table
 from autoformer.progress import Progress, silent
 from autoformer.search import search_supernet
+from autoformer.search_result import SearchResult
 from autoformer.space import SearchSpace
 from autoformer.subnet import Subnet
 from autoformer.subnet_folder import load_subnet
@@ -110,8 +113,12 @@ def _run(
                 latency_margin=costs.table.margin if isinstance(costs, TableCosts) else 0.0, progress=progress,
             ),
         )  # fmt: skip
+    stated = read_budget(space, costs, **recipe.budget.model_dump())
+    if isinstance(costs, TableCosts) and stated.max_latency_ms is not None and recipe.profile.rounds:
+        steps.timed("latency in the loop", lambda: _measure(recipe, result, costs.table, stated, out, progress))
     if not (out / "subnet").exists():
-        steps.timed("extract", lambda: extract(out / "supernet", result.chosen.architecture, out / "subnet"))
+        chosen = finally_chosen(result, out / "search").chosen
+        steps.timed("extract", lambda: extract(out / "supernet", chosen.architecture, out / "subnet"))
     inherited, _, _ = load_subnet(out / "subnet")
     finetuned = steps.timed(
         "finetune",
@@ -151,7 +158,8 @@ def search_helpers(recipe: Recipe, out: Path, workers: str) -> Iterator[None]:
                 words += [f"--{name.replace('_', '-')}", limit]
         if (out / "latency_table.json").exists():
             words += ["--latency-table", str(out / "latency_table.json")]
-        with helpers(workers, words):
+        own_words = () if recipe.budget.max_latency is None else ("--no-measure",)
+        with helpers(workers, *own_words, command=words):
             yield
 
 
@@ -168,6 +176,14 @@ def _budget(recipe: Recipe, space: SearchSpace, costs: CostModel, out: Path) -> 
         {"stated": recipe.budget.model_dump(), "limits": stated.to_dict(), "searched_with": sought.to_dict()}, out / "budget.json"
     )
     return sought
+
+
+def _measure(recipe: Recipe, result: SearchResult, table: LatencyTable, stated: Budget, out: Path, progress: Progress) -> None:
+    """Writes `search/latency_answer.json`: the best few measured, and what is chosen then."""
+    measured_answer(
+        out / "search", table, stated, out / "search", first=result.chosen.architecture, choose=recipe.search.choose,
+        seconds=recipe.profile.seconds, rounds=recipe.profile.rounds, finalists=recipe.profile.finalists, progress=progress,
+    )  # fmt: skip
 
 
 def _export(

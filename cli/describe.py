@@ -108,10 +108,11 @@ def facts_of_folder(path: Path) -> dict[str, Any]:
         except ArchitectureError as error:
             raise CheckpointError(f"{file} is damaged: {error}") from error
     if (path / "search.json").exists():
+        from autoformer.profiling.latency_answer import finally_chosen
         from autoformer.search_result import load_search
 
         record = read_json(path / "search.json", "result", "budget")
-        chosen = load_search(path)[0].chosen
+        chosen = finally_chosen(load_search(path)[0], path).chosen
         cost = {"params": chosen.cost.params, "flops": chosen.cost.flops, "latency_ms": chosen.cost.latency_ms}
         return {"kind": "search", "budget": record["budget"], "chosen": chosen.architecture.to_dict(), **cost}
     if (path / "manifest.json").exists():

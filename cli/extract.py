@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def extract(
     supernet: Annotated[Path, typer.Option("--supernet", help="Folder written by `autoformer train`.")],
     out: Out,
-    search: Annotated[Path | None, typer.Option("--search", help="Folder of a search; its choice is cut out.")] = None,
+    search: Annotated[
+        Path | None, typer.Option("--search", help="Folder of a search; its choice (after measuring, if it did) is cut out.")
+    ] = None,
     architecture: Annotated[
         str | None, typer.Option("--architecture", help="smallest, middle, largest, a JSON file, or JSON.")
     ] = None,
@@ -31,13 +33,14 @@ def extract(
     from autoformer.cost import show
     from autoformer.errors import ArchitectureError
     from autoformer.extract import extract as extract_network
+    from autoformer.profiling.latency_answer import finally_chosen
     from autoformer.search_result import load_search
     from autoformer.supernet_folder import load_supernet
 
     if (search is None) == (architecture is None):
         raise ArchitectureError("say which network to cut out: either --search FOLDER or --architecture NAME")
     if search is not None:
-        chosen = load_search(search)[0].chosen.architecture
+        chosen = finally_chosen(load_search(search)[0], search).chosen.architecture
     else:
         assert architecture is not None
         chosen = read_architecture(architecture, load_supernet(supernet).space.anchors)

@@ -14,12 +14,15 @@ from autoformer.cli.console import note
 
 
 @contextmanager
-def helpers(workers: str, words: Sequence[str] | None = None) -> Iterator[None]:
+def helpers(workers: str, *own_words: str, command: Sequence[str] | None = None) -> Iterator[None]:
     """Runs a command in further processes while the block runs, `workers` in all, and waits for them.
 
-    `words` are the command's, None: those of this one. "auto" is one per GPU, or one where there is none. With GPUs each process
-    gets its own, in turn; without, the cores are shared out until the block ends. A helper that fails is named on stderr: the
-    others do its work. They end with the block if that fails.
+    `command` are its words, None: those of this one. `own_words` are options that only the others get, for what this process does
+    alone after the block.
+
+    "auto" is one per GPU, or one where there is none. With GPUs each process gets its own, in turn; without, the cores are
+    shared out until the block ends. A helper that fails is named on stderr: the others do its work. They end with the block if
+    that fails.
     """
     count, devices = processes(workers)
     if count == 1:
@@ -33,8 +36,8 @@ def helpers(workers: str, words: Sequence[str] | None = None) -> Iterator[None]:
     running = []
     for index in range(1, count):
         own = {"OMP_NUM_THREADS": str(threads)} | ({"CUDA_VISIBLE_DEVICES": devices[index % len(devices)]} if devices else {})
-        same = sys.argv[1:] if words is None else words
-        call = [sys.executable, "-m", "autoformer.cli", *same, "--workers", "1", "--quiet"]  # the last of an option counts
+        words = [*(sys.argv[1:] if command is None else command), *own_words, "--workers", "1", "--quiet"]  # the last counts
+        call = [sys.executable, "-m", "autoformer.cli", *words]
         running.append(subprocess.Popen(call, env=os.environ | own, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
     try:
         yield

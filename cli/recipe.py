@@ -95,6 +95,8 @@ class ProfileConfig(Section):
     batch: int = Field(1, gt=0, description="images in one call")
     threads: int = Field(1, gt=0, le=1024, description="threads of the CPU backend")
     seconds: float = Field(3.0, gt=0, description="measuring time per artefact")
+    finalists: int = Field(5, gt=0, description="networks measured in a round after a search under a latency limit")
+    rounds: int = Field(3, ge=0, description="of measuring, correcting the table and choosing again; 0: nothing is measured then")
 
 
 class Recipe(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,6 +58,12 @@ def search(
         str | None,
         typer.Option("--storage", help="Database for workers on several hosts, an Optuna URL. Default: a file in --out."),
     ] = None,
+    measure: Annotated[
+        bool, typer.Option(" /--no-measure", help="Do not measure the best few after a search under --max-latency.")
+    ] = True,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", min=0.01, help="Measuring time per network after the search. Default 3.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -64,6 +71,9 @@ def search(
 
     FLOPs are multiply-adds. A latency is what the table qualifies: statistic, batch, precision, backend, device.
     --set method=random, pareto or predictor searches otherwise than by evolution.
+
+    Under --max-latency, with a table of this machine, the chosen network and the next few are exported and measured, the table
+    is corrected and the choice repeated; the answer is met, not met or not shown.
 
     Examples:
 
@@ -78,6 +88,8 @@ def search(
         "max_params": max_params, "min_params": min_params, "max_flops": max_flops, "min_flops": min_flops,
         "max_latency": max_latency,
     }  # fmt: skip
+    if max_latency is None and (not measure or seconds is not None):
+        raise typer.BadParameter(f"{'--seconds' if measure else '--no-measure'} has no effect without --max-latency")
     if (supernet is None) == (source is None):
         raise typer.BadParameter("give one of --supernet (to search) and --from (to answer from a finished search)")
     if source is not None:
@@ -87,13 +99,14 @@ def search(
         }  # fmt: skip
         if given := [option for option, value in idle.items() if value is not None]:
             raise typer.BadParameter(f"{given[0]} has no effect with --from: nothing is evaluated")
-        _answer(source, out, limits, latency_table, settings, json)
+        _answer(source, out, limits, latency_table, settings, measure, seconds, json, quiet)
         return
     assert supernet is not None
     if out is None:
         raise typer.BadParameter("give --out, the folder of the search")
-    with helpers(workers):
-        _search(supernet, out, limits, latency_table, data, recipe, metric, seed, settings, storage, json, quiet)
+    with helpers(workers, *(() if max_latency is None else ("--no-measure",))):
+        finish = _search(supernet, out, limits, latency_table, data, recipe, metric, seed, settings, storage, json, quiet)
+    finish(measure, seconds)  # when the other processes have left the cores
 
 
 def _search(
@@ -109,11 +122,13 @@ def _search(
     storage: str | None,
     json: bool,
     quiet: bool,
-) -> None:
+) -> Callable[[bool, float | None], None]:
+    """Searches; what it gives measures (or does not) for so many seconds per network, and shows the result."""
     import torch
 
     from autoformer.checkpoint import read_json
     from autoformer.cli.console import print_json, progress_bar
+    from autoformer.cli.latency_answer import measured_answer, print_answer
     from autoformer.cli.metric import metric_of
     from autoformer.cli.quantities import read_budget
     from autoformer.cli.recipe import recipe_of
@@ -147,10 +162,23 @@ def _search(
             latency_margin=0.0 if table is None else table.margin,
             progress=progress,
         )  # fmt: skip
-    if json:
-        print_json(read_json(out / "search.json"))
-    else:
+
+    def finish(measure: bool, seconds: float | None) -> None:
+        answer = None
+        if measure and table is not None and stated.max_latency_ms is not None:
+            with progress_bar(quiet) as progress:
+                answer = measured_answer(
+                    out, table, stated, out, first=result.chosen.architecture, choose=chosen.search.choose, seconds=seconds,
+                    progress=progress,
+                )  # fmt: skip
+        if json:
+            print_json(read_json(out / "search.json") | ({} if answer is None else {"latency_answer": answer.to_dict()}))
+            return
         print_result(result, searched_words(result), stated)
+        if answer is not None:
+            print_answer(answer)
+
+    return finish
 
 
 def _answer(
@@ -159,12 +187,19 @@ def _answer(
     limits: dict[str, str | None],
     latency_table: Path | None,
     settings: list[str] | None,
+    measure: bool,
+    seconds: float | None,
     json: bool,
+    quiet: bool,
 ) -> None:
-    """Answers from the evaluations of a finished search; `--set choose=` is the one setting that matters."""
+    """Answers from the evaluations of a finished search; `--set choose=` is the one setting that matters.
+
+    A latency is measured where `out` can keep the answer and a table can be corrected by it.
+    """
     from dataclasses import replace
 
-    from autoformer.cli.console import print_json
+    from autoformer.cli.console import note, print_json, progress_bar
+    from autoformer.cli.latency_answer import measured_answer, print_answer
     from autoformer.cli.quantities import read_budget
     from autoformer.cli.recipe import recipe_of
     from autoformer.cost import CostModel
@@ -186,11 +221,22 @@ def _answer(
     answer = stored.answer(budget, costs, chosen.choose if settings else None)
     if out is not None:
         answer.write(out)
+    measured = None
+    if measure and table is not None and out is not None and stated.max_latency_ms is not None:
+        with progress_bar(quiet) as progress:
+            measured = measured_answer(
+                stored, table, stated, out, first=answer.result.chosen.architecture, choose=answer.choose, seconds=seconds,
+                progress=progress,
+            )  # fmt: skip
     if json:
-        print_json(answer.record)
+        print_json(answer.record | ({} if measured is None else {"latency_answer": measured.to_dict()}))
         return
     inside, every = len(answer.result.candidates), len(stored.result.candidates)
     print_result(answer.result, f"{inside} of {every} evaluated architectures lie inside the budget", stated)
+    if measured is not None:
+        print_answer(measured)
+    elif measure and stated.max_latency_ms is not None:
+        note("latency predicted, not measured: --latency-table and --out make it measure the best few on the table's device")
 
 
 def searched_words(result: SearchResult) -> str:

@@ -1,14 +1,15 @@
 """`open_predictor`: whatever can classify images, behind one call.
 
-A subnet folder, an ONNX file, a folder written by `export_network` (its fp32 file unless asked otherwise), or a TensorRT
-plan with its manifest beside it. Each is imported only when it is opened, so that a board needs only what it runs.
+A subnet folder, an ONNX file, a folder written by `export_network` or a bundle (their fp32 file unless asked otherwise), or a
+TensorRT plan with its manifest beside it. Each is imported only when it is opened, so that a board needs only what it runs.
 
 Letters: n images, C channels, H × W pixels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import tempfile
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from autoformer.preprocessing import Preprocessing
 
 MAX_BATCH = 64  # images in one call
-EXPECTED = "a subnet folder, an export folder, an .onnx file or a .plan file with its manifest"
+EXPECTED = "a subnet folder, an export folder, a bundle, an .onnx file or a .plan file with its manifest"
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,8 @@ def open_predictor(path: Path, *, provider: str = "cpu", threads: int | None = N
         return _onnx(path, provider, threads)
     elif path.suffix == ".plan":
         return _engine(path)
+    elif path.suffix == ".zip":
+        return _archived(path, provider, threads, precision)
     raise CheckpointError(f"{path} cannot predict; expected {EXPECTED}")
 
 
@@ -134,6 +137,15 @@ def _onnx(path: Path, provider: str, threads: int | None) -> Predictor:
         max_batch=model.batch or MAX_BATCH,
         fixed_batch=model.batch is not None,
     )
+
+
+def _archived(path: Path, provider: str, threads: int | None, precision: str | None) -> Predictor:
+    """A bundle in an archive. What is opened lies in memory, so the unpacked files are not needed any longer."""
+    from autoformer.export.bundle import unpack_bundle
+
+    with tempfile.TemporaryDirectory(prefix="autoformer-bundle-") as temporary:
+        folder = unpack_bundle(path, Path(temporary) / "bundle")
+        return replace(open_predictor(folder, provider=provider, threads=threads, precision=precision), path=path)
 
 
 def _engine(path: Path) -> Predictor:

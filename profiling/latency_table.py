@@ -1,17 +1,23 @@
 """`LatencyTable`: what one device says about a whole search space, from about eight measured networks.
 
 A candidate of a search cannot be exported and measured (that takes seconds); its latency is predicted. Networks that
-cover the range of FLOPs and every choice are measured as a whole, and latency is fitted as a constant plus FLOPs times a
-slope, by least squares of the relative error. Every network is also predicted by a fit that has not seen it: the
-left-out errors say how far to trust the table, and the largest one upwards is the margin a limit should keep.
+cover the range of FLOPs and every choice are measured as a whole, and latency is fitted by least squares of the relative
+error: as a constant plus FLOPs times a slope, and, from six networks on, with a share per block beside them. Every network
+is also predicted by a fit that has not seen it. The kind with the smaller left-out errors is kept (the plainer one where
+noise could make the difference); the errors say how far to trust the table, and the largest one upwards is the margin a
+limit should keep.
+
+Of networks of one depth, either kind grows with FLOPs alone. So a limit on latency is a limit on FLOPs per depth, and a
+search draws exactly inside it (`TableCosts.max_flops`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +31,10 @@ from autoformer.profiling.device import DeviceFacts
 from autoformer.space import SearchSpace
 
 FORMAT = "autoformer/latency-table/1"
-KIND = "constant+flops"
+KIND, KIND_WITH_DEPTH = "constant+flops", "constant+depth+flops"
 MIN_NETWORKS = 4  # two coefficients, one network left out, one to spare
+MIN_NETWORKS_WITH_DEPTH = 6  # a third coefficient, and again one to spare
+SAME = 0.0005  # left-out errors this near each other are not told apart, whatever their scatter
 REACH = 0.05  # FLOPs may lie this far outside the measured range, relative
 
 
@@ -53,6 +61,14 @@ class MeasuredNetwork:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LeftOutErrors:
+    """How wrong one kind of model is about networks it has not seen, relative."""
+
+    mape: float  # mean absolute error
+    worst: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class LatencyTable:
     """A fitted model of latency for one space, with what its milliseconds mean and how wrong it may be."""
 
@@ -64,6 +80,8 @@ class LatencyTable:
     device: DeviceFacts
     created: str  # ISO 8601, UTC
     kind: str = KIND
+    ms_per_block: float = 0.0  # 0 for the kind without depth
+    compared: Mapping[str, LeftOutErrors] = field(default_factory=dict)  # by kind, of all that were fitted
 
     # --- making --------------------------------------------------------------------------------------------------
 
@@ -79,6 +97,7 @@ class LatencyTable:
     ) -> LatencyTable:
         """Fits the pairs of architecture and milliseconds in `measured`; `verdicts` are those of the measurements.
 
+        From six networks on the kind with depth is fitted too, and kept where its left-out errors are smaller.
         Raises `MeasurementError` when fewer than four different networks are given, when their FLOPs are all alike, or when
         latency does not grow with FLOPs, and `ArchitectureError` for a network outside `space`.
         """
@@ -87,37 +106,51 @@ class LatencyTable:
         for architecture, _ in measured:
             space.check(architecture)
         flops = np.array([count_flops(architecture, space) for architecture, _ in measured], dtype=np.float64)
+        depths = np.array([architecture.depth for architecture, _ in measured], dtype=np.float64)
         times = np.array([time_ms for _, time_ms in measured], dtype=np.float64)
         if not (np.isfinite(times).all() and (times > 0).all()):
             raise MeasurementError(f"latencies must be positive, got {times.min()} ms")
-        constant, slope = _fit(flops, times)
-        kept = ~np.eye(len(times), dtype=bool)
-        left_out = [_predict(*_fit(flops[rows], times[rows]), flops[index]) for index, rows in enumerate(kept)]
-        table = cls(
+        plain = _Fit.of(np.stack([np.ones_like(flops), flops / 1e9], axis=1), times)
+        if plain is None:
+            raise MeasurementError("the measured networks have the same FLOPs; a table needs networks of different size")
+        fits = {KIND: plain}
+        if len(times) >= MIN_NETWORKS_WITH_DEPTH:
+            with_depth = _Fit.of(np.stack([np.ones_like(flops), flops / 1e9, depths], axis=1), times)
+            if with_depth is not None and with_depth.grows:
+                fits[KIND_WITH_DEPTH] = with_depth
+        kind = KIND_WITH_DEPTH if KIND_WITH_DEPTH in fits and fits[KIND_WITH_DEPTH].better_than(plain) else KIND
+        kept = fits[kind]
+        if not kept.grows:
+            raise MeasurementError(
+                f"latency does not grow with FLOPs in space {space.name!r} ({times.min():.3g} to {times.max():.3g} ms, fitted "
+                f"{kept.coefficients[0]:.3g} ms + {kept.coefficients[1]:.3g} ms per GFLOP); measure again on a quiet machine, "
+                "or longer"
+            )
+        return cls(
             space=space,
             qualification=qualification,
-            constant_ms=constant,
-            ms_per_gflop=slope,
+            constant_ms=kept.coefficients[0],
+            ms_per_gflop=kept.coefficients[1],
+            ms_per_block=kept.coefficients[2] if kind == KIND_WITH_DEPTH else 0.0,
             networks=tuple(
                 MeasuredNetwork(
                     architecture=architecture,
                     flops=int(flops[index]),
                     measured_ms=float(times[index]),
-                    predicted_ms=_predict(constant, slope, flops[index]),
-                    left_out_ms=left_out[index],
+                    predicted_ms=float(kept.predicted[index]),
+                    left_out_ms=float(kept.left_out[index]),
                     verdict=verdicts[index] if verdicts else "VALID",
                 )
                 for index, (architecture, _) in enumerate(measured)
             ),
             device=device,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
+            kind=kind,
+            compared={
+                name: LeftOutErrors(mape=float(fit.left_out_errors.mean()), worst=float(fit.left_out_errors.max()))
+                for name, fit in fits.items()
+            },
         )
-        if slope <= 0 or min(time for network in table.networks for time in network.times) <= 0:
-            raise MeasurementError(
-                f"latency does not grow with FLOPs in space {space.name!r} ({times.min():.3g} to {times.max():.3g} ms, fitted "
-                f"{constant:.3g} ms + {slope:.3g} ms per GFLOP); measure again on a quiet machine, or longer"
-            )
-        return table
 
     # --- using ---------------------------------------------------------------------------------------------------
 
@@ -131,15 +164,33 @@ class LatencyTable:
         except ArchitectureError as error:
             raise MeasurementError(f"the latency table cannot predict: {error}") from error
         flops = count_flops(architecture, self.space)
+        self.check_covered(architecture.depth, flops)
+        return self.time_of(architecture.depth, flops)
+
+    def check_covered(self, depth: int, flops: int) -> None:
+        """Raises `MeasurementError` for FLOPs beyond the measured range."""
         low, high = self.flops_range
         if not low * (1 - REACH) <= flops <= high * (1 + REACH):
             raise MeasurementError(
-                f"architecture {architecture.slug} has {flops / 1e9:.4g} GFLOPs, the latency table measured {low / 1e9:.4g} to "
+                f"a network of {depth} blocks has {flops / 1e9:.4g} GFLOPs, the latency table measured {low / 1e9:.4g} to "
                 f"{high / 1e9:.4g}; measure a table that includes it"
             )
-        return _predict(self.constant_ms, self.ms_per_gflop, flops)
 
-    @property
+    def time_of(self, depth: int, flops: float) -> float:
+        """Milliseconds of any network of so many blocks and FLOPs, by the fitted coefficients alone."""
+        return self.constant_ms + self.ms_per_block * depth + self.ms_per_gflop * flops / 1e9
+
+    def max_flops(self, max_latency_ms: float, depth: int) -> int:
+        """The most FLOPs of a network of `depth` blocks that `time_of` puts at `max_latency_ms` or below; may be negative."""
+        around = self.constant_ms + self.ms_per_block * depth
+        most = math.floor((max_latency_ms - around) / self.ms_per_gflop * 1e9)
+        while self.time_of(depth, most + 1) <= max_latency_ms:  # rounding, one step or two
+            most += 1
+        while self.time_of(depth, most) > max_latency_ms:
+            most -= 1
+        return most
+
+    @cached_property
     def flops_range(self) -> tuple[int, int]:
         """Least and most FLOPs of the measured networks."""
         counts = [network.flops for network in self.networks]
@@ -173,10 +224,22 @@ class LatencyTable:
         """The networks whose measurement was not VALID."""
         return tuple(network for network in self.networks if network.verdict != "VALID")
 
+    @property
+    def model(self) -> str:
+        """The fitted formula in words."""
+        per_block = f" + {self.ms_per_block:.3g} ms per block" if self.kind == KIND_WITH_DEPTH else ""
+        return f"{self.constant_ms:.3g} ms{per_block} + {self.ms_per_gflop:.3g} ms per GFLOP"
+
     def __str__(self) -> str:
+        others = [
+            f"{kind}: {100 * errors.mape:.2g} %, worst {100 * errors.worst:.2g} %"
+            for kind, errors in self.compared.items()
+            if kind != self.kind
+        ]
+        compared = f"; {self.kind} kept over {others[0]}" if others else ""
         return (
-            f"{self.constant_ms:.3g} ms + {self.ms_per_gflop:.3g} ms per GFLOP ({self.qualification}; {len(self.networks)} "
-            f"networks, left-out error {100 * self.left_out_mape:.2g} %, worst {100 * self.left_out_worst:.2g} %)"
+            f"{self.model} ({self.qualification}; {len(self.networks)} networks, left-out error "
+            f"{100 * self.left_out_mape:.2g} %, worst {100 * self.left_out_worst:.2g} %{compared})"
         )
 
     # --- file ----------------------------------------------------------------------------------------------------
@@ -188,7 +251,12 @@ class LatencyTable:
             "kind": self.kind,
             "space": self.space.to_dict(),
             "qualification": asdict(self.qualification),
-            "coefficients": {"constant_ms": self.constant_ms, "ms_per_gflop": self.ms_per_gflop},
+            "coefficients": {
+                "constant_ms": self.constant_ms,
+                "ms_per_gflop": self.ms_per_gflop,
+                **({"ms_per_block": self.ms_per_block} if self.kind == KIND_WITH_DEPTH else {}),
+            },
+            "compared": {kind: asdict(errors) for kind, errors in self.compared.items()},
             "networks": [
                 {**{item.name: getattr(network, item.name) for item in fields(network)}, "architecture": architecture}
                 for network in self.networks
@@ -210,24 +278,38 @@ class LatencyTable:
         """Reads the JSON form. Raises `CheckpointError` when it is of another format or something is missing or impossible."""
         if values.get("format") != FORMAT:
             raise CheckpointError(f"format is {values.get('format')!r}, expected {FORMAT!r}; measure the table anew")
-        if values.get("kind") != KIND:
-            raise CheckpointError(f"kind of model is {values.get('kind')!r}, known is {KIND!r}; measure the table anew")
+        kind = values.get("kind")
+        if kind not in (KIND, KIND_WITH_DEPTH):
+            known = f"{KIND!r} and {KIND_WITH_DEPTH!r}"
+            raise CheckpointError(f"kind of model is {kind!r}, known are {known}; measure the table anew")
         try:
             table = cls(
                 space=SearchSpace.from_dict(values["space"]),
                 qualification=LatencyQualification(**values["qualification"]),
                 constant_ms=float(values["coefficients"]["constant_ms"]),
                 ms_per_gflop=float(values["coefficients"]["ms_per_gflop"]),
+                ms_per_block=float(values["coefficients"]["ms_per_block"]) if kind == KIND_WITH_DEPTH else 0.0,
                 networks=tuple(
                     MeasuredNetwork(**{**network, "architecture": Architecture.from_dict(network["architecture"])})
                     for network in values["networks"]
                 ),
                 device=DeviceFacts.from_dict(values["device"]),
                 created=values["created"],
+                kind=kind,
+                compared={
+                    name: LeftOutErrors(**errors) for name, errors in values.get("compared", {}).items()
+                },  # none in old files
             )
+            if not (
+                0 < table.ms_per_gflop < math.inf and 0 <= table.ms_per_block < math.inf and math.isfinite(table.constant_ms)
+            ):
+                raise ValueError(f"latency that does not grow: {table.model}")
             times = [time for network in table.networks for time in network.times]
             if len(table.networks) < MIN_NETWORKS or not all(math.isfinite(time) and time > 0 for time in times):
                 raise ValueError(f"{len(table.networks)} networks, expected {MIN_NETWORKS} or more with positive times")
+            errors = [error for found in table.compared.values() for error in (found.mape, found.worst)]
+            if not all(math.isfinite(error) and error >= 0 for error in errors):
+                raise ValueError(f"left-out errors {errors}")
         except (KeyError, TypeError, ValueError, AttributeError, AutoformerError) as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else error
             raise CheckpointError(f"damaged ({what}); measure the table anew") from error
@@ -282,6 +364,15 @@ class TableCosts:
             latency_ms=self.table.predict(architecture),
         )
 
+    def max_flops(self, max_latency_ms: float, depth: int) -> int:
+        """See `LatencyByFlops`: the latency limit as a limit on FLOPs, exactly."""
+        return self.table.max_flops(max_latency_ms, depth)
+
+    def latency_of(self, depth: int, flops: int) -> float:
+        """See `LatencyByFlops`. Raises `MeasurementError` for FLOPs beyond the measured range."""
+        self.table.check_covered(depth, flops)
+        return self.table.time_of(depth, flops)
+
 
 def within_margin(budget: Budget, table: LatencyTable | None) -> Budget:
     """The budget to search with so that the stated one is kept as measured: the latency limit less the table's margin."""
@@ -290,14 +381,46 @@ def within_margin(budget: Budget, table: LatencyTable | None) -> Budget:
     return replace(budget, max_latency_ms=budget.max_latency_ms / (1 + table.margin))
 
 
-def _fit(flops: np.ndarray[Any, np.dtype[np.float64]], times: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float]:
-    """Constant in ms and ms per GFLOP with the least squared relative error."""
-    rows = np.stack([1 / times, flops / 1e9 / times], axis=1)
-    solution, _, rank, _ = np.linalg.lstsq(rows, np.ones(len(times)), rcond=None)
-    if rank < 2:
-        raise MeasurementError("the measured networks have the same FLOPs; a table needs networks of different size")
-    return float(solution[0]), float(solution[1])
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def _predict(constant_ms: float, ms_per_gflop: float, flops: float) -> float:
-    return float(constant_ms + ms_per_gflop * flops / 1e9)
+@dataclass(frozen=True)
+class _Fit:
+    """Coefficients with the least squared relative error, and what they say of each network, seen and left out."""
+
+    coefficients: tuple[float, ...]  # constant in ms, ms per GFLOP, and ms per block
+    times: Numbers
+    predicted: Numbers
+    left_out: Numbers
+
+    @classmethod
+    def of(cls, features: Numbers, times: Numbers) -> _Fit | None:
+        """None where the networks do not tell the coefficients apart. `features` is [networks, coefficients]."""
+
+        def solve(rows: Numbers | slice) -> Numbers:
+            shares = features[rows] / times[rows, None]
+            solution = np.linalg.lstsq(shares, np.ones(len(shares)), rcond=None)[0]
+            return solution.astype(np.float64)  # as it is; the stubs leave the width open
+
+        others = ~np.eye(len(times), dtype=bool)
+        if any(np.linalg.matrix_rank(features[rows] / features.max(axis=0)) < features.shape[1] for rows in others):
+            return None
+        whole = solve(slice(None))
+        left_out = np.array([features[index] @ solve(rows) for index, rows in enumerate(others)])
+        return cls(tuple(float(value) for value in whole), times, features @ whole, left_out)
+
+    @property
+    def left_out_errors(self) -> Numbers:
+        """Absolute, relative to the measurement, [networks]."""
+        errors: Numbers = np.abs(self.left_out / self.times - 1).astype(np.float64)
+        return errors
+
+    @property
+    def grows(self) -> bool:
+        """Whether more FLOPs and more blocks take longer, and every time is positive."""
+        return min(self.coefficients[1:]) > 0 and bool((self.predicted > 0).all() and (self.left_out > 0).all())
+
+    def better_than(self, other: _Fit) -> bool:
+        """Whether the left-out errors are smaller by more than their differences scatter (one standard error of the mean)."""
+        gains = other.left_out_errors - self.left_out_errors
+        return bool(gains.mean() > max(SAME, gains.std(ddof=1) / math.sqrt(len(gains)))) or (self.grows and not other.grows)

@@ -12,6 +12,7 @@ Imports the standard library only and works on Python 3.10.
 from __future__ import annotations
 
 import gc
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from autoformer.cost import LatencyQualification
 from autoformer.errors import MeasurementError
 from autoformer.profiling.backend import LatencyBackend
 from autoformer.profiling.device import DeviceFacts
-from autoformer.profiling.statistics import Gates, LatencyStats, Verdict, judge, percentile
+from autoformer.profiling.statistics import VALID, Gates, LatencyStats, Verdict, judge, percentile
 
 Progress = Callable[[str, int, int], None]  # what is done, steps done, steps in all
 Clock = Callable[[], int]  # nanoseconds
@@ -146,6 +147,12 @@ def device_name(device: DeviceFacts, backend: str, threads: int | None) -> str:
     return device.short_name + ("" if threads is None else f", {threads} thread{'' if threads == 1 else 's'}")
 
 
+def threads_of(qualification: LatencyQualification) -> int | None:
+    """The CPU threads that `device_name` wrote into a qualification; None where it names none."""
+    named = re.search(r", (\d+) threads?$", qualification.device)
+    return int(named[1]) if named else None
+
+
 @dataclass
 class _Taken:
     """Samples of one network while they are collected."""
@@ -188,6 +195,27 @@ def measure(
                 if progress:
                     progress("measure latency", done, steps)
     return {name: _finish(name, backends[name], facts, warmups[name], taken[name]) for name in backends}
+
+
+def measure_until_valid(
+    backends: Mapping[str, LatencyBackend],
+    config: MeasureConfig = MeasureConfig(),
+    *,
+    attempts: int = 3,
+    device: DeviceFacts | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Measurement]:
+    """`measure`, and again those together whose verdict is not VALID, `attempts` times at most; the last of each counts.
+
+    Whether one is repeated depends on its steadiness alone, never on whether its time is good.
+    """
+    found: dict[str, Measurement] = {}
+    for _ in range(attempts):
+        left = {name: backend for name, backend in backends.items() if name not in found or found[name].verdict.level != VALID}
+        if not left:
+            break
+        found |= measure(left, config, device=device, progress=progress)
+    return found
 
 
 def warm_up(backend: LatencyBackend, config: MeasureConfig, clock: Clock = time.perf_counter_ns) -> Warmup:

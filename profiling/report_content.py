@@ -236,6 +236,7 @@ def _table(run: Run) -> dict[str, Any] | None:
         "qualification": str(table.qualification),
         "constant_ms": table.constant_ms,
         "ms_per_gflop": table.ms_per_gflop,
+        "model": table.model,
         "networks": len(table.networks),
         "doubtful": len(table.doubtful),
         "left_out_mape": table.left_out_mape,

@@ -24,6 +24,7 @@ from autoformer.export.manifest import Manifest
 from autoformer.preprocessing import Preprocessing
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.latency import Profile
+from autoformer.profiling.latency_answer import finally_chosen
 from autoformer.profiling.latency_table import LatencyTable
 from autoformer.profiling.report_ledger import Beside, Reading, read_ledger, readings_beside
 from autoformer.search_result import SearchResult, load_search
@@ -134,7 +135,8 @@ class Run:
         with checked(folder / "finetuned" / "subnet.json", "autoformer/subnet/1") as record:
             values["finetune_history"] = _history(record, values["metric"])
         with checked(folder / "search" / "search.json", "autoformer/search/3"):
-            values["search"], record = load_search(folder / "search")
+            found, record = load_search(folder / "search")
+            values["search"] = finally_chosen(found, folder / "search")
             if values["search"].metric != values["metric"]:
                 raise ValueError(f"it searched by {values['search'].metric}, the run's metric is {values['metric']}")
             qualification = record["latency_qualification"]

@@ -285,7 +285,7 @@ def _table_section(report: Mapping[str, Any], figures: tuple[str, ...]) -> list[
         return []
     prediction = table["prediction"]
     facts = [
-        ("model", f"{table['constant_ms']:.3g} ms + {table['ms_per_gflop']:.3g} ms per GFLOP"),
+        ("model", table["model"]),
         ("meaning", table["qualification"]),
         ("networks measured", f"{table['networks']}, of these {table['doubtful']} not VALID"),
         ("error on a network left out of the fit", f"mean {100 * table['left_out_mape']:.2g} %, "

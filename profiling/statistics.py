@@ -134,6 +134,38 @@ def median_interval_ranks(n: int) -> tuple[int, int] | None:
     return (rank, n + 1 - rank) if rank else None
 
 
+@lru_cache(maxsize=256)
+def percentile_interval_ranks(n: int, percent: int) -> tuple[int, int] | None:
+    """The ranks (from 1) of two of `n` ordered samples that hold the percentile between them with at least 95 % probability.
+
+    The number of samples below it is binomial(n, percent/100), and each tail holds 2.5 % at most. None where `n` is too small.
+    """
+    share, below = percent / 100, 0.0  # below = P(fewer than `rank` samples lie below the percentile)
+    low, high = 0, None
+    for rank in range(1, n + 1):
+        below += _binomial(rank - 1, n, share)
+        if below <= (1 - CONFIDENCE) / 2:
+            low = rank
+        if 1 - below <= (1 - CONFIDENCE) / 2:
+            high = rank
+            break
+    return (low, high) if low and high else None
+
+
+def _binomial(k: int, n: int, share: float) -> float:
+    ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    return math.exp(ways + k * math.log(share) + (n - k) * math.log(1 - share))
+
+
+def interval_of(samples_ms: Sequence[float], statistic: str) -> tuple[float, float] | None:
+    """The 95 % interval of a percentile ("p50", "p90", "p99") of the runs; None for other statistics and for too few runs."""
+    if statistic not in ("p50", "p90", "p99"):
+        return None
+    ranks = percentile_interval_ranks(len(samples_ms), int(statistic[1:]))
+    ordered = sorted(samples_ms)
+    return None if ranks is None else (ordered[ranks[0] - 1], ordered[ranks[1] - 1])
+
+
 def drift(samples: Sequence[float]) -> float | None:
     """By how much the median of the last third lies above that of the first third, relative; None below 9 samples."""
     third = len(samples) // 3

@@ -21,7 +21,7 @@ from autoformer.errors import MeasurementError
 from autoformer.profiling.backend import LatencyBackend
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.latency_table import MIN_NETWORKS, LatencyTable
-from autoformer.profiling.measure import MeasureConfig, Progress, measure
+from autoformer.profiling.measure import MeasureConfig, Progress, measure_until_valid
 from autoformer.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def measure_table(
     threads: int | None = None,
     config: MeasureConfig = MeasureConfig(),
     seed: int = 0,
+    attempts: int = 3,
     folder: Path | None = None,
     exporter: Exporter | None = None,
     progress: Progress | None = None,
@@ -114,7 +115,8 @@ def measure_table(
     """Measures `count` networks of `space` on this machine and fits a table. Minutes: each export takes 2 to 20 s.
 
     `folder` keeps the exported graphs for another time; None puts them into a temporary one. `exporter` replaces the
-    export to ONNX. `threads` None means the cores this process may use. torch's random state is left as it was.
+    export to ONNX. `threads` None means the cores this process may use. Networks whose measurement is not VALID are measured
+    again, `attempts` times in all. torch's random state is left as it was.
 
     Raises `MeasurementError` for an unknown backend, one that is absent here, or a precision other than fp32.
     """
@@ -130,9 +132,9 @@ def measure_table(
             if progress:
                 progress("export networks", index + 1, count)
             backends[architecture.slug] = stack.enter_context(
-                _open(space, architecture, backend, batch, threads, seed, place, exporter)
+                open_network(space, architecture, backend, batch, threads, seed, place, exporter)
             )
-        taken = measure(backends, config, device=DeviceFacts.collect(), progress=progress)
+        taken = measure_until_valid(backends, config, attempts=attempts, device=DeviceFacts.collect(), progress=progress)
     first = taken[architectures[0].slug]
     return LatencyTable.fit(
         space,
@@ -143,10 +145,11 @@ def measure_table(
     )
 
 
-def _open(
+def open_network(
     space: SearchSpace, architecture: Architecture, backend: str, batch: int, threads: int | None, seed: int,
-    folder: Path, exporter: Exporter | None,
+    folder: Path, exporter: Exporter | None = None,
 ) -> LatencyBackend:  # fmt: skip
+    """A network of `space` with fresh weights on one of `BACKENDS`, ready to be timed; exported into `folder` where needed."""
     runtime, device = backend.rsplit("-", 1)
     if runtime == "torch":
         from autoformer.profiling.torch_backend import TorchBackend

@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 
 from autoformer.architecture import Architecture
 from autoformer.candidates import Candidates
-from autoformer.cost import Budget, Cost, ExactCosts, LatencyQualification, count_flops, count_params
+from autoformer.cost import Budget, Cost, ExactCosts, LatencyByFlops, LatencyQualification, count_flops, count_params
 from autoformer.errors import BudgetError
 from autoformer.region import Region, Shapes
 from autoformer.space import PRESETS, SearchSpace
@@ -108,6 +108,57 @@ def test_a_latency_limit_that_grows_with_flops_keeps_the_distribution() -> None:
     candidates = Candidates(SPACE, costs, Budget(max_latency_ms=1 + limit / 1e6))
     drawn = Counter(candidates.draw(rng)[0] for _ in range(15_000))
     assert _probability(drawn, inside(Budget(max_flops=limit))) > 1e-3
+
+
+class ByDepthAndFlops(Latencies):
+    """1 ms, 0.3 ms a block and 1 ms per 1000 thousand FLOPs, and able to say so."""
+
+    def __init__(self) -> None:
+        super().__init__(SPACE, lambda network: self.latency_of(network.depth, FLOPS[network]))
+
+    def latency_of(self, depth: int, flops: int) -> float:
+        return 1 + 0.3 * depth + flops / 1e6
+
+    def max_flops(self, max_latency_ms: float, depth: int) -> int:
+        fitting = (f for f in range(int(1e6 * max_latency_ms), -1, -1) if self.latency_of(depth, f) <= max_latency_ms)
+        return next(fitting, -1)
+
+
+@pytest.mark.parametrize("limit", [1.35, 1.7, 2.0])
+def test_a_latency_limit_that_is_a_flops_limit_per_depth_is_drawn_from_exactly(limit: float) -> None:
+    costs, rng = ByDepthAndFlops(), random.Random(7)
+    assert isinstance(costs, LatencyByFlops)
+    members = {n: PROBABILITY[n] for n in PROBABILITY if costs.of(n) <= limit}
+    assert 1 < len(members) < len(PROBABILITY)
+    candidates = Candidates(SPACE, costs, Budget(max_latency_ms=limit))
+    assert candidates.region.share == pytest.approx(sum(members.values()), rel=1e-12)
+    drawn = [candidates.draw(rng) for _ in range(15_000)]
+    assert all(cost.latency_ms == costs.of(network) for network, cost in drawn)
+    least = min(members.values()) / sum(members.values())
+    if least * 15_000 > 5:
+        assert _probability(Counter(network for network, _ in drawn), members) > 1e-3
+    assert {network for network, _ in drawn} <= set(members)
+    dearest = candidates.dearest(rng)
+    assert FLOPS[dearest] == max(FLOPS[network] for network in members)
+
+
+def test_a_flops_limit_per_depth_goes_with_the_others() -> None:
+    costs, rng = ByDepthAndFlops(), random.Random(8)
+    middle = sorted(PARAMS.values())[400]
+    budget = Budget(max_latency_ms=1.9, min_params=middle, max_flops=sorted(FLOPS.values())[-20])
+    members = {n for n in PROBABILITY if budget.allows(costs(n))}
+    assert 1 < len(members) < 600
+    candidates = Candidates(SPACE, costs, budget)
+    assert candidates.region.share == pytest.approx(sum(PROBABILITY[n] for n in members), rel=1e-12)
+    for _ in range(300):
+        assert candidates.draw(rng)[0] in members
+        assert candidates.draw(rng, SPACE.sample)[0] in members  # walked into the budget
+
+
+def test_only_depths_that_can_keep_a_latency_limit_are_drawn() -> None:
+    rng = random.Random(9)
+    candidates = Candidates(SPACE, ByDepthAndFlops(), Budget(max_latency_ms=1.6))
+    assert {candidates.draw(rng)[0].depth for _ in range(200)} == {1}
 
 
 def test_every_network_is_reached_whatever_the_latency_goes_by() -> None:

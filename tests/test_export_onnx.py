@@ -389,11 +389,12 @@ def folder(subnet: Subnet, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_folder_holds_what_the_manifest_says(folder: Path, subnet: Subnet) -> None:
     manifest = Manifest.load(folder)
-    fp32, int8, engine = manifest.artefacts
+    fp32, fp16, int8, engine = manifest.artefacts
     assert sorted(path.name for path in folder.iterdir()) == [
-        "manifest.json", "model.fp32.onnx", "model.fp32.scopes.json", "model.int8.onnx",
+        "manifest.json", "model.fp16.onnx", "model.fp16.scopes.json", "model.fp32.onnx", "model.fp32.scopes.json",
+        "model.int8.onnx",
     ]  # fmt: skip
-    for artefact in (fp32, int8):
+    for artefact in (fp32, fp16, int8):
         assert artefact.status == "exported"
         assert manifest.verified_file(folder, artefact).stat().st_size == artefact.bytes
         assert artefact.input_shape == ("batch", 3, 8, 8)
@@ -419,7 +420,7 @@ def test_int8_that_disagrees_too_often_is_rejected_with_its_figures(
     images = ties(subnet, noise(4000))  # images the network itself can hardly decide
     manifest = export_network(
         subnet, tmp_path / "out", images=images, preprocessing=PREPROCESSING, classes=CLASSES, formats=("onnx",),
-        max_disagreement=0.0, calibration_images=48,
+        max_disagreement=0.0, calibration_images=48, precisions=("fp32", "int8"),
     )  # fmt: skip
     fp32, int8 = manifest.artefacts
     assert (fp32.status, int8.status, int8.file) == ("exported", "rejected", None)
@@ -463,7 +464,7 @@ def test_file_that_differs_from_its_network_is_an_error_and_leaves_nothing(
     ("changes", "message"),
     [
         ({"precisions": ("int8",)}, "fp32 must be among them"),
-        ({"precisions": ("fp32", "int4")}, "unknown precision 'int4'; known are fp32, int8"),
+        ({"precisions": ("fp32", "int4")}, "unknown precision 'int4'; known are fp32, fp16, int8"),
         ({"formats": ("onnx", "tflite")}, "unknown format 'tflite'"),
         ({"images": noise(4, 6)}, "images to compare on"),
         ({"labels": np.zeros(3, dtype=np.int64)}, "3 labels for 4 images"),
@@ -487,12 +488,13 @@ def test_predictors_of_folder_file_and_subnet_agree(folder: Path, subnet: Subnet
         (tmp_path / "subnet", "torch", None),
         (folder, "onnxruntime", None),
         (folder / "model.fp32.onnx", "onnxruntime", None),
+        (folder, "onnxruntime", "fp16"),
         (folder, "onnxruntime", "int8"),
     ):
         with open_predictor(path, precision=precision) as predictor:
             assert (predictor.kind, predictor.precision) == (kind, precision or "fp32")
             assert (predictor.preprocessing, predictor.classes) == (PREPROCESSING, CLASSES)
-            np.testing.assert_allclose(predictor(images), expected, atol=1.0 if precision == "int8" else 1e-4)
+            np.testing.assert_allclose(predictor(images), expected, atol={"int8": 1.0, "fp16": 2e-2}.get(precision or "", 1e-4))
 
 
 def test_predictor_refuses_everything_else(folder: Path, tmp_path: Path) -> None:
@@ -500,8 +502,8 @@ def test_predictor_refuses_everything_else(folder: Path, tmp_path: Path) -> None
     for path in (tmp_path, tmp_path / "notes.txt", tmp_path / "absent"):
         with pytest.raises(CheckpointError, match="expected a subnet folder"):
             open_predictor(path)
-    with pytest.raises(CheckpointError, match="holds no ONNX file of precision 'fp16', only fp32, int8"):
-        open_predictor(folder, precision="fp16")
+    with pytest.raises(CheckpointError, match="holds no ONNX file of precision 'int4', only fp32, fp16, int8"):
+        open_predictor(folder, precision="int4")
     with contextlib.suppress(FileNotFoundError):
         (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match="expected a folder of"):

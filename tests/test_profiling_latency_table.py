@@ -67,7 +67,100 @@ def test_fit_has_the_least_relative_error_and_left_out_errors_are_those_of_refit
     assert table.left_out_quantile(0.5) == pytest.approx(sorted(np.abs(expected))[3], abs=1e-6)
 
 
+def launches(index: int, architecture: Architecture) -> float:
+    """0.2 ms, 0.05 ms a block and 40 ms per GFLOP: what launching kernels block by block costs."""
+    return 0.2 + 0.05 * architecture.depth + 40 * count_flops(architecture, MICRO) / 1e9
+
+
+def fitted_by_network(
+    latency_ms: Callable[[int, Architecture], float], count: int = 8, space: SearchSpace = MICRO
+) -> LatencyTable:
+    measured = [(a, latency_ms(index, a)) for index, a in enumerate(designed_architectures(space, count))]
+    return LatencyTable.fit(space, MEANING, measured, device=FACTS)
+
+
+def test_latency_by_depth_and_flops_is_recovered_and_named() -> None:
+    table = fitted_by_network(launches)
+    assert table.kind == "constant+depth+flops"
+    assert (table.constant_ms, table.ms_per_block, table.ms_per_gflop) == pytest.approx((0.2, 0.05, 40), rel=1e-6)
+    assert table.predict(MICRO.middle) == pytest.approx(launches(0, MICRO.middle), rel=1e-9)
+    assert "0.2 ms + 0.05 ms per block + 40 ms per GFLOP" in str(table)
+    assert "constant+depth+flops kept over constant+flops" in str(table)
+
+
+def test_both_kinds_stand_in_the_table_with_the_errors_of_refits() -> None:
+    noise = [1.05, 0.97, 1.1, 1.0, 0.93, 1.02, 0.99, 1.08]
+    table = fitted_by_network(lambda index, a: noise[index] * launches(index, a))
+    times = np.array([network.measured_ms for network in table.networks])
+    columns = {
+        "constant+flops": [(1.0, network.flops / 1e9) for network in table.networks],
+        "constant+depth+flops": [(1.0, network.architecture.depth, network.flops / 1e9) for network in table.networks],
+    }
+    for kind, rows in columns.items():
+        features, errors = np.array(rows), []
+        for index in range(8):
+            kept = [row for row in range(8) if row != index]
+            scaled = features[kept] / times[kept, None]
+            solved = np.linalg.solve(scaled.T @ scaled, scaled.T @ np.ones(7))  # the normal equations
+            errors.append(abs(features[index] @ solved / times[index] - 1))
+        assert table.compared[kind].mape == pytest.approx(np.mean(errors), rel=1e-6)
+        assert table.compared[kind].worst == pytest.approx(np.max(errors), rel=1e-6)
+    assert table.left_out_mape == table.compared[table.kind].mape
+    assert table.to_dict()["compared"]["constant+flops"]["mape"] == table.compared["constant+flops"].mape
+
+
+def test_the_plainer_kind_is_kept_where_noise_could_make_the_difference() -> None:
+    assert fitted(lambda index, flops: 0.2 + 50 * flops / 1e9).kind == "constant+flops"
+    kept = set()
+    for seed in range(6):
+        noise = np.random.default_rng(seed).normal(1, 0.02, 12)
+        table = fitted_by_network(lambda index, a, noise=noise: noise[index] * (0.2 + 50 * count_flops(a, MICRO) / 1e9), 12)  # type: ignore[misc]
+        better = table.compared.get("constant+depth+flops")
+        kept.add(table.kind)
+        if table.kind == "constant+depth+flops":
+            assert better is not None
+            assert better.mape < table.compared["constant+flops"].mape
+    assert "constant+flops" in kept
+
+
+def test_depth_takes_six_networks() -> None:
+    assert list(fitted_by_network(launches, 5).compared) == ["constant+flops"]
+    assert set(fitted_by_network(launches, 6).compared) == {"constant+flops", "constant+depth+flops"}
+
+
+def test_blocks_that_seem_to_save_time_are_no_model() -> None:
+    table = fitted_by_network(lambda index, a: 1.0 - 0.05 * a.depth + 80 * count_flops(a, MICRO) / 1e9)
+    assert table.kind == "constant+flops"
+
+
+def test_a_file_from_before_there_were_kinds_is_read(tmp_path: Path) -> None:
+    table = fitted(lambda index, flops: 0.2 + (50 + index) * flops / 1e9)
+    values = table.to_dict()
+    del values["compared"]
+    (tmp_path / "old.json").write_text(json.dumps(values))
+    old = LatencyTable.load(tmp_path / "old.json")
+    assert replace(table, compared={}) == old
+    assert old.predict(MICRO.middle) == table.predict(MICRO.middle)
+
+
+def test_a_latency_limit_is_a_limit_on_flops_per_depth() -> None:
+    table = fitted_by_network(launches)
+    by_hand = {3: 16_250_000, 4: 15_000_000, 5: 13_750_000}  # (1 - 0.2 - 0.05 depth) / 40 GFLOPs
+    for depth, flops in by_hand.items():
+        assert table.max_flops(1.0, depth) == pytest.approx(flops, abs=20)
+        most = table.max_flops(1.0, depth)
+        assert table.time_of(depth, most) <= 1.0 < table.time_of(depth, most + 1)
+    assert TableCosts(MICRO, table).max_flops(0.1, 3) < 0
+    cost = TableCosts(MICRO, table)(MICRO.middle)
+    assert TableCosts(MICRO, table).latency_of(MICRO.middle.depth, cost.flops) == cost.latency_ms
+    with pytest.raises(MeasurementError, match="the latency table measured"):
+        TableCosts(MICRO, table).latency_of(5, 10**12)
+
+
 def test_a_table_survives_its_file(tmp_path: Path) -> None:
+    with_depth = fitted_by_network(launches)
+    with_depth.save(tmp_path / "depth.json")
+    assert LatencyTable.load(tmp_path / "depth.json") == with_depth
     table = fitted(lambda index, flops: 0.2 + (50 + index) * flops / 1e9)
     table.save(tmp_path / "table.json")
     assert LatencyTable.load(tmp_path / "table.json") == table
@@ -90,6 +183,10 @@ def damaged(change: Callable[[dict[str, object]], object]) -> str:
         ('{"format": "autoformer/latency-table/9"}', "format is 'autoformer/latency-table/9', expected"),
         (damaged(lambda values: values.pop("coefficients")), "'coefficients' is missing"),
         (damaged(lambda values: values.update(kind="magic")), "kind of model is 'magic'"),
+        (damaged(lambda values: values.update(kind="constant+depth+flops")), "'ms_per_block' is missing"),
+        (damaged(lambda values: values.update(coefficients={"constant_ms": 1, "ms_per_gflop": -1})), "does not grow"),
+        (damaged(lambda values: values.update(compared={"constant+flops": {"mape": -1, "worst": 2}})), "left-out errors"),
+        (damaged(lambda values: values.update(compared={"constant+flops": {"mape": 1}})), "worst"),
         (damaged(lambda values: values.update(networks=[])), "0 networks, expected 4 or more"),
         (damaged(lambda values: values.update(space={"name": "x"})), "not a search space"),
         (damaged(lambda values: values.update(qualification={"batch": 1})), "missing"),

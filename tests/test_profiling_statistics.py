@@ -18,8 +18,10 @@ from autoformer.profiling.statistics import (
     VALID,
     Gates,
     LatencyStats,
+    interval_of,
     judge,
     median_interval_ranks,
+    percentile_interval_ranks,
 )
 
 
@@ -48,6 +50,24 @@ def test_drift_compares_the_medians_of_first_and_last_third() -> None:
 def test_percentiles_are_given_only_where_the_count_carries_them(n: int, p90: bool, p99: bool) -> None:
     stats = LatencyStats.from_samples([float(k) for k in range(1, n + 1)])
     assert (stats.p90_ms is not None, stats.p99_ms is not None) == (p90, p99)
+
+
+@pytest.mark.parametrize("percent", [50, 90, 99])
+@pytest.mark.parametrize("n", [6, 40, 64, 400, 662, 3000])
+def test_the_interval_of_a_percentile_is_the_narrowest_with_half_of_five_percent_beyond_each_end(n: int, percent: int) -> None:
+    ranks, share = percentile_interval_ranks(n, percent), percent / 100
+    lowest = [rank for rank in range(1, n + 1) if binom.cdf(rank - 1, n, share) <= 0.025]  # fewer than `rank` lie below it
+    highest = [rank for rank in range(1, n + 1) if binom.sf(rank - 1, n, share) <= 0.025]
+    assert ranks == ((lowest[-1], highest[0]) if lowest and highest else None)
+    if percent == 50:
+        assert ranks == median_interval_ranks(n)
+
+
+def test_an_interval_is_given_for_percentiles_alone() -> None:
+    samples = [float(k) for k in range(1000, 0, -1)]
+    assert interval_of(samples, "p50") == (469.0, 532.0)  # 500 ± 1.96 · √250 ≈ 469 and 531
+    assert interval_of(samples, "mean") is None
+    assert interval_of(samples[:5], "p50") is None
 
 
 def test_percentiles_are_numpys_inverted_cdf() -> None:

@@ -91,7 +91,7 @@ def test_the_others_are_told_the_budget_the_table_and_the_recipe_of_the_run(tmp_
     for option, value in {"--max-params": "80%", "--max-flops": "80%", "--max-latency": "90%"}.items():
         assert words[words.index(option) + 1] == value
     assert words[words.index("--latency-table") + 1] == str(tmp_path / "latency_table.json")
-    assert words[-3:] == ["--workers", "1", "--quiet"]  # they start no further ones
+    assert words[-4:] == ["--no-measure", "--workers", "1", "--quiet"]  # they measure nothing and start no further ones
     assert parse_recipe(yaml.safe_load(written)) == recipe.model_copy(update={"threads": None})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ import pytest
 import torch
 
 from autoformer.architecture import Architecture
-from autoformer.cost import Budget, ExactCosts, count_flops, count_params
+from autoformer.cost import Budget, ExactCosts, LatencyQualification, count_flops, count_params
 from autoformer.data import DataConfig, load_parts
 from autoformer.errors import BudgetError, CheckpointError
+from autoformer.profiling.device import DeviceFacts
+from autoformer.profiling.latency_table import LatencyTable as Table
+from autoformer.profiling.measure import device_name
+from autoformer.profiling.table_measurement import designed_architectures
 from autoformer.search_result import load_search
 from autoformer.space import SearchSpace
 from autoformer.space_table import SpaceTable
@@ -100,7 +105,7 @@ def test_the_space_is_shown_before_the_search_and_recorded(searched: tuple[Path,
     assert table["costs"]["latency_ms"]["smallest"] < table["costs"]["latency_ms"]["median"]
     assert table["draws"] >= 2000
     assert table["low"] <= table["share"] <= table["high"] < 1
-    assert table["exact_share"] is None  # latencies have no closed form
+    assert table["low"] <= table["exact_share"] <= table["high"]  # a latency table's limit has a closed form, too
     in_words = f"{SPACE.size:,} networks; inside the budget: {100 * table['share']:.3g} % ["
     assert in_words in printed
     assert printed.index("smallest") < printed.index("chosen")
@@ -179,6 +184,71 @@ def test_a_stored_latency_answers_with_the_margin_it_was_searched_with(searched:
     assert again.json["result"]["chosen"] == answer.json["result"]["chosen"]
 
 
+def test_a_table_of_another_device_leaves_the_latency_not_shown(searched: tuple[Path, str]) -> None:
+    folder, printed = searched
+    answer = json.loads((folder / "latency_answer.json").read_text())
+    assert (answer["status"], answer["rounds"]) == ("not shown", [])
+    assert "latency not shown: the latency table is of a test" in printed
+
+
+@pytest.fixture
+def table_of_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A table as if of this machine, 0.05 ms and 50 ms per GFLOP, on which every network then takes 4 % longer."""
+    from autoformer.profiling import latency_loop
+    from autoformer.profiling.latency_answer import Timing
+    from autoformer.profiling.statistics import Verdict
+
+    def take(table: Table, wanted: Sequence[Architecture], *_: object, **options: object) -> dict[Architecture, Timing]:
+        times = {network: 1.04 * table.predict(network) for network in wanted}
+        return {
+            network: Timing(measured_ms=time, low_ms=0.999 * time, high_ms=1.001 * time, runs=500, verdict=Verdict("VALID"))
+            for network, time in times.items()
+        }
+
+    monkeypatch.setattr(latency_loop, "measure_networks", take)
+    facts = DeviceFacts.collect()
+    means = LatencyQualification(
+        statistic="p50", batch=1, precision="fp32", backend="onnxruntime-cpu", device=device_name(facts, "onnxruntime-cpu", 1)
+    )
+    measured = [(a, 0.05 + 50 * count_flops(a, SPACE) / 1e9) for a in designed_architectures(SPACE, 6)]
+    Table.fit(SPACE, means, measured, device=facts).save(tmp_path / "here.json")
+    return tmp_path / "here.json"
+
+
+def test_the_best_few_are_measured_and_what_is_extracted_is_what_was_chosen_then(
+    supernet: Path, table_of_here: Path, tmp_path: Path
+) -> None:
+    limits = ("--max-latency", "95%", "--latency-table", table_of_here)
+    answer = command(
+        "search", "--supernet", supernet, "--out", tmp_path / "s", *limits, "--seconds", "0.05", "--json", "--quiet", *words()
+    )
+    assert answer.code == 0, answer.err
+    found = answer.json["latency_answer"]
+    assert found == json.loads((tmp_path / "s" / "latency_answer.json").read_text())
+    assert found["status"] == "met"
+    assert found["rounds"][0]["networks"][0]["error"] == pytest.approx(1 / 1.04 - 1)
+    measured = [network["architecture"] for taken in found["rounds"] for network in taken["networks"]]
+    assert found["architecture"] in measured
+    again = command("search", "--supernet", supernet, "--out", tmp_path / "s", *limits, "--seconds", "0.05", "--quiet", *words())
+    assert f"latency {found['status']}" in again.out
+    assert "asked first" in again.out
+    assert json.loads((tmp_path / "s" / "latency_answer.json").read_text()) == found  # read, not measured again
+    cut = command("extract", "--supernet", supernet, "--search", tmp_path / "s", "--out", tmp_path / "net", "--json")
+    assert cut.json["architecture"] == found["architecture"]
+    stored = command(
+        "search", "--from", tmp_path / "s", *limits, "--out", tmp_path / "a", "--seconds", "0.05", "--json", "--quiet"
+    )
+    assert stored.json["latency_answer"]["limit_ms"] == found["limit_ms"]
+
+
+def test_measuring_can_be_left_out(supernet: Path, table_of_here: Path, tmp_path: Path) -> None:
+    limits = ("--max-latency", "95%", "--latency-table", table_of_here, "--no-measure")
+    answer = command("search", "--supernet", supernet, "--out", tmp_path / "s", *limits, "--json", "--quiet", *words())
+    assert answer.code == 0, answer.err
+    assert "latency_answer" not in answer.json
+    assert not (tmp_path / "s" / "latency_answer.json").exists()
+
+
 def test_limits_in_percent_are_of_the_largest_network_of_the_space(searched: tuple[Path, str]) -> None:
     answer = command("search", "--from", searched[0], "--max-flops", "90%", "--max-latency", "95%", "--json")
     assert answer.code == 0, answer.err
@@ -221,6 +291,8 @@ def test_a_latency_that_was_never_measured_cannot_be_asked_for(supernet: Path, t
         (("--from", "x", "--seed", "3"), "--seed has no effect with --from"),
         (("--from", "x", "--data", "digits"), "--data has no effect"),
         (("--from", "x", "--set", "population=9"), "population=9 has no effect"),
+        (("--supernet", "x", "--no-measure"), "--no-measure has no effect without --max-latency"),
+        (("--from", "x", "--seconds", "2"), "--seconds has no effect without --max-latency"),
         (("--from", "nowhere"), "nowhere/search.json does not exist"),
     ],
 )

@@ -1,0 +1,107 @@
+"""`autoformer bundle`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autoformer.cli.options import Data, Json
+
+
+def bundle(
+    source: Annotated[Path, typer.Argument(help="Folder of a finished run, or of an export.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write, or a .zip file; refused if it exists.")],
+    name: Annotated[str | None, typer.Option("--name", help="Of the model. Default: the folder's.")] = None,
+    licence: Annotated[Path | None, typer.Option("--licence", help="Text file with the licence of the model.")] = None,
+    images: Annotated[int, typer.Option("--images", min=1, help="Check images, taken from the search part.")] = 64,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Pack exported files with everything a deployment needs: preprocessing, classes, model card, check images, a program.
+
+    The program, board.pyz, verifies, predicts, times and builds on the device with Python, numpy, Pillow and a runtime alone.
+
+    Example: autoformer bundle runs/quickstart --out runs/digits-bundle
+    """
+    import re
+
+    from autoformer.checkpoint import read_json
+    from autoformer.cli.console import print_facts, print_json
+    from autoformer.data import parts_of_record
+    from autoformer.errors import CheckpointError, DataError
+    from autoformer.export.bundle import write_bundle
+    from autoformer.export.manifest import Manifest
+    from autoformer.export.program import board_program
+    from autoformer.rungs import balanced_order
+
+    run = source if (source / "run.json").is_file() else None
+    export = source / "export" if run is not None else source
+    manifest = Manifest.load(export)
+    if manifest.data is None:
+        raise CheckpointError(f"{export} does not say which images it was made for; export it from a run")
+    part = parts_of_record(manifest.data, data).search
+    order = balanced_order(part.labels)[:images]
+    if not len(order):
+        raise DataError("the search part holds no image to check with")
+    pixels = [manifest.preprocessing.pixels(part[int(index)][0]) for index in order]
+    called = re.sub(r"[^A-Za-z0-9_.-]+", "-", name or source.resolve().name).strip("-.") or "model"
+    promise = promised(run, manifest, called, None if licence is None else licence.read_text(encoding="utf-8"))
+
+    import numpy as np
+
+    write_bundle(
+        export, out, pixels=np.stack(pixels), labels=part.labels[order], program=board_program("autoformer.cli.board"),
+        promise=promise,
+    )  # fmt: skip
+    if json:
+        print_json(read_json(out / "bundle.json") if out.is_dir() else {"bundle": str(out), "bytes": out.stat().st_size})
+        return
+    exported = [artefact.file for artefact in manifest.artefacts if artefact.file]
+    print_facts(
+        f"bundle {out}",
+        {"files": ", ".join(map(str, exported)), "check images": len(order), "on the device": "python3 board.pyz verify"},
+    )
+
+
+def promised(run: Path | None, manifest: Any, name: str, licence: str | None) -> Any:
+    """What a run knows about its files; of an export folder alone nothing but its manifest."""
+    from autoformer import __version__
+    from autoformer.checkpoint import read_json
+    from autoformer.export.bundle import Promise
+
+    if run is None:
+        return Promise(name=name, licence=licence, made={"version": __version__})
+
+    import numpy as np
+
+    from autoformer.cost import LatencyQualification
+    from autoformer.evaluate import WORDS, metric_from, score
+    from autoformer.profiling.latency import Profile
+
+    record, tested = read_json(run / "run.json", "recipe"), read_json(run / "test.json", "guesses", "labels")
+    labels, metric = np.asarray(tested["labels"], np.int64), metric_from(record["recipe"].get("metric", "top1"))
+    accuracy = {
+        key: {**score(np.asarray(guesses, np.int64), labels, metric).to_dict(), "words": WORDS[metric], "part": "test"}
+        for key, guesses in tested["guesses"].items()
+    }
+    latency = {  # "model.fp32.onnx (onnxruntime-cpu)"; the first of several backends counts
+        taken.name.partition(" (")[0]: {
+            "p50_ms": taken.stats.p50_ms,
+            "verdict": str(taken.verdict),
+            "means": str(taken.qualification("p50")),
+        }
+        for taken in reversed(Profile.load(run / "latency.json").measurements)
+    }
+    table = read_json(run / "latency_table.json", "qualification") if (run / "latency_table.json").is_file() else None
+    means = None if table is None else str(LatencyQualification(**table["qualification"]))
+    return Promise(
+        name=name,
+        licence=licence,
+        budget=read_json(run / "budget.json", "limits")["limits"],
+        latency_means=means,
+        accuracy=accuracy,
+        latency=latency,
+        made={"version": __version__, "recipe": record["recipe"], "device": record.get("device")},
+    )

@@ -1,0 +1,270 @@
+"""`write_bundle`: one folder with everything a deployment needs, from an export folder.
+
+    bundle.json           what is promised: digest of every file, budget, accuracy, how it was made
+    manifest.json         the files' own manifest, and the files
+    board.pyz             verifies, predicts, times and builds on the device (Python 3.10, numpy, Pillow, a runtime)
+    labels.txt            class names, a line each
+    preprocessing.json    what becomes of an image
+    check/                images of the search part as the network sees them, and the network's logits of them
+    triton/NAME/          a model repository for NVIDIA's Triton server
+    README.md             the model card
+    licence.txt           as given by the user, where it was
+
+A bundle is a folder, or the same in a .zip file. Archives of others are unpacked with care: see `unpack_bundle`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from autoformer.checkpoint import refuse_existing, refuse_existing_file, replacing, write_folder, write_json
+from autoformer.errors import CheckpointError, ExportError
+from autoformer.export.manifest import Manifest, check_inside, sha256_of
+from autoformer.export.onnx_model import OnnxModel
+
+FORMAT = "autoformer/bundle/1"
+MAX_UNPACKED_BYTES = 8 << 30
+MAX_FILES = 10_000
+BAD_ARCHIVE = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+    NotImplementedError,
+    RuntimeError,
+    UnicodeDecodeError,
+    EOFError,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promise:
+    """What is known about a network beside its files."""
+
+    name: str  # of the model, for the model card and the Triton repository
+    licence: str | None = None  # text of the user
+    budget: Mapping[str, float] = field(default_factory=dict)  # limits by name, as `Budget.to_dict` has them
+    latency_means: str | None = None  # what a limit on latency means
+    accuracy: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # scores by "onnx fp32", ..., and on which part
+    latency: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # measured where it was made, by file
+    made: Mapping[str, Any] = field(default_factory=dict)  # versions, recipe, seed
+
+
+def write_bundle(
+    export: Path, out: Path, *, pixels: NDArray[np.uint8], labels: NDArray[np.int64], program: bytes, promise: Promise
+) -> Path:
+    """Writes the bundle of an export folder, whole or not at all, into a folder or, where `out` ends in .zip, an archive.
+
+    `pixels` are check images as the preprocessing leaves them before normalising, uint8 [n, H, W, C], with their classes
+    [n]; `program` is the board program. Raises `CheckpointError` when a file is not the one its manifest describes, and
+    `OutputExistsError` when something stands at `out`.
+    """
+    if out.suffix == ".zip":
+        refuse_existing_file(out)
+        with replacing(out) as beside:
+            folder = beside.with_name(beside.name + ".content")
+            try:
+                write_bundle(export, folder, pixels=pixels, labels=labels, program=program, promise=promise)
+                with zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as archive:
+                    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+                        archive.write(path, Path(out.stem) / path.relative_to(folder))
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+        return out
+    refuse_existing(out)
+    manifest = Manifest.load(export)
+    exported = [artefact for artefact in manifest.artefacts if artefact.status == "exported"]
+    files = {artefact.file: manifest.verified_file(export, artefact) for artefact in exported if artefact.file is not None}
+    onnx = manifest.find("onnx", "fp32")
+    if onnx is None or onnx.file is None:
+        raise ExportError(f"{export} holds no fp32 ONNX file, which a bundle is verified with; export it again")
+    if not len(pixels) or len(pixels) != len(labels):
+        raise ExportError(f"{len(pixels)} check images with {len(labels)} labels; expected as many, at least one")
+    with write_folder(out) as folder:
+        for name, path in files.items():
+            shutil.copyfile(path, folder / name)
+            scopes = path.with_suffix(".scopes.json")
+            if scopes.is_file():
+                shutil.copyfile(scopes, folder / scopes.name)
+        manifest.save(folder)
+        (folder / "labels.txt").write_text("".join(f"{_one_line(name)}\n" for name in manifest.classes), encoding="utf-8")
+        write_json(manifest.preprocessing.to_dict(), folder / "preprocessing.json")
+        (folder / "board.pyz").write_bytes(program)
+        _write_check(folder / "check", manifest, OnnxModel(folder / onnx.file), pixels)
+        _write_triton(folder / "triton" / promise.name, manifest, folder / onnx.file)
+        if promise.licence is not None:
+            (folder / "licence.txt").write_text(promise.licence, encoding="utf-8")
+        (folder / "README.md").write_text(model_card(manifest, promise, len(labels)), encoding="utf-8")
+        every = sorted(path for path in folder.rglob("*") if path.is_file())
+        write_json(
+            {
+                "format": FORMAT,
+                "name": promise.name,
+                "budget": dict(promise.budget),
+                "latency_means": promise.latency_means,
+                "accuracy": {name: dict(found) for name, found in promise.accuracy.items()},
+                "latency": {name: dict(found) for name, found in promise.latency.items()},
+                "costs": {"params": manifest.params, "flops": manifest.flops},
+                "architecture": manifest.architecture and manifest.architecture.to_dict(),
+                "made": dict(promise.made),
+                "labels": labels.tolist(),
+                "files": {str(path.relative_to(folder).as_posix()): sha256_of(path) for path in every},
+            },
+            folder / "bundle.json",
+        )
+    return out
+
+
+def _write_check(folder: Path, manifest: Manifest, model: OnnxModel, pixels: NDArray[np.uint8]) -> None:
+    folder.mkdir()
+    for index, image in enumerate(pixels):
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / f"{index:04d}.png")
+    images = manifest.preprocessing.normalise(pixels)
+    size = model.batch or 16
+    if len(images) % size and model.batch is not None:
+        raise ExportError(f"the fp32 file takes exactly {size} images; give a multiple of that as check images")
+    logits = [model(np.ascontiguousarray(images[start : start + size])) for start in range(0, len(images), size)]
+    np.save(folder / "logits.npy", np.concatenate(logits), allow_pickle=False)
+
+
+def _write_triton(folder: Path, manifest: Manifest, onnx: Path) -> None:
+    """A repository of one model: config.pbtxt, labels, and version 1."""
+    artefact = manifest.find("onnx", "fp32")
+    assert artefact is not None
+    (folder / "1").mkdir(parents=True)
+    shutil.copyfile(onnx, folder / "1" / "model.onnx")
+    any_batch = artefact.input_shape[0] == "batch"
+    first = [] if any_batch else [artefact.input_shape[0]]
+    sizes = ", ".join(str(size) for size in (*first, *artefact.input_shape[1:]))
+    outputs = ", ".join(str(size) for size in (*first, len(manifest.classes)))
+    (folder / "config.pbtxt").write_text(
+        f'name: "{folder.name}"\n'
+        'platform: "onnxruntime_onnx"\n'
+        f"max_batch_size: {64 if any_batch else 0}\n"
+        f'input [ {{ name: "{artefact.input_name}" data_type: TYPE_FP32 dims: [ {sizes} ] }} ]\n'
+        f'output [ {{ name: "{artefact.output_name}" data_type: TYPE_FP32 dims: [ {outputs} ] label_filename: "labels.txt" }} ]\n'
+        + ("dynamic_batching { }\n" if any_batch else ""),
+        encoding="utf-8",
+    )
+    (folder / "labels.txt").write_text("".join(f"{_one_line(name)}\n" for name in manifest.classes), encoding="utf-8")
+
+
+def model_card(manifest: Manifest, promise: Promise, check_images: int) -> str:
+    """The README of a bundle: what the network is for, how good it is, on what, and where that ends."""
+    data = manifest.data or {}
+    parts = data.get("parts", {})
+    sizes = ", ".join(f"{part['images']} to {use}" for name, use in USES.items() if (part := parts.get(name)))
+    rows = []
+    for artefact in manifest.artefacts:
+        name = f"{artefact.format} {artefact.precision}"
+        score, time = promise.accuracy.get(name), promise.latency.get(artefact.file or "")
+        shown = f"{100 * score['value']:.1f} % [{100 * score['low']:.1f}, {100 * score['high']:.1f}]" if score else "not scored"
+        timed = f"{time['p50_ms']:.3g} ms ({time['means']})" if time else "not measured"
+        rows.append(f"| {artefact.file or name} | {artefact.status} | {shown} | {timed} | {artefact.reason} |")
+    first = next(iter(promise.accuracy.values()), None)
+    on = f"{first['words']} on {first['images']} images of the {first['part']} part" if first else "accuracy"
+    size = manifest.preprocessing.input_size
+    licence = "see licence.txt" if promise.licence else "not stated by those who made this bundle"
+    return f"""# {promise.name}
+
+A classifier of {len(manifest.classes)} classes ({", ".join(map(_one_line, manifest.classes[:12]))}{
+        " ..." if len(manifest.classes) > 12 else ""
+    })
+for images of {size} × {size} pixels: a vision transformer of {manifest.params:,} parameters{
+        f" and {manifest.flops:,} multiply-adds" if manifest.flops else ""
+    }.
+
+## Use
+
+    python3 board.pyz verify
+    python3 board.pyz predict photo.jpg
+    python3 board.pyz bench
+    python3 board.pyz build      # TensorRT engines, on a device that has it
+
+The program needs Python 3.10 or newer, numpy, Pillow, and onnxruntime or tensorrt. `verify` compares every file with the logits
+that the network gave {check_images} check images where this bundle was made, and measures the budget on the device itself.
+
+## How good it is
+
+| file | state | {on}, 95 % interval | latency where it was made | why |
+|---|---|---|---|---|
+{chr(10).join(rows)}
+
+## Data
+
+{data.get("source", "not recorded")}: {
+        sizes or "sizes not recorded"
+    }. Scores are of images like these; of other cameras, places or
+classes they say nothing. Every image gets one of the {len(manifest.classes)} classes, also one that shows none of them.
+
+## Licence
+
+{licence}
+"""
+
+
+USES = {"train": "train on", "search": "search and calibrate on", "test": "test on"}
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def unpack_bundle(archive: Path, out: Path) -> Path:
+    """Unpacks an archived bundle into the new folder `out` and gives the folder that holds its bundle.json.
+
+    Raises `CheckpointError`, with nothing left behind, for what is no zip file, names files outside its folder, holds links,
+    would unpack to more than 8 GiB or 10,000 files, or is no bundle; `OutputExistsError` when `out` exists.
+    """
+    refuse_existing(out)
+    try:
+        with zipfile.ZipFile(archive) as packed, write_folder(out) as folder:
+            entries = packed.infolist()
+            total = sum(entry.file_size for entry in entries)
+            if total > MAX_UNPACKED_BYTES or len(entries) > MAX_FILES:
+                raise CheckpointError(f"{archive} would unpack to {len(entries)} files of {total / 2**30:.1f} GiB; refused")
+            for entry in entries:
+                check_inside(entry.filename)
+                if (entry.external_attr >> 16) & 0o170000 == 0o120000:
+                    raise CheckpointError(f"{archive} holds a link ({entry.filename}); refused")
+            left = MAX_UNPACKED_BYTES
+            for entry in entries:
+                left = _unpack(packed, entry, folder, left, archive)
+            found = sorted(folder.glob("bundle.json")) + sorted(folder.glob("*/bundle.json"))
+            if len(found) != 1:
+                raise CheckpointError(f"{archive} holds {len(found)} bundles, expected one")
+            json.loads(found[0].read_text(encoding="utf-8"))
+            place = found[0].parent.relative_to(folder)
+        return out / place
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{archive} does not exist; expected a bundle") from error
+    except BAD_ARCHIVE as error:
+        raise CheckpointError(f"{archive} is truncated or no zip file ({error}); copy it again") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{archive} cannot be unpacked ({error})") from error
+
+
+def _unpack(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, left: int, archive: Path) -> int:
+    """Writes one entry, counting what really comes out of it, whatever the archive says; gives how many bytes are left."""
+    path = folder / entry.filename
+    if entry.is_dir():
+        path.mkdir(parents=True, exist_ok=True)
+        return left
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with packed.open(entry) as source, path.open("xb") as target:
+        while piece := source.read(1 << 20):
+            left -= len(piece)
+            if left < 0:
+                raise CheckpointError(f"{archive} unpacks to more than {MAX_UNPACKED_BYTES >> 30} GiB; refused")
+            target.write(piece)
+    return left

@@ -1,0 +1,331 @@
+"""Latency in the loop: after a search the best few are measured for real, and the choice is repeated with what that says.
+
+A round measures the chosen network and the next in the order of choice, those among them that the margin alone keeps out.
+Where predictions and measurements disagree the table is corrected, by whichever predicts the measured networks better from
+each other: one factor for all (what a different hour or runtime does), or a new fit with the networks added (what a wrong
+slope needs). Then the choice is repeated among the stored evaluations, measured networks counting with the upper end of their
+interval instead of a prediction, until the chosen network is itself measured.
+
+Latency does not depend on the values of weights, so the networks have fresh ones and no supernet is needed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from autoformer.architecture import Architecture
+from autoformer.checkpoint import json_digest
+from autoformer.cost import Budget, Cost, CostModel, LatencyQualification, count_flops, count_params
+from autoformer.errors import BudgetError, MeasurementError, MissingPackageError
+from autoformer.evaluated import ranked
+from autoformer.profiling.backend import LatencyBackend
+from autoformer.profiling.device import DeviceFacts
+from autoformer.profiling.latency_answer import FILE_NAME, MET, FinalistNetwork, LatencyAnswer, LatencyRound, Timing
+from autoformer.profiling.latency_table import LatencyTable
+from autoformer.profiling.measure import MeasureConfig, Progress, device_name, measure_until_valid, threads_of
+from autoformer.profiling.statistics import MIN_SAMPLES_P99, VALID, interval_of
+from autoformer.profiling.table_measurement import BACKENDS, Exporter, open_network
+from autoformer.search_result import SearchResult
+from autoformer.space import SearchSpace
+from autoformer.stored_answers import StoredSearch
+
+ROUNDS = 3
+FINALISTS = 5  # measured in a round: the chosen one and four more
+
+Measurer = Callable[[Sequence[Architecture]], Mapping[Architecture, Timing]]
+
+
+@dataclass(frozen=True)
+class PredictedCosts:
+    """Exact counts, and the latency that a function gives."""
+
+    space: SearchSpace
+    predict: Callable[[Architecture], float]
+    qualification: LatencyQualification | None
+
+    def __call__(self, architecture: Architecture) -> Cost:
+        params, flops = count_params(architecture, self.space), count_flops(architecture, self.space)
+        return Cost(params=params, flops=flops, latency_ms=self.predict(architecture))
+
+
+@dataclass(frozen=True)
+class MeasuredCosts:
+    """Another cost model, with direct measurements in place of its latencies where there are any.
+
+    Over a model without latencies it knows those of the measured networks alone; `qualification` says what they mean.
+    """
+
+    costs: CostModel
+    measured_ms: Mapping[Architecture, float]
+    qualification: LatencyQualification | None
+
+    def __call__(self, architecture: Architecture) -> Cost:
+        cost = self.costs(architecture)
+        return replace(cost, latency_ms=self.measured_ms.get(architecture, cost.latency_ms))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The latency table as corrected by measurements, and the margin that its predictions keep from a limit."""
+
+    table: LatencyTable
+    factor: float = 1.0
+    margin: float
+    correction: str = "none"
+
+    @classmethod
+    def corrected(cls, table: LatencyTable, timings: Mapping[Architecture, Timing]) -> Model:
+        """The correction of `table` that predicts each VALID measurement best from the others, or none.
+
+        None where every prediction lies in its measurement's interval, or no correction predicts better than the table does.
+        The margin is the largest error upwards that it made in this.
+        """
+        steady = {network: timing for network, timing in timings.items() if timing.verdict.level == VALID}
+        plain = cls(table=table, margin=table.margin)
+        if all(_agrees(plain.predict(network), timing) for network, timing in steady.items()):
+            return plain
+        times = np.array([timing.measured_ms for timing in steady.values()])
+        ratios = times / np.array([plain.predict(network) for network in steady])
+        factor = float(np.exp(np.log(ratios).mean()))
+        if len(steady) == 1:
+            return cls(table=table, factor=factor, margin=table.margin, correction="local factor")
+        others = (np.log(ratios).sum() - np.log(ratios)) / (len(ratios) - 1)
+        left_out = {"none": times / ratios, "local factor": times / ratios * np.exp(others)}
+        refitted: LatencyTable | None = None
+        try:
+            refitted = _refitted(table, steady)
+            found = {network.architecture: network.left_out_ms for network in refitted.networks}
+            left_out["refit"] = np.array([found[network] for network in steady])
+        except MeasurementError:  # a fit that does not grow with FLOPs is no correction
+            pass
+        best = min(left_out, key=lambda name: float(np.abs(left_out[name] / times - 1).mean()))
+        margin = max(0.0, float((times / left_out[best] - 1).max()))
+        return cls(
+            table=refitted if best == "refit" and refitted is not None else table,
+            factor=factor if best == "local factor" else 1.0,
+            margin=margin,
+            correction=best,
+        )
+
+    def predict(self, architecture: Architecture) -> float:
+        """Milliseconds, as the table's qualification says. Raises as `LatencyTable.predict` does."""
+        return self.factor * self.table.predict(architecture)
+
+    def cautious(self, architecture: Architecture) -> float:
+        """The prediction with the margin on top; a network that is at the limit with this is one to choose."""
+        return self.predict(architecture) * (1 + self.margin) * (1 - 1e-12)  # the limit less the margin, but for rounding
+
+    def __str__(self) -> str:
+        return self.table.model if self.factor == 1 else f"{self.factor:.4g} × ({self.table.model})"
+
+
+def answer_latency(
+    stored: StoredSearch,
+    table: LatencyTable,
+    stated: Budget,
+    out: Path,
+    *,
+    first: Architecture,
+    choose: Literal["cheapest", "best"],
+    config: MeasureConfig = MeasureConfig(),
+    rounds: int = ROUNDS,
+    finalists: int = FINALISTS,
+    measurer: Measurer | None = None,
+    facts: DeviceFacts | None = None,
+    progress: Progress | None = None,
+) -> LatencyAnswer:
+    """Whether the network that `stored` offers keeps `stated` as measured here; writes `out/latency_answer.json`.
+
+    `first` is what was chosen by `table` (less its margin). A finished answer to the same question in `out` is read, nothing
+    measured again; processes that ask at once wait for one of them. Where the table is of another device nothing is measured.
+    `measurer` and `facts` None mean this machine.
+    """
+    assert stated.max_latency_ms is not None, "an answer about latency needs a limit on it"
+    facts = facts or DeviceFacts.collect()
+    measurer = measurer or (lambda wanted: measure_networks(table, wanted, config, progress=progress))
+    reason = elsewhere(table.qualification, facts)
+    basis = {
+        "search": json_digest(stored.record["result"]),
+        "table": json_digest(table.to_dict()),
+        "asked": json_digest([stated.to_dict(), choose, first.to_dict(), asdict(config), rounds, finalists]),
+    }
+    with (out / ".latency.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (out / FILE_NAME).exists():
+            held = LatencyAnswer.load(out)
+            if held.basis == basis and (held.rounds or reason is not None):
+                return held
+        loop = _Loop(stored, table, stated, choose, finalists, measurer)
+        if reason is None:
+            try:
+                loop.run(first, rounds)
+            except (MeasurementError, MissingPackageError) as error:
+                reason = f"it could not be measured: {error}"
+        answer = LatencyAnswer(
+            limit_ms=stated.max_latency_ms,
+            qualification=table.qualification,
+            architecture=loop.final() if loop.rounds else first,
+            rounds=tuple(loop.rounds),
+            not_measured=None if loop.rounds else reason or "no round was asked for",
+            device=facts,
+            basis=basis,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        answer.save(out)
+    return answer
+
+
+class _Loop:
+    """The rounds of one answer."""
+
+    def __init__(
+        self,
+        stored: StoredSearch,
+        table: LatencyTable,
+        stated: Budget,
+        choose: Literal["cheapest", "best"],
+        finalists: int,
+        measurer: Measurer,
+    ) -> None:
+        self.stored, self.table, self.stated, self.choose = stored, table, stated, choose
+        self.finalists, self.measurer = finalists, measurer
+        self.model = Model(table=table, margin=table.margin)
+        self.timings: dict[Architecture, Timing] = {}
+        self.rounds: list[LatencyRound] = []
+
+    def run(self, first: Architecture, rounds: int) -> None:
+        """Measures and corrects until the choice is measured, nothing is left to choose, or after so many rounds."""
+        chosen: Architecture | None = first
+        while chosen is not None and chosen not in self.timings and len(self.rounds) < rounds:
+            more = [network for network in self._order(self.model.predict) if network not in (chosen, *self.timings)]
+            wanted = [chosen, *more[: self.finalists - 1]]
+            found = self.measurer(wanted)
+            self.rounds.append(
+                LatencyRound(
+                    correction=self.model.correction,
+                    model=str(self.model),
+                    margin=self.model.margin,
+                    networks=tuple(self._network(network, found[network]) for network in wanted),
+                )
+            )
+            self.timings |= found
+            self.model = Model.corrected(self.table, self.timings)
+            chosen = next(iter(self._order(self.model.cautious)), None)
+            if chosen is None:  # only networks that the margin keeps out are left
+                untried = [network for network in self._order(self.model.predict) if network not in self.timings]
+                chosen = next(iter(untried), None)
+
+    def final(self) -> Architecture:
+        """The measured network to take: the choice, else the first in order that is met, else what the last round chose."""
+        order = self._order(self.model.cautious)
+        limit = self.stated.max_latency_ms
+        assert limit is not None
+        if order and order[0] in self.timings:
+            return order[0]
+        met = [network for network in order if network in self.timings and self.timings[network].status(limit) == MET]
+        return met[0] if met else self.rounds[-1].chosen.architecture
+
+    def _order(self, predict: Callable[[Architecture], float]) -> list[Architecture]:
+        """The stored networks inside the stated budget in the order of choice, priced by `predict` where not measured."""
+        space, meaning = self.stored.space, self.table.qualification
+        upper = {network: timing.high_ms or timing.measured_ms for network, timing in self.timings.items()}
+        costs = MeasuredCosts(PredictedCosts(space, predict, meaning), upper, meaning)
+        try:
+            result = self.stored.answer(self.stated, costs, self.choose).result
+        except BudgetError:  # none is inside
+            return []
+        return order_of_choice(result, self.choose)
+
+    def _network(self, architecture: Architecture, timing: Timing) -> FinalistNetwork:
+        score = next(c.score for c in self.stored.result.candidates if c.architecture == architecture)
+        flops = count_flops(architecture, self.stored.space)
+        predicted = self.model.predict(architecture)
+        return FinalistNetwork(architecture=architecture, score=score, flops=flops, predicted_ms=predicted, timing=timing)
+
+
+def order_of_choice(result: SearchResult, choose: Literal["cheapest", "best"]) -> list[Architecture]:
+    """The chosen network, then what would be chosen without it and so on: of the tied the cheapest first, or by score."""
+    images = len(result.best.guesses)
+    every = ranked([candidate for candidate in result.candidates if len(candidate.guesses) == images])
+    first = [result.chosen, *(result.tied if choose == "cheapest" else ())]
+    return list(dict.fromkeys(candidate.architecture for candidate in (*first, *every)))
+
+
+def elsewhere(qualification: LatencyQualification, facts: DeviceFacts) -> str | None:
+    """Why a limit of this meaning cannot be measured on the machine of these facts, and how it can be; None where it can."""
+    how = (
+        "measure it there: `autoformer search --from FOLDER --max-latency LIMIT --latency-table TABLE --out OUT` with a copy of "
+        "the search's folder"
+    )
+    here = device_name(facts, qualification.backend, threads_of(qualification))
+    if qualification.backend not in BACKENDS or qualification.precision != "fp32":
+        return f"this command does not measure {qualification.precision} on {qualification.backend}; use `autoformer profile run`"
+    if qualification.statistic not in ("p50", "p90", "p99"):
+        return f"{qualification.statistic} has no interval; use a table of p50, p90 or p99"
+    if here != qualification.device:
+        return f"the latency table is of {qualification.device}, this machine is {here}; {how}"
+    return None
+
+
+def measure_networks(
+    table: LatencyTable,
+    architectures: Sequence[Architecture],
+    config: MeasureConfig = MeasureConfig(),
+    *,
+    exporter: Exporter | None = None,
+    progress: Progress | None = None,
+) -> dict[Architecture, Timing]:
+    """Exports and measures networks of the table's space on this machine, interleaved, as the table's qualification says.
+
+    Those whose verdict is not VALID are measured again (`measure_until_valid`). Raises `MeasurementError` where what was
+    measured means something else than the table does.
+    """
+    meaning, found = table.qualification, dict[Architecture, Timing]()
+    if meaning.statistic == "p99":
+        config = replace(config, min_runs=max(config.min_runs, MIN_SAMPLES_P99))
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="autoformer-finalists-")))
+        backends: dict[Architecture, LatencyBackend] = {}
+        for index, architecture in enumerate(architectures):
+            if progress:
+                progress("export finalists", index + 1, len(architectures))
+            opened = open_network(
+                table.space, architecture, meaning.backend, meaning.batch, threads_of(meaning), 0, place, exporter
+            )
+            backends[architecture] = stack.enter_context(opened)
+        named = {str(architecture): backend for architecture, backend in backends.items()}
+        taken = measure_until_valid(named, config, device=DeviceFacts.collect(), progress=progress)
+    for architecture in architectures:
+        one = taken[str(architecture)]
+        if one.qualification(meaning.statistic) != meaning:
+            raise MeasurementError(f"measured {one.qualification(meaning.statistic)}, the table means {meaning}")
+        low, high = interval_of(one.samples_ms, meaning.statistic) or (None, None)
+        time_ms = one.stats.value(meaning.statistic)
+        found[architecture] = Timing(measured_ms=time_ms, low_ms=low, high_ms=high, runs=one.stats.n, verdict=one.verdict)
+    return found
+
+
+def _agrees(predicted_ms: float, timing: Timing) -> bool:
+    return timing.low_ms is not None and timing.high_ms is not None and timing.low_ms <= predicted_ms <= timing.high_ms
+
+
+def _refitted(table: LatencyTable, timings: Mapping[Architecture, Timing]) -> LatencyTable:
+    """The table fitted anew with these networks added; one it has already counts as measured now."""
+    known = {network.architecture: (network.measured_ms, network.verdict) for network in table.networks}
+    known |= {network: (timing.measured_ms, timing.verdict.level) for network, timing in timings.items()}
+    return LatencyTable.fit(
+        table.space,
+        table.qualification,
+        [(network, time_ms) for network, (time_ms, _) in known.items()],
+        device=table.device,
+        verdicts=[verdict for _, verdict in known.values()],
+    )
