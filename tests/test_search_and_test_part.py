@@ -78,7 +78,10 @@ def words(tree: ast.AST) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("start", ["autoformer.search", "autoformer.stored_answers", "autoformer.profiling.latency_table"])
+@pytest.mark.parametrize(
+    "start",
+    ["autoformer.search", "autoformer.stored_answers", "autoformer.profiling.latency_table", "autoformer.cli.latency_answer"],
+)
 def test_what_a_search_imports_knows_of_images_only_the_part_it_is_given(start: str) -> None:
     """`Part` holds some images of a source and no way to the other parts; the modules that cut parts are the only others."""
     modules = reachable(start)
