@@ -7,8 +7,8 @@ The first program scores all 1,008 networks of a space with the weights of sever
 that no search sees. The second replays searches from those tables: `search()` as it is, for every supernet, three budgets and 20
 seeds. A method evaluates 50 networks, 5 % of the space, and its pick is made among those alone; baselines are judged alone too.
 The same with successive halving, which sees the same number of networks on fewer images, or more networks on as many.
-Regret is the truth's best accuracy inside the budget minus the pick's, in points. Finished searches lie in a folder beside the
-output, so the program can be stopped and started again. Writes a table (.md) and a figure (.svg) beside the JSON.
+Regret is the truth's best accuracy inside the budget minus the pick's, in points. Finished searches lie in the folder `--rows`,
+so the program can be stopped and started again. Writes a table (.md) and a figure (.svg) beside the JSON.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import statistics
 import time
 import warnings
 from collections import Counter
@@ -44,6 +45,7 @@ from autoformer.study import Study
 
 SHARES = (0.2, 0.4, 0.6)  # of the way from the smallest to the largest network's FLOPs; what lies inside is in the table
 SEEDS = 20
+NAMES = ("supernet", "share", "arm", "seed")  # of a row; the rest are numbers
 
 # 50 networks, each on all search images; none is held back to confirm, since the truth does that here.
 BASE = {
@@ -168,6 +170,18 @@ def replay(truth: Truth, share: float, arm: str | None, seeds: Sequence[int]) ->
     return rows
 
 
+def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows averaged over seeds: what is kept in the JSON. The others follow from the tables of truth, in minutes."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["supernet"], row["share"], row["arm"]), []).append(row)
+    found = []
+    for (supernet, share, arm), group in groups.items():
+        numbers = {name: round(statistics.mean(row[name] for row in group), 4) for name in group[0] if name not in NAMES}
+        found.append({"supernet": supernet, "share": share, "arm": arm, "seeds": len(group), **numbers})
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--truth", type=Path, required=True, help="folder that search_regret_truth.py wrote")
@@ -194,10 +208,10 @@ def main() -> None:
         "version": __version__, "device": DeviceFacts.collect().to_dict(), "networks": SPACE.size, "inside": inside,
         "settings": BASE, "arms": ARMS, "halved": HALVED, "supernets": facts, "rows": rows,
     }  # fmt: skip
-    write_json(record, words.out)
     text = markdown(record)
     words.out.with_suffix(".md").write_text(text, encoding="utf-8")
     words.out.with_suffix(".svg").write_text(figure(record), encoding="utf-8")
+    write_json({**record, "rows": means(rows)}, words.out)
     print(text)
 
 

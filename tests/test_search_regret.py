@@ -199,6 +199,14 @@ def test_differences_are_taken_search_by_search() -> None:
         report.regrets([*rows, rows[0]], "a")
 
 
+def test_the_record_keeps_means_over_seeds() -> None:
+    found = program("search_regret").means(made_rows(a=[[0.0, 2.0], [5.0, 6.0]]))
+    assert [(row["supernet"], row["arm"], row["seeds"], row["best"]) for row in found] == [
+        ("supernet0", "a", 2, 1.0),
+        ("supernet1", "a", 2, 5.5),
+    ]
+
+
 def record_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
     for row in rows:
         row.update({"networks": 50, "images": 1000, "cheapest": row["best"] + 1, "with baselines": row["best"]})
