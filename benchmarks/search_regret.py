@@ -1,6 +1,6 @@
 """What a search finds against the best there is: every method at equal images, the cheap baselines, halving.
 
-    python benchmarks/search_regret_truth.py --data cifar10/ --seeds 0 1 2 3 4 5 --out benchmarks/results/search_regret
+    python benchmarks/search_regret_truth.py --data cifar10/ --seeds 0 1 2 3 --out benchmarks/results/search_regret
     python benchmarks/search_regret.py --truth benchmarks/results/search_regret --out benchmarks/results/search_regret.json
 
 The first program scores all 1,008 networks of a space with the weights of several supernets, on search images and on truth images
@@ -34,7 +34,7 @@ from autoformer import __version__
 from autoformer.architecture import Architecture
 from autoformer.baselines import baselines, is_uniform
 from autoformer.candidates import Candidates
-from autoformer.checkpoint import read_json, write_json
+from autoformer.checkpoint import json_digest, read_json, write_json
 from autoformer.cost import Budget, ExactCosts, count_flops
 from autoformer.profiling.device import DeviceFacts
 from autoformer.rungs import balanced_order
@@ -194,7 +194,8 @@ def main() -> None:
         truth, facts[path.stem] = Truth.load(path), read_json(path.with_suffix(".json"))
         for share in SHARES:
             for arm in (None, *ARMS):
-                name = f"{path.stem}-{facts[path.stem]['weights_digest'][:8]}-{100 * share:g}-{arm or 'compared'}-{words.seeds}"
+                how = json_digest({**BASE, **(ARMS[arm] if arm else {}), "seeds": words.seeds, "version": __version__})[:8]
+                name = f"{path.stem}-{facts[path.stem]['weights_digest'][:8]}-{100 * share:g}-{arm or 'compared'}-{how}"
                 file = words.rows / f"{name.replace(' ', '_')}.json"
                 if not file.exists():
                     began = time.perf_counter()
