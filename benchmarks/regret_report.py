@@ -171,7 +171,7 @@ LABEL, PANEL, GAP, ROW, TOP = 250, 250, 40, 26, 60  # pixels
 def figure(record: Mapping[str, Any]) -> str:
     """An SVG of three panels: regret, and the differences against random and against the dearest inside."""
     rows = record["rows"]
-    arms = list(dict.fromkeys([*record["arms"], *(row["arm"] for row in rows)]))
+    arms = list(dict.fromkeys([*record["arms"], *(row["arm"] for row in rows if row["arm"] != "one drawn")]))  # far to the right
     panels = [("regret, points", {arm: interval(regrets(rows, arm), SEED) for arm in arms})]
     for other in ("random", "dearest inside"):
         pairs = {arm: difference(regrets(rows, arm), regrets(rows, other), SEED) for arm in arms if arm != other}
