@@ -234,8 +234,7 @@ def _table(run: Run) -> dict[str, Any] | None:
         prediction |= {"measured_ms": measured, "error": predicted / measured - 1}
     return {
         "qualification": str(table.qualification),
-        "constant_ms": table.constant_ms,
-        "ms_per_gflop": table.ms_per_gflop,
+        "coefficients": dict(table.coefficients),
         "model": table.model,
         "networks": len(table.networks),
         "doubtful": len(table.doubtful),
