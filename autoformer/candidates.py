@@ -1,10 +1,10 @@
 """Architectures inside a budget, constructed from closed-form costs; nothing here evaluates anything.
 
 Drawn without a proposal, an architecture comes from the `Region` inside the limits on params and FLOPs: the distribution of
-`SearchSpace.sample`, given the budget. A latency limit is a limit on FLOPs per depth where the cost model says so
-(`LatencyByFlops`, which a latency table is), and has no closed form otherwise. Then a network that breaks it is followed by
-one from the networks with no more FLOPs than that one, until one keeps it: where latency grows with FLOPs this is the same
-distribution again, in a handful of draws; otherwise it is near it, and every network inside can still come first.
+`SearchSpace.sample`, given the budget. A latency limit belongs to the region where the cost model says how (`LinearLatency`,
+which a latency table is), and has no closed form otherwise. Then a network that breaks it is followed by one from the networks
+with no more FLOPs than that one, until one keeps it: where latency grows with FLOPs this is the same distribution again, in a
+handful of draws; otherwise it is near it, and every network inside can still come first.
 
 A proposal (a mutation, a crossover) outside the budget is walked into it: choices step down, or up below a lower limit, one
 at a time, in random order, until every limit is kept. So it stays near what was proposed.
@@ -17,7 +17,7 @@ import random
 from collections.abc import Callable, Iterator
 
 from autoformer.architecture import Architecture
-from autoformer.cost import Budget, Cost, CostModel, LatencyByFlops, check_feasible, show
+from autoformer.cost import Budget, Cost, CostModel, LinearLatency, check_feasible, show
 from autoformer.errors import BudgetError
 from autoformer.region import Region, Shape, Shapes
 from autoformer.space import SearchSpace
@@ -41,8 +41,7 @@ class Candidates:
         self._shapes = Shapes(space)
         self._ends = costs(space.smallest).flops, costs(space.largest).flops
         self._rungs: dict[int, Region] = {}
-        self._closed = costs if isinstance(costs, LatencyByFlops) else None  # latency in closed form
-        self._flops_of_depth = flops_of_depth(space, costs, budget)
+        self._closed = costs if isinstance(costs, LinearLatency) else None  # latency in closed form
         self.region = self._within(budget.max_flops)
         if not self.region.share:
             raise BudgetError(self._nearest())
@@ -109,7 +108,7 @@ class Candidates:
 
     def _cost(self, architecture: Architecture, params: int, flops: int) -> Cost:
         if self._closed is not None:
-            return Cost(params=params, flops=flops, latency_ms=self._closed.latency_of(architecture.depth, flops))
+            return Cost(params=params, flops=flops, latency_ms=self._closed.latency_of(architecture, flops))
         return Cost(params=params, flops=flops) if self.costs.qualification is None else self.costs(architecture)
 
     def _within(self, max_flops: float | None) -> Region:
@@ -121,7 +120,8 @@ class Candidates:
             min_params=budget.min_params,
             max_flops=max_flops,
             min_flops=budget.min_flops,
-            max_flops_of_depth=self._flops_of_depth,
+            max_latency_ms=budget.max_latency_ms,
+            latency=self._closed,
         )
 
     def _no_dearer_than(self, flops: int) -> Region:
@@ -153,8 +153,9 @@ class Candidates:
         budget = self.budget
         if walk.params > (budget.max_params or math.inf) or walk.flops > (budget.max_flops or math.inf):
             return True
-        if self._flops_of_depth is not None:
-            return walk.flops > self._flops_of_depth[walk.blocks]
+        if self._closed is not None and budget.max_latency_ms is not None:
+            base, per_head, per_hidden = self._closed.latency_terms(*walk.place)
+            return base + per_head * walk.total_heads + per_hidden * walk.total_hidden > budget.max_latency_ms
         return budget.max_latency_ms is not None and not self._fast(walk.architecture())
 
     def _fast(self, architecture: Architecture) -> bool:
@@ -178,13 +179,6 @@ class Candidates:
         )
 
 
-def flops_of_depth(space: SearchSpace, costs: CostModel, budget: Budget) -> dict[int, int] | None:
-    """The latency limit as the most FLOPs of each depth; None without one, and where `costs` cannot say so."""
-    if budget.max_latency_ms is None or not isinstance(costs, LatencyByFlops):
-        return None
-    return {depth: costs.max_flops(budget.max_latency_ms, depth) for depth in space.depths}
-
-
 class Walk:
     """An architecture that changes one choice at a time, with its params and FLOPs. Depth steps at the last block."""
 
@@ -198,8 +192,9 @@ class Walk:
 
     def _count(self) -> None:
         shape, values = self._shape, self._shape.hidden.values
-        heads = sum([self.space.num_heads[index] for index in self.heads])
-        self.params, self.flops = shape.counts(heads, sum([values[index] for index in self.ratios]))
+        self.total_heads = sum([self.space.num_heads[index] for index in self.heads])
+        self.total_hidden = sum([values[index] for index in self.ratios])
+        self.params, self.flops = shape.counts(self.total_heads, self.total_hidden)
 
     @property
     def _shape(self) -> Shape:
@@ -208,9 +203,9 @@ class Walk:
         return self._shapes.by_choice[size, space.embed_dims[self.width], space.depths[self.depth]]
 
     @property
-    def blocks(self) -> int:
-        """The depth it has now."""
-        return self.space.depths[self.depth]
+    def place(self) -> tuple[int, int, int]:
+        """Width, depth and image size as they are now."""
+        return self.space.embed_dims[self.width], self.space.depths[self.depth], self.space.image_sizes[self.size]
 
     def architecture(self) -> Architecture:
         space, shape = self.space, self._shape

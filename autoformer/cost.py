@@ -145,7 +145,7 @@ class Cost:
 
 
 class CostModel(Protocol):
-    """Anything that can price an architecture. One that is a `LatencyByFlops` as well makes searches under it quick."""
+    """Anything that can price an architecture. One that is a `LinearLatency` as well makes searches under it quick."""
 
     @property
     def qualification(self) -> LatencyQualification | None:
@@ -155,17 +155,18 @@ class CostModel(Protocol):
 
 
 @runtime_checkable
-class LatencyByFlops(Protocol):
-    """What a cost model may offer beside `CostModel`: of networks of one depth, latency grows with FLOPs alone.
+class LinearLatency(Protocol):
+    """What a cost model may offer beside `CostModel`: latency that is linear, as params and FLOPs are.
 
-    Then a latency limit is a limit on FLOPs per depth, and candidates are drawn exactly inside it instead of by rejection.
+    Of one width, depth and image size it is then linear in the heads and in the hidden channels of all blocks together, so that
+    candidates are drawn exactly inside a latency limit instead of by rejection.
     """
 
-    def latency_of(self, depth: int, flops: int) -> float:
-        """`Cost.latency_ms` of every network with so many blocks and FLOPs."""
+    def latency_terms(self, embed_dim: int, depth: int, image_size: int) -> tuple[float, float, float]:
+        """Milliseconds without any heads and hidden channels, for every head, for every hidden channel; none negative."""
 
-    def max_flops(self, max_latency_ms: float, depth: int) -> int:
-        """The most FLOPs with which a network of `depth` blocks keeps the limit; below the least possible: none does."""
+    def latency_of(self, architecture: Architecture, flops: int) -> float:
+        """`Cost.latency_ms` of a network that is known to have so many FLOPs."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """`Region`: the part of a space that keeps limits on params and FLOPs, in closed form, and exact draws from it.
 
-A limit on FLOPs may differ from depth to depth, which is what a limit on latency comes to (`LatencyByFlops`).
-
-Of one image size, width E and depth d, params and FLOPs are linear in two sums over the blocks: H, the heads, and M, the
+Of one image size, width E and depth d, params and FLOPs (and latency, where a `LinearLatency` prices it) are linear in two
+sums over the blocks: H, the heads, and M, the
 hidden channels of the MLPs. So a limit leaves, for every (image size, E, d, H), an interval of M, and how many networks lie
 in it follows from how often each sum occurs. An architecture is drawn row by row: first (image size, E, d, H), then M, then
 the blocks with exactly these sums. Nothing is drawn and thrown away, however little the limits leave.
@@ -16,7 +15,7 @@ from __future__ import annotations
 import math
 import random
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import accumulate
@@ -25,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoformer.architecture import Architecture
-from autoformer.cost import linear_costs
+from autoformer.cost import LinearLatency, linear_costs
 from autoformer.space import SearchSpace
 
 NONE = 2**62  # no limit; far above any count, and its sums still fit 64 bits
@@ -145,8 +144,7 @@ class Shapes:
 class Region:
     """The networks with params in min_params..max_params and FLOPs in min_flops..max_flops, limits counted in.
 
-    `max_flops_of_depth` limits FLOPs further for networks of some depths: the form a limit on latency takes where latency
-    follows from depth and FLOPs (`LatencyByFlops`).
+    With `latency`, also those whose latency is at most `max_latency_ms`.
     """
 
     def __init__(
@@ -157,7 +155,8 @@ class Region:
         min_params: float | None = None,
         max_flops: float | None = None,
         min_flops: float | None = None,
-        max_flops_of_depth: Mapping[int, float] | None = None,
+        max_latency_ms: float | None = None,
+        latency: LinearLatency | None = None,
     ) -> None:
         self.shapes = shapes
         most = [NONE if limit is None else math.floor(limit) for limit in (max_params, max_flops)]
@@ -169,13 +168,14 @@ class Region:
             heads = shape.depth * shape.heads.least + steps * shape.heads.unit
             low, high = np.zeros_like(steps), np.full_like(steps, len(shape.hidden.share) - 1)
             start = shape.depth * shape.hidden.least
-            of_depth = (max_flops_of_depth or {}).get(shape.depth, NONE)
-            highest = (most[0], min(most[1], math.floor(of_depth)))
-            for (base, per_head, per_hidden), upper, lower in zip((shape.params, shape.flops), highest, least, strict=True):
+            for (base, per_head, per_hidden), upper, lower in zip((shape.params, shape.flops), most, least, strict=True):
                 spent = base + per_head * heads + per_hidden * start
                 of_step = per_hidden * shape.hidden.unit
                 high = np.minimum(high, (upper - spent) // of_step)
                 low = np.maximum(low, -((spent - lower) // of_step))
+            if latency is not None and max_latency_ms is not None:
+                terms = latency.latency_terms(shape.embed_dim, shape.depth, shape.image_size or shapes.space.image_size)
+                high = np.minimum(high, steps_within(max_latency_ms, terms, heads, start, shape.hidden.unit, int(high.max())))
             high = np.maximum(high, low - 1)  # an empty interval
             low, high = np.minimum(low, len(shape.hidden.share)), np.minimum(high, len(shape.hidden.share) - 1)
             share = shape.heads.share[steps] * shape.hidden.between(low, high)
@@ -214,3 +214,24 @@ class Region:
             image_size=shape.image_size,
         )
         return architecture, *shape.counts(shape.heads.total(heads), shape.hidden.total(hidden))
+
+
+def steps_within(
+    limit_ms: float, terms: tuple[float, float, float], heads: NDArray[np.int64], start: int, unit: int, most: int
+) -> NDArray[np.int64]:
+    """The highest step of hidden channels, at most `most`, with which networks of so many heads keep a latency; −1: none does.
+
+    Rounding is settled by the latency itself, computed as for a single network.
+    """
+    base, per_head, per_hidden = terms
+
+    def keeps(steps: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return np.asarray(base + per_head * heads + per_hidden * (start + steps * unit) <= limit_ms, np.bool_)
+
+    if not per_hidden:
+        return np.where(keeps(np.zeros_like(heads)), most, -1).astype(np.int64)
+    about = np.floor((limit_ms - base - per_head * heads - per_hidden * start) / (per_hidden * unit))
+    steps = np.clip(about, -1, most).astype(np.int64)
+    steps = np.where((steps < most) & keeps(steps + 1), steps + 1, steps)
+    steps = np.where((steps >= 0) & ~keeps(steps), steps - 1, steps)
+    return np.asarray(steps, np.int64)

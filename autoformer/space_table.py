@@ -7,8 +7,7 @@ import statistics
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from autoformer.candidates import flops_of_depth
-from autoformer.cost import LIMITS, Budget, CostModel
+from autoformer.cost import LIMITS, Budget, CostModel, LinearLatency
 from autoformer.evaluate import wilson
 from autoformer.region import Region, Shapes
 from autoformer.space import SearchSpace
@@ -59,10 +58,9 @@ class SpaceTable:
         }
         inside = sum(budget.allows(cost) for cost in drawn)
         low, high = wilson(inside / draws, draws)
-        counted = {name: limit for name, limit in budget.to_dict().items() if name != "max_latency_ms"}
-        of_depth = flops_of_depth(space, costs, budget)
-        closed = budget.max_latency_ms is None or of_depth is not None
-        exact = Region(Shapes(space), **counted, max_flops_of_depth=of_depth).share if closed else None
+        latency = costs if isinstance(costs, LinearLatency) else None
+        closed = budget.max_latency_ms is None or latency is not None
+        exact = Region(Shapes(space), **budget.to_dict(), latency=latency).share if closed else None
         return cls(
             space=space.name,
             networks=space.size,

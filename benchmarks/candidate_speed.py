@@ -70,8 +70,7 @@ def latency_limit(space: SearchSpace, costs: TableCosts) -> float:
     low, high = (costs(end).latency_ms or 0.0 for end in (space.smallest, space.largest))
     while high - low > 1e-6 * high:
         middle = (low + high) / 2
-        of_depth = {depth: costs.max_flops(middle, depth) for depth in space.depths}
-        low, high = (low, middle) if Region(shapes, max_flops_of_depth=of_depth).share > SHARE else (middle, high)
+        low, high = (low, middle) if Region(shapes, max_latency_ms=middle, latency=costs).share > SHARE else (middle, high)
     return low
 
 

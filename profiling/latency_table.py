@@ -1,14 +1,10 @@
 """`LatencyTable`: what one device says about a whole search space, from about eight measured networks.
 
 A candidate of a search cannot be exported and measured (that takes seconds); its latency is predicted. Networks that
-cover the range of FLOPs and every choice are measured as a whole, and latency is fitted by least squares of the relative
-error: as a constant plus FLOPs times a slope, and, from six networks on, with a share per block beside them. Every network
-is also predicted by a fit that has not seen it. The kind with the smaller left-out errors is kept (the plainer one where
-noise could make the difference); the errors say how far to trust the table, and the largest one upwards is the margin a
-limit should keep.
-
-Of networks of one depth, either kind grows with FLOPs alone. So a limit on latency is a limit on FLOPs per depth, and a
-search draws exactly inside it (`TableCosts.max_flops`).
+cover the range of FLOPs and every choice are measured as a whole, and formulas of a few coefficients are fitted
+(`latency_models.py`) by least squares of the relative error. Every network is also predicted by a fit that has not seen it.
+The kind with the smaller left-out errors is kept (the plainer one where noise could make the difference); the errors say how
+far to trust the table, and the largest one upwards is the margin a limit should keep.
 """
 
 from __future__ import annotations
@@ -28,13 +24,11 @@ from autoformer.checkpoint import read_json, write_json
 from autoformer.cost import Budget, Cost, LatencyQualification, count_flops, count_params
 from autoformer.errors import ArchitectureError, AutoformerError, CheckpointError, MeasurementError
 from autoformer.profiling.device import DeviceFacts
+from autoformer.profiling.latency_models import KINDS, PRICES, Terms, fits_of, in_words, kept_of, load, loads_of
 from autoformer.space import SearchSpace
 
 FORMAT = "autoformer/latency-table/1"
-KIND, KIND_WITH_DEPTH = "constant+flops", "constant+depth+flops"
 MIN_NETWORKS = 4  # two coefficients, one network left out, one to spare
-MIN_NETWORKS_WITH_DEPTH = 6  # a third coefficient, and again one to spare
-SAME = 0.0005  # left-out errors this near each other are not told apart, whatever their scatter
 REACH = 0.05  # FLOPs may lie this far outside the measured range, relative
 
 
@@ -74,13 +68,11 @@ class LatencyTable:
 
     space: SearchSpace
     qualification: LatencyQualification
-    constant_ms: float
-    ms_per_gflop: float
+    kind: str  # of formula, as `latency_models.KINDS` names them
+    coefficients: Mapping[str, float]  # constant_ms, ms_per_gflop, ...
     networks: tuple[MeasuredNetwork, ...]
     device: DeviceFacts
     created: str  # ISO 8601, UTC
-    kind: str = KIND
-    ms_per_block: float = 0.0  # 0 for the kind without depth
     compared: Mapping[str, LeftOutErrors] = field(default_factory=dict)  # by kind, of all that were fitted
 
     # --- making --------------------------------------------------------------------------------------------------
@@ -97,7 +89,7 @@ class LatencyTable:
     ) -> LatencyTable:
         """Fits the pairs of architecture and milliseconds in `measured`; `verdicts` are those of the measurements.
 
-        From six networks on the kind with depth is fitted too, and kept where its left-out errors are smaller.
+        Kinds with more coefficients need more networks, and are kept where their left-out errors are smaller.
         Raises `MeasurementError` when fewer than four different networks are given, when their FLOPs are all alike, or when
         latency does not grow with FLOPs, and `ArchitectureError` for a network outside `space`.
         """
@@ -105,37 +97,29 @@ class LatencyTable:
             raise MeasurementError(f"a latency table needs at least {MIN_NETWORKS} networks, each once; got {len(measured)}")
         for architecture, _ in measured:
             space.check(architecture)
-        flops = np.array([count_flops(architecture, space) for architecture, _ in measured], dtype=np.float64)
-        depths = np.array([architecture.depth for architecture, _ in measured], dtype=np.float64)
+        architectures = [architecture for architecture, _ in measured]
+        flops = [count_flops(architecture, space) for architecture in architectures]
         times = np.array([time_ms for _, time_ms in measured], dtype=np.float64)
         if not (np.isfinite(times).all() and (times > 0).all()):
             raise MeasurementError(f"latencies must be positive, got {times.min()} ms")
-        plain = _Fit.of(np.stack([np.ones_like(flops), flops / 1e9], axis=1), times)
-        if plain is None:
+        fits = fits_of(architectures, space, times)
+        if not fits:
             raise MeasurementError("the measured networks have the same FLOPs; a table needs networks of different size")
-        fits = {KIND: plain}
-        if len(times) >= MIN_NETWORKS_WITH_DEPTH:
-            with_depth = _Fit.of(np.stack([np.ones_like(flops), flops / 1e9, depths], axis=1), times)
-            if with_depth is not None and with_depth.grows:
-                fits[KIND_WITH_DEPTH] = with_depth
-        kind = KIND_WITH_DEPTH if KIND_WITH_DEPTH in fits and fits[KIND_WITH_DEPTH].better_than(plain) else KIND
-        kept = fits[kind]
+        kept = kept_of(fits)
         if not kept.grows:
             raise MeasurementError(
                 f"latency does not grow with FLOPs in space {space.name!r} ({times.min():.3g} to {times.max():.3g} ms, fitted "
-                f"{kept.coefficients[0]:.3g} ms + {kept.coefficients[1]:.3g} ms per GFLOP); measure again on a quiet machine, "
-                "or longer"
+                f"{in_words(kept.kind, kept.coefficients)}); measure again on a quiet machine, or longer"
             )
         return cls(
             space=space,
             qualification=qualification,
-            constant_ms=kept.coefficients[0],
-            ms_per_gflop=kept.coefficients[1],
-            ms_per_block=kept.coefficients[2] if kind == KIND_WITH_DEPTH else 0.0,
+            kind=kept.kind,
+            coefficients=kept.coefficients,
             networks=tuple(
                 MeasuredNetwork(
                     architecture=architecture,
-                    flops=int(flops[index]),
+                    flops=flops[index],
                     measured_ms=float(times[index]),
                     predicted_ms=float(kept.predicted[index]),
                     left_out_ms=float(kept.left_out[index]),
@@ -145,7 +129,6 @@ class LatencyTable:
             ),
             device=device,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            kind=kind,
             compared={
                 name: LeftOutErrors(mape=float(fit.left_out_errors.mean()), worst=float(fit.left_out_errors.max()))
                 for name, fit in fits.items()
@@ -163,32 +146,32 @@ class LatencyTable:
             self.space.check(architecture)
         except ArchitectureError as error:
             raise MeasurementError(f"the latency table cannot predict: {error}") from error
-        flops = count_flops(architecture, self.space)
-        self.check_covered(architecture.depth, flops)
-        return self.time_of(architecture.depth, flops)
+        return self.time_of(architecture, count_flops(architecture, self.space))
 
-    def check_covered(self, depth: int, flops: int) -> None:
-        """Raises `MeasurementError` for FLOPs beyond the measured range."""
+    def time_of(self, architecture: Architecture, flops: int) -> float:
+        """As `predict`, of an architecture known to be of the space and to have so many FLOPs."""
         low, high = self.flops_range
         if not low * (1 - REACH) <= flops <= high * (1 + REACH):
             raise MeasurementError(
-                f"a network of {depth} blocks has {flops / 1e9:.4g} GFLOPs, the latency table measured {low / 1e9:.4g} to "
+                f"architecture {architecture.slug} has {flops / 1e9:.4g} GFLOPs, the latency table measured {low / 1e9:.4g} to "
                 f"{high / 1e9:.4g}; measure a table that includes it"
             )
+        size = self.space.image_size_of(architecture)
+        return load(self.latency_terms(architecture.embed_dim, architecture.depth, size), architecture)
 
-    def time_of(self, depth: int, flops: float) -> float:
-        """Milliseconds of any network of so many blocks and FLOPs, by the fitted coefficients alone."""
-        return self.constant_ms + self.ms_per_block * depth + self.ms_per_gflop * flops / 1e9
+    def latency_terms(self, embed_dim: int, depth: int, image_size: int) -> Terms:
+        """See `LinearLatency`."""
+        place = (embed_dim, depth, image_size)
+        if place not in self._terms:
+            loads = loads_of(embed_dim, depth, image_size, self.space)
+            prices = [(self.coefficients[PRICES[name][0]], loads[name]) for name in KINDS[self.kind]]
+            base, per_head, per_hidden = (sum(price * terms[index] for price, terms in prices) for index in range(3))
+            self._terms[place] = (base, per_head, per_hidden)
+        return self._terms[place]
 
-    def max_flops(self, max_latency_ms: float, depth: int) -> int:
-        """The most FLOPs of a network of `depth` blocks that `time_of` puts at `max_latency_ms` or below; may be negative."""
-        around = self.constant_ms + self.ms_per_block * depth
-        most = math.floor((max_latency_ms - around) / self.ms_per_gflop * 1e9)
-        while self.time_of(depth, most + 1) <= max_latency_ms:  # rounding, one step or two
-            most += 1
-        while self.time_of(depth, most) > max_latency_ms:
-            most -= 1
-        return most
+    @cached_property
+    def _terms(self) -> dict[tuple[int, int, int], Terms]:
+        return {}
 
     @cached_property
     def flops_range(self) -> tuple[int, int]:
@@ -227,8 +210,7 @@ class LatencyTable:
     @property
     def model(self) -> str:
         """The fitted formula in words."""
-        per_block = f" + {self.ms_per_block:.3g} ms per block" if self.kind == KIND_WITH_DEPTH else ""
-        return f"{self.constant_ms:.3g} ms{per_block} + {self.ms_per_gflop:.3g} ms per GFLOP"
+        return in_words(self.kind, self.coefficients)
 
     def __str__(self) -> str:
         others = [
@@ -236,7 +218,7 @@ class LatencyTable:
             for kind, errors in self.compared.items()
             if kind != self.kind
         ]
-        compared = f"; {self.kind} kept over {others[0]}" if others else ""
+        compared = f"; {self.kind} kept over {', '.join(others)}" if others else ""
         return (
             f"{self.model} ({self.qualification}; {len(self.networks)} networks, left-out error "
             f"{100 * self.left_out_mape:.2g} %, worst {100 * self.left_out_worst:.2g} %{compared})"
@@ -251,11 +233,7 @@ class LatencyTable:
             "kind": self.kind,
             "space": self.space.to_dict(),
             "qualification": asdict(self.qualification),
-            "coefficients": {
-                "constant_ms": self.constant_ms,
-                "ms_per_gflop": self.ms_per_gflop,
-                **({"ms_per_block": self.ms_per_block} if self.kind == KIND_WITH_DEPTH else {}),
-            },
+            "coefficients": dict(self.coefficients),
             "compared": {kind: asdict(errors) for kind, errors in self.compared.items()},
             "networks": [
                 {**{item.name: getattr(network, item.name) for item in fields(network)}, "architecture": architecture}
@@ -279,29 +257,27 @@ class LatencyTable:
         if values.get("format") != FORMAT:
             raise CheckpointError(f"format is {values.get('format')!r}, expected {FORMAT!r}; measure the table anew")
         kind = values.get("kind")
-        if kind not in (KIND, KIND_WITH_DEPTH):
-            known = f"{KIND!r} and {KIND_WITH_DEPTH!r}"
-            raise CheckpointError(f"kind of model is {kind!r}, known are {known}; measure the table anew")
+        if kind not in KINDS:
+            raise CheckpointError(f"kind of model is {str(kind)[:40]!r}, known are {', '.join(KINDS)}; measure the table anew")
         try:
             table = cls(
                 space=SearchSpace.from_dict(values["space"]),
                 qualification=LatencyQualification(**values["qualification"]),
-                constant_ms=float(values["coefficients"]["constant_ms"]),
-                ms_per_gflop=float(values["coefficients"]["ms_per_gflop"]),
-                ms_per_block=float(values["coefficients"]["ms_per_block"]) if kind == KIND_WITH_DEPTH else 0.0,
+                kind=kind,
+                coefficients={PRICES[name][0]: float(values["coefficients"][PRICES[name][0]]) for name in KINDS[kind]},
                 networks=tuple(
                     MeasuredNetwork(**{**network, "architecture": Architecture.from_dict(network["architecture"])})
                     for network in values["networks"]
                 ),
                 device=DeviceFacts.from_dict(values["device"]),
                 created=values["created"],
-                kind=kind,
                 compared={
                     name: LeftOutErrors(**errors) for name, errors in values.get("compared", {}).items()
                 },  # none in old files
             )
-            if not (
-                0 < table.ms_per_gflop < math.inf and 0 <= table.ms_per_block < math.inf and math.isfinite(table.constant_ms)
+            prices = [price for name, price in table.coefficients.items() if name != "constant_ms"]
+            if not (all(0 <= price < math.inf for price in prices) and any(prices)) or not math.isfinite(
+                table.coefficients.get("constant_ms", 0.0)
             ):
                 raise ValueError(f"latency that does not grow: {table.model}")
             times = [time for network in table.networks for time in network.times]
@@ -364,14 +340,13 @@ class TableCosts:
             latency_ms=self.table.predict(architecture),
         )
 
-    def max_flops(self, max_latency_ms: float, depth: int) -> int:
-        """See `LatencyByFlops`: the latency limit as a limit on FLOPs, exactly."""
-        return self.table.max_flops(max_latency_ms, depth)
+    def latency_terms(self, embed_dim: int, depth: int, image_size: int) -> Terms:
+        """See `LinearLatency`."""
+        return self.table.latency_terms(embed_dim, depth, image_size)
 
-    def latency_of(self, depth: int, flops: int) -> float:
-        """See `LatencyByFlops`. Raises `MeasurementError` for FLOPs beyond the measured range."""
-        self.table.check_covered(depth, flops)
-        return self.table.time_of(depth, flops)
+    def latency_of(self, architecture: Architecture, flops: int) -> float:
+        """See `LinearLatency`. Raises `MeasurementError` for FLOPs beyond the measured range."""
+        return self.table.time_of(architecture, flops)
 
 
 def within_margin(budget: Budget, table: LatencyTable | None) -> Budget:
@@ -379,48 +354,3 @@ def within_margin(budget: Budget, table: LatencyTable | None) -> Budget:
     if table is None or budget.max_latency_ms is None:
         return budget
     return replace(budget, max_latency_ms=budget.max_latency_ms / (1 + table.margin))
-
-
-Numbers = np.ndarray[Any, np.dtype[np.float64]]
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """Coefficients with the least squared relative error, and what they say of each network, seen and left out."""
-
-    coefficients: tuple[float, ...]  # constant in ms, ms per GFLOP, and ms per block
-    times: Numbers
-    predicted: Numbers
-    left_out: Numbers
-
-    @classmethod
-    def of(cls, features: Numbers, times: Numbers) -> _Fit | None:
-        """None where the networks do not tell the coefficients apart. `features` is [networks, coefficients]."""
-
-        def solve(rows: Numbers | slice) -> Numbers:
-            shares = features[rows] / times[rows, None]
-            solution = np.linalg.lstsq(shares, np.ones(len(shares)), rcond=None)[0]
-            return solution.astype(np.float64)  # as it is; the stubs leave the width open
-
-        others = ~np.eye(len(times), dtype=bool)
-        if any(np.linalg.matrix_rank(features[rows] / features.max(axis=0)) < features.shape[1] for rows in others):
-            return None
-        whole = solve(slice(None))
-        left_out = np.array([features[index] @ solve(rows) for index, rows in enumerate(others)])
-        return cls(tuple(float(value) for value in whole), times, features @ whole, left_out)
-
-    @property
-    def left_out_errors(self) -> Numbers:
-        """Absolute, relative to the measurement, [networks]."""
-        errors: Numbers = np.abs(self.left_out / self.times - 1).astype(np.float64)
-        return errors
-
-    @property
-    def grows(self) -> bool:
-        """Whether more FLOPs and more blocks take longer, and every time is positive."""
-        return min(self.coefficients[1:]) > 0 and bool((self.predicted > 0).all() and (self.left_out > 0).all())
-
-    def better_than(self, other: _Fit) -> bool:
-        """Whether the left-out errors are smaller by more than their differences scatter (one standard error of the mean)."""
-        gains = other.left_out_errors - self.left_out_errors
-        return bool(gains.mean() > max(SAME, gains.std(ddof=1) / math.sqrt(len(gains)))) or (self.grows and not other.grows)

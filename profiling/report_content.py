@@ -17,6 +17,7 @@ from autoformer.evaluate import wilson
 from autoformer.export.manifest import Artefact
 from autoformer.profiling.measure import Measurement
 from autoformer.profiling.report_data import FP32, INT8, Epoch, Run
+from autoformer.profiling.report_latency_loop import loop_content
 from autoformer.profiling.report_search import search_content
 from autoformer.profiling.statistics import MIN_SAMPLES_P99, VALID
 
@@ -66,6 +67,7 @@ def content(run: Run) -> dict[str, Any]:
         "latency_measured": run.profile.created,
         "latency_attempt": run.profile.attempt,
         "latency_table": _table(run),
+        "latency_loop": loop_content(run.answer),
         "skipped": [
             {"what": _label(artefact), "status": artefact.status, "reason": artefact.reason}
             for artefact in run.manifest.artefacts
@@ -234,8 +236,7 @@ def _table(run: Run) -> dict[str, Any] | None:
         prediction |= {"measured_ms": measured, "error": predicted / measured - 1}
     return {
         "qualification": str(table.qualification),
-        "constant_ms": table.constant_ms,
-        "ms_per_gflop": table.ms_per_gflop,
+        "coefficients": dict(table.coefficients),
         "model": table.model,
         "networks": len(table.networks),
         "doubtful": len(table.doubtful),

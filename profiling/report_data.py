@@ -24,7 +24,7 @@ from autoformer.export.manifest import Manifest
 from autoformer.preprocessing import Preprocessing
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.latency import Profile
-from autoformer.profiling.latency_answer import finally_chosen
+from autoformer.profiling.latency_answer import FILE_NAME, LatencyAnswer, finally_chosen
 from autoformer.profiling.latency_table import LatencyTable
 from autoformer.profiling.report_ledger import Beside, Reading, read_ledger, readings_beside
 from autoformer.search_result import SearchResult, load_search
@@ -76,6 +76,7 @@ class Run:
     search: SearchResult
     search_config: dict[str, Any]
     progress: dict[str, tuple[tuple[int, float], ...]]  # by method: images evaluated, and the best score by then
+    answer: LatencyAnswer | None  # to the limit on latency, before the choice was final
     qualification: LatencyQualification | None  # what a latency means in the budget and in the candidates' costs
     manifest: Manifest
     profile: Profile
@@ -137,6 +138,8 @@ class Run:
         with checked(folder / "search" / "search.json", "autoformer/search/3"):
             found, record = load_search(folder / "search")
             values["search"] = finally_chosen(found, folder / "search")
+            answered = (folder / "search" / FILE_NAME).exists()
+            values["answer"] = LatencyAnswer.load(folder / "search") if answered else None
             if values["search"].metric != values["metric"]:
                 raise ValueError(f"it searched by {values['search'].metric}, the run's metric is {values['metric']}")
             qualification = record["latency_qualification"]

@@ -14,6 +14,7 @@ import yaml
 
 from autoformer.cost import show
 from autoformer.evaluate import WORDS, metric_from
+from autoformer.profiling.report_latency_loop import loop_table, loop_text
 from autoformer.profiling.report_numbers import (
     capital,
     change,
@@ -138,6 +139,7 @@ def sections(report: Mapping[str, Any], figures: Sequence[str]) -> list[Section]
             figures=drawn("latency", "timeline"),
         ),
         *_table_section(report, drawn("table")),
+        *_loop_section(report),
         Section(name="training", title="Training", text=_training_text(report), figures=drawn("supernet", "finetune")),
         Section(
             name="files",
@@ -300,6 +302,15 @@ def _table_section(report: Mapping[str, Any], figures: tuple[str, ...]) -> list[
     text = "The search cannot time every candidate; it predicts from networks that were timed before it began."
     known = Table(title="Fit", columns=("", ""), rows=tuple(facts))
     return [Section(name="table", title="The latency table", text=(text,), tables=(known,), figures=figures)]
+
+
+def _loop_section(report: Mapping[str, Any]) -> list[Section]:
+    """What was measured before the choice was final; nothing where no latency is limited."""
+    loop = report["latency_loop"]
+    if loop is None:
+        return []
+    tables = (loop_table(loop),) if loop["rounds"] else ()
+    return [Section(name="loop", title="Latency in the loop", text=loop_text(loop), tables=tables)]
 
 
 def _training_text(report: Mapping[str, Any]) -> tuple[str, ...]:

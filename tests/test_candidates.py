@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 
 from autoformer.architecture import Architecture
 from autoformer.candidates import Candidates
-from autoformer.cost import Budget, Cost, ExactCosts, LatencyByFlops, LatencyQualification, count_flops, count_params
+from autoformer.cost import Budget, Cost, ExactCosts, LatencyQualification, LinearLatency, count_flops, count_params
 from autoformer.errors import BudgetError
 from autoformer.region import Region, Shapes
 from autoformer.space import PRESETS, SearchSpace
@@ -110,24 +110,23 @@ def test_a_latency_limit_that_grows_with_flops_keeps_the_distribution() -> None:
     assert _probability(drawn, inside(Budget(max_flops=limit))) > 1e-3
 
 
-class ByDepthAndFlops(Latencies):
-    """1 ms, 0.3 ms a block and 1 ms per 1000 thousand FLOPs, and able to say so."""
+class Linear(Latencies):
+    """1 ms, 0.3 ms a block, 0.05 ms a head and 2 µs a hidden channel, and able to say so."""
 
     def __init__(self) -> None:
-        super().__init__(SPACE, lambda network: self.latency_of(network.depth, FLOPS[network]))
+        super().__init__(SPACE, lambda network: self.latency_of(network, 0))
 
-    def latency_of(self, depth: int, flops: int) -> float:
-        return 1 + 0.3 * depth + flops / 1e6
+    def latency_terms(self, embed_dim: int, depth: int, image_size: int) -> tuple[float, float, float]:
+        return 1 + 0.3 * depth, 0.05, 0.002
 
-    def max_flops(self, max_latency_ms: float, depth: int) -> int:
-        fitting = (f for f in range(int(1e6 * max_latency_ms), -1, -1) if self.latency_of(depth, f) <= max_latency_ms)
-        return next(fitting, -1)
+    def latency_of(self, architecture: Architecture, flops: int) -> float:
+        return 1 + 0.3 * architecture.depth + 0.05 * sum(architecture.num_heads) + 0.002 * sum(architecture.hidden_dims)
 
 
-@pytest.mark.parametrize("limit", [1.35, 1.7, 2.0])
-def test_a_latency_limit_that_is_a_flops_limit_per_depth_is_drawn_from_exactly(limit: float) -> None:
-    costs, rng = ByDepthAndFlops(), random.Random(7)
-    assert isinstance(costs, LatencyByFlops)
+@pytest.mark.parametrize("limit", [1.9, 2.3, 2.6])
+def test_a_linear_latency_is_drawn_from_exactly(limit: float) -> None:
+    costs, rng = Linear(), random.Random(7)
+    assert isinstance(costs, LinearLatency)
     members = {n: PROBABILITY[n] for n in PROBABILITY if costs.of(n) <= limit}
     assert 1 < len(members) < len(PROBABILITY)
     candidates = Candidates(SPACE, costs, Budget(max_latency_ms=limit))
@@ -142,10 +141,10 @@ def test_a_latency_limit_that_is_a_flops_limit_per_depth_is_drawn_from_exactly(l
     assert FLOPS[dearest] == max(FLOPS[network] for network in members)
 
 
-def test_a_flops_limit_per_depth_goes_with_the_others() -> None:
-    costs, rng = ByDepthAndFlops(), random.Random(8)
+def test_a_linear_latency_goes_with_the_other_limits() -> None:
+    costs, rng = Linear(), random.Random(8)
     middle = sorted(PARAMS.values())[400]
-    budget = Budget(max_latency_ms=1.9, min_params=middle, max_flops=sorted(FLOPS.values())[-20])
+    budget = Budget(max_latency_ms=2.3, min_params=middle, max_flops=sorted(FLOPS.values())[-20])
     members = {n for n in PROBABILITY if budget.allows(costs(n))}
     assert 1 < len(members) < 600
     candidates = Candidates(SPACE, costs, budget)
@@ -157,7 +156,7 @@ def test_a_flops_limit_per_depth_goes_with_the_others() -> None:
 
 def test_only_depths_that_can_keep_a_latency_limit_are_drawn() -> None:
     rng = random.Random(9)
-    candidates = Candidates(SPACE, ByDepthAndFlops(), Budget(max_latency_ms=1.6))
+    candidates = Candidates(SPACE, Linear(), Budget(max_latency_ms=1.6))
     assert {candidates.draw(rng)[0].depth for _ in range(200)} == {1}
 
 

@@ -220,8 +220,8 @@ def test_a_wrong_slope_takes_a_refit(tmp_path: Path) -> None:
     assert left_out < np.mean([abs(table.predict(n) / t.measured_ms - 1) for n, t in mostly.items()])
     everything = Model.corrected(table, {n: timing(0.02 + 75 * count_flops(n, SPACE) / 1e9) for n in networks})
     assert everything.correction == "refit"
-    assert everything.table.constant_ms == pytest.approx(0.02, rel=1e-3)
-    assert everything.table.ms_per_gflop == pytest.approx(75, rel=1e-3)
+    assert everything.table.coefficients["constant_ms"] == pytest.approx(0.02, rel=1e-3)
+    assert everything.table.coefficients["ms_per_gflop"] == pytest.approx(75, rel=1e-3)
 
 
 @pytest.mark.parametrize("choose", ["best", "cheapest"])

@@ -1,0 +1,155 @@
+"""The formulas a latency table may be, and which of them predicts networks it has not seen.
+
+Latency is a sum of loads, each with a price that is never negative: a constant, the blocks, the multiply-adds, and the values
+that operations beside the matrix products go over one by one: attention weights (softmax), hidden channels (GELU), residual
+channels (normalisations and sums), each over all tokens and blocks. Which loads tell most depends on the device and on the sizes
+of the space: large networks on a GPU may be all blocks, small ones on a CPU all activations.
+
+Of one width, depth and image size every load is linear in the heads and hidden channels of all blocks together, so a limit on
+latency leaves a region that is drawn from exactly (`LinearLatency`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from autoformer.architecture import Architecture
+from autoformer.cost import linear_costs
+from autoformer.space import SearchSpace
+
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
+Terms = tuple[float, float, float]  # without heads and hidden channels, for every head, for every hidden channel
+
+PRICES = {  # of each load: the name of its coefficient, and how people say it
+    "constant": ("constant_ms", "ms"),
+    "depth": ("ms_per_block", "ms per block"),
+    "attention": ("ms_per_mega_attention", "ms per million attention weights"),
+    "hidden": ("ms_per_mega_hidden", "ms per million hidden values"),
+    "residual": ("ms_per_mega_residual", "ms per million residual values"),
+    "flops": ("ms_per_gflop", "ms per GFLOP"),
+}
+ACTIVATIONS = ("attention", "hidden", "residual")
+KINDS: dict[str, tuple[str, ...]] = {  # the plainer before the others
+    "constant+flops": ("constant", "flops"),
+    "constant+depth+flops": ("constant", "depth", "flops"),
+    "activations": ACTIVATIONS,
+    "activations+flops": (*ACTIVATIONS, "flops"),
+}
+TO_SPARE = 2  # networks beyond coefficients that a fit needs: one to leave out, one more
+FEWEST = {kind: max(len(loads) + TO_SPARE, 2 * len(loads)) for kind, loads in KINDS.items()}
+SAME = 0.0005  # left-out errors this near each other are not told apart, whatever their scatter
+
+
+def loads_of(embed: int, depth: int, image_size: int, space: SearchSpace) -> dict[str, Terms]:
+    """Each load of the networks of one width, depth and image size; FLOPs in 1e9, values in 1e6."""
+    grid = image_size // space.patch_size
+    tokens = grid**2 + 1
+    without, per_head, per_hidden = linear_costs(embed, depth, grid, space)[1]
+    return {
+        "constant": (1.0, 0.0, 0.0),
+        "depth": (float(depth), 0.0, 0.0),
+        "attention": (0.0, tokens**2 / 1e6, 0.0),
+        "hidden": (0.0, 0.0, tokens / 1e6),
+        "residual": (depth * embed * tokens / 1e6, 0.0, 0.0),
+        "flops": (without / 1e9, per_head / 1e9, per_hidden / 1e9),
+    }
+
+
+def load(terms: Terms, architecture: Architecture) -> float:
+    """What the terms of an architecture's width, depth and image size come to with its heads and hidden channels."""
+    return terms[0] + terms[1] * sum(architecture.num_heads) + terms[2] * sum(architecture.hidden_dims)
+
+
+def features(kind: str, architectures: Sequence[Architecture], space: SearchSpace) -> Numbers:
+    """The loads of each architecture, [networks, loads of the kind]."""
+    rows = []
+    for network in architectures:
+        every = loads_of(network.embed_dim, network.depth, space.image_size_of(network), space)
+        rows.append([load(every[name], network) for name in KINDS[kind]])
+    return np.asarray(rows, np.float64)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Prices with the least squared relative error, and what they say of each network, seen and left out."""
+
+    kind: str
+    prices: tuple[float, ...]  # of the loads of the kind, in their order
+    times: Numbers
+    predicted: Numbers
+    left_out: Numbers
+
+    @classmethod
+    def of(cls, kind: str, architectures: Sequence[Architecture], space: SearchSpace, times: Numbers) -> Fit | None:
+        """None where the networks are too few, or do not tell the loads apart."""
+        from scipy.optimize import nnls
+
+        if len(times) < FEWEST[kind]:
+            return None
+        loads = features(kind, architectures, space)
+        scale = loads.max(axis=0)
+        loads = loads / scale
+
+        def solve(rows: Numbers | slice) -> Numbers:
+            return np.asarray(nnls(loads[rows] / times[rows, None], np.ones(len(times[rows])))[0], np.float64)
+
+        others = ~np.eye(len(times), dtype=bool)
+        if any(np.linalg.matrix_rank(loads[rows]) < loads.shape[1] for rows in others):
+            return None
+        whole = solve(slice(None))
+        left_out = np.array([loads[index] @ solve(rows) for index, rows in enumerate(others)])
+        return cls(kind, tuple(float(price) for price in whole / scale), times, loads @ whole, left_out)
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        """The prices by name."""
+        return {PRICES[load][0]: price for load, price in zip(KINDS[self.kind], self.prices, strict=True)}
+
+    @property
+    def left_out_errors(self) -> Numbers:
+        """Absolute, relative to the measurement, [networks]."""
+        errors: Numbers = np.abs(self.left_out / self.times - 1).astype(np.float64)
+        return errors
+
+    @property
+    def grows(self) -> bool:
+        """Whether anything but the constant has a price, and every time is positive."""
+        priced = any(price > 0 for load, price in zip(KINDS[self.kind], self.prices, strict=True) if load != "constant")
+        return priced and bool((self.predicted > 0).all() and (self.left_out > 0).all())
+
+    def better_than(self, other: Fit) -> bool:
+        """Whether the left-out errors are smaller by more than their differences scatter (one standard error of the mean)."""
+        gains = other.left_out_errors - self.left_out_errors
+        return bool(gains.mean() > max(SAME, gains.std(ddof=1) / math.sqrt(len(gains))))
+
+
+def fits_of(architectures: Sequence[Architecture], space: SearchSpace, times: Numbers) -> dict[str, Fit]:
+    """Every kind that these networks can be fitted with, by its name; what does not grow only if it is the plainest."""
+    found: dict[str, Fit] = {}
+    for kind in KINDS:
+        fit = Fit.of(kind, architectures, space, times)
+        if fit is not None and (fit.grows or not found):
+            found[kind] = fit
+    return found
+
+
+def kept_of(fits: Mapping[str, Fit]) -> Fit:
+    """The kind to predict with: the plainest, unless another is better by more than chance.
+
+    Where latency does not even grow with FLOPs something is wrong with the measurements, and no other kind mends that.
+    """
+    kept, *others = fits.values()
+    for fit in others if kept.grows else ():
+        if fit.better_than(kept):
+            kept = fit
+    return kept
+
+
+def in_words(kind: str, coefficients: Mapping[str, float]) -> str:
+    """The formula as people read it."""
+    return " + ".join(f"{coefficients[PRICES[load][0]]:.3g} {PRICES[load][1]}" for load in KINDS[kind])
