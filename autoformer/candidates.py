@@ -57,13 +57,14 @@ class Candidates:
             assert propose is not None
             if (found := self._walked(propose(rng), rng)) is not None:
                 return found
-        region, limit = self.region, self.budget.max_latency_ms
+        region = self.region
         for _ in range(DRAWS):
             architecture, params, flops = region.draw(rng)
             cost = self._cost(architecture, params, flops)
-            if limit is None or (cost.latency_ms is not None and cost.latency_ms <= limit):
+            broken = self.budget.excess(cost)
+            if not broken:
                 return architecture, cost
-            region = self._no_dearer_than(flops)
+            region = self._no_dearer_than(flops) if "max_latency_ms" in broken else self.region
         if (found := self._walked(architecture, rng)) is None:
             raise BudgetError(self._nearest())
         return found
@@ -121,6 +122,7 @@ class Candidates:
             max_flops=max_flops,
             min_flops=budget.min_flops,
             max_latency_ms=budget.max_latency_ms,
+            min_latency_ms=budget.min_latency_ms,
             latency=self._closed,
         )
 
@@ -141,7 +143,7 @@ class Candidates:
         while self._above(walk):
             if not walk.step(-1, rng):
                 return None
-        while walk.params < (budget.min_params or 0) or walk.flops < (budget.min_flops or 0):
+        while self._below(walk):
             if not walk.step(1, rng):
                 return None
         reached = walk.architecture()
@@ -154,9 +156,20 @@ class Candidates:
         if walk.params > (budget.max_params or math.inf) or walk.flops > (budget.max_flops or math.inf):
             return True
         if self._closed is not None and budget.max_latency_ms is not None:
-            base, per_head, per_hidden = self._closed.latency_terms(*walk.place)
-            return base + per_head * walk.total_heads + per_hidden * walk.total_hidden > budget.max_latency_ms
+            return self._time_of(walk, self._closed) > budget.max_latency_ms
         return budget.max_latency_ms is not None and not self._fast(walk.architecture())
+
+    def _below(self, walk: Walk) -> bool:
+        """Whether a lower limit is broken; one on latency is walked to where latency has a closed form."""
+        budget = self.budget
+        if walk.params < (budget.min_params or 0) or walk.flops < (budget.min_flops or 0):
+            return True
+        return self._closed is not None and self._time_of(walk, self._closed) < (budget.min_latency_ms or 0)
+
+    @staticmethod
+    def _time_of(walk: Walk, latency: LinearLatency) -> float:
+        base, per_head, per_hidden = latency.latency_terms(*walk.place)
+        return base + per_head * walk.total_heads + per_hidden * walk.total_hidden
 
     def _fast(self, architecture: Architecture) -> bool:
         return "max_latency_ms" not in self.budget.excess(self.costs(architecture))

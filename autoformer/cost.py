@@ -194,12 +194,13 @@ class Budget:
     max_flops: float | None = None  # multiply-adds
     min_flops: float | None = None
     max_latency_ms: float | None = None  # means what the cost model's qualification says
+    min_latency_ms: float | None = None  # of a library's user: only networks that nearly use the limit up
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if value is not None and not 0 < value < float("inf"):
                 raise BudgetError(f"budget {name}={value} must be a positive number")
-        for measure in ("params", "flops"):
+        for measure in LIMITS:
             low, high = getattr(self, f"min_{measure}"), getattr(self, f"max_{measure}")
             if low is not None and high is not None and low > high:
                 raise BudgetError(f"budget min_{measure}={show(measure, low)} is above max_{measure}={show(measure, high)}")

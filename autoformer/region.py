@@ -144,7 +144,7 @@ class Shapes:
 class Region:
     """The networks with params in min_params..max_params and FLOPs in min_flops..max_flops, limits counted in.
 
-    With `latency`, also those whose latency is at most `max_latency_ms`.
+    With `latency`, also those whose latency is in min_latency_ms..max_latency_ms.
     """
 
     def __init__(
@@ -156,6 +156,7 @@ class Region:
         max_flops: float | None = None,
         min_flops: float | None = None,
         max_latency_ms: float | None = None,
+        min_latency_ms: float | None = None,
         latency: LinearLatency | None = None,
     ) -> None:
         self.shapes = shapes
@@ -173,9 +174,13 @@ class Region:
                 of_step = per_hidden * shape.hidden.unit
                 high = np.minimum(high, (upper - spent) // of_step)
                 low = np.maximum(low, -((spent - lower) // of_step))
-            if latency is not None and max_latency_ms is not None:
+            if latency is not None:
                 terms = latency.latency_terms(shape.embed_dim, shape.depth, shape.image_size or shapes.space.image_size)
-                high = np.minimum(high, steps_within(max_latency_ms, terms, heads, start, shape.hidden.unit, int(high.max())))
+                place = (terms, heads, start, shape.hidden.unit, len(shape.hidden.share) - 1)
+                if max_latency_ms is not None:
+                    high = np.minimum(high, steps_within(max_latency_ms, *place))
+                if min_latency_ms is not None:
+                    low = np.maximum(low, steps_within(math.nextafter(min_latency_ms, 0.0), *place) + 1)
             high = np.maximum(high, low - 1)  # an empty interval
             low, high = np.minimum(low, len(shape.hidden.share)), np.minimum(high, len(shape.hidden.share) - 1)
             share = shape.heads.share[steps] * shape.hidden.between(low, high)

@@ -3,7 +3,7 @@
     python benchmarks/latency_budgets.py --data photos/ --out benchmarks/results/latency_budgets.json
 
 Trains a small supernet for a few epochs (or takes `--supernet`; latency does not depend on the weights), measures one latency
-table, searches every limit (with `--near 0.97` only networks that nearly use it up: a lower limit on FLOPs), and lets
+table, searches every limit (with `--near 0.97` only networks that are predicted to use that share of it), and lets
 `answer_latency` measure, correct and choose again. Per limit: what was predicted, the first measurement of the winner, whether
 that keeps the limit, the share of the limit it uses, and the answer in the end; with
 `choose=best`, and with the default, the cheapest of the tied, beside it. Finished steps stay in a work folder beside the output:
@@ -13,7 +13,6 @@ the program can be stopped and started again.
 from __future__ import annotations
 
 import argparse
-import random
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,6 @@ from typing import Any, Literal
 import torch
 
 from autoformer import __version__
-from autoformer.candidates import Candidates
 from autoformer.checkpoint import write_json
 from autoformer.cost import Budget
 from autoformer.data import DataConfig, DataParts, Part, load_parts
@@ -60,12 +58,10 @@ def trained(work: Path, parts: DataParts, epochs: int) -> Supernet:
     return train_supernet(space_for(parts), parts, config, work / "supernet")
 
 
-def near_the_limit(space: SearchSpace, costs: TableCosts, budget: Budget, share: float) -> Budget:
-    """The budget with a lower limit on FLOPs: this share of the dearest network inside."""
-    if not share:
-        return budget
-    dearest = Candidates(space, costs, budget).dearest(random.Random(0))
-    return replace(budget, min_flops=share * costs(dearest).flops)
+def near_the_limit(budget: Budget, share: float) -> Budget:
+    """The budget with a lower limit on latency: this share of the upper one."""
+    assert budget.max_latency_ms is not None
+    return replace(budget, min_latency_ms=share * budget.max_latency_ms) if share else budget
 
 
 def answered(
@@ -103,7 +99,7 @@ def main() -> None:
     parser.add_argument("--generations", type=int, default=4)
     parser.add_argument("--images", type=int, default=120, help="of the search part that candidates are scored on, at most")
     parser.add_argument(
-        "--near", type=float, default=0.0, help="lower limit on FLOPs as a share of the dearest network inside; 0: none"
+        "--near", type=float, default=0.0, help="lower limit on the predicted latency as a share of the upper one; 0: none"
     )
     parser.add_argument("--networks", type=int, default=12, help="measured for the table")
     parser.add_argument("--seconds", type=float, default=1.5, help="of measuring per network")
@@ -132,9 +128,10 @@ def main() -> None:
     for index in range(1, options.budgets + 1):
         limit = ends[0] + (ends[1] - ends[0]) * index / (options.budgets + 1)
         folder = work / f"limit-{index}"
-        budget = near_the_limit(network.space, costs, within_margin(Budget(max_latency_ms=limit), table), options.near)
+        budget = near_the_limit(within_margin(Budget(max_latency_ms=limit), table), options.near)
         search_supernet(
-            network, images, parts.preprocessing, costs, budget, search, folder, latency_margin=table.margin
+            network, images, parts.preprocessing, costs, budget, search, folder, stored=work / "evaluations.db",
+            latency_margin=table.margin,
         )  # fmt: skip
         for choose, found in rows.items():
             found.append(row(answered(folder, table, limit, choose, config, finalists[choose])))

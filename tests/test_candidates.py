@@ -238,3 +238,17 @@ def _probability(drawn: Counter[Architecture], members: dict[Architecture, float
     expected = [count * share / whole for share in members.values()]
     assert min(expected) > 5
     return float(chisquare([drawn[network] for network in members], expected).pvalue)
+
+
+def test_a_lower_limit_on_latency_leaves_what_nearly_uses_the_upper_one_up() -> None:
+    costs, rng = Linear(), random.Random(9)
+    budget = Budget(max_latency_ms=2.4, min_latency_ms=2.35)
+    members = {n: PROBABILITY[n] for n in PROBABILITY if 2.35 <= costs.of(n) <= 2.4}
+    assert 1 < len(members) < 200
+    candidates = Candidates(SPACE, costs, budget)
+    assert candidates.region.share == pytest.approx(sum(members.values()), rel=1e-9)
+    assert {candidates.draw(rng)[0] for _ in range(5_000)} <= set(members)
+    mutated = {candidates.draw(rng, lambda rng: SPACE.mutate(SPACE.sample(rng), rng))[0] for _ in range(300)}
+    assert mutated <= set(members)
+    with pytest.raises(BudgetError, match="min_latency_ms=3 ms is above max_latency_ms=2 ms"):
+        Budget(max_latency_ms=2, min_latency_ms=3)
