@@ -184,6 +184,9 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[s
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, header)
         except SafetensorError as error:  # a full disk, mostly
             raise OSError(errno.EIO, " ".join(str(error).split()), str(path)) from error
+        mask = os.umask(0)
+        os.umask(mask)
+        beside.chmod(0o666 & ~mask)  # as any other file: safetensors lets only its owner read it
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

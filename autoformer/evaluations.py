@@ -79,6 +79,7 @@ class Evaluations:
         self._check(wanted)  # before anything is added to a study that may be another's
         while missing := [key for key in wanted if key not in self.stored]:
             worked = False
+            done: list[Candidate] = []
             for key in missing:
                 with self.study.claim(*key) as claim:
                     if claim is Claim.FOREIGN:
@@ -88,8 +89,10 @@ class Evaluations:
                     if key not in self.stored:
                         self.stored[key] = self._evaluated(wanted[key], before.get(key[0]))
                         self.study.add(self.stored[key])
-                        self._keep(self.stored[key])
+                        done.append(self.stored[key])
                     worked = True
+                while done:  # the claim has been kept by now, whatever becomes of the cache
+                    self._keep(done.pop())
                 self._report()
             if not worked:
                 time.sleep(self.poll_s)

@@ -170,6 +170,7 @@ def search_supernet(
         "metric": metric,
         "budget": budget.to_dict(),
         "latency": None if costs.qualification is None else str(costs.qualification),
+        "latency_ms": [costs(end).latency_ms for end in (space.smallest, space.middle, space.largest)],
         "seed": seed,
         "search": config.model_dump(mode="json"),
     }
@@ -182,7 +183,9 @@ def search_supernet(
             study = Study.in_folder(out, f"search-{seed}")
         else:  # the database may hold many searches
             study = Study(storage, f"search-{seed}-{json_digest(identity)[:12]}")
-    place = storage or (None if stored is None or not os.access(stored.parent, os.W_OK) else f"sqlite:///{stored}")
+    place = storage
+    if storage is None and stored is not None and os.access(stored if stored.exists() else stored.parent, os.W_OK):
+        place = f"sqlite:///{stored}"
     store = None if place is None else EvaluationStore(place, {**seen, "space": space.to_dict()}, space.num_classes)
     result = search(
         candidates, resident.guesses, images.labels, config, study, metric=metric, seed=seed, store=store, progress=progress

@@ -77,7 +77,7 @@ class StoredSearch:
     def answer(self, budget: Budget, costs: CostModel | None = None, choose: Literal["cheapest", "best"] | None = None) -> Answer:
         """The choice among the stored candidates inside `budget`, priced by `costs` (by default as they were).
 
-        Of those inside, the ones known from the most images can be chosen: all search images, if any was evaluated on all.
+        Only networks known from all search images can be chosen; the others stay among the candidates.
 
         Raises `BudgetError` when no network of the space can keep the budget, and when none that is stored does.
         """
@@ -94,38 +94,52 @@ class StoredSearch:
                 f"none of the {len(every)} networks that {self.folder} evaluated keeps {budget}; the nearest breaks {limit} with "
                 f"{show(limit[4:], getattr(nearest.cost, limit[4:]))} ({nearest.architecture}); widen the limits, or search anew"
             )
+        if not any(len(candidate.guesses) == len(self.result.labels) for candidate in inside):
+            raise BudgetError(
+                f"{len(inside)} of the networks that {self.folder} evaluated keep {budget}, but none of them on all "
+                f"{len(self.result.labels)} search images; search anew under this budget (what is known is not evaluated again)"
+            )
         searched = sum(candidate.number < self.result.searched for candidate in inside)
         numbered = [replace(candidate, number=number) for number, candidate in enumerate(inside)]
         choose = choose or self.choose
         found = conclude(numbered, self.result.labels, choose, searched=searched)
         result = replace(found, confirmation_labels=self.result.confirmation_labels)
-        return Answer(self, result, budget, costs.qualification, choose)
+        return Answer(self, result, budget, costs, choose)
 
 
 class Answer:
-    """What a stored search says to another budget. The result's candidates are those inside it, numbered anew."""
+    """What a stored search says to another budget. The result's candidates are those inside it, numbered anew.
+
+    `margin` is what the limit on latency was tightened by; None: as in the search itself.
+    """
+
+    margin: float | None = None
 
     def __init__(
         self,
         source: StoredSearch,
         result: SearchResult,
         budget: Budget,
-        qualification: LatencyQualification | None,
+        costs: CostModel,
         choose: Literal["cheapest", "best"],
     ) -> None:
-        self.source, self.result, self.budget, self.qualification, self.choose = source, result, budget, qualification, choose
+        self.source, self.result, self.budget, self.costs, self.choose = source, result, budget, costs, choose
 
     @property
     def record(self) -> dict[str, Any]:
         """The content of its `search.json`: of the source's form, with how many of its candidates lie inside the budget."""
-        of = self.source.record
+        of, qualification = self.source.record, self.costs.qualification
+        ends = [self.costs(end).latency_ms for end in (self.source.space.smallest, self.source.space.largest)]
+        spread = None if None in ends else dict(zip(("smallest", "largest"), ends, strict=True))
         return {
             "format": FORMAT,
             "version": __version__,
             **{name: of.get(name) for name in ("space", "seed", "weights_digest", "images_digest")},
             "config": {**of["config"], "choose": self.choose},
             "budget": self.budget.to_dict(),
-            "latency_qualification": None if self.qualification is None else self.qualification.__dict__,
+            "latency_qualification": None if qualification is None else qualification.__dict__,
+            "latency_margin": self.source.margin if self.margin is None else self.margin,
+            **({} if spread is None else {"space_table": {"costs": {"latency_ms": spread}}}),
             "result": self.result.to_dict(),
             "from": {
                 "search": file_digest(self.source.folder / "search.json"),

@@ -27,7 +27,6 @@ from autoformer.cli.recipe import Recipe
 from autoformer.cli.starting import beginning
 from autoformer.cost import Budget, CostModel, ExactCosts, check_feasible
 from autoformer.data import DataParts, TestPart, check_readable, load_parts, without_recorded
-from autoformer.errors import BudgetError
 from autoformer.evaluate import EvaluationSet, Predict, guesses, predict_with
 from autoformer.export.artefacts import export_network
 from autoformer.export.manifest import Manifest
@@ -37,7 +36,7 @@ from autoformer.preprocessing import Preprocessing
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.latency import profile_until_valid
 from autoformer.profiling.latency_answer import finally_chosen
-from autoformer.profiling.latency_table import LatencyTable, TableCosts, within_margin
+from autoformer.profiling.latency_table import LatencyTable, TableCosts, searched_with
 from autoformer.profiling.measure import MeasureConfig
 from autoformer.profiling.report import build_report
 from autoformer.profiling.table_measurement import measure_table
@@ -166,12 +165,7 @@ def search_helpers(recipe: Recipe, out: Path, workers: str) -> Iterator[None]:
 def _budget(recipe: Recipe, space: SearchSpace, costs: CostModel, out: Path) -> Budget:
     """The limits to search with, checked and stored beside the stated ones in `budget.json`."""
     stated = read_budget(space, costs, **recipe.budget.model_dump())
-    check_feasible(stated, space, costs)
-    sought = within_margin(stated, costs.table if isinstance(costs, TableCosts) else None)
-    try:
-        check_feasible(sought, space, costs)
-    except BudgetError as error:
-        raise BudgetError(f"{error} (the limit here is the stated one less the largest error of the latency table)") from error
+    sought = searched_with(stated, space, costs, costs.table if isinstance(costs, TableCosts) else None)
     write_json(
         {"stated": recipe.budget.model_dump(), "limits": stated.to_dict(), "searched_with": sought.to_dict()}, out / "budget.json"
     )

@@ -56,10 +56,17 @@ def search(
     ] = "1",
     storage: Annotated[
         str | None,
-        typer.Option("--storage", help="Database for workers on several hosts, an Optuna URL. Default: a file in --out."),
+        typer.Option(
+            "--storage",
+            help="Database for workers on several hosts, an Optuna URL; evaluations are kept there as well. Default: a file in "
+            "--out, and evaluations beside the supernet.",
+        ),
     ] = None,
     measure: Annotated[
-        bool, typer.Option(" /--no-measure", help="Do not measure the best few after a search under --max-latency.")
+        bool,
+        typer.Option(
+            " /--no-measure", show_default=False, help="Do not measure the best few after a search under --max-latency."
+        ),
     ] = True,
     seconds: Annotated[
         float | None, typer.Option("--seconds", min=0.01, help="Measuring time per network after the search. Default 3.")
@@ -132,11 +139,12 @@ def _search(
     from autoformer.cli.metric import metric_of
     from autoformer.cli.quantities import read_budget
     from autoformer.cli.recipe import recipe_of
-    from autoformer.cost import CostModel, ExactCosts, check_feasible
+    from autoformer.cost import CostModel, ExactCosts
     from autoformer.data import parts_of_record
     from autoformer.distributed import best_device
+    from autoformer.profiling.latency_answer import finally_chosen
     from autoformer.profiling.latency_table import LatencyTable as Table
-    from autoformer.profiling.latency_table import TableCosts, within_margin
+    from autoformer.profiling.latency_table import TableCosts, searched_with
     from autoformer.search import search_supernet
     from autoformer.space_table import SpaceTable
     from autoformer.supernet_folder import load_supernet
@@ -149,10 +157,9 @@ def _search(
     table = None if latency_table is None else Table.load(latency_table)
     costs: CostModel = ExactCosts(network.space) if table is None else TableCosts(network.space, table)
     stated = read_budget(network.space, costs, **limits)
-    budget = within_margin(stated, table)
+    budget = searched_with(stated, network.space, costs, table)
     sought = metric_of(metric, chosen.metric if recipe is not None else None, record)
     parts = parts_of_record(record["data"], data)
-    check_feasible(budget, network.space, costs)
     if not json:
         print_space(SpaceTable.of(network.space, costs, budget), budget)
     with progress_bar(quiet) as progress:
@@ -174,7 +181,7 @@ def _search(
         if json:
             print_json(read_json(out / "search.json") | ({} if answer is None else {"latency_answer": answer.to_dict()}))
             return
-        print_result(result, searched_words(result), stated)
+        print_result(finally_chosen(result, out), searched_words(result), stated)
         if answer is not None:
             print_answer(answer)
 
@@ -203,8 +210,9 @@ def _answer(
     from autoformer.cli.quantities import read_budget
     from autoformer.cli.recipe import recipe_of
     from autoformer.cost import CostModel
+    from autoformer.profiling.latency_answer import finally_chosen
     from autoformer.profiling.latency_table import LatencyTable as Table
-    from autoformer.profiling.latency_table import TableCosts, within_margin
+    from autoformer.profiling.latency_table import TableCosts, searched_with
     from autoformer.stored_answers import StoredSearch
 
     chosen = recipe_of(None, "search", settings, None).search
@@ -215,10 +223,11 @@ def _answer(
     costs: CostModel = stored.costs if table is None else TableCosts(stored.space, table)
     budget = stated = read_budget(stored.space, costs, **limits)
     if table is not None:
-        budget = within_margin(stated, table)
+        budget = searched_with(stated, stored.space, costs, table)
     elif stated.max_latency_ms is not None:
         budget = replace(stated, max_latency_ms=stated.max_latency_ms / (1 + stored.margin))
     answer = stored.answer(budget, costs, chosen.choose if settings else None)
+    answer.margin = None if table is None else table.margin
     if out is not None:
         answer.write(out)
     measured = None
@@ -232,7 +241,8 @@ def _answer(
         print_json(answer.record | ({} if measured is None else {"latency_answer": measured.to_dict()}))
         return
     inside, every = len(answer.result.candidates), len(stored.result.candidates)
-    print_result(answer.result, f"{inside} of {every} evaluated architectures lie inside the budget", stated)
+    final = answer.result if out is None else finally_chosen(answer.result, out)
+    print_result(final, f"{inside} of {every} evaluated architectures lie inside the budget", stated)
     if measured is not None:
         print_answer(measured)
     elif measure and stated.max_latency_ms is not None:

@@ -229,7 +229,10 @@ class LatencyAnswer:
     def load(cls, folder: Path) -> LatencyAnswer:
         """Reads the answer in a search's folder. Raises `CheckpointError` naming the file when it is missing or damaged."""
         path = folder / FILE_NAME
-        values = read_json(path)
+        try:
+            values = read_json(path)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; remove it, and the best few are measured again") from error
         try:
             return cls.from_dict(values)
         except CheckpointError as error:

@@ -21,8 +21,17 @@ import numpy as np
 
 from autoformer.architecture import Architecture
 from autoformer.checkpoint import read_json, write_json
-from autoformer.cost import Budget, Cost, LatencyQualification, count_flops, count_params
-from autoformer.errors import ArchitectureError, AutoformerError, CheckpointError, MeasurementError
+from autoformer.cost import (
+    Budget,
+    Cost,
+    CostModel,
+    LatencyQualification,
+    check_feasible,
+    count_flops,
+    count_params,
+    show,
+)  # fmt: skip
+from autoformer.errors import ArchitectureError, AutoformerError, BudgetError, CheckpointError, MeasurementError
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.latency_models import KINDS, PRICES, Terms, fits_of, in_words, kept_of, load, loads_of
 from autoformer.space import SearchSpace
@@ -349,6 +358,26 @@ class TableCosts:
     def latency_of(self, architecture: Architecture, flops: int) -> float:
         """See `LinearLatency`. Raises `MeasurementError` for FLOPs beyond the measured range."""
         return self.table.time_of(architecture, flops)
+
+
+def searched_with(stated: Budget, space: SearchSpace, costs: CostModel, table: LatencyTable | None) -> Budget:
+    """The budget to search with, checked: the stated one, its latency limit less the table's margin.
+
+    Raises `BudgetError` when no network can keep the stated budget, or none can keep it with the margin.
+    """
+    check_feasible(stated, space, costs)
+    sought = within_margin(stated, table)
+    try:
+        check_feasible(sought, space, costs)
+    except BudgetError as error:
+        least = costs(space.smallest).latency_ms
+        assert table is not None, "only the margin makes the two differ"
+        assert least is not None, "a table prices every network"
+        raise BudgetError(
+            f"{error} (the limit here is the stated {show('latency_ms', stated.max_latency_ms or 0)} less the table's margin of "
+            f"{100 * table.margin:.2g} %; {show('latency_ms', least * (1 + table.margin))} can be searched with)"
+        ) from error
+    return sought
 
 
 def within_margin(budget: Budget, table: LatencyTable | None) -> Budget:

@@ -294,7 +294,7 @@ def not_measured(run: Run) -> list[dict[str, str]]:
     missing += [
         (
             "Latency of the other candidates",
-            "only the chosen network was exported and timed"
+            f"only {_timed_words(run)} exported and timed"
             + ("; theirs are predictions" if run.search.chosen.cost.latency_ms is not None else ""),
         ),
         ("Other batch sizes", f"runs took {' or '.join(map(str, batches))} image{'s' if batches != [1] else ''} at a time"),
@@ -304,6 +304,13 @@ def not_measured(run: Run) -> list[dict[str, str]]:
         ("Images from elsewhere", "the test part comes from the same source as the train part"),
     ]
     return [{"what": what, "reason": reason} for what, reason in missing]
+
+
+def _timed_words(run: Run) -> str:
+    """Which networks were timed, as the beginning of a sentence."""
+    rounds = () if run.answer is None else run.answer.rounds
+    networks = {network.architecture for taken in rounds for network in taken.networks} | {run.search.chosen.architecture}
+    return "the chosen network was" if len(networks) == 1 else f"the chosen network and {len(networks) - 1} others were"
 
 
 def command(run: Run) -> str:

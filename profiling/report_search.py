@@ -69,7 +69,7 @@ def _compared(result: SearchResult, candidate: Candidate) -> dict[str, Any]:
     chosen = result.chosen
     if candidate.number == chosen.number:
         against = "the same network"
-    elif candidate.score.images != chosen.score.images:
+    elif candidate.score.images < chosen.score.images:
         against = "saw fewer images"
     elif result.on_par(candidate):
         against = "cannot be told apart"

@@ -194,6 +194,9 @@ def _choice_text(report: Mapping[str, Any]) -> tuple[str, ...]:
             f"{tied} of the {report['candidates']}, the best included, cannot be told apart from the best on these images "
             f"({test}, 5 %); among them the one with {how} was chosen."
         )
+    loop = report["latency_loop"]
+    if loop is not None and loop["instead_of"]:
+        ties += f" That was {loop['instead_of']}; after measuring, {loop['slug']} was chosen instead, see below."
     return (
         f"{report['candidates']} networks were scored with inherited weights on {_seen_words(search)}. {ties}",
         *_work_text(report),

@@ -314,3 +314,60 @@ def test_a_damaged_record_is_no_source_of_answers(searched: tuple[Path, str], tm
     (tmp_path / "search.json").write_text(json.dumps({**record_of(searched[0]), **changes}))
     with pytest.raises(CheckpointError, match=r"search.json is not a search result"):
         StoredSearch(tmp_path)
+
+
+def test_a_budget_below_the_fully_evaluated_networks_is_refused_and_not_answered_from_few_images(
+    supernet: Path, tmp_path: Path
+) -> None:
+    """By halving few networks are evaluated on everything; a budget that only others keep has no answer."""
+    more = ("--set", "rungs=[0.1, 1]", "--set", "uniform_shapes=0", "--set", "method=random")
+    done = command("search", "--supernet", supernet, "--out", tmp_path / "s", "--json", "--quiet", *words(), *more)
+    result = done.json["result"]
+    full = max(len(candidate["guesses"]) for candidate in result["candidates"])
+    known = [candidate["cost"]["params"] for candidate in result["candidates"] if len(candidate["guesses"]) == full]
+    others = [candidate["cost"]["params"] for candidate in result["candidates"] if len(candidate["guesses"]) < full]
+    assert min(others) < min(known)
+    answer = command("search", "--from", tmp_path / "s", "--max-params", str(min(known) - 1))
+    assert "none of them on all" in answer.error
+    assert "search anew under this budget" in answer.error
+    inside = command("search", "--from", tmp_path / "s", "--max-params", str(min(known)), "--json").json["result"]
+    assert inside["candidates"][inside["chosen"]]["cost"]["params"] == min(known)
+
+
+def test_an_answer_can_be_asked_again(searched: tuple[Path, str], tmp_path: Path) -> None:
+    limit = ("--max-latency", "75%")
+    first = command("search", "--from", searched[0], *limit, "--out", tmp_path / "a", "--json")
+    again = command("search", "--from", tmp_path / "a", *limit, "--json")
+    assert again.code == 0, again.err
+    assert again.json["budget"] == first.json["budget"]
+    chosen = [answer.json["result"]["candidates"][answer.json["result"]["chosen"]]["architecture"] for answer in (first, again)]
+    assert chosen[0] == chosen[1]
+
+
+def test_a_search_does_not_go_on_with_another_table(searched: tuple[Path, str], supernet: Path, latency_table: Path) -> None:
+    table = json.loads(latency_table.read_text())
+    table["coefficients"] = {name: 3 * value for name, value in table["coefficients"].items()}
+    other = latency_table.with_name("other.json")
+    other.write_text(json.dumps(table))
+    answer = command(
+        "search", "--supernet", supernet, "--out", searched[0], "--max-params", "70%", "--max-flops", "70%",
+        "--max-latency", "80%", "--latency-table", other, "--quiet", *words(),
+    )  # fmt: skip
+    assert "holds" in answer.error
+
+
+def test_a_limit_that_only_the_margin_breaks_says_so_and_names_what_can_be_asked(
+    supernet: Path, latency_table: Path, tmp_path: Path
+) -> None:
+    table = Table.load(latency_table)
+    least = table.predict(SPACE.smallest)
+    values = json.loads(latency_table.read_text())
+    for network in values["networks"]:
+        network["left_out_ms"] = network["measured_ms"] / 1.2  # a fifth slower than predicted
+    (tmp_path / "doubtful.json").write_text(json.dumps(values))
+    answer = command(
+        "search", "--supernet", supernet, "--out", tmp_path / "s", "--max-latency", f"{1.1 * least}ms",
+        "--latency-table", tmp_path / "doubtful.json",
+    )  # fmt: skip
+    assert "less the table's margin of 20 %" in answer.error
+    assert f"{1.2 * least:.3g} ms can be searched with" in answer.error
