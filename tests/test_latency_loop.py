@@ -429,6 +429,7 @@ QUICK = MeasureConfig(warmup_s=0, warmup_max_s=0.05, warmup_window=2, rounds=2, 
 
 
 @pytest.mark.serial
+@pytest.mark.slow
 def test_networks_are_measured_as_the_table_says() -> None:
     table = measure_table(SPACE, backend="torch-cpu", count=4, threads=1, config=QUICK, attempts=1)
     assert elsewhere(table.qualification, DeviceFacts.collect()) is None

@@ -81,7 +81,7 @@ def test_all_methods_begin_with_the_same_networks_and_have_the_same_baselines() 
     assert len({tuple(c.architecture for c in result.candidates[12:60]) for result in results}) == len(METHODS)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["evolution", *(pytest.param(method, marks=pytest.mark.slow) for method in METHODS[1:])])
 def test_every_method_goes_on_to_the_same_end_after_an_interruption(method: Method, tmp_path: Path) -> None:
     calls, url = 0, f"sqlite:///{tmp_path / 'study.db'}"
 

@@ -134,6 +134,7 @@ def made_study(folder: Path) -> None:
     Study(f"sqlite:///{folder / 'study.db'}", "shared")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_two_workers_evaluate_nothing_twice_find_what_one_finds_and_take_less_time(tmp_path: Path) -> None:
     """Evaluations of 0.15 s that sleep, so that the machine's cores do not decide."""
@@ -194,6 +195,7 @@ def test_an_impossible_number_of_workers_is_refused(supernet: Path, tmp_path: Pa
     assert "--workers takes a number from 1 or auto" in answer.error
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_a_database_of_their_own_holds_several_searches(supernet: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'all.db'}"
