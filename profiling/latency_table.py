@@ -268,7 +268,7 @@ class LatencyTable:
         if values.get("format") != FORMAT:
             raise CheckpointError(f"format is {values.get('format')!r}, expected {FORMAT!r}; measure the table anew")
         kind = values.get("kind")
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             raise CheckpointError(f"kind of model is {str(kind)[:40]!r}, known are {', '.join(KINDS)}; measure the table anew")
         try:
             table = cls(

@@ -205,6 +205,7 @@ def damaged(change: Callable[[dict[str, object]], object]) -> str:
         (damaged(lambda values: values.pop("coefficients")), "'coefficients' is missing"),
         (damaged(lambda values: values.update(kind="magic")), "kind of model is 'magic'"),
         (damaged(lambda values: values.update(kind="constant+depth+flops")), "'ms_per_block' is missing"),
+        (damaged(lambda values: values.update(kind=[])), "kind of model is"),
         (damaged(lambda values: values.update(coefficients={"constant_ms": 1, "ms_per_gflop": -1})), "does not grow"),
         (damaged(lambda values: values.update(compared={"constant+flops": {"mape": -1, "worst": 2}})), "left-out errors"),
         (damaged(lambda values: values.update(compared={"constant+flops": {"mape": 1}})), "worst"),
