@@ -191,6 +191,7 @@ def _export(
                 network, out / "export", images=images.images(), labels=images.labels, preprocessing=images.preprocessing,
                 classes=parts.classes, data=parts.record, precisions=recipe.export.precisions, formats=recipe.export.formats,
                 calibration_images=recipe.export.calibration_images, max_disagreement=recipe.export.max_disagreement,
+                max_class_loss=recipe.export.max_class_loss,
                 on_progress=lambda message: progress("export", 0, 1, message),
             ),
         )  # fmt: skip

@@ -21,6 +21,7 @@ def export(
     ] = None,
     calibration_images: Annotated[int, typer.Option(help="Images of the search part that int8 is calibrated on.")] = 128,
     max_disagreement: Annotated[float, typer.Option(help="Share of images where int8 may guess otherwise than fp32.")] = 0.01,
+    max_class_loss: Annotated[float, typer.Option(help="Share of a class's images that int8 may lose against fp32.")] = 0.05,
     data: Data = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -42,6 +43,7 @@ def export(
     wanted = {
         "calibration_images": calibration_images,
         "max_disagreement": max_disagreement,
+        "max_class_loss": max_class_loss,
         **({"precisions": ["fp32", *(word for word in precision if word != "fp32")]} if precision else {}),
         **({"formats": ["onnx", *(word for word in format if word != "onnx")]} if format else {}),
     }
@@ -56,7 +58,8 @@ def export(
         manifest = export_network(
             network, out, images=images.images(), labels=images.labels, preprocessing=preprocessing, classes=classes,
             precisions=config.precisions, formats=config.formats, calibration_images=config.calibration_images,
-            max_disagreement=config.max_disagreement, data=record, on_progress=lambda message: progress("export", 0, 1, message),
+            max_disagreement=config.max_disagreement, max_class_loss=config.max_class_loss, data=record,
+            on_progress=lambda message: progress("export", 0, 1, message),
         )  # fmt: skip
         progress("export", 1, 1)
     if json:

@@ -70,6 +70,7 @@ class ExportConfig(Section):
     formats: tuple[Literal["onnx", "tensorrt"], ...] = ("onnx", "tensorrt")
     calibration_images: int = Field(128, gt=0, description="images of the search part that int8 is calibrated on")
     max_disagreement: float = Field(0.01, ge=0, le=1, description="share of images where int8 may guess otherwise than fp32")
+    max_class_loss: float = Field(0.05, ge=0, le=1, description="share of a class's images that int8 may lose against fp32")
 
     @field_validator("precisions")
     @classmethod
