@@ -170,7 +170,8 @@ def model_card(manifest: Manifest, promise: Promise, check_images: int) -> str:
         score, time = promise.accuracy.get(name), promise.latency.get(artefact.file or "")
         shown = f"{100 * score['value']:.1f} % [{100 * score['low']:.1f}, {100 * score['high']:.1f}]" if score else "not scored"
         timed = f"{time['p50_ms']:.3g} ms ({time['means']})" if time else "not measured"
-        rows.append(f"| {artefact.file or name} | {artefact.status} | {shown} | {timed} | {artefact.reason} |")
+        why = "; ".join(filter(None, (artefact.reason, artefact.advice)))
+        rows.append(f"| {artefact.file or name} | {artefact.status} | {shown} | {timed} | {why} |")
     first = next(iter(promise.accuracy.values()), None)
     on = f"{first['words']} on {first['images']} images of the {first['part']} part" if first else "accuracy"
     size = manifest.preprocessing.input_size

@@ -59,6 +59,8 @@ class Artefact:
     parity: Parity | None = None
     correct: int | None = None  # of the images of `parity`, where their labels were given
     made: dict[str, Any] = field(default_factory=dict)  # opset, versions, calibration, seconds
+    # of int8 by device: "verdict" ("slower", "faster", "not shown") against fp32, and "reason"; measured after the export
+    speed: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("format", "precision", "status", "reason"):
@@ -70,6 +72,17 @@ class Artefact:
             raise CheckpointError(f"artefact {self.format} {self.precision} is {self.status!r} with file {self.file!r}")
         if self.file is not None:
             check_inside(self.file)
+        for device, found in self.speed.items():
+            if set(found) != {"verdict", "reason"} or not all(isinstance(word, str) for word in (device, *found.values())):
+                raise CheckpointError(f"artefact {self.format} {self.precision} has a speed that is no verdict with its reason")
+
+    @property
+    def advice(self) -> str:
+        """On which devices the file is rejected although it is right, one line; empty where on none."""
+        slower = [
+            f"rejected on {device}: {found['reason']}" for device, found in self.speed.items() if found["verdict"] == "slower"
+        ]
+        return "; ".join(slower)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
