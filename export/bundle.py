@@ -251,8 +251,8 @@ def unpack_bundle(archive: Path, out: Path) -> Path:
         raise CheckpointError(f"{archive} does not exist; expected a bundle") from error
     except BAD_ARCHIVE as error:
         raise CheckpointError(f"{archive} is truncated or no zip file ({error}); copy it again") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{archive} cannot be unpacked ({error})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{archive} cannot be unpacked ({' '.join(str(error).split())})") from error
 
 
 def _unpack(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, left: int, archive: Path) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoformer.architecture import Architecture
 from autoformer.checkpoint import read_json, write_json
-from autoformer.errors import ArchitectureError, CheckpointError
+from autoformer.errors import ArchitectureError, CheckpointError, short
 from autoformer.export.parity import Parity
 from autoformer.preprocessing import Preprocessing
 
@@ -39,7 +39,7 @@ def check_inside(name: str) -> None:
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
     leaves = posix.is_absolute() or windows.is_absolute() or windows.drive or windows.root or ".." in windows.parts
     if not name or leaves or name.strip() in ("", "."):
-        raise CheckpointError(f"manifest names file {name!r}, which is not inside its folder; refused")
+        raise CheckpointError(f"manifest names file {short(repr(name))}, which is not inside its folder; refused")
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,13 @@ class Artefact:
     def __post_init__(self) -> None:
         for name in ("format", "precision", "status", "reason"):
             if not isinstance(getattr(self, name), str):
-                raise CheckpointError(f"artefact {name} is {getattr(self, name)!r}, expected text")
+                raise CheckpointError(f"artefact {name} is {short(repr(getattr(self, name)))}, expected text")
         if self.status not in STATUSES:
-            raise CheckpointError(f"artefact status is {self.status!r}, expected one of {', '.join(STATUSES)}")
+            raise CheckpointError(f"artefact status is {short(repr(self.status))}, expected one of {', '.join(STATUSES)}")
         if (self.status == "exported") != (self.file is not None and self.sha256 is not None):
-            raise CheckpointError(f"artefact {self.format} {self.precision} is {self.status!r} with file {self.file!r}")
+            raise CheckpointError(
+                f"artefact {short(self.format)} {short(self.precision)} is {self.status!r} with file {short(repr(self.file))}"
+            )
         if self.file is not None:
             check_inside(self.file)
         for device, found in self.speed.items():
@@ -96,7 +98,7 @@ class Artefact:
         """Reads the JSON form. Raises `CheckpointError` on unknown or missing keys."""
         known = {entry.name for entry in fields(cls)}
         if unknown := set(values) - known:
-            raise CheckpointError(f"artefact has unknown keys {sorted(unknown)}; known are {sorted(known)}")
+            raise CheckpointError(f"artefact has unknown keys {short(sorted(unknown))}; known are {sorted(known)}")
         parity = values.get("parity")
         try:
             return cls(
@@ -149,10 +151,10 @@ class Manifest:
     def from_dict(cls, values: Mapping[str, Any]) -> Manifest:
         """Reads the JSON form. Raises `CheckpointError` on another format, unknown or missing keys, and bad paths."""
         if values.get("format") != FORMAT:
-            raise CheckpointError(f"not a manifest: format {values.get('format')!r}, expected {FORMAT!r}")
+            raise CheckpointError(f"not a manifest: format {short(repr(values.get('format')))}, expected {FORMAT!r}")
         known = {entry.name for entry in fields(cls)} | {"format"}
         if unknown := set(values) - known:
-            raise CheckpointError(f"manifest has unknown keys {sorted(unknown)}; known are {sorted(known)}")
+            raise CheckpointError(f"manifest has unknown keys {short(sorted(unknown))}; known are {sorted(known)}")
         try:
             architecture = values.get("architecture")
             return cls(
@@ -166,7 +168,7 @@ class Manifest:
                 data=values.get("data"),
             )
         except (KeyError, TypeError, AttributeError, ValueError, ArchitectureError) as error:
-            raise CheckpointError(f"manifest cannot be read: {error!r}") from error
+            raise CheckpointError(f"manifest cannot be read: {short(repr(error))}") from error
 
     def save(self, folder: Path) -> None:
         """Writes `manifest.json` into `folder`, whole or not at all."""

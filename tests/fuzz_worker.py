@@ -29,6 +29,7 @@ from PIL import Image
 from autoformer.cli import board
 from autoformer.errors import AutoformerError
 from autoformer.export.bundle import unpack_bundle
+from autoformer.export.manifest import sha256_of
 from autoformer.export.onnx_graph import OnnxGraph
 from autoformer.export.onnx_model import OnnxModel
 from autoformer.export.predictor import Predictor, open_predictor
@@ -141,12 +142,12 @@ def _sign(folder: Path) -> None:
     with contextlib.suppress(ValueError, OSError, KeyError, TypeError, AttributeError):
         manifest = json.loads((folder / "manifest.json").read_text())
         for entry in manifest["artefacts"]:
-            entry["sha256"] = board.sha256_of(folder / entry["file"])
+            entry["sha256"] = sha256_of(folder / entry["file"])
         (folder / "manifest.json").write_text(json.dumps(manifest))
     with contextlib.suppress(ValueError, OSError, KeyError, TypeError, AttributeError):
         promises = json.loads((folder / "bundle.json").read_text())
         promises["files"] = {
-            path.relative_to(folder).as_posix(): board.sha256_of(path)
+            path.relative_to(folder).as_posix(): sha256_of(path)
             for path in folder.rglob("*")
             if path.is_file() and path.name != "bundle.json"
         }

@@ -31,8 +31,8 @@ TEXTS = (
     "com.microsoft",
 )
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, 1, -1, 2, 8, 1e308, float("nan"), float("inf"), 10**18, 10**400, "", "..", "../x", "/etc/passwd", "x" * 4000, [], {},
-    [1], [[]], {"a": 1}, ["a"], "exported", "onnx", "fp32", "é\n",
+    None, True, False, 0, 1, -1, 2, 8, 1e308, float("nan"), float("inf"), 10**18, 10**400, "", "..", "../x", "/etc/passwd",
+    "x" * 4000, [], {}, [1], [[]], {"a": 1}, ["a"], "exported", "onnx", "fp32", "é\n",
 )  # fmt: skip
 OPERATORS = sorted({schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""})
 
