@@ -34,11 +34,16 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def leads_outside(name: str) -> bool:
+    """Whether `name` is anything but a relative path that stays inside its folder on any system."""
+    posix, windows = PurePosixPath(name), PureWindowsPath(name)
+    leaves = posix.is_absolute() or windows.is_absolute() or bool(windows.drive or windows.root) or ".." in windows.parts
+    return leaves or name.strip() in ("", ".")
+
+
 def check_inside(name: str) -> None:
     """Raises `CheckpointError` unless `name` is a relative path that stays inside its folder on any system."""
-    posix, windows = PurePosixPath(name), PureWindowsPath(name)
-    leaves = posix.is_absolute() or windows.is_absolute() or windows.drive or windows.root or ".." in windows.parts
-    if not name or leaves or name.strip() in ("", "."):
+    if leads_outside(name):
         raise CheckpointError(f"manifest names file {short(repr(name))}, which is not inside its folder; refused")
 
 
