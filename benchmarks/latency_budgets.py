@@ -4,8 +4,8 @@
 
 Trains a small supernet for a few epochs (or takes `--supernet`; latency does not depend on the weights), measures one latency
 table, and for every limit brings it up to date, searches (with `--near 0.97` only networks that are predicted to use that share
-of it), and lets `answer_latency` calibrate, measure, correct and choose again. Per limit: what was predicted, the first measurement of the winner, whether
-that keeps the limit, the share of the limit it uses, and the answer in the end; with
+of it), and lets `answer_latency` calibrate, measure, correct and choose again. Per limit: what was predicted, the first
+measurement of the winner, whether that keeps the limit, the share of the limit it uses, and the answer in the end; with
 `choose=best`, and with the default, the cheapest of the tied, beside it. Finished steps stay in a work folder beside the output:
 the program can be stopped and started again.
 """
