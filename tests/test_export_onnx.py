@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import warnings
 from collections import Counter
 from dataclasses import replace
