@@ -23,19 +23,8 @@ READ_BY = {17: TARGETS, 20: tuple(version for version in TARGETS if version != "
 # What a transformer with relative position is made of, and what folding leaves; anything else is a surprise worth a look.
 NETWORK = {"Conv", "MatMul", "Gemm", "Add", "Sub", "Mul", "Softmax", "LayerNormalization", "ReduceMean", "ReduceSum"}
 SHAPES = {
-    "Reshape",
-    "Transpose",
-    "Concat",
-    "Slice",
-    "Split",
-    "Squeeze",
-    "Unsqueeze",
-    "Expand",
-    "Gather",
-    "Shape",
-    "Identity",
-    "Cast",
-}
+    "Reshape", "Transpose", "Concat", "Slice", "Squeeze", "Unsqueeze", "Expand", "Gather", "Pad", "Shape", "Cast",
+}  # fmt: skip
 GELU = {17: {"Erf", "Div"}, 20: {"Gelu"}}
 QUANTISED = {"QuantizeLinear", "DequantizeLinear"}
 
@@ -70,19 +59,13 @@ def test_no_version_that_reads_the_opset_objects_to_a_file(export: Path, precisi
         assert not [finding for finding in check_tensorrt(path, (version,)) if finding.level == "fails"], version
 
 
-# The form of relative position that is fastest on CPUs sums the weights of attention a second time; the form that is one plain
-# attention, with wider heads, is for GPUs, where half precision is computed.
-NOT_FUSED_IN_FLOAT = ("the softmax is used 2 times", "it computes in float32")
-
-
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_attention_stands_once_in_every_block_and_in_half_precision_it_fuses(export: Path, precision: str) -> None:
     found = attentions(GraphView.of(read_model(file(export, precision))))
     assert len(found) == SPACE.smallest.depth
-    expected = () if precision == "fp16" else NOT_FUSED_IN_FLOAT
     for attention in found:
-        assert len(attention.objections) == len(expected)
-        assert all(words in objection for words, objection in zip(expected, attention.objections, strict=True))
+        assert all("computes in float32" in objection for objection in attention.objections), attention.objections
+        assert len(attention.objections) == (precision != "fp16")
 
 
 def test_the_int8_file_is_legal_and_leaves_no_product_half_quantised(export: Path) -> None:
