@@ -84,12 +84,15 @@ class OnnxRuntimeBackend:
             raise CheckpointError(f"{shown} cannot be run by ONNX Runtime on {PROVIDERS[provider]}: {message}") from error
         if self._session.get_providers()[0] != PROVIDERS[provider]:  # it falls back in silence when a library is missing
             raise MeasurementError(f"{PROVIDERS[provider]} could not be started; are the CUDA libraries and a GPU there?")
-        self._precision = precision or self._session.get_modelmeta().custom_metadata_map.get("autoformer.precision", "fp32")
-        self._outputs = [output.name for output in self._session.get_outputs()]
-        self._feed = {
-            node.name: _input(node, self._batch, images if index == 0 else None, seed + index, shown)
-            for index, node in enumerate(self._session.get_inputs())
-        }
+        try:
+            self._precision = precision or self._session.get_modelmeta().custom_metadata_map.get("autoformer.precision", "fp32")
+            self._outputs = [output.name for output in self._session.get_outputs()]
+            self._feed = {
+                node.name: _input(node, self._batch, images if index == 0 else None, seed + index, shown)
+                for index, node in enumerate(self._session.get_inputs())
+            }
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{shown} has names that are no text; export it again") from error
         self._binding: Any = None
         if provider == "cuda":
             self._binding = self._session.io_binding()

@@ -117,3 +117,13 @@ def test_a_graph_that_fails_when_it_runs_or_gives_another_shape_is_one_line(tmp_
             OnnxModel(tmp_path / "m.onnx")(IMAGES)
         assert words in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [b"images", b"logits"])
+def test_names_that_are_no_text_are_one_line(tmp_path: Path, name: bytes) -> None:
+    path = write(tmp_path / "m.onnx", numpy_helper.from_array(WEIGHT, "weight"))
+    path.write_bytes(path.read_bytes().replace(name, b"\xff" * 6))
+    for read in (OnnxModel, OnnxRuntimeBackend):
+        with pytest.raises(CheckpointError, match=r"m\.onnx") as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
