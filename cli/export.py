@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +10,7 @@ from autoformer.cli.options import Data, Json, Out, Quiet
 
 
 def export(
-    subnet: Annotated[Path, typer.Argument(help="Folder of a network.")],
+    network: Annotated[str, typer.Argument(help="Folder of a network, ours or timm's, or timm:NAME[@FILE].")],
     out: Out,
     precision: Annotated[
         list[str] | None, typer.Option("--precision", help="fp32, fp16, int8; repeat for several; fp32 always is. Default all.")
@@ -21,42 +20,51 @@ def export(
     ] = None,
     calibration_images: Annotated[int, typer.Option(help="Images of the search part that int8 is calibrated on.")] = 128,
     max_disagreement: Annotated[float, typer.Option(help="Share of images where int8 may guess otherwise than fp32.")] = 0.01,
+    opset: Annotated[int, typer.Option(help="Of the ONNX files; 17 for old runtimes.")] = 20,
+    batch: Annotated[
+        str, typer.Option(help="Images in each call: dynamic (any number), or a number that it is fixed to.")
+    ] = "dynamic",
     data: Data = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Write ONNX files and TensorRT engines, each proved against the network on real images.
 
-    Example: autoformer export runs/finetuned --out runs/export --precision fp32 --precision int8
+    Examples:
+
+      autoformer export runs/finetuned --out runs/export --precision fp32 --precision int8
+
+      autoformer export timm:deit_tiny_patch16_224@deit.pth --data photos --out runs/deit
     """
-    from autoformer.checkpoint import read_json
     from autoformer.cli.console import print_json, print_table, progress_bar
+    from autoformer.cli.networks import judged_part, network_and_images
     from autoformer.cli.recipe import ExportConfig, checked
-    from autoformer.data import parts_of_record
     from autoformer.errors import MissingPackageError
     from autoformer.evaluate import EvaluationSet
     from autoformer.export.artefacts import export_network
     from autoformer.export.tensorrt_versions import tensorrt_missing
-    from autoformer.subnet_folder import load_subnet
+    from autoformer.profiling.artefact_costs import counted_flops
 
     wanted = {
         "calibration_images": calibration_images,
         "max_disagreement": max_disagreement,
+        "opset": opset,
+        "batch": batch,
         **({"precisions": ["fp32", *(word for word in precision if word != "fp32")]} if precision else {}),
         **({"formats": ["onnx", *(word for word in format if word != "onnx")]} if format else {}),
     }
     config = checked(ExportConfig, wanted, "export")
     if format and "tensorrt" in format and (missing := tensorrt_missing()):
         raise MissingPackageError(missing)  # asked for by name; by default it is skipped with this as its reason
-    network, preprocessing, classes = load_subnet(subnet)
-    parts = parts_of_record(read_json(subnet / "subnet.json", "data")["data"], data)
-    record = parts.record
-    images = EvaluationSet.of(parts.search, preprocessing)
+    named, classes, parts = network_and_images(network, data)
+    record, preprocessing = parts.record, named.preprocessing
+    images = EvaluationSet.of(judged_part(parts.search, preprocessing), preprocessing)
     with progress_bar(quiet) as progress:
         manifest = export_network(
-            network, out, images=images.images(), labels=images.labels, preprocessing=preprocessing, classes=classes,
+            named.network, out, images=images.images(), labels=images.labels, preprocessing=preprocessing, classes=classes,
             precisions=config.precisions, formats=config.formats, calibration_images=config.calibration_images,
-            max_disagreement=config.max_disagreement, data=record, on_progress=lambda message: progress("export", 0, 1, message),
+            max_disagreement=config.max_disagreement, opset=config.opset, batch=config.batch, flops=counted_flops(named),
+            data=record, on_progress=lambda message: progress("export", 0, 1, message),
         )  # fmt: skip
         progress("export", 1, 1)
     if json:

@@ -71,6 +71,12 @@ class Artefact:
         if self.file is not None:
             check_inside(self.file)
 
+    @property
+    def batch(self) -> int | None:
+        """How many images each call of the file takes exactly; None: any number."""
+        first = self.input_shape[0] if self.input_shape else None
+        return first if isinstance(first, int) and first > 0 else None
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
         return asdict(self) | {

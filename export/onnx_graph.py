@@ -94,6 +94,9 @@ class OnnxGraph:
             raise ExportError(f"batch must be positive or None for any, got {batch}")
         plain = copy.deepcopy(network).cpu().eval().requires_grad_(False)
         plain = plain if as_it_is else plain.float()
+        for module in plain.modules():
+            if hasattr(module, "fused_attn"):  # timm: products with the scale on the query, the form that runtimes fuse
+                setattr(module, "fused_attn", False)  # noqa: B010 (no attribute of nn.Module)
         shape = image_shape or image_shape_of(plain)
         example = torch.zeros(batch or EXAMPLE_BATCH, *shape)
         calls, num_classes = _try_out(plain, example)

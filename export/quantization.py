@@ -89,10 +89,9 @@ def quantize_int8(
         )
     import_onnxruntime()
     source = OnnxModel(graph.path)
-    batch = graph.batch or CALIBRATION_BATCH
-    usable = images if graph.batch is None else images[: len(images) // batch * batch]
-    if not len(usable):
-        raise ExportError(f"{graph.path} takes exactly {batch} images at once, only {len(images)} were given to calibrate on")
+    batch = graph.batch or min(CALIBRATION_BATCH, len(images))
+    # Percentiles want batches of one size, as a graph of a fixed batch does: the last is filled up with the first images.
+    usable = images[np.arange(-(-len(images) // batch) * batch) % len(images)]
     expected, _ = run_in_batches(source, usable, (batch,))
     # Quantised in a folder of its own, so that whatever the quantiser leaves goes with it.
     with tempfile.TemporaryDirectory(prefix="autoformer-int8-") as temporary, _quiet():
