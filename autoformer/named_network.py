@@ -41,6 +41,7 @@ class NamedNetwork:
     """A network in evaluation mode, with what belongs to it."""
 
     network: nn.Module
+    name: str | None  # timm:NAME; None: one of ours, which says its architecture
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None  # None: it does not say
     num_classes: int
@@ -86,6 +87,7 @@ def open_network(words: str) -> NamedNetwork:
     network, preprocessing, classes = load_subnet(folder)
     return NamedNetwork(
         network=network,
+        name=None,
         preprocessing=preprocessing,
         classes=classes,
         num_classes=network.num_classes,
@@ -98,7 +100,10 @@ def _open_folder(folder: Path, config: Mapping[str, Any]) -> NamedNetwork:
     path = folder / "config.json"
     name, described = config.get("architecture"), config.get("pretrained_cfg", config)
     if not isinstance(name, str) or not isinstance(described, Mapping) or not timm.is_model(name):
-        raise CheckpointError(f"{path} names the architecture {str(name)[:60]!r}, which is neither ours nor timm's")
+        raise CheckpointError(
+            f"{path} names the architecture {str(name)[:60]!r}, which is neither ours nor timm's; expected a folder of {TIMM_NAME!r} "
+            "or of a network that timm.list_models() names"
+        )
     weights = next((folder / file for file in WEIGHTS if (folder / file).is_file()), None)
     if weights is None:
         raise CheckpointError(f"{folder} holds no weights; expected {' or '.join(WEIGHTS)} beside config.json")
@@ -145,6 +150,7 @@ def _described(network: Any, words: str, *, weights: Path | None, names: object 
         raise CheckpointError(f"{words} has no classifier; give weights that have one, or finetune it on your images first")
     return NamedNetwork(
         network=network.eval(),
+        name=f"{PREFIX}{network.pretrained_cfg['architecture']}",
         preprocessing=timm_preprocessing(network.pretrained_cfg, words),
         classes=_names(names, network.num_classes),
         num_classes=network.num_classes,

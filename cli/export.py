@@ -63,7 +63,8 @@ def export(
         manifest = export_network(
             named.network, out, images=images.images(), labels=images.labels, preprocessing=preprocessing, classes=classes,
             precisions=config.precisions, formats=config.formats, calibration_images=config.calibration_images,
-            max_disagreement=config.max_disagreement, opset=config.opset, batch=config.batch, flops=counted_flops(named),
+            max_disagreement=config.max_disagreement, opset=config.opset, batch=config.batch,
+            flops=counted_flops(named), name=named.name,
             data=record, on_progress=lambda message: progress("export", 0, 1, message),
         )  # fmt: skip
         progress("export", 1, 1)

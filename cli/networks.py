@@ -58,7 +58,7 @@ def exported_network(words: str, data: str | None, progress: Progress) -> Iterat
         folder = Path(temporary) / "export"
         export_network(
             named.network, folder, images=images.images(), labels=images.labels, preprocessing=named.preprocessing,
-            classes=classes, data=parts.record, flops=counted_flops(named),
+            classes=classes, data=parts.record, flops=counted_flops(named), name=named.name,
             on_progress=lambda message: progress("export", 0, 1, message),
         )  # fmt: skip
         progress("export", 1, 1)

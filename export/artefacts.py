@@ -68,6 +68,7 @@ def export_network(
     opset: int = 20,
     batch: int | None = None,
     flops: int | None = None,
+    name: str | None = None,
     data: Mapping[str, Any] | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> Manifest:
@@ -75,8 +76,8 @@ def export_network(
 
     `images` are real preprocessed images [n, channels, height, width] that training never saw; `labels` [n] adds how many
     each file gets right; `data` is the record of the data set, kept so that `evaluate` finds it again. Files are of `opset` and
-    take any number of images or exactly `batch`. `flops` are the multiply-adds of a network that does not know them itself.
-    Raises `ExportError`, with nothing written, when the fp32 file differs from the network.
+    take any number of images or exactly `batch`. `flops` are the multiply-adds, and `name` the name, of a network that does not
+    know them itself. Raises `ExportError`, with nothing written, when the fp32 file differs from the network.
     """
     _check_request(network, images, labels, preprocessing, classes, precisions, formats, calibration_images)
     say = on_progress or (lambda message: None)
@@ -120,6 +121,7 @@ def export_network(
             flops=cost.flops if cost is not None else flops,
             weights_digest=about.weights_digest,
             data=data,
+            network=name,
         )
         manifest.save(folder)
     return manifest

@@ -171,13 +171,14 @@ def model_card(manifest: Manifest, promise: Promise, check_images: int) -> str:
     first = next(iter(promise.accuracy.values()), None)
     on = f"{first['words']} on {first['images']} images of the {first['part']} part" if first else "accuracy"
     size = manifest.preprocessing.input_size
+    kind = f"{_one_line(manifest.network)}, a network" if manifest.network else "a vision transformer"
     licence = "see licence.txt" if promise.licence else "not stated by those who made this bundle"
     return f"""# {promise.name}
 
 A classifier of {len(manifest.classes)} classes ({", ".join(map(_one_line, manifest.classes[:12]))}{
         " ..." if len(manifest.classes) > 12 else ""
     })
-for images of {size} × {size} pixels: a vision transformer of {manifest.params:,} parameters{
+for images of {size} × {size} pixels: {kind} of {manifest.params:,} parameters{
         f" and {manifest.flops:,} multiply-adds" if manifest.flops else ""
     }.
 

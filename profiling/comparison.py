@@ -9,7 +9,7 @@ its. Whatever could not be found out stands in the answer with its reason.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,12 +22,13 @@ from autoformer.data import Part
 from autoformer.errors import AutoformerError, CheckpointError, MeasurementError
 from autoformer.evaluate import WORDS, EvaluationSet, Metric, Score, guesses, score
 from autoformer.export.bundle import unpack_bundle
+from autoformer.export.manifest import FILE_NAME as MANIFEST
 from autoformer.export.predictor import EXPECTED, open_predictor
 from autoformer.paired_difference import Difference, paired_difference
 from autoformer.pareto import nondominated_ranks
 from autoformer.preprocessing import Preprocessing
 from autoformer.profiling.artefact_costs import Costs, costs_of
-from autoformer.profiling.latency import TIMM, NotMeasured, Profile, expand, profile_artefacts
+from autoformer.profiling.latency import NO_GPU, TIMM, NotMeasured, Profile, expand, profile_artefacts
 from autoformer.profiling.measure import MeasureConfig, Measurement
 from autoformer.progress import Progress, silent
 
@@ -134,8 +135,9 @@ def compare_artefacts(
             raise CheckpointError(f"{one} does not exist; expected {EXPECTED}")
     with ExitStack() as stack:
         named = expand([place for one in words for place in _unpacked(one, stack)], missing)
-        found: dict[str, NDArray[np.int64]] = {}
-        asked = _Asked(images)
+        if not named:
+            raise CheckpointError(f"{', '.join(words)}: no file is there to compare; expected {EXPECTED}")
+        asked, found = _Asked(images), {}
         for own_words, label in named:
             try:
                 found[label] = asked.guesses(own_words, progress)
@@ -143,24 +145,38 @@ def compare_artefacts(
                 missing.append(NotMeasured(label, "accuracy", str(error)))
         profile = _profile(named, missing, config, batch, threads, progress)
         rows = [row for own_words, label in named for row in _rows(own_words, label, profile)]
-    scored = [replace(row, score=score(found[row.name], asked.labels, metric)) if row.name in found else row for row in rows]
-    first = found.get(named[0][1])
-    if first is not None:
-        scored = [
-            replace(row, difference=paired_difference(first, found[row.name], asked.labels, metric))
-            if row.name in found and row.name != named[0][1]
-            else row
-            for row in scored
-        ]
+        rows = marked(with_ratios([_scored(row, found, named[0][1], asked.labels, metric) for row in rows]))
+        shown = _shown(named)
     return Comparison(
-        rows=tuple(marked(with_ratios(scored))),
-        missing=tuple(missing),
+        rows=tuple(replace(row, name=shown[row.name]) for row in rows),
+        missing=tuple(replace(item, name=shown.get(item.name, item.name)) for item in missing),
         metric=metric,
         images=len(asked.labels),
         part=images.part if images is not None and len(asked.labels) else "",
         split=asked.split,
         profile=profile,
     )
+
+
+def _scored(row: Row, found: Mapping[str, NDArray[np.int64]], first: str, labels: NDArray[np.int64], metric: Metric) -> Row:
+    """The row with what its guesses amount to, and how far that is from the first's."""
+    if row.name not in found:
+        return row
+    own = found[row.name]
+    compared = first in found and row.name != first
+    return replace(
+        row,
+        score=score(own, labels, metric),
+        difference=paired_difference(found[first], own, labels, metric) if compared else None,
+    )
+
+
+def _shown(named: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """What each label is called: an exported file with its folder, everything else as it is."""
+    files = {label: Path(words) for words, label in named if (Path(words).parent / MANIFEST).is_file()}
+    short = {label: f"{path.parent.name}/{path.name}" for label, path in files.items()}
+    every = {label: short.get(label, label) for _, label in named}
+    return {label: name if list(every.values()).count(name) == 1 else label for label, name in every.items()}
 
 
 class _Asked:
@@ -209,7 +225,9 @@ def _profile(
     except MeasurementError as error:
         missing.append(NotMeasured("all", "latency", str(error)))
         return None
-    missing += profile.not_measured
+    missing += [item for item in profile.not_measured if item.reason != NO_GPU]
+    if any(item.reason == NO_GPU for item in profile.not_measured):
+        missing.append(NotMeasured("all", "GPU", NO_GPU))  # once, not for every artefact
     return profile
 
 

@@ -31,7 +31,7 @@ def table(comparison: Comparison) -> list[tuple[str, ...]]:
 
 def _cells(row: Row) -> tuple[str, ...]:
     costs, taken = row.costs, row.measurement
-    differs = "" if row.difference is None else f"{row.difference}{' (not told apart)' if row.difference.tied else ''}"
+    differs = "" if row.difference is None else f"{row.difference}{' tied' if row.difference.tied else ''}"
     return (
         row.name,
         "–" if row.score is None else str(row.score),

@@ -16,6 +16,7 @@ from autoformer.profiling.comparison import Comparison, Row
 from autoformer.profiling.report_plot import BLUE, ORANGE
 
 WIDTH, HEIGHT = 760, 460
+NUMBER_WIDTH, NUMBER_HEIGHT = 18, 14
 LEFT, RIGHT, TOP, BOTTOM = 70, 230, 24, 56  # around the axes; the names stand on the right
 LOGARITHMIC_FROM = 5.0  # longest time over shortest
 STYLE = (
@@ -87,13 +88,18 @@ def _plot(comparison: Comparison, drawn: Sequence[tuple[int, Row]]) -> list[str]
         if len(front) > 1:
             joined = " ".join(f"{left},{top}" for left, top in front)
             parts.append(f'<polyline points="{joined}" fill="none" stroke="{colour}" stroke-opacity=".6"/>')
-    for number, row, (fast, time, slow), (worse, score, better) in points:
+    numbers: list[tuple[float, float]] = []  # where they stand; one that would lie on another moves up
+    for number, row, (fast, time, slow), (worse, score, better) in sorted(points, key=lambda point: point[2][1]):
         colour = ORANGE if row.on_gpu else BLUE
         parts.append(f'<g stroke="{colour}" fill="{colour if row.pareto else "none"}">')
         parts.append(f'<line x1="{x(fast)}" y1="{y(score)}" x2="{x(slow)}" y2="{y(score)}"/>')
         parts.append(f'<line x1="{x(time)}" y1="{y(worse)}" x2="{x(time)}" y2="{y(better)}"/>')
         parts.append(f'<circle cx="{x(time)}" cy="{y(score)}" r="6" stroke-width="2"><title>{_told(row)}</title></circle></g>')
-        parts.append(_text(x(time) + 9, y(score) - 8, str(number)))
+        left, top = x(time) + 9, y(score) - 8
+        while any(abs(left - other) < NUMBER_WIDTH and abs(top - above) < NUMBER_HEIGHT for other, above in numbers):
+            top -= NUMBER_HEIGHT
+        numbers.append((left, top))
+        parts.append(_text(left, top, str(number)))
     return parts
 
 

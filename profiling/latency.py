@@ -28,6 +28,7 @@ from autoformer.profiling.statistics import LatencyStats
 FORMAT = "autoformer/profile/1"
 PLAN_SUFFIXES = (".plan", ".engine")
 TIMM = "timm:"  # begins the name of one of timm's networks, which is no path
+NO_GPU = "no NVIDIA GPU was found"
 REFERENCE = "reference network"
 REFERENCE_WIDTH, REFERENCE_ROWS, REFERENCE_LAYERS = 192, 64, 4  # 9.4 M multiply-adds, below a millisecond on most CPUs
 
@@ -146,7 +147,7 @@ def profile_artefacts(
         backends: dict[str, LatencyBackend] = {}
         for job in jobs:
             if job.backend in ("onnxruntime-cuda", "torch-cuda", "tensorrt") and not facts.has_gpu:
-                missing.append(NotMeasured(job.name, job.backend, "no NVIDIA GPU was found"))
+                missing.append(NotMeasured(job.name, job.backend, NO_GPU))
                 continue
             try:
                 backends[f"{job.name} ({job.backend})"] = stack.enter_context(job.open())
