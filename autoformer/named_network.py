@@ -101,8 +101,8 @@ def _open_folder(folder: Path, config: Mapping[str, Any]) -> NamedNetwork:
     name, described = config.get("architecture"), config.get("pretrained_cfg", config)
     if not isinstance(name, str) or not isinstance(described, Mapping) or not timm.is_model(name):
         raise CheckpointError(
-            f"{path} names the architecture {str(name)[:60]!r}, which is neither ours nor timm's; expected a folder of {TIMM_NAME!r} "
-            "or of a network that timm.list_models() names"
+            f"{path} names the architecture {str(name)[:60]!r}, which is neither ours nor timm's; expected a folder of "
+            f"{TIMM_NAME!r} or of a network that timm.list_models() names"
         )
     weights = next((folder / file for file in WEIGHTS if (folder / file).is_file()), None)
     if weights is None:

@@ -70,7 +70,7 @@ class ExportConfig(Section):
     formats: tuple[Literal["onnx", "tensorrt"], ...] = ("onnx", "tensorrt")
     calibration_images: int = Field(128, gt=0, description="images of the search part that int8 is calibrated on")
     max_disagreement: float = Field(0.01, ge=0, le=1, description="share of images where int8 may guess otherwise than fp32")
-    opset: int = Field(20, ge=17, le=25, description="of the ONNX files; 17 for old runtimes, attention as one operator from 23")
+    opset: int = Field(20, ge=17, le=25, description="of the ONNX files; 17 for old runtimes")
     batch: int | None = Field(None, gt=0, le=4096, description="images in each call; empty or dynamic: any number")
 
     @field_validator("batch", mode="before")

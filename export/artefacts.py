@@ -184,7 +184,10 @@ def _int8(
     disjoint: bool,
 ) -> Artefact:
     started = time.monotonic()
-    quantised, trials = quantize_int8(graph, images, path)
+    try:
+        quantised, trials = quantize_int8(graph, images, path)
+    except ExportError as error:  # the other files are good all the same
+        return Artefact(format="onnx", precision="int8", status="rejected", reason=str(error))
     made = {
         **_versions("onnx", "onnxruntime"),
         "opset": quantised.opset,

@@ -209,8 +209,11 @@ def _try_out(network: nn.Module, example: Tensor) -> tuple[Counter[type], int]:
 def _export(network: nn.Module, example: Tensor, batch: int | None, opset: int) -> onnx.ModelProto:
     from onnxscript.optimizer import optimize_ir
 
+    # Of a fixed batch the expansion of a table over its images would become a constant as well.
+    kept = ("Gather",) if batch is None else ("Gather", "Expand")
+
     def fold(node: Any) -> bool | None:
-        return False if node.op_type == "Gather" else None
+        return False if node.op_type in kept else None
 
     shapes = None if batch is not None else ({0: BATCH_NAME},)
     with _quiet(), _collector_paused():

@@ -50,10 +50,11 @@ def colour_reader(path: Path, order: tuple[int, int, int] = (0, 1, 2), batch: in
 def measured(**times_ms: float) -> dict[str, Measurement]:
     """Measurements whose every run took as long as said."""
     clock = ScriptedClock()
-    backends = {
-        name: ScriptedBackend(clock, lambda _, time=time: time, name="torch-cuda" if name.startswith("gpu") else "torch-cpu")
-        for name, time in times_ms.items()
-    }
+
+    def scripted(name: str, time: float) -> ScriptedBackend:
+        return ScriptedBackend(clock, lambda _: time, name="torch-cuda" if name.startswith("gpu") else "torch-cpu")
+
+    backends = {name: scripted(name, time) for name, time in times_ms.items()}
     return measure(backends, SHORT, clock=clock, cpu_clock=clock, device=HERE)
 
 

@@ -173,6 +173,43 @@ def test_int8_is_calibrated_and_judged_in_a_fixed_batch(tmp_path: Path) -> None:
     assert [taken["batch"] for taken in answer.json["measurements"]] == [4, 4]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("opset", "batch"), [(17, 3), (18, None), (19, 3), (21, None), (23, None), (25, None)])
+def test_every_operator_set_gives_files_that_say_so(tmp_path: Path, opset: int, batch: int | None) -> None:
+    torch.manual_seed(0)
+    network = Subnet.from_space(SPACE, SPACE.smallest).eval()
+    images = np.random.default_rng(0).standard_normal((33, 3, 16, 16)).astype(np.float32)
+    manifest = export_network(
+        network, tmp_path / "export", images=images, preprocessing=PREPROCESSING, classes="abcd", formats=("onnx",),
+        opset=opset, batch=batch, max_disagreement=1.0, calibration_images=16,
+    )  # fmt: skip
+    assert [artefact.status for artefact in manifest.artefacts] == ["exported"] * 3
+    for artefact in manifest.artefacts:
+        graph = OnnxGraph.open(tmp_path / "export" / str(artefact.file))
+        assert (graph.opset, graph.batch, artefact.batch) == (opset, batch, batch)
+
+
+@pytest.mark.slow
+def test_an_int8_file_that_nothing_runs_is_rejected_and_the_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refuses(OnnxModel):
+        def __init__(self, path: Path, *words: Any) -> None:
+            if path.parent.name.startswith("autoformer-int8-"):
+                raise CheckpointError("it is truncated or not an ONNX file that runs here: no such kernel")
+            super().__init__(path, *words)
+
+    monkeypatch.setattr("autoformer.export.quantization.OnnxModel", Refuses)
+    network, images = Subnet.from_space(SPACE, SPACE.smallest).eval(), np.ones((4, 3, 16, 16), np.float32)
+    manifest = export_network(
+        network, tmp_path / "export", images=images, preprocessing=PREPROCESSING, classes="abcd", precisions=("fp32", "int8"),
+        formats=("onnx",), batch=2,
+    )  # fmt: skip
+    fp32, int8 = manifest.artefacts
+    assert (fp32.status, int8.status, int8.file) == ("exported", "rejected", None)
+    assert int8.reason.startswith(
+        "ONNX Runtime does not run the quantised graph of opset 20 and the fixed batch 2 (no such kernel)"
+    )
+
+
 def test_calls_are_filled_up_and_the_copies_dropped() -> None:
     sizes: list[int] = []
 
