@@ -27,10 +27,11 @@ from autoformer.cli.recipe import Recipe
 from autoformer.cli.starting import beginning
 from autoformer.cost import Budget, CostModel, ExactCosts, check_feasible
 from autoformer.data import DataParts, TestPart, check_readable, load_parts, without_recorded
+from autoformer.errors import RecipeError
 from autoformer.evaluate import EvaluationSet, Predict, guesses, predict_with
 from autoformer.export.artefacts import export_network
 from autoformer.export.manifest import Manifest
-from autoformer.export.onnx_model import OnnxModel
+from autoformer.export.predictor import open_predictor
 from autoformer.extract import extract
 from autoformer.preprocessing import Preprocessing
 from autoformer.profiling.device import DeviceFacts
@@ -60,6 +61,11 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent, workers: 
     finished run is only read. Raises `BudgetError` before anything is trained
     when no network can keep the budget, `OutputExistsError` when `out` holds a run of another recipe or of other data.
     """
+    if recipe.export.batch not in (None, recipe.profile.batch):
+        raise RecipeError(
+            f"export.batch {recipe.export.batch} fixes the files to it, so profile.batch must be the same, got "
+            f"{recipe.profile.batch}; set both"
+        )
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     parts = load_parts(recipe.data)
@@ -193,6 +199,7 @@ def _export(
                 classes=parts.classes, data=parts.record, precisions=recipe.export.precisions, formats=recipe.export.formats,
                 calibration_images=recipe.export.calibration_images, max_disagreement=recipe.export.max_disagreement,
                 max_class_loss=recipe.export.max_class_loss,
+                opset=recipe.export.opset, batch=recipe.export.batch,
                 on_progress=lambda message: progress("export", 0, 1, message),
             ),
         )  # fmt: skip
@@ -229,7 +236,7 @@ def _onnx_models(folder: Path) -> dict[str, Predict]:
     """The exported ONNX files of a folder by name, ready to run."""
     manifest = Manifest.load(folder)
     return {
-        f"{artefact.format} {artefact.precision}": OnnxModel(manifest.verified_file(folder, artefact))
+        f"{artefact.format} {artefact.precision}": open_predictor(manifest.verified_file(folder, artefact))
         for artefact in manifest.artefacts
         if artefact.status == "exported" and artefact.format == "onnx"
     }

@@ -31,7 +31,7 @@ from autoformer.export.half_precision import HalfPrecision, measure_peaks
 from autoformer.export.manifest import Artefact, Manifest, sha256_of
 from autoformer.export.onnx_graph import OnnxGraph, describe
 from autoformer.export.onnx_model import OnnxModel
-from autoformer.export.parity import REFERENCE_BATCH, TOLERANCES, Parity, compare, run_in_batches
+from autoformer.export.parity import REFERENCE_BATCH, TOLERANCES, Parity, compare, filled_up, run_in_batches
 from autoformer.export.predictor import torch_model
 from autoformer.export.quantization import quantize_int8
 from autoformer.preprocessing import Preprocessing
@@ -69,16 +69,20 @@ def export_network(
     max_disagreement: float = 0.01,
     max_class_loss: float = 0.05,
     opset: int = 20,
+    batch: int | None = None,
+    flops: int | None = None,
+    name: str | None = None,
     data: Mapping[str, Any] | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> Manifest:
     """Writes the folder `out` whole or not at all, and returns its manifest.
 
     `images` are real preprocessed images [n, channels, height, width] that training never saw; `labels` [n] adds how many
-    each file gets right; `data` is the record of the data set, kept so that `evaluate` finds it again. An int8 file is
-    rejected that names another class on a larger share than `max_disagreement`, or is shown to lose more than the share
-    `max_class_loss` of a class's right answers. Raises `ExportError`, with nothing written, when the fp32 file differs from
-    the network.
+    each file gets right; `data` is the record of the data set, kept so that `evaluate` finds it again. Files are of `opset` and
+    take any number of images or exactly `batch`. `flops` are the multiply-adds, and `name` the name, of a network that does not
+    know them itself. An int8 file is rejected that names another class on a larger share than `max_disagreement`, or is shown
+    to lose more than the share `max_class_loss` of a class's right answers. Raises `ExportError`, with nothing written, when
+    the fp32 file differs from the network.
     """
     _check_request(network, images, labels, preprocessing, classes, precisions, formats, calibration_images)
     say = on_progress or (lambda message: None)
@@ -91,10 +95,11 @@ def export_network(
     with write_folder(out) as folder:
         say("ONNX fp32: exporting")
         started = time.monotonic()
-        graph = OnnxGraph.from_network(network, folder / "model.fp32.onnx", opset=opset, metadata=about.to_properties())
+        metadata = about.to_properties()
+        graph = OnnxGraph.from_network(network, folder / "model.fp32.onnx", batch=batch, opset=opset, metadata=metadata)
         export_s = time.monotonic() - started
         say("ONNX fp32: comparing with the network")
-        parity, correct = judge(OnnxModel(graph.path), "fp32")
+        parity, correct = judge(filled_up(OnnxModel(graph.path), batch), "fp32")
         if not parity.passed:
             raise ExportError(f"the fp32 ONNX file differs from the network it came from: {parity.reason}; nothing was written")
         made = {**_versions("torch", "onnx", "onnxscript", "onnxruntime"), "opset": graph.opset, "seconds": round(export_s, 2)}
@@ -123,9 +128,10 @@ def export_network(
             preprocessing=preprocessing,
             params=sum(parameter.numel() for parameter in network.parameters()),
             architecture=about.architecture,
-            flops=cost.flops if cost is not None else None,
+            flops=cost.flops if cost is not None else flops,
             weights_digest=about.weights_digest,
             data=data,
+            network=name,
         )
         manifest.save(folder)
     return manifest
@@ -164,13 +170,14 @@ def _fp16(network: nn.Module, graph: OnnxGraph, path: Path, images: NDArray[np.f
         kept = peaks.to_keep()
         metadata = replace(graph.metadata, precision="fp16").to_properties()
         half = OnnxGraph.from_network(
-            HalfPrecision(network, kept), path, opset=opset, metadata=metadata, image_shape=graph.image_shape, as_it_is=True
-        )
+            HalfPrecision(network, kept), path, batch=graph.batch, opset=opset, metadata=metadata,
+            image_shape=graph.image_shape, as_it_is=True,
+        )  # fmt: skip
     except ExportError as error:  # the fp32 file is good all the same
         return Artefact(format="onnx", precision="fp16", status="rejected", reason=str(error), made=made)
     made |= {**_versions("torch", "onnx", "onnxscript", "onnxruntime"), "opset": half.opset, "kept_in_fp32": list(kept)}
     made["seconds"] = round(time.monotonic() - started, 2)
-    parity, correct = judge(OnnxModel(path), "fp16")
+    parity, correct = judge(filled_up(OnnxModel(path), graph.batch), "fp16")
     if parity.passed:
         return _exported("onnx", "fp16", half, parity, correct, made)
     return _rejected("fp16", half, parity, correct, made)
@@ -197,7 +204,10 @@ def _int8(
     max_class_loss: float,
 ) -> Artefact:
     started = time.monotonic()
-    quantised, trials = quantize_int8(graph, images, path)
+    try:
+        quantised, trials = quantize_int8(graph, images, path)
+    except ExportError as error:  # the other files are good all the same
+        return Artefact(format="onnx", precision="int8", status="rejected", reason=str(error))
     made = {
         **_versions("onnx", "onnxruntime"),
         "opset": quantised.opset,
@@ -210,7 +220,7 @@ def _int8(
             "trials": [trial.to_dict() for trial in trials],
         },
     }
-    parity, correct = judge(OnnxModel(quantised.path), "int8", max_disagreement)
+    parity, correct = judge(filled_up(OnnxModel(quantised.path), graph.batch), "int8", max_disagreement)
     losses = judge.by_class(classes, max_class_loss)
     made["class_losses"] = losses.to_dict()
     if losses.broken:
@@ -228,7 +238,7 @@ def _engine(graph: OnnxGraph, path: Path, judge: _Judge) -> Artefact:
     try:
         built = EngineBuilder().build(graph.path, path, batches=ENGINE_BATCHES)
         with Engine.load(path, sha256=built.sha256) as engine:
-            parity, correct = judge(engine, "fp32")
+            parity, correct = judge(filled_up(engine, graph.batch), "fp32")
     except (ExportError, CheckpointError, MeasurementError) as error:  # the ONNX files are good all the same
         path.unlink(missing_ok=True)
         return Artefact(format="tensorrt", precision="fp32", status="rejected", reason=str(error))

@@ -95,6 +95,9 @@ class OnnxGraph:
             raise ExportError(f"batch must be positive or None for any, got {batch}")
         plain = copy.deepcopy(network).cpu().eval().requires_grad_(False)
         plain = plain if as_it_is else plain.float()
+        for module in plain.modules():
+            if hasattr(module, "fused_attn"):  # timm: products with the scale on the query, the form that runtimes fuse
+                setattr(module, "fused_attn", False)  # noqa: B010 (no attribute of nn.Module)
         shape = image_shape or image_shape_of(plain)
         example = torch.zeros(batch or EXAMPLE_BATCH, *shape)
         calls, num_classes = _try_out(plain, example)
@@ -210,8 +213,11 @@ def _try_out(network: nn.Module, example: Tensor) -> tuple[Counter[type], int]:
 def _export(network: nn.Module, example: Tensor, batch: int | None, opset: int) -> onnx.ModelProto:
     from onnxscript.optimizer import optimize_ir
 
+    # Of a fixed batch the expansion of a table over its images would become a constant as well.
+    kept = ("Gather",) if batch is None else ("Gather", "Expand")
+
     def fold(node: Any) -> bool | None:
-        return False if node.op_type == "Gather" else None
+        return False if node.op_type in kept else None
 
     shapes = None if batch is not None else ({0: BATCH_NAME},)
     with _quiet(), _collector_paused():
