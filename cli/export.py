@@ -19,6 +19,9 @@ def export(
     format: Annotated[
         list[str] | None, typer.Option("--format", help="onnx or tensorrt; onnx always is. Default: what is there.")
     ] = None,
+    input: Annotated[
+        str, typer.Option("--input", help="float32 (normalised), or uint8: pixels, with the normalisation folded into the files.")
+    ] = "float32",
     calibration_images: Annotated[int, typer.Option(help="Images of the search part that int8 is calibrated on.")] = 128,
     max_disagreement: Annotated[float, typer.Option(help="Share of images where int8 may guess otherwise than fp32.")] = 0.01,
     data: Data = None,
@@ -29,6 +32,8 @@ def export(
 
     Example: autoformer export runs/finetuned --out runs/export --precision fp32 --precision int8
     """
+    from dataclasses import replace
+
     from autoformer.checkpoint import read_json
     from autoformer.cli.console import print_json, print_table, progress_bar
     from autoformer.cli.recipe import ExportConfig, checked
@@ -40,6 +45,7 @@ def export(
     from autoformer.subnet_folder import load_subnet
 
     wanted = {
+        "input": input,
         "calibration_images": calibration_images,
         "max_disagreement": max_disagreement,
         **({"precisions": ["fp32", *(word for word in precision if word != "fp32")]} if precision else {}),
@@ -51,6 +57,7 @@ def export(
     network, preprocessing, classes = load_subnet(subnet)
     parts = parts_of_record(read_json(subnet / "subnet.json", "data")["data"], data)
     record = parts.record
+    preprocessing = replace(preprocessing, input_type=config.input)
     images = EvaluationSet.of(parts.search, preprocessing)
     with progress_bar(quiet) as progress:
         manifest = export_network(

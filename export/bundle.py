@@ -129,7 +129,7 @@ def _write_check(folder: Path, manifest: Manifest, model: OnnxModel, pixels: NDA
     folder.mkdir()
     for index, image in enumerate(pixels):
         Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / f"{index:04d}.png")
-    images = manifest.preprocessing.normalise(pixels)
+    images = manifest.preprocessing.prepare(pixels)
     size = model.batch or 16
     if len(images) % size and model.batch is not None:
         raise ExportError(f"the fp32 file takes exactly {size} images; give a multiple of that as check images")
@@ -144,6 +144,7 @@ def _write_triton(folder: Path, manifest: Manifest, onnx: Path) -> None:
     (folder / "1").mkdir(parents=True)
     shutil.copyfile(onnx, folder / "1" / "model.onnx")
     any_batch = artefact.input_shape[0] == "batch"
+    kind = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}[manifest.preprocessing.input_type]
     first = [] if any_batch else [artefact.input_shape[0]]
     sizes = ", ".join(str(size) for size in (*first, *artefact.input_shape[1:]))
     outputs = ", ".join(str(size) for size in (*first, len(manifest.classes)))
@@ -151,7 +152,7 @@ def _write_triton(folder: Path, manifest: Manifest, onnx: Path) -> None:
         f'name: "{folder.name}"\n'
         'platform: "onnxruntime_onnx"\n'
         f"max_batch_size: {64 if any_batch else 0}\n"
-        f'input [ {{ name: "{artefact.input_name}" data_type: TYPE_FP32 dims: [ {sizes} ] }} ]\n'
+        f'input [ {{ name: "{artefact.input_name}" data_type: {kind} dims: [ {sizes} ] }} ]\n'
         f'output [ {{ name: "{artefact.output_name}" data_type: TYPE_FP32 dims: [ {outputs} ] label_filename: "labels.txt" }} ]\n'
         + ("dynamic_batching { }\n" if any_batch else ""),
         encoding="utf-8",
