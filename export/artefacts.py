@@ -25,7 +25,7 @@ from torch import nn
 from autoformer.checkpoint import write_folder
 from autoformer.errors import CheckpointError, DataError, ExportError, MeasurementError
 from autoformer.export.engine import Engine, EngineBuilder, tensorrt_missing
-from autoformer.export.folding import CENTRE, PixelInput, fold_normalisation, network_images
+from autoformer.export.folding import PixelInput, fold_normalisation, network_images
 from autoformer.export.half_precision import PATCH_EMBEDDING, HalfPrecision, measure_peaks
 from autoformer.export.manifest import Artefact, Manifest, sha256_of
 from autoformer.export.onnx_graph import OnnxGraph, describe
@@ -150,7 +150,7 @@ def _fp32(network: nn.Module, path: Path, preprocessing: Preprocessing, opset: i
     """The file that all others are made from; one that takes uint8 pixels has the normalisation in its weights."""
     if preprocessing.input_type == "float32":
         return OnnxGraph.from_network(network, path, opset=opset, metadata=about.to_properties())
-    taking_pixels = PixelInput(fold_normalisation(network, preprocessing, centre=CENTRE), preprocessing)
+    taking_pixels = PixelInput(fold_normalisation(network, preprocessing), preprocessing)
     return OnnxGraph.from_network(
         taking_pixels, path, opset=opset, metadata=about.to_properties(), input_type=preprocessing.input_type,
         image_shape=(preprocessing.in_chans, preprocessing.input_size, preprocessing.input_size),
@@ -176,7 +176,7 @@ def _fp16(
         half: nn.Module
         if graph.input_type == "uint8":
             kept = (PATCH_EMBEDDING, *kept)
-            folded = fold_normalisation(network, preprocessing, centre=CENTRE)
+            folded = fold_normalisation(network, preprocessing)
             half = PixelInput(HalfPrecision(folded, kept), preprocessing)
         else:
             half = HalfPrecision(network, kept)
