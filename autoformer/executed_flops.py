@@ -16,7 +16,7 @@ from autoformer.cost import count_flops
 from autoformer.space import SearchSpace
 
 ExecutedForm = Literal["bias", "fused", "tiled"]
-WHERE = {"bias": "exported graphs", "tiled": "torch on a CPU", "fused": "torch on an accelerator"}  # what `auto` takes
+WHERE = {"bias": "what counters see", "tiled": "torch on a CPU", "fused": "exported graphs, torch on an accelerator"}  # of `auto`
 
 
 def count_executed_flops(architecture: Architecture, space: SearchSpace, form: ExecutedForm) -> int:

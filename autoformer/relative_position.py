@@ -13,9 +13,9 @@ involves the class token. Because the embedding is a sum of a row part and a col
 
 Three exact forms:
 
-* `bias` builds the logits from rows and columns by broadcasting: plain operators for exporters, compilers and counters;
+* `bias` builds the logits from rows and columns by broadcasting: plain operators for compilers and counters;
 * `fused` appends the rows and columns as features to query, key and value, so that one plain attention call
-  (FlashAttention on a GPU) does everything and nothing of size N×N is in memory;
+  (FlashAttention on a GPU) does everything and nothing of size N×N is in memory; what exporters write too;
 * `tiled` (tiled_attention.py) does the same on a CPU a few images at a time, with its backward pass written out. It is
   differentiable once and not by `torch.func`; Hessians, `vmap`, `jvp` and the like take `form="bias"`.
 
@@ -96,8 +96,8 @@ def attend(qkv: Tensor, tables: Tables | None, where: Geometry, scale: float, fo
     """Attention of one layer: query, key and value [B, N, 3, H, K] to [B, N, H·K].
 
     `scale` multiplies the logits, relative part included. Without `tables` there is no relative position. `auto` takes the
-    form that suits the situation: `bias` while a graph is traced or exported, or for low precision on a CPU; else
-    `fused` on accelerators (compiled or not) and `tiled` on CPUs.
+    form that suits the situation: `bias` while a graph is traced, or for low precision on a CPU; `fused` where a graph is
+    exported (one plain attention per layer, which runtimes know) and on accelerators (compiled or not); `tiled` on CPUs.
     """
     if form == "auto":
         form = _form_for(qkv)
@@ -106,7 +106,7 @@ def attend(qkv: Tensor, tables: Tables | None, where: Geometry, scale: float, fo
     query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, N, K]
     if tables is not None:
         out = (_attend_fused if form == "fused" else _attend_biased)(query * scale, key, value, tables, where)
-    elif form == "bias":  # spelled out, so that counters and exporters see plain operators
+    elif form == "bias" or torch.compiler.is_exporting():  # spelled out, so that counters and exporters see plain operators
         out = ((query * scale) @ key.transpose(-2, -1)).softmax(-1) @ value
     else:
         out = F.scaled_dot_product_attention(query, key, value, scale=scale)
@@ -114,9 +114,9 @@ def attend(qkv: Tensor, tables: Tables | None, where: Geometry, scale: float, fo
 
 
 def _form_for(qkv: Tensor) -> Form:
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
-        return "bias"
-    if qkv.device.type != "cpu":
+    if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+        return "bias"  # what counters see is the canonical form
+    if torch.compiler.is_exporting() or qkv.device.type != "cpu":
         return "fused"
     plain = qkv.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
     return "tiled" if plain and not torch.compiler.is_compiling() else "bias"

@@ -20,6 +20,7 @@ from autoformer.cost import LatencyQualification
 from autoformer.errors import AutoformerError, CheckpointError
 from autoformer.evaluate import Score
 from autoformer.profiling.device import DeviceFacts
+from autoformer.profiling.latency_table import Calibration, read_calibration
 from autoformer.profiling.statistics import VALID, Verdict
 from autoformer.search_result import SearchResult
 
@@ -135,6 +136,7 @@ class LatencyAnswer:
     qualification: LatencyQualification
     architecture: Architecture  # the final choice; the search's own where nothing was measured
     rounds: tuple[LatencyRound, ...]
+    calibration: Calibration | None = None  # of the table, before the first round
     not_measured: str | None  # why, where there is no round
     device: DeviceFacts  # that asked, and measured
     basis: Mapping[str, str]  # digests of what was asked; another question is another answer
@@ -185,6 +187,7 @@ class LatencyAnswer:
                 }
                 for taken in self.rounds
             ],
+            "calibration": None if self.calibration is None else asdict(self.calibration),
             "not_measured": self.not_measured,
             "device": self.device.to_dict(),
             "basis": dict(self.basis),
@@ -205,6 +208,7 @@ class LatencyAnswer:
                 qualification=LatencyQualification(**values["qualification"]),
                 architecture=Architecture.from_dict(values["architecture"]),
                 rounds=tuple(_round(taken, limit) for taken in values["rounds"]),
+                calibration=read_calibration(values.get("calibration")),
                 not_measured=values["not_measured"],
                 device=DeviceFacts.from_dict(values["device"]),
                 basis=dict(values["basis"]),

@@ -1,10 +1,11 @@
 """Latency in the loop: after a search the best few are measured for real, and the choice is repeated with what that says.
 
-A round measures the chosen network and the next in the order of choice, those among them that the margin alone keeps out.
-Where predictions and measurements disagree the table is corrected, by whichever predicts the measured networks better from
-each other: one factor for all (what a different hour or runtime does), or a new fit with the networks added (what a wrong
-slope needs). Then the choice is repeated among the stored evaluations, measured networks counting with the upper end of their
-interval instead of a prediction, until the chosen network is itself measured.
+First a few networks of the table itself are measured again, which brings it up to date (`calibration.py`), and the choice is
+made by what it says now. A round measures the chosen network and the next in the order of choice, those among them that the
+margin alone keeps out. Where predictions and measurements disagree the table is corrected, by whichever predicts the measured
+networks better from each other: one factor for all (what another runtime does), or a new fit with the networks added (what a
+wrong slope needs). Then the choice is repeated among the stored evaluations, measured networks counting with the upper end of
+their interval instead of a prediction, until the chosen network is itself measured.
 
 Latency does not depend on the values of weights, so the networks have fresh ones and no supernet is needed.
 """
@@ -28,6 +29,7 @@ from autoformer.cost import Budget, Cost, CostModel, LatencyQualification, count
 from autoformer.errors import BudgetError, MeasurementError, MissingPackageError
 from autoformer.evaluated import ranked
 from autoformer.profiling.backend import LatencyBackend
+from autoformer.profiling.calibration import ANCHORS, Measurer, calibrated
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.latency_answer import FILE_NAME, MET, FinalistNetwork, LatencyAnswer, LatencyRound, Timing
 from autoformer.profiling.latency_table import LatencyTable
@@ -40,8 +42,6 @@ from autoformer.stored_answers import StoredSearch
 
 ROUNDS = 3
 FINALISTS = 5  # measured in a round: the chosen one and four more
-
-Measurer = Callable[[Sequence[Architecture]], Mapping[Architecture, Timing]]
 
 
 @dataclass(frozen=True)
@@ -139,13 +139,15 @@ def answer_latency(
     config: MeasureConfig = MeasureConfig(),
     rounds: int = ROUNDS,
     finalists: int = FINALISTS,
+    anchors: int = ANCHORS,
     measurer: Measurer | None = None,
     facts: DeviceFacts | None = None,
     progress: Progress | None = None,
 ) -> LatencyAnswer:
     """Whether the network that `stored` offers keeps `stated` as measured here; writes `out/latency_answer.json`.
 
-    `first` is what was chosen by `table` (less its margin). A finished answer to the same question in `out` is read, nothing
+    `first` is what was chosen by `table` (less its margin); the first round is about it unless the calibration on `anchors`
+    networks of the table (0: none) makes another the choice. A finished answer to the same question in `out` is read, nothing
     measured again; processes that ask at once wait for one of them. Where the table is of another device nothing is measured.
     `measurer` and `facts` None mean this machine.
     """
@@ -156,7 +158,7 @@ def answer_latency(
     basis = {
         "search": json_digest(stored.record["result"]),
         "table": json_digest(table.to_dict()),
-        "asked": json_digest([stated.to_dict(), choose, first.to_dict(), asdict(config), rounds, finalists]),
+        "asked": json_digest([stated.to_dict(), choose, first.to_dict(), asdict(config), rounds, finalists, anchors]),
     }
     with (out / ".latency.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -167,7 +169,7 @@ def answer_latency(
         loop = _Loop(stored, table, stated, choose, finalists, measurer)
         if reason is None:
             try:
-                loop.run(first, rounds)
+                loop.run(loop.calibrate(anchors, first) if anchors and rounds else first, rounds)
             except (MeasurementError, MissingPackageError) as error:
                 reason = f"it could not be measured: {error}"
         answer = LatencyAnswer(
@@ -175,6 +177,7 @@ def answer_latency(
             qualification=table.qualification,
             architecture=loop.final() if loop.rounds else first,
             rounds=tuple(loop.rounds),
+            calibration=loop.table.calibration,
             not_measured=None if loop.rounds else reason or "no round was asked for",
             device=facts,
             basis=basis,
@@ -201,6 +204,12 @@ class _Loop:
         self.model = Model(table=table, margin=table.margin)
         self.timings: dict[Architecture, Timing] = {}
         self.rounds: list[LatencyRound] = []
+
+    def calibrate(self, anchors: int, first: Architecture) -> Architecture:
+        """Brings the table up to date, and gives the choice by it; `first` where nothing evaluated keeps the limit now."""
+        self.table = calibrated(self.table, self.measurer, near_ms=self.stated.max_latency_ms, count=anchors)
+        self.model = Model(table=self.table, margin=self.table.margin)
+        return next(iter(self._order(self.model.cautious) or self._order(self.model.predict)), first)
 
     def run(self, first: Architecture, rounds: int) -> None:
         """Measures and corrects until the choice is measured, nothing is left to choose, or after so many rounds."""
@@ -320,7 +329,7 @@ def _agrees(predicted_ms: float, timing: Timing) -> bool:
 
 def _refitted(table: LatencyTable, timings: Mapping[Architecture, Timing]) -> LatencyTable:
     """The table fitted anew with these networks added; one it has already counts as measured now."""
-    known = {network.architecture: (network.measured_ms, network.verdict) for network in table.networks}
+    known = {network.architecture: (table.factor * network.measured_ms, network.verdict) for network in table.networks}
     known |= {network: (timing.measured_ms, timing.verdict.level) for network, timing in timings.items()}
     return LatencyTable.fit(
         table.space,

@@ -260,7 +260,7 @@ def _visit(backend: LatencyBackend, config: MeasureConfig, taken: _Taken, clock:
 
 def _finish(name: str, backend: LatencyBackend, facts: DeviceFacts, warmup: Warmup, taken: _Taken) -> Measurement:
     stats = LatencyStats.from_samples(taken.wall_ms)
-    cpu = _stats_or_none(taken.cpu_ms)
+    cpu = stats_or_none(taken.cpu_ms)
     return Measurement(
         name=name,
         backend=backend.name,
@@ -272,7 +272,7 @@ def _finish(name: str, backend: LatencyBackend, facts: DeviceFacts, warmup: Warm
         warmup=warmup,
         stats=stats,
         cpu_stats=cpu,
-        device_stats=_stats_or_none(taken.device_ms),
+        device_stats=stats_or_none(taken.device_ms),
         verdict=judge(stats, Gates.for_backend(backend.name), cpu=cpu),
         samples_ms=tuple(taken.wall_ms),
         cpu_samples_ms=tuple(taken.cpu_ms),
@@ -281,7 +281,8 @@ def _finish(name: str, backend: LatencyBackend, facts: DeviceFacts, warmup: Warm
     )
 
 
-def _stats_or_none(samples_ms: Sequence[float]) -> LatencyStats | None:
+def stats_or_none(samples_ms: Sequence[float]) -> LatencyStats | None:
+    """The figures of `samples_ms`; None without samples, or where a clock too coarse gave zeros."""
     return LatencyStats.from_samples(samples_ms) if samples_ms and min(samples_ms) > 0 else None
 
 

@@ -1,14 +1,15 @@
 """Measures a latency table: chooses the networks, exports each once, times all of them interleaved, fits.
 
 Weights are fresh, because latency does not depend on their values. Graphs that are already in the folder are used again,
-so an interrupted measurement goes on where its exports stopped; the timing itself is always made in one piece.
+so an interrupted measurement goes on where its exports stopped; the timing itself is always made in one piece, all networks
+in every round, and what befell all of them alike is taken out of it (`drift.py`).
 """
 
 from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +21,9 @@ from autoformer.cost import count_flops
 from autoformer.errors import MeasurementError
 from autoformer.profiling.backend import LatencyBackend
 from autoformer.profiling.device import DeviceFacts
+from autoformer.profiling.drift import joined, without_common_drift
 from autoformer.profiling.latency_table import MIN_NETWORKS, LatencyTable
-from autoformer.profiling.measure import MeasureConfig, Progress, measure_until_valid
+from autoformer.profiling.measure import MeasureConfig, Measurement, Progress, measure
 from autoformer.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 BACKENDS = ("onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda")
 POOL = 4096  # architectures the design chooses from
+ROUNDS = 10  # visits of each network: drift of the machine is found as finely as this
 Choice = TypeVar("Choice", int, float)
 Exporter = Callable[["Subnet", Path], object]  # writes an ONNX file
 
@@ -105,7 +108,7 @@ def measure_table(
     precision: str = "fp32",
     statistic: str = "p50",
     threads: int | None = None,
-    config: MeasureConfig = MeasureConfig(),
+    config: MeasureConfig = MeasureConfig(rounds=ROUNDS),
     seed: int = 0,
     attempts: int = 3,
     folder: Path | None = None,
@@ -115,10 +118,12 @@ def measure_table(
     """Measures `count` networks of `space` on this machine and fits a table. Minutes: each export takes 2 to 20 s.
 
     `folder` keeps the exported graphs for another time; None puts them into a temporary one. `exporter` replaces the
-    export to ONNX. `threads` None means the cores this process may use. Networks whose measurement is not VALID are measured
-    again, `attempts` times in all. torch's random state is left as it was.
+    export to ONNX. `threads` None means the cores this process may use. While the measurement of a network is not VALID, or
+    latency does not grow with FLOPs, all are measured for as long again and count together, `attempts` times at most.
+    torch's random state is left as it was.
 
-    Raises `MeasurementError` for an unknown backend, one that is absent here, or a precision other than fp32.
+    Raises `MeasurementError` for an unknown backend, one that is absent here, a precision other than fp32, or as
+    `LatencyTable.fit` does.
     """
     if backend not in BACKENDS:
         raise MeasurementError(f"no table for backend {backend!r}; known are {', '.join(BACKENDS)}")
@@ -134,15 +139,40 @@ def measure_table(
             backends[architecture.slug] = stack.enter_context(
                 open_network(space, architecture, backend, batch, threads, seed, place, exporter)
             )
-        taken = measure_until_valid(backends, config, attempts=attempts, device=DeviceFacts.collect(), progress=progress)
-    first = taken[architectures[0].slug]
-    return LatencyTable.fit(
-        space,
-        first.qualification(statistic),
-        [(architecture, taken[architecture.slug].stats.value(statistic)) for architecture in architectures],
-        device=first.device,
-        verdicts=[taken[architecture.slug].verdict.level for architecture in architectures],
-    )
+        return _fitted_while_measuring(space, architectures, backends, statistic, config, attempts, progress)
+
+
+def _fitted_while_measuring(
+    space: SearchSpace,
+    architectures: Sequence[Architecture],
+    backends: Mapping[str, LatencyBackend],
+    statistic: str,
+    config: MeasureConfig,
+    attempts: int,
+    progress: Progress | None,
+) -> LatencyTable:
+    """Measures until the fit can be trusted, `attempts` times at most; the best fit there was."""
+    facts, taken, table = DeviceFacts.collect(), dict[str, Measurement](), None
+    for attempt in range(attempts):
+        found = measure(backends, config, device=facts, progress=progress)
+        taken = {name: joined(taken[name], one) if taken else one for name, one in found.items()}
+        steady = without_common_drift(taken)
+        of = [steady[architecture.slug] for architecture in architectures]
+        try:
+            table = LatencyTable.fit(
+                space,
+                of[0].qualification(statistic),
+                [(architecture, one.stats.value(statistic)) for architecture, one in zip(architectures, of, strict=True)],
+                device=facts,
+                verdicts=[one.verdict.level for one in of],
+            )
+        except MeasurementError:
+            if table is None and attempt + 1 == attempts:
+                raise
+        if table is not None and not table.doubtful:
+            break
+    assert table is not None, "an attempt that gave no table was the last and has raised"
+    return table
 
 
 def open_network(

@@ -43,6 +43,7 @@ from autoformer.profiling.table_measurement import designed_architectures, measu
 from autoformer.search_result import FORMAT, conclude, load_search
 from autoformer.space import SearchSpace
 from autoformer.stored_answers import StoredSearch
+from tests.test_profiling_latency_table import WIDE
 from tests.test_profiling_measure import FACTS
 
 SPACE = SearchSpace.preset("micro", image_size=8, in_chans=1, num_classes=10)
@@ -130,7 +131,7 @@ def answered(
 ) -> LatencyAnswer:
     search = stored(folder, table, choose)
     first = search.answer(within_margin(stated, table), TableCosts(SPACE, table), choose).result.chosen
-    options = {"facts": FACTS, **options}
+    options = {"facts": FACTS, "anchors": 0, **options}
     return answer_latency(search, table, stated, folder, first=first.architecture, choose=choose, measurer=measurer, **options)
 
 
@@ -431,10 +432,10 @@ QUICK = MeasureConfig(warmup_s=0, warmup_max_s=0.05, warmup_window=2, rounds=2, 
 @pytest.mark.serial
 @pytest.mark.slow
 def test_networks_are_measured_as_the_table_says() -> None:
-    table = measure_table(SPACE, backend="torch-cpu", count=4, threads=1, config=QUICK, attempts=1)
+    table = measure_table(WIDE, backend="torch-cpu", count=4, threads=1, config=QUICK)
     assert elsewhere(table.qualification, DeviceFacts.collect()) is None
-    found = measure_networks(table, [SPACE.smallest, SPACE.largest], QUICK)
-    assert found[SPACE.smallest].measured_ms < found[SPACE.largest].measured_ms
+    found = measure_networks(table, [WIDE.smallest, WIDE.largest], QUICK)
+    assert found[WIDE.smallest].measured_ms < found[WIDE.largest].measured_ms
     for taken in found.values():
         assert taken.low_ms is not None
         assert taken.high_ms is not None
@@ -442,4 +443,4 @@ def test_networks_are_measured_as_the_table_says() -> None:
         assert taken.runs >= 20
     elsewhere_made = replace(table, qualification=replace(table.qualification, device="Another CPU, 1 core, 1 thread"))
     with pytest.raises(MeasurementError, match="the table means"):
-        measure_networks(elsewhere_made, [SPACE.smallest], QUICK)
+        measure_networks(elsewhere_made, [WIDE.smallest], QUICK)

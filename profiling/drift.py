@@ -1,0 +1,69 @@
+"""Takes out of interleaved measurements what befell all networks alike.
+
+A machine grows slower and faster over seconds, and networks that are compared with each other need that gone: what counts
+for a latency table is how much slower one is than another. Every round visits every network, so the logarithm of a
+round's median is a network's own time plus the round's drift; both are found by median polish (Tukey 1977), which one
+disturbed visit does not move. Times are then as in the middle of all rounds.
+
+Imports the standard library only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import median
+
+from autoformer.profiling.measure import Measurement, stats_or_none
+from autoformer.profiling.statistics import Gates, LatencyStats, judge
+
+SWEEPS = 10  # of the polish; two or three are enough
+
+
+def drift_of_rounds(medians_ms: Sequence[Sequence[float]]) -> list[float]:
+    """One factor per round, with median 1, from the median times [network][round] in milliseconds."""
+    own = [0.0] * len(medians_ms)
+    drift = [0.0] * len(medians_ms[0])
+    logs = [[math.log(time_ms) for time_ms in network] for network in medians_ms]
+    for _ in range(SWEEPS):
+        own = [median(value - drift[index] for index, value in enumerate(row)) for row in logs]
+        drift = [median(row[index] - own[number] for number, row in enumerate(logs)) for index in range(len(drift))]
+        middle = median(drift)
+        drift = [value - middle for value in drift]
+    return [math.exp(value) for value in drift]
+
+
+def without_common_drift(taken: Mapping[str, Measurement]) -> dict[str, Measurement]:
+    """The measurements of one interleaved `measure`, every sample divided by its round's drift, judged anew."""
+    rounds = {name: _by_round(one.samples_ms, one.round_runs) for name, one in taken.items()}
+    factors = drift_of_rounds([[median(samples) for samples in own] for own in rounds.values()])
+    found = {}
+    for name, one in taken.items():
+        by_sample = [factor for factor, runs in zip(factors, one.round_runs, strict=True) for _ in range(runs)]
+        wall = tuple(sample / factor for sample, factor in zip(one.samples_ms, by_sample, strict=True))
+        cpu = tuple(sample / factor for sample, factor in zip(one.cpu_samples_ms, by_sample, strict=True))
+        stats, cpu_stats = LatencyStats.from_samples(wall), stats_or_none(cpu)
+        verdict = judge(stats, Gates.for_backend(one.backend), cpu=cpu_stats)
+        found[name] = replace(one, samples_ms=wall, cpu_samples_ms=cpu, stats=stats, cpu_stats=cpu_stats, verdict=verdict)
+    return found
+
+
+def joined(first: Measurement, second: Measurement) -> Measurement:
+    """Two measurements of one network, one after the other, as one of more rounds; judged on all of it."""
+    wall, cpu = first.samples_ms + second.samples_ms, first.cpu_samples_ms + second.cpu_samples_ms
+    device = first.device_samples_ms + second.device_samples_ms
+    stats, cpu_stats = LatencyStats.from_samples(wall), stats_or_none(cpu)
+    return replace(
+        first, samples_ms=wall, cpu_samples_ms=cpu, device_samples_ms=device, round_runs=first.round_runs + second.round_runs,
+        stats=stats, cpu_stats=cpu_stats, device_stats=stats_or_none(device),
+        verdict=judge(stats, Gates.for_backend(first.backend), cpu=cpu_stats),
+    )  # fmt: skip
+
+
+def _by_round(samples: Sequence[float], runs: Sequence[int]) -> list[Sequence[float]]:
+    found, start = [], 0
+    for count in runs:
+        found.append(samples[start : start + count])
+        start += count
+    return found
