@@ -175,6 +175,10 @@ def model_card(manifest: Manifest, promise: Promise, check_images: int) -> str:
     first = next(iter(promise.accuracy.values()), None)
     on = f"{first['words']} on {first['images']} images of the {first['part']} part" if first else "accuracy"
     size = manifest.preprocessing.input_size
+    takes = {
+        "float32": "float32 images, normalised as preprocessing.json says",
+        "uint8": "uint8 pixels, resized and cropped as preprocessing.json says; normalising is part of the network",
+    }[manifest.preprocessing.input_type]
     licence = "see licence.txt" if promise.licence else "not stated by those who made this bundle"
     return f"""# {promise.name}
 
@@ -194,6 +198,7 @@ for images of {size} × {size} pixels: a vision transformer of {manifest.params:
 
 The program needs Python 3.10 or newer, numpy, Pillow, and onnxruntime or tensorrt. `verify` compares every file with the logits
 that the network gave {check_images} check images where this bundle was made, and measures the budget on the device itself.
+Without the program: the files take {takes}, [batch, {manifest.preprocessing.in_chans}, {size}, {size}].
 
 ## How good it is
 

@@ -18,7 +18,10 @@ from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_sample_image
 
 from autoformer.cli.board import main as board
+from autoformer.cli.chain import score_on_test
+from autoformer.data import DataConfig, load_parts
 from autoformer.errors import CheckpointError, DataError, ExportError
+from autoformer.evaluate import predict_with
 from autoformer.export.artefacts import export_network
 from autoformer.export.attention_pattern import GraphView
 from autoformer.export.bundle import Promise, write_bundle
@@ -35,6 +38,7 @@ from autoformer.preprocessing import Preprocessing
 from autoformer.profiling.onnxruntime_backend import OnnxRuntimeBackend
 from autoformer.space import SearchSpace
 from autoformer.subnet import Subnet
+from autoformer.subnet_folder import load_subnet
 from tests.commands import command
 from tests.fake_tensorrt import FakeCuda, make_tensorrt
 
@@ -152,6 +156,7 @@ def test_a_bundle_of_it_verifies_and_predicts_and_tells_triton(folder: Path, tmp
         folder, tmp_path / "bundle", pixels=few, labels=np.arange(12) % 4, program=b"", promise=Promise(name="animals")
     )
     assert 'name: "images" data_type: TYPE_UINT8 dims: [ 3, 21, 21 ]' in (bundle / "triton/animals/config.pbtxt").read_text()
+    assert "take uint8 pixels, resized and cropped" in (bundle / "README.md").read_text()
     assert json.loads((bundle / "preprocessing.json").read_text())["input_type"] == "uint8"
     assert board(["--bundle", str(bundle), "verify", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
@@ -183,6 +188,10 @@ def test_the_commands_work_on_it_unchanged(finished_run: Path, tmp_path: Path) -
     assert guesses[1] == guesses[2] == pytest.approx(guesses[0], abs=1e-5)
     timed = command("profile", "run", file, "--seconds", 0.05, "--threads", 1, "--json", "--quiet")
     assert timed.code == 0, timed.err
+    subnet, preprocessing, _ = load_subnet(source)  # as `run` scores both on the test part
+    predictors = {"torch": predict_with(subnet), "file": OnnxModel(file)}
+    tested = score_on_test(predictors, load_parts(DataConfig(source="digits")).test, preprocessing, tmp_path)
+    assert tested["guesses"]["torch"] == tested["guesses"]["file"]
     refused = command("export", source, "--out", tmp_path / "y", "--input", "int4", "--quiet")
     assert (refused.code, "input" in refused.err, "uint8" in refused.err) == (2, True, True)
 
