@@ -59,8 +59,8 @@ class Bundle:
                 if artefact.status == "exported":
                     yield folder, artefact
 
-    def check_images(self) -> NDArray[np.float32]:
-        """The check images as the network takes them, float32 [n, C, H, W]."""
+    def check_images(self) -> NDArray[Any]:
+        """The check images as the files take them, [n, C, H, W]: normalised float32, or uint8 pixels."""
         import numpy as np
         from PIL import Image
 
@@ -77,7 +77,7 @@ class Bundle:
                 raise CheckpointError(
                     f"{path} is no check image of {size} pixels ({one_line(error)}); copy the bundle again"
                 ) from error
-        return self.manifest.preprocessing.normalise(np.stack(pixels))
+        return self.manifest.preprocessing.prepare(np.stack(pixels))
 
     def expected_logits(self) -> NDArray[np.float32]:
         """What the network gave these images on the machine that made the bundle, float32 [n, classes]."""
@@ -300,7 +300,7 @@ def measured(bundle: Bundle, arguments: argparse.Namespace, only: str | None = N
 
 
 @contextmanager
-def opened(folder: Path, artefact: Artefact) -> Iterator[Callable[[NDArray[np.float32]], NDArray[np.float32]]]:
+def opened(folder: Path, artefact: Artefact) -> Iterator[Callable[[NDArray[Any]], NDArray[np.float32]]]:
     """A file of the bundle as a function from images to logits. Raises `MissingPackageError` where its runtime is not."""
     from autoformer.export.parity import filled_up
 

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -139,7 +140,8 @@ def _run(
         ),
     )
     preprocessing = preprocessing_of(finetuned, parts)
-    _export(recipe, finetuned, EvaluationSet.of(parts.search, preprocessing), parts, out, steps, progress)
+    taken = replace(preprocessing, input_type=recipe.export.input)
+    _export(recipe, finetuned, EvaluationSet.of(parts.search, taken), parts, out, steps, progress)
     predictors = {"inherited": predict_with(inherited), "finetuned": predict_with(finetuned), **_onnx_models(out / "export")}
     steps.timed("test", lambda: score_on_test(predictors, parts.test, preprocessing, out, progress))
     return build_report(out)
@@ -252,7 +254,8 @@ def score_on_test(
         record = read_json(path, "split", "guesses")
     for name, predict in predictors.items():
         if name not in record["guesses"]:
-            images = EvaluationSet.of(test.read(name, out / "test_ledger.json"), preprocessing)
+            own: Preprocessing | None = getattr(predict, "preprocessing", None)  # a file may take uint8 pixels
+            images = EvaluationSet.of(test.read(name, out / "test_ledger.json"), own or preprocessing)
             record["guesses"][name] = np.asarray(guesses(predict, images, progress=progress)).tolist()
             record["labels"] = images.labels.tolist()
             write_json(record, path)

@@ -18,6 +18,9 @@ def export(
     format: Annotated[
         list[str] | None, typer.Option("--format", help="onnx or tensorrt; onnx always is. Default: what is there.")
     ] = None,
+    input: Annotated[
+        str, typer.Option("--input", help="float32 (normalised), or uint8: pixels, with the normalisation folded into the files.")
+    ] = "float32",
     calibration_images: Annotated[int, typer.Option(help="Images of the search part that int8 is calibrated on.")] = 128,
     max_disagreement: Annotated[float, typer.Option(help="Share of images where int8 may guess otherwise than fp32.")] = 0.01,
     max_class_loss: Annotated[float, typer.Option(help="Share of a class's images that int8 may lose against fp32.")] = 0.05,
@@ -40,6 +43,8 @@ def export(
 
       autoformer export timm:deit_tiny_patch16_224@deit.pth --data photos --out runs/deit
     """
+    from dataclasses import replace
+
     from autoformer.cli.console import print_json, print_table, progress_bar
     from autoformer.cli.networks import judged_part, network_and_images
     from autoformer.cli.recipe import ExportConfig, checked
@@ -53,6 +58,7 @@ def export(
     from autoformer.profiling.measure import MeasureConfig
 
     wanted = {
+        "input": input,
         "calibration_images": calibration_images,
         "max_disagreement": max_disagreement,
         "max_class_loss": max_class_loss,
@@ -65,7 +71,7 @@ def export(
     if format and "tensorrt" in format and (missing := tensorrt_missing()):
         raise MissingPackageError(missing)  # asked for by name; by default it is skipped with this as its reason
     named, classes, parts = network_and_images(network, data)
-    record, preprocessing = parts.record, named.preprocessing
+    record, preprocessing = parts.record, replace(named.preprocessing, input_type=config.input)
     images = EvaluationSet.of(judged_part(parts.search, preprocessing), preprocessing)
     with progress_bar(quiet) as progress:
         manifest = export_network(

@@ -240,7 +240,7 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.onnx"
     onnx.save(model, path)
     for read in (OnnxGraph.open, OnnxModel):
-        with pytest.raises(CheckpointError, match="expected one float32 input"):
+        with pytest.raises(CheckpointError, match="expected one float32 or uint8 input"):
             read(path)
 
 
