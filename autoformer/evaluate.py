@@ -229,6 +229,12 @@ class Pairs:
 
     def contrast(self, swaps: NDArray[np.int64], metric: Metric) -> NDArray[np.float64]:
         """The squared difference of the scores over its variance after each row of `swaps` [r, C], [r]."""
+        difference, variance = self.moments(swaps, metric)
+        found: NDArray[np.float64] = difference**2 / np.maximum(variance, NO_VARIANCE)
+        return found
+
+    def moments(self, swaps: NDArray[np.int64], metric: Metric) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The difference of the scores, summed over classes, and its variance after each row of `swaps` [r, C], both [r]."""
         images, label, one, other = self.first.images, self.label, self.one, self.other
         classes, stay = len(images), self.sizes - swaps
         gained = _sum_by_class(swaps * ((other == label).astype(np.int64) - (one == label)), label, classes)
@@ -244,8 +250,7 @@ class Pairs:
         kept, moved = shares[0][0] - shares[1][1], shares[0][1] - shares[1][0]
         sums = _sum_by_class(stay * kept + swaps * moved, label, classes)
         variance = (stay * kept**2 + swaps * moved**2).sum(-1) - (sums**2 / images).sum(-1)
-        found: NDArray[np.float64] = (scores[0] - scores[1]) ** 2 / np.maximum(variance, NO_VARIANCE)
-        return found
+        return scores[0] - scores[1], variance
 
 
 def _sum_by_class(values: NDArray[Any], classes_of: NDArray[np.int64], classes: int) -> NDArray[Any]:
@@ -282,14 +287,14 @@ class EvaluationSet:
         """Every `count`-th image from `index` on: what one of `count` processes evaluates."""
         return replace(self, pixels=self.pixels[index::count], labels=self.labels[index::count])
 
-    def batches(self, batch_size: int) -> Iterator[NDArray[np.float32]]:
-        """Normalised images, float32 [b, C, H, W], in order."""
+    def batches(self, batch_size: int) -> Iterator[NDArray[Any]]:
+        """Images as the preprocessing's input, [b, C, H, W], in order: normalised float32, or uint8 pixels."""
         for start in range(0, len(self), batch_size):
-            yield self.preprocessing.normalise(self.pixels[start : start + batch_size])
+            yield self.preprocessing.prepare(self.pixels[start : start + batch_size])
 
-    def images(self, count: int | None = None) -> NDArray[np.float32]:
-        """The first `count` images (all without a count) normalised, float32 [n, C, H, W]."""
-        return self.preprocessing.normalise(self.pixels[:count])
+    def images(self, count: int | None = None) -> NDArray[Any]:
+        """The first `count` images (all without a count) as the preprocessing's input, [n, C, H, W]."""
+        return self.preprocessing.prepare(self.pixels[:count])
 
 
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # images [b, C, H, W] to logits [b, classes]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 MAX_SIZE = 8192  # pixels; a damaged file must not exhaust a machine
 INTERPOLATIONS = ("bicubic", "bilinear")
+INPUT_TYPES = ("float32", "uint8")
 
 
 class PreprocessingError(DataError, ValueError):
@@ -32,6 +33,7 @@ class Preprocessing:
 
     The image is then `image_size` square. `crop_pct` is the share of the resized image that the crop keeps (timm's meaning).
     A network of a searched resolution gets that image resized once more (`resize_matrix`), as in its supernet's training.
+    Where the input is uint8 the file takes the cropped image as it is, and holds the steps after that itself.
     Raises `PreprocessingError` when a value is impossible.
     """
 
@@ -42,6 +44,7 @@ class Preprocessing:
     interpolation: str = "bicubic"  # or "bilinear"
     crop_pct: float = 1.0
     network_size: int | None = None  # pixels; where the search chose a smaller input than the images have; None: image_size
+    input_type: str = "float32"  # normalised values, as every torch network takes them; "uint8": pixels, for some exported files
 
     def __post_init__(self) -> None:
         for name in ("image_size", "network_size"):
@@ -61,13 +64,15 @@ class Preprocessing:
             raise PreprocessingError(
                 f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {short(repr(self.interpolation))}"
             )
+        if self.input_type not in INPUT_TYPES:
+            raise PreprocessingError(f"input_type must be one of {', '.join(INPUT_TYPES)}, got {short(repr(self.input_type))}")
         if not _finite(self.crop_pct) or not 0 < self.crop_pct <= 1:
             raise PreprocessingError(f"crop_pct must be above 0 and at most 1, got {short(repr(self.crop_pct))}")
 
     @property
     def input_size(self) -> int:
-        """The side in pixels of what the network takes."""
-        return self.network_size or self.image_size
+        """The side in pixels of what is fed in: a file that takes uint8 pixels resizes them itself."""
+        return self.image_size if self.input_type == "uint8" else self.network_size or self.image_size
 
     def to_pil(self, image: Image.Image) -> Image.Image:
         """The resized and cropped image in the network's colour mode."""
@@ -83,15 +88,23 @@ class Preprocessing:
         left, top = round((image.width - self.image_size) / 2), round((image.height - self.image_size) / 2)
         return image.crop((left, top, left + self.image_size, top + self.image_size))
 
+    def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+        """uint8 [..., H, W, C] of `image_size` to the input [..., C, H, W]: normalised float32, or the pixels themselves."""
+        import numpy as np
+
+        if self.input_type == "uint8":
+            return np.ascontiguousarray(np.moveaxis(pixels, -1, -3))
+        return self.normalise(pixels)
+
     def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 [..., H, W, C] of `image_size` to the network's float32 input [..., C, H, W]."""
+        """uint8 [..., H, W, C] of `image_size` to the float32 values [..., C, H, W] that the torch network takes."""
         import numpy as np
 
         mean, std = np.array(self.mean, dtype=np.float32), np.array(self.std, dtype=np.float32)
         values = (pixels.astype(np.float32) / np.float32(255) - mean) / std
         values = np.moveaxis(values, -1, -3)
-        if self.input_size != self.image_size:
-            resize = resize_matrix(self.image_size, self.input_size)
+        if self.network_size not in (None, self.image_size):
+            resize = resize_matrix(self.image_size, self.network_size)
             values = resize @ values @ resize.T
         return np.ascontiguousarray(values)
 
@@ -102,13 +115,16 @@ class Preprocessing:
         array = np.asarray(self.to_pil(image), dtype=np.uint8)
         return array.reshape(self.image_size, self.image_size, self.in_chans)
 
-    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
-        """float32 [C, H, W], ready to be stacked into a batch."""
-        return self.normalise(self.pixels(image))
+    def __call__(self, image: Image.Image) -> NDArray[Any]:
+        """The input [C, H, W] of `input_type`, ready to be stacked into a batch."""
+        return self.prepare(self.pixels(image))
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form."""
-        return asdict(self)
+        """The JSON form; float32 goes unsaid, so that records and their digests are those of older versions."""
+        values = asdict(self)
+        if self.input_type == "float32":
+            del values["input_type"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:

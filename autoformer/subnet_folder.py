@@ -43,6 +43,8 @@ def fill_folder(
 ) -> None:
     """Writes the files of a saved subnet into `folder`, `subnet.json` last, so that its presence says they are all there."""
     names = list(classes)
+    if preprocessing.input_type != "float32":
+        raise CheckpointError(f"a torch network takes float32 images, the preprocessing gives {preprocessing.input_type}")
     if (size := subnet.patch_embed.img_size) != (preprocessing.input_size,) * 2:
         raise CheckpointError(f"preprocessing gives images of {preprocessing.input_size} px, the network takes {size}")
     if preprocessing.in_chans != subnet.in_chans:
@@ -103,6 +105,8 @@ def load_subnet(folder: Path) -> tuple[Subnet, Preprocessing, tuple[str, ...]]:
             raise CheckpointError(f"{depth} blocks, but {weights.name} holds {stored} tensors")
         with torch.device("meta"):
             sketch = Subnet(**arguments)  # shapes without memory: sizes in a damaged file may exceed the machine
+        if preprocessing.input_type != "float32":
+            raise CheckpointError(f"its preprocessing gives {preprocessing.input_type} images, a torch network takes float32")
         if (size := sketch.patch_embed.img_size) != (preprocessing.input_size,) * 2:
             raise CheckpointError(f"its preprocessing gives images of {preprocessing.input_size} px, the network takes {size}")
         if preprocessing.in_chans != sketch.in_chans:

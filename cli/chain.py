@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,10 +28,11 @@ from autoformer.cli.recipe import Recipe
 from autoformer.cli.starting import beginning
 from autoformer.cost import Budget, CostModel, ExactCosts, check_feasible
 from autoformer.data import DataParts, TestPart, check_readable, load_parts, without_recorded
+from autoformer.errors import RecipeError
 from autoformer.evaluate import EvaluationSet, Predict, guesses, predict_with
 from autoformer.export.artefacts import export_network
 from autoformer.export.manifest import Manifest
-from autoformer.export.onnx_model import OnnxModel
+from autoformer.export.predictor import open_predictor
 from autoformer.extract import extract
 from autoformer.preprocessing import Preprocessing
 from autoformer.profiling.device import DeviceFacts
@@ -60,6 +62,11 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent, workers: 
     finished run is only read. Raises `BudgetError` before anything is trained
     when no network can keep the budget, `OutputExistsError` when `out` holds a run of another recipe or of other data.
     """
+    if recipe.export.batch not in (None, recipe.profile.batch):
+        raise RecipeError(
+            f"export.batch {recipe.export.batch} fixes the files to it, so profile.batch must be the same, got "
+            f"{recipe.profile.batch}; set both"
+        )
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     parts = load_parts(recipe.data)
@@ -133,7 +140,8 @@ def _run(
         ),
     )
     preprocessing = preprocessing_of(finetuned, parts)
-    _export(recipe, finetuned, EvaluationSet.of(parts.search, preprocessing), parts, out, steps, progress)
+    taken = replace(preprocessing, input_type=recipe.export.input)
+    _export(recipe, finetuned, EvaluationSet.of(parts.search, taken), parts, out, steps, progress)
     predictors = {"inherited": predict_with(inherited), "finetuned": predict_with(finetuned), **_onnx_models(out / "export")}
     steps.timed("test", lambda: score_on_test(predictors, parts.test, preprocessing, out, progress))
     return build_report(out)
@@ -193,6 +201,7 @@ def _export(
                 classes=parts.classes, data=parts.record, precisions=recipe.export.precisions, formats=recipe.export.formats,
                 calibration_images=recipe.export.calibration_images, max_disagreement=recipe.export.max_disagreement,
                 max_class_loss=recipe.export.max_class_loss,
+                opset=recipe.export.opset, batch=recipe.export.batch,
                 on_progress=lambda message: progress("export", 0, 1, message),
             ),
         )  # fmt: skip
@@ -229,7 +238,7 @@ def _onnx_models(folder: Path) -> dict[str, Predict]:
     """The exported ONNX files of a folder by name, ready to run."""
     manifest = Manifest.load(folder)
     return {
-        f"{artefact.format} {artefact.precision}": OnnxModel(manifest.verified_file(folder, artefact))
+        f"{artefact.format} {artefact.precision}": open_predictor(manifest.verified_file(folder, artefact))
         for artefact in manifest.artefacts
         if artefact.status == "exported" and artefact.format == "onnx"
     }
@@ -245,7 +254,8 @@ def score_on_test(
         record = read_json(path, "split", "guesses")
     for name, predict in predictors.items():
         if name not in record["guesses"]:
-            images = EvaluationSet.of(test.read(name, out / "test_ledger.json"), preprocessing)
+            own: Preprocessing | None = getattr(predict, "preprocessing", None)  # a file may take uint8 pixels
+            images = EvaluationSet.of(test.read(name, out / "test_ledger.json"), own or preprocessing)
             record["guesses"][name] = np.asarray(guesses(predict, images, progress=progress)).tolist()
             record["labels"] = images.labels.tolist()
             write_json(record, path)

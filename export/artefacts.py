@@ -27,16 +27,18 @@ from autoformer.checkpoint import write_folder
 from autoformer.errors import CheckpointError, DataError, ExportError, MeasurementError
 from autoformer.export.class_losses import ClassLosses, class_losses
 from autoformer.export.engine import Engine, EngineBuilder, tensorrt_missing
-from autoformer.export.half_precision import HalfPrecision, measure_peaks
+from autoformer.export.folding import PixelInput, fold_normalisation, network_images
+from autoformer.export.half_precision import PATCH_EMBEDDING, HalfPrecision, measure_peaks
 from autoformer.export.manifest import Artefact, Manifest, sha256_of
 from autoformer.export.onnx_graph import OnnxGraph, describe
 from autoformer.export.onnx_model import OnnxModel
-from autoformer.export.parity import REFERENCE_BATCH, TOLERANCES, Parity, compare, run_in_batches
+from autoformer.export.parity import REFERENCE_BATCH, TOLERANCES, Parity, compare, filled_up, run_in_batches
 from autoformer.export.predictor import torch_model
 from autoformer.export.quantization import quantize_int8
 from autoformer.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
+    from autoformer.export.model_metadata import ModelMetadata
     from autoformer.export.parity import Model
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -59,7 +61,7 @@ def export_network(
     network: nn.Module,
     out: Path,
     *,
-    images: NDArray[np.float32],
+    images: NDArray[Any],
     labels: NDArray[np.int64] | None = None,
     preprocessing: Preprocessing,
     classes: Sequence[str],
@@ -69,32 +71,39 @@ def export_network(
     max_disagreement: float = 0.01,
     max_class_loss: float = 0.05,
     opset: int = 20,
+    batch: int | None = None,
+    flops: int | None = None,
+    name: str | None = None,
     data: Mapping[str, Any] | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> Manifest:
     """Writes the folder `out` whole or not at all, and returns its manifest.
 
-    `images` are real preprocessed images [n, channels, height, width] that training never saw; `labels` [n] adds how many
-    each file gets right; `data` is the record of the data set, kept so that `evaluate` finds it again. An int8 file is
-    rejected that names another class on a larger share than `max_disagreement`, or is shown to lose more than the share
-    `max_class_loss` of a class's right answers. Raises `ExportError`, with nothing written, when the fp32 file differs from
-    the network.
+    `images` are real images [n, channels, height, width] that training never saw, as `preprocessing` gives them: what it says
+    is what the files take. Of uint8 pixels the network itself gets the normalised values, so the comparison covers that the
+    normalisation went into the files. `labels` [n] adds how many each file gets right; `data` is the record of the data set,
+    kept so that `evaluate` finds it again. Files are of `opset` and take any number of images or exactly `batch`. `flops` are
+    the multiply-adds, and `name` the name, of a network that does not know them itself. An int8 file is rejected that names
+    another class on a larger share than `max_disagreement`, or is shown to lose more than the share `max_class_loss` of a
+    class's right answers. Raises `ExportError`, with nothing written, when the fp32 file differs from the network, or the
+    normalisation cannot go into it.
     """
     _check_request(network, images, labels, preprocessing, classes, precisions, formats, calibration_images)
     say = on_progress or (lambda message: None)
     calibrate_on, judge_on = split_for_calibration(len(images), calibration_images)
     network = copy.deepcopy(network).eval()  # the caller's stays as it is
-    judge = _Judge(torch_model(network), images[judge_on], None if labels is None else labels[judge_on])
+    exact = network_images(images, preprocessing)
+    judge = _Judge(torch_model(network), images[judge_on], exact[judge_on], None if labels is None else labels[judge_on])
     about = describe(network, preprocessing=preprocessing, classes=classes)
     cost = getattr(network, "cost", None)
 
     with write_folder(out) as folder:
         say("ONNX fp32: exporting")
         started = time.monotonic()
-        graph = OnnxGraph.from_network(network, folder / "model.fp32.onnx", opset=opset, metadata=about.to_properties())
+        graph = _fp32(network, folder / "model.fp32.onnx", preprocessing, opset, batch, about)
         export_s = time.monotonic() - started
         say("ONNX fp32: comparing with the network")
-        parity, correct = judge(OnnxModel(graph.path), "fp32")
+        parity, correct = judge(filled_up(OnnxModel(graph.path), batch), "fp32")
         if not parity.passed:
             raise ExportError(f"the fp32 ONNX file differs from the network it came from: {parity.reason}; nothing was written")
         made = {**_versions("torch", "onnx", "onnxscript", "onnxruntime"), "opset": graph.opset, "seconds": round(export_s, 2)}
@@ -102,7 +111,7 @@ def export_network(
 
         if "fp16" in precisions:
             say("ONNX fp16: measuring activations, exporting")
-            artefacts.append(_fp16(network, graph, folder / "model.fp16.onnx", images[calibrate_on], judge, opset))
+            artefacts.append(_fp16(network, graph, folder / "model.fp16.onnx", exact[calibrate_on], judge, opset, preprocessing))
         if "int8" in precisions:
             say(f"ONNX int8: calibrating on {len(calibrate_on)} images")
             disjoint = not set(calibrate_on.tolist()) & set(judge_on.tolist())
@@ -123,9 +132,10 @@ def export_network(
             preprocessing=preprocessing,
             params=sum(parameter.numel() for parameter in network.parameters()),
             architecture=about.architecture,
-            flops=cost.flops if cost is not None else None,
+            flops=cost.flops if cost is not None else flops,
             weights_digest=about.weights_digest,
             data=data,
+            network=name,
         )
         manifest.save(folder)
     return manifest
@@ -134,9 +144,12 @@ def export_network(
 class _Judge:
     """Compares a candidate with the network on images whose logits are computed once."""
 
-    def __init__(self, reference: Model, images: NDArray[np.float32], labels: NDArray[np.int64] | None) -> None:
+    def __init__(
+        self, reference: Model, images: NDArray[Any], exact: NDArray[np.float32], labels: NDArray[np.int64] | None
+    ) -> None:
+        """`images` are as candidates take them, `exact` the same as the network does."""
         self.images, self.labels = images, labels
-        self.expected, _ = run_in_batches(reference, images, (REFERENCE_BATCH,))
+        self.expected, _ = run_in_batches(reference, exact, (REFERENCE_BATCH,))
         self.guesses = self.expected.argmax(1)  # [n], of the candidate that was compared last
 
     def __call__(self, candidate: Model, precision: str, max_disagreement: float | None = None) -> tuple[Parity, int | None]:
@@ -155,7 +168,28 @@ class _Judge:
         return class_losses(self.expected.argmax(1).tolist(), self.guesses.tolist(), labels, classes, max_loss=max_loss)
 
 
-def _fp16(network: nn.Module, graph: OnnxGraph, path: Path, images: NDArray[np.float32], judge: _Judge, opset: int) -> Artefact:
+def _fp32(
+    network: nn.Module, path: Path, preprocessing: Preprocessing, opset: int, batch: int | None, about: ModelMetadata
+) -> OnnxGraph:
+    """The file that all others are made from; one that takes uint8 pixels has the normalisation in its weights."""
+    if preprocessing.input_type == "float32":
+        return OnnxGraph.from_network(network, path, batch=batch, opset=opset, metadata=about.to_properties())
+    taking_pixels = PixelInput(fold_normalisation(network, preprocessing), preprocessing)
+    return OnnxGraph.from_network(
+        taking_pixels, path, batch=batch, opset=opset, metadata=about.to_properties(), input_type=preprocessing.input_type,
+        image_shape=(preprocessing.in_chans, preprocessing.input_size, preprocessing.input_size),
+    )  # fmt: skip
+
+
+def _fp16(
+    network: nn.Module,
+    graph: OnnxGraph,
+    path: Path,
+    images: NDArray[np.float32],
+    judge: _Judge,
+    opset: int,
+    preprocessing: Preprocessing,
+) -> Artefact:
     """The half precision file, or why there is none: activations out of its range, or logits too far from the network's."""
     started = time.monotonic()
     peaks = measure_peaks(network, images)
@@ -163,17 +197,24 @@ def _fp16(network: nn.Module, graph: OnnxGraph, path: Path, images: NDArray[np.f
     try:
         kept = peaks.to_keep()
         metadata = replace(graph.metadata, precision="fp16").to_properties()
-        half = OnnxGraph.from_network(
-            HalfPrecision(network, kept), path, opset=opset, metadata=metadata, image_shape=graph.image_shape, as_it_is=True
-        )
+        half: nn.Module
+        if graph.input_type == "uint8":
+            kept = (PATCH_EMBEDDING, *kept)
+            half = PixelInput(HalfPrecision(fold_normalisation(network, preprocessing), kept), preprocessing)
+        else:
+            half = HalfPrecision(network, kept)
+        written = OnnxGraph.from_network(
+            half, path, batch=graph.batch, opset=opset, metadata=metadata, image_shape=graph.image_shape,
+            input_type=graph.input_type, as_it_is=True,
+        )  # fmt: skip
     except ExportError as error:  # the fp32 file is good all the same
         return Artefact(format="onnx", precision="fp16", status="rejected", reason=str(error), made=made)
-    made |= {**_versions("torch", "onnx", "onnxscript", "onnxruntime"), "opset": half.opset, "kept_in_fp32": list(kept)}
+    made |= {**_versions("torch", "onnx", "onnxscript", "onnxruntime"), "opset": written.opset, "kept_in_fp32": list(kept)}
     made["seconds"] = round(time.monotonic() - started, 2)
-    parity, correct = judge(OnnxModel(path), "fp16")
+    parity, correct = judge(filled_up(OnnxModel(path), graph.batch), "fp16")
     if parity.passed:
-        return _exported("onnx", "fp16", half, parity, correct, made)
-    return _rejected("fp16", half, parity, correct, made)
+        return _exported("onnx", "fp16", written, parity, correct, made)
+    return _rejected("fp16", written, parity, correct, made)
 
 
 def _rejected(precision: str, graph: OnnxGraph, parity: Parity, correct: int | None, made: dict[str, Any]) -> Artefact:
@@ -188,7 +229,7 @@ def _rejected(precision: str, graph: OnnxGraph, parity: Parity, correct: int | N
 def _int8(
     graph: OnnxGraph,
     path: Path,
-    images: NDArray[np.float32],
+    images: NDArray[Any],
     judge: _Judge,
     disjoint: bool,
     classes: Sequence[str],
@@ -197,7 +238,10 @@ def _int8(
     max_class_loss: float,
 ) -> Artefact:
     started = time.monotonic()
-    quantised, trials = quantize_int8(graph, images, path)
+    try:
+        quantised, trials = quantize_int8(graph, images, path)
+    except ExportError as error:  # the other files are good all the same
+        return Artefact(format="onnx", precision="int8", status="rejected", reason=str(error))
     made = {
         **_versions("onnx", "onnxruntime"),
         "opset": quantised.opset,
@@ -210,7 +254,7 @@ def _int8(
             "trials": [trial.to_dict() for trial in trials],
         },
     }
-    parity, correct = judge(OnnxModel(quantised.path), "int8", max_disagreement)
+    parity, correct = judge(filled_up(OnnxModel(quantised.path), graph.batch), "int8", max_disagreement)
     losses = judge.by_class(classes, max_class_loss)
     made["class_losses"] = losses.to_dict()
     if losses.broken:
@@ -228,7 +272,7 @@ def _engine(graph: OnnxGraph, path: Path, judge: _Judge) -> Artefact:
     try:
         built = EngineBuilder().build(graph.path, path, batches=ENGINE_BATCHES)
         with Engine.load(path, sha256=built.sha256) as engine:
-            parity, correct = judge(engine, "fp32")
+            parity, correct = judge(filled_up(engine, graph.batch), "fp32")
     except (ExportError, CheckpointError, MeasurementError) as error:  # the ONNX files are good all the same
         path.unlink(missing_ok=True)
         return Artefact(format="tensorrt", precision="fp32", status="rejected", reason=str(error))
@@ -273,7 +317,7 @@ def _versions(*names: str) -> dict[str, str]:
 
 def _check_request(
     network: nn.Module,
-    images: NDArray[np.float32],
+    images: NDArray[Any],
     labels: NDArray[np.int64] | None,
     preprocessing: Preprocessing,
     classes: Sequence[str],
@@ -287,8 +331,9 @@ def _check_request(
         if known[0] not in given:
             raise ExportError(f"{word}s {', '.join(given) or 'none'}: {known[0]} must be among them, all others are made from it")
     wanted = (preprocessing.in_chans, preprocessing.input_size, preprocessing.input_size)
-    if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != wanted or not len(images):
-        raise DataError(f"images to compare on are {images.dtype} {list(images.shape)}, expected float32 [n, *{list(wanted)}]")
+    if str(images.dtype) != preprocessing.input_type or images.ndim != 4 or images.shape[1:] != wanted or not len(images):
+        expected = f"{preprocessing.input_type} [n, *{list(wanted)}]"
+        raise DataError(f"images to compare on are {images.dtype} {list(images.shape)}, expected {expected}")
     if labels is not None and len(labels) != len(images):
         raise DataError(f"{len(labels)} labels for {len(images)} images")
     if labels is not None and not ((labels >= 0) & (labels < len(classes))).all():

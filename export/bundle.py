@@ -32,6 +32,7 @@ from autoformer.checkpoint import refuse_existing, refuse_existing_file, replaci
 from autoformer.errors import CheckpointError, ExportError
 from autoformer.export.manifest import Manifest, check_inside, sha256_of
 from autoformer.export.onnx_model import OnnxModel
+from autoformer.export.parity import filled_up, run_in_batches
 
 FORMAT = "autoformer/bundle/1"
 MAX_UNPACKED_BYTES = 8 << 30
@@ -129,12 +130,8 @@ def _write_check(folder: Path, manifest: Manifest, model: OnnxModel, pixels: NDA
     folder.mkdir()
     for index, image in enumerate(pixels):
         Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / f"{index:04d}.png")
-    images = manifest.preprocessing.normalise(pixels)
-    size = model.batch or 16
-    if len(images) % size and model.batch is not None:
-        raise ExportError(f"the fp32 file takes exactly {size} images; give a multiple of that as check images")
-    logits = [model(np.ascontiguousarray(images[start : start + size])) for start in range(0, len(images), size)]
-    np.save(folder / "logits.npy", np.concatenate(logits), allow_pickle=False)
+    logits, _ = run_in_batches(filled_up(model, model.batch), manifest.preprocessing.prepare(pixels), (16,))
+    np.save(folder / "logits.npy", logits, allow_pickle=False)
 
 
 def _write_triton(folder: Path, manifest: Manifest, onnx: Path) -> None:
@@ -143,15 +140,16 @@ def _write_triton(folder: Path, manifest: Manifest, onnx: Path) -> None:
     assert artefact is not None
     (folder / "1").mkdir(parents=True)
     shutil.copyfile(onnx, folder / "1" / "model.onnx")
-    any_batch = artefact.input_shape[0] == "batch"
-    first = [] if any_batch else [artefact.input_shape[0]]
+    any_batch = artefact.batch is None
+    first = [] if artefact.batch is None else [artefact.batch]
+    kind = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}[manifest.preprocessing.input_type]
     sizes = ", ".join(str(size) for size in (*first, *artefact.input_shape[1:]))
     outputs = ", ".join(str(size) for size in (*first, len(manifest.classes)))
     (folder / "config.pbtxt").write_text(
         f'name: "{folder.name}"\n'
         'platform: "onnxruntime_onnx"\n'
         f"max_batch_size: {64 if any_batch else 0}\n"
-        f'input [ {{ name: "{artefact.input_name}" data_type: TYPE_FP32 dims: [ {sizes} ] }} ]\n'
+        f'input [ {{ name: "{artefact.input_name}" data_type: {kind} dims: [ {sizes} ] }} ]\n'
         f'output [ {{ name: "{artefact.output_name}" data_type: TYPE_FP32 dims: [ {outputs} ] label_filename: "labels.txt" }} ]\n'
         + ("dynamic_batching { }\n" if any_batch else ""),
         encoding="utf-8",
@@ -175,13 +173,18 @@ def model_card(manifest: Manifest, promise: Promise, check_images: int) -> str:
     first = next(iter(promise.accuracy.values()), None)
     on = f"{first['words']} on {first['images']} images of the {first['part']} part" if first else "accuracy"
     size = manifest.preprocessing.input_size
+    kind = f"{_one_line(manifest.network)}, a network" if manifest.network else "a vision transformer"
+    takes = {
+        "float32": "float32 images, normalised as preprocessing.json says",
+        "uint8": "uint8 pixels, resized and cropped as preprocessing.json says; normalising is part of the network",
+    }[manifest.preprocessing.input_type]
     licence = "see licence.txt" if promise.licence else "not stated by those who made this bundle"
     return f"""# {promise.name}
 
 A classifier of {len(manifest.classes)} classes ({", ".join(map(_one_line, manifest.classes[:12]))}{
         " ..." if len(manifest.classes) > 12 else ""
     })
-for images of {size} × {size} pixels: a vision transformer of {manifest.params:,} parameters{
+for images of {size} × {size} pixels: {kind} of {manifest.params:,} parameters{
         f" and {manifest.flops:,} multiply-adds" if manifest.flops else ""
     }.
 
@@ -194,6 +197,7 @@ for images of {size} × {size} pixels: a vision transformer of {manifest.params:
 
 The program needs Python 3.10 or newer, numpy, Pillow, and onnxruntime or tensorrt. `verify` compares every file with the logits
 that the network gave {check_images} check images where this bundle was made, and measures the budget on the device itself.
+Without the program: the files take {takes}, [batch, {manifest.preprocessing.in_chans}, {size}, {size}].
 
 ## How good it is
 

@@ -33,10 +33,11 @@ from autoformer.checkpoint import replacing, tensors_digest, write_json
 from autoformer.errors import CheckpointError, ExportError, short
 from autoformer.export.external_data import external_locations
 from autoformer.export.model_metadata import ModelMetadata
-from autoformer.preprocessing import Preprocessing
+from autoformer.preprocessing import INPUT_TYPES, Preprocessing
 
 INPUT_NAME, OUTPUT_NAME = "images", "logits"
 BATCH_NAME = "batch"
+TYPES = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}  # of inputs
 OPSETS = range(17, 26)  # what can really be written; the exporter silently keeps another opset outside
 OLDEST_WRITTEN = 18  # what torch has operators for; 17 is converted here
 IR_VERSION = 10  # newer ones are refused by runtimes of today's boards
@@ -55,6 +56,7 @@ class OnnxGraph:
     opset: int
     batch: int | None  # None: any
     image_shape: tuple[int, int, int]  # channels, height, width
+    input_type: str  # "float32" or "uint8"
     num_classes: int
     num_nodes: int
     metadata: ModelMetadata
@@ -81,13 +83,15 @@ class OnnxGraph:
         opset: int = 20,
         metadata: Mapping[str, str] = {},
         image_shape: tuple[int, int, int] | None = None,
+        input_type: str = "float32",
         as_it_is: bool = False,
     ) -> OnnxGraph:
         """Writes `network` in fp32 to `path`, for any batch or for exactly `batch` images. A few seconds; network unchanged.
 
         `metadata` are string properties of the file (see `describe`). `image_shape` (channels, height, width) is read from
-        the network when None. `as_it_is` keeps the precision of each weight, as a `HalfPrecision` has them; inputs and
-        outputs are fp32 all the same. Raises `ExportError` when the network cannot be exported as asked.
+        the network when None; `input_type` is "float32", or "uint8" for a `PixelInput`. `as_it_is` keeps the precision of
+        each weight, as a `HalfPrecision` has them; logits are fp32 all the same. Raises `ExportError` when the network
+        cannot be exported as asked.
         """
         if opset not in OPSETS:
             raise ExportError(f"opset {opset} cannot be written; choose one from {OPSETS[0]} to {OPSETS[-1]}")
@@ -95,8 +99,13 @@ class OnnxGraph:
             raise ExportError(f"batch must be positive or None for any, got {batch}")
         plain = copy.deepcopy(network).cpu().eval().requires_grad_(False)
         plain = plain if as_it_is else plain.float()
+        for module in plain.modules():
+            if hasattr(module, "fused_attn"):  # timm: products with the scale on the query, the form that runtimes fuse
+                setattr(module, "fused_attn", False)  # noqa: B010 (no attribute of nn.Module)
         shape = image_shape or image_shape_of(plain)
-        example = torch.zeros(batch or EXAMPLE_BATCH, *shape)
+        if input_type not in INPUT_TYPES:
+            raise ExportError(f"input {input_type!r} cannot be written; choose one of {', '.join(INPUT_TYPES)}")
+        example = torch.zeros(batch or EXAMPLE_BATCH, *shape, dtype=getattr(torch, input_type))
         calls, num_classes = _try_out(plain, example)
         weights = {**dict(plain.named_parameters()), **dict(plain.named_buffers())}
         weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
@@ -105,6 +114,8 @@ class OnnxGraph:
 
         model = _export(plain, example, batch, opset)
         scopes = _strip(model)
+        if input_type == "uint8":
+            _cast_first(model)
         model.ir_version = min(model.ir_version, IR_VERSION)
         onnx.helper.set_model_props(model, dict(metadata))
         largest = max((tensor.numel() for tensor in weights.values()), default=0)
@@ -118,7 +129,8 @@ class OnnxGraph:
         with replacing(path) as beside:
             beside.write_bytes(model.SerializeToString())
         graph = _describe_file(model, path)
-        assert (graph.batch, graph.image_shape, graph.num_classes) == (batch, shape, num_classes), f"{graph} is another network"
+        found = (graph.batch, graph.image_shape, graph.input_type, graph.num_classes)
+        assert found == (batch, shape, input_type, num_classes), f"{graph} is another network"
         return graph
 
     @classmethod
@@ -210,8 +222,11 @@ def _try_out(network: nn.Module, example: Tensor) -> tuple[Counter[type], int]:
 def _export(network: nn.Module, example: Tensor, batch: int | None, opset: int) -> onnx.ModelProto:
     from onnxscript.optimizer import optimize_ir
 
+    # Of a fixed batch the expansion of a table over its images would become a constant as well.
+    kept = ("Gather",) if batch is None else ("Gather", "Expand")
+
     def fold(node: Any) -> bool | None:
-        return False if node.op_type == "Gather" else None
+        return False if node.op_type in kept else None
 
     shapes = None if batch is not None else ({0: BATCH_NAME},)
     with _quiet(), _collector_paused():
@@ -283,6 +298,20 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
+def _cast_first(model: onnx.ModelProto) -> None:
+    """Lets everything else that asks about a uint8 input (its batch) ask about its Cast, the one user TensorRT accepts."""
+    name = model.graph.input[0].name
+    cast = next((node for node in model.graph.node if node.op_type == "Cast" and node.input[0] == name), None)
+    if cast is None:
+        raise ExportError("the network computes in uint8; export it as a PixelInput, which casts its images first")
+    others = [node for node in model.graph.node if node is not cast]
+    for node in others:
+        node.input[:] = [cast.output[0] if given == name else given for given in node.input]
+    ordered = [copy.deepcopy(node) for node in (cast, *others)]
+    del model.graph.node[:]
+    model.graph.node.extend(ordered)
+
+
 def _strip(model: onnx.ModelProto) -> dict[str, str]:
     """Removes the exporter's recordings, local paths among them; gives the module scope of each node."""
     scopes = {}
@@ -331,12 +360,13 @@ def _describe_file(model: onnx.ModelProto, path: Path) -> OnnxGraph:
         [dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim]
         for value in (*inputs, *outputs)
     ]
-    types = {value.type.tensor_type.elem_type for value in (*inputs, *outputs)}
-    fits = len(inputs) == len(outputs) == 1 and types == {TensorProto.FLOAT} and [len(s) for s in shapes] == [4, 2]
+    types = [value.type.tensor_type.elem_type for value in (*inputs, *outputs)]
+    fits = len(inputs) == len(outputs) == 1 and types[0] in TYPES and types[1] == TensorProto.FLOAT
+    fits = fits and [len(s) for s in shapes] == [4, 2]
     if not fits or None in shapes[0][1:] or shapes[1][1] is None:
         raise CheckpointError(
-            f"{path} has inputs and outputs {short(shapes)}; expected one float32 input [batch, channels, height, width] and one "
-            "float32 output [batch, classes] with fixed sizes beside the batch"
+            f"{path} has inputs and outputs {short(shapes)}; expected one float32 or uint8 input [batch, channels, "
+            "height, width] and one float32 output [batch, classes] with fixed sizes beside the batch"
         )
     (batch, *image_shape), (_, num_classes) = shapes
     channels, height, width = (int(size or 0) for size in image_shape)
@@ -345,6 +375,7 @@ def _describe_file(model: onnx.ModelProto, path: Path) -> OnnxGraph:
         opset=opset_of(model),
         batch=batch,
         image_shape=(channels, height, width),
+        input_type=TYPES[types[0]],
         num_classes=int(num_classes or 0),
         num_nodes=len(model.graph.node),
         metadata=ModelMetadata.from_properties({entry.key: entry.value for entry in model.metadata_props}, path),

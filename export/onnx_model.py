@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from autoformer.preprocessing import Preprocessing
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}  # of inputs
 QUIET = 3  # ONNX Runtime's logging level "error"; what goes wrong arrives as an exception
 
 
@@ -37,7 +38,7 @@ def import_onnxruntime() -> Any:
 
 
 class OnnxModel:
-    """Calls one ONNX file: float32 images [B, C, H, W] to float32 logits [B, classes].
+    """Calls one ONNX file: float32 images or uint8 pixels [B, C, H, W] to float32 logits [B, classes].
 
     `provider` is "cpu", "cuda" or "tensorrt"; `threads` limits the threads inside an operator (None: ONNX Runtime's choice).
     Raises `CheckpointError` for a file that is missing, damaged or no image classifier, and `MissingPackageError` where the
@@ -89,6 +90,11 @@ class OnnxModel:
                     f"{self.path} carries a preprocessing that gives images {list(made)}, its input is "
                     f"{list(self.image_shape)}; export it again"
                 )
+            if self.preprocessing.input_type != self.input_type:
+                raise CheckpointError(
+                    f"{self.path} carries a preprocessing that gives {self.preprocessing.input_type} images, its input is "
+                    f"{self.input_type}; export it again"
+                )
 
     def _read_interface(self) -> None:
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
@@ -96,14 +102,15 @@ class OnnxModel:
             found = short(f"inputs {[(i.name, i.type, i.shape) for i in inputs]}, outputs {[(o.name, o.shape) for o in outputs]}")
         except UnicodeDecodeError as error:
             raise CheckpointError(f"{self.path} has inputs or outputs whose names are no text; export it again") from error
-        classifies = len(inputs) == len(outputs) == 1 and inputs[0].type == outputs[0].type == "tensor(float)"
+        classifies = len(inputs) == len(outputs) == 1 and inputs[0].type in TYPES and outputs[0].type == "tensor(float)"
         if not classifies or len(inputs[0].shape) != 4 or len(outputs[0].shape) != 2:
             raise CheckpointError(
-                f"{self.path} has {found}; expected one float32 input [batch, channels, height, width] and one output "
-                "[batch, classes]"
+                f"{self.path} has {found}; expected one float32 or uint8 input [batch, channels, height, width] and one "
+                "float32 output [batch, classes]"
             )
         sizes = [size if isinstance(size, int) else None for size in inputs[0].shape]
         self.input_name: str = inputs[0].name
+        self.input_type: str = TYPES[inputs[0].type]  # "float32" or "uint8"
         self.output_name: str = outputs[0].name
         self.batch: int | None = sizes[0]  # None: any
         self.image_shape: tuple[int | None, ...] = tuple(sizes[1:])  # channels, height, width; None: any
@@ -125,18 +132,18 @@ class OnnxModel:
         """ "fp32", "fp16", "int8"; "unknown" when the file does not say."""
         return self.metadata.precision or "unknown"
 
-    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """Logits [B, classes].
 
         Raises `DataError` for another type or shape than the file takes, and `CheckpointError` when the file cannot be run.
         """
         wanted = (self.batch, *self.image_shape)
         fits = len(images.shape) == 4 and all(w is None or w == s for w, s in zip(wanted, images.shape, strict=True))
-        if not fits or str(images.dtype) != "float32" or not images.shape[0]:
+        if not fits or str(images.dtype) != self.input_type or not images.shape[0]:
             names = ("batch", "channels", "height", "width")
             shown = ", ".join(name if size is None else str(size) for name, size in zip(names, wanted, strict=True))
             raise DataError(
-                f"{self.path} takes float32 images [{shown}], got {images.dtype} {list(images.shape)}; "
+                f"{self.path} takes {self.input_type} images [{shown}], got {images.dtype} {list(images.shape)}; "
                 "prepare them with the model's preprocessing"
             )
         try:

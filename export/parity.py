@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Model = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    Model = Callable[[NDArray[Any]], NDArray[np.float32]]  # images [n, C, H, W] of the type it takes to logits
 
 REFERENCE_BATCH = 64  # images per call of the reference: other batches than the candidate's, so that batches may not matter
 
@@ -147,9 +147,7 @@ def compare(
     )
 
 
-def run_in_batches(
-    model: Model, images: NDArray[np.float32], batches: Sequence[int]
-) -> tuple[NDArray[np.float32], tuple[int, ...]]:
+def run_in_batches(model: Model, images: NDArray[Any], batches: Sequence[int]) -> tuple[NDArray[np.float32], tuple[int, ...]]:
     """Logits [n, C] of all images, taken in batches of the given sizes in turn; and the sizes that occurred."""
     import numpy as np
 
@@ -164,6 +162,25 @@ def run_in_batches(
     if not found:
         raise ExportError("there are no images to compare on; give at least one")
     return np.concatenate(found), tuple(sorted(sizes))
+
+
+def filled_up(model: Model, batch: int | None) -> Model:
+    """`model`, which takes exactly `batch` images, for any number of them; as it is where it takes any (None).
+
+    The last call is filled up with copies of its last image, whose answers are dropped.
+    """
+    if batch is None:
+        return model
+
+    def run(images: NDArray[Any]) -> NDArray[np.float32]:
+        import numpy as np
+
+        missing = -len(images) % batch
+        whole = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
+        found = [model(np.ascontiguousarray(whole[start : start + batch])) for start in range(0, len(whole), batch)]
+        return np.concatenate(found)[: len(images)]
+
+    return run
 
 
 def compare_models(

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from autoformer.checkpoint import replacing
-from autoformer.errors import ExportError
+from autoformer.errors import CheckpointError, ExportError
 from autoformer.export.onnx_graph import OnnxGraph, read_model
 from autoformer.export.onnx_model import OnnxModel, import_onnxruntime
 from autoformer.export.parity import run_in_batches
@@ -77,22 +77,20 @@ class Trial:
 
 
 def quantize_int8(
-    graph: OnnxGraph, images: NDArray[np.float32], path: Path, *, candidates: Sequence[Calibration] = CANDIDATES
+    graph: OnnxGraph, images: NDArray[Any], path: Path, *, candidates: Sequence[Calibration] = CANDIDATES
 ) -> tuple[OnnxGraph, tuple[Trial, ...]]:
-    """Writes the int8 twin of `graph` to `path`, calibrated on float32 images [n, C, H, W]; and all trials, the kept one first.
+    """Writes the int8 twin of `graph` to `path`, calibrated on its input [n, C, H, W]; and all trials, the kept one first.
 
     Raises `ExportError` when the images do not fit, nothing can be quantised, or the file would not be legal for TensorRT.
     """
-    if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != graph.image_shape or not len(images):
-        raise ExportError(
-            f"calibration images are {images.dtype} {list(images.shape)}, expected float32 [n, *{list(graph.image_shape)}]"
-        )
+    if str(images.dtype) != graph.input_type or images.ndim != 4 or images.shape[1:] != graph.image_shape or not len(images):
+        wanted = f"{graph.input_type} [n, *{list(graph.image_shape)}]"
+        raise ExportError(f"calibration images are {images.dtype} {list(images.shape)}, expected {wanted}")
     import_onnxruntime()
     source = OnnxModel(graph.path)
-    batch = graph.batch or CALIBRATION_BATCH
-    usable = images if graph.batch is None else images[: len(images) // batch * batch]
-    if not len(usable):
-        raise ExportError(f"{graph.path} takes exactly {batch} images at once, only {len(images)} were given to calibrate on")
+    batch = graph.batch or min(CALIBRATION_BATCH, len(images))
+    # Percentiles want batches of one size, as a graph of a fixed batch does: the last is filled up with the first images.
+    usable = images[np.arange(-(-len(images) // batch) * batch) % len(images)]
     expected, _ = run_in_batches(source, usable, (batch,))
     # Quantised in a folder of its own, so that whatever the quantiser leaves goes with it.
     with tempfile.TemporaryDirectory(prefix="autoformer-int8-") as temporary, _quiet():
@@ -101,7 +99,7 @@ def quantize_int8(
         for index, calibration in enumerate(candidates):
             made = Path(temporary) / f"{index}.onnx"
             _quantize(prepared, made, usable, batch, calibration)
-            given, _ = run_in_batches(OnnxModel(made), usable, (batch,))
+            given, _ = run_in_batches(_runnable(made, graph), usable, (batch,))
             moved = float(np.abs(expected - given).mean())
             disagreement = float((expected.argmax(1) != given.argmax(1)).mean())
             trials.append((Trial(calibration, disagreement, moved), made))
@@ -117,6 +115,21 @@ def quantize_int8(
         with replacing(path) as beside:
             beside.write_bytes(model.SerializeToString())
     return OnnxGraph.open(path), tuple(trial for trial, _ in trials)
+
+
+def _runnable(made: Path, graph: OnnxGraph) -> OnnxModel:
+    """The quantised file. Raises `ExportError` where ONNX Runtime cannot run it, as 1.31 with opset 21 and a fixed batch:
+    its optimiser moves a QuantizeLinear over a reshape and forgets the type (microsoft/onnxruntime#25526).
+    """
+    try:
+        return OnnxModel(made)
+    except CheckpointError as error:
+        fixed = "" if graph.batch is None else f" and the fixed batch {graph.batch}"
+        reason = str(error).partition("runs here: ")[2] or str(error)
+        raise ExportError(
+            f"ONNX Runtime does not run the quantised graph of opset {graph.opset}{fixed} ({reason[:150]}); "
+            "try opset 20, or any batch"
+        ) from error
 
 
 def qdq_objections(path: Path) -> list[str]:
@@ -163,17 +176,18 @@ def _prepare(graph: OnnxGraph, folder: Path) -> Path:
 def _nodes_to_quantize(model: onnx.ModelProto, ends_in_fp32: bool) -> list[str]:
     """Names of the nodes that multiply by a stored matrix or filter."""
     stored = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
+    every = list(model.graph.node)
+    if model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8:  # what comes before the first Conv resizes pixels
+        every = every[next((index for index, node in enumerate(every) if node.op_type == "Conv"), 0) :]
     nodes = [
-        node
-        for node in model.graph.node
-        if node.op_type in QUANTISED and stored.get(node.input[1], 0) >= 2 and node.input[0] not in stored
+        node for node in every if node.op_type in QUANTISED and stored.get(node.input[1], 0) >= 2 and node.input[0] not in stored
     ]
     if ends_in_fp32 and len(nodes) > 2:
         nodes = [node for node in nodes[1:-1] if node.op_type != "Conv"]
     return [node.name for node in nodes]
 
 
-def _quantize(prepared: Path, path: Path, images: NDArray[np.float32], batch: int, calibration: Calibration) -> None:
+def _quantize(prepared: Path, path: Path, images: NDArray[Any], batch: int, calibration: Calibration) -> None:
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     model = onnx.load(prepared)
@@ -187,7 +201,7 @@ def _quantize(prepared: Path, path: Path, images: NDArray[np.float32], batch: in
         def __init__(self) -> None:
             self.starts = iter(range(0, len(images), batch))
 
-        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        def get_next(self) -> dict[str, NDArray[Any]] | None:
             start = next(self.starts, None)
             return None if start is None else {model.graph.input[0].name: images[start : start + batch]}
 

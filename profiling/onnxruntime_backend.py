@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from autoformer.errors import CheckpointError, MeasurementError, MissingPackageError, short
+from autoformer.errors import CheckpointError, DataError, MeasurementError, MissingPackageError, short
 from autoformer.export.external_data import check_external_data
 from autoformer.profiling.device import usable_cores
 
@@ -33,7 +33,7 @@ class OnnxRuntimeBackend:
     None what the file says of itself (fp32 if nothing).
 
     Raises `MissingPackageError` without ONNX Runtime, `CheckpointError` for a file it cannot read and `MeasurementError`
-    when the provider is absent or the input has a shape that cannot be chosen.
+    when the provider is absent or the input has a shape that cannot be chosen, `DataError` for images of another type.
     """
 
     def __init__(
@@ -173,8 +173,12 @@ def _input(node: Any, batch: int, images: NDArray[Any] | None, seed: int, shown:
     if images is not None:
         if list(images.shape) != dimensions:
             raise MeasurementError(f"{shown}: input {node.name!r} has shape {dimensions}, the images {list(images.shape)}")
+        if not np.can_cast(images.dtype, types[node.type], "same_kind"):  # values in 0..1 would all become 0
+            raise DataError(f"{shown}: input {node.name!r} takes {np.dtype(types[node.type])}, the images are {images.dtype}")
         return np.ascontiguousarray(images, dtype=types[node.type])
     generator = np.random.default_rng(seed)
+    if types[node.type] is np.uint8:
+        return generator.integers(0, 256, dimensions, np.uint8)  # pixels; other whole numbers are mostly indices
     if np.issubdtype(types[node.type], np.integer):
         return generator.integers(0, 2, dimensions).astype(types[node.type])
     return generator.standard_normal(dimensions).astype(types[node.type])
