@@ -139,12 +139,12 @@ def try_bundle(originals: Path, place: Path, rng: random.Random) -> Iterator[str
 
 def _sign(folder: Path) -> None:
     """Writes the digests of what is there into bundle.json and manifest.json where they can be read, as an attacker would."""
-    with contextlib.suppress(ValueError, OSError, KeyError, TypeError, AttributeError):
+    with contextlib.suppress(ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError):
         manifest = json.loads((folder / "manifest.json").read_text())
         for entry in manifest["artefacts"]:
             entry["sha256"] = sha256_of(folder / entry["file"])
         (folder / "manifest.json").write_text(json.dumps(manifest))
-    with contextlib.suppress(ValueError, OSError, KeyError, TypeError, AttributeError):
+    with contextlib.suppress(ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError):
         promises = json.loads((folder / "bundle.json").read_text())
         promises["files"] = {
             path.relative_to(folder).as_posix(): sha256_of(path)
