@@ -287,14 +287,14 @@ class EvaluationSet:
         """Every `count`-th image from `index` on: what one of `count` processes evaluates."""
         return replace(self, pixels=self.pixels[index::count], labels=self.labels[index::count])
 
-    def batches(self, batch_size: int) -> Iterator[NDArray[np.float32]]:
-        """Normalised images, float32 [b, C, H, W], in order."""
+    def batches(self, batch_size: int) -> Iterator[NDArray[Any]]:
+        """Images as the preprocessing's input, [b, C, H, W], in order: normalised float32, or uint8 pixels."""
         for start in range(0, len(self), batch_size):
-            yield self.preprocessing.normalise(self.pixels[start : start + batch_size])
+            yield self.preprocessing.prepare(self.pixels[start : start + batch_size])
 
-    def images(self, count: int | None = None) -> NDArray[np.float32]:
-        """The first `count` images (all without a count) normalised, float32 [n, C, H, W]."""
-        return self.preprocessing.normalise(self.pixels[:count])
+    def images(self, count: int | None = None) -> NDArray[Any]:
+        """The first `count` images (all without a count) as the preprocessing's input, [n, C, H, W]."""
+        return self.preprocessing.prepare(self.pixels[:count])
 
 
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # images [b, C, H, W] to logits [b, classes]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from autoformer.errors import CheckpointError, DataError
+from autoformer.errors import CheckpointError, DataError, short
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 MAX_SIZE = 8192  # pixels; a damaged file must not exhaust a machine
 INTERPOLATIONS = ("bicubic", "bilinear")
+INPUT_TYPES = ("float32", "uint8")
 
 
 class PreprocessingError(DataError, ValueError):
@@ -32,6 +33,7 @@ class Preprocessing:
 
     The image is then `image_size` square. `crop_pct` is the share of the resized image that the crop keeps (timm's meaning).
     A network of a searched resolution gets that image resized once more (`resize_matrix`), as in its supernet's training.
+    Where the input is uint8 the file takes the cropped image as it is, and holds the steps after that itself.
     Raises `PreprocessingError` when a value is impossible.
     """
 
@@ -42,6 +44,7 @@ class Preprocessing:
     interpolation: str = "bicubic"  # or "bilinear"
     crop_pct: float = 1.0
     network_size: int | None = None  # pixels; where the search chose a smaller input than the images have; None: image_size
+    input_type: str = "float32"  # normalised values, as every torch network takes them; "uint8": pixels, for some exported files
 
     def __post_init__(self) -> None:
         for name in ("image_size", "network_size"):
@@ -50,22 +53,26 @@ class Preprocessing:
             if not whole and not (name == "network_size" and size is None):
                 raise PreprocessingError(f"{name} must be a whole number of pixels from 1 to {MAX_SIZE}, got {str(size)[:40]}")
         if type(self.in_chans) is not int or self.in_chans not in (1, 3):
-            raise PreprocessingError(f"in_chans must be 1 (grey) or 3 (RGB), got {self.in_chans!r}")
+            raise PreprocessingError(f"in_chans must be 1 (grey) or 3 (RGB), got {short(repr(self.in_chans))}")
         for name in ("mean", "std"):
             values = getattr(self, name)
             if not isinstance(values, tuple) or len(values) != self.in_chans or not all(_finite(value) for value in values):
-                raise PreprocessingError(f"{name} must be {self.in_chans} finite numbers, one per channel, got {values}")
+                raise PreprocessingError(f"{name} must be {self.in_chans} finite numbers, one per channel, got {short(values)}")
         if not all(value > 0 for value in self.std):
-            raise PreprocessingError(f"std must be positive in every channel, got {self.std}")
+            raise PreprocessingError(f"std must be positive in every channel, got {short(self.std)}")
         if self.interpolation not in INTERPOLATIONS:
-            raise PreprocessingError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {self.interpolation!r}")
+            raise PreprocessingError(
+                f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {short(repr(self.interpolation))}"
+            )
+        if self.input_type not in INPUT_TYPES:
+            raise PreprocessingError(f"input_type must be one of {', '.join(INPUT_TYPES)}, got {short(repr(self.input_type))}")
         if not _finite(self.crop_pct) or not 0 < self.crop_pct <= 1:
-            raise PreprocessingError(f"crop_pct must be above 0 and at most 1, got {self.crop_pct!r}")
+            raise PreprocessingError(f"crop_pct must be above 0 and at most 1, got {short(repr(self.crop_pct))}")
 
     @property
     def input_size(self) -> int:
-        """The side in pixels of what the network takes."""
-        return self.network_size or self.image_size
+        """The side in pixels of what is fed in: a file that takes uint8 pixels resizes them itself."""
+        return self.image_size if self.input_type == "uint8" else self.network_size or self.image_size
 
     def to_pil(self, image: Image.Image) -> Image.Image:
         """The resized and cropped image in the network's colour mode."""
@@ -81,15 +88,23 @@ class Preprocessing:
         left, top = round((image.width - self.image_size) / 2), round((image.height - self.image_size) / 2)
         return image.crop((left, top, left + self.image_size, top + self.image_size))
 
+    def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+        """uint8 [..., H, W, C] of `image_size` to the input [..., C, H, W]: normalised float32, or the pixels themselves."""
+        import numpy as np
+
+        if self.input_type == "uint8":
+            return np.ascontiguousarray(np.moveaxis(pixels, -1, -3))
+        return self.normalise(pixels)
+
     def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 [..., H, W, C] of `image_size` to the network's float32 input [..., C, H, W]."""
+        """uint8 [..., H, W, C] of `image_size` to the float32 values [..., C, H, W] that the torch network takes."""
         import numpy as np
 
         mean, std = np.array(self.mean, dtype=np.float32), np.array(self.std, dtype=np.float32)
         values = (pixels.astype(np.float32) / np.float32(255) - mean) / std
         values = np.moveaxis(values, -1, -3)
-        if self.input_size != self.image_size:
-            resize = resize_matrix(self.image_size, self.input_size)
+        if self.network_size not in (None, self.image_size):
+            resize = resize_matrix(self.image_size, self.network_size)
             values = resize @ values @ resize.T
         return np.ascontiguousarray(values)
 
@@ -100,13 +115,16 @@ class Preprocessing:
         array = np.asarray(self.to_pil(image), dtype=np.uint8)
         return array.reshape(self.image_size, self.image_size, self.in_chans)
 
-    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
-        """float32 [C, H, W], ready to be stacked into a batch."""
-        return self.normalise(self.pixels(image))
+    def __call__(self, image: Image.Image) -> NDArray[Any]:
+        """The input [C, H, W] of `input_type`, ready to be stacked into a batch."""
+        return self.prepare(self.pixels(image))
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form."""
-        return asdict(self)
+        """The JSON form; float32 goes unsaid, so that records and their digests are those of older versions."""
+        values = asdict(self)
+        if self.input_type == "float32":
+            del values["input_type"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
@@ -115,7 +133,7 @@ class Preprocessing:
             raise CheckpointError(f"preprocessing is a {type(values).__name__}, expected a JSON object")
         known = [entry.name for entry in fields(cls)]
         if unknown := sorted(set(values) - set(known)):
-            raise CheckpointError(f"preprocessing has unknown keys {unknown}; known are {known}")
+            raise CheckpointError(f"preprocessing has unknown keys {short(unknown)}; known are {known}")
         if missing := [name for name in known[:4] if name not in values]:
             raise CheckpointError(f"preprocessing lacks {missing[0]!r}; it was edited or damaged")
         lists = {

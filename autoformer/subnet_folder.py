@@ -20,7 +20,7 @@ import torch
 
 from autoformer.architecture import MAX_DEPTH, MAX_IMAGE_SIZE, Architecture, is_whole
 from autoformer.checkpoint import check_weights, read_json, read_tensors, write_folder, write_json, write_tensors
-from autoformer.errors import ArchitectureError, CheckpointError
+from autoformer.errors import ArchitectureError, CheckpointError, short
 from autoformer.preprocessing import Preprocessing
 from autoformer.relative_position import Form
 from autoformer.space import LARGEST_SIZES
@@ -43,6 +43,8 @@ def fill_folder(
 ) -> None:
     """Writes the files of a saved subnet into `folder`, `subnet.json` last, so that its presence says they are all there."""
     names = list(classes)
+    if preprocessing.input_type != "float32":
+        raise CheckpointError(f"a torch network takes float32 images, the preprocessing gives {preprocessing.input_type}")
     if (size := subnet.patch_embed.img_size) != (preprocessing.input_size,) * 2:
         raise CheckpointError(f"preprocessing gives images of {preprocessing.input_size} px, the network takes {size}")
     if preprocessing.in_chans != subnet.in_chans:
@@ -103,6 +105,8 @@ def load_subnet(folder: Path) -> tuple[Subnet, Preprocessing, tuple[str, ...]]:
             raise CheckpointError(f"{depth} blocks, but {weights.name} holds {stored} tensors")
         with torch.device("meta"):
             sketch = Subnet(**arguments)  # shapes without memory: sizes in a damaged file may exceed the machine
+        if preprocessing.input_type != "float32":
+            raise CheckpointError(f"its preprocessing gives {preprocessing.input_type} images, a torch network takes float32")
         if (size := sketch.patch_embed.img_size) != (preprocessing.input_size,) * 2:
             raise CheckpointError(f"its preprocessing gives images of {preprocessing.input_size} px, the network takes {size}")
         if preprocessing.in_chans != sketch.in_chans:
@@ -130,7 +134,7 @@ def _checked_arguments(arguments: object) -> dict[str, Any]:
         raise CheckpointError(f"model_args is a {type(arguments).__name__}, expected a JSON object")
     parameters = inspect.signature(Subnet).parameters
     if unknown := sorted(set(arguments) - set(parameters)):
-        raise CheckpointError(f"model_args has unknown keys {unknown}; known are {sorted(parameters)}")
+        raise CheckpointError(f"model_args has unknown keys {short(unknown)}; known are {sorted(parameters)}")
     if missing := sorted({"embed_dim", "num_heads", "mlp_ratio"} - set(arguments)):
         raise CheckpointError(f"model_args lacks {missing[0]!r}")
     values: dict[str, Any] = {name: entry.default for name, entry in parameters.items()} | dict(arguments)

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,7 +36,8 @@ from autoformer.export.predictor import open_predictor
 from autoformer.extract import extract
 from autoformer.preprocessing import Preprocessing
 from autoformer.profiling.device import DeviceFacts
-from autoformer.profiling.latency import profile_until_valid
+from autoformer.profiling.int8_speed import note_int8_speed
+from autoformer.profiling.latency import Profile, profile_until_valid
 from autoformer.profiling.latency_answer import finally_chosen
 from autoformer.profiling.latency_table import LatencyTable, TableCosts, searched_with
 from autoformer.profiling.measure import MeasureConfig
@@ -138,7 +140,8 @@ def _run(
         ),
     )
     preprocessing = preprocessing_of(finetuned, parts)
-    _export(recipe, finetuned, EvaluationSet.of(parts.search, preprocessing), parts, out, steps, progress)
+    taken = replace(preprocessing, input_type=recipe.export.input)
+    _export(recipe, finetuned, EvaluationSet.of(parts.search, taken), parts, out, steps, progress)
     predictors = {"inherited": predict_with(inherited), "finetuned": predict_with(finetuned), **_onnx_models(out / "export")}
     steps.timed("test", lambda: score_on_test(predictors, parts.test, preprocessing, out, progress))
     return build_report(out)
@@ -189,7 +192,7 @@ def _measure(recipe: Recipe, result: SearchResult, table: LatencyTable, stated: 
 def _export(
     recipe: Recipe, network: Subnet, images: EvaluationSet, parts: DataParts, out: Path, steps: Steps, progress: Progress
 ) -> None:
-    """Writes `export/` and measures it into `latency.json`, each unless it is there."""
+    """Writes `export/` and measures it into `latency.json`, each unless it is there; the manifest then says what int8 gains."""
     if not (out / "export").exists():
         steps.timed(
             "export",
@@ -197,6 +200,7 @@ def _export(
                 network, out / "export", images=images.images(), labels=images.labels, preprocessing=images.preprocessing,
                 classes=parts.classes, data=parts.record, precisions=recipe.export.precisions, formats=recipe.export.formats,
                 calibration_images=recipe.export.calibration_images, max_disagreement=recipe.export.max_disagreement,
+                max_class_loss=recipe.export.max_class_loss,
                 opset=recipe.export.opset, batch=recipe.export.batch,
                 on_progress=lambda message: progress("export", 0, 1, message),
             ),
@@ -211,6 +215,7 @@ def _export(
                 out=out / "latency.json", progress=progress,
             ),
         )  # fmt: skip
+    note_int8_speed(out / "export", Profile.load(out / "latency.json").measurements)
 
 
 def _costs(recipe: Recipe, space: SearchSpace, out: Path, progress: Progress) -> CostModel:
@@ -249,7 +254,8 @@ def score_on_test(
         record = read_json(path, "split", "guesses")
     for name, predict in predictors.items():
         if name not in record["guesses"]:
-            images = EvaluationSet.of(test.read(name, out / "test_ledger.json"), preprocessing)
+            own: Preprocessing | None = getattr(predict, "preprocessing", None)  # a file may take uint8 pixels
+            images = EvaluationSet.of(test.read(name, out / "test_ledger.json"), own or preprocessing)
             record["guesses"][name] = np.asarray(guesses(predict, images, progress=progress)).tolist()
             record["labels"] = images.labels.tolist()
             write_json(record, path)

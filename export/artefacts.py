@@ -1,7 +1,8 @@
 """From a network to a folder of proved files: ONNX in fp32, fp16 and int8, a TensorRT engine where TensorRT is, and the manifest.
 
 Every file is compared with the network it came from, on real images, before it counts as exported. An int8 file that names
-another class too often is rejected, and says so in the manifest; what this machine cannot make is skipped, and says why.
+another class too often, or loses one class (`class_losses`), is rejected, and says so in the manifest; what this machine
+cannot make is skipped, and says why.
 The images that int8 is judged on are others than those it was calibrated on, wherever there are enough.
 """
 
@@ -24,8 +25,10 @@ from torch import nn
 
 from autoformer.checkpoint import write_folder
 from autoformer.errors import CheckpointError, DataError, ExportError, MeasurementError
+from autoformer.export.class_losses import ClassLosses, class_losses
 from autoformer.export.engine import Engine, EngineBuilder, tensorrt_missing
-from autoformer.export.half_precision import HalfPrecision, measure_peaks
+from autoformer.export.folding import PixelInput, fold_normalisation, network_images
+from autoformer.export.half_precision import PATCH_EMBEDDING, HalfPrecision, measure_peaks
 from autoformer.export.manifest import Artefact, Manifest, sha256_of
 from autoformer.export.onnx_graph import OnnxGraph, describe
 from autoformer.export.onnx_model import OnnxModel
@@ -35,6 +38,7 @@ from autoformer.export.quantization import quantize_int8
 from autoformer.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
+    from autoformer.export.model_metadata import ModelMetadata
     from autoformer.export.parity import Model
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -57,7 +61,7 @@ def export_network(
     network: nn.Module,
     out: Path,
     *,
-    images: NDArray[np.float32],
+    images: NDArray[Any],
     labels: NDArray[np.int64] | None = None,
     preprocessing: Preprocessing,
     classes: Sequence[str],
@@ -65,6 +69,7 @@ def export_network(
     formats: Sequence[str] = FORMATS,
     calibration_images: int = 128,
     max_disagreement: float = 0.01,
+    max_class_loss: float = 0.05,
     opset: int = 20,
     batch: int | None = None,
     flops: int | None = None,
@@ -74,24 +79,28 @@ def export_network(
 ) -> Manifest:
     """Writes the folder `out` whole or not at all, and returns its manifest.
 
-    `images` are real preprocessed images [n, channels, height, width] that training never saw; `labels` [n] adds how many
-    each file gets right; `data` is the record of the data set, kept so that `evaluate` finds it again. Files are of `opset` and
-    take any number of images or exactly `batch`. `flops` are the multiply-adds, and `name` the name, of a network that does not
-    know them itself. Raises `ExportError`, with nothing written, when the fp32 file differs from the network.
+    `images` are real images [n, channels, height, width] that training never saw, as `preprocessing` gives them: what it says
+    is what the files take. Of uint8 pixels the network itself gets the normalised values, so the comparison covers that the
+    normalisation went into the files. `labels` [n] adds how many each file gets right; `data` is the record of the data set,
+    kept so that `evaluate` finds it again. Files are of `opset` and take any number of images or exactly `batch`. `flops` are
+    the multiply-adds, and `name` the name, of a network that does not know them itself. An int8 file is rejected that names
+    another class on a larger share than `max_disagreement`, or is shown to lose more than the share `max_class_loss` of a
+    class's right answers. Raises `ExportError`, with nothing written, when the fp32 file differs from the network, or the
+    normalisation cannot go into it.
     """
     _check_request(network, images, labels, preprocessing, classes, precisions, formats, calibration_images)
     say = on_progress or (lambda message: None)
     calibrate_on, judge_on = split_for_calibration(len(images), calibration_images)
     network = copy.deepcopy(network).eval()  # the caller's stays as it is
-    judge = _Judge(torch_model(network), images[judge_on], None if labels is None else labels[judge_on])
+    exact = network_images(images, preprocessing)
+    judge = _Judge(torch_model(network), images[judge_on], exact[judge_on], None if labels is None else labels[judge_on])
     about = describe(network, preprocessing=preprocessing, classes=classes)
     cost = getattr(network, "cost", None)
 
     with write_folder(out) as folder:
         say("ONNX fp32: exporting")
         started = time.monotonic()
-        metadata = about.to_properties()
-        graph = OnnxGraph.from_network(network, folder / "model.fp32.onnx", batch=batch, opset=opset, metadata=metadata)
+        graph = _fp32(network, folder / "model.fp32.onnx", preprocessing, opset, batch, about)
         export_s = time.monotonic() - started
         say("ONNX fp32: comparing with the network")
         parity, correct = judge(filled_up(OnnxModel(graph.path), batch), "fp32")
@@ -102,11 +111,16 @@ def export_network(
 
         if "fp16" in precisions:
             say("ONNX fp16: measuring activations, exporting")
-            artefacts.append(_fp16(network, graph, folder / "model.fp16.onnx", images[calibrate_on], judge, opset))
+            artefacts.append(_fp16(network, graph, folder / "model.fp16.onnx", exact[calibrate_on], judge, opset, preprocessing))
         if "int8" in precisions:
             say(f"ONNX int8: calibrating on {len(calibrate_on)} images")
             disjoint = not set(calibrate_on.tolist()) & set(judge_on.tolist())
-            artefacts.append(_int8(graph, folder / "model.int8.onnx", images[calibrate_on], judge, max_disagreement, disjoint))
+            artefacts.append(
+                _int8(
+                    graph, folder / "model.int8.onnx", images[calibrate_on], judge, disjoint, classes,
+                    max_disagreement=max_disagreement, max_class_loss=max_class_loss,
+                )
+            )  # fmt: skip
         if "tensorrt" in formats:
             say("TensorRT fp32: building")
             artefacts.append(_engine(graph, folder / "model.fp32.plan", judge))
@@ -130,9 +144,13 @@ def export_network(
 class _Judge:
     """Compares a candidate with the network on images whose logits are computed once."""
 
-    def __init__(self, reference: Model, images: NDArray[np.float32], labels: NDArray[np.int64] | None) -> None:
+    def __init__(
+        self, reference: Model, images: NDArray[Any], exact: NDArray[np.float32], labels: NDArray[np.int64] | None
+    ) -> None:
+        """`images` are as candidates take them, `exact` the same as the network does."""
         self.images, self.labels = images, labels
-        self.expected, _ = run_in_batches(reference, images, (REFERENCE_BATCH,))
+        self.expected, _ = run_in_batches(reference, exact, (REFERENCE_BATCH,))
+        self.guesses = self.expected.argmax(1)  # [n], of the candidate that was compared last
 
     def __call__(self, candidate: Model, precision: str, max_disagreement: float | None = None) -> tuple[Parity, int | None]:
         """The comparison, and how many images the candidate gets right where labels are known."""
@@ -140,11 +158,38 @@ class _Judge:
         if max_disagreement is not None:
             tolerance = replace(tolerance, max_disagreement=max_disagreement)
         given, sizes = run_in_batches(candidate, self.images, BATCHES)
+        self.guesses = given.argmax(1)
         parity = compare(self.expected, given, precision=precision, batches=sizes, tolerance=tolerance)
         return parity, None if self.labels is None else int((given.argmax(1) == self.labels).sum())
 
+    def by_class(self, classes: Sequence[str], max_loss: float) -> ClassLosses:
+        """What the candidate that was compared last loses of each class."""
+        labels = None if self.labels is None else self.labels.tolist()
+        return class_losses(self.expected.argmax(1).tolist(), self.guesses.tolist(), labels, classes, max_loss=max_loss)
 
-def _fp16(network: nn.Module, graph: OnnxGraph, path: Path, images: NDArray[np.float32], judge: _Judge, opset: int) -> Artefact:
+
+def _fp32(
+    network: nn.Module, path: Path, preprocessing: Preprocessing, opset: int, batch: int | None, about: ModelMetadata
+) -> OnnxGraph:
+    """The file that all others are made from; one that takes uint8 pixels has the normalisation in its weights."""
+    if preprocessing.input_type == "float32":
+        return OnnxGraph.from_network(network, path, batch=batch, opset=opset, metadata=about.to_properties())
+    taking_pixels = PixelInput(fold_normalisation(network, preprocessing), preprocessing)
+    return OnnxGraph.from_network(
+        taking_pixels, path, batch=batch, opset=opset, metadata=about.to_properties(), input_type=preprocessing.input_type,
+        image_shape=(preprocessing.in_chans, preprocessing.input_size, preprocessing.input_size),
+    )  # fmt: skip
+
+
+def _fp16(
+    network: nn.Module,
+    graph: OnnxGraph,
+    path: Path,
+    images: NDArray[np.float32],
+    judge: _Judge,
+    opset: int,
+    preprocessing: Preprocessing,
+) -> Artefact:
     """The half precision file, or why there is none: activations out of its range, or logits too far from the network's."""
     started = time.monotonic()
     peaks = measure_peaks(network, images)
@@ -152,18 +197,24 @@ def _fp16(network: nn.Module, graph: OnnxGraph, path: Path, images: NDArray[np.f
     try:
         kept = peaks.to_keep()
         metadata = replace(graph.metadata, precision="fp16").to_properties()
-        half = OnnxGraph.from_network(
-            HalfPrecision(network, kept), path, batch=graph.batch, opset=opset, metadata=metadata,
-            image_shape=graph.image_shape, as_it_is=True,
+        half: nn.Module
+        if graph.input_type == "uint8":
+            kept = (PATCH_EMBEDDING, *kept)
+            half = PixelInput(HalfPrecision(fold_normalisation(network, preprocessing), kept), preprocessing)
+        else:
+            half = HalfPrecision(network, kept)
+        written = OnnxGraph.from_network(
+            half, path, batch=graph.batch, opset=opset, metadata=metadata, image_shape=graph.image_shape,
+            input_type=graph.input_type, as_it_is=True,
         )  # fmt: skip
     except ExportError as error:  # the fp32 file is good all the same
         return Artefact(format="onnx", precision="fp16", status="rejected", reason=str(error), made=made)
-    made |= {**_versions("torch", "onnx", "onnxscript", "onnxruntime"), "opset": half.opset, "kept_in_fp32": list(kept)}
+    made |= {**_versions("torch", "onnx", "onnxscript", "onnxruntime"), "opset": written.opset, "kept_in_fp32": list(kept)}
     made["seconds"] = round(time.monotonic() - started, 2)
     parity, correct = judge(filled_up(OnnxModel(path), graph.batch), "fp16")
     if parity.passed:
-        return _exported("onnx", "fp16", half, parity, correct, made)
-    return _rejected("fp16", half, parity, correct, made)
+        return _exported("onnx", "fp16", written, parity, correct, made)
+    return _rejected("fp16", written, parity, correct, made)
 
 
 def _rejected(precision: str, graph: OnnxGraph, parity: Parity, correct: int | None, made: dict[str, Any]) -> Artefact:
@@ -178,10 +229,13 @@ def _rejected(precision: str, graph: OnnxGraph, parity: Parity, correct: int | N
 def _int8(
     graph: OnnxGraph,
     path: Path,
-    images: NDArray[np.float32],
+    images: NDArray[Any],
     judge: _Judge,
-    max_disagreement: float,
     disjoint: bool,
+    classes: Sequence[str],
+    *,
+    max_disagreement: float,
+    max_class_loss: float,
 ) -> Artefact:
     started = time.monotonic()
     try:
@@ -201,6 +255,12 @@ def _int8(
         },
     }
     parity, correct = judge(filled_up(OnnxModel(quantised.path), graph.batch), "int8", max_disagreement)
+    losses = judge.by_class(classes, max_class_loss)
+    made["class_losses"] = losses.to_dict()
+    if losses.broken:
+        parity = replace(parity, passed=False, reason=losses.reason if parity.passed else f"{parity.reason}; {losses.reason}")
+    elif parity.passed:
+        parity = replace(parity, reason=f"{parity.reason}; {losses.reason}")
     if parity.passed:
         return _exported("onnx", "int8", quantised, parity, correct, made)
     return _rejected("int8", quantised, parity, correct, made)
@@ -257,7 +317,7 @@ def _versions(*names: str) -> dict[str, str]:
 
 def _check_request(
     network: nn.Module,
-    images: NDArray[np.float32],
+    images: NDArray[Any],
     labels: NDArray[np.int64] | None,
     preprocessing: Preprocessing,
     classes: Sequence[str],
@@ -271,10 +331,13 @@ def _check_request(
         if known[0] not in given:
             raise ExportError(f"{word}s {', '.join(given) or 'none'}: {known[0]} must be among them, all others are made from it")
     wanted = (preprocessing.in_chans, preprocessing.input_size, preprocessing.input_size)
-    if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != wanted or not len(images):
-        raise DataError(f"images to compare on are {images.dtype} {list(images.shape)}, expected float32 [n, *{list(wanted)}]")
+    if str(images.dtype) != preprocessing.input_type or images.ndim != 4 or images.shape[1:] != wanted or not len(images):
+        expected = f"{preprocessing.input_type} [n, *{list(wanted)}]"
+        raise DataError(f"images to compare on are {images.dtype} {list(images.shape)}, expected {expected}")
     if labels is not None and len(labels) != len(images):
         raise DataError(f"{len(labels)} labels for {len(images)} images")
+    if labels is not None and not ((labels >= 0) & (labels < len(classes))).all():
+        raise DataError(f"a label is {int(labels.max())} or {int(labels.min())}, expected 0 to {len(classes) - 1}")
     if calibration_images < 1:
         raise ExportError(f"calibration_images must be positive, got {calibration_images}")
     num_classes = getattr(network, "num_classes", len(classes))

@@ -130,7 +130,7 @@ def _write_check(folder: Path, manifest: Manifest, model: OnnxModel, pixels: NDA
     folder.mkdir()
     for index, image in enumerate(pixels):
         Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / f"{index:04d}.png")
-    logits, _ = run_in_batches(filled_up(model, model.batch), manifest.preprocessing.normalise(pixels), (16,))
+    logits, _ = run_in_batches(filled_up(model, model.batch), manifest.preprocessing.prepare(pixels), (16,))
     np.save(folder / "logits.npy", logits, allow_pickle=False)
 
 
@@ -142,13 +142,14 @@ def _write_triton(folder: Path, manifest: Manifest, onnx: Path) -> None:
     shutil.copyfile(onnx, folder / "1" / "model.onnx")
     any_batch = artefact.batch is None
     first = [] if artefact.batch is None else [artefact.batch]
+    kind = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}[manifest.preprocessing.input_type]
     sizes = ", ".join(str(size) for size in (*first, *artefact.input_shape[1:]))
     outputs = ", ".join(str(size) for size in (*first, len(manifest.classes)))
     (folder / "config.pbtxt").write_text(
         f'name: "{folder.name}"\n'
         'platform: "onnxruntime_onnx"\n'
         f"max_batch_size: {64 if any_batch else 0}\n"
-        f'input [ {{ name: "{artefact.input_name}" data_type: TYPE_FP32 dims: [ {sizes} ] }} ]\n'
+        f'input [ {{ name: "{artefact.input_name}" data_type: {kind} dims: [ {sizes} ] }} ]\n'
         f'output [ {{ name: "{artefact.output_name}" data_type: TYPE_FP32 dims: [ {outputs} ] label_filename: "labels.txt" }} ]\n'
         + ("dynamic_batching { }\n" if any_batch else ""),
         encoding="utf-8",
@@ -167,11 +168,16 @@ def model_card(manifest: Manifest, promise: Promise, check_images: int) -> str:
         score, time = promise.accuracy.get(name), promise.latency.get(artefact.file or "")
         shown = f"{100 * score['value']:.1f} % [{100 * score['low']:.1f}, {100 * score['high']:.1f}]" if score else "not scored"
         timed = f"{time['p50_ms']:.3g} ms ({time['means']})" if time else "not measured"
-        rows.append(f"| {artefact.file or name} | {artefact.status} | {shown} | {timed} | {artefact.reason} |")
+        why = "; ".join(filter(None, (artefact.reason, artefact.advice)))
+        rows.append(f"| {artefact.file or name} | {artefact.status} | {shown} | {timed} | {why} |")
     first = next(iter(promise.accuracy.values()), None)
     on = f"{first['words']} on {first['images']} images of the {first['part']} part" if first else "accuracy"
     size = manifest.preprocessing.input_size
     kind = f"{_one_line(manifest.network)}, a network" if manifest.network else "a vision transformer"
+    takes = {
+        "float32": "float32 images, normalised as preprocessing.json says",
+        "uint8": "uint8 pixels, resized and cropped as preprocessing.json says; normalising is part of the network",
+    }[manifest.preprocessing.input_type]
     licence = "see licence.txt" if promise.licence else "not stated by those who made this bundle"
     return f"""# {promise.name}
 
@@ -191,6 +197,7 @@ for images of {size} × {size} pixels: {kind} of {manifest.params:,} parameters{
 
 The program needs Python 3.10 or newer, numpy, Pillow, and onnxruntime or tensorrt. `verify` compares every file with the logits
 that the network gave {check_images} check images where this bundle was made, and measures the budget on the device itself.
+Without the program: the files take {takes}, [batch, {manifest.preprocessing.in_chans}, {size}, {size}].
 
 ## How good it is
 
@@ -248,8 +255,8 @@ def unpack_bundle(archive: Path, out: Path) -> Path:
         raise CheckpointError(f"{archive} does not exist; expected a bundle") from error
     except BAD_ARCHIVE as error:
         raise CheckpointError(f"{archive} is truncated or no zip file ({error}); copy it again") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{archive} cannot be unpacked ({error})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{archive} cannot be unpacked ({' '.join(str(error).split())})") from error
 
 
 def _unpack(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, left: int, archive: Path) -> int:

@@ -63,7 +63,7 @@ class Cuda:
         """Waits until everything in `stream` is done."""
         self._check("wait for the device", self._runtime.cudaStreamSynchronize(stream))
 
-    def to_device(self, address: int, array: NDArray[np.float32], stream: Any) -> None:
+    def to_device(self, address: int, array: NDArray[Any], stream: Any) -> None:
         """Copies a contiguous array to device memory, in `stream`."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
         copied = self._runtime.cudaMemcpyAsync(address, array.ctypes.data, array.nbytes, kind, stream)

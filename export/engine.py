@@ -121,7 +121,7 @@ class EngineBuilder:
 
 
 class Engine:
-    """A loaded engine with its device memory; a context manager. One input, one output, both float32.
+    """A loaded engine with its device memory; a context manager. One input, float32 or uint8, and one float32 output.
 
     with Engine.load(path) as engine:
         logits = engine(images)
@@ -188,10 +188,15 @@ class Engine:
         modes = {name: self._engine.get_tensor_mode(name) for name in names}
         inputs = [name for name in names if modes[name] == trt.TensorIOMode.INPUT]
         outputs = [name for name in names if modes[name] == trt.TensorIOMode.OUTPUT]
-        types = {self._engine.get_tensor_dtype(name) for name in names}
-        if len(inputs) != 1 or len(outputs) != 1 or types != {trt.DataType.FLOAT}:
-            raise CheckpointError(f"{self._source} has inputs {inputs} and outputs {outputs}; expected one float32 of each")
+        types = {name: self._engine.get_tensor_dtype(name) for name in names}
+        known = {trt.DataType.FLOAT: "float32", trt.DataType.UINT8: "uint8"}
+        fits = len(inputs) == len(outputs) == 1 and types[inputs[0]] in known and types[outputs[0]] == trt.DataType.FLOAT
+        if not fits:
+            raise CheckpointError(
+                f"{self._source} has inputs {inputs} and outputs {outputs}; expected one of each, float32 (or uint8 in)"
+            )
         self.input_name, self.output_name = inputs[0], outputs[0]
+        self.input_type = known[types[self.input_name]]
         batch, *image_shape = tuple(self._engine.get_tensor_shape(self.input_name))
         self.image_shape = tuple(image_shape)
         if batch == -1:
@@ -223,12 +228,15 @@ class Engine:
             raise MeasurementError(f"{self._source} leaves the shapes of {list(unknown)} open: {self._logger.take()}")
         self._output_shape = tuple(self._context.get_tensor_shape(self.output_name))
         self._free()
-        for name, sizes in ((self.input_name, shape), (self.output_name, self._output_shape)):
-            self._addresses[name] = self._cuda.allocate(4 * int(np.prod(sizes)))
+        pixels = self.input_type == "uint8"
+        noise = np.random.default_rng(0)
+        filled = noise.integers(0, 256, shape, np.uint8) if pixels else noise.standard_normal(shape, dtype=np.float32)
+        for name, size in ((self.input_name, filled.nbytes), (self.output_name, 4 * int(np.prod(self._output_shape)))):
+            self._addresses[name] = self._cuda.allocate(size)
             if not self._context.set_tensor_address(name, self._addresses[name]):
                 raise MeasurementError(f"{self._source} refuses memory for {name}: {self._logger.take()}")
         self._batch = batch
-        self._upload(np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
+        self._upload(filled)
 
     def infer(self) -> None:
         """Runs the prepared batch, resident on the device, and waits for it."""
@@ -244,13 +252,13 @@ class Engine:
         self._cuda.synchronise(self._stream)
         return self._cuda.elapsed_ms(start, end)
 
-    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits [B, classes] of float32 images [B, C, H, W]; B within the profile. Raises `DataError` for other shapes."""
+    def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Logits [B, classes] of images [B, C, H, W] of `input_type`; B within the profile. Raises `DataError` for others."""
         import numpy as np
 
-        if str(images.dtype) != "float32" or tuple(images.shape[1:]) != self.image_shape or images.ndim != 4:
+        if str(images.dtype) != self.input_type or tuple(images.shape[1:]) != self.image_shape or images.ndim != 4:
             raise DataError(
-                f"{self._source} takes float32 images [batch, {', '.join(map(str, self.image_shape))}], "
+                f"{self._source} takes {self.input_type} images [batch, {', '.join(map(str, self.image_shape))}], "
                 f"got {images.dtype} {list(images.shape)}"
             )
         if self._batch != len(images):
@@ -262,7 +270,7 @@ class Engine:
         self._cuda.synchronise(self._stream)
         return logits
 
-    def _upload(self, images: NDArray[np.float32]) -> None:
+    def _upload(self, images: NDArray[Any]) -> None:
         import numpy as np
 
         contiguous = np.ascontiguousarray(images)

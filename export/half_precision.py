@@ -25,6 +25,7 @@ from autoformer.subnet_block import Attention
 LARGEST = 65504.0  # of half precision
 HEADROOM = 8.0  # other images than those measured may reach higher
 MEASURED_BATCH = 32
+PATCH_EMBEDDING = "patch_embed.proj"
 
 
 class InFloat32(nn.Module):
@@ -36,11 +37,15 @@ class InFloat32(nn.Module):
 
     def forward(self, x: Tensor, *more: Any) -> Tensor:
         found: Tensor = self.part(x.float(), *more)
-        return found.to(x.dtype)
+        return found.half()
 
 
 class HalfPrecision(nn.Module):
-    """`network` in half precision with the parts named in `kept` in fp32; fp32 images to fp32 logits."""
+    """`network` in half precision with the parts named in `kept` in fp32; fp32 images to fp32 logits.
+
+    With `PATCH_EMBEDDING` among the parts it takes the images as they are: pixels would lose digits in half precision, and
+    weights that are to be multiplied by pixels reach below its normal numbers.
+    """
 
     def __init__(self, network: nn.Module, kept: tuple[str, ...] = ()) -> None:
         super().__init__()
@@ -48,13 +53,14 @@ class HalfPrecision(nn.Module):
         norms = [name for name, module in exact.named_modules() if isinstance(module, nn.LayerNorm)]
         single = [name for name in norms if not any(name.startswith(f"{part}.") for part in kept)]
         parts = {name: InFloat32(copy.deepcopy(exact.get_submodule(name))) for name in (*single, *kept)}
+        self.rounds_images = PATCH_EMBEDDING not in kept
         self.network = exact.half()
         for name, part in parts.items():  # with the weights as they were before rounding
             parent, _, child = name.rpartition(".")
             setattr(self.network.get_submodule(parent), child, part)
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(images.half())
+        logits: Tensor = self.network(images.half() if self.rounds_images else images)
         return logits.float()
 
 

@@ -30,12 +30,14 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from autoformer.checkpoint import replacing, tensors_digest, write_json
-from autoformer.errors import CheckpointError, ExportError
+from autoformer.errors import CheckpointError, ExportError, short
+from autoformer.export.external_data import external_locations
 from autoformer.export.model_metadata import ModelMetadata
-from autoformer.preprocessing import Preprocessing
+from autoformer.preprocessing import INPUT_TYPES, Preprocessing
 
 INPUT_NAME, OUTPUT_NAME = "images", "logits"
 BATCH_NAME = "batch"
+TYPES = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}  # of inputs
 OPSETS = range(17, 26)  # what can really be written; the exporter silently keeps another opset outside
 OLDEST_WRITTEN = 18  # what torch has operators for; 17 is converted here
 IR_VERSION = 10  # newer ones are refused by runtimes of today's boards
@@ -55,6 +57,7 @@ class OnnxGraph:
     opset: int
     batch: int | None  # None: any
     image_shape: tuple[int, int, int]  # channels, height, width
+    input_type: str  # "float32" or "uint8"
     num_classes: int
     num_nodes: int
     metadata: ModelMetadata
@@ -81,13 +84,15 @@ class OnnxGraph:
         opset: int = 20,
         metadata: Mapping[str, str] = {},
         image_shape: tuple[int, int, int] | None = None,
+        input_type: str = "float32",
         as_it_is: bool = False,
     ) -> OnnxGraph:
         """Writes `network` in fp32 to `path`, for any batch or for exactly `batch` images. A few seconds; network unchanged.
 
         `metadata` are string properties of the file (see `describe`). `image_shape` (channels, height, width) is read from
-        the network when None. `as_it_is` keeps the precision of each weight, as a `HalfPrecision` has them; inputs and
-        outputs are fp32 all the same. Raises `ExportError` when the network cannot be exported as asked.
+        the network when None; `input_type` is "float32", or "uint8" for a `PixelInput`. `as_it_is` keeps the precision of
+        each weight, as a `HalfPrecision` has them; logits are fp32 all the same. Raises `ExportError` when the network
+        cannot be exported as asked.
         """
         if opset not in OPSETS:
             raise ExportError(f"opset {opset} cannot be written; choose one from {OPSETS[0]} to {OPSETS[-1]}")
@@ -99,7 +104,9 @@ class OnnxGraph:
             if hasattr(module, "fused_attn"):  # timm: products with the scale on the query, the form that runtimes fuse
                 setattr(module, "fused_attn", False)  # noqa: B010 (no attribute of nn.Module)
         shape = image_shape or image_shape_of(plain)
-        example = torch.zeros(batch or EXAMPLE_BATCH, *shape)
+        if input_type not in INPUT_TYPES:
+            raise ExportError(f"input {input_type!r} cannot be written; choose one of {', '.join(INPUT_TYPES)}")
+        example = torch.zeros(batch or EXAMPLE_BATCH, *shape, dtype=getattr(torch, input_type))
         calls, num_classes = _try_out(plain, example)
         weights = {**dict(plain.named_parameters()), **dict(plain.named_buffers())}
         weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
@@ -108,6 +115,8 @@ class OnnxGraph:
 
         model = _export(plain, example, batch, opset)
         scopes = _strip(model)
+        if input_type == "uint8":
+            _cast_first(model)
         model.ir_version = min(model.ir_version, IR_VERSION)
         onnx.helper.set_model_props(model, dict(metadata))
         largest = max((tensor.numel() for tensor in weights.values()), default=0)
@@ -123,7 +132,8 @@ class OnnxGraph:
         with replacing(path) as beside:
             beside.write_bytes(model.SerializeToString())
         graph = _describe_file(model, path)
-        assert (graph.batch, graph.image_shape, graph.num_classes) == (batch, shape, num_classes), f"{graph} is another network"
+        found = (graph.batch, graph.image_shape, graph.input_type, graph.num_classes)
+        assert found == (batch, shape, input_type, num_classes), f"{graph} is another network"
         return graph
 
     @classmethod
@@ -164,10 +174,13 @@ def image_shape_of(network: nn.Module) -> tuple[int, int, int]:
 def read_model(path: Path) -> onnx.ModelProto:
     """The file as a checked protobuf. Raises `CheckpointError` when it is missing, truncated or not ONNX."""
     try:
-        model = onnx.load_model_from_string(path.read_bytes())
-        if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        content = path.read_bytes()
+        model = onnx.load_model_from_string(content)
+        if any(True for _ in external_locations(content)):
             raise CheckpointError(f"{path} keeps weights in other files, which is not supported; store them inside the file")
         onnx.checker.check_model(model)
+        for tensor in model.graph.initializer:
+            onnx.numpy_helper.to_array(tensor)  # which the checker leaves out: as many values as the shape says
         words = [word for entry in model.metadata_props for word in (entry.key, entry.value)]
         words += [value.name for value in (*model.graph.input, *model.graph.output)]
         if not all(isinstance(word, str) for word in words):  # protobuf gives bytes where it finds no text
@@ -288,6 +301,20 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
+def _cast_first(model: onnx.ModelProto) -> None:
+    """Lets everything else that asks about a uint8 input (its batch) ask about its Cast, the one user TensorRT accepts."""
+    name = model.graph.input[0].name
+    cast = next((node for node in model.graph.node if node.op_type == "Cast" and node.input[0] == name), None)
+    if cast is None:
+        raise ExportError("the network computes in uint8; export it as a PixelInput, which casts its images first")
+    others = [node for node in model.graph.node if node is not cast]
+    for node in others:
+        node.input[:] = [cast.output[0] if given == name else given for given in node.input]
+    ordered = [copy.deepcopy(node) for node in (cast, *others)]
+    del model.graph.node[:]
+    model.graph.node.extend(ordered)
+
+
 def _strip(model: onnx.ModelProto) -> dict[str, str]:
     """Removes the exporter's recordings, local paths among them; gives the module scope of each node."""
     scopes = {}
@@ -336,12 +363,13 @@ def _describe_file(model: onnx.ModelProto, path: Path) -> OnnxGraph:
         [dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim]
         for value in (*inputs, *outputs)
     ]
-    types = {value.type.tensor_type.elem_type for value in (*inputs, *outputs)}
-    fits = len(inputs) == len(outputs) == 1 and types == {TensorProto.FLOAT} and [len(s) for s in shapes] == [4, 2]
+    types = [value.type.tensor_type.elem_type for value in (*inputs, *outputs)]
+    fits = len(inputs) == len(outputs) == 1 and types[0] in TYPES and types[1] == TensorProto.FLOAT
+    fits = fits and [len(s) for s in shapes] == [4, 2]
     if not fits or None in shapes[0][1:] or shapes[1][1] is None:
         raise CheckpointError(
-            f"{path} has inputs and outputs {shapes}; expected one float32 input [batch, channels, height, width] and one "
-            "float32 output [batch, classes] with fixed sizes beside the batch"
+            f"{path} has inputs and outputs {short(shapes)}; expected one float32 or uint8 input [batch, channels, "
+            "height, width] and one float32 output [batch, classes] with fixed sizes beside the batch"
         )
     (batch, *image_shape), (_, num_classes) = shapes
     channels, height, width = (int(size or 0) for size in image_shape)
@@ -350,6 +378,7 @@ def _describe_file(model: onnx.ModelProto, path: Path) -> OnnxGraph:
         opset=opset_of(model),
         batch=batch,
         image_shape=(channels, height, width),
+        input_type=TYPES[types[0]],
         num_classes=int(num_classes or 0),
         num_nodes=len(model.graph.node),
         metadata=ModelMetadata.from_properties({entry.key: entry.value for entry in model.metadata_props}, path),

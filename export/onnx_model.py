@@ -10,7 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoformer.errors import CheckpointError, DataError, MissingPackageError
+from autoformer.errors import CheckpointError, DataError, MissingPackageError, short
+from autoformer.export.external_data import check_external_data
 from autoformer.export.model_metadata import ModelMetadata
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from autoformer.preprocessing import Preprocessing
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}  # of inputs
 QUIET = 3  # ONNX Runtime's logging level "error"; what goes wrong arrives as an exception
 
 
@@ -36,7 +38,7 @@ def import_onnxruntime() -> Any:
 
 
 class OnnxModel:
-    """Calls one ONNX file: float32 images [B, C, H, W] to float32 logits [B, classes].
+    """Calls one ONNX file: float32 images or uint8 pixels [B, C, H, W] to float32 logits [B, classes].
 
     `provider` is "cpu", "cuda" or "tensorrt"; `threads` limits the threads inside an operator (None: ONNX Runtime's choice).
     Raises `CheckpointError` for a file that is missing, damaged or no image classifier, and `MissingPackageError` where the
@@ -54,6 +56,7 @@ class OnnxModel:
             )
         if not self.path.is_file():
             raise CheckpointError(f"{self.path} does not exist; expected an ONNX file")
+        check_external_data(self.path)
         options = ort.SessionOptions()
         options.log_severity_level = QUIET
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads starve small machines
@@ -87,18 +90,24 @@ class OnnxModel:
                     f"{self.path} carries a preprocessing that gives images {list(made)}, its input is "
                     f"{list(self.image_shape)}; export it again"
                 )
+            if self.preprocessing.input_type != self.input_type:
+                raise CheckpointError(
+                    f"{self.path} carries a preprocessing that gives {self.preprocessing.input_type} images, its input is "
+                    f"{self.input_type}; export it again"
+                )
 
     def _read_interface(self) -> None:
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        found = f"inputs {[(i.name, i.type, i.shape) for i in inputs]}, outputs {[(o.name, o.shape) for o in outputs]}"
-        classifies = len(inputs) == len(outputs) == 1 and inputs[0].type == outputs[0].type == "tensor(float)"
+        found = short(f"inputs {[(i.name, i.type, i.shape) for i in inputs]}, outputs {[(o.name, o.shape) for o in outputs]}")
+        classifies = len(inputs) == len(outputs) == 1 and inputs[0].type in TYPES and outputs[0].type == "tensor(float)"
         if not classifies or len(inputs[0].shape) != 4 or len(outputs[0].shape) != 2:
             raise CheckpointError(
-                f"{self.path} has {found}; expected one float32 input [batch, channels, height, width] and one output "
-                "[batch, classes]"
+                f"{self.path} has {found}; expected one float32 or uint8 input [batch, channels, height, width] and one "
+                "float32 output [batch, classes]"
             )
         sizes = [size if isinstance(size, int) else None for size in inputs[0].shape]
         self.input_name: str = inputs[0].name
+        self.input_type: str = TYPES[inputs[0].type]  # "float32" or "uint8"
         self.output_name: str = outputs[0].name
         self.batch: int | None = sizes[0]  # None: any
         self.image_shape: tuple[int | None, ...] = tuple(sizes[1:])  # channels, height, width; None: any
@@ -120,16 +129,29 @@ class OnnxModel:
         """ "fp32", "fp16", "int8"; "unknown" when the file does not say."""
         return self.metadata.precision or "unknown"
 
-    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits [B, classes]. Raises `DataError` for another type or shape than the file takes."""
+    def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Logits [B, classes].
+
+        Raises `DataError` for another type or shape than the file takes, and `CheckpointError` when the file cannot be run.
+        """
         wanted = (self.batch, *self.image_shape)
         fits = len(images.shape) == 4 and all(w is None or w == s for w, s in zip(wanted, images.shape, strict=True))
-        if not fits or str(images.dtype) != "float32" or not images.shape[0]:
+        if not fits or str(images.dtype) != self.input_type or not images.shape[0]:
             names = ("batch", "channels", "height", "width")
             shown = ", ".join(name if size is None else str(size) for name, size in zip(names, wanted, strict=True))
             raise DataError(
-                f"{self.path} takes float32 images [{shown}], got {images.dtype} {list(images.shape)}; "
+                f"{self.path} takes {self.input_type} images [{shown}], got {images.dtype} {list(images.shape)}; "
                 "prepare them with the model's preprocessing"
             )
-        (logits,) = self.session.run([self.output_name], {self.input_name: images})
+        try:
+            (logits,) = self.session.run([self.output_name], {self.input_name: images})
+        except Exception as error:  # sizes inside the graph that do not fit show only when it runs
+            raise CheckpointError(
+                f"{self.path} cannot be run on images {list(images.shape)}: {short(' '.join(str(error).split()), 300)}"
+            ) from error
+        if len(logits.shape) != 2 or len(logits) != len(images) or self.num_classes not in (None, logits.shape[1]):
+            raise CheckpointError(
+                f"{self.path} gives {list(logits.shape)} for {len(images)} images, expected [{len(images)}, classes]; "
+                "export it again"
+            )
         return logits  # type: ignore[no-any-return]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from autoformer.errors import CheckpointError, ExportError
+from autoformer.errors import CheckpointError, ExportError, short
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Model = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    Model = Callable[[NDArray[Any]], NDArray[np.float32]]  # images [n, C, H, W] of the type it takes to logits
 
 REFERENCE_BATCH = 64  # images per call of the reference: other batches than the candidate's, so that batches may not matter
 
@@ -72,7 +72,7 @@ class Parity:
         """Reads the JSON form. Raises `CheckpointError` on unknown or missing keys."""
         names = {field.name for field in fields(cls)}
         if set(values) != names:
-            raise CheckpointError(f"not a parity record: has {sorted(values)}, expected {sorted(names)}")
+            raise CheckpointError(f"not a parity record: has {short(sorted(values))}, expected {sorted(names)}")
         try:
             given = {**values, "tolerance": Tolerance(**values["tolerance"]), "batches": tuple(values["batches"])}
         except TypeError as error:
@@ -147,9 +147,7 @@ def compare(
     )
 
 
-def run_in_batches(
-    model: Model, images: NDArray[np.float32], batches: Sequence[int]
-) -> tuple[NDArray[np.float32], tuple[int, ...]]:
+def run_in_batches(model: Model, images: NDArray[Any], batches: Sequence[int]) -> tuple[NDArray[np.float32], tuple[int, ...]]:
     """Logits [n, C] of all images, taken in batches of the given sizes in turn; and the sizes that occurred."""
     import numpy as np
 
@@ -174,7 +172,7 @@ def filled_up(model: Model, batch: int | None) -> Model:
     if batch is None:
         return model
 
-    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(images: NDArray[Any]) -> NDArray[np.float32]:
         import numpy as np
 
         missing = -len(images) % batch

@@ -12,7 +12,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autoformer.errors import CheckpointError, DataError, MissingPackageError
 from autoformer.export.manifest import FILE_NAME, Manifest
@@ -37,14 +37,17 @@ EXPECTED = (
 
 @dataclass(frozen=True)
 class Predictor:
-    """Classifies batches of any size: float32 images [n, C, H, W] to logits [n, classes]. A context manager."""
+    """Classifies batches of any size: images [n, C, H, W] as its preprocessing gives them to logits [n, classes].
+
+    A context manager.
+    """
 
     path: Path
     kind: str  # "torch", "onnxruntime", "tensorrt"
     precision: str
     preprocessing: Preprocessing | None  # None: the file does not say
     classes: tuple[str, ...] | None  # None: the file does not say
-    run: Callable[[NDArray[np.float32]], NDArray[np.float32]]  # one call of at most `max_batch` images
+    run: Callable[[NDArray[Any]], NDArray[np.float32]]  # one call of at most `max_batch` images
     max_batch: int = MAX_BATCH
     fixed_batch: bool = False  # every call takes exactly `max_batch`; the last is filled up with its last image
     release: Callable[[], None] = field(default=lambda: None)
@@ -72,7 +75,7 @@ class Predictor:
             assumed = replace(assumed, in_chans=channels, mean=mean, std=std)
         return assumed if width is None else replace(assumed, image_size=width, network_size=None)
 
-    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """Logits [n, classes].
 
         Raises `DataError` when the images do not fit the network, `CheckpointError` when the class names do not.

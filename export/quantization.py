@@ -77,16 +77,15 @@ class Trial:
 
 
 def quantize_int8(
-    graph: OnnxGraph, images: NDArray[np.float32], path: Path, *, candidates: Sequence[Calibration] = CANDIDATES
+    graph: OnnxGraph, images: NDArray[Any], path: Path, *, candidates: Sequence[Calibration] = CANDIDATES
 ) -> tuple[OnnxGraph, tuple[Trial, ...]]:
-    """Writes the int8 twin of `graph` to `path`, calibrated on float32 images [n, C, H, W]; and all trials, the kept one first.
+    """Writes the int8 twin of `graph` to `path`, calibrated on its input [n, C, H, W]; and all trials, the kept one first.
 
     Raises `ExportError` when the images do not fit, nothing can be quantised, or the file would not be legal for TensorRT.
     """
-    if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != graph.image_shape or not len(images):
-        raise ExportError(
-            f"calibration images are {images.dtype} {list(images.shape)}, expected float32 [n, *{list(graph.image_shape)}]"
-        )
+    if str(images.dtype) != graph.input_type or images.ndim != 4 or images.shape[1:] != graph.image_shape or not len(images):
+        wanted = f"{graph.input_type} [n, *{list(graph.image_shape)}]"
+        raise ExportError(f"calibration images are {images.dtype} {list(images.shape)}, expected {wanted}")
     import_onnxruntime()
     source = OnnxModel(graph.path)
     batch = graph.batch or min(CALIBRATION_BATCH, len(images))
@@ -179,17 +178,18 @@ def _prepare(graph: OnnxGraph, folder: Path) -> Path:
 def _nodes_to_quantize(model: onnx.ModelProto, ends_in_fp32: bool) -> list[str]:
     """Names of the nodes that multiply by a stored matrix or filter."""
     stored = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
+    every = list(model.graph.node)
+    if model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8:  # what comes before the first Conv resizes pixels
+        every = every[next((index for index, node in enumerate(every) if node.op_type == "Conv"), 0) :]
     nodes = [
-        node
-        for node in model.graph.node
-        if node.op_type in QUANTISED and stored.get(node.input[1], 0) >= 2 and node.input[0] not in stored
+        node for node in every if node.op_type in QUANTISED and stored.get(node.input[1], 0) >= 2 and node.input[0] not in stored
     ]
     if ends_in_fp32 and len(nodes) > 2:
         nodes = [node for node in nodes[1:-1] if node.op_type != "Conv"]
     return [node.name for node in nodes]
 
 
-def _quantize(prepared: Path, path: Path, images: NDArray[np.float32], batch: int, calibration: Calibration) -> None:
+def _quantize(prepared: Path, path: Path, images: NDArray[Any], batch: int, calibration: Calibration) -> None:
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     model = onnx.load(prepared)
@@ -203,7 +203,7 @@ def _quantize(prepared: Path, path: Path, images: NDArray[np.float32], batch: in
         def __init__(self) -> None:
             self.starts = iter(range(0, len(images), batch))
 
-        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        def get_next(self) -> dict[str, NDArray[Any]] | None:
             start = next(self.starts, None)
             return None if start is None else {model.graph.input[0].name: images[start : start + batch]}
 

@@ -19,6 +19,7 @@ Level = Literal["fails", "falls back", "not fused", "risk"]
 Version = tuple[int, int]
 
 OPERATORS = "operator list of TensorRT's ONNX parser (onnx-tensorrt, docs/operators.md)"
+BYTES = "TensorRT documentation, DataType UINT8 (the same since 8.5); issue NVIDIA/TensorRT 3985"
 IMPORTER = "TensorRT's ONNX importer, quantise and dequantise (onnxOpImporters.cpp)"
 FUSION = "TensorRT documentation, fused attention"
 GRAPHS = "CUDA programming guide, stream capture"
@@ -40,6 +41,7 @@ UNSUPPORTED = frozenset([
 QUANTISED_SINCE: dict[int, Version] = {
     TensorProto.INT8: (8, 6), TensorProto.FLOAT8E4M3FN: (10, 0), TensorProto.INT4: (10, 1), TensorProto.FLOAT4E2M1: (10, 8),
 }  # fmt: skip
+FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16}
 FOREIGN_TYPES = (
     TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.COMPLEX128, TensorProto.UINT16, TensorProto.UINT32,
     TensorProto.UINT64, TensorProto.INT16,
@@ -87,7 +89,7 @@ def operators(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iter
 
 def types(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterator[Objection]:
     """Types that are refused, or computed in another."""
-    inputs = {value.name for value in model.graph.input}
+    inputs, outputs = ({value.name for value in values} for values in (model.graph.input, model.graph.output))
     for name, kind in graph.types.items():
         if kind in FOREIGN_TYPES:
             yield Objection("fails", name, f"{type_name(kind)} is not a type of TensorRT", OPERATORS)
@@ -95,8 +97,16 @@ def types(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterator
             yield Objection("falls back", name, "DOUBLE is computed as FLOAT", OPERATORS)
         elif kind == TensorProto.BFLOAT16 and target < (10, 0):
             yield Objection("fails", name, "BFLOAT16 is read from TensorRT 10.0 on", OPERATORS)
-        elif kind == TensorProto.UINT8 and name in inputs and any(user.op_type != "Cast" for user in graph.users[name]):
-            yield Objection("fails", name, "a UINT8 input must go into a Cast first", OPERATORS)
+        elif kind == TensorProto.UINT8 and name in inputs:
+            if name in outputs or any(user.op_type != "Cast" for user in graph.users[name]):
+                yield Objection("fails", name, "a UINT8 input must go into a Cast first, and nowhere else", BYTES)
+            if {entry.i for user in graph.users[name] if user.op_type == "Cast" for entry in user.attribute} - FLOATS:
+                why = "a UINT8 input is cast to another type than FLOAT or FLOAT16, which alone are documented for it"
+                yield Objection("risk", name, why, BYTES)
+        elif kind == TensorProto.UINT8 and (maker := graph.maker.get(name)) is not None:
+            ends = maker.op_type == "Cast" and name in outputs and not graph.users[name]
+            if not ends and maker.op_type not in ("QuantizeLinear", "Constant"):  # their bytes are the other rule's matter
+                yield Objection("fails", name, "UINT8 is a type of inputs and outputs alone; no layer computes in it", BYTES)
     if target < (10, 0) and TensorProto.FLOAT16 in graph.types.values():
         why = "half precision needs the builder's FP16 flag in this version; without it float32 is computed"
         yield Objection("falls back", "the file", why, "TensorRT 8.6 documentation, reduced precision")

@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime
 
 MARK = b"fake plan "
+TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
 
 
 class FakeCuda(ModuleType):
@@ -238,7 +239,9 @@ def make_tensorrt(version: str, cuda: FakeCuda, *, fail: str = "") -> ModuleType
                 return False
             assert stream_handle in cuda.handles
             names = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
-            images = np.frombuffer(cuda.memory[self._addresses[names[0]]], dtype=np.float32).reshape(self._shape)
+            images = np.frombuffer(
+                cuda.memory[self._addresses[names[0]]], dtype=TYPES[self._session.get_inputs()[0].type]
+            ).reshape(self._shape)
             assert np.isfinite(images).all(), "ran on memory that nobody wrote"
             (logits,) = self._session.run([names[1]], {names[0]: images})
             ctypes.memmove(self._addresses[names[1]], logits.ctypes.data, logits.nbytes)
@@ -260,7 +263,8 @@ def make_tensorrt(version: str, cuda: FakeCuda, *, fail: str = "") -> ModuleType
             return "INPUT" if name == self._session.get_inputs()[0].name else "OUTPUT"
 
         def get_tensor_dtype(self, name: str) -> str:
-            return "FLOAT"
+            entries = [*self._session.get_inputs(), *self._session.get_outputs()]
+            return {"float32": "FLOAT", "uint8": "UINT8"}[TYPES[next(e.type for e in entries if e.name == name)]]
 
         def get_tensor_shape(self, name: str) -> tuple[int, ...]:
             return tuple(-1 if isinstance(size, str) else size for size in self._session.get_inputs()[0].shape)
@@ -297,7 +301,7 @@ def make_tensorrt(version: str, cuda: FakeCuda, *, fail: str = "") -> ModuleType
         "MemoryPoolType": SimpleNamespace(WORKSPACE="WORKSPACE"),
         "BuilderFlag": SimpleNamespace(TF32="TF32"),
         "TensorIOMode": SimpleNamespace(INPUT="INPUT", OUTPUT="OUTPUT"),
-        "DataType": SimpleNamespace(FLOAT="FLOAT"),
+        "DataType": SimpleNamespace(FLOAT="FLOAT", UINT8="UINT8"),
     }
     for name, value in contents.items():
         setattr(trt, name, value)

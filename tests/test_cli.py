@@ -173,6 +173,7 @@ def test_profile_run_measures_what_is_there_and_says_what_is_not(finished_run: P
     assert (tmp_path / "latency.json").exists()
 
 
+@pytest.mark.slow
 def test_profile_table_writes_a_table_the_search_takes(steps: Path, tmp_path: Path) -> None:
     table = tmp_path / "here.json"
     answer = command(

@@ -56,6 +56,7 @@ def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     """Sandwich with distillation, mixing, erasing, clipping and a moving average; float64, so that 1e-10 is rounding."""
     for name, size in (("one", 1), ("two", 2)):

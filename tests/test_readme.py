@@ -90,6 +90,7 @@ def test_every_command_of_the_readme_runs_in_its_order(tmp_path: Path, monkeypat
         assert answer.code == 0, f"{' '.join(words)}: {answer.err}"
 
 
+@pytest.mark.slow
 def test_the_python_example_runs_and_ends_with_a_network_that_has_learned(tmp_path: Path) -> None:
     (example,) = blocks("python")
     assert len([line for line in example.split("\n\n", 1)[1].splitlines() if line.strip()]) <= 15
