@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autoformer.errors import ArchitectureError
+from autoformer.errors import ArchitectureError, short
 
 FORMAT = "autoformer/architecture/1"
 
@@ -116,7 +116,7 @@ class Architecture:
         missing = known - {"image_size"} - set(values)
         if unknown or missing or values.get("format", FORMAT) != FORMAT:
             raise ArchitectureError(
-                f"not an architecture: unknown keys {sorted(unknown)}, missing keys {sorted(missing)}, "
+                f"not an architecture: unknown keys {short(sorted(unknown))}, missing keys {sorted(missing)}, "
                 f"format {values.get('format', FORMAT)!r}; expected {FORMAT!r} with {sorted(known)}"
             )
         try:

@@ -81,3 +81,9 @@ class InterruptedRunError(AutoformerError):
     def __init__(self, message: str, signal_number: int = 2) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def short(given: object, letters: int = 200) -> str:
+    """What was given, as an error shows it: a file may hold thousands of letters where a word was expected."""
+    text = str(given)
+    return text if len(text) <= letters else f"{text[:letters]} … ({len(text)} letters)"

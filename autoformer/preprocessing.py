@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from autoformer.errors import CheckpointError, DataError
+from autoformer.errors import CheckpointError, DataError, short
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,19 +53,21 @@ class Preprocessing:
             if not whole and not (name == "network_size" and size is None):
                 raise PreprocessingError(f"{name} must be a whole number of pixels from 1 to {MAX_SIZE}, got {str(size)[:40]}")
         if type(self.in_chans) is not int or self.in_chans not in (1, 3):
-            raise PreprocessingError(f"in_chans must be 1 (grey) or 3 (RGB), got {self.in_chans!r}")
+            raise PreprocessingError(f"in_chans must be 1 (grey) or 3 (RGB), got {short(repr(self.in_chans))}")
         for name in ("mean", "std"):
             values = getattr(self, name)
             if not isinstance(values, tuple) or len(values) != self.in_chans or not all(_finite(value) for value in values):
-                raise PreprocessingError(f"{name} must be {self.in_chans} finite numbers, one per channel, got {values}")
+                raise PreprocessingError(f"{name} must be {self.in_chans} finite numbers, one per channel, got {short(values)}")
         if not all(value > 0 for value in self.std):
-            raise PreprocessingError(f"std must be positive in every channel, got {self.std}")
+            raise PreprocessingError(f"std must be positive in every channel, got {short(self.std)}")
         if self.interpolation not in INTERPOLATIONS:
-            raise PreprocessingError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {self.interpolation!r}")
+            raise PreprocessingError(
+                f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {short(repr(self.interpolation))}"
+            )
         if self.input_type not in INPUT_TYPES:
-            raise PreprocessingError(f"input_type must be one of {', '.join(INPUT_TYPES)}, got {str(self.input_type)[:40]!r}")
+            raise PreprocessingError(f"input_type must be one of {', '.join(INPUT_TYPES)}, got {short(repr(self.input_type))}")
         if not _finite(self.crop_pct) or not 0 < self.crop_pct <= 1:
-            raise PreprocessingError(f"crop_pct must be above 0 and at most 1, got {self.crop_pct!r}")
+            raise PreprocessingError(f"crop_pct must be above 0 and at most 1, got {short(repr(self.crop_pct))}")
 
     @property
     def input_size(self) -> int:
@@ -131,7 +133,7 @@ class Preprocessing:
             raise CheckpointError(f"preprocessing is a {type(values).__name__}, expected a JSON object")
         known = [entry.name for entry in fields(cls)]
         if unknown := sorted(set(values) - set(known)):
-            raise CheckpointError(f"preprocessing has unknown keys {unknown}; known are {known}")
+            raise CheckpointError(f"preprocessing has unknown keys {short(unknown)}; known are {known}")
         if missing := [name for name in known[:4] if name not in values]:
             raise CheckpointError(f"preprocessing lacks {missing[0]!r}; it was edited or damaged")
         lists = {

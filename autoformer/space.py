@@ -25,7 +25,7 @@ from autoformer.architecture import (
     is_number,
     is_whole,
 )
-from autoformer.errors import ArchitectureError
+from autoformer.errors import ArchitectureError, short
 
 FORMAT = "autoformer/space/1"
 CHOICES = ("embed_dims", "depths", "num_heads", "mlp_ratios", "image_sizes")
@@ -322,7 +322,7 @@ class SearchSpace:
         missing = {"name", "embed_dims", "depths", "num_heads", "mlp_ratios"} - set(values)
         if unknown or missing or values.get("format", FORMAT) != FORMAT:
             raise ArchitectureError(
-                f"not a search space: unknown keys {sorted(unknown)}, missing keys {sorted(missing)}, "
+                f"not a search space: unknown keys {short(sorted(unknown))}, missing keys {sorted(missing)}, "
                 f"format {values.get('format', FORMAT)!r}; expected {FORMAT!r}"
             )
         arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "format"}

@@ -20,7 +20,7 @@ import torch
 
 from autoformer.architecture import MAX_DEPTH, MAX_IMAGE_SIZE, Architecture, is_whole
 from autoformer.checkpoint import check_weights, read_json, read_tensors, write_folder, write_json, write_tensors
-from autoformer.errors import ArchitectureError, CheckpointError
+from autoformer.errors import ArchitectureError, CheckpointError, short
 from autoformer.preprocessing import Preprocessing
 from autoformer.relative_position import Form
 from autoformer.space import LARGEST_SIZES
@@ -134,7 +134,7 @@ def _checked_arguments(arguments: object) -> dict[str, Any]:
         raise CheckpointError(f"model_args is a {type(arguments).__name__}, expected a JSON object")
     parameters = inspect.signature(Subnet).parameters
     if unknown := sorted(set(arguments) - set(parameters)):
-        raise CheckpointError(f"model_args has unknown keys {unknown}; known are {sorted(parameters)}")
+        raise CheckpointError(f"model_args has unknown keys {short(unknown)}; known are {sorted(parameters)}")
     if missing := sorted({"embed_dim", "num_heads", "mlp_ratio"} - set(arguments)):
         raise CheckpointError(f"model_args lacks {missing[0]!r}")
     values: dict[str, Any] = {name: entry.default for name, entry in parameters.items()} | dict(arguments)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 FORMAT = "autoformer/bundle/1"
 ENGINES = "engines"  # folder that `build` writes
 BATCHES = (1, 2, 5)
+LIMITS = tuple(f"{kind}_{measure}" for kind in ("max", "min") for measure in ("params", "flops", "latency_ms"))
+NO_IMAGE = (OSError, SyntaxError, ValueError, TypeError, OverflowError, MemoryError)  # what Pillow meets damaged files with
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Bundle:
         promises = read_json(folder / "bundle.json", "format", "files", "budget", "labels")
         if promises["format"] != FORMAT:
             raise CheckpointError(f"{folder / 'bundle.json'} has format {str(promises['format'])[:40]!r}, expected {FORMAT!r}")
+        for key, objection in objections(promises):
+            raise CheckpointError(f"{folder / 'bundle.json'}: {key} {objection}; it was edited or damaged, copy the bundle again")
         built = folder / ENGINES
         engines = Manifest.load(built) if (built / "manifest.json").is_file() else None
         return cls(folder, promises, Manifest.load(folder), engines)
@@ -62,17 +66,57 @@ class Bundle:
 
         pixels = []
         for index in range(len(self.promises["labels"])):
-            with Image.open(self.folder / "check" / f"{index:04d}.png") as image:
-                size = self.manifest.preprocessing.image_size
-                pixels.append(np.asarray(image, np.uint8).reshape(size, size, self.manifest.preprocessing.in_chans))
+            path = self.folder / "check" / f"{index:04d}.png"
+            size, channels = self.manifest.preprocessing.image_size, self.manifest.preprocessing.in_chans
+            try:
+                with Image.open(path) as image:
+                    if image.size != (size, size) or len(image.getbands()) != channels:
+                        raise ValueError(f"{image.size} pixels of {len(image.getbands())} channels")
+                    pixels.append(np.asarray(image, np.uint8).reshape(size, size, channels))
+            except (*NO_IMAGE, Image.DecompressionBombError) as error:
+                raise CheckpointError(
+                    f"{path} is no check image of {size} pixels ({one_line(error)}); copy the bundle again"
+                ) from error
         return self.manifest.preprocessing.prepare(np.stack(pixels))
 
     def expected_logits(self) -> NDArray[np.float32]:
         """What the network gave these images on the machine that made the bundle, float32 [n, classes]."""
         import numpy as np
 
-        found: NDArray[np.float32] = np.load(self.folder / "check" / "logits.npy", allow_pickle=False)
-        return found
+        path, wanted = self.folder / "check" / "logits.npy", (len(self.promises["labels"]), len(self.manifest.classes))
+        try:
+            header = path.stat().st_size - 4 * wanted[0] * wanted[1]
+            if not 0 < header < 1024:  # before numpy believes a shape that the file could not hold
+                raise ValueError(f"{path.stat().st_size} bytes")
+            found = np.load(path, allow_pickle=False)
+            if not isinstance(found, np.ndarray) or found.dtype != np.float32 or found.shape != wanted:
+                raise ValueError("of another type or shape")
+            return found
+        except Exception as error:  # numpy lets errors of Python's tokenizer through
+            raise CheckpointError(
+                f"{path} holds no float32 logits {list(wanted)} ({one_line(error)}); copy the bundle again"
+            ) from error
+
+
+def objections(promises: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What cannot be in a bundle.json, by key."""
+    limits, labels, files = promises["budget"], promises["labels"], promises["files"]
+    if not isinstance(limits, dict) or not all(name in LIMITS and is_number(limit) for name, limit in limits.items()):
+        yield "budget", f"is {str(limits)[:80]!r}, expected limits like max_params with a number each"
+    if not isinstance(labels, list) or not labels or not all(type(label) is int and 0 <= label < 2**31 for label in labels):
+        yield "labels", "are not the numbers of classes, one per check image"
+    if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
+        yield "files", "are not names with a digest each"
+
+
+def is_number(value: object) -> bool:
+    """Whether JSON gave a finite number."""
+    return type(value) in (int, float) and abs(value) < float("inf")  # type: ignore[arg-type]
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, short."""
+    return " ".join(str(error).split())[:100] or type(error).__name__
 
 
 # --- commands ----------------------------------------------------------------------------------------------------
@@ -119,9 +163,14 @@ def predict(bundle: Bundle, arguments: argparse.Namespace) -> tuple[dict[str, An
                     pixels = bundle.manifest.preprocessing(image)
             except FileNotFoundError as error:
                 raise DataError(f"{path} does not exist; expected an image file") from error
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                raise DataError(f"{path} cannot be read as an image ({str(error)[:100]}); save it as PNG or JPEG") from error
+            except (*NO_IMAGE, Image.DecompressionBombError) as error:
+                raise DataError(f"{path} cannot be read as an image ({one_line(error)}); save it as PNG or JPEG") from error
             logits = run(pixels[None])[0].astype(np.float64)
+            if logits.shape != (len(bundle.manifest.classes),):
+                raise CheckpointError(
+                    f"{folder / 'manifest.json'} names {len(bundle.manifest.classes)} classes, {artefact.file} gives "
+                    f"{list(logits.shape)}; copy the bundle again"
+                )
             shares = np.exp(logits - logits.max())
             shares /= shares.sum()
             best = np.argsort(-shares)[: arguments.top]

@@ -35,7 +35,8 @@ from autoformer.export.onnx_model import OnnxModel
 from autoformer.extract import extract
 from autoformer.preprocessing import Preprocessing
 from autoformer.profiling.device import DeviceFacts
-from autoformer.profiling.latency import profile_until_valid
+from autoformer.profiling.int8_speed import note_int8_speed
+from autoformer.profiling.latency import Profile, profile_until_valid
 from autoformer.profiling.latency_answer import finally_chosen
 from autoformer.profiling.latency_table import LatencyTable, TableCosts, searched_with
 from autoformer.profiling.measure import MeasureConfig
@@ -185,7 +186,7 @@ def _measure(recipe: Recipe, result: SearchResult, table: LatencyTable, stated: 
 def _export(
     recipe: Recipe, network: Subnet, images: EvaluationSet, parts: DataParts, out: Path, steps: Steps, progress: Progress
 ) -> None:
-    """Writes `export/` and measures it into `latency.json`, each unless it is there."""
+    """Writes `export/` and measures it into `latency.json`, each unless it is there; the manifest then says what int8 gains."""
     if not (out / "export").exists():
         steps.timed(
             "export",
@@ -193,6 +194,7 @@ def _export(
                 network, out / "export", images=images.images(), labels=images.labels, preprocessing=images.preprocessing,
                 classes=parts.classes, data=parts.record, precisions=recipe.export.precisions, formats=recipe.export.formats,
                 calibration_images=recipe.export.calibration_images, max_disagreement=recipe.export.max_disagreement,
+                max_class_loss=recipe.export.max_class_loss,
                 on_progress=lambda message: progress("export", 0, 1, message),
             ),
         )  # fmt: skip
@@ -206,6 +208,7 @@ def _export(
                 out=out / "latency.json", progress=progress,
             ),
         )  # fmt: skip
+    note_int8_speed(out / "export", Profile.load(out / "latency.json").measurements)
 
 
 def _costs(recipe: Recipe, space: SearchSpace, out: Path, progress: Progress) -> CostModel:

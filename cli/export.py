@@ -24,6 +24,10 @@ def export(
     ] = "float32",
     calibration_images: Annotated[int, typer.Option(help="Images of the search part that int8 is calibrated on.")] = 128,
     max_disagreement: Annotated[float, typer.Option(help="Share of images where int8 may guess otherwise than fp32.")] = 0.01,
+    max_class_loss: Annotated[float, typer.Option(help="Share of a class's images that int8 may lose against fp32.")] = 0.05,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Time int8 against fp32 here, about 10 seconds; slower is said.")
+    ] = True,
     data: Data = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -42,12 +46,16 @@ def export(
     from autoformer.evaluate import EvaluationSet
     from autoformer.export.artefacts import export_network
     from autoformer.export.tensorrt_versions import tensorrt_missing
+    from autoformer.profiling.int8_speed import note_int8_speed
+    from autoformer.profiling.latency import profile_until_valid
+    from autoformer.profiling.measure import MeasureConfig
     from autoformer.subnet_folder import load_subnet
 
     wanted = {
         "input": input,
         "calibration_images": calibration_images,
         "max_disagreement": max_disagreement,
+        "max_class_loss": max_class_loss,
         **({"precisions": ["fp32", *(word for word in precision if word != "fp32")]} if precision else {}),
         **({"formats": ["onnx", *(word for word in format if word != "onnx")]} if format else {}),
     }
@@ -63,11 +71,21 @@ def export(
         manifest = export_network(
             network, out, images=images.images(), labels=images.labels, preprocessing=preprocessing, classes=classes,
             precisions=config.precisions, formats=config.formats, calibration_images=config.calibration_images,
-            max_disagreement=config.max_disagreement, data=record, on_progress=lambda message: progress("export", 0, 1, message),
+            max_disagreement=config.max_disagreement, max_class_loss=config.max_class_loss, data=record,
+            on_progress=lambda message: progress("export", 0, 1, message),
         )  # fmt: skip
         progress("export", 1, 1)
+        files = [out / a.file for a in manifest.artefacts if a.format == "onnx" and a.precision in ("fp32", "int8") and a.file]
+        if measure and len(files) == 2:
+            profile = profile_until_valid(
+                files, attempts=3, config=MeasureConfig(min_s=1.0, max_s=4.0), threads=1, progress=progress
+            )
+            manifest = note_int8_speed(out, profile.measurements)
     if json:
         print_json(manifest.to_dict())
         return
-    rows = [(f"{a.format} {a.precision}", a.status, a.file or "", a.reason) for a in manifest.artefacts]
+    rows = [
+        (f"{a.format} {a.precision}", a.status, a.file or "", "; ".join(filter(None, (a.reason, a.advice))))
+        for a in manifest.artefacts
+    ]
     print_table(f"exported to {out}", ("artefact", "status", "file", "why"), rows)

@@ -73,6 +73,7 @@ class ExportConfig(Section):
         "float32", description="of the files; uint8: pixels, with the normalisation folded in"
     )
     max_disagreement: float = Field(0.01, ge=0, le=1, description="share of images where int8 may guess otherwise than fp32")
+    max_class_loss: float = Field(0.05, ge=0, le=1, description="share of a class's images that int8 may lose against fp32")
 
     @field_validator("precisions")
     @classmethod

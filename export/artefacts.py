@@ -1,7 +1,8 @@
 """From a network to a folder of proved files: ONNX in fp32, fp16 and int8, a TensorRT engine where TensorRT is, and the manifest.
 
 Every file is compared with the network it came from, on real images, before it counts as exported. An int8 file that names
-another class too often is rejected, and says so in the manifest; what this machine cannot make is skipped, and says why.
+another class too often, or loses one class (`class_losses`), is rejected, and says so in the manifest; what this machine
+cannot make is skipped, and says why.
 The images that int8 is judged on are others than those it was calibrated on, wherever there are enough.
 """
 
@@ -24,6 +25,7 @@ from torch import nn
 
 from autoformer.checkpoint import write_folder
 from autoformer.errors import CheckpointError, DataError, ExportError, MeasurementError
+from autoformer.export.class_losses import ClassLosses, class_losses
 from autoformer.export.engine import Engine, EngineBuilder, tensorrt_missing
 from autoformer.export.folding import PixelInput, fold_normalisation, network_images
 from autoformer.export.half_precision import PATCH_EMBEDDING, HalfPrecision, measure_peaks
@@ -67,6 +69,7 @@ def export_network(
     formats: Sequence[str] = FORMATS,
     calibration_images: int = 128,
     max_disagreement: float = 0.01,
+    max_class_loss: float = 0.05,
     opset: int = 20,
     data: Mapping[str, Any] | None = None,
     on_progress: Callable[[str], None] | None = None,
@@ -76,8 +79,9 @@ def export_network(
     `images` are real images [n, channels, height, width] that training never saw, as `preprocessing` gives them: what it says
     is what the files take. Of uint8 pixels the network itself gets the normalised values, so the comparison covers that the
     normalisation went into the files. `labels` [n] adds how many each file gets right; `data` is the record of the data set,
-    kept so that `evaluate` finds it again. Raises `ExportError`, with nothing written, when the fp32 file differs from the
-    network, or the normalisation cannot go into it.
+    kept so that `evaluate` finds it again. An int8 file is rejected that names another class on a larger share than
+    `max_disagreement`, or is shown to lose more than the share `max_class_loss` of a class's right answers. Raises
+    `ExportError`, with nothing written, when the fp32 file differs from the network, or the normalisation cannot go into it.
     """
     _check_request(network, images, labels, preprocessing, classes, precisions, formats, calibration_images)
     say = on_progress or (lambda message: None)
@@ -106,7 +110,12 @@ def export_network(
         if "int8" in precisions:
             say(f"ONNX int8: calibrating on {len(calibrate_on)} images")
             disjoint = not set(calibrate_on.tolist()) & set(judge_on.tolist())
-            artefacts.append(_int8(graph, folder / "model.int8.onnx", images[calibrate_on], judge, max_disagreement, disjoint))
+            artefacts.append(
+                _int8(
+                    graph, folder / "model.int8.onnx", images[calibrate_on], judge, disjoint, classes,
+                    max_disagreement=max_disagreement, max_class_loss=max_class_loss,
+                )
+            )  # fmt: skip
         if "tensorrt" in formats:
             say("TensorRT fp32: building")
             artefacts.append(_engine(graph, folder / "model.fp32.plan", judge))
@@ -135,6 +144,7 @@ class _Judge:
         """`images` are as candidates take them, `exact` the same as the network does."""
         self.images, self.labels = images, labels
         self.expected, _ = run_in_batches(reference, exact, (REFERENCE_BATCH,))
+        self.guesses = self.expected.argmax(1)  # [n], of the candidate that was compared last
 
     def __call__(self, candidate: Model, precision: str, max_disagreement: float | None = None) -> tuple[Parity, int | None]:
         """The comparison, and how many images the candidate gets right where labels are known."""
@@ -142,8 +152,14 @@ class _Judge:
         if max_disagreement is not None:
             tolerance = replace(tolerance, max_disagreement=max_disagreement)
         given, sizes = run_in_batches(candidate, self.images, BATCHES)
+        self.guesses = given.argmax(1)
         parity = compare(self.expected, given, precision=precision, batches=sizes, tolerance=tolerance)
         return parity, None if self.labels is None else int((given.argmax(1) == self.labels).sum())
+
+    def by_class(self, classes: Sequence[str], max_loss: float) -> ClassLosses:
+        """What the candidate that was compared last loses of each class."""
+        labels = None if self.labels is None else self.labels.tolist()
+        return class_losses(self.expected.argmax(1).tolist(), self.guesses.tolist(), labels, classes, max_loss=max_loss)
 
 
 def _fp32(network: nn.Module, path: Path, preprocessing: Preprocessing, opset: int, about: ModelMetadata) -> OnnxGraph:
@@ -207,8 +223,11 @@ def _int8(
     path: Path,
     images: NDArray[Any],
     judge: _Judge,
-    max_disagreement: float,
     disjoint: bool,
+    classes: Sequence[str],
+    *,
+    max_disagreement: float,
+    max_class_loss: float,
 ) -> Artefact:
     started = time.monotonic()
     quantised, trials = quantize_int8(graph, images, path)
@@ -225,6 +244,12 @@ def _int8(
         },
     }
     parity, correct = judge(OnnxModel(quantised.path), "int8", max_disagreement)
+    losses = judge.by_class(classes, max_class_loss)
+    made["class_losses"] = losses.to_dict()
+    if losses.broken:
+        parity = replace(parity, passed=False, reason=losses.reason if parity.passed else f"{parity.reason}; {losses.reason}")
+    elif parity.passed:
+        parity = replace(parity, reason=f"{parity.reason}; {losses.reason}")
     if parity.passed:
         return _exported("onnx", "int8", quantised, parity, correct, made)
     return _rejected("int8", quantised, parity, correct, made)
@@ -300,6 +325,8 @@ def _check_request(
         raise DataError(f"images to compare on are {images.dtype} {list(images.shape)}, expected {expected}")
     if labels is not None and len(labels) != len(images):
         raise DataError(f"{len(labels)} labels for {len(images)} images")
+    if labels is not None and not ((labels >= 0) & (labels < len(classes))).all():
+        raise DataError(f"a label is {int(labels.max())} or {int(labels.min())}, expected 0 to {len(classes) - 1}")
     if calibration_images < 1:
         raise ExportError(f"calibration_images must be positive, got {calibration_images}")
     num_classes = getattr(network, "num_classes", len(classes))

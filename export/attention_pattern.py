@@ -56,8 +56,13 @@ class GraphView:
     def used_by(self, name: str) -> list[onnx.NodeProto]:
         """The nodes that use a value, seen through casts and the like."""
         found: list[onnx.NodeProto] = []
-        for node in self.users.get(name, ()):
-            found += self.used_by(node.output[0]) if node.op_type in THROUGH and node.output else [node]
+        waiting: list[onnx.NodeProto] = list(reversed(self.users.get(name, [])))
+        while waiting:  # a loop, since a foreign graph may be thousands of casts deep
+            node = waiting.pop()
+            if node.op_type in THROUGH and node.output:
+                waiting += reversed(self.users.get(node.output[0], []))
+            else:
+                found.append(node)
         return found
 
 

@@ -171,7 +171,8 @@ def model_card(manifest: Manifest, promise: Promise, check_images: int) -> str:
         score, time = promise.accuracy.get(name), promise.latency.get(artefact.file or "")
         shown = f"{100 * score['value']:.1f} % [{100 * score['low']:.1f}, {100 * score['high']:.1f}]" if score else "not scored"
         timed = f"{time['p50_ms']:.3g} ms ({time['means']})" if time else "not measured"
-        rows.append(f"| {artefact.file or name} | {artefact.status} | {shown} | {timed} | {artefact.reason} |")
+        why = "; ".join(filter(None, (artefact.reason, artefact.advice)))
+        rows.append(f"| {artefact.file or name} | {artefact.status} | {shown} | {timed} | {why} |")
     first = next(iter(promise.accuracy.values()), None)
     on = f"{first['words']} on {first['images']} images of the {first['part']} part" if first else "accuracy"
     size = manifest.preprocessing.input_size
@@ -256,8 +257,8 @@ def unpack_bundle(archive: Path, out: Path) -> Path:
         raise CheckpointError(f"{archive} does not exist; expected a bundle") from error
     except BAD_ARCHIVE as error:
         raise CheckpointError(f"{archive} is truncated or no zip file ({error}); copy it again") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{archive} cannot be unpacked ({error})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{archive} cannot be unpacked ({' '.join(str(error).split())})") from error
 
 
 def _unpack(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, left: int, archive: Path) -> int:

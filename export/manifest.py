@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoformer.architecture import Architecture
 from autoformer.checkpoint import read_json, write_json
-from autoformer.errors import ArchitectureError, CheckpointError
+from autoformer.errors import ArchitectureError, CheckpointError, short
 from autoformer.export.parity import Parity
 from autoformer.preprocessing import Preprocessing
 
@@ -34,12 +34,17 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def leads_outside(name: str) -> bool:
+    """Whether `name` is anything but a relative path that stays inside its folder on any system."""
+    posix, windows = PurePosixPath(name), PureWindowsPath(name)
+    leaves = posix.is_absolute() or windows.is_absolute() or bool(windows.drive or windows.root) or ".." in windows.parts
+    return leaves or name.strip() in ("", ".")
+
+
 def check_inside(name: str) -> None:
     """Raises `CheckpointError` unless `name` is a relative path that stays inside its folder on any system."""
-    posix, windows = PurePosixPath(name), PureWindowsPath(name)
-    leaves = posix.is_absolute() or windows.is_absolute() or windows.drive or windows.root or ".." in windows.parts
-    if not name or leaves or name.strip() in ("", "."):
-        raise CheckpointError(f"manifest names file {name!r}, which is not inside its folder; refused")
+    if leads_outside(name):
+        raise CheckpointError(f"manifest names file {short(repr(name))}, which is not inside its folder; refused")
 
 
 @dataclass(frozen=True)
@@ -59,17 +64,32 @@ class Artefact:
     parity: Parity | None = None
     correct: int | None = None  # of the images of `parity`, where their labels were given
     made: dict[str, Any] = field(default_factory=dict)  # opset, versions, calibration, seconds
+    # of int8 by device: "verdict" ("slower", "faster", "not shown") against fp32, and "reason"; measured after the export
+    speed: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("format", "precision", "status", "reason"):
             if not isinstance(getattr(self, name), str):
-                raise CheckpointError(f"artefact {name} is {getattr(self, name)!r}, expected text")
+                raise CheckpointError(f"artefact {name} is {short(repr(getattr(self, name)))}, expected text")
         if self.status not in STATUSES:
-            raise CheckpointError(f"artefact status is {self.status!r}, expected one of {', '.join(STATUSES)}")
+            raise CheckpointError(f"artefact status is {short(repr(self.status))}, expected one of {', '.join(STATUSES)}")
         if (self.status == "exported") != (self.file is not None and self.sha256 is not None):
-            raise CheckpointError(f"artefact {self.format} {self.precision} is {self.status!r} with file {self.file!r}")
+            raise CheckpointError(
+                f"artefact {short(self.format)} {short(self.precision)} is {self.status!r} with file {short(repr(self.file))}"
+            )
         if self.file is not None:
             check_inside(self.file)
+        for device, found in self.speed.items():
+            if set(found) != {"verdict", "reason"} or not all(isinstance(word, str) for word in (device, *found.values())):
+                raise CheckpointError(f"artefact {self.format} {self.precision} has a speed that is no verdict with its reason")
+
+    @property
+    def advice(self) -> str:
+        """On which devices the file is rejected although it is right, one line; empty where on none."""
+        slower = [
+            f"rejected on {device}: {found['reason']}" for device, found in self.speed.items() if found["verdict"] == "slower"
+        ]
+        return "; ".join(slower)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -83,7 +103,7 @@ class Artefact:
         """Reads the JSON form. Raises `CheckpointError` on unknown or missing keys."""
         known = {entry.name for entry in fields(cls)}
         if unknown := set(values) - known:
-            raise CheckpointError(f"artefact has unknown keys {sorted(unknown)}; known are {sorted(known)}")
+            raise CheckpointError(f"artefact has unknown keys {short(sorted(unknown))}; known are {sorted(known)}")
         parity = values.get("parity")
         try:
             return cls(
@@ -136,10 +156,10 @@ class Manifest:
     def from_dict(cls, values: Mapping[str, Any]) -> Manifest:
         """Reads the JSON form. Raises `CheckpointError` on another format, unknown or missing keys, and bad paths."""
         if values.get("format") != FORMAT:
-            raise CheckpointError(f"not a manifest: format {values.get('format')!r}, expected {FORMAT!r}")
+            raise CheckpointError(f"not a manifest: format {short(repr(values.get('format')))}, expected {FORMAT!r}")
         known = {entry.name for entry in fields(cls)} | {"format"}
         if unknown := set(values) - known:
-            raise CheckpointError(f"manifest has unknown keys {sorted(unknown)}; known are {sorted(known)}")
+            raise CheckpointError(f"manifest has unknown keys {short(sorted(unknown))}; known are {sorted(known)}")
         try:
             architecture = values.get("architecture")
             return cls(
@@ -153,7 +173,7 @@ class Manifest:
                 data=values.get("data"),
             )
         except (KeyError, TypeError, AttributeError, ValueError, ArchitectureError) as error:
-            raise CheckpointError(f"manifest cannot be read: {error!r}") from error
+            raise CheckpointError(f"manifest cannot be read: {short(repr(error))}") from error
 
     def save(self, folder: Path) -> None:
         """Writes `manifest.json` into `folder`, whole or not at all."""

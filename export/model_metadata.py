@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from autoformer.architecture import Architecture
-from autoformer.errors import ArchitectureError, CheckpointError
+from autoformer.errors import ArchitectureError, CheckpointError, short
 from autoformer.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ class ModelMetadata:
                     raise TypeError("expected a list of names")
                 classes = tuple(words)
         except (ArchitectureError, CheckpointError, RecursionError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{source} carries {PREFIX}{name} that cannot be read ({error}); export it again") from error
+            raise CheckpointError(
+                f"{source} carries {PREFIX}{name} that cannot be read ({short(error)}); export it again"
+            ) from error
         return cls(
             architecture=architecture,
             weights_digest=ours.get("weights_digest"),

@@ -30,7 +30,8 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from autoformer.checkpoint import replacing, tensors_digest, write_json
-from autoformer.errors import CheckpointError, ExportError
+from autoformer.errors import CheckpointError, ExportError, short
+from autoformer.export.external_data import external_locations
 from autoformer.export.model_metadata import ModelMetadata
 from autoformer.preprocessing import INPUT_TYPES, Preprocessing
 
@@ -167,10 +168,13 @@ def image_shape_of(network: nn.Module) -> tuple[int, int, int]:
 def read_model(path: Path) -> onnx.ModelProto:
     """The file as a checked protobuf. Raises `CheckpointError` when it is missing, truncated or not ONNX."""
     try:
-        model = onnx.load_model_from_string(path.read_bytes())
-        if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        content = path.read_bytes()
+        model = onnx.load_model_from_string(content)
+        if any(True for _ in external_locations(content)):
             raise CheckpointError(f"{path} keeps weights in other files, which is not supported; store them inside the file")
         onnx.checker.check_model(model)
+        for tensor in model.graph.initializer:
+            onnx.numpy_helper.to_array(tensor)  # which the checker leaves out: as many values as the shape says
         words = [word for entry in model.metadata_props for word in (entry.key, entry.value)]
         words += [value.name for value in (*model.graph.input, *model.graph.output)]
         if not all(isinstance(word, str) for word in words):  # protobuf gives bytes where it finds no text
@@ -355,7 +359,7 @@ def _describe_file(model: onnx.ModelProto, path: Path) -> OnnxGraph:
     fits = fits and [len(s) for s in shapes] == [4, 2]
     if not fits or None in shapes[0][1:] or shapes[1][1] is None:
         raise CheckpointError(
-            f"{path} has inputs and outputs {shapes}; expected one float32 or uint8 input [batch, channels, height, width] "
+            f"{path} has inputs and outputs {short(shapes)}; expected one float32 or uint8 input [batch, channels, height, width] "
             "and one float32 output [batch, classes] with fixed sizes beside the batch"
         )
     (batch, *image_shape), (_, num_classes) = shapes

@@ -10,7 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoformer.errors import CheckpointError, DataError, MissingPackageError
+from autoformer.errors import CheckpointError, DataError, MissingPackageError, short
+from autoformer.export.external_data import check_external_data
 from autoformer.export.model_metadata import ModelMetadata
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class OnnxModel:
             )
         if not self.path.is_file():
             raise CheckpointError(f"{self.path} does not exist; expected an ONNX file")
+        check_external_data(self.path)
         options = ort.SessionOptions()
         options.log_severity_level = QUIET
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads starve small machines
@@ -96,7 +98,7 @@ class OnnxModel:
 
     def _read_interface(self) -> None:
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        found = f"inputs {[(i.name, i.type, i.shape) for i in inputs]}, outputs {[(o.name, o.shape) for o in outputs]}"
+        found = short(f"inputs {[(i.name, i.type, i.shape) for i in inputs]}, outputs {[(o.name, o.shape) for o in outputs]}")
         classifies = len(inputs) == len(outputs) == 1 and inputs[0].type in TYPES and outputs[0].type == "tensor(float)"
         if not classifies or len(inputs[0].shape) != 4 or len(outputs[0].shape) != 2:
             raise CheckpointError(
@@ -128,7 +130,10 @@ class OnnxModel:
         return self.metadata.precision or "unknown"
 
     def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Logits [B, classes]. Raises `DataError` for another type or shape than the file takes."""
+        """Logits [B, classes].
+
+        Raises `DataError` for another type or shape than the file takes, and `CheckpointError` when the file cannot be run.
+        """
         wanted = (self.batch, *self.image_shape)
         fits = len(images.shape) == 4 and all(w is None or w == s for w, s in zip(wanted, images.shape, strict=True))
         if not fits or str(images.dtype) != self.input_type or not images.shape[0]:
@@ -138,5 +143,15 @@ class OnnxModel:
                 f"{self.path} takes {self.input_type} images [{shown}], got {images.dtype} {list(images.shape)}; "
                 "prepare them with the model's preprocessing"
             )
-        (logits,) = self.session.run([self.output_name], {self.input_name: images})
+        try:
+            (logits,) = self.session.run([self.output_name], {self.input_name: images})
+        except Exception as error:  # sizes inside the graph that do not fit show only when it runs
+            raise CheckpointError(
+                f"{self.path} cannot be run on images {list(images.shape)}: {short(' '.join(str(error).split()), 300)}"
+            ) from error
+        if len(logits.shape) != 2 or len(logits) != len(images) or self.num_classes not in (None, logits.shape[1]):
+            raise CheckpointError(
+                f"{self.path} gives {list(logits.shape)} for {len(images)} images, expected [{len(images)}, classes]; "
+                "export it again"
+            )
         return logits  # type: ignore[no-any-return]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from autoformer.errors import CheckpointError, ExportError
+from autoformer.errors import CheckpointError, ExportError, short
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,7 +72,7 @@ class Parity:
         """Reads the JSON form. Raises `CheckpointError` on unknown or missing keys."""
         names = {field.name for field in fields(cls)}
         if set(values) != names:
-            raise CheckpointError(f"not a parity record: has {sorted(values)}, expected {sorted(names)}")
+            raise CheckpointError(f"not a parity record: has {short(sorted(values))}, expected {sorted(names)}")
         try:
             given = {**values, "tolerance": Tolerance(**values["tolerance"]), "batches": tuple(values["batches"])}
         except TypeError as error:

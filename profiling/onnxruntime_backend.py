@@ -8,18 +8,21 @@ Imports the standard library at the top and numpy and onnxruntime inside; works 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from autoformer.errors import CheckpointError, DataError, MeasurementError, MissingPackageError
+from autoformer.errors import CheckpointError, DataError, MeasurementError, MissingPackageError, short
+from autoformer.export.external_data import check_external_data
 from autoformer.profiling.device import usable_cores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+MAX_INPUT_VALUES = 1 << 28  # of one input, 1 GiB in float32; a damaged file must not exhaust a machine
 
 
 class OnnxRuntimeBackend:
@@ -67,12 +70,17 @@ class OnnxRuntimeBackend:
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
         shown = str(graph) if isinstance(graph, Path) else "the given ONNX graph"
+        self._shown = shown
         try:
+            if isinstance(graph, Path):
+                check_external_data(graph)
             self._session = onnxruntime.InferenceSession(
                 str(graph) if isinstance(graph, Path) else graph, options, providers=[PROVIDERS[provider]], enable_fallback=0
             )
+        except CheckpointError:
+            raise
         except Exception as error:  # ONNX Runtime raises classes of its own, most of them unrelated to each other
-            message = str(error).strip().splitlines()[0]
+            message = short(" ".join(str(error).split()), 300)
             raise CheckpointError(f"{shown} cannot be run by ONNX Runtime on {PROVIDERS[provider]}: {message}") from error
         if self._session.get_providers()[0] != PROVIDERS[provider]:  # it falls back in silence when a library is missing
             raise MeasurementError(f"{PROVIDERS[provider]} could not be started; are the CUDA libraries and a GPU there?")
@@ -116,12 +124,18 @@ class OnnxRuntimeBackend:
         return {"spinning": "on" if self._spinning else "off"} if self._binding is None else {"copies": "none"}
 
     def run(self) -> None:
-        """One inference; on a CUDA device it waits until the outputs are complete."""
-        if self._binding is None:
-            self._session.run(self._outputs, self._feed)
-        else:
-            self._session.run_with_iobinding(self._binding)
-            self._binding.synchronize_outputs()
+        """One inference; on a CUDA device it waits until the outputs are complete.
+
+        Raises `CheckpointError` when the graph fails on its own input.
+        """
+        try:
+            if self._binding is None:
+                self._session.run(self._outputs, self._feed)
+            else:
+                self._session.run_with_iobinding(self._binding)
+                self._binding.synchronize_outputs()
+        except Exception as error:
+            raise CheckpointError(f"{self._shown} fails when it runs: {short(' '.join(str(error).split()), 300)}") from error
 
     def __enter__(self) -> OnnxRuntimeBackend:
         return self
@@ -145,6 +159,10 @@ def _input(node: Any, batch: int, images: NDArray[Any] | None, seed: int, shown:
         dimensions[0] = batch
     if free := [dimension for dimension in dimensions if not isinstance(dimension, int)]:
         raise MeasurementError(f"{shown}: input {node.name!r} leaves {free[0]!r} open; only the first dimension may be free")
+    if math.prod(dimensions) > MAX_INPUT_VALUES or min(dimensions, default=1) < 0:
+        raise MeasurementError(
+            f"{shown}: input {node.name!r} of sizes {dimensions} is impossible or larger than {MAX_INPUT_VALUES} values"
+        )
     if dimensions and dimensions[0] != batch:
         raise MeasurementError(
             f"{shown}: input {node.name!r} is fixed to batch {dimensions[0]}, asked for {batch}; export it with a free batch"

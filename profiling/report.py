@@ -110,7 +110,9 @@ def _int8_line(report: Mapping[str, Any]) -> str:
     if paired is None:
         return f"int8 {report['int8']['status']}: {report['int8']['reason']}"
     share = percent(paired["share"], paired["low"], paired["high"])
-    return f"int8 {report['int8']['status']}: another class than fp32 on {paired['different']} of {paired['images']}, {share}"
+    advice = f"; {report['int8']['advice']}" if report["int8"]["advice"] else ""
+    different = f"another class than fp32 on {paired['different']} of {paired['images']}, {share}"
+    return f"int8 {report['int8']['status']}: {different}{advice}"
 
 
 # --- pages -------------------------------------------------------------------------------------------------------

@@ -175,8 +175,8 @@ def _int8(run: Run) -> dict[str, Any]:
     """What became of the int8 file."""
     artefact = run.manifest.find("onnx", "int8")
     if artefact is None:
-        return {"status": "not asked for", "reason": "the recipe's export.precisions does not name int8"}
-    return {"status": artefact.status, "reason": artefact.reason}
+        return {"status": "not asked for", "reason": "the recipe's export.precisions does not name int8", "advice": ""}
+    return {"status": artefact.status, "reason": artefact.reason, "advice": artefact.advice}
 
 
 def _test_readings(run: Run) -> dict[str, Any]:

@@ -84,7 +84,12 @@ def headline(report: Mapping[str, Any], main_latency: str) -> Headline:
     verdicts = [
         (f"{limit_words(limit)}: {limit['met']}", TONES[limit["met"]]) for limit in report["budget"]
     ] or [("no limits were set", "open")]  # fmt: skip
-    verdicts.append((f"int8: {report['int8']['status']}", TONES[report["int8"]["status"]]))
+    slower = bool(report["int8"]["advice"])  # on the device of this run
+    verdicts.append(
+        ("int8: rejected on this device", TONES["rejected"])
+        if slower
+        else (f"int8: {report['int8']['status']}", TONES[report["int8"]["status"]])
+    )
     verdicts.append((f"timing: {latency['verdict']}", TONES[latency["verdict"]]))
     verdicts += [(f"{item['what']}: {item['status']}", "open") for item in report["skipped"] if item["status"] == "skipped"]
     return Headline(
@@ -272,6 +277,7 @@ def _test_text(report: Mapping[str, Any]) -> tuple[str, ...]:
         f"Image by image, int8 names another class than fp32 on {paired['different']} of {paired['images']} test images, "
         f"{percent(paired['share'], paired['low'], paired['high'])}; on {paired['only_fp32_right']} of them only fp32 is right, "
         f"on {paired['only_int8_right']} only int8.",
+        *((f"int8 is {report['int8']['advice']}.",) if report["int8"]["advice"] else ()),
     )
 
 

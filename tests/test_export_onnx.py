@@ -230,21 +230,6 @@ def test_damaged_and_foreign_files_are_one_clear_line(graph: OnnxGraph, tmp_path
             assert "\n" not in str(caught.value)
 
 
-def test_damaged_bytes_never_raise_anything_else(graph: OnnxGraph, tmp_path: Path) -> None:
-    rng, whole, path, refused = random.Random(0), graph.path.read_bytes(), tmp_path / "model.onnx", 0
-    for _ in range(150):
-        damaged = bytearray(whole)
-        for _ in range(rng.choice((1, 4, 64))):
-            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
-        path.write_bytes(damaged[: rng.choice((len(damaged), rng.randrange(len(damaged))))])
-        for read in (OnnxGraph.open, OnnxModel):
-            try:
-                read(path)
-            except CheckpointError:
-                refused += 1
-    assert refused > 100  # most damage falls into weights, which nobody can tell from weights
-
-
 def test_other_models_are_refused(tmp_path: Path) -> None:
     value = helper.make_tensor_value_info("x", TensorProto.INT64, ["n"])
     out = helper.make_tensor_value_info("y", TensorProto.INT64, ["n"])

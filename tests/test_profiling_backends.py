@@ -90,7 +90,7 @@ def test_missing_and_truncated_files_and_unknown_providers_are_refused(tmp_path:
     with pytest.raises(CheckpointError, match=r"absent\.onnx"):
         OnnxRuntimeBackend(tmp_path / "absent.onnx")
     (tmp_path / "cut.onnx").write_bytes(graph(["batch", 4])[:-20])
-    with pytest.raises(CheckpointError, match=r"cut\.onnx cannot be run"):
+    with pytest.raises(CheckpointError, match=r"cut\.onnx is truncated"):
         OnnxRuntimeBackend(tmp_path / "cut.onnx")
     with pytest.raises(MeasurementError, match="unknown provider 'npu'; known are cpu, cuda"):
         OnnxRuntimeBackend(graph(["batch", 4]), provider="npu")

@@ -111,7 +111,7 @@ def test_int8_is_compared_with_fp32_image_by_image(report: dict[str, Any]) -> No
 def test_a_rejected_int8_file_is_reported_as_missing_with_its_reason(tmp_path: Path) -> None:
     report = build_report(make_run(tmp_path / "run", int8_wrong=None))
     reason = "9 of 100 images get another class"
-    assert report["int8"] == {"status": "rejected", "reason": reason}
+    assert report["int8"] == {"status": "rejected", "reason": reason, "advice": ""}
     assert report["int8_disagreement"] is None
     assert "onnx int8" not in report["test"]
     assert {"what": "ONNX int8", "reason": f"rejected: {reason}"} in report["not_measured"]
