@@ -229,6 +229,12 @@ class Pairs:
 
     def contrast(self, swaps: NDArray[np.int64], metric: Metric) -> NDArray[np.float64]:
         """The squared difference of the scores over its variance after each row of `swaps` [r, C], [r]."""
+        difference, variance = self.moments(swaps, metric)
+        found: NDArray[np.float64] = difference**2 / np.maximum(variance, NO_VARIANCE)
+        return found
+
+    def moments(self, swaps: NDArray[np.int64], metric: Metric) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The difference of the scores, summed over classes, and its variance after each row of `swaps` [r, C], both [r]."""
         images, label, one, other = self.first.images, self.label, self.one, self.other
         classes, stay = len(images), self.sizes - swaps
         gained = _sum_by_class(swaps * ((other == label).astype(np.int64) - (one == label)), label, classes)
@@ -244,8 +250,7 @@ class Pairs:
         kept, moved = shares[0][0] - shares[1][1], shares[0][1] - shares[1][0]
         sums = _sum_by_class(stay * kept + swaps * moved, label, classes)
         variance = (stay * kept**2 + swaps * moved**2).sum(-1) - (sums**2 / images).sum(-1)
-        found: NDArray[np.float64] = (scores[0] - scores[1]) ** 2 / np.maximum(variance, NO_VARIANCE)
-        return found
+        return scores[0] - scores[1], variance
 
 
 def _sum_by_class(values: NDArray[Any], classes_of: NDArray[np.int64], classes: int) -> NDArray[Any]:

@@ -28,7 +28,7 @@ from autoformer.space import PRESETS, SearchSpace
 from autoformer.subnet import Subnet
 from autoformer.supernet import Supernet
 from autoformer.supernet_folder import load_supernet
-from autoformer.timm_models import PREFIX, open_timm, plain_subnet
+from autoformer.timm_models import PREFIX, name_and_file, open_timm, plain_subnet
 
 OFFICIAL = "official:"
 FORMS = "timm:NAME, timm:NAME@FILE, official:FILE, or the folder of a supernet or run"
@@ -58,8 +58,7 @@ def start_from(
     nothing can be read there, `ArchitectureError` when the space or the image size does not fit.
     """
     if words.startswith(PREFIX):
-        name, _, file = words.removeprefix(PREFIX).partition("@")
-        checkpoint = Path(file).expanduser() if file else None
+        name, checkpoint = name_and_file(words)
         return supernet_from_timm(
             name,
             space=space,

@@ -11,6 +11,7 @@ import difflib
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import timm
@@ -30,14 +31,19 @@ from autoformer.subnet import Subnet
 PREFIX = "timm:"
 
 
+def name_and_file(words: str) -> tuple[str, Path | None]:
+    """What `timm:NAME` and `timm:NAME@FILE` say: timm's name of the network, and the file with its weights, if one is named."""
+    name, _, file = words.removeprefix(PREFIX).partition("@")
+    return name, Path(file).expanduser() if file else None
+
+
 def timm_network(words: str, *, num_classes: int | None = None) -> Any:
     """Any of timm's networks, pretrained: `timm:NAME` is downloaded, `timm:NAME@FILE` takes its weights from a local file.
 
     With a file, classes, input channels and, for vision transformers, the image size are those of its tensors; the network's
     `pretrained_cfg` says so. Raises `CheckpointError` when it cannot be had, or does not know `num_classes` classes.
     """
-    name, _, file = words.removeprefix(PREFIX).partition("@")
-    network = open_timm(name, Path(file).expanduser() if file else None)
+    network = open_timm(*name_and_file(words))
     if num_classes is not None and network.num_classes != num_classes:
         raise CheckpointError(
             f"{words} knows {network.num_classes} classes, expected {num_classes}; give weights trained for them"
@@ -45,36 +51,40 @@ def timm_network(words: str, *, num_classes: int | None = None) -> Any:
     return network
 
 
-def open_timm(name: str, checkpoint: Path | None = None, *, plain: bool = False) -> Any:
+def open_timm(
+    name: str, checkpoint: Path | None = None, *, plain: bool = False, arguments: Mapping[str, Any] = MappingProxyType({})
+) -> Any:
     """timm's network `name` with the weights of the file `checkpoint`, or else the pretrained ones that timm downloads.
 
     A file without a classifier gives a network without one. With `plain`, one that is no plain vision transformer is refused
-    before anything is fetched. Raises `CheckpointError` when the name is unknown, the download fails or the file does not fit.
+    before anything is fetched. `arguments` are further ones of the network, which must be checked. Raises `CheckpointError`
+    when the name is unknown, the download fails or the file does not fit.
     """
     if not timm.is_model(name):
         similar = difflib.get_close_matches(name, timm.list_models(), n=3)
         advice = f"did you mean {' or '.join(similar)}" if similar else "timm.list_models() names them all"
         raise CheckpointError(f"timm has no model {name!r}; {advice}")
     with torch.device("meta"):  # shapes alone: whether the model is usable is known before anything is downloaded
-        sketch = timm.create_model(name)
+        sketch = timm.create_model(name, **arguments)
     if plain:
         check_plain(sketch, name)
     if checkpoint is None:
         try:
-            return timm.create_model(name, pretrained=True)
+            return timm.create_model(name, pretrained=True, **arguments)
         except Exception as error:  # no network, no such file on the hub, no weights for this name: whatever timm raises
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
             raise CheckpointError(
                 f"the weights of timm's {name} could not be fetched ({reason}); give a local file: timm:{name}@FILE"
             ) from error
     tensors = read_foreign_weights(checkpoint)
-    options = _sizes(tensors, sketch, checkpoint)
+    options = {**arguments, **_sizes(tensors, sketch, checkpoint)}
     with torch.device("meta"):
         check_weights(timm.create_model(name, **options), tensors, checkpoint)
     network = timm.create_model(name, **options)
     network.load_state_dict(tensors)
     channels, *sides = network.pretrained_cfg["input_size"]
-    sides = [options["img_size"]] * 2 if "img_size" in options else sides
+    if (size := options.get("img_size")) is not None:
+        sides = [size, size] if isinstance(size, int) else list(size)
     network.pretrained_cfg = {**network.pretrained_cfg, "input_size": (options.get("in_chans", channels), *sides)}
     return network
 

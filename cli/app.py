@@ -13,6 +13,7 @@ from autoformer.cli import (
     audit,
     bundle,
     check,
+    compare,
     data,
     describe,
     doctor,
@@ -52,6 +53,7 @@ app.command()(check.check)
 app.command()(bundle.bundle)
 app.command(name="import-official")(import_official.import_official)
 app.command()(evaluate.evaluate)
+app.command()(compare.compare)
 app.command()(predict.predict)
 app.command()(describe.describe)
 app.command()(doctor.doctor)

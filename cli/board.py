@@ -189,7 +189,7 @@ def build(bundle: Bundle, arguments: argparse.Namespace) -> tuple[dict[str, Any]
     from dataclasses import replace
 
     from autoformer.export.engine import Engine, EngineBuilder, tensorrt_missing
-    from autoformer.export.parity import TOLERANCES, compare, run_in_batches
+    from autoformer.export.parity import TOLERANCES, compare, filled_up, run_in_batches
 
     if missing := tensorrt_missing():
         raise MissingPackageError(missing)
@@ -205,7 +205,7 @@ def build(bundle: Bundle, arguments: argparse.Namespace) -> tuple[dict[str, Any]
             bundle.manifest.verified_file(bundle.folder, source), plan, batches=(1, arguments.batch, max(8, arguments.batch))
         )
         with Engine.load(plan, sha256=built.sha256) as engine:
-            given, sizes = run_in_batches(engine, images, BATCHES)
+            given, sizes = run_in_batches(filled_up(engine, source.batch), images, BATCHES)
         parity = compare(expected, given, precision=precision, batches=sizes, tolerance=TOLERANCES[precision])
         status = "exported" if parity.passed else "rejected"
         file: dict[str, Any] = {"file": plan.name, "sha256": built.sha256, "bytes": plan.stat().st_size} if parity.passed else {}
@@ -281,19 +281,17 @@ def measured(bundle: Bundle, arguments: argparse.Namespace, only: str | None = N
             if only not in (None, artefact.precision):
                 continue
             path = bundle.manifest.verified_file(folder, artefact)
-            name = f"{artefact.format} {artefact.precision}"
+            name, batch = f"{artefact.format} {artefact.precision}", artefact.batch or arguments.batch
             try:
                 if artefact.format == "tensorrt":
                     from autoformer.profiling.tensorrt_backend import TensorRTBackend
 
-                    backends[name] = stack.enter_context(
-                        TensorRTBackend(path, batch=arguments.batch, precision=artefact.precision)
-                    )
+                    backends[name] = stack.enter_context(TensorRTBackend(path, batch=batch, precision=artefact.precision))
                 else:
                     from autoformer.profiling.onnxruntime_backend import OnnxRuntimeBackend
 
                     backends[name] = stack.enter_context(
-                        OnnxRuntimeBackend(path, batch=arguments.batch, threads=arguments.threads, precision=artefact.precision)
+                        OnnxRuntimeBackend(path, batch=batch, threads=arguments.threads, precision=artefact.precision)
                     )
             except (MissingPackageError, MeasurementError) as error:
                 missing[name] = str(error)
@@ -304,17 +302,19 @@ def measured(bundle: Bundle, arguments: argparse.Namespace, only: str | None = N
 @contextmanager
 def opened(folder: Path, artefact: Artefact) -> Iterator[Callable[[NDArray[Any]], NDArray[np.float32]]]:
     """A file of the bundle as a function from images to logits. Raises `MissingPackageError` where its runtime is not."""
+    from autoformer.export.parity import filled_up
+
     assert artefact.file is not None
     path = folder / artefact.file
     if artefact.format == "tensorrt":
         from autoformer.export.engine import Engine
 
         with Engine.load(path, sha256=artefact.sha256) as engine:
-            yield engine
+            yield filled_up(engine, artefact.batch)
         return
     from autoformer.export.onnx_model import OnnxModel
 
-    yield OnnxModel(path)
+    yield filled_up(OnnxModel(path), artefact.batch)
 
 
 def chosen(bundle: Bundle, precision: str | None) -> tuple[Path, Artefact]:

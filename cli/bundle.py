@@ -7,37 +7,53 @@ from typing import Annotated, Any
 
 import typer
 
-from autoformer.cli.options import Data, Json
+from autoformer.cli.options import Data, Json, Quiet
 
 
 def bundle(
-    source: Annotated[Path, typer.Argument(help="Folder of a finished run, or of an export.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="Folder of a finished run or an export, or a network (folder, timm:NAME[@FILE]), exported first."),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder to write, or a .zip file; refused if it exists.")],
     name: Annotated[str | None, typer.Option("--name", help="Of the model. Default: the folder's.")] = None,
     licence: Annotated[Path | None, typer.Option("--licence", help="Text file with the licence of the model.")] = None,
     images: Annotated[int, typer.Option("--images", min=1, help="Check images, taken from the search part.")] = 64,
     data: Data = None,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Pack exported files with everything a deployment needs: preprocessing, classes, model card, check images, a program.
 
     The program, board.pyz, verifies, predicts, times and builds on the device with Python, numpy, Pillow and a runtime alone.
 
+    A network is exported as `autoformer export` does it unasked; for other settings, export it and give that folder.
+
     Example: autoformer bundle runs/quickstart --out runs/digits-bundle
     """
     import re
 
-    from autoformer.checkpoint import read_json
-    from autoformer.cli.console import print_facts, print_json
+    from autoformer.checkpoint import read_json, refuse_existing, refuse_existing_file
+    from autoformer.cli.console import print_facts, print_json, progress_bar
+    from autoformer.cli.networks import exported_network
     from autoformer.data import parts_of_record
     from autoformer.errors import CheckpointError, DataError
     from autoformer.export.bundle import write_bundle
-    from autoformer.export.manifest import Manifest
+    from autoformer.export.manifest import FILE_NAME, Manifest
     from autoformer.export.program import board_program
+    from autoformer.named_network import is_network
     from autoformer.rungs import balanced_order
+    from autoformer.timm_models import PREFIX, name_and_file
 
-    run = source if (source / "run.json").is_file() else None
-    export = source / "export" if run is not None else source
+    place = Path(source)
+    run = place if (place / "run.json").is_file() else None
+    if run is None and not (place / FILE_NAME).is_file() and is_network(source):
+        (refuse_existing_file if out.suffix == ".zip" else refuse_existing)(out)  # before anything is exported
+        own_name = name_and_file(source)[0] if source.startswith(PREFIX) else place.resolve().name
+        with progress_bar(quiet) as progress, exported_network(source, data, progress) as folder:
+            bundle(str(folder), out, name=name or own_name, licence=licence, images=images, json=json, quiet=quiet)
+        return
+    export = place / "export" if run is not None else place
     manifest = Manifest.load(export)
     if manifest.data is None:
         raise CheckpointError(f"{export} does not say which images it was made for; export it from a run")
@@ -46,7 +62,7 @@ def bundle(
     if not len(order):
         raise DataError("the search part holds no image to check with")
     pixels = [manifest.preprocessing.pixels(part[int(index)][0]) for index in order]
-    called = re.sub(r"[^A-Za-z0-9_.-]+", "-", name or source.resolve().name).strip("-.") or "model"
+    called = re.sub(r"[^A-Za-z0-9_.-]+", "-", name or place.resolve().name).strip("-.") or "model"
     promise = promised(run, manifest, called, None if licence is None else licence.read_text(encoding="utf-8"))
 
     import numpy as np

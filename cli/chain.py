@@ -28,10 +28,11 @@ from autoformer.cli.recipe import Recipe
 from autoformer.cli.starting import beginning
 from autoformer.cost import Budget, CostModel, ExactCosts, check_feasible
 from autoformer.data import DataParts, TestPart, check_readable, load_parts, without_recorded
+from autoformer.errors import RecipeError
 from autoformer.evaluate import EvaluationSet, Predict, guesses, predict_with
 from autoformer.export.artefacts import export_network
 from autoformer.export.manifest import Manifest
-from autoformer.export.onnx_model import OnnxModel
+from autoformer.export.predictor import Predictor, open_predictor
 from autoformer.extract import extract
 from autoformer.preprocessing import Preprocessing
 from autoformer.profiling.device import DeviceFacts
@@ -61,6 +62,11 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent, workers: 
     finished run is only read. Raises `BudgetError` before anything is trained
     when no network can keep the budget, `OutputExistsError` when `out` holds a run of another recipe or of other data.
     """
+    if recipe.export.batch not in (None, recipe.profile.batch):
+        raise RecipeError(
+            f"export.batch {recipe.export.batch} fixes the files to it, so profile.batch must be the same, got "
+            f"{recipe.profile.batch}; set both"
+        )
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     parts = load_parts(recipe.data)
@@ -195,6 +201,7 @@ def _export(
                 classes=parts.classes, data=parts.record, precisions=recipe.export.precisions, formats=recipe.export.formats,
                 calibration_images=recipe.export.calibration_images, max_disagreement=recipe.export.max_disagreement,
                 max_class_loss=recipe.export.max_class_loss,
+                opset=recipe.export.opset, batch=recipe.export.batch,
                 on_progress=lambda message: progress("export", 0, 1, message),
             ),
         )  # fmt: skip
@@ -231,7 +238,7 @@ def _onnx_models(folder: Path) -> dict[str, Predict]:
     """The exported ONNX files of a folder by name, ready to run."""
     manifest = Manifest.load(folder)
     return {
-        f"{artefact.format} {artefact.precision}": OnnxModel(manifest.verified_file(folder, artefact))
+        f"{artefact.format} {artefact.precision}": open_predictor(manifest.verified_file(folder, artefact))
         for artefact in manifest.artefacts
         if artefact.status == "exported" and artefact.format == "onnx"
     }
@@ -247,8 +254,8 @@ def score_on_test(
         record = read_json(path, "split", "guesses")
     for name, predict in predictors.items():
         if name not in record["guesses"]:
-            own = predict.preprocessing if isinstance(predict, OnnxModel) else None  # a file may take uint8 pixels
-            images = EvaluationSet.of(test.read(name, out / "test_ledger.json"), own or preprocessing)
+            own = predict.preparation(preprocessing) if isinstance(predict, Predictor) else preprocessing  # it may take uint8
+            images = EvaluationSet.of(test.read(name, out / "test_ledger.json"), own)
             record["guesses"][name] = np.asarray(guesses(predict, images, progress=progress)).tolist()
             record["labels"] = images.labels.tolist()
             write_json(record, path)

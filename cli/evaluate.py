@@ -10,6 +10,8 @@ import typer
 
 from autoformer.cli.options import Data, Json, Metric, Quiet
 
+TIMM = "timm:"  # begins the name of one of timm's networks, which lies nowhere
+
 
 class PartName(StrEnum):
     search = "search"
@@ -17,7 +19,9 @@ class PartName(StrEnum):
 
 
 def evaluate(
-    artefact: Annotated[Path, typer.Argument(help="Folder of a network or of an export, an ONNX file, or an engine.")],
+    artefact: Annotated[
+        str, typer.Argument(help="Folder of a network or an export, timm:NAME[@FILE], an ONNX file, a bundle or an engine.")
+    ],
     part: Annotated[PartName, typer.Option("--part", help="Reading test is counted in test_ledger.json.")] = PartName.search,
     data: Data = None,
     metric: Metric = None,
@@ -33,7 +37,7 @@ def evaluate(
 
       autoformer evaluate runs/export/model.int8.onnx --part test
     """
-    from autoformer.cli.console import print_json, print_table, progress_bar
+    from autoformer.cli.console import note, print_json, print_table, progress_bar
     from autoformer.cli.metric import metric_of, score_cells
     from autoformer.data import DataConfig, load_parts, parts_of_record
     from autoformer.errors import DataError
@@ -48,39 +52,42 @@ def evaluate(
         parts = load_parts(DataConfig(source=data))
     else:
         raise DataError(f"{artefact} does not say which images it was made for; give --data")
-    if predictor.classes is not None and tuple(predictor.classes) != parts.classes:
-        raise DataError(
-            f"{artefact} knows the classes {list(predictor.classes)[:5]}, the images have {list(parts.classes)[:5]}; "
-            "give the data set it was made for"
-        )
+    predictor = predictor.knowing(parts.classes)
+    preparation = predictor.preparation(parts.preprocessing)
+    if predictor.preprocessing is None:
+        note(f"{artefact} does not say how images are prepared; taken is what fits the images: {preparation}")
     chosen = parts.search
     if part is PartName.test:
-        chosen = parts.test.read(str(artefact), ledger or ledger_of(artefact))
-    images = EvaluationSet.of(chosen, predictor.preprocessing or parts.preprocessing)
+        chosen = parts.test.read(artefact, ledger or ledger_of(artefact))
+    images = EvaluationSet.of(chosen, preparation)
     with progress_bar(quiet) as progress:
         found = guesses(predictor, images, progress=progress)
     scored = score(found, images.labels, metric_of(metric, None, record_of(artefact, "metric") or record_of(artefact, "recipe")))
     if json:
-        print_json({"artefact": str(artefact), "part": part.value, "split": chosen.digest, **scored.to_dict()})
+        print_json({"artefact": artefact, "part": part.value, "split": chosen.digest, **scored.to_dict()})
         return
     words = scored.words
     print_table(
         f"{words} on the {part.value} part", ("artefact", words, "95 % interval", "images"),
-        [(str(artefact), *score_cells(scored.to_dict()))],
+        [(artefact, *score_cells(scored.to_dict()))],
     )  # fmt: skip
 
 
-def ledger_of(artefact: Path) -> Path:
-    """The ledger of the run that the artefact belongs to; without a run, one beside the artefact."""
+def ledger_of(words: str) -> Path:
+    """The ledger of the run that an artefact belongs to; without a run, one beside it. Of timm's networks: one right here."""
+    artefact = Path("." if words.startswith(TIMM) else words)
     place = artefact if artefact.is_dir() else artefact.parent
     run = next((folder for folder in (place, *place.resolve().parents) if (folder / "run.json").is_file()), place)
     return run / "test_ledger.json"
 
 
-def record_of(artefact: Path, key: str) -> dict[str, Any] | None:
+def record_of(words: str, key: str) -> dict[str, Any] | None:
     """The nearest record with an object or a name under `key` in an artefact's folder or the two above (a run's), or None."""
     from autoformer.checkpoint import read_json
 
+    if words.startswith(TIMM):
+        return None
+    artefact = Path(words)
     for folder in (artefact, artefact.parent, artefact.parent.parent):
         for name in ("subnet.json", "manifest.json", "supernet.json", "run.json"):
             if (folder / name).is_file():

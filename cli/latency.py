@@ -7,15 +7,17 @@ from typing import Annotated
 
 import typer
 
-from autoformer.cli.options import Batch, Json, Quiet, Threads
+from autoformer.cli.options import AnyBatch, Batch, Json, Quiet, Threads
 
 app = typer.Typer(help="Measure latency.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command()
 def run(
-    artefacts: Annotated[list[Path], typer.Argument(help="ONNX files, engines, folders of networks or exports.")],
-    batch: Batch = 1,
+    artefacts: Annotated[
+        list[str], typer.Argument(help="ONNX files, engines, folders of networks or exports, timm:NAME[@FILE].")
+    ],
+    batch: AnyBatch = None,
     threads: Threads = 1,
     seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="Measuring time per artefact.")] = 3.0,
     out: Annotated[Path | None, typer.Option("--out", help="JSON file for all samples.")] = None,
@@ -45,7 +47,7 @@ def run(
         shown = [f"{value:.3f}" if value is not None else "too few runs" for value in (stats.p50_ms, stats.p90_ms, stats.p99_ms)]
         rows.append((measured.name, measured.precision, *shown, f"{profile.ratio(measured):.3f}", str(measured.verdict)))
     columns = ("artefact", "precision", "p50 ms", "p90 ms", "p99 ms", "p50 / reference", "verdict")
-    print_table(f"latency of one call, batch {batch}, {threads} threads", columns, rows)
+    print_table(f"latency of one call, batch {profile.measurements[0].batch}, {threads} threads", columns, rows)
     for missing in profile.not_measured:
         note(f"not measured: {missing.name} on {missing.backend}: {missing.reason}")
 

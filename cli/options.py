@@ -53,3 +53,6 @@ LatencyTable = Annotated[
 ]
 Threads = Annotated[int, typer.Option("--threads", min=1, max=1024, help="Threads of the CPU backend.")]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Images in one call.")]
+AnyBatch = Annotated[
+    int | None, typer.Option("--batch", min=1, help="Images in one call. Default 1, or what a file is fixed to.")
+]

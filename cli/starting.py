@@ -21,7 +21,7 @@ from autoformer.space import SearchSpace
 from autoformer.subnet import Subnet
 from autoformer.subnet_folder import load_subnet
 from autoformer.supernet import Supernet
-from autoformer.timm_models import PREFIX
+from autoformer.timm_models import PREFIX, name_and_file
 
 
 def beginning(recipe: Recipe, parts: DataParts) -> tuple[SearchSpace, Supernet | None, bool]:
@@ -66,8 +66,7 @@ def network_and_parts(words: str, given: Mapping[str, Any], image_size: int | No
     if words.startswith(PREFIX):
         if "source" not in given:
             raise DataError(f"{words} brings no images; give --data")
-        name, _, file = words.removeprefix(PREFIX).partition("@")
-        checkpoint = Path(file).expanduser() if file else None
+        name, checkpoint = name_and_file(words)
         plain = subnet_from_timm(name, checkpoint=checkpoint)
         size = image_size or given.get("image_size") or plain.patch_embed.img_size[0]
         parts = load_parts(DataConfig.model_validate({**given, "image_size": size}))

@@ -32,7 +32,7 @@ from autoformer.export.half_precision import PATCH_EMBEDDING, HalfPrecision, mea
 from autoformer.export.manifest import Artefact, Manifest, sha256_of
 from autoformer.export.onnx_graph import OnnxGraph, describe
 from autoformer.export.onnx_model import OnnxModel
-from autoformer.export.parity import REFERENCE_BATCH, TOLERANCES, Parity, compare, run_in_batches
+from autoformer.export.parity import REFERENCE_BATCH, TOLERANCES, Parity, compare, filled_up, run_in_batches
 from autoformer.export.predictor import torch_model
 from autoformer.export.quantization import quantize_int8
 from autoformer.preprocessing import Preprocessing
@@ -71,6 +71,9 @@ def export_network(
     max_disagreement: float = 0.01,
     max_class_loss: float = 0.05,
     opset: int = 20,
+    batch: int | None = None,
+    flops: int | None = None,
+    name: str | None = None,
     data: Mapping[str, Any] | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> Manifest:
@@ -79,9 +82,11 @@ def export_network(
     `images` are real images [n, channels, height, width] that training never saw, as `preprocessing` gives them: what it says
     is what the files take. Of uint8 pixels the network itself gets the normalised values, so the comparison covers that the
     normalisation went into the files. `labels` [n] adds how many each file gets right; `data` is the record of the data set,
-    kept so that `evaluate` finds it again. An int8 file is rejected that names another class on a larger share than
-    `max_disagreement`, or is shown to lose more than the share `max_class_loss` of a class's right answers. Raises
-    `ExportError`, with nothing written, when the fp32 file differs from the network, or the normalisation cannot go into it.
+    kept so that `evaluate` finds it again. Files are of `opset` and take any number of images or exactly `batch`. `flops` are
+    the multiply-adds, and `name` the name, of a network that does not know them itself. An int8 file is rejected that names
+    another class on a larger share than `max_disagreement`, or is shown to lose more than the share `max_class_loss` of a
+    class's right answers. Raises `ExportError`, with nothing written, when the fp32 file differs from the network, or the
+    normalisation cannot go into it.
     """
     _check_request(network, images, labels, preprocessing, classes, precisions, formats, calibration_images)
     say = on_progress or (lambda message: None)
@@ -95,10 +100,10 @@ def export_network(
     with write_folder(out) as folder:
         say("ONNX fp32: exporting")
         started = time.monotonic()
-        graph = _fp32(network, folder / "model.fp32.onnx", preprocessing, opset, about)
+        graph = _fp32(network, folder / "model.fp32.onnx", preprocessing, batch, opset, about)
         export_s = time.monotonic() - started
         say("ONNX fp32: comparing with the network")
-        parity, correct = judge(OnnxModel(graph.path), "fp32")
+        parity, correct = judge(filled_up(OnnxModel(graph.path), batch), "fp32")
         if not parity.passed:
             raise ExportError(f"the fp32 ONNX file differs from the network it came from: {parity.reason}; nothing was written")
         made = {**_versions("torch", "onnx", "onnxscript", "onnxruntime"), "opset": graph.opset, "seconds": round(export_s, 2)}
@@ -127,9 +132,10 @@ def export_network(
             preprocessing=preprocessing,
             params=sum(parameter.numel() for parameter in network.parameters()),
             architecture=about.architecture,
-            flops=cost.flops if cost is not None else None,
+            flops=cost.flops if cost is not None else flops,
             weights_digest=about.weights_digest,
             data=data,
+            network=name,
         )
         manifest.save(folder)
     return manifest
@@ -162,13 +168,15 @@ class _Judge:
         return class_losses(self.expected.argmax(1).tolist(), self.guesses.tolist(), labels, classes, max_loss=max_loss)
 
 
-def _fp32(network: nn.Module, path: Path, preprocessing: Preprocessing, opset: int, about: ModelMetadata) -> OnnxGraph:
+def _fp32(
+    network: nn.Module, path: Path, preprocessing: Preprocessing, batch: int | None, opset: int, about: ModelMetadata
+) -> OnnxGraph:
     """The file that all others are made from; one that takes uint8 pixels has the normalisation in its weights."""
     if preprocessing.input_type == "float32":
-        return OnnxGraph.from_network(network, path, opset=opset, metadata=about.to_properties())
+        return OnnxGraph.from_network(network, path, batch=batch, opset=opset, metadata=about.to_properties())
     taking_pixels = PixelInput(fold_normalisation(network, preprocessing), preprocessing)
     return OnnxGraph.from_network(
-        taking_pixels, path, opset=opset, metadata=about.to_properties(), input_type=preprocessing.input_type,
+        taking_pixels, path, batch=batch, opset=opset, metadata=about.to_properties(), input_type=preprocessing.input_type,
         image_shape=(preprocessing.in_chans, preprocessing.input_size, preprocessing.input_size),
     )  # fmt: skip
 
@@ -192,18 +200,18 @@ def _fp16(
         half: nn.Module
         if graph.input_type == "uint8":
             kept = (PATCH_EMBEDDING, *kept)
-            folded = fold_normalisation(network, preprocessing)
-            half = PixelInput(HalfPrecision(folded, kept), preprocessing)
+            half = PixelInput(HalfPrecision(fold_normalisation(network, preprocessing), kept), preprocessing)
         else:
             half = HalfPrecision(network, kept)
         written = OnnxGraph.from_network(
-            half, path, opset=opset, metadata=metadata, image_shape=graph.image_shape, input_type=graph.input_type, as_it_is=True
-        )
+            half, path, batch=graph.batch, opset=opset, metadata=metadata, image_shape=graph.image_shape,
+            input_type=graph.input_type, as_it_is=True,
+        )  # fmt: skip
     except ExportError as error:  # the fp32 file is good all the same
         return Artefact(format="onnx", precision="fp16", status="rejected", reason=str(error), made=made)
     made |= {**_versions("torch", "onnx", "onnxscript", "onnxruntime"), "opset": written.opset, "kept_in_fp32": list(kept)}
     made["seconds"] = round(time.monotonic() - started, 2)
-    parity, correct = judge(OnnxModel(path), "fp16")
+    parity, correct = judge(filled_up(OnnxModel(path), graph.batch), "fp16")
     if parity.passed:
         return _exported("onnx", "fp16", written, parity, correct, made)
     return _rejected("fp16", written, parity, correct, made)
@@ -230,7 +238,10 @@ def _int8(
     max_class_loss: float,
 ) -> Artefact:
     started = time.monotonic()
-    quantised, trials = quantize_int8(graph, images, path)
+    try:
+        quantised, trials = quantize_int8(graph, images, path)
+    except ExportError as error:  # the other files are good all the same
+        return Artefact(format="onnx", precision="int8", status="rejected", reason=str(error))
     made = {
         **_versions("onnx", "onnxruntime"),
         "opset": quantised.opset,
@@ -243,7 +254,7 @@ def _int8(
             "trials": [trial.to_dict() for trial in trials],
         },
     }
-    parity, correct = judge(OnnxModel(quantised.path), "int8", max_disagreement)
+    parity, correct = judge(filled_up(OnnxModel(quantised.path), graph.batch), "int8", max_disagreement)
     losses = judge.by_class(classes, max_class_loss)
     made["class_losses"] = losses.to_dict()
     if losses.broken:
@@ -261,7 +272,7 @@ def _engine(graph: OnnxGraph, path: Path, judge: _Judge) -> Artefact:
     try:
         built = EngineBuilder().build(graph.path, path, batches=ENGINE_BATCHES)
         with Engine.load(path, sha256=built.sha256) as engine:
-            parity, correct = judge(engine, "fp32")
+            parity, correct = judge(filled_up(engine, graph.batch), "fp32")
     except (ExportError, CheckpointError, MeasurementError) as error:  # the ONNX files are good all the same
         path.unlink(missing_ok=True)
         return Artefact(format="tensorrt", precision="fp32", status="rejected", reason=str(error))

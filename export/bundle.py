@@ -32,6 +32,7 @@ from autoformer.checkpoint import refuse_existing, refuse_existing_file, replaci
 from autoformer.errors import CheckpointError, ExportError
 from autoformer.export.manifest import Manifest, check_inside, sha256_of
 from autoformer.export.onnx_model import OnnxModel
+from autoformer.export.parity import filled_up, run_in_batches
 
 FORMAT = "autoformer/bundle/1"
 MAX_UNPACKED_BYTES = 8 << 30
@@ -129,12 +130,8 @@ def _write_check(folder: Path, manifest: Manifest, model: OnnxModel, pixels: NDA
     folder.mkdir()
     for index, image in enumerate(pixels):
         Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / f"{index:04d}.png")
-    images = manifest.preprocessing.prepare(pixels)
-    size = model.batch or 16
-    if len(images) % size and model.batch is not None:
-        raise ExportError(f"the fp32 file takes exactly {size} images; give a multiple of that as check images")
-    logits = [model(np.ascontiguousarray(images[start : start + size])) for start in range(0, len(images), size)]
-    np.save(folder / "logits.npy", np.concatenate(logits), allow_pickle=False)
+    logits, _ = run_in_batches(filled_up(model, model.batch), manifest.preprocessing.prepare(pixels), (16,))
+    np.save(folder / "logits.npy", logits, allow_pickle=False)
 
 
 def _write_triton(folder: Path, manifest: Manifest, onnx: Path) -> None:
@@ -143,9 +140,9 @@ def _write_triton(folder: Path, manifest: Manifest, onnx: Path) -> None:
     assert artefact is not None
     (folder / "1").mkdir(parents=True)
     shutil.copyfile(onnx, folder / "1" / "model.onnx")
-    any_batch = artefact.input_shape[0] == "batch"
+    any_batch = artefact.batch is None
     kind = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}[manifest.preprocessing.input_type]
-    first = [] if any_batch else [artefact.input_shape[0]]
+    first = [] if artefact.batch is None else [artefact.batch]
     sizes = ", ".join(str(size) for size in (*first, *artefact.input_shape[1:]))
     outputs = ", ".join(str(size) for size in (*first, len(manifest.classes)))
     (folder / "config.pbtxt").write_text(
@@ -180,13 +177,14 @@ def model_card(manifest: Manifest, promise: Promise, check_images: int) -> str:
         "float32": "float32 images, normalised as preprocessing.json says",
         "uint8": "uint8 pixels, resized and cropped as preprocessing.json says; normalising is part of the network",
     }[manifest.preprocessing.input_type]
+    kind = f"{_one_line(manifest.network)}, a network" if manifest.network else "a vision transformer"
     licence = "see licence.txt" if promise.licence else "not stated by those who made this bundle"
     return f"""# {promise.name}
 
 A classifier of {len(manifest.classes)} classes ({", ".join(map(_one_line, manifest.classes[:12]))}{
         " ..." if len(manifest.classes) > 12 else ""
     })
-for images of {size} × {size} pixels: a vision transformer of {manifest.params:,} parameters{
+for images of {size} × {size} pixels: {kind} of {manifest.params:,} parameters{
         f" and {manifest.flops:,} multiply-adds" if manifest.flops else ""
     }.
 

@@ -91,6 +91,12 @@ class Artefact:
         ]
         return "; ".join(slower)
 
+    @property
+    def batch(self) -> int | None:
+        """How many images each call of the file takes exactly; None: any number."""
+        first = self.input_shape[0] if self.input_shape else None
+        return first if isinstance(first, int) and first > 0 else None
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
         return asdict(self) | {
@@ -129,6 +135,7 @@ class Manifest:
     flops: int | None = None  # multiply-adds of one image, canonical form; None: not known in closed form
     weights_digest: str | None = None
     data: Mapping[str, Any] | None = None  # the record of the images the network was made for, as its folder holds it
+    network: str | None = None  # what others call a network that is none of ours, like timm:NAME
 
     def find(self, format: str, precision: str) -> Artefact | None:
         """The artefact of this format and precision, whatever its status."""
@@ -150,6 +157,7 @@ class Manifest:
             "architecture": self.architecture and self.architecture.to_dict(),
             "weights_digest": self.weights_digest,
             "data": self.data,
+            "network": self.network,
         }
 
     @classmethod
@@ -171,6 +179,7 @@ class Manifest:
                 architecture=None if architecture is None else Architecture.from_dict(architecture),
                 weights_digest=values.get("weights_digest"),
                 data=values.get("data"),
+                network=values.get("network"),
             )
         except (KeyError, TypeError, AttributeError, ValueError, ArchitectureError) as error:
             raise CheckpointError(f"manifest cannot be read: {short(repr(error))}") from error

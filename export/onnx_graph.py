@@ -99,6 +99,9 @@ class OnnxGraph:
             raise ExportError(f"batch must be positive or None for any, got {batch}")
         plain = copy.deepcopy(network).cpu().eval().requires_grad_(False)
         plain = plain if as_it_is else plain.float()
+        for module in plain.modules():
+            if hasattr(module, "fused_attn"):  # timm: products with the scale on the query, the form that runtimes fuse
+                setattr(module, "fused_attn", False)  # noqa: B010 (no attribute of nn.Module)
         shape = image_shape or image_shape_of(plain)
         if input_type not in INPUT_TYPES:
             raise ExportError(f"input {input_type!r} cannot be written; choose one of {', '.join(INPUT_TYPES)}")
@@ -219,8 +222,11 @@ def _try_out(network: nn.Module, example: Tensor) -> tuple[Counter[type], int]:
 def _export(network: nn.Module, example: Tensor, batch: int | None, opset: int) -> onnx.ModelProto:
     from onnxscript.optimizer import optimize_ir
 
+    # Of a fixed batch the expansion of a table over its images would become a constant as well.
+    kept = ("Gather",) if batch is None else ("Gather", "Expand")
+
     def fold(node: Any) -> bool | None:
-        return False if node.op_type == "Gather" else None
+        return False if node.op_type in kept else None
 
     shapes = None if batch is not None else ({0: BATCH_NAME},)
     with _quiet(), _collector_paused():
@@ -359,8 +365,8 @@ def _describe_file(model: onnx.ModelProto, path: Path) -> OnnxGraph:
     fits = fits and [len(s) for s in shapes] == [4, 2]
     if not fits or None in shapes[0][1:] or shapes[1][1] is None:
         raise CheckpointError(
-            f"{path} has inputs and outputs {short(shapes)}; expected one float32 or uint8 input [batch, channels, height, width] "
-            "and one float32 output [batch, classes] with fixed sizes beside the batch"
+            f"{path} has inputs and outputs {short(shapes)}; expected one float32 or uint8 input [batch, channels, height, "
+            "width] and one float32 output [batch, classes] with fixed sizes beside the batch"
         )
     (batch, *image_shape), (_, num_classes) = shapes
     channels, height, width = (int(size or 0) for size in image_shape)

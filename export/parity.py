@@ -164,6 +164,25 @@ def run_in_batches(model: Model, images: NDArray[Any], batches: Sequence[int]) -
     return np.concatenate(found), tuple(sorted(sizes))
 
 
+def filled_up(model: Model, batch: int | None) -> Model:
+    """`model`, which takes exactly `batch` images, for any number of them; as it is where it takes any (None).
+
+    The last call is filled up with copies of its last image, whose answers are dropped.
+    """
+    if batch is None:
+        return model
+
+    def run(images: NDArray[Any]) -> NDArray[np.float32]:
+        import numpy as np
+
+        missing = -len(images) % batch
+        whole = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
+        found = [model(np.ascontiguousarray(whole[start : start + batch])) for start in range(0, len(whole), batch)]
+        return np.concatenate(found)[: len(images)]
+
+    return run
+
+
 def compare_models(
     reference: Model,
     candidate: Model,

@@ -1,7 +1,8 @@
 """`open_predictor`: whatever can classify images, behind one call.
 
-A subnet folder, an ONNX file, a folder written by `export_network` or a bundle (their fp32 file unless asked otherwise), or a
-TensorRT plan with its manifest beside it. Each is imported only when it is opened, so that a board needs only what it runs.
+A network's folder or name (`autoformer.named_network`), an ONNX file, a folder written by `export_network` or a bundle (their
+fp32 file unless asked otherwise), or a TensorRT plan with its manifest beside it. Each is imported only when it is opened, so
+that a board needs only what it runs.
 
 Letters: n images, C channels, H × W pixels.
 """
@@ -13,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoformer.errors import CheckpointError, MissingPackageError
+from autoformer.errors import CheckpointError, DataError, MissingPackageError
 from autoformer.export.manifest import FILE_NAME, Manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     import numpy as np
@@ -27,7 +28,11 @@ if TYPE_CHECKING:
     from autoformer.preprocessing import Preprocessing
 
 MAX_BATCH = 64  # images in one call
-EXPECTED = "a subnet folder, an export folder, a bundle, an .onnx file or a .plan file with its manifest"
+TIMM = "timm:"  # begins the name of one of timm's networks, which is no path
+EXPECTED = (
+    "the folder of a network, timm:NAME or timm:NAME@FILE, an export folder, a bundle, an .onnx file or a .plan file with its "
+    "manifest"
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,31 @@ class Predictor:
     max_batch: int = MAX_BATCH
     fixed_batch: bool = False  # every call takes exactly `max_batch`; the last is filled up with its last image
     release: Callable[[], None] = field(default=lambda: None)
+    image_shape: tuple[int | None, ...] | None = None  # channels, height, width, as far as an ONNX file fixes them
+    input_type: str = "float32"  # "uint8" for an ONNX file that takes pixels
+
+    def knowing(self, classes: Sequence[str]) -> Predictor:
+        """This predictor for images of these classes: from now on its answers must have as many.
+
+        Raises `DataError` when it knows other classes.
+        """
+        if self.classes not in (None, tuple(classes)):
+            raise DataError(
+                f"{self.path} knows the classes {list(self.classes or ())[:5]}, the images have {list(classes)[:5]}; give the "
+                "data set it was made for"
+            )
+        return replace(self, classes=tuple(classes))
+
+    def preparation(self, assumed: Preprocessing) -> Preprocessing:
+        """What becomes of an image: as this predictor says, else `assumed`, in the type, size and colours that its input has."""
+        if self.preprocessing is not None:
+            return self.preprocessing
+        assumed = replace(assumed, input_type=self.input_type)
+        channels, _, width = self.image_shape or (None, None, None)
+        if channels in (1, 3) and channels != assumed.in_chans:
+            mean, std = ((sum(values) / len(values),) * channels for values in (assumed.mean, assumed.std))
+            assumed = replace(assumed, in_chans=channels, mean=mean, std=std)
+        return assumed if width is None else replace(assumed, image_size=width, network_size=None)
 
     def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """Logits [n, classes].
@@ -62,7 +92,8 @@ class Predictor:
             logits = self.run(np.ascontiguousarray(filled))
             if self.classes is not None and logits.shape[-1] != len(self.classes):
                 raise CheckpointError(
-                    f"{self.path} names {len(self.classes)} classes, its output has {logits.shape[-1]}; export it again"
+                    f"{self.path} gives logits of {logits.shape[-1]} classes, expected {len(self.classes)}; export it again, or "
+                    "give the images it was made for"
                 )
             found.append(logits[: len(batch)])
         return np.concatenate(found)
@@ -78,13 +109,19 @@ class Predictor:
         self.close()
 
 
-def open_predictor(path: Path, *, provider: str = "cpu", threads: int | None = None, precision: str | None = None) -> Predictor:
-    """Opens `path` for predictions on `provider` ("cpu", "cuda").
+def open_predictor(
+    path: Path | str, *, provider: str = "cpu", threads: int | None = None, precision: str | None = None
+) -> Predictor:
+    """Opens `path`, or timm's network of this name, for predictions on `provider` ("cpu", "cuda").
 
     `precision` chooses among the files of an export folder; None: fp32. Raises `CheckpointError` when `path` is nothing
     that can predict, and `MissingPackageError` when what it needs is not installed.
     """
-    path = Path(path)
+    words, path = str(path), Path(path)
+    if words.startswith(TIMM):
+        if precision not in (None, "fp32"):
+            raise CheckpointError(f"{words} is no export folder, so precision {precision!r} cannot be chosen; export it first")
+        return _network(words, provider)
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; expected {EXPECTED}")
     if path.is_dir():
@@ -99,7 +136,7 @@ def open_predictor(path: Path, *, provider: str = "cpu", threads: int | None = N
         if precision not in (None, "fp32"):
             raise CheckpointError(f"{path} is no export folder, so precision {precision!r} cannot be chosen; export it first")
         if (path / "config.json").is_file():
-            return _subnet(path, provider)
+            return _network(words, provider)
     elif path.suffix == ".onnx":
         return _onnx(path, provider, threads)
     elif path.suffix == ".plan":
@@ -139,6 +176,8 @@ def _onnx(path: Path, provider: str, threads: int | None) -> Predictor:
         run=model,
         max_batch=model.batch or MAX_BATCH,
         fixed_batch=model.batch is not None,
+        image_shape=model.image_shape,
+        input_type=model.input_type,
     )
 
 
@@ -171,25 +210,23 @@ def _engine(path: Path) -> Predictor:
     )
 
 
-def _subnet(path: Path, provider: str) -> Predictor:
+def _network(words: str, provider: str) -> Predictor:
     try:
         import torch
 
-        from autoformer.subnet_folder import load_subnet
+        from autoformer.named_network import open_network
     except ImportError as error:
-        raise MissingPackageError(
-            f"{path} holds a torch network, but {error.name} is not installed; use its ONNX file"
-        ) from error
+        raise MissingPackageError(f"{words} is a torch network, but {error.name} is not installed; use its ONNX file") from error
     if provider == "cuda" and not torch.cuda.is_available():
         raise MissingPackageError("torch finds no CUDA device; use provider 'cpu'")
     if provider not in ("cpu", "cuda"):
         raise MissingPackageError(f"torch runs on 'cpu' or 'cuda', not {provider!r}")
-    subnet, preprocessing, classes = load_subnet(path)
+    named = open_network(words)
     return Predictor(
-        path=path,
+        path=Path(words),
         kind="torch",
         precision="fp32",
-        preprocessing=preprocessing,
-        classes=classes,
-        run=torch_model(subnet.to(provider).eval()),
+        preprocessing=named.preprocessing,
+        classes=named.classes,
+        run=torch_model(named.network.to(provider).eval()),
     )

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from autoformer.checkpoint import replacing
-from autoformer.errors import ExportError
+from autoformer.errors import CheckpointError, ExportError
 from autoformer.export.onnx_graph import OnnxGraph, read_model
 from autoformer.export.onnx_model import OnnxModel, import_onnxruntime
 from autoformer.export.parity import run_in_batches
@@ -88,10 +88,9 @@ def quantize_int8(
         raise ExportError(f"calibration images are {images.dtype} {list(images.shape)}, expected {wanted}")
     import_onnxruntime()
     source = OnnxModel(graph.path)
-    batch = graph.batch or CALIBRATION_BATCH
-    usable = images if graph.batch is None else images[: len(images) // batch * batch]
-    if not len(usable):
-        raise ExportError(f"{graph.path} takes exactly {batch} images at once, only {len(images)} were given to calibrate on")
+    batch = graph.batch or min(CALIBRATION_BATCH, len(images))
+    # Percentiles want batches of one size, as a graph of a fixed batch does: the last is filled up with the first images.
+    usable = images[np.arange(-(-len(images) // batch) * batch) % len(images)]
     expected, _ = run_in_batches(source, usable, (batch,))
     # Quantised in a folder of its own, so that whatever the quantiser leaves goes with it.
     with tempfile.TemporaryDirectory(prefix="autoformer-int8-") as temporary, _quiet():
@@ -100,7 +99,7 @@ def quantize_int8(
         for index, calibration in enumerate(candidates):
             made = Path(temporary) / f"{index}.onnx"
             _quantize(prepared, made, usable, batch, calibration)
-            given, _ = run_in_batches(OnnxModel(made), usable, (batch,))
+            given, _ = run_in_batches(_runnable(made, graph), usable, (batch,))
             moved = float(np.abs(expected - given).mean())
             disagreement = float((expected.argmax(1) != given.argmax(1)).mean())
             trials.append((Trial(calibration, disagreement, moved), made))
@@ -116,6 +115,21 @@ def quantize_int8(
         with replacing(path) as beside:
             beside.write_bytes(model.SerializeToString())
     return OnnxGraph.open(path), tuple(trial for trial, _ in trials)
+
+
+def _runnable(made: Path, graph: OnnxGraph) -> OnnxModel:
+    """The quantised file. Raises `ExportError` where ONNX Runtime cannot run it, as 1.31 with opset 21 and a fixed batch:
+    its optimiser moves a QuantizeLinear over a reshape and forgets the type (microsoft/onnxruntime#25526).
+    """
+    try:
+        return OnnxModel(made)
+    except CheckpointError as error:
+        fixed = "" if graph.batch is None else f" and the fixed batch {graph.batch}"
+        reason = str(error).partition("runs here: ")[2] or str(error)
+        raise ExportError(
+            f"ONNX Runtime does not run the quantised graph of opset {graph.opset}{fixed} ({reason[:150]}); "
+            "try opset 20, or any batch"
+        ) from error
 
 
 def qdq_objections(path: Path) -> list[str]:

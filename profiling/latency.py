@@ -1,4 +1,4 @@
-"""Measures files: ONNX graphs, TensorRT plans, saved subnets and export folders, all interleaved in one go.
+"""Measures files: ONNX graphs, TensorRT plans, networks of ours and of timm, export folders, all interleaved in one go.
 
 A small fixed network (the reference) runs among them on the CPU. Absolute times of a shared machine move by several per
 cent from one hour to the next, their ratio to the reference hardly does; so a repeat is compared by ratios. Whatever could
@@ -27,6 +27,8 @@ from autoformer.profiling.statistics import LatencyStats
 
 FORMAT = "autoformer/profile/1"
 PLAN_SUFFIXES = (".plan", ".engine")
+TIMM = "timm:"  # begins the name of one of timm's networks, which is no path
+NO_GPU = "no NVIDIA GPU was found"
 REFERENCE = "reference network"
 REFERENCE_WIDTH, REFERENCE_ROWS, REFERENCE_LAYERS = 192, 64, 4  # 9.4 M multiply-adds, below a millisecond on most CPUs
 
@@ -112,20 +114,21 @@ class _Job:
 
 
 def profile_artefacts(
-    paths: Sequence[Path],
+    paths: Sequence[Path | str],
     *,
     config: MeasureConfig = MeasureConfig(),
-    batch: int = 1,
+    batch: int | None = 1,
     threads: int | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> Profile:
     """Measures every artefact of `paths` on each backend it can run on here; writes JSON to the file `out` if given.
 
-    `threads` None means the cores this process may use. Raises `CheckpointError` for a path that is no artefact or cannot be
-    read, `OutputExistsError` when something stands at `out`, and `MeasurementError` when `batch` or `threads` is below 1 or
-    nothing at all could be measured. What this machine lacks (a GPU, a provider, TensorRT)
-    is no error: it is listed in `not_measured`.
+    `paths` are paths, or names of timm's networks. `batch` None means the one that the first file with a fixed batch takes, and 1
+    without such a file; `threads` None the cores this process may use. Raises `CheckpointError` for a path that is no artefact or
+    cannot be read, `OutputExistsError` when something stands at `out`, and `MeasurementError` when `batch` or `threads` is below
+    1 or nothing at all could be measured. What this machine lacks (a GPU, a provider, TensorRT) is no error: it is listed in
+    `not_measured`.
     """
     for name, count in (("batch", batch), ("threads", threads)):
         if count is not None and count < 1:
@@ -135,13 +138,16 @@ def profile_artefacts(
     facts = DeviceFacts.collect()
     jobs: list[_Job] = []
     missing: list[NotMeasured] = []
-    for path, label in _expand(paths, missing):
-        jobs += _jobs_of(path, label, batch, threads)
+    named = expand(paths, missing)
+    if batch is None:
+        batch = next((size for words, _ in named if (size := fixed_batch(words)) is not None), 1)
+    for words, label in named:
+        jobs += _jobs_of(words, label, batch, threads)
     with ExitStack() as stack:
         backends: dict[str, LatencyBackend] = {}
         for job in jobs:
             if job.backend in ("onnxruntime-cuda", "torch-cuda", "tensorrt") and not facts.has_gpu:
-                missing.append(NotMeasured(job.name, job.backend, "no NVIDIA GPU was found"))
+                missing.append(NotMeasured(job.name, job.backend, NO_GPU))
                 continue
             try:
                 backends[f"{job.name} ({job.backend})"] = stack.enter_context(job.open())
@@ -165,11 +171,11 @@ def profile_artefacts(
 
 
 def profile_until_valid(
-    paths: Sequence[Path],
+    paths: Sequence[Path | str],
     *,
     attempts: int = 6,
     config: MeasureConfig = MeasureConfig(),
-    batch: int = 1,
+    batch: int | None = 1,
     threads: int | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
@@ -193,27 +199,40 @@ def profile_until_valid(
     return profile
 
 
-def _expand(paths: Sequence[Path], missing: list[NotMeasured]) -> list[tuple[Path, str]]:
-    """Files and subnet folders with a name each, export folders replaced by what their manifest lists."""
-    found: list[Path] = []
-    for path in paths:
-        if not (path / MANIFEST).is_file():
-            found.append(path)
+def expand(paths: Sequence[Path | str], missing: list[NotMeasured]) -> list[tuple[str, str]]:
+    """Words for each file, folder of a network and name of timm's, with a label; export folders become what their manifest lists.
+
+    What a manifest lists without a file goes into `missing`.
+    """
+    found: list[str] = []
+    for path in map(Path, paths):
+        if str(path).startswith(TIMM) or not (path / MANIFEST).is_file():
+            found.append(str(path))
             continue
         manifest = Manifest.load(path)
         for artefact in manifest.artefacts:
             if artefact.file is not None:
-                found.append(manifest.verified_file(path, artefact))
+                found.append(str(manifest.verified_file(path, artefact)))
             else:
                 backend = "tensorrt" if artefact.format == "tensorrt" else "onnxruntime"
                 reason = f"{artefact.status}: {artefact.reason}"
                 missing.append(NotMeasured(f"{path.name}/{artefact.format} {artefact.precision}", backend, reason))
     unique = list(dict.fromkeys(found))
-    names = [path.name for path in unique]
-    return [(path, path.name if names.count(path.name) == 1 else str(path)) for path in unique]
+    names = [words if words.startswith(TIMM) else Path(words).name for words in unique]
+    return [(words, name if names.count(name) == 1 else words) for words, name in zip(unique, names, strict=True)]
 
 
-def _jobs_of(path: Path, label: str, batch: int, threads: int | None) -> list[_Job]:
+def fixed_batch(words: str) -> int | None:
+    """How many images each call of an ONNX file takes exactly; None: any number, or it is no such file."""
+    if not words.endswith(".onnx") or not Path(words).is_file():
+        return None
+    from autoformer.export.onnx_model import OnnxModel
+
+    return OnnxModel(Path(words)).batch
+
+
+def _jobs_of(words: str, label: str, batch: int, threads: int | None) -> list[_Job]:
+    path = Path(words)
     if path.suffix == ".onnx" and path.is_file():
         precision = onnx_precision(path)
 
@@ -226,22 +245,23 @@ def _jobs_of(path: Path, label: str, batch: int, threads: int | None) -> list[_J
         ]
     if path.suffix in PLAN_SUFFIXES and path.is_file():
         return [_Job(label, "tensorrt", lambda: _open_plan(path, batch))]
-    if (path / "model.safetensors").is_file() and (path / "config.json").is_file():
+    if words.startswith(TIMM) or (path / "config.json").is_file():
         return [
-            _Job(label, "torch-cpu", lambda: _open_subnet(path, "cpu", batch, threads)),
-            _Job(label, "torch-cuda", lambda: _open_subnet(path, "cuda", batch, threads)),
+            _Job(label, "torch-cpu", lambda: _open_network(words, "cpu", batch, threads)),
+            _Job(label, "torch-cuda", lambda: _open_network(words, "cuda", batch, threads)),
         ]
-    kinds = f"an .onnx file, a TensorRT plan ({', '.join(PLAN_SUFFIXES)}), a subnet folder or an export folder"
+    plans = ", ".join(PLAN_SUFFIXES)
+    kinds = f"an .onnx file, a TensorRT plan ({plans}), the folder of a network, timm:NAME[@FILE] or an export folder"
     raise CheckpointError(f"{path} {'is none of these' if path.exists() else 'does not exist'}; expected {kinds}")
 
 
-def _open_subnet(folder: Path, device: str, batch: int, threads: int | None) -> LatencyBackend:
+def _open_network(words: str, device: str, batch: int, threads: int | None) -> LatencyBackend:
+    from autoformer.named_network import open_network
     from autoformer.profiling.torch_backend import TorchBackend
-    from autoformer.subnet_folder import load_subnet
 
-    network, preprocessing, _ = load_subnet(folder)
-    shape = (preprocessing.in_chans, preprocessing.input_size, preprocessing.input_size)
-    return TorchBackend(network, shape, batch=batch, device=device, threads=threads)
+    named = open_network(words)
+    shape = (named.preprocessing.in_chans, named.preprocessing.input_size, named.preprocessing.input_size)
+    return TorchBackend(named.network, shape, batch=batch, device=device, threads=threads)
 
 
 def _open_plan(plan: Path, batch: int) -> LatencyBackend:

@@ -485,7 +485,7 @@ def test_predictors_of_folder_file_and_subnet_agree(folder: Path, subnet: Subnet
 def test_predictor_refuses_everything_else(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no model")
     for path in (tmp_path, tmp_path / "notes.txt", tmp_path / "absent"):
-        with pytest.raises(CheckpointError, match="expected a subnet folder"):
+        with pytest.raises(CheckpointError, match="expected the folder of a network"):
             open_predictor(path)
     with pytest.raises(CheckpointError, match="holds no ONNX file of precision 'int4', only fp32, fp16, int8"):
         open_predictor(folder, precision="int4")

@@ -469,7 +469,10 @@ def test_class_names_that_do_not_fit_the_logits_are_refused_at_the_first_call() 
 
     images = np.zeros((2, 1, 8, 8), np.float32)
     assert Predictor(Path("x.plan"), "tensorrt", "fp32", None, CLASSES, run)(images).shape == (2, 3)
-    one_line(lambda: Predictor(Path("x.plan"), "tensorrt", "fp32", None, ("a",), run)(images), "x.plan names 1 classes")
+    one_line(
+        lambda: Predictor(Path("x.plan"), "tensorrt", "fp32", None, ("a",), run)(images),
+        "x.plan gives logits of 3 classes, expected 1",
+    )
 
 
 def test_an_export_whose_file_was_changed_is_not_measured(tmp_path: Path) -> None:

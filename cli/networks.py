@@ -1,0 +1,65 @@
+"""A network by its words with the images that a command compares or scores it on: what `export` and `bundle` begin with."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from autoformer.checkpoint import read_json
+from autoformer.data import DataConfig, DataParts, Part, load_parts, parts_of_record
+from autoformer.errors import CheckpointError, DataError
+from autoformer.evaluate import EvaluationSet
+from autoformer.export.artefacts import export_network
+from autoformer.named_network import NamedNetwork, open_network
+from autoformer.preprocessing import Preprocessing
+from autoformer.profiling.artefact_costs import counted_flops
+from autoformer.progress import Progress
+from autoformer.rungs import balanced_order
+from autoformer.subnet import Subnet
+
+MOST_BYTES = 2 << 30  # of images as float32 at once; a search part of large images may have many times that
+
+
+def network_and_images(words: str, data: str | None) -> tuple[NamedNetwork, tuple[str, ...], DataParts]:
+    """The network that `words` name, the names of its classes, and its images: those it was made from, or `data`.
+
+    Raises `CheckpointError` for what is no network, `DataError` when a network of others comes without `data`, or with images of
+    other classes than it knows.
+    """
+    if words.endswith((".onnx", ".plan", ".zip")):
+        raise CheckpointError(f"{words} is exported already; give the network it was made from, or use it as it is")
+    named = open_network(words)
+    if isinstance(named.network, Subnet) and (Path(words) / "subnet.json").exists():
+        parts = parts_of_record(read_json(Path(words) / "subnet.json", "data")["data"], data)
+        return named, named.classes or parts.classes, parts
+    if data is None:
+        raise DataError(f"{words} brings no images; give --data")
+    parts = load_parts(DataConfig(source=data, image_size=named.preprocessing.image_size))
+    return named, named.classes_of(parts.classes, words), parts
+
+
+def judged_part(part: Part, preprocessing: Preprocessing) -> Part:
+    """The part, or as many of its images as memory takes, all classes in their shares."""
+    most = MOST_BYTES // (4 * preprocessing.in_chans * preprocessing.input_size**2)
+    if len(part) <= most:
+        return part
+    return replace(part, indices=tuple(part.indices[int(position)] for position in sorted(balanced_order(part.labels)[:most])))
+
+
+@contextmanager
+def exported_network(words: str, data: str | None, progress: Progress) -> Iterator[Path]:
+    """An export folder of the network that `words` name, made with the settings of `autoformer export`; gone afterwards."""
+    named, classes, parts = network_and_images(words, data)
+    images = EvaluationSet.of(judged_part(parts.search, named.preprocessing), named.preprocessing)
+    with tempfile.TemporaryDirectory(prefix="autoformer-export-") as temporary:
+        folder = Path(temporary) / "export"
+        export_network(
+            named.network, folder, images=images.images(), labels=images.labels, preprocessing=named.preprocessing,
+            classes=classes, data=parts.record, flops=counted_flops(named), name=named.name,
+            on_progress=lambda message: progress("export", 0, 1, message),
+        )  # fmt: skip
+        progress("export", 1, 1)
+        yield folder
