@@ -100,7 +100,7 @@ def export_network(
     with write_folder(out) as folder:
         say("ONNX fp32: exporting")
         started = time.monotonic()
-        graph = _fp32(network, folder / "model.fp32.onnx", preprocessing, batch, opset, about)
+        graph = _fp32(network, folder / "model.fp32.onnx", preprocessing, opset, batch, about)
         export_s = time.monotonic() - started
         say("ONNX fp32: comparing with the network")
         parity, correct = judge(filled_up(OnnxModel(graph.path), batch), "fp32")
@@ -169,7 +169,7 @@ class _Judge:
 
 
 def _fp32(
-    network: nn.Module, path: Path, preprocessing: Preprocessing, batch: int | None, opset: int, about: ModelMetadata
+    network: nn.Module, path: Path, preprocessing: Preprocessing, opset: int, batch: int | None, about: ModelMetadata
 ) -> OnnxGraph:
     """The file that all others are made from; one that takes uint8 pixels has the normalisation in its weights."""
     if preprocessing.input_type == "float32":

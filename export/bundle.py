@@ -141,8 +141,8 @@ def _write_triton(folder: Path, manifest: Manifest, onnx: Path) -> None:
     (folder / "1").mkdir(parents=True)
     shutil.copyfile(onnx, folder / "1" / "model.onnx")
     any_batch = artefact.batch is None
-    kind = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}[manifest.preprocessing.input_type]
     first = [] if artefact.batch is None else [artefact.batch]
+    kind = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}[manifest.preprocessing.input_type]
     sizes = ", ".join(str(size) for size in (*first, *artefact.input_shape[1:]))
     outputs = ", ".join(str(size) for size in (*first, len(manifest.classes)))
     (folder / "config.pbtxt").write_text(
@@ -173,11 +173,11 @@ def model_card(manifest: Manifest, promise: Promise, check_images: int) -> str:
     first = next(iter(promise.accuracy.values()), None)
     on = f"{first['words']} on {first['images']} images of the {first['part']} part" if first else "accuracy"
     size = manifest.preprocessing.input_size
+    kind = f"{_one_line(manifest.network)}, a network" if manifest.network else "a vision transformer"
     takes = {
         "float32": "float32 images, normalised as preprocessing.json says",
         "uint8": "uint8 pixels, resized and cropped as preprocessing.json says; normalising is part of the network",
     }[manifest.preprocessing.input_type]
-    kind = f"{_one_line(manifest.network)}, a network" if manifest.network else "a vision transformer"
     licence = "see licence.txt" if promise.licence else "not stated by those who made this bundle"
     return f"""# {promise.name}
 

@@ -365,8 +365,8 @@ def _describe_file(model: onnx.ModelProto, path: Path) -> OnnxGraph:
     fits = fits and [len(s) for s in shapes] == [4, 2]
     if not fits or None in shapes[0][1:] or shapes[1][1] is None:
         raise CheckpointError(
-            f"{path} has inputs and outputs {short(shapes)}; expected one float32 or uint8 input [batch, channels, height, "
-            "width] and one float32 output [batch, classes] with fixed sizes beside the batch"
+            f"{path} has inputs and outputs {short(shapes)}; expected one float32 or uint8 input [batch, channels, "
+            "height, width] and one float32 output [batch, classes] with fixed sizes beside the batch"
         )
     (batch, *image_shape), (_, num_classes) = shapes
     channels, height, width = (int(size or 0) for size in image_shape)
