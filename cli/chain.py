@@ -32,7 +32,7 @@ from autoformer.errors import RecipeError
 from autoformer.evaluate import EvaluationSet, Predict, guesses, predict_with
 from autoformer.export.artefacts import export_network
 from autoformer.export.manifest import Manifest
-from autoformer.export.predictor import open_predictor
+from autoformer.export.predictor import Predictor, open_predictor
 from autoformer.extract import extract
 from autoformer.preprocessing import Preprocessing
 from autoformer.profiling.device import DeviceFacts
@@ -254,8 +254,8 @@ def score_on_test(
         record = read_json(path, "split", "guesses")
     for name, predict in predictors.items():
         if name not in record["guesses"]:
-            own: Preprocessing | None = getattr(predict, "preprocessing", None)  # a file may take uint8 pixels
-            images = EvaluationSet.of(test.read(name, out / "test_ledger.json"), own or preprocessing)
+            own = predict.preparation(preprocessing) if isinstance(predict, Predictor) else preprocessing  # it may take uint8
+            images = EvaluationSet.of(test.read(name, out / "test_ledger.json"), own)
             record["guesses"][name] = np.asarray(guesses(predict, images, progress=progress)).tolist()
             record["labels"] = images.labels.tolist()
             write_json(record, path)

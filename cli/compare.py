@@ -13,7 +13,7 @@ from autoformer.cli.options import AnyBatch, Data, Json, Metric, Quiet, Threads
 
 def compare(
     artefacts: Annotated[
-        list[str], typer.Argument(help="Folders of networks, exports or bundles, ONNX files, engines, timm:NAME[@FILE].")
+        list[str], typer.Argument(help="Folders of networks, exports, bundles or runs, ONNX files, engines, timm:NAME[@FILE].")
     ],
     part: Annotated[PartName, typer.Option("--part", help="Reading test is counted in test_ledger.json.")] = PartName.search,
     data: Data = None,

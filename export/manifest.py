@@ -169,7 +169,9 @@ class Manifest:
         if unknown := set(values) - known:
             raise CheckpointError(f"manifest has unknown keys {short(sorted(unknown))}; known are {sorted(known)}")
         try:
-            architecture = values.get("architecture")
+            architecture, network = values.get("architecture"), values.get("network")
+            if not isinstance(network, str | None):
+                raise CheckpointError(f"manifest network is {str(network)[:40]!r}, expected a name")
             return cls(
                 artefacts=tuple(Artefact.from_dict(entry) for entry in values["artefacts"]),
                 classes=tuple(values["classes"]),
@@ -179,7 +181,7 @@ class Manifest:
                 architecture=None if architecture is None else Architecture.from_dict(architecture),
                 weights_digest=values.get("weights_digest"),
                 data=values.get("data"),
-                network=values.get("network"),
+                network=network,
             )
         except (KeyError, TypeError, AttributeError, ValueError, ArchitectureError) as error:
             raise CheckpointError(f"manifest cannot be read: {short(repr(error))}") from error

@@ -43,6 +43,7 @@ OLDEST_WRITTEN = 18  # what torch has operators for; 17 is converted here
 IR_VERSION = 10  # newer ones are refused by runtimes of today's boards
 MAX_ONE_FILE_BYTES = 1_800_000_000  # protobuf ends at 2 GiB
 MAX_SIZE_RATIO = 1.12  # file against weights
+OTHERS_SIZE_RATIO = 2.0  # of networks that are none of ours, whose tables and masks are theirs
 BYTES_PER_NODE = 512  # room for the graph itself, so that the ratio is about the weights
 SMALL_CONSTANT = 4096  # elements; below it a constant is no waste worth an error
 EXAMPLE_BATCH = 2  # a batch of one would let older exporters treat the dimension as fixed
@@ -120,7 +121,9 @@ class OnnxGraph:
         onnx.helper.set_model_props(model, dict(metadata))
         largest = max((tensor.numel() for tensor in weights.values()), default=0)
         _check_structure(model, opset, calls, max(largest, SMALL_CONSTANT))
-        size, limit = model.ByteSize(), MAX_SIZE_RATIO * weight_bytes + BYTES_PER_NODE * len(model.graph.node)
+        ours = any(hasattr(module, "architecture") for module in network.modules())
+        ratio = MAX_SIZE_RATIO if ours else OTHERS_SIZE_RATIO
+        size, limit = model.ByteSize(), ratio * weight_bytes + BYTES_PER_NODE * len(model.graph.node)
         if size > limit + sum(len(key) + len(value) for key, value in metadata.items()):
             raise ExportError(f"the graph takes {size} bytes for {weight_bytes} bytes of weights; something was stored twice")
         onnx.checker.check_model(model)

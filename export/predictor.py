@@ -52,6 +52,7 @@ class Predictor:
     fixed_batch: bool = False  # every call takes exactly `max_batch`; the last is filled up with its last image
     release: Callable[[], None] = field(default=lambda: None)
     image_shape: tuple[int | None, ...] | None = None  # channels, height, width, as far as an ONNX file fixes them
+    input_type: str = "float32"  # "uint8" for an ONNX file that takes pixels
 
     def knowing(self, classes: Sequence[str]) -> Predictor:
         """This predictor for images of these classes: from now on its answers must have as many.
@@ -66,9 +67,10 @@ class Predictor:
         return replace(self, classes=tuple(classes))
 
     def preparation(self, assumed: Preprocessing) -> Preprocessing:
-        """What becomes of an image: as this predictor says, else `assumed`, in the size and colours that its input has."""
+        """What becomes of an image: as this predictor says, else `assumed`, in the type, size and colours that its input has."""
         if self.preprocessing is not None:
             return self.preprocessing
+        assumed = replace(assumed, input_type=self.input_type)
         channels, _, width = self.image_shape or (None, None, None)
         if channels in (1, 3) and channels != assumed.in_chans:
             mean, std = ((sum(values) / len(values),) * channels for values in (assumed.mean, assumed.std))
@@ -175,6 +177,7 @@ def _onnx(path: Path, provider: str, threads: int | None) -> Predictor:
         max_batch=model.batch or MAX_BATCH,
         fixed_batch=model.batch is not None,
         image_shape=model.image_shape,
+        input_type=model.input_type,
     )
 
 

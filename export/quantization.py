@@ -97,6 +97,8 @@ def quantize_int8(
         prepared = _prepare(graph, Path(temporary))
         trials: list[tuple[Trial, Path]] = []
         for index, calibration in enumerate(candidates):
+            if calibration.ends_in_fp32 and not _nodes_to_quantize(onnx.load(prepared), ends_in_fp32=True):
+                continue  # a network of convolutions alone
             made = Path(temporary) / f"{index}.onnx"
             _quantize(prepared, made, usable, batch, calibration)
             given, _ = run_in_batches(_runnable(made, graph), usable, (batch,))

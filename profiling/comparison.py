@@ -1,9 +1,9 @@
 """Networks of any kind side by side: accuracy on the same images, size, and latency measured in one interleaved go.
 
 An artefact is what `open_predictor` opens: a network's folder or name, an ONNX file, an engine, a folder of exported files or a
-bundle, which stands for all its files. Every one is asked about the same images, each prepared as it wants them. The first
-is what the others are compared with: by how much their scores differ, image by image, and how their median times relate to
-its. Whatever could not be found out stands in the answer with its reason.
+bundle, which stands for all its files, as a finished run does. Every one is asked about the same images, each prepared as it
+wants them. The first is what the others are compared with: by how much their scores differ, image by image, and how their median
+times relate to its. Whatever could not be found out stands in the answer with its reason.
 """
 
 from __future__ import annotations
@@ -203,9 +203,10 @@ class _Asked:
 
 
 def _unpacked(words: str, stack: ExitStack) -> Iterator[str]:
-    """The words, or the folder into which a bundle's archive was unpacked for the time of the stack."""
+    """The words, the exported files of a run, or the folder into which a bundle's archive was unpacked while the stack lasts."""
     if words.startswith(TIMM) or not words.endswith(".zip"):
-        yield words
+        exported = Path(words) / "export"
+        yield str(exported) if (Path(words) / "run.json").is_file() and exported.is_dir() else words
         return
     temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="autoformer-bundle-")))
     yield str(unpack_bundle(Path(words), temporary / Path(words).stem))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,23 @@ def test_an_int8_file_that_nothing_runs_is_rejected_and_the_others_stay(tmp_path
     assert int8.reason.startswith(
         "ONNX Runtime does not run the quantised graph of opset 20 and the fixed batch 2 (no such kernel)"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit_relpos"])
+def test_networks_that_are_no_plain_transformers_are_exported_too(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=4).eval()
+    size = model.pretrained_cfg["input_size"][-1]
+    images = np.random.default_rng(0).standard_normal((5, 3, size, size)).astype(np.float32)
+    manifest = export_network(
+        model, tmp_path / "export", images=images, preprocessing=replace(PREPROCESSING, image_size=size), classes="abcd",
+        formats=("onnx",), max_disagreement=1.0,
+    )  # fmt: skip
+    assert [artefact.status for artefact in manifest.artefacts] == ["exported"] * 3
+    with torch.no_grad():
+        expected = model(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(OnnxModel(tmp_path / "export" / "model.fp32.onnx")(images), expected, rtol=0, atol=1e-5)
 
 
 def test_calls_are_filled_up_and_the_copies_dropped() -> None:

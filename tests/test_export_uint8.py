@@ -132,6 +132,8 @@ def test_a_file_whose_preprocessing_gives_another_type_is_refused(folder: Path, 
     model = onnx.load(folder / "model.fp32.onnx")
     said = ModelMetadata.from_properties({entry.key: entry.value for entry in model.metadata_props}, "it")
     del model.metadata_props[:]
+    onnx.save(model, tmp_path / "silent.onnx")
+    assert open_predictor(tmp_path / "silent.onnx").preparation(FLOATS) == replace(FLOATS, network_size=None, input_type="uint8")
     assert said.preprocessing is not None
     lie = replace(said, preprocessing=Preprocessing(21, 3, FLOATS.mean, FLOATS.std))
     onnx.helper.set_model_props(model, lie.to_properties())
@@ -189,7 +191,7 @@ def test_the_commands_work_on_it_unchanged(finished_run: Path, tmp_path: Path) -
     timed = command("profile", "run", file, "--seconds", 0.05, "--threads", 1, "--json", "--quiet")
     assert timed.code == 0, timed.err
     subnet, preprocessing, _ = load_subnet(source)  # as `run` scores both on the test part
-    predictors: dict[str, Predict] = {"torch": predict_with(subnet), "file": OnnxModel(file)}
+    predictors: dict[str, Predict] = {"torch": predict_with(subnet), "file": open_predictor(file)}
     tested = score_on_test(predictors, load_parts(DataConfig(source="digits")).test, preprocessing, tmp_path)
     assert tested["guesses"]["torch"] == tested["guesses"]["file"]
     refused = command("export", source, "--out", tmp_path / "y", "--input", "int4", "--quiet")
