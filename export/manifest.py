@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
-from autoformer.architecture import Architecture
+from autoformer.architecture import Architecture, is_whole
 from autoformer.checkpoint import read_json, write_json
 from autoformer.errors import ArchitectureError, CheckpointError, short
 from autoformer.export.parity import Parity
@@ -172,6 +172,9 @@ class Manifest:
             architecture, network = values.get("architecture"), values.get("network")
             if not isinstance(network, str | None):
                 raise CheckpointError(f"manifest network is {str(network)[:40]!r}, expected a name")
+            for name, count in (("params", values["params"]), ("flops", values.get("flops"))):
+                if not is_whole(count, 10**18, least=0) and not (name == "flops" and count is None):
+                    raise CheckpointError(f"manifest {name} is {short(repr(count))}, expected a whole number")
             return cls(
                 artefacts=tuple(Artefact.from_dict(entry) for entry in values["artefacts"]),
                 classes=tuple(values["classes"]),
