@@ -3,11 +3,11 @@
     python benchmarks/latency_budgets.py --data photos/ --out benchmarks/results/latency_budgets.json
 
 Trains a small supernet for a few epochs (or takes `--supernet`; latency does not depend on the weights), measures one latency
-table, and for every limit brings it up to date, searches (with `--near 0.97` only networks that are predicted to use that share
-of it), and lets `answer_latency` calibrate, measure, correct and choose again. Per limit: what was predicted, the first
-measurement of the winner, whether that keeps the limit, the share of the limit it uses, and the answer in the end; with
-`choose=best`, and with the default, the cheapest of the tied, beside it. Finished steps stay in a work folder beside the output:
-the program can be stopped and started again.
+table, searches every limit (with `--near 0.97` only networks that are predicted to use that share of it), and lets
+`answer_latency` measure, correct and choose again; all at the table's pace, some of its own networks running beside. Per limit:
+what was predicted, the first measurement of the winner, whether that keeps the limit, the share of the limit it uses, and the
+answer in the end; with `choose=best`, and with the default, the cheapest of the tied, beside it. Finished steps stay in a work
+folder beside the output: the program can be stopped and started again.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from autoformer import __version__
 from autoformer.checkpoint import write_json
 from autoformer.cost import Budget
 from autoformer.data import DataConfig, DataParts, Part, load_parts
-from autoformer.profiling.calibration import calibrated
 from autoformer.profiling.device import DeviceFacts
+from autoformer.profiling.drift import ROUNDS
 from autoformer.profiling.latency_answer import LatencyAnswer
-from autoformer.profiling.latency_loop import answer_latency, measure_networks
+from autoformer.profiling.latency_loop import answer_latency
 from autoformer.profiling.latency_table import LatencyTable, TableCosts, within_margin
 from autoformer.profiling.measure import MeasureConfig
-from autoformer.profiling.table_measurement import ROUNDS, measure_table
+from autoformer.profiling.table_measurement import measure_table
 from autoformer.search import search_supernet
 from autoformer.search_config import SearchConfig
 from autoformer.space import SearchSpace
@@ -81,7 +81,6 @@ def row(answer: LatencyAnswer) -> dict[str, Any]:
     first, last = answer.rounds[0].chosen, answer.chosen
     assert last is not None
     found: dict[str, Any] = {"limit_ms": answer.limit_ms, "rounds": len(answer.rounds), "answer": answer.status}
-    found["calibration"] = None if answer.calibration is None else list(answer.calibration.ratios)
     for name, network in (("first", first), ("last", last)):
         found[name] = {
             **network.to_dict(answer.limit_ms),
@@ -129,17 +128,14 @@ def main() -> None:
     finalists: dict[Choose, int] = {"best": 5, "cheapest": 1}
     for index in range(1, options.budgets + 1):
         limit = ends[0] + (ends[1] - ends[0]) * index / (options.budgets + 1)
-        folder, current = work / f"limit-{index}", work / f"table-{index}.json"
-        if not current.exists():
-            calibrated(table, lambda wanted: measure_networks(table, wanted, config), near_ms=limit).save(current)
-        today = LatencyTable.load(current)
-        budget = near_the_limit(within_margin(Budget(max_latency_ms=limit), today), options.near)
+        folder = work / f"limit-{index}"
+        budget = near_the_limit(within_margin(Budget(max_latency_ms=limit), table), options.near)
         search_supernet(
-            network, images, parts.preprocessing, TableCosts(network.space, today), budget, search, folder,
-            stored=work / "evaluations.db", latency_margin=today.margin,
+            network, images, parts.preprocessing, TableCosts(network.space, table), budget, search, folder,
+            stored=work / "evaluations.db", latency_margin=table.margin,
         )  # fmt: skip
         for choose, found in rows.items():
-            found.append(row(answered(folder, today, limit, choose, config, finalists[choose])))
+            found.append(row(answered(folder, table, limit, choose, config, finalists[choose])))
             show(choose, found[-1])
     summaries = {choose: summary(found) for choose, found in rows.items()}
     record = {
@@ -176,8 +172,8 @@ def show(choose: str, found: dict[str, Any]) -> None:
     interval = f"[{first['low_ms']:.3f}, {first['high_ms']:.3f}]"
     print(
         f"{choose:<8} at most {found['limit_ms']:.3f} ms: predicted {first['predicted_ms']:.3f}, measured "
-        f"{first['measured_ms']:.3f} {interval} ({first['verdict']['level']}), {first['status']}, uses {first['used']:.1%}; in "
-        f"the end {found['answer']} with {last['used']:.1%} after {found['rounds']} round(s)",
+        f"{first['measured_ms']:.3f} {interval} at pace {first['pace']:.3f} ({first['verdict']['level']}), {first['status']}, "
+        f"uses {first['used']:.1%}; in the end {found['answer']} with {last['used']:.1%} after {found['rounds']} round(s)",
         flush=True,
     )
 

@@ -11,14 +11,28 @@ Imports the standard library only.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 
-from autoformer.profiling.measure import Measurement, stats_or_none
+from autoformer.profiling.backend import LatencyBackend
+from autoformer.profiling.device import DeviceFacts
+from autoformer.profiling.measure import MeasureConfig, Measurement, Progress, measure, stats_or_none
 from autoformer.profiling.statistics import Gates, LatencyStats, judge
 
+ROUNDS = 10  # visits of each network: drift of the machine is found as finely as this
 SWEEPS = 10  # of the polish; two or three are enough
+
+
+def measure_together(
+    backends: Mapping[str, LatencyBackend], config: MeasureConfig, attempts: int, progress: Progress | None = None
+) -> Iterator[dict[str, Measurement]]:
+    """Measures all `backends` in common rounds, as long again at each step, and gives all of it so far without common drift."""
+    facts, taken = DeviceFacts.collect(), dict[str, Measurement]()
+    for _ in range(attempts):
+        found = measure(backends, config, device=facts, progress=progress)
+        taken = {name: joined(taken[name], one) if taken else one for name, one in found.items()}
+        yield without_common_drift(taken)
 
 
 def drift_of_rounds(medians_ms: Sequence[Sequence[float]]) -> list[float]:

@@ -20,7 +20,6 @@ from autoformer.cost import LatencyQualification
 from autoformer.errors import AutoformerError, CheckpointError
 from autoformer.evaluate import Score
 from autoformer.profiling.device import DeviceFacts
-from autoformer.profiling.latency_table import Calibration, read_calibration
 from autoformer.profiling.statistics import VALID, Verdict
 from autoformer.search_result import SearchResult
 
@@ -32,13 +31,14 @@ CORRECTIONS = ("none", "local factor", "refit")
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """The statistic of one measured network, as the qualification says."""
+    """The statistic of one measured network, as the qualification says, at the pace of the latency table (`anchors.py`)."""
 
     measured_ms: float
     low_ms: float | None  # 95 % interval of the statistic; None where the runs carry none
     high_ms: float | None
     runs: int
     verdict: Verdict
+    pace: float = 1.0  # what the clock showed is this many times as much: the table's own networks beside it, now to then
 
     def status(self, limit_ms: float) -> str:
         """Met, not met or not shown."""
@@ -84,6 +84,7 @@ class FinalistNetwork:
             "low_ms": timing.low_ms,
             "high_ms": timing.high_ms,
             "runs": timing.runs,
+            "pace": timing.pace,
             "verdict": {"level": timing.verdict.level, "reasons": list(timing.verdict.reasons)},
             "error": self.error,
             "status": timing.status(limit_ms),
@@ -100,13 +101,18 @@ class FinalistNetwork:
             raise ValueError(f"{interval[1]} ms lies outside its own interval")
         if not is_whole(values["runs"], 10**12) or not is_whole(values["flops"], 10**18):
             raise ValueError(f"runs {str(values['runs'])[:40]}, FLOPs {str(values['flops'])[:40]}")
+        pace = values.get("pace", 1.0)
+        if not isinstance(pace, int | float) or not 0 < pace < math.inf:
+            raise ValueError(f"a pace of {str(pace)[:40]}")
         verdict = Verdict(values["verdict"]["level"], tuple(values["verdict"]["reasons"]))
         found = cls(
             architecture=Architecture.from_dict(values["architecture"]),
             score=Score.from_dict(values["score"]),
             flops=values["flops"],
             predicted_ms=values["predicted_ms"],
-            timing=Timing(measured_ms=interval[1], low_ms=interval[0], high_ms=interval[2], runs=values["runs"], verdict=verdict),
+            timing=Timing(
+                measured_ms=interval[1], low_ms=interval[0], high_ms=interval[2], runs=values["runs"], verdict=verdict, pace=pace
+            ),
         )
         if values["status"] != found.timing.status(limit_ms):
             raise ValueError(f"{found.architecture.slug} is said to be {str(values['status'])[:40]!r}, its numbers say otherwise")
@@ -136,7 +142,6 @@ class LatencyAnswer:
     qualification: LatencyQualification
     architecture: Architecture  # the final choice; the search's own where nothing was measured
     rounds: tuple[LatencyRound, ...]
-    calibration: Calibration | None = None  # of the table, before the first round
     not_measured: str | None  # why, where there is no round
     device: DeviceFacts  # that asked, and measured
     basis: Mapping[str, str]  # digests of what was asked; another question is another answer
@@ -164,9 +169,11 @@ class LatencyAnswer:
             return f"latency {self.status}: {self.reason}"
         first = self.rounds[0].chosen.architecture
         instead = "" if first == self.architecture else f", chosen instead of {first.slug}"
+        timing = self.chosen.timing
+        pace = "" if timing.pace == 1 else f", at the table's pace; the machine takes {timing.pace:.3f} times as long just now"
         return (
-            f"latency {self.status}: {name}{instead} takes {self.chosen.timing.measured_ms:.4g} ms (predicted "
-            f"{self.chosen.predicted_ms:.4g}, {100 * self.chosen.error:+.1f} %); {self.reason} ({self.qualification})"
+            f"latency {self.status}: {name}{instead} takes {timing.measured_ms:.4g} ms (predicted "
+            f"{self.chosen.predicted_ms:.4g}, {100 * self.chosen.error:+.1f} %{pace}); {self.reason} ({self.qualification})"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -187,7 +194,6 @@ class LatencyAnswer:
                 }
                 for taken in self.rounds
             ],
-            "calibration": None if self.calibration is None else asdict(self.calibration),
             "not_measured": self.not_measured,
             "device": self.device.to_dict(),
             "basis": dict(self.basis),
@@ -208,7 +214,6 @@ class LatencyAnswer:
                 qualification=LatencyQualification(**values["qualification"]),
                 architecture=Architecture.from_dict(values["architecture"]),
                 rounds=tuple(_round(taken, limit) for taken in values["rounds"]),
-                calibration=read_calibration(values.get("calibration")),
                 not_measured=values["not_measured"],
                 device=DeviceFacts.from_dict(values["device"]),
                 basis=dict(values["basis"]),

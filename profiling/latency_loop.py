@@ -1,11 +1,10 @@
 """Latency in the loop: after a search the best few are measured for real, and the choice is repeated with what that says.
 
-First a few networks of the table itself are measured again, which brings it up to date (`calibration.py`), and the choice is
-made by what it says now. A round measures the chosen network and the next in the order of choice, those among them that the
-margin alone keeps out. Where predictions and measurements disagree the table is corrected, by whichever predicts the measured
-networks better from each other: one factor for all (what another runtime does), or a new fit with the networks added (what a
-wrong slope needs). Then the choice is repeated among the stored evaluations, measured networks counting with the upper end of
-their interval instead of a prediction, until the chosen network is itself measured.
+A round measures the chosen network and the next in the order of choice, those among them that the margin alone keeps out.
+Where predictions and measurements disagree the table is corrected, by whichever predicts the measured networks better from
+each other: one factor for all (what a different hour or runtime does), or a new fit with the networks added (what a wrong
+slope needs). Then the choice is repeated among the stored evaluations, measured networks counting with the upper end of their
+interval instead of a prediction, until the chosen network is itself measured.
 
 Latency does not depend on the values of weights, so the networks have fresh ones and no supernet is needed.
 """
@@ -28,12 +27,14 @@ from autoformer.checkpoint import json_digest
 from autoformer.cost import Budget, Cost, CostModel, LatencyQualification, count_flops, count_params
 from autoformer.errors import BudgetError, MeasurementError, MissingPackageError
 from autoformer.evaluated import ranked
+from autoformer.profiling.anchors import anchors_of, pace_of
 from autoformer.profiling.backend import LatencyBackend
-from autoformer.profiling.calibration import ANCHORS, Measurer, calibrated
 from autoformer.profiling.device import DeviceFacts
+from autoformer.profiling.drift import ROUNDS as ROUNDS_OF_MEASURING
+from autoformer.profiling.drift import measure_together
 from autoformer.profiling.latency_answer import FILE_NAME, MET, FinalistNetwork, LatencyAnswer, LatencyRound, Timing
 from autoformer.profiling.latency_table import LatencyTable
-from autoformer.profiling.measure import MeasureConfig, Progress, device_name, measure_until_valid, threads_of
+from autoformer.profiling.measure import MeasureConfig, Measurement, Progress, device_name, threads_of
 from autoformer.profiling.statistics import MIN_SAMPLES_P99, VALID, interval_of
 from autoformer.profiling.table_measurement import BACKENDS, Exporter, open_network
 from autoformer.search_result import SearchResult
@@ -42,6 +43,9 @@ from autoformer.stored_answers import StoredSearch
 
 ROUNDS = 3
 FINALISTS = 5  # measured in a round: the chosen one and four more
+ATTEMPTS = 3  # at a VALID measurement
+
+Measurer = Callable[[Sequence[Architecture]], Mapping[Architecture, Timing]]
 
 
 @dataclass(frozen=True)
@@ -139,15 +143,13 @@ def answer_latency(
     config: MeasureConfig = MeasureConfig(),
     rounds: int = ROUNDS,
     finalists: int = FINALISTS,
-    anchors: int = ANCHORS,
     measurer: Measurer | None = None,
     facts: DeviceFacts | None = None,
     progress: Progress | None = None,
 ) -> LatencyAnswer:
     """Whether the network that `stored` offers keeps `stated` as measured here; writes `out/latency_answer.json`.
 
-    `first` is what was chosen by `table` (less its margin); the first round is about it unless the calibration on `anchors`
-    networks of the table (0: none) makes another the choice. A finished answer to the same question in `out` is read, nothing
+    `first` is what was chosen by `table` (less its margin). A finished answer to the same question in `out` is read, nothing
     measured again; processes that ask at once wait for one of them. Where the table is of another device nothing is measured.
     `measurer` and `facts` None mean this machine.
     """
@@ -158,7 +160,7 @@ def answer_latency(
     basis = {
         "search": json_digest(stored.record["result"]),
         "table": json_digest(table.to_dict()),
-        "asked": json_digest([stated.to_dict(), choose, first.to_dict(), asdict(config), rounds, finalists, anchors]),
+        "asked": json_digest([stated.to_dict(), choose, first.to_dict(), asdict(config), rounds, finalists]),
     }
     with (out / ".latency.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -169,7 +171,7 @@ def answer_latency(
         loop = _Loop(stored, table, stated, choose, finalists, measurer)
         if reason is None:
             try:
-                loop.run(loop.calibrate(anchors, first) if anchors and rounds else first, rounds)
+                loop.run(first, rounds)
             except (MeasurementError, MissingPackageError) as error:
                 reason = f"it could not be measured: {error}"
         answer = LatencyAnswer(
@@ -177,7 +179,6 @@ def answer_latency(
             qualification=table.qualification,
             architecture=loop.final() if loop.rounds else first,
             rounds=tuple(loop.rounds),
-            calibration=loop.table.calibration,
             not_measured=None if loop.rounds else reason or "no round was asked for",
             device=facts,
             basis=basis,
@@ -204,12 +205,6 @@ class _Loop:
         self.model = Model(table=table, margin=table.margin)
         self.timings: dict[Architecture, Timing] = {}
         self.rounds: list[LatencyRound] = []
-
-    def calibrate(self, anchors: int, first: Architecture) -> Architecture:
-        """Brings the table up to date, and gives the choice by it; `first` where nothing evaluated keeps the limit now."""
-        self.table = calibrated(self.table, self.measurer, near_ms=self.stated.max_latency_ms, count=anchors)
-        self.model = Model(table=self.table, margin=self.table.margin)
-        return next(iter(self._order(self.model.cautious) or self._order(self.model.predict)), first)
 
     def run(self, first: Architecture, rounds: int) -> None:
         """Measures and corrects until the choice is measured, nothing is left to choose, or after so many rounds."""
@@ -295,31 +290,44 @@ def measure_networks(
 ) -> dict[Architecture, Timing]:
     """Exports and measures networks of the table's space on this machine, interleaved, as the table's qualification says.
 
-    Those whose verdict is not VALID are measured again (`measure_until_valid`). Raises `MeasurementError` where what was
-    measured means something else than the table does.
+    A few networks of the table run beside them, which brings all times to the table's pace (`anchors.py`). While a verdict is not
+    VALID all are measured for as long again, at most three times. Raises `MeasurementError` where what was measured means
+    something else than the table does.
     """
     meaning, found = table.qualification, dict[Architecture, Timing]()
+    config = replace(config, rounds=max(config.rounds, ROUNDS_OF_MEASURING))
     if meaning.statistic == "p99":
         config = replace(config, min_runs=max(config.min_runs, MIN_SAMPLES_P99))
+    anchors = anchors_of(table, table.predict(architectures[0]), without=architectures)
+    steady: dict[str, Measurement] = {}
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="autoformer-finalists-")))
-        backends: dict[Architecture, LatencyBackend] = {}
-        for index, architecture in enumerate(architectures):
+        backends: dict[str, LatencyBackend] = {}
+        for index, architecture in enumerate((*architectures, *anchors)):
             if progress:
-                progress("export finalists", index + 1, len(architectures))
+                progress("export finalists", index + 1, len(architectures) + len(anchors))
             opened = open_network(
                 table.space, architecture, meaning.backend, meaning.batch, threads_of(meaning), 0, place, exporter
             )
-            backends[architecture] = stack.enter_context(opened)
-        named = {str(architecture): backend for architecture, backend in backends.items()}
-        taken = measure_until_valid(named, config, device=DeviceFacts.collect(), progress=progress)
-    for architecture in architectures:
-        one = taken[str(architecture)]
+            backends[str(architecture)] = stack.enter_context(opened)
+        for steady in measure_together(backends, config, ATTEMPTS, progress):
+            if all(one.verdict.level == VALID for one in steady.values()):
+                break
+    for one in steady.values():
         if one.qualification(meaning.statistic) != meaning:
             raise MeasurementError(f"measured {one.qualification(meaning.statistic)}, the table means {meaning}")
+    pace = pace_of(table, {anchor: steady[str(anchor)].stats.value(meaning.statistic) for anchor in anchors})
+    for architecture in architectures:
+        one = steady[str(architecture)]
         low, high = interval_of(one.samples_ms, meaning.statistic) or (None, None)
-        time_ms = one.stats.value(meaning.statistic)
-        found[architecture] = Timing(measured_ms=time_ms, low_ms=low, high_ms=high, runs=one.stats.n, verdict=one.verdict)
+        found[architecture] = Timing(
+            measured_ms=one.stats.value(meaning.statistic) / pace,
+            low_ms=None if low is None else low / pace,
+            high_ms=None if high is None else high / pace,
+            runs=one.stats.n,
+            verdict=one.verdict,
+            pace=pace,
+        )
     return found
 
 
@@ -329,7 +337,7 @@ def _agrees(predicted_ms: float, timing: Timing) -> bool:
 
 def _refitted(table: LatencyTable, timings: Mapping[Architecture, Timing]) -> LatencyTable:
     """The table fitted anew with these networks added; one it has already counts as measured now."""
-    known = {network.architecture: (table.factor * network.measured_ms, network.verdict) for network in table.networks}
+    known = {network.architecture: (network.measured_ms, network.verdict) for network in table.networks}
     known |= {network: (timing.measured_ms, timing.verdict.level) for network, timing in timings.items()}
     return LatencyTable.fit(
         table.space,

@@ -72,20 +72,6 @@ class LeftOutErrors:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """What a later measurement of some of the table's networks says about all: see `calibration.py`."""
-
-    factor: float  # on every prediction
-    ratios: tuple[float, ...]  # of each network, now to then
-    created: str  # ISO 8601, UTC
-
-    def __post_init__(self) -> None:
-        numbers = (self.factor, *self.ratios)
-        if not self.ratios or not all(isinstance(n, int | float) and 0 < n < math.inf for n in numbers):
-            raise MeasurementError(f"a calibration needs positive ratios, got factor {self.factor} of {self.ratios}")
-
-
-@dataclass(frozen=True, kw_only=True)
 class LatencyTable:
     """A fitted model of latency for one space, with what its milliseconds mean and how wrong it may be."""
 
@@ -97,7 +83,6 @@ class LatencyTable:
     device: DeviceFacts
     created: str  # ISO 8601, UTC
     compared: Mapping[str, LeftOutErrors] = field(default_factory=dict)  # by kind, of all that were fitted
-    calibration: Calibration | None = None  # predictions are multiplied by its factor; the networks' times stay as measured
 
     # --- making --------------------------------------------------------------------------------------------------
 
@@ -188,15 +173,10 @@ class LatencyTable:
         place = (embed_dim, depth, image_size)
         if place not in self._terms:
             loads = loads_of(embed_dim, depth, image_size, self.space)
-            prices = [(self.factor * self.coefficients[PRICES[name][0]], loads[name]) for name in KINDS[self.kind]]
+            prices = [(self.coefficients[PRICES[name][0]], loads[name]) for name in KINDS[self.kind]]
             base, per_head, per_hidden = (sum(price * terms[index] for price, terms in prices) for index in range(3))
             self._terms[place] = (base, per_head, per_hidden)
         return self._terms[place]
-
-    @property
-    def factor(self) -> float:
-        """What the calibration multiplies predictions by; 1 without one."""
-        return 1.0 if self.calibration is None else self.calibration.factor
 
     @cached_property
     def _terms(self) -> dict[tuple[int, int, int], Terms]:
@@ -241,8 +221,7 @@ class LatencyTable:
     @property
     def model(self) -> str:
         """The fitted formula in words."""
-        words = in_words(self.kind, self.coefficients)
-        return words if self.calibration is None else f"{self.factor:.4g} × ({words})"
+        return in_words(self.kind, self.coefficients)
 
     def __str__(self) -> str:
         others = [
@@ -267,7 +246,6 @@ class LatencyTable:
             "qualification": asdict(self.qualification),
             "coefficients": dict(self.coefficients),
             "compared": {kind: asdict(errors) for kind, errors in self.compared.items()},
-            "calibration": None if self.calibration is None else asdict(self.calibration),
             "networks": [
                 {**{item.name: getattr(network, item.name) for item in fields(network)}, "architecture": architecture}
                 for network in self.networks
@@ -307,7 +285,6 @@ class LatencyTable:
                 compared={
                     name: LeftOutErrors(**errors) for name, errors in values.get("compared", {}).items()
                 },  # none in old files
-                calibration=read_calibration(values.get("calibration")),
             )
             prices = [price for name, price in table.coefficients.items() if name != "constant_ms"]
             if not (all(0 <= price < math.inf for price in prices) and any(prices)) or not math.isfinite(
@@ -337,16 +314,6 @@ class LatencyTable:
             return cls.from_dict(values)
         except CheckpointError as error:
             raise CheckpointError(f"{path} is no latency table that can be used: {error}") from error
-
-
-def read_calibration(values: Mapping[str, Any] | None) -> Calibration | None:
-    """Reads the JSON form. Raises `MeasurementError`, `KeyError`, `TypeError` or `ValueError` for what cannot be."""
-    if values is None:
-        return None
-    found = Calibration(**{**values, "ratios": tuple(values["ratios"])})
-    if not isinstance(found.created, str):
-        raise ValueError(f"a calibration made at {str(found.created)[:40]}")
-    return found
 
 
 @dataclass(frozen=True)

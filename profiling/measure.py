@@ -23,7 +23,7 @@ from autoformer.cost import LatencyQualification
 from autoformer.errors import MeasurementError
 from autoformer.profiling.backend import LatencyBackend
 from autoformer.profiling.device import DeviceFacts
-from autoformer.profiling.statistics import VALID, Gates, LatencyStats, Verdict, judge, percentile
+from autoformer.profiling.statistics import Gates, LatencyStats, Verdict, judge, percentile
 
 Progress = Callable[[str, int, int], None]  # what is done, steps done, steps in all
 Clock = Callable[[], int]  # nanoseconds
@@ -195,27 +195,6 @@ def measure(
                 if progress:
                     progress("measure latency", done, steps)
     return {name: _finish(name, backends[name], facts, warmups[name], taken[name]) for name in backends}
-
-
-def measure_until_valid(
-    backends: Mapping[str, LatencyBackend],
-    config: MeasureConfig = MeasureConfig(),
-    *,
-    attempts: int = 3,
-    device: DeviceFacts | None = None,
-    progress: Progress | None = None,
-) -> dict[str, Measurement]:
-    """`measure`, and again those together whose verdict is not VALID, `attempts` times at most; the last of each counts.
-
-    Whether one is repeated depends on its steadiness alone, never on whether its time is good.
-    """
-    found: dict[str, Measurement] = {}
-    for _ in range(attempts):
-        left = {name: backend for name, backend in backends.items() if name not in found or found[name].verdict.level != VALID}
-        if not left:
-            break
-        found |= measure(left, config, device=device, progress=progress)
-    return found
 
 
 def warm_up(backend: LatencyBackend, config: MeasureConfig, clock: Clock = time.perf_counter_ns) -> Warmup:

@@ -29,15 +29,15 @@ def loop_text(loop: Mapping[str, Any]) -> tuple[str, ...]:
     if not loop["rounds"]:
         return (f"The networks that the search offered were not measured: {loop['not_measured']}.",)
     count = sum(len(slugs) for slugs in loop["slugs"])
-    ratios = ", ".join(f"{100 * (ratio - 1):+.1f} %" for ratio in (loop["calibration"] or {"ratios": ()})["ratios"])
-    calibrated = (
-        f"Measured again, the table's networks nearest to the limit differ by {ratios}; predictions follow. " if ratios else ""
-    )
+    paces = sorted({network["pace"] for taken in loop["rounds"] for network in taken["networks"]} - {1.0})
+    shown = " to ".join(f"{value:.3f}" for value in dict.fromkeys((*paces[:1], *paces[-1:])))
+    beside = f" Networks of the latency table ran beside them and took {shown} times as long as then; times are divided by that."
+    pace = beside if paces else ""
     changed = f" It is chosen instead of {loop['instead_of']}, which the search offered first." if loop["instead_of"] else ""
     return (
-        f"{calibrated}Before the choice was final {count} networks were exported and measured in {len(loop['rounds'])} rounds. "
-        f"Measured ones count with their measurement, the others with the corrected table. The limit of "
-        f"{loop['limit_ms']:.4g} ms is {loop['status']} by {loop['slug']}: {loop['reason']} ({loop['qualification']}).{changed}",
+        f"Before the choice was final {count} networks were exported and measured in {len(loop['rounds'])} rounds. Measured ones "
+        f"count with their measurement, the others with the corrected table. The limit of {loop['limit_ms']:.4g} ms is "
+        f"{loop['status']} by {loop['slug']}: {loop['reason']} ({loop['qualification']}).{pace}{changed}",
     )
 
 

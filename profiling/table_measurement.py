@@ -20,10 +20,9 @@ from autoformer.checkpoint import json_digest
 from autoformer.cost import count_flops
 from autoformer.errors import MeasurementError
 from autoformer.profiling.backend import LatencyBackend
-from autoformer.profiling.device import DeviceFacts
-from autoformer.profiling.drift import joined, without_common_drift
+from autoformer.profiling.drift import ROUNDS, measure_together
 from autoformer.profiling.latency_table import MIN_NETWORKS, LatencyTable
-from autoformer.profiling.measure import MeasureConfig, Measurement, Progress, measure
+from autoformer.profiling.measure import MeasureConfig, Progress
 from autoformer.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 BACKENDS = ("onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda")
 POOL = 4096  # architectures the design chooses from
-ROUNDS = 10  # visits of each network: drift of the machine is found as finely as this
 Choice = TypeVar("Choice", int, float)
 Exporter = Callable[["Subnet", Path], object]  # writes an ONNX file
 
@@ -152,22 +150,19 @@ def _fitted_while_measuring(
     progress: Progress | None,
 ) -> LatencyTable:
     """Measures until the fit can be trusted, `attempts` times at most; the best fit there was."""
-    facts, taken, table = DeviceFacts.collect(), dict[str, Measurement](), None
-    for attempt in range(attempts):
-        found = measure(backends, config, device=facts, progress=progress)
-        taken = {name: joined(taken[name], one) if taken else one for name, one in found.items()}
-        steady = without_common_drift(taken)
+    table: LatencyTable | None = None
+    for attempt, steady in enumerate(measure_together(backends, config, attempts, progress), 1):
         of = [steady[architecture.slug] for architecture in architectures]
         try:
             table = LatencyTable.fit(
                 space,
                 of[0].qualification(statistic),
                 [(architecture, one.stats.value(statistic)) for architecture, one in zip(architectures, of, strict=True)],
-                device=facts,
+                device=of[0].device,
                 verdicts=[one.verdict.level for one in of],
             )
         except MeasurementError:
-            if table is None and attempt + 1 == attempts:
+            if table is None and attempt == attempts:
                 raise
         if table is not None and not table.doubtful:
             break

@@ -131,7 +131,7 @@ def answered(
 ) -> LatencyAnswer:
     search = stored(folder, table, choose)
     first = search.answer(within_margin(stated, table), TableCosts(SPACE, table), choose).result.chosen
-    options = {"facts": FACTS, "anchors": 0, **options}
+    options = {"facts": FACTS, **options}
     return answer_latency(search, table, stated, folder, first=first.architecture, choose=choose, measurer=measurer, **options)
 
 

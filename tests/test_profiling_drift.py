@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from autoformer.cost import count_flops
-from autoformer.errors import CheckpointError, MeasurementError
-from autoformer.profiling.calibration import anchors_of, calibrated
+from autoformer.architecture import Architecture
+from autoformer.errors import CheckpointError
+from autoformer.profiling import drift, latency_loop
+from autoformer.profiling.anchors import anchors_of, pace_of
 from autoformer.profiling.drift import drift_of_rounds, joined, without_common_drift
-from autoformer.profiling.latency_table import Calibration, LatencyTable, TableCosts
+from autoformer.profiling.latency_answer import LatencyAnswer, Timing
+from autoformer.profiling.latency_loop import measure_networks
 from autoformer.profiling.measure import Measurement
-from autoformer.profiling.statistics import UNSTABLE, VALID, Verdict
-from autoformer.profiling.table_measurement import designed_architectures
+from autoformer.profiling.statistics import VALID
 from tests.fakes import ScriptedBackend, ScriptedClock
-from tests.test_latency_loop import LIMIT_MS, SPACE, Measurer, answered, table_of, truth
-from tests.test_profiling_measure import one
+from tests.test_latency_loop import SPACE, Measurer, answered, table_of, truth
+from tests.test_profiling_measure import FACTS, one
 
 OWN = (1.0, 2.5, 7.0)  # milliseconds
 DRIFT = (1.0, 1.3, 0.9, 1.0, 1.6)
@@ -70,64 +72,82 @@ def test_joined_measurements_are_one_of_more_rounds() -> None:
     assert both.stats.p50_ms == pytest.approx(1.5, rel=2e-3)
 
 
-# --- calibration -------------------------------------------------------------------------------------------------
+# --- the table's pace --------------------------------------------------------------------------------------------
 
 
-def test_anchors_are_the_networks_nearest_to_the_limit_or_spread_over_the_range() -> None:
+def test_anchors_are_the_tables_networks_nearest_in_time_that_are_not_measured_anyway() -> None:
     table = table_of(truth)
     by_time = [network.architecture for network in table.networks]  # in rising order of FLOPs, so of the true latency
-    assert anchors_of(table, near_ms=0.0001) == by_time[:3]
-    assert set(anchors_of(table, near_ms=1000)) == set(by_time[-3:])
-    assert anchors_of(table) == [by_time[index] for index in (1, 4, 6)]
-    assert set(anchors_of(table, count=50)) == set(by_time)
+    assert anchors_of(table, 0.0001) == by_time[:3]
+    assert anchors_of(table, 0.0001, without=by_time[1:2]) == [by_time[0], *by_time[2:4]]
+    assert set(anchors_of(table, 1000)) == set(by_time[-3:])
 
 
-def test_a_calibrated_table_predicts_by_the_median_factor_and_keeps_what_was_measured() -> None:
+@pytest.mark.parametrize(
+    ("ratios", "pace"),
+    [((1.1, 1.05, 0.9), 1.05), ((0.9, 0.9, 0.95), 0.9), ((1.3, 1.4, 1.2), 1.0), ((0.5, 0.6, 0.7), 1.0), ((), 1.0)],
+)
+def test_the_pace_is_the_median_ratio_unless_the_machine_is_another_one(ratios: Sequence[float], pace: float) -> None:
     table = table_of(truth)
-    slow = dict(zip(anchors_of(table, LIMIT_MS), (1.1, 1.2, 1.7), strict=True))
-    found = calibrated(table, Measurer(lambda network: slow[network] * truth(network)), near_ms=LIMIT_MS)
-    assert found.factor == pytest.approx(1.2)
-    assert found.predict(SPACE.middle) == pytest.approx(1.2 * truth(SPACE.middle))
-    costs = TableCosts(SPACE, found)
-    assert costs.latency_of(SPACE.middle, count_flops(SPACE.middle, SPACE)) == pytest.approx(1.2 * truth(SPACE.middle))
-    assert [network.measured_ms for network in found.networks] == [network.measured_ms for network in table.networks]
-    assert found.margin == table.margin
-    assert found.model.startswith("1.2 × (")
-    again = calibrated(found, Measurer(lambda network: 0.9 * truth(network)))
-    assert again.factor == pytest.approx(0.9)  # of the table as it was measured, not on top
+    now = {network.architecture: ratio * network.measured_ms for network, ratio in zip(table.networks, ratios, strict=False)}
+    assert pace_of(table, now) == pytest.approx(pace)
 
 
-def test_unsteady_anchors_say_nothing() -> None:
-    table = table_of(truth)
-    assert calibrated(table, Measurer(verdict=Verdict(UNSTABLE, ("drift",)))) is table
+def fake_measure(factor: float, seen: list[Sequence[str]]) -> Callable[..., dict[str, Measurement]]:
+    """A machine on which every network takes `factor` times its true time, in rounds that drift."""
+
+    def run(backends: Mapping[str, Any], *_: object, **options: object) -> dict[str, Measurement]:
+        seen.append(list(backends))
+        pattern = replace(taken(1.0, DRIFT), device=FACTS, backend="onnxruntime-cpu", threads=1, batch=1, precision="fp32")
+        found = {}
+        for index, (name, architecture) in enumerate(backends.items()):
+            sample = taken(factor * truth(architecture.architecture), DRIFT, seed=index)
+            found[name] = replace(pattern, name=name, samples_ms=sample.samples_ms, cpu_samples_ms=sample.samples_ms)
+        return found
+
+    return run
 
 
-def test_a_calibrated_table_survives_its_file_and_damage_is_refused(tmp_path: Path) -> None:
-    table = calibrated(table_of(truth), Measurer(lambda network: 1.1 * truth(network)))
-    table.save(tmp_path / "table.json")
-    assert LatencyTable.load(tmp_path / "table.json") == table
-    damages: list[dict[str, Any]] = [{"factor": -1}, {"ratios": []}, {"factor": "fast"}, {"created": 3}, {"more": 1}]
-    for damage in damages:
-        values = table.to_dict()
-        values["calibration"] |= damage
-        with pytest.raises(CheckpointError, match="damaged"):
-            LatencyTable.from_dict(values)
-    with pytest.raises(MeasurementError, match="positive ratios"):
-        Calibration(factor=1.0, ratios=(), created="")
+class Opened(AbstractContextManager["Opened"]):
+    """Stands for an exported network; knows its architecture."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        self.architecture = architecture
+
+    def __exit__(self, *error: object) -> None:
+        return None
 
 
-def test_the_loop_calibrates_before_it_chooses(tmp_path: Path) -> None:
-    """On a machine 8 % slower than when the table was made the first network measured keeps the limit."""
-    measurer = Measurer(lambda network: 1.08 * truth(network))
-    table = table_of(truth)
-    answer = answered(tmp_path, table, measurer, anchors=3)
-    assert set(measurer.asked[0]) <= set(designed_architectures(SPACE, 8))
-    assert answer.calibration is not None
-    assert answer.calibration.factor == pytest.approx(1.08)
-    assert answer.rounds[0].chosen.timing.status(LIMIT_MS) == "met"
-    assert answer.rounds[0].chosen.error == pytest.approx(0, abs=1e-6)
-    assert len(answer.rounds) == 1
-    read = type(answer).load(tmp_path)
-    assert read.calibration == answer.calibration
-    assert answered(tmp_path, table, measurer, anchors=3) == read  # nothing was measured again
-    assert len(measurer.asked) == 2
+@pytest.mark.parametrize(("factor", "pace"), [(1.0, 1.0), (1.08, 1.08), (0.93, 0.93), (1.5, 1.0)])
+def test_finalists_are_measured_at_the_tables_pace(factor: float, pace: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Sequence[str]] = []
+    monkeypatch.setattr(drift, "measure", fake_measure(factor, seen))
+    monkeypatch.setattr(latency_loop, "open_network", lambda space, architecture, *_: Opened(architecture))
+    table, wanted = table_of(truth), [SPACE.sample(random.Random(seed)) for seed in (5, 6)]
+    found = measure_networks(table, wanted)
+    assert list(found) == wanted
+    assert len(seen[0]) == len(wanted) + 3
+    for network, timing in found.items():
+        assert timing.pace == pytest.approx(pace, rel=2e-3)
+        assert timing.measured_ms == pytest.approx(factor / pace * truth(network), rel=2e-3)
+        assert timing.low_ms is not None
+        assert timing.high_ms is not None
+        assert timing.low_ms <= timing.measured_ms <= timing.high_ms
+        assert timing.verdict.level == VALID
+
+
+def test_the_pace_stands_in_the_answers_file_and_its_words(tmp_path: Path) -> None:
+    class Slow(Measurer):
+        def __call__(self, wanted: Sequence[Architecture]) -> Mapping[Architecture, Timing]:
+            return {network: replace(timing, pace=1.04) for network, timing in super().__call__(wanted).items()}
+
+    answer = answered(tmp_path, table_of(truth), Slow())
+    assert "the machine takes 1.040 times as long just now" in str(answer)
+    read = LatencyAnswer.load(tmp_path)
+    assert read == answer
+    assert {network.timing.pace for taken in read.rounds for network in taken.networks} == {1.04}
+    values = answer.to_dict()
+    for pace in (0, -1, "fast", None):
+        values["rounds"][0]["networks"][0]["pace"] = pace
+        with pytest.raises(CheckpointError, match="a pace of"):
+            LatencyAnswer.from_dict(values)
