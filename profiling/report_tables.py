@@ -22,6 +22,7 @@ NETWORKS = {
     "inherited": "supernet weights, as inherited",
     "finetuned": "finetuned",
     "onnx fp32": "ONNX fp32",
+    "onnx fp16": "ONNX fp16",
     "onnx int8": "ONNX int8",
 }
 MEANINGS: dict[Metric, str] = {
