@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -31,6 +33,7 @@ from autoformer.cli import (
 )  # fmt: skip
 
 INTERRUPTED = 130  # the exit code of Ctrl-C
+TERMINATED = 143  # of SIGTERM
 LONGEST = 600  # characters of an error's line
 
 app = typer.Typer(
@@ -83,6 +86,8 @@ def main() -> None:
     """Runs the program. What a user can cause is one line on stderr and an exit code; `--debug` shows the traceback."""
     from autoformer.errors import AutoformerError, InterruptedRunError, MissingPackageError
 
+    with contextlib.suppress(ValueError):  # in a thread of somebody else's program
+        signal.signal(signal.SIGTERM, terminated)
     try:
         code = app(standalone_mode=False)
     except AutoformerError as error:
@@ -92,6 +97,10 @@ def main() -> None:
         fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
+    except SystemExit as stop:
+        if stop.code == TERMINATED:
+            fail("stopped by SIGTERM; run the same command again, finished steps are kept", TERMINATED)
+        raise
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("autoformer"):
             raise
@@ -114,6 +123,11 @@ def main() -> None:
     if code == INTERRUPTED:  # typer answers Ctrl-C with this code
         fail("stopped; run the same command again to go on, finished steps are kept", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def terminated(*_: object) -> None:
+    """A scheduler's wish: ends the work as an exception does, so that what is half written is removed."""
+    raise SystemExit(TERMINATED)
 
 
 def debug() -> None:

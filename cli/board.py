@@ -201,9 +201,9 @@ def build(bundle: Bundle, arguments: argparse.Namespace) -> tuple[dict[str, Any]
         if source is None or source.status != "exported":
             continue
         plan = out / f"model.{precision}.plan"
-        built = EngineBuilder().build(
-            bundle.manifest.verified_file(bundle.folder, source), plan, batches=(1, arguments.batch, max(8, arguments.batch))
-        )
+        batch = arguments.batch or 1
+        model = bundle.manifest.verified_file(bundle.folder, source)
+        built = EngineBuilder().build(model, plan, batches=(1, batch, max(8, batch)))
         with Engine.load(plan, sha256=built.sha256) as engine:
             given, sizes = run_in_batches(filled_up(engine, source.batch), images, BATCHES)
         parity = compare(expected, given, precision=precision, batches=sizes, tolerance=TOLERANCES[precision])
@@ -281,7 +281,10 @@ def measured(bundle: Bundle, arguments: argparse.Namespace, only: str | None = N
             if only not in (None, artefact.precision):
                 continue
             path = bundle.manifest.verified_file(folder, artefact)
-            name, batch = f"{artefact.format} {artefact.precision}", artefact.batch or arguments.batch
+            name, batch = f"{artefact.format} {artefact.precision}", artefact.batch or arguments.batch or 1
+            if arguments.batch not in (None, batch):
+                missing[name] = f"it takes exactly {artefact.batch} images, asked for {arguments.batch}"
+                continue
             try:
                 if artefact.format == "tensorrt":
                     from autoformer.profiling.tensorrt_backend import TensorRTBackend
@@ -346,7 +349,7 @@ def main(words: list[str] | None = None) -> int:
             one.add_argument("--top", type=int, default=3, help="classes shown per image")
             one.add_argument("--precision", choices=("fp32", "fp16", "int8"), help="default: fp32")
         else:
-            one.add_argument("--batch", type=int, default=1, help="images in one call")
+            one.add_argument("--batch", type=int, default=None, help="images in one call; default: 1, or what a file is fixed to")
             one.add_argument("--threads", type=int, default=1, help="CPU threads")
             one.add_argument("--seconds", type=float, default=3.0, help="measuring time per file")
     arguments = parser.parse_args(words)

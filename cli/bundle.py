@@ -45,6 +45,7 @@ def bundle(
     from autoformer.rungs import balanced_order
     from autoformer.timm_models import PREFIX, name_and_file
 
+    terms = None if licence is None else licence_text(licence)
     place = Path(source)
     run = place if (place / "run.json").is_file() else None
     if run is None and not (place / FILE_NAME).is_file() and is_network(source):
@@ -63,7 +64,7 @@ def bundle(
         raise DataError("the search part holds no image to check with")
     pixels = [manifest.preprocessing.pixels(part[int(index)][0]) for index in order]
     called = re.sub(r"[^A-Za-z0-9_.-]+", "-", name or place.resolve().name).strip("-.") or "model"
-    promise = promised(run, manifest, called, None if licence is None else licence.read_text(encoding="utf-8"))
+    promise = promised(run, manifest, called, terms)
 
     import numpy as np
 
@@ -81,19 +82,42 @@ def bundle(
     )
 
 
+def licence_text(path: Path) -> str:
+    """The text of a licence. Raises `DataError` when the file is no text in UTF-8."""
+    from autoformer.errors import DataError
+
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no text in UTF-8 ({error.reason}, byte {error.start}); save the licence as such") from error
+
+
 def promised(run: Path | None, manifest: Any, name: str, licence: str | None) -> Any:
-    """What a run knows about its files; of an export folder alone nothing but its manifest."""
+    """What a run knows about its files; of an export folder alone its manifest and how many images each file got right."""
     from autoformer import __version__
     from autoformer.checkpoint import read_json
+    from autoformer.evaluate import WORDS, Score, metric_from, score, wilson
     from autoformer.export.bundle import Promise
 
     if run is None:
-        return Promise(name=name, licence=licence, made={"version": __version__})
+        counted = {
+            f"{a.format} {a.precision}": (a.correct, a.parity.images)
+            for a in manifest.artefacts
+            if a.correct is not None and a.parity is not None
+        }
+        accuracy = {
+            key: {
+                **Score("top1", right / images, *wilson(right / images, images), images, right).to_dict(),
+                "words": WORDS["top1"],
+                "part": "search",
+            }
+            for key, (right, images) in counted.items()
+        }
+        return Promise(name=name, licence=licence, accuracy=accuracy, made={"version": __version__})
 
     import numpy as np
 
     from autoformer.cost import LatencyQualification
-    from autoformer.evaluate import WORDS, metric_from, score
     from autoformer.profiling.latency import Profile
 
     record, tested = read_json(run / "run.json", "recipe"), read_json(run / "test.json", "guesses", "labels")

@@ -32,9 +32,16 @@ def check(
     Example: autoformer check runs/export/model.int8.onnx --target tensorrt --version 10.3
     """
     from autoformer.cli.console import print_json, print_table
-    from autoformer.export.tensorrt_check import TARGETS, check_tensorrt, grouped, to_dict
+    from autoformer.errors import ExportError
+    from autoformer.export.tensorrt_check import TARGETS, check_tensorrt, grouped, parsed, to_dict
 
     versions = tuple(version or TARGETS)
+    try:
+        [parsed(one) for one in versions]
+    except ExportError as error:  # a slip of the pen is no verdict on the file
+        raise typer.BadParameter(str(error)) from error
+    if file.is_dir():
+        raise typer.BadParameter(f"{file} is a folder; give one of its ONNX files")
     findings = check_tensorrt(file, versions)
     answer = to_dict(findings, versions)
     if json:

@@ -22,7 +22,7 @@ def export(
         str, typer.Option("--input", help="float32 (normalised), or uint8: pixels, with the normalisation folded into the files.")
     ] = "float32",
     calibration_images: Annotated[int, typer.Option(help="Images of the search part that int8 is calibrated on.")] = 128,
-    max_disagreement: Annotated[float, typer.Option(help="Share of images where int8 may guess otherwise than fp32.")] = 0.01,
+    max_disagreement: Annotated[float, typer.Option(help="Share of images that int8 may guess otherwise.")] = 0.01,
     max_class_loss: Annotated[float, typer.Option(help="Share of a class's images that int8 may lose against fp32.")] = 0.05,
     measure: Annotated[
         bool, typer.Option("--measure/--no-measure", help="Time int8 against fp32 here, about 10 seconds; slower is said.")

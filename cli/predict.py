@@ -11,7 +11,9 @@ from autoformer.cli.options import Json
 
 
 def predict(
-    artefact: Annotated[Path, typer.Argument(help="Folder of a network or of an export, an ONNX file, or an engine.")],
+    artefact: Annotated[
+        Path, typer.Argument(help="A folder of a network, an export or a bundle, a .zip bundle, an ONNX file, an engine.")
+    ],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     top: Annotated[int, typer.Option("--top", min=1, help="Classes shown per image.")] = 3,
     json: Json = False,
@@ -34,7 +36,7 @@ def predict(
     rows, answers = [], []
     for path in images:
         if not path.is_file():
-            raise DataError(f"{path} does not exist; expected an image file")
+            raise DataError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; expected an image file")
         image = FileImages(path.parent, (Path(path.name),), (0,)).open(0)
         logits = predictor(preprocessing(image)[None])[0].astype(np.float64)
         shares = np.exp(logits - logits.max())

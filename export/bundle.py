@@ -167,12 +167,18 @@ def model_card(manifest: Manifest, promise: Promise, check_images: int) -> str:
         name = f"{artefact.format} {artefact.precision}"
         score, time = promise.accuracy.get(name), promise.latency.get(artefact.file or "")
         shown = f"{100 * score['value']:.1f} % [{100 * score['low']:.1f}, {100 * score['high']:.1f}]" if score else "not scored"
-        timed = f"{time['p50_ms']:.3g} ms ({time['means']})" if time else "not measured"
+        timed = f"{time['p50_ms']:.3g} ms ({time['means']}; {time['verdict']})" if time else "not measured"
         why = "; ".join(filter(None, (artefact.reason, artefact.advice)))
         rows.append(f"| {artefact.file or name} | {artefact.status} | {shown} | {timed} | {why} |")
     first = next(iter(promise.accuracy.values()), None)
     on = f"{first['words']} on {first['images']} images of the {first['part']} part" if first else "accuracy"
     size = manifest.preprocessing.input_size
+    shape = next((a.input_shape for a in manifest.artefacts if a.file), ("batch", manifest.preprocessing.in_chans, size, size))
+    used = (
+        f"{sizes or 'sizes not recorded'}"
+        if manifest.network is None
+        else "the images that its files were calibrated and checked on; what it was trained on, those who made it must say"
+    )
     kind = f"{_one_line(manifest.network)}, a network" if manifest.network else "a vision transformer"
     takes = {
         "float32": "float32 images, normalised as preprocessing.json says",
@@ -197,7 +203,7 @@ for images of {size} × {size} pixels: {kind} of {manifest.params:,} parameters{
 
 The program needs Python 3.10 or newer, numpy, Pillow, and onnxruntime or tensorrt. `verify` compares every file with the logits
 that the network gave {check_images} check images where this bundle was made, and measures the budget on the device itself.
-Without the program: the files take {takes}, [batch, {manifest.preprocessing.in_chans}, {size}, {size}].
+Without the program: the files take {takes}, [{", ".join(map(str, shape))}].
 
 ## How good it is
 
@@ -207,9 +213,7 @@ Without the program: the files take {takes}, [batch, {manifest.preprocessing.in_
 
 ## Data
 
-{data.get("source", "not recorded")}: {
-        sizes or "sizes not recorded"
-    }. Scores are of images like these; of other cameras, places or
+{Path(str(data.get("source", "not recorded"))).name}: {used}. Scores are of images like these; of other cameras, places or
 classes they say nothing. Every image gets one of the {len(manifest.classes)} classes, also one that shows none of them.
 
 ## Licence

@@ -80,7 +80,8 @@ class Predictor:
     def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """Logits [n, classes].
 
-        Raises `DataError` when the images do not fit the network, `CheckpointError` when the class names do not.
+        Raises `DataError` when the images do not fit the network, `CheckpointError` when the class names do not, or when
+        logits are infinite or not a number: the largest of those would be no answer.
         """
         import numpy as np
 
@@ -96,7 +97,13 @@ class Predictor:
                     "give the images it was made for"
                 )
             found.append(logits[: len(batch)])
-        return np.concatenate(found)
+        every = np.concatenate(found)
+        if broken := int((~np.isfinite(every)).any(-1).sum()):
+            raise CheckpointError(
+                f"{self.path} gives {broken} of {len(every)} images logits that are infinite or not a number; it answers nothing "
+                "there, train or export it again"
+            )
+        return every
 
     def close(self) -> None:
         """Gives device memory back."""
@@ -131,7 +138,7 @@ def open_predictor(
             artefact = manifest.find("onnx", wanted)
             if artefact is None:
                 made = ", ".join(a.precision for a in manifest.artefacts if a.format == "onnx" and a.file)
-                raise CheckpointError(f"{path} holds no ONNX file of precision {wanted!r}, only {made}")
+                raise CheckpointError(f"{path} holds no ONNX file of precision {wanted!r}, only {made or 'none at all'}")
             return _onnx(manifest.verified_file(path, artefact), provider, threads)
         if precision not in (None, "fp32"):
             raise CheckpointError(f"{path} is no export folder, so precision {precision!r} cannot be chosen; export it first")

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from autoformer.cli.board import main
-from autoformer.errors import AutoformerError, CheckpointError, ExportError, OutputExistsError
+from autoformer.cli.bundle import licence_text, promised
+from autoformer.errors import AutoformerError, CheckpointError, DataError, ExportError, OutputExistsError
 from autoformer.export import bundle as bundles
 from autoformer.export.artefacts import export_network
-from autoformer.export.bundle import Promise, unpack_bundle, write_bundle
+from autoformer.export.bundle import Promise, model_card, unpack_bundle, write_bundle
 from autoformer.export.manifest import Manifest
 from autoformer.export.predictor import open_predictor
 from autoformer.export.program import board_program, modules_of
@@ -99,14 +101,58 @@ def test_the_model_card_quotes_scores_latency_and_the_licence_of_the_user(export
     scored = {"value": 0.9, "low": 0.85, "high": 0.93, "images": 200, "words": "accuracy", "part": "test"}
     out = written(
         export, tmp_path / "b", licence="MIT, for bees", accuracy={"onnx fp32": scored},
-        latency={"model.fp32.onnx": {"p50_ms": 1.25, "means": "p50, batch 1"}},
+        latency={"model.fp32.onnx": {"p50_ms": 1.25, "means": "p50, batch 1", "verdict": "VALID"}},
     )  # fmt: skip
     card = (out / "README.md").read_text()
     assert "accuracy on 200 images of the test part" in card
     assert "90.0 % [85.0, 93.0]" in card
-    assert "1.25 ms (p50, batch 1)" in card
+    assert "1.25 ms (p50, batch 1; VALID)" in card
     assert (out / "licence.txt").read_text() == "MIT, for bees"
     assert "not stated by those who made this bundle" in (written(export, tmp_path / "c") / "README.md").read_text()
+
+
+def test_the_card_says_how_far_a_latency_can_be_trusted_and_what_shape_the_files_take(export: Path, tmp_path: Path) -> None:
+    latency = {"model.fp32.onnx": {"p50_ms": 1.5, "means": "p50", "verdict": "UNSTABLE: drift 9 %"}}
+    card = (written(export, tmp_path / "bundle", latency=latency) / "README.md").read_text()
+    assert "1.5 ms (p50; UNSTABLE: drift 9 %)" in card
+    assert "[batch, 3, 16, 16]" in card
+
+
+def test_an_export_without_a_run_promises_how_many_of_the_judged_images_each_file_got_right(export: Path) -> None:
+    manifest = Manifest.load(export)
+    (artefact,) = manifest.artefacts
+    assert artefact.parity is not None
+    found = promised(None, manifest, "animals", None).accuracy["onnx fp32"]
+    assert (found["correct"], found["images"], found["part"]) == (artefact.correct, artefact.parity.images, "search")
+    assert found["low"] <= found["value"] <= found["high"]
+
+
+def test_a_licence_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "licence.txt").write_bytes("Lizenz für alle".encode("latin-1"))
+    with pytest.raises(DataError, match="no text in UTF-8"):
+        licence_text(tmp_path / "licence.txt")
+
+
+def test_a_network_of_others_is_not_said_to_be_trained_on_the_check_images(export: Path) -> None:
+    record = {"source": "/home/me/photos", "parts": {"train": {"images": 7}}}
+    manifest = replace(Manifest.load(export), data=record)
+    ours = model_card(manifest, Promise(name="a"), 1)
+    assert "photos: 7 to train on" in ours
+    assert "/home/me" not in ours
+    others = model_card(replace(manifest, network="timm:x"), Promise(name="a"), 1)
+    assert "to train on" not in others
+    assert "calibrated and checked on" in others
+
+
+def test_a_batch_that_a_file_does_not_take_is_not_measured_in_its_place(
+    export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = written(export, tmp_path / "bundle")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["artefacts"][0]["input_shape"][0] = 3
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    _, said, _ = board(folder, "bench", "--seconds", "0.01", "--batch", "2", "--json", capsys=capsys)
+    assert json.loads(said)["not measured"] == {"onnx fp32": "it takes exactly 3 images, asked for 2"}
 
 
 def test_what_exists_is_never_overwritten_and_a_changed_export_not_packed(export: Path, bundle: Path, tmp_path: Path) -> None:
