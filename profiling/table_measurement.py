@@ -38,7 +38,9 @@ def designed_architectures(space: SearchSpace, count: int = 8, seed: int = 0) ->
     """`count` architectures in rising order of FLOPs: the smallest, the largest, and others evenly between them by FLOPs.
 
     Among those of about the wanted FLOPs, the one with most choices not yet seen is taken, so that all choices appear as
-    far as `count` networks can hold them. Raises `MeasurementError` when `count` is below 4 or the space has not as many.
+    far as `count` networks can hold them. A network of mixed blocks, as a search draws them, goes before one whose blocks are
+    much alike: on a CPU blocks of many shapes cost more than as many of one shape. Raises `MeasurementError` when `count` is
+    below 4 or the space has not as many.
     """
     if count < MIN_NETWORKS:
         raise MeasurementError(f"a latency table needs at least {MIN_NETWORKS} networks, asked for {count}")
@@ -46,8 +48,8 @@ def designed_architectures(space: SearchSpace, count: int = 8, seed: int = 0) ->
         raise MeasurementError(f"space {space.name!r} has {space.size} architectures, asked for {count} to measure")
     rng = random.Random(seed)
     pool: dict[Architecture, int] = {}
-    for _ in range(POOL):
-        architecture = _leaning(space, rng)
+    mixed = {space.sample(rng) for _ in range(POOL)}
+    for architecture in (*sorted(mixed, key=str), *(_leaning(space, rng) for _ in range(POOL))):
         pool[architecture] = count_flops(architecture, space)
     chosen = [space.smallest, space.largest]
     seen = _choices(space.smallest) | _choices(space.largest)
@@ -60,7 +62,7 @@ def designed_architectures(space: SearchSpace, count: int = 8, seed: int = 0) ->
             free = [architecture for architecture in (space.sample(rng),) if architecture not in chosen]
             pool.update((architecture, count_flops(architecture, space)) for architecture in free)
         near = [architecture for architecture in free if abs(pool[architecture] - wanted) <= step / 4] or free[:1]
-        best = max(near, key=lambda architecture: _news(architecture, seen))
+        best = max(near, key=lambda architecture: _news(architecture, seen, architecture in mixed))
         chosen.append(best)
         seen |= _choices(best)
     return sorted(chosen, key=lambda architecture: count_flops(architecture, space))
@@ -87,14 +89,14 @@ def _choices(architecture: Architecture) -> set[tuple[str, float]]:
     return found | ({("size", architecture.image_size)} if architecture.image_size is not None else set())
 
 
-def _news(architecture: Architecture, seen: set[tuple[str, float]]) -> tuple[int, int, int]:
-    """How many choices are new: first those a network has only one of, which are the hardest to cover.
+def _news(architecture: Architecture, seen: set[tuple[str, float]], mixed: bool) -> tuple[int, bool, int, int]:
+    """How many choices are new: first those a network has only one of, which are the hardest to cover; then mixed blocks.
 
     Of equals the smallest, because FLOPs rise from one network to the next and small ones will not fit any more.
     """
     new = _choices(architecture) - seen
     blocks = sum(name in ("heads", "ratio") for name, _ in new)
-    return len(new) - blocks, blocks, -architecture.embed_dim * architecture.depth
+    return len(new) - blocks, mixed, blocks, -architecture.embed_dim * architecture.depth
 
 
 def measure_table(
