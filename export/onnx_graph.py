@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from autoformer.checkpoint import replacing, tensors_digest, write_json
 from autoformer.errors import CheckpointError, ExportError, short
-from autoformer.export.external_data import external_locations
+from autoformer.export.external_data import check_external_data, external_locations
 from autoformer.export.model_metadata import ModelMetadata
 from autoformer.preprocessing import INPUT_TYPES, Preprocessing
 
@@ -171,12 +171,18 @@ def image_shape_of(network: nn.Module) -> tuple[int, int, int]:
     raise ExportError(f"{type(network).__name__} does not say which images it takes; give image_shape=(channels, height, width)")
 
 
-def read_model(path: Path) -> onnx.ModelProto:
-    """The file as a checked protobuf. Raises `CheckpointError` when it is missing, truncated or not ONNX."""
+def read_model(path: Path, *, weights_beside: bool = False) -> onnx.ModelProto:
+    """The file as a checked protobuf; with `weights_beside` those that it keeps in other files of its folder are read too.
+
+    Raises `CheckpointError` when it is missing, truncated or not ONNX, or keeps weights where they are not read.
+    """
     try:
         content = path.read_bytes()
         model = onnx.load_model_from_string(content)
-        if any(True for _ in external_locations(content)):
+        if weights_beside:
+            check_external_data(path)
+            onnx.load_external_data_for_model(model, str(path.parent))
+        elif any(True for _ in external_locations(content)):
             raise CheckpointError(f"{path} keeps weights in other files, which is not supported; store them inside the file")
         onnx.checker.check_model(model)
         for tensor in model.graph.initializer:

@@ -49,7 +49,7 @@ def parsed(version: str) -> Version:
 
 def check_tensorrt(path: Path, versions: Sequence[str] = TARGETS) -> list[Finding]:
     """The findings for any ONNX file, the worst first. Raises `CheckpointError` when it cannot be read."""
-    return check_model(read_model(path), versions)
+    return check_model(read_model(path, weights_beside=True), versions)
 
 
 def check_model(model: onnx.ModelProto, versions: Sequence[str] = TARGETS) -> list[Finding]:

@@ -13,6 +13,7 @@ from autoformer.errors import AutoformerError, CheckpointError
 from autoformer.export.external_data import external_locations
 from autoformer.export.onnx_graph import OnnxGraph
 from autoformer.export.onnx_model import OnnxModel
+from autoformer.export.tensorrt_check import check_tensorrt
 from autoformer.profiling.onnxruntime_backend import OnnxRuntimeBackend
 
 IMAGES = np.ones((2, 1, 8, 8), np.float32)
@@ -127,3 +128,13 @@ def test_names_that_are_no_text_are_one_line(tmp_path: Path, name: bytes) -> Non
         with pytest.raises(CheckpointError, match=r"m\.onnx") as caught:
             read(path)
         assert "\n" not in str(caught.value)
+
+
+def test_check_reads_weights_beside_the_file_and_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "m.bin").write_bytes(WEIGHT.tobytes())
+    beside = check_tensorrt(write(tmp_path / "m.onnx", external("m.bin")), ("10.3",))
+    whole = check_tensorrt(write(tmp_path / "whole.onnx", numpy_helper.from_array(WEIGHT, "weight")), ("10.3",))
+    assert beside == whole
+    for location in ("../m.bin", "gone.bin"):
+        with pytest.raises(CheckpointError, match=r"not inside its folder|missing beside it"):
+            check_tensorrt(write(tmp_path / "away.onnx", external(location)), ("10.3",))
