@@ -42,7 +42,7 @@ def costs_of(words: str) -> Costs:
             return Costs(params=manifest.params, flops=manifest.flops, bytes=_size(path))
     if path.suffix != ".onnx":
         return Costs(bytes=_size(path))
-    weights = [math.prod(tensor.dims) for tensor in read_model(path).graph.initializer]
+    weights = [math.prod(tensor.dims) for tensor in read_model(path, weights_beside=True).graph.initializer]
     return Costs(params=sum(weights), bytes=_size(path))
 
 
