@@ -168,8 +168,8 @@ class EngineBuilder:
                 cache = stack.enter_context(locked_timing_cache(self.config.timing_cache, gpu, trt.__version__, tell))
                 cache.attach(config)
             with stoppable() as request:
-                if hasattr(trt, "IProgressMonitor"):
-                    config.progress_monitor = progress_monitor(trt, request, tell)
+                if (monitor := progress_monitor(trt, request, tell)) is not None:
+                    config.progress_monitor = monitor
                 serialized = builder.build_serialized_network(network, config)
                 if cache is not None:
                     cache.save(config)

@@ -17,6 +17,10 @@ MAX_WARNINGS = 20  # different ones kept of a build
 COMPUTING_LAYERS = (
     "ACTIVATION", "CONVOLUTION", "ELEMENTWISE", "MATRIX_MULTIPLY", "NORMALIZATION", "REDUCE", "SCALE", "SOFTMAX", "UNARY",
 )  # fmt: skip
+PRECISION_FLAGS = {  # of 8.6
+    "fp16": ("FP16", "OBEY_PRECISION_CONSTRAINTS"),
+    "int8": ("INT8", "OBEY_PRECISION_CONSTRAINTS"),
+}
 WHERE = "install the extra: pip install 'autoformer-toolchain[tensorrt]'; on a Jetson use the one of JetPack"
 
 
@@ -71,8 +75,8 @@ def set_precision(trt: Any, config: Any, network: Any, precision: str, float32_n
         config.clear_flag(trt.BuilderFlag.TF32)
     if is_strongly_typed(trt) or precision in ("fp32", "tf32"):
         return
-    config.set_flag(trt.BuilderFlag.FP16 if precision == "fp16" else trt.BuilderFlag.INT8)
-    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    for flag in PRECISION_FLAGS[precision]:
+        config.set_flag(getattr(trt.BuilderFlag, flag))
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         computes = any(layer.type == getattr(trt.LayerType, kind) for kind in COMPUTING_LAYERS)

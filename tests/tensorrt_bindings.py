@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -130,14 +131,21 @@ def _split(signature: str) -> list[str]:
     return words
 
 
+@cache
+def listing_of(version: str, folder: Path) -> tuple[list[str], dict[str, Any]]:
+    """The names of `version` at the top, and its listing, from its own bindings."""
+    program = "import json, tensorrt, tests.tensorrt_bindings as b; print(json.dumps([dir(tensorrt), b.listing(tensorrt)]))"
+    names, found = json.loads(run_with(version, folder, "-c", program))
+    return names, found
+
+
 def main() -> None:
     """Downloads the wheels; writes the listing when asked to."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
     for version in WHEELS:
         fetch(version, folder)
     if "--listing" in sys.argv:
-        program = "import json, tensorrt, tests.tensorrt_bindings as b; print(json.dumps(b.listing(tensorrt)))"
-        found = {version: json.loads(run_with(version, folder, "-c", program)) for version in LISTED}
+        found = {version: listing_of(version, folder)[1] for version in LISTED}
         classes = {
             version: {name: json.dumps(entry, sort_keys=True) for name, entry in found[version].items()} for version in LISTED
         }
