@@ -88,6 +88,7 @@ class Measurement:
     cpu_samples_ms: tuple[float, ...] = field(repr=False)
     device_samples_ms: tuple[float, ...] = field(repr=False)
     round_runs: tuple[int, ...] = ()  # samples of each round
+    instances_ms: tuple[float, ...] = ()  # medians of the openings that were joined into this, where there were several
 
     @property
     def images_per_s(self) -> float:
@@ -121,7 +122,8 @@ class Measurement:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Measurement:
-        """Reads the JSON form. Raises `MeasurementError` on unknown or missing keys."""
+        """Reads the JSON form, also from before `instances_ms`. Raises `MeasurementError` on unknown or missing keys."""
+        values = {"instances_ms": [], **values}
         known = {item.name for item in fields(cls)}
         if set(values) != known:
             raise MeasurementError(f"not a measurement: keys {sorted(values)}, expected {sorted(known)}")
@@ -137,7 +139,7 @@ class Measurement:
         return cls(**{**values, **read})
 
 
-_LISTS = ("samples_ms", "cpu_samples_ms", "device_samples_ms", "round_runs")
+_LISTS = ("samples_ms", "cpu_samples_ms", "device_samples_ms", "round_runs", "instances_ms")
 
 
 def device_name(device: DeviceFacts, backend: str, threads: int | None) -> str:
