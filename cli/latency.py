@@ -1,15 +1,20 @@
-"""`autoformer profile run` and `autoformer profile table`."""
+"""`autoformer profile run`, `table` and (in its own file) `kit`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autoformer.cli.kit import kit
 from autoformer.cli.options import AnyBatch, Batch, Json, Quiet, Threads
 
+if TYPE_CHECKING:
+    from autoformer.space import SearchSpace
+
 app = typer.Typer(help="Measure latency.", no_args_is_help=True, rich_markup_mode=None)
+app.command()(kit)
 
 
 @app.command()
@@ -69,20 +74,11 @@ def table(
 
     Example: autoformer profile table --supernet runs/super --out laptop.json
     """
-    from autoformer.checkpoint import read_json, refuse_existing_file
+    from autoformer.checkpoint import refuse_existing_file
     from autoformer.cli.console import print_json, print_table, progress_bar
-    from autoformer.cli.spaces import read_space
-    from autoformer.errors import ArchitectureError
     from autoformer.profiling.table_measurement import measure_table
-    from autoformer.space import SearchSpace
 
-    if (supernet is None) == (space is None):
-        raise ArchitectureError("say which space to measure: either --supernet FOLDER or --space NAME")
-    if supernet is not None:
-        measured = SearchSpace.from_dict(read_json(supernet / "supernet.json")["space"])
-    else:
-        assert space is not None
-        measured = read_space(space, image_size=image_size)
+    measured = space_to_measure(supernet, space, image_size)
     refuse_existing_file(out)
     with progress_bar(quiet) as progress:
         found = measure_table(measured, backend=backend, count=networks, batch=batch, threads=threads, progress=progress)
@@ -95,3 +91,18 @@ def table(
         for n in found.networks
     ]
     print_table(str(found), ("network", "FLOPs", "measured ms", "predicted left out ms", "verdict"), rows)
+
+
+def space_to_measure(supernet: Path | None, space: str | None, image_size: int | None) -> SearchSpace:
+    """The space that --supernet or --space names. Raises `ArchitectureError` unless exactly one does."""
+    from autoformer.checkpoint import read_json
+    from autoformer.cli.spaces import read_space
+    from autoformer.errors import ArchitectureError
+    from autoformer.space import SearchSpace
+
+    if (supernet is None) == (space is None):
+        raise ArchitectureError("say which space to measure: either --supernet FOLDER or --space NAME")
+    if supernet is not None:
+        return SearchSpace.from_dict(read_json(supernet / "supernet.json", "space")["space"])
+    assert space is not None
+    return read_space(space, image_size=image_size)

@@ -1,7 +1,7 @@
 """Measures a kit on the device it was copied to, in rounds that can be stopped and gone on with at any visit.
 
-A round visits every network: it is opened, warmed up, timed and closed, so memory holds one at a time, and every visit is one more
-placement in it. Rounds go in one order and then in the other; what befell all networks of a round alike is taken out before
+A round visits every network: it is opened, warmed up, timed and closed, so memory holds one at a time, and every visit is one
+more placement in it. Rounds go in one order and then in the other; what befell all networks of a round alike is taken out before
 anything is judged (`drift.py`). A network that is built more than once is as many instances, each with its own visits.
 
 A finished visit is a line in a file, on disk before the next begins; a line that was being written when the device went
@@ -134,9 +134,7 @@ class Rows:
         return found
 
 
-def measure_setting(
-    kit: Kit, runtime: Runtime, setting: Setting, rows: Rows, progress: Progress | None = None
-) -> str:
+def measure_setting(kit: Kit, runtime: Runtime, setting: Setting, rows: Rows, progress: Progress | None = None) -> str:
     """Visits all networks until the kit's rule is met; says why it stopped. Raises whatever a network's failure raises."""
     instances = instances_of(kit)
     for number, instance in enumerate(instances):
@@ -161,7 +159,9 @@ def measure_setting(
     return RULE_MET if _known(done, instances, kit.rule.max_rounds, kit.rule) else ROUNDS_OUT
 
 
-def _known(done: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]], instances: Sequence[Instance], rounds: int, rule: StoppingRule) -> bool:
+def _known(
+    done: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]], instances: Sequence[Instance], rounds: int, rule: StoppingRule
+) -> bool:
     """Whether the rounds so far satisfy the rule; an unfinished round does not count."""
     own = [done.get(instance.key, ()) for instance in instances]
     if any(len(visits) < rounds for visits in own):

@@ -152,4 +152,3 @@ class KitResult:
         except (KeyError, TypeError, ValueError, AttributeError, AutoformerError) as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else error
             raise CheckpointError(f"{path} is damaged ({short(what)}); copy it again from the device") from error
-

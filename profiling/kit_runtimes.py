@@ -8,16 +8,15 @@ Imports the standard library only and works on Python 3.10.
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autoformer.checkpoint import read_json, write_json
 from autoformer.errors import CheckpointError, MeasurementError, MissingPackageError
 from autoformer.export.manifest import sha256_of
+from autoformer.export.onnx_file import OnnxFile
 from autoformer.export.trtexec import Trtexec
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.kit import KitNetwork, StoppingRule
@@ -29,7 +28,6 @@ from autoformer.profiling.trtexec_measurement import trtexec_measurement
 RUNTIMES = ("tensorrt", "trtexec", "onnxruntime-cuda", "onnxruntime-cpu")  # the first that is here is taken
 INPUT_NAME = "images"
 WARMUP_S = 0.5
-""" """
 
 
 def config_of(rule: StoppingRule) -> MeasureConfig:
@@ -109,10 +107,10 @@ class Plans:
         write_json({"plan": digest, "graph": sha256_of(graph), "version": self.version}, plan.with_suffix(".json"))
         return digest
 
-    def timing_cache(self, build: int) -> Path | None:
-        """One for all first builds."""
+    def made(self) -> Path:
+        """The folder, made where it is missing."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        return None if build else self.folder / "timing.cache"
+        return self.folder
 
 
 @dataclass(frozen=True)
@@ -143,12 +141,13 @@ class TrtexecRuntime:
         plan, graph = self._plans.path(network, precision, batch, build), self.folder / network.files[precision]
         if self._plans.held(plan, graph):
             return {}
-        cache = self._plans.timing_cache(build)
+        file = OnnxFile.read(graph)
         made = self.program.build(
             graph, plan, precision=precision, input_name=INPUT_NAME, image_shape=network.input_shape,
-            batches=(batch, batch, batch), timing_cache=cache,
+            batches=(batch, batch, batch), timing_cache=None if build else self._plans.made() / "timing.cache",
+            fp32_layers=sorted(file.computed_in_float32()) if precision == "fp16" else (),
         )  # fmt: skip
-        return {"seconds": made["seconds"], "sha256": self._plans.note(plan, graph), "gpu": made.get("gpu")}
+        return {"seconds": made["seconds"], "sha256": self._plans.note(plan, graph), "gpu": made["gpu"]}
 
     def visit(self, network: KitNetwork, precision: str, batch: int, build: int, rule: StoppingRule) -> Measurement:
         """See `Runtime`."""
@@ -157,6 +156,61 @@ class TrtexecRuntime:
             image_shape=network.input_shape, seconds=rule.seconds, min_runs=rule.min_runs, warmup_s=WARMUP_S,
         )  # fmt: skip
         return trtexec_measurement(network.name, times, precision=precision, device=self.device)
+
+
+@dataclass(frozen=True)
+class TensorRTRuntime:
+    """Engines built and run through TensorRT's Python bindings, from a CUDA graph where that can be captured.
+
+    Raises `MissingPackageError` where TensorRT, its driver or a GPU is missing.
+    """
+
+    folder: Path
+    work: Path
+    device: DeviceFacts
+
+    def __post_init__(self) -> None:
+        from autoformer.export.tensorrt_versions import tensorrt_missing
+
+        if missing := tensorrt_missing():
+            raise MissingPackageError(missing)
+
+    @property
+    def name(self) -> str:
+        """ "tensorrt"."""
+        return "tensorrt"
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """Version."""
+        from autoformer.export.tensorrt_versions import import_tensorrt
+
+        return {"tensorrt": import_tensorrt().__version__}
+
+    @property
+    def _plans(self) -> Plans:
+        return Plans(self.work, self.facts["tensorrt"])
+
+    def prepare(self, network: KitNetwork, precision: str, batch: int, build: int) -> Mapping[str, Any]:
+        """See `Runtime`."""
+        from autoformer.export.engine_builder import EngineBuilder, EngineConfig
+
+        plan, graph = self._plans.path(network, precision, batch, build), self.folder / network.files[precision]
+        if self._plans.held(plan, graph):
+            return {}
+        cache = None if build else self._plans.made() / "timing"
+        config = EngineConfig(precision=precision, profiles=((batch, batch, batch),), timing_cache=cache)
+        made = EngineBuilder(config).build(graph, plan)
+        return {"seconds": round(made.build_s, 2), "sha256": self._plans.note(plan, graph), "gpu": made.gpu}
+
+    def visit(self, network: KitNetwork, precision: str, batch: int, build: int, rule: StoppingRule) -> Measurement:
+        """See `Runtime`."""
+        from autoformer.profiling.tensorrt_backend import TensorRTBackend
+
+        plan = self._plans.path(network, precision, batch, build)
+        digest = read_json(plan.with_suffix(".json"), "plan")["plan"]
+        with TensorRTBackend(plan, batch=batch, precision=precision, sha256=digest) as opened:
+            return measure({network.name: opened}, config_of(rule), device=self.device)[network.name]
 
 
 def runtime_here(
@@ -169,7 +223,7 @@ def runtime_here(
             if wanted == TRTEXEC:
                 return TrtexecRuntime(folder, work, Trtexec.find(trtexec), device)
             if wanted == "tensorrt":
-                return _tensorrt(folder, work, device)
+                return TensorRTRuntime(folder, work, device)
             return OnnxRuntimeRuntime(folder, wanted.rsplit("-", 1)[1], threads, device)
         except (MissingPackageError, MeasurementError) as error:
             missing.append(f"{wanted}: {error}")

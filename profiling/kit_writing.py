@@ -63,8 +63,8 @@ def write_kit(
     work = out.with_name(f"{out.name}.work")
     asked = {"space": space.to_dict(), "precisions": wanted, "count": count, "seed": seed, "opset": opset}
     work.mkdir(parents=True, exist_ok=True)
+    claim_folder(work, {"format": "autoformer/kit-work/1", **asked})
     with sole_worker(work):
-        claim_folder(work, {"format": "autoformer/kit-work/1", **asked})
         graphs: dict[str, Path] = {}
         for index, architecture in enumerate(architectures):
             if progress:
@@ -177,6 +177,7 @@ def _versions() -> dict[str, str]:
 def _readme(
     space: SearchSpace, networks: Sequence[KitNetwork], precisions: Sequence[str], batches: Sequence[int], rule: StoppingRule
 ) -> str:
+    minutes = sum(network.builds for network in networks) * rule.seconds / 60
     return f"""# {len(networks)} networks of the space {" ".join(space.name.split())} to measure on a device
 
     python3 board.pyz measure
@@ -188,10 +189,10 @@ measures them and writes `result.json`, which goes back to the machine with the 
 The device needs Python 3.10 or newer and one of: TensorRT with its Python bindings; the program `trtexec`, which comes with
 TensorRT (nothing else is needed then); numpy and onnxruntime. `python3 board.pyz measure --help` lists what can be chosen.
 
-Precisions: {", ".join(precisions)}; images in a call: {", ".join(map(str, batches))}. All networks are visited in rounds, in
-one order and then in the other, {rule.min_rounds} rounds at least and {rule.max_rounds} at most, until the median of each is known
-within {100 * rule.max_interval:g} % (the width of its 95 % interval). A visit measures for {rule.seconds:g} s or more after a warm-up, so a
-round takes at least {sum(network.builds for network in networks) * rule.seconds / 60:.0f} minutes for each precision and batch.
+Precisions: {", ".join(precisions)}; images in a call: {", ".join(map(str, batches))}. All networks are visited in
+rounds, in one order and then in the other, {rule.min_rounds} rounds at least and {rule.max_rounds} at most, until the median
+of each is known within {100 * rule.max_interval:g} % (the width of its 95 % interval). A visit measures for {rule.seconds:g} s
+or more after a warm-up, so a round takes at least {minutes:.1f} minutes for each precision and batch.
 Each finished visit is on disk at once: after a crash, a reset or Ctrl-C the same command goes on where it was.
 
 Fix the device's clocks and power mode before, leave it alone meanwhile, and use it in that mode afterwards: a table is right

@@ -12,14 +12,17 @@ from types import TracebackType
 
 
 class TensorRTBackend:
-    """A plan file, loaded and prepared for `batch`. Raises what `Engine.load` and `Engine.prepare` raise."""
+    """A plan file, loaded and prepared for `batch`; its digest is `sha256`, or stands in the manifest beside it.
 
-    def __init__(self, plan: Path, *, batch: int = 1, precision: str = "fp32") -> None:
+    Raises what `Engine.load` and `Engine.prepare` raise.
+    """
+
+    def __init__(self, plan: Path, *, batch: int = 1, precision: str = "fp32", sha256: str | None = None) -> None:
         from autoformer.export.engine import Engine
 
         self._batch, self._precision = batch, precision
         with ExitStack() as stack:
-            self._engine = stack.enter_context(Engine.load(plan))
+            self._engine = stack.enter_context(Engine.load(plan, sha256=sha256))
             self._engine.prepare(batch)
             self._stack = stack.pop_all()  # from here on leaving this object's own context releases the engine
 
