@@ -188,8 +188,10 @@ def build(bundle: Bundle, arguments: argparse.Namespace) -> tuple[dict[str, Any]
     """TensorRT engines of the fp32 and fp16 files, each compared with the logits of the bundle before it counts."""
     from dataclasses import replace
 
-    from autoformer.export.engine import Engine, EngineBuilder, tensorrt_missing
+    from autoformer.export.engine import Engine
+    from autoformer.export.engine_builder import EngineBuilder, EngineConfig
     from autoformer.export.parity import TOLERANCES, compare, filled_up, run_in_batches
+    from autoformer.export.tensorrt_versions import tensorrt_missing
 
     if missing := tensorrt_missing():
         raise MissingPackageError(missing)
@@ -203,7 +205,8 @@ def build(bundle: Bundle, arguments: argparse.Namespace) -> tuple[dict[str, Any]
         plan = out / f"model.{precision}.plan"
         batch = arguments.batch or 1
         model = bundle.manifest.verified_file(bundle.folder, source)
-        built = EngineBuilder().build(model, plan, batches=(1, batch, max(8, batch)))
+        config = EngineConfig(precision=precision, profiles=((1, batch, max(8, batch)),))
+        built = EngineBuilder(config).build(model, plan)
         with Engine.load(plan, sha256=built.sha256) as engine:
             given, sizes = run_in_batches(filled_up(engine, source.batch), images, BATCHES)
         parity = compare(expected, given, precision=precision, batches=sizes, tolerance=TOLERANCES[precision])
@@ -213,7 +216,7 @@ def build(bundle: Bundle, arguments: argparse.Namespace) -> tuple[dict[str, Any]
             Artefact(
                 format="tensorrt", precision=precision, status=status, reason=parity.reason, input_name=source.input_name,
                 input_shape=source.input_shape, output_name=source.output_name, parity=parity,
-                made={"tensorrt": built.tensorrt, "batches": list(built.batches), "seconds": round(built.build_s, 2)}, **file,
+                made=built.made(), **file,
             )
         )  # fmt: skip
         if not parity.passed:
