@@ -14,13 +14,18 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from autoformer.checkpoint import replacing
-from autoformer.errors import ExportError, MeasurementError, MissingPackageError
+from autoformer.errors import ExportError, MeasurementError, MissingPackageError, short
+from autoformer.export.engine_builder import PRECISIONS, EngineConfig
+from autoformer.export.external_data import check_external_data
+from autoformer.export.manifest import sha256_of
+from autoformer.export.onnx_file import OnnxFile
 from autoformer.export.trtexec_output import (
     check_summary,
     read_gpu,
@@ -33,7 +38,6 @@ from autoformer.export.trtexec_output import (
     reason_of,
 )
 
-PRECISIONS = ("fp32", "tf32", "fp16", "int8")
 PLACES = ("/usr/src/tensorrt/bin", "/opt/tensorrt/bin", "/usr/local/tensorrt/bin")  # JetPack, NVIDIA's containers, by hand
 TREES = ("TENSORRT_ROOT", "TENSORRT_HOME", "TENSORRT_DIR", "TRT_ROOT")  # variables that name an unpacked TensorRT
 MISSING = (
@@ -96,47 +100,66 @@ class Trtexec:
         self,
         graph: Path,
         plan: Path,
+        config: EngineConfig = EngineConfig(),
         *,
-        precision: str = "fp32",
         input_name: str,
         image_shape: Sequence[int],
-        batches: tuple[int, int, int] | None = (1, 1, 8),
-        workspace_mib: int | None = None,
-        optimization_level: int = 3,
-        timing_cache: Path | None = None,
-        refittable: bool = False,
-        detailed: bool = False,
-        fp32_layers: Sequence[str] = (),
+        fixed_batch: bool = False,
     ) -> dict[str, Any]:
-        """Writes the plan of an ONNX file and gives how it was made, as JSON. Takes seconds to minutes.
+        """Writes the plan of an ONNX file and gives how it was made, as `BuiltEngine.made` does. Takes seconds to minutes.
 
-        `precision` is what the file computes in. `batches` are the smallest, the one tuned for and the largest; None for a file
-        of fixed batch. `timing_cache` is a file. `fp32_layers` are kept in fp32 by 8.6, which else rounds layer normalisations
-        in an fp16 engine; newer versions take every layer's type from the file. Raises `ExportError` with trtexec's reason.
+        Raises `ExportError` when the file computes in another type than asked for, with trtexec's reason when it fails, and for
+        several profiles, which it cannot be told in one way in all versions.
         """
-        words = [f"--onnx={graph}", *self._precision(precision, fp32_layers), f"--builderOptimizationLevel={optimization_level}"]
-        if batches is not None:
-            for name, batch in zip(("min", "opt", "max"), batches, strict=True):
+        check_external_data(graph)
+        file = OnnxFile.read(graph)
+        if file.precision != PRECISIONS[config.precision]:
+            raise ExportError(
+                f"{graph} computes in {file.precision}, asked for an engine of {config.precision}; use its own file"
+            )
+        if len(config.profiles) != 1:
+            raise ExportError(
+                f"trtexec builds one profile of batches, asked for {len(config.profiles)}; build an engine for each"
+            )
+        words = [f"--onnx={graph}", *self._precision(config.precision, file)]
+        words.append(f"--builderOptimizationLevel={config.optimization_level}")
+        if not fixed_batch:
+            for name, batch in zip(("min", "opt", "max"), config.profiles[0], strict=True):
                 words.append(f"--{name}Shapes={_shape(input_name, batch, image_shape)}")
-        if workspace_mib is not None:
-            words.append(f"--memPoolSize=workspace:{workspace_mib}")
-        if timing_cache is not None:
-            words.append(f"--timingCacheFile={timing_cache}")
-        words += ["--refit"] * refittable + ["--profilingVerbosity=detailed"] * detailed
+        if config.workspace_mib is not None:
+            words.append(f"--memPoolSize=workspace:{config.workspace_mib}")
+        words += ["--refit"] * config.refittable + ["--profilingVerbosity=detailed"] * config.detailed
         started = time.monotonic()
-        with replacing(plan) as beside:
-            command = [str(self.path), *words, "--skipInference", f"--saveEngine={beside}"]
-            code, said = _run(command)
+        with self._timing_cache(config.timing_cache) as cache, replacing(plan) as beside:
+            cached = [] if cache is None else [f"--timingCacheFile={cache}"]
+            code, said = _run([str(self.path), *words, *cached, "--skipInference", f"--saveEngine={beside}"])
             if code or not beside.is_file() or not beside.stat().st_size:
                 raise ExportError(f"trtexec {self.tensorrt} cannot build an engine from {graph}: {reason_of(said)}")
+        settings = config.to_dict()
+        del settings["timing_cache"]  # a folder of this machine
         return {
-            "trtexec": self.tensorrt,
+            "built_with": f"trtexec {self.tensorrt}",
             "tensorrt": self.tensorrt,
             "gpu": read_gpu(said),
-            "command": ["trtexec", *words],
+            "config": settings,
+            "graph_sha256": sha256_of(graph),
             "seconds": round(time.monotonic() - started, 2),
             "warnings": list(read_warnings(said)),
         }
+
+    @contextmanager
+    def _timing_cache(self, folder: Path | None) -> Iterator[Path | None]:
+        """The file in `folder` that builds of this version share; the next build waits for this one."""
+        if folder is None:
+            yield None
+            return
+        import fcntl
+
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"timing_trtexec{self.tensorrt}.cache"  # Python's bindings name theirs after the GPU, unknown here
+        with path.with_name(f".{path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield path
 
     def time(
         self,
@@ -227,19 +250,17 @@ class Trtexec:
             raise MeasurementError(f"trtexec {self.tensorrt} wrote no profile of layers for {plan}")
         return [entry for entry in found if isinstance(entry, dict) and "name" in entry], described
 
-    def _precision(self, precision: str, fp32_layers: Sequence[str]) -> list[str]:
-        if precision not in PRECISIONS:
-            raise ExportError(f"engines are built in {', '.join(PRECISIONS)}; got {precision!r}")
+    def _precision(self, precision: str, file: OnnxFile) -> list[str]:
         words = ["--noTF32"] * (precision == "fp32")
         if self.version[0] == 10:
             words.append("--stronglyTyped")  # 11 knows nothing else
-        if self.version[0] < 10:
-            if precision in ("fp16", "int8"):
-                words.append(f"--{precision}")
-            if fp32_layers and precision == "fp16":
-                if unsayable := [name for name in fp32_layers if set(name) & set(":,*'")]:
-                    raise ExportError(f"layer {unsayable[0]!r} cannot be kept in fp32: trtexec cannot be told its name")
-                words.append("--layerPrecisions=" + ",".join(f"{name}:fp32" for name in fp32_layers))
+        if self.version[0] < 10 and precision in ("fp16", "int8"):  # weakly typed: held to what the file says
+            words.append(f"--{precision}")
+            held = sorted(file.computed_in_float32())
+            if unsayable := [name for name in held if set(name) & set(":,*'")]:
+                raise ExportError(f"layer {short(unsayable[0])!r} cannot be held in fp32: trtexec cannot be told its name")
+            if held:
+                words.append("--layerPrecisions=" + ",".join(f"{name}:fp32" for name in held))
                 words.append("--precisionConstraints=obey")
         return words
 

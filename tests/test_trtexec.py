@@ -6,10 +6,14 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from autoformer.errors import CheckpointError, ExportError, MeasurementError, MissingPackageError
 from autoformer.export import trtexec as trtexec_module
+from autoformer.export.engine_builder import PRECISIONS, EngineConfig
 from autoformer.export.trtexec import Trtexec
 from autoformer.export.trtexec_output import check_summary, read_log, read_times, read_version
 from autoformer.profiling.device import DeviceFacts
@@ -33,8 +37,33 @@ PRINTED = """\
 
 @pytest.fixture
 def graph(tmp_path: Path) -> Path:
-    path = tmp_path / "model.onnx"
-    path.write_bytes(b"not read by the scripted program")
+    return write_graph(tmp_path / "model.onnx")
+
+
+def write_graph(path: Path, precision: str = "fp32") -> Path:
+    """A normalisation in fp32 and a product in `precision`."""
+    weight = np.ones((32, 2), np.float16 if precision == "fp16" else np.float32)
+    scale = numpy_helper.from_array(np.ones(32, np.float32), "scale")
+    nodes = [helper.make_node("LayerNormalization", ["image", "scale"], ["x"], name="norm")]
+    weights = [scale, numpy_helper.from_array(weight, "w")]
+    if precision == "int8":
+        weights += [
+            numpy_helper.from_array(np.array(0.1, np.float32), "step"),
+            numpy_helper.from_array(np.array(0, np.int8), "zero"),
+        ]
+        nodes += [
+            helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["q"], name="quantise"),
+            helper.make_node("DequantizeLinear", ["q", "step", "zero"], ["y"], name="dequantise"),
+        ]
+    else:
+        kind = TensorProto.FLOAT16 if precision == "fp16" else TensorProto.FLOAT
+        nodes.append(helper.make_node("Cast", ["x"], ["y"], name="cast", to=kind))
+    nodes.append(helper.make_node("MatMul", ["y", "w"], ["z"], name="product"))
+    nodes.append(helper.make_node("Cast", ["z"], ["logits"], name="back", to=TensorProto.FLOAT))
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 32, 32])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3, 32, 2])
+    body = helper.make_graph(nodes, "g", [image], [logits], weights)
+    onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return path
 
 
@@ -99,13 +128,15 @@ def test_another_program_of_this_name_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_each_version_is_told_the_precision_in_its_own_flags(
-    tmp_path: Path, graph: Path, version: str, precision: str, there: set[str], absent: set[str]
+    tmp_path: Path, version: str, precision: str, there: set[str], absent: set[str]
 ) -> None:
     path = write_trtexec(tmp_path / "bin", version)
-    made = Trtexec.find(path).build(
-        graph, tmp_path / "x.plan", precision=precision, batches=(1, 4, 16), workspace_mib=512, optimization_level=4,
-        timing_cache=tmp_path / "x.cache", refittable=True, detailed=True, fp32_layers=("norm_1", "norm_2"), **INPUT,
+    config = EngineConfig(
+        precision=precision, profiles=((1, 4, 16),), workspace_mib=512, optimization_level=4, timing_cache=tmp_path / "cache",
+        refittable=True, detailed=True,
     )  # fmt: skip
+    graph = write_graph(tmp_path / "model.onnx", PRECISIONS[precision])
+    made = Trtexec.find(path).build(graph, tmp_path / "x.plan", config, **INPUT)
     (flags,) = calls(path)
     assert there <= set(flags)
     assert not absent & set(flags)
@@ -114,17 +145,29 @@ def test_each_version_is_told_the_precision_in_its_own_flags(
     assert flags["--maxShapes"] == "image:16x3x32x32"
     assert flags["--memPoolSize"] == "workspace:512"
     assert flags["--builderOptimizationLevel"] == "4"
-    assert {"--refit", "--skipInference", "--timingCacheFile"} <= set(flags)
-    assert made["tensorrt"] == version
-    assert made["gpu"] == "Orin"
+    assert {"--refit", "--skipInference"} <= set(flags)
+    assert (tmp_path / "cache" / f"timing_trtexec{version}.cache").read_text() == "model.onnx\n"
+    assert (made["tensorrt"], made["gpu"], made["built_with"]) == (version, "Orin", f"trtexec {version}")
     assert any("INT64" in warning for warning in made["warnings"])
 
 
-def test_layers_kept_in_fp32_are_named_to_8_6(tmp_path: Path, graph: Path) -> None:
+def test_layers_that_the_file_computes_in_fp32_are_held_there_by_8_6(tmp_path: Path) -> None:
     path = write_trtexec(tmp_path / "bin", "8.6.2")
-    Trtexec.find(path).build(graph, tmp_path / "x.plan", precision="fp16", fp32_layers=("a", "b"), **INPUT)
-    assert calls(path)[0]["--layerPrecisions"] == "a:fp32,b:fp32"
-    assert calls(path)[0]["--precisionConstraints"] == "obey"
+    graph = write_graph(tmp_path / "model.onnx", "fp16")
+    Trtexec.find(path).build(graph, tmp_path / "x.plan", EngineConfig(precision="fp16"), **INPUT)
+    (flags,) = calls(path)
+    assert "norm:fp32" in flags["--layerPrecisions"].split(",")
+    assert "product:fp32" not in flags["--layerPrecisions"].split(",")
+    assert flags["--precisionConstraints"] == "obey"
+
+
+def test_what_trtexec_cannot_build_is_refused_before_it_starts(tmp_path: Path, graph: Path) -> None:
+    program = Trtexec.find(write_trtexec(tmp_path / "bin"))
+    with pytest.raises(ExportError, match="computes in fp32, asked for an engine of fp16"):
+        program.build(graph, tmp_path / "x.plan", EngineConfig(precision="fp16"), **INPUT)
+    with pytest.raises(ExportError, match="one profile of batches, asked for 2"):
+        program.build(graph, tmp_path / "x.plan", EngineConfig(profiles=((1, 1, 1), (8, 8, 8))), **INPUT)
+    assert calls(program.path) == []
 
 
 def test_a_failed_build_is_one_line_with_its_reason_and_leaves_nothing(tmp_path: Path, graph: Path) -> None:
