@@ -1,8 +1,8 @@
 """The program of a device kit: `python3 board.pyz measure`.
 
 Needs Python 3.10 and one of: `trtexec` (nothing else then); TensorRT's Python bindings with cuda-python and numpy;
-onnxruntime with numpy. The kit is the folder that the program lies in, unless --kit names another. Exit codes: 0 all was measured, 1
-something was not, 2 the command or the kit cannot be used, 130 stopped by Ctrl-C.
+onnxruntime with numpy. The kit is the folder that the program lies in, unless --kit names another. Exit codes: 0 all was
+measured, 1 something was not, 2 the command or the kit cannot be used, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations

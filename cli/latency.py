@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autoformer.cli.kit import kit
-from autoformer.cli.options import AnyBatch, Batch, Json, Quiet, Threads
+from autoformer.cli.options import AnyBatch, Json, Quiet, Threads
 
 if TYPE_CHECKING:
     from autoformer.space import SearchSpace
@@ -63,9 +63,14 @@ def table(
     supernet: Annotated[Path | None, typer.Option("--supernet", help="Folder of the supernet that will be searched.")] = None,
     space: Annotated[str | None, typer.Option("--space", help="Or a preset like tiny, or a YAML file.")] = None,
     image_size: Annotated[int | None, typer.Option("--image-size", help="Pixels; with --space.")] = None,
+    result: Annotated[
+        Path | None,
+        typer.Option("--from", help="result.json that a kit's board.pyz wrote on another device; nothing is measured."),
+    ] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="With --from: which, where it holds several.")] = None,
     backend: Annotated[str, typer.Option("--backend", help="onnxruntime-cpu, onnxruntime-cuda, torch-cpu.")] = "onnxruntime-cpu",
     networks: Annotated[int, typer.Option("--networks", min=4, help="Networks to measure.")] = 8,
-    batch: Batch = 1,
+    batch: AnyBatch = None,
     threads: Threads = 1,
     json: Json = False,
     quiet: Quiet = False,
@@ -73,15 +78,26 @@ def table(
     """Measure a few networks of a space here and fit a table that a search can use as its latency.
 
     Example: autoformer profile table --supernet runs/super --out laptop.json
+
+    What a kit measured on another device: autoformer profile table --from result.json --out orin.json
     """
     from autoformer.checkpoint import refuse_existing_file
     from autoformer.cli.console import print_json, print_table, progress_bar
     from autoformer.profiling.table_measurement import measure_table
 
-    measured = space_to_measure(supernet, space, image_size)
     refuse_existing_file(out)
-    with progress_bar(quiet) as progress:
-        found = measure_table(measured, backend=backend, count=networks, batch=batch, threads=threads, progress=progress)
+    if result is not None:
+        from autoformer.profiling.kit_result import KitResult
+        from autoformer.profiling.kit_table import chosen_setting, table_of
+
+        brought, asked = KitResult.load(result), None
+        if supernet is not None or space is not None:
+            asked = space_to_measure(supernet, space, image_size)
+        found = table_of(brought, chosen_setting(brought, precision, batch), asked)
+    else:
+        measured = space_to_measure(supernet, space, image_size)
+        with progress_bar(quiet) as progress:
+            found = measure_table(measured, backend=backend, count=networks, batch=batch or 1, threads=threads, progress=progress)
     found.save(out)
     if json:
         print_json(found.to_dict())

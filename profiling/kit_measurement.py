@@ -189,13 +189,13 @@ def _named(setting: Setting, instance: Instance) -> dict[str, Any]:
 
 
 def row_of(taken: Measurement) -> dict[str, Any]:
-    """A visit, compact: microseconds with one digit."""
+    """A visit, compact: microseconds with two digits."""
     return {
         "threads": taken.threads,
         "settings": dict(taken.settings),
         "warmup_runs": taken.warmup.runs,
         "settled": taken.warmup.settled,
-        **{name.replace("_ms", "_us"): [round(1000 * time, 1) for time in getattr(taken, name)] for name in _SAMPLES},
+        **{name.replace("_ms", "_us"): [round(1000 * time, 2) for time in getattr(taken, name)] for name in _SAMPLES},
     }
 
 

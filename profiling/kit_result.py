@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from autoformer.checkpoint import json_digest, read_json, replacing
 from autoformer.errors import AutoformerError, CheckpointError, MeasurementError, short
 from autoformer.export.manifest import sha256_of
-from autoformer.profiling.device import DeviceFacts
+from autoformer.profiling.device import DeviceFacts, GpuFacts
 from autoformer.profiling.drift import joined, without_common_drift
 from autoformer.profiling.kit import FILE_NAME, Kit
 from autoformer.profiling.kit_measurement import Rows, Setting
@@ -53,6 +53,9 @@ class KitResult:
     ) -> KitResult:
         """What was measured of the kit in `folder`; rows of unfinished settings are left out."""
         wanted = {(setting.precision, setting.batch) for setting in stopped}
+        said = next((row["gpu"] for row in rows.rows if row["row"] == "build" and row.get("gpu")), None)
+        if said is not None and not device.gpus and device.jetson is None:  # without nvidia-smi only the runtime knows the GPU
+            device = replace(device, gpus=(GpuFacts(str(said), "unknown", "unknown", None),))
         return cls(
             kit=kit,
             kit_digest=sha256_of(folder / FILE_NAME),

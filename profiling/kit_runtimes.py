@@ -15,8 +15,8 @@ from typing import Any
 
 from autoformer.checkpoint import read_json, write_json
 from autoformer.errors import CheckpointError, MeasurementError, MissingPackageError
+from autoformer.export.engine_builder import EngineConfig
 from autoformer.export.manifest import sha256_of
-from autoformer.export.onnx_file import OnnxFile
 from autoformer.export.trtexec import Trtexec
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.kit import KitNetwork, StoppingRule
@@ -107,10 +107,11 @@ class Plans:
         write_json({"plan": digest, "graph": sha256_of(graph), "version": self.version}, plan.with_suffix(".json"))
         return digest
 
-    def made(self) -> Path:
-        """The folder, made where it is missing."""
+    def config(self, precision: str, batch: int, build: int) -> EngineConfig:
+        """How one is built: first builds share a timing cache."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        return self.folder
+        cache = None if build else self.folder / "timing"
+        return EngineConfig(precision=precision, profiles=((batch, batch, batch),), timing_cache=cache)
 
 
 @dataclass(frozen=True)
@@ -141,12 +142,9 @@ class TrtexecRuntime:
         plan, graph = self._plans.path(network, precision, batch, build), self.folder / network.files[precision]
         if self._plans.held(plan, graph):
             return {}
-        file = OnnxFile.read(graph)
         made = self.program.build(
-            graph, plan, precision=precision, input_name=INPUT_NAME, image_shape=network.input_shape,
-            batches=(batch, batch, batch), timing_cache=None if build else self._plans.made() / "timing.cache",
-            fp32_layers=sorted(file.computed_in_float32()) if precision == "fp16" else (),
-        )  # fmt: skip
+            graph, plan, self._plans.config(precision, batch, build), input_name=INPUT_NAME, image_shape=network.input_shape
+        )
         return {"seconds": made["seconds"], "sha256": self._plans.note(plan, graph), "gpu": made["gpu"]}
 
     def visit(self, network: KitNetwork, precision: str, batch: int, build: int, rule: StoppingRule) -> Measurement:
@@ -193,14 +191,12 @@ class TensorRTRuntime:
 
     def prepare(self, network: KitNetwork, precision: str, batch: int, build: int) -> Mapping[str, Any]:
         """See `Runtime`."""
-        from autoformer.export.engine_builder import EngineBuilder, EngineConfig
+        from autoformer.export.engine_builder import EngineBuilder
 
         plan, graph = self._plans.path(network, precision, batch, build), self.folder / network.files[precision]
         if self._plans.held(plan, graph):
             return {}
-        cache = None if build else self._plans.made() / "timing"
-        config = EngineConfig(precision=precision, profiles=((batch, batch, batch),), timing_cache=cache)
-        made = EngineBuilder(config).build(graph, plan)
+        made = EngineBuilder(self._plans.config(precision, batch, build)).build(graph, plan)
         return {"seconds": round(made.build_s, 2), "sha256": self._plans.note(plan, graph), "gpu": made.gpu}
 
     def visit(self, network: KitNetwork, precision: str, batch: int, build: int, rule: StoppingRule) -> Measurement:

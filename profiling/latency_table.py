@@ -33,10 +33,12 @@ from autoformer.cost import (
 )  # fmt: skip
 from autoformer.errors import ArchitectureError, AutoformerError, BudgetError, CheckpointError, MeasurementError
 from autoformer.profiling.device import DeviceFacts
-from autoformer.profiling.latency_models import KINDS, PRICES, Terms, fits_of, in_words, kept_of, load, loads_of
+from autoformer.profiling.latency_models import KINDS, PRICES, Fit, Terms, fits_of, in_words, kept_of, load, loads_of
+from autoformer.profiling.rank_agreement import NEAR, RankAgreement, rank_agreement, standard_error
 from autoformer.space import SearchSpace
 
-FORMAT = "autoformer/latency-table/1"
+FORMAT = "autoformer/latency-table/2"
+OLDER = ("autoformer/latency-table/1",)  # without intervals, instances, orders and why it has so many networks
 MIN_NETWORKS = 4  # two coefficients, one network left out, one to spare
 REACH = 0.05  # FLOPs may lie this far outside the measured range, relative
 
@@ -51,6 +53,9 @@ class MeasuredNetwork:
     predicted_ms: float  # by the table
     left_out_ms: float  # by the fit on all the others
     verdict: str = "VALID"  # of its measurement
+    low_ms: float | None = None  # 95 % interval of the measured time; None where the runs give none
+    high_ms: float | None = None
+    instances_ms: tuple[float, ...] = ()  # of each opening or build that was measured apart, where there were several
 
     @property
     def times(self) -> tuple[float, float, float]:
@@ -69,6 +74,19 @@ class LeftOutErrors:
 
     mape: float  # mean absolute error
     worst: float
+    tau: float | None = None  # Kendall's, over all pairs of networks
+    tau_near: float | None = None  # among pairs measured within 5 % of each other; None where there are none
+
+    @classmethod
+    def of(cls, fit: Fit) -> LeftOutErrors:
+        """Those of one fit."""
+        errors, times, left_out = fit.left_out_errors, fit.times.tolist(), fit.left_out.tolist()
+        return cls(
+            mape=float(errors.mean()),
+            worst=float(errors.max()),
+            tau=rank_agreement(times, left_out).tau,
+            tau_near=rank_agreement(times, left_out, within=NEAR).tau,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +101,7 @@ class LatencyTable:
     device: DeviceFacts
     created: str  # ISO 8601, UTC
     compared: Mapping[str, LeftOutErrors] = field(default_factory=dict)  # by kind, of all that were fitted
+    stopped: str = ""  # why no more networks were measured
 
     # --- making --------------------------------------------------------------------------------------------------
 
@@ -95,8 +114,14 @@ class LatencyTable:
         *,
         device: DeviceFacts,
         verdicts: Sequence[str] | None = None,
+        intervals: Sequence[tuple[float, float] | None] | None = None,
+        instances: Sequence[Sequence[float]] | None = None,
+        stopped: str = "",
     ) -> LatencyTable:
-        """Fits the pairs of architecture and milliseconds in `measured`; `verdicts` are those of the measurements.
+        """Fits the pairs of architecture and milliseconds in `measured`.
+
+        `verdicts` are those of the measurements, `intervals` their 95 % intervals and `instances` the times of openings or builds
+        that were measured apart, of each network in this order.
 
         Kinds with more coefficients need more networks, and are kept where their left-out errors are smaller.
         Raises `MeasurementError` when fewer than four different networks are given, when their FLOPs are all alike, or when
@@ -133,15 +158,16 @@ class LatencyTable:
                     predicted_ms=float(kept.predicted[index]),
                     left_out_ms=float(kept.left_out[index]),
                     verdict=verdicts[index] if verdicts else "VALID",
+                    low_ms=interval[0] if intervals and (interval := intervals[index]) else None,
+                    high_ms=interval[1] if intervals and (interval := intervals[index]) else None,
+                    instances_ms=tuple(instances[index]) if instances else (),
                 )
                 for index, (architecture, _) in enumerate(measured)
             ),
             device=device,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            compared={
-                name: LeftOutErrors(mape=float(fit.left_out_errors.mean()), worst=float(fit.left_out_errors.max()))
-                for name, fit in fits.items()
-            },
+            compared={name: LeftOutErrors.of(fit) for name, fit in fits.items()},
+            stopped=stopped,
         )
 
     # --- using ---------------------------------------------------------------------------------------------------
@@ -204,6 +230,33 @@ class LatencyTable:
         return float(np.quantile(errors, quantile, method="inverted_cdf"))
 
     @property
+    def rebuilding(self) -> float | None:
+        """By how much one opening or build of a network differs from the next (standard deviation, relative), pooled over the
+        networks that were measured as several; None where none was.
+        """
+        logs = [np.log(network.instances_ms) for network in self.networks if len(network.instances_ms) > 1]
+        free = sum(len(own) - 1 for own in logs)
+        return math.sqrt(sum(float(((own - own.mean()) ** 2).sum()) for own in logs) / free) if free else None
+
+    def left_out_order(self, within: float | None = None) -> RankAgreement:
+        """How well the left-out predictions order the networks, over all pairs or those within this share of each other.
+
+        The ceiling counts the intervals of the measurements and, divided among its instances, what rebuilding changes.
+        """
+        errors = []
+        for network in self.networks:
+            if network.low_ms is None or network.high_ms is None:
+                break
+            again = (self.rebuilding or 0.0) / math.sqrt(max(1, len(network.instances_ms)))
+            errors.append(math.hypot(standard_error(network.low_ms, network.high_ms), again))
+        return rank_agreement(
+            [network.measured_ms for network in self.networks],
+            [network.left_out_ms for network in self.networks],
+            errors if len(errors) == len(self.networks) else None,
+            within,
+        )
+
+    @property
     def margin(self) -> float:
         """By how much left-out networks were slower than predicted, relative to the prediction: what nine in ten keep.
 
@@ -230,9 +283,12 @@ class LatencyTable:
             if kind != self.kind
         ]
         compared = f"; {self.kind} kept over {', '.join(others)}" if others else ""
+        near = self.left_out_order(NEAR)
+        order = f", order of near pairs {near}" if near.pairs else ""
+        again = "" if self.rebuilding is None else f", opening one again changes {100 * self.rebuilding:.2g} %"
         return (
             f"{self.model} ({self.qualification}; {len(self.networks)} networks, left-out error "
-            f"{100 * self.left_out_mape:.2g} %, worst {100 * self.left_out_worst:.2g} %{compared})"
+            f"{100 * self.left_out_mape:.2g} %, worst {100 * self.left_out_worst:.2g} %{order}{again}{compared})"
         )
 
     # --- file ----------------------------------------------------------------------------------------------------
@@ -247,17 +303,26 @@ class LatencyTable:
             "coefficients": dict(self.coefficients),
             "compared": {kind: asdict(errors) for kind, errors in self.compared.items()},
             "networks": [
-                {**{item.name: getattr(network, item.name) for item in fields(network)}, "architecture": architecture}
+                {
+                    **{item.name: getattr(network, item.name) for item in fields(network)},
+                    "architecture": network.architecture.to_dict(),
+                    "instances_ms": list(network.instances_ms),
+                }
                 for network in self.networks
-                for architecture in (network.architecture.to_dict(),)
             ],
             "left_out": {
                 "mape": self.left_out_mape,
                 "worst": self.left_out_worst,
                 "p50": self.left_out_quantile(0.5),
                 "p90": self.left_out_quantile(0.9),
+                "p95": self.left_out_quantile(0.95),
                 "margin": self.margin,
+                "order": asdict(self.left_out_order()),
+                "order_near": asdict(self.left_out_order(NEAR)),
+                "near": NEAR,
             },
+            "rebuilding": self.rebuilding,
+            "stopped": self.stopped,
             "device": self.device.to_dict(),
             "created": self.created,
         }
@@ -265,7 +330,7 @@ class LatencyTable:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LatencyTable:
         """Reads the JSON form. Raises `CheckpointError` when it is of another format or something is missing or impossible."""
-        if values.get("format") != FORMAT:
+        if values.get("format") not in (FORMAT, *OLDER):
             raise CheckpointError(f"format is {values.get('format')!r}, expected {FORMAT!r}; measure the table anew")
         kind = values.get("kind")
         if not isinstance(kind, str) or kind not in KINDS:
@@ -277,7 +342,13 @@ class LatencyTable:
                 kind=kind,
                 coefficients={PRICES[name][0]: float(values["coefficients"][PRICES[name][0]]) for name in KINDS[kind]},
                 networks=tuple(
-                    MeasuredNetwork(**{**network, "architecture": Architecture.from_dict(network["architecture"])})
+                    MeasuredNetwork(
+                        **{
+                            **network,
+                            "architecture": Architecture.from_dict(network["architecture"]),
+                            "instances_ms": tuple(network.get("instances_ms", ())),
+                        }
+                    )
                     for network in values["networks"]
                 ),
                 device=DeviceFacts.from_dict(values["device"]),
@@ -285,6 +356,7 @@ class LatencyTable:
                 compared={
                     name: LeftOutErrors(**errors) for name, errors in values.get("compared", {}).items()
                 },  # none in old files
+                stopped=str(values.get("stopped", "")),
             )
             prices = [price for name, price in table.coefficients.items() if name != "constant_ms"]
             if not (all(0 <= price < math.inf for price in prices) and any(prices)) or not math.isfinite(
@@ -294,6 +366,10 @@ class LatencyTable:
             times = [time for network in table.networks for time in network.times]
             if len(table.networks) < MIN_NETWORKS or not all(math.isfinite(time) and time > 0 for time in times):
                 raise ValueError(f"{len(table.networks)} networks, expected {MIN_NETWORKS} or more with positive times")
+            bounds = [bound for network in table.networks for bound in (network.low_ms, network.high_ms) if bound is not None]
+            bounds += [time for network in table.networks for time in network.instances_ms]
+            if not all(math.isfinite(bound) and bound > 0 for bound in bounds):
+                raise ValueError("an interval or instance that is no positive time")
             errors = [error for found in table.compared.values() for error in (found.mape, found.worst)]
             if not all(math.isfinite(error) and error >= 0 for error in errors):
                 raise ValueError(f"left-out errors {errors}")
