@@ -25,7 +25,7 @@ from autoformer.profiling.measure import MeasureConfig, Measurement, measure
 from autoformer.profiling.trtexec_measurement import BACKEND as TRTEXEC
 from autoformer.profiling.trtexec_measurement import trtexec_measurement
 
-RUNTIMES = ("tensorrt", "trtexec", "onnxruntime-cuda", "onnxruntime-cpu")  # the first that is here is taken
+RUNTIMES = ("tensorrt-graph", "tensorrt", "trtexec", "onnxruntime-cuda", "onnxruntime-cpu")  # the first that is here is taken
 INPUT_NAME = "images"
 WARMUP_S = 0.5
 
@@ -158,7 +158,7 @@ class TrtexecRuntime:
 
 @dataclass(frozen=True)
 class TensorRTRuntime:
-    """Engines built and run through TensorRT's Python bindings, from a CUDA graph where that can be captured.
+    """Engines built and run through TensorRT's Python bindings, each run launching a captured CUDA graph or the kernels one by one.
 
     Raises `MissingPackageError` where TensorRT, its driver or a GPU is missing.
     """
@@ -166,6 +166,7 @@ class TensorRTRuntime:
     folder: Path
     work: Path
     device: DeviceFacts
+    cuda_graph: bool
 
     def __post_init__(self) -> None:
         from autoformer.export.tensorrt_versions import tensorrt_missing
@@ -175,8 +176,10 @@ class TensorRTRuntime:
 
     @property
     def name(self) -> str:
-        """ "tensorrt"."""
-        return "tensorrt"
+        """ "tensorrt-graph" or "tensorrt"."""
+        from autoformer.profiling.tensorrt_backend import GRAPH, PLAIN
+
+        return GRAPH if self.cuda_graph else PLAIN
 
     @property
     def facts(self) -> Mapping[str, str]:
@@ -205,7 +208,7 @@ class TensorRTRuntime:
 
         plan = self._plans.path(network, precision, batch, build)
         digest = read_json(plan.with_suffix(".json"), "plan")["plan"]
-        with TensorRTBackend(plan, batch=batch, precision=precision, sha256=digest) as opened:
+        with TensorRTBackend(plan, batch=batch, precision=precision, sha256=digest, cuda_graph=self.cuda_graph) as opened:
             return measure({network.name: opened}, config_of(rule), device=self.device)[network.name]
 
 
@@ -218,8 +221,8 @@ def runtime_here(
         try:
             if wanted == TRTEXEC:
                 return TrtexecRuntime(folder, work, Trtexec.find(trtexec), device)
-            if wanted == "tensorrt":
-                return TensorRTRuntime(folder, work, device)
+            if wanted.startswith("tensorrt"):
+                return TensorRTRuntime(folder, work, device, wanted == "tensorrt-graph")
             return OnnxRuntimeRuntime(folder, wanted.rsplit("-", 1)[1], threads, device)
         except (MissingPackageError, MeasurementError) as error:
             missing.append(f"{wanted}: {error}")

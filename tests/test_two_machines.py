@@ -1,4 +1,4 @@
-"""The story of two machines: a kit goes to a board, its answer becomes a table, and what a search chose with it is checked there.
+"""The story of two machines: a kit goes to a board, its answer becomes a table, and what a search chose is checked there.
 
 The board is another folder and another Python: 3.10 with numpy, Pillow and ONNX Runtime, and once nothing but the standard
 library and a `trtexec`, which is scripted and prints what TensorRT 10 and 11 print.
