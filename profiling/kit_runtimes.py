@@ -158,7 +158,7 @@ class TrtexecRuntime:
 
 @dataclass(frozen=True)
 class TensorRTRuntime:
-    """Engines built and run through TensorRT's Python bindings, each run launching a captured CUDA graph or the kernels one by one.
+    """Engines built and run through TensorRT's Python bindings; a run launches a captured CUDA graph, or one kernel by one.
 
     Raises `MissingPackageError` where TensorRT, its driver or a GPU is missing.
     """
