@@ -33,7 +33,8 @@ from autoformer.cost import (
 )  # fmt: skip
 from autoformer.errors import ArchitectureError, AutoformerError, BudgetError, CheckpointError, MeasurementError
 from autoformer.profiling.device import DeviceFacts
-from autoformer.profiling.latency_models import KINDS, PRICES, Fit, Terms, fits_of, in_words, kept_of, load, loads_of
+from autoformer.profiling.latency_models import KINDS, PRICES, Terms, fits_of, in_words, kept_of, load, loads_of
+from autoformer.profiling.measured_networks import LeftOutErrors, MeasuredNetwork
 from autoformer.profiling.rank_agreement import NEAR, RankAgreement, rank_agreement, standard_error
 from autoformer.space import SearchSpace
 
@@ -41,52 +42,6 @@ FORMAT = "autoformer/latency-table/2"
 OLDER = ("autoformer/latency-table/1",)  # without intervals, instances, orders and why it has so many networks
 MIN_NETWORKS = 4  # two coefficients, one network left out, one to spare
 REACH = 0.05  # FLOPs may lie this far outside the measured range, relative
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasuredNetwork:
-    """One network the table was fitted on."""
-
-    architecture: Architecture
-    flops: int  # multiply-adds of one image, canonical form
-    measured_ms: float
-    predicted_ms: float  # by the table
-    left_out_ms: float  # by the fit on all the others
-    verdict: str = "VALID"  # of its measurement
-    low_ms: float | None = None  # 95 % interval of the measured time; None where the runs give none
-    high_ms: float | None = None
-    instances_ms: tuple[float, ...] = ()  # of each opening or build that was measured apart, where there were several
-
-    @property
-    def times(self) -> tuple[float, float, float]:
-        """Milliseconds: measured, predicted, and predicted without it."""
-        return self.measured_ms, self.predicted_ms, self.left_out_ms
-
-    @property
-    def left_out_error(self) -> float:
-        """Prediction against measurement, relative; negative where the prediction was too low."""
-        return self.left_out_ms / self.measured_ms - 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeftOutErrors:
-    """How wrong one kind of model is about networks it has not seen, relative."""
-
-    mape: float  # mean absolute error
-    worst: float
-    tau: float | None = None  # Kendall's, over all pairs of networks
-    tau_near: float | None = None  # among pairs measured within 5 % of each other; None where there are none
-
-    @classmethod
-    def of(cls, fit: Fit) -> LeftOutErrors:
-        """Those of one fit."""
-        errors, times, left_out = fit.left_out_errors, fit.times.tolist(), fit.left_out.tolist()
-        return cls(
-            mape=float(errors.mean()),
-            worst=float(errors.max()),
-            tau=rank_agreement(times, left_out).tau,
-            tau_near=rank_agreement(times, left_out, within=NEAR).tau,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,14 +257,7 @@ class LatencyTable:
             "qualification": asdict(self.qualification),
             "coefficients": dict(self.coefficients),
             "compared": {kind: asdict(errors) for kind, errors in self.compared.items()},
-            "networks": [
-                {
-                    **{item.name: getattr(network, item.name) for item in fields(network)},
-                    "architecture": network.architecture.to_dict(),
-                    "instances_ms": list(network.instances_ms),
-                }
-                for network in self.networks
-            ],
+            "networks": [network.to_dict() for network in self.networks],
             "left_out": {
                 "mape": self.left_out_mape,
                 "worst": self.left_out_worst,
@@ -341,16 +289,7 @@ class LatencyTable:
                 qualification=LatencyQualification(**values["qualification"]),
                 kind=kind,
                 coefficients={PRICES[name][0]: float(values["coefficients"][PRICES[name][0]]) for name in KINDS[kind]},
-                networks=tuple(
-                    MeasuredNetwork(
-                        **{
-                            **network,
-                            "architecture": Architecture.from_dict(network["architecture"]),
-                            "instances_ms": tuple(network.get("instances_ms", ())),
-                        }
-                    )
-                    for network in values["networks"]
-                ),
+                networks=tuple(MeasuredNetwork.from_dict(network) for network in values["networks"]),
                 device=DeviceFacts.from_dict(values["device"]),
                 created=values["created"],
                 compared={
@@ -366,10 +305,6 @@ class LatencyTable:
             times = [time for network in table.networks for time in network.times]
             if len(table.networks) < MIN_NETWORKS or not all(math.isfinite(time) and time > 0 for time in times):
                 raise ValueError(f"{len(table.networks)} networks, expected {MIN_NETWORKS} or more with positive times")
-            bounds = [bound for network in table.networks for bound in (network.low_ms, network.high_ms) if bound is not None]
-            bounds += [time for network in table.networks for time in network.instances_ms]
-            if not all(math.isfinite(bound) and bound > 0 for bound in bounds):
-                raise ValueError("an interval or instance that is no positive time")
             errors = [error for found in table.compared.values() for error in (found.mape, found.worst)]
             if not all(math.isfinite(error) and error >= 0 for error in errors):
                 raise ValueError(f"left-out errors {errors}")
