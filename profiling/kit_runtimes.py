@@ -27,13 +27,18 @@ from autoformer.profiling.trtexec_measurement import trtexec_measurement
 
 RUNTIMES = ("tensorrt-graph", "tensorrt", "trtexec", "onnxruntime-cuda", "onnxruntime-cpu")  # the first that is here is taken
 INPUT_NAME = "images"
-WARMUP_S = 0.5
+WARMUP_S, WARMUP_MAX_S = 0.5, 3.0  # of a visit, unless it is shorter
 
 
 def config_of(rule: StoppingRule) -> MeasureConfig:
-    """One visit."""
+    """One visit; its warm-up takes no longer than twice the measuring."""
     return MeasureConfig(
-        warmup_s=min(WARMUP_S, rule.seconds), rounds=1, min_runs=rule.min_runs, min_s=rule.seconds, max_s=4 * rule.seconds
+        warmup_s=min(WARMUP_S, rule.seconds),
+        warmup_max_s=min(WARMUP_MAX_S, 2 * rule.seconds),
+        rounds=1,
+        min_runs=rule.min_runs,
+        min_s=rule.seconds,
+        max_s=4 * rule.seconds,
     )
 
 
@@ -218,6 +223,9 @@ def runtime_here(
     """The runtime called `name`, or the first of `RUNTIMES` that is here. Raises `MissingPackageError` saying what is missing."""
     missing = []
     for wanted in RUNTIMES if name is None else (name,):
+        if name is None and wanted == "onnxruntime-cuda" and not (device.gpus or device.jetson):
+            missing.append(f"{wanted}: no NVIDIA GPU")  # the provider is in the package all the same
+            continue
         try:
             if wanted == TRTEXEC:
                 return TrtexecRuntime(folder, work, Trtexec.find(trtexec), device)
