@@ -26,7 +26,8 @@ from torch import nn
 from autoformer.checkpoint import write_folder
 from autoformer.errors import CheckpointError, DataError, ExportError, MeasurementError
 from autoformer.export.class_losses import ClassLosses, class_losses
-from autoformer.export.engine import Engine, EngineBuilder, tensorrt_missing
+from autoformer.export.engine import Engine
+from autoformer.export.engine_builder import EngineBuilder, EngineConfig
 from autoformer.export.folding import PixelInput, fold_normalisation, network_images
 from autoformer.export.half_precision import PATCH_EMBEDDING, HalfPrecision, measure_peaks
 from autoformer.export.manifest import Artefact, Manifest, sha256_of
@@ -35,6 +36,7 @@ from autoformer.export.onnx_model import OnnxModel
 from autoformer.export.parity import REFERENCE_BATCH, TOLERANCES, Parity, compare, filled_up, run_in_batches
 from autoformer.export.predictor import torch_model
 from autoformer.export.quantization import quantize_int8
+from autoformer.export.tensorrt_versions import tensorrt_missing
 from autoformer.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -270,13 +272,13 @@ def _engine(graph: OnnxGraph, path: Path, judge: _Judge) -> Artefact:
     if missing := tensorrt_missing():
         return Artefact(format="tensorrt", precision="fp32", status="skipped", reason=missing)
     try:
-        built = EngineBuilder().build(graph.path, path, batches=ENGINE_BATCHES)
+        built = EngineBuilder(EngineConfig(profiles=(ENGINE_BATCHES,))).build(graph.path, path)
         with Engine.load(path, sha256=built.sha256) as engine:
             parity, correct = judge(filled_up(engine, graph.batch), "fp32")
     except (ExportError, CheckpointError, MeasurementError) as error:  # the ONNX files are good all the same
         path.unlink(missing_ok=True)
         return Artefact(format="tensorrt", precision="fp32", status="rejected", reason=str(error))
-    made = {"tensorrt": built.tensorrt, "batches": list(built.batches), "seconds": round(built.build_s, 2)}
+    made = built.made()
     if not parity.passed:
         path.unlink()
         return Artefact(format="tensorrt", precision="fp32", status="rejected", reason=parity.reason, parity=parity, made=made)

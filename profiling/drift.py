@@ -80,7 +80,8 @@ def without_common_drift(taken: Mapping[str, Measurement]) -> dict[str, Measurem
     for name, one in taken.items():
         by_sample = [factor for factor, runs in zip(factors, one.round_runs, strict=True) for _ in range(runs)]
         wall = tuple(sample / factor for sample, factor in zip(one.samples_ms, by_sample, strict=True))
-        cpu = tuple(sample / factor for sample, factor in zip(one.cpu_samples_ms, by_sample, strict=True))
+        cpu_pairs = zip(one.cpu_samples_ms, by_sample, strict=True) if one.cpu_samples_ms else ()  # a GPU's have none
+        cpu = tuple(sample / factor for sample, factor in cpu_pairs)
         stats, cpu_stats = LatencyStats.from_samples(wall), stats_or_none(cpu)
         verdict = judge(stats, Gates.for_backend(one.backend), cpu=cpu_stats)
         found[name] = replace(one, samples_ms=wall, cpu_samples_ms=cpu, stats=stats, cpu_stats=cpu_stats, verdict=verdict)

@@ -67,7 +67,7 @@ def export_for(
     identity = {"space": space.to_dict(), "architecture": architecture.to_dict()}
     path = folder / f"{architecture.slug}-{json_digest(identity)[:12]}.onnx"
     if not path.exists():
-        (exporter or _export)(_network(space, architecture), path)
+        (exporter or _export)(fresh_network(space, architecture), path)
     return path
 
 
@@ -82,13 +82,14 @@ def open_network(
 
         size = space.image_size_of(architecture)
         shape = (space.in_chans, size, size)
-        return TorchBackend(_network(space, architecture), shape, batch=batch, device=device, threads=threads, seed=seed)
+        return TorchBackend(fresh_network(space, architecture), shape, batch=batch, device=device, threads=threads, seed=seed)
     from autoformer.profiling.onnxruntime_backend import OnnxRuntimeBackend
 
     return OnnxRuntimeBackend(path, batch=batch, provider=device, threads=threads, seed=seed)
 
 
-def _network(space: SearchSpace, architecture: Architecture) -> Subnet:
+def fresh_network(space: SearchSpace, architecture: Architecture) -> Subnet:
+    """A network of `space` with random weights, the same ones every time."""
     import torch
 
     from autoformer.subnet import Subnet
