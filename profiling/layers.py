@@ -181,7 +181,7 @@ def _from_trtexec(values: Sequence[Mapping[str, Any]], name: str, scopes: Mappin
 def scope_of_engine_layer(name: str, scopes: Mapping[str, str]) -> str:
     """The torch module of an engine's layer: what the modules of all ONNX nodes that its name lists have in common."""
     nodes = re.findall(r"[\w./:]+", name.replace("...", " "))
-    found = [scope for node in nodes if (scope := scopes.get(node) or scope_in_path(node))]
+    found = [scope for node in nodes if (scope := scopes.get(node) or scopes.get(node.split("/")[0]) or scope_in_path(node))]
     return common_scope(found)
 
 
