@@ -109,7 +109,7 @@ def parser_error_line(parser_error: Any, nodes: Sequence[str] = (), scopes: Mapp
 
 @cache
 def collecting_logger(trt: Any) -> Any:
-    """The one logger of the process (TensorRT uses the first it is given); `take()` empties it and gives the errors said."""
+    """The one logger of the process (TensorRT uses the first it is given); `take()` empties it and gives what was wrong."""
 
     class CollectingLogger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -125,15 +125,18 @@ def collecting_logger(trt: Any) -> Any:
                 self.warnings[said] = None
 
         def take(self) -> str:
-            said, self.errors = self.errors, []
-            self.warnings = {}
-            return "; ".join(said[-3:]) or "TensorRT gave no reason"
+            said = self.errors[-3:] or list(self.warnings)[-1:]  # 8.6 calls a GPU that it cannot use a warning
+            self.errors, self.warnings = [], {}
+            return "; ".join(said) or "TensorRT gave no reason"
 
     return CollectingLogger()
 
 
 def created(trt: Any, kind: str, *arguments: Any) -> Any:
-    """A TensorRT object of class `kind`. Raises `MeasurementError` where its library gives none, as without a usable GPU."""
+    """A TensorRT object of class `kind`. Raises `MeasurementError` where its library gives none.
+
+    Ask CUDA for a device first: 8.6 crashes when it makes a Runtime without one.
+    """
     logger = collecting_logger(trt)
     try:
         return getattr(trt, kind)(*arguments)

@@ -233,6 +233,7 @@ class Builder:
 
     def __init__(self, logger: Any) -> None:
         if self._world.fail == "builder":
+            logger.log(self._world.trt.ILogger.Severity.WARNING, "CUDA initialization failure with error: 35")
             raise TypeError("pybind11::init(): factory function returned nullptr")
         self._logger = logger
 

@@ -176,7 +176,7 @@ def test_parser_errors_name_the_torch_module(version: str, operator: str, tmp_pa
 
 def test_unusable_gpu_and_files_that_are_none_are_named(graph: Path, install: Install) -> None:
     install(fail="builder")
-    with pytest.raises(MeasurementError, match="gives no Builder: TensorRT gave no reason; is the GPU usable"):
+    with pytest.raises(MeasurementError, match="gives no Builder: CUDA initialization failure with error: 35; is the GPU"):
         EngineBuilder().build(graph, graph.with_name("model.plan"))
     install(devices=0)
     with pytest.raises(MeasurementError, match="no CUDA device"):
