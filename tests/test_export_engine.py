@@ -239,7 +239,10 @@ def test_absent_cuda_bindings_name_what_to_install(monkeypatch: pytest.MonkeyPat
 
 
 def test_board_modules_import_the_standard_library_only() -> None:
-    modules = ("model_metadata", "onnx_model", "parity", "manifest", "cuda_runtime", "tensorrt_versions", "engine", "predictor")
+    modules = (
+        "model_metadata", "onnx_model", "parity", "manifest", "cuda_runtime", "tensorrt_versions", "build_progress",
+        "timing_cache", "onnx_file", "engine", "engine_builder", "engine_refit", "engine_layers", "predictor",
+    )  # fmt: skip
     heavy = ("torch", "numpy", "timm", "onnx", "onnxruntime", "pydantic", "PIL", "safetensors", "cuda", "tensorrt")
     program = (
         f"import sys; [__import__('autoformer.export.' + name) for name in {modules}]; "
