@@ -39,7 +39,7 @@ def refit(
     with progress_bar(quiet) as progress:
         refitted, latency = refit_folder(
             engines, named.network, out, images=images.images(), labels=images.labels, classes=classes, data=parts.record,
-            measure=measure, progress=progress,
+            timed=measure, progress=progress,
         )  # fmt: skip
     if json:
         print_json({"manifest": refitted.to_dict(), "latency": latency})
