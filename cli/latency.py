@@ -1,15 +1,25 @@
-"""`autoformer profile run` and `autoformer profile table`."""
+"""`autoformer profile run` and `table`; kit, layers, counts and compare have files of their own."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoformer.cli.options import AnyBatch, Batch, Json, Quiet, Threads
+from autoformer.cli import counts, layers, regression
+from autoformer.cli.kit import kit
+from autoformer.cli.options import AnyBatch, Json, Quiet, Threads
+
+if TYPE_CHECKING:
+    from autoformer.space import SearchSpace
 
 app = typer.Typer(help="Measure latency.", no_args_is_help=True, rich_markup_mode=None)
+app.command()(kit)
+app.command()(layers.layers)
+app.command()(counts.counts)
+app.command()(regression.compare)
+NOT_VALID = 1  # exit code of --strict
 
 
 @app.command()
@@ -20,6 +30,20 @@ def run(
     batch: AnyBatch = None,
     threads: Threads = 1,
     seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="Measuring time per artefact.")] = 3.0,
+    batches: Annotated[str | None, typer.Option("--batches", help="Several batches: 1,2,4,8.")] = None,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Batches 1, 2, 4, … while the throughput grows by 5 %.")] = False,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option("--backend", help="Run on this one alone; repeatable. torch-compiled-cpu, onnxruntime-tensorrt and more."),
+    ] = None,
+    spinning: Annotated[bool, typer.Option("--spinning", help="Let ONNX Runtime's threads burn a core while they wait.")] = False,
+    cold_start: Annotated[
+        bool, typer.Option("--cold-start", help="Loading, first run, run after 10 s of rest and memory, in fresh processes.")
+    ] = False,
+    energy: Annotated[bool, typer.Option("--energy", help="Power and joule per call, where a sensor tells it.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit 1 unless everything is VALID, with locked clocks on GPUs.")
+    ] = False,
     out: Annotated[Path | None, typer.Option("--out", help="JSON file for all samples.")] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -29,27 +53,44 @@ def run(
     Example: autoformer profile run runs/quickstart/export --threads 1
     """
     from autoformer.checkpoint import refuse_existing_file
-    from autoformer.cli.console import note, print_json, print_table, progress_bar
-    from autoformer.profiling.latency import profile_artefacts
+    from autoformer.cli.console import note, print_json, progress_bar
+    from autoformer.cli.measurement_tables import doubtful, show_profile, show_sweep
+    from autoformer.errors import MeasurementError
+    from autoformer.profiling.batch_sweep import BatchSweep, measure_batches
+    from autoformer.profiling.latency import USUAL_BACKENDS, Profile, profile_artefacts
     from autoformer.profiling.measure import MeasureConfig
 
+    several = batches is not None or sweep
+    if (batch is not None) + (batches is not None) + sweep > 1:
+        raise MeasurementError("--batch, --batches and --sweep each say which batches to measure; give one of them")
+    if batches is not None and not all(number.strip().isdigit() for number in batches.split(",")):
+        raise MeasurementError(f"--batches {batches!r} is no list of numbers; write 1,2,4,8")
     if out is not None:
         refuse_existing_file(out)
     config = MeasureConfig(min_s=seconds, max_s=4 * seconds)
     with progress_bar(quiet) as progress:
-        profile = profile_artefacts(artefacts, config=config, batch=batch, threads=threads, out=out, progress=progress)
+
+        def profiled(images: int | None, file: Path | None) -> Profile:
+            return profile_artefacts(
+                artefacts, config=config, batch=images, threads=threads, spinning=spinning, backends=backend or USUAL_BACKENDS,
+                cold_starts=cold_start, energy_s=seconds if energy else 0.0, out=file, progress=progress,
+            )  # fmt: skip
+
+        found: Profile | BatchSweep
+        if several:
+            wanted = None if batches is None else [int(number) for number in batches.split(",")]
+            found = measure_batches(lambda images: profiled(images, None), wanted, out)
+        else:
+            found = profiled(batch, out)
     if json:
-        print_json(profile.to_dict())
-        return
-    rows = []
-    for measured in profile.measurements:
-        stats = measured.stats
-        shown = [f"{value:.3f}" if value is not None else "too few runs" for value in (stats.p50_ms, stats.p90_ms, stats.p99_ms)]
-        rows.append((measured.name, measured.precision, *shown, f"{profile.ratio(measured):.3f}", str(measured.verdict)))
-    columns = ("artefact", "precision", "p50 ms", "p90 ms", "p99 ms", "p50 / reference", "verdict")
-    print_table(f"latency of one call, batch {profile.measurements[0].batch}, {threads} threads", columns, rows)
-    for missing in profile.not_measured:
-        note(f"not measured: {missing.name} on {missing.backend}: {missing.reason}")
+        print_json(found.to_dict())
+    elif isinstance(found, BatchSweep):
+        show_sweep(found)
+    else:
+        show_profile(found, threads)
+    if strict and (lines := doubtful(found.profiles if isinstance(found, BatchSweep) else [found])):
+        note(f"not VALID: {'; '.join(lines)}")
+        raise typer.Exit(NOT_VALID)
 
 
 @app.command()
@@ -58,9 +99,14 @@ def table(
     supernet: Annotated[Path | None, typer.Option("--supernet", help="Folder of the supernet that will be searched.")] = None,
     space: Annotated[str | None, typer.Option("--space", help="Or a preset like tiny, or a YAML file.")] = None,
     image_size: Annotated[int | None, typer.Option("--image-size", help="Pixels; with --space.")] = None,
+    result: Annotated[
+        Path | None,
+        typer.Option("--from", help="result.json that a kit's board.pyz wrote on another device; nothing is measured."),
+    ] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="With --from: which, where it holds several.")] = None,
     backend: Annotated[str, typer.Option("--backend", help="onnxruntime-cpu, onnxruntime-cuda, torch-cpu.")] = "onnxruntime-cpu",
     networks: Annotated[int, typer.Option("--networks", min=4, help="Networks to measure.")] = 8,
-    batch: Batch = 1,
+    batch: AnyBatch = None,
     threads: Threads = 1,
     json: Json = False,
     quiet: Quiet = False,
@@ -68,24 +114,26 @@ def table(
     """Measure a few networks of a space here and fit a table that a search can use as its latency.
 
     Example: autoformer profile table --supernet runs/super --out laptop.json
-    """
-    from autoformer.checkpoint import read_json, refuse_existing_file
-    from autoformer.cli.console import print_json, print_table, progress_bar
-    from autoformer.cli.spaces import read_space
-    from autoformer.errors import ArchitectureError
-    from autoformer.profiling.table_measurement import measure_table
-    from autoformer.space import SearchSpace
 
-    if (supernet is None) == (space is None):
-        raise ArchitectureError("say which space to measure: either --supernet FOLDER or --space NAME")
-    if supernet is not None:
-        measured = SearchSpace.from_dict(read_json(supernet / "supernet.json")["space"])
-    else:
-        assert space is not None
-        measured = read_space(space, image_size=image_size)
+    What a kit measured on another device: autoformer profile table --from result.json --out orin.json
+    """
+    from autoformer.checkpoint import refuse_existing_file
+    from autoformer.cli.console import print_json, print_table, progress_bar
+    from autoformer.profiling.table_measurement import measure_table
+
     refuse_existing_file(out)
-    with progress_bar(quiet) as progress:
-        found = measure_table(measured, backend=backend, count=networks, batch=batch, threads=threads, progress=progress)
+    if result is not None:
+        from autoformer.profiling.kit_result import KitResult
+        from autoformer.profiling.kit_table import chosen_setting, table_of
+
+        brought, asked = KitResult.load(result), None
+        if supernet is not None or space is not None:
+            asked = space_to_measure(supernet, space, image_size)
+        found = table_of(brought, chosen_setting(brought, precision, batch), asked)
+    else:
+        measured = space_to_measure(supernet, space, image_size)
+        with progress_bar(quiet) as progress:
+            found = measure_table(measured, backend=backend, count=networks, batch=batch or 1, threads=threads, progress=progress)
     found.save(out)
     if json:
         print_json(found.to_dict())
@@ -95,3 +143,18 @@ def table(
         for n in found.networks
     ]
     print_table(str(found), ("network", "FLOPs", "measured ms", "predicted left out ms", "verdict"), rows)
+
+
+def space_to_measure(supernet: Path | None, space: str | None, image_size: int | None) -> SearchSpace:
+    """The space that --supernet or --space names. Raises `ArchitectureError` unless exactly one does."""
+    from autoformer.checkpoint import read_json
+    from autoformer.cli.spaces import read_space
+    from autoformer.errors import ArchitectureError
+    from autoformer.space import SearchSpace
+
+    if (supernet is None) == (space is None):
+        raise ArchitectureError("say which space to measure: either --supernet FOLDER or --space NAME")
+    if supernet is not None:
+        return SearchSpace.from_dict(read_json(supernet / "supernet.json", "space")["space"])
+    assert space is not None
+    return read_space(space, image_size=image_size)
