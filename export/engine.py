@@ -313,7 +313,7 @@ class Engine:
             raise MeasurementError(f"no memory to time the layers of {self._source}: {self._logger.take()}")
         context.profiler = profiler = Profiler()
         context.enqueue_emits_profile = False  # else each start of a run would wait for the layers
-        ready = self.profile == 0 or context.set_optimization_profile_async(self.profile, self._handle())
+        ready = context.set_optimization_profile_async(self.profile, self._handle())  # only the first context begins with one
         self._cuda.synchronise(self._stream)
         ready = ready and context.set_input_shape(self.input_name, (self._batch, *self.image_shape))
         ready = ready and all(context.set_tensor_address(name, address) for name, address in self._addresses.items())

@@ -205,6 +205,10 @@ class IBuilderConfig:
     def clear_flag(self, flag: Any) -> None:
         self._flags.discard(flag.name)
 
+    def set_preview_feature(self, feature: Any, enable: bool) -> None:
+        assert enable
+        self._flags.add(feature.name)
+
     def add_optimization_profile(self, profile: Any) -> int:
         self._profiles.append(profile._shapes)
         return -1 if self._world.fail == "profile" else len(self._profiles) - 1

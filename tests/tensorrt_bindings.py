@@ -34,8 +34,8 @@ CLASSES = (
     "Builder", "BuilderFlag", "DataType", "EngineInspector", "IBuilderConfig", "ICudaEngine", "IExecutionContext", "IHostMemory",
     "ILayer", "ILogger", "INetworkDefinition", "IOptimizationProfile", "IProfiler", "IProgressMonitor", "ISerializationConfig",
     "ITensor", "ITimingCache", "LayerInformationFormat", "LayerType", "MemoryPoolType", "NetworkDefinitionCreationFlag",
-    "OnnxParser", "OnnxParserRefitter", "ParserError", "ProfilingVerbosity", "Refitter", "Runtime", "SerializationFlag",
-    "TensorIOMode", "Weights",
+    "OnnxParser", "OnnxParserRefitter", "ParserError", "PreviewFeature", "ProfilingVerbosity", "Refitter", "Runtime",
+    "SerializationFlag", "TensorIOMode", "Weights",
 )  # fmt: skip
 FUNCTIONS = (
     "createInferBuilder_INTERNAL", "createInferRefitter_INTERNAL", "createInferRuntime_INTERNAL", "createNvOnnxParser_INTERNAL",
