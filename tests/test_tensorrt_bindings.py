@@ -10,6 +10,7 @@ import ast
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from autoformer.export.tensorrt_versions import COMPUTING_LAYERS, PRECISION_FLAG
 from tests import tensorrt_bindings
 from tests.fake_cuda import FakeCuda
 from tests.strict_module import check_call
-from tests.tensorrt_bindings import LISTED, LISTING, WHEELS, listing_of
+from tests.tensorrt_bindings import LISTED, LISTING, REAL, WHEELS, listing_of
 
 ROOT = Path(__file__).parent.parent
 FOLDER = Path(os.environ.get("AUTOFORMER_TENSORRT_BINDINGS") or tensorrt_bindings.FOLDER)
@@ -196,6 +197,32 @@ except MeasurementError as error:
     told = [] if version.startswith("8") else [("Timing", 0, 2), ("Timing", 1, 2), ("Timing", 2, 2)]
     said = f"TensorRT {version} gives no Builder: TensorRT gave no reason; is the GPU usable?"
     assert tensorrt_bindings.run_with(version, FOLDER, "-c", program) == f"{version} {flags} {told} {said}\n"
+
+
+@pytest.mark.slow
+def test_real_libraries_of_8_6_offer_what_the_listing_says_and_name_a_missing_gpu() -> None:
+    known = [shutil.which("python3.10"), *map(str, Path.home().glob(".pyenv/versions/3.10.*/bin/python"))]
+    python = next((path for path in known if path), None)
+    if python is None or not (FOLDER / REAL / "lib").is_dir():
+        pytest.skip(f"needs Python 3.10 and the libraries: python -m tests.tensorrt_bindings {FOLDER} --real-8.6")
+    program = """
+import json, tensorrt
+import tests.tensorrt_bindings as bindings
+from autoformer.errors import MeasurementError
+from autoformer.export.tensorrt_versions import collecting_logger, created
+found = bindings.listing(tensorrt)
+try:
+    created(tensorrt, "Builder", collecting_logger(tensorrt))
+    said = "a builder"
+except MeasurementError as error:
+    said = str(error)
+print(json.dumps([found, said]))
+"""
+    found, said = json.loads(tensorrt_bindings.run_with(REAL, FOLDER, "-c", program, python=python))
+    names = sorted(found)
+    objected = {text for module in MODULES for used, call in uses(module) for text in objections(used, call, found, names)}
+    assert objected == ABSENT["8"]
+    assert said == "a builder" or "CUDA initialization failure with error" in said
 
 
 def test_weights_of_the_bindings_take_our_arrays(version: str, graph: Path) -> None:
