@@ -289,10 +289,10 @@ def measure_networks(
 ) -> dict[Architecture, Timing]:
     """Exports and measures networks of the table's space on this machine, interleaved, as the table's qualification says.
 
-    `folder` keeps the exported graphs for another time. Each network is opened four times (`instances.py`). A few networks of the table run beside them, which brings all times to the
-    table's pace (`anchors.py`). While a verdict is not
-    VALID all are measured for as long again, at most three times. Raises `MeasurementError` where what was measured means
-    something else than the table does.
+    `folder` keeps the exported graphs for another time. Each network is opened four times (`instances.py`), and a few networks
+    of the table run beside them, which brings all times to the table's pace (`anchors.py`). While a verdict is not VALID all are
+    measured for as long again, at most three times. Raises `MeasurementError` where what was measured means something else
+    than the table does.
     """
     meaning, found = table.qualification, dict[Architecture, Timing]()
     config = replace(config, rounds=max(config.rounds, ROUNDS_OF_MEASURING))
