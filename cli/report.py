@@ -59,7 +59,9 @@ def build(
 
 @app.command(name="import")
 def import_results(
-    results: Annotated[list[Path], typer.Argument(help="Result files of a board program: board.pyz bench --out FILE.")],
+    results: Annotated[
+        list[Path], typer.Argument(help="What a device wrote: board.pyz bench or verify --out FILE, or a kit's result.")
+    ],
     into: Annotated[
         Path | None, typer.Option("--into", help="Markdown file whose table of what ran where gets a row; it has marks for it.")
     ] = None,
@@ -76,14 +78,21 @@ def import_results(
     """
     from dataclasses import asdict
 
-    from autoformer.checkpoint import replacing
+    from autoformer.checkpoint import read_json, replacing
     from autoformer.cli.console import note, print_json, print_table
     from autoformer.errors import DataError
-    from autoformer.profiling.board_results import COLUMNS, BoardResult, add_rows, keep_with_run
+    from autoformer.profiling.board_results import COLUMNS, KIT, BoardResult, RanOn, add_rows, keep_with_run, kit_ran_on
     from autoformer.profiling.report import build_report
 
-    loaded = [(path, BoardResult.load(path)) for path in results]
-    rows = [row for _, result in loaded for row in result.ran_on()]
+    loaded, rows = list[tuple[Path, BoardResult]](), list[RanOn]()
+    for path in results:
+        if read_json(path, "format")["format"] == KIT:
+            if run is not None:
+                raise DataError(f"{path} is of a kit, which belongs to no run; make its table with profile table --from")
+            rows += kit_ran_on(path)
+            continue
+        loaded.append((path, BoardResult.load(path)))
+        rows += loaded[-1][1].ran_on()
     if into is not None:
         if not into.is_file():
             raise DataError(f"{into} does not exist; expected a Markdown file with marks for the table")

@@ -1,4 +1,4 @@
-"""Results that came back from a device: files of `board.pyz verify | bench --out`, read with care, as rows of a table.
+"""Results that came back from a device: files of `board.pyz verify | bench --out` and of kits, as rows of a table.
 
 A file says what it was run on; nothing here can check that. What can be checked is: the format, every verdict against its
 samples, and that a run's bundle is the one that the result is of.
@@ -17,11 +17,14 @@ from autoformer.checkpoint import read_json, replacing
 from autoformer.errors import AutoformerError, CheckpointError, DataError, short
 from autoformer.export.manifest import FILE_NAME, Manifest, sha256_of
 from autoformer.profiling.device import DeviceFacts
+from autoformer.profiling.kit_result import FORMAT as KIT_FORMAT
+from autoformer.profiling.kit_result import KitResult
 from autoformer.profiling.measure import Measurement
 from autoformer.profiling.statistics import LatencyStats
 
 FORMAT = "autoformer/board/1"
 FOLDER = "boards"  # in the folder of a run
+KIT = KIT_FORMAT  # of the result files of kits
 COLUMNS = ("runtime", "device", "what was run", "date")
 BEGIN, END = "<!-- ran on: begin -->", "<!-- ran on: end -->"  # around the table in a Markdown file
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT", "trtexec": "trtexec of TensorRT", "torch": "torch"}
@@ -104,6 +107,17 @@ class BoardResult:
             )
             for family, words in ran.items()
         )
+
+
+def kit_ran_on(path: Path) -> tuple[RanOn, ...]:
+    """The row of a kit's result file. Raises `CheckpointError` when it is damaged or edited."""
+    result = KitResult.load(path)
+    family = _family(result.runtime)
+    device = result.device.short_name if result.runtime.endswith("-cpu") else result.device.gpu_name
+    settings = "; ".join(f"{setting.precision}, batch {setting.batch}" for setting in result.stopped)
+    version = result.facts.get(family, result.facts.get("tensorrt", "of unknown version"))
+    what = f"kit of {len(result.kit.networks)} networks of space {result.kit.space.get('name', 'unknown')}: {settings}"
+    return (RanOn(f"{RUNTIMES.get(family, family)} {version}", device, what, result.created[:10]),)
 
 
 def _family(backend: str) -> str:
