@@ -68,7 +68,7 @@ def uses(module: str) -> Iterator[tuple[str, ast.Call | None]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "created":
             assert isinstance(node.args[1], ast.Constant)
-            yield node.args[1].value, ast.Call(node.func, node.args[2:], node.keywords)
+            yield str(node.args[1].value), ast.Call(node.func, node.args[2:], node.keywords)
         if not isinstance(node, ast.Attribute) or node.attr.startswith("__"):
             continue
         words = ast.unparse(node).removeprefix("self._").split(".")
