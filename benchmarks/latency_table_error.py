@@ -31,11 +31,12 @@ from autoformer.architecture import Architecture
 from autoformer.checkpoint import json_digest, read_json, write_json
 from autoformer.cost import count_flops
 from autoformer.profiling.backend import LatencyBackend
-from autoformer.profiling.drift import ROUNDS, joined, without_common_drift
+from autoformer.profiling.drift import ROUNDS, as_one, without_common_drift
+from autoformer.profiling.instances import BACKENDS, open_network
 from autoformer.profiling.latency_models import Fit, features, fits_of, in_words, kept_of
 from autoformer.profiling.measure import MeasureConfig, Measurement, measure
 from autoformer.profiling.rank_agreement import NEAR, rank_agreement, standard_error
-from autoformer.profiling.table_measurement import BACKENDS, designed_architectures, open_network
+from autoformer.profiling.table_measurement import designed_architectures
 from autoformer.space import SearchSpace
 
 
@@ -121,11 +122,10 @@ def row(space: SearchSpace, backend: str, options: argparse.Namespace, work: Pat
     train = designed_architectures(space, options.train)
     test = drawn(space, options.test, train)
     taken = measured(space, [*train, *test], backend, options, work)
-    together = dict(taken[0])
-    for one in taken[1:]:
-        together = {name: joined(together[name], one[name]) for name in together}
-    steady = without_common_drift(together)
-    of = {architecture: steady[architecture.digest] for architecture in (*train, *test)}
+    apart = [without_common_drift(one) for one in taken]
+    of = {
+        architecture: as_one(architecture.slug, [one[architecture.digest] for one in apart]) for architecture in (*train, *test)
+    }
     rebuilt = between_passes(taken)
     errors = []
     for architecture in test:

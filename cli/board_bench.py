@@ -48,8 +48,24 @@ def result_of(command: str, bundle: Bundle, answer: dict[str, Any]) -> dict[str,
         "manifest": bundle.promises["files"].get("manifest.json"),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),  # noqa: UP017 - Python 3.10 has no UTC
         "device": DeviceFacts.collect().to_dict(),
+        "versions": runtime_versions(bundle),
         "answer": answer,
     }
+
+
+def runtime_versions(bundle: Bundle) -> dict[str, str]:
+    """The versions of the runtimes that the bundle's files run on here: ONNX Runtime's, and what its engines were built with."""
+    found = {}
+    try:
+        import onnxruntime
+
+        found["onnxruntime"] = str(onnxruntime.__version__)
+    except ImportError:  # engines need none
+        pass
+    for _, artefact in bundle.artefacts():
+        if artefact.format == "tensorrt":
+            found["tensorrt" if trtexec_of(artefact) is None else "trtexec"] = str(artefact.made.get("tensorrt"))
+    return found
 
 
 def measured(

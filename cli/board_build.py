@@ -12,9 +12,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from autoformer.cli.board_bundle import ENGINES, Answer, Bundle
-from autoformer.errors import DataError
-from autoformer.export.engine_artefacts import engine_artefact, how_to_build
-from autoformer.export.engine_builder import PRECISIONS, Batches, EngineConfig
+from autoformer.export.engine_artefacts import engine_artefact, how_to_build, read_batches
+from autoformer.export.engine_builder import PRECISIONS, EngineConfig
 from autoformer.export.manifest import Artefact
 from autoformer.export.parity import TOLERANCES, Parity, compare, run_in_batches
 
@@ -33,7 +32,7 @@ def build(arguments: argparse.Namespace) -> Answer:
     out = bundle.folder / ENGINES
     out.mkdir(exist_ok=True)
     config = EngineConfig(
-        profiles=tuple(map(batches_of, arguments.engine_batch or [str(arguments.batch or 1)])),
+        profiles=tuple(map(read_batches, arguments.engine_batch or [f"1:{arguments.batch or 1}:{max(8, arguments.batch or 1)}"])),
         workspace_mib=arguments.workspace,
         optimization_level=arguments.builder_level,
         timing_cache=None if arguments.builder_level == 0 else out / TIMING,
@@ -65,17 +64,6 @@ def build(arguments: argparse.Namespace) -> Answer:
     return {"built with": how, **answer}, bool(made) and all(entry.status == "exported" for entry in made)
 
 
-def batches_of(words: str) -> Batches:
-    """ "8" is tuned for and takes 8 images, "1:8:32" takes 1 to 32 and is tuned for 8. Raises `DataError` for others."""
-    sizes = words.split(":")
-    if len(sizes) not in (1, 3) or not all(size.isdecimal() and 1 <= int(size) <= 4096 for size in sizes):
-        raise DataError(
-            f"batches {words[:40]!r} cannot be read; expected one number like 8, or smallest:tuned for:largest like 1:8:32"
-        )
-    low, best, high = sizes if len(sizes) == 3 else sizes * 3
-    return int(low), int(best), int(high)
-
-
 def tell(phase: str, done: int, steps: int) -> None:
     """Progress of a build, one line that is written over where a person looks on."""
     if sys.stderr.isatty():
@@ -88,7 +76,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--precision", action="append", choices=tuple(PRECISIONS), help="default: fp32, fp16, int8 as files are there"
     )
     parser.add_argument(
-        "--engine-batch", action="append", metavar="N|MIN:TUNED:MAX", help="a profile of batches; repeat for several; default 1"
+        "--engine-batch",
+        action="append",
+        metavar="N|MIN:TUNED:MAX",
+        help="a profile of batches; may repeat; default 1:1:8",
     )
     parser.add_argument("--workspace", type=int, default=None, metavar="MIB", help="limit of scratch memory; shared on a Jetson")
     parser.add_argument("--builder-level", type=int, default=3, choices=range(6), help="higher builds longer; default 3")

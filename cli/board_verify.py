@@ -9,6 +9,7 @@ from autoformer.checkpoint import refuse_existing_file, write_json
 from autoformer.cli.board_bench import measured, result_of
 from autoformer.cli.board_bundle import BATCHES, NO_IMAGE, Answer, Bundle, chosen, damaged, one_line, opened
 from autoformer.errors import CheckpointError, DataError, MissingPackageError
+from autoformer.export.engine_artefacts import few_calls, profiles_of, trtexec_of
 from autoformer.export.engine_builder import PRECISIONS
 
 
@@ -26,8 +27,10 @@ def verify(arguments: argparse.Namespace) -> Answer:
         for folder, artefact in bundle.artefacts():
             name = f"{artefact.format} {artefact.precision}"
             try:
+                by_trtexec = artefact.format == "tensorrt" and trtexec_of(artefact) is not None
                 with opened(folder, artefact) as run:
-                    given, sizes = run_in_batches(run, images, BATCHES)
+                    batches = few_calls(profiles_of(artefact, artefact.made)) if by_trtexec else BATCHES
+                    given, sizes = run_in_batches(run, images, batches)
             except MissingPackageError as error:
                 answer["artefacts"][name] = {"status": "not run", "reason": str(error)}
                 continue
@@ -73,7 +76,7 @@ def budget(bundle: Bundle, arguments: argparse.Namespace) -> dict[str, dict[str,
 
 
 def meant_by(means: Any) -> tuple[str, str | None]:
-    """Precision and backend that a limit on latency is about, as `LatencyQualification` writes them; fp32 where it is not said."""
+    """Precision and backend that a limit on latency is about, as `LatencyQualification` writes them; else fp32."""
     words = str(means).split(", ")
     return (words[2], words[3]) if len(words) > 4 and words[2] in PRECISIONS else ("fp32", None)
 

@@ -1,4 +1,4 @@
-"""`autoformer profile run`, `table` and (in its own file) `kit`."""
+"""`autoformer profile run` and `table`; kit, layers, counts and compare have files of their own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autoformer.cli import counts, layers, regression
 from autoformer.cli.kit import kit
 from autoformer.cli.options import AnyBatch, Json, Quiet, Threads
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Measure latency.", no_args_is_help=True, rich_markup_mode=None)
 app.command()(kit)
+app.command()(layers.layers)
+app.command()(counts.counts)
+app.command()(regression.compare)
+NOT_VALID = 1  # exit code of --strict
 
 
 @app.command()
@@ -25,6 +30,20 @@ def run(
     batch: AnyBatch = None,
     threads: Threads = 1,
     seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="Measuring time per artefact.")] = 3.0,
+    batches: Annotated[str | None, typer.Option("--batches", help="Several batches: 1,2,4,8.")] = None,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Batches 1, 2, 4, … while the throughput grows by 5 %.")] = False,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option("--backend", help="Run on this one alone; repeatable. torch-compiled-cpu, onnxruntime-tensorrt and more."),
+    ] = None,
+    spinning: Annotated[bool, typer.Option("--spinning", help="Let ONNX Runtime's threads burn a core while they wait.")] = False,
+    cold_start: Annotated[
+        bool, typer.Option("--cold-start", help="Loading, first run, run after 10 s of rest and memory, in fresh processes.")
+    ] = False,
+    energy: Annotated[bool, typer.Option("--energy", help="Power and joule per call, where a sensor tells it.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit 1 unless everything is VALID, with locked clocks on GPUs.")
+    ] = False,
     out: Annotated[Path | None, typer.Option("--out", help="JSON file for all samples.")] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -34,27 +53,44 @@ def run(
     Example: autoformer profile run runs/quickstart/export --threads 1
     """
     from autoformer.checkpoint import refuse_existing_file
-    from autoformer.cli.console import note, print_json, print_table, progress_bar
-    from autoformer.profiling.latency import profile_artefacts
+    from autoformer.cli.console import note, print_json, progress_bar
+    from autoformer.cli.measurement_tables import doubtful, show_profile, show_sweep
+    from autoformer.errors import MeasurementError
+    from autoformer.profiling.batch_sweep import BatchSweep, measure_batches
+    from autoformer.profiling.latency import USUAL_BACKENDS, Profile, profile_artefacts
     from autoformer.profiling.measure import MeasureConfig
 
+    several = batches is not None or sweep
+    if (batch is not None) + (batches is not None) + sweep > 1:
+        raise MeasurementError("--batch, --batches and --sweep each say which batches to measure; give one of them")
+    if batches is not None and not all(number.strip().isdigit() for number in batches.split(",")):
+        raise MeasurementError(f"--batches {batches!r} is no list of numbers; write 1,2,4,8")
     if out is not None:
         refuse_existing_file(out)
     config = MeasureConfig(min_s=seconds, max_s=4 * seconds)
     with progress_bar(quiet) as progress:
-        profile = profile_artefacts(artefacts, config=config, batch=batch, threads=threads, out=out, progress=progress)
+
+        def profiled(images: int | None, file: Path | None) -> Profile:
+            return profile_artefacts(
+                artefacts, config=config, batch=images, threads=threads, spinning=spinning, backends=backend or USUAL_BACKENDS,
+                cold_starts=cold_start, energy_s=seconds if energy else 0.0, out=file, progress=progress,
+            )  # fmt: skip
+
+        found: Profile | BatchSweep
+        if several:
+            wanted = None if batches is None else [int(number) for number in batches.split(",")]
+            found = measure_batches(lambda images: profiled(images, None), wanted, out)
+        else:
+            found = profiled(batch, out)
     if json:
-        print_json(profile.to_dict())
-        return
-    rows = []
-    for measured in profile.measurements:
-        stats = measured.stats
-        shown = [f"{value:.3f}" if value is not None else "too few runs" for value in (stats.p50_ms, stats.p90_ms, stats.p99_ms)]
-        rows.append((measured.name, measured.precision, *shown, f"{profile.ratio(measured):.3f}", str(measured.verdict)))
-    columns = ("artefact", "precision", "p50 ms", "p90 ms", "p99 ms", "p50 / reference", "verdict")
-    print_table(f"latency of one call, batch {profile.measurements[0].batch}, {threads} threads", columns, rows)
-    for missing in profile.not_measured:
-        note(f"not measured: {missing.name} on {missing.backend}: {missing.reason}")
+        print_json(found.to_dict())
+    elif isinstance(found, BatchSweep):
+        show_sweep(found)
+    else:
+        show_profile(found, threads)
+    if strict and (lines := doubtful(found.profiles if isinstance(found, BatchSweep) else [found])):
+        note(f"not VALID: {'; '.join(lines)}")
+        raise typer.Exit(NOT_VALID)
 
 
 @app.command()

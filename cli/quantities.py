@@ -30,6 +30,14 @@ def parse(measure: str, text: str, largest: float | None) -> float:
     return number * UNITS[measure][unit]
 
 
+def percentage(text: str) -> float:
+    """A share like "5%" as a number, 0.05. Raises `BudgetError` on anything else."""
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*%\s*", text)
+    if match is None:
+        raise BudgetError(f"{text!r} is no percentage; write 5%")
+    return float(match[1]) / 100
+
+
 def read_budget(
     space: SearchSpace,
     costs: CostModel,

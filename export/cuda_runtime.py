@@ -46,6 +46,7 @@ class Cuda:
     def _check(self, what: str, result: tuple[Any, ...]) -> Any:
         status, *values = result
         if int(status) != 0:
+            self.forget_error()  # whoever asks for the last error next is not to find this one
             _, name = self._runtime.cudaGetErrorName(status)
             word = name.decode() if isinstance(name, bytes) else str(name)
             hint = "; free memory of the device, or choose a smaller batch" if word == OUT_OF_MEMORY else ""

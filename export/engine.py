@@ -135,7 +135,7 @@ class Engine:
         self.profiles = self._profiles() if batch == -1 else ((batch, batch, batch),)
         self.min_batch = min(low for low, _, _ in self.profiles)
         self.max_batch = max(high for _, _, high in self.profiles)
-        self._profile = 0  # of a new context
+        self.profile = 0  # index of the one in use
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise MeasurementError(f"no memory to run {self._source}: {self._logger.take()}")
@@ -190,12 +190,12 @@ class Engine:
 
     def _use_profile(self, profile: int) -> None:
         self._drop_graph()
-        if profile == self._profile:
+        if profile == self.profile:
             return
         self._batch = None
         if not self._context.set_optimization_profile_async(profile, self._handle()):
             raise MeasurementError(f"{self._source} refuses its profile {profile}: {self._logger.take()}")
-        self._profile = profile
+        self.profile = profile
         self._cuda.synchronise(self._stream)
 
     def capture(self) -> str | None:
@@ -313,7 +313,7 @@ class Engine:
             raise MeasurementError(f"no memory to time the layers of {self._source}: {self._logger.take()}")
         context.profiler = profiler = Profiler()
         context.enqueue_emits_profile = False  # else each start of a run would wait for the layers
-        ready = self._profile == 0 or context.set_optimization_profile_async(self._profile, self._handle())
+        ready = self.profile == 0 or context.set_optimization_profile_async(self.profile, self._handle())
         self._cuda.synchronise(self._stream)
         ready = ready and context.set_input_shape(self.input_name, (self._batch, *self.image_shape))
         ready = ready and all(context.set_tensor_address(name, address) for name, address in self._addresses.items())

@@ -129,7 +129,7 @@ def _give(trt: Any, refitter: Any, wanted: list[str], file: OnnxFile) -> Any:
     for name in wanted:
         if name not in file.weights:
             continue
-        values = file.weights[name].values()
+        values = file.weights[name].values().copy()  # the binding wants memory that may be written
         kept.append(values)
         if not refitter.set_named_weights(name, trt.Weights(values)):
             raise ExportError(f"weights of {file.path} do not fit the engine: {name} is refused ({logger.take()})")

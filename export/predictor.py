@@ -203,7 +203,7 @@ def _engine(path: Path) -> Predictor:
     from autoformer.export.engine_artefacts import opened_engine, profiles_of
 
     manifest = Manifest.load(path.parent) if (path.parent / FILE_NAME).is_file() else None
-    artefact = manifest and manifest.find_file(path.name)
+    artefact = None if manifest is None else manifest.find_file(path.name)
     if manifest is None or artefact is None:
         Engine.load(path).close()  # refuses it, and says why
         raise AssertionError("a plan that no manifest describes was loaded")

@@ -88,18 +88,18 @@ def is_strongly_typed(trt: Any) -> bool:
     return hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
 
 
-def parser_error_line(error: Any, nodes: Sequence[str] = (), scopes: Mapping[str, str] = {}) -> str:
+def parser_error_line(parser_error: Any, nodes: Sequence[str] = (), scopes: Mapping[str, str] = {}) -> str:
     """One parser error as a line: operator, node, torch module, and what was wrong.
 
     8.6 gives a node's number alone: `nodes` are the names by number. `scopes` are the torch modules by node.
     """
-    operator = error.node_operator() if hasattr(error, "node_operator") else ""
-    number = error.node()
+    operator = parser_error.node_operator() if hasattr(parser_error, "node_operator") else ""
+    number = parser_error.node()
     known = nodes[number] if 0 <= number < len(nodes) else ""
-    name = (error.node_name() if hasattr(error, "node_name") else "") or known
+    name = (parser_error.node_name() if hasattr(parser_error, "node_name") else "") or known
     where = f"node {name}" if name else f"node number {number}"
     module = f" (module {scopes[name]})" if scopes.get(name) else ""
-    what = " ".join(error.desc().split())
+    what = " ".join(parser_error.desc().split())
     return f"operator {operator} of {where}{module}: {what}" if operator else f"{where}{module}: {what}"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class LatencyBackend(Protocol):
@@ -16,7 +16,7 @@ class LatencyBackend(Protocol):
 
     @property
     def name(self) -> str:
-        """ "onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda" or "tensorrt"."""
+        """ "onnxruntime-cpu", "torch-cuda", "tensorrt" and others; those that end in "-cpu" compute on it."""
 
     @property
     def precision(self) -> str:
@@ -40,3 +40,40 @@ class LatencyBackend(Protocol):
     def __enter__(self) -> LatencyBackend: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
+@runtime_checkable
+class Enqueues(Protocol):
+    """A backend that hands its work to a GPU and goes on, as the final ones on GPUs may be besides."""
+
+    @property
+    def enqueue_ms(self) -> float | None:
+        """Host time that handing over the work of the last run took."""
+
+
+@runtime_checkable
+class CopiesImages(Protocol):
+    """A backend on a GPU that can also run from the host's memory to the host's memory."""
+
+    def run_with_copies(self) -> None:
+        """One inference: images to the GPU, the work, its answer back, waited for."""
+
+
+class WithCopies:
+    """The same network with the copies between host and GPU in its time: what an application sees. The inner one stays open."""
+
+    def __init__(self, inner: LatencyBackend) -> None:
+        assert isinstance(inner, CopiesImages)
+        self._copies, self._inner = inner, inner
+        self.name, self.precision, self.batch, self.threads = inner.name, inner.precision, inner.batch, inner.threads
+        self.settings: Mapping[str, str] = {**inner.settings, "copies": "included"}
+
+    def run(self) -> None:
+        """One inference with its copies."""
+        self._copies.run_with_copies()
+
+    def __enter__(self) -> WithCopies:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Nothing: whoever opened the inner one closes it."""

@@ -29,6 +29,11 @@ PACKAGES = (
 )  # fmt: skip
 
 
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
+# Files of earlier versions do not have them.
+LATER_FACTS = {"power_mode", "clocks_locked", "container", "cpu_temperature_c", "thread_settings"}
+
+
 @dataclass(frozen=True)
 class GpuFacts:
     """One NVIDIA GPU."""
@@ -37,6 +42,7 @@ class GpuFacts:
     driver: str
     compute_capability: str  # "8.7"
     memory_mib: int | None  # None where GPU and CPU share it
+    persistence: bool | None = None  # whether the driver stays loaded between programs
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,11 @@ class DeviceFacts:
     jetson: str | None = None  # model, from the device tree
     l4t: str | None = None  # first line of /etc/nv_tegra_release
     versions: Mapping[str, str] = field(default_factory=dict)
+    power_mode: str | None = None  # of a Jetson, as nvpmodel names it
+    clocks_locked: bool | None = None  # of a Jetson; a GPU of a PC does not say it
+    container: str | None = None  # what this process is shut in, "docker" for instance
+    cpu_temperature_c: float | None = None
+    thread_settings: Mapping[str, str] = field(default_factory=dict)  # variables of the environment that set threads
 
     @property
     def short_name(self) -> str:
@@ -76,16 +87,20 @@ class DeviceFacts:
     @classmethod
     def collect(cls, root: Path = Path("/")) -> DeviceFacts:
         """The facts of this machine. `root` is where its /proc, /sys and /etc are looked up."""
-        cpuinfo = _text(root / "proc/cpuinfo") or ""
-        model = _text(root / "proc/device-tree/model")
+        from autoformer.profiling.jetson import clocks_locked
+        from autoformer.profiling.sensors import cpu_temperature_c
+
+        cpuinfo = text_of(root / "proc/cpuinfo") or ""
+        model = text_of(root / "proc/device-tree/model")
         flags = set(re.findall(r"\S+", " ".join(re.findall(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)[:1])))
-        load = (_text(root / "proc/loadavg") or "").split()
-        memory = re.search(r"^MemTotal:\s*(\d+) kB", _text(root / "proc/meminfo") or "", re.MULTILINE)
-        release = _text(root / "etc/nv_tegra_release")
+        load = (text_of(root / "proc/loadavg") or "").split()
+        memory = re.search(r"^MemTotal:\s*(\d+) kB", text_of(root / "proc/meminfo") or "", re.MULTILINE)
+        release = text_of(root / "etc/nv_tegra_release")
+        on_this_machine = root == Path("/")
         return cls(
             cpu=_cpu_name(cpuinfo, model),
             cores=usable_cores(),
-            governor=_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+            governor=text_of(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
             load_average=float(load[0]) if load else None,
             isa=tuple(name for name in ISA_OF_INTEREST if name in flags),
             memory_mib=int(memory[1]) // 1024 if memory else None,
@@ -95,6 +110,11 @@ class DeviceFacts:
             jetson=model if model and release else None,
             l4t=release.splitlines()[0] if release else None,
             versions=_versions(),
+            power_mode=power_mode(_output("nvpmodel", "-q")) if release and on_this_machine else None,
+            clocks_locked=clocks_locked(root),
+            container=_container(root),
+            cpu_temperature_c=cpu_temperature_c(root),
+            thread_settings={name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,9 +123,9 @@ class DeviceFacts:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DeviceFacts:
-        """Reads the JSON form. Raises `MeasurementError` on unknown or missing keys."""
+        """Reads the JSON form, of earlier versions too. Raises `MeasurementError` on unknown or missing keys."""
         known = {item.name for item in fields(cls)}
-        if set(values) != known:
+        if not known - LATER_FACTS <= set(values) <= known:
             raise MeasurementError(f"not device facts: keys {sorted(values)}, expected {sorted(known)}")
         return cls(**{**values, "isa": tuple(values["isa"]), "gpus": tuple(GpuFacts(**gpu) for gpu in values["gpus"])})
 
@@ -115,7 +135,8 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _text(path: Path) -> str | None:
+def text_of(path: Path) -> str | None:
+    """The words of a small file of the system, or None when it cannot be read."""
     try:
         return path.read_bytes().decode(errors="replace").strip(" \t\n\0") or None
     except OSError:
@@ -164,7 +185,12 @@ def _gpus() -> tuple[GpuFacts, ...]:
                 memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) // 2**20
             except pynvml.NVMLError:  # not supported where the memory is shared
                 memory = None
-            found.append(GpuFacts(str(pynvml.nvmlDeviceGetName(handle)), driver, f"{major}.{minor}", memory))
+            try:
+                persistence = bool(pynvml.nvmlDeviceGetPersistenceMode(handle))
+            except pynvml.NVMLError:
+                persistence = None
+            name = str(pynvml.nvmlDeviceGetName(handle))
+            found.append(GpuFacts(name, driver, f"{major}.{minor}", memory, persistence))
         return tuple(found)
     except pynvml.NVMLError:
         return ()
@@ -180,6 +206,22 @@ def parse_nvidia_smi(text: str | None) -> tuple[GpuFacts, ...]:
         if len(parts) == 4:
             found.append(GpuFacts(parts[0], parts[1], parts[2], int(parts[3]) if parts[3].isdigit() else None))
     return tuple(found)
+
+
+def power_mode(answer: str | None) -> str | None:
+    """The mode in what `nvpmodel -q` prints, e.g. "MAXN" of "NV Power Mode: MAXN"."""
+    named = re.search(r"^NV Power Mode:\s*(.+)$", answer or "", re.MULTILINE)
+    return named[1].strip() if named else None
+
+
+def _container(root: Path) -> str | None:
+    """What this process is shut in, by the files that the usual programs leave there; None for nothing known."""
+    if (root / ".dockerenv").exists():
+        return "docker"
+    if (root / "run/.containerenv").exists():
+        return "podman"
+    named = re.search(r"\b(kubepods|docker|lxc|containerd|garden)\b", text_of(root / "proc/1/cgroup") or "")
+    return named[1] if named else None
 
 
 def _versions() -> dict[str, str]:

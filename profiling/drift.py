@@ -1,9 +1,13 @@
-"""Takes out of interleaved measurements what befell all networks alike.
+"""Takes out of interleaved measurements what befell all networks alike, and averages over where each came to lie in memory.
 
 A machine grows slower and faster over seconds, and networks that are compared with each other need that gone: what counts
 for a latency table is how much slower one is than another. Every round visits every network, so the logarithm of a
 round's median is a network's own time plus the round's drift; both are found by median polish (Tukey 1977), which one
 disturbed visit does not move. Times are then as in the middle of all rounds.
+
+The same file opened twice in one process differs by 2 to 4 per cent, for as long as it stays open: its pages came to lie
+elsewhere in the caches, now and then much more. So a network may be given as several openings, its instances, and counts as
+their median (of two, the geometric mean).
 
 Imports the standard library only.
 """
@@ -13,26 +17,48 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from statistics import median
 
 from autoformer.profiling.backend import LatencyBackend
+from autoformer.profiling.conditions import Conditions
 from autoformer.profiling.device import DeviceFacts
-from autoformer.profiling.measure import MeasureConfig, Measurement, Progress, measure, stats_or_none
-from autoformer.profiling.statistics import Gates, LatencyStats, judge
+from autoformer.profiling.measure import MeasureConfig, Measurement, Progress, measure
 
 ROUNDS = 10  # visits of each network: drift of the machine is found as finely as this
 SWEEPS = 10  # of the polish; two or three are enough
+KINDS_OF_SAMPLES = ("samples_ms", "cpu_samples_ms", "device_samples_ms", "enqueue_samples_ms")
 
 
 def measure_together(
-    backends: Mapping[str, LatencyBackend], config: MeasureConfig, attempts: int, progress: Progress | None = None
+    networks: Mapping[str, Sequence[LatencyBackend]], config: MeasureConfig, attempts: int, progress: Progress | None = None
 ) -> Iterator[dict[str, Measurement]]:
-    """Measures all `backends` in common rounds, as long again at each step, and gives all of it so far without common drift."""
+    """Measures all instances of all `networks` in common rounds, as long again at each step; the networks' times so far.
+
+    `config` is about a network; its instances share the time. What comes is without common drift, the instances joined.
+    """
+    most = max(len(instances) for instances in networks.values())
+    of = {f"{name} #{index}": name for name, instances in networks.items() for index in range(len(instances))}
+    backends = {f"{name} #{index}": one for index in range(most) for name, one in _every_other(networks, index)}
+    shared = replace(
+        config,
+        warmup_s=config.warmup_s / most,
+        min_runs=-(-config.min_runs // most),
+        min_s=config.min_s / most,
+        max_s=config.max_s / most,
+    )  # fmt: skip
     facts, taken = DeviceFacts.collect(), dict[str, Measurement]()
     for _ in range(attempts):
-        found = measure(backends, config, device=facts, progress=progress)
+        found = measure(backends, shared, device=facts, progress=progress)
         taken = {name: joined(taken[name], one) if taken else one for name, one in found.items()}
-        yield without_common_drift(taken)
+        steady = without_common_drift(taken)
+        yield {name: as_one(name, [one for instance, one in steady.items() if of[instance] == name]) for name in networks}
+
+
+def _every_other(networks: Mapping[str, Sequence[LatencyBackend]], index: int) -> list[tuple[str, LatencyBackend]]:
+    """The instances of one number, in one order and for the next number in the other."""
+    found = [(name, instances[index]) for name, instances in networks.items() if index < len(instances)]
+    return found if index % 2 == 0 else found[::-1]
 
 
 def drift_of_rounds(medians_ms: Sequence[Sequence[float]]) -> list[float]:
@@ -55,25 +81,47 @@ def without_common_drift(taken: Mapping[str, Measurement]) -> dict[str, Measurem
     found = {}
     for name, one in taken.items():
         by_sample = [factor for factor, runs in zip(factors, one.round_runs, strict=True) for _ in range(runs)]
-        wall = tuple(sample / factor for sample, factor in zip(one.samples_ms, by_sample, strict=True))
-        cpu_pairs = zip(one.cpu_samples_ms, by_sample, strict=True) if one.cpu_samples_ms else ()  # a GPU's have none
-        cpu = tuple(sample / factor for sample, factor in cpu_pairs)
-        stats, cpu_stats = LatencyStats.from_samples(wall), stats_or_none(cpu)
-        verdict = judge(stats, Gates.for_backend(one.backend), cpu=cpu_stats)
-        found[name] = replace(one, samples_ms=wall, cpu_samples_ms=cpu, stats=stats, cpu_stats=cpu_stats, verdict=verdict)
+        found[name] = one.with_samples(
+            **{
+                kind: tuple(sample / factor for sample, factor in zip(getattr(one, kind), by_sample, strict=True))
+                for kind in KINDS_OF_SAMPLES
+                if getattr(one, kind)  # a CPU's own clock is the wall's, a GPU's process may have no CPU times
+            }
+        )
     return found
+
+
+def as_one(name: str, instances: Sequence[Measurement]) -> Measurement:
+    """The instances of one network as one measurement: round by round, each brought to the median of their medians."""
+    medians = [one.stats.p50_ms for one in instances]
+    middle = math.exp(median(math.log(time_ms) for time_ms in medians))
+    rounds = range(max(len(one.round_runs) for one in instances))
+    mixed: dict[str, tuple[float, ...]] = {}
+    for kind in KINDS_OF_SAMPLES:
+        own = [
+            (_by_round(getattr(one, kind), one.round_runs), middle / own_ms)
+            for one, own_ms in zip(instances, medians, strict=True)
+        ]
+        mixed[kind] = tuple(
+            factor * sample for index in rounds for by_round, factor in own if index < len(by_round) for sample in by_round[index]
+        )
+    runs = tuple(sum(one.round_runs[index] for one in instances if index < len(one.round_runs)) for index in rounds)
+    conditions = _together([one.conditions for one in instances])
+    return instances[0].with_samples(
+        name=name, round_runs=runs, instances_ms=tuple(medians), conditions=conditions, **mixed
+    )  # fmt: skip
 
 
 def joined(first: Measurement, second: Measurement) -> Measurement:
     """Two measurements of one network, one after the other, as one of more rounds; judged on all of it."""
-    wall, cpu = first.samples_ms + second.samples_ms, first.cpu_samples_ms + second.cpu_samples_ms
-    device = first.device_samples_ms + second.device_samples_ms
-    stats, cpu_stats = LatencyStats.from_samples(wall), stats_or_none(cpu)
-    return replace(
-        first, samples_ms=wall, cpu_samples_ms=cpu, device_samples_ms=device, round_runs=first.round_runs + second.round_runs,
-        stats=stats, cpu_stats=cpu_stats, device_stats=stats_or_none(device),
-        verdict=judge(stats, Gates.for_backend(first.backend), cpu=cpu_stats),
-    )  # fmt: skip
+    together = {kind: getattr(first, kind) + getattr(second, kind) for kind in KINDS_OF_SAMPLES}
+    conditions = _together([first.conditions, second.conditions])
+    return first.with_samples(round_runs=first.round_runs + second.round_runs, conditions=conditions, **together)
+
+
+def _together(conditions: Sequence[Conditions | None]) -> Conditions | None:
+    known = [one for one in conditions if one is not None]
+    return reduce(Conditions.joined, known) if known else None
 
 
 def _by_round(samples: Sequence[float], runs: Sequence[int]) -> list[Sequence[float]]:

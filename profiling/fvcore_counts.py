@@ -23,6 +23,8 @@ with warnings.catch_warnings():
     from fvcore.nn import FlopCountAnalysis, parameter_count
     from fvcore.nn.jit_handles import get_shape, matmul_flop_jit
 
+from autoformer.errors import MeasurementError, short
+from autoformer.named_network import open_network
 from autoformer.subnet import Attention
 
 # They move or make values and compute nothing, like those that fvcore leaves out by itself.
@@ -54,9 +56,32 @@ class FvcoreCounts:
     params_by_module: dict[str, int]
     uncounted: dict[str, int]  # operators that compute but are not in the sum, with their occurrences
 
+    @property
+    def doubtful(self) -> dict[str, int]:
+        """Of `uncounted`, the operators that may multiply."""
+        return {name: times for name, times in self.uncounted.items() if name not in ELEMENTWISE}
+
+    def why_uncounted(self, operator: str) -> str:
+        """Why an operator of `uncounted` is not in the sum."""
+        return "it may multiply, fvcore does not know it" if operator in self.doubtful else "elementwise: no multiply-adds"
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
-        return asdict(self)
+        return {**asdict(self), "may_multiply": self.doubtful}
+
+
+def report_of(words: str) -> FvcoreCounts:
+    """Counts the network of a folder or timm's name on one image as it takes them. Raises what `open_network` raises, and
+    `MeasurementError` when fvcore cannot count it."""
+    named = open_network(words)
+    shape = (named.preprocessing.in_chans, named.preprocessing.input_size, named.preprocessing.input_size)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # what it says stands in `doubtful`
+            return count_by_operator(named.network, shape)
+    except (RuntimeError, NotImplementedError, AssertionError, KeyError) as error:
+        reason = short(" ".join(str(error).split()), 200)
+        raise MeasurementError(f"fvcore cannot count {words} ({type(error).__name__}: {reason})") from error
 
 
 def count_by_operator(network: nn.Module, image_shape: Sequence[int]) -> FvcoreCounts:
@@ -80,10 +105,7 @@ def count_by_operator(network: nn.Module, image_shape: Sequence[int]) -> FvcoreC
         by_operator = {name: int(count) for name, count in analysis.by_operator().items() if count}
         params = parameter_count(network)
         uncounted = dict(sorted(analysis.unsupported_ops().items()))
-    if unknown := {name: times for name, times in uncounted.items() if name not in ELEMENTWISE}:
-        named = ", ".join(f"{name} ({times} times)" for name, times in unknown.items())
-        warnings.warn(f"the count leaves out operators that may multiply: {named}", stacklevel=2)
-    return FvcoreCounts(
+    found = FvcoreCounts(
         params=int(params[""]),
         flops=int(analysis.total()),
         flops_by_operator=dict(sorted(by_operator.items())),
@@ -91,6 +113,10 @@ def count_by_operator(network: nn.Module, image_shape: Sequence[int]) -> FvcoreC
         params_by_module={name: int(count) for name, count in params.items()},
         uncounted=uncounted,
     )
+    if found.doubtful:
+        named = ", ".join(f"{name} ({times} times)" for name, times in found.doubtful.items())
+        warnings.warn(f"the count leaves out operators that may multiply: {named}", stacklevel=2)
+    return found
 
 
 def _count_attention(inputs: list[Any], outputs: list[Any]) -> int:

@@ -17,9 +17,10 @@ from autoformer.architecture import Architecture
 from autoformer.checkpoint import claim_folder, refuse_existing, replacing, sole_worker, write_folder
 from autoformer.errors import MeasurementError
 from autoformer.export.manifest import sha256_of
+from autoformer.profiling.instances import fresh_network
 from autoformer.profiling.kit import PRECISIONS, Kit, KitNetwork, StoppingRule
 from autoformer.profiling.measure import Progress
-from autoformer.profiling.table_measurement import designed_architectures, fresh_network
+from autoformer.profiling.table_measurement import designed_architectures
 from autoformer.space import SearchSpace
 
 if TYPE_CHECKING:

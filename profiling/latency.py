@@ -7,27 +7,40 @@ not be measured stands in the answer with its reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autoformer.architecture import is_whole
 from autoformer.checkpoint import read_json, refuse_existing_file, write_json
 from autoformer.errors import AutoformerError, CheckpointError, MeasurementError, MissingPackageError
 from autoformer.export.manifest import FILE_NAME as MANIFEST
 from autoformer.export.manifest import Manifest
-from autoformer.profiling.backend import LatencyBackend
+from autoformer.profiling.backend import CopiesImages, LatencyBackend, WithCopies
+from autoformer.profiling.cold_start import ColdStart, cold_start
 from autoformer.profiling.device import DeviceFacts
+from autoformer.profiling.energy import Energy, measure_energy
 from autoformer.profiling.measure import MeasureConfig, Measurement, Progress, measure
 from autoformer.profiling.onnxruntime_backend import OnnxRuntimeBackend
+from autoformer.profiling.sensors import MachineSensors
 from autoformer.profiling.statistics import LatencyStats
+
+if TYPE_CHECKING:
+    import onnx
 
 FORMAT = "autoformer/profile/1"
 PLAN_SUFFIXES = (".plan", ".engine")
 TIMM = "timm:"  # begins the name of one of timm's networks, which is no path
+BACKENDS = (
+    "onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch-cpu", "torch-compiled-cpu", "torch-cuda",
+    "torch-compiled-cuda", "torch-graph-cuda", "tensorrt",
+)  # fmt: skip
+USUAL_BACKENDS = ("onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda", "tensorrt")  # the others compile first
 NO_GPU = "no NVIDIA GPU was found"
 REFERENCE = "reference network"
 REFERENCE_WIDTH, REFERENCE_ROWS, REFERENCE_LAYERS = 192, 64, 4  # 9.4 M multiply-adds, below a millisecond on most CPUs
@@ -52,6 +65,8 @@ class Profile:
     config: MeasureConfig
     created: str  # ISO 8601, UTC
     attempt: int = 1  # earlier ones were not VALID and are not kept
+    cold_starts: tuple[ColdStart, ...] = ()
+    energy: tuple[Energy, ...] = ()
 
     def ratio(self, measurement: Measurement) -> float:
         """Median over the reference's median; what to compare between two profiles of one machine."""
@@ -63,19 +78,29 @@ class Profile:
             "format": FORMAT,
             "measurements": [measurement.to_dict() for measurement in self.measurements],
             "ratios": {measurement.name: self.ratio(measurement) for measurement in self.measurements},
+            "metrics": {
+                taken.name: {name: stats.to_dict() for name, stats in taken.metrics.items()} for taken in self.measurements
+            },
             "reference": self.reference.to_dict(),
             "not_measured": [asdict(missing) for missing in self.not_measured],
             "config": asdict(self.config),
             "created": self.created,
             "attempt": self.attempt,
+            "cold_starts": [start.to_dict() for start in self.cold_starts],
+            "energy": [energy.to_dict() for energy in self.energy],
         }
 
     @classmethod
     def load(cls, path: Path) -> Profile:
         """Reads a file. Raises `CheckpointError` naming it when it is missing, damaged or of another format."""
-        values = read_json(path, "format")
-        if values["format"] != FORMAT:
-            raise CheckpointError(f"{path} has format {values.get('format')!r}, expected {FORMAT!r}; profile again")
+        return cls.from_dict(read_json(path, "format"), path)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], path: Path) -> Profile:
+        """Reads the JSON form, which came from `path`. Raises `CheckpointError` naming that file when it cannot be right."""
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            have = values.get("format") if isinstance(values, dict) else type(values).__name__
+            raise CheckpointError(f"{path} has format {have!r}, expected {FORMAT!r}; profile again")
         try:
             measurements = tuple(Measurement.from_dict(item) for item in values["measurements"])
             reference = Measurement.from_dict(values["reference"])
@@ -95,6 +120,8 @@ class Profile:
                 config=MeasureConfig(**values["config"]),
                 created=values["created"],
                 attempt=values.get("attempt", 1),
+                cold_starts=tuple(ColdStart.from_dict(item) for item in values.get("cold_starts", ())),
+                energy=tuple(Energy.from_dict(item) for item in values.get("energy", ())),
             )
         except KeyError as error:
             raise CheckpointError(f"{path} lacks {error}; it was edited or damaged, profile again") from error
@@ -108,6 +135,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class _Job:
+    words: str
     name: str
     backend: str
     open: Callable[[], LatencyBackend]
@@ -119,13 +147,20 @@ def profile_artefacts(
     config: MeasureConfig = MeasureConfig(),
     batch: int | None = 1,
     threads: int | None = None,
+    spinning: bool = False,
+    backends: Sequence[str] = USUAL_BACKENDS,
+    cold_starts: bool = False,
+    energy_s: float = 0.0,
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> Profile:
     """Measures every artefact of `paths` on each backend it can run on here; writes JSON to the file `out` if given.
 
     `paths` are paths, or names of timm's networks. `batch` None means the one that the first file with a fixed batch takes, and 1
-    without such a file; `threads` None the cores this process may use. Raises `CheckpointError` for a path that is no artefact or
+    without such a file; `threads` None the cores this process may use. `backends` are those of `BACKENDS` to run on, and
+    `spinning` lets ONNX Runtime's threads burn a core while they wait. On a GPU every network is a second row with the copies
+    between host and GPU. `cold_starts` starts a process for each besides, which loads it and rests for ten seconds; `energy_s`
+    runs each so long again to read its power. Raises `CheckpointError` for a path that is no artefact or
     cannot be read, `OutputExistsError` when something stands at `out`, and `MeasurementError` when `batch` or `threads` is below
     1 or nothing at all could be measured. What this machine lacks (a GPU, a provider, TensorRT) is no error: it is listed in
     `not_measured`.
@@ -133,6 +168,8 @@ def profile_artefacts(
     for name, count in (("batch", batch), ("threads", threads)):
         if count is not None and count < 1:
             raise MeasurementError(f"{name} is {count}, expected 1 or more")
+    if unknown := [name for name in backends if name not in BACKENDS]:
+        raise MeasurementError(f"unknown backend {unknown[0]!r}; known are {', '.join(BACKENDS)}")
     if out is not None:
         refuse_existing_file(out)
     facts = DeviceFacts.collect()
@@ -142,28 +179,45 @@ def profile_artefacts(
     if batch is None:
         batch = next((size for words, _ in named if (size := fixed_batch(words)) is not None), 1)
     for words, label in named:
-        jobs += _jobs_of(words, label, batch, threads)
+        jobs += [job for job in _jobs_of(words, label, batch, threads, spinning) if job.backend in backends]
+    starts: list[ColdStart] = []
+    energies: list[Energy] = []
     with ExitStack() as stack:
-        backends: dict[str, LatencyBackend] = {}
+        opened: dict[str, LatencyBackend] = {}
         for job in jobs:
-            if job.backend in ("onnxruntime-cuda", "torch-cuda", "tensorrt") and not facts.has_gpu:
+            if not job.backend.endswith("-cpu") and not facts.has_gpu:
                 missing.append(NotMeasured(job.name, job.backend, NO_GPU))
                 continue
             try:
-                backends[f"{job.name} ({job.backend})"] = stack.enter_context(job.open())
+                if cold_starts:
+                    starts.append(cold_start(job.words, job.name, job.backend, batch=batch, threads=threads, spinning=spinning))
+                name, backend = f"{job.name} ({job.backend})", stack.enter_context(job.open())
             except (MeasurementError, MissingPackageError) as error:
                 missing.append(NotMeasured(job.name, job.backend, str(error)))
-        if not backends:
+                continue
+            opened[name] = backend
+            if not job.backend.endswith("-cpu") and isinstance(backend, CopiesImages):
+                opened[f"{name} with copies"] = WithCopies(backend)
+        if not opened:
             reasons = "; ".join(f"{item.name} on {item.backend}: {item.reason}" for item in missing) or "no path was given"
             raise MeasurementError(f"nothing could be measured: {reasons}")
+        sensors = MachineSensors()
         reference = stack.enter_context(OnnxRuntimeBackend(reference_network(), batch=REFERENCE_ROWS, threads=threads))
-        taken = measure({**backends, REFERENCE: reference}, config, device=facts, progress=progress)
+        taken = measure({**opened, REFERENCE: reference}, config, device=facts, sensors=sensors, progress=progress)
+        for name, backend in opened.items() if energy_s else ():
+            try:
+                energies.append(measure_energy(name, backend, sensors, seconds=energy_s))
+            except MeasurementError as error:
+                missing.append(NotMeasured("all", "energy", str(error)))
+                break
     profile = Profile(
-        measurements=tuple(taken[name] for name in backends),
+        measurements=tuple(taken[name] for name in opened),
         reference=taken[REFERENCE],
         not_measured=tuple(missing),
         config=config,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        cold_starts=tuple(starts),
+        energy=tuple(energies),
     )
     if out is not None:
         profile.save(out)
@@ -226,42 +280,64 @@ def fixed_batch(words: str) -> int | None:
     """How many images each call of an ONNX file takes exactly; None: any number, or it is no such file."""
     if not words.endswith(".onnx") or not Path(words).is_file():
         return None
-    from autoformer.export.onnx_model import OnnxModel
+    graph = _onnx(Path(words)).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    shapes = [value.type.tensor_type.shape.dim for value in graph.input if value.name not in stored]
+    first = shapes[0][0].dim_value if shapes and shapes[0] else 0
+    return int(first) or None
 
-    return OnnxModel(Path(words)).batch
+
+def open_artefact(words: str, backend: str, *, batch: int, threads: int | None, spinning: bool = False) -> LatencyBackend:
+    """One artefact on one backend of `BACKENDS`. Raises `MeasurementError` where it does not run on that."""
+    jobs = _jobs_of(words, words, batch, threads, spinning)
+    job = next((job for job in jobs if job.backend == backend), None)
+    if job is None:
+        raise MeasurementError(f"{words} runs on {', '.join(job.backend for job in jobs)}, not on {backend}")
+    return job.open()
 
 
-def _jobs_of(words: str, label: str, batch: int, threads: int | None) -> list[_Job]:
+def prepare_imports(backend: str) -> None:
+    """Imports what a backend needs, so that loading a network afterwards is that alone."""
+    needed = {"torch": ("autoformer.named_network", "autoformer.profiling.torch_backend"), "onnxruntime": ("onnx", "onnxruntime")}
+    for name in needed.get(backend.split("-")[0], ("autoformer.export.engine", "autoformer.profiling.tensorrt_backend")):
+        importlib.import_module(name)
+
+
+def _jobs_of(words: str, label: str, batch: int, threads: int | None, spinning: bool) -> list[_Job]:
     path = Path(words)
     if path.suffix == ".onnx" and path.is_file():
         precision = onnx_precision(path)
 
         def open_onnx(provider: str) -> LatencyBackend:
-            return OnnxRuntimeBackend(path, batch=batch, provider=provider, threads=threads, precision=precision)
+            return OnnxRuntimeBackend(
+                path, batch=batch, provider=provider, threads=threads, precision=precision, spinning=spinning
+            )
 
         return [
-            _Job(label, "onnxruntime-cpu", lambda: open_onnx("cpu")),
-            _Job(label, "onnxruntime-cuda", lambda: open_onnx("cuda")),
+            _Job(words, label, "onnxruntime-cpu", lambda: open_onnx("cpu")),
+            _Job(words, label, "onnxruntime-cuda", lambda: open_onnx("cuda")),
+            _Job(words, label, "onnxruntime-tensorrt", lambda: open_onnx("tensorrt")),
         ]
     if path.suffix in PLAN_SUFFIXES and path.is_file():
-        return [_Job(label, "tensorrt", lambda: _open_plan(path, batch))]
+        return [_Job(words, label, "tensorrt", lambda: _open_plan(path, batch))]
     if words.startswith(TIMM) or (path / "config.json").is_file():
         return [
-            _Job(label, "torch-cpu", lambda: _open_network(words, "cpu", batch, threads)),
-            _Job(label, "torch-cuda", lambda: _open_network(words, "cuda", batch, threads)),
+            _Job(words, label, f"{begin}-{device}", partial(_open_network, words, device, mode, batch, threads))
+            for device in ("cpu", "cuda")
+            for mode, begin in (("eager", "torch"), ("compiled", "torch-compiled"), ("graph", "torch-graph"))
         ]
     plans = ", ".join(PLAN_SUFFIXES)
     kinds = f"an .onnx file, a TensorRT plan ({plans}), the folder of a network, timm:NAME[@FILE] or an export folder"
     raise CheckpointError(f"{path} {'is none of these' if path.exists() else 'does not exist'}; expected {kinds}")
 
 
-def _open_network(words: str, device: str, batch: int, threads: int | None) -> LatencyBackend:
+def _open_network(words: str, device: str, mode: str, batch: int, threads: int | None) -> LatencyBackend:
     from autoformer.named_network import open_network
     from autoformer.profiling.torch_backend import TorchBackend
 
     named = open_network(words)
     shape = (named.preprocessing.in_chans, named.preprocessing.input_size, named.preprocessing.input_size)
-    return TorchBackend(named.network, shape, batch=batch, device=device, threads=threads)
+    return TorchBackend(named.network, shape, batch=batch, device=device, mode=mode, threads=threads)
 
 
 def _open_plan(plan: Path, batch: int) -> LatencyBackend:
@@ -273,11 +349,8 @@ def _open_plan(plan: Path, batch: int) -> LatencyBackend:
     return TensorRTBackend(plan, batch=batch, precision=artefact.precision)
 
 
-def onnx_precision(path: Path) -> str:
-    """What an ONNX file computes in: as it says itself, else judged by its operators and weights.
-
-    Raises `CheckpointError` when it cannot be read.
-    """
+def _onnx(path: Path) -> onnx.ModelProto:
+    """The file, without weights that lie beside it. Raises `CheckpointError` when it cannot be read."""
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
@@ -285,6 +358,17 @@ def onnx_precision(path: Path) -> str:
         model = onnx.load(path, load_external_data=False)
     except (OSError, DecodeError, ValueError) as error:
         raise CheckpointError(f"{path} is truncated or not an ONNX file ({error}); export it again") from error
+    return model
+
+
+def onnx_precision(path: Path) -> str:
+    """What an ONNX file computes in: as it says itself, else judged by its operators and weights.
+
+    Raises `CheckpointError` when it cannot be read.
+    """
+    import onnx
+
+    model = _onnx(path)
     for entry in model.metadata_props:
         if entry.key == "autoformer.precision":
             return str(entry.value)

@@ -16,19 +16,22 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from autoformer.cost import LatencyQualification
 from autoformer.errors import MeasurementError
-from autoformer.profiling.backend import LatencyBackend
+from autoformer.profiling.backend import Enqueues, LatencyBackend
+from autoformer.profiling.conditions import Conditions
 from autoformer.profiling.device import DeviceFacts
+from autoformer.profiling.sensors import MachineSensors, Reading, Sensors
 from autoformer.profiling.statistics import Gates, LatencyStats, Verdict, judge, percentile
 
 Progress = Callable[[str, int, int], None]  # what is done, steps done, steps in all
 Clock = Callable[[], int]  # nanoseconds
 
 WINDOWS = 3  # as many warm-up windows must agree
+STEADY_CLOCK = 0.01  # relative spread of the GPU's clock after them, from highest to lowest
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,17 @@ class Measurement:
     cpu_samples_ms: tuple[float, ...] = field(repr=False)
     device_samples_ms: tuple[float, ...] = field(repr=False)
     round_runs: tuple[int, ...] = ()  # samples of each round
+    instances_ms: tuple[float, ...] = ()  # medians of the openings that were joined into this, where there were several
+    enqueue_samples_ms: tuple[float, ...] = field(default=(), repr=False)  # host time of handing the work to a GPU
+    conditions: Conditions | None = field(default=None, repr=False)  # None where no sensors were read
+
+    @property
+    def metrics(self) -> dict[str, LatencyStats]:
+        """The figures by the names that reports and files use: wall_ms (e2e_ms with copies), cpu_ms, gpu_ms, enqueue_ms."""
+        wall = "e2e_ms" if self.settings.get("copies") == "included" else "wall_ms"
+        enqueue = stats_or_none(self.enqueue_samples_ms)
+        found = {wall: self.stats, "cpu_ms": self.cpu_stats, "gpu_ms": self.device_stats, "enqueue_ms": enqueue}
+        return {name: stats for name, stats in found.items() if stats is not None}
 
     @property
     def images_per_s(self) -> float:
@@ -105,6 +119,15 @@ class Measurement:
             device=device_name(self.device, self.backend, self.threads),
         )
 
+    def with_samples(self, **changes: Any) -> Measurement:
+        """The same with some fields changed, samples above all: figures and verdict are made anew from what is there then."""
+        changed = replace(self, **changes)
+        stats, cpu = LatencyStats.from_samples(changed.samples_ms), stats_or_none(changed.cpu_samples_ms)
+        gpu, enqueue = stats_or_none(changed.device_samples_ms), stats_or_none(changed.enqueue_samples_ms)
+        gates = Gates.for_backend(changed.backend)
+        verdict = judge(stats, gates, cpu=cpu, gpu=gpu, enqueue=enqueue, conditions=changed.conditions)
+        return replace(changed, stats=stats, cpu_stats=cpu, device_stats=gpu, verdict=verdict)
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, raw samples included; `from_dict` reads it back."""
         return {
@@ -117,13 +140,14 @@ class Measurement:
             "device_stats": self.device_stats and self.device_stats.to_dict(),
             "verdict": {"level": self.verdict.level, "reasons": list(self.verdict.reasons)},
             **{name: list(getattr(self, name)) for name in _LISTS},
+            "conditions": self.conditions and self.conditions.to_dict(),
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Measurement:
-        """Reads the JSON form. Raises `MeasurementError` on unknown or missing keys."""
+        """Reads the JSON form, of earlier versions too. Raises `MeasurementError` on unknown or missing keys."""
         known = {item.name for item in fields(cls)}
-        if set(values) != known:
+        if not known - _LATER <= set(values) <= known:
             raise MeasurementError(f"not a measurement: keys {sorted(values)}, expected {sorted(known)}")
         read = {
             "device": DeviceFacts.from_dict(values["device"]),
@@ -132,12 +156,15 @@ class Measurement:
             "cpu_stats": values["cpu_stats"] and LatencyStats.from_dict(values["cpu_stats"]),
             "device_stats": values["device_stats"] and LatencyStats.from_dict(values["device_stats"]),
             "verdict": Verdict(values["verdict"]["level"], tuple(values["verdict"]["reasons"])),
-            **{name: tuple(values[name]) for name in _LISTS},
+            **{name: tuple(values.get(name, ())) for name in _LISTS},
         }
+        if values.get("conditions") is not None:
+            read["conditions"] = Conditions.from_dict(values["conditions"])
         return cls(**{**values, **read})
 
 
-_LISTS = ("samples_ms", "cpu_samples_ms", "device_samples_ms", "round_runs")
+_LISTS = ("samples_ms", "cpu_samples_ms", "device_samples_ms", "round_runs", "instances_ms", "enqueue_samples_ms")
+_LATER = {"instances_ms", "enqueue_samples_ms", "conditions"}  # files of earlier versions do not have them
 
 
 def device_name(device: DeviceFacts, backend: str, threads: int | None) -> str:
@@ -160,6 +187,8 @@ class _Taken:
     wall_ms: list[float] = field(default_factory=list)
     cpu_ms: list[float] = field(default_factory=list)
     device_ms: list[float] = field(default_factory=list)
+    enqueue_ms: list[float] = field(default_factory=list)
+    visits: list[tuple[Reading, Reading]] = field(default_factory=list)
     round_runs: list[int] = field(default_factory=list)
 
 
@@ -170,37 +199,69 @@ def measure(
     clock: Clock = time.perf_counter_ns,
     cpu_clock: Clock = time.process_time_ns,
     device: DeviceFacts | None = None,
+    sensors: Sensors | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Measurement]:
     """Measures all `backends` interleaved, under the names they are given. They stay open; the caller closes them.
 
-    `device` None collects the facts of this machine before the first run. Raises `MeasurementError` for an empty mapping.
+    `device` None collects the facts of this machine before the first run, and reads its sensors unless others are given; with a
+    device and no sensors none are read. Raises `MeasurementError` for an empty mapping.
     """
     if not backends:
         raise MeasurementError("nothing to measure; give at least one network")
     facts = device or DeviceFacts.collect()
+    if device is None and sensors is None:
+        sensors = MachineSensors()
+    look = _Look(sensors, clock)
     steps, done = len(backends) * (1 + config.rounds), 0
     taken = {name: _Taken() for name in backends}
     warmups = {}
     with _no_garbage_collection():
         for name, backend in backends.items():
-            warmups[name] = warm_up(backend, config, clock)
+            warmups[name] = warm_up(backend, config, clock, look.gpu_clock_mhz if _on_gpu(backend) else None)
             done += 1
             if progress:
                 progress("measure latency", done, steps)
         for index in range(config.rounds):
             for name in list(backends) if index % 2 == 0 else reversed(list(backends)):
+                before = look()
                 _visit(backends[name], config, taken[name], clock, cpu_clock)
+                if before is not None and (after := look()) is not None:
+                    taken[name].visits.append((before, after))
                 done += 1
                 if progress:
                     progress("measure latency", done, steps)
     return {name: _finish(name, backends[name], facts, warmups[name], taken[name]) for name in backends}
 
 
-def warm_up(backend: LatencyBackend, config: MeasureConfig, clock: Clock = time.perf_counter_ns) -> Warmup:
-    """Runs until the medians of the last three windows agree within `settle`, or the time limit is reached."""
+class _Look:
+    """Reads the sensors, where there are any, with the time since the measurement began."""
+
+    def __init__(self, sensors: Sensors | None, clock: Clock) -> None:
+        self._sensors, self._clock, self._start = sensors, clock, clock()
+
+    def __call__(self) -> Reading | None:
+        return None if self._sensors is None else self._sensors.read((self._clock() - self._start) / 1e9)
+
+    def gpu_clock_mhz(self) -> float | None:
+        """What the GPU's clock is just now."""
+        reading = self()
+        return None if reading is None or reading.gpu is None else reading.gpu.clock_mhz
+
+
+def warm_up(
+    backend: LatencyBackend,
+    config: MeasureConfig,
+    clock: Clock = time.perf_counter_ns,
+    clock_mhz: Callable[[], float | None] | None = None,
+) -> Warmup:
+    """Runs until the medians of the last three windows agree within `settle`, or the time limit is reached.
+
+    `clock_mhz` tells the clock of the device after each window, which must have settled too; None where it is not known.
+    """
     start, runs = clock(), 0
     medians: list[float] = []
+    clocks_mhz: list[float] = []
     while True:
         window = []
         for _ in range(config.warmup_window):
@@ -214,6 +275,10 @@ def warm_up(backend: LatencyBackend, config: MeasureConfig, clock: Clock = time.
         medians.append(percentile(sorted(window), 50))
         last = medians[-WINDOWS:]
         settled = len(last) == WINDOWS and max(last) - min(last) <= config.settle * min(last)
+        if clock_mhz is not None and (now_mhz := clock_mhz()) is not None:
+            clocks_mhz.append(now_mhz)
+            highest = max(clocks_mhz[-WINDOWS:])
+            settled &= len(clocks_mhz) >= WINDOWS and highest - min(clocks_mhz[-WINDOWS:]) <= STEADY_CLOCK * highest
         seconds = (clock() - start) / 1e9
         if seconds >= config.warmup_max_s or (settled and seconds >= config.warmup_s):
             return Warmup(runs, seconds, settled)
@@ -224,6 +289,7 @@ def _visit(backend: LatencyBackend, config: MeasureConfig, taken: _Taken, clock:
     for _ in range(config.lead_in_runs):
         backend.run()
     needed = -(-config.min_runs // config.rounds)
+    enqueues = backend if isinstance(backend, Enqueues) else None
     runs, start, elapsed = 0, clock(), 0.0
     while (runs < needed or elapsed < config.min_s / config.rounds) and elapsed < config.max_s / config.rounds:
         cpu_before, before = cpu_clock(), clock()
@@ -233,13 +299,21 @@ def _visit(backend: LatencyBackend, config: MeasureConfig, taken: _Taken, clock:
         taken.cpu_ms.append((cpu_after - cpu_before) / 1e6)
         if device_ms is not None:
             taken.device_ms.append(device_ms)
+        if enqueues is not None and enqueues.enqueue_ms is not None:
+            taken.enqueue_ms.append(enqueues.enqueue_ms)
         runs, elapsed = runs + 1, (after - start) / 1e9
     taken.round_runs.append(runs)
 
 
 def _finish(name: str, backend: LatencyBackend, facts: DeviceFacts, warmup: Warmup, taken: _Taken) -> Measurement:
     stats = LatencyStats.from_samples(taken.wall_ms)
-    cpu = stats_or_none(taken.cpu_ms)
+    cpu, gpu, enqueue = (stats_or_none(times) for times in (taken.cpu_ms, taken.device_ms, taken.enqueue_ms))
+    conditions = None
+    if taken.visits:
+        conditions = Conditions.of(
+            taken.visits, on_gpu=_on_gpu(backend), cores=facts.cores, threads=backend.threads,
+            load_average=facts.load_average, clocks_locked=facts.clocks_locked,
+        )  # fmt: skip
     return Measurement(
         name=name,
         backend=backend.name,
@@ -251,13 +325,19 @@ def _finish(name: str, backend: LatencyBackend, facts: DeviceFacts, warmup: Warm
         warmup=warmup,
         stats=stats,
         cpu_stats=cpu,
-        device_stats=stats_or_none(taken.device_ms),
-        verdict=judge(stats, Gates.for_backend(backend.name), cpu=cpu),
+        device_stats=gpu,
+        verdict=judge(stats, Gates.for_backend(backend.name), cpu=cpu, gpu=gpu, enqueue=enqueue, conditions=conditions),
         samples_ms=tuple(taken.wall_ms),
         cpu_samples_ms=tuple(taken.cpu_ms),
         device_samples_ms=tuple(taken.device_ms),
         round_runs=tuple(taken.round_runs),
+        enqueue_samples_ms=tuple(taken.enqueue_ms),
+        conditions=conditions,
     )
+
+
+def _on_gpu(backend: LatencyBackend) -> bool:
+    return not backend.name.endswith("-cpu")
 
 
 def stats_or_none(samples_ms: Sequence[float]) -> LatencyStats | None:

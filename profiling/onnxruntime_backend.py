@@ -1,7 +1,8 @@
 """An ONNX file under ONNX Runtime, on the CPU or a CUDA device.
 
 Threads are always explicit, and spinning (threads that burn a core while they wait for work) is off unless asked for: on
-small machines the two change the time by a factor of two. On a CUDA device input and output stay in its memory.
+small machines the two change the time by a factor of two. On a CUDA device input and output stay in its memory. The TensorRT
+provider builds an engine when the file is loaded, which takes minutes, and leaves to CUDA what it cannot compute.
 
 Imports the standard library at the top and numpy and onnxruntime inside; works on Python 3.10.
 """
@@ -21,7 +22,7 @@ from autoformer.profiling.device import usable_cores
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 MAX_INPUT_VALUES = 1 << 28  # of one input, 1 GiB in float32; a damaged file must not exhaust a machine
 
 
@@ -30,7 +31,8 @@ class OnnxRuntimeBackend:
 
     `graph` is a file or the bytes of one. `images` [B, ...] replaces the seeded random input and decides the batch. A free
     first dimension becomes `batch`; a fixed one must equal it. `threads` None means the cores this process may use, `precision`
-    None what the file says of itself (fp32 if nothing).
+    None what the file says of itself (fp32 if nothing). `profile_into` is a folder for ONNX Runtime's profile of single
+    nodes, which slows it down, and for the graph that it really runs, as executed.onnx.
 
     Raises `MissingPackageError` without ONNX Runtime, `CheckpointError` for a file it cannot read and `MeasurementError`
     when the provider is absent or the input has a shape that cannot be chosen, `DataError` for images of another type.
@@ -47,6 +49,7 @@ class OnnxRuntimeBackend:
         precision: str | None = None,
         images: NDArray[Any] | None = None,
         seed: int = 0,
+        profile_into: Path | None = None,
     ) -> None:
         try:
             import onnxruntime
@@ -68,14 +71,22 @@ class OnnxRuntimeBackend:
         options.log_severity_level = 3
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
+        if profile_into is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile_into / "profile")
+            options.optimized_model_filepath = str(profile_into / "executed.onnx")
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+        chain: list[Any] = [PROVIDERS[provider]]
+        if provider == "tensorrt":  # what it cannot compute falls to CUDA
+            asked = {"trt_fp16_enable": str(precision == "fp16"), "trt_int8_enable": str(precision == "int8")}
+            chain = [(PROVIDERS[provider], asked), PROVIDERS["cuda"]]
         shown = str(graph) if isinstance(graph, Path) else "the given ONNX graph"
         self._shown = shown
         try:
             if isinstance(graph, Path):
                 check_external_data(graph)
             self._session = onnxruntime.InferenceSession(
-                str(graph) if isinstance(graph, Path) else graph, options, providers=[PROVIDERS[provider]], enable_fallback=0
+                str(graph) if isinstance(graph, Path) else graph, options, providers=chain, enable_fallback=0
             )
         except CheckpointError:
             raise
@@ -94,7 +105,7 @@ class OnnxRuntimeBackend:
         except UnicodeDecodeError as error:
             raise CheckpointError(f"{shown} has names that are no text; export it again") from error
         self._binding: Any = None
-        if provider == "cuda":
+        if provider != "cpu":
             self._binding = self._session.io_binding()
             for name, value in self._feed.items():
                 self._binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(value, "cuda", 0))
@@ -103,7 +114,7 @@ class OnnxRuntimeBackend:
 
     @property
     def name(self) -> str:
-        """ "onnxruntime-cpu" or "onnxruntime-cuda"."""
+        """ "onnxruntime-cpu", "onnxruntime-cuda" or "onnxruntime-tensorrt"."""
         return self._name
 
     @property
@@ -126,17 +137,28 @@ class OnnxRuntimeBackend:
         """Spinning of the threads."""
         return {"spinning": "on" if self._spinning else "off"} if self._binding is None else {"copies": "none"}
 
+    def run_with_copies(self) -> None:
+        """One inference from arrays of the host to arrays of the host; on a CUDA device the runtime copies both ways."""
+        try:
+            self._session.run(self._outputs, self._feed)
+        except Exception as error:
+            raise CheckpointError(f"{self._shown} fails when it runs: {short(' '.join(str(error).split()), 300)}") from error
+
+    def end_profiling(self) -> Path:
+        """Ends the profile that `profile_into` asked for, and gives its JSON file."""
+        return Path(self._session.end_profiling())
+
     def run(self) -> None:
         """One inference; on a CUDA device it waits until the outputs are complete.
 
         Raises `CheckpointError` when the graph fails on its own input.
         """
+        if self._binding is None:
+            self.run_with_copies()
+            return
         try:
-            if self._binding is None:
-                self._session.run(self._outputs, self._feed)
-            else:
-                self._session.run_with_iobinding(self._binding)
-                self._binding.synchronize_outputs()
+            self._session.run_with_iobinding(self._binding)
+            self._binding.synchronize_outputs()
         except Exception as error:
             raise CheckpointError(f"{self._shown} fails when it runs: {short(' '.join(str(error).split()), 300)}") from error
 

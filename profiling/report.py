@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from autoformer.profiling.report_data import Run
 from autoformer.profiling.report_figures import figures
 from autoformer.profiling.report_numbers import latency_text, limit_words, percent, score_text
 from autoformer.profiling.report_plot import Figure
-from autoformer.profiling.report_sections import TONES, headline, readings_words, sections, short_source
+from autoformer.profiling.report_sections import TONES, Headline, Section, headline, readings_words, sections, short_source
 from autoformer.profiling.report_tables import networks
 
 TEMPLATES = Path(__file__).parent
@@ -101,7 +101,7 @@ def _found(limit: Mapping[str, Any]) -> str:
 
 
 def _order(test: Mapping[str, Any]) -> list[str]:
-    known = [name for name in ("inherited", "finetuned", "onnx fp32", "onnx int8") if name in test]
+    known = [name for name in ("inherited", "finetuned", "onnx fp32", "onnx fp16", "onnx int8") if name in test]
     return known + [name for name in test if name not in known]
 
 
@@ -119,17 +119,23 @@ def _int8_line(report: Mapping[str, Any]) -> str:
 
 
 def render_html(report: Mapping[str, Any], drawn: list[Figure], main: str) -> str:
-    """The page. `main` names the measurement of the headline."""
+    """The page of one run. `main` names the measurement of the headline."""
+    parts = sections(report, [figure.name for figure in drawn])
+    return page_html(headline(report, main), parts, drawn, report["version"])
+
+
+def page_html(head: Headline, parts: Sequence[Section], drawn: Sequence[Figure], version: str) -> str:
+    """A page of these sections and figures. It holds everything it needs and asks nothing of the network."""
     pages = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     plotly, script = get_plotlyjs(), pages.get_template("report.js.j2").render()
     assert "</script" not in plotly, "plotly's script would end its own element"
     return pages.get_template("report.html.j2").render(
-        headline=headline(report, main),
-        sections=sections(report, [figure.name for figure in drawn]),
+        headline=head,
+        sections=parts,
         figures={figure.name: figure for figure in drawn},
         figures_json=script_json([figure.to_dict() for figure in drawn]),
         tones=TONES,
-        version=report["version"],
+        version=version,
         plotly=plotly,
         script=script,
         hashes=[_script_hash(plotly), _script_hash(script)],
@@ -138,11 +144,14 @@ def render_html(report: Mapping[str, Any], drawn: list[Figure], main: str) -> st
 
 def render_markdown(report: Mapping[str, Any], main: str) -> str:
     """The same sentences and tables as Markdown."""
+    return page_markdown(headline(report, main), sections(report, []), report["version"])
+
+
+def page_markdown(head: Headline, parts: Sequence[Section], version: str) -> str:
+    """Sections as Markdown, without figures."""
     pages = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=False, undefined=StrictUndefined, trim_blocks=True)
     pages.filters["md"] = markdown
-    return pages.get_template("report.md.j2").render(
-        headline=headline(report, main), sections=sections(report, []), version=report["version"]
-    )
+    return pages.get_template("report.md.j2").render(headline=head, sections=parts, version=version)
 
 
 def markdown(text: str) -> str:

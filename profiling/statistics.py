@@ -14,9 +14,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autoformer.errors import MeasurementError
+
+if TYPE_CHECKING:
+    from autoformer.profiling.conditions import Conditions
 
 MIN_SAMPLES_P90 = 64  # MLPerf LoadGen's early-stopping floor for a 90th percentile
 MIN_SAMPLES_P99 = 662  # the same for a 99th percentile
@@ -184,12 +187,21 @@ class Gates:
     max_interval_width: float = 0.05  # of the median, relative
     max_cv: float | None = None  # not on CPUs: there single runs scatter by several per cent while the median stands still
     max_wait: float | None = 0.10  # share of the wall time in which the process had no CPU
+    max_other_cores: float | None = 0.1  # busy with other programs, beyond those that the network leaves free
+    max_clock_change: float | None = None  # not on CPUs, whose clock follows every pause
+    max_temperature_rise_c: float | None = None  # not on CPUs, which are hot within a second
+    max_enqueue: float | None = None  # share of the GPU's time that handing the work over takes; more, and the host is timed
     invalid_factor: float = 4.0
 
     @classmethod
     def for_backend(cls, backend: str) -> Gates:
         """The gates of a backend: on a GPU drift and scatter are judged as trtexec does, and waiting for it is normal."""
-        return cls() if backend.endswith("-cpu") else cls(max_drift=0.02, max_cv=0.025, max_wait=None)
+        if backend.endswith("-cpu"):
+            return cls()
+        return cls(
+            max_drift=0.02, max_cv=0.025, max_wait=None, max_other_cores=None, max_clock_change=0.05,
+            max_temperature_rise_c=10, max_enqueue=0.8,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -203,20 +215,57 @@ class Verdict:
         return f"{self.level}: {'; '.join(self.reasons)}" if self.reasons else self.level
 
 
-def judge(stats: LatencyStats, gates: Gates, *, cpu: LatencyStats | None = None) -> Verdict:
-    """The verdict on wall times. `cpu` are the process's CPU times of the same runs."""
+def judge(
+    stats: LatencyStats,
+    gates: Gates,
+    *,
+    cpu: LatencyStats | None = None,
+    gpu: LatencyStats | None = None,
+    enqueue: LatencyStats | None = None,
+    conditions: Conditions | None = None,
+) -> Verdict:
+    """The verdict on wall times.
+
+    Of the same runs, `cpu` are the process's CPU times, `gpu` those by the GPU's clock and `enqueue` the host's for handing the
+    work over; `conditions` is what the sensors said. What is not known is not judged.
+    """
     if stats.n < gates.min_samples:
         return Verdict(INVALID, (f"{stats.n} runs, {gates.min_samples} needed",))
     wait = None if cpu is None else max(0.0, 1 - cpu.mean_ms / stats.mean_ms)
-    checks = (
+    checks: list[tuple[str, float | None, float | None]] = [
         ("drift of the median from first to last third", stats.drift and abs(stats.drift), gates.max_drift),
         ("width of the median's 95 % interval", stats.interval_width, gates.max_interval_width),
         ("coefficient of variation", stats.cv, gates.max_cv),
         ("share of time without a CPU (other programs run)", wait, gates.max_wait),
-    )
+    ]
+    if gpu is not None and enqueue is not None:
+        what = "host bound: handing the work over takes, of the GPU's time,"
+        checks.append((what, enqueue.p50_ms / gpu.p50_ms, gates.max_enqueue))
     reasons, invalid = [], False
     for what, value, limit in checks:
         if value is not None and limit is not None and value > limit:
             reasons.append(f"{what} {100 * value:.3g} %, limit {100 * limit:g} %")
             invalid |= value > gates.invalid_factor * limit and value is not wait  # the median may well stand through waits
+    if conditions is not None:
+        reasons += _disturbed(conditions, gates)
     return Verdict(INVALID if invalid else UNSTABLE if reasons else VALID, tuple(reasons))
+
+
+def _disturbed(conditions: Conditions, gates: Gates) -> list[str]:
+    """What the sensors say against a measurement; none of it alone makes it INVALID, since the times may stand all the same."""
+    reasons = [f"throttled: {reason}" for reason in conditions.throttle]
+    change, rise, others = conditions.clock_change, conditions.temperature_rise_c, conditions.other_cores
+    if change is not None and gates.max_clock_change is not None and change > gates.max_clock_change:
+        reasons.append(f"the clock changed by {100 * change:.3g} %, limit {100 * gates.max_clock_change:g} %")
+    if rise is not None and gates.max_temperature_rise_c is not None and rise > gates.max_temperature_rise_c:
+        reasons.append(f"the temperature rose by {rise:.3g} °C, limit {gates.max_temperature_rise_c:g} °C")
+    if conditions.other_gpu_processes:
+        reasons.append(f"processes on the GPU beside this one: {conditions.other_gpu_processes}")
+    if gates.max_other_cores is None:
+        return reasons
+    free = max(0, conditions.cores - (conditions.threads or 1))
+    if others is not None and others > free + gates.max_other_cores:
+        reasons.append(f"other programs kept {others:.2g} cores busy, {free} of {conditions.cores} were free for them")
+    elif others is None and conditions.load_average is not None and conditions.load_average > conditions.cores:
+        reasons.append(f"load average {conditions.load_average:.3g} before it, {conditions.cores} cores")
+    return reasons

@@ -323,8 +323,8 @@ BEHAVIOURS: tuple[type, ...] = (
 def make_tensorrt(version: str, cuda: FakeCuda, *, fail: str = "") -> ModuleType:
     """The module `tensorrt` of a listed version, or of one that resembles the newest listed before it.
 
-    `fail` names what goes wrong: "builder", "parse", "profile", "build", "deserialize", "context", "shape", "run", "capture",
-    "refit", "refitter", "layers".
+    `fail` names what goes wrong: "builder", "parse", "profile", "build", "deserialize", "context", "switch", "shape", "run",
+    "refuses" and "capture" (being captured), "refit", "refitter", "layers".
     """
     listings = json.loads(LISTING.read_text(encoding="utf-8"))
     listing = next(listings[known] for known in sorted(listings, key=_number, reverse=True) if _number(known) <= _number(version))

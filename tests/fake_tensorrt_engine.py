@@ -175,6 +175,8 @@ class IExecutionContext:
             return False
         if stream_handle in cuda.capturing:
             assert self._has_run, "what TensorRT puts off until the first run would be in the graph"
+            if world.fail == "refuses":
+                return False
             if world.fail == "capture":
                 cuda.capturing[stream_handle] = None
                 return False

@@ -42,6 +42,8 @@ class ScriptedBackend:
         self.name, self.precision, self.batch = name, "fp32", 2
         self.threads: int | None = 1 if name.endswith("-cpu") else None
         self.settings: Mapping[str, str] = {"mode": "scripted"}
+        self.enqueue_ms: float | None = None
+        self.run_with_copies: Callable[[], None] = lambda: None
         self.runs, self.closed = 0, False
 
     def run(self) -> float | None:

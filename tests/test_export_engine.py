@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from autoformer.errors import AutoformerError, CheckpointError, DataError, ExportError, MeasurementError, MissingPackageError
@@ -27,54 +24,8 @@ from autoformer.export.onnx_graph import OnnxGraph
 from autoformer.export.predictor import open_predictor
 from autoformer.export.tensorrt_versions import tensorrt_missing
 from autoformer.preprocessing import Preprocessing
-from tests import tensorrt_bindings
-from tests.fake_tensorrt import MARK, FakeCuda, make_tensorrt
-
-WEIGHT = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
-IMAGES = np.random.default_rng(1).standard_normal((8, 1, 2, 2)).astype(np.float32)
-EXPECTED = IMAGES.reshape(8, 4) @ WEIGHT
-VERSIONS = tensorrt_bindings.LISTED  # 8.6, 10.3 and 11.4
-
-
-@pytest.fixture
-def graph(tmp_path: Path) -> Path:
-    path = tmp_path / "model.onnx"
-    write_graph(path)
-    return path
-
-
-def write_graph(path: Path, batch: int | str = "batch") -> None:
-    """logits = flattened images times WEIGHT."""
-    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 1, 2, 2])
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 3])
-    nodes = [
-        helper.make_node("Flatten", ["images"], ["x"], name="Flatten_0"),
-        helper.make_node("MatMul", ["x", "w"], ["logits"], name="MatMul_1"),
-    ]
-    body = helper.make_graph(nodes, "g", [images], [logits], [numpy_helper.from_array(WEIGHT, "w")])
-    onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-
-
-Install = Callable[..., FakeCuda]
-
-
-@pytest.fixture
-def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Puts a fake TensorRT of some version and a fake CUDA in place; at the end nothing may be left on the device."""
-    cudas: list[FakeCuda] = []
-
-    def put(version: str = "10.3.0", *, devices: int = 1, fail: str = "") -> FakeCuda:
-        cuda = FakeCuda(devices)
-        bindings = ModuleType("cuda.bindings")
-        bindings.runtime = cuda  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
-        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
-        monkeypatch.setitem(sys.modules, "tensorrt", make_tensorrt(version, cuda, fail=fail))
-        cudas.append(cuda)
-        return cuda
-
-    yield put
-    assert [(cuda.memory, cuda.handles) for cuda in cudas] == [({}, set())] * len(cudas)
+from tests.engines import EXPECTED, IMAGES, VERSIONS, WEIGHT, Install, write_graph
+from tests.fake_tensorrt import MARK
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -1,0 +1,83 @@
+"""What `profile run` shows of its measurements: tables on stdout, reasons on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autoformer.cli.console import note, print_table
+from autoformer.profiling.batch_sweep import BatchSweep, throughputs
+from autoformer.profiling.latency import Profile
+from autoformer.profiling.measure import Measurement
+
+
+def show_profile(profile: Profile, threads: int) -> None:
+    """Latencies, then what else was asked for, then what could not be measured."""
+    rows = []
+    for measured in profile.measurements:
+        stats = measured.stats
+        shown = [f"{value:.3f}" if value is not None else "too few runs" for value in (stats.p50_ms, stats.p90_ms, stats.p99_ms)]
+        rows.append((measured.name, measured.precision, *shown, f"{profile.ratio(measured):.3f}", verdict_words(measured)))
+    columns = ("artefact", "precision", "p50 ms", "p90 ms", "p99 ms", "p50 / reference", "verdict")
+    what = "latency of one call (wall_ms; e2e_ms in rows with copies)"
+    print_table(f"{what}, batch {profile.measurements[0].batch}, {threads} threads", columns, rows)
+    if rows := [_metric_row(taken) for taken in profile.measurements if {"gpu_ms", "enqueue_ms"} & set(taken.metrics)]:
+        print_table("by the GPU's clock", ("artefact", "gpu_ms p50", "enqueue_ms p50"), rows)
+    if profile.cold_starts:
+        rows = [
+            (
+                f"{start.name} ({start.backend})", f"{start.load_ms:.1f}", f"{start.first_ms:.2f}", f"{start.warm_ms:.2f}",
+                f"{start.after_idle_ms:.2f}", _mib(start.memory_mib), _mib(start.gpu_memory_mib),
+            )
+            for start in profile.cold_starts
+        ]  # fmt: skip
+        idle = f"after {profile.cold_starts[0].idle_s:g} s idle ms"
+        columns = ("artefact", "load ms", "first ms", "warm ms", idle, "memory MiB", "GPU memory MiB")
+        print_table("cold start, in a process of its own", columns, rows)
+    if profile.energy:
+        rows = [
+            (one.name, f"{one.idle_w:.2f}", f"{one.load_w:.2f}", f"{one.joule_per_run:.4g}", f"{one.images_per_joule:.4g}")
+            for one in profile.energy
+        ]
+        print_table("energy", ("artefact", "idle W", "load W", "J per call", "images per J"), rows)
+    for missing in profile.not_measured:
+        note(f"not measured: {missing.name} on {missing.backend}: {missing.reason}")
+
+
+def show_sweep(sweep: BatchSweep) -> None:
+    """Time and throughput by batch."""
+    rows = []
+    for (name, backend), found in throughputs(sweep.profiles).items():
+        for batch, images_per_s in found.items():
+            taken = next(
+                one
+                for profile in sweep.profiles
+                for one in profile.measurements
+                if (one.name, one.backend, one.batch) == (name, backend, batch)
+            )
+            rows.append((name, str(batch), f"{taken.stats.p50_ms:.3f}", f"{images_per_s:.1f}", verdict_words(taken)))
+    print_table("by batch", ("artefact", "batch", "p50 ms", "images/s", "verdict"), rows)
+    note(sweep.ended)
+    for missing in dict.fromkeys(item for profile in sweep.profiles for item in profile.not_measured):
+        note(f"not measured: {missing.name} on {missing.backend}: {missing.reason}")
+
+
+def verdict_words(measured: Measurement) -> str:
+    """The verdict, and that a GPU's clock was free to move."""
+    unlocked = measured.conditions is not None and measured.conditions.clocks_locked is False
+    return f"{measured.verdict}{' (clocks unlocked)' if unlocked and not measured.backend.endswith('-cpu') else ''}"
+
+
+def doubtful(profiles: Sequence[Profile]) -> list[str]:
+    """A line for each measurement that is not VALID, or ran with unlocked clocks."""
+    found = [taken for profile in profiles for taken in profile.measurements if verdict_words(taken) != "VALID"]
+    return [f"{taken.name}, batch {taken.batch}: {verdict_words(taken)}" for taken in found]
+
+
+def _metric_row(taken: Measurement) -> tuple[str, str, str]:
+    found = [taken.metrics.get(name) for name in ("gpu_ms", "enqueue_ms")]
+    first, second = ("–" if stats is None else f"{stats.p50_ms:.3f}" for stats in found)
+    return (taken.name, first, second)
+
+
+def _mib(value: float | None) -> str:
+    return "not told" if value is None else f"{value:.1f}"

@@ -1,0 +1,119 @@
+"""What a machine says of itself while it is measured: clocks, temperatures, power, throttling, and who else runs.
+
+Sensors are read between timed runs, never during one. `MachineSensors` reads this machine: the system's files for the CPU, and
+for the GPU NVIDIA's management library (nvml.py) or a Jetson's files (jetson.py), whichever is there. What the machine does
+not say is None. A test gives its own `Sensors`.
+
+Imports the standard library only and works on Python 3.10.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from autoformer.profiling.device import text_of
+
+
+@dataclass(frozen=True)
+class GpuReading:
+    """One look at a GPU; on a Jetson `power_w` is that of the whole module."""
+
+    clock_mhz: float | None = None
+    temperature_c: float | None = None
+    power_w: float | None = None
+    energy_j: float | None = None  # since the driver was loaded
+    memory_mib: float | None = None  # in use, by everybody
+    throttle: tuple[str, ...] = ()  # why it runs slower than it was asked to
+    processes: int | None = None  # that compute on it, this one included
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One look at the machine, `seconds` after the measurement began."""
+
+    seconds: float
+    cpu_clock_mhz: float | None = None  # mean over the cores of this process
+    cpu_temperature_c: float | None = None
+    cpu_throttles: int | None = None  # times that a core was slowed down for its heat, since the machine was started
+    busy_cpu_s: float | None = None  # spent by everybody on the cores of this process
+    own_cpu_s: float | None = None  # spent by this process
+    gpu: GpuReading | None = None
+
+
+class Sensors(Protocol):
+    """Something that can be asked how the machine is."""
+
+    def read(self, seconds: float) -> Reading:
+        """How the machine is now, marked with `seconds`."""
+
+
+class GpuSensors(Protocol):
+    """The part of the sensors that is about the GPU."""
+
+    def read(self) -> GpuReading:
+        """How the GPU is now."""
+
+
+class MachineSensors:
+    """The sensors of this machine. `root` is where its /proc and /sys are looked up; `gpu` None finds the GPU by itself."""
+
+    def __init__(self, root: Path = Path("/"), gpu: GpuSensors | None = None) -> None:
+        self._root = root
+        self._gpu = gpu or gpu_sensors(root)
+        self._cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+        self._ticks = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+
+    def read(self, seconds: float) -> Reading:
+        """How the machine is now, marked with `seconds`. Takes about a millisecond."""
+        times = os.times()
+        return Reading(
+            seconds=seconds,
+            cpu_clock_mhz=self._cpu_clock_mhz(),
+            cpu_temperature_c=cpu_temperature_c(self._root),
+            cpu_throttles=self._throttles(),
+            busy_cpu_s=self._busy_s(),
+            own_cpu_s=times.user + times.system,
+            gpu=None if self._gpu is None else self._gpu.read(),
+        )
+
+    def _cpu_files(self, name: str) -> list[float]:
+        places = (text_of(self._root / f"sys/devices/system/cpu/cpu{core}/{name}") for core in self._cores)
+        return [float(text) for text in places if text is not None and text.isdigit()]
+
+    def _cpu_clock_mhz(self) -> float | None:
+        clocks = self._cpu_files("cpufreq/scaling_cur_freq")  # kHz
+        return sum(clocks) / len(clocks) / 1000 if clocks else None
+
+    def _throttles(self) -> int | None:
+        counts = self._cpu_files("thermal_throttle/core_throttle_count")
+        return int(sum(counts)) if counts else None
+
+    def _busy_s(self) -> float | None:
+        """Time that was not idle, from /proc/stat: user, nice, system, irq and softirq of the cores of this process."""
+        wanted, busy = {f"cpu{core}" for core in self._cores}, 0.0
+        for line in (text_of(self._root / "proc/stat") or "").splitlines():
+            name, *ticks = line.split()
+            if name in wanted and len(ticks) >= 7:
+                user, nice, system, _, _, irq, softirq = (int(tick) for tick in ticks[:7])
+                busy += (user + nice + system + irq + softirq) / self._ticks
+        return busy or None
+
+
+def cpu_temperature_c(root: Path = Path("/")) -> float | None:
+    """The temperature of the processor as the system's thermal zones say it."""
+    for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
+        kind, value = text_of(zone / "type") or "", text_of(zone / "temp") or ""
+        if any(word in kind.lower() for word in ("cpu", "x86_pkg", "soc", "tj")) and value.lstrip("-").isdigit():
+            return int(value) / 1000
+    return None
+
+
+def gpu_sensors(root: Path = Path("/")) -> GpuSensors | None:
+    """Those of the first GPU, or of the Jetson; None where neither answers."""
+    from autoformer.profiling.jetson import JetsonSensors
+    from autoformer.profiling.nvml import NvmlSensors
+
+    return JetsonSensors.open(root) or NvmlSensors.open()
