@@ -27,7 +27,7 @@ from autoformer.data import DataConfig, DataParts, Part, load_parts
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.drift import ROUNDS
 from autoformer.profiling.latency_answer import LatencyAnswer
-from autoformer.profiling.latency_loop import answer_latency
+from autoformer.profiling.latency_loop import answer_latency, measure_networks
 from autoformer.profiling.latency_table import LatencyTable, TableCosts, within_margin
 from autoformer.profiling.measure import MeasureConfig
 from autoformer.profiling.table_measurement import measure_table
@@ -66,14 +66,17 @@ def near_the_limit(budget: Budget, share: float) -> Budget:
 
 
 def answered(
-    folder: Path, table: LatencyTable, limit_ms: float, choose: Choose, config: MeasureConfig, finalists: int
+    folder: Path, table: LatencyTable, limit_ms: float, choose: Choose, config: MeasureConfig, finalists: int, graphs: Path
 ) -> LatencyAnswer:
     """The loop's answer to one limit, from a finished search."""
     stored, stated = StoredSearch(folder), Budget(max_latency_ms=limit_ms)
     first = stored.answer(within_margin(stated, table), TableCosts(stored.space, table), choose).result.chosen
     out = folder / choose
     out.mkdir(exist_ok=True)
-    return answer_latency(stored, table, stated, out, first=first.architecture, choose=choose, config=config, finalists=finalists)
+    return answer_latency(
+        stored, table, stated, out, first=first.architecture, choose=choose, config=config, finalists=finalists,
+        measurer=lambda wanted: measure_networks(table, wanted, config, folder=graphs),
+    )  # fmt: skip
 
 
 def row(answer: LatencyAnswer) -> dict[str, Any]:
@@ -113,10 +116,14 @@ def main() -> None:
     images = Part(parts.search.name, parts.search.images, parts.search.indices[::step][: options.images])
     network = load_supernet(options.supernet) if options.supernet is not None else trained(work, parts, options.epochs)
     config = MeasureConfig(min_s=options.seconds, max_s=4 * options.seconds)
-    table_file = work / "table.json"
+    table_file, graphs = work / "table.json", work / "graphs"
+    graphs.mkdir(parents=True, exist_ok=True)
     if not table_file.exists():
         table_config = MeasureConfig(min_s=options.seconds, max_s=4 * options.seconds, rounds=ROUNDS)
-        measure_table(network.space, count=options.networks, threads=1, config=table_config, attempts=6).save(table_file)
+        measured = measure_table(
+            network.space, count=options.networks, threads=1, config=table_config, attempts=6, folder=graphs
+        )  # fmt: skip
+        measured.save(table_file)
     table, half = LatencyTable.load(table_file), options.population // 2
     print(table, flush=True)
     ends = [table.predict(end) for end in (network.space.smallest, network.space.largest)]
@@ -135,7 +142,7 @@ def main() -> None:
             stored=work / "evaluations.db", latency_margin=table.margin,
         )  # fmt: skip
         for choose, found in rows.items():
-            found.append(row(answered(folder, table, limit, choose, config, finalists[choose])))
+            found.append(row(answered(folder, table, limit, choose, config, finalists[choose], graphs)))
             show(choose, found[-1])
     summaries = {choose: summary(found) for choose, found in rows.items()}
     record = {

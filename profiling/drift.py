@@ -50,6 +50,7 @@ def measure_together(
     shared = replace(
         config,
         warmup_s=config.warmup_s / most,
+        warmup_max_s=config.warmup_max_s / most,
         min_runs=-(-config.min_runs // most),
         min_s=config.min_s / most,
         max_s=config.max_s / most,

@@ -286,15 +286,16 @@ def measure_networks(
     architectures: Sequence[Architecture],
     config: MeasureConfig = MeasureConfig(),
     *,
+    folder: Path | None = None,
     exporter: Exporter | None = None,
     progress: Progress | None = None,
 ) -> dict[Architecture, Timing]:
     """Exports and measures networks of the table's space on this machine, interleaved, as the table's qualification says.
 
-    Each is opened four times (`instances.py`). A few networks of the table run beside them, which brings all times to the
-    table's pace (`anchors.py`). While a verdict is not
-    VALID all are measured for as long again, at most three times. Raises `MeasurementError` where what was measured means
-    something else than the table does.
+    `folder` keeps the exported graphs for another time. Each network is opened four times (`instances.py`), and a few networks
+    of the table run beside them, which brings all times to the table's pace (`anchors.py`). While a verdict is not VALID all are
+    measured for as long again, at most three times. Raises `MeasurementError` where what was measured means something else
+    than the table does.
     """
     meaning, found = table.qualification, dict[Architecture, Timing]()
     config = replace(config, rounds=max(config.rounds, ROUNDS_OF_MEASURING))
@@ -304,7 +305,7 @@ def measure_networks(
     steady: dict[str, Measurement] = {}
     with opened_networks(
         table.space, [*architectures, *anchors], meaning.backend, meaning.batch, threads_of(meaning), instances=INSTANCES,
-        exporter=exporter, progress=progress,
+        folder=folder, exporter=exporter, progress=progress,
     ) as opened:  # fmt: skip
         backends = {str(architecture): instances for architecture, instances in opened.items()}
         for steady in measure_together(backends, config, ATTEMPTS, progress):

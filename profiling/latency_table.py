@@ -4,7 +4,7 @@ A candidate of a search cannot be exported and measured (that takes seconds); it
 cover the range of FLOPs and every choice are measured as a whole, and formulas of a few coefficients are fitted
 (`latency_models.py`) by least squares of the relative error. Every network is also predicted by a fit that has not seen it.
 The kind with the smaller left-out errors is kept (the plainer one where noise could make the difference); the errors say how
-far to trust the table, and the largest one upwards is the margin a limit should keep.
+far to trust the table and by how much a limit should be undercut (`margin`).
 """
 
 from __future__ import annotations
@@ -211,15 +211,19 @@ class LatencyTable:
             within,
         )
 
-    @property
+    @cached_property
     def margin(self) -> float:
-        """By how much left-out networks were slower than predicted, relative to the prediction: what nine in ten keep.
+        """By how much a network may be slower than predicted, relative to the prediction: what 19 in 20 keep.
 
-        With ten networks or fewer it is the worst of them; 0 if none was slower. What is predicted at `limit / (1 + margin)` or
-        below kept the limit nine times in ten or more, and the network that is chosen is measured besides.
+        The one-sided 95 % prediction bound of a further network (Student's t) from how left-out networks came out, and at least
+        what nine in ten of them keep. With ten networks or fewer that is the worst of them.
         """
-        errors = [max(0.0, network.measured_ms / network.left_out_ms - 1) for network in self.networks]
-        return float(np.quantile(errors, 0.9, method="inverted_cdf"))
+        from scipy.special import stdtrit
+
+        errors = np.array([network.measured_ms / network.left_out_ms - 1 for network in self.networks])
+        count = len(errors)
+        bound = errors.mean() + stdtrit(count - 1, 0.95) * errors.std(ddof=1) * math.sqrt(1 + 1 / count)
+        return max(0.0, float(bound), float(np.quantile(errors, 0.9, method="inverted_cdf")))
 
     @property
     def doubtful(self) -> tuple[MeasuredNetwork, ...]:
