@@ -24,8 +24,10 @@ from autoformer.cli import (
     extract,
     finetune,
     import_official,
+    inspect,
     latency,
     predict,
+    refit,
     report,
     run,
     search,
@@ -52,6 +54,8 @@ app.command()(search.search)
 app.command()(extract.extract)
 app.command()(finetune.finetune)
 app.command()(export.export)
+app.command()(refit.refit)
+app.command()(inspect.inspect)
 app.command()(check.check)
 app.command()(bundle.bundle)
 app.command(name="import-official")(import_official.import_official)

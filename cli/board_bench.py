@@ -45,7 +45,7 @@ def result_of(command: str, bundle: Bundle, answer: dict[str, Any]) -> dict[str,
         "format": FORMAT,
         "command": command,
         "bundle": bundle.promises.get("name"),
-        "manifest": bundle.promises["files"].get("manifest.json"),
+        "model": None if (model := bundle.manifest.find("onnx", "fp32")) is None else model.sha256,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),  # noqa: UP017 - Python 3.10 has no UTC
         "device": DeviceFacts.collect().to_dict(),
         "versions": runtime_versions(bundle),

@@ -104,7 +104,9 @@ def table(
         typer.Option("--from", help="result.json that a kit's board.pyz wrote on another device; nothing is measured."),
     ] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="With --from: which, where it holds several.")] = None,
-    backend: Annotated[str, typer.Option("--backend", help="onnxruntime-cpu, onnxruntime-cuda, torch-cpu.")] = "onnxruntime-cpu",
+    backend: Annotated[
+        str, typer.Option("--backend", help="onnxruntime-cpu, torch-cpu, tensorrt, tensorrt-graph (CUDA graph)…")
+    ] = "onnxruntime-cpu",
     networks: Annotated[
         str, typer.Option("--networks", help="How many to measure, 4 or more; auto: 12, then more while that lowers the error.")
     ] = "auto",

@@ -76,14 +76,19 @@ def import_results(
     """
     from dataclasses import asdict
 
-    from autoformer.checkpoint import replacing
+    from autoformer.checkpoint import read_json, replacing
     from autoformer.cli.console import note, print_json, print_table
     from autoformer.errors import DataError
-    from autoformer.profiling.board_results import COLUMNS, BoardResult, add_rows, keep_with_run
+    from autoformer.profiling import kit_result
+    from autoformer.profiling.board_results import COLUMNS, BoardResult, add_rows, keep_with_run, rows_of_kit
     from autoformer.profiling.report import build_report
 
-    loaded = [(path, BoardResult.load(path)) for path in results]
+    kits = [path for path in results if read_json(path, "format")["format"] == kit_result.FORMAT]
+    if kits and run is not None:
+        raise DataError(f"{kits[0]} is of a kit, which belongs to no run; its table: autoformer profile table --from {kits[0]}")
+    loaded = [(path, BoardResult.load(path)) for path in results if path not in kits]
     rows = [row for _, result in loaded for row in result.ran_on()]
+    rows += [row for path in kits for row in rows_of_kit(kit_result.KitResult.load(path))]
     if into is not None:
         if not into.is_file():
             raise DataError(f"{into} does not exist; expected a Markdown file with marks for the table")

@@ -39,7 +39,8 @@ class Cuda:
                 from cuda import cudart as runtime  # cuda-python before 12.6
         except ImportError as error:
             raise MissingPackageError(
-                f"CUDA's bindings cannot be imported ({error}); install the extra: pip install 'autoformer-toolchain[tensorrt]'"
+                f"CUDA's bindings cannot be imported ({error}); install them: pip install cuda-python, or the extra "
+                "'autoformer-toolchain[tensorrt]' of the toolchain"
             ) from error
         self._runtime = runtime
 

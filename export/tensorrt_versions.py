@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
+from importlib import metadata
 from typing import Any
 
 from autoformer.errors import MeasurementError, MissingPackageError
@@ -17,7 +18,16 @@ MAX_WARNINGS = 20  # different ones kept of a build
 COMPUTING_LAYERS = (
     "ACTIVATION", "CONVOLUTION", "ELEMENTWISE", "MATRIX_MULTIPLY", "NORMALIZATION", "REDUCE", "SCALE", "SOFTMAX", "UNARY",
 )  # fmt: skip
-WHERE = "install the extra: pip install 'autoformer-toolchain[tensorrt]'; on a Jetson use the one of JetPack"
+ON_A_BOARD = "on a Jetson it comes with JetPack (python3-libnvinfer); elsewhere: pip install tensorrt cuda-python"
+
+
+def where() -> str:
+    """Where TensorRT is to be had: for this toolchain as an extra of it, for the program of a board as a package."""
+    try:
+        metadata.distribution("autoformer-toolchain")
+    except metadata.PackageNotFoundError:
+        return ON_A_BOARD
+    return "install the extra: pip install 'autoformer-toolchain[tensorrt]'; on a Jetson use the one of JetPack"
 
 
 def import_tensorrt() -> Any:
@@ -26,13 +36,13 @@ def import_tensorrt() -> Any:
         import tensorrt as trt
     except ModuleNotFoundError as error:
         if error.name == "tensorrt":
-            raise MissingPackageError(f"TensorRT is not installed; {WHERE}") from error
-        raise MissingPackageError(f"TensorRT is installed, but needs {error.name!r}, which is missing; {WHERE}") from error
+            raise MissingPackageError(f"TensorRT is not installed; {where()}") from error
+        raise MissingPackageError(f"TensorRT is installed, but needs {error.name!r}, which is missing; {where()}") from error
     except (ImportError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise MissingPackageError(f"TensorRT's libraries cannot be loaded ({reason}); {WHERE}") from error
+        raise MissingPackageError(f"TensorRT's libraries cannot be loaded ({reason}); {where()}") from error
     if not hasattr(trt, "Builder"):
-        raise MissingPackageError(f"the module 'tensorrt' found here is not NVIDIA's TensorRT; {WHERE}")
+        raise MissingPackageError(f"the module 'tensorrt' found here is not NVIDIA's TensorRT; {where()}")
     return trt
 
 
@@ -57,7 +67,7 @@ def network_flags(trt: Any) -> int:
         flag = getattr(trt.NetworkDefinitionCreationFlag, name, None)
         if flag is not None:
             return 1 << int(flag)
-    raise MissingPackageError(f"TensorRT {trt.__version__} is neither 8.6 nor 10 or newer; {WHERE}")
+    raise MissingPackageError(f"TensorRT {trt.__version__} is neither 8.6 nor 10 or newer; {where()}")
 
 
 def set_precision(trt: Any, config: Any, network: Any, precision: str, float32_nodes: Collection[str]) -> None:

@@ -15,8 +15,9 @@ from typing import Any
 
 from autoformer.checkpoint import read_json, replacing
 from autoformer.errors import AutoformerError, CheckpointError, DataError, short
-from autoformer.export.manifest import sha256_of
+from autoformer.export.manifest import FILE_NAME, Manifest, sha256_of
 from autoformer.profiling.device import DeviceFacts
+from autoformer.profiling.kit_result import KitResult
 from autoformer.profiling.measure import Measurement
 from autoformer.profiling.statistics import LatencyStats
 
@@ -43,7 +44,7 @@ class BoardResult:
 
     command: str  # "verify" or "bench"
     bundle: str
-    manifest: str | None  # SHA-256 of the bundle's manifest
+    model: str | None  # SHA-256 of the bundle's fp32 ONNX file, which every other file is made from
     created: str
     device: DeviceFacts
     measurements: Mapping[str, Measurement]
@@ -71,7 +72,7 @@ class BoardResult:
                 raise ValueError("command, bundle or date cannot be read")
             return cls(
                 **words,
-                manifest=values.get("manifest"),
+                model=values.get("model"),
                 device=DeviceFacts.from_dict(values["device"]),
                 measurements=taken,
                 not_measured={str(name): str(reason) for name, reason in answer.get("not measured", {}).items()},
@@ -104,6 +105,16 @@ class BoardResult:
             )
             for family, words in ran.items()
         )
+
+
+def rows_of_kit(result: KitResult) -> tuple[RanOn, ...]:
+    """The row of a kit that was measured on a device."""
+    family = _family(result.runtime)
+    version = result.facts.get("onnxruntime") or result.facts.get("tensorrt") or "of unknown version"
+    space, settings = result.kit.space.get("name"), "; ".join(map(str, result.stopped))
+    device = result.device.short_name if family == "onnxruntime" else result.device.gpu_name
+    what = f"a kit of {len(result.kit.networks)} networks of space {space}: {settings}"
+    return (RanOn(f"{RUNTIMES.get(family, family)} {version}", device, what, result.created[:10]),)
 
 
 def _family(backend: str) -> str:
@@ -143,10 +154,10 @@ def keep_with_run(path: Path, result: BoardResult, run: Path) -> Path:
 
     Raises `DataError` when `run` is no run, or the result is of other files than the run exported.
     """
-    manifest = run / "export" / "manifest.json"
-    if not manifest.is_file():
-        raise DataError(f"{run} is no finished run: it has no export/manifest.json")
-    if result.manifest != sha256_of(manifest):
+    if not (run / "export" / FILE_NAME).is_file():
+        raise DataError(f"{run} is no finished run: it has no export/{FILE_NAME}")
+    model = Manifest.load(run / "export").find("onnx", "fp32")
+    if model is None or result.model != model.sha256:
         raise DataError(f"{path} is of the bundle {short(result.bundle)!r}, which holds other files than {run} exported")
     kept = run / FOLDER / f"{result.created[:10]}-{sha256_of(path)[:12]}.json"
     kept.parent.mkdir(exist_ok=True)

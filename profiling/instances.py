@@ -25,7 +25,7 @@ from autoformer.space import SearchSpace
 if TYPE_CHECKING:
     from autoformer.subnet import Subnet
 
-BACKENDS = ("onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda")
+BACKENDS = ("onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda", "tensorrt", "tensorrt-graph")
 INSTANCES_MIB = 1024  # of weights: no more openings than fit, beside the first
 
 Exporter = Callable[["Subnet", Path], object]  # writes an ONNX file
@@ -75,8 +75,12 @@ def open_network(
     space: SearchSpace, architecture: Architecture, backend: str, batch: int, threads: int | None, seed: int, folder: Path
 ) -> LatencyBackend:
     """A network of `space` with fresh weights on one of `BACKENDS`, ready to be timed; exported into `folder` where needed."""
-    device = backend.rsplit("-", 1)[1]
+    device = backend.rsplit("-", 1)[-1]
     path = export_for(space, architecture, backend, folder)
+    if path is not None and backend in ("tensorrt", "tensorrt-graph"):
+        from autoformer.profiling.network_engines import engine_of
+
+        return engine_of(path, batch=batch, backend=backend)
     if path is None:
         from autoformer.profiling.torch_backend import TorchBackend
 

@@ -15,7 +15,9 @@ from typing import Any
 from autoformer.errors import MeasurementError
 from autoformer.evaluate import wilson
 from autoformer.export.manifest import Artefact
+from autoformer.profiling.board_results import results_of
 from autoformer.profiling.measure import Measurement
+from autoformer.profiling.report_boards import boards_content
 from autoformer.profiling.report_data import FP32, INT8, Epoch, Run
 from autoformer.profiling.report_latency_loop import loop_content
 from autoformer.profiling.report_search import search_content
@@ -68,6 +70,7 @@ def content(run: Run) -> dict[str, Any]:
         "latency_attempt": run.profile.attempt,
         "latency_table": _table(run),
         "latency_loop": loop_content(run.answer),
+        "boards": boards_content(results_of(run.folder)),
         "skipped": [
             {"what": _label(artefact), "status": artefact.status, "reason": artefact.reason}
             for artefact in run.manifest.artefacts

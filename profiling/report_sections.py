@@ -14,6 +14,7 @@ import yaml
 
 from autoformer.cost import show
 from autoformer.evaluate import WORDS, metric_from
+from autoformer.profiling.report_boards import board_tables
 from autoformer.profiling.report_latency_loop import loop_table, loop_text
 from autoformer.profiling.report_numbers import (
     capital,
@@ -145,6 +146,7 @@ def sections(report: Mapping[str, Any], figures: Sequence[str]) -> list[Section]
         ),
         *_table_section(report, drawn("table")),
         *_loop_section(report),
+        *_boards_section(report),
         Section(name="training", title="Training", text=_training_text(report), figures=drawn("supernet", "finetune")),
         Section(
             name="files",
@@ -320,6 +322,14 @@ def _loop_section(report: Mapping[str, Any]) -> list[Section]:
         return []
     tables = (loop_table(loop),) if loop["rounds"] else ()
     return [Section(name="loop", title="Latency in the loop", text=loop_text(loop), tables=tables)]
+
+
+def _boards_section(report: Mapping[str, Any]) -> list[Section]:
+    """What other devices found; nothing where no result was imported."""
+    if not report["boards"]:
+        return []
+    text = ("As the program of the bundle found it on these devices; imported with `autoformer report import`.",)
+    return [Section(name="boards", title="On other devices", text=text, tables=board_tables(report["boards"]))]
 
 
 def _training_text(report: Mapping[str, Any]) -> tuple[str, ...]:

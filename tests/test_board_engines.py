@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,12 @@ import torch
 
 from autoformer.cli.board import main
 from autoformer.errors import ExportError
+from autoformer.export import tensorrt_versions
 from autoformer.export.artefacts import export_network
 from autoformer.export.bundle import Promise, write_bundle
 from autoformer.export.engine_artefacts import read_batches
 from autoformer.export.predictor import open_predictor
+from autoformer.export.program import board_program
 from autoformer.preprocessing import Preprocessing
 from autoformer.space import SearchSpace
 from autoformer.subnet import Subnet
@@ -157,3 +162,25 @@ def test_batches_are_read_as_people_write_them() -> None:
     for words in ("", "0", "1:2", "a", "1:8:32:64"):
         with pytest.raises(ExportError, match="expected one number like 8, or smallest:tuned for:largest"):
             read_batches(words)
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path, export: Path) -> None:
+    promise = Promise(name="letters")
+    write_bundle(
+        export, tmp_path / "b", pixels=PIXELS, labels=LABELS, program=board_program("autoformer.cli.board"), promise=promise
+    )
+    words = f"{sys.executable} {tmp_path / 'b' / 'board.pyz'} predict {tmp_path / 'b' / 'check' / '0000.png'} | true"
+    done = subprocess.run(words, shell=True, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+def test_on_a_board_nobody_is_told_to_install_the_toolchain(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "autoformer-toolchain[tensorrt]" in tensorrt_versions.where()
+
+    def absent(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", absent)
+    assert "autoformer" not in tensorrt_versions.where()
+    assert "JetPack" in tensorrt_versions.where()

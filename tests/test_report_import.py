@@ -1,0 +1,120 @@
+"""What came back from a device: rows in a Markdown table, and a section in the report of the run it is of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoformer.errors import CheckpointError, DataError
+from autoformer.export.manifest import Manifest
+from autoformer.profiling.board_results import BEGIN, END, BoardResult, RanOn, add_rows
+from autoformer.profiling.measure import Measurement, Warmup
+from autoformer.profiling.statistics import LatencyStats, Verdict
+from tests.commands import command
+from tests.run_folder import DEVICE, make_run
+
+SAMPLES = (2.0, 2.5, 2.25, 2.0, 2.0, 2.25, 2.0)
+
+
+def measurement(backend: str, **settings: str) -> Measurement:
+    stats = LatencyStats.from_samples(SAMPLES)
+    return Measurement(
+        name="x", backend=backend, precision="fp16", batch=1, threads=None, settings=settings, device=DEVICE,
+        warmup=Warmup(20, 1.0, True), stats=stats, cpu_stats=None, device_stats=None, verdict=Verdict("VALID"),
+        samples_ms=SAMPLES, cpu_samples_ms=(), device_samples_ms=(), round_runs=(7,),
+    )  # fmt: skip
+
+
+def result(path: Path, **changed: Any) -> Path:
+    """A result file as `board.pyz bench --out` writes it."""
+    taken = {"onnx fp32": measurement("onnxruntime-cpu"), "tensorrt fp16": measurement("trtexec")}
+    written = {
+        "format": "autoformer/board/1", "command": "bench", "bundle": "animals", "model": "0" * 64,
+        "created": "2026-11-22T12:00:00+00:00", "device": DEVICE.to_dict(),
+        "versions": {"onnxruntime": "1.31.1", "trtexec": "10.3.0"},
+        "answer": {"measurements": {name: one.to_dict() for name, one in taken.items()}, "not measured": {"onnx int8": "why"}},
+        **changed,
+    }  # fmt: skip
+    path.write_text(json.dumps(written))
+    return path
+
+
+def test_each_runtime_that_ran_gets_a_row_with_version_device_and_day(tmp_path: Path) -> None:
+    cpu, gpu = BoardResult.load(result(tmp_path / "r.json")).ran_on()
+    assert cpu == RanOn("ONNX Runtime 1.31.1", "Test CPU, 2 cores", "bench of animals: onnx fp32, batch 1", "2026-11-22")
+    assert gpu.runtime == "trtexec of TensorRT 10.3.0"
+    assert gpu.what == "bench of animals: tensorrt fp16, batch 1"
+
+
+def test_rows_stand_in_the_table_once_and_keep_what_was_there() -> None:
+    row = RanOn("TensorRT 10.3.0", "Orin", "bench", "2026-11-22")
+    text = f"# Title\n\n{BEGIN}\n{END}\n\nafter\n"
+    once = add_rows(text, [row])
+    assert once.count("| TensorRT 10.3.0 | Orin | bench | 2026-11-22 |") == 1
+    assert add_rows(once, [row]) == once
+    twice = add_rows(once, [RanOn("TensorRT 11.0.0", "H200", "bench", "2026-11-23")])
+    lines = [line for line in twice.splitlines() if line.startswith("|")]
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| TensorRT 10.3.0", "| TensorRT 11.0.0"]
+    assert twice.startswith("# Title\n")
+    assert twice.endswith("\nafter\n")
+
+
+def test_a_file_without_a_place_for_the_table_says_which_lines_it_needs() -> None:
+    with pytest.raises(DataError, match="put these two lines where it shall stand"):
+        add_rows("# no marks\n", [])
+
+
+def test_text_from_a_device_cannot_break_the_table_or_bring_markup() -> None:
+    row = RanOn("a | b", "<script>alert(1)</script>", "[link](http://x)\n# head", "2026-11-22")
+    table = add_rows(f"{BEGIN}\n{END}", [row]).splitlines()
+    assert len(table) == 5  # marks, head, rule and one row
+    assert "<script>" not in table[3]
+    assert "[link]" not in table[3]
+    assert table[3].replace("\\|", "").count("|") == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"format": "autoformer/profile/1"}, "expected 'autoformer/board/1'"),
+        ({"device": {}}, "is damaged"),
+        ({"created": "yesterday"}, "command, bundle or date cannot be read"),
+        ({"versions": 3}, "is damaged"),
+    ],
+)
+def test_a_foreign_or_damaged_result_is_refused_in_one_line(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    answer = command("report", "import", result(tmp_path / "r.json", **change))
+    assert said in answer.error
+
+
+def test_figures_that_are_not_those_of_the_samples_are_refused(tmp_path: Path) -> None:
+    path = result(tmp_path / "r.json")
+    edited = json.loads(path.read_text())
+    edited["answer"]["measurements"]["tensorrt fp16"]["stats"]["p50_ms"] = 0.5
+    path.write_text(json.dumps(edited))
+    with pytest.raises(CheckpointError, match="the figures of 'tensorrt fp16' are not those of its samples"):
+        BoardResult.load(path)
+
+
+def test_an_import_shows_in_the_runs_report_and_belongs_to_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    other = command("report", "import", result(tmp_path / "r.json"), "--run", run)
+    assert "holds other files than" in other.error
+    model = Manifest.load(run / "export").find("onnx", "fp32")
+    assert model is not None
+    path = result(tmp_path / "r.json", model=model.sha256)
+    page = tmp_path / "page.md"
+    page.write_text(f"{BEGIN}\n{END}\n")
+    for _ in range(2):
+        assert command("report", "import", path, "--run", run, "--into", page).code == 0
+    assert len(list((run / "boards").iterdir())) == 1
+    (board,) = json.loads((run / "report.json").read_text())["boards"]
+    assert board["latency"]["tensorrt fp16"]["p50_ms"] == 2.0
+    shown = (run / "report.md").read_text()
+    assert "On other devices" in shown
+    assert "trtexec of TensorRT 10.3.0" in shown
+    assert "not measured" in shown
+    assert page.read_text().count("trtexec of TensorRT 10.3.0") == 1
