@@ -6,6 +6,7 @@ at the end, when every choice is made, once per artefact.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -226,11 +227,14 @@ def _costs(recipe: Recipe, space: SearchSpace, out: Path, progress: Progress) ->
     if recipe.profile.table is None and recipe.budget.max_latency is None:
         return ExactCosts(space)
     if not path.exists():
+        work = out / "latency_table.work"  # graphs and finished measurements, until the table is there
+        work.mkdir(exist_ok=True)
         table = measure_table(
             space, backend=recipe.profile.backend, count=recipe.profile.networks, batch=recipe.profile.batch,
-            threads=recipe.profile.threads, progress=progress,
+            threads=recipe.profile.threads, folder=work, progress=progress,
         )  # fmt: skip
         table.save(path)
+        shutil.rmtree(work)
     return TableCosts(space, LatencyTable.load(path))
 
 
