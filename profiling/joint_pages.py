@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,22 @@ from autoformer.profiling.report_numbers import change, latency_text, percent
 from autoformer.profiling.report_plot import SERIES, Figure, Plot, common_layout, plain
 from autoformer.profiling.report_sections import TONES, Headline, Section
 from autoformer.profiling.report_tables import Table, machine_table
+from autoformer.profiling.sensors import GpuReading, Reading
 
 MOST_CURVES = 12  # in one figure
+
+
+def _of_gpu(value: Callable[[GpuReading], float | None]) -> Callable[[Reading], float | None]:
+    return lambda reading: None if reading.gpu is None else value(reading.gpu)
+
+
+SENSED: tuple[tuple[str, str, Callable[[Reading], float | None]], ...] = (
+    ("GPU clock, MHz", "y", _of_gpu(lambda gpu: gpu.clock_mhz)),
+    ("CPU clock, MHz", "y", lambda reading: reading.cpu_clock_mhz),
+    ("GPU, °C", "y2", _of_gpu(lambda gpu: gpu.temperature_c)),
+    ("CPU, °C", "y2", lambda reading: reading.cpu_temperature_c),
+    ("power, W", "y3", _of_gpu(lambda gpu: gpu.power_w)),
+)
 
 
 def build_joint_report(paths: Sequence[Path], out: Path) -> dict[str, Any]:
@@ -243,13 +257,7 @@ def clocks_figure(joined: Joined) -> Figure | None:
     for number, (source, profile) in enumerate(joined.profiles):
         conditions = [taken.conditions for taken in profile.measurements if taken.conditions is not None]
         readings = sorted({reading.seconds: reading for one in conditions for reading in one.readings}.items())
-        for name, axis, value in (
-            ("GPU clock, MHz", "y", lambda r: r.gpu and r.gpu.clock_mhz),
-            ("CPU clock, MHz", "y", lambda r: r.cpu_clock_mhz),
-            ("GPU, °C", "y2", lambda r: r.gpu and r.gpu.temperature_c),
-            ("CPU, °C", "y2", lambda r: r.cpu_temperature_c),
-            ("power, W", "y3", lambda r: r.gpu and r.gpu.power_w),
-        ):
+        for name, axis, value in SENSED:
             points = [(seconds, value(reading)) for seconds, reading in readings if value(reading) is not None]
             if points:
                 traces.append(
