@@ -201,7 +201,7 @@ def _export(
                 classes=parts.classes, data=parts.record, precisions=recipe.export.precisions, formats=recipe.export.formats,
                 calibration_images=recipe.export.calibration_images, max_disagreement=recipe.export.max_disagreement,
                 max_class_loss=recipe.export.max_class_loss,
-                opset=recipe.export.opset, batch=recipe.export.batch,
+                opset=recipe.export.opset, batch=recipe.export.batch, engines=recipe.export.engines(),
                 on_progress=lambda message: progress("export", 0, 1, message),
             ),
         )  # fmt: skip

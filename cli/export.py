@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +14,10 @@ def export(
     network: Annotated[str, typer.Argument(help="Folder of a network, ours or timm's, or timm:NAME[@FILE].")],
     out: Out,
     precision: Annotated[
-        list[str] | None, typer.Option("--precision", help="fp32, fp16, int8; repeat for several; fp32 always is. Default all.")
+        list[str] | None,
+        typer.Option(
+            "--precision", help="fp32, fp16, int8, and tf32 of engines; repeat for several; fp32 always is. Default all but tf32."
+        ),
     ] = None,
     format: Annotated[
         list[str] | None, typer.Option("--format", help="onnx or tensorrt; onnx always is. Default: what is there.")
@@ -31,6 +35,26 @@ def export(
     batch: Annotated[
         str, typer.Option(help="Images in each call: dynamic (any number), or a number that it is fixed to.")
     ] = "dynamic",
+    engine_batch: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--engine-batch",
+            metavar="N|MIN:TUNED:MAX",
+            help="A profile of batches that engines take: 8, or 1:8:32; repeat for several. Default 1:1:8.",
+        ),
+    ] = None,
+    workspace: Annotated[
+        int | None, typer.Option("--workspace", metavar="MIB", help="Scratch memory of engines. Default: all of the device.")
+    ] = None,
+    builder_level: Annotated[
+        int | None, typer.Option("--builder-level", help="0 to 5; higher builds engines longer. Default 3.")
+    ] = None,
+    timing_cache: Annotated[
+        Path | None, typer.Option("--timing-cache", help="Folder that builds of engines share; much faster for similar networks.")
+    ] = None,
+    refittable: Annotated[
+        bool, typer.Option("--refittable", help="Engines whose weights `autoformer refit` can replace; may run slower.")
+    ] = False,
     data: Data = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -41,6 +65,8 @@ def export(
 
       autoformer export runs/finetuned --out runs/export --precision fp32 --precision int8
 
+      autoformer export runs/finetuned --out runs/export --format tensorrt --engine-batch 1 --engine-batch 1:8:32
+
       autoformer export timm:deit_tiny_patch16_224@deit.pth --data photos --out runs/deit
     """
     from dataclasses import replace
@@ -48,10 +74,9 @@ def export(
     from autoformer.cli.console import print_json, print_table, progress_bar
     from autoformer.cli.networks import judged_part, network_and_images
     from autoformer.cli.recipe import ExportConfig, checked
-    from autoformer.errors import MissingPackageError
     from autoformer.evaluate import EvaluationSet
     from autoformer.export.artefacts import export_network
-    from autoformer.export.tensorrt_versions import tensorrt_missing
+    from autoformer.export.engine_artefacts import how_to_build
     from autoformer.profiling.artefact_costs import counted_flops
     from autoformer.profiling.int8_speed import note_int8_speed
     from autoformer.profiling.latency import profile_until_valid
@@ -64,12 +89,17 @@ def export(
         "max_class_loss": max_class_loss,
         "opset": opset,
         "batch": batch,
+        "refittable": refittable,
+        **({"engine_batches": engine_batch} if engine_batch else {}),
+        **({"workspace_mib": workspace} if workspace is not None else {}),
+        **({"builder_level": builder_level} if builder_level is not None else {}),
+        **({"timing_cache": timing_cache} if timing_cache is not None else {}),
         **({"precisions": ["fp32", *(word for word in precision if word != "fp32")]} if precision else {}),
         **({"formats": ["onnx", *(word for word in format if word != "onnx")]} if format else {}),
     }
     config = checked(ExportConfig, wanted, "export")
-    if format and "tensorrt" in format and (missing := tensorrt_missing()):
-        raise MissingPackageError(missing)  # asked for by name; by default it is skipped with this as its reason
+    if format and "tensorrt" in format:
+        how_to_build()  # raises where it is missing: asked for by name; by default it is skipped with this as its reason
     named, classes, parts = network_and_images(network, data)
     record, preprocessing = parts.record, replace(named.preprocessing, input_type=config.input)
     images = EvaluationSet.of(judged_part(parts.search, preprocessing), preprocessing)
@@ -78,7 +108,7 @@ def export(
             named.network, out, images=images.images(), labels=images.labels, preprocessing=preprocessing, classes=classes,
             precisions=config.precisions, formats=config.formats, calibration_images=config.calibration_images,
             max_disagreement=config.max_disagreement, max_class_loss=config.max_class_loss, opset=config.opset,
-            batch=config.batch, flops=counted_flops(named), name=named.name, data=record,
+            batch=config.batch, engines=config.engines(), flops=counted_flops(named), name=named.name, data=record,
             on_progress=lambda message: progress("export", 0, 1, message),
         )  # fmt: skip
         progress("export", 1, 1)

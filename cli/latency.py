@@ -1,19 +1,24 @@
-"""`autoformer profile run` and `autoformer profile table`; layers, counts and compare are registered here."""
+"""`autoformer profile run`, `table`, and in files of their own `kit`, `layers`, `counts` and `compare`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autoformer.cli import counts, layers, regression
-from autoformer.cli.options import AnyBatch, Batch, Json, Quiet, Threads
+from autoformer.cli.kit import kit
+from autoformer.cli.options import AnyBatch, Json, Quiet, Threads
+
+if TYPE_CHECKING:
+    from autoformer.space import SearchSpace
 
 app = typer.Typer(help="Measure latency.", no_args_is_help=True, rich_markup_mode=None)
 app.command()(layers.layers)
 app.command()(counts.counts)
 app.command()(regression.compare)
+app.command()(kit)
 NOT_VALID = 1  # exit code of --strict
 
 
@@ -94,9 +99,14 @@ def table(
     supernet: Annotated[Path | None, typer.Option("--supernet", help="Folder of the supernet that will be searched.")] = None,
     space: Annotated[str | None, typer.Option("--space", help="Or a preset like tiny, or a YAML file.")] = None,
     image_size: Annotated[int | None, typer.Option("--image-size", help="Pixels; with --space.")] = None,
+    result: Annotated[
+        Path | None,
+        typer.Option("--from", help="result.json that a kit's board.pyz wrote on another device; nothing is measured."),
+    ] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="With --from: which, where it holds several.")] = None,
     backend: Annotated[str, typer.Option("--backend", help="onnxruntime-cpu, onnxruntime-cuda, torch-cpu.")] = "onnxruntime-cpu",
     networks: Annotated[int, typer.Option("--networks", min=4, help="Networks to measure.")] = 8,
-    batch: Batch = 1,
+    batch: AnyBatch = None,
     threads: Threads = 1,
     json: Json = False,
     quiet: Quiet = False,
@@ -104,24 +114,26 @@ def table(
     """Measure a few networks of a space here and fit a table that a search can use as its latency.
 
     Example: autoformer profile table --supernet runs/super --out laptop.json
-    """
-    from autoformer.checkpoint import read_json, refuse_existing_file
-    from autoformer.cli.console import print_json, print_table, progress_bar
-    from autoformer.cli.spaces import read_space
-    from autoformer.errors import ArchitectureError
-    from autoformer.profiling.table_measurement import measure_table
-    from autoformer.space import SearchSpace
 
-    if (supernet is None) == (space is None):
-        raise ArchitectureError("say which space to measure: either --supernet FOLDER or --space NAME")
-    if supernet is not None:
-        measured = SearchSpace.from_dict(read_json(supernet / "supernet.json")["space"])
-    else:
-        assert space is not None
-        measured = read_space(space, image_size=image_size)
+    What a kit measured on another device: autoformer profile table --from result.json --out orin.json
+    """
+    from autoformer.checkpoint import refuse_existing_file
+    from autoformer.cli.console import print_json, print_table, progress_bar
+    from autoformer.profiling.table_measurement import measure_table
+
     refuse_existing_file(out)
-    with progress_bar(quiet) as progress:
-        found = measure_table(measured, backend=backend, count=networks, batch=batch, threads=threads, progress=progress)
+    if result is not None:
+        from autoformer.profiling.kit_result import KitResult
+        from autoformer.profiling.kit_table import chosen_setting, table_of
+
+        brought, asked = KitResult.load(result), None
+        if supernet is not None or space is not None:
+            asked = space_to_measure(supernet, space, image_size)
+        found = table_of(brought, chosen_setting(brought, precision, batch), asked)
+    else:
+        measured = space_to_measure(supernet, space, image_size)
+        with progress_bar(quiet) as progress:
+            found = measure_table(measured, backend=backend, count=networks, batch=batch or 1, threads=threads, progress=progress)
     found.save(out)
     if json:
         print_json(found.to_dict())
@@ -131,3 +143,18 @@ def table(
         for n in found.networks
     ]
     print_table(str(found), ("network", "FLOPs", "measured ms", "predicted left out ms", "verdict"), rows)
+
+
+def space_to_measure(supernet: Path | None, space: str | None, image_size: int | None) -> SearchSpace:
+    """The space that --supernet or --space names. Raises `ArchitectureError` unless exactly one does."""
+    from autoformer.checkpoint import read_json
+    from autoformer.cli.spaces import read_space
+    from autoformer.errors import ArchitectureError
+    from autoformer.space import SearchSpace
+
+    if (supernet is None) == (space is None):
+        raise ArchitectureError("say which space to measure: either --supernet FOLDER or --space NAME")
+    if supernet is not None:
+        return SearchSpace.from_dict(read_json(supernet / "supernet.json", "space")["space"])
+    assert space is not None
+    return read_space(space, image_size=image_size)

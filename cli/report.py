@@ -1,4 +1,4 @@
-"""`autoformer report build`."""
+"""`autoformer report build` and `import`."""
 
 from __future__ import annotations
 
@@ -55,3 +55,47 @@ def build(
     for line in summary_lines(report):
         print(line)
     note(f"report: {run / 'report.html'}")
+
+
+@app.command(name="import")
+def import_results(
+    results: Annotated[list[Path], typer.Argument(help="Result files of a board program: board.pyz bench --out FILE.")],
+    into: Annotated[
+        Path | None, typer.Option("--into", help="Markdown file whose table of what ran where gets a row; it has marks for it.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="Folder of the run the bundle is of; its report shows them.")] = None,
+    json: Json = False,
+) -> None:
+    """Take in what a device found: a row in a table of what ran where, and in the report of the run.
+
+    Examples:
+
+      autoformer report import result.json --run runs/quickstart
+
+      autoformer report import result.json --into README.md
+    """
+    from dataclasses import asdict
+
+    from autoformer.checkpoint import replacing
+    from autoformer.cli.console import note, print_json, print_table
+    from autoformer.errors import DataError
+    from autoformer.profiling.board_results import COLUMNS, BoardResult, add_rows, keep_with_run
+    from autoformer.profiling.report import build_report
+
+    loaded = [(path, BoardResult.load(path)) for path in results]
+    rows = [row for _, result in loaded for row in result.ran_on()]
+    if into is not None:
+        if not into.is_file():
+            raise DataError(f"{into} does not exist; expected a Markdown file with marks for the table")
+        text = add_rows(into.read_text(encoding="utf-8"), rows)
+        with replacing(into) as beside:
+            beside.write_text(text, encoding="utf-8")
+    if run is not None:
+        for path, result in loaded:
+            keep_with_run(path, result, run)
+        build_report(run)
+        note(f"report: {run / 'report.html'}")
+    if json:
+        print_json([asdict(row) for row in rows])
+    else:
+        print_table("ran on", COLUMNS, [(row.runtime, row.device, row.what, row.date) for row in rows])

@@ -1,4 +1,4 @@
-"""From a network to a folder of proved files: ONNX in fp32, fp16 and int8, a TensorRT engine where TensorRT is, and the manifest.
+"""From a network to a folder of proved files: ONNX in fp32, fp16 and int8, engines of them where TensorRT is, and the manifest.
 
 Every file is compared with the network it came from, on real images, before it counts as exported. An int8 file that names
 another class too often, or loses one class (`class_losses`), is rejected, and says so in the manifest; what this machine
@@ -24,9 +24,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from autoformer.checkpoint import write_folder
-from autoformer.errors import CheckpointError, DataError, ExportError, MeasurementError
+from autoformer.errors import DataError, ExportError, MissingPackageError
 from autoformer.export.class_losses import ClassLosses, class_losses
-from autoformer.export.engine import Engine, EngineBuilder, tensorrt_missing
+from autoformer.export.engine_artefacts import engine_artefact, how_to_build
+from autoformer.export.engine_builder import PRECISIONS as ENGINE_SOURCES
+from autoformer.export.engine_builder import EngineConfig
 from autoformer.export.folding import PixelInput, fold_normalisation, network_images
 from autoformer.export.half_precision import PATCH_EMBEDDING, HalfPrecision, measure_peaks
 from autoformer.export.manifest import Artefact, Manifest, sha256_of
@@ -42,9 +44,9 @@ if TYPE_CHECKING:
     from autoformer.export.parity import Model
 
 PRECISIONS = ("fp32", "fp16", "int8")
+ENGINES_ONLY = ("tf32",)  # from the fp32 file, with products rounded to ten bits
 FORMATS = ("onnx", "tensorrt")
 BATCHES = (1, 2, 5)  # sizes that candidates are run with in turn
-ENGINE_BATCHES = (1, 1, 8)  # smallest, tuned for, largest
 MIN_JUDGED = 32  # images; with fewer left over, calibration and judgement share all
 
 
@@ -72,6 +74,7 @@ def export_network(
     max_class_loss: float = 0.05,
     opset: int = 20,
     batch: int | None = None,
+    engines: EngineConfig = EngineConfig(),
     flops: int | None = None,
     name: str | None = None,
     data: Mapping[str, Any] | None = None,
@@ -85,10 +88,11 @@ def export_network(
     kept so that `evaluate` finds it again. Files are of `opset` and take any number of images or exactly `batch`. `flops` are
     the multiply-adds, and `name` the name, of a network that does not know them itself. An int8 file is rejected that names
     another class on a larger share than `max_disagreement`, or is shown to lose more than the share `max_class_loss` of a
-    class's right answers. Raises `ExportError`, with nothing written, when the fp32 file differs from the network, or the
-    normalisation cannot go into it.
+    class's right answers. Where TensorRT is, each file that counts is built into an engine as `engines` says (its precision is
+    the file's); "tf32" among `precisions` asks for one more of the fp32 file. Raises `ExportError`, with nothing written, when
+    the fp32 file differs from the network, or the normalisation cannot go into it.
     """
-    _check_request(network, images, labels, preprocessing, classes, precisions, formats, calibration_images)
+    _check_request(network, images, labels, preprocessing, classes, precisions, formats, calibration_images, engines)
     say = on_progress or (lambda message: None)
     calibrate_on, judge_on = split_for_calibration(len(images), calibration_images)
     network = copy.deepcopy(network).eval()  # the caller's stays as it is
@@ -122,8 +126,7 @@ def export_network(
                 )
             )  # fmt: skip
         if "tensorrt" in formats:
-            say("TensorRT fp32: building")
-            artefacts.append(_engine(graph, folder / "model.fp32.plan", judge))
+            artefacts += _engines(artefacts, folder, precisions, engines, judge, max_disagreement, say)
         for artefact in artefacts:
             say(f"{artefact.format} {artefact.precision}: {artefact.status}, {artefact.reason}")
         manifest = Manifest(
@@ -152,12 +155,14 @@ class _Judge:
         self.expected, _ = run_in_batches(reference, exact, (REFERENCE_BATCH,))
         self.guesses = self.expected.argmax(1)  # [n], of the candidate that was compared last
 
-    def __call__(self, candidate: Model, precision: str, max_disagreement: float | None = None) -> tuple[Parity, int | None]:
+    def __call__(
+        self, candidate: Model, precision: str, max_disagreement: float | None = None, batches: Sequence[int] = BATCHES
+    ) -> tuple[Parity, int | None]:
         """The comparison, and how many images the candidate gets right where labels are known."""
         tolerance = TOLERANCES[precision]
         if max_disagreement is not None:
             tolerance = replace(tolerance, max_disagreement=max_disagreement)
-        given, sizes = run_in_batches(candidate, self.images, BATCHES)
+        given, sizes = run_in_batches(candidate, self.images, batches)
         self.guesses = given.argmax(1)
         parity = compare(self.expected, given, precision=precision, batches=sizes, tolerance=tolerance)
         return parity, None if self.labels is None else int((given.argmax(1) == self.labels).sum())
@@ -266,21 +271,41 @@ def _int8(
     return _rejected("int8", quantised, parity, correct, made)
 
 
-def _engine(graph: OnnxGraph, path: Path, judge: _Judge) -> Artefact:
-    if missing := tensorrt_missing():
-        return Artefact(format="tensorrt", precision="fp32", status="skipped", reason=missing)
+def _engines(
+    files: Sequence[Artefact],
+    folder: Path,
+    precisions: Sequence[str],
+    config: EngineConfig,
+    judge: _Judge,
+    max_disagreement: float,
+    say: Callable[[str], None],
+) -> list[Artefact]:
+    """An engine of each file that counts; one artefact that says why when this machine builds none."""
     try:
-        built = EngineBuilder().build(graph.path, path, batches=ENGINE_BATCHES)
-        with Engine.load(path, sha256=built.sha256) as engine:
-            parity, correct = judge(filled_up(engine, graph.batch), "fp32")
-    except (ExportError, CheckpointError, MeasurementError) as error:  # the ONNX files are good all the same
-        path.unlink(missing_ok=True)
-        return Artefact(format="tensorrt", precision="fp32", status="rejected", reason=str(error))
-    made = {"tensorrt": built.tensorrt, "batches": list(built.batches), "seconds": round(built.build_s, 2)}
-    if not parity.passed:
-        path.unlink()
-        return Artefact(format="tensorrt", precision="fp32", status="rejected", reason=parity.reason, parity=parity, made=made)
-    return replace(_exported("tensorrt", "fp32", graph, parity, correct, made), **_file(path))
+        program = how_to_build()
+    except MissingPackageError as error:
+        return [Artefact(format="tensorrt", precision="fp32", status="skipped", reason=str(error))]
+    found = []
+    for precision in ENGINE_SOURCES:
+        source = next((entry for entry in files if entry.precision == ENGINE_SOURCES[precision] and entry.file), None)
+        if precision not in precisions or source is None or source.file is None:
+            continue
+        limit = max_disagreement if precision == "int8" else None
+
+        def compared(
+            model: Model, batches: Sequence[int], precision: str = precision, limit: float | None = limit
+        ) -> tuple[Parity, int | None]:
+            say(f"TensorRT {precision}: comparing with the network")
+            return judge(model, precision, limit, batches)
+
+        def tell(phase: str, done: int, steps: int, precision: str = precision) -> None:
+            say(f"TensorRT {precision}: {phase}, {done} of {steps}")
+
+        say(f"TensorRT {precision}: building")
+        plan = folder / f"model.{precision}.plan"
+        wanted = replace(config, precision=precision)
+        found.append(engine_artefact(source, folder / source.file, plan, wanted, compared, program=program, on_progress=tell))
+    return found
 
 
 def _file(path: Path) -> dict[str, Any]:
@@ -324,12 +349,19 @@ def _check_request(
     precisions: Sequence[str],
     formats: Sequence[str],
     calibration_images: int,
+    engines: EngineConfig,
 ) -> None:
-    for word, given, known in (("precision", precisions, PRECISIONS), ("format", formats, FORMATS)):
+    for word, given, known in (("precision", precisions, (*PRECISIONS, *ENGINES_ONLY)), ("format", formats, FORMATS)):
         if unknown := sorted(set(given) - set(known)):
             raise ExportError(f"unknown {word} {unknown[0]!r}; known are {', '.join(known)}")
         if known[0] not in given:
             raise ExportError(f"{word}s {', '.join(given) or 'none'}: {known[0]} must be among them, all others are made from it")
+    if "tensorrt" not in formats and (found := next((word for word in precisions if word in ENGINES_ONLY), None)):
+        raise ExportError(f"precision {found} is of TensorRT engines alone; ask for format tensorrt as well")
+    if engines.precision != EngineConfig().precision:
+        raise ExportError(
+            f"engines of an export take the precisions of its files, not {engines.precision}; give it as a precision"
+        )
     wanted = (preprocessing.in_chans, preprocessing.input_size, preprocessing.input_size)
     if str(images.dtype) != preprocessing.input_type or images.ndim != 4 or images.shape[1:] != wanted or not len(images):
         expected = f"{preprocessing.input_type} [n, *{list(wanted)}]"

@@ -1,8 +1,7 @@
-"""TensorRT engines: built from an ONNX file, run from numpy arrays, timed by the device's own events.
+"""`Engine`: a TensorRT plan, run from numpy arrays and timed by the device's own events, with and without a CUDA graph.
 
-One code path for TensorRT 8.6 and 10.3 to 11; what differs lives in `tensorrt_versions.py`. TensorRT reports failure by
-returning False or None, so every answer is checked and its logged reason becomes the message. A plan is executable code: it
-is loaded only when its digest is known, from whoever just built it or from the manifest beside it.
+A plan is executable code: it is loaded only when its digest is known, from whoever just built it or from the manifest beside
+it, and only on the device and by the TensorRT that it was built for. Building is in `engine_builder.py`.
 
 Runs on boards: numpy, tensorrt and cuda-python are imported inside the functions that need them.
 
@@ -11,22 +10,16 @@ Letters: B images, C channels, H × W pixels.
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoformer.checkpoint import replacing
-from autoformer.errors import CheckpointError, DataError, ExportError, MeasurementError
+from autoformer.errors import CheckpointError, DataError, MeasurementError
 from autoformer.export.cuda_runtime import Cuda
-from autoformer.export.manifest import FILE_NAME, Manifest, sha256_of
-from autoformer.export.tensorrt_versions import (
-    collecting_logger,
-    import_tensorrt,
-    network_flags,
-    parser_error_line,
-    tensorrt_missing,
-)
+from autoformer.export.engine_builder import Batches
+from autoformer.export.manifest import FILE_NAME, Manifest
+from autoformer.export.tensorrt_versions import collecting_logger, created, import_tensorrt
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -34,90 +27,54 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["BuiltEngine", "Engine", "EngineBuilder", "tensorrt_missing"]
-
-PRECISIONS = ("fp32", "tf32")
+REBUILD = "build it again on this device: autoformer export --format tensorrt"
 
 
-@dataclass(frozen=True)
-class BuiltEngine:
-    """What one build gave."""
+def read_plan(path: Path, sha256: str | None = None) -> bytes:
+    """The bytes of a plan whose digest is `sha256`, or the one in the manifest beside it when None.
 
-    path: Path
-    sha256: str
-    precision: str
-    batches: tuple[int, int, int]  # smallest, the one it is tuned for, largest
-    input_name: str
-    output_name: str
-    image_shape: tuple[int, ...]  # channels, height, width
-    tensorrt: str  # version
-    build_s: float
+    Raises `CheckpointError` when the digest is unknown or differs, or when the manifest says that it was built by another
+    TensorRT or for another device.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; {REBUILD}")
+    artefact = Manifest.load(path.parent).find_file(path.name) if (path.parent / FILE_NAME).is_file() else None
+    if sha256 is None:
+        if not (path.parent / FILE_NAME).is_file():
+            raise CheckpointError(
+                f"{path} has no {FILE_NAME} beside it; a plan is code, so unknown ones are not loaded; {REBUILD}"
+            )
+        if artefact is None:
+            raise CheckpointError(f"{path} is not in the manifest beside it; a plan is code, so it is not loaded; {REBUILD}")
+        sha256 = artefact.sha256
+    if artefact is not None and artefact.sha256 == sha256:
+        _check_built_here(path, artefact.made)
+    plan = path.read_bytes()  # once: what was checked is what is run
+    if hashlib.sha256(plan).hexdigest() != sha256:
+        raise CheckpointError(f"{path} is not the plan that the manifest describes (other SHA-256); {REBUILD}")
+    return plan
 
 
-@dataclass(frozen=True)
-class EngineBuilder:
-    """Builds engines with one setting."""
-
-    workspace_mib: int | None = None  # limit of scratch memory while building and running; None: TensorRT's, all of it
-    optimization_level: int = 3  # 0..5; higher builds longer
-
-    def build(
-        self, graph: Path, plan: Path, *, precision: str = "fp32", batches: tuple[int, int, int] = (1, 1, 8)
-    ) -> BuiltEngine:
-        """Writes the plan of an fp32 ONNX file, for batches (smallest, tuned for, largest). Takes seconds to minutes.
-
-        "fp32" computes in full fp32, "tf32" lets tensor cores round to ten bits. A graph of fixed batch keeps its batch.
-        Raises `ExportError` with TensorRT's reason when parsing or building fails.
-        """
-        trt = import_tensorrt()
-        if precision not in PRECISIONS:
-            raise ExportError(f"engines are built in {' or '.join(PRECISIONS)}, got {precision!r}")
-        if not 1 <= batches[0] <= batches[1] <= batches[2]:
-            raise ExportError(f"batches must rise from smallest over tuned to largest, got {batches}")
-        started = time.monotonic()
-        logger = collecting_logger(trt)
-        logger.take()  # what was said before has nothing to do with this build
-        builder = trt.Builder(logger)
-        network = builder.create_network(network_flags(trt))
-        parser = trt.OnnxParser(network, logger)
-        if not parser.parse(graph.read_bytes()):
-            errors = [parser_error_line(parser.get_error(index)) for index in range(parser.num_errors)]
-            raise ExportError(f"TensorRT {trt.__version__} cannot read {graph}: {'; '.join(errors) or logger.take()}")
-        if network.num_inputs != 1 or network.num_outputs != 1:
-            raise ExportError(f"{graph} has {network.num_inputs} inputs and {network.num_outputs} outputs; expected one of each")
-
-        config = builder.create_builder_config()
-        config.builder_optimization_level = self.optimization_level
-        if self.workspace_mib is not None:
-            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self.workspace_mib << 20)
-        if precision == "fp32":
-            config.clear_flag(trt.BuilderFlag.TF32)
-        entry = network.get_input(0)
-        batch, *image_shape = tuple(entry.shape)
-        if batch == -1:
-            profile = builder.create_optimization_profile()
-            profile.set_shape(entry.name, *((size, *image_shape) for size in batches))
-            if config.add_optimization_profile(profile) < 0:
-                raise ExportError(f"TensorRT refuses batches {batches} for {graph}: {logger.take()}")
-        else:
-            batches = (batch, batch, batch)
-        output_name = network.get_output(0).name
-        serialized = builder.build_serialized_network(network, config)
-        if serialized is None:
-            raise ExportError(f"TensorRT {trt.__version__} cannot build an engine from {graph}: {logger.take()}")
-        with replacing(plan) as beside:
-            beside.write_bytes(serialized)
-        return BuiltEngine(
-            path=plan,
-            sha256=sha256_of(plan),
-            precision=precision,
-            batches=batches,
-            input_name=entry.name,
-            output_name=output_name,
-            image_shape=tuple(image_shape),
-            tensorrt=trt.__version__,
-            build_s=time.monotonic() - started,
+def _check_built_here(path: Path, made: Mapping[str, Any]) -> None:
+    version = import_tensorrt().__version__
+    if made.get("tensorrt") not in (None, version):
+        raise CheckpointError(f"{path} was built by TensorRT {made['tensorrt']}, here is {version}; {REBUILD}")
+    gpu = Cuda().gpu()
+    here = {"gpu": gpu.name, "compute_capability": gpu.compute_capability}
+    if any(made.get(key) not in (None, value) for key, value in here.items()):
+        raise CheckpointError(
+            f"{path} was built for {made.get('gpu')} (compute capability {made.get('compute_capability')}), here is "
+            f"{gpu.name} ({gpu.compute_capability}); {REBUILD}"
         )
+
+
+def deserialized(runtime: Any, plan: bytes, source: Path) -> Any:
+    """TensorRT's engine of a checked plan. Raises `CheckpointError` with its reason when there is none."""
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        trt = import_tensorrt()
+        raise CheckpointError(f"TensorRT {trt.__version__} cannot load {source}: {collecting_logger(trt).take()}; {REBUILD}")
+    return engine
 
 
 class Engine:
@@ -137,13 +94,13 @@ class Engine:
         self._runtime: Any = None
         self._context: Any = None
         self._engine: Any = None
+        self._graph: Any = None  # captured and ready
         self._batch: int | None = None
         self._trt = trt = import_tensorrt()
         self._logger = collecting_logger(trt)
         self._logger.take()
         self._cuda = Cuda()
-        if not self._cuda.device_count():
-            raise MeasurementError("there is no CUDA device; engines run on NVIDIA GPUs only")
+        self.gpu = self._cuda.gpu()
         try:
             self._open(plan)
         except BaseException:
@@ -152,38 +109,14 @@ class Engine:
 
     @classmethod
     def load(cls, path: Path, *, sha256: str | None = None) -> Engine:
-        """Loads a plan whose digest is `sha256`, or the one in the manifest beside it when None.
-
-        Raises `CheckpointError` when the digest is unknown or differs, or the plan is for another TensorRT or device.
-        """
+        """Loads a plan after `read_plan` has checked it, and raises what that raises; `CheckpointError` if TensorRT refuses."""
         path = Path(path)
-        again = "build it again on this device: autoformer export --format tensorrt"
-        if not path.is_file():
-            raise CheckpointError(f"{path} does not exist; {again}")
-        if sha256 is None:
-            if not (path.parent / FILE_NAME).is_file():
-                raise CheckpointError(
-                    f"{path} has no {FILE_NAME} beside it; a plan is code, so unknown ones are not loaded; {again}"
-                )
-            artefact = Manifest.load(path.parent).find_file(path.name)
-            if artefact is None:
-                raise CheckpointError(f"{path} is not in the manifest beside it; a plan is code, so it is not loaded; {again}")
-            built_with, sha256 = artefact.made.get("tensorrt"), artefact.sha256
-            version = import_tensorrt().__version__
-            if built_with is not None and built_with != version:
-                raise CheckpointError(f"{path} was built by TensorRT {built_with}, here is {version}; {again}")
-        if sha256_of(path) != sha256:
-            raise CheckpointError(f"{path} is not the plan that the manifest describes (other SHA-256); {again}")
-        return cls(path.read_bytes(), path)
+        return cls(read_plan(path, sha256), path)
 
     def _open(self, plan: bytes) -> None:
         trt = self._trt
-        self._runtime = trt.Runtime(self._logger)
-        self._engine = self._runtime.deserialize_cuda_engine(plan)
-        if self._engine is None:
-            raise CheckpointError(
-                f"TensorRT {trt.__version__} cannot load {self._source}: {self._logger.take()}; build it again here"
-            )
+        self._runtime = created(trt, "Runtime", self._logger)
+        self._engine = deserialized(self._runtime, plan, self._source)
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         modes = {name: self._engine.get_tensor_mode(name) for name in names}
         inputs = [name for name in names if modes[name] == trt.TensorIOMode.INPUT]
@@ -199,11 +132,10 @@ class Engine:
         self.input_type = known[types[self.input_name]]
         batch, *image_shape = tuple(self._engine.get_tensor_shape(self.input_name))
         self.image_shape = tuple(image_shape)
-        if batch == -1:
-            low, _, high = (tuple(shape) for shape in self._engine.get_tensor_profile_shape(self.input_name, 0))
-            self.min_batch, self.max_batch = low[0], high[0]
-        else:
-            self.min_batch = self.max_batch = batch
+        self.profiles = self._profiles() if batch == -1 else ((batch, batch, batch),)
+        self.min_batch = min(low for low, _, _ in self.profiles)
+        self.max_batch = max(high for _, _, high in self.profiles)
+        self.profile = 0  # index of the one in use
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise MeasurementError(f"no memory to run {self._source}: {self._logger.take()}")
@@ -211,15 +143,23 @@ class Engine:
         self._events = (self._cuda.create_event(),)
         self._events += (self._cuda.create_event(),)
 
-    def prepare(self, batch: int) -> None:
-        """Sets the batch, and fills the input on the device with seeded noise. Raises `MeasurementError` outside the profile."""
+    def _profiles(self) -> tuple[Batches, ...]:
+        found = []
+        for index in range(self._engine.num_optimization_profiles):
+            shapes = self._engine.get_tensor_profile_shape(self.input_name, index)
+            low, best, high = (shape[0] for shape in shapes)
+            found.append((low, best, high))
+        return tuple(found)
+
+    def prepare(self, batch: int, profile: int | None = None) -> None:
+        """Sets the batch, and fills the input on the device with seeded noise; a captured graph is dropped.
+
+        Without `profile`, the one tuned for the batch nearest to this one is taken. Raises `MeasurementError` when no profile,
+        or not the one asked for, takes the batch.
+        """
         import numpy as np
 
-        if not self.min_batch <= batch <= self.max_batch:
-            raise MeasurementError(
-                f"{self._source} takes {self.min_batch} to {self.max_batch} images at once, asked for {batch}; "
-                "build it for other batches"
-            )
+        self._use_profile(self._choose_profile(batch, profile))
         self._batch = None
         shape = (batch, *self.image_shape)
         if not self._context.set_input_shape(self.input_name, shape):
@@ -237,6 +177,51 @@ class Engine:
                 raise MeasurementError(f"{self._source} refuses memory for {name}: {self._logger.take()}")
         self._batch = batch
         self._upload(filled)
+
+    def _choose_profile(self, batch: int, profile: int | None) -> int:
+        if profile is not None and not 0 <= profile < len(self.profiles):
+            raise MeasurementError(f"{self._source} has profiles 0 to {len(self.profiles) - 1}, asked for {profile}")
+        asked = range(len(self.profiles)) if profile is None else [profile]
+        fitting = [index for index in asked if self.profiles[index][0] <= batch <= self.profiles[index][2]]
+        if not fitting:
+            ranges = " or ".join(f"{low} to {high}" for low, _, high in (self.profiles[index] for index in asked))
+            raise MeasurementError(f"{self._source} takes {ranges} images at once, asked for {batch}; build it for other batches")
+        return min(fitting, key=lambda index: abs(self.profiles[index][1] - batch))
+
+    def _use_profile(self, profile: int) -> None:
+        self._drop_graph()
+        if profile == self.profile:
+            return
+        self._batch = None
+        if not self._context.set_optimization_profile_async(profile, self._handle()):
+            raise MeasurementError(f"{self._source} refuses its profile {profile}: {self._logger.take()}")
+        self.profile = profile
+        self._cuda.synchronise(self._stream)
+
+    def capture(self) -> str | None:
+        """Captures the prepared batch as a CUDA graph, which later runs launch; the reason when that is not possible.
+
+        Without a graph everything goes on as before. The next `prepare` drops the graph, which holds addresses and shapes.
+        """
+        if self._graph is not None:
+            return None
+        self.infer()  # TensorRT puts off some work until the first run, which must not end up in the graph
+        captured: Any = None
+        try:
+            self._cuda.begin_capture(self._stream)
+            enqueued = self._context.execute_async_v3(self._handle())
+            captured = self._cuda.end_capture(self._stream)  # also after a failure, or the stream stays in capture
+            if not enqueued:
+                return f"TensorRT cannot be captured: {self._logger.take()}"
+            self._graph = self._cuda.instantiate(captured)
+        except MeasurementError as error:
+            return str(error)
+        finally:
+            if captured is not None:
+                self._cuda.destroy_graph(captured)
+            if self._graph is None:
+                self._cuda.forget_error()
+        return None
 
     def infer(self) -> None:
         """Runs the prepared batch, resident on the device, and waits for it."""
@@ -280,19 +265,74 @@ class Engine:
     def _enqueue(self) -> None:
         if self._batch is None:
             raise MeasurementError(f"{self._source} is not prepared; call prepare(batch) first")
-        if not self._context.execute_async_v3(self._handle()):
+        if self._graph is not None:
+            self._cuda.launch(self._graph, self._stream)
+        elif not self._context.execute_async_v3(self._handle()):
             raise MeasurementError(f"{self._source} failed while running: {self._logger.take()}")
 
     def _handle(self) -> int:
         return int(self._stream)
 
+    def _drop_graph(self) -> None:
+        if self._graph is not None:
+            ready, self._graph = self._graph, None
+            self._cuda.destroy_ready(ready)
+
     def _free(self) -> None:
         while self._addresses:
             self._cuda.give_back(self._addresses.popitem()[1])
 
+    def layer_information(self) -> str:
+        """What TensorRT's inspector says of the layers, as JSON text; of the prepared batch where there is one.
+
+        Names alone unless the engine was built `detailed`.
+        """
+        inspector = self._engine.create_engine_inspector()
+        if self._batch is not None:
+            inspector.execution_context = self._context
+        return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
+
+    def time_layers(self, runs: int) -> list[list[tuple[str, float]]]:
+        """Milliseconds of each layer in turn, for each of `runs` runs of the prepared batch.
+
+        In a context of its own, since one that reports layers is slower as a whole and stays so.
+        """
+        if self._batch is None:
+            raise MeasurementError(f"{self._source} is not prepared; call prepare(batch) first")
+        trt, taken = self._trt, list[tuple[str, float]]()
+
+        class Profiler(trt.IProfiler):  # type: ignore[misc,name-defined]
+            def __init__(self) -> None:
+                trt.IProfiler.__init__(self)
+
+            def report_layer_time(self, layer_name: str, ms: float) -> None:
+                taken.append((layer_name, float(ms)))
+
+        context = self._engine.create_execution_context()
+        if context is None:
+            raise MeasurementError(f"no memory to time the layers of {self._source}: {self._logger.take()}")
+        context.profiler = profiler = Profiler()
+        context.enqueue_emits_profile = False  # else each start of a run would wait for the layers
+        ready = self.profile == 0 or context.set_optimization_profile_async(self.profile, self._handle())
+        self._cuda.synchronise(self._stream)
+        ready = ready and context.set_input_shape(self.input_name, (self._batch, *self.image_shape))
+        ready = ready and all(context.set_tensor_address(name, address) for name, address in self._addresses.items())
+        found = []
+        for _ in range(runs):
+            if not (ready and context.execute_async_v3(self._handle())):
+                raise MeasurementError(f"{self._source} failed while its layers were timed: {self._logger.take()}")
+            self._cuda.synchronise(self._stream)
+            taken.clear()
+            if not context.report_to_profiler():
+                raise MeasurementError(f"{self._source} reports no layer times: {self._logger.take()}")
+            found.append(list(taken))
+        del context, profiler  # in this order: the context calls the profiler as long as it lives
+        return found
+
     def close(self) -> None:
         """Gives everything on the device back; the engine cannot be used afterwards."""
         self._batch = None
+        self._drop_graph()
         self._free()
         for event in self._events:
             self._cuda.destroy_event(event)

@@ -59,7 +59,7 @@ def external_locations(content: bytes) -> Iterator[str]:
             yield from _location(message)
             continue
         inner = HOLDS[kind]
-        for number, value in _fields(message):
+        for number, value in fields_of(message):
             if number in inner and isinstance(value, memoryview):
                 waiting.append((inner[number], value))
 
@@ -67,29 +67,29 @@ def external_locations(content: bytes) -> Iterator[str]:
 def _location(tensor: memoryview) -> Iterator[str]:
     """Where a tensor is kept, if elsewhere; without a name, an empty one."""
     found, is_external = "", False
-    for number, value in _fields(tensor):
+    for number, value in fields_of(tensor):
         if number == DATA_LOCATION:
             is_external = value == EXTERNAL
         elif number == EXTERNAL_DATA and isinstance(value, memoryview):
-            entry = {key: bytes(word) for key, word in _fields(value) if isinstance(word, memoryview)}
+            entry = {key: bytes(word) for key, word in fields_of(value) if isinstance(word, memoryview)}
             if entry.get(1) == b"location":
                 found = entry.get(2, b"").decode("utf-8")
     if is_external:
         yield found
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+def fields_of(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """The number and value of each field; of numbers of fixed size the value is left out as 0."""
     at, end = 0, len(message)
     while at < end:
-        key, at = _varint(message, at)
+        key, at = varint_at(message, at)
         kind, value = key & 7, 0
         if kind == VARINT:
-            value, at = _varint(message, at)
+            value, at = varint_at(message, at)
             yield key >> 3, value
             continue
         if kind == LENGTH:
-            length, at = _varint(message, at)
+            length, at = varint_at(message, at)
             if length > end - at:
                 raise ValueError(f"a field of {length} bytes where {end - at} are left")
             yield key >> 3, message[at : at + length]
@@ -102,7 +102,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             raise ValueError(f"a field of kind {kind}, which ONNX has none of")
 
 
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
+def varint_at(message: memoryview, at: int) -> tuple[int, int]:
     """A whole number in groups of seven bits, the lowest first, and where it ends."""
     value = 0
     for shift in range(0, 70, 7):

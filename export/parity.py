@@ -37,6 +37,7 @@ class Tolerance:
 
 TOLERANCES: dict[str, Tolerance] = {
     "fp32": Tolerance(max_abs=1e-4, min_cosine=0.9999, max_disagreement=0.0),
+    "tf32": Tolerance(max_abs=2e-2, min_cosine=0.999, max_disagreement=0.005),  # products are rounded to as many bits as fp16's
     "fp16": Tolerance(max_abs=2e-2, min_cosine=0.999, max_disagreement=0.005),
     "int8": Tolerance(max_abs=None, min_cosine=0.8, max_disagreement=0.01),
 }

@@ -10,6 +10,7 @@ Letters: n images, C channels, H × W pixels.
 from __future__ import annotations
 
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -199,21 +200,26 @@ def _archived(path: Path, provider: str, threads: int | None, precision: str | N
 
 def _engine(path: Path) -> Predictor:
     from autoformer.export.engine import Engine
+    from autoformer.export.engine_artefacts import opened_engine, profiles_of
 
-    engine = Engine.load(path)
-    manifest = Manifest.load(path.parent)
-    artefact = manifest.find_file(path.name)
-    assert artefact is not None, "Engine.load checks this"
+    manifest = Manifest.load(path.parent) if (path.parent / FILE_NAME).is_file() else None
+    artefact = None if manifest is None else manifest.find_file(path.name)
+    if manifest is None or artefact is None:
+        Engine.load(path).close()  # refuses it, and says why
+        raise AssertionError("a plan that no manifest describes was loaded")
+    if artefact.parity is None or not artefact.parity.passed:
+        raise CheckpointError(f"{path} was never compared with its network, so its answers count for nothing; export it again")
+    stack = ExitStack()
     return Predictor(
         path=path,
         kind="tensorrt",
         precision=artefact.precision,
         preprocessing=manifest.preprocessing,
         classes=manifest.classes,
-        run=engine,
-        max_batch=engine.max_batch,
-        fixed_batch=engine.min_batch == engine.max_batch,
-        release=engine.close,
+        run=stack.enter_context(opened_engine(path, artefact)),
+        max_batch=max(high for _, _, high in profiles_of(artefact, artefact.made)),
+        release=stack.close,
+        input_type=manifest.preprocessing.input_type,
     )
 
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from autoformer.architecture import Architecture
 from autoformer.profiling.latency_table import LatencyTable
 
-ANCHORS = 3  # networks of the table that run beside the others
+ANCHORS = 6  # networks of the table that run beside the others
 REACH = 0.15  # of the pace either way, relative
 
 

@@ -1,9 +1,13 @@
-"""Takes out of interleaved measurements what befell all networks alike.
+"""Takes out of interleaved measurements what befell all networks alike, and averages over where each came to lie in memory.
 
 A machine grows slower and faster over seconds, and networks that are compared with each other need that gone: what counts
 for a latency table is how much slower one is than another. Every round visits every network, so the logarithm of a
 round's median is a network's own time plus the round's drift; both are found by median polish (Tukey 1977), which one
 disturbed visit does not move. Times are then as in the middle of all rounds.
+
+The same file opened twice in one process differs by 2 to 4 per cent, for as long as it stays open: its pages came to lie
+elsewhere in the caches, now and then much more. So a network may be given as several openings, its instances, and counts as
+their median (of two, the geometric mean).
 
 Imports the standard library only.
 """
@@ -25,14 +29,34 @@ SWEEPS = 10  # of the polish; two or three are enough
 
 
 def measure_together(
-    backends: Mapping[str, LatencyBackend], config: MeasureConfig, attempts: int, progress: Progress | None = None
+    networks: Mapping[str, Sequence[LatencyBackend]], config: MeasureConfig, attempts: int, progress: Progress | None = None
 ) -> Iterator[dict[str, Measurement]]:
-    """Measures all `backends` in common rounds, as long again at each step, and gives all of it so far without common drift."""
+    """Measures all instances of all `networks` in common rounds, as long again at each step; the networks' times so far.
+
+    `config` is about a network; its instances share the time. What comes is without common drift, the instances joined.
+    """
+    most = max(len(instances) for instances in networks.values())
+    of = {f"{name} #{index}": name for name, instances in networks.items() for index in range(len(instances))}
+    backends = {f"{name} #{index}": one for index in range(most) for name, one in _every_other(networks, index)}
+    shared = replace(
+        config,
+        warmup_s=config.warmup_s / most,
+        min_runs=-(-config.min_runs // most),
+        min_s=config.min_s / most,
+        max_s=config.max_s / most,
+    )  # fmt: skip
     facts, taken = DeviceFacts.collect(), dict[str, Measurement]()
     for _ in range(attempts):
-        found = measure(backends, config, device=facts, progress=progress)
+        found = measure(backends, shared, device=facts, progress=progress)
         taken = {name: joined(taken[name], one) if taken else one for name, one in found.items()}
-        yield without_common_drift(taken)
+        steady = without_common_drift(taken)
+        yield {name: as_one(name, [one for instance, one in steady.items() if of[instance] == name]) for name in networks}
+
+
+def _every_other(networks: Mapping[str, Sequence[LatencyBackend]], index: int) -> list[tuple[str, LatencyBackend]]:
+    """The instances of one number, in one order and for the next number in the other."""
+    found = [(name, instances[index]) for name, instances in networks.items() if index < len(instances)]
+    return found if index % 2 == 0 else found[::-1]
 
 
 def drift_of_rounds(medians_ms: Sequence[Sequence[float]]) -> list[float]:
@@ -56,11 +80,39 @@ def without_common_drift(taken: Mapping[str, Measurement]) -> dict[str, Measurem
     for name, one in taken.items():
         by_sample = [factor for factor, runs in zip(factors, one.round_runs, strict=True) for _ in range(runs)]
         wall = tuple(sample / factor for sample, factor in zip(one.samples_ms, by_sample, strict=True))
-        cpu = tuple(sample / factor for sample, factor in zip(one.cpu_samples_ms, by_sample, strict=True))
+        cpu_pairs = zip(one.cpu_samples_ms, by_sample, strict=True) if one.cpu_samples_ms else ()  # a GPU's have none
+        cpu = tuple(sample / factor for sample, factor in cpu_pairs)
         stats, cpu_stats = LatencyStats.from_samples(wall), stats_or_none(cpu)
         verdict = judge(stats, Gates.for_backend(one.backend), cpu=cpu_stats)
         found[name] = replace(one, samples_ms=wall, cpu_samples_ms=cpu, stats=stats, cpu_stats=cpu_stats, verdict=verdict)
     return found
+
+
+def as_one(name: str, instances: Sequence[Measurement]) -> Measurement:
+    """The instances of one network as one measurement: round by round, each brought to the median of their medians."""
+    medians = [one.stats.p50_ms for one in instances]
+    middle = math.exp(median(math.log(time_ms) for time_ms in medians))
+    wall: list[float] = []
+    cpu: list[float] = []
+    runs: list[int] = []
+    rounds = [
+        (_by_round(one.samples_ms, one.round_runs), _by_round(one.cpu_samples_ms, one.round_runs), middle / own_ms)
+        for one, own_ms in zip(instances, medians, strict=True)
+    ]
+    for index in range(max(len(one.round_runs) for one in instances)):
+        before = len(wall)
+        for own_wall, own_cpu, factor in rounds:
+            if index < len(own_wall):
+                wall += [factor * sample for sample in own_wall[index]]
+                cpu += [factor * sample for sample in own_cpu[index]]
+        runs.append(len(wall) - before)
+    device = tuple(sample for one in instances for sample in one.device_samples_ms)
+    stats, cpu_stats = LatencyStats.from_samples(wall), stats_or_none(cpu)
+    return replace(
+        instances[0], name=name, samples_ms=tuple(wall), cpu_samples_ms=tuple(cpu), device_samples_ms=device,
+        round_runs=tuple(runs), stats=stats, cpu_stats=cpu_stats, device_stats=stats_or_none(device),
+        verdict=judge(stats, Gates.for_backend(instances[0].backend), cpu=cpu_stats), instances_ms=tuple(medians),
+    )  # fmt: skip
 
 
 def joined(first: Measurement, second: Measurement) -> Measurement:

@@ -39,6 +39,7 @@ class Timing:
     runs: int
     verdict: Verdict
     pace: float = 1.0  # what the clock showed is this many times as much: the table's own networks beside it, now to then
+    instances_ms: tuple[float, ...] = ()  # by the clock, of each opening that was joined into this; where its pages lie matters
 
     def status(self, limit_ms: float) -> str:
         """Met, not met or not shown."""
@@ -85,6 +86,7 @@ class FinalistNetwork:
             "high_ms": timing.high_ms,
             "runs": timing.runs,
             "pace": timing.pace,
+            "instances_ms": list(timing.instances_ms),
             "verdict": {"level": timing.verdict.level, "reasons": list(timing.verdict.reasons)},
             "error": self.error,
             "status": timing.status(limit_ms),
@@ -104,6 +106,9 @@ class FinalistNetwork:
         pace = values.get("pace", 1.0)
         if not isinstance(pace, int | float) or not 0 < pace < math.inf:
             raise ValueError(f"a pace of {str(pace)[:40]}")
+        openings = values.get("instances_ms", [])
+        if not all(isinstance(time, int | float) and 0 < time < math.inf for time in openings):
+            raise ValueError(f"openings of {str(openings)[:80]} ms")
         verdict = Verdict(values["verdict"]["level"], tuple(values["verdict"]["reasons"]))
         found = cls(
             architecture=Architecture.from_dict(values["architecture"]),
@@ -111,7 +116,13 @@ class FinalistNetwork:
             flops=values["flops"],
             predicted_ms=values["predicted_ms"],
             timing=Timing(
-                measured_ms=interval[1], low_ms=interval[0], high_ms=interval[2], runs=values["runs"], verdict=verdict, pace=pace
+                measured_ms=interval[1],
+                low_ms=interval[0],
+                high_ms=interval[2],
+                runs=values["runs"],
+                verdict=verdict,
+                pace=pace,
+                instances_ms=tuple(openings),
             ),
         )
         if values["status"] != found.timing.status(limit_ms):

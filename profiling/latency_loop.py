@@ -12,9 +12,7 @@ Latency does not depend on the values of weights, so the networks have fresh one
 from __future__ import annotations
 
 import fcntl
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,21 +26,21 @@ from autoformer.cost import Budget, Cost, CostModel, LatencyQualification, count
 from autoformer.errors import BudgetError, MeasurementError, MissingPackageError
 from autoformer.evaluated import ranked
 from autoformer.profiling.anchors import anchors_of, pace_of
-from autoformer.profiling.backend import LatencyBackend
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.drift import ROUNDS as ROUNDS_OF_MEASURING
 from autoformer.profiling.drift import measure_together
+from autoformer.profiling.instances import BACKENDS, Exporter, opened_networks
 from autoformer.profiling.latency_answer import FILE_NAME, MET, FinalistNetwork, LatencyAnswer, LatencyRound, Timing
 from autoformer.profiling.latency_table import LatencyTable
 from autoformer.profiling.measure import MeasureConfig, Measurement, Progress, device_name, threads_of
 from autoformer.profiling.statistics import MIN_SAMPLES_P99, VALID, interval_of
-from autoformer.profiling.table_measurement import BACKENDS, Exporter, open_network
 from autoformer.search_result import SearchResult
 from autoformer.space import SearchSpace
 from autoformer.stored_answers import StoredSearch
 
 ROUNDS = 3
 FINALISTS = 5  # measured in a round: the chosen one and four more
+INSTANCES = 4  # openings of each
 ATTEMPTS = 3  # at a VALID measurement
 
 Measurer = Callable[[Sequence[Architecture]], Mapping[Architecture, Timing]]
@@ -290,7 +288,8 @@ def measure_networks(
 ) -> dict[Architecture, Timing]:
     """Exports and measures networks of the table's space on this machine, interleaved, as the table's qualification says.
 
-    A few networks of the table run beside them, which brings all times to the table's pace (`anchors.py`). While a verdict is not
+    Each is opened four times (`instances.py`). A few networks of the table run beside them, which brings all times to the
+    table's pace (`anchors.py`). While a verdict is not
     VALID all are measured for as long again, at most three times. Raises `MeasurementError` where what was measured means
     something else than the table does.
     """
@@ -300,16 +299,11 @@ def measure_networks(
         config = replace(config, min_runs=max(config.min_runs, MIN_SAMPLES_P99))
     anchors = anchors_of(table, table.predict(architectures[0]), without=architectures)
     steady: dict[str, Measurement] = {}
-    with ExitStack() as stack:
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="autoformer-finalists-")))
-        backends: dict[str, LatencyBackend] = {}
-        for index, architecture in enumerate((*architectures, *anchors)):
-            if progress:
-                progress("export finalists", index + 1, len(architectures) + len(anchors))
-            opened = open_network(
-                table.space, architecture, meaning.backend, meaning.batch, threads_of(meaning), 0, place, exporter
-            )
-            backends[str(architecture)] = stack.enter_context(opened)
+    with opened_networks(
+        table.space, [*architectures, *anchors], meaning.backend, meaning.batch, threads_of(meaning), instances=INSTANCES,
+        exporter=exporter, progress=progress,
+    ) as opened:  # fmt: skip
+        backends = {str(architecture): instances for architecture, instances in opened.items()}
         for steady in measure_together(backends, config, ATTEMPTS, progress):
             if all(one.verdict.level == VALID for one in steady.values()):
                 break
@@ -327,6 +321,7 @@ def measure_networks(
             runs=one.stats.n,
             verdict=one.verdict,
             pace=pace,
+            instances_ms=one.instances_ms,
         )
     return found
 

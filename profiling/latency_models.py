@@ -39,6 +39,7 @@ KINDS: dict[str, tuple[str, ...]] = {  # the plainer before the others
     "constant+depth+flops": ("constant", "depth", "flops"),
     "activations": ACTIVATIONS,
     "activations+flops": (*ACTIVATIONS, "flops"),
+    "depth+activations+flops": ("depth", *ACTIVATIONS, "flops"),
 }
 TO_SPARE = 2  # networks beyond coefficients that a fit needs: one to leave out, one more
 FEWEST = {kind: max(len(loads) + TO_SPARE, 2 * len(loads)) for kind, loads in KINDS.items()}

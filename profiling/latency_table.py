@@ -34,41 +34,14 @@ from autoformer.cost import (
 from autoformer.errors import ArchitectureError, AutoformerError, BudgetError, CheckpointError, MeasurementError
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.latency_models import KINDS, PRICES, Terms, fits_of, in_words, kept_of, load, loads_of
+from autoformer.profiling.measured_networks import LeftOutErrors, MeasuredNetwork
+from autoformer.profiling.rank_agreement import NEAR, RankAgreement, rank_agreement, standard_error
 from autoformer.space import SearchSpace
 
-FORMAT = "autoformer/latency-table/1"
+FORMAT = "autoformer/latency-table/2"
+OLDER = ("autoformer/latency-table/1",)  # without intervals, instances, orders and why it has so many networks
 MIN_NETWORKS = 4  # two coefficients, one network left out, one to spare
 REACH = 0.05  # FLOPs may lie this far outside the measured range, relative
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasuredNetwork:
-    """One network the table was fitted on."""
-
-    architecture: Architecture
-    flops: int  # multiply-adds of one image, canonical form
-    measured_ms: float
-    predicted_ms: float  # by the table
-    left_out_ms: float  # by the fit on all the others
-    verdict: str = "VALID"  # of its measurement
-
-    @property
-    def times(self) -> tuple[float, float, float]:
-        """Milliseconds: measured, predicted, and predicted without it."""
-        return self.measured_ms, self.predicted_ms, self.left_out_ms
-
-    @property
-    def left_out_error(self) -> float:
-        """Prediction against measurement, relative; negative where the prediction was too low."""
-        return self.left_out_ms / self.measured_ms - 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeftOutErrors:
-    """How wrong one kind of model is about networks it has not seen, relative."""
-
-    mape: float  # mean absolute error
-    worst: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +56,7 @@ class LatencyTable:
     device: DeviceFacts
     created: str  # ISO 8601, UTC
     compared: Mapping[str, LeftOutErrors] = field(default_factory=dict)  # by kind, of all that were fitted
+    stopped: str = ""  # why no more networks were measured
 
     # --- making --------------------------------------------------------------------------------------------------
 
@@ -95,8 +69,14 @@ class LatencyTable:
         *,
         device: DeviceFacts,
         verdicts: Sequence[str] | None = None,
+        intervals: Sequence[tuple[float, float] | None] | None = None,
+        instances: Sequence[Sequence[float]] | None = None,
+        stopped: str = "",
     ) -> LatencyTable:
-        """Fits the pairs of architecture and milliseconds in `measured`; `verdicts` are those of the measurements.
+        """Fits the pairs of architecture and milliseconds in `measured`.
+
+        `verdicts` are those of the measurements, `intervals` their 95 % intervals and `instances` the times of openings or builds
+        that were measured apart, of each network in this order.
 
         Kinds with more coefficients need more networks, and are kept where their left-out errors are smaller.
         Raises `MeasurementError` when fewer than four different networks are given, when their FLOPs are all alike, or when
@@ -133,15 +113,16 @@ class LatencyTable:
                     predicted_ms=float(kept.predicted[index]),
                     left_out_ms=float(kept.left_out[index]),
                     verdict=verdicts[index] if verdicts else "VALID",
+                    low_ms=interval[0] if intervals and (interval := intervals[index]) else None,
+                    high_ms=interval[1] if intervals and (interval := intervals[index]) else None,
+                    instances_ms=tuple(instances[index]) if instances else (),
                 )
                 for index, (architecture, _) in enumerate(measured)
             ),
             device=device,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            compared={
-                name: LeftOutErrors(mape=float(fit.left_out_errors.mean()), worst=float(fit.left_out_errors.max()))
-                for name, fit in fits.items()
-            },
+            compared={name: LeftOutErrors.of(fit) for name, fit in fits.items()},
+            stopped=stopped,
         )
 
     # --- using ---------------------------------------------------------------------------------------------------
@@ -204,6 +185,33 @@ class LatencyTable:
         return float(np.quantile(errors, quantile, method="inverted_cdf"))
 
     @property
+    def rebuilding(self) -> float | None:
+        """By how much one opening or build of a network differs from the next (standard deviation, relative), pooled over the
+        networks that were measured as several; None where none was.
+        """
+        logs = [np.log(network.instances_ms) for network in self.networks if len(network.instances_ms) > 1]
+        free = sum(len(own) - 1 for own in logs)
+        return math.sqrt(sum(float(((own - own.mean()) ** 2).sum()) for own in logs) / free) if free else None
+
+    def left_out_order(self, within: float | None = None) -> RankAgreement:
+        """How well the left-out predictions order the networks, over all pairs or those within this share of each other.
+
+        The ceiling counts the intervals of the measurements and, divided among its instances, what rebuilding changes.
+        """
+        errors = []
+        for network in self.networks:
+            if network.low_ms is None or network.high_ms is None:
+                break
+            again = (self.rebuilding or 0.0) / math.sqrt(max(1, len(network.instances_ms)))
+            errors.append(math.hypot(standard_error(network.low_ms, network.high_ms), again))
+        return rank_agreement(
+            [network.measured_ms for network in self.networks],
+            [network.left_out_ms for network in self.networks],
+            errors if len(errors) == len(self.networks) else None,
+            within,
+        )
+
+    @property
     def margin(self) -> float:
         """By how much left-out networks were slower than predicted, relative to the prediction: what nine in ten keep.
 
@@ -230,9 +238,12 @@ class LatencyTable:
             if kind != self.kind
         ]
         compared = f"; {self.kind} kept over {', '.join(others)}" if others else ""
+        near = self.left_out_order(NEAR)
+        order = f", order of near pairs {near}" if near.pairs else ""
+        again = "" if self.rebuilding is None else f", opening one again changes {100 * self.rebuilding:.2g} %"
         return (
             f"{self.model} ({self.qualification}; {len(self.networks)} networks, left-out error "
-            f"{100 * self.left_out_mape:.2g} %, worst {100 * self.left_out_worst:.2g} %{compared})"
+            f"{100 * self.left_out_mape:.2g} %, worst {100 * self.left_out_worst:.2g} %{order}{again}{compared})"
         )
 
     # --- file ----------------------------------------------------------------------------------------------------
@@ -246,18 +257,20 @@ class LatencyTable:
             "qualification": asdict(self.qualification),
             "coefficients": dict(self.coefficients),
             "compared": {kind: asdict(errors) for kind, errors in self.compared.items()},
-            "networks": [
-                {**{item.name: getattr(network, item.name) for item in fields(network)}, "architecture": architecture}
-                for network in self.networks
-                for architecture in (network.architecture.to_dict(),)
-            ],
+            "networks": [network.to_dict() for network in self.networks],
             "left_out": {
                 "mape": self.left_out_mape,
                 "worst": self.left_out_worst,
                 "p50": self.left_out_quantile(0.5),
                 "p90": self.left_out_quantile(0.9),
+                "p95": self.left_out_quantile(0.95),
                 "margin": self.margin,
+                "order": asdict(self.left_out_order()),
+                "order_near": asdict(self.left_out_order(NEAR)),
+                "near": NEAR,
             },
+            "rebuilding": self.rebuilding,
+            "stopped": self.stopped,
             "device": self.device.to_dict(),
             "created": self.created,
         }
@@ -265,7 +278,7 @@ class LatencyTable:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LatencyTable:
         """Reads the JSON form. Raises `CheckpointError` when it is of another format or something is missing or impossible."""
-        if values.get("format") != FORMAT:
+        if values.get("format") not in (FORMAT, *OLDER):
             raise CheckpointError(f"format is {values.get('format')!r}, expected {FORMAT!r}; measure the table anew")
         kind = values.get("kind")
         if not isinstance(kind, str) or kind not in KINDS:
@@ -276,15 +289,13 @@ class LatencyTable:
                 qualification=LatencyQualification(**values["qualification"]),
                 kind=kind,
                 coefficients={PRICES[name][0]: float(values["coefficients"][PRICES[name][0]]) for name in KINDS[kind]},
-                networks=tuple(
-                    MeasuredNetwork(**{**network, "architecture": Architecture.from_dict(network["architecture"])})
-                    for network in values["networks"]
-                ),
+                networks=tuple(MeasuredNetwork.from_dict(network) for network in values["networks"]),
                 device=DeviceFacts.from_dict(values["device"]),
                 created=values["created"],
                 compared={
                     name: LeftOutErrors(**errors) for name, errors in values.get("compared", {}).items()
                 },  # none in old files
+                stopped=str(values.get("stopped", "")),
             )
             prices = [price for name, price in table.coefficients.items() if name != "constant_ms"]
             if not (all(0 <= price < math.inf for price in prices) and any(prices)) or not math.isfinite(

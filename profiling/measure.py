@@ -91,6 +91,7 @@ class Measurement:
     cpu_samples_ms: tuple[float, ...] = field(repr=False)
     device_samples_ms: tuple[float, ...] = field(repr=False)
     round_runs: tuple[int, ...] = ()  # samples of each round
+    instances_ms: tuple[float, ...] = ()  # medians of the openings that were joined into this, where there were several
     enqueue_samples_ms: tuple[float, ...] = field(default=(), repr=False)  # host time of handing the work to a GPU
     conditions: Conditions | None = field(default=None, repr=False)  # None where no sensors were read
 
@@ -153,8 +154,8 @@ class Measurement:
         return cls(**{**values, **read})
 
 
-_LISTS = ("samples_ms", "cpu_samples_ms", "device_samples_ms", "round_runs", "enqueue_samples_ms")
-_LATER = {"enqueue_samples_ms", "conditions"}  # files of earlier versions do not have them
+_LISTS = ("samples_ms", "cpu_samples_ms", "device_samples_ms", "round_runs", "enqueue_samples_ms", "instances_ms")
+_LATER = {"enqueue_samples_ms", "conditions", "instances_ms"}  # files of earlier versions do not have them
 
 
 def device_name(device: DeviceFacts, backend: str, threads: int | None) -> str:

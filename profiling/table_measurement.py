@@ -2,36 +2,30 @@
 
 Weights are fresh, because latency does not depend on their values. Graphs that are already in the folder are used again,
 so an interrupted measurement goes on where its exports stopped; the timing itself is always made in one piece, all networks
-in every round, and what befell all of them alike is taken out of it (`drift.py`).
+in every round, each opened twice (`instances.py`), and what befell all of them alike is taken out of it (`drift.py`).
 """
 
 from __future__ import annotations
 
 import random
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from autoformer.architecture import Architecture
-from autoformer.checkpoint import json_digest
 from autoformer.cost import count_flops
 from autoformer.errors import MeasurementError
 from autoformer.profiling.backend import LatencyBackend
 from autoformer.profiling.drift import ROUNDS, measure_together
+from autoformer.profiling.instances import BACKENDS, Exporter, opened_networks
 from autoformer.profiling.latency_table import MIN_NETWORKS, LatencyTable
 from autoformer.profiling.measure import MeasureConfig, Progress
 from autoformer.space import SearchSpace
 
-if TYPE_CHECKING:
-    from autoformer.subnet import Subnet
-
-BACKENDS = ("onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda")
+INSTANCES = 2  # openings of each network
 POOL = 4096  # architectures the design chooses from
 Choice = TypeVar("Choice", int, float)
-Exporter = Callable[["Subnet", Path], object]  # writes an ONNX file
 
 
 def designed_architectures(space: SearchSpace, count: int = 8, seed: int = 0) -> list[Architecture]:
@@ -130,22 +124,16 @@ def measure_table(
     if precision != "fp32":
         raise MeasurementError(f"tables are measured in fp32 so far, asked for {precision!r}; use precision fp32")
     architectures = designed_architectures(space, count, seed)
-    with ExitStack() as stack:
-        place = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="autoformer-table-")))
-        backends: dict[str, LatencyBackend] = {}
-        for index, architecture in enumerate(architectures):
-            if progress:
-                progress("export networks", index + 1, count)
-            backends[architecture.slug] = stack.enter_context(
-                open_network(space, architecture, backend, batch, threads, seed, place, exporter)
-            )
-        return _fitted_while_measuring(space, architectures, backends, statistic, config, attempts, progress)
+    with opened_networks(
+        space, architectures, backend, batch, threads, instances=INSTANCES, folder=folder, seed=seed, exporter=exporter,
+        progress=progress,
+    ) as opened:  # fmt: skip
+        return _fitted_while_measuring(space, opened, statistic, config, attempts, progress)
 
 
 def _fitted_while_measuring(
     space: SearchSpace,
-    architectures: Sequence[Architecture],
-    backends: Mapping[str, LatencyBackend],
+    opened: Mapping[Architecture, Sequence[LatencyBackend]],
     statistic: str,
     config: MeasureConfig,
     attempts: int,
@@ -153,13 +141,14 @@ def _fitted_while_measuring(
 ) -> LatencyTable:
     """Measures until the fit can be trusted, `attempts` times at most; the best fit there was."""
     table: LatencyTable | None = None
+    backends = {str(architecture): instances for architecture, instances in opened.items()}
     for attempt, steady in enumerate(measure_together(backends, config, attempts, progress), 1):
-        of = [steady[architecture.slug] for architecture in architectures]
+        of = list(steady.values())
         try:
             table = LatencyTable.fit(
                 space,
                 of[0].qualification(statistic),
-                [(architecture, one.stats.value(statistic)) for architecture, one in zip(architectures, of, strict=True)],
+                [(architecture, one.stats.value(statistic)) for architecture, one in zip(opened, of, strict=True)],
                 device=of[0].device,
                 verdicts=[one.verdict.level for one in of],
             )
@@ -170,40 +159,3 @@ def _fitted_while_measuring(
             break
     assert table is not None, "an attempt that gave no table was the last and has raised"
     return table
-
-
-def open_network(
-    space: SearchSpace, architecture: Architecture, backend: str, batch: int, threads: int | None, seed: int,
-    folder: Path, exporter: Exporter | None = None,
-) -> LatencyBackend:  # fmt: skip
-    """A network of `space` with fresh weights on one of `BACKENDS`, ready to be timed; exported into `folder` where needed."""
-    runtime, device = backend.rsplit("-", 1)
-    if runtime == "torch":
-        from autoformer.profiling.torch_backend import TorchBackend
-
-        size = space.image_size_of(architecture)
-        shape = (space.in_chans, size, size)
-        return TorchBackend(_network(space, architecture), shape, batch=batch, device=device, threads=threads, seed=seed)
-    from autoformer.profiling.onnxruntime_backend import OnnxRuntimeBackend
-
-    identity = {"space": space.to_dict(), "architecture": architecture.to_dict()}
-    path = folder / f"{architecture.slug}-{json_digest(identity)[:12]}.onnx"
-    if not path.exists():
-        (exporter or _export)(_network(space, architecture), path)
-    return OnnxRuntimeBackend(path, batch=batch, provider=device, threads=threads, seed=seed)
-
-
-def _network(space: SearchSpace, architecture: Architecture) -> Subnet:
-    import torch
-
-    from autoformer.subnet import Subnet
-
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on as if nothing had been made
-        torch.manual_seed(0)
-        return Subnet.from_space(space, architecture).eval()
-
-
-def _export(network: Subnet, path: Path) -> None:
-    from autoformer.export.onnx_graph import OnnxGraph
-
-    OnnxGraph.from_network(network, path)

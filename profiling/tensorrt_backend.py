@@ -10,23 +10,35 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
+from autoformer.errors import MeasurementError
+
+PLAIN, GRAPH = "tensorrt", "tensorrt-graph"
+
 
 class TensorRTBackend:
-    """A plan file, loaded and prepared for `batch`. Raises what `Engine.load` and `Engine.prepare` raise."""
+    """A plan file, loaded and prepared for `batch`; its digest is `sha256`, or stands in the manifest beside it.
 
-    def __init__(self, plan: Path, *, batch: int = 1, precision: str = "fp32") -> None:
+    With `cuda_graph` every run launches a captured graph. Raises what `Engine.load` and `Engine.prepare` raise, and
+    `MeasurementError` with the reason when a graph is asked for and the engine cannot be captured.
+    """
+
+    def __init__(
+        self, plan: Path, *, batch: int = 1, precision: str = "fp32", sha256: str | None = None, cuda_graph: bool = False
+    ) -> None:
         from autoformer.export.engine import Engine
 
-        self._batch, self._precision = batch, precision
+        self._batch, self._precision, self._cuda_graph = batch, precision, cuda_graph
         with ExitStack() as stack:
-            self._engine = stack.enter_context(Engine.load(plan))
+            self._engine = stack.enter_context(Engine.load(plan, sha256=sha256))
             self._engine.prepare(batch)
+            if cuda_graph and (reason := self._engine.capture()):
+                raise MeasurementError(f"{plan} cannot run as a CUDA graph: {reason}; measure it without")
             self._stack = stack.pop_all()  # from here on leaving this object's own context releases the engine
 
     @property
     def name(self) -> str:
-        """ "tensorrt"."""
-        return "tensorrt"
+        """ "tensorrt", or "tensorrt-graph" for one that launches a CUDA graph: the times are not comparable."""
+        return GRAPH if self._cuda_graph else PLAIN
 
     @property
     def precision(self) -> str:
@@ -46,7 +58,7 @@ class TensorRTBackend:
     @property
     def settings(self) -> Mapping[str, str]:
         """Input and output stay on the device."""
-        return {"copies": "none"}
+        return {"copies": "none", "cuda_graph": "on" if self._cuda_graph else "off"}
 
     def run(self) -> float | None:
         """One inference, waited for; milliseconds by CUDA events."""

@@ -10,6 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.engines import graph, install
+
+__all__ = ["graph", "install"]  # fixtures
+
 os.environ.setdefault("COLUMNS", "160")
 
 

@@ -1,308 +1,348 @@
-"""A strict stand-in for the modules `tensorrt` and `cuda.bindings.runtime`, for machines that have neither.
+"""A strict stand-in for the module `tensorrt` of one version, for machines without it: building and timing caches.
 
-It knows the names that the API listings of 8.6, 10.3 and 11 share with the code under test, and nothing else: unknown names
-raise AttributeError, wrong keywords TypeError. A "plan" is the ONNX file it was built from, an engine runs it with ONNX
-Runtime on addresses of ordinary memory, so that results are real and a read of unset memory or a wrong size shows.
+Which names exist, and how they may be called, comes from listings of NVIDIA's own bindings (`tensorrt_bindings.py` makes them);
+what they do is written here and in `fake_tensorrt_engine.py`. A "plan" is the ONNX file it was built from with a header, an
+engine runs it with ONNX Runtime on addresses of ordinary memory, so that results are real and a read of unset memory or a wrong
+size shows.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
-from types import ModuleType, SimpleNamespace
+import threading
+from types import ModuleType
 from typing import Any
 
-import numpy as np
+import onnx
 import onnxruntime
 
-MARK = b"fake plan "
-TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
+from tests import fake_tensorrt_engine as running
+from tests.fake_cuda import FakeCuda
+from tests.fake_tensorrt_engine import MARK, World
+from tests.strict_module import strict_class, strict_enum
+from tests.tensorrt_bindings import LISTING
+
+__all__ = ["MARK", "FakeCuda", "make_tensorrt"]
+
+CACHE_MARK = b"fake timing cache "
+LAYER_KINDS = {
+    "MatMul": "MATRIX_MULTIPLY", "LayerNormalization": "NORMALIZATION", "Softmax": "SOFTMAX", "Cast": "CAST",
+    "Add": "ELEMENTWISE", "Mul": "ELEMENTWISE", "Flatten": "SHUFFLE", "Reshape": "SHUFFLE",
+}  # fmt: skip
 
 
-class FakeCuda(ModuleType):
-    """`cuda.bindings.runtime`: device memory is host memory, and what is not given back is seen."""
+class ILogger:
+    def __init__(self) -> None: ...
 
-    def __init__(self, devices: int = 1) -> None:
-        super().__init__("cuda.bindings.runtime")
-        self.devices, self.memory, self.handles, self.clock_ms = devices, dict[int, Any](), set[int](), 0.0
-        self.cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
-
-    def cudaGetErrorName(self, status: int) -> tuple[int, bytes]:
-        return 0, {35: b"cudaErrorInsufficientDriver", 2: b"cudaErrorMemoryAllocation"}[status]
-
-    def cudaGetDeviceCount(self) -> tuple[Any, ...]:
-        return (0, self.devices) if self.devices >= 0 else (35, None)
-
-    def cudaMalloc(self, size: int) -> tuple[Any, ...]:
-        if size > 1 << 30:
-            return 2, None
-        block = ctypes.create_string_buffer(b"\xff" * size, size)  # NaN wherever nothing was written
-        self.memory[ctypes.addressof(block)] = block
-        return 0, ctypes.addressof(block)
-
-    def cudaFree(self, address: int) -> tuple[int]:
-        del self.memory[address]
-        return (0,)
-
-    def _handle(self) -> tuple[int, int]:
-        handle = 1000 + len(self.handles)
-        while handle in self.handles:
-            handle += 1
-        self.handles.add(handle)
-        return 0, handle
-
-    def cudaStreamCreateWithFlags(self, flags: int) -> tuple[int, int]:
-        assert flags == 1, "the default stream would synchronise with everything"
-        return self._handle()
-
-    def cudaEventCreate(self) -> tuple[int, int]:
-        return self._handle()
-
-    def cudaStreamDestroy(self, handle: int) -> tuple[int]:
-        self.handles.remove(handle)
-        return (0,)
-
-    cudaEventDestroy = cudaStreamDestroy
-
-    def cudaStreamSynchronize(self, stream: int) -> tuple[int]:
-        assert stream in self.handles
-        return (0,)
-
-    def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: int, stream: int) -> tuple[int]:
-        device = target if kind == 1 else source
-        assert len(self.memory[device]) == size, f"copy of {size} bytes, memory of {len(self.memory[device])}"
-        ctypes.memmove(target, source, size)
-        return (0,)
-
-    def cudaEventRecord(self, event: int, stream: int) -> tuple[int]:
-        assert {event, stream} <= self.handles
-        self.clock_ms += 0.25
-        return (0,)
-
-    def cudaEventElapsedTime(self, start: int, end: int) -> tuple[int, float]:
-        assert start != end
-        return 0, 0.25
+    def log(self, severity: Any, msg: str) -> None: ...
 
 
-class Enum(int):
-    """A pybind enum: an int only when asked, so `1 << flag` without int() is refused as in the real binding."""
+class IProfiler:
+    def __init__(self) -> None: ...
 
-    def __rlshift__(self, other: int) -> int:
-        raise TypeError("unsupported operand type(s) for <<")
+    def report_layer_time(self, layer_name: str, ms: float) -> None: ...
+
+
+class IProgressMonitor:
+    def __init__(self) -> None: ...
+
+
+class ParserError:
+    def __init__(self, node: int = 0, name: str = "node_gelu", operator: str = "Gelu", desc: str = "") -> None:
+        self._facts = node, name, operator, desc or "Unsupported operator:\n  Gelu"
+
+    def node(self) -> int:
+        return self._facts[0]
+
+    def node_name(self) -> str:
+        return self._facts[1]
+
+    def node_operator(self) -> str:
+        return self._facts[2]
+
+    def desc(self) -> str:
+        return self._facts[3]
+
+
+class ITensor:
+    def __init__(self, name: str, shape: tuple[int, ...], dtype: Any) -> None:
+        self._facts = name, shape, dtype
+
+    @property
+    def name(self) -> str:
+        return self._facts[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._facts[1]
+
+    @property
+    def dtype(self) -> Any:
+        return self._facts[2]
+
+
+class ILayer:
+    precision: Any = None
+    num_outputs = 1
+
+    def __init__(self, name: str, kind: Any) -> None:
+        self._name, self._kind, self._output_types = name, kind, dict[int, Any]()
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def type(self) -> Any:
+        return self._kind
+
+    def set_output_type(self, index: int, dtype: Any) -> None:
+        assert index < self.num_outputs
+        self._output_types[index] = dtype
+
+
+class INetworkDefinition:
+    _world: World
+    _model: Any = None
+
+    def __init__(self) -> None:
+        self._layers = list[Any]()
+
+    def _read(self, content: bytes) -> None:
+        self._model = onnx.load_from_string(content)
+        self._content = content
+        self._session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        kinds = self._world.trt.LayerType
+        for index, node in enumerate(self._model.graph.node):
+            kind = getattr(kinds, LAYER_KINDS.get(node.op_type, "IDENTITY"))
+            name = node.name if index % 2 else f"{node.name}_{index}"  # the parser numbers some
+            self._layers.append(self._world.make("ILayer", name, kind))
+
+    @property
+    def num_inputs(self) -> int:
+        return 0 if self._model is None else len(self._session.get_inputs())
+
+    @property
+    def num_outputs(self) -> int:
+        return 0 if self._model is None else len(self._session.get_outputs())
+
+    @property
+    def num_layers(self) -> int:
+        return len(self._layers)
+
+    def get_layer(self, index: int) -> Any:
+        return self._layers[index]
+
+    def get_input(self, index: int) -> Any:
+        entry = self._session.get_inputs()[index]
+        shape = tuple(-1 if isinstance(size, str) else size for size in entry.shape)
+        dtype = getattr(self._world.trt.DataType, running.TYPES[entry.type])
+        return self._world.make("ITensor", entry.name, shape, dtype)
+
+    def get_output(self, index: int) -> Any:
+        return self._world.make("ITensor", self._session.get_outputs()[index].name, (), None)
+
+
+class OnnxParser:
+    _world: World
+    num_errors = 0
+
+    def __init__(self, network: Any, logger: Any) -> None:
+        self._network = network
+
+    def parse(self, model: bytes, path: str | None = None) -> bool:
+        assert path is not None, "weights beside the file would not be found"
+        if self._world.fail == "parse":
+            object.__setattr__(self, "num_errors", 1)
+            return False
+        self._network._read(model)
+        return True
+
+    def get_error(self, index: int) -> Any:
+        assert index < self.num_errors
+        return self._world.make("ParserError")
+
+
+class IOptimizationProfile:
+    _shapes: Any = None
+
+    def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
+        if not tuple(min) <= tuple(opt) <= tuple(max):
+            raise ValueError("shapes must rise")
+        self._shapes = (input, tuple(min), tuple(opt), tuple(max))
+
+
+class ITimingCache:
+    _world: World
+
+    def __init__(self, key: str, entries: set[str]) -> None:
+        self._key, self._entries = key, entries
+
+    def combine(self, input_cache: Any, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch
+        self._entries |= input_cache._entries
+        return bool(self._key == input_cache._key)
+
+    def serialize(self) -> memoryview:
+        return memoryview(CACHE_MARK + json.dumps([self._key, sorted(self._entries)]).encode())
+
+
+class IBuilderConfig:
+    _world: World
+    builder_optimization_level = 3
+    progress_monitor: Any = None
+
+    def __init__(self) -> None:
+        self._flags, self._profiles, self._pools, self._cache = {"TF32"}, list[Any](), dict[str, int](), None
+        self.profiling_verbosity = self._world.trt.ProfilingVerbosity.LAYER_NAMES_ONLY
+
+    def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
+        self._pools[pool.name] = pool_size
+
+    def set_flag(self, flag: Any) -> None:
+        self._flags.add(flag.name)
+
+    def clear_flag(self, flag: Any) -> None:
+        self._flags.discard(flag.name)
+
+    def add_optimization_profile(self, profile: Any) -> int:
+        self._profiles.append(profile._shapes)
+        return -1 if self._world.fail == "profile" else len(self._profiles) - 1
+
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> Any:
+        if not serialized_timing_cache:
+            return self._world.make("ITimingCache", self._world.cache_key, set())
+        if not serialized_timing_cache.startswith(CACHE_MARK):
+            return None
+        key, entries = json.loads(serialized_timing_cache[len(CACHE_MARK) :])
+        return self._world.make("ITimingCache", key, set(entries))
+
+    def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch
+        if cache._key != self._world.cache_key:
+            return False
+        self._cache = cache
+        return True
+
+    def get_timing_cache(self) -> Any:
+        return self._cache
+
+
+class Builder:
+    _world: World
+
+    def __init__(self, logger: Any) -> None:
+        if self._world.fail == "builder":
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+        self._logger = logger
+
+    def create_network(self, flags: int = 0) -> Any:
+        known = self._world.listing["NetworkDefinitionCreationFlag"]["enum"]
+        wanted = known.get("STRONGLY_TYPED", known.get("EXPLICIT_BATCH"))
+        assert flags == 1 << wanted, "the flag's number differs between versions"
+        return self._world.make("INetworkDefinition")
+
+    def create_builder_config(self) -> Any:
+        return self._world.make("IBuilderConfig")
+
+    def create_optimization_profile(self) -> Any:
+        return self._world.make("IOptimizationProfile")
+
+    def build_serialized_network(self, network: Any, config: Any) -> Any:
+        world = self._world
+        if config._cache is not None:
+            config._cache._entries |= {f"{layer.name} {layer.type}" for layer in network._layers}
+        self._logger.log(world.trt.ILogger.Severity.WARNING, "fake  warning")
+        if self._is_stopped(config):
+            return None
+        if world.fail == "build":
+            self._logger.log(world.trt.ILogger.Severity.ERROR, "no implementation for node_MatMul_28")
+            return None
+        entry = network._session.get_inputs()[0]
+        fixed = [entry.name, *[entry.shape] * 3]
+        header = {
+            "key": world.key,
+            "flags": sorted(config._flags),
+            "level": config.builder_optimization_level,
+            "pools": config._pools,
+            "profiles": config._profiles or [fixed],
+            "detailed": config.profiling_verbosity.name == "DETAILED",
+            "float32": sorted(layer.name for layer in network._layers if layer.__dict__.get("precision")),
+        }
+        return memoryview(MARK + json.dumps(header).encode() + b"\n" + network._content)
+
+    def _is_stopped(self, config: Any) -> bool:
+        """Runs through two phases on a thread of its own, as TensorRT does; whether it was asked to stop."""
+        monitor = config.__dict__.get("progress_monitor")
+        if monitor is None:
+            return False
+        assert "progress_monitor" in self._world.listing["IBuilderConfig"]["properties"]
+        going_on: list[bool] = []
+
+        def work() -> None:
+            monitor.phase_start("Building", None, 2)
+            monitor.phase_start("Timing", "Building", 3)
+            for step in range(3):
+                self._world.during_build()
+                going_on.append(monitor.step_complete("Timing", step))
+            monitor.phase_finish("Timing")
+            monitor.phase_finish("Building")
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert len(going_on) == 3, "the monitor raised in TensorRT's thread"
+        return not all(going_on)
+
+
+class Weights:
+    """Values with TensorRT's type."""
+
+    _world: World
+
+    def __init__(self, *arguments: Any) -> None:
+        (values,) = arguments
+        name = {"float32": "FLOAT", "float16": "HALF", "int8": "INT8"}[str(values.dtype)]
+        self._facts = getattr(self._world.trt.DataType, name), int(values.size), values
+
+    @property
+    def dtype(self) -> Any:
+        return self._facts[0]
+
+    @property
+    def size(self) -> int:
+        return self._facts[1]
+
+
+BEHAVIOURS: tuple[type, ...] = (
+    ILogger, IProfiler, IProgressMonitor, ParserError, ITensor, ILayer, INetworkDefinition, OnnxParser, IOptimizationProfile,
+    ITimingCache, IBuilderConfig, Builder, Weights, *running.BEHAVIOURS,
+)  # fmt: skip
 
 
 def make_tensorrt(version: str, cuda: FakeCuda, *, fail: str = "") -> ModuleType:
-    """The module `tensorrt` of `version`; `fail` is "parse", "profile", "build", "deserialize", "context", "shape" or "run"."""
+    """The module `tensorrt` of a listed version, or of one that resembles the newest listed before it.
+
+    `fail` names what goes wrong: "builder", "parse", "profile", "build", "deserialize", "context", "switch", "shape", "run",
+    "refuses" and "capture" (being captured), "refit", "refitter", "layers".
+    """
+    listings = json.loads(LISTING.read_text(encoding="utf-8"))
+    listing = next(listings[known] for known in sorted(listings, key=_number, reverse=True) if _number(known) <= _number(version))
     trt = ModuleType("tensorrt")
-    old = version.startswith("8.")
-
-    class ILogger:
-        Severity = SimpleNamespace(INTERNAL_ERROR=0, ERROR=1, WARNING=2, INFO=3, VERBOSE=4)
-
-        def __init__(self) -> None: ...
-
-        def log(self, severity: int, msg: str) -> None: ...
-
-    class Strict:
-        """Refuses attributes that the class does not declare."""
-
-        def __setattr__(self, name: str, value: Any) -> None:
-            if not name.startswith("_") and not hasattr(type(self), name):
-                raise AttributeError(f"{type(self).__name__} has no attribute {name}")
-            object.__setattr__(self, name, value)
-
-    class ParserError(Strict):
-        def desc(self) -> str:
-            return "Unsupported operator:\n  Gelu"
-
-        def node(self) -> int:
-            return 7
-
-        if not old:
-
-            def node_name(self) -> str:
-                return "node_gelu"
-
-            def node_operator(self) -> str:
-                return "Gelu"
-
-    class Tensor(Strict):
-        name = ""
-        shape: tuple[int, ...] = ()
-
-        def __init__(self, name: str, shape: tuple[int, ...]) -> None:
-            self.name, self.shape = name, shape
-
-    class Network(Strict):
-        num_inputs = num_outputs = 0
-        _model = b""
-        _session: Any = None
-
-        def get_input(self, index: int) -> Tensor:
-            entry = self._session.get_inputs()[index]
-            return Tensor(entry.name, tuple(-1 if isinstance(size, str) else size for size in entry.shape))
-
-        def get_output(self, index: int) -> Tensor:
-            return Tensor(self._session.get_outputs()[index].name, ())
-
-    class OnnxParser(Strict):
-        num_errors = 0
-        _network: Network
-
-        def __init__(self, network: Network, logger: ILogger) -> None:
-            self._network = network
-
-        def parse(self, model: bytes, path: str | None = None) -> bool:
-            if fail == "parse":
-                self.num_errors = 1
-                return False
-            self._network._model = model
-            self._network._session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-            self._network.num_inputs = self._network.num_outputs = 1
-            return True
-
-        def get_error(self, index: int) -> ParserError:
-            assert index < self.num_errors
-            return ParserError()
-
-    class Profile(Strict):
-        _shapes: Any = None
-
-        def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
-            self._shapes = (input, tuple(min), tuple(opt), tuple(max))
-
-    class Config(Strict):
-        builder_optimization_level = 3
-        _tf32 = True
-        _profile: Any = None
-        _pool: Any = None
-
-        def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
-            self._pool = (pool, pool_size)
-
-        def clear_flag(self, flag: Any) -> None:
-            assert flag == "TF32"
-            self._tf32 = False
-
-        def add_optimization_profile(self, profile: Profile) -> int:
-            self._profile = profile._shapes
-            return -1 if fail == "profile" else 0
-
-    class Builder(Strict):
-        _logger: Any = None
-
-        def __init__(self, logger: ILogger) -> None:
-            self._logger = logger
-
-        def create_network(self, flags: int = 0) -> Network:
-            wanted = 0 if version.startswith("11") else 1
-            assert flags == 1 << (0 if old else wanted), "the flag's number differs between versions"
-            return Network()
-
-        def create_builder_config(self) -> Config:
-            return Config()
-
-        def create_optimization_profile(self) -> Profile:
-            return Profile()
-
-        def build_serialized_network(self, network: Network, config: Config) -> Any:
-            if fail == "build":
-                self._logger.log(1, "no implementation for node_MatMul_28")
-                return None
-            header = json.dumps({"tf32": config._tf32, "profile": config._profile, "level": config.builder_optimization_level})
-            return memoryview(MARK + header.encode() + b"\n" + network._model)
-
-    class Context(Strict):
-        _session: Any = None
-        _shape: tuple[int, ...] = ()
-        _classes = 0
-
-        def __init__(self, session: Any) -> None:
-            self._session, self._addresses = session, dict[str, int]()
-
-        def set_input_shape(self, name: str, shape: Any) -> bool:
-            self._shape = tuple(shape)
-            return fail != "shape"
-
-        def infer_shapes(self) -> list[str]:
-            return []
-
-        def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-            return (self._shape[0], self._session.get_outputs()[0].shape[1])
-
-        def set_tensor_address(self, name: str, memory: int) -> bool:
-            self._addresses[name] = memory
-            return True
-
-        def execute_async_v3(self, stream_handle: int) -> bool:
-            if fail == "run":
-                return False
-            assert stream_handle in cuda.handles
-            names = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
-            images = np.frombuffer(
-                cuda.memory[self._addresses[names[0]]], dtype=TYPES[self._session.get_inputs()[0].type]
-            ).reshape(self._shape)
-            assert np.isfinite(images).all(), "ran on memory that nobody wrote"
-            (logits,) = self._session.run([names[1]], {names[0]: images})
-            ctypes.memmove(self._addresses[names[1]], logits.ctypes.data, logits.nbytes)
-            return True
-
-    class CudaEngine(Strict):
-        num_io_tensors = 2
-
-        def __init__(self, plan: bytes) -> None:
-            header, model = plan[len(MARK) :].split(b"\n", 1)
-            self._profile = json.loads(header)["profile"]
-            self._session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-
-        def get_tensor_name(self, index: int) -> str:
-            entries = [*self._session.get_inputs(), *self._session.get_outputs()]
-            return str(entries[index].name)
-
-        def get_tensor_mode(self, name: str) -> str:
-            return "INPUT" if name == self._session.get_inputs()[0].name else "OUTPUT"
-
-        def get_tensor_dtype(self, name: str) -> str:
-            entries = [*self._session.get_inputs(), *self._session.get_outputs()]
-            return {"float32": "FLOAT", "uint8": "UINT8"}[TYPES[next(e.type for e in entries if e.name == name)]]
-
-        def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-            return tuple(-1 if isinstance(size, str) else size for size in self._session.get_inputs()[0].shape)
-
-        def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
-            assert profile_index == 0
-            return [tuple(shape) for shape in self._profile[1:]]
-
-        def create_execution_context(self) -> Context | None:
-            return None if fail == "context" else Context(self._session)
-
-    class Runtime(Strict):
-        _logger: Any = None
-
-        def __init__(self, logger: ILogger) -> None:
-            self._logger = logger
-
-        def deserialize_cuda_engine(self, serialized_engine: bytes) -> CudaEngine | None:
-            if fail == "deserialize" or not serialized_engine.startswith(MARK):
-                self._logger.log(1, "the plan was built for another device")
-                return None
-            return CudaEngine(serialized_engine)
-
-    flags = {"EXPLICIT_BATCH": Enum(0)} if old or version.startswith("10") else {}
-    if not old:
-        flags["STRONGLY_TYPED"] = Enum(0 if version.startswith("11") else 1)
-    contents: dict[str, Any] = {
-        "__version__": version,
-        "ILogger": ILogger,
-        "Builder": Builder,
-        "OnnxParser": OnnxParser,
-        "Runtime": Runtime,
-        "NetworkDefinitionCreationFlag": SimpleNamespace(**flags),
-        "MemoryPoolType": SimpleNamespace(WORKSPACE="WORKSPACE"),
-        "BuilderFlag": SimpleNamespace(TF32="TF32"),
-        "TensorIOMode": SimpleNamespace(INPUT="INPUT", OUTPUT="OUTPUT"),
-        "DataType": SimpleNamespace(FLOAT="FLOAT", UINT8="UINT8"),
-    }
-    for name, value in contents.items():
-        setattr(trt, name, value)
+    world = World(trt, version, listing, cuda, fail)
+    trt.__version__ = version  # type: ignore[attr-defined]
+    trt._world = world  # type: ignore[attr-defined]
+    for name, facts in listing.items():
+        if "enum" in facts and "." not in name:
+            setattr(trt, name, strict_enum(name, facts["enum"]))
+    for behaviour in BEHAVIOURS:
+        name = behaviour.__name__
+        if name in listing:
+            world.classes[name] = type(name, (behaviour,), {"_world": world})
+            setattr(trt, name, strict_class(name, listing[name], world.classes[name]))
+    trt.ILogger.Severity = strict_enum("ILogger.Severity", listing["ILogger.Severity"]["enum"])
     return trt
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))

@@ -5,80 +5,40 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from autoformer.errors import AutoformerError, CheckpointError, DataError, ExportError, MeasurementError, MissingPackageError
 from autoformer.export.artefacts import export_network
 from autoformer.export.cuda_runtime import Cuda
-from autoformer.export.engine import Engine, EngineBuilder, tensorrt_missing
+from autoformer.export.engine import Engine
+from autoformer.export.engine_builder import EngineBuilder, EngineConfig
 from autoformer.export.manifest import Manifest
 from autoformer.export.onnx_graph import OnnxGraph
 from autoformer.export.predictor import open_predictor
+from autoformer.export.tensorrt_versions import tensorrt_missing
 from autoformer.preprocessing import Preprocessing
-from tests.fake_tensorrt import MARK, FakeCuda, make_tensorrt
-
-WEIGHT = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
-IMAGES = np.random.default_rng(1).standard_normal((8, 1, 2, 2)).astype(np.float32)
-EXPECTED = IMAGES.reshape(8, 4) @ WEIGHT
-VERSIONS = ("8.6.1", "10.3.0", "11.4.0.106")
-
-
-@pytest.fixture
-def graph(tmp_path: Path) -> Path:
-    path = tmp_path / "model.onnx"
-    write_graph(path)
-    return path
-
-
-def write_graph(path: Path, batch: int | str = "batch") -> None:
-    """logits = flattened images times WEIGHT."""
-    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 1, 2, 2])
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 3])
-    nodes = [helper.make_node("Flatten", ["images"], ["x"]), helper.make_node("MatMul", ["x", "w"], ["logits"])]
-    body = helper.make_graph(nodes, "g", [images], [logits], [numpy_helper.from_array(WEIGHT, "w")])
-    onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-
-
-Install = Callable[..., FakeCuda]
-
-
-@pytest.fixture
-def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Puts a fake TensorRT of some version and a fake CUDA in place; at the end nothing may be left on the device."""
-    cudas: list[FakeCuda] = []
-
-    def put(version: str = "10.3.0", *, devices: int = 1, fail: str = "") -> FakeCuda:
-        cuda = FakeCuda(devices)
-        bindings = ModuleType("cuda.bindings")
-        bindings.runtime = cuda  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
-        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
-        monkeypatch.setitem(sys.modules, "tensorrt", make_tensorrt(version, cuda, fail=fail))
-        cudas.append(cuda)
-        return cuda
-
-    yield put
-    assert [(cuda.memory, cuda.handles) for cuda in cudas] == [({}, set())] * len(cudas)
+from tests.engines import EXPECTED, IMAGES, VERSIONS, WEIGHT, Install, write_graph
+from tests.fake_tensorrt import MARK
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_engine_is_built_and_gives_the_logits_of_the_graph(version: str, graph: Path, install: Install) -> None:
     cuda = install(version)
     plan = graph.with_name("model.plan")
-    built = EngineBuilder(optimization_level=2, workspace_mib=64).build(graph, plan, batches=(1, 2, 5))
-    assert (built.batches, built.image_shape, built.tensorrt) == ((1, 2, 5), (1, 2, 2), version)
+    config = EngineConfig(optimization_level=2, workspace_mib=64, profiles=((1, 2, 5),))
+    built = EngineBuilder(config).build(graph, plan)
+    assert (built.config, built.image_shape, built.tensorrt) == (config, (1, 2, 2), version)
     header = json.loads(plan.read_bytes()[len(MARK) :].split(b"\n")[0])
-    assert header == {"tf32": False, "level": 2, "profile": ["images", [1, 1, 2, 2], [2, 1, 2, 2], [5, 1, 2, 2]]}
+    assert header["flags"] == []  # 11's own flag of strong typing is the network's; TF32 is taken away
+    assert (header["level"], header["pools"]) == (2, {"WORKSPACE": 64 << 20})
+    assert header["profiles"] == [["images", [1, 1, 2, 2], [2, 1, 2, 2], [5, 1, 2, 2]]]
     with Engine.load(plan, sha256=built.sha256) as engine:
         assert (engine.min_batch, engine.max_batch) == (1, 5)
         for count in (1, 5, 5, 2):  # up, the same, and down again
@@ -92,19 +52,19 @@ def test_engine_is_built_and_gives_the_logits_of_the_graph(version: str, graph: 
 def test_tf32_is_left_on_only_when_asked_for(graph: Path, install: Install) -> None:
     install()
     plan = graph.with_name("model.plan")
-    EngineBuilder().build(graph, plan, precision="tf32")
-    assert b'"tf32": true' in plan.read_bytes()
-    with pytest.raises(ExportError, match="fp32 or tf32, got 'int3'"):
-        EngineBuilder().build(graph, plan, precision="int3")
+    EngineBuilder(EngineConfig(precision="tf32")).build(graph, plan)
+    assert b'"flags": ["TF32"]' in plan.read_bytes()
+    with pytest.raises(ExportError, match="fp32, tf32, fp16, int8, got 'int3'"):
+        EngineConfig(precision="int3")
     with pytest.raises(ExportError, match="must rise"):
-        EngineBuilder().build(graph, plan, batches=(4, 2, 8))
+        EngineConfig(profiles=((4, 2, 8),))
 
 
 def test_graph_of_fixed_batch_keeps_it(tmp_path: Path, install: Install) -> None:
     install()
     write_graph(tmp_path / "four.onnx", batch=4)
     built = EngineBuilder().build(tmp_path / "four.onnx", tmp_path / "four.plan")
-    assert built.batches == (4, 4, 4)
+    assert built.config.profiles == ((4, 4, 4),)
     with Engine.load(built.path, sha256=built.sha256) as engine:
         np.testing.assert_allclose(engine(IMAGES[:4]), EXPECTED[:4], rtol=1e-5)
         with pytest.raises(MeasurementError, match="takes 4 to 4 images at once, asked for 2"):
@@ -115,7 +75,7 @@ def test_graph_of_fixed_batch_keeps_it(tmp_path: Path, install: Install) -> None
 @pytest.mark.parametrize(
     ("fail", "message"),
     [
-        ("parse", r"cannot read .*node (node_gelu|number 7): Unsupported operator: Gelu"),
+        ("parse", r"cannot read .*node (node_gelu|Flatten_0): Unsupported operator: Gelu"),
         ("profile", "refuses batches"),
         ("build", "cannot build an engine .*no implementation for node_MatMul_28"),
     ],
@@ -149,7 +109,7 @@ def test_failed_run_says_why_and_leaves_nothing_on_the_device(
 
 def test_engine_refuses_what_it_was_not_built_for(graph: Path, install: Install) -> None:
     install()
-    built = EngineBuilder().build(graph, graph.with_name("model.plan"), batches=(2, 2, 4))
+    built = EngineBuilder(EngineConfig(profiles=((2, 2, 4),))).build(graph, graph.with_name("model.plan"))
     with Engine.load(built.path, sha256=built.sha256) as engine:
         with pytest.raises(MeasurementError, match="not prepared"):
             engine.infer()

@@ -25,7 +25,8 @@ from autoformer.evaluate import Predict, predict_with
 from autoformer.export.artefacts import export_network
 from autoformer.export.attention_pattern import GraphView
 from autoformer.export.bundle import Promise, write_bundle
-from autoformer.export.engine import Engine, EngineBuilder
+from autoformer.export.engine import Engine
+from autoformer.export.engine_builder import EngineBuilder
 from autoformer.export.manifest import Manifest
 from autoformer.export.model_metadata import ModelMetadata
 from autoformer.export.onnx_graph import OnnxGraph

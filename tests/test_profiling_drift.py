@@ -13,13 +13,14 @@ import pytest
 
 from autoformer.architecture import Architecture
 from autoformer.errors import CheckpointError
-from autoformer.profiling import drift, latency_loop
+from autoformer.profiling import drift, instances
 from autoformer.profiling.anchors import anchors_of, pace_of
-from autoformer.profiling.drift import drift_of_rounds, joined, without_common_drift
+from autoformer.profiling.drift import as_one, drift_of_rounds, joined, measure_together, without_common_drift
 from autoformer.profiling.latency_answer import LatencyAnswer, Timing
 from autoformer.profiling.latency_loop import measure_networks
-from autoformer.profiling.measure import Measurement
-from autoformer.profiling.statistics import VALID
+from autoformer.profiling.measure import MeasureConfig, Measurement
+from autoformer.profiling.statistics import VALID, LatencyStats
+from autoformer.space import SearchSpace
 from tests.fakes import ScriptedBackend, ScriptedClock
 from tests.test_latency_loop import SPACE, Measurer, answered, table_of, truth
 from tests.test_profiling_measure import FACTS, one
@@ -33,7 +34,10 @@ def taken(own_ms: float, drift: Sequence[float], runs: int = 20, seed: int = 0) 
     rng, clock = random.Random(seed), ScriptedClock()
     pattern = one(ScriptedBackend(clock, lambda run: 1.0))
     samples = tuple(own_ms * factor * rng.uniform(0.999, 1.001) for factor in drift for _ in range(runs))
-    return replace(pattern, samples_ms=samples, cpu_samples_ms=samples, device_samples_ms=(), round_runs=(runs,) * len(drift))
+    return replace(
+        pattern, samples_ms=samples, cpu_samples_ms=samples, device_samples_ms=(), round_runs=(runs,) * len(drift),
+        stats=LatencyStats.from_samples(samples),
+    )  # fmt: skip
 
 
 def test_the_drift_of_rounds_is_found_whatever_the_networks_own_times() -> None:
@@ -72,15 +76,79 @@ def test_joined_measurements_are_one_of_more_rounds() -> None:
     assert both.stats.p50_ms == pytest.approx(1.5, rel=2e-3)
 
 
+# --- several openings of one network ---------------------------------------------------------------------------
+
+
+def test_two_instances_of_a_network_count_as_their_geometric_mean() -> None:
+    both = as_one("a", [taken(1.0, (1, 1, 1)), taken(1.21, (1, 1, 1), seed=1)])
+    assert both.stats.p50_ms == pytest.approx(1.1, rel=1e-3)
+    assert both.instances_ms == pytest.approx((1.0, 1.21), rel=1e-3)
+    assert both.round_runs == (40, 40, 40)
+    assert both.stats.n == 120
+    assert both.verdict.level == VALID  # which of them was visited when is no drift
+    assert both.name == "a"
+
+
+def test_an_instance_in_a_bad_place_does_not_count() -> None:
+    every = as_one("a", [taken(own, (1, 1, 1), seed=index) for index, own in enumerate((1.0, 1.02, 1.4))])
+    assert every.stats.p50_ms == pytest.approx(1.02, rel=1e-3)
+
+
+def test_one_instance_is_left_as_it_is() -> None:
+    alone = taken(1.0, (1, 1.01, 1))
+    joined_alone = as_one("a", [alone])
+    assert joined_alone.samples_ms == pytest.approx(alone.samples_ms)
+    assert joined_alone.round_runs == alone.round_runs
+
+
+def test_a_network_that_drifts_within_its_instances_is_seen() -> None:
+    both = as_one("a", [taken(1.0, (1.0, 1.15, 1.3)), taken(1.2, (1.0, 1.15, 1.3))])
+    assert "drift" in str(both.verdict)
+
+
+def test_all_instances_of_a_network_are_measured_in_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[MeasureConfig] = []
+
+    def run(backends: Mapping[str, Any], config: MeasureConfig, **options: object) -> dict[str, Measurement]:
+        seen.append(config)
+        return {name: taken(1.0, DRIFT) for name in backends}
+
+    monkeypatch.setattr(drift, "measure", run)
+    backend = ScriptedBackend(ScriptedClock(), lambda run: 1.0)
+    config = MeasureConfig(min_runs=100, min_s=3.0, max_s=9.0)
+    (found,) = measure_together({"a": [backend] * 3, "b": [backend] * 3}, config, 1)
+    assert set(found) == {"a", "b"}
+    assert (seen[0].min_runs, seen[0].min_s, seen[0].max_s) == (34, 1.0, 3.0)
+
+
+def test_large_networks_are_opened_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    opened: list[Architecture] = []
+
+    def note(space: SearchSpace, architecture: Architecture, *_: object) -> Opened:
+        opened.append(architecture)
+        return Opened(architecture)
+
+    monkeypatch.setattr(instances, "export_for", lambda *_: None)
+    monkeypatch.setattr(instances, "open_network", note)
+    base = SearchSpace.preset("base")
+    wanted = [base.largest, *(base.sample(random.Random(seed)) for seed in range(3))]
+    with instances.opened_networks(base, wanted, "onnxruntime-cpu", 1, 1, instances=3, folder=tmp_path) as found:
+        assert {len(one) for one in found.values()} == {1}  # four times about 54 M weights of four bytes are 0.8 GiB
+    assert sorted(opened, key=str) == sorted(wanted, key=str)
+    with instances.opened_networks(SPACE, [SPACE.largest], "onnxruntime-cpu", 1, 1, instances=3, folder=tmp_path) as found:
+        assert len(found[SPACE.largest]) == 3
+    assert len(opened) == 4 + 1 + 3  # what a process opens first is not timed
+
+
 # --- the table's pace --------------------------------------------------------------------------------------------
 
 
 def test_anchors_are_the_tables_networks_nearest_in_time_that_are_not_measured_anyway() -> None:
     table = table_of(truth)
     by_time = [network.architecture for network in table.networks]  # in rising order of FLOPs, so of the true latency
-    assert anchors_of(table, 0.0001) == by_time[:3]
-    assert anchors_of(table, 0.0001, without=by_time[1:2]) == [by_time[0], *by_time[2:4]]
-    assert set(anchors_of(table, 1000)) == set(by_time[-3:])
+    assert anchors_of(table, 0.0001) == by_time[:6]
+    assert anchors_of(table, 0.0001, without=by_time[1:2], count=3) == [by_time[0], *by_time[2:4]]
+    assert set(anchors_of(table, 1000)) == set(by_time[-6:])
 
 
 @pytest.mark.parametrize(
@@ -122,11 +190,13 @@ class Opened(AbstractContextManager["Opened"]):
 def test_finalists_are_measured_at_the_tables_pace(factor: float, pace: float, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Sequence[str]] = []
     monkeypatch.setattr(drift, "measure", fake_measure(factor, seen))
-    monkeypatch.setattr(latency_loop, "open_network", lambda space, architecture, *_: Opened(architecture))
+    monkeypatch.setattr(instances, "export_for", lambda *_: None)
+    monkeypatch.setattr(instances, "open_network", lambda space, architecture, *_: Opened(architecture))
     table, wanted = table_of(truth), [SPACE.sample(random.Random(seed)) for seed in (5, 6)]
     found = measure_networks(table, wanted)
     assert list(found) == wanted
-    assert len(seen[0]) == len(wanted) + 3
+    beside = anchors_of(table, table.predict(wanted[0]), without=wanted)
+    assert sorted(seen[0]) == sorted(f"{network} #{index}" for network in (*wanted, *beside) for index in range(4))
     for network, timing in found.items():
         assert timing.pace == pytest.approx(pace, rel=2e-3)
         assert timing.measured_ms == pytest.approx(factor / pace * truth(network), rel=2e-3)

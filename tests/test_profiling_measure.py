@@ -147,6 +147,8 @@ def test_measurement_survives_json_with_its_raw_samples() -> None:
     read = Measurement.from_dict(json.loads(json.dumps(taken.to_dict())))
     assert read == taken
     assert len(read.samples_ms) == 30
+    before = {name: value for name, value in taken.to_dict().items() if name != "instances_ms"}
+    assert Measurement.from_dict(json.loads(json.dumps(before))) == taken  # files of version 0.1 lack it
     with pytest.raises(MeasurementError, match="not a measurement"):
         Measurement.from_dict({"name": "a"})
 

@@ -1,0 +1,127 @@
+"""`board.pyz bench`: latency of every file of a bundle on this device, by the protocol of the toolchain.
+
+TensorRT engines are measured with and without a CUDA graph, two rows each. Where only trtexec can run them, it measures them
+after the others, on its own, and its version and conditions stand in the row.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from autoformer.checkpoint import refuse_existing_file, write_json
+from autoformer.cli.board_bundle import Answer, Bundle
+from autoformer.errors import CheckpointError, MeasurementError, MissingPackageError
+from autoformer.export.engine_artefacts import checked_trtexec, trtexec_of
+from autoformer.export.manifest import Artefact
+from autoformer.profiling.backend import LatencyBackend
+from autoformer.profiling.device import DeviceFacts
+from autoformer.profiling.measure import MeasureConfig, Measurement, measure
+from autoformer.profiling.trtexec_measurement import trtexec_measurement
+
+FORMAT = "autoformer/board/1"
+WITH_GRAPH = "CUDA graph"  # added to the name of the second row of an engine
+
+
+def bench(arguments: argparse.Namespace) -> Answer:
+    """Latency of every file that runs here, measured in turn by the protocol of the toolchain."""
+    if arguments.out is not None:
+        refuse_existing_file(arguments.out)
+    bundle = Bundle.open(arguments.bundle)
+    taken, missing = measured(bundle, arguments)
+    answer = {"measurements": {name: entry.to_dict() for name, entry in taken.items()}, "not measured": missing}
+    if arguments.out is not None:
+        write_json(result_of("bench", bundle, answer), arguments.out)
+    return answer, bool(taken)
+
+
+def result_of(command: str, bundle: Bundle, answer: dict[str, Any]) -> dict[str, Any]:
+    """A result file: what a command found on this device, for `autoformer report import`."""
+    return {
+        "format": FORMAT,
+        "command": command,
+        "bundle": bundle.promises.get("name"),
+        "manifest": bundle.promises["files"].get("manifest.json"),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),  # noqa: UP017 - Python 3.10 has no UTC
+        "device": DeviceFacts.collect().to_dict(),
+        "versions": runtime_versions(bundle),
+        "answer": answer,
+    }
+
+
+def runtime_versions(bundle: Bundle) -> dict[str, str]:
+    """The versions of the runtimes that the bundle's files run on here: ONNX Runtime's, and what its engines were built with."""
+    found = {}
+    try:
+        import onnxruntime
+
+        found["onnxruntime"] = str(onnxruntime.__version__)
+    except ImportError:  # engines need none
+        pass
+    for _, artefact in bundle.artefacts():
+        if artefact.format == "tensorrt":
+            found["tensorrt" if trtexec_of(artefact) is None else "trtexec"] = str(artefact.made.get("tensorrt"))
+    return found
+
+
+def measured(
+    bundle: Bundle, arguments: argparse.Namespace, only: str | None = None
+) -> tuple[dict[str, Measurement], dict[str, str]]:
+    """Measurements by name, of the files of precision `only` where it is given, and why others are missing."""
+    missing: dict[str, str] = {}
+    visits: dict[str, Callable[[], Measurement]] = {}  # by trtexec
+    with ExitStack() as stack:
+        backends: dict[str, LatencyBackend] = {}
+        for folder, artefact in bundle.artefacts():
+            if only not in (None, artefact.precision):
+                continue
+            path = bundle.manifest.verified_file(folder, artefact)
+            name, batch = f"{artefact.format} {artefact.precision}", artefact.batch or arguments.batch or 1
+            if arguments.batch not in (None, batch):
+                missing[name] = f"it takes exactly {artefact.batch} images, asked for {arguments.batch}"
+                continue
+            for row, cuda_graph in ((name, False), (f"{name} {WITH_GRAPH}", True)):
+                try:
+                    if artefact.format == "tensorrt" and trtexec_of(artefact) is not None:
+                        visits[row] = _visit(row, path, artefact, batch, cuda_graph, arguments.seconds)
+                    elif artefact.format == "tensorrt" or not cuda_graph:
+                        backends[row] = stack.enter_context(_opened(path, artefact, batch, cuda_graph, arguments.threads))
+                except (MissingPackageError, MeasurementError, CheckpointError) as error:
+                    missing[row] = str(error)
+        config = MeasureConfig(min_s=arguments.seconds, max_s=4 * arguments.seconds)
+        taken = measure(backends, config) if backends else {}
+    for row, visit in visits.items():  # after the others are closed: trtexec wants the device for itself
+        try:
+            taken[row] = visit()
+        except (MeasurementError, CheckpointError) as error:
+            missing[row] = str(error)
+    return taken, missing
+
+
+def _opened(path: Path, artefact: Artefact, batch: int, cuda_graph: bool, threads: int) -> LatencyBackend:
+    if artefact.format == "tensorrt":
+        from autoformer.profiling.tensorrt_backend import TensorRTBackend
+
+        return TensorRTBackend(path, batch=batch, precision=artefact.precision, sha256=artefact.sha256, cuda_graph=cuda_graph)
+    from autoformer.profiling.onnxruntime_backend import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend(path, batch=batch, threads=threads, precision=artefact.precision)
+
+
+def _visit(row: str, path: Path, artefact: Artefact, batch: int, cuda_graph: bool, seconds: float) -> Callable[[], Measurement]:
+    program = checked_trtexec(path, artefact)
+    assert artefact.input_name is not None, "an exported file has an input"
+    input_name = artefact.input_name
+
+    def visit() -> Measurement:
+        times = program.time(
+            path, batch=batch, input_name=input_name, image_shape=[int(size) for size in artefact.input_shape[1:]],
+            fixed_batch=artefact.batch is not None, cuda_graph=cuda_graph, seconds=seconds,
+        )  # fmt: skip
+        return trtexec_measurement(row, times, precision=artefact.precision)
+
+    return visit

@@ -1,0 +1,160 @@
+"""Results that came back from a device: files of `board.pyz verify | bench --out`, read with care, as rows of a table.
+
+A file says what it was run on; nothing here can check that. What can be checked is: the format, every verdict against its
+samples, and that a run's bundle is the one that the result is of.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoformer.checkpoint import read_json, replacing
+from autoformer.errors import AutoformerError, CheckpointError, DataError, short
+from autoformer.export.manifest import sha256_of
+from autoformer.profiling.device import DeviceFacts
+from autoformer.profiling.measure import Measurement
+from autoformer.profiling.statistics import LatencyStats
+
+FORMAT = "autoformer/board/1"
+FOLDER = "boards"  # in the folder of a run
+COLUMNS = ("runtime", "device", "what was run", "date")
+BEGIN, END = "<!-- ran on: begin -->", "<!-- ran on: end -->"  # around the table in a Markdown file
+RUNTIMES = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT", "trtexec": "trtexec of TensorRT", "torch": "torch"}
+
+
+@dataclass(frozen=True)
+class RanOn:
+    """One row: a runtime with its version, the device, what was run there, and the day."""
+
+    runtime: str
+    device: str
+    what: str
+    date: str  # ISO 8601
+
+
+@dataclass(frozen=True)
+class BoardResult:
+    """What one command of a board program found."""
+
+    command: str  # "verify" or "bench"
+    bundle: str
+    manifest: str | None  # SHA-256 of the bundle's manifest
+    created: str
+    device: DeviceFacts
+    measurements: Mapping[str, Measurement]
+    not_measured: Mapping[str, str]
+    artefacts: Mapping[str, Mapping[str, Any]]  # of verify, by name: "status", "reason"
+    budget: Mapping[str, Mapping[str, Any]]
+    versions: Mapping[str, str]  # of the runtimes that ran
+
+    @classmethod
+    def load(cls, path: Path) -> BoardResult:
+        """Raises `CheckpointError` when the file is missing, damaged, edited or something else."""
+        values = read_json(path, "format")
+        if values["format"] != FORMAT:
+            raise CheckpointError(
+                f"{path} has format {short(values['format'])!r}, expected {FORMAT!r}, of board.pyz verify or bench --out"
+            )
+        try:
+            answer = values["answer"]
+            taken = {str(name): Measurement.from_dict(entry) for name, entry in answer.get("measurements", {}).items()}
+            for name, measurement in taken.items():
+                if measurement.stats != LatencyStats.from_samples(measurement.samples_ms):
+                    raise ValueError(f"the figures of {name!r} are not those of its samples")
+            words = {key: values[key] for key in ("command", "bundle", "created")}
+            if not all(isinstance(word, str) for word in words.values()) or not re.match(r"\d{4}-\d\d-\d\d", words["created"]):
+                raise ValueError("command, bundle or date cannot be read")
+            return cls(
+                **words,
+                manifest=values.get("manifest"),
+                device=DeviceFacts.from_dict(values["device"]),
+                measurements=taken,
+                not_measured={str(name): str(reason) for name, reason in answer.get("not measured", {}).items()},
+                artefacts=answer.get("artefacts", {}),
+                budget=answer.get("budget", {}),
+                versions={str(name): str(version) for name, version in values["versions"].items()},
+            )
+        except KeyError as error:
+            raise CheckpointError(f"{path} lacks {error}; it was edited or damaged, run the board program again") from error
+        except (TypeError, ValueError, AttributeError, AutoformerError) as error:
+            raise CheckpointError(f"{path} is damaged ({short(error)}); run the board program again") from error
+
+    def ran_on(self) -> tuple[RanOn, ...]:
+        """A row for each runtime that really ran something. Raises `DataError` when none did."""
+        ran: dict[str, list[str]] = {}
+        for name, taken in self.measurements.items():
+            ran.setdefault(_family(taken.backend), []).append(f"{name}, batch {taken.batch}")
+        for name, found in self.artefacts.items():
+            if found.get("status") in ("as promised", "differs"):
+                family = "onnxruntime" if name.startswith("onnx") else "trtexec" if "trtexec" in self.versions else "tensorrt"
+                ran.setdefault(family, []).append(f"{name} {found['status']}")
+        if not ran:
+            raise DataError(f"the result of {self.command} ran nothing: {'; '.join(self.not_measured.values()) or 'no file'}")
+        return tuple(
+            RanOn(
+                runtime=f"{RUNTIMES.get(family, family)} {self.versions.get(family, 'of unknown version')}",
+                device=self.device.short_name if family in ("onnxruntime", "torch") else self.device.gpu_name,
+                what=f"{self.command} of {self.bundle}: {'; '.join(dict.fromkeys(words))}",
+                date=self.created[:10],
+            )
+            for family, words in ran.items()
+        )
+
+
+def _family(backend: str) -> str:
+    return backend.split("-")[0]
+
+
+def add_rows(text: str, rows: Sequence[RanOn]) -> str:
+    """A Markdown text with these rows added to the table between its marks, newest last; rows that are there stay once.
+
+    Raises `DataError` when the marks are missing.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise DataError(f"the file has no place for the table; put these two lines where it shall stand: {BEGIN} and {END}")
+    before, rest = text.split(BEGIN)
+    table, after = rest.split(END)
+    lines = [line.strip() for line in table.splitlines() if line.strip().startswith("|")]
+    there = [line for line in lines if line not in (_HEAD, _RULE)]
+    new = ["| " + " | ".join(_cell(word) for word in (row.runtime, row.device, row.what, row.date)) + " |" for row in rows]
+    every = list(dict.fromkeys([*there, *new]))
+    return f"{before}{BEGIN}\n{_HEAD}\n{_RULE}\n" + "".join(f"{line}\n" for line in every) + END + after
+
+
+def _cell(words: str) -> str:
+    """Text from a file of somebody else, as one harmless cell."""
+    shown = short(" ".join(words.split()), 160)
+    for letter, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("`", "'"), ("[", "("), ("]", ")")):
+        shown = shown.replace(letter, safe)
+    return shown
+
+
+_HEAD = "| " + " | ".join(COLUMNS) + " |"
+_RULE = "|" + "---|" * len(COLUMNS)
+
+
+def keep_with_run(path: Path, result: BoardResult, run: Path) -> Path:
+    """Copies a result file into the folder of its run, under its own digest, so that once imported is imported once.
+
+    Raises `DataError` when `run` is no run, or the result is of other files than the run exported.
+    """
+    manifest = run / "export" / "manifest.json"
+    if not manifest.is_file():
+        raise DataError(f"{run} is no finished run: it has no export/manifest.json")
+    if result.manifest != sha256_of(manifest):
+        raise DataError(f"{path} is of the bundle {short(result.bundle)!r}, which holds other files than {run} exported")
+    kept = run / FOLDER / f"{result.created[:10]}-{sha256_of(path)[:12]}.json"
+    kept.parent.mkdir(exist_ok=True)
+    with replacing(kept) as beside:
+        shutil.copyfile(path, beside)
+    return kept
+
+
+def results_of(run: Path) -> tuple[BoardResult, ...]:
+    """The results that were imported into a run, in order of their dates. Raises `CheckpointError` for a damaged one."""
+    return tuple(BoardResult.load(path) for path in sorted((run / FOLDER).glob("*.json")))

@@ -1,0 +1,157 @@
+"""`KitResult`: what a device sends back, as one JSON file: raw samples, the device, and the networks they are of.
+
+It carries its own digest and that of the kit, so that a file that was cut off, edited or made for something else is refused.
+Whoever wants to can compute a digest anew: it guards against accidents, not against people who measure for you.
+Imports the standard library only and works on Python 3.10.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from autoformer.checkpoint import json_digest, read_json, replacing
+from autoformer.errors import AutoformerError, CheckpointError, MeasurementError, short
+from autoformer.export.manifest import sha256_of
+from autoformer.profiling.device import DeviceFacts, GpuFacts
+from autoformer.profiling.drift import joined, without_common_drift
+from autoformer.profiling.kit import FILE_NAME, Kit
+from autoformer.profiling.kit_measurement import Rows, Setting
+from autoformer.profiling.measure import Measurement, Warmup, stats_or_none
+from autoformer.profiling.statistics import Gates, LatencyStats, judge
+
+FORMAT = "autoformer/kit-result/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KitResult:
+    """The measurements of one kit by one runtime on one device."""
+
+    kit: Kit
+    kit_digest: str  # SHA-256 of the kit's manifest file
+    runtime: str
+    facts: Mapping[str, str]  # of the runtime
+    device: DeviceFacts
+    stopped: Mapping[Setting, str]  # why each finished setting ended
+    not_measured: Mapping[str, str]  # by setting, why
+    rows: tuple[Mapping[str, Any], ...]
+    created: str  # ISO 8601, UTC
+
+    @classmethod
+    def of(
+        cls,
+        folder: Path,
+        kit: Kit,
+        rows: Rows,
+        device: DeviceFacts,
+        stopped: Mapping[Setting, str],
+        not_measured: Mapping[str, str],
+    ) -> KitResult:
+        """What was measured of the kit in `folder`; rows of unfinished settings are left out."""
+        wanted = {(setting.precision, setting.batch) for setting in stopped}
+        said = next((row["gpu"] for row in rows.rows if row["row"] == "build" and row.get("gpu")), None)
+        if said is not None and not device.gpus and device.jetson is None:  # without nvidia-smi only the runtime knows the GPU
+            device = replace(device, gpus=(GpuFacts(str(said), "unknown", "unknown", None),))
+        return cls(
+            kit=kit,
+            kit_digest=sha256_of(folder / FILE_NAME),
+            runtime=rows.head["runtime"],
+            facts=rows.head["facts"],
+            device=device,
+            stopped=dict(stopped),
+            not_measured=dict(not_measured),
+            rows=tuple(row for row in rows.rows if (row["precision"], row["batch"]) in wanted),
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),  # noqa: UP017 (Python 3.10)
+        )
+
+    def measurements(self, setting: Setting) -> dict[tuple[str, int], Measurement]:
+        """Each instance (name, build) as one measurement of all its rounds, common drift taken out.
+
+        Raises `MeasurementError` when `setting` was not measured.
+        """
+        if setting not in self.stopped:
+            have = "; ".join(str(one) for one in self.stopped) or "nothing"
+            raise MeasurementError(f"{setting} was not measured on this device, only {have}")
+        rounds: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+        for row in self.rows:
+            if row["row"] == "visit" and (row["precision"], row["batch"]) == (setting.precision, setting.batch):
+                rounds.setdefault((row["network"], row["build"]), []).append(row)
+        found = {}
+        for (name, build), visits in rounds.items():
+            taken = [self._measurement(row) for row in sorted(visits, key=lambda row: int(row["round"]))]
+            whole = taken[0]
+            for one in taken[1:]:
+                whole = joined(whole, one)
+            found[f"{build} {name}"] = whole
+        steady = without_common_drift(found)
+        return {(name.split(" ", 1)[1], int(name.split(" ", 1)[0])): one for name, one in steady.items()}
+
+    def _measurement(self, row: Mapping[str, Any]) -> Measurement:
+        wall, cpu, own = (
+            tuple(time / 1000 for time in row[name]) for name in ("samples_us", "cpu_samples_us", "device_samples_us")
+        )
+        stats, cpu_stats = LatencyStats.from_samples(wall), stats_or_none(cpu)
+        return Measurement(
+            name=row["network"], backend=self.runtime, precision=row["precision"], batch=row["batch"], threads=row["threads"],
+            settings={**row["settings"], **self.facts}, device=self.device,
+            warmup=Warmup(row["warmup_runs"], 0.0, row["settled"]), stats=stats, cpu_stats=cpu_stats,
+            device_stats=stats_or_none(own), verdict=judge(stats, Gates.for_backend(self.runtime), cpu=cpu_stats),
+            samples_ms=wall, cpu_samples_ms=cpu, device_samples_ms=own, round_runs=(len(wall),),
+        )  # fmt: skip
+
+    # --- file ----------------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form without its digest."""
+        return {
+            "format": FORMAT,
+            "kit": {**self.kit.to_dict(), "sha256": self.kit_digest},
+            "runtime": self.runtime,
+            "facts": dict(self.facts),
+            "device": self.device.to_dict(),
+            "stopped": [
+                {"precision": setting.precision, "batch": setting.batch, "reason": reason}
+                for setting, reason in self.stopped.items()
+            ],
+            "not_measured": dict(self.not_measured),
+            "rows": [dict(row) for row in self.rows],
+            "created": self.created,
+        }
+
+    def save(self, path: Path) -> None:
+        """Writes the file, whole or not at all, on one line: thousands of samples."""
+        values = self.to_dict()
+        with replacing(path) as beside:
+            beside.write_text(json.dumps({**values, "sha256": json_digest(values)}, sort_keys=True) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> KitResult:
+        """Reads a file. Raises `CheckpointError` when it is damaged, was edited, or is something else."""
+        values = read_json(path, "format")
+        if values["format"] != FORMAT:
+            raise CheckpointError(
+                f"{path} has format {short(values['format'], 40)!r}, expected {FORMAT!r}, as `board.pyz measure` writes it"
+            )
+        digest = values.pop("sha256", None)
+        if digest != json_digest(values):
+            raise CheckpointError(f"{path} is not as the device wrote it (its digest differs); copy it again from there")
+        try:
+            kit = Kit.from_dict({key: value for key, value in values["kit"].items() if key != "sha256"})
+            return cls(
+                kit=kit,
+                kit_digest=str(values["kit"]["sha256"]),
+                runtime=str(values["runtime"]),
+                facts={str(key): str(value) for key, value in values["facts"].items()},
+                device=DeviceFacts.from_dict(values["device"]),
+                stopped={Setting(one["precision"], int(one["batch"])): str(one["reason"]) for one in values["stopped"]},
+                not_measured={str(key): str(value) for key, value in values["not_measured"].items()},
+                rows=tuple(values["rows"]),
+                created=str(values["created"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, AutoformerError) as error:
+            what = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise CheckpointError(f"{path} is damaged ({short(what)}); copy it again from the device") from error
