@@ -38,9 +38,10 @@ PLAN_SUFFIXES = (".plan", ".engine")
 TIMM = "timm:"  # begins the name of one of timm's networks, which is no path
 BACKENDS = (
     "onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch-cpu", "torch-compiled-cpu", "torch-cuda",
-    "torch-compiled-cuda", "torch-graph-cuda", "tensorrt",
+    "torch-compiled-cuda", "torch-graph-cuda", "tensorrt", "tensorrt-graph",
 )  # fmt: skip
-USUAL_BACKENDS = ("onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda", "tensorrt")  # the others compile first
+# The others compile first, or are another way to run the same kernels.
+USUAL_BACKENDS = ("onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda", "tensorrt", "tensorrt-graph")
 NO_GPU = "no NVIDIA GPU was found"
 REFERENCE = "reference network"
 REFERENCE_WIDTH, REFERENCE_ROWS, REFERENCE_LAYERS = 192, 64, 4  # 9.4 M multiply-adds, below a millisecond on most CPUs
@@ -319,7 +320,10 @@ def _jobs_of(words: str, label: str, batch: int, threads: int | None, spinning: 
             _Job(words, label, "onnxruntime-tensorrt", lambda: open_onnx("tensorrt")),
         ]
     if path.suffix in PLAN_SUFFIXES and path.is_file():
-        return [_Job(words, label, "tensorrt", lambda: _open_plan(path, batch))]
+        return [
+            _Job(words, label, "tensorrt", lambda: _open_plan(path, batch, cuda_graph=False)),
+            _Job(words, label, "tensorrt-graph", lambda: _open_plan(path, batch, cuda_graph=True)),
+        ]
     if words.startswith(TIMM) or (path / "config.json").is_file():
         return [
             _Job(words, label, f"{begin}-{device}", partial(_open_network, words, device, mode, batch, threads))
@@ -340,13 +344,13 @@ def _open_network(words: str, device: str, mode: str, batch: int, threads: int |
     return TorchBackend(named.network, shape, batch=batch, device=device, mode=mode, threads=threads)
 
 
-def _open_plan(plan: Path, batch: int) -> LatencyBackend:
+def _open_plan(plan: Path, batch: int, *, cuda_graph: bool) -> LatencyBackend:
     from autoformer.profiling.tensorrt_backend import TensorRTBackend
 
     artefact = Manifest.load(plan.parent).find_file(plan.name) if (plan.parent / MANIFEST).is_file() else None
     if artefact is None:
         raise MeasurementError(f"{plan} has no entry in a {MANIFEST} beside it, so its precision is not known")
-    return TensorRTBackend(plan, batch=batch, precision=artefact.precision)
+    return TensorRTBackend(plan, batch=batch, precision=artefact.precision, cuda_graph=cuda_graph)
 
 
 def _onnx(path: Path) -> onnx.ModelProto:

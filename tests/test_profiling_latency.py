@@ -54,7 +54,8 @@ def test_what_a_machine_without_gpu_cannot_measure_is_listed_with_its_reason(tmp
     profile = profile_artefacts([subnet_folder, plan], config=QUICK, threads=1)
     missing = [(item.name, item.backend, item.reason) for item in profile.not_measured]
     reason = "no NVIDIA GPU was found"
-    assert missing == [("best", "torch-cuda", reason), ("model.plan", "tensorrt", reason)]
+    plans = [("model.plan", "tensorrt", reason), ("model.plan", "tensorrt-graph", reason)]
+    assert missing == [("best", "torch-cuda", reason), *plans]
     with pytest.raises(MeasurementError, match=r"nothing could be measured: model\.plan on tensorrt: no NVIDIA GPU"):
         profile_artefacts([plan], config=QUICK)
 
