@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from autoformer.errors import MeasurementError
 from autoformer.profiling.sensors import GpuReading, Reading
 
 SHORTEST_S = 0.5  # of all visits, to tell who was busy: the system counts in hundredths of a second, on every core
+Number = TypeVar("Number", int, float)
 LOCKED_MHZ = 15  # one step of an NVIDIA GPU's clock: a clock that moves by no more is held
 
 
@@ -73,6 +74,22 @@ class Conditions:
             readings=(first, *(after for _, after in visits)),
         )
 
+    def joined(self, other: Conditions) -> Conditions:
+        """The worse of both in every respect, and all readings: what samples from both were taken under."""
+        clocks = [locked for locked in (self.clocks_locked, other.clocks_locked) if locked is not None]
+        return Conditions(
+            load_average=_larger(self.load_average, other.load_average),
+            clock_change=_larger(self.clock_change, other.clock_change),
+            clocks_locked=all(clocks) if clocks else None,
+            temperature_rise_c=_larger(self.temperature_rise_c, other.temperature_rise_c),
+            throttle=tuple(dict.fromkeys((*self.throttle, *other.throttle))),
+            other_gpu_processes=_larger(self.other_gpu_processes, other.other_gpu_processes),
+            other_cores=_larger(self.other_cores, other.other_cores),
+            cores=self.cores,
+            threads=self.threads,
+            readings=self.readings + other.readings,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; `from_dict` reads it back."""
         return {**asdict(self), "throttle": list(self.throttle), "readings": [asdict(reading) for reading in self.readings]}
@@ -85,6 +102,11 @@ class Conditions:
             raise MeasurementError(f"not conditions: keys {sorted(values)}, expected {sorted(known)}")
         readings = tuple(_reading(entry) for entry in values["readings"])
         return cls(**{**values, "throttle": tuple(values["throttle"]), "readings": readings})
+
+
+def _larger(first: Number | None, second: Number | None) -> Number | None:
+    known = [value for value in (first, second) if value is not None]
+    return max(known) if known else None
 
 
 def _reading(values: Mapping[str, Any]) -> Reading:

@@ -17,15 +17,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from statistics import median
 
 from autoformer.profiling.backend import LatencyBackend
+from autoformer.profiling.conditions import Conditions
 from autoformer.profiling.device import DeviceFacts
-from autoformer.profiling.measure import MeasureConfig, Measurement, Progress, measure, stats_or_none
-from autoformer.profiling.statistics import Gates, LatencyStats, judge
+from autoformer.profiling.measure import MeasureConfig, Measurement, Progress, measure
 
 ROUNDS = 10  # visits of each network: drift of the machine is found as finely as this
 SWEEPS = 10  # of the polish; two or three are enough
+KINDS_OF_SAMPLES = ("samples_ms", "cpu_samples_ms", "device_samples_ms", "enqueue_samples_ms")
 
 
 def measure_together(
@@ -79,12 +81,13 @@ def without_common_drift(taken: Mapping[str, Measurement]) -> dict[str, Measurem
     found = {}
     for name, one in taken.items():
         by_sample = [factor for factor, runs in zip(factors, one.round_runs, strict=True) for _ in range(runs)]
-        wall = tuple(sample / factor for sample, factor in zip(one.samples_ms, by_sample, strict=True))
-        cpu_pairs = zip(one.cpu_samples_ms, by_sample, strict=True) if one.cpu_samples_ms else ()  # a GPU's have none
-        cpu = tuple(sample / factor for sample, factor in cpu_pairs)
-        stats, cpu_stats = LatencyStats.from_samples(wall), stats_or_none(cpu)
-        verdict = judge(stats, Gates.for_backend(one.backend), cpu=cpu_stats)
-        found[name] = replace(one, samples_ms=wall, cpu_samples_ms=cpu, stats=stats, cpu_stats=cpu_stats, verdict=verdict)
+        found[name] = one.with_samples(
+            **{
+                kind: tuple(sample / factor for sample, factor in zip(getattr(one, kind), by_sample, strict=True))
+                for kind in KINDS_OF_SAMPLES
+                if getattr(one, kind)  # a CPU's own clock is the wall's, a GPU's process may have no CPU times
+            }
+        )
     return found
 
 
@@ -92,39 +95,33 @@ def as_one(name: str, instances: Sequence[Measurement]) -> Measurement:
     """The instances of one network as one measurement: round by round, each brought to the median of their medians."""
     medians = [one.stats.p50_ms for one in instances]
     middle = math.exp(median(math.log(time_ms) for time_ms in medians))
-    wall: list[float] = []
-    cpu: list[float] = []
-    runs: list[int] = []
-    rounds = [
-        (_by_round(one.samples_ms, one.round_runs), _by_round(one.cpu_samples_ms, one.round_runs), middle / own_ms)
-        for one, own_ms in zip(instances, medians, strict=True)
-    ]
-    for index in range(max(len(one.round_runs) for one in instances)):
-        before = len(wall)
-        for own_wall, own_cpu, factor in rounds:
-            if index < len(own_wall):
-                wall += [factor * sample for sample in own_wall[index]]
-                cpu += [factor * sample for sample in own_cpu[index]]
-        runs.append(len(wall) - before)
-    device = tuple(sample for one in instances for sample in one.device_samples_ms)
-    stats, cpu_stats = LatencyStats.from_samples(wall), stats_or_none(cpu)
-    return replace(
-        instances[0], name=name, samples_ms=tuple(wall), cpu_samples_ms=tuple(cpu), device_samples_ms=device,
-        round_runs=tuple(runs), stats=stats, cpu_stats=cpu_stats, device_stats=stats_or_none(device),
-        verdict=judge(stats, Gates.for_backend(instances[0].backend), cpu=cpu_stats), instances_ms=tuple(medians),
+    rounds = range(max(len(one.round_runs) for one in instances))
+    mixed: dict[str, tuple[float, ...]] = {}
+    for kind in KINDS_OF_SAMPLES:
+        own = [
+            (_by_round(getattr(one, kind), one.round_runs), middle / own_ms)
+            for one, own_ms in zip(instances, medians, strict=True)
+        ]
+        mixed[kind] = tuple(
+            factor * sample for index in rounds for by_round, factor in own if index < len(by_round) for sample in by_round[index]
+        )
+    runs = tuple(sum(one.round_runs[index] for one in instances if index < len(one.round_runs)) for index in rounds)
+    conditions = _together([one.conditions for one in instances])
+    return instances[0].with_samples(
+        name=name, round_runs=runs, instances_ms=tuple(medians), conditions=conditions, **mixed
     )  # fmt: skip
 
 
 def joined(first: Measurement, second: Measurement) -> Measurement:
     """Two measurements of one network, one after the other, as one of more rounds; judged on all of it."""
-    wall, cpu = first.samples_ms + second.samples_ms, first.cpu_samples_ms + second.cpu_samples_ms
-    device = first.device_samples_ms + second.device_samples_ms
-    stats, cpu_stats = LatencyStats.from_samples(wall), stats_or_none(cpu)
-    return replace(
-        first, samples_ms=wall, cpu_samples_ms=cpu, device_samples_ms=device, round_runs=first.round_runs + second.round_runs,
-        stats=stats, cpu_stats=cpu_stats, device_stats=stats_or_none(device),
-        verdict=judge(stats, Gates.for_backend(first.backend), cpu=cpu_stats),
-    )  # fmt: skip
+    together = {kind: getattr(first, kind) + getattr(second, kind) for kind in KINDS_OF_SAMPLES}
+    conditions = _together([first.conditions, second.conditions])
+    return first.with_samples(round_runs=first.round_runs + second.round_runs, conditions=conditions, **together)
+
+
+def _together(conditions: Sequence[Conditions | None]) -> Conditions | None:
+    known = [one for one in conditions if one is not None]
+    return reduce(Conditions.joined, known) if known else None
 
 
 def _by_round(samples: Sequence[float], runs: Sequence[int]) -> list[Sequence[float]]:

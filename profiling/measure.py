@@ -16,7 +16,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from autoformer.cost import LatencyQualification
@@ -119,6 +119,15 @@ class Measurement:
             device=device_name(self.device, self.backend, self.threads),
         )
 
+    def with_samples(self, **changes: Any) -> Measurement:
+        """The same with some fields changed, samples above all: figures and verdict are made anew from what is there then."""
+        changed = replace(self, **changes)
+        stats, cpu = LatencyStats.from_samples(changed.samples_ms), stats_or_none(changed.cpu_samples_ms)
+        gpu, enqueue = stats_or_none(changed.device_samples_ms), stats_or_none(changed.enqueue_samples_ms)
+        gates = Gates.for_backend(changed.backend)
+        verdict = judge(stats, gates, cpu=cpu, gpu=gpu, enqueue=enqueue, conditions=changed.conditions)
+        return replace(changed, stats=stats, cpu_stats=cpu, device_stats=gpu, verdict=verdict)
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, raw samples included; `from_dict` reads it back."""
         return {
@@ -154,8 +163,8 @@ class Measurement:
         return cls(**{**values, **read})
 
 
-_LISTS = ("samples_ms", "cpu_samples_ms", "device_samples_ms", "round_runs", "enqueue_samples_ms", "instances_ms")
-_LATER = {"enqueue_samples_ms", "conditions", "instances_ms"}  # files of earlier versions do not have them
+_LISTS = ("samples_ms", "cpu_samples_ms", "device_samples_ms", "round_runs", "instances_ms", "enqueue_samples_ms")
+_LATER = {"instances_ms", "enqueue_samples_ms", "conditions"}  # files of earlier versions do not have them
 
 
 def device_name(device: DeviceFacts, backend: str, threads: int | None) -> str:

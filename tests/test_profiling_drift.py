@@ -15,6 +15,7 @@ from autoformer.architecture import Architecture
 from autoformer.errors import CheckpointError
 from autoformer.profiling import drift, instances
 from autoformer.profiling.anchors import anchors_of, pace_of
+from autoformer.profiling.conditions import Conditions
 from autoformer.profiling.drift import as_one, drift_of_rounds, joined, measure_together, without_common_drift
 from autoformer.profiling.latency_answer import LatencyAnswer, Timing
 from autoformer.profiling.latency_loop import measure_networks
@@ -104,6 +105,18 @@ def test_one_instance_is_left_as_it_is() -> None:
 def test_a_network_that_drifts_within_its_instances_is_seen() -> None:
     both = as_one("a", [taken(1.0, (1.0, 1.15, 1.3)), taken(1.2, (1.0, 1.15, 1.3))])
     assert "drift" in str(both.verdict)
+
+
+def test_joined_measurements_keep_the_worst_of_their_conditions() -> None:
+    cool = Conditions(clock_change=0.01, temperature_rise_c=2.0, other_cores=0.1)
+    hot = Conditions(clock_change=0.3, throttle=("heat (processor)",))
+    first, second = (replace(taken(1.0, (1, 1)), conditions=one) for one in (cool, hot))
+    for both in (joined(first, second), as_one("a", [first, second]), joined(second, replace(first, conditions=None))):
+        assert both.conditions is not None
+        assert both.conditions.clock_change == 0.3
+        assert both.conditions.throttle == ("heat (processor)",)
+        assert both.verdict.level != VALID
+    assert joined(first, second).conditions == replace(hot, temperature_rise_c=2.0, other_cores=0.1)
 
 
 def test_all_instances_of_a_network_are_measured_in_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
