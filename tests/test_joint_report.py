@@ -11,6 +11,7 @@ import pytest
 
 from autoformer.errors import CheckpointError, OutputExistsError
 from autoformer.profiling.joint_pages import build_joint_report
+from autoformer.profiling.report import build_report
 from tests.commands import command
 from tests.run_folder import make_run
 from tests.test_batch_sweep import profile
@@ -95,3 +96,18 @@ def test_the_command_writes_one_run_into_its_folder_and_several_elsewhere(source
     run = shutil.copytree(sources[0], tmp_path / "run")
     assert command("report", "build", run).code == 0
     assert (run / "report.html").is_file()
+
+
+def test_a_run_that_took_its_file_apart_says_where_the_time_goes(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    assert build_report(run)["layers"] is None
+    assert "Where the time goes" not in (run / "report.md").read_text()
+    (run / "layers.json").write_text(json.dumps(PROFILE.to_dict()))
+    report = build_report(run)
+    assert report["layers"]["by_block_ms"]["blocks.0"] == 5.5
+    assert report["files"]["layers"] == {"path": "layers.json"}
+    assert "Where the time goes" in (run / "report.md").read_text()
+    assert 'id="figure-layers"' in (run / "report.html").read_text()
+    (run / "layers.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"layers\.json holds no times of layers"):
+        build_report(run)

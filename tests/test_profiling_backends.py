@@ -146,8 +146,8 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
 
     class Engine:
         @staticmethod
-        def load(path: Path) -> FakeEngine:
-            assert path == Path("model.plan")
+        def load(path: Path, *, sha256: str | None) -> FakeEngine:
+            assert (path, sha256) == (Path("model.plan"), None)
             return fake
 
     module = ModuleType("autoformer.export.engine")
