@@ -56,8 +56,9 @@ def run(
     from autoformer.cli.console import note, print_json, progress_bar
     from autoformer.cli.measurement_tables import doubtful, show_profile, show_sweep
     from autoformer.errors import MeasurementError
+    from autoformer.profiling.artefact_backends import USUAL_BACKENDS
     from autoformer.profiling.batch_sweep import BatchSweep, measure_batches
-    from autoformer.profiling.latency import USUAL_BACKENDS, Profile, profile_artefacts
+    from autoformer.profiling.latency import Profile, profile_artefacts
     from autoformer.profiling.measure import MeasureConfig
 
     several = batches is not None or sweep

@@ -32,7 +32,7 @@ def layers(
     from autoformer.checkpoint import refuse_existing_file, write_json
     from autoformer.cli.console import note, print_json, print_table
     from autoformer.errors import MeasurementError
-    from autoformer.profiling.latency import PLAN_SUFFIXES
+    from autoformer.profiling.artefact_backends import PLAN_SUFFIXES
     from autoformer.profiling.layers import LayerProfile
     from autoformer.profiling.onnxruntime_layers import layers_of_onnx, read_scopes
 

@@ -12,8 +12,9 @@ from onnx import TensorProto, helper
 from autoformer.errors import CheckpointError, MeasurementError
 from autoformer.export.manifest import Artefact, Manifest, sha256_of
 from autoformer.preprocessing import Preprocessing
+from autoformer.profiling.artefact_backends import onnx_precision
 from autoformer.profiling.device import DeviceFacts
-from autoformer.profiling.latency import Profile, onnx_precision, profile_artefacts, profile_until_valid, reference_network
+from autoformer.profiling.latency import Profile, profile_artefacts, profile_until_valid, reference_network
 from autoformer.profiling.measure import MeasureConfig
 from autoformer.space import SearchSpace
 from autoformer.subnet import Subnet
