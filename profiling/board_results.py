@@ -23,7 +23,6 @@ from autoformer.profiling.statistics import LatencyStats
 
 FORMAT = "autoformer/board/1"
 FOLDER = "boards"  # in the folder of a run
-KIT = KIT_FORMAT  # of the result files of kits
 COLUMNS = ("runtime", "device", "what was run", "date")
 BEGIN, END = "<!-- ran on: begin -->", "<!-- ran on: end -->"  # around the table in a Markdown file
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT", "trtexec": "trtexec of TensorRT", "torch": "torch"}
