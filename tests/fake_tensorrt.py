@@ -14,7 +14,6 @@ from types import ModuleType
 from typing import Any
 
 import onnx
-import onnxruntime
 
 from tests import fake_tensorrt_engine as running
 from tests.fake_cuda import FakeCuda
@@ -111,7 +110,7 @@ class INetworkDefinition:
     def _read(self, content: bytes) -> None:
         self._model = onnx.load_from_string(content)
         self._content = content
-        self._session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        self._session = running.session_of(content)
         kinds = self._world.trt.LayerType
         for index, node in enumerate(self._model.graph.node):
             kind = getattr(kinds, LAYER_KINDS.get(node.op_type, "IDENTITY"))
@@ -307,7 +306,8 @@ class Weights:
 
     def __init__(self, *arguments: Any) -> None:
         (values,) = arguments
-        name = {"float32": "FLOAT", "float16": "HALF", "int8": "INT8"}[str(values.dtype)]
+        kinds = {"float32": "FLOAT", "float16": "HALF", "int8": "INT8", "int32": "INT32", "int64": "INT64", "bool": "BOOL"}
+        name = kinds[str(values.dtype)]  # 8.6 has no INT64
         self._facts = getattr(self._world.trt.DataType, name), int(values.size), values
 
     @property

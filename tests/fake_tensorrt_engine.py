@@ -48,6 +48,13 @@ class World:
         return made_by_library(getattr(self.trt, name), *arguments)
 
 
+def session_of(content: bytes) -> onnxruntime.InferenceSession:
+    """ONNX Runtime without its remarks about half precision."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
 class Runtime:
     _world: World
 
@@ -73,7 +80,7 @@ class ICudaEngine:
 
     def _load(self, model: Any) -> None:
         self._model = model
-        self._session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        self._session = session_of(model.SerializeToString())
         self._ends = [*self._session.get_inputs(), *self._session.get_outputs()]
 
     @property
@@ -279,7 +286,8 @@ class Refitter:
             return False
         assert not self.get_missing_weights()
         for name, tensor in self._stored().items():
-            tensor.CopyFrom(numpy_helper.from_array(self._given[name], name))
+            kind = numpy_helper.to_array(tensor).dtype
+            tensor.CopyFrom(numpy_helper.from_array(self._given[name].astype(kind), name))
         self._engine._load(self._engine._model)
         return True
 
