@@ -307,7 +307,8 @@ class Weights:
 
     def __init__(self, *arguments: Any) -> None:
         (values,) = arguments
-        name = {"float32": "FLOAT", "float16": "HALF", "int8": "INT8"}[str(values.dtype)]
+        kinds = {"float32": "FLOAT", "float16": "HALF", "int8": "INT8", "int32": "INT32", "int64": "INT64", "bool": "BOOL"}
+        name = kinds[str(values.dtype)]
         self._facts = getattr(self._world.trt.DataType, name), int(values.size), values
 
     @property
