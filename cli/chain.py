@@ -6,6 +6,7 @@ at the end, when every choice is made, once per artefact.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ from autoformer.profiling.latency import Profile, profile_until_valid
 from autoformer.profiling.latency_answer import finally_chosen
 from autoformer.profiling.latency_table import LatencyTable, TableCosts, searched_with
 from autoformer.profiling.measure import MeasureConfig
+from autoformer.profiling.onnxruntime_layers import layers_of_onnx
 from autoformer.profiling.report import build_report
 from autoformer.profiling.table_measurement import measure_table
 from autoformer.progress import Progress, silent
@@ -192,7 +194,7 @@ def _measure(recipe: Recipe, result: SearchResult, table: LatencyTable, stated: 
 def _export(
     recipe: Recipe, network: Subnet, images: EvaluationSet, parts: DataParts, out: Path, steps: Steps, progress: Progress
 ) -> None:
-    """Writes `export/` and measures it into `latency.json`, each unless it is there; the manifest then says what int8 gains."""
+    """Writes `export/`, `latency.json` and `layers.json`, each unless it is there; the manifest then says what int8 gains."""
     if not (out / "export").exists():
         steps.timed(
             "export",
@@ -215,6 +217,12 @@ def _export(
                 out=out / "latency.json", progress=progress,
             ),
         )  # fmt: skip
+    if not (out / "layers.json").exists():
+        fp32 = Manifest.load(out / "export").find("onnx", "fp32")
+        if fp32 is not None and fp32.file is not None:
+            path, size = out / "export" / fp32.file, fp32.batch or recipe.profile.batch
+            layers = steps.timed("profile", lambda: layers_of_onnx(path, batch=size, threads=recipe.profile.threads))
+            write_json(layers.to_dict(), out / "layers.json")
     note_int8_speed(out / "export", Profile.load(out / "latency.json").measurements)
 
 
@@ -226,11 +234,14 @@ def _costs(recipe: Recipe, space: SearchSpace, out: Path, progress: Progress) ->
     if recipe.profile.table is None and recipe.budget.max_latency is None:
         return ExactCosts(space)
     if not path.exists():
+        work = out / "latency_table.work"  # graphs and finished measurements, until the table is there
+        work.mkdir(exist_ok=True)
         table = measure_table(
             space, backend=recipe.profile.backend, count=recipe.profile.networks, batch=recipe.profile.batch,
-            threads=recipe.profile.threads, progress=progress,
+            threads=recipe.profile.threads, folder=work, progress=progress,
         )  # fmt: skip
         table.save(path)
+        shutil.rmtree(work)
     return TableCosts(space, LatencyTable.load(path))
 
 

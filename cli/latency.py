@@ -1,4 +1,4 @@
-"""`autoformer profile run` and `table`; kit, layers, counts and compare have files of their own."""
+"""`autoformer profile run`, `table`, and in files of their own `kit`, `layers`, `counts` and `compare`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from autoformer.space import SearchSpace
 
 app = typer.Typer(help="Measure latency.", no_args_is_help=True, rich_markup_mode=None)
-app.command()(kit)
 app.command()(layers.layers)
 app.command()(counts.counts)
 app.command()(regression.compare)
+app.command()(kit)
 NOT_VALID = 1  # exit code of --strict
 
 
@@ -56,8 +56,9 @@ def run(
     from autoformer.cli.console import note, print_json, progress_bar
     from autoformer.cli.measurement_tables import doubtful, show_profile, show_sweep
     from autoformer.errors import MeasurementError
+    from autoformer.profiling.artefact_backends import USUAL_BACKENDS
     from autoformer.profiling.batch_sweep import BatchSweep, measure_batches
-    from autoformer.profiling.latency import USUAL_BACKENDS, Profile, profile_artefacts
+    from autoformer.profiling.latency import Profile, profile_artefacts
     from autoformer.profiling.measure import MeasureConfig
 
     several = batches is not None or sweep
@@ -107,7 +108,9 @@ def table(
     backend: Annotated[
         str, typer.Option("--backend", help="onnxruntime-cpu, torch-cpu, tensorrt, tensorrt-graph (CUDA graph)…")
     ] = "onnxruntime-cpu",
-    networks: Annotated[int, typer.Option("--networks", min=4, help="Networks to measure.")] = 8,
+    networks: Annotated[
+        str, typer.Option("--networks", help="How many to measure, 4 or more; auto: 12, then more while that lowers the error.")
+    ] = "auto",
     batch: AnyBatch = None,
     threads: Threads = 1,
     json: Json = False,
@@ -119,7 +122,9 @@ def table(
 
     What a kit measured on another device: autoformer profile table --from result.json --out orin.json
     """
-    from autoformer.checkpoint import refuse_existing_file
+    from shutil import rmtree
+
+    from autoformer.checkpoint import refuse_existing_file, sole_worker
     from autoformer.cli.console import print_json, print_table, progress_bar
     from autoformer.profiling.table_measurement import measure_table
 
@@ -133,10 +138,16 @@ def table(
             asked = space_to_measure(supernet, space, image_size)
         found = table_of(brought, chosen_setting(brought, precision, batch), asked)
     else:
-        measured = space_to_measure(supernet, space, image_size)
-        with progress_bar(quiet) as progress:
-            found = measure_table(measured, backend=backend, count=networks, batch=batch or 1, threads=threads, progress=progress)
+        measured, count = space_to_measure(supernet, space, image_size), count_of(networks)
+        work = out.with_name(f"{out.name}.work")  # graphs and finished measurements, until the table is there
+        work.mkdir(parents=True, exist_ok=True)
+        with sole_worker(work), progress_bar(quiet) as progress:
+            found = measure_table(
+                measured, backend=backend, count=count, batch=batch or 1, threads=threads, folder=work, progress=progress
+            )
     found.save(out)
+    if result is None:
+        rmtree(work)
     if json:
         print_json(found.to_dict())
         return
@@ -145,6 +156,24 @@ def table(
         for n in found.networks
     ]
     print_table(str(found), ("network", "FLOPs", "measured ms", "predicted left out ms", "verdict"), rows)
+    kinds = []
+    for kind, errors in found.compared.items():
+        taus = ("none" if tau is None else f"{tau:.2f}" for tau in (errors.tau, errors.tau_near))
+        wrong = (f"{100 * errors.mape:.2f} %", f"{100 * errors.worst:.2f} %")
+        kinds.append((kind, "kept" if kind == found.kind else "", *wrong, *taus))
+    columns = ("formula", "", "left-out error", "worst", "Kendall's tau", "tau, near pairs")
+    print_table(f"formulas compared; {found.stopped}", columns, kinds)
+
+
+def count_of(networks: str) -> int | None:
+    """The number that --networks says; None for auto. Raises `MeasurementError` for anything else."""
+    from autoformer.errors import MeasurementError
+
+    if networks == "auto":
+        return None
+    if not networks.isdecimal() or int(networks) < 4:
+        raise MeasurementError(f"--networks takes auto or a whole number from 4, got {networks!r}")
+    return int(networks)
 
 
 def space_to_measure(supernet: Path | None, space: str | None, image_size: int | None) -> SearchSpace:

@@ -133,7 +133,7 @@ class ProfileConfig(Section):
     """How latency is measured."""
 
     table: Path | None = Field(None, description="a stored latency table of the target; empty: measured at the start of the run")
-    networks: int = Field(8, ge=4, description="networks measured for the table")
+    networks: int | None = Field(8, ge=4, description="networks measured for the table; empty: as many as lower its error")
     backend: Literal["onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-graph"] = "onnxruntime-cpu"
     batch: int = Field(1, gt=0, description="images in one call")
     threads: int = Field(1, gt=0, le=1024, description="threads of the CPU backend")

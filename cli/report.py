@@ -81,18 +81,16 @@ def import_results(
     from autoformer.checkpoint import read_json, replacing
     from autoformer.cli.console import note, print_json, print_table
     from autoformer.errors import DataError
-    from autoformer.profiling.board_results import COLUMNS, KIT, BoardResult, RanOn, add_rows, keep_with_run, kit_ran_on
+    from autoformer.profiling import kit_result
+    from autoformer.profiling.board_results import COLUMNS, BoardResult, add_rows, keep_with_run, rows_of_kit
     from autoformer.profiling.report import build_report
 
-    loaded, rows = list[tuple[Path, BoardResult]](), list[RanOn]()
-    for path in results:
-        if read_json(path, "format")["format"] == KIT:
-            if run is not None:
-                raise DataError(f"{path} is of a kit, which belongs to no run; make its table with profile table --from")
-            rows += kit_ran_on(path)
-            continue
-        loaded.append((path, BoardResult.load(path)))
-        rows += loaded[-1][1].ran_on()
+    kits = [path for path in results if read_json(path, "format")["format"] == kit_result.FORMAT]
+    if kits and run is not None:
+        raise DataError(f"{kits[0]} is of a kit, which belongs to no run; its table: autoformer profile table --from {kits[0]}")
+    loaded = [(path, BoardResult.load(path)) for path in results if path not in kits]
+    rows = [row for _, result in loaded for row in result.ran_on()]
+    rows += [row for path in kits for row in rows_of_kit(kit_result.KitResult.load(path))]
     if into is not None:
         if not into.is_file():
             raise DataError(f"{into} does not exist; expected a Markdown file with marks for the table")

@@ -17,14 +17,12 @@ from autoformer.checkpoint import read_json, replacing
 from autoformer.errors import AutoformerError, CheckpointError, DataError, short
 from autoformer.export.manifest import FILE_NAME, Manifest, sha256_of
 from autoformer.profiling.device import DeviceFacts
-from autoformer.profiling.kit_result import FORMAT as KIT_FORMAT
 from autoformer.profiling.kit_result import KitResult
 from autoformer.profiling.measure import Measurement
 from autoformer.profiling.statistics import LatencyStats
 
 FORMAT = "autoformer/board/1"
 FOLDER = "boards"  # in the folder of a run
-KIT = KIT_FORMAT  # of the result files of kits
 COLUMNS = ("runtime", "device", "what was run", "date")
 BEGIN, END = "<!-- ran on: begin -->", "<!-- ran on: end -->"  # around the table in a Markdown file
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT", "trtexec": "trtexec of TensorRT", "torch": "torch"}
@@ -109,14 +107,13 @@ class BoardResult:
         )
 
 
-def kit_ran_on(path: Path) -> tuple[RanOn, ...]:
-    """The row of a kit's result file. Raises `CheckpointError` when it is damaged or edited."""
-    result = KitResult.load(path)
+def rows_of_kit(result: KitResult) -> tuple[RanOn, ...]:
+    """The row of a kit that was measured on a device."""
     family = _family(result.runtime)
-    device = result.device.short_name if result.runtime.endswith("-cpu") else result.device.gpu_name
-    settings = "; ".join(f"{setting.precision}, batch {setting.batch}" for setting in result.stopped)
-    version = result.facts.get(family, result.facts.get("tensorrt", "of unknown version"))
-    what = f"kit of {len(result.kit.networks)} networks of space {result.kit.space.get('name', 'unknown')}: {settings}"
+    version = result.facts.get("onnxruntime") or result.facts.get("tensorrt") or "of unknown version"
+    space, settings = result.kit.space.get("name"), "; ".join(map(str, result.stopped))
+    device = result.device.short_name if family == "onnxruntime" else result.device.gpu_name
+    what = f"a kit of {len(result.kit.networks)} networks of space {space}: {settings}"
     return (RanOn(f"{RUNTIMES.get(family, family)} {version}", device, what, result.created[:10]),)
 
 

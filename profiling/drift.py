@@ -15,7 +15,7 @@ Imports the standard library only.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from statistics import median
@@ -31,11 +31,18 @@ KINDS_OF_SAMPLES = ("samples_ms", "cpu_samples_ms", "device_samples_ms", "enqueu
 
 
 def measure_together(
-    networks: Mapping[str, Sequence[LatencyBackend]], config: MeasureConfig, attempts: int, progress: Progress | None = None
+    networks: Mapping[str, Sequence[LatencyBackend]],
+    config: MeasureConfig,
+    attempts: int,
+    progress: Progress | None = None,
+    *,
+    earlier: Sequence[Mapping[str, Measurement]] = (),
+    keep: Callable[[Mapping[str, Measurement]], object] | None = None,
 ) -> Iterator[dict[str, Measurement]]:
     """Measures all instances of all `networks` in common rounds, as long again at each step; the networks' times so far.
 
-    `config` is about a network; its instances share the time. What comes is without common drift, the instances joined.
+    `config` is about a network; its instances share the time. What comes is without common drift, the instances joined. Steps
+    that are in `earlier` are not made again; each new one is given to `keep`, by instance and with its drift.
     """
     most = max(len(instances) for instances in networks.values())
     of = {f"{name} #{index}": name for name, instances in networks.items() for index in range(len(instances))}
@@ -49,8 +56,10 @@ def measure_together(
         max_s=config.max_s / most,
     )  # fmt: skip
     facts, taken = DeviceFacts.collect(), dict[str, Measurement]()
-    for _ in range(attempts):
-        found = measure(backends, shared, device=facts, progress=progress)
+    for number in range(attempts):
+        found = earlier[number] if number < len(earlier) else measure(backends, shared, device=facts, progress=progress)
+        if keep is not None and number >= len(earlier):
+            keep(found)
         taken = {name: joined(taken[name], one) if taken else one for name, one in found.items()}
         steady = without_common_drift(taken)
         yield {name: as_one(name, [one for instance, one in steady.items() if of[instance] == name]) for name in networks}

@@ -20,12 +20,14 @@ from typing import Any, Protocol
 
 from autoformer.errors import CheckpointError, MeasurementError, short
 from autoformer.profiling.device import DeviceFacts
-from autoformer.profiling.drift import drift_of_rounds
+from autoformer.profiling.drift import KINDS_OF_SAMPLES, drift_of_rounds
 from autoformer.profiling.kit import Kit, KitNetwork, StoppingRule
 from autoformer.profiling.measure import Measurement, Progress
 from autoformer.profiling.statistics import median_interval_ranks
 
 FORMAT = "autoformer/kit-rows/1"
+# what must be as it was for a measurement to go on
+SAME_DEVICE = ("cpu", "cores", "governor", "gpus", "jetson", "l4t", "power_mode", "clocks_locked", "versions")
 RULE_MET, ROUNDS_OUT = "every median is known as closely as asked", "the most rounds were made"
 
 
@@ -195,11 +197,9 @@ def row_of(taken: Measurement) -> dict[str, Any]:
         "settings": dict(taken.settings),
         "warmup_runs": taken.warmup.runs,
         "settled": taken.warmup.settled,
-        **{name.replace("_ms", "_us"): [round(1000 * time, 2) for time in getattr(taken, name)] for name in _SAMPLES},
+        "conditions": taken.conditions and taken.conditions.to_dict(),
+        **{name.replace("_ms", "_us"): [round(1000 * time, 2) for time in getattr(taken, name)] for name in KINDS_OF_SAMPLES},
     }
-
-
-_SAMPLES = ("samples_ms", "cpu_samples_ms", "device_samples_ms")
 
 
 def settings_of(kit: Kit, precisions: Sequence[str], batches: Sequence[int]) -> Iterator[Setting]:
@@ -215,5 +215,5 @@ def settings_of(kit: Kit, precisions: Sequence[str], batches: Sequence[int]) -> 
 def head_of(kit_digest: str, runtime: Runtime, device: DeviceFacts) -> dict[str, Any]:
     """What all rows of a file have in common; a row of another device or state of it must not be mixed in."""
     facts = device.to_dict()
-    same = {key: facts[key] for key in ("cpu", "cores", "governor", "gpus", "jetson", "l4t", "versions") if key in facts}
+    same = {key: facts[key] for key in SAME_DEVICE if key in facts}
     return {"kit": kit_digest, "runtime": runtime.name, "facts": dict(runtime.facts), "device": same}

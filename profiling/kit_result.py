@@ -17,11 +17,12 @@ from typing import Any
 from autoformer.checkpoint import json_digest, read_json, replacing
 from autoformer.errors import AutoformerError, CheckpointError, MeasurementError, short
 from autoformer.export.manifest import sha256_of
+from autoformer.profiling.conditions import Conditions
 from autoformer.profiling.device import DeviceFacts, GpuFacts
-from autoformer.profiling.drift import joined, without_common_drift
+from autoformer.profiling.drift import KINDS_OF_SAMPLES, joined, without_common_drift
 from autoformer.profiling.kit import FILE_NAME, Kit
 from autoformer.profiling.kit_measurement import Rows, Setting
-from autoformer.profiling.measure import Measurement, Warmup, stats_or_none
+from autoformer.profiling.measure import Measurement, Warmup
 from autoformer.profiling.statistics import Gates, LatencyStats, judge
 
 FORMAT = "autoformer/kit-result/1"
@@ -91,17 +92,16 @@ class KitResult:
         return {(name.split(" ", 1)[1], int(name.split(" ", 1)[0])): one for name, one in steady.items()}
 
     def _measurement(self, row: Mapping[str, Any]) -> Measurement:
-        wall, cpu, own = (
-            tuple(time / 1000 for time in row[name]) for name in ("samples_us", "cpu_samples_us", "device_samples_us")
-        )
-        stats, cpu_stats = LatencyStats.from_samples(wall), stats_or_none(cpu)
+        samples = {kind: tuple(time / 1000 for time in row[kind.replace("_ms", "_us")]) for kind in KINDS_OF_SAMPLES}
+        said, wall = row["conditions"], samples["samples_ms"]
+        stats = LatencyStats.from_samples(wall)
         return Measurement(
             name=row["network"], backend=self.runtime, precision=row["precision"], batch=row["batch"], threads=row["threads"],
             settings={**row["settings"], **self.facts}, device=self.device,
-            warmup=Warmup(row["warmup_runs"], 0.0, row["settled"]), stats=stats, cpu_stats=cpu_stats,
-            device_stats=stats_or_none(own), verdict=judge(stats, Gates.for_backend(self.runtime), cpu=cpu_stats),
-            samples_ms=wall, cpu_samples_ms=cpu, device_samples_ms=own, round_runs=(len(wall),),
-        )  # fmt: skip
+            warmup=Warmup(row["warmup_runs"], 0.0, row["settled"]), stats=stats, cpu_stats=None, device_stats=None,
+            verdict=judge(stats, Gates.for_backend(self.runtime)), round_runs=(len(wall),),
+            conditions=None if said is None else Conditions.from_dict(said), **samples,
+        ).with_samples()  # fmt: skip
 
     # --- file ----------------------------------------------------------------------------------------------------
 

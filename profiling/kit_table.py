@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from statistics import geometric_mean
-
 from autoformer.errors import MeasurementError
+from autoformer.profiling.drift import as_one
 from autoformer.profiling.kit_measurement import Setting
 from autoformer.profiling.kit_result import KitResult
 from autoformer.profiling.latency_table import LatencyTable
-from autoformer.profiling.measure import Measurement
-from autoformer.profiling.statistics import INVALID, UNSTABLE, VALID, interval_of
+from autoformer.profiling.statistics import interval_of
 from autoformer.space import SearchSpace
-
-LEVELS = (VALID, UNSTABLE, INVALID)
 
 
 def chosen_setting(result: KitResult, precision: str | None = None, batch: int | None = None) -> Setting:
@@ -39,24 +34,14 @@ def table_of(result: KitResult, setting: Setting, space: SearchSpace | None = No
         )
     taken, statistic = result.measurements(setting), result.kit.statistic
     networks = [network for network in result.kit.networks if (network.name, 0) in taken]
-    builds = [[taken[key] for key in sorted(taken) if key[0] == network.name] for network in networks]
-    times = [[one.stats.value(statistic) for one in own] for own in builds]
+    one = [as_one(network.name, [taken[key] for key in sorted(taken) if key[0] == network.name]) for network in networks]
     return LatencyTable.fit(
         measured,
-        builds[0][0].qualification(statistic),
-        [(network.architecture, geometric_mean(own)) for network, own in zip(networks, times, strict=True)],
+        one[0].qualification(statistic),
+        [(network.architecture, found.stats.value(statistic)) for network, found in zip(networks, one, strict=True)],
         device=result.device,
-        verdicts=[max((one.verdict.level for one in own), key=LEVELS.index) for own in builds],
-        intervals=[_interval(own, statistic) for own in builds],
-        instances=[own if len(own) > 1 else () for own in times],
+        verdicts=[found.verdict.level for found in one],
+        intervals=[interval_of(found.samples_ms, statistic) for found in one],
+        instances=[found.instances_ms if network.builds > 1 else () for network, found in zip(networks, one, strict=True)],
         stopped=f"the kit holds {len(networks)} networks; {result.stopped[setting]}",
     )
-
-
-def _interval(builds: Sequence[Measurement], statistic: str) -> tuple[float, float] | None:
-    """That of the geometric mean, as wide as those of the builds are on average."""
-    bounds = [interval_of(one.samples_ms, statistic) for one in builds]
-    known = [bound for bound in bounds if bound is not None]
-    if len(known) < len(bounds):
-        return None
-    return geometric_mean([low for low, _ in known]), geometric_mean([high for _, high in known])

@@ -266,11 +266,14 @@ def elsewhere(qualification: LatencyQualification, facts: DeviceFacts) -> str | 
     """Why a limit of this meaning cannot be measured on the machine of these facts, and how it can be; None where it can."""
     how = (
         "measure it there: `autoformer search --from FOLDER --max-latency LIMIT --latency-table TABLE --out OUT` with a copy of "
-        "the search's folder"
+        "the search's folder, or `python3 board.pyz verify` with the bundle"
     )
     here = device_name(facts, qualification.backend, threads_of(qualification))
     if qualification.backend not in BACKENDS or qualification.precision != "fp32":
-        return f"this command does not measure {qualification.precision} on {qualification.backend}; use `autoformer profile run`"
+        return (
+            f"this command does not measure {qualification.precision} on {qualification.backend}; use `autoformer profile run`, "
+            "or on the device `python3 board.pyz verify` with the bundle"
+        )
     if qualification.statistic not in ("p50", "p90", "p99"):
         return f"{qualification.statistic} has no interval; use a table of p50, p90 or p99"
     if here != qualification.device:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,13 +17,17 @@ from autoformer.architecture import Architecture
 from autoformer.cost import count_flops
 from autoformer.errors import MeasurementError
 from autoformer.profiling.backend import LatencyBackend
+from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.drift import ROUNDS, measure_together
 from autoformer.profiling.instances import BACKENDS, Exporter, opened_networks
 from autoformer.profiling.latency_table import MIN_NETWORKS, LatencyTable
 from autoformer.profiling.measure import MeasureConfig, Progress
+from autoformer.profiling.pass_file import PassFile
+from autoformer.profiling.statistics import interval_of
 from autoformer.space import SearchSpace
 
 INSTANCES = 2  # openings of each network
+SAME_DEVICE = ("cpu", "cores", "gpus", "versions")  # what must be as it was for an interrupted measurement to go on
 POOL = 4096  # architectures the design chooses from
 Choice = TypeVar("Choice", int, float)
 
@@ -46,7 +50,7 @@ def designed_architectures(space: SearchSpace, count: int = 8, seed: int = 0) ->
     for architecture in (*sorted(mixed, key=str), *(_leaning(space, rng) for _ in range(POOL))):
         pool[architecture] = count_flops(architecture, space)
     chosen = [space.smallest, space.largest]
-    seen = _choices(space.smallest) | _choices(space.largest)
+    seen = choices_of(space.smallest) | choices_of(space.largest)
     low, high = (count_flops(architecture, space) for architecture in chosen)
     step = (high - low) / (count - 1)
     for index in range(1, count - 1):
@@ -58,7 +62,7 @@ def designed_architectures(space: SearchSpace, count: int = 8, seed: int = 0) ->
         near = [architecture for architecture in free if abs(pool[architecture] - wanted) <= step / 4] or free[:1]
         best = max(near, key=lambda architecture: _news(architecture, seen, architecture in mixed))
         chosen.append(best)
-        seen |= _choices(best)
+        seen |= choices_of(best)
     return sorted(chosen, key=lambda architecture: count_flops(architecture, space))
 
 
@@ -77,7 +81,8 @@ def _leaning(space: SearchSpace, rng: random.Random) -> Architecture:
     )
 
 
-def _choices(architecture: Architecture) -> set[tuple[str, float]]:
+def choices_of(architecture: Architecture) -> set[tuple[str, float]]:
+    """What a network is made of, each choice once whatever the block."""
     found: set[tuple[str, float]] = {("width", architecture.embed_dim), ("depth", architecture.depth)}
     found |= {("heads", heads) for heads in architecture.num_heads} | {("ratio", ratio) for ratio in architecture.mlp_ratio}
     return found | ({("size", architecture.image_size)} if architecture.image_size is not None else set())
@@ -88,7 +93,7 @@ def _news(architecture: Architecture, seen: set[tuple[str, float]], mixed: bool)
 
     Of equals the smallest, because FLOPs rise from one network to the next and small ones will not fit any more.
     """
-    new = _choices(architecture) - seen
+    new = choices_of(architecture) - seen
     blocks = sum(name in ("heads", "ratio") for name, _ in new)
     return len(new) - blocks, mixed, blocks, -architecture.embed_dim * architecture.depth
 
@@ -97,7 +102,7 @@ def measure_table(
     space: SearchSpace,
     *,
     backend: str = "onnxruntime-cpu",
-    count: int = 8,
+    count: int | None = 8,
     batch: int = 1,
     precision: str = "fp32",
     statistic: str = "p50",
@@ -109,9 +114,10 @@ def measure_table(
     exporter: Exporter | None = None,
     progress: Progress | None = None,
 ) -> LatencyTable:
-    """Measures `count` networks of `space` on this machine and fits a table. Minutes: each export takes 2 to 20 s.
+    """Measures `count` networks of `space` on this machine and fits a table; None: as many as it needs (`table_growth.py`).
 
-    `folder` keeps the exported graphs for another time; None puts them into a temporary one. `exporter` replaces the
+    Minutes: each export takes 2 to 20 s. `folder` keeps exported graphs and finished measurements, so that an interrupted
+    table goes on where it was, on the same machine; None puts the graphs into a temporary one. `exporter` replaces the
     export to ONNX. `threads` None means the cores this process may use. While the measurement of a network is not VALID, or
     latency does not grow with FLOPs, all are measured for as long again and count together, `attempts` times at most.
     torch's random state is left as it was.
@@ -123,12 +129,25 @@ def measure_table(
         raise MeasurementError(f"no table for backend {backend!r}; known are {', '.join(BACKENDS)}")
     if precision != "fp32":
         raise MeasurementError(f"tables are measured in fp32 so far, asked for {precision!r}; use precision fp32")
-    architectures = designed_architectures(space, count, seed)
-    with opened_networks(
-        space, architectures, backend, batch, threads, instances=INSTANCES, folder=folder, seed=seed, exporter=exporter,
-        progress=progress,
-    ) as opened:  # fmt: skip
-        return _fitted_while_measuring(space, opened, statistic, config, attempts, progress)
+
+    def measured(architectures: Sequence[Architecture]) -> LatencyTable:
+        passes = None
+        if folder is not None:
+            networks = [architecture.to_dict() for architecture in architectures]
+            device = {key: value for key, value in DeviceFacts.collect().to_dict().items() if key in SAME_DEVICE}
+            asked = [space.to_dict(), networks, backend, batch, threads, asdict(config), seed, device]
+            passes = PassFile(folder / "passes.jsonl", asked)
+        with opened_networks(
+            space, architectures, backend, batch, threads, instances=INSTANCES, folder=folder, seed=seed, exporter=exporter,
+            progress=progress,
+        ) as opened:  # fmt: skip
+            return _fitted_while_measuring(space, opened, statistic, config, attempts, passes, progress)
+
+    if count is None:
+        from autoformer.profiling.table_growth import grown_table
+
+        return grown_table(space, measured, seed)
+    return replace(measured(designed_architectures(space, count, seed)), stopped=f"{count} networks were asked for")
 
 
 def _fitted_while_measuring(
@@ -137,12 +156,16 @@ def _fitted_while_measuring(
     statistic: str,
     config: MeasureConfig,
     attempts: int,
+    passes: PassFile | None,
     progress: Progress | None,
 ) -> LatencyTable:
     """Measures until the fit can be trusted, `attempts` times at most; the best fit there was."""
     table: LatencyTable | None = None
     backends = {str(architecture): instances for architecture, instances in opened.items()}
-    for attempt, steady in enumerate(measure_together(backends, config, attempts, progress), 1):
+    earlier = () if passes is None else passes.read()
+    keep = None if passes is None else passes.append
+    steps = measure_together(backends, config, attempts, progress, earlier=earlier, keep=keep)
+    for attempt, steady in enumerate(steps, 1):
         of = list(steady.values())
         try:
             table = LatencyTable.fit(
@@ -151,6 +174,8 @@ def _fitted_while_measuring(
                 [(architecture, one.stats.value(statistic)) for architecture, one in zip(opened, of, strict=True)],
                 device=of[0].device,
                 verdicts=[one.verdict.level for one in of],
+                intervals=[interval_of(one.samples_ms, statistic) for one in of],
+                instances=[one.instances_ms for one in of],
             )
         except MeasurementError:
             if table is None and attempt == attempts:

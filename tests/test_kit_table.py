@@ -103,6 +103,16 @@ def test_an_edited_or_foreign_result_is_refused(result: KitResult, tmp_path: Pat
         KitResult.load(path)
 
 
+def test_a_measured_kit_is_a_row_of_what_ran_where_and_belongs_to_no_run(result: KitResult, tmp_path: Path) -> None:
+    result.save(tmp_path / "result.json")
+    (row,) = command("report", "import", tmp_path / "result.json", "--json").json
+    assert row["runtime"] == "TensorRT 10.3.0"
+    assert row["device"] == "Orin"
+    assert row["what"] == "a kit of 6 networks of space micro: fp32, batch 1"
+    refused = command("report", "import", tmp_path / "result.json", "--run", tmp_path)
+    assert "is of a kit, which belongs to no run" in refused.error
+
+
 def test_which_setting_is_meant_must_be_clear(result: KitResult) -> None:
     assert chosen_setting(result) == SETTING
     with pytest.raises(MeasurementError, match="holds --precision fp32 --batch 1; fp16, batch 1 was not measured: no half"):

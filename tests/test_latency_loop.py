@@ -346,7 +346,7 @@ def test_a_table_of_another_device_is_not_answered_here(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"backend": "tensorrt"}, "does not measure fp32 on tensorrt"),
+        ({"backend": "trtexec"}, "does not measure fp32 on trtexec"),
         ({"precision": "int8"}, "does not measure int8"),
         ({"statistic": "mean"}, "mean has no interval"),
         ({"device": "Test CPU, 4 cores, 2 threads"}, "the latency table is of Test CPU, 4 cores, 2 threads"),

@@ -93,13 +93,20 @@ def test_a_board_with_onnx_runtime(kit: Path, board_python: Path, tmp_path: Path
     searched(table_file, tmp_path / "run", "90%")
     assert command("bundle", tmp_path / "run", "--out", tmp_path / "bundle").code == 0
     shutil.copytree(tmp_path / "bundle", board / "bundle")
-    verified = on_board(board_python, board / "bundle" / "board.pyz", "verify", "--json", "--seconds", "0.5")
+    verified = on_board(
+        board_python, board / "bundle" / "board.pyz", "verify", "--json", "--seconds", "0.5", "--out", board / "found.json"
+    )
     assert verified["files"] == []
     assert verified["artefacts"]["onnx fp32"]["status"] == "as promised"
     latency = verified["budget"]["max_latency_ms"]
     assert latency["status"] in ("met", "not met", "not shown")
     assert latency["limit means"] == str(table.qualification)
     assert latency["limit"] == pytest.approx(0.9 * table.predict(SPACE.largest), rel=1e-6)
+
+    assert command("report", "import", board / "found.json", "--run", tmp_path / "run").code == 0
+    lines = (tmp_path / "run" / "report.md").read_text().splitlines()
+    (limit,) = (line for line in lines if "limit max_latency_ms" in line)
+    assert f"| {latency['status']} |" in limit
 
 
 @pytest.mark.parametrize("version", ["10.3.0", "11.0.0"])
