@@ -1,4 +1,4 @@
-"""The program of a bundle, for the device itself: `python3 board.pyz verify | predict | bench | build`.
+"""The program of a bundle, for the device itself: `python3 board.pyz verify | predict | bench | build | refit | inspect`.
 
 Needs Python 3.10, numpy, Pillow and the runtime that is there: ONNX Runtime, TensorRT, or NVIDIA's program trtexec; nothing
 else. The bundle is the folder that the program lies in, unless --bundle names another. Exit codes: 0 all is as promised, 1
@@ -19,11 +19,12 @@ from autoformer.cli import board_build
 from autoformer.cli.board_bench import bench
 from autoformer.cli.board_build import build
 from autoformer.cli.board_bundle import Answer
+from autoformer.cli.board_refit import inspect, refit
 from autoformer.cli.board_verify import predict, verify
 from autoformer.errors import AutoformerError
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], Answer]] = {
-    "verify": verify, "predict": predict, "bench": bench, "build": build,
+    "verify": verify, "predict": predict, "bench": bench, "build": build, "refit": refit, "inspect": inspect,
 }  # fmt: skip
 
 
@@ -62,6 +63,10 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument("images", nargs="+", help="image files")
             one.add_argument("--top", type=int, default=3, help="classes shown per image")
             one.add_argument("--precision", choices=("fp32", "fp16", "int8"), help="default: fp32")
+            continue
+        if name == "refit":
+            one.add_argument("source", type=Path, help="another bundle of the same architecture, with engines built here")
+        if name in ("refit", "inspect"):
             continue
         one.add_argument("--batch", type=int, default=None, help="images in one call; default: 1, or what a file is fixed to")
         if name == "build":

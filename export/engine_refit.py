@@ -129,7 +129,9 @@ def _give(trt: Any, refitter: Any, wanted: list[str], file: OnnxFile) -> Any:
     for name in wanted:
         if name not in file.weights:
             continue
-        values = file.weights[name].values().copy()  # the binding wants memory that may be written
+        values = file.weights[name].values()
+        kind = {"int64": "int32", "float64": "float32"}.get(str(values.dtype), values.dtype)  # as the parser of 8.6 keeps them
+        values = values.astype(kind)  # a copy: the binding wants memory that may be written
         kept.append(values)
         if not refitter.set_named_weights(name, trt.Weights(values)):
             raise ExportError(f"weights of {file.path} do not fit the engine: {name} is refused ({logger.take()})")

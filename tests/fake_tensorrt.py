@@ -308,7 +308,7 @@ class Weights:
     def __init__(self, *arguments: Any) -> None:
         (values,) = arguments
         kinds = {"float32": "FLOAT", "float16": "HALF", "int8": "INT8", "int32": "INT32", "int64": "INT64", "bool": "BOOL"}
-        name = kinds[str(values.dtype)]
+        name = kinds[str(values.dtype)]  # 8.6 has no INT64
         self._facts = getattr(self._world.trt.DataType, name), int(values.size), values
 
     @property

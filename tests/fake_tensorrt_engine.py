@@ -279,7 +279,8 @@ class Refitter:
             return False
         assert not self.get_missing_weights()
         for name, tensor in self._stored().items():
-            tensor.CopyFrom(numpy_helper.from_array(self._given[name], name))
+            kind = numpy_helper.to_array(tensor).dtype
+            tensor.CopyFrom(numpy_helper.from_array(self._given[name].astype(kind), name))
         self._engine._load(self._engine._model)
         return True
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 
 from autoformer.errors import CheckpointError, ExportError
 from autoformer.export.engine import Engine
@@ -47,6 +48,20 @@ def test_refitted_engine_gives_the_logits_of_the_finetuned_network(version: str,
     else:
         with pytest.raises(ExportError, match="not built to be refitted"):
             refit_engine(out, graph, graph.with_name("back.plan"), sha256=refitted.sha256)
+
+
+def test_whole_numbers_are_given_to_8_6_as_it_keeps_them(graph: Path, install: Install) -> None:
+    install("8.6.1")
+    shape = numpy_helper.from_array(np.array([-1, 4], np.int64), "shape")
+    nodes = (
+        helper.make_node("Reshape", ["images", "shape"], ["x"], name="reshape"),
+        helper.make_node("MatMul", ["x", "w"], ["logits"], name="product"),
+    )
+    built = build(write_graph(graph, nodes=nodes, stored=(shape,)))
+    finetuned = write_graph(graph.with_name("finetuned.onnx"), weight=FINETUNED, nodes=nodes, stored=(shape,))
+    refitted = refit_engine(built.path, finetuned, graph.with_name("out.plan"), sha256=built.sha256)
+    with Engine.load(refitted.path, sha256=refitted.sha256) as engine:
+        np.testing.assert_allclose(engine(IMAGES), IMAGES.reshape(8, 4) @ FINETUNED, rtol=1e-5)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
