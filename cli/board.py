@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
 def lines(answer: Mapping[str, Any], indent: str = "") -> Iterator[str]:
     """An answer for people: a line per entry, samples left out."""
     for name, value in answer.items():
-        if name.endswith("samples_ms") or name in ("device", "settings", "round_runs", "instances_ms"):
+        if name.endswith("samples_ms") or name in ("device", "settings", "conditions", "round_runs", "instances_ms"):
             continue
         if isinstance(value, Mapping) and value:
             yield f"{indent}{name}"

@@ -19,7 +19,7 @@ from autoformer.export.engine_builder import Batches, EngineBuilder, EngineConfi
 from autoformer.export.manifest import Artefact, sha256_of
 from autoformer.export.parity import Parity
 from autoformer.export.tensorrt_versions import tensorrt_missing
-from autoformer.export.trtexec import Trtexec
+from autoformer.export.trtexec import Trtexec, trtexec_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,6 +74,8 @@ def how_to_build() -> Trtexec | None:
     missing = tensorrt_missing()
     if missing is None:
         return None
+    if trtexec_path() is None:
+        raise MissingPackageError(f"{missing}; trtexec is not here either")
     try:
         return Trtexec.find()
     except MissingPackageError as error:

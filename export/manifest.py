@@ -77,6 +77,8 @@ class Artefact:
             raise CheckpointError(
                 f"artefact {short(self.format)} {short(self.precision)} is {self.status!r} with file {short(repr(self.file))}"
             )
+        if not isinstance(self.made, dict):
+            raise CheckpointError(f"artefact made is {short(repr(self.made))}, expected how it was made")
         if self.file is not None:
             check_inside(self.file)
         for device, found in self.speed.items():

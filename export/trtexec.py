@@ -46,6 +46,12 @@ MISSING = (
 )
 
 
+def trtexec_path() -> str | None:
+    """The first trtexec in PATH, the usual places and the trees that variables name; None where there is none."""
+    places = [*PLACES, *(f"{os.environ[tree]}/bin" for tree in TREES if os.environ.get(tree))]
+    return shutil.which("trtexec") or shutil.which("trtexec", path=os.pathsep.join(places))
+
+
 @dataclass(frozen=True)
 class TrtexecTimes:
     """What trtexec measured, run by run, in milliseconds."""
@@ -76,8 +82,7 @@ class Trtexec:
 
         Raises `MissingPackageError` when there is none, or what is there does not answer as trtexec of 8.6 or newer does.
         """
-        places = [*PLACES, *(f"{os.environ[tree]}/bin" for tree in TREES if os.environ.get(tree))]
-        found = str(path) if path else shutil.which("trtexec") or shutil.which("trtexec", path=os.pathsep.join(places))
+        found = str(path) if path else trtexec_path()
         if found is None or not Path(found).is_file():
             raise MissingPackageError(
                 f"{path} does not exist; expected the program trtexec" if path

@@ -342,7 +342,7 @@ def _boards_section(report: Mapping[str, Any]) -> list[Section]:
     """What other devices found; nothing where no result was imported."""
     if not report["boards"]:
         return []
-    text = ("As the program of the bundle found it on these devices; imported with `autoformer report import`.",)
+    text = ("As the program of the bundle found it on these devices; imported with autoformer report import.",)
     return [Section(name="boards", title="On other devices", text=text, tables=board_tables(report["boards"]))]
 
 

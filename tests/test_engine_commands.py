@@ -23,6 +23,7 @@ from autoformer.profiling.instances import opened_networks
 from autoformer.profiling.refitting import refit_folder
 from autoformer.space import SearchSpace
 from autoformer.subnet import Subnet
+from tests.commands import command
 from tests.fake_cuda import FakeCuda
 
 SPACE = SearchSpace.preset("micro", image_size=16, in_chans=3, num_classes=4)
@@ -142,6 +143,12 @@ def test_a_look_inside_an_export_finds_the_graph_and_times_layers(tmp_path: Path
     assert inside.layers.layers
     assert sum(time.share for time in inside.times) == pytest.approx(1.0)
     assert json.loads(json.dumps(inside.to_dict()))["plan"].endswith("model.fp32.plan")
+    answer = command("inspect", tmp_path / "out", "--top", "2")
+    assert answer.code == 0, answer.err
+    assert "attention in one kernel" in answer.out
+    (found,) = command("inspect", tmp_path / "out" / "model.fp32.plan", "--json").json
+    assert len(found["times"]) == len(inside.times)
+    assert "holds no engine that counts" in command("inspect", tmp_path / "out" / "other.plan").error
 
 
 @pytest.mark.slow
@@ -161,3 +168,23 @@ def test_networks_of_a_table_become_engines_once_and_share_one_timing_cache(tmp_
     record.write_text("{")
     with opened_networks(SPACE, [SPACE.smallest], "tensorrt", 2, None, instances=1, folder=place):
         assert json.loads(record.read_text())["tensorrt"] == "10.3.0"
+
+
+@pytest.mark.slow
+def test_the_commands_export_score_refit_and_predict_engines(finished_run: Path, tmp_path: Path, install: Install) -> None:
+    install()
+    words = ("--precision", "fp32", "--format", "tensorrt", "--engine-batch", "1", "--engine-batch", "1:4:8", "--refittable")
+    network, out = finished_run / "finetuned", tmp_path / "out"
+    answer = command("export", network, "--out", out, *words, "--timing-cache", tmp_path / "timing", "--no-measure", "--json")
+    assert answer.code == 0, answer.err
+    engine = answer.json["artefacts"][-1]
+    assert (engine["file"], engine["made"]["config"]["profiles"]) == ("model.fp32.plan", [[1, 1, 1], [1, 4, 8]])
+    scores = [command("evaluate", out / name, "--json").json["value"] for name in ("model.fp32.plan", "model.fp32.onnx")]
+    assert scores[0] == scores[1]
+    answer = command("predict", out / "model.fp32.plan", "docs/digit.png", "--json")
+    assert answer.json[0]["classes"] == command("predict", out, "docs/digit.png", "--json").json[0]["classes"]
+    answer = command("refit", out, "--network", network, "--out", tmp_path / "again", "--json")
+    assert answer.code == 0, answer.err
+    assert set(answer.json["latency"]["fp32"]) == {"refitted", "fixed"}
+    answer = command("export", network, "--out", tmp_path / "onnx", "--format", "onnx", "--engine-batch", "8")
+    assert "engine_batches is about TensorRT engines" in answer.error

@@ -136,5 +136,5 @@ def test_a_kits_result_is_a_row_and_belongs_to_no_run(tmp_path: Path) -> None:
     assert answer.code == 0, answer.err
     (row,) = answer.json
     assert (row["runtime"], row["device"]) == ("TensorRT 10.3.0", "Orin")
-    assert row["what"] == "kit of 4 networks of space micro: fp32, batch 1"
+    assert row["what"] == "a kit of 4 networks of space micro: fp32, batch 1"
     assert "belongs to no run" in command("report", "import", path, "--run", tmp_path).error
