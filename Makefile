@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 RUN_ARGS ?=
 
-.PHONY: quickstart test slow format clean
+.PHONY: quickstart test slow tensorrt-bindings format clean
 .DEFAULT_GOAL := quickstart
 
 $(INSTALLED): pyproject.toml
@@ -29,6 +29,10 @@ test: $(INSTALLED)
 # What takes longer than make test may: more random architectures, many kills, the report in a browser, README commands in full.
 slow: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -q -m "slow and not gpu and not tensorrt"
+
+# NVIDIA's Python bindings of TensorRT 8.6 to 11.4, not installed but laid beside, for the tests that compare our code with them.
+tensorrt-bindings: $(INSTALLED)
+	$(BIN)/python -m tests.tensorrt_bindings $(VENV)/tensorrt-bindings
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from autoformer.errors import CheckpointError, MeasurementError, MissingPackageE
 from autoformer.export.engine_artefacts import checked_trtexec, trtexec_of
 from autoformer.export.manifest import Artefact
 from autoformer.profiling.backend import LatencyBackend
-from autoformer.profiling.device import DeviceFacts
+from autoformer.profiling.device import DeviceFacts, GpuFacts
 from autoformer.profiling.measure import MeasureConfig, Measurement, measure
 from autoformer.profiling.trtexec_measurement import trtexec_measurement
 
@@ -47,10 +48,19 @@ def result_of(command: str, bundle: Bundle, answer: dict[str, Any]) -> dict[str,
         "bundle": bundle.promises.get("name"),
         "model": None if (model := bundle.manifest.find("onnx", "fp32")) is None else model.sha256,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),  # noqa: UP017 - Python 3.10 has no UTC
-        "device": DeviceFacts.collect().to_dict(),
+        "device": _device(bundle).to_dict(),
         "versions": runtime_versions(bundle),
         "answer": answer,
     }
+
+
+def _device(bundle: Bundle) -> DeviceFacts:
+    """This machine; where nothing else names its GPU, as what built the engines called it."""
+    facts = DeviceFacts.collect()
+    names = [str(artefact.made["gpu"]) for _, artefact in bundle.artefacts() if artefact.made.get("gpu")]
+    if names and not facts.has_gpu:
+        facts = replace(facts, gpus=(GpuFacts(names[0], "unknown", "unknown", None),))
+    return facts
 
 
 def runtime_versions(bundle: Bundle) -> dict[str, str]:

@@ -42,6 +42,7 @@ from autoformer.profiling.latency import Profile, profile_until_valid
 from autoformer.profiling.latency_answer import finally_chosen
 from autoformer.profiling.latency_table import LatencyTable, TableCosts, searched_with
 from autoformer.profiling.measure import MeasureConfig
+from autoformer.profiling.onnxruntime_layers import layers_of_onnx
 from autoformer.profiling.report import build_report
 from autoformer.profiling.table_measurement import measure_table
 from autoformer.progress import Progress, silent
@@ -193,7 +194,7 @@ def _measure(recipe: Recipe, result: SearchResult, table: LatencyTable, stated: 
 def _export(
     recipe: Recipe, network: Subnet, images: EvaluationSet, parts: DataParts, out: Path, steps: Steps, progress: Progress
 ) -> None:
-    """Writes `export/` and measures it into `latency.json`, each unless it is there; the manifest then says what int8 gains."""
+    """Writes `export/`, `latency.json` and `layers.json`, each unless it is there; the manifest then says what int8 gains."""
     if not (out / "export").exists():
         steps.timed(
             "export",
@@ -216,6 +217,12 @@ def _export(
                 out=out / "latency.json", progress=progress,
             ),
         )  # fmt: skip
+    if not (out / "layers.json").exists():
+        fp32 = Manifest.load(out / "export").find("onnx", "fp32")
+        if fp32 is not None and fp32.file is not None:
+            path, size = out / "export" / fp32.file, fp32.batch or recipe.profile.batch
+            layers = steps.timed("profile", lambda: layers_of_onnx(path, batch=size, threads=recipe.profile.threads))
+            write_json(layers.to_dict(), out / "layers.json")
     note_int8_speed(out / "export", Profile.load(out / "latency.json").measurements)
 
 

@@ -1,4 +1,4 @@
-"""`autoformer profile run` and `table`; kit, layers, counts and compare have files of their own."""
+"""`autoformer profile run`, `table`, and in files of their own `kit`, `layers`, `counts` and `compare`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from autoformer.space import SearchSpace
 
 app = typer.Typer(help="Measure latency.", no_args_is_help=True, rich_markup_mode=None)
-app.command()(kit)
 app.command()(layers.layers)
 app.command()(counts.counts)
 app.command()(regression.compare)
+app.command()(kit)
 NOT_VALID = 1  # exit code of --strict
 
 
@@ -56,8 +56,9 @@ def run(
     from autoformer.cli.console import note, print_json, progress_bar
     from autoformer.cli.measurement_tables import doubtful, show_profile, show_sweep
     from autoformer.errors import MeasurementError
+    from autoformer.profiling.artefact_backends import USUAL_BACKENDS
     from autoformer.profiling.batch_sweep import BatchSweep, measure_batches
-    from autoformer.profiling.latency import USUAL_BACKENDS, Profile, profile_artefacts
+    from autoformer.profiling.latency import Profile, profile_artefacts
     from autoformer.profiling.measure import MeasureConfig
 
     several = batches is not None or sweep

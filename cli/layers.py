@@ -11,13 +11,14 @@ from autoformer.cli.options import Batch, Json, Threads
 
 
 def layers(
-    artefact: Annotated[Path, typer.Argument(help="An ONNX file, or a JSON file of trtexec --exportProfile or of this command.")],
+    artefact: Annotated[Path, typer.Argument(help="An ONNX file, an engine, or a JSON file of trtexec --exportProfile.")],
     batch: Batch = 1,
     threads: Threads = 1,
     runs: Annotated[int, typer.Option("--runs", min=1, help="Profiled runs.")] = 50,
     scopes: Annotated[
         Path | None, typer.Option("--scopes", help="The .scopes.json of the ONNX file that an engine was built from.")
     ] = None,
+    graph: Annotated[Path | None, typer.Option("--graph", help="The ONNX file that an engine was built from.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="JSON file to write.")] = None,
     export_profile: Annotated[
         Path | None, typer.Option("--export-profile", help="JSON file to write in the form of trtexec --exportProfile.")
@@ -31,23 +32,27 @@ def layers(
     from autoformer.checkpoint import refuse_existing_file, write_json
     from autoformer.cli.console import note, print_json, print_table
     from autoformer.errors import MeasurementError
+    from autoformer.profiling.artefact_backends import PLAN_SUFFIXES
     from autoformer.profiling.layers import LayerProfile
     from autoformer.profiling.onnxruntime_layers import layers_of_onnx, read_scopes
 
     for path in (out, export_profile):
         if path is not None:
             refuse_existing_file(path)
+    if graph is not None and artefact.suffix not in PLAN_SUFFIXES:
+        raise MeasurementError("--graph has no effect but on an engine; leave it out")
+    if scopes is not None and artefact.suffix != ".json":
+        raise MeasurementError("--scopes has no effect but on a JSON file of trtexec; leave it out")
     if artefact.suffix == ".json":
         found = LayerProfile.load(artefact, {} if scopes is None else read_scopes(scopes))
     elif artefact.suffix == ".onnx":
-        if scopes is not None:
-            raise MeasurementError("--scopes has no effect on an ONNX file, whose modules are found beside it; leave it out")
         found = layers_of_onnx(artefact, batch=batch, threads=threads, runs=runs)
+    elif artefact.suffix in PLAN_SUFFIXES:
+        from autoformer.profiling.tensorrt_layers import layers_of_engine
+
+        found = layers_of_engine(artefact, graph=graph, batch=batch, runs=runs)
     else:
-        raise MeasurementError(
-            f"{artefact} is neither an .onnx file nor a .json file of layers; of an engine's layers give the JSON file that "
-            "trtexec --exportProfile writes"
-        )
+        raise MeasurementError(f"{artefact} is no .onnx file, no engine ({', '.join(PLAN_SUFFIXES)}) and no .json file of layers")
     if out is not None:
         write_json(found.to_dict(), out)
     if export_profile is not None:

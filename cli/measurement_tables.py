@@ -22,23 +22,7 @@ def show_profile(profile: Profile, threads: int) -> None:
     print_table(f"{what}, batch {profile.measurements[0].batch}, {threads} threads", columns, rows)
     if rows := [_metric_row(taken) for taken in profile.measurements if {"gpu_ms", "enqueue_ms"} & set(taken.metrics)]:
         print_table("by the GPU's clock", ("artefact", "gpu_ms p50", "enqueue_ms p50"), rows)
-    if profile.cold_starts:
-        rows = [
-            (
-                f"{start.name} ({start.backend})", f"{start.load_ms:.1f}", f"{start.first_ms:.2f}", f"{start.warm_ms:.2f}",
-                f"{start.after_idle_ms:.2f}", _mib(start.memory_mib), _mib(start.gpu_memory_mib),
-            )
-            for start in profile.cold_starts
-        ]  # fmt: skip
-        idle = f"after {profile.cold_starts[0].idle_s:g} s idle ms"
-        columns = ("artefact", "load ms", "first ms", "warm ms", idle, "memory MiB", "GPU memory MiB")
-        print_table("cold start, in a process of its own", columns, rows)
-    if profile.energy:
-        rows = [
-            (one.name, f"{one.idle_w:.2f}", f"{one.load_w:.2f}", f"{one.joule_per_run:.4g}", f"{one.images_per_joule:.4g}")
-            for one in profile.energy
-        ]
-        print_table("energy", ("artefact", "idle W", "load W", "J per call", "images per J"), rows)
+    _show_besides([profile])
     for missing in profile.not_measured:
         note(f"not measured: {missing.name} on {missing.backend}: {missing.reason}")
 
@@ -57,8 +41,33 @@ def show_sweep(sweep: BatchSweep) -> None:
             rows.append((name, str(batch), f"{taken.stats.p50_ms:.3f}", f"{images_per_s:.1f}", verdict_words(taken)))
     print_table("by batch", ("artefact", "batch", "p50 ms", "images/s", "verdict"), rows)
     note(sweep.ended)
+    _show_besides(sweep.profiles)
     for missing in dict.fromkeys(item for profile in sweep.profiles for item in profile.not_measured):
         note(f"not measured: {missing.name} on {missing.backend}: {missing.reason}")
+
+
+def _show_besides(profiles: Sequence[Profile]) -> None:
+    """Cold starts and energy, where they were asked for."""
+    if starts := [start for profile in profiles for start in profile.cold_starts]:
+        rows = [
+            (
+                f"{start.name} ({start.backend})", str(start.batch), f"{start.load_ms:.1f}", f"{start.first_ms:.2f}",
+                f"{start.warm_ms:.2f}", f"{start.after_idle_ms:.2f}", _mib(start.memory_mib), _mib(start.gpu_memory_mib),
+            )
+            for start in starts
+        ]  # fmt: skip
+        idle = f"after {starts[0].idle_s:g} s idle ms"
+        columns = ("artefact", "batch", "load ms", "first ms", "warm ms", idle, "memory MiB", "GPU memory MiB")
+        print_table("cold start, in a process of its own", columns, rows)
+    if energy := [one for profile in profiles for one in profile.energy]:
+        drawn = [
+            (
+                one.name, str(one.batch), f"{one.idle_w:.2f}", f"{one.load_w:.2f}", f"{one.joule_per_run:.4g}",
+                f"{one.images_per_joule:.4g}",
+            )
+            for one in energy
+        ]  # fmt: skip
+        print_table("energy", ("artefact", "batch", "idle W", "load W", "J per call", "images per J"), drawn)
 
 
 def verdict_words(measured: Measurement) -> str:

@@ -59,7 +59,9 @@ def build(
 
 @app.command(name="import")
 def import_results(
-    results: Annotated[list[Path], typer.Argument(help="Result files of a board program: board.pyz bench --out FILE.")],
+    results: Annotated[
+        list[Path], typer.Argument(help="What a device wrote: board.pyz bench or verify --out FILE, or a kit's result.")
+    ],
     into: Annotated[
         Path | None, typer.Option("--into", help="Markdown file whose table of what ran where gets a row; it has marks for it.")
     ] = None,

@@ -69,7 +69,9 @@ def stoppable() -> Iterator[StopRequest]:
 
 
 def progress_monitor(trt: Any, request: StopRequest, on_progress: OnProgress) -> Any:
-    """TensorRT's progress monitor, which tells `on_progress` and stops on `request`. Exists from 10 on."""
+    """TensorRT's progress monitor, which tells `on_progress` and stops on `request`; None before 10, which has none."""
+    if not hasattr(trt, "IProgressMonitor"):
+        return None
     lock = threading.Lock()
     totals: dict[str, int] = {}
 

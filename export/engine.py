@@ -11,6 +11,7 @@ Letters: B images, C channels, H × W pixels.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +90,7 @@ class Engine:
     def __init__(self, plan: bytes, source: Path) -> None:
         self._source = source
         self._addresses: dict[str, int] = {}
+        self.enqueue_ms: float | None = None  # of the last timed run
         self._events: tuple[Any, ...] = ()
         self._stream: Any = None
         self._runtime: Any = None
@@ -168,9 +170,7 @@ class Engine:
             raise MeasurementError(f"{self._source} leaves the shapes of {list(unknown)} open: {self._logger.take()}")
         self._output_shape = tuple(self._context.get_tensor_shape(self.output_name))
         self._free()
-        pixels = self.input_type == "uint8"
-        noise = np.random.default_rng(0)
-        filled = noise.integers(0, 256, shape, np.uint8) if pixels else noise.standard_normal(shape, dtype=np.float32)
+        filled = self.noise(batch)
         for name, size in ((self.input_name, filled.nbytes), (self.output_name, 4 * int(np.prod(self._output_shape)))):
             self._addresses[name] = self._cuda.allocate(size)
             if not self._context.set_tensor_address(name, self._addresses[name]):
@@ -223,6 +223,14 @@ class Engine:
                 self._cuda.forget_error()
         return None
 
+    def noise(self, batch: int) -> NDArray[Any]:
+        """Seeded noise [B, C, H, W] of the type that the engine takes, in the host's memory."""
+        import numpy as np
+
+        shape, random = (batch, *self.image_shape), np.random.default_rng(0)
+        pixels = self.input_type == "uint8"
+        return random.integers(0, 256, shape, np.uint8) if pixels else random.standard_normal(shape, dtype=np.float32)
+
     def infer(self) -> None:
         """Runs the prepared batch, resident on the device, and waits for it."""
         self._enqueue()
@@ -232,7 +240,9 @@ class Engine:
         """Runs the prepared batch once; milliseconds between two events around it, copies excluded."""
         start, end = self._events
         self._cuda.record(start, self._stream)
+        before = time.perf_counter_ns()
         self._enqueue()
+        self.enqueue_ms = (time.perf_counter_ns() - before) / 1e6  # of the host, for handing the work over
         self._cuda.record(end, self._stream)
         self._cuda.synchronise(self._stream)
         return self._cuda.elapsed_ms(start, end)
@@ -313,7 +323,7 @@ class Engine:
             raise MeasurementError(f"no memory to time the layers of {self._source}: {self._logger.take()}")
         context.profiler = profiler = Profiler()
         context.enqueue_emits_profile = False  # else each start of a run would wait for the layers
-        ready = self.profile == 0 or context.set_optimization_profile_async(self.profile, self._handle())
+        ready = context.set_optimization_profile_async(self.profile, self._handle())  # only the first context begins with one
         self._cuda.synchronise(self._stream)
         ready = ready and context.set_input_shape(self.input_name, (self._batch, *self.image_shape))
         ready = ready and all(context.set_tensor_address(name, address) for name, address in self._addresses.items())

@@ -31,6 +31,7 @@ from autoformer.export.tensorrt_versions import (
     network_flags,
     parser_error_line,
     set_precision,
+    share_profiles,
 )
 from autoformer.export.timing_cache import TimingCache, locked_timing_cache
 
@@ -168,8 +169,8 @@ class EngineBuilder:
                 cache = stack.enter_context(locked_timing_cache(self.config.timing_cache, gpu, trt.__version__, tell))
                 cache.attach(config)
             with stoppable() as request:
-                if hasattr(trt, "IProgressMonitor"):
-                    config.progress_monitor = progress_monitor(trt, request, tell)
+                if (monitor := progress_monitor(trt, request, tell)) is not None:
+                    config.progress_monitor = monitor
                 serialized = builder.build_serialized_network(network, config)
                 if cache is not None:
                     cache.save(config)
@@ -203,7 +204,8 @@ class EngineBuilder:
         config.builder_optimization_level = self.config.optimization_level
         if self.config.workspace_mib is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self.config.workspace_mib << 20)
-        set_precision(trt, config, network, self.config.precision, file.computed_in_float32())
+        set_precision(trt, config, network, self.config.precision, file)
+        share_profiles(trt, config)
         if self.config.refittable:
             config.set_flag(trt.BuilderFlag.REFIT)
         if self.config.detailed:

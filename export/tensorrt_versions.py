@@ -6,18 +6,26 @@ Enum members move between versions, so flags are always taken by name and never 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autoformer.errors import MeasurementError, MissingPackageError
+
+if TYPE_CHECKING:
+    from autoformer.export.onnx_file import OnnxFile
 
 MAX_WARNINGS = 20  # different ones kept of a build
 # What computes numbers and can be held in a type; moving and shaping layers take the type of their neighbours.
 COMPUTING_LAYERS = (
     "ACTIVATION", "CONVOLUTION", "ELEMENTWISE", "MATRIX_MULTIPLY", "NORMALIZATION", "REDUCE", "SCALE", "SOFTMAX", "UNARY",
 )  # fmt: skip
+PRECISION_FLAGS = {  # of 8.6
+    "fp16": ("FP16", "OBEY_PRECISION_CONSTRAINTS"),
+    "int8": ("INT8",),
+}
+SHARED_PROFILES = "PROFILE_SHARING_0806"
 ON_A_BOARD = "on a Jetson it comes with JetPack (python3-libnvinfer); elsewhere: pip install tensorrt cuda-python"
 
 
@@ -70,27 +78,38 @@ def network_flags(trt: Any) -> int:
     raise MissingPackageError(f"TensorRT {trt.__version__} is neither 8.6 nor 10 or newer; {where()}")
 
 
-def set_precision(trt: Any, config: Any, network: Any, precision: str, float32_nodes: Collection[str]) -> None:
+def set_precision(trt: Any, config: Any, network: Any, precision: str, file: OnnxFile) -> None:
     """Lets the engine compute in what the ONNX file says, `precision` being the word for it.
 
-    10 and 11 do so by themselves (strong typing). 8.6 chooses types freely within flags: it gets the flag of `precision`, and
-    every layer that the file computes in float32 is held there, layer normalisation always. What softmax computes in is the
-    file's choice like everything else: held in float32 it would keep attention from being one kernel.
+    10 and 11 do so by themselves (strong typing). 8.6 chooses types freely within flags. For fp16 it gets the flag, and every
+    layer that the file computes in float32 is held there, layer normalisation always; what softmax computes in is the file's
+    choice like everything else, since held in float32 it would keep attention from being one kernel. For int8 the flag is
+    enough: the Q/DQ nodes say what is quantised, and without the flag of fp16 the rest stays in float32.
     """
     if precision == "fp32":
         config.clear_flag(trt.BuilderFlag.TF32)
     if is_strongly_typed(trt) or precision in ("fp32", "tf32"):
         return
-    config.set_flag(trt.BuilderFlag.FP16 if precision == "fp16" else trt.BuilderFlag.INT8)
-    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    for flag in PRECISION_FLAGS[precision]:
+        config.set_flag(getattr(trt.BuilderFlag, flag))
+    if precision == "int8":
+        return
+    nodes, exact = {node.name for node in file.nodes}, file.computed_in_float32()
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         computes = any(layer.type == getattr(trt.LayerType, kind) for kind in COMPUTING_LAYERS)
-        node = re.sub(r"_\d+$", "", layer.name)  # the parser numbers layers of equal name
-        if layer.type == trt.LayerType.NORMALIZATION or (computes and {layer.name, node} & set(float32_nodes)):
+        # The parser numbers layers of equal name.
+        node = layer.name if layer.name in nodes else re.sub(r"_\d+$", "", layer.name)
+        if layer.type == trt.LayerType.NORMALIZATION or (computes and node in exact):
             layer.precision = trt.DataType.FLOAT
             for output in range(layer.num_outputs):
                 layer.set_output_type(output, trt.DataType.FLOAT)
+
+
+def share_profiles(trt: Any, config: Any) -> None:
+    """Lets two contexts of an engine use one profile, as those that time layers do: 8.6 has to be told, 10 and 11 always do."""
+    if not is_strongly_typed(trt):
+        config.set_preview_feature(getattr(trt.PreviewFeature, SHARED_PROFILES), True)
 
 
 def is_strongly_typed(trt: Any) -> bool:
@@ -115,7 +134,7 @@ def parser_error_line(parser_error: Any, nodes: Sequence[str] = (), scopes: Mapp
 
 @cache
 def collecting_logger(trt: Any) -> Any:
-    """The one logger of the process (TensorRT uses the first it is given); `take()` empties it and gives the errors said."""
+    """The one logger of the process (TensorRT uses the first it is given); `take()` empties it and gives what was wrong."""
 
     class CollectingLogger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -131,15 +150,18 @@ def collecting_logger(trt: Any) -> Any:
                 self.warnings[said] = None
 
         def take(self) -> str:
-            said, self.errors = self.errors, []
-            self.warnings = {}
-            return "; ".join(said[-3:]) or "TensorRT gave no reason"
+            said = self.errors[-3:] or list(self.warnings)[-1:]  # 8.6 calls a GPU that it cannot use a warning
+            self.errors, self.warnings = [], {}
+            return "; ".join(said) or "TensorRT gave no reason"
 
     return CollectingLogger()
 
 
 def created(trt: Any, kind: str, *arguments: Any) -> Any:
-    """A TensorRT object of class `kind`. Raises `MeasurementError` where its library gives none, as without a usable GPU."""
+    """A TensorRT object of class `kind`. Raises `MeasurementError` where its library gives none.
+
+    Ask CUDA for a device first: 8.6 crashes when it makes a Runtime without one.
+    """
     logger = collecting_logger(trt)
     try:
         return getattr(trt, kind)(*arguments)

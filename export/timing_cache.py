@@ -36,6 +36,7 @@ class TimingCache:
     before: str | None = None  # SHA-256 of what was loaded; None: nothing
     after: str | None = None
     warnings: list[str] = field(default_factory=list)
+    _attached: Any = field(default=None, repr=False)
 
     def attach(self, config: Any) -> None:
         """Loads the file into the builder's `config`; what is damaged or of another device is set aside, with a warning."""
@@ -51,6 +52,7 @@ class TimingCache:
             if cache is None or not config.set_timing_cache(cache, False):
                 raise MeasurementError("TensorRT refuses an empty timing cache; build without one")
         self.before = _digest(content) if content else None
+        self._attached = cache  # TensorRT's config refers to it
 
     def save(self, config: Any) -> None:
         """Writes what the build left, together with what others wrote meanwhile where the lock did not reach them."""

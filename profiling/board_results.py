@@ -1,4 +1,4 @@
-"""Results that came back from a device: files of `board.pyz verify | bench --out`, read with care, as rows of a table.
+"""Results that came back from a device: files of `board.pyz verify | bench --out` and of kits, as rows of a table.
 
 A file says what it was run on; nothing here can check that. What can be checked is: the format, every verdict against its
 samples, and that a run's bundle is the one that the result is of.

@@ -70,7 +70,7 @@ def cold_start(
 
 def begin(words: str, backend: str, batch: int, threads: int | None, spinning: bool, idle_s: float) -> dict[str, float | None]:
     """What the fresh process measures."""
-    from autoformer.profiling.latency import open_artefact, prepare_imports
+    from autoformer.profiling.artefact_backends import open_artefact, prepare_imports
 
     prepare_imports(backend)
     sensors = gpu_sensors() if not backend.endswith("-cpu") else None

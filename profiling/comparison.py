@@ -27,8 +27,9 @@ from autoformer.export.predictor import EXPECTED, open_predictor
 from autoformer.paired_difference import Difference, paired_difference
 from autoformer.pareto import nondominated_ranks
 from autoformer.preprocessing import Preprocessing
+from autoformer.profiling.artefact_backends import TIMM
 from autoformer.profiling.artefact_costs import Costs, costs_of
-from autoformer.profiling.latency import NO_GPU, TIMM, NotMeasured, Profile, expand, profile_artefacts
+from autoformer.profiling.latency import NO_GPU, NotMeasured, Profile, expand, profile_artefacts
 from autoformer.profiling.measure import MeasureConfig, Measurement
 from autoformer.progress import Progress, silent
 

@@ -46,15 +46,20 @@ class Conditions:
         threads: int | None,
         load_average: float | None = None,
         clocks_locked: bool | None = None,
+        at_rest: Reading | None = None,
     ) -> Conditions:
-        """From the readings before and after each visit. `clocks_locked` None lets the GPU's clock decide."""
+        """From the readings before and after each visit.
+
+        `clocks_locked` None lets the GPU's clock decide: it is held when it is the same after every visit as it was
+        `at_rest`, before anything ran.
+        """
         if not visits:
             return cls(load_average=load_average, cores=cores, threads=threads, clocks_locked=clocks_locked)
         first, last = visits[0][0], visits[-1][1]
         clocks = [clock for _, after in visits if (clock := _clock(after, on_gpu)) is not None]
         start, end = _temperature(first, on_gpu), _temperature(last, on_gpu)
         if on_gpu and clocks_locked is None and len(clocks) > 1:
-            idle = _clock(first, on_gpu)
+            idle = None if at_rest is None else _clock(at_rest, on_gpu)
             clocks_locked = max(clocks) - min([*clocks, *([] if idle is None else [idle])]) <= LOCKED_MHZ
         return cls(
             load_average=load_average,

@@ -9,6 +9,7 @@ from typing import Any
 
 from autoformer.export.tensorrt_versions import tensorrt_missing
 from autoformer.profiling.device import DeviceFacts
+from autoformer.profiling.sensors import gpu_sensors
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ def examine() -> list[Finding]:
         Finding("processor", True, facts.short_name),
     ]
     findings += [_torch(), *_onnxruntime(), _tensorrt()]
+    if facts.has_gpu:
+        works = gpu_sensors() is not None
+        advice = "" if works else "pip install nvidia-ml-py, so that measurements see clocks, heat, power and other processes"
+        findings.append(Finding("sensors of the GPU", works, "found" if works else "missing", advice))
     for package, advice in (("timm", ""), ("onnx", ""), ("optuna", ""), ("fvcore", "")):
         found = version_of(package)
         findings.append(Finding(package, found is not None, found or "missing", advice if found else f"pip install {package}"))

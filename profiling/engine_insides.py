@@ -38,8 +38,7 @@ class EngineInsides:
         times = [asdict(time) for time in self.times]
         return {
             "plan": str(self.plan), "precision": self.precision, "is_twin": self.is_twin, "batch": self.batch,
-            "attention_fused": asdict(self.layers.attention), "layer_norm_fused": asdict(self.layers.layer_norm),
-            "runs_in_int8": asdict(self.layers.int8), **self.layers.to_dict(), "times": times,
+            **self.layers.to_dict(), "times": times,
         }  # fmt: skip
 
 

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autoformer.checkpoint import write_folder, write_json
 from autoformer.cost import show
 from autoformer.profiling.joint_report import UNVERIFIED, Joined, join_sources, joint_content
-from autoformer.profiling.layers import LayerProfile
 from autoformer.profiling.report import page_html, page_markdown
 from autoformer.profiling.report_figures import distribution_figure, timeline_figure
+from autoformer.profiling.report_layers import LAYERS_TEXT, blocks_figure, layer_table
 from autoformer.profiling.report_numbers import change, latency_text, percent
 from autoformer.profiling.report_plot import SERIES, Figure, Plot, common_layout, plain
 from autoformer.profiling.report_sections import TONES, Headline, Section
 from autoformer.profiling.report_tables import Table, machine_table
+from autoformer.profiling.sensors import GpuReading, Reading
 
 MOST_CURVES = 12  # in one figure
+
+
+def _of_gpu(value: Callable[[GpuReading], float | None]) -> Callable[[Reading], float | None]:
+    return lambda reading: None if reading.gpu is None else value(reading.gpu)
+
+
+SENSED: tuple[tuple[str, str, Callable[[Reading], float | None]], ...] = (
+    ("GPU clock, MHz", "y", _of_gpu(lambda gpu: gpu.clock_mhz)),
+    ("CPU clock, MHz", "y", lambda reading: reading.cpu_clock_mhz),
+    ("GPU, °C", "y2", _of_gpu(lambda gpu: gpu.temperature_c)),
+    ("CPU, °C", "y2", lambda reading: reading.cpu_temperature_c),
+    ("power, W", "y3", _of_gpu(lambda gpu: gpu.power_w)),
+)
 
 
 def build_joint_report(paths: Sequence[Path], out: Path) -> dict[str, Any]:
@@ -85,10 +99,13 @@ def joint_sections(report: Mapping[str, Any], figures: Sequence[str]) -> list[Se
     if report["predictions"]:
         sections.append(Section(name="predictions", title="Predicted against measured", tables=(_prediction_table(report),)))
     if report["layers"]:
-        text = "Per-layer times are taken with the runtime's profiler, which slows it down; their sum is not scaled to fit."
         sections.append(
             Section(
-                name="layers", title="Where the time goes", text=(text,), tables=_layer_tables(report), figures=drawn("blocks")
+                name="layers",
+                title="Where the time goes",
+                text=(LAYERS_TEXT,),
+                tables=tuple(layer_table(one, one["source"]) for one in report["layers"]),
+                figures=drawn("layers"),
             )
         )
     if report["cold_starts"] or report["energy"]:
@@ -170,21 +187,6 @@ def _prediction_table(report: Mapping[str, Any]) -> Table:
     return Table(title="What the latency table said, and what was measured", columns=columns, rows=tuple(rows), numbers=(2, 3, 4))
 
 
-def _layer_tables(report: Mapping[str, Any]) -> tuple[Table, ...]:
-    tables = []
-    for one in report["layers"]:
-        total = one["sum_ms"]
-        rows = [(name, f"{ms:.4f} ms", f"{100 * ms / total:.1f} %" if total else "–") for name, ms in one["by_kind_ms"].items()]
-        whole = "" if one["end_to_end_ms"] is None else f" A run without the profiler took {one['end_to_end_ms']:.4g} ms"
-        whole += "" if one["sum_over_end_to_end"] is None else f", the sum is {one['sum_over_end_to_end']:.3g} times that."
-        known = f"{100 * one['joined_share']:.0f} %"
-        note = f"Sum {total:.4g} ms over {len(one['layers'])} layers; the torch module is known of {known}."
-        title = f"{one['name']} on {one['backend']} ({one['source']})"
-        columns = ("kind", "one run", "share")
-        tables.append(Table(title=title, columns=columns, rows=tuple(rows), numbers=(1, 2), note=note + whole, compact=True))
-    return tuple(tables)
-
-
 def _cold_table(report: Mapping[str, Any]) -> Table:
     def mib(value: float | None) -> str:
         return "not told" if value is None else f"{value:.1f} MiB"
@@ -243,13 +245,7 @@ def clocks_figure(joined: Joined) -> Figure | None:
     for number, (source, profile) in enumerate(joined.profiles):
         conditions = [taken.conditions for taken in profile.measurements if taken.conditions is not None]
         readings = sorted({reading.seconds: reading for one in conditions for reading in one.readings}.items())
-        for name, axis, value in (
-            ("GPU clock, MHz", "y", lambda r: r.gpu and r.gpu.clock_mhz),
-            ("CPU clock, MHz", "y", lambda r: r.cpu_clock_mhz),
-            ("GPU, °C", "y2", lambda r: r.gpu and r.gpu.temperature_c),
-            ("CPU, °C", "y2", lambda r: r.cpu_temperature_c),
-            ("power, W", "y3", lambda r: r.gpu and r.gpu.power_w),
-        ):
+        for name, axis, value in SENSED:
             points = [(seconds, value(reading)) for seconds, reading in readings if value(reading) is not None]
             if points:
                 traces.append(
@@ -267,29 +263,3 @@ def clocks_figure(joined: Joined) -> Figure | None:
     layout["yaxis3"] = {"title": {"text": "W"}, "domain": [0, 0.3], "anchor": "x"}
     caption = "Clocks, temperatures and power as the sensors said them between the visits of the networks."
     return Figure(name="clocks", title="The machine meanwhile", caption=caption, views={"": {"data": traces, "layout": layout}})
-
-
-def blocks_figure(profiles: Sequence[LayerProfile]) -> Figure | None:
-    """Time of each block by kind, one view per profile; None without profiles."""
-    views = {}
-    for profile in profiles:
-        blocks = list(profile.by("block"))
-        traces: list[Plot] = []
-        for index, kind in enumerate(profile.by("kind")):
-            times = [
-                sum(layer.average_ms for layer in profile.layers if (layer.block, layer.kind) == (block, kind))
-                for block in blocks
-            ]
-            traces.append(
-                {
-                    "type": "bar", "name": plain(kind), "x": [plain(block) for block in blocks],
-                    "y": [float(f"{time:.5g}") for time in times], "marker": {"color": SERIES[index % len(SERIES)]},
-                }
-            )  # fmt: skip
-        word = plain(f"{profile.name} on {profile.backend}")
-        views[word] = {"data": traces, "layout": common_layout("", "one run, ms", barmode="stack")}
-    if not views:
-        return None
-    caption = "Average time of one run under the runtime's profiler, by transformer block and kind of module."
-    switch = "network" if len(views) > 1 else ""
-    return Figure(name="blocks", title="Time by block", caption=caption, views=views, switch=switch)

@@ -7,20 +7,19 @@ not be measured stands in the answer with its reason.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autoformer.architecture import is_whole
 from autoformer.checkpoint import read_json, refuse_existing_file, write_json
 from autoformer.errors import AutoformerError, CheckpointError, MeasurementError, MissingPackageError
 from autoformer.export.manifest import FILE_NAME as MANIFEST
 from autoformer.export.manifest import Manifest
+from autoformer.profiling.artefact_backends import BACKENDS, TIMM, USUAL_BACKENDS, Job, fixed_batch, jobs_of
 from autoformer.profiling.backend import CopiesImages, LatencyBackend, WithCopies
 from autoformer.profiling.cold_start import ColdStart, cold_start
 from autoformer.profiling.device import DeviceFacts
@@ -30,17 +29,7 @@ from autoformer.profiling.onnxruntime_backend import OnnxRuntimeBackend
 from autoformer.profiling.sensors import MachineSensors
 from autoformer.profiling.statistics import LatencyStats
 
-if TYPE_CHECKING:
-    import onnx
-
 FORMAT = "autoformer/profile/1"
-PLAN_SUFFIXES = (".plan", ".engine")
-TIMM = "timm:"  # begins the name of one of timm's networks, which is no path
-BACKENDS = (
-    "onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch-cpu", "torch-compiled-cpu", "torch-cuda",
-    "torch-compiled-cuda", "torch-graph-cuda", "tensorrt",
-)  # fmt: skip
-USUAL_BACKENDS = ("onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda", "tensorrt")  # the others compile first
 NO_GPU = "no NVIDIA GPU was found"
 REFERENCE = "reference network"
 REFERENCE_WIDTH, REFERENCE_ROWS, REFERENCE_LAYERS = 192, 64, 4  # 9.4 M multiply-adds, below a millisecond on most CPUs
@@ -133,14 +122,6 @@ class Profile:
         write_json(self.to_dict(), path)
 
 
-@dataclass(frozen=True)
-class _Job:
-    words: str
-    name: str
-    backend: str
-    open: Callable[[], LatencyBackend]
-
-
 def profile_artefacts(
     paths: Sequence[Path | str],
     *,
@@ -173,13 +154,13 @@ def profile_artefacts(
     if out is not None:
         refuse_existing_file(out)
     facts = DeviceFacts.collect()
-    jobs: list[_Job] = []
+    jobs: list[Job] = []
     missing: list[NotMeasured] = []
     named = expand(paths, missing)
     if batch is None:
         batch = next((size for words, _ in named if (size := fixed_batch(words)) is not None), 1)
     for words, label in named:
-        jobs += [job for job in _jobs_of(words, label, batch, threads, spinning) if job.backend in backends]
+        jobs += [job for job in jobs_of(words, label, batch, threads, spinning) if job.backend in backends]
     starts: list[ColdStart] = []
     energies: list[Energy] = []
     with ExitStack() as stack:
@@ -188,9 +169,12 @@ def profile_artefacts(
             if not job.backend.endswith("-cpu") and not facts.has_gpu:
                 missing.append(NotMeasured(job.name, job.backend, NO_GPU))
                 continue
-            try:
-                if cold_starts:
+            if cold_starts:
+                try:
                     starts.append(cold_start(job.words, job.name, job.backend, batch=batch, threads=threads, spinning=spinning))
+                except MeasurementError as error:
+                    missing.append(NotMeasured(job.name, "cold start", str(error)))
+            try:
                 name, backend = f"{job.name} ({job.backend})", stack.enter_context(job.open())
             except (MeasurementError, MissingPackageError) as error:
                 missing.append(NotMeasured(job.name, job.backend, str(error)))
@@ -205,11 +189,13 @@ def profile_artefacts(
         reference = stack.enter_context(OnnxRuntimeBackend(reference_network(), batch=REFERENCE_ROWS, threads=threads))
         taken = measure({**opened, REFERENCE: reference}, config, device=facts, sensors=sensors, progress=progress)
         for name, backend in opened.items() if energy_s else ():
-            try:
-                energies.append(measure_energy(name, backend, sensors, seconds=energy_s))
-            except MeasurementError as error:
-                missing.append(NotMeasured("all", "energy", str(error)))
-                break
+            if facts.jetson is None and backend.name.endswith("-cpu"):
+                missing.append(NotMeasured(name, "energy", "no sensor here tells the power of the processor"))
+            elif not isinstance(backend, WithCopies):
+                try:
+                    energies.append(measure_energy(name, backend, sensors, seconds=energy_s))
+                except MeasurementError as error:
+                    missing.append(NotMeasured(name, "energy", str(error)))
     profile = Profile(
         measurements=tuple(taken[name] for name in opened),
         reference=taken[REFERENCE],
@@ -274,108 +260,6 @@ def expand(paths: Sequence[Path | str], missing: list[NotMeasured]) -> list[tupl
     unique = list(dict.fromkeys(found))
     names = [words if words.startswith(TIMM) else Path(words).name for words in unique]
     return [(words, name if names.count(name) == 1 else words) for words, name in zip(unique, names, strict=True)]
-
-
-def fixed_batch(words: str) -> int | None:
-    """How many images each call of an ONNX file takes exactly; None: any number, or it is no such file."""
-    if not words.endswith(".onnx") or not Path(words).is_file():
-        return None
-    graph = _onnx(Path(words)).graph
-    stored = {tensor.name for tensor in graph.initializer}
-    shapes = [value.type.tensor_type.shape.dim for value in graph.input if value.name not in stored]
-    first = shapes[0][0].dim_value if shapes and shapes[0] else 0
-    return int(first) or None
-
-
-def open_artefact(words: str, backend: str, *, batch: int, threads: int | None, spinning: bool = False) -> LatencyBackend:
-    """One artefact on one backend of `BACKENDS`. Raises `MeasurementError` where it does not run on that."""
-    jobs = _jobs_of(words, words, batch, threads, spinning)
-    job = next((job for job in jobs if job.backend == backend), None)
-    if job is None:
-        raise MeasurementError(f"{words} runs on {', '.join(job.backend for job in jobs)}, not on {backend}")
-    return job.open()
-
-
-def prepare_imports(backend: str) -> None:
-    """Imports what a backend needs, so that loading a network afterwards is that alone."""
-    needed = {"torch": ("autoformer.named_network", "autoformer.profiling.torch_backend"), "onnxruntime": ("onnx", "onnxruntime")}
-    for name in needed.get(backend.split("-")[0], ("autoformer.export.engine", "autoformer.profiling.tensorrt_backend")):
-        importlib.import_module(name)
-
-
-def _jobs_of(words: str, label: str, batch: int, threads: int | None, spinning: bool) -> list[_Job]:
-    path = Path(words)
-    if path.suffix == ".onnx" and path.is_file():
-        precision = onnx_precision(path)
-
-        def open_onnx(provider: str) -> LatencyBackend:
-            return OnnxRuntimeBackend(
-                path, batch=batch, provider=provider, threads=threads, precision=precision, spinning=spinning
-            )
-
-        return [
-            _Job(words, label, "onnxruntime-cpu", lambda: open_onnx("cpu")),
-            _Job(words, label, "onnxruntime-cuda", lambda: open_onnx("cuda")),
-            _Job(words, label, "onnxruntime-tensorrt", lambda: open_onnx("tensorrt")),
-        ]
-    if path.suffix in PLAN_SUFFIXES and path.is_file():
-        return [_Job(words, label, "tensorrt", lambda: _open_plan(path, batch))]
-    if words.startswith(TIMM) or (path / "config.json").is_file():
-        return [
-            _Job(words, label, f"{begin}-{device}", partial(_open_network, words, device, mode, batch, threads))
-            for device in ("cpu", "cuda")
-            for mode, begin in (("eager", "torch"), ("compiled", "torch-compiled"), ("graph", "torch-graph"))
-        ]
-    plans = ", ".join(PLAN_SUFFIXES)
-    kinds = f"an .onnx file, a TensorRT plan ({plans}), the folder of a network, timm:NAME[@FILE] or an export folder"
-    raise CheckpointError(f"{path} {'is none of these' if path.exists() else 'does not exist'}; expected {kinds}")
-
-
-def _open_network(words: str, device: str, mode: str, batch: int, threads: int | None) -> LatencyBackend:
-    from autoformer.named_network import open_network
-    from autoformer.profiling.torch_backend import TorchBackend
-
-    named = open_network(words)
-    shape = (named.preprocessing.in_chans, named.preprocessing.input_size, named.preprocessing.input_size)
-    return TorchBackend(named.network, shape, batch=batch, device=device, mode=mode, threads=threads)
-
-
-def _open_plan(plan: Path, batch: int) -> LatencyBackend:
-    from autoformer.profiling.tensorrt_backend import TensorRTBackend
-
-    artefact = Manifest.load(plan.parent).find_file(plan.name) if (plan.parent / MANIFEST).is_file() else None
-    if artefact is None:
-        raise MeasurementError(f"{plan} has no entry in a {MANIFEST} beside it, so its precision is not known")
-    return TensorRTBackend(plan, batch=batch, precision=artefact.precision)
-
-
-def _onnx(path: Path) -> onnx.ModelProto:
-    """The file, without weights that lie beside it. Raises `CheckpointError` when it cannot be read."""
-    import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except (OSError, DecodeError, ValueError) as error:
-        raise CheckpointError(f"{path} is truncated or not an ONNX file ({error}); export it again") from error
-    return model
-
-
-def onnx_precision(path: Path) -> str:
-    """What an ONNX file computes in: as it says itself, else judged by its operators and weights.
-
-    Raises `CheckpointError` when it cannot be read.
-    """
-    import onnx
-
-    model = _onnx(path)
-    for entry in model.metadata_props:
-        if entry.key == "autoformer.precision":
-            return str(entry.value)
-    if any(node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") for node in model.graph.node):
-        return "int8"
-    kinds = [weight.data_type for weight in model.graph.initializer]
-    return "fp16" if onnx.TensorProto.FLOAT16 in kinds else "fp32"
 
 
 def reference_network() -> bytes:

@@ -21,7 +21,17 @@ from typing import Any
 from autoformer.errors import AutoformerError, CheckpointError, MeasurementError
 
 FORMAT = "autoformer/layers/1"
-COPIES = {"ReorderInput", "ReorderOutput", "Cast", "MemcpyFromHost", "MemcpyToHost", "QuantizeLinear", "DequantizeLinear"}
+REFORMAT = "Reformat"  # what a layer of an engine that only copies is called here
+COPIES = {
+    REFORMAT,
+    "ReorderInput",
+    "ReorderOutput",
+    "Cast",
+    "MemcpyFromHost",
+    "MemcpyToHost",
+    "QuantizeLinear",
+    "DequantizeLinear",
+}
 NORMS = {"LayerNormalization", "SkipLayerNormalization", "SimplifiedLayerNormalization", "BatchNormalization"}
 # What a part of a module's name says about it; the first that fits counts.
 KINDS = (

@@ -213,6 +213,7 @@ def measure(
     if device is None and sensors is None:
         sensors = MachineSensors()
     look = _Look(sensors, clock)
+    at_rest = look()
     steps, done = len(backends) * (1 + config.rounds), 0
     taken = {name: _Taken() for name in backends}
     warmups = {}
@@ -231,7 +232,7 @@ def measure(
                 done += 1
                 if progress:
                     progress("measure latency", done, steps)
-    return {name: _finish(name, backends[name], facts, warmups[name], taken[name]) for name in backends}
+    return {name: _finish(name, backends[name], facts, warmups[name], taken[name], at_rest) for name in backends}
 
 
 class _Look:
@@ -305,14 +306,16 @@ def _visit(backend: LatencyBackend, config: MeasureConfig, taken: _Taken, clock:
     taken.round_runs.append(runs)
 
 
-def _finish(name: str, backend: LatencyBackend, facts: DeviceFacts, warmup: Warmup, taken: _Taken) -> Measurement:
+def _finish(
+    name: str, backend: LatencyBackend, facts: DeviceFacts, warmup: Warmup, taken: _Taken, at_rest: Reading | None
+) -> Measurement:
     stats = LatencyStats.from_samples(taken.wall_ms)
     cpu, gpu, enqueue = (stats_or_none(times) for times in (taken.cpu_ms, taken.device_ms, taken.enqueue_ms))
     conditions = None
     if taken.visits:
         conditions = Conditions.of(
             taken.visits, on_gpu=_on_gpu(backend), cores=facts.cores, threads=backend.threads,
-            load_average=facts.load_average, clocks_locked=facts.clocks_locked,
+            load_average=facts.load_average, clocks_locked=facts.clocks_locked, at_rest=at_rest,
         )  # fmt: skip
     return Measurement(
         name=name,

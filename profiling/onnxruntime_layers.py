@@ -19,6 +19,7 @@ import onnx
 
 from autoformer.checkpoint import read_json
 from autoformer.errors import CheckpointError, MeasurementError
+from autoformer.export.onnx_file import module_scopes
 from autoformer.export.onnx_graph import read_model
 from autoformer.profiling.layers import ROOT, LayerProfile, LayerTime, common_scope, scope_in_path
 from autoformer.profiling.measure import MeasureConfig, measure
@@ -87,9 +88,8 @@ def layer_times(events: list[Mapping[str, Any]], joined: Mapping[str, str], runs
 
 def scopes_of(path: Path, model: onnx.ModelProto | None = None) -> dict[str, str]:
     """The torch module of each node of a file: from the side file, from what torch's exporter recorded, or from the names."""
-    beside = path.with_suffix(".scopes.json")
-    if beside.is_file():
-        return read_scopes(beside)
+    if beside := module_scopes(path):
+        return beside
     found = {}
     for node in (model or read_model(path, weights_beside=True)).graph.node:
         recorded = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), None)

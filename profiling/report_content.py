@@ -71,6 +71,7 @@ def content(run: Run) -> dict[str, Any]:
         "latency_table": _table(run),
         "latency_loop": loop_content(run.answer),
         "boards": boards_content(results_of(run.folder)),
+        "layers": run.layers and run.layers.to_dict(),
         "skipped": [
             {"what": _label(artefact), "status": artefact.status, "reason": artefact.reason}
             for artefact in run.manifest.artefacts
@@ -264,6 +265,7 @@ def _files(run: Run) -> dict[str, Any]:
         "network as inherited": {"path": "subnet"},
         "network finetuned": {"path": "finetuned"},
         "latency samples": {"path": "latency.json"},
+        **({"layers": {"path": "layers.json"}} if run.layers is not None else {}),
         "report": {"path": "report.html"},
         "recipe": {"path": "recipe.yaml"},
     }

@@ -26,6 +26,7 @@ from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.latency import Profile
 from autoformer.profiling.latency_answer import FILE_NAME, LatencyAnswer, finally_chosen
 from autoformer.profiling.latency_table import LatencyTable
+from autoformer.profiling.layers import LayerProfile
 from autoformer.profiling.report_ledger import Beside, Reading, read_ledger, readings_beside
 from autoformer.search_result import SearchResult, load_search
 from autoformer.space import SearchSpace
@@ -80,6 +81,7 @@ class Run:
     qualification: LatencyQualification | None  # what a latency means in the budget and in the candidates' costs
     manifest: Manifest
     profile: Profile
+    layers: LayerProfile | None  # of the fp32 file; runs of earlier versions have none
     labels: NDArray[np.int64]  # of the test images, [n]
     guesses: dict[str, NDArray[np.int64]]  # by name, [n] each
     readings: tuple[Reading, ...]  # of the test part, by this run
@@ -150,6 +152,7 @@ class Run:
             values["progress"] = _progress(record.get("history", {}))
         values["manifest"] = Manifest.load(folder / "export")
         values["profile"] = Profile.load(folder / "latency.json")
+        values["layers"] = LayerProfile.load(folder / "layers.json") if (folder / "layers.json").exists() else None
         if not values["profile"].measurements:
             raise CheckpointError(f"{folder / 'latency.json'} holds no measurement; profile again")
         with checked(folder / "test.json", "autoformer/test/1") as record:

@@ -9,6 +9,7 @@ from autoformer.evaluate import WORDS, Metric
 from autoformer.profiling.measure import Measurement
 from autoformer.profiling.report_content import measurement_of_limit
 from autoformer.profiling.report_data import Epoch, Run
+from autoformer.profiling.report_layers import blocks_figure
 from autoformer.profiling.report_numbers import capital, latency_text, score_text
 from autoformer.profiling.report_plot import (
     BLUE,
@@ -42,6 +43,7 @@ def figures(run: Run) -> list[Figure]:
         training_figure("finetune", "Finetuning of the chosen network", run.finetune_history, run.metric),
         distribution_figure(run.profile.measurements),
         timeline_figure([*run.profile.measurements, run.profile.reference]),
+        blocks_figure([run.layers]) if run.layers is not None else None,
         table_figure(run) if run.table is not None else None,
     ]
     return [figure for figure in found if figure is not None]

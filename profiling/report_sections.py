@@ -16,6 +16,7 @@ from autoformer.cost import show
 from autoformer.evaluate import WORDS, metric_from
 from autoformer.profiling.report_boards import board_tables
 from autoformer.profiling.report_latency_loop import loop_table, loop_text
+from autoformer.profiling.report_layers import LAYERS_TEXT, layer_table
 from autoformer.profiling.report_numbers import (
     capital,
     change,
@@ -144,6 +145,7 @@ def sections(report: Mapping[str, Any], figures: Sequence[str]) -> list[Section]
             tables=(latency_table(report), trust_table(report)),
             figures=drawn("latency", "timeline"),
         ),
+        *_layer_section(report, drawn("layers")),
         *_table_section(report, drawn("table")),
         *_loop_section(report),
         *_boards_section(report),
@@ -313,6 +315,18 @@ def _table_section(report: Mapping[str, Any], figures: tuple[str, ...]) -> list[
     text = "The search cannot time every candidate; it predicts from networks that were timed before it began."
     known = Table(title="Fit", columns=("", ""), rows=tuple(facts))
     return [Section(name="table", title="The latency table", text=(text,), tables=(known,), figures=figures)]
+
+
+def _layer_section(report: Mapping[str, Any], figures: tuple[str, ...]) -> list[Section]:
+    """Where the time of the fp32 file goes; nothing where the run did not take it apart."""
+    layers = report["layers"]
+    if layers is None:
+        return []
+    return [
+        Section(
+            name="layers", title="Where the time goes", text=(LAYERS_TEXT,), tables=(layer_table(layers),), figures=figures
+        )
+    ]  # fmt: skip
 
 
 def _loop_section(report: Mapping[str, Any]) -> list[Section]:

@@ -232,20 +232,21 @@ def judge(
     if stats.n < gates.min_samples:
         return Verdict(INVALID, (f"{stats.n} runs, {gates.min_samples} needed",))
     wait = None if cpu is None else max(0.0, 1 - cpu.mean_ms / stats.mean_ms)
-    checks: list[tuple[str, float | None, float | None]] = [
+    checks = (
         ("drift of the median from first to last third", stats.drift and abs(stats.drift), gates.max_drift),
         ("width of the median's 95 % interval", stats.interval_width, gates.max_interval_width),
         ("coefficient of variation", stats.cv, gates.max_cv),
         ("share of time without a CPU (other programs run)", wait, gates.max_wait),
-    ]
-    if gpu is not None and enqueue is not None:
-        what = "host bound: handing the work over takes, of the GPU's time,"
-        checks.append((what, enqueue.p50_ms / gpu.p50_ms, gates.max_enqueue))
+    )
     reasons, invalid = [], False
     for what, value, limit in checks:
         if value is not None and limit is not None and value > limit:
             reasons.append(f"{what} {100 * value:.3g} %, limit {100 * limit:g} %")
             invalid |= value > gates.invalid_factor * limit and value is not wait  # the median may well stand through waits
+    handing = None if gpu is None or enqueue is None else enqueue.p50_ms / gpu.p50_ms
+    if handing is not None and gates.max_enqueue is not None and handing > gates.max_enqueue:
+        most = f"limit {100 * gates.max_enqueue:g} %"
+        reasons.append(f"host bound: handing the work over takes, of the GPU's time, {100 * handing:.3g} %, {most}")
     if conditions is not None:
         reasons += _disturbed(conditions, gates)
     return Verdict(INVALID if invalid else UNSTABLE if reasons else VALID, tuple(reasons))

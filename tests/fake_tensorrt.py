@@ -210,6 +210,10 @@ class IBuilderConfig:
     def clear_flag(self, flag: Any) -> None:
         self._flags.discard(flag.name)
 
+    def set_preview_feature(self, feature: Any, enable: bool) -> None:
+        assert enable
+        self._flags.add(feature.name)
+
     def add_optimization_profile(self, profile: Any) -> int:
         self._profiles.append(profile._shapes)
         return -1 if self._world.fail == "profile" else len(self._profiles) - 1
@@ -238,6 +242,7 @@ class Builder:
 
     def __init__(self, logger: Any) -> None:
         if self._world.fail == "builder":
+            logger.log(self._world.trt.ILogger.Severity.WARNING, "CUDA initialization failure with error: 35")
             raise TypeError("pybind11::init(): factory function returned nullptr")
         self._logger = logger
 

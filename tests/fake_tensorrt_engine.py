@@ -68,7 +68,7 @@ class ICudaEngine:
     num_io_tensors = 2
 
     def __init__(self, header: dict[str, Any], model: bytes) -> None:
-        self._header = header
+        self._header, self._num_contexts = header, 0
         self._load(onnx.load_from_string(model))
 
     def _load(self, model: Any) -> None:
@@ -104,7 +104,8 @@ class ICudaEngine:
         return [tuple(shape) for shape in shapes]
 
     def create_execution_context(self) -> Any:
-        return None if self._world.fail == "context" else self._world.make("IExecutionContext", self)
+        self._num_contexts += 1
+        return None if self._world.fail == "context" else self._world.make("IExecutionContext", self, self._num_contexts == 1)
 
     def create_engine_inspector(self) -> Any:
         return self._world.make("EngineInspector", self)
@@ -138,18 +139,26 @@ class IExecutionContext:
     profiler: Any = None
     enqueue_emits_profile = True
 
-    def __init__(self, engine: Any) -> None:
-        self._owner, self._profile, self._shape = engine, 0, tuple[int, ...]()
+    def __init__(self, engine: Any, is_first: bool) -> None:
+        self._owner, self._profile, self._shape = engine, 0 if is_first else None, tuple[int, ...]()
+        self._is_first = is_first
         self._addresses, self._has_run, self._unreported = dict[str, int](), False, False
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         assert stream_handle in self._world.cuda.handles
         if self._world.fail == "switch" or profile_index >= self._owner.num_optimization_profiles:
             return False
+        if (
+            not self._is_first
+            and self._world.version.startswith("8")
+            and "PROFILE_SHARING_0806" not in self._owner._header["flags"]
+        ):
+            return False  # a profile belongs to one context there
         self._profile, self._shape, self._has_run = profile_index, (), False
         return True
 
     def set_input_shape(self, name: str, shape: Any) -> bool:
+        assert self._profile is not None, "a second context begins without a profile"
         low, _, high = self._owner.get_tensor_profile_shape(name, self._profile)
         inside = all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
         if self._world.fail == "shape" or not inside:

@@ -35,7 +35,7 @@ from autoformer.export.onnx_model import OnnxModel
 from autoformer.export.predictor import Predictor, open_predictor
 from autoformer.export.quantization import qdq_objections
 from autoformer.export.tensorrt_check import check_tensorrt
-from autoformer.profiling.latency import onnx_precision
+from autoformer.profiling.artefact_backends import onnx_precision
 from autoformer.profiling.onnxruntime_backend import OnnxRuntimeBackend
 from tests.commands import command
 from tests.mutations import damaged_archive, damaged_bytes, damaged_files, damaged_onnx

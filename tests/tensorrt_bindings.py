@@ -6,6 +6,8 @@ its own.
 
     python -m tests.tensorrt_bindings .venv/tensorrt-bindings            downloads what is missing (5 MB)
     python -m tests.tensorrt_bindings .venv/tensorrt-bindings --listing  writes tests/data/tensorrt_api.json anew
+    python -m tests.tensorrt_bindings .venv/tensorrt-bindings --real-8.6 downloads 8.6.0 with its real libraries (820 MB) as well,
+                                                                         the only such wheel; it is for Python 3.10
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ WHEELS = {
     "10.16.1.11": "tensorrt-cu12-bindings",
     "11.4.0.106": "tensorrt-cu12-bindings",
 }
+REAL = "8.6.0"
 LISTED = ("8.6.1", "10.3.0", "11.4.0.106")  # what the fake is made from
 LISTING = Path(__file__).parent / "data" / "tensorrt_api.json"
 FOLDER = Path(__file__).parent.parent / ".venv" / "tensorrt-bindings"
@@ -33,8 +37,8 @@ CLASSES = (
     "Builder", "BuilderFlag", "DataType", "EngineInspector", "IBuilderConfig", "ICudaEngine", "IExecutionContext", "IHostMemory",
     "ILayer", "ILogger", "INetworkDefinition", "IOptimizationProfile", "IProfiler", "IProgressMonitor", "ISerializationConfig",
     "ITensor", "ITimingCache", "LayerInformationFormat", "LayerType", "MemoryPoolType", "NetworkDefinitionCreationFlag",
-    "OnnxParser", "OnnxParserRefitter", "ParserError", "ProfilingVerbosity", "Refitter", "Runtime", "SerializationFlag",
-    "TensorIOMode", "Weights",
+    "OnnxParser", "OnnxParserRefitter", "ParserError", "PreviewFeature", "ProfilingVerbosity", "Refitter", "Runtime",
+    "SerializationFlag", "TensorIOMode", "Weights",
 )  # fmt: skip
 FUNCTIONS = (
     "createInferBuilder_INTERNAL", "createInferRefitter_INTERNAL", "createInferRuntime_INTERNAL", "createNvOnnxParser_INTERNAL",
@@ -71,11 +75,31 @@ def fetch(version: str, folder: Path) -> None:
     )
 
 
-def run_with(version: str, folder: Path, *arguments: str) -> str:
+def fetch_real(folder: Path) -> None:
+    """Downloads TensorRT 8.6.0 with its libraries, all but that of plugins, which needs much of CUDA; we use no plugin."""
+    target = folder / REAL
+    if (target / "lib").is_dir():
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        options = ["--python-version", "3.10", "--only-binary", ":all:", "--platform", "manylinux_2_17_x86_64"]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *options, "--dest", temporary]
+        subprocess.run([*command, f"tensorrt=={REAL}"], check=True)
+        (wheel,) = Path(temporary).glob("*.whl")
+        zipfile.ZipFile(wheel).extractall(target)
+        (target / "tensorrt" / "libnvinfer_plugin.so.8").unlink()
+        source, library = Path(temporary) / "empty.c", "libnvinfer_plugin.so.8"
+        source.write_text("int initLibNvInferPlugins(void* logger, const char* name) { return 1; }\n")
+        options = ["-shared", "-fPIC", f"-Wl,-soname,{library}", "-o", str(target / "tensorrt" / library)]
+        subprocess.run([os.environ.get("CC", "gcc"), *options, str(source)], check=True)
+    (target / "tensorrt").rename(target / "lib")
+    (target / "tensorrt").symlink_to("lib")
+
+
+def run_with(version: str, folder: Path, *arguments: str, python: str = sys.executable) -> str:
     """What a Python with TensorRT `version` prints, started with `arguments`."""
     here = str(Path(__file__).parent.parent)
     paths = {"PYTHONPATH": f"{folder / version}:{here}", "LD_LIBRARY_PATH": str(folder / version / "lib")}
-    done = subprocess.run([sys.executable, *arguments], env={**os.environ, **paths}, capture_output=True, text=True)
+    done = subprocess.run([python, *arguments], env={**os.environ, **paths}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -130,14 +154,23 @@ def _split(signature: str) -> list[str]:
     return words
 
 
+@cache
+def listing_of(version: str, folder: Path) -> tuple[list[str], dict[str, Any]]:
+    """The names of `version` at the top, and its listing, from its own bindings."""
+    program = "import json, tensorrt, tests.tensorrt_bindings as b; print(json.dumps([dir(tensorrt), b.listing(tensorrt)]))"
+    names, found = json.loads(run_with(version, folder, "-c", program))
+    return names, found
+
+
 def main() -> None:
     """Downloads the wheels; writes the listing when asked to."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
     for version in WHEELS:
         fetch(version, folder)
+    if "--real-8.6" in sys.argv:
+        fetch_real(folder)
     if "--listing" in sys.argv:
-        program = "import json, tensorrt, tests.tensorrt_bindings as b; print(json.dumps(b.listing(tensorrt)))"
-        found = {version: json.loads(run_with(version, folder, "-c", program)) for version in LISTED}
+        found = {version: listing_of(version, folder)[1] for version in LISTED}
         classes = {
             version: {name: json.dumps(entry, sort_keys=True) for name, entry in found[version].items()} for version in LISTED
         }

@@ -23,6 +23,8 @@ from autoformer.export.manifest import sha256_of
 from tests.engines import EXPECTED, IMAGES, VERSIONS, WEIGHT, Install, write_graph
 from tests.fake_tensorrt import MARK
 
+SHARED_PROFILES = "PROFILE_SHARING_0806"  # 8.6 alone has to be told
+
 
 def header(plan: Path) -> dict[str, Any]:
     """What the stand-in was asked for when it built `plan`."""
@@ -120,18 +122,19 @@ def test_half_precision_is_the_files_and_on_8_6_the_flags_that_hold_to_it(tmp_pa
         assert (header(plan)["flags"], header(plan)["float32"]) == (["TF32"], [])
     install("8.6.1")
     EngineBuilder(EngineConfig(precision="fp16")).build(graph, plan)
-    assert header(plan)["flags"] == ["FP16", "OBEY_PRECISION_CONSTRAINTS", "TF32"]
+    assert header(plan)["flags"] == ["FP16", "OBEY_PRECISION_CONSTRAINTS", SHARED_PROFILES, "TF32"]
     # The normalisation and what is computed from it; moving values and the product in half precision are left alone.
     assert header(plan)["float32"] == ["norm_4", "scaled"]
     assert EngineBuilder(EngineConfig(precision="fp16")).build(graph, plan).config.precision == "fp16"
 
 
-@pytest.mark.parametrize(("version", "flags"), [("10.3.0", ["TF32"]), ("8.6.1", ["INT8", "OBEY_PRECISION_CONSTRAINTS", "TF32"])])
+@pytest.mark.parametrize(("version", "flags"), [("10.3.0", ["TF32"]), ("8.6.1", ["INT8", SHARED_PROFILES, "TF32"])])
 def test_int8_is_the_files_too(version: str, flags: list[str], tmp_path: Path, install: Install) -> None:
     install(version)
     graph, plan = int8_graph(tmp_path / "int8.onnx"), tmp_path / "int8.plan"
     EngineBuilder(EngineConfig(precision="int8")).build(graph, plan)
     assert header(plan)["flags"] == flags
+    assert header(plan)["float32"] == [], "held layers could not become int8"
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -154,7 +157,8 @@ def test_flags_are_set_by_name(version: str, graph: Path, install: Install) -> N
     install(version)
     plan = graph.with_name("model.plan")
     EngineBuilder(EngineConfig(refittable=True, detailed=True, precision="tf32")).build(graph, plan)
-    assert (header(plan)["flags"], header(plan)["detailed"]) == (["REFIT", "TF32"], True)
+    shared = [SHARED_PROFILES] if version.startswith("8") else []
+    assert (header(plan)["flags"], header(plan)["detailed"]) == (sorted(["REFIT", "TF32", *shared]), True)
 
 
 @pytest.mark.parametrize(("version", "operator"), [("8.6.1", ""), ("10.3.0", "operator Gelu of ")])
@@ -176,7 +180,7 @@ def test_parser_errors_name_the_torch_module(version: str, operator: str, tmp_pa
 
 def test_unusable_gpu_and_files_that_are_none_are_named(graph: Path, install: Install) -> None:
     install(fail="builder")
-    with pytest.raises(MeasurementError, match="gives no Builder: TensorRT gave no reason; is the GPU usable"):
+    with pytest.raises(MeasurementError, match="gives no Builder: CUDA initialization failure with error: 35; is the GPU"):
         EngineBuilder().build(graph, graph.with_name("model.plan"))
     install(devices=0)
     with pytest.raises(MeasurementError, match="no CUDA device"):

@@ -26,7 +26,7 @@ from autoformer.export.onnx_model import OnnxModel
 from autoformer.export.parity import filled_up
 from autoformer.export.predictor import open_predictor
 from autoformer.preprocessing import Preprocessing
-from autoformer.profiling.latency import fixed_batch
+from autoformer.profiling.artefact_backends import fixed_batch
 from autoformer.space import SearchSpace
 from autoformer.subnet import Subnet
 from tests.commands import command

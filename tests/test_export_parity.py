@@ -65,7 +65,7 @@ def test_a_dead_candidate_does_not_pass_as_parallel() -> None:
 def test_comparison_refuses_what_cannot_be_compared() -> None:
     with pytest.raises(ExportError, match="expected equal shapes"):
         compare(LOGITS, LOGITS[:2], precision="fp32")
-    with pytest.raises(ExportError, match="known are fp32, fp16, int8"):
+    with pytest.raises(ExportError, match="known are fp32, tf32, fp16, int8"):
         compare(LOGITS, LOGITS, precision="fp8")
     with pytest.raises(ExportError, match="source network"):
         compare(np.full_like(LOGITS, np.inf), LOGITS, precision="fp32")

@@ -36,12 +36,12 @@ def taken(
     readings: Callable[[int], Reading], name: str = "onnxruntime-cpu", backend: ScriptedBackend | None = None
 ) -> Measurement:
     backend = backend or ScriptedBackend(ScriptedClock(), lambda run: 1.0, name=name, device_ms=1.0)
-    clock = backend.clock
-    return measure({"a": backend}, CONFIG, clock=clock, cpu_clock=clock, device=FACTS, sensors=ScriptedSensors(readings))["a"]
+    clock, sensors = backend.clock, ScriptedSensors(lambda index: readings(index - 1))  # the first is taken at rest
+    return measure({"a": backend}, CONFIG, clock=clock, cpu_clock=clock, device=FACTS, sensors=sensors)["a"]
 
 
 def on_gpu(gpu: Callable[[int], GpuReading]) -> Measurement:
-    """A measurement on a GPU; its first three readings belong to the warm-up."""
+    """A measurement on a GPU; the reading at rest is number -4, those of the warm-up -3 to -1."""
     return taken(lambda index: Reading(0, gpu=gpu(index - 3)), "torch-cuda")
 
 
@@ -139,6 +139,13 @@ def test_a_warm_up_waits_for_the_clock_of_the_gpu() -> None:
     clock, clocks = ScriptedClock(), iter([800, 1200, 1500, 1500, 1500, 1500])
     done = warm_up(ScriptedBackend(clock, lambda run: 1.0), CONFIG, clock, lambda: next(clocks))
     assert (done.runs, done.settled) == (10, True)  # five windows of two: the last three clocks are alike only then
+
+
+def test_a_clock_that_was_lower_at_rest_is_not_locked() -> None:
+    found = on_gpu(lambda index: replace(STEADY, clock_mhz=300 if index == -4 else 1500))
+    assert found.verdict.level == "VALID"  # nothing changed while it was measured
+    assert found.conditions is not None
+    assert (found.conditions.clock_change, found.conditions.clocks_locked) == (0, False)
 
 
 def test_conditions_survive_json_and_files_of_earlier_versions_are_read() -> None:

@@ -122,6 +122,11 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.objection: str | None = None  # to being captured
+
+    def capture(self) -> str | None:
+        self.calls.append("capture")
+        return self.objection
 
     def __enter__(self) -> FakeEngine:
         self.calls.append("enter")
@@ -146,8 +151,8 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
 
     class Engine:
         @staticmethod
-        def load(path: Path) -> FakeEngine:
-            assert path == Path("model.plan")
+        def load(path: Path, *, sha256: str | None) -> FakeEngine:
+            assert (path, sha256) == (Path("model.plan"), None)
             return fake
 
     module = ModuleType("autoformer.export.engine")
@@ -161,6 +166,16 @@ def test_tensorrt_prepares_the_batch_once_and_gives_the_devices_time(engine: Fak
         assert (backend.name, backend.threads, backend.batch) == ("tensorrt", None, 4)
         assert backend.run() == 1.25
     assert engine.calls == ["enter", "prepare 4", "infer", "exit"]
+
+
+def test_tensorrt_with_a_cuda_graph_has_another_name_and_refuses_with_the_reason(engine: FakeEngine) -> None:
+    with TensorRTBackend(Path("model.plan"), batch=4, cuda_graph=True) as backend:
+        assert backend.name == "tensorrt-graph"
+    assert engine.calls == ["enter", "prepare 4", "capture", "exit"]
+    engine.objection = "it decides shapes at run time"
+    with pytest.raises(MeasurementError, match="cannot run as a CUDA graph: it decides shapes at run time; measure it without"):
+        TensorRTBackend(Path("model.plan"), cuda_graph=True)
+    assert engine.calls[-1] == "exit"
 
 
 def test_tensorrt_releases_the_engine_when_it_cannot_be_prepared(engine: FakeEngine) -> None:

@@ -12,8 +12,9 @@ from onnx import TensorProto, helper
 from autoformer.errors import CheckpointError, MeasurementError
 from autoformer.export.manifest import Artefact, Manifest, sha256_of
 from autoformer.preprocessing import Preprocessing
+from autoformer.profiling.artefact_backends import onnx_precision
 from autoformer.profiling.device import DeviceFacts
-from autoformer.profiling.latency import Profile, onnx_precision, profile_artefacts, profile_until_valid, reference_network
+from autoformer.profiling.latency import Profile, profile_artefacts, profile_until_valid, reference_network
 from autoformer.profiling.measure import MeasureConfig
 from autoformer.space import SearchSpace
 from autoformer.subnet import Subnet
@@ -54,7 +55,8 @@ def test_what_a_machine_without_gpu_cannot_measure_is_listed_with_its_reason(tmp
     profile = profile_artefacts([subnet_folder, plan], config=QUICK, threads=1)
     missing = [(item.name, item.backend, item.reason) for item in profile.not_measured]
     reason = "no NVIDIA GPU was found"
-    assert missing == [("best", "torch-cuda", reason), ("model.plan", "tensorrt", reason)]
+    plans = [("model.plan", "tensorrt", reason), ("model.plan", "tensorrt-graph", reason)]
+    assert missing == [("best", "torch-cuda", reason), *plans]
     with pytest.raises(MeasurementError, match=r"nothing could be measured: model\.plan on tensorrt: no NVIDIA GPU"):
         profile_artefacts([plan], config=QUICK)
 

@@ -12,8 +12,12 @@ from typing import Any
 
 import pytest
 
+from autoformer.checkpoint import write_json
+from autoformer.profiling.joint_pages import build_joint_report
 from autoformer.profiling.report import build_report
 from tests.run_folder import make_run
+from tests.test_batch_sweep import profile
+from tests.test_layers import PROFILE
 
 BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome is installed")]
@@ -145,3 +149,40 @@ def test_all_tables_are_there_with_scripts_blocked(report: Path, tmp_path: Path)
     assert "The figures need scripts." in answer["text"]
     assert answer["heights"] == [0] * 9  # no empty frames where figures would be
     assert answer["tables"] > 10
+
+
+JOINT = """<!doctype html><meta charset="utf-8"><body>
+<iframe width="{width}" height="900" srcdoc="{page}"></iframe><script>
+addEventListener("load", () => setTimeout(() => {{
+  const page = document.querySelector("iframe").contentDocument, root = page.documentElement;
+  const found = {{ overflow: root.scrollWidth - root.clientWidth, width: root.clientWidth }};
+  found.drawn = [...page.querySelectorAll(".plot")].filter((plot) => plot.querySelector("svg.main-svg")).length;
+  found.plots = page.querySelectorAll(".plot").length;
+  document.body.textContent = JSON.stringify(found);
+}}, 3000));
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def joint_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("joint")
+    profile(1, 2.0, name="</script><img src=x>" * 3).save(folder / "latency.json")
+    write_json(PROFILE.to_dict(), folder / "layers.json")
+    build_joint_report([make_run(folder / "run"), folder / "latency.json", folder / "layers.json"], folder / "report")
+    return folder / "report" / "report.html"
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_report_of_several_sources_draws_fits_and_asks_for_nothing(joint_report: Path, tmp_path: Path, width: int) -> None:
+    frame = tmp_path / "frame.html"
+    frame.write_text(JOINT.format(width=width, page=html.escape(joint_report.read_text(encoding="utf-8"))), encoding="utf-8")
+    document, log = browse(frame, tmp_path)
+    answer = re.search(r"<body>(\{.*\})</body>", document, re.DOTALL)
+    assert answer, log[-2000:]
+    found = json.loads(html.unescape(answer[1]))
+    assert found["width"] <= width
+    assert found["overflow"] == 0
+    assert found["drawn"] == found["plots"] == 3  # distribution, timeline, time by block
+    hosts, asked = hosts_asked(joint_report, tmp_path)
+    assert not hosts
+    assert "CONSOLE" not in log + asked, log

@@ -11,9 +11,13 @@ import pytest
 from autoformer.errors import CheckpointError, DataError
 from autoformer.export.manifest import Manifest
 from autoformer.profiling.board_results import BEGIN, END, BoardResult, RanOn, add_rows
+from autoformer.profiling.kit import Kit
+from autoformer.profiling.kit_measurement import Rows, Setting, head_of, measure_setting
+from autoformer.profiling.kit_result import KitResult
 from autoformer.profiling.measure import Measurement, Warmup
 from autoformer.profiling.statistics import LatencyStats, Verdict
 from tests.commands import command
+from tests.kits import FACTS, ScriptedRuntime, small_kit
 from tests.run_folder import DEVICE, make_run
 
 SAMPLES = (2.0, 2.5, 2.25, 2.0, 2.0, 2.25, 2.0)
@@ -118,3 +122,19 @@ def test_an_import_shows_in_the_runs_report_and_belongs_to_it(tmp_path: Path) ->
     assert "trtexec of TensorRT 10.3.0" in shown
     assert "not measured" in shown
     assert page.read_text().count("trtexec of TensorRT 10.3.0") == 1
+
+
+def test_a_kits_result_is_a_row_and_belongs_to_no_run(tmp_path: Path) -> None:
+    small_kit(tmp_path / "kit", count=4, batches=(1,))
+    kit, runtime = Kit.load(tmp_path / "kit"), ScriptedRuntime(lambda architecture, build, visit: 1.0 + architecture.depth)
+    rows = Rows.open(tmp_path / "rows.jsonl", head_of("digest", runtime, FACTS))
+    setting = Setting("fp32", 1)
+    stopped = {setting: measure_setting(kit, runtime, setting, rows)}
+    path = tmp_path / "result.json"
+    KitResult.of(tmp_path / "kit", kit, rows, FACTS, stopped, {}).save(path)
+    answer = command("report", "import", path, "--json")
+    assert answer.code == 0, answer.err
+    (row,) = answer.json
+    assert (row["runtime"], row["device"]) == ("TensorRT 10.3.0", "Orin")
+    assert row["what"] == "kit of 4 networks of space micro: fp32, batch 1"
+    assert "belongs to no run" in command("report", "import", path, "--run", tmp_path).error
