@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import threading
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -154,6 +155,10 @@ class OnnxParser:
         if self._world.fail == "parse":
             object.__setattr__(self, "num_errors", 1)
             return False
+        whole = onnx.load_from_string(model)
+        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in whole.graph.initializer):
+            onnx.load_external_data_for_model(whole, str(Path(path).parent))
+            model = whole.SerializeToString()
         self._network._read(model)
         return True
 

@@ -62,6 +62,20 @@ def test_known_times_give_their_own_formula(result: KitResult) -> None:
     assert "6 networks; every median is known" in table.stopped
 
 
+def test_the_interval_is_that_of_the_rounds_medians(folder: Path, tmp_path: Path) -> None:
+    shaken = [0.97, 1.03, 1.0, 1.0, 0.99, 1.02]  # of the smallest network, round by round; the others stand still
+
+    def times(architecture: Architecture, build: int, visit: int) -> float:
+        return 2.0 * (shaken[visit % 6] if architecture == SPACE.smallest else 1.0 + count_flops(architecture, SPACE) / 1e9)
+
+    kit, runtime = Kit.load(folder), ScriptedRuntime(times)
+    rows = Rows.open(tmp_path / "rows.jsonl", head_of("digest", runtime, FACTS))
+    result = KitResult.of(folder, kit, rows, FACTS, {SETTING: measure_setting(kit, runtime, SETTING, rows)}, {})
+    smallest = table_of(result, SETTING).networks[0]
+    # Of eight medians (the most rounds; the shaking begins again) the interval reaches from the smallest to the largest.
+    assert (smallest.low_ms, smallest.high_ms) == pytest.approx((2 * 0.97, 2 * 1.03), rel=1e-3)
+
+
 def test_a_result_survives_its_file(result: KitResult, tmp_path: Path) -> None:
     result.save(tmp_path / "result.json")
     assert table_of(KitResult.load(tmp_path / "result.json"), SETTING).networks == table_of(result, SETTING).networks
