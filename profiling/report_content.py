@@ -304,7 +304,7 @@ def not_measured(run: Run) -> list[dict[str, str]]:
         ),
         ("Other batch sizes", f"runs took {' or '.join(map(str, batches))} image{'s' if batches != [1] else ''} at a time"),
         ("Reading and resizing of images", "a timed run starts with a prepared tensor in memory"),
-        ("Energy, temperature, clock frequency, memory in use", "this run reads no such sensor"),
+        ("Energy, memory, the first inference", "a run leaves them out; `profile run --energy --cold-start` measures them"),
         ("Spread over training seeds", f"this is one run, with seed {run.seed}; intervals are about the images only"),
         ("Images from elsewhere", "the test part comes from the same source as the train part"),
     ]

@@ -244,6 +244,11 @@ def machine_table(report: Mapping[str, Any]) -> Table:
         ("GPU", "; ".join(f"{gpu['name']}, driver {gpu['driver']}, compute capability {gpu['compute_capability']}"
                           for gpu in device["gpus"]) or "none found"),
         *([("Jetson", f"{device['jetson']}; {device['l4t']}")] if device["jetson"] else []),
+        *([("power mode", device["power_mode"])] if device["power_mode"] else []),
+        *([("clocks", "locked" if device["clocks_locked"] else "free to move")] if device["clocks_locked"] is not None else []),
+        *([("temperature before", f"{device['cpu_temperature_c']:.3g} °C")] if device["cpu_temperature_c"] is not None else []),
+        *([("container", device["container"])] if device["container"] else []),
+        *((name, value) for name, value in sorted(device["thread_settings"].items())),
         ("operating system", device["operating_system"]),
         ("Python", device["python"]),
         ("autoformer-toolchain", report["version"]),

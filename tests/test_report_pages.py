@@ -100,7 +100,7 @@ def test_the_page_says_how_the_choice_was_made_and_what_is_missing(page: Page) -
         "among them the one with the fewest FLOPs was chosen",
         "such scores are optimistic",
         "int8 names another class than fp32 on 3 of 540 test images, 0.6 % [0.2, 1.6]",
-        "Energy, temperature, clock frequency, memory in use",
+        "Energy, memory, the first inference",
         "this is one run, with seed 3",
         "autoformer run",
     ):
