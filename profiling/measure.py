@@ -12,6 +12,7 @@ Imports the standard library only and works on Python 3.10.
 from __future__ import annotations
 
 import gc
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,6 +50,9 @@ class MeasureConfig:
     max_s: float = 20.0  # over all rounds; ends a network that is too slow for min_runs
 
     def __post_init__(self) -> None:
+        for name in ("warmup_s", "warmup_max_s", "settle", "min_s", "max_s"):
+            if not math.isfinite(getattr(self, name)):
+                raise MeasurementError(f"{name} must be a number of finite size, got {getattr(self, name)}")
         for name in ("warmup_window", "rounds", "min_runs", "max_s"):
             if getattr(self, name) <= 0:
                 raise MeasurementError(f"{name} must be positive, got {getattr(self, name)}")
@@ -152,9 +156,10 @@ class Measurement:
         read = {
             "device": DeviceFacts.from_dict(values["device"]),
             "warmup": Warmup(**values["warmup"]),
-            "stats": LatencyStats.from_dict(values["stats"]),
-            "cpu_stats": values["cpu_stats"] and LatencyStats.from_dict(values["cpu_stats"]),
-            "device_stats": values["device_stats"] and LatencyStats.from_dict(values["device_stats"]),
+            "stats": LatencyStats.from_dict(values["stats"], values["samples_ms"]),
+            "cpu_stats": values["cpu_stats"] and LatencyStats.from_dict(values["cpu_stats"], values["cpu_samples_ms"]),
+            "device_stats": values["device_stats"]
+            and LatencyStats.from_dict(values["device_stats"], values["device_samples_ms"]),
             "verdict": Verdict(values["verdict"]["level"], tuple(values["verdict"]["reasons"])),
             **{name: tuple(values.get(name, ())) for name in _LISTS},
         }
