@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from autoformer.errors import MeasurementError
+from autoformer.errors import MeasurementError, short
 
 if TYPE_CHECKING:
     from autoformer.profiling.conditions import Conditions
@@ -226,6 +226,13 @@ class Verdict:
 
     def __str__(self) -> str:
         return f"{self.level}: {'; '.join(self.reasons)}" if self.reasons else self.level
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Verdict:
+        """Reads the JSON form. Raises `MeasurementError` for a level that there is not."""
+        if values["level"] not in (VALID, UNSTABLE, INVALID):
+            raise MeasurementError(f"no verdict: {short(values['level'], 40)}; expected {VALID}, {UNSTABLE} or {INVALID}")
+        return cls(values["level"], tuple(values["reasons"]))
 
 
 def judge(
