@@ -63,7 +63,7 @@ class TorchBackend:
                 generator = torch.Generator().manual_seed(seed)
                 images = torch.randn((batch, *image_shape), generator=generator)
             self._images = images.to(device, parameter.dtype)
-        except RuntimeError as error:  # torch's way to say that memory is short
+        except (RuntimeError, TypeError) as error:  # torch's ways to say that memory is short, or a number too large
             torch.set_num_threads(self._old_threads)
             self._network.to(self._old_device).train(self._was_training)
             raise MeasurementError(f"{batch} images of {list(image_shape)} do not fit here: {_words(error)}") from error
