@@ -43,6 +43,11 @@ def main(words: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        print(
+            f"error: {error.filename or 'a file'}: {error.strerror or error}; check the path and its permissions", file=sys.stderr
+        )
+        return 2
     except KeyboardInterrupt:
         print("stopped; files that were finished are kept", file=sys.stderr)
         return 130

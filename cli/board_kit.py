@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ def main(words: list[str] | None = None) -> int:
     arguments = parser.parse_args(words)
     try:
         answer, good = measure(arguments)
+        print(json.dumps(answer, indent=2) if arguments.json else "\n".join(_lines(answer)), flush=True)
     except KeyboardInterrupt:
         print("stopped; every finished visit is kept, the same command goes on from there", file=sys.stderr)
         return 130
@@ -98,7 +100,14 @@ def main(words: list[str] | None = None) -> int:
     except AutoformerError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    print(json.dumps(answer, indent=2) if arguments.json else "\n".join(_lines(answer)))
+    except BrokenPipeError:  # the reader of our output went away, as `head` does; the result is there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(
+            f"error: {error.filename or 'a file'}: {error.strerror or error}; check the path and its permissions", file=sys.stderr
+        )
+        return 2
     return 0 if good else 1
 
 

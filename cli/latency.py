@@ -64,7 +64,7 @@ def run(
     several = batches is not None or sweep
     if (batch is not None) + (batches is not None) + sweep > 1:
         raise MeasurementError("--batch, --batches and --sweep each say which batches to measure; give one of them")
-    if batches is not None and not all(number.strip().isdigit() for number in batches.split(",")):
+    if batches is not None and not all(number.strip().isdecimal() for number in batches.split(",")):
         raise MeasurementError(f"--batches {batches!r} is no list of numbers; write 1,2,4,8")
     if out is not None:
         refuse_existing_file(out)

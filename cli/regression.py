@@ -19,7 +19,7 @@ def compare(
     other_device: Annotated[
         bool, typer.Option("--other-device", help="Compare times of different devices, threads or settings.")
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 as well where it cannot be told.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 as well where it cannot be told, or B lacks one.")] = False,
     json: Json = False,
 ) -> None:
     """Compare two profiles; exit 1 when B is shown to be slower than permitted.
@@ -28,10 +28,11 @@ def compare(
     """
     from autoformer.cli.console import note, print_json, print_table
     from autoformer.cli.quantities import percentage
-    from autoformer.profiling.regression import UNSHOWN, compare_profiles, load_profile
+    from autoformer.profiling.batch_sweep import load_profiles
+    from autoformer.profiling.regression import UNSHOWN, compare_profiles
 
     permitted = percentage(max_regression)
-    found = compare_profiles(load_profile(before), load_profile(after), permitted=permitted, other_device=other_device)
+    found = compare_profiles(load_profiles(before), load_profiles(after), permitted=permitted, other_device=other_device)
     if json:
         print_json(found.to_dict())
     else:
@@ -49,5 +50,6 @@ def compare(
         for which, names in (("A", found.only_before), ("B", found.only_after)):
             for name in names:
                 note(f"only in {which}: {name}")
-    if found.shown or (strict and any(ratio.verdict == UNSHOWN for ratio in found.ratios)):
+    untold = bool(found.only_before) or any(ratio.verdict == UNSHOWN for ratio in found.ratios)
+    if found.shown or (strict and untold):
         raise typer.Exit(REGRESSION)

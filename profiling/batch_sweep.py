@@ -83,7 +83,8 @@ def measure_batches(measure_one: Callable[[int], Profile], batches: Sequence[int
             ended = f"batch {batch} could not be measured: {str(error) or 'out of memory'}"
             break
         if batches is None and len(profiles) > 1 and (gain := best_gain(profiles[-2], profiles[-1])) < GAIN:
-            ended = f"from batch {batch // 2} to {batch} no throughput grew by more than {100 * gain:.2g} %"
+            more = f" by more than {100 * gain:.2g} %" if gain > 0 else ""
+            ended = f"from batch {batch // 2} to {batch} no throughput grew{more}"
             break
     else:
         if batches is None:

@@ -32,6 +32,7 @@ class Conditions:
     throttle: tuple[str, ...] = ()  # every reason seen for running slower than asked
     other_gpu_processes: int | None = None
     other_cores: float | None = None  # cores kept busy by other programs during its visits, on average
+    visits_s: float = SHORTEST_S  # how long its visits took together; below `SHORTEST_S` the average says nothing
     cores: int = 1  # those this process may use
     threads: int | None = None  # of these, in use by the network
     readings: tuple[Reading, ...] = ()
@@ -69,13 +70,19 @@ class Conditions:
             throttle=_throttle(visits, on_gpu),
             other_gpu_processes=_others(visits) if on_gpu else None,
             other_cores=_other_cores(visits),
+            visits_s=sum(after.seconds - before.seconds for before, after in visits),
             cores=cores,
             threads=threads,
             readings=(first, *(after for _, after in visits)),
         )
 
+    @property
+    def known_other_cores(self) -> float | None:
+        """Cores that other programs kept busy; None where the system does not say it, or the visits were too short to tell."""
+        return self.other_cores if self.visits_s >= SHORTEST_S else None
+
     def joined(self, other: Conditions) -> Conditions:
-        """The worse of both in every respect, and all readings: what samples from both were taken under."""
+        """What samples from both were taken under: the worse of both, other programs on average, and all readings."""
         clocks = [locked for locked in (self.clocks_locked, other.clocks_locked) if locked is not None]
         return Conditions(
             load_average=_larger(self.load_average, other.load_average),
@@ -84,11 +91,17 @@ class Conditions:
             temperature_rise_c=_larger(self.temperature_rise_c, other.temperature_rise_c),
             throttle=tuple(dict.fromkeys((*self.throttle, *other.throttle))),
             other_gpu_processes=_larger(self.other_gpu_processes, other.other_gpu_processes),
-            other_cores=_larger(self.other_cores, other.other_cores),
+            other_cores=self._average_with(other),
+            visits_s=self.visits_s + other.visits_s,
             cores=self.cores,
             threads=self.threads,
             readings=self.readings + other.readings,
         )
+
+    def _average_with(self, other: Conditions) -> float | None:
+        known = [(one.other_cores, one.visits_s) for one in (self, other) if one.other_cores is not None]
+        passed = sum(seconds for _, seconds in known)
+        return sum(cores * seconds for cores, seconds in known) / passed if passed else None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; `from_dict` reads it back."""
@@ -96,9 +109,9 @@ class Conditions:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Conditions:
-        """Reads the JSON form. Raises `MeasurementError` on unknown or missing keys."""
+        """Reads the JSON form, of earlier versions too. Raises `MeasurementError` on unknown or missing keys."""
         known = {item.name for item in fields(cls)}
-        if set(values) != known:
+        if not known - {"visits_s"} <= set(values) <= known:
             raise MeasurementError(f"not conditions: keys {sorted(values)}, expected {sorted(known)}")
         readings = tuple(_reading(entry) for entry in values["readings"])
         return cls(**{**values, "throttle": tuple(values["throttle"]), "readings": readings})
@@ -151,4 +164,4 @@ def _other_cores(visits: Sequence[tuple[Reading, Reading]]) -> float | None:
         assert before.own_cpu_s is not None and after.own_cpu_s is not None  # noqa: PT018
         others += (after.busy_cpu_s - before.busy_cpu_s) - (after.own_cpu_s - before.own_cpu_s)
         passed += after.seconds - before.seconds
-    return max(0.0, others / passed) if passed >= SHORTEST_S else None
+    return max(0.0, others / passed) if passed > 0 else None

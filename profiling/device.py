@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from autoformer.errors import MeasurementError
+from autoformer.errors import MeasurementError, short
 
 # Instructions that decide how fast int8 and half precision run on a CPU.
 ISA_OF_INTEREST = (
@@ -127,7 +127,24 @@ class DeviceFacts:
         known = {item.name for item in fields(cls)}
         if not known - LATER_FACTS <= set(values) <= known:
             raise MeasurementError(f"not device facts: keys {sorted(values)}, expected {sorted(known)}")
+        for name, kinds in _KINDS.items():
+            if not isinstance(values.get(name), kinds | None):
+                raise MeasurementError(f"device fact {name} cannot be {short(values[name], 60)}")
+        words = [*values["isa"], *values["versions"].values(), *values.get("thread_settings", {}).values()]
+        if not all(isinstance(word, str) for word in words):
+            raise MeasurementError("instructions, versions or thread settings of the device are no words")
         return cls(**{**values, "isa": tuple(values["isa"]), "gpus": tuple(GpuFacts(**gpu) for gpu in values["gpus"])})
+
+
+_KINDS: Mapping[str, Any] = {
+    **dict.fromkeys(("cpu", "governor", "operating_system", "python", "jetson", "l4t", "power_mode", "container"), str),
+    **dict.fromkeys(("load_average", "memory_mib", "cpu_temperature_c"), int | float),
+    "cores": int,
+    "versions": dict,
+    "thread_settings": dict,
+    "isa": list | tuple,
+    "clocks_locked": bool,
+}
 
 
 def usable_cores() -> int:

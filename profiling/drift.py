@@ -9,7 +9,7 @@ The same file opened twice in one process differs by 2 to 4 per cent, for as lon
 elsewhere in the caches, now and then much more. So a network may be given as several openings, its instances, and counts as
 their median (of two, the geometric mean).
 
-Imports the standard library only.
+Imports the standard library only and works on Python 3.10.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from autoformer.profiling.backend import LatencyBackend
 from autoformer.profiling.conditions import Conditions
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.measure import MeasureConfig, Measurement, Progress, measure
+from autoformer.profiling.sensors import MachineSensors
 
 ROUNDS = 10  # visits of each network: drift of the machine is found as finely as this
 SWEEPS = 10  # of the polish; two or three are enough
@@ -55,11 +56,14 @@ def measure_together(
         min_s=config.min_s / most,
         max_s=config.max_s / most,
     )  # fmt: skip
-    facts, taken = DeviceFacts.collect(), dict[str, Measurement]()
+    facts, sensors, taken = DeviceFacts.collect(), MachineSensors(), dict[str, Measurement]()
     for number in range(attempts):
-        found = earlier[number] if number < len(earlier) else measure(backends, shared, device=facts, progress=progress)
-        if keep is not None and number >= len(earlier):
-            keep(found)
+        if number < len(earlier):
+            found = earlier[number]
+        else:
+            found = measure(backends, shared, device=facts, sensors=sensors, progress=progress)
+            if keep is not None:
+                keep(found)
         taken = {name: joined(taken[name], one) if taken else one for name, one in found.items()}
         steady = without_common_drift(taken)
         yield {name: as_one(name, [one for instance, one in steady.items() if of[instance] == name]) for name in networks}
@@ -85,7 +89,11 @@ def drift_of_rounds(medians_ms: Sequence[Sequence[float]]) -> list[float]:
 
 
 def without_common_drift(taken: Mapping[str, Measurement]) -> dict[str, Measurement]:
-    """The measurements of one interleaved `measure`, every sample divided by its round's drift, judged anew."""
+    """The measurements of one interleaved `measure`, every sample divided by its round's drift, judged anew.
+
+    A clock or a temperature that changed meanwhile is no reason against them any more: what it did to all alike is out, and what
+    it did to one network alone is in its times. The readings stay.
+    """
     rounds = {name: _by_round(one.samples_ms, one.round_runs) for name, one in taken.items()}
     factors = drift_of_rounds([[median(samples) for samples in own] for own in rounds.values()])
     found = {}
@@ -96,7 +104,8 @@ def without_common_drift(taken: Mapping[str, Measurement]) -> dict[str, Measurem
                 kind: tuple(sample / factor for sample, factor in zip(getattr(one, kind), by_sample, strict=True))
                 for kind in KINDS_OF_SAMPLES
                 if getattr(one, kind)  # a CPU's own clock is the wall's, a GPU's process may have no CPU times
-            }
+            },
+            conditions=one.conditions and replace(one.conditions, clock_change=None, temperature_rise_c=None),
         )
     return found
 

@@ -72,11 +72,18 @@ class KitResult:
     def measurements(self, setting: Setting) -> dict[tuple[str, int], Measurement]:
         """Each instance (name, build) as one measurement of all its rounds, common drift taken out.
 
-        Raises `MeasurementError` when `setting` was not measured.
+        Raises `MeasurementError` when `setting` was not measured, `CheckpointError` when a row cannot be right.
         """
         if setting not in self.stopped:
             have = "; ".join(str(one) for one in self.stopped) or "nothing"
             raise MeasurementError(f"{setting} was not measured on this device, only {have}")
+        try:
+            return self._steady(setting)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, MeasurementError) as error:
+            what = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise CheckpointError(f"the result of {setting} is damaged ({short(what)}); copy it again from the device") from error
+
+    def _steady(self, setting: Setting) -> dict[tuple[str, int], Measurement]:
         rounds: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
         for row in self.rows:
             if row["row"] == "visit" and (row["precision"], row["batch"]) == (setting.precision, setting.batch):
@@ -88,6 +95,10 @@ class KitResult:
             for one in taken[1:]:
                 whole = joined(whole, one)
             found[f"{build} {name}"] = whole
+        if unseen := [network.name for network in self.kit.networks if f"0 {network.name}" not in found]:
+            raise ValueError(f"network {unseen[0]} was never visited")
+        if len({len(one.round_runs) for one in found.values()}) > 1:
+            raise ValueError("not all networks were visited equally often")
         steady = without_common_drift(found)
         return {(name.split(" ", 1)[1], int(name.split(" ", 1)[0])): one for name, one in steady.items()}
 

@@ -22,6 +22,7 @@ from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.kit import KitNetwork, StoppingRule
 from autoformer.profiling.kit_measurement import Runtime
 from autoformer.profiling.measure import MeasureConfig, Measurement, measure
+from autoformer.profiling.sensors import MachineSensors, Sensors
 from autoformer.profiling.trtexec_measurement import BACKEND as TRTEXEC
 from autoformer.profiling.trtexec_measurement import trtexec_measurement
 
@@ -50,6 +51,7 @@ class OnnxRuntimeRuntime:
     provider: str
     threads: int
     device: DeviceFacts
+    sensors: Sensors
 
     def __post_init__(self) -> None:
         from autoformer.export.onnx_model import PROVIDERS, import_onnxruntime
@@ -83,7 +85,7 @@ class OnnxRuntimeRuntime:
         path = self.folder / network.files[precision]
         backend = OnnxRuntimeBackend(path, batch=batch, provider=self.provider, threads=self.threads, precision=precision)
         with backend as opened:
-            return measure({network.name: opened}, config_of(rule), device=self.device)[network.name]
+            return measure({network.name: opened}, config_of(rule), device=self.device, sensors=self.sensors)[network.name]
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,7 @@ class TensorRTRuntime:
     folder: Path
     work: Path
     device: DeviceFacts
+    sensors: Sensors
     cuda_graph: bool
 
     def __post_init__(self) -> None:
@@ -214,14 +217,14 @@ class TensorRTRuntime:
         plan = self._plans.path(network, precision, batch, build)
         digest = read_json(plan.with_suffix(".json"), "plan")["plan"]
         with TensorRTBackend(plan, batch=batch, precision=precision, sha256=digest, cuda_graph=self.cuda_graph) as opened:
-            return measure({network.name: opened}, config_of(rule), device=self.device)[network.name]
+            return measure({network.name: opened}, config_of(rule), device=self.device, sensors=self.sensors)[network.name]
 
 
 def runtime_here(
     name: str | None, folder: Path, work: Path, *, threads: int, device: DeviceFacts, trtexec: Path | None = None
 ) -> Runtime:
     """The runtime called `name`, or the first of `RUNTIMES` that is here. Raises `MissingPackageError` saying what is missing."""
-    missing = []
+    missing, sensors = [], MachineSensors()
     for wanted in RUNTIMES if name is None else (name,):
         if name is None and wanted == "onnxruntime-cuda" and not (device.gpus or device.jetson):
             missing.append(f"{wanted}: no NVIDIA GPU")  # the provider is in the package all the same
@@ -230,8 +233,8 @@ def runtime_here(
             if wanted == TRTEXEC:
                 return TrtexecRuntime(folder, work, Trtexec.find(trtexec), device)
             if wanted.startswith("tensorrt"):
-                return TensorRTRuntime(folder, work, device, wanted == "tensorrt-graph")
-            return OnnxRuntimeRuntime(folder, wanted.rsplit("-", 1)[1], threads, device)
+                return TensorRTRuntime(folder, work, device, sensors, wanted == "tensorrt-graph")
+            return OnnxRuntimeRuntime(folder, wanted.rsplit("-", 1)[1], threads, device, sensors)
         except (MissingPackageError, MeasurementError) as error:
             missing.append(f"{wanted}: {error}")
             if name is not None:

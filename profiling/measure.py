@@ -12,6 +12,7 @@ Imports the standard library only and works on Python 3.10.
 from __future__ import annotations
 
 import gc
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from autoformer.cost import LatencyQualification
-from autoformer.errors import MeasurementError
+from autoformer.errors import MeasurementError, short
 from autoformer.profiling.backend import Enqueues, LatencyBackend
 from autoformer.profiling.conditions import Conditions
 from autoformer.profiling.device import DeviceFacts
@@ -49,6 +50,9 @@ class MeasureConfig:
     max_s: float = 20.0  # over all rounds; ends a network that is too slow for min_runs
 
     def __post_init__(self) -> None:
+        for name in ("warmup_s", "warmup_max_s", "settle", "min_s", "max_s"):
+            if not math.isfinite(getattr(self, name)):
+                raise MeasurementError(f"{name} must be a number of finite size, got {getattr(self, name)}")
         for name in ("warmup_window", "rounds", "min_runs", "max_s"):
             if getattr(self, name) <= 0:
                 raise MeasurementError(f"{name} must be positive, got {getattr(self, name)}")
@@ -149,18 +153,25 @@ class Measurement:
         known = {item.name for item in fields(cls)}
         if not known - _LATER <= set(values) <= known:
             raise MeasurementError(f"not a measurement: keys {sorted(values)}, expected {sorted(known)}")
-        read = {
+        read: dict[str, Any] = {
             "device": DeviceFacts.from_dict(values["device"]),
             "warmup": Warmup(**values["warmup"]),
-            "stats": LatencyStats.from_dict(values["stats"]),
-            "cpu_stats": values["cpu_stats"] and LatencyStats.from_dict(values["cpu_stats"]),
-            "device_stats": values["device_stats"] and LatencyStats.from_dict(values["device_stats"]),
-            "verdict": Verdict(values["verdict"]["level"], tuple(values["verdict"]["reasons"])),
+            "stats": LatencyStats.from_dict(values["stats"], values["samples_ms"]),
+            "cpu_stats": _stats(values, "cpu_stats", "cpu_samples_ms"),
+            "device_stats": _stats(values, "device_stats", "device_samples_ms"),
+            "verdict": Verdict.from_dict(values["verdict"]),
             **{name: tuple(values.get(name, ())) for name in _LISTS},
         }
+        settings = values["settings"]
+        if not isinstance(settings, dict) or not all(isinstance(word, str) for item in settings.items() for word in item):
+            raise MeasurementError(f"settings of {short(values['name'], 40)} are not words by name: {short(settings)}")
         if values.get("conditions") is not None:
             read["conditions"] = Conditions.from_dict(values["conditions"])
         return cls(**{**values, **read})
+
+
+def _stats(values: Mapping[str, Any], name: str, samples: str) -> LatencyStats | None:
+    return None if values[name] is None else LatencyStats.from_dict(values[name], values[samples])
 
 
 _LISTS = ("samples_ms", "cpu_samples_ms", "device_samples_ms", "round_runs", "instances_ms", "enqueue_samples_ms")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from autoformer.errors import MeasurementError
@@ -67,43 +66,36 @@ class Regressions:
         }
 
 
-def compare_profiles(before: Profile, after: Profile, *, permitted: float = 0.05, other_device: bool = False) -> Regressions:
-    """How much slower `after` is. Networks are matched by name, backend, precision and batch.
+def compare_profiles(
+    before: Sequence[Profile], after: Sequence[Profile], *, permitted: float = 0.05, other_device: bool = False
+) -> Regressions:
+    """How much slower `after` is. Networks are matched by name, backend, precision and batch; each side is one profile, or one
+    per batch, and each measurement goes with the reference network of its own.
 
     Raises `MeasurementError` when nothing matches, or they were measured on other devices or with other threads or settings and
     `other_device` does not permit it.
     """
     if permitted < 0:
         raise MeasurementError(f"a regression of {permitted} cannot be permitted; expected 0 or more")
-    old, new = ({_key(taken): taken for taken in profile.measurements} for profile in (before, after))
+    old, new = ({_key(taken): (profile, taken) for profile in side for taken in profile.measurements} for side in (before, after))
     both = [key for key in old if key in new]
     if not both:
         have = "; ".join(", ".join(map(str, key)) for key in old) or "nothing"
         raise MeasurementError(f"the profiles have no network in common by name, backend, precision and batch; A has {have}")
     if not other_device:
         for key in both:
-            _refuse_others(old[key], new[key])
+            _refuse_others(old[key][1], new[key][1])
     ratios = []
     for key in both:
         for statistic in STATISTICS:
-            if None not in (getattr(old[key].stats, f"{statistic}_ms"), getattr(new[key].stats, f"{statistic}_ms")):
-                ratios.append(_ratio(before, old[key], after, new[key], statistic, permitted, other_device))
+            if all(getattr(taken.stats, f"{statistic}_ms") is not None for _, taken in (old[key], new[key])):
+                ratios.append(_ratio(*old[key], *new[key], statistic, permitted, other_device))
     return Regressions(
         ratios=tuple(ratios),
         only_before=tuple(_words(key) for key in old if key not in new),
         only_after=tuple(_words(key) for key in new if key not in old),
         permitted=permitted,
     )
-
-
-def load_profile(path: Path, batch: int | None = None) -> Profile:
-    """A profile, or of a file with several batches all of them as one. Raises `CheckpointError` naming a damaged file."""
-    from autoformer.profiling.batch_sweep import load_profiles
-
-    profiles = load_profiles(path)
-    taken = tuple(measurement for profile in profiles for measurement in profile.measurements)
-    missing = tuple(item for profile in profiles for item in profile.not_measured)
-    return Profile(taken, profiles[0].reference, missing, profiles[0].config, profiles[0].created, profiles[0].attempt)
 
 
 def _key(taken: Measurement) -> tuple[str, str, str, int]:

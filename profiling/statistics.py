@@ -1,9 +1,11 @@
 """What a list of timed runs says: order statistics, how sure the median is, drift, spikes, and a verdict with reasons.
 
 Nothing is removed from the samples. The p-th percentile is the ceil(p/100 · n)-th smallest sample (numpy's
-"inverted_cdf"), always a time that was really seen, and is given only where the count carries it: p90 from 64 runs, p99
-from 662 (the floors of MLPerf's early stopping). The interval of the median comes from order statistics and the binomial
-distribution and assumes nothing about the shape; runs that follow each other are not independent, so drift is judged beside it.
+"inverted_cdf"), always a time that was really seen, and is given only where the count carries it: p90 from 64 runs, p95 from
+130, p99 from 662 and p99.9 (called p999) from 6636. These are the floors of MLPerf's early stopping: that fewer than two runs
+lie beyond the percentile happens once in a hundred times at most. The interval of the median comes from order statistics and
+the binomial distribution and assumes nothing about the shape; runs that follow each other are not independent, so drift is
+judged beside it.
 
 Imports the standard library only and works on Python 3.10.
 """
@@ -16,13 +18,16 @@ from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from autoformer.errors import MeasurementError
+from autoformer.errors import MeasurementError, short
 
 if TYPE_CHECKING:
     from autoformer.profiling.conditions import Conditions
 
 MIN_SAMPLES_P90 = 64  # MLPerf LoadGen's early-stopping floor for a 90th percentile
-MIN_SAMPLES_P99 = 662  # the same for a 99th percentile
+MIN_SAMPLES_P95 = 130  # the same for a 95th percentile
+MIN_SAMPLES_P99 = 662
+MIN_SAMPLES_P999 = 6636
+PERCENTS = {"p50": 50, "p90": 90, "p95": 95, "p99": 99, "p999": 99.9}
 CONFIDENCE = 0.95
 SPIKE = 2.0  # a run slower than this many medians is counted as a spike
 
@@ -39,7 +44,9 @@ class LatencyStats:
     min_ms: float
     p50_ms: float
     p90_ms: float | None  # from 64 runs
+    p95_ms: float | None  # from 130 runs
     p99_ms: float | None  # from 662 runs
+    p999_ms: float | None  # from 6636 runs
     max_ms: float
     p50_low_ms: float | None  # 95 % interval of the median; from 6 runs
     p50_high_ms: float | None
@@ -59,7 +66,7 @@ class LatencyStats:
         return (self.p50_high_ms - self.p50_low_ms) / self.p50_ms
 
     def value(self, statistic: str) -> float:
-        """The figure called `statistic` ("p50", "p90", "p99", "mean", "min", "max") in milliseconds.
+        """The figure called `statistic` ("p50", "p90", "p95", "p99", "p999", "mean", "min", "max") in milliseconds.
 
         Raises `MeasurementError` for an unknown name, or where too few runs were made for it.
         """
@@ -68,8 +75,7 @@ class LatencyStats:
             raise MeasurementError(f"unknown statistic {statistic!r}; known are {', '.join(sorted(known))}")
         value: float | None = getattr(self, f"{statistic}_ms")
         if value is None:
-            needed = {"p90": MIN_SAMPLES_P90, "p99": MIN_SAMPLES_P99}[statistic]
-            raise MeasurementError(f"{statistic} needs {needed} runs, only {self.n} were made; raise min_runs")
+            raise MeasurementError(f"{statistic} needs {_FLOORS[statistic]} runs, only {self.n} were made; raise min_runs")
         return value
 
     @classmethod
@@ -94,8 +100,7 @@ class LatencyStats:
             std_ms=math.sqrt(math.fsum((sample - mean) ** 2 for sample in ordered) / (n - 1)) if n > 1 else 0.0,
             min_ms=ordered[0],
             p50_ms=median,
-            p90_ms=percentile(ordered, 90) if n >= MIN_SAMPLES_P90 else None,
-            p99_ms=percentile(ordered, 99) if n >= MIN_SAMPLES_P99 else None,
+            **{f"{name}_ms": percentile(ordered, PERCENTS[name]) if n >= least else None for name, least in _FLOORS.items()},
             max_ms=ordered[-1],
             p50_low_ms=ordered[ranks[0] - 1] if ranks else None,
             p50_high_ms=ordered[ranks[1] - 1] if ranks else None,
@@ -108,17 +113,25 @@ class LatencyStats:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> LatencyStats:
-        """Reads the JSON form. Raises `MeasurementError` on unknown or missing keys."""
+    def from_dict(cls, values: Mapping[str, Any], samples_ms: Sequence[float] = ()) -> LatencyStats:
+        """Reads the JSON form. Files of earlier versions have no p95 and p999, which are then taken from `samples_ms`, the runs.
+
+        Raises `MeasurementError` on unknown or missing keys.
+        """
         known = {field.name for field in fields(cls)}
-        if set(values) != known:
+        if not known - _LATER <= set(values) <= known:
             raise MeasurementError(f"not latency statistics: keys {sorted(values)}, expected {sorted(known)}")
-        return cls(**values)
+        whole = cls.from_samples(samples_ms) if samples_ms and set(values) != known else None
+        return cls(**{**{name: whole and getattr(whole, name) for name in _LATER}, **values})
 
 
-def percentile(ordered: Sequence[float], percent: int) -> float:
-    """The ceil(percent/100 · n)-th smallest of values sorted in rising order."""
-    return ordered[max(1, -(-percent * len(ordered) // 100)) - 1]
+_FLOORS = {"p90": MIN_SAMPLES_P90, "p95": MIN_SAMPLES_P95, "p99": MIN_SAMPLES_P99, "p999": MIN_SAMPLES_P999}
+_LATER = {"p95_ms", "p999_ms"}
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """The ceil(percent/100 · n)-th smallest of values sorted in rising order; `percent` counts in tenths."""
+    return ordered[max(1, -(-round(10 * percent) * len(ordered) // 1000)) - 1]
 
 
 @lru_cache(maxsize=256)
@@ -138,7 +151,7 @@ def median_interval_ranks(n: int) -> tuple[int, int] | None:
 
 
 @lru_cache(maxsize=256)
-def percentile_interval_ranks(n: int, percent: int) -> tuple[int, int] | None:
+def percentile_interval_ranks(n: int, percent: float) -> tuple[int, int] | None:
     """The ranks (from 1) of two of `n` ordered samples that hold the percentile between them with at least 95 % probability.
 
     The number of samples below it is binomial(n, percent/100), and each tail holds 2.5 % at most. None where `n` is too small.
@@ -161,10 +174,10 @@ def _binomial(k: int, n: int, share: float) -> float:
 
 
 def interval_of(samples_ms: Sequence[float], statistic: str) -> tuple[float, float] | None:
-    """The 95 % interval of a percentile ("p50", "p90", "p99") of the runs; None for other statistics and for too few runs."""
-    if statistic not in ("p50", "p90", "p99"):
+    """The 95 % interval of a percentile of `PERCENTS` of the runs; None for other statistics and for too few runs."""
+    if statistic not in PERCENTS:
         return None
-    ranks = percentile_interval_ranks(len(samples_ms), int(statistic[1:]))
+    ranks = percentile_interval_ranks(len(samples_ms), PERCENTS[statistic])
     ordered = sorted(samples_ms)
     return None if ranks is None else (ordered[ranks[0] - 1], ordered[ranks[1] - 1])
 
@@ -214,6 +227,13 @@ class Verdict:
     def __str__(self) -> str:
         return f"{self.level}: {'; '.join(self.reasons)}" if self.reasons else self.level
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Verdict:
+        """Reads the JSON form. Raises `MeasurementError` for a level that there is not."""
+        if values["level"] not in (VALID, UNSTABLE, INVALID):
+            raise MeasurementError(f"no verdict: {short(values['level'], 40)}; expected {VALID}, {UNSTABLE} or {INVALID}")
+        return cls(values["level"], tuple(values["reasons"]))
+
 
 def judge(
     stats: LatencyStats,
@@ -255,7 +275,7 @@ def judge(
 def _disturbed(conditions: Conditions, gates: Gates) -> list[str]:
     """What the sensors say against a measurement; none of it alone makes it INVALID, since the times may stand all the same."""
     reasons = [f"throttled: {reason}" for reason in conditions.throttle]
-    change, rise, others = conditions.clock_change, conditions.temperature_rise_c, conditions.other_cores
+    change, rise, others = conditions.clock_change, conditions.temperature_rise_c, conditions.known_other_cores
     if change is not None and gates.max_clock_change is not None and change > gates.max_clock_change:
         reasons.append(f"the clock changed by {100 * change:.3g} %, limit {100 * gates.max_clock_change:g} %")
     if rise is not None and gates.max_temperature_rise_c is not None and rise > gates.max_temperature_rise_c:

@@ -58,10 +58,15 @@ class TorchBackend:
         self._threads = threads or usable_cores()
         torch.set_num_threads(self._threads)
         self._network = network.to(device).eval()
-        if images is None:
-            generator = torch.Generator().manual_seed(seed)
-            images = torch.randn((batch, *image_shape), generator=generator)
-        self._images = images.to(device, parameter.dtype)
+        try:
+            if images is None:
+                generator = torch.Generator().manual_seed(seed)
+                images = torch.randn((batch, *image_shape), generator=generator)
+            self._images = images.to(device, parameter.dtype)
+        except (RuntimeError, TypeError) as error:  # torch's ways to say that memory is short, or a number too large
+            torch.set_num_threads(self._old_threads)
+            self._network.to(self._old_device).train(self._was_training)
+            raise MeasurementError(f"{batch} images of {list(image_shape)} do not fit here: {_words(error)}") from error
         self._host_images: Tensor | None = None
         self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
         if device == "cuda":
@@ -113,7 +118,7 @@ class TorchBackend:
             try:
                 compiled(images)
             except Exception as error:  # whatever Dynamo, Inductor and the compiler below them raise
-                reason = short(" ".join(str(error).split()), 300)
+                reason = _words(error)
                 raise MeasurementError(f"torch cannot compile {type(network).__name__} here: {reason}") from error
             return lambda: compiled(images)
         if self._mode == "graph":
@@ -132,7 +137,7 @@ class TorchBackend:
             with torch.cuda.graph(graph):
                 answer = self._network(self._images)
         except RuntimeError as error:
-            reason = short(" ".join(str(error).split()), 300)
+            reason = _words(error)
             raise MeasurementError(f"{type(self._network).__name__} cannot be captured as a CUDA graph: {reason}") from error
 
         def replay() -> Tensor:
@@ -143,18 +148,24 @@ class TorchBackend:
 
     @torch.inference_mode()
     def run(self) -> float | None:
-        """One forward, waited for; milliseconds by CUDA events on a CUDA device, None on the CPU."""
-        if self._events is None:
+        """One forward, waited for; milliseconds by CUDA events on a CUDA device, None on the CPU.
+
+        Raises `MeasurementError` when it fails, for want of memory for instance.
+        """
+        try:
+            if self._events is None:
+                self._call()
+                return None
+            start, end = self._events
+            start.record()
+            before = time.perf_counter_ns()
             self._call()
-            return None
-        start, end = self._events
-        start.record()
-        before = time.perf_counter_ns()
-        self._call()
-        self._enqueue_ms = (time.perf_counter_ns() - before) / 1e6
-        end.record()
-        end.synchronize()
-        return float(start.elapsed_time(end))
+            self._enqueue_ms = (time.perf_counter_ns() - before) / 1e6
+            end.record()
+            end.synchronize()
+            return float(start.elapsed_time(end))
+        except RuntimeError as error:
+            raise MeasurementError(f"{type(self._network).__name__} fails at batch {self.batch}: {_words(error)}") from error
 
     @torch.inference_mode()
     def run_with_copies(self) -> None:
@@ -176,3 +187,7 @@ class TorchBackend:
 
 def _released() -> Tensor:
     raise MeasurementError("this backend was released; open another")
+
+
+def _words(error: Exception) -> str:
+    return short(" ".join(str(error).split()), 300)

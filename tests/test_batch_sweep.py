@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,3 +90,22 @@ def test_a_plain_profile_is_read_as_one_of_several_and_other_files_are_refused(t
 def test_the_attempt_of_a_profile_is_kept(tmp_path: Path) -> None:
     replace(profile(1, 2.0), attempt=3).save(tmp_path / "one.json")
     assert load_profiles(tmp_path / "one.json")[0].attempt == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda taken: taken.update(settings="fast"),
+        lambda taken: taken.update(settings={"mode": 7}),
+        lambda taken: taken.update(cpu_stats={}),
+        lambda taken: taken["verdict"].update(level="FINE"),
+        lambda taken: taken["device"].update(isa=[7]),
+        lambda taken: taken["device"].update(load_average="low"),
+        lambda taken: taken["device"].update(versions={"torch": {}}),
+    ],
+)
+def test_a_profile_whose_words_cannot_be_right_is_refused(change: Callable[[dict[str, Any]], None], tmp_path: Path) -> None:
+    values = json.loads(json.dumps(profile(1, 10.0).to_dict()))
+    change(values["measurements"][0])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        Profile.from_dict(values, tmp_path / "a.json")

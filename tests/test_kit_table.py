@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from autoformer.architecture import Architecture
+from autoformer.checkpoint import json_digest
 from autoformer.cost import count_flops
 from autoformer.errors import CheckpointError, MeasurementError
 from autoformer.profiling.kit import Kit
@@ -115,6 +118,34 @@ def test_an_edited_or_foreign_result_is_refused(result: KitResult, tmp_path: Pat
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(CheckpointError, match="cannot be read as JSON"):
         KitResult.load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows: rows[-1].pop("samples_us"),
+        lambda rows: rows[-1].update(samples_us=["fast"]),
+        lambda rows: rows[-1].update(samples_us=[]),
+        lambda rows: rows[-1].update(network=["a"]),
+        lambda rows: rows[-1].update(round="last"),
+        lambda rows: rows[-1].update(conditions={"cores": 2}),
+        lambda rows: rows[-1].update(conditions=7),
+        lambda rows: rows.pop(),
+        lambda rows: rows.clear(),
+        lambda rows: rows.append(7),
+    ],
+)
+def test_rows_that_cannot_be_right_are_refused_whatever_the_digest_says(
+    change: Callable[[list[Any]], object], result: KitResult, tmp_path: Path
+) -> None:
+    values = result.to_dict()
+    values["rows"] = json.loads(json.dumps(values["rows"]))
+    change(values["rows"])
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({**values, "sha256": json_digest(values)}))
+    answer = command("profile", "table", "--from", path, "--out", tmp_path / "t.json")
+    assert "is damaged" in answer.error
+    assert "copy it again from the device" in answer.error
 
 
 def test_a_measured_kit_is_a_row_of_what_ran_where_and_belongs_to_no_run(result: KitResult, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class Backends:
             for name, ms in (("a", 1.0), ("b", 2.0))
         }
 
-        def measured(backends, config, *, device, progress):  # type: ignore[no-untyped-def]
+        def measured(backends, config, *, device, sensors, progress):  # type: ignore[no-untyped-def]
             self.passes += 1
             return measure(backends, config, clock=clock, cpu_clock=cpu, device=FACTS)
 

@@ -34,7 +34,9 @@ def test_several_batches_make_one_file(model: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "b.json").read_text()) == answer.json
     assert command("profile", "compare", tmp_path / "b.json", tmp_path / "b.json").code == 0
     assert "give one of them" in command("profile", "run", model, "--batches", "1,2", "--sweep").error
-    assert "write 1,2,4,8" in command("profile", "run", model, "--batches", "1,x").error
+    for words in ("1,x", "²", ""):
+        assert "write 1,2,4,8" in command("profile", "run", model, "--batches", words).error
+    assert "finite" in command("profile", "run", model, "--seconds", "inf").error
 
 
 def test_a_backend_is_chosen_and_spinning_is_recorded(model: Path) -> None:

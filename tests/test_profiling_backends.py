@@ -108,6 +108,26 @@ def test_torch_runs_the_network_and_puts_threads_and_mode_back() -> None:
     assert network.training
 
 
+@pytest.mark.parametrize("batch", [2**50, 10**30])
+def test_torch_says_that_a_batch_does_not_fit(batch: int) -> None:
+    network = torch.nn.Linear(4, 2).train()
+    with pytest.raises(MeasurementError, match="do not fit here"):
+        TorchBackend(network, (4,), batch=batch, threads=1)
+    assert network.training  # as it was
+
+
+def test_a_forward_that_fails_ends_a_sweep_and_not_the_program() -> None:
+    class Full(torch.nn.Linear):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    with (
+        TorchBackend(Full(4, 2), (4,), batch=8) as backend,
+        pytest.raises(MeasurementError, match="Full fails at batch 8: CUDA out"),
+    ):
+        backend.run()
+
+
 def test_torch_refuses_a_device_it_does_not_have() -> None:
     network = torch.nn.Linear(2, 2)
     with pytest.raises(MeasurementError, match="unknown device 'tpu'"):

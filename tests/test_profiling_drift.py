@@ -116,7 +116,7 @@ def test_joined_measurements_keep_the_worst_of_their_conditions() -> None:
         assert both.conditions.clock_change == 0.3
         assert both.conditions.throttle == ("heat (processor)",)
         assert both.verdict.level != VALID
-    assert joined(first, second).conditions == replace(hot, temperature_rise_c=2.0, other_cores=0.1)
+    assert joined(first, second).conditions == replace(hot, temperature_rise_c=2.0, other_cores=0.1, visits_s=1.0)
 
 
 def test_all_instances_of_a_network_are_measured_in_its_time(monkeypatch: pytest.MonkeyPatch) -> None:

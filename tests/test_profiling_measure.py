@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import sys
 
 import pytest
@@ -174,7 +175,15 @@ def test_garbage_collection_is_back_afterwards_even_after_a_failure() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"rounds": 0}, {"min_runs": 0}, {"settle": -1.0}, {"warmup_s": 5.0, "warmup_max_s": 1.0}, {"min_s": 9.0, "max_s": 1.0}],
+    [
+        {"rounds": 0},
+        {"min_runs": 0},
+        {"settle": -1.0},
+        {"warmup_s": 5.0, "warmup_max_s": 1.0},
+        {"min_s": 9.0, "max_s": 1.0},
+        {"min_s": math.nan, "max_s": math.nan},
+        {"max_s": math.inf},
+    ],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(MeasurementError):

@@ -52,9 +52,18 @@ def test_percentiles_are_given_only_where_the_count_carries_them(n: int, p90: bo
     assert (stats.p90_ms is not None, stats.p99_ms is not None) == (p90, p99)
 
 
-@pytest.mark.parametrize("percent", [50, 90, 99])
+@pytest.mark.parametrize(("name", "percent"), [("p90", 90), ("p95", 95), ("p99", 99), ("p999", 99.9)])
+def test_a_percentile_needs_runs_enough_that_two_lie_beyond_it_99_times_in_100(name: str, percent: float) -> None:
+    counts = np.arange(2, 7000)
+    least = int(counts[binom.cdf(1, counts, 1 - percent / 100) <= 0.01][0])
+    carried, not_carried = (LatencyStats.from_samples([float(k) for k in range(1, n + 1)]) for n in (least, least - 1))
+    assert getattr(carried, f"{name}_ms") == math.ceil(least * percent / 100)
+    assert getattr(not_carried, f"{name}_ms") is None
+
+
+@pytest.mark.parametrize("percent", [50, 90, 99, 99.9])
 @pytest.mark.parametrize("n", [6, 40, 64, 400, 662, 3000])
-def test_the_interval_of_a_percentile_is_the_narrowest_with_half_of_five_percent_beyond_each_end(n: int, percent: int) -> None:
+def test_the_interval_of_a_percentile_is_the_narrowest_with_half_of_five_percent_beyond_each_end(n: int, percent: float) -> None:
     ranks, share = percentile_interval_ranks(n, percent), percent / 100
     lowest = [rank for rank in range(1, n + 1) if binom.cdf(rank - 1, n, share) <= 0.025]  # fewer than `rank` lie below it
     highest = [rank for rank in range(1, n + 1) if binom.sf(rank - 1, n, share) <= 0.025]
@@ -74,7 +83,7 @@ def test_percentiles_are_numpys_inverted_cdf() -> None:
     rng = random.Random(0)
     samples = [rng.lognormvariate(0, 0.5) for _ in range(1003)]
     stats = LatencyStats.from_samples(samples)
-    for value, quantile in ((stats.p50_ms, 0.5), (stats.p90_ms, 0.9), (stats.p99_ms, 0.99)):
+    for value, quantile in ((stats.p50_ms, 0.5), (stats.p90_ms, 0.9), (stats.p95_ms, 0.95), (stats.p99_ms, 0.99)):
         assert value == np.quantile(samples, quantile, method="inverted_cdf")
 
 
@@ -96,6 +105,11 @@ def test_five_runs_carry_no_interval() -> None:
 def test_statistics_survive_json() -> None:
     stats = LatencyStats.from_samples([1.0, 2.5, 2.0])
     assert LatencyStats.from_dict(json.loads(json.dumps(stats.to_dict()))) == stats
+    samples = [1.0 + k for k in range(200)]
+    stats = LatencyStats.from_samples(samples)
+    earlier = {name: value for name, value in stats.to_dict().items() if name not in ("p95_ms", "p999_ms")}
+    assert LatencyStats.from_dict(earlier, samples) == stats
+    assert LatencyStats.from_dict(earlier).p95_ms is None
     with pytest.raises(MeasurementError, match="not latency statistics"):
         LatencyStats.from_dict({"n": 3})
 
