@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from autoformer.errors import MeasurementError
+from autoformer.errors import MeasurementError, short
 
 # Instructions that decide how fast int8 and half precision run on a CPU.
 ISA_OF_INTEREST = (
@@ -127,7 +127,11 @@ class DeviceFacts:
         known = {item.name for item in fields(cls)}
         if not known - LATER_FACTS <= set(values) <= known:
             raise MeasurementError(f"not device facts: keys {sorted(values)}, expected {sorted(known)}")
-        return cls(**{**values, "isa": tuple(values["isa"]), "gpus": tuple(GpuFacts(**gpu) for gpu in values["gpus"])})
+        facts = cls(**{**values, "isa": tuple(values["isa"]), "gpus": tuple(GpuFacts(**gpu) for gpu in values["gpus"])})
+        names = [facts.cpu, facts.jetson or "", *(gpu.name for gpu in facts.gpus)]
+        if not all(isinstance(name, str) for name in names) or type(facts.cores) is not int:
+            raise MeasurementError(f"not device facts: {short([*names, facts.cores])}, expected names and a number of cores")
+        return facts
 
 
 def usable_cores() -> int:
