@@ -18,7 +18,7 @@ from typing import Any
 from autoformer.cli import board_build
 from autoformer.cli.board_bench import bench
 from autoformer.cli.board_build import build
-from autoformer.cli.board_bundle import Answer
+from autoformer.cli.board_bundle import Answer, duration, whole
 from autoformer.cli.board_refit import inspect, refit
 from autoformer.cli.board_verify import predict, verify
 from autoformer.errors import AutoformerError
@@ -66,19 +66,19 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--json", action="store_true", help="one JSON document instead of lines")
         if name == "predict":
             one.add_argument("images", nargs="+", help="image files")
-            one.add_argument("--top", type=int, default=3, help="classes shown per image")
+            one.add_argument("--top", type=whole, default=3, help="classes shown per image")
             one.add_argument("--precision", choices=("fp32", "fp16", "int8"), help="default: fp32")
             continue
         if name == "refit":
             one.add_argument("source", type=Path, help="another bundle of the same architecture, with engines built here")
         if name in ("refit", "inspect"):
             continue
-        one.add_argument("--batch", type=int, default=None, help="images in one call; default: 1, or what a file is fixed to")
+        one.add_argument("--batch", type=whole, default=None, help="images in one call; default: 1, or what a file is fixed to")
         if name == "build":
             board_build.add_options(one)
             continue
-        one.add_argument("--threads", type=int, default=1, help="CPU threads")
-        one.add_argument("--seconds", type=float, default=3.0, help="measuring time per file")
+        one.add_argument("--threads", type=whole, default=1, help="CPU threads")
+        one.add_argument("--seconds", type=duration, default=3.0, help="measuring time per file")
         one.add_argument("--out", type=Path, help="result file to write, for `autoformer report import` on another machine")
     return found
 

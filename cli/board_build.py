@@ -11,7 +11,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from autoformer.cli.board_bundle import ENGINES, Answer, Bundle
+from autoformer.cli.board_bundle import ENGINES, Answer, Bundle, whole
 from autoformer.export.engine_artefacts import engine_artefact, how_to_build, read_batches
 from autoformer.export.engine_builder import PRECISIONS, EngineConfig
 from autoformer.export.manifest import Artefact
@@ -81,7 +81,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N|MIN:TUNED:MAX",
         help="a profile of batches; may repeat; default 1:1:8",
     )
-    parser.add_argument("--workspace", type=int, default=None, metavar="MIB", help="limit of scratch memory; shared on a Jetson")
+    parser.add_argument(
+        "--workspace", type=whole, default=None, metavar="MIB", help="limit of scratch memory; shared on a Jetson"
+    )
     parser.add_argument("--builder-level", type=int, default=3, choices=range(6), help="higher builds longer; default 3")
     parser.add_argument("--refittable", action="store_true", help="weights can be replaced later; may run slower")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")

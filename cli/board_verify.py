@@ -29,7 +29,7 @@ def verify(arguments: argparse.Namespace) -> Answer:
             try:
                 by_trtexec = artefact.format == "tensorrt" and trtexec_of(artefact) is not None
                 with opened(folder, artefact) as run:
-                    batches = few_calls(profiles_of(artefact, artefact.made)) if by_trtexec else BATCHES
+                    batches = few_calls(profiles_of(artefact)) if by_trtexec else BATCHES
                     given, sizes = run_in_batches(run, images, batches)
             except MissingPackageError as error:
                 answer["artefacts"][name] = {"status": "not run", "reason": str(error)}

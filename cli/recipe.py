@@ -243,6 +243,8 @@ def checked(model: type[Model], values: Mapping[str, Any], source: str) -> Model
             known = list(_keys(model))
             near = difflib.get_close_matches(key, known, 1, 0.0)[0]
             raise RecipeError(f"{source}: unknown key {key!r}; did you mean {near!r}?") from error
+        if isinstance(first.get("input"), Mapping):  # of values that do not go together: nobody wants to read them all
+            raise RecipeError(f"{source}: {key}{key and ': '}{first['msg'].removeprefix('Value error, ')}") from error
         raise RecipeError(f"{source}: {key} = {repr(first.get('input'))[:80]}: {first['msg']}") from error
 
 

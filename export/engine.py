@@ -20,15 +20,13 @@ from autoformer.errors import CheckpointError, DataError, MeasurementError
 from autoformer.export.cuda_runtime import Cuda
 from autoformer.export.engine_builder import Batches
 from autoformer.export.manifest import FILE_NAME, Manifest
-from autoformer.export.tensorrt_versions import collecting_logger, created, import_tensorrt
+from autoformer.export.tensorrt_versions import collecting_logger, created, how_to_rebuild, import_tensorrt
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     import numpy as np
     from numpy.typing import NDArray
-
-REBUILD = "build it again on this device: autoformer export --format tensorrt"
 
 
 def read_plan(path: Path, sha256: str | None = None) -> bytes:
@@ -38,34 +36,37 @@ def read_plan(path: Path, sha256: str | None = None) -> bytes:
     TensorRT or for another device.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; {REBUILD}")
+        raise CheckpointError(f"{path} does not exist; {how_to_rebuild()}")
     artefact = Manifest.load(path.parent).find_file(path.name) if (path.parent / FILE_NAME).is_file() else None
     if sha256 is None:
         if not (path.parent / FILE_NAME).is_file():
             raise CheckpointError(
-                f"{path} has no {FILE_NAME} beside it; a plan is code, so unknown ones are not loaded; {REBUILD}"
+                f"{path} has no {FILE_NAME} beside it; a plan is code, so unknown ones are not loaded; {how_to_rebuild()}"
             )
         if artefact is None:
-            raise CheckpointError(f"{path} is not in the manifest beside it; a plan is code, so it is not loaded; {REBUILD}")
+            raise CheckpointError(
+                f"{path} is not in the manifest beside it; a plan is code, so it is not loaded; {how_to_rebuild()}"
+            )
         sha256 = artefact.sha256
     if artefact is not None and artefact.sha256 == sha256:
         _check_built_here(path, artefact.made)
     plan = path.read_bytes()  # once: what was checked is what is run
     if hashlib.sha256(plan).hexdigest() != sha256:
-        raise CheckpointError(f"{path} is not the plan that the manifest describes (other SHA-256); {REBUILD}")
+        raise CheckpointError(f"{path} is not the plan that the manifest describes (other SHA-256); {how_to_rebuild()}")
     return plan
 
 
 def _check_built_here(path: Path, made: Mapping[str, Any]) -> None:
+    if unknown := [key for key in ("tensorrt", "gpu", "compute_capability") if not isinstance(made.get(key), str)]:
+        raise CheckpointError(f"the manifest does not say for which {unknown[0]} {path} was built; {how_to_rebuild()}")
     version = import_tensorrt().__version__
-    if made.get("tensorrt") not in (None, version):
-        raise CheckpointError(f"{path} was built by TensorRT {made['tensorrt']}, here is {version}; {REBUILD}")
+    if made["tensorrt"] != version:
+        raise CheckpointError(f"{path} was built by TensorRT {made['tensorrt']}, here is {version}; {how_to_rebuild()}")
     gpu = Cuda().gpu()
-    here = {"gpu": gpu.name, "compute_capability": gpu.compute_capability}
-    if any(made.get(key) not in (None, value) for key, value in here.items()):
+    if (made["gpu"], made["compute_capability"]) != (gpu.name, gpu.compute_capability):
         raise CheckpointError(
-            f"{path} was built for {made.get('gpu')} (compute capability {made.get('compute_capability')}), here is "
-            f"{gpu.name} ({gpu.compute_capability}); {REBUILD}"
+            f"{path} was built for {made['gpu']} (compute capability {made['compute_capability']}), here is "
+            f"{gpu.name} ({gpu.compute_capability}); {how_to_rebuild()}"
         )
 
 
@@ -74,7 +75,9 @@ def deserialized(runtime: Any, plan: bytes, source: Path) -> Any:
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         trt = import_tensorrt()
-        raise CheckpointError(f"TensorRT {trt.__version__} cannot load {source}: {collecting_logger(trt).take()}; {REBUILD}")
+        raise CheckpointError(
+            f"TensorRT {trt.__version__} cannot load {source}: {collecting_logger(trt).take()}; {how_to_rebuild()}"
+        )
     return engine
 
 

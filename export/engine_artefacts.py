@@ -6,19 +6,19 @@ and the same opens it again. Runs on boards: numpy and TensorRT are imported ins
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoformer.errors import CheckpointError, ExportError, MeasurementError, MissingPackageError, short
 from autoformer.export.build_progress import OnProgress
-from autoformer.export.engine import REBUILD, Engine
-from autoformer.export.engine_builder import Batches, EngineBuilder, EngineConfig
+from autoformer.export.engine import Engine
+from autoformer.export.engine_builder import MAX_BATCH, Batches, EngineBuilder, EngineConfig
 from autoformer.export.manifest import Artefact, sha256_of
 from autoformer.export.parity import Parity
-from autoformer.export.tensorrt_versions import tensorrt_missing
+from autoformer.export.tensorrt_versions import how_to_rebuild, tensorrt_missing
 from autoformer.export.trtexec import Trtexec, trtexec_path
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class TrtexecModel:
 def read_batches(words: str) -> Batches:
     """ "8" is tuned for and takes 8 images, "1:8:32" takes 1 to 32 and is tuned for 8. Raises `ExportError` for others."""
     sizes = words.split(":")
-    if len(sizes) not in (1, 3) or not all(size.isdecimal() and 1 <= int(size) <= 4096 for size in sizes):
+    if len(sizes) not in (1, 3) or not all(size.isdecimal() and 1 <= int(size) <= MAX_BATCH for size in sizes):
         raise ExportError(
             f"batches {words[:40]!r} cannot be read; expected one number like 8, or smallest:tuned for:largest like 1:8:32"
         )
@@ -111,7 +111,7 @@ def engine_artefact(
                 graph, plan, config, input_name=source.input_name, image_shape=_image_shape(source),
                 fixed_batch=source.batch is not None,
             )  # fmt: skip
-            profiles = profiles_of(source, made)
+            profiles = profiles_of(replace(source, made=made))
             model = in_profiles(_with_trtexec(program, plan, source), profiles)
             parity, correct = judge(model, few_calls(profiles))
     except (ExportError, CheckpointError, MeasurementError) as error:  # the ONNX file is good all the same
@@ -139,7 +139,7 @@ def opened_engine(path: Path, artefact: Artefact) -> Iterator[Model]:
         with Engine.load(path, sha256=artefact.sha256) as engine:
             yield in_profiles(engine, engine.profiles)
         return
-    yield in_profiles(_with_trtexec(checked_trtexec(path, artefact), path, artefact), profiles_of(artefact, artefact.made))
+    yield in_profiles(_with_trtexec(checked_trtexec(path, artefact), path, artefact), profiles_of(artefact))
 
 
 def in_profiles(model: Model, profiles: Sequence[Batches]) -> Model:
@@ -163,15 +163,18 @@ def in_profiles(model: Model, profiles: Sequence[Batches]) -> Model:
     return run
 
 
-def profiles_of(artefact: Artefact, made: Mapping[str, Any]) -> tuple[Batches, ...]:
+def profiles_of(artefact: Artefact) -> tuple[Batches, ...]:
     """The batches that a plan takes, from its record. Raises `CheckpointError` where that does not say."""
-    if artefact.batch is not None:
-        return ((artefact.batch,) * 3,)
+    return ((artefact.batch,) * 3,) if artefact.batch is not None else settings_of(artefact).profiles
+
+
+def settings_of(artefact: Artefact) -> EngineConfig:
+    """What a plan was built with, from its record. Raises `CheckpointError` where that does not say."""
     try:
-        return EngineConfig.from_dict(made["config"]).profiles
+        return EngineConfig.from_dict(artefact.made["config"])
     except (KeyError, TypeError, ExportError) as error:
         raise CheckpointError(
-            f"the manifest does not say which batches {artefact.file} takes ({short(error)}); {REBUILD}"
+            f"the manifest does not say with which settings {artefact.file} was built ({short(error)}); {how_to_rebuild()}"
         ) from error
 
 
@@ -192,14 +195,19 @@ def trtexec_of(artefact: Artefact) -> str | None:
 
 
 def checked_trtexec(path: Path, artefact: Artefact) -> Trtexec:
-    """The trtexec that may load this plan. Raises `CheckpointError` where the plan or the version is another one."""
+    """The trtexec that may load this plan. Raises `CheckpointError` where the plan, the version or the GPU is another one."""
     if not path.is_file() or sha256_of(path) != artefact.sha256:
         raise CheckpointError(
-            f"{path} is not the plan that the manifest describes; a plan is code, so it is not loaded; {REBUILD}"
+            f"{path} is not the plan that the manifest describes; a plan is code, so it is not loaded; {how_to_rebuild()}"
         )
     program = Trtexec.find()
     if program.tensorrt != trtexec_of(artefact):
-        raise CheckpointError(f"{path} was built by trtexec {trtexec_of(artefact)}, here is {program.tensorrt}; {REBUILD}")
+        raise CheckpointError(
+            f"{path} was built by trtexec {trtexec_of(artefact)}, here is {program.tensorrt}; {how_to_rebuild()}"
+        )
+    built_for, here = artefact.made.get("gpu"), program.gpu()
+    if None not in (built_for, here) and built_for != here:
+        raise CheckpointError(f"{path} was built for {short(built_for)}, here is {here}; {how_to_rebuild()}")
     return program
 
 

@@ -37,6 +37,7 @@ from autoformer.export.timing_cache import TimingCache, locked_timing_cache
 
 Batches = tuple[int, int, int]  # smallest, the one that kernels are tuned for, largest
 PRECISIONS = {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16", "int8": "int8"}  # and the file that each is built from
+MAX_BATCH = 4096
 INPUT_TYPES = {"FLOAT": "float32", "UINT8": "uint8"}
 
 
@@ -60,8 +61,10 @@ class EngineConfig:
         if not self.profiles:
             raise ExportError("an engine needs at least one profile of batches (smallest, tuned for, largest)")
         for profile in self.profiles:
-            if len(profile) != 3 or not 1 <= profile[0] <= profile[1] <= profile[2]:
-                raise ExportError(f"batches must rise from smallest over tuned to largest, got {profile}")
+            if len(profile) != 3 or not 1 <= profile[0] <= profile[1] <= profile[2] <= MAX_BATCH:
+                raise ExportError(
+                    f"batches must rise from smallest over tuned to largest, at most {MAX_BATCH}, got {short(profile)}"
+                )
         if self.optimization_level not in range(6):
             raise ExportError(f"optimization_level is 0 to 5, got {self.optimization_level}")
         if self.optimization_level == 0 and self.timing_cache is not None:
@@ -87,7 +90,7 @@ class EngineConfig:
             if given.get("timing_cache") is not None:
                 given["timing_cache"] = Path(given["timing_cache"])
             return cls(**given)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ExportError(f"engine settings cannot be read ({short(error)}); expected what to_dict gives") from error
 
 

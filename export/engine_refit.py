@@ -116,6 +116,8 @@ def _misfits(trt: Any, refitter: Any, wanted: list[str], file: OnnxFile) -> Iter
 
 def _give(trt: Any, refitter: Any, wanted: list[str], file: OnnxFile) -> Any:
     """Hands the weights over; returns what must live until the refit. Raises `ExportError` for what TensorRT does not take."""
+    import numpy as np
+
     logger = collecting_logger(trt)
     if hasattr(trt, "OnnxParserRefitter"):
         parser = trt.OnnxParserRefitter(refitter, logger)
@@ -131,6 +133,8 @@ def _give(trt: Any, refitter: Any, wanted: list[str], file: OnnxFile) -> Any:
             continue
         values = file.weights[name].values()
         kind = {"int64": "int32", "float64": "float32"}.get(str(values.dtype), values.dtype)  # as the parser of 8.6 keeps them
+        if kind == "int32":  # it clamps: torch slices to the end, wherever that is, with the largest int64
+            values = np.asarray(values.clip(-(2**31), 2**31 - 1))
         values = values.astype(kind)  # a copy: the binding wants memory that may be written
         kept.append(values)
         if not refitter.set_named_weights(name, trt.Weights(values)):

@@ -217,7 +217,7 @@ def _engine(path: Path) -> Predictor:
         preprocessing=manifest.preprocessing,
         classes=manifest.classes,
         run=stack.enter_context(opened_engine(path, artefact)),
-        max_batch=max(high for _, _, high in profiles_of(artefact, artefact.made)),
+        max_batch=max(high for _, _, high in profiles_of(artefact)),
         release=stack.close,
         input_type=manifest.preprocessing.input_type,
     )

@@ -31,11 +31,27 @@ ON_A_BOARD = "on a Jetson it comes with JetPack (python3-libnvinfer); elsewhere:
 
 def where() -> str:
     """Where TensorRT is to be had: for this toolchain as an extra of it, for the program of a board as a package."""
+    if not _has_toolchain():
+        return ON_A_BOARD
+    return "install the extra: pip install 'autoformer-toolchain[tensorrt]'; on a Jetson use the one of JetPack"
+
+
+def how_to_build_one() -> str:
+    """The command that builds engines: of this toolchain, or of the program of a board."""
+    return "autoformer export --format tensorrt" if _has_toolchain() else "python3 board.pyz build"
+
+
+def how_to_rebuild() -> str:
+    """What to do about a plan that is not for here."""
+    return f"build it again on this device: {how_to_build_one()}"
+
+
+def _has_toolchain() -> bool:
     try:
         metadata.distribution("autoformer-toolchain")
     except metadata.PackageNotFoundError:
-        return ON_A_BOARD
-    return "install the extra: pip install 'autoformer-toolchain[tensorrt]'; on a Jetson use the one of JetPack"
+        return False
+    return True
 
 
 def import_tensorrt() -> Any:

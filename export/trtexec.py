@@ -40,6 +40,7 @@ from autoformer.export.trtexec_output import (
 
 PLACES = ("/usr/src/tensorrt/bin", "/opt/tensorrt/bin", "/usr/local/tensorrt/bin")  # JetPack, NVIDIA's containers, by hand
 TREES = ("TENSORRT_ROOT", "TENSORRT_HOME", "TENSORRT_DIR", "TRT_ROOT")  # variables that name an unpacked TensorRT
+NO_ENGINE = "no-such-engine.plan"
 MISSING = (
     "trtexec is not here (looked in PATH, {places}, and bin of {trees}); it comes with JetPack and with NVIDIA's TensorRT "
     "packages: https://developer.nvidia.com/tensorrt"
@@ -101,6 +102,10 @@ class Trtexec:
         """The version in words, like "10.3.0"."""
         return ".".join(map(str, self.version))
 
+    def gpu(self) -> str | None:
+        """The GPU it would run on, which it names before it looks for the engine that is not there; None where it does not."""
+        return read_gpu(_run([str(self.path), f"--loadEngine={NO_ENGINE}"], timeout_s=60)[1])
+
     def build(
         self,
         graph: Path,
@@ -136,10 +141,12 @@ class Trtexec:
         words += ["--refit"] * config.refittable + ["--profilingVerbosity=detailed"] * config.detailed
         started = time.monotonic()
         with self._timing_cache(config.timing_cache) as cache, replacing(plan) as beside:
+            before = _digest(cache)
             cached = [] if cache is None else [f"--timingCacheFile={cache}"]
             code, said = _run([str(self.path), *words, *cached, "--skipInference", f"--saveEngine={beside}"])
             if code or not beside.is_file() or not beside.stat().st_size:
                 raise ExportError(f"trtexec {self.tensorrt} cannot build an engine from {graph}: {reason_of(said)}")
+            timings = None if cache is None else {"file": cache.name, "before": before, "after": _digest(cache)}
         settings = config.to_dict()
         del settings["timing_cache"]  # a folder of this machine
         return {
@@ -149,19 +156,24 @@ class Trtexec:
             "config": settings,
             "graph_sha256": sha256_of(graph),
             "seconds": round(time.monotonic() - started, 2),
+            "timing_cache": timings,
             "warnings": list(read_warnings(said)),
         }
 
     @contextmanager
     def _timing_cache(self, folder: Path | None) -> Iterator[Path | None]:
-        """The file in `folder` that builds of this version share; the next build waits for this one."""
+        """The file in `folder` that builds of this version for this GPU share; the next build waits for this one.
+
+        trtexec takes a file of another GPU as it is, so the name keeps them apart.
+        """
         if folder is None:
             yield None
             return
         import fcntl
 
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"timing_trtexec{self.tensorrt}.cache"  # Python's bindings name theirs after the GPU, unknown here
+        gpu = re.sub(r"[^a-z0-9.]+", "-", (self.gpu() or "unknown").lower()).strip("-")
+        path = folder / f"timing_{gpu}_trtexec{self.tensorrt}.cache"
         with path.with_name(f".{path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield path
@@ -287,6 +299,10 @@ class Trtexec:
             "in_flight": "1" if "--exposeDMA" in self.flags else "2",
             "clock": "CUDA events; waiting of the host is not counted",
         }
+
+
+def _digest(cache: Path | None) -> str | None:
+    return None if cache is None or not cache.is_file() else sha256_of(cache)
 
 
 def _shape(input_name: str, batch: int, image_shape: Sequence[int]) -> str:

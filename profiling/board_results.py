@@ -6,10 +6,10 @@ samples, and that a run's bundle is the one that the result is of.
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from autoformer.profiling.measure import Measurement
 from autoformer.profiling.statistics import LatencyStats
 
 FORMAT = "autoformer/board/1"
+COMMANDS = ("verify", "bench")
 FOLDER = "boards"  # in the folder of a run
 COLUMNS = ("runtime", "device", "what was run", "date")
 BEGIN, END = "<!-- ran on: begin -->", "<!-- ran on: end -->"  # around the table in a Markdown file
@@ -68,7 +69,7 @@ class BoardResult:
                 if measurement.stats != LatencyStats.from_samples(measurement.samples_ms):
                     raise ValueError(f"the figures of {name!r} are not those of its samples")
             words = {key: values[key] for key in ("command", "bundle", "created")}
-            if not all(isinstance(word, str) for word in words.values()) or not re.match(r"\d{4}-\d\d-\d\d", words["created"]):
+            if words["command"] not in COMMANDS or not isinstance(words["bundle"], str) or not _is_date(words["created"]):
                 raise ValueError("command, bundle or date cannot be read")
             return cls(
                 **words,
@@ -76,8 +77,8 @@ class BoardResult:
                 device=DeviceFacts.from_dict(values["device"]),
                 measurements=taken,
                 not_measured={str(name): str(reason) for name, reason in answer.get("not measured", {}).items()},
-                artefacts=answer.get("artefacts", {}),
-                budget=answer.get("budget", {}),
+                artefacts=_entries(answer, "artefacts"),
+                budget=_entries(answer, "budget"),
                 versions={str(name): str(version) for name, version in values["versions"].items()},
             )
         except KeyError as error:
@@ -96,15 +97,31 @@ class BoardResult:
                 ran.setdefault(family, []).append(f"{name} {found['status']}")
         if not ran:
             raise DataError(f"the result of {self.command} ran nothing: {'; '.join(self.not_measured.values()) or 'no file'}")
+        gpu = self.device.gpu_name if self.device.has_gpu else "a GPU that it does not name"
         return tuple(
             RanOn(
                 runtime=f"{RUNTIMES.get(family, family)} {self.versions.get(family, 'of unknown version')}",
-                device=self.device.short_name if family in ("onnxruntime", "torch") else self.device.gpu_name,
+                device=self.device.short_name if family in ("onnxruntime", "torch") else gpu,
                 what=f"{self.command} of {self.bundle}: {'; '.join(dict.fromkeys(words))}",
                 date=self.created[:10],
             )
             for family, words in ran.items()
         )
+
+
+def _entries(answer: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
+    """A part of an answer. Raises `TypeError` unless it has facts by name."""
+    found = answer.get(name, {})
+    if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
+        raise TypeError(f"its {name} are no facts by name")
+    return found
+
+
+def _is_date(words: object) -> bool:
+    try:
+        return isinstance(words, str) and date.fromisoformat(words[:10]).isoformat() == words[:10]
+    except ValueError:
+        return False
 
 
 def rows_of_kit(result: KitResult) -> tuple[RanOn, ...]:
@@ -139,7 +156,7 @@ def add_rows(text: str, rows: Sequence[RanOn]) -> str:
 
 def _cell(words: str) -> str:
     """Text from a file of somebody else, as one harmless cell."""
-    shown = short(" ".join(words.split()), 160)
+    shown = short(" ".join("".join(letter if letter.isprintable() else " " for letter in words).split()), 160)
     for letter, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("`", "'"), ("[", "("), ("]", ")")):
         shown = shown.replace(letter, safe)
     return shown

@@ -133,7 +133,11 @@ class DeviceFacts:
         words = [*values["isa"], *values["versions"].values(), *values.get("thread_settings", {}).values()]
         if not all(isinstance(word, str) for word in words):
             raise MeasurementError("instructions, versions or thread settings of the device are no words")
-        return cls(**{**values, "isa": tuple(values["isa"]), "gpus": tuple(GpuFacts(**gpu) for gpu in values["gpus"])})
+        facts = cls(**{**values, "isa": tuple(values["isa"]), "gpus": tuple(GpuFacts(**gpu) for gpu in values["gpus"])})
+        names = [facts.cpu, facts.jetson or "", *(gpu.name for gpu in facts.gpus)]
+        if not all(isinstance(name, str) for name in names) or type(facts.cores) is not int:
+            raise MeasurementError(f"not device facts: {short([*names, facts.cores])}, expected names and a number of cores")
+        return facts
 
 
 _KINDS: Mapping[str, Any] = {

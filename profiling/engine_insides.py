@@ -14,10 +14,11 @@ from typing import Any
 
 from autoformer.errors import CheckpointError
 from autoformer.export.engine import Engine
-from autoformer.export.engine_artefacts import checked_trtexec, profiles_of, trtexec_of
-from autoformer.export.engine_builder import PRECISIONS, EngineBuilder, EngineConfig
+from autoformer.export.engine_artefacts import checked_trtexec, profiles_of, settings_of, trtexec_of
+from autoformer.export.engine_builder import PRECISIONS, EngineBuilder
 from autoformer.export.engine_layers import EngineLayers, LayerTime, inspect_engine, layer_times, read_layers
 from autoformer.export.manifest import FILE_NAME, Artefact, Manifest, sha256_of
+from autoformer.export.tensorrt_versions import how_to_build_one
 
 RUNS = 50  # of the profiler
 
@@ -57,7 +58,7 @@ def plans_of(path: Path) -> list[tuple[Path, Artefact, Path | None]]:
             plan = manifest.verified_file(folder, artefact)
             found.append((plan, artefact, _graph(folder, PRECISIONS.get(artefact.precision, ""), artefact)))
     if not found:
-        raise CheckpointError(f"{path} holds no engine that counts; build one: autoformer export --format tensorrt")
+        raise CheckpointError(f"{path} holds no engine that counts; build one: {how_to_build_one()}")
     return found
 
 
@@ -78,13 +79,13 @@ def look_inside(plan: Path, artefact: Artefact, graph: Path | None, *, twin: boo
     `twin` builds the engine once more, described in full. Raises `CheckpointError` when that is asked for without the ONNX
     file, and what loading, building and running raise.
     """
-    batch = profiles_of(artefact, artefact.made)[0][1]
+    batch = profiles_of(artefact)[0][1]
     if not twin:
         return _inside(plan, artefact, graph, batch, runs, is_twin=False)
     if graph is None:
         raise CheckpointError(f"the ONNX file that {plan} was built from is not beside it, so no twin can be built")
     with tempfile.TemporaryDirectory(prefix="autoformer-twin-") as temporary:
-        config = replace(EngineConfig.from_dict(artefact.made["config"]), detailed=True)
+        config = replace(settings_of(artefact), detailed=True, timing_cache=None)  # a folder that a file names is not ours
         copy = Path(temporary) / plan.name
         if trtexec_of(artefact) is None:
             built = EngineBuilder(config).build(graph, copy)

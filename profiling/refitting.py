@@ -17,8 +17,8 @@ from autoformer.checkpoint import refuse_existing, write_folder
 from autoformer.errors import AutoformerError, CheckpointError, ExportError
 from autoformer.export.artefacts import export_network
 from autoformer.export.engine import Engine
-from autoformer.export.engine_artefacts import BATCHES, in_profiles
-from autoformer.export.engine_builder import PRECISIONS, EngineBuilder, EngineConfig
+from autoformer.export.engine_artefacts import BATCHES, in_profiles, settings_of
+from autoformer.export.engine_builder import PRECISIONS, EngineBuilder
 from autoformer.export.engine_refit import refit_engine
 from autoformer.export.manifest import Artefact, Manifest
 from autoformer.export.onnx_model import OnnxModel
@@ -60,6 +60,9 @@ def refit_folder(
     file = before.find("onnx", "fp32")
     if not engines or file is None:
         raise CheckpointError(f"{source} holds no engine; export with --format tensorrt --refittable first")
+    opset = file.made.get("opset")
+    if type(opset) is not int:
+        raise CheckpointError(f"the manifest of {source} does not say which opset its files have; export it again")
     import_tensorrt()
     latency: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(prefix="autoformer-refit-") as temporary:
@@ -67,7 +70,7 @@ def refit_folder(
         manifest = export_network(
             network, exported, images=images, labels=labels, preprocessing=before.preprocessing, classes=classes,
             precisions=tuple(dict.fromkeys(["fp32", *(PRECISIONS[engine.precision] for engine in engines)])),
-            formats=("onnx",), opset=int(file.made["opset"]), batch=file.batch, data=data,
+            formats=("onnx",), opset=opset, batch=file.batch, data=data,
             on_progress=lambda message: progress("export", 0, 1, message),
         )  # fmt: skip
         if manifest.architecture != before.architecture:
@@ -119,7 +122,9 @@ def _refitted(
 
 def _times(made: Artefact, engine: Artefact, folder: Path, work: Path, manifest: Manifest) -> dict[str, float]:
     """Medians in ms of the refitted engine and of one built for good with the same settings, measured in turn."""
-    config = EngineConfig.from_dict({**engine.made["config"], "refittable": False, "timing_cache": work / "timing"})
+    settings = settings_of(engine)
+    cache = None if settings.optimization_level == 0 else work / "timing"
+    config = replace(settings, refittable=False, timing_cache=cache)
     graph = manifest.find("onnx", PRECISIONS[engine.precision])
     assert graph is not None, "it was refitted from this file"
     assert graph.file is not None, "it was refitted from this file"

@@ -61,9 +61,10 @@ def write_trtexec(
 
 
 def calls(program: Path) -> list[dict[str, str]]:
-    """The flags of every call so far, `--help` left out."""
+    """The flags of every call so far, questions about the program and its GPU left out."""
     lines = (program.parent / "calls.jsonl").read_text(encoding="utf-8").splitlines()
-    return [call for line in lines if "--help" not in (call := json.loads(line))]
+    asked = [json.loads(line) for line in lines]
+    return [call for call in asked if "--help" not in call and list(call.values()) != ["no-such-engine.plan"]]
 
 
 def main(words: Sequence[str]) -> int:

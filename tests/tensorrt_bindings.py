@@ -164,7 +164,10 @@ def listing_of(version: str, folder: Path) -> tuple[list[str], dict[str, Any]]:
 
 def main() -> None:
     """Downloads the wheels; writes the listing when asked to."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
+    if {"-h", "--help"} & set(sys.argv):
+        print(__doc__)
+        return
+    folder = Path(next((word for word in sys.argv[1:] if not word.startswith("-")), FOLDER))
     for version in WHEELS:
         fetch(version, folder)
     if "--real-8.6" in sys.argv:

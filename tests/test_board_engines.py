@@ -114,6 +114,9 @@ def test_a_plan_of_another_version_or_with_other_bytes_is_not_run(board: Board, 
     code, said = board("verify", version="11.0.0")
     assert code == 2
     assert "was built by trtexec 10.3.0, here is 11.0.0; build it again on this device" in said
+    code, said = board("verify", gpu="H200")
+    assert code == 2
+    assert "was built for Orin, here is H200; build it again on this device" in said
     plan = tmp_path / "bundle" / "engines" / "model.fp32.plan"
     plan.write_bytes(plan.read_bytes() + b" ")
     before = len(calls(tmp_path / "bin" / "trtexec"))
@@ -183,3 +186,13 @@ def test_on_a_board_nobody_is_told_to_install_the_toolchain(monkeypatch: pytest.
     monkeypatch.setattr(metadata, "distribution", absent)
     assert "autoformer" not in tensorrt_versions.where()
     assert "JetPack" in tensorrt_versions.where()
+    assert tensorrt_versions.how_to_rebuild() == "build it again on this device: python3 board.pyz build"
+
+
+@pytest.mark.parametrize(
+    "words", ["build --workspace 0", "bench --batch -3", "bench --threads 0", "verify --seconds nan", "predict --top 0 x.png"]
+)
+def test_numbers_that_mean_nothing_are_refused_before_anything_is_done(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words.split())
+    assert "error: argument --" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from autoformer.errors import ExportError
+from autoformer.errors import CheckpointError, ExportError
 from autoformer.export.artefacts import export_network
 from autoformer.export.engine_artefacts import in_profiles
 from autoformer.export.engine_builder import EngineConfig
@@ -143,6 +144,11 @@ def test_a_look_inside_an_export_finds_the_graph_and_times_layers(tmp_path: Path
     assert inside.layers.layers
     assert sum(time.share for time in inside.times) == pytest.approx(1.0)
     assert json.loads(json.dumps(inside.to_dict()))["plan"].endswith("model.fp32.plan")
+    written = {**artefact.made["config"], "timing_cache": str(tmp_path / "elsewhere")}
+    look_inside(plan, replace(artefact, made={**artefact.made, "config": written}), graph, twin=True, runs=1)
+    assert not (tmp_path / "elsewhere").exists(), "a manifest names no folder to write to"
+    with pytest.raises(CheckpointError, match="does not say with which settings"):
+        look_inside(plan, replace(artefact, made={}, input_shape=(1, 3, 16, 16)), graph, twin=True)
     answer = command("inspect", tmp_path / "out", "--top", "2")
     assert answer.code == 0, answer.err
     assert "attention in one kernel" in answer.out
@@ -187,4 +193,4 @@ def test_the_commands_export_score_refit_and_predict_engines(finished_run: Path,
     assert answer.code == 0, answer.err
     assert set(answer.json["latency"]["fp32"]) == {"refitted", "fixed"}
     answer = command("export", network, "--out", tmp_path / "onnx", "--format", "onnx", "--engine-batch", "8")
-    assert "engine_batches is about TensorRT engines" in answer.error
+    assert answer.error == "error: export: engine_batches is about TensorRT engines; add tensorrt to the formats"

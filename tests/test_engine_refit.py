@@ -53,12 +53,14 @@ def test_refitted_engine_gives_the_logits_of_the_finetuned_network(version: str,
 def test_whole_numbers_are_given_to_8_6_as_it_keeps_them(graph: Path, install: Install) -> None:
     install("8.6.1")
     shape = numpy_helper.from_array(np.array([-1, 4], np.int64), "shape")
+    ends = [numpy_helper.from_array(np.array([end], np.int64), name) for name, end in (("from", 0), ("to", 2**63 - 1), ("of", 1))]
     nodes = (
-        helper.make_node("Reshape", ["images", "shape"], ["x"], name="reshape"),
+        helper.make_node("Slice", ["images", "from", "to", "of"], ["all"], name="slice"),
+        helper.make_node("Reshape", ["all", "shape"], ["x"], name="reshape"),
         helper.make_node("MatMul", ["x", "w"], ["logits"], name="product"),
     )
-    built = build(write_graph(graph, nodes=nodes, stored=(shape,)))
-    finetuned = write_graph(graph.with_name("finetuned.onnx"), weight=FINETUNED, nodes=nodes, stored=(shape,))
+    built = build(write_graph(graph, nodes=nodes, stored=(shape, *ends)))
+    finetuned = write_graph(graph.with_name("finetuned.onnx"), weight=FINETUNED, nodes=nodes, stored=(shape, *ends))
     refitted = refit_engine(built.path, finetuned, graph.with_name("out.plan"), sha256=built.sha256)
     with Engine.load(refitted.path, sha256=refitted.sha256) as engine:
         np.testing.assert_allclose(engine(IMAGES), IMAGES.reshape(8, 4) @ FINETUNED, rtol=1e-5)

@@ -115,10 +115,10 @@ def test_no_memory_says_what_to_do_and_leaves_nothing(graph: Path, install: Inst
         np.testing.assert_allclose(engine(IMAGES[:2]), EXPECTED[:2], rtol=1e-5)
 
 
-def with_manifest(built: BuiltEngine) -> None:
+def with_manifest(built: BuiltEngine, *, without: str = "") -> None:
     artefact = Artefact(
         format="tensorrt", precision="fp32", status="exported", reason="equal", file=built.path.name, sha256=built.sha256,
-        made=built.made(),
+        made={key: value for key, value in built.made().items() if key != without},
     )  # fmt: skip
     preprocessing = Preprocessing(image_size=2, in_chans=1, mean=(0.0,), std=(1.0,))
     Manifest(artefacts=(artefact,), classes=("a", "b", "c"), preprocessing=preprocessing, params=12).save(built.path.parent)
@@ -144,6 +144,15 @@ def test_a_plan_of_elsewhere_is_not_loaded(
     install(**here)
     with pytest.raises(CheckpointError, match=message):
         Engine.load(built.path, sha256=built.sha256 if digest_given else None)
+
+
+@pytest.mark.parametrize("key", ["tensorrt", "gpu", "compute_capability"])
+def test_a_plan_is_not_loaded_when_the_manifest_leaves_out_what_it_was_built_for(key: str, graph: Path, install: Install) -> None:
+    install()
+    built = build(graph)
+    with_manifest(built, without=key)
+    with pytest.raises(CheckpointError, match=f"does not say for which {key} .*; build it again on this device"):
+        Engine.load(built.path)
 
 
 def test_a_plan_that_tensorrt_itself_refuses_names_the_way_out(graph: Path, install: Install) -> None:

@@ -72,10 +72,11 @@ def test_a_file_without_a_place_for_the_table_says_which_lines_it_needs() -> Non
 
 
 def test_text_from_a_device_cannot_break_the_table_or_bring_markup() -> None:
-    row = RanOn("a | b", "<script>alert(1)</script>", "[link](http://x)\n# head", "2026-11-22")
+    row = RanOn("a | b\x1b[31m\u202e", "<script>alert(1)</script>", "[link](http://x)\n# head", "2026-11-22")
     table = add_rows(f"{BEGIN}\n{END}", [row]).splitlines()
     assert len(table) == 5  # marks, head, rule and one row
     assert "<script>" not in table[3]
+    assert table[3].isprintable()
     assert "[link]" not in table[3]
     assert table[3].replace("\\|", "").count("|") == 5
 
@@ -87,6 +88,11 @@ def test_text_from_a_device_cannot_break_the_table_or_bring_markup() -> None:
         ({"device": {}}, "is damaged"),
         ({"created": "yesterday"}, "command, bundle or date cannot be read"),
         ({"versions": 3}, "is damaged"),
+        ({"created": "9999-99-99"}, "command, bundle or date cannot be read"),
+        ({"command": "rm"}, "command, bundle or date cannot be read"),
+        ({"device": {**DEVICE.to_dict(), "cpu": None}}, "expected names and a number of cores"),
+        ({"answer": {"artefacts": {"onnx fp32": 3}}}, "its artefacts are no facts by name"),
+        ({"answer": {"artefacts": {"onnx fp32": {"status": "as promised"}}, "budget": [1]}}, "its budget are no facts by name"),
     ],
 )
 def test_a_foreign_or_damaged_result_is_refused_in_one_line(tmp_path: Path, change: dict[str, Any], said: str) -> None:

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from autoformer.errors import CheckpointError, ExportError, MeasurementError, MissingPackageError
 from autoformer.export import trtexec as trtexec_module
 from autoformer.export.engine_builder import PRECISIONS, EngineConfig
+from autoformer.export.manifest import sha256_of
 from autoformer.export.trtexec import Trtexec
 from autoformer.export.trtexec_output import check_summary, read_log, read_times, read_version
 from autoformer.profiling.device import DeviceFacts
@@ -146,9 +147,25 @@ def test_each_version_is_told_the_precision_in_its_own_flags(
     assert flags["--memPoolSize"] == "workspace:512"
     assert flags["--builderOptimizationLevel"] == "4"
     assert {"--refit", "--skipInference"} <= set(flags)
-    assert (tmp_path / "cache" / f"timing_trtexec{version}.cache").read_text() == "model.onnx\n"
+    assert (tmp_path / "cache" / f"timing_orin_trtexec{version}.cache").read_text() == "model.onnx\n"
     assert (made["tensorrt"], made["gpu"], made["built_with"]) == (version, "Orin", f"trtexec {version}")
     assert any("INT64" in warning for warning in made["warnings"])
+
+
+def test_gpus_have_timing_caches_of_their_own_and_the_record_says_what_a_build_changed(tmp_path: Path, graph: Path) -> None:
+    config = EngineConfig(timing_cache=tmp_path / "timing")
+
+    def cached(gpu: str) -> dict[str, str | None]:
+        program = Trtexec.find(write_trtexec(tmp_path / "bin", gpu=gpu))
+        found: dict[str, str | None] = program.build(graph, tmp_path / "x.plan", config, **INPUT)["timing_cache"]
+        return found
+
+    first, second, other = cached("NVIDIA H200"), cached("NVIDIA H200"), cached("Orin")
+    assert first["file"] == second["file"] == "timing_nvidia-h200_trtexec10.3.0.cache"
+    assert (first["before"], second["before"]) == (None, first["after"])
+    assert second["after"] == sha256_of(tmp_path / "timing" / str(second["file"]))
+    assert other["file"] == "timing_orin_trtexec10.3.0.cache"
+    assert other["before"] is None
 
 
 def test_layers_that_the_file_computes_in_fp32_are_held_there_by_8_6(tmp_path: Path) -> None:
