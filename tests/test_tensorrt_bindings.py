@@ -10,7 +10,6 @@ import ast
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from tests import tensorrt_bindings
 from tests.fake_cuda import FakeCuda
 from tests.strict_module import check_call
 from tests.tensorrt_bindings import LISTED, LISTING, REAL, WHEELS, listing_of
+from tests.test_bundle import python310
 
 ROOT = Path(__file__).parent.parent
 FOLDER = Path(os.environ.get("AUTOFORMER_TENSORRT_BINDINGS") or tensorrt_bindings.FOLDER)
@@ -201,8 +201,7 @@ except MeasurementError as error:
 
 @pytest.mark.slow
 def test_real_libraries_of_8_6_offer_what_the_listing_says_and_name_a_missing_gpu() -> None:
-    known = [shutil.which("python3.10"), *map(str, Path.home().glob(".pyenv/versions/3.10.*/bin/python"))]
-    python = next((path for path in known if path), None)
+    python = python310()
     if python is None or not (FOLDER / REAL / "lib").is_dir():
         pytest.skip(f"needs Python 3.10 and the libraries: python -m tests.tensorrt_bindings {FOLDER} --real-8.6")
     program = """
