@@ -4,7 +4,7 @@ A machine is some per cent faster or slower from one half minute to the next (fr
 alike; what a table says about them relative to each other stays. A limit in milliseconds means them as the table does. So a few
 networks of the table, the anchors, are measured in the same rounds, and every time is divided by the median of theirs now to
 then. A machine that differs by more than `REACH` is not drifting but another one (its power mode was changed, say): its raw
-times count, and the table is wrong about it.
+times count, and the table is wrong about it. (A guest on a busy host was seen at 0.80 to 0.96 of its table within ten minutes.)
 """
 
 from __future__ import annotations
@@ -12,12 +12,25 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from autoformer.architecture import Architecture
-from autoformer.profiling.latency_table import LatencyTable
+
+if TYPE_CHECKING:
+    from autoformer.profiling.latency_table import LatencyTable
 
 ANCHORS = 6  # networks of the table that run beside the others
-REACH = 0.15  # of the pace either way, relative
+REACH = 0.30  # of the pace either way, relative
+MEDIAN_OF_NORMAL = math.sqrt(math.pi / 2)  # a median's standard error over a mean's, of many normal values
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How much longer than in the table its networks take now."""
+
+    factor: float = 1.0
+    error: float = 0.0  # standard error of the factor, relative, from how the networks differ in it
 
 
 def anchors_of(
@@ -29,9 +42,12 @@ def anchors_of(
     return [network.architecture for network in networks[:count]]
 
 
-def pace_of(table: LatencyTable, now_ms: Mapping[Architecture, float]) -> float:
-    """How much longer than in the table its networks take now, as a factor; 1 beyond `REACH`, and where there are none."""
+def pace_of(table: LatencyTable, now_ms: Mapping[Architecture, float]) -> Pace:
+    """The pace of the networks whose times are given; 1 beyond `REACH`, and where there are none."""
     then = {network.architecture: network.measured_ms for network in table.networks}
     ratios = [time_ms / then[network] for network, time_ms in now_ms.items()]
-    pace = statistics.median(ratios) if ratios else 1.0
-    return pace if abs(math.log(pace)) <= math.log(1 + REACH) else 1.0
+    factor = statistics.median(ratios) if ratios else 1.0
+    if abs(math.log(factor)) > math.log(1 + REACH):
+        return Pace()
+    spread = statistics.stdev(ratios) if len(ratios) > 1 else 0.0
+    return Pace(factor, MEDIAN_OF_NORMAL * spread / factor / math.sqrt(max(1, len(ratios))))

@@ -39,6 +39,7 @@ class Timing:
     runs: int
     verdict: Verdict
     pace: float = 1.0  # what the clock showed is this many times as much: the table's own networks beside it, now to then
+    pace_error: float = 0.0  # its standard error, relative; the interval does not hold it
     instances_ms: tuple[float, ...] = ()  # by the clock, of each opening that was joined into this; where its pages lie matters
 
     def status(self, limit_ms: float) -> str:
@@ -86,6 +87,7 @@ class FinalistNetwork:
             "high_ms": timing.high_ms,
             "runs": timing.runs,
             "pace": timing.pace,
+            "pace_error": timing.pace_error,
             "instances_ms": list(timing.instances_ms),
             "verdict": {"level": timing.verdict.level, "reasons": list(timing.verdict.reasons)},
             "error": self.error,
@@ -106,6 +108,9 @@ class FinalistNetwork:
         pace = values.get("pace", 1.0)
         if not isinstance(pace, int | float) or not 0 < pace < math.inf:
             raise ValueError(f"a pace of {str(pace)[:40]}")
+        pace_error = values.get("pace_error", 0.0)
+        if not isinstance(pace_error, int | float) or not 0 <= pace_error < math.inf:
+            raise ValueError(f"a pace known to {str(pace_error)[:40]}")
         openings = values.get("instances_ms", [])
         if not all(isinstance(time, int | float) and 0 < time < math.inf for time in openings):
             raise ValueError(f"openings of {str(openings)[:80]} ms")
@@ -122,6 +127,7 @@ class FinalistNetwork:
                 runs=values["runs"],
                 verdict=verdict,
                 pace=pace,
+                pace_error=pace_error,
                 instances_ms=tuple(openings),
             ),
         )
@@ -181,7 +187,11 @@ class LatencyAnswer:
         first = self.rounds[0].chosen.architecture
         instead = "" if first == self.architecture else f", chosen instead of {first.slug}"
         timing = self.chosen.timing
-        pace = "" if timing.pace == 1 else f", at the table's pace; the machine takes {timing.pace:.3f} times as long just now"
+        pace = (
+            ""
+            if timing.pace == 1
+            else f", at the table's pace; the machine takes {timing.pace:.3f} times as long just now, known to {100 * timing.pace_error:.2g} %"
+        )
         return (
             f"latency {self.status}: {name}{instead} takes {timing.measured_ms:.4g} ms (predicted "
             f"{self.chosen.predicted_ms:.4g}, {100 * self.chosen.error:+.1f} %{pace}); {self.reason} ({self.qualification})"

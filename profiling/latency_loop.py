@@ -319,12 +319,13 @@ def measure_networks(
         one = steady[str(architecture)]
         low, high = interval_of(one.samples_ms, meaning.statistic) or (None, None)
         found[architecture] = Timing(
-            measured_ms=one.stats.value(meaning.statistic) / pace,
-            low_ms=None if low is None else low / pace,
-            high_ms=None if high is None else high / pace,
+            measured_ms=one.stats.value(meaning.statistic) / pace.factor,
+            low_ms=None if low is None else low / pace.factor,
+            high_ms=None if high is None else high / pace.factor,
             runs=one.stats.n,
             verdict=one.verdict,
-            pace=pace,
+            pace=pace.factor,
+            pace_error=pace.error,
             instances_ms=one.instances_ms,
         )
     return found

@@ -2,7 +2,7 @@
 
 Weights are fresh, because latency does not depend on their values. Graphs that are already in the folder are used again,
 so an interrupted measurement goes on where its exports stopped; the timing itself is always made in one piece, all networks
-in every round, each opened twice (`instances.py`), and what befell all of them alike is taken out of it (`drift.py`).
+in every round, each opened four times (`instances.py`), and what befell all of them alike is taken out of it (`drift.py`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from autoformer.profiling.pass_file import PassFile
 from autoformer.profiling.statistics import interval_of
 from autoformer.space import SearchSpace
 
-INSTANCES = 2  # openings of each network
+INSTANCES = 4  # openings of each network
 SAME_DEVICE = ("cpu", "cores", "gpus", "versions")  # what must be as it was for an interrupted measurement to go on
 POOL = 4096  # architectures the design chooses from
 Choice = TypeVar("Choice", int, float)

@@ -166,12 +166,23 @@ def test_anchors_are_the_tables_networks_nearest_in_time_that_are_not_measured_a
 
 @pytest.mark.parametrize(
     ("ratios", "pace"),
-    [((1.1, 1.05, 0.9), 1.05), ((0.9, 0.9, 0.95), 0.9), ((1.3, 1.4, 1.2), 1.0), ((0.5, 0.6, 0.7), 1.0), ((), 1.0)],
+    [((1.1, 1.05, 0.9), 1.05), ((0.9, 0.9, 0.95), 0.9), ((1.4, 1.5, 1.3), 1.0), ((0.5, 0.6, 0.7), 1.0), ((), 1.0)],
 )
 def test_the_pace_is_the_median_ratio_unless_the_machine_is_another_one(ratios: Sequence[float], pace: float) -> None:
     table = table_of(truth)
     now = {network.architecture: ratio * network.measured_ms for network, ratio in zip(table.networks, ratios, strict=False)}
-    assert pace_of(table, now) == pytest.approx(pace)
+    assert pace_of(table, now).factor == pytest.approx(pace)
+
+
+def test_the_pace_is_known_as_well_as_a_median_of_networks_that_differ() -> None:
+    table = table_of(truth)
+    now = {
+        network.architecture: ratio * network.measured_ms for network, ratio in zip(table.networks, (0.9, 1.0, 1.1), strict=False)
+    }
+    assert pace_of(table, now).error == pytest.approx(1.2533 * 0.1 / 3**0.5, rel=1e-4)  # sqrt(pi / 2), and the spread is 0.1
+    alone = {table.networks[0].architecture: 1.1 * table.networks[0].measured_ms}
+    assert pace_of(table, alone).error == 0
+    assert pace_of(table, {}).error == 0
 
 
 def fake_measure(factor: float, seen: list[Sequence[str]]) -> Callable[..., dict[str, Measurement]]:
@@ -222,15 +233,23 @@ def test_finalists_are_measured_at_the_tables_pace(factor: float, pace: float, m
 def test_the_pace_stands_in_the_answers_file_and_its_words(tmp_path: Path) -> None:
     class Slow(Measurer):
         def __call__(self, wanted: Sequence[Architecture]) -> Mapping[Architecture, Timing]:
-            return {network: replace(timing, pace=1.04) for network, timing in super().__call__(wanted).items()}
+            return {network: replace(timing, pace=1.04, pace_error=0.005) for network, timing in super().__call__(wanted).items()}
 
     answer = answered(tmp_path, table_of(truth), Slow())
-    assert "the machine takes 1.040 times as long just now" in str(answer)
+    assert "the machine takes 1.040 times as long just now, known to 0.5 %" in str(answer)
     read = LatencyAnswer.load(tmp_path)
     assert read == answer
     assert {network.timing.pace for taken in read.rounds for network in taken.networks} == {1.04}
-    values = answer.to_dict()
-    for pace in (0, -1, "fast", None):
-        values["rounds"][0]["networks"][0]["pace"] = pace
-        with pytest.raises(CheckpointError, match="a pace of"):
+    assert {network.timing.pace_error for taken in read.rounds for network in taken.networks} == {0.005}
+    for name, impossible in (
+        ("pace", 0),
+        ("pace", -1),
+        ("pace", "fast"),
+        ("pace", None),
+        ("pace_error", -1),
+        ("pace_error", "well"),
+    ):
+        values = answer.to_dict()
+        values["rounds"][0]["networks"][0][name] = impossible
+        with pytest.raises(CheckpointError, match="a pace (of|known to)"):
             LatencyAnswer.from_dict(values)
