@@ -187,11 +187,10 @@ class LatencyAnswer:
         first = self.rounds[0].chosen.architecture
         instead = "" if first == self.architecture else f", chosen instead of {first.slug}"
         timing = self.chosen.timing
-        pace = (
-            ""
-            if timing.pace == 1
-            else f", at the table's pace; the machine takes {timing.pace:.3f} times as long just now, known to {100 * timing.pace_error:.2g} %"
-        )
+        pace = ""
+        if timing.pace != 1:
+            known = f"{timing.pace:.3f} times as long just now, known to {100 * timing.pace_error:.2g} %"
+            pace = f", at the table's pace; the machine takes {known}"
         return (
             f"latency {self.status}: {name}{instead} takes {timing.measured_ms:.4g} ms (predicted "
             f"{self.chosen.predicted_ms:.4g}, {100 * self.chosen.error:+.1f} %{pace}); {self.reason} ({self.qualification})"

@@ -251,5 +251,5 @@ def test_the_pace_stands_in_the_answers_file_and_its_words(tmp_path: Path) -> No
     ):
         values = answer.to_dict()
         values["rounds"][0]["networks"][0][name] = impossible
-        with pytest.raises(CheckpointError, match="a pace (of|known to)"):
+        with pytest.raises(CheckpointError, match=r"a pace (of|known to)"):
             LatencyAnswer.from_dict(values)
