@@ -2,8 +2,10 @@
 
 Latency is a sum of loads, each with a price that is never negative: a constant, the blocks, the multiply-adds, and the values
 that operations beside the matrix products go over one by one: attention weights (softmax), hidden channels (GELU), residual
-channels (normalisations and sums), each over all tokens and blocks. Which loads tell most depends on the device and on the sizes
-of the space: large networks on a GPU may be all blocks, small ones on a CPU all activations.
+channels (normalisations and sums), each over all tokens and blocks; the channels of attention, which are split into heads and
+joined again; and the weights, which are read once however few the tokens. Which loads tell most depends on the device and on
+the sizes of the space: large networks on a GPU may be all blocks, small ones on a CPU all activations. A kind with `× shape`
+has a smooth factor of width, depth and image size on top (`shape_factors.py`).
 
 Of one width, depth and image size every load is linear in the heads and hidden channels of all blocks together, so a limit on
 latency leaves a region that is drawn from exactly (`LinearLatency`).
@@ -20,6 +22,7 @@ import numpy as np
 
 from autoformer.architecture import Architecture
 from autoformer.cost import linear_costs
+from autoformer.profiling.shape_factors import Shape, ShapeFactors
 from autoformer.space import SearchSpace
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
@@ -31,6 +34,8 @@ PRICES = {  # of each load: the name of its coefficient, and how people say it
     "attention": ("ms_per_mega_attention", "ms per million attention weights"),
     "hidden": ("ms_per_mega_hidden", "ms per million hidden values"),
     "residual": ("ms_per_mega_residual", "ms per million residual values"),
+    "channels": ("ms_per_mega_channel", "ms per million attention channels"),
+    "weights": ("ms_per_mega_weight", "ms per million weights"),
     "flops": ("ms_per_gflop", "ms per GFLOP"),
 }
 ACTIVATIONS = ("attention", "hidden", "residual")
@@ -40,9 +45,20 @@ KINDS: dict[str, tuple[str, ...]] = {  # the plainer before the others
     "activations": ACTIVATIONS,
     "activations+flops": (*ACTIVATIONS, "flops"),
     "depth+activations+flops": ("depth", *ACTIVATIONS, "flops"),
+    "channels+weights+flops": ("channels", "weights", "flops"),
+    "activations+channels+weights+flops": (*ACTIVATIONS, "channels", "weights", "flops"),
+}
+SHAPED = " × shape"
+KINDS |= {
+    kind + SHAPED: KINDS[kind]
+    for kind in ("constant+depth+flops", "activations+flops", "channels+weights+flops", "activations+channels+weights+flops")
 }
 TO_SPARE = 2  # networks beyond coefficients that a fit needs: one to leave out, one more
-FEWEST = {kind: max(len(loads) + TO_SPARE, 2 * len(loads)) for kind, loads in KINDS.items()}
+FEWEST_SHAPED = 12
+FEWEST = {
+    kind: max(len(loads) + TO_SPARE, 2 * len(loads), FEWEST_SHAPED if kind.endswith(SHAPED) else 0)
+    for kind, loads in KINDS.items()
+}
 SAME = 0.0005  # left-out errors this near each other are not told apart, whatever their scatter
 
 
@@ -50,20 +66,27 @@ def loads_of(embed: int, depth: int, image_size: int, space: SearchSpace) -> dic
     """Each load of the networks of one width, depth and image size; FLOPs in 1e9, values in 1e6."""
     grid = image_size // space.patch_size
     tokens = grid**2 + 1
-    without, per_head, per_hidden = linear_costs(embed, depth, grid, space)[1]
+    params, flops = linear_costs(embed, depth, grid, space)
     return {
         "constant": (1.0, 0.0, 0.0),
         "depth": (float(depth), 0.0, 0.0),
         "attention": (0.0, tokens**2 / 1e6, 0.0),
         "hidden": (0.0, 0.0, tokens / 1e6),
         "residual": (depth * embed * tokens / 1e6, 0.0, 0.0),
-        "flops": (without / 1e9, per_head / 1e9, per_hidden / 1e9),
+        "channels": (0.0, space.head_dim * tokens / 1e6, 0.0),
+        "weights": (params[0] / 1e6, params[1] / 1e6, params[2] / 1e6),
+        "flops": (flops[0] / 1e9, flops[1] / 1e9, flops[2] / 1e9),
     }
 
 
 def load(terms: Terms, architecture: Architecture) -> float:
     """What the terms of an architecture's width, depth and image size come to with its heads and hidden channels."""
     return terms[0] + terms[1] * sum(architecture.num_heads) + terms[2] * sum(architecture.hidden_dims)
+
+
+def shape_of(architecture: Architecture, space: SearchSpace) -> Shape:
+    """What a shape factor depends on."""
+    return architecture.embed_dim, architecture.depth, space.image_size_of(architecture)
 
 
 def features(kind: str, architectures: Sequence[Architecture], space: SearchSpace) -> Numbers:
@@ -84,6 +107,7 @@ class Fit:
     times: Numbers
     predicted: Numbers
     left_out: Numbers
+    shapes: ShapeFactors | None = None  # of a kind with a factor of the shape
 
     @classmethod
     def of(cls, kind: str, architectures: Sequence[Architecture], space: SearchSpace, times: Numbers) -> Fit | None:
@@ -103,8 +127,23 @@ class Fit:
         if any(np.linalg.matrix_rank(loads[rows]) < loads.shape[1] for rows in others):
             return None
         whole = solve(slice(None))
-        left_out = np.array([loads[index] @ solve(rows) for index, rows in enumerate(others)])
-        return cls(kind, tuple(float(price) for price in whole / scale), times, loads @ whole, left_out)
+        predicted, without = loads @ whole, [loads @ solve(rows) for rows in others]
+        left_out = np.array([guess[index] for index, guess in enumerate(without)])
+        prices = tuple(float(price) for price in whole / scale)
+        if not kind.endswith(SHAPED):
+            return cls(kind, prices, times, predicted, left_out)
+        if not all((guess > 0).all() for guess in (predicted, *without)):
+            return None
+        shapes = [shape_of(architecture, space) for architecture in architectures]
+
+        def factors(guess: Numbers, rows: Numbers) -> ShapeFactors:
+            seen = [shape for shape, used in zip(shapes, rows, strict=True) if used]
+            return ShapeFactors.fitted(seen, (times[rows] / guess[rows]).tolist())
+
+        found = factors(predicted, np.ones(len(times), dtype=bool))
+        for index, (guess, rows) in enumerate(zip(without, others, strict=True)):
+            left_out[index] *= factors(guess, rows)(shapes[index])
+        return cls(kind, prices, times, predicted * np.array([found(shape) for shape in shapes]), left_out, found)
 
     @property
     def coefficients(self) -> dict[str, float]:
@@ -151,6 +190,10 @@ def kept_of(fits: Mapping[str, Fit]) -> Fit:
     return kept
 
 
-def in_words(kind: str, coefficients: Mapping[str, float]) -> str:
+def in_words(kind: str, coefficients: Mapping[str, float], shapes: ShapeFactors | None = None) -> str:
     """The formula as people read it."""
-    return " + ".join(f"{coefficients[PRICES[load][0]]:.3g} {PRICES[load][1]}" for load in KINDS[kind])
+    sums = " + ".join(f"{coefficients[PRICES[load][0]]:.3g} {PRICES[load][1]}" for load in KINDS[kind])
+    if shapes is None:
+        return sums
+    least, most = shapes.range()
+    return f"({sums}) × {least:.3g} to {most:.3g} by width, depth and image size"

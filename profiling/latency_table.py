@@ -34,13 +34,17 @@ from autoformer.cost import (
 from autoformer.errors import ArchitectureError, AutoformerError, BudgetError, CheckpointError, MeasurementError
 from autoformer.profiling.anchors import ANCHORS, MEDIAN_OF_NORMAL
 from autoformer.profiling.device import DeviceFacts
-from autoformer.profiling.latency_models import KINDS, PRICES, Terms, fits_of, in_words, kept_of, load, loads_of
+from autoformer.profiling.latency_models import KINDS, PRICES, SHAPED, Terms, fits_of, in_words, kept_of, load, loads_of
 from autoformer.profiling.measured_networks import LeftOutErrors, MeasuredNetwork
 from autoformer.profiling.rank_agreement import NEAR, RankAgreement, rank_agreement, standard_error
+from autoformer.profiling.shape_factors import ShapeFactors
 from autoformer.space import SearchSpace
 
-FORMAT = "autoformer/latency-table/2"
-OLDER = ("autoformer/latency-table/1",)  # without intervals, instances, orders and why it has so many networks
+FORMAT = "autoformer/latency-table/3"
+OLDER = (
+    "autoformer/latency-table/1",  # without intervals, instances, orders and why it has so many networks
+    "autoformer/latency-table/2",  # without shape factors
+)
 MIN_NETWORKS = 4  # two coefficients, one network left out, one to spare
 REACH = 0.05  # FLOPs may lie this far outside the measured range, relative
 
@@ -58,6 +62,7 @@ class LatencyTable:
     created: str  # ISO 8601, UTC
     compared: Mapping[str, LeftOutErrors] = field(default_factory=dict)  # by kind, of all that were fitted
     stopped: str = ""  # why no more networks were measured
+    shapes: ShapeFactors | None = None  # on top of the formula, for kinds that have it
 
     # --- making --------------------------------------------------------------------------------------------------
 
@@ -124,6 +129,7 @@ class LatencyTable:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             compared={name: LeftOutErrors.of(fit) for name, fit in fits.items()},
             stopped=stopped,
+            shapes=kept.shapes,
         )
 
     # --- using ---------------------------------------------------------------------------------------------------
@@ -157,7 +163,8 @@ class LatencyTable:
             loads = loads_of(embed_dim, depth, image_size, self.space)
             prices = [(self.coefficients[PRICES[name][0]], loads[name]) for name in KINDS[self.kind]]
             base, per_head, per_hidden = (sum(price * terms[index] for price, terms in prices) for index in range(3))
-            self._terms[place] = (base, per_head, per_hidden)
+            factor = 1.0 if self.shapes is None else self.shapes(place)
+            self._terms[place] = (factor * base, factor * per_head, factor * per_hidden)
         return self._terms[place]
 
     @cached_property
@@ -236,7 +243,7 @@ class LatencyTable:
     @property
     def model(self) -> str:
         """The fitted formula in words."""
-        return in_words(self.kind, self.coefficients)
+        return in_words(self.kind, self.coefficients, self.shapes)
 
     def __str__(self) -> str:
         others = [
@@ -263,6 +270,7 @@ class LatencyTable:
             "space": self.space.to_dict(),
             "qualification": asdict(self.qualification),
             "coefficients": dict(self.coefficients),
+            "shapes": None if self.shapes is None else asdict(self.shapes),
             "compared": {kind: asdict(errors) for kind, errors in self.compared.items()},
             "networks": [network.to_dict() for network in self.networks],
             "left_out": {
@@ -303,6 +311,7 @@ class LatencyTable:
                     name: LeftOutErrors(**errors) for name, errors in values.get("compared", {}).items()
                 },  # none in old files
                 stopped=str(values.get("stopped", "")),
+                shapes=ShapeFactors.from_dict(values["shapes"]) if kind.endswith(SHAPED) else None,
             )
             prices = [price for name, price in table.coefficients.items() if name != "constant_ms"]
             if not (all(0 <= price < math.inf for price in prices) and any(prices)) or not math.isfinite(

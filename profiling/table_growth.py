@@ -28,8 +28,8 @@ FALLING = 0.1  # a step must lower the error by this share of it to be followed 
 def extended_design(space: SearchSpace, chosen: Sequence[Architecture], more: int, seed: int = 0) -> list[Architecture]:
     """`chosen` and up to `more` others, in rising order of FLOPs; fewer where the space has no more.
 
-    Each goes into the widest gap between two neighbours in FLOPs: of the drawn networks in the middle half of that gap the one
-    whose choices have been measured least often.
+    Each goes into the gap between two neighbours in FLOPs that holds most of the networks as a search draws them: of those in its
+    middle half the one whose choices have been measured least often.
     """
     rng = random.Random(f"extended {seed} {len(chosen)}")
     pool = {architecture: count_flops(architecture, space) for architecture in (space.sample(rng) for _ in range(POOL))}
@@ -39,10 +39,11 @@ def extended_design(space: SearchSpace, chosen: Sequence[Architecture], more: in
         free = {architecture: flops for architecture, flops in pool.items() if architecture not in found}
         if not free:
             break
+        ordered = sorted(free, key=lambda one: free[one])
         flops = sorted(count_flops(architecture, space) for architecture in found)
-        low, high = max(pairwise(flops), key=lambda pair: pair[1] - pair[0])
-        inside = [one for one, count in free.items() if low + (high - low) / 4 <= count <= high - (high - low) / 4]
-        near = inside or [min(free, key=lambda one: abs(free[one] - (low + high) / 2))]
+        between = [[one for one in ordered if low <= free[one] <= high] for low, high in pairwise(flops)]
+        widest = max(between, key=len) or ordered
+        near = widest[len(widest) // 4 : len(widest) - len(widest) // 4]
 
         def often(architecture: Architecture) -> float:
             own = choices_of(architecture)

@@ -13,6 +13,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from autoformer.architecture import Architecture
 from autoformer.cost import count_flops
 from autoformer.errors import MeasurementError
@@ -33,8 +35,10 @@ Choice = TypeVar("Choice", int, float)
 
 
 def designed_architectures(space: SearchSpace, count: int = 8, seed: int = 0) -> list[Architecture]:
-    """`count` architectures in rising order of FLOPs: the smallest, the largest, and others evenly between them by FLOPs.
+    """`count` architectures in rising order of FLOPs: the smallest, the largest, and others between them.
 
+    They stand where the networks of the space are: as many drawn networks lie between one and the next by FLOPs, but for a
+    quarter of them that are spread evenly, for limits where few networks are drawn.
     Among those of about the wanted FLOPs, the one with most choices not yet seen is taken, so that all choices appear as
     far as `count` networks can hold them. A network of mixed blocks, as a search draws them, goes before one whose blocks are
     much alike: on a CPU blocks of many shapes cost more than as many of one shape. Raises `MeasurementError` when `count` is
@@ -51,15 +55,16 @@ def designed_architectures(space: SearchSpace, count: int = 8, seed: int = 0) ->
         pool[architecture] = count_flops(architecture, space)
     chosen = [space.smallest, space.largest]
     seen = choices_of(space.smallest) | choices_of(space.largest)
-    low, high = (count_flops(architecture, space) for architecture in chosen)
-    step = (high - low) / (count - 1)
+    every = sorted([*pool.values(), *np.linspace(count_flops(chosen[0], space), count_flops(chosen[1], space), len(pool) // 3)])
     for index in range(1, count - 1):
-        wanted = low + index * step
+        least, wanted, most = (
+            every[round(place / (count - 1) * (len(every) - 1))] for place in (index - 0.25, index, index + 0.25)
+        )
         free = sorted((architecture for architecture in pool if architecture not in chosen), key=lambda a: abs(pool[a] - wanted))
         while not free:  # a small space, drawn again and again: every member turns up
             free = [architecture for architecture in (space.sample(rng),) if architecture not in chosen]
             pool.update((architecture, count_flops(architecture, space)) for architecture in free)
-        near = [architecture for architecture in free if abs(pool[architecture] - wanted) <= step / 4] or free[:1]
+        near = [architecture for architecture in free if least <= pool[architecture] <= most] or free[:1]
         best = max(near, key=lambda architecture: _news(architecture, seen, architecture in mixed))
         chosen.append(best)
         seen |= choices_of(best)
