@@ -22,7 +22,7 @@ from autoformer.cli.board_bundle import Answer, duration, whole
 from autoformer.cli.board_refit import inspect, refit
 from autoformer.cli.board_verify import predict, verify
 from autoformer.errors import AutoformerError
-from autoformer.profiling import clock_lock
+from autoformer.profiling.clock_lock import LOCK_HELP, LOCK_OPTION
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], Answer]] = {
     "verify": verify, "predict": predict, "bench": bench, "build": build, "refit": refit, "inspect": inspect,
@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--threads", type=whole, default=1, help="CPU threads")
         one.add_argument("--seconds", type=duration, default=3.0, help="measuring time per file")
         if name == "bench":
-            one.add_argument(clock_lock.OPTION, action="store_true", help=clock_lock.HELP)
+            one.add_argument(LOCK_OPTION, action="store_true", help=LOCK_HELP)
         one.add_argument("--out", type=Path, help="result file to write, for `autoformer report import` on another machine")
     return found
 

@@ -20,11 +20,11 @@ from autoformer.profiling.device import DeviceFacts
 
 BASE_CLOCK = 0xFFFFFF01  # NVML_CLOCK_LIMIT_ID_TDP
 NO_PERMISSION = 4  # NVML_ERROR_NO_PERMISSION
-OPTION = "--lock-clocks"
-HELP = "hold the GPU's clock while it is measured; needs sudo, and frees it afterwards"
-NOT_HERE = f"{OPTION} is for what runs on an NVIDIA GPU, and nothing that is measured here does; leave it out"
-ON_A_JETSON = f"a Jetson's clocks are locked by its own program; run `sudo jetson_clocks` first and leave {OPTION} out"
-NO_LIBRARY = f"{OPTION} needs NVIDIA's management library: pip install nvidia-ml-py, or leave it out"
+LOCK_OPTION = "--lock-clocks"
+LOCK_HELP = "hold the GPU's clock while it is measured; needs sudo, and frees it afterwards"
+NOT_HERE = f"{LOCK_OPTION} is for what runs on an NVIDIA GPU, and nothing that is measured here does; leave it out"
+ON_A_JETSON = f"a Jetson's clocks are locked by its own program; run `sudo jetson_clocks` first and leave {LOCK_OPTION} out"
+NO_LIBRARY = f"{LOCK_OPTION} needs NVIDIA's management library: pip install nvidia-ml-py, or leave it out"
 ENDINGS = ("SIGTERM", "SIGHUP")  # a scheduler's wish, and a terminal that was closed; Ctrl-C is an exception already
 
 
@@ -48,7 +48,7 @@ def locked_clocks(device: DeviceFacts) -> Iterator[DeviceFacts]:
         nvml.nvmlInit()
         handle = nvml.nvmlDeviceGetHandleByIndex(0)
     except nvml.NVMLError as error:
-        raise MeasurementError(f"the clocks of {name} cannot be locked ({error}); leave {OPTION} out") from error
+        raise MeasurementError(f"the clocks of {name} cannot be locked ({error}); leave {LOCK_OPTION} out") from error
     with _endings_raise():
         refused = False
         try:
@@ -75,8 +75,8 @@ def _free(nvml: Any, handle: Any, name: str) -> None:
 
 def _refusal(name: str, error: Exception) -> str:
     if getattr(error, "value", None) == NO_PERMISSION:
-        return f"the clocks of {name} may be locked by an administrator only; run the command with sudo, or leave {OPTION} out"
-    return f"the clocks of {name} cannot be locked ({error}); leave {OPTION} out"
+        return f"the clocks of {name} may be locked by an administrator only; run the command with sudo, or leave {LOCK_OPTION} out"
+    return f"the clocks of {name} cannot be locked ({error}); leave {LOCK_OPTION} out"
 
 
 @contextmanager
