@@ -340,8 +340,9 @@ def _followed(command: Sequence[str], listener: Listener | None) -> tuple[int, s
     said = []
     try:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, errors="replace"
-        )
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, encoding="utf-8",
+            errors="replace",
+        )  # fmt: skip
     except OSError as error:
         raise _not_started(command, error) from error
     with process:

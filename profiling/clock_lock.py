@@ -75,7 +75,7 @@ def _free(nvml: Any, handle: Any, name: str) -> None:
 
 def _refusal(name: str, error: Exception) -> str:
     if getattr(error, "value", None) == NO_PERMISSION:
-        return f"the clocks of {name} may be locked by an administrator only; run the command with sudo, or leave {LOCK_OPTION} out"
+        return f"the clocks of {name} may be locked by an administrator only; run this with sudo, or leave {LOCK_OPTION} out"
     return f"the clocks of {name} cannot be locked ({error}); leave {LOCK_OPTION} out"
 
 

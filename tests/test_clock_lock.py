@@ -101,7 +101,7 @@ def test_under_nohup_a_closed_terminal_stops_nothing(nvml: Nvml, ending: signal.
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (4, "Test GPU may be locked by an administrator only; run the command with sudo, or leave --lock-clocks out"),
+        (4, "Test GPU may be locked by an administrator only; run this with sudo, or leave --lock-clocks out"),
         (3, r"Test GPU cannot be locked \(Not Supported\); leave --lock-clocks out"),
     ],
 )
