@@ -22,6 +22,7 @@ from autoformer.cli.board_bundle import Answer, duration, whole
 from autoformer.cli.board_refit import inspect, refit
 from autoformer.cli.board_verify import predict, verify
 from autoformer.errors import AutoformerError
+from autoformer.profiling.clock_lock import LOCK_HELP, LOCK_OPTION
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], Answer]] = {
     "verify": verify, "predict": predict, "bench": bench, "build": build, "refit": refit, "inspect": inspect,
@@ -79,6 +80,8 @@ def parser() -> argparse.ArgumentParser:
             continue
         one.add_argument("--threads", type=whole, default=1, help="CPU threads")
         one.add_argument("--seconds", type=duration, default=3.0, help="measuring time per file")
+        if name == "bench":
+            one.add_argument(LOCK_OPTION, action="store_true", help=LOCK_HELP)
         one.add_argument("--out", type=Path, help="result file to write, for `autoformer report import` on another machine")
     return found
 

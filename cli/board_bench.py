@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,13 @@ from autoformer.cli.board_bundle import Answer, Bundle
 from autoformer.errors import CheckpointError, MeasurementError, MissingPackageError
 from autoformer.export.engine_artefacts import checked_trtexec, trtexec_of
 from autoformer.export.manifest import Artefact
+from autoformer.export.trtexec import Listener, Trtexec, TrtexecTimes
 from autoformer.profiling.backend import LatencyBackend
+from autoformer.profiling.clock_lock import NOT_HERE, locked_clocks
 from autoformer.profiling.device import DeviceFacts, GpuFacts
 from autoformer.profiling.measure import MeasureConfig, Measurement, measure
+from autoformer.profiling.sensors import MachineSensors, Reading, Sensors
+from autoformer.profiling.trtexec_conditions import watched
 from autoformer.profiling.trtexec_measurement import trtexec_measurement
 
 FORMAT = "autoformer/board/1"
@@ -33,8 +38,16 @@ def bench(arguments: argparse.Namespace) -> Answer:
     if arguments.out is not None:
         refuse_existing_file(arguments.out)
     bundle = Bundle.open(arguments.bundle)
-    taken, missing = measured(bundle, arguments)
-    answer = {"measurements": {name: entry.to_dict() for name, entry in taken.items()}, "not measured": missing}
+    with ExitStack() as stack:
+        device = DeviceFacts.collect()
+        if arguments.lock_clocks:
+            if not any(artefact.format == "tensorrt" for _, artefact in bundle.artefacts()):
+                raise MeasurementError(NOT_HERE)
+            device = stack.enter_context(locked_clocks(device))
+        taken, missing = measured(bundle, arguments, device=device)
+    answer: dict[str, Any] = {"measurements": {name: entry.to_dict() for name, entry in taken.items()}, "not measured": missing}
+    if clocks := {name: entry.gpu_clock for name, entry in taken.items() if entry.gpu_clock is not None}:
+        answer["GPU clock"] = clocks
     if arguments.out is not None:
         write_json(result_of("bench", bundle, answer), arguments.out)
     return answer, bool(taken)
@@ -79,10 +92,15 @@ def runtime_versions(bundle: Bundle) -> dict[str, str]:
 
 
 def measured(
-    bundle: Bundle, arguments: argparse.Namespace, only: str | None = None
+    bundle: Bundle, arguments: argparse.Namespace, only: str | None = None, device: DeviceFacts | None = None
 ) -> tuple[dict[str, Measurement], dict[str, str]]:
-    """Measurements by name, of the files of precision `only` where it is given, and why others are missing."""
+    """Measurements by name, of the files of precision `only` where it is given, and why others are missing.
+
+    `device` None collects the facts of this machine.
+    """
     missing: dict[str, str] = {}
+    facts, sensors = device or DeviceFacts.collect(), MachineSensors()
+    at_rest = sensors.read(0.0)
     visits: dict[str, Callable[[], Measurement]] = {}  # by trtexec
     with ExitStack() as stack:
         backends: dict[str, LatencyBackend] = {}
@@ -97,13 +115,15 @@ def measured(
             for row, cuda_graph in ((name, False), (f"{name} {WITH_GRAPH}", True)):
                 try:
                     if artefact.format == "tensorrt" and trtexec_of(artefact) is not None:
-                        visits[row] = _visit(row, path, artefact, batch, cuda_graph, arguments.seconds)
+                        program = checked_trtexec(path, artefact)
+                        timed = _by_trtexec(program, path, artefact, batch, cuda_graph, arguments.seconds)
+                        visits[row] = partial(_visit, row, artefact.precision, timed, facts, sensors, at_rest)
                     elif artefact.format == "tensorrt" or not cuda_graph:
                         backends[row] = stack.enter_context(_opened(path, artefact, batch, cuda_graph, arguments.threads))
                 except (MissingPackageError, MeasurementError, CheckpointError) as error:
                     missing[row] = str(error)
         config = MeasureConfig(min_s=arguments.seconds, max_s=4 * arguments.seconds)
-        taken = measure(backends, config) if backends else {}
+        taken = measure(backends, config, device=facts, sensors=sensors) if backends else {}
     for row, visit in visits.items():  # after the others are closed: trtexec wants the device for itself
         try:
             taken[row] = visit()
@@ -122,16 +142,28 @@ def _opened(path: Path, artefact: Artefact, batch: int, cuda_graph: bool, thread
     return OnnxRuntimeBackend(path, batch=batch, threads=threads, precision=artefact.precision)
 
 
-def _visit(row: str, path: Path, artefact: Artefact, batch: int, cuda_graph: bool, seconds: float) -> Callable[[], Measurement]:
-    program = checked_trtexec(path, artefact)
+def _by_trtexec(
+    program: Trtexec, path: Path, artefact: Artefact, batch: int, cuda_graph: bool, seconds: float
+) -> Callable[[Listener], TrtexecTimes]:
     assert artefact.input_name is not None, "an exported file has an input"
-    input_name = artefact.input_name
+    input_name, image_shape = artefact.input_name, [int(size) for size in artefact.input_shape[1:]]
 
-    def visit() -> Measurement:
-        times = program.time(
-            path, batch=batch, input_name=input_name, image_shape=[int(size) for size in artefact.input_shape[1:]],
-            fixed_batch=artefact.batch is not None, cuda_graph=cuda_graph, seconds=seconds,
+    def timed(listener: Listener) -> TrtexecTimes:
+        return program.time(
+            path, batch=batch, input_name=input_name, image_shape=image_shape, fixed_batch=artefact.batch is not None,
+            cuda_graph=cuda_graph, seconds=seconds, listener=listener,
         )  # fmt: skip
-        return trtexec_measurement(row, times, precision=artefact.precision)
 
-    return visit
+    return timed
+
+
+def _visit(
+    row: str,
+    precision: str,
+    timed: Callable[[Listener], TrtexecTimes],
+    device: DeviceFacts,
+    sensors: Sensors,
+    at_rest: Reading,
+) -> Measurement:
+    times, conditions = watched(timed, sensors, device, at_rest)
+    return trtexec_measurement(row, times, precision=precision, device=device, conditions=conditions)

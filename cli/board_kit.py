@@ -11,12 +11,14 @@ import argparse
 import json
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from autoformer.checkpoint import refuse_existing_file, sole_worker
 from autoformer.errors import AutoformerError, CheckpointError, ExportError, MeasurementError
 from autoformer.export.manifest import sha256_of
+from autoformer.profiling.clock_lock import LOCK_HELP, LOCK_OPTION, NOT_HERE, locked_clocks
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.kit import FILE_NAME, PRECISIONS, Kit
 from autoformer.profiling.kit_measurement import Rows, Setting, head_of, measure_setting, settings_of
@@ -35,10 +37,14 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     device = DeviceFacts.collect()
     work: Path = arguments.work or folder / WORK
     work.mkdir(parents=True, exist_ok=True)
-    with sole_worker(work):
+    with sole_worker(work), ExitStack() as stack:
+        if arguments.lock_clocks:
+            device = stack.enter_context(locked_clocks(device))
         runtime = runtime_here(
             arguments.runtime, folder, work / "engines", threads=arguments.threads, device=device, trtexec=arguments.trtexec
         )
+        if arguments.lock_clocks and runtime.name.endswith("-cpu"):
+            raise MeasurementError(NOT_HERE)
         # What a CPU does with half precision and int8 says nothing about a table that is wanted in fp32.
         precisions = arguments.precision or (["fp32"] if runtime.name == "onnxruntime-cpu" and "fp32" in kit.precisions else [])
         rows = Rows.open(work / f"{runtime.name}.jsonl", head_of(sha256_of(folder / FILE_NAME), runtime, device))
@@ -83,6 +89,7 @@ def main(words: list[str] | None = None) -> int:
     one.add_argument("--precision", action="append", choices=PRECISIONS, help="default: all of the kit; fp32 on a CPU")
     one.add_argument("--batch", action="append", type=int, help="images in one call; default: all of the kit")
     one.add_argument("--threads", type=int, default=1, help="CPU threads of ONNX Runtime")
+    one.add_argument(LOCK_OPTION, action="store_true", help=LOCK_HELP)
     one.add_argument("--work", type=Path, help="folder for what is finished so far; default: in the kit")
     one.add_argument("--out", type=Path, help="result file; default: result.json in the kit")
     one.add_argument("--quiet", action="store_true", help="no progress on stderr")

@@ -9,7 +9,7 @@ import typer
 
 from autoformer.cli import counts, layers, regression
 from autoformer.cli.kit import kit
-from autoformer.cli.options import AnyBatch, Json, Quiet, Threads
+from autoformer.cli.options import AnyBatch, Json, LockClocks, Quiet, Threads
 
 if TYPE_CHECKING:
     from autoformer.space import SearchSpace
@@ -41,6 +41,7 @@ def run(
         bool, typer.Option("--cold-start", help="Loading, first run, run after 10 s of rest and memory, in fresh processes.")
     ] = False,
     energy: Annotated[bool, typer.Option("--energy", help="Power and joule per call, where a sensor tells it.")] = False,
+    lock_clocks: LockClocks = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit 1 unless everything is VALID, with locked clocks on GPUs.")
     ] = False,
@@ -74,7 +75,7 @@ def run(
         def profiled(images: int | None, file: Path | None) -> Profile:
             return profile_artefacts(
                 artefacts, config=config, batch=images, threads=threads, spinning=spinning, backends=backend or USUAL_BACKENDS,
-                cold_starts=cold_start, energy_s=seconds if energy else 0.0, out=file, progress=progress,
+                cold_starts=cold_start, energy_s=seconds if energy else 0.0, lock_clocks=lock_clocks, out=file, progress=progress,
             )  # fmt: skip
 
         found: Profile | BatchSweep

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from autoformer.cli.console import note, print_table
 from autoformer.profiling.batch_sweep import BatchSweep, throughputs
 from autoformer.profiling.latency import Profile
-from autoformer.profiling.measure import Measurement
+from autoformer.profiling.measure import NOT_LOCKED, Measurement
 
 
 def show_profile(profile: Profile, threads: int) -> None:
@@ -47,7 +47,10 @@ def show_sweep(sweep: BatchSweep) -> None:
 
 
 def _show_besides(profiles: Sequence[Profile]) -> None:
-    """Cold starts and energy, where they were asked for."""
+    """Where a GPU's clock was held, and cold starts and energy, where they were asked for."""
+    for words in dict.fromkeys(taken.gpu_clock for profile in profiles for taken in profile.measurements):
+        if words is not None and words != NOT_LOCKED:  # that stands beside the verdict
+            note(f"the GPU's clock was {words}")
     if starts := [start for profile in profiles for start in profile.cold_starts]:
         rows = [
             (
@@ -72,8 +75,7 @@ def _show_besides(profiles: Sequence[Profile]) -> None:
 
 def verdict_words(measured: Measurement) -> str:
     """The verdict, and that a GPU's clock was free to move."""
-    unlocked = measured.conditions is not None and measured.conditions.clocks_locked is False
-    return f"{measured.verdict}{' (clocks unlocked)' if unlocked and not measured.backend.endswith('-cpu') else ''}"
+    return f"{measured.verdict}{' (clocks unlocked)' if measured.gpu_clock == NOT_LOCKED else ''}"
 
 
 def doubtful(profiles: Sequence[Profile]) -> list[str]:

@@ -56,3 +56,6 @@ Batch = Annotated[int, typer.Option("--batch", min=1, help="Images in one call."
 AnyBatch = Annotated[
     int | None, typer.Option("--batch", min=1, help="Images in one call. Default 1, or what a file is fixed to.")
 ]
+LockClocks = Annotated[
+    bool, typer.Option("--lock-clocks", help="Hold a GPU's clock while it is measured; needs sudo, and frees it afterwards.")
+]

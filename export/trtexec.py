@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from autoformer.checkpoint import replacing
 from autoformer.errors import ExportError, MeasurementError, MissingPackageError, short
@@ -51,6 +51,16 @@ def trtexec_path() -> str | None:
     """The first trtexec in PATH, the usual places and the trees that variables name; None where there is none."""
     places = [*PLACES, *(f"{os.environ[tree]}/bin" for tree in TREES if os.environ.get(tree))]
     return shutil.which("trtexec") or shutil.which("trtexec", path=os.pathsep.join(places))
+
+
+class Listener(Protocol):
+    """Somebody who follows a run of trtexec while it goes on."""
+
+    def started(self, process: int) -> None:
+        """It runs, with this number of its process."""
+
+    def heard(self, line: str) -> None:
+        """It printed a line just now; it writes each one out at once."""
 
 
 @dataclass(frozen=True)
@@ -192,8 +202,9 @@ class Trtexec:
         seconds: float = 3.0,
         min_runs: int = 100,
         warmup_s: float = 1.0,
+        listener: Listener | None = None,
     ) -> TrtexecTimes:
-        """Times a plan with one query in flight. Raises `MeasurementError` with trtexec's reason."""
+        """Times a plan with one query in flight; `listener` follows it. Raises `MeasurementError` with trtexec's reason."""
         words, settings = self._conditions(cuda_graph=cuda_graph, copies=copies, spinning=spinning)
         words += [f"--warmUp={round(1000 * warmup_s)}", f"--duration={math.ceil(seconds)}", f"--iterations={min_runs}"]
         words += ["--avgRuns=1", f"--loadEngine={plan}"]  # one line a run, should the file of times be missing
@@ -201,7 +212,7 @@ class Trtexec:
             words.append(f"--shapes={_shape(input_name, batch, image_shape)}")
         with tempfile.TemporaryDirectory(prefix="trtexec-") as folder:
             times = Path(folder) / "times.json"
-            code, said = _run([str(self.path), *words, f"--exportTimes={times}"])
+            code, said = _followed([str(self.path), *words, f"--exportTimes={times}"], listener)
             if code:
                 raise MeasurementError(f"trtexec {self.tensorrt} cannot time {plan}: {reason_of(said)}")
             runs = read_times(times) if times.is_file() else read_log(said)
@@ -318,5 +329,34 @@ def _run(command: Sequence[str], timeout_s: float | None = None) -> tuple[int, s
     except subprocess.TimeoutExpired as error:
         raise MissingPackageError(f"{command[0]} does not answer within {timeout_s:g} s") from error
     except OSError as error:
-        raise MissingPackageError(f"{command[0]} cannot be started ({error.strerror}); it is for another machine?") from error
+        raise _not_started(command, error) from error
     return done.returncode, done.stdout.decode(errors="replace")
+
+
+def _followed(command: Sequence[str], listener: Listener | None) -> tuple[int, str]:
+    """As `_run`, with a listener, where there is one, who hears every line when it comes."""
+    if listener is None:
+        return _run(command)
+    said = []
+    try:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, encoding="utf-8",
+            errors="replace",
+        )  # fmt: skip
+    except OSError as error:
+        raise _not_started(command, error) from error
+    with process:
+        try:
+            listener.started(process.pid)
+            assert process.stdout is not None, "its output is a pipe"
+            for line in process.stdout:
+                said.append(line)
+                listener.heard(line)
+        except BaseException:  # Ctrl-C above all: it must not go on alone
+            process.kill()
+            raise
+    return process.returncode, "".join(said)
+
+
+def _not_started(command: Sequence[str], error: OSError) -> MissingPackageError:
+    return MissingPackageError(f"{command[0]} cannot be started ({error.strerror}); it is for another machine?")

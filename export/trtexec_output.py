@@ -24,6 +24,7 @@ NUMBER = r"([0-9.eE+-]+)"
 RUN = re.compile(rf"Average on 1 runs - GPU latency: {NUMBER} ms - Host latency: {NUMBER} ms \(.*?enqueue {NUMBER} ms\)")
 MEDIAN = re.compile(rf"\] GPU Compute Time: .*?median = {NUMBER} ms")
 WARMUP = re.compile(r"Warmup completed (\d+) queries over")
+TRACE = re.compile(rf"Timing trace has \d+ queries over {NUMBER} s")
 GPU = re.compile(r"\] Selected Device: (.+)")
 
 
@@ -87,6 +88,16 @@ def read_warmup(said: str) -> int:
     """How many runs came before those that count."""
     named = WARMUP.search(said)
     return int(named[1]) if named else 0
+
+
+def read_trace_s(line: str) -> float | None:
+    """How long the runs that count took together, in the line that it prints as soon as they are done; None in others."""
+    named = TRACE.search(line)
+    try:
+        seconds = float(named[1]) if named else math.nan
+    except ValueError:
+        return None
+    return seconds if 0 < seconds < math.inf else None
 
 
 def read_gpu(said: str) -> str | None:

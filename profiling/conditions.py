@@ -28,6 +28,7 @@ class Conditions:
     load_average: float | None = None  # over the minute before
     clock_change: float | None = None  # of the clock after each visit: 1 - lowest / highest
     clocks_locked: bool | None = None  # whether the clock could not move
+    locked_clock_mhz: float | None = None  # of a GPU: where it was held, if it was
     temperature_rise_c: float | None = None  # from before the first visit to after the last
     throttle: tuple[str, ...] = ()  # every reason seen for running slower than asked
     other_gpu_processes: int | None = None
@@ -51,21 +52,22 @@ class Conditions:
     ) -> Conditions:
         """From the readings before and after each visit.
 
-        `clocks_locked` None lets the GPU's clock decide: it is held when it is the same after every visit as it was
-        `at_rest`, before anything ran.
+        The GPU's clock has the last word on `clocks_locked`: it is held when it is the same after every visit. Where nobody says
+        that it was locked (None), it must have been the same `at_rest` too, before anything ran.
         """
         if not visits:
             return cls(load_average=load_average, cores=cores, threads=threads, clocks_locked=clocks_locked)
         first, last = visits[0][0], visits[-1][1]
         clocks = [clock for _, after in visits if (clock := _clock(after, on_gpu)) is not None]
         start, end = _temperature(first, on_gpu), _temperature(last, on_gpu)
-        if on_gpu and clocks_locked is None and len(clocks) > 1:
-            idle = None if at_rest is None else _clock(at_rest, on_gpu)
+        if on_gpu and clocks_locked is not False and len(clocks) > 1:
+            idle = None if at_rest is None or clocks_locked else _clock(at_rest, on_gpu)
             clocks_locked = max(clocks) - min([*clocks, *([] if idle is None else [idle])]) <= LOCKED_MHZ
         return cls(
             load_average=load_average,
             clock_change=1 - min(clocks) / max(clocks) if clocks and max(clocks) > 0 else None,
             clocks_locked=clocks_locked,
+            locked_clock_mhz=max(clocks) if on_gpu and clocks_locked and clocks else None,
             temperature_rise_c=None if start is None or end is None else end - start,
             throttle=_throttle(visits, on_gpu),
             other_gpu_processes=_others(visits) if on_gpu else None,
@@ -88,6 +90,7 @@ class Conditions:
             load_average=_larger(self.load_average, other.load_average),
             clock_change=_larger(self.clock_change, other.clock_change),
             clocks_locked=all(clocks) if clocks else None,
+            locked_clock_mhz=_larger(self.locked_clock_mhz, other.locked_clock_mhz) if all(clocks) else None,
             temperature_rise_c=_larger(self.temperature_rise_c, other.temperature_rise_c),
             throttle=tuple(dict.fromkeys((*self.throttle, *other.throttle))),
             other_gpu_processes=_larger(self.other_gpu_processes, other.other_gpu_processes),
@@ -111,7 +114,7 @@ class Conditions:
     def from_dict(cls, values: Mapping[str, Any]) -> Conditions:
         """Reads the JSON form, of earlier versions too. Raises `MeasurementError` on unknown or missing keys."""
         known = {item.name for item in fields(cls)}
-        if not known - {"visits_s"} <= set(values) <= known:
+        if not known - {"visits_s", "locked_clock_mhz"} <= set(values) <= known:
             raise MeasurementError(f"not conditions: keys {sorted(values)}, expected {sorted(known)}")
         readings = tuple(_reading(entry) for entry in values["readings"])
         return cls(**{**values, "throttle": tuple(values["throttle"]), "readings": readings})

@@ -62,7 +62,7 @@ class DeviceFacts:
     l4t: str | None = None  # first line of /etc/nv_tegra_release
     versions: Mapping[str, str] = field(default_factory=dict)
     power_mode: str | None = None  # of a Jetson, as nvpmodel names it
-    clocks_locked: bool | None = None  # of a Jetson; a GPU of a PC does not say it
+    clocks_locked: bool | None = None  # of a Jetson; a GPU of a PC does not say it, unless this program locked it (clock_lock.py)
     container: str | None = None  # what this process is shut in, "docker" for instance
     cpu_temperature_c: float | None = None
     thread_settings: Mapping[str, str] = field(default_factory=dict)  # variables of the environment that set threads

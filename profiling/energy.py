@@ -8,16 +8,14 @@ Imports the standard library only and works on Python 3.10.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from autoformer.errors import MeasurementError
 from autoformer.profiling.backend import LatencyBackend
-from autoformer.profiling.sensors import Reading, Sensors
+from autoformer.profiling.sensors import Reading, Sensors, sampled
 
 INTERVAL_S = 0.1
 NO_SENSOR = "no sensor here tells the power: neither NVML nor a Jetson's INA3221"
@@ -71,7 +69,7 @@ def measure_energy(
     while clock() < end:
         resting.append(sensors.read(clock()))
         rest(interval_s)
-    with _sampled(sensors, clock, interval_s) as loaded:
+    with sampled(sensors, clock, interval_s) as loaded:
         before, start, runs = sensors.read(clock()), clock(), 0
         while (passed := clock() - start) < seconds or not runs:
             backend.run()
@@ -87,25 +85,6 @@ def measure_energy(
         name=name, batch=backend.batch, runs=runs, seconds=passed, idle_w=idle_w, load_w=load_w, joule_per_run=joule / runs,
         counted=counted, samples=2 + len(loaded),
     )  # fmt: skip
-
-
-@contextmanager
-def _sampled(sensors: Sensors, clock: Callable[[], float], interval_s: float) -> Iterator[list[Reading]]:
-    """Readings that a thread takes while the block runs."""
-    readings: list[Reading] = []
-    ended = threading.Event()
-
-    def sample() -> None:
-        while not ended.wait(interval_s):
-            readings.append(sensors.read(clock()))
-
-    thread = threading.Thread(target=sample, name="power", daemon=True)
-    thread.start()
-    try:
-        yield readings
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _watts(readings: Sequence[Reading]) -> float | None:

@@ -17,12 +17,13 @@ from autoformer.checkpoint import read_json, write_json
 from autoformer.errors import CheckpointError, MeasurementError, MissingPackageError
 from autoformer.export.engine_builder import EngineConfig
 from autoformer.export.manifest import sha256_of
-from autoformer.export.trtexec import Trtexec
+from autoformer.export.trtexec import Listener, Trtexec, TrtexecTimes
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.kit import KitNetwork, StoppingRule
 from autoformer.profiling.kit_measurement import Runtime
 from autoformer.profiling.measure import MeasureConfig, Measurement, measure
 from autoformer.profiling.sensors import MachineSensors, Sensors
+from autoformer.profiling.trtexec_conditions import watched
 from autoformer.profiling.trtexec_measurement import BACKEND as TRTEXEC
 from autoformer.profiling.trtexec_measurement import trtexec_measurement
 
@@ -129,6 +130,7 @@ class TrtexecRuntime:
     work: Path
     program: Trtexec
     device: DeviceFacts
+    sensors: Sensors
 
     @property
     def name(self) -> str:
@@ -156,11 +158,16 @@ class TrtexecRuntime:
 
     def visit(self, network: KitNetwork, precision: str, batch: int, build: int, rule: StoppingRule) -> Measurement:
         """See `Runtime`."""
-        times = self.program.time(
-            self._plans.path(network, precision, batch, build), batch=batch, input_name=INPUT_NAME,
-            image_shape=network.input_shape, seconds=rule.seconds, min_runs=rule.min_runs, warmup_s=WARMUP_S,
-        )  # fmt: skip
-        return trtexec_measurement(network.name, times, precision=precision, device=self.device)
+
+        def run(listener: Listener) -> TrtexecTimes:
+            return self.program.time(
+                self._plans.path(network, precision, batch, build), batch=batch, input_name=INPUT_NAME,
+                image_shape=network.input_shape, seconds=rule.seconds, min_runs=rule.min_runs, warmup_s=WARMUP_S,
+                listener=listener,
+            )  # fmt: skip
+
+        times, conditions = watched(run, self.sensors, self.device, self.sensors.read(0.0))
+        return trtexec_measurement(network.name, times, precision=precision, device=self.device, conditions=conditions)
 
 
 @dataclass(frozen=True)
@@ -231,7 +238,7 @@ def runtime_here(
             continue
         try:
             if wanted == TRTEXEC:
-                return TrtexecRuntime(folder, work, Trtexec.find(trtexec), device)
+                return TrtexecRuntime(folder, work, Trtexec.find(trtexec), device, sensors)
             if wanted.startswith("tensorrt"):
                 return TensorRTRuntime(folder, work, device, sensors, wanted == "tensorrt-graph")
             return OnnxRuntimeRuntime(folder, wanted.rsplit("-", 1)[1], threads, device, sensors)

@@ -21,6 +21,7 @@ from autoformer.export.manifest import FILE_NAME as MANIFEST
 from autoformer.export.manifest import Manifest
 from autoformer.profiling.artefact_backends import BACKENDS, TIMM, USUAL_BACKENDS, Job, fixed_batch, jobs_of
 from autoformer.profiling.backend import CopiesImages, LatencyBackend, WithCopies
+from autoformer.profiling.clock_lock import NOT_HERE, locked_clocks
 from autoformer.profiling.cold_start import ColdStart, cold_start
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.energy import Energy, measure_energy
@@ -132,6 +133,7 @@ def profile_artefacts(
     backends: Sequence[str] = USUAL_BACKENDS,
     cold_starts: bool = False,
     energy_s: float = 0.0,
+    lock_clocks: bool = False,
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> Profile:
@@ -141,10 +143,10 @@ def profile_artefacts(
     without such a file; `threads` None the cores this process may use. `backends` are those of `BACKENDS` to run on, and
     `spinning` lets ONNX Runtime's threads burn a core while they wait. On a GPU every network is a second row with the copies
     between host and GPU. `cold_starts` starts a process for each besides, which loads it and rests for ten seconds; `energy_s`
-    runs each so long again to read its power. Raises `CheckpointError` for a path that is no artefact or
-    cannot be read, `OutputExistsError` when something stands at `out`, and `MeasurementError` when `batch` or `threads` is below
-    1 or nothing at all could be measured. What this machine lacks (a GPU, a provider, TensorRT) is no error: it is listed in
-    `not_measured`.
+    runs each so long again to read its power; `lock_clocks` holds the GPU's clock meanwhile (clock_lock.py). Raises
+    `CheckpointError` for a path that is no artefact or cannot be read, `OutputExistsError` when something stands at `out`, and
+    `MeasurementError` when `batch` or `threads` is below 1, nothing at all could be measured, or clocks are to be locked that
+    cannot be. What this machine lacks (a GPU, a provider, TensorRT) is no error: it is listed in `not_measured`.
     """
     for name, count in (("batch", batch), ("threads", threads)):
         if count is not None and count < 1:
@@ -165,6 +167,8 @@ def profile_artefacts(
     energies: list[Energy] = []
     with ExitStack() as stack:
         opened: dict[str, LatencyBackend] = {}
+        if lock_clocks:
+            facts = stack.enter_context(locked_clocks(facts))
         for job in jobs:
             if not job.backend.endswith("-cpu") and not facts.has_gpu:
                 missing.append(NotMeasured(job.name, job.backend, NO_GPU))
@@ -185,6 +189,8 @@ def profile_artefacts(
         if not opened:
             reasons = "; ".join(f"{item.name} on {item.backend}: {item.reason}" for item in missing) or "no path was given"
             raise MeasurementError(f"nothing could be measured: {reasons}")
+        if lock_clocks and all(backend.name.endswith("-cpu") for backend in opened.values()):
+            raise MeasurementError(NOT_HERE)
         sensors = MachineSensors()
         reference = stack.enter_context(OnnxRuntimeBackend(reference_network(), batch=REFERENCE_ROWS, threads=threads))
         taken = measure({**opened, REFERENCE: reference}, config, device=facts, sensors=sensors, progress=progress)

@@ -32,6 +32,7 @@ Progress = Callable[[str, int, int], None]  # what is done, steps done, steps in
 Clock = Callable[[], int]  # nanoseconds
 
 WINDOWS = 3  # as many warm-up windows must agree
+NOT_LOCKED = "not locked"
 STEADY_CLOCK = 0.01  # relative spread of the GPU's clock after them, from highest to lowest
 
 
@@ -111,6 +112,16 @@ class Measurement:
     def images_per_s(self) -> float:
         """Images per second, one run after the other, at the median."""
         return 1000 * self.batch / self.stats.p50_ms
+
+    @property
+    def gpu_clock(self) -> str | None:
+        """How the GPU's clock was, "locked at 1755 MHz" or "not locked"; None on a CPU, and where nothing tells it."""
+        said = self.conditions
+        if self.backend.endswith("-cpu") or said is None or said.clocks_locked is None:
+            return None
+        if not said.clocks_locked:
+            return NOT_LOCKED
+        return "locked" if said.locked_clock_mhz is None else f"locked at {said.locked_clock_mhz:g} MHz"
 
     def qualification(self, statistic: str = "p50") -> LatencyQualification:
         """What a wall latency of this measurement means. Raises `MeasurementError` where the runs do not carry `statistic`."""
@@ -324,9 +335,11 @@ def _finish(
     cpu, gpu, enqueue = (stats_or_none(times) for times in (taken.cpu_ms, taken.device_ms, taken.enqueue_ms))
     conditions = None
     if taken.visits:
+        on_gpu = _on_gpu(backend)
         conditions = Conditions.of(
-            taken.visits, on_gpu=_on_gpu(backend), cores=facts.cores, threads=backend.threads,
-            load_average=facts.load_average, clocks_locked=facts.clocks_locked, at_rest=at_rest,
+            taken.visits, on_gpu=on_gpu, cores=facts.cores, threads=backend.threads, load_average=facts.load_average,
+            # a Jetson's are those of its processor too
+            clocks_locked=facts.clocks_locked if on_gpu or facts.jetson else None, at_rest=at_rest,
         )  # fmt: skip
     return Measurement(
         name=name,

@@ -1,8 +1,8 @@
 """What a machine says of itself while it is measured: clocks, temperatures, power, throttling, and who else runs.
 
-Sensors are read between timed runs, never during one. `MachineSensors` reads this machine: the system's files for the CPU, and
-for the GPU NVIDIA's management library (nvml.py) or a Jetson's files (jetson.py), whichever is there. What the machine does
-not say is None. A test gives its own `Sensors`.
+Sensors are read between timed runs, never during one of this process. `MachineSensors` reads this machine: the system's files
+for the CPU, and for the GPU NVIDIA's management library (nvml.py) or a Jetson's files (jetson.py), whichever is there. What
+the machine does not say is None. A test gives its own `Sensors`.
 
 Imports the standard library only and works on Python 3.10.
 """
@@ -10,6 +10,9 @@ Imports the standard library only and works on Python 3.10.
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -39,7 +42,7 @@ class Reading:
     cpu_temperature_c: float | None = None
     cpu_throttles: int | None = None  # times that a core was slowed down for its heat, since the machine was started
     busy_cpu_s: float | None = None  # spent by everybody on the cores of this process
-    own_cpu_s: float | None = None  # spent by this process
+    own_cpu_s: float | None = None  # spent by this process, and by the one that it measures
     gpu: GpuReading | None = None
 
 
@@ -100,6 +103,33 @@ class MachineSensors:
                 user, nice, system, _, _, irq, softirq = (int(tick) for tick in ticks[:7])
                 busy += (user + nice + system + irq + softirq) / self._ticks
         return busy or None
+
+
+@contextmanager
+def sampled(sensors: Sensors, clock: Callable[[], float], interval_s: float) -> Iterator[list[Reading]]:
+    """Readings that a thread takes every `interval_s` while the block runs, each marked with what `clock` says."""
+    readings: list[Reading] = []
+    ended = threading.Event()
+
+    def sample() -> None:
+        while not ended.wait(interval_s):
+            readings.append(sensors.read(clock()))
+
+    thread = threading.Thread(target=sample, name="sensors", daemon=True)
+    thread.start()
+    try:
+        yield readings
+    finally:
+        ended.set()
+        thread.join()
+
+
+def process_cpu_s(process: int, root: Path = Path("/")) -> float | None:
+    """CPU time that a process has spent over all its threads, in seconds; None where the system does not say it."""
+    said = (text_of(root / f"proc/{process}/stat") or "").rpartition(")")[2].split()  # its name may hold spaces
+    if len(said) < 13 or not hasattr(os, "sysconf"):
+        return None
+    return (int(said[11]) + int(said[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime, the 14th and 15th of proc(5)
 
 
 def cpu_temperature_c(root: Path = Path("/")) -> float | None:

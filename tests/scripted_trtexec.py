@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,17 +41,20 @@ def write_trtexec(
     fails: Mapping[str, str] | None = None,
     without: Sequence[str] = (),
     gpu: str = "Orin",
+    until: Path | None = None,
     python: str = sys.executable,
 ) -> Path:
     """Writes the program `trtexec` into `folder` and gives its path.
 
     `gpu_ms` are the times of one run after the other, again from the first when they end; `gpu_ms_of` the time by the name of
     the ONNX file, beside them as a factor. `fails` maps a flag to the error that it ends with; `without` lists flags whose
-    files are not written ("--exportTimes") and that `--help` does not name.
+    files are not written ("--exportTimes") and that `--help` does not name. With `until` its inference lasts until that file
+    is there, whatever the times say.
     """
     script = {
         "version": version, "banner": BANNERS[version], "flags": FLAGS[int(version.split(".")[0])], "gpu_ms": list(gpu_ms),
         "gpu_ms_of": dict(gpu_ms_of or {}), "copy_ms": copy_ms, "fails": dict(fails or {}), "without": list(without), "gpu": gpu,
+        "until": until and str(until),
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "script.json").write_text(json.dumps(script), encoding="utf-8")
@@ -123,6 +127,9 @@ def run(script: dict[str, Any], given: dict[str, str]) -> int:
     factor = script["gpu_ms_of"].get(Path(plan["graph"]).name, 1.0) * (GRAPH_FACTOR if graph else 1.0)
     number = max(int(given.get("--iterations", 10)), len(script["gpu_ms"]))
     times = [factor * script["gpu_ms"][index % len(script["gpu_ms"])] for index in range(number)]
+    say("I", "Starting inference")
+    while script["until"] and not Path(script["until"]).exists():
+        time.sleep(0.002)
     report(times, script["copy_ms"] if copies else 0.0, given, script)
     if "--exportOutput" in given:
         Path(given["--exportOutput"]).write_text(json.dumps(output(plan, given)), encoding="utf-8")
@@ -196,7 +203,7 @@ def output(plan: dict[str, Any], given: dict[str, str]) -> list[dict[str, Any]]:
 
 def say(letter: str, words: str) -> None:
     """One line as trtexec logs it."""
-    print(f"[11/22/2026-12:00:00] [{letter}] {words}")
+    print(f"[11/22/2026-12:00:00] [{letter}] {words}", flush=True)  # as the real one does
 
 
 def failed(script: dict[str, Any], reason: str) -> int:

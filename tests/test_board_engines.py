@@ -89,6 +89,7 @@ def test_bench_gives_two_rows_an_engine_and_says_under_which_conditions(board: B
     assert (plain["stats"]["p50_ms"], graph["stats"]["p50_ms"]) == (2.0, 1.5)
     assert (plain["settings"]["cuda_graph"], graph["settings"]["cuda_graph"]) == ("off", "on")
     assert plain["backend"] == "trtexec"
+    assert plain["conditions"]["cores"] == plain["device"]["cores"]
     assert plain["settings"]["trtexec"] == "10.3.0"
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["format"], result["command"], result["bundle"]) == ("autoformer/board/1", "bench", "letters")

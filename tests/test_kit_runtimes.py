@@ -17,6 +17,7 @@ from autoformer.export.trtexec import Trtexec
 from autoformer.profiling.kit import Kit
 from autoformer.profiling.kit_result import KitResult
 from autoformer.profiling.kit_runtimes import OnnxRuntimeRuntime, TrtexecRuntime, runtime_here
+from autoformer.profiling.sensors import MachineSensors
 from tests.kits import FACTS, RULE, small_kit
 from tests.scripted_trtexec import calls, write_trtexec
 
@@ -40,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_trtexec_builds_once_and_times_at_every_visit(folder: Path, tmp_path: Path, version: str) -> None:
     network = Kit.load(folder).networks[0]
     program = write_trtexec(tmp_path / "bin", version, gpu_ms=(2.0, 2.5, 3.0), gpu="Orin")
-    runtime = TrtexecRuntime(folder, tmp_path / "engines", Trtexec.find(program), FACTS)
+    runtime = TrtexecRuntime(folder, tmp_path / "engines", Trtexec.find(program), FACTS, MachineSensors())
     made = runtime.prepare(network, "fp32", 4, 0)
     assert made["gpu"] == "Orin"
     assert runtime.prepare(network, "fp32", 4, 0) == {}  # this very plan was built here
@@ -48,6 +49,8 @@ def test_trtexec_builds_once_and_times_at_every_visit(folder: Path, tmp_path: Pa
     graph = 0.75  # of the scripted program
     assert taken.samples_ms[:3] == pytest.approx([graph * time for time in (2.0, 2.5, 3.0)])
     assert (taken.backend, taken.batch, taken.precision) == ("trtexec", 4, "fp32")
+    assert taken.conditions is not None
+    assert taken.conditions.cores == FACTS.cores
     built, timed = calls(program)
     assert built["--optShapes"] == timed["--shapes"] == "images:4x1x8x8"
     assert "--timingCacheFile" in built
@@ -58,13 +61,13 @@ def test_trtexec_builds_once_and_times_at_every_visit(folder: Path, tmp_path: Pa
 def test_a_plan_that_was_changed_or_is_of_another_version_is_built_anew(folder: Path, tmp_path: Path) -> None:
     network = Kit.load(folder).networks[0]
     program = Trtexec.find(write_trtexec(tmp_path / "bin", "10.3.0"))
-    runtime = TrtexecRuntime(folder, tmp_path / "engines", program, FACTS)
+    runtime = TrtexecRuntime(folder, tmp_path / "engines", program, FACTS, MachineSensors())
     runtime.prepare(network, "fp32", 1, 0)
     (plan,) = (tmp_path / "engines").glob("*.plan")
     plan.write_bytes(plan.read_bytes() + b" ")
     assert runtime.prepare(network, "fp32", 1, 0)
     newer = Trtexec.find(write_trtexec(tmp_path / "bin", "11.0.0"))
-    assert TrtexecRuntime(folder, tmp_path / "engines", newer, FACTS).prepare(network, "fp32", 1, 0)
+    assert TrtexecRuntime(folder, tmp_path / "engines", newer, FACTS, MachineSensors()).prepare(network, "fp32", 1, 0)
 
 
 def test_the_first_runtime_that_is_here_is_taken(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
