@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autoformer.cli.board_bundle import ENGINES, Answer, Bundle
+from autoformer.cli.board_bundle import ENGINES, Bundle
+from autoformer.cli.board_program import Answer
 from autoformer.errors import AutoformerError, CheckpointError, ExportError
 from autoformer.export.engine import Engine
 from autoformer.export.engine_artefacts import BATCHES, in_profiles, trtexec_of

@@ -7,7 +7,8 @@ from typing import Any
 
 from autoformer.checkpoint import refuse_existing_file, write_json
 from autoformer.cli.board_bench import measured, result_of
-from autoformer.cli.board_bundle import BATCHES, NO_IMAGE, Answer, Bundle, chosen, damaged, one_line, opened
+from autoformer.cli.board_bundle import BATCHES, NO_IMAGE, Bundle, chosen, damaged, one_line, opened
+from autoformer.cli.board_program import Answer
 from autoformer.errors import CheckpointError, DataError, MissingPackageError
 from autoformer.export.engine_artefacts import few_calls, profiles_of, trtexec_of
 from autoformer.export.engine_builder import PRECISIONS

@@ -9,7 +9,7 @@ import typer
 
 from autoformer.cli import counts, layers, regression
 from autoformer.cli.kit import kit
-from autoformer.cli.options import AnyBatch, Json, Quiet, Threads
+from autoformer.cli.options import AnyBatch, AnyThreads, Json, Quiet, Threads
 
 if TYPE_CHECKING:
     from autoformer.space import SearchSpace
@@ -106,13 +106,17 @@ def table(
     ] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="With --from: which, where it holds several.")] = None,
     backend: Annotated[
-        str, typer.Option("--backend", help="onnxruntime-cpu, torch-cpu, tensorrt, tensorrt-graph (CUDA graph)…")
-    ] = "onnxruntime-cpu",
+        str | None,
+        typer.Option("--backend", help="onnxruntime-cpu (the default), torch-cpu, tensorrt, tensorrt-graph (CUDA graph)…"),
+    ] = None,
     networks: Annotated[
-        str, typer.Option("--networks", help="How many to measure, 4 or more; auto: 12, then more while that lowers the error.")
-    ] = "auto",
+        str | None,
+        typer.Option(
+            "--networks", help="How many to measure, 4 or more; auto (the default): 12, then more while that lowers the error."
+        ),
+    ] = None,
     batch: AnyBatch = None,
-    threads: Threads = 1,
+    threads: AnyThreads = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -126,10 +130,14 @@ def table(
 
     from autoformer.checkpoint import refuse_existing_file, sole_worker
     from autoformer.cli.console import print_json, print_table, progress_bar
-    from autoformer.profiling.table_measurement import measure_table
+    from autoformer.cli.options import refuse_without_effect
+    from autoformer.profiling.table_measurement import check_backend, measure_table
 
     refuse_existing_file(out)
     if result is not None:
+        refuse_without_effect(
+            "with --from, whose times were measured already", backend=backend, networks=networks, threads=threads
+        )
         from autoformer.profiling.kit_result import KitResult
         from autoformer.profiling.kit_table import chosen_setting, table_of
 
@@ -138,13 +146,16 @@ def table(
             asked = space_to_measure(supernet, space, image_size)
         found = table_of(brought, chosen_setting(brought, precision, batch), asked)
     else:
-        measured, count = space_to_measure(supernet, space, image_size), count_of(networks)
+        measured, count = space_to_measure(supernet, space, image_size), count_of(networks or "auto")
+        backend, precision = backend or "onnxruntime-cpu", precision or "fp32"
+        check_backend(backend, precision)
         work = out.with_name(f"{out.name}.work")  # graphs and finished measurements, until the table is there
         work.mkdir(parents=True, exist_ok=True)
         with sole_worker(work), progress_bar(quiet) as progress:
             found = measure_table(
-                measured, backend=backend, count=count, batch=batch or 1, threads=threads, folder=work, progress=progress
-            )
+                measured, backend=backend, precision=precision, count=count, batch=batch or 1, threads=threads or 1, folder=work,
+                progress=progress,
+            )  # fmt: skip
     found.save(out)
     if result is None:
         rmtree(work)
@@ -177,7 +188,9 @@ def count_of(networks: str) -> int | None:
 
 
 def space_to_measure(supernet: Path | None, space: str | None, image_size: int | None) -> SearchSpace:
-    """The space that --supernet or --space names. Raises `ArchitectureError` unless exactly one does."""
+    """The space that --supernet or --space names. Raises `ArchitectureError` unless exactly one does, or for an image size
+    beside --supernet.
+    """
     from autoformer.checkpoint import read_json
     from autoformer.cli.spaces import read_space
     from autoformer.errors import ArchitectureError
@@ -186,6 +199,8 @@ def space_to_measure(supernet: Path | None, space: str | None, image_size: int |
     if (supernet is None) == (space is None):
         raise ArchitectureError("say which space to measure: either --supernet FOLDER or --space NAME")
     if supernet is not None:
+        if image_size is not None:
+            raise ArchitectureError("--image-size has no effect with --supernet, whose space says the sizes; leave it out")
         return SearchSpace.from_dict(read_json(supernet / "supernet.json", "space")["space"])
     assert space is not None
     return read_space(space, image_size=image_size)

@@ -56,3 +56,13 @@ Batch = Annotated[int, typer.Option("--batch", min=1, help="Images in one call."
 AnyBatch = Annotated[
     int | None, typer.Option("--batch", min=1, help="Images in one call. Default 1, or what a file is fixed to.")
 ]
+AnyThreads = Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Threads of the CPU backend. Default 1.")]
+
+
+def refuse_without_effect(where: str, **given: object) -> None:
+    """Raises `MeasurementError` for the first option, by its name, that was `given`, since `where` it would change nothing."""
+    from autoformer.errors import MeasurementError
+
+    for name, value in given.items():
+        if value not in (None, False):
+            raise MeasurementError(f"--{name.replace('_', '-')} has no effect {where}; leave it out")

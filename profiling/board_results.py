@@ -13,13 +13,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from autoformer.checkpoint import read_json, replacing
-from autoformer.errors import AutoformerError, CheckpointError, DataError, short
+from autoformer.checkpoint import believing, read_document, replacing
+from autoformer.errors import DataError, short
 from autoformer.export.manifest import FILE_NAME, Manifest, sha256_of
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.kit_result import KitResult
 from autoformer.profiling.measure import Measurement
-from autoformer.profiling.statistics import LatencyStats
 
 FORMAT = "autoformer/board/1"
 COMMANDS = ("verify", "bench")
@@ -57,17 +56,11 @@ class BoardResult:
     @classmethod
     def load(cls, path: Path) -> BoardResult:
         """Raises `CheckpointError` when the file is missing, damaged, edited or something else."""
-        values = read_json(path, "format")
-        if values["format"] != FORMAT:
-            raise CheckpointError(
-                f"{path} has format {short(values['format'])!r}, expected {FORMAT!r}, of board.pyz verify or bench --out"
-            )
-        try:
+        values = read_document(path, FORMAT, expected="a file of board.pyz verify or bench --out")
+        with believing(path, "run the board program again"):
             answer = values["answer"]
-            taken = {str(name): Measurement.from_dict(entry) for name, entry in answer.get("measurements", {}).items()}
-            for name, measurement in taken.items():
-                if measurement.stats != LatencyStats.from_samples(measurement.samples_ms):
-                    raise ValueError(f"the figures of {name!r} are not those of its samples")
+            found = answer.get("measurements", {})
+            taken = {str(name): Measurement.from_dict({**entry, "name": str(name)}).believed() for name, entry in found.items()}
             words = {key: values[key] for key in ("command", "bundle", "created")}
             if words["command"] not in COMMANDS or not isinstance(words["bundle"], str) or not _is_date(words["created"]):
                 raise ValueError("command, bundle or date cannot be read")
@@ -81,10 +74,6 @@ class BoardResult:
                 budget=_entries(answer, "budget"),
                 versions={str(name): str(version) for name, version in values["versions"].items()},
             )
-        except KeyError as error:
-            raise CheckpointError(f"{path} lacks {error}; it was edited or damaged, run the board program again") from error
-        except (TypeError, ValueError, AttributeError, AutoformerError) as error:
-            raise CheckpointError(f"{path} is damaged ({short(error)}); run the board program again") from error
 
     def ran_on(self) -> tuple[RanOn, ...]:
         """A row for each runtime that really ran something. Raises `DataError` when none did."""
@@ -136,6 +125,14 @@ def rows_of_kit(result: KitResult) -> tuple[RanOn, ...]:
 
 def _family(backend: str) -> str:
     return backend.split("-")[0]
+
+
+def read_markdown(path: Path) -> str:
+    """The text that `add_rows` takes. Raises `DataError` when there is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is no Markdown file in UTF-8; expected one with marks for the table") from error
 
 
 def add_rows(text: str, rows: Sequence[RanOn]) -> str:
