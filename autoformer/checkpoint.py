@@ -198,17 +198,17 @@ def read_document(path: Path, *formats: str, expected: str) -> dict[str, Any]:
 
 
 @contextmanager
-def believing(source: object, advice: str) -> Iterator[None]:
+def believing(source: object, advice: str, *, fault: str = "is damaged") -> Iterator[None]:
     """Turns what values from a file do to the code that takes them into one `CheckpointError`.
 
-    `source` is the file, or words for a part of it, and `advice` what to do about it.
+    `source` is the file, or words for a part of it, `fault` what is wrong with it then, and `advice` what to do about it.
     """
     try:
         yield
     except KeyError as error:
-        raise CheckpointError(f"{source} is damaged ({error} is missing); {advice}") from error
+        raise CheckpointError(f"{source} {fault} ({error} is missing); {advice}") from error
     except (TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError, AutoformerError) as error:
-        raise CheckpointError(f"{source} is damaged ({short(' '.join(str(error).split()))}); {advice}") from error
+        raise CheckpointError(f"{source} {fault} ({short(' '.join(str(error).split()))}); {advice}") from error
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, Any] | None = None) -> None:

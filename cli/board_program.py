@@ -51,7 +51,7 @@ def run_command(
 
 def whole(words: str) -> int:
     """A number of things on the command line, from 1."""
-    if not words.isdecimal() or int(words) < 1:
+    if not words.isdecimal() or len(words) > 9 or int(words) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {words[:40]!r}")
     return int(words)
 

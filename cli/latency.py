@@ -9,7 +9,7 @@ import typer
 
 from autoformer.cli import counts, layers, regression
 from autoformer.cli.kit import kit
-from autoformer.cli.options import AnyBatch, AnyThreads, Json, Quiet, Threads
+from autoformer.cli.options import AnyBatch, AnyThreads, Json, Quiet, Threads, is_count
 
 if TYPE_CHECKING:
     from autoformer.space import SearchSpace
@@ -55,7 +55,7 @@ def run(
     from autoformer.checkpoint import refuse_existing_file
     from autoformer.cli.console import note, print_json, progress_bar
     from autoformer.cli.measurement_tables import doubtful, show_profile, show_sweep
-    from autoformer.errors import MeasurementError
+    from autoformer.errors import MeasurementError, short
     from autoformer.profiling.artefact_backends import USUAL_BACKENDS
     from autoformer.profiling.batch_sweep import BatchSweep, measure_batches
     from autoformer.profiling.latency import Profile, profile_artefacts
@@ -64,8 +64,8 @@ def run(
     several = batches is not None or sweep
     if (batch is not None) + (batches is not None) + sweep > 1:
         raise MeasurementError("--batch, --batches and --sweep each say which batches to measure; give one of them")
-    if batches is not None and not all(number.strip().isdecimal() for number in batches.split(",")):
-        raise MeasurementError(f"--batches {batches!r} is no list of numbers; write 1,2,4,8")
+    if batches is not None and not all(is_count(number.strip()) for number in batches.split(",")):
+        raise MeasurementError(f"--batches {short(batches, 40)!r} is no list of numbers; write 1,2,4,8")
     if out is not None:
         refuse_existing_file(out)
     config = MeasureConfig(min_s=seconds, max_s=4 * seconds)
@@ -178,12 +178,12 @@ def table(
 
 def count_of(networks: str) -> int | None:
     """The number that --networks says; None for auto. Raises `MeasurementError` for anything else."""
-    from autoformer.errors import MeasurementError
+    from autoformer.errors import MeasurementError, short
 
     if networks == "auto":
         return None
-    if not networks.isdecimal() or int(networks) < 4:
-        raise MeasurementError(f"--networks takes auto or a whole number from 4, got {networks!r}")
+    if not is_count(networks) or int(networks) < 4:
+        raise MeasurementError(f"--networks takes auto or a whole number from 4, got {short(networks, 40)!r}")
     return int(networks)
 
 

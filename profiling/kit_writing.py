@@ -62,6 +62,10 @@ def write_kit(
         raise MeasurementError(f"no kit for statistic {statistic!r}; known are p50, p90, p99")
     if not wanted or not batches or min(batches) < 1:
         raise MeasurementError("a kit needs at least one precision and one batch of one image or more")
+    from autoformer.export.onnx_graph import OPSETS
+
+    if opset not in OPSETS:
+        raise MeasurementError(f"no kit in opset {opset}; known are {OPSETS[0]} to {OPSETS[-1]}")
     refuse_existing(out)
     rule = replace(rule, min_runs=max(rule.min_runs, -(-FLOORS.get(statistic, 1) // rule.max_rounds)))
     architectures = designed_architectures(space, count, seed)

@@ -178,6 +178,9 @@ def profile_artefacts(
             opened[name] = backend
             if not job.backend.endswith("-cpu") and isinstance(backend, CopiesImages):
                 opened[f"{name} with copies"] = WithCopies(backend)
+        if not jobs and named:
+            runs_on = {job.backend: None for words, label in named for job in jobs_of(words, label, batch, threads, spinning)}
+            raise MeasurementError(f"nothing of this runs on {', '.join(backends)}; it runs on {', '.join(runs_on)}")
         if not opened:
             reasons = "; ".join(f"{item.name} on {item.backend}: {item.reason}" for item in missing) or "no path was given"
             raise MeasurementError(f"nothing could be measured: {reasons}")

@@ -153,7 +153,7 @@ class LayerProfile:
             text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read ({error.strerror}); expected a JSON file of layers") from error
-        with believing(path, "expected a file of `profile layers --out`, or of trtexec --exportProfile"):
+        with believing(path, "expected ours or trtexec's", fault="holds no times of layers"):
             values: Any = json.loads(text)
             if isinstance(values, list):
                 return _from_trtexec(values, path.stem, scopes)
@@ -170,6 +170,8 @@ class LayerProfile:
 
 
 def _from_trtexec(values: Sequence[Mapping[str, Any]], name: str, scopes: Mapping[str, str]) -> LayerProfile:
+    if not values:
+        raise MeasurementError("the list is empty")
     count, *entries = values
     layers = tuple(
         LayerTime(
@@ -182,11 +184,12 @@ def _from_trtexec(values: Sequence[Mapping[str, Any]], name: str, scopes: Mappin
         )
         for entry in entries
     )
-    if not layers or not all(_is_time(layer.average_ms) for layer in layers):
+    if not layers or not all(_is_time(value) for layer in layers for value in (layer.total_ms, layer.average_ms, layer.median_ms)):
         raise MeasurementError("there is no layer, or its time is no number")
-    return LayerProfile(
-        name=name, backend="tensorrt", precision=None, batch=None, threads=None, runs=int(count["count"]), layers=layers
-    )
+    runs = count["count"]
+    if type(runs) is not int or runs < 1:
+        raise MeasurementError(f"it counts {short(runs, 40)} runs")
+    return LayerProfile(name=name, backend="tensorrt", precision=None, batch=None, threads=None, runs=runs, layers=layers)
 
 
 def scope_of_engine_layer(name: str, scopes: Mapping[str, str]) -> str:

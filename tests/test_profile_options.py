@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from autoformer.space import SearchSpace
 from autoformer.subnet import Subnet
@@ -69,3 +71,59 @@ def test_spinning_without_onnx_runtime_is_refused(tmp_path: Path, monkeypatch: p
     save_subnet(network, tmp_path / "net", preprocessing=preprocessing, classes=("a", "b"), record={})
     answer = command("profile", "run", tmp_path / "net", "--spinning", "--seconds", 0.01)
     assert "leave --spinning out" in answer.error
+
+
+def test_a_backend_that_runs_nothing_of_this_names_those_that_do(tmp_path: Path) -> None:
+    onnx.save(graph(), tmp_path / "model.onnx")
+    error = command("profile", "run", tmp_path / "model.onnx", "--backend", "torch-cpu").error
+    assert "nothing of this runs on torch-cpu; it runs on onnxruntime-cpu, onnxruntime-cuda" in error
+
+
+def test_numbers_of_thousands_of_digits_are_one_line(tmp_path: Path) -> None:
+    onnx.save(graph(), tmp_path / "model.onnx")
+    many = "9" * 5000
+    assert "write 1,2,4,8" in command("profile", "run", tmp_path / "model.onnx", "--batches", many).error
+    words = ("profile", "table", "--space", "micro", "--out", tmp_path / "t.json", "--networks", many)
+    assert "takes auto or a whole number from 4" in command(*words).error
+
+
+def test_a_file_that_takes_no_batch_has_no_latency_of_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    scalar = [helper.make_tensor_value_info(name, TensorProto.FLOAT, []) for name in ("x", "y")]
+    made = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", scalar[:1], scalar[1:])
+    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), tmp_path / "scalar.onnx")
+    assert "has no input with a first dimension" in command("profile", "run", tmp_path / "scalar.onnx", "--batch", 8).error
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("x", ["batch", 4]), ("y", [5, 7]))]
+    shape = numpy_helper.from_array(np.array([5, 7], np.int64), "shape")  # which four values a batch never fill
+    made = helper.make_graph([helper.make_node("Reshape", ["x", "shape"], ["y"])], "g", values[:1], values[1:], [shape])
+    failing = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    onnx.save(failing, tmp_path / "failing.onnx")
+    assert "fails when it runs" in command("profile", "run", tmp_path / "failing.onnx").error
+    assert capfd.readouterr().err == ""  # the runtime says nothing of its own beside the one line
+
+
+def test_a_file_without_names_of_modules_claims_none(tmp_path: Path) -> None:
+    onnx.save(graph(), tmp_path / "model.onnx")
+    found = command("profile", "layers", tmp_path / "model.onnx", "--runs", 2, "--json").json
+    assert {layer["scope"] for layer in found["layers"]} == {""}
+    assert found["joined_share"] == 0.0
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        '[{"count": -3}, {"name": "x", "timeMs": 1, "averageMs": 1}]',
+        '[{"count": 2.5}, {"name": "x", "timeMs": 1, "averageMs": 1}]',
+        '[{"count": 3}, {"name": "x", "timeMs": NaN, "averageMs": 1}]',
+        '[{"count": 3}, {"name": "x", "timeMs": 1, "averageMs": 1, "medianMs": -1}]',
+        "[]",
+    ],
+)
+def test_a_profile_of_trtexec_with_impossible_numbers_is_refused(listed: str, tmp_path: Path) -> None:
+    (tmp_path / "engine.json").write_text(listed)
+    assert "holds no times of layers" in command("profile", "layers", tmp_path / "engine.json").error
+
+
+def test_a_kit_of_an_unknown_opset_leaves_nothing_behind(tmp_path: Path) -> None:
+    answer = command("profile", "kit", "--space", "micro", "--networks", 4, "--opset", 3, "--out", tmp_path / "kit")
+    assert "no kit in opset 3; known are 17 to 25" in answer.error
+    assert list(tmp_path.iterdir()) == []
