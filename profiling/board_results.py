@@ -19,6 +19,7 @@ from autoformer.export.manifest import FILE_NAME, Manifest, sha256_of
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.kit_result import KitResult
 from autoformer.profiling.measure import Measurement
+from autoformer.profiling.statistics import MET, NOT_MET, NOT_SHOWN, limit_status
 
 FORMAT = "autoformer/board/1"
 COMMANDS = ("verify", "bench")
@@ -71,7 +72,7 @@ class BoardResult:
                 measurements=taken,
                 not_measured={str(name): str(reason) for name, reason in answer.get("not measured", {}).items()},
                 artefacts=_entries(answer, "artefacts"),
-                budget=_entries(answer, "budget"),
+                budget=_budget(answer),
                 versions={str(name): str(version) for name, version in values["versions"].items()},
             )
 
@@ -103,6 +104,22 @@ def _entries(answer: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
     found = answer.get(name, {})
     if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
         raise TypeError(f"its {name} are no facts by name")
+    return found
+
+
+def _budget(answer: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The limits of `verify`. Raises `ValueError` where a status does not follow from the numbers beside it."""
+    found = _entries(answer, "budget")
+    for name, entry in found.items():
+        limit, status = entry["limit"], entry["status"]
+        if "median_ms" in entry:
+            follows = limit_status(limit, str(entry["verdict"]).split(":")[0], entry["low_ms"], entry["high_ms"])
+        elif (value := entry.get("value")) is not None:
+            follows = MET if (value <= limit if name.startswith("max_") else value >= limit) else NOT_MET
+        else:
+            follows = status if status in (NOT_MET, NOT_SHOWN) else NOT_SHOWN
+        if status != follows:
+            raise ValueError(f"{short(name, 40)} is {short(status, 40)!r}, the numbers beside it say {follows!r}")
     return found
 
 

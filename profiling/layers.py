@@ -184,7 +184,9 @@ def _from_trtexec(values: Sequence[Mapping[str, Any]], name: str, scopes: Mappin
         )
         for entry in entries
     )
-    if not layers or not all(_is_time(value) for layer in layers for value in (layer.total_ms, layer.average_ms, layer.median_ms)):
+    if not layers or not all(
+        _is_time(value) for layer in layers for value in (layer.total_ms, layer.average_ms, layer.median_ms)
+    ):
         raise MeasurementError("there is no layer, or its time is no number")
     runs = count["count"]
     if type(runs) is not int or runs < 1:

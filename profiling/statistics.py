@@ -32,6 +32,7 @@ CONFIDENCE = 0.95
 SPIKE = 2.0  # a run slower than this many medians is counted as a spike
 
 VALID, UNSTABLE, INVALID = "VALID", "UNSTABLE", "INVALID"
+MET, NOT_MET, NOT_SHOWN = "met", "not met", "not shown"  # what becomes of a limit
 
 
 @dataclass(frozen=True)
@@ -238,6 +239,13 @@ class Verdict:
         if values["level"] not in (VALID, UNSTABLE, INVALID):
             raise MeasurementError(f"no verdict: {short(values['level'], 40)}; expected {VALID}, {UNSTABLE} or {INVALID}")
         return cls(values["level"], tuple(values["reasons"]))
+
+
+def limit_status(limit_ms: float, level: str, low_ms: float | None, high_ms: float | None) -> str:
+    """What a measurement of this verdict, with this 95 % interval, says about a limit: `MET`, `NOT_MET` or `NOT_SHOWN`."""
+    if level != VALID or low_ms is None or high_ms is None:
+        return NOT_SHOWN
+    return MET if high_ms <= limit_ms else NOT_MET if low_ms > limit_ms else NOT_SHOWN
 
 
 def judge(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from autoformer.errors import CheckpointError, MeasurementError
-from autoformer.profiling.board_results import BEGIN, END
+from autoformer.profiling.board_results import BEGIN, END, BoardResult
 from autoformer.profiling.kit_measurement import Rows
 from autoformer.profiling.latency import Profile
 from autoformer.profiling.latency_table import LatencyTable
@@ -146,3 +146,32 @@ def test_an_out_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path
     assert f"{tmp_path / 'file'}: Not a directory" in answer.error
     with pytest.raises(MeasurementError, match="p99 needs 662 runs, only 20 were made; measure longer"):
         profile(1, 10.0).measurements[0].stats.value("p99")
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "follows"),
+    [
+        ("max_latency_ms", {"median_ms": 2.0, "low_ms": 1.9, "high_ms": 2.1, "verdict": "VALID", "limit": 2.2}, "met"),
+        ("max_latency_ms", {"median_ms": 2.0, "low_ms": 1.9, "high_ms": 2.1, "verdict": "VALID", "limit": 1.5}, "not met"),
+        ("max_latency_ms", {"median_ms": 2.0, "low_ms": 1.9, "high_ms": 2.1, "verdict": "VALID", "limit": 2.0}, "not shown"),
+        (
+            "max_latency_ms",
+            {"median_ms": 2.0, "low_ms": 1.9, "high_ms": 2.1, "verdict": "UNSTABLE: drift", "limit": 9},
+            "not shown",
+        ),
+        ("max_latency_ms", {"limit": 9, "reason": "no runtime here measures it"}, "not shown"),
+        ("max_params", {"limit": 10, "value": 11}, "not met"),
+        ("min_flops", {"limit": 10, "value": 11}, "met"),
+    ],
+)
+def test_the_status_of_a_limit_follows_from_the_numbers_beside_it(
+    name: str, entry: dict[str, Any], follows: str, tmp_path: Path
+) -> None:
+    for status in ("met", "not met", "not shown"):
+        answer = {"artefacts": {"onnx fp32": {"status": "as promised"}}, "budget": {name: {**entry, "status": status}}}
+        path = result(tmp_path / "b.json", command="verify", answer=answer)
+        if status == follows:
+            assert BoardResult.load(path).budget[name]["status"] == follows
+        elif "reason" not in entry or status == "met":
+            with pytest.raises(CheckpointError, match=f"{name} is '{status}', the numbers beside it say '{follows}'"):
+                BoardResult.load(path)

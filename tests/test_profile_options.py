@@ -92,7 +92,8 @@ def test_a_file_that_takes_no_batch_has_no_latency_of_one(tmp_path: Path, capfd:
     made = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", scalar[:1], scalar[1:])
     onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), tmp_path / "scalar.onnx")
     assert "has no input with a first dimension" in command("profile", "run", tmp_path / "scalar.onnx", "--batch", 8).error
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("x", ["batch", 4]), ("y", [5, 7]))]
+    sizes: dict[str, list[str | int]] = {"x": ["batch", 4], "y": ["rows", "columns"]}
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name, size in sizes.items()]
     shape = numpy_helper.from_array(np.array([5, 7], np.int64), "shape")  # which four values a batch never fill
     made = helper.make_graph([helper.make_node("Reshape", ["x", "shape"], ["y"])], "g", values[:1], values[1:], [shape])
     failing = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
