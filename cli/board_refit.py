@@ -76,7 +76,10 @@ def _refitted(bundle: Bundle, source: Path, engine: Artefact) -> Artefact:
 def inspect(arguments: argparse.Namespace) -> Answer:
     """What TensorRT made of the engines built here: is attention fused, do int8 layers run in int8, which layers are slow."""
     answer: dict[str, Any] = {}
-    for plan, artefact, graph in plans_of(Bundle.open(arguments.bundle).folder / ENGINES):
+    bundle = Bundle.open(arguments.bundle)
+    if bundle.engines is None:
+        raise CheckpointError(f"{bundle.folder} holds no engine; build there first: python3 board.pyz build")
+    for plan, artefact, graph in plans_of(bundle.folder / ENGINES):
         found = look_inside(plan, artefact, graph, twin=graph is not None)
         if arguments.json:
             answer[artefact.precision] = found.to_dict()

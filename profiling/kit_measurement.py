@@ -112,7 +112,7 @@ class Rows:
             if found[0].get(key) != wanted.get(key):
                 raise MeasurementError(
                     f"{path} was measured with another {key} ({short(found[0].get(key), 60)}, now {short(wanted.get(key), 60)}); "
-                    "move it away to measure from the beginning, or put the device back as it was"
+                    "put the device back as it was, or measure from the beginning in another folder, --work FOLDER"
                 )
         return rows
 
