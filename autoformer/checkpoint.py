@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from autoformer.errors import CheckpointError, OutputExistsError
+from autoformer.errors import AutoformerError, CheckpointError, OutputExistsError, short
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -75,15 +75,30 @@ def _runs(process: str) -> bool:
 
 
 def refuse_existing(folder: Path) -> None:
-    """Raises `OutputExistsError` when `folder` is a file or holds anything but the remains of interrupted writing."""
+    """Raises `OutputExistsError` when `folder` is a file or holds anything but the remains of interrupted writing, and `OSError`
+    where it could not be made: better now than after the work.
+    """
     if folder.exists() and (not folder.is_dir() or any(path.suffix != ".partial" for path in folder.iterdir())):
         raise OutputExistsError(f"{folder} already exists; choose another --out or move it away (nothing was written)")
+    _check_writable(folder)
 
 
 def refuse_existing_file(path: Path) -> None:
-    """Raises `OutputExistsError` when something stands at `path`."""
+    """Raises `OutputExistsError` when something stands at `path`, and `OSError` where nothing could be written there."""
     if path.exists():
         raise OutputExistsError(f"{path} already exists; choose another --out or move it away (nothing was written)")
+    _check_writable(path)
+
+
+def _check_writable(path: Path) -> None:
+    """Raises `OSError` where the folder of `path` cannot be written to, or made."""
+    place = path.absolute().parent
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
 
 
 def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
@@ -147,15 +162,15 @@ def write_json(value: Any, path: Path) -> None:
         beside.write_text(text, encoding="utf-8")
 
 
-def read_json(path: Path, *keys: str) -> dict[str, Any]:
-    """A JSON object with at least these top-level `keys`.
+def read_json(path: Path, *keys: str, expected: str = "a folder written by this tool") -> dict[str, Any]:
+    """A JSON object with at least these top-level `keys`; `expected` says in an error what was looked for.
 
     Raises `CheckpointError` when the file is missing, cannot be read, is no JSON, no object or lacks a key.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} does not exist; expected a folder written by this tool") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CheckpointError(f"{path} does not exist; expected {expected}") from error
     except RecursionError as error:
         raise CheckpointError(f"{path} cannot be read as JSON: it is nested too deeply") from error
     except OSError as error:
@@ -168,6 +183,32 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
         if key not in value:
             raise CheckpointError(f"{path} lacks {key!r}; it was edited or damaged")
     return value
+
+
+def read_document(path: Path, *formats: str, expected: str) -> dict[str, Any]:
+    """A JSON object whose "format" is one of `formats`; `expected` says in an error what writes such files.
+
+    Raises `CheckpointError` as `read_json` does, and for another format.
+    """
+    values = read_json(path, "format", expected=expected)
+    if values["format"] not in formats:
+        known = " or ".join(map(repr, formats))
+        raise CheckpointError(f"{path} has format {short(repr(values['format']), 60)}, expected {known}: {expected}")
+    return values
+
+
+@contextmanager
+def believing(source: object, advice: str, *, fault: str = "is damaged") -> Iterator[None]:
+    """Turns what values from a file do to the code that takes them into one `CheckpointError`.
+
+    `source` is the file, or words for a part of it, `fault` what is wrong with it then, and `advice` what to do about it.
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise CheckpointError(f"{source} {fault} ({error} is missing); {advice}") from error
+    except (TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError, AutoformerError) as error:
+        raise CheckpointError(f"{source} {fault} ({short(' '.join(str(error).split()))}); {advice}") from error
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, Any] | None = None) -> None:

@@ -8,8 +8,6 @@ something is not, 2 the command or the bundle cannot be used.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,10 +16,9 @@ from typing import Any
 from autoformer.cli import board_build
 from autoformer.cli.board_bench import bench
 from autoformer.cli.board_build import build
-from autoformer.cli.board_bundle import Answer, duration, whole
+from autoformer.cli.board_program import Answer, duration, run_command, whole
 from autoformer.cli.board_refit import inspect, refit
 from autoformer.cli.board_verify import predict, verify
-from autoformer.errors import AutoformerError
 from autoformer.profiling.clock_lock import LOCK_HELP, LOCK_OPTION
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], Answer]] = {
@@ -32,27 +29,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], Answer]] = {
 def main(words: list[str] | None = None) -> int:
     """The program."""
     arguments = parser().parse_args(words)
-    try:
-        answer, good = COMMANDS[arguments.command](arguments)
-        print(json.dumps(answer, indent=2, ensure_ascii=False) if arguments.json else "\n".join(lines(answer)), flush=True)
-    except ModuleNotFoundError as error:
-        print(f"error: package {error.name!r} is missing; install it with: pip install {error.name}", file=sys.stderr)
-        return 2
-    except AutoformerError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        print(
-            f"error: {error.filename or 'a file'}: {error.strerror or error}; check the path and its permissions", file=sys.stderr
-        )
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; files that were finished are kept", file=sys.stderr)
-        return 130
-    return 0 if good else 1
+    return run_command(COMMANDS[arguments.command], arguments, lines, stopped="stopped; files that were finished are kept")
 
 
 def parser() -> argparse.ArgumentParser:

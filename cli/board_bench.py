@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from autoformer.checkpoint import refuse_existing_file, write_json
-from autoformer.cli.board_bundle import Answer, Bundle
+from autoformer.cli.board_bundle import Bundle
+from autoformer.cli.board_program import Answer
 from autoformer.errors import CheckpointError, MeasurementError, MissingPackageError
 from autoformer.export.engine_artefacts import checked_trtexec, trtexec_of
 from autoformer.export.manifest import Artefact

@@ -11,7 +11,8 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from autoformer.cli.board_bundle import ENGINES, Answer, Bundle, whole
+from autoformer.cli.board_bundle import ENGINES, Bundle
+from autoformer.cli.board_program import Answer, whole
 from autoformer.export.engine_artefacts import engine_artefact, how_to_build, read_batches
 from autoformer.export.engine_builder import PRECISIONS, EngineConfig
 from autoformer.export.manifest import Artefact

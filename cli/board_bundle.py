@@ -5,7 +5,6 @@ Standard library only; works on Python 3.10. numpy, Pillow and the runtimes are 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ ENGINES = "engines"  # folder that `build` writes
 BATCHES = (1, 2, 5)
 LIMITS = tuple(f"{kind}_{measure}" for kind in ("max", "min") for measure in ("params", "flops", "latency_ms"))
 NO_IMAGE = (OSError, SyntaxError, ValueError, TypeError, OverflowError, MemoryError)  # what Pillow meets damaged files with
-Answer = tuple[dict[str, Any], bool]  # of a command: what it found, and whether all is as promised
 
 
 @dataclass(frozen=True)
@@ -109,24 +107,6 @@ def objections(promises: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def is_number(value: object) -> bool:
     """Whether JSON gave a finite number."""
     return type(value) in (int, float) and abs(value) < float("inf")  # type: ignore[arg-type]
-
-
-def whole(words: str) -> int:
-    """A number of things on the command line, from 1."""
-    if not words.isdecimal() or int(words) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {words[:40]!r}")
-    return int(words)
-
-
-def duration(words: str) -> float:
-    """Seconds on the command line, more than 0."""
-    try:
-        seconds = float(words)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected seconds, more than 0, got {words[:40]!r}")
-    return seconds
 
 
 def one_line(error: Exception) -> str:

@@ -8,15 +8,14 @@ measured, 1 something was not, 2 the command or the kit cannot be used, 130 stop
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from autoformer.checkpoint import refuse_existing_file, sole_worker
-from autoformer.errors import AutoformerError, CheckpointError, ExportError, MeasurementError
+from autoformer.cli.board_program import Answer, run_command, whole
+from autoformer.errors import CheckpointError, ExportError, MeasurementError
 from autoformer.export.manifest import sha256_of
 from autoformer.profiling.clock_lock import LOCK_HELP, LOCK_OPTION, NOT_HERE, locked_clocks
 from autoformer.profiling.device import DeviceFacts
@@ -28,7 +27,7 @@ from autoformer.profiling.kit_runtimes import RUNTIMES, runtime_here
 WORK = "measured"  # folder of finished visits and built engines, beside the kit's files
 
 
-def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+def measure(arguments: argparse.Namespace) -> Answer:
     """Measure the networks of this kit, in rounds, until its stopping rule is met; writes the result file."""
     folder: Path = arguments.kit
     kit, out = Kit.load(folder), arguments.out or folder / "result.json"
@@ -87,35 +86,15 @@ def main(words: list[str] | None = None) -> int:
     one.add_argument("--runtime", choices=RUNTIMES, help="default: the first of these that is here")
     one.add_argument("--trtexec", type=Path, help="the program, where it is not found by itself")
     one.add_argument("--precision", action="append", choices=PRECISIONS, help="default: all of the kit; fp32 on a CPU")
-    one.add_argument("--batch", action="append", type=int, help="images in one call; default: all of the kit")
-    one.add_argument("--threads", type=int, default=1, help="CPU threads of ONNX Runtime")
+    one.add_argument("--batch", action="append", type=whole, help="images in one call; default: all of the kit")
+    one.add_argument("--threads", type=whole, default=1, help="CPU threads of ONNX Runtime")
     one.add_argument(LOCK_OPTION, action="store_true", help=LOCK_HELP)
     one.add_argument("--work", type=Path, help="folder for what is finished so far; default: in the kit")
     one.add_argument("--out", type=Path, help="result file; default: result.json in the kit")
     one.add_argument("--quiet", action="store_true", help="no progress on stderr")
     one.add_argument("--json", action="store_true", help="one JSON document instead of lines")
-    arguments = parser.parse_args(words)
-    try:
-        answer, good = measure(arguments)
-        print(json.dumps(answer, indent=2) if arguments.json else "\n".join(_lines(answer)), flush=True)
-    except KeyboardInterrupt:
-        print("stopped; every finished visit is kept, the same command goes on from there", file=sys.stderr)
-        return 130
-    except ModuleNotFoundError as error:
-        print(f"error: package {error.name!r} is missing; install it with: pip install {error.name}", file=sys.stderr)
-        return 2
-    except AutoformerError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader of our output went away, as `head` does; the result is there
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        print(
-            f"error: {error.filename or 'a file'}: {error.strerror or error}; check the path and its permissions", file=sys.stderr
-        )
-        return 2
-    return 0 if good else 1
+    stopped = "stopped; every finished visit is kept, the same command goes on from there"
+    return run_command(measure, parser.parse_args(words), _lines, stopped=stopped)
 
 
 def _lines(answer: dict[str, Any]) -> list[str]:

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autoformer.cli.board_bundle import ENGINES, Answer, Bundle
+from autoformer.cli.board_bundle import ENGINES, Bundle
+from autoformer.cli.board_program import Answer
 from autoformer.errors import AutoformerError, CheckpointError, ExportError
 from autoformer.export.engine import Engine
 from autoformer.export.engine_artefacts import BATCHES, in_profiles, trtexec_of
@@ -75,7 +76,10 @@ def _refitted(bundle: Bundle, source: Path, engine: Artefact) -> Artefact:
 def inspect(arguments: argparse.Namespace) -> Answer:
     """What TensorRT made of the engines built here: is attention fused, do int8 layers run in int8, which layers are slow."""
     answer: dict[str, Any] = {}
-    for plan, artefact, graph in plans_of(Bundle.open(arguments.bundle).folder / ENGINES):
+    bundle = Bundle.open(arguments.bundle)
+    if bundle.engines is None:
+        raise CheckpointError(f"{bundle.folder} holds no engine; build there first: python3 board.pyz build")
+    for plan, artefact, graph in plans_of(bundle.folder / ENGINES):
         found = look_inside(plan, artefact, graph, twin=graph is not None)
         if arguments.json:
             answer[artefact.precision] = found.to_dict()

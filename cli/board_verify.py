@@ -7,10 +7,12 @@ from typing import Any
 
 from autoformer.checkpoint import refuse_existing_file, write_json
 from autoformer.cli.board_bench import measured, result_of
-from autoformer.cli.board_bundle import BATCHES, NO_IMAGE, Answer, Bundle, chosen, damaged, one_line, opened
+from autoformer.cli.board_bundle import BATCHES, NO_IMAGE, Bundle, chosen, damaged, one_line, opened
+from autoformer.cli.board_program import Answer
 from autoformer.errors import CheckpointError, DataError, MissingPackageError
 from autoformer.export.engine_artefacts import few_calls, profiles_of, trtexec_of
 from autoformer.export.engine_builder import PRECISIONS
+from autoformer.profiling.statistics import limit_status
 
 
 def verify(arguments: argparse.Namespace) -> Answer:
@@ -64,9 +66,7 @@ def budget(bundle: Bundle, arguments: argparse.Namespace) -> dict[str, dict[str,
             found[name] = {"limit": limit, "status": "not shown", "reason": "no runtime here measures it"}
         for what, entry in sorted(taken.items(), key=lambda row: row[1].backend != backend):
             low, high = entry.stats.p50_low_ms, entry.stats.p50_high_ms
-            status = "not shown"
-            if entry.verdict.level == "VALID" and low is not None and high is not None:
-                status = "met" if high <= limit else "not met" if low > limit else "not shown"
+            status = limit_status(limit, entry.verdict.level, low, high)
             found[name] = {
                 "limit": limit, "limit means": means, "measured": what, "median_ms": entry.stats.p50_ms, "low_ms": low,
                 "high_ms": high, "verdict": str(entry.verdict), "status": status,

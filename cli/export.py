@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autoformer.cli.options import Data, Json, Out, Quiet
+
+if TYPE_CHECKING:
+    from autoformer.export.manifest import Manifest
 
 
 def export(
@@ -61,6 +65,8 @@ def export(
 ) -> None:
     """Write ONNX files and TensorRT engines, each proved against the network on real images.
 
+    What cannot be proved is left out and named; the exit code is 3 where that was asked for by --precision or --format.
+
     Examples:
 
       autoformer export runs/finetuned --out runs/export --precision fp32 --precision int8
@@ -71,12 +77,14 @@ def export(
     """
     from dataclasses import replace
 
-    from autoformer.cli.console import print_json, print_table, progress_bar
+    from autoformer.cli.console import note, print_json, print_table, progress_bar
     from autoformer.cli.networks import judged_part, network_and_images
     from autoformer.cli.recipe import ExportConfig, checked
+    from autoformer.errors import ExportError
     from autoformer.evaluate import EvaluationSet
     from autoformer.export.artefacts import export_network
     from autoformer.export.engine_artefacts import how_to_build
+    from autoformer.export.manifest import FILE_NAME
     from autoformer.profiling.artefact_costs import counted_flops
     from autoformer.profiling.int8_speed import note_int8_speed
     from autoformer.profiling.latency import profile_until_valid
@@ -125,9 +133,22 @@ def export(
             manifest = note_int8_speed(out, profile.measurements)
     if json:
         print_json(manifest.to_dict())
-        return
-    rows = [
-        (f"{a.format} {a.precision}", a.status, a.file or "", "; ".join(filter(None, (a.reason, a.advice))))
-        for a in manifest.artefacts
-    ]
-    print_table(f"exported to {out}", ("artefact", "status", "file", "why"), rows)
+    else:
+        rows = [
+            (f"{a.format} {a.precision}", a.status, a.file or "", "; ".join(filter(None, (a.reason, a.advice))))
+            for a in manifest.artefacts
+        ]
+        print_table(f"exported to {out}", ("artefact", "status", "file", "why"), rows)
+    if missing := not_delivered(manifest, precision or (), format or ()):
+        note(f"not delivered: {', '.join(missing)}; {out / FILE_NAME} says why, and the other files are good")
+        raise typer.Exit(ExportError.exit_code)
+
+
+def not_delivered(manifest: Manifest, precisions: Sequence[str], formats: Sequence[str]) -> list[str]:
+    """The precisions and formats, asked for by name, of which the export has no file that counts."""
+    counts = [(artefact.format, artefact.precision) for artefact in manifest.artefacts if artefact.file is not None]
+    found = [name for name in formats if all(format != name for format, _ in counts)]
+    for name in precisions:
+        if all(precision != name or (formats and format not in formats) for format, precision in counts):
+            found.append(name)
+    return list(dict.fromkeys(found))

@@ -9,7 +9,7 @@ import typer
 
 from autoformer.cli import counts, layers, regression
 from autoformer.cli.kit import kit
-from autoformer.cli.options import AnyBatch, Json, LockClocks, Quiet, Threads
+from autoformer.cli.options import AnyBatch, AnyThreads, Json, LockClocks, Quiet, Threads, is_count
 
 if TYPE_CHECKING:
     from autoformer.space import SearchSpace
@@ -56,7 +56,7 @@ def run(
     from autoformer.checkpoint import refuse_existing_file
     from autoformer.cli.console import note, print_json, progress_bar
     from autoformer.cli.measurement_tables import doubtful, show_profile, show_sweep
-    from autoformer.errors import MeasurementError
+    from autoformer.errors import MeasurementError, short
     from autoformer.profiling.artefact_backends import USUAL_BACKENDS
     from autoformer.profiling.batch_sweep import BatchSweep, measure_batches
     from autoformer.profiling.latency import Profile, profile_artefacts
@@ -65,8 +65,8 @@ def run(
     several = batches is not None or sweep
     if (batch is not None) + (batches is not None) + sweep > 1:
         raise MeasurementError("--batch, --batches and --sweep each say which batches to measure; give one of them")
-    if batches is not None and not all(number.strip().isdecimal() for number in batches.split(",")):
-        raise MeasurementError(f"--batches {batches!r} is no list of numbers; write 1,2,4,8")
+    if batches is not None and not all(is_count(number.strip()) for number in batches.split(",")):
+        raise MeasurementError(f"--batches {short(batches, 40)!r} is no list of numbers; write 1,2,4,8")
     if out is not None:
         refuse_existing_file(out)
     config = MeasureConfig(min_s=seconds, max_s=4 * seconds)
@@ -107,13 +107,17 @@ def table(
     ] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="With --from: which, where it holds several.")] = None,
     backend: Annotated[
-        str, typer.Option("--backend", help="onnxruntime-cpu, torch-cpu, tensorrt, tensorrt-graph (CUDA graph)…")
-    ] = "onnxruntime-cpu",
+        str | None,
+        typer.Option("--backend", help="onnxruntime-cpu (the default), torch-cpu, tensorrt, tensorrt-graph (CUDA graph)…"),
+    ] = None,
     networks: Annotated[
-        str, typer.Option("--networks", help="How many to measure, 4 or more; auto: 12, then more while that lowers the error.")
-    ] = "auto",
+        str | None,
+        typer.Option(
+            "--networks", help="How many to measure, 4 or more; auto (the default): 12, then more while that lowers the error."
+        ),
+    ] = None,
     batch: AnyBatch = None,
-    threads: Threads = 1,
+    threads: AnyThreads = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -127,10 +131,14 @@ def table(
 
     from autoformer.checkpoint import refuse_existing_file, sole_worker
     from autoformer.cli.console import print_json, print_table, progress_bar
-    from autoformer.profiling.table_measurement import measure_table
+    from autoformer.cli.options import refuse_without_effect
+    from autoformer.profiling.table_measurement import check_backend, measure_table
 
     refuse_existing_file(out)
     if result is not None:
+        refuse_without_effect(
+            "with --from, whose times were measured already", backend=backend, networks=networks, threads=threads
+        )
         from autoformer.profiling.kit_result import KitResult
         from autoformer.profiling.kit_table import chosen_setting, table_of
 
@@ -139,13 +147,16 @@ def table(
             asked = space_to_measure(supernet, space, image_size)
         found = table_of(brought, chosen_setting(brought, precision, batch), asked)
     else:
-        measured, count = space_to_measure(supernet, space, image_size), count_of(networks)
+        measured, count = space_to_measure(supernet, space, image_size), count_of(networks or "auto")
+        backend, precision = backend or "onnxruntime-cpu", precision or "fp32"
+        check_backend(backend, precision)
         work = out.with_name(f"{out.name}.work")  # graphs and finished measurements, until the table is there
         work.mkdir(parents=True, exist_ok=True)
         with sole_worker(work), progress_bar(quiet) as progress:
             found = measure_table(
-                measured, backend=backend, count=count, batch=batch or 1, threads=threads, folder=work, progress=progress
-            )
+                measured, backend=backend, precision=precision, count=count, batch=batch or 1, threads=threads or 1, folder=work,
+                progress=progress,
+            )  # fmt: skip
     found.save(out)
     if result is None:
         rmtree(work)
@@ -168,17 +179,19 @@ def table(
 
 def count_of(networks: str) -> int | None:
     """The number that --networks says; None for auto. Raises `MeasurementError` for anything else."""
-    from autoformer.errors import MeasurementError
+    from autoformer.errors import MeasurementError, short
 
     if networks == "auto":
         return None
-    if not networks.isdecimal() or int(networks) < 4:
-        raise MeasurementError(f"--networks takes auto or a whole number from 4, got {networks!r}")
+    if not is_count(networks) or int(networks) < 4:
+        raise MeasurementError(f"--networks takes auto or a whole number from 4, got {short(networks, 40)!r}")
     return int(networks)
 
 
 def space_to_measure(supernet: Path | None, space: str | None, image_size: int | None) -> SearchSpace:
-    """The space that --supernet or --space names. Raises `ArchitectureError` unless exactly one does."""
+    """The space that --supernet or --space names. Raises `ArchitectureError` unless exactly one does, or for an image size
+    beside --supernet.
+    """
     from autoformer.checkpoint import read_json
     from autoformer.cli.spaces import read_space
     from autoformer.errors import ArchitectureError
@@ -187,6 +200,8 @@ def space_to_measure(supernet: Path | None, space: str | None, image_size: int |
     if (supernet is None) == (space is None):
         raise ArchitectureError("say which space to measure: either --supernet FOLDER or --space NAME")
     if supernet is not None:
+        if image_size is not None:
+            raise ArchitectureError("--image-size has no effect with --supernet, whose space says the sizes; leave it out")
         return SearchSpace.from_dict(read_json(supernet / "supernet.json", "space")["space"])
     assert space is not None
     return read_space(space, image_size=image_size)

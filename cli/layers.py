@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
-from autoformer.cli.options import Batch, Json, Threads
+from autoformer.cli.options import AnyBatch, AnyThreads, Json, refuse_without_effect
+
+RUNS = 50  # profiled, unless --runs says how many
 
 
 def layers(
     artefact: Annotated[Path, typer.Argument(help="An ONNX file, an engine, or a JSON file of trtexec --exportProfile.")],
-    batch: Batch = 1,
-    threads: Threads = 1,
-    runs: Annotated[int, typer.Option("--runs", min=1, help="Profiled runs.")] = 50,
+    batch: AnyBatch = None,
+    threads: AnyThreads = None,
+    runs: Annotated[int | None, typer.Option("--runs", min=1, help="Profiled runs. Default 50.")] = None,
     scopes: Annotated[
         Path | None, typer.Option("--scopes", help="The .scopes.json of the ONNX file that an engine was built from.")
     ] = None,
@@ -32,25 +34,28 @@ def layers(
     from autoformer.checkpoint import refuse_existing_file, write_json
     from autoformer.cli.console import note, print_json, print_table
     from autoformer.errors import MeasurementError
-    from autoformer.profiling.artefact_backends import PLAN_SUFFIXES
+    from autoformer.profiling.artefact_backends import PLAN_SUFFIXES, fixed_batch
     from autoformer.profiling.layers import LayerProfile
     from autoformer.profiling.onnxruntime_layers import layers_of_onnx, read_scopes
 
     for path in (out, export_profile):
         if path is not None:
             refuse_existing_file(path)
-    if graph is not None and artefact.suffix not in PLAN_SUFFIXES:
-        raise MeasurementError("--graph has no effect but on an engine; leave it out")
-    if scopes is not None and artefact.suffix != ".json":
-        raise MeasurementError("--scopes has no effect but on a JSON file of trtexec; leave it out")
+    if artefact.suffix not in PLAN_SUFFIXES:
+        refuse_without_effect("but on an engine", graph=graph)
+    if artefact.suffix != ".json":
+        refuse_without_effect("but on a JSON file of trtexec", scopes=scopes)
     if artefact.suffix == ".json":
+        refuse_without_effect("on times that were taken already", batch=batch, threads=threads, runs=runs)
         found = LayerProfile.load(artefact, {} if scopes is None else read_scopes(scopes))
     elif artefact.suffix == ".onnx":
-        found = layers_of_onnx(artefact, batch=batch, threads=threads, runs=runs)
+        batch = batch or fixed_batch(str(artefact)) or 1
+        found = layers_of_onnx(artefact, batch=batch, threads=threads or 1, runs=runs or RUNS)
     elif artefact.suffix in PLAN_SUFFIXES:
         from autoformer.profiling.tensorrt_layers import layers_of_engine
 
-        found = layers_of_engine(artefact, graph=graph, batch=batch, runs=runs)
+        refuse_without_effect("on an engine, which runs on the GPU", threads=threads)
+        found = layers_of_engine(artefact, graph=graph, batch=batch or 1, runs=runs or RUNS)
     else:
         raise MeasurementError(f"{artefact} is no .onnx file, no engine ({', '.join(PLAN_SUFFIXES)}) and no .json file of layers")
     if out is not None:

@@ -19,7 +19,8 @@ def show_profile(profile: Profile, threads: int) -> None:
         rows.append((measured.name, measured.precision, *shown, f"{profile.ratio(measured):.3f}", verdict_words(measured)))
     columns = ("artefact", "precision", "p50 ms", "p90 ms", "p99 ms", "p50 / reference", "verdict")
     what = "latency of one call (wall_ms; e2e_ms in rows with copies)"
-    print_table(f"{what}, batch {profile.measurements[0].batch}, {threads} threads", columns, rows)
+    by = f"{threads} thread{'' if threads == 1 else 's'}"
+    print_table(f"{what}, batch {profile.measurements[0].batch}, {by}", columns, rows)
     if rows := [_metric_row(taken) for taken in profile.measurements if {"gpu_ms", "enqueue_ms"} & set(taken.metrics)]:
         print_table("by the GPU's clock", ("artefact", "gpu_ms p50", "enqueue_ms p50"), rows)
     _show_besides([profile])

@@ -82,26 +82,32 @@ def import_results(
     from autoformer.cli.console import note, print_json, print_table
     from autoformer.errors import DataError
     from autoformer.profiling import kit_result
-    from autoformer.profiling.board_results import COLUMNS, BoardResult, add_rows, keep_with_run, rows_of_kit
+    from autoformer.profiling.board_results import (
+        COLUMNS,
+        BoardResult,
+        add_rows,
+        keep_with_run,
+        read_markdown,
+        rows_of_kit,
+    )
     from autoformer.profiling.report import build_report
 
-    kits = [path for path in results if read_json(path, "format")["format"] == kit_result.FORMAT]
+    expected = "what board.pyz verify, bench or measure wrote"
+    kits = [path for path in results if read_json(path, "format", expected=expected)["format"] == kit_result.FORMAT]
     if kits and run is not None:
         raise DataError(f"{kits[0]} is of a kit, which belongs to no run; its table: autoformer profile table --from {kits[0]}")
     loaded = [(path, BoardResult.load(path)) for path in results if path not in kits]
     rows = [row for _, result in loaded for row in result.ran_on()]
     rows += [row for path in kits for row in rows_of_kit(kit_result.KitResult.load(path))]
-    if into is not None:
-        if not into.is_file():
-            raise DataError(f"{into} does not exist; expected a Markdown file with marks for the table")
-        text = add_rows(into.read_text(encoding="utf-8"), rows)
-        with replacing(into) as beside:
-            beside.write_text(text, encoding="utf-8")
+    text = None if into is None else add_rows(read_markdown(into), rows)
     if run is not None:
         for path, result in loaded:
             keep_with_run(path, result, run)
         build_report(run)
         note(f"report: {run / 'report.html'}")
+    if into is not None and text is not None:
+        with replacing(into) as beside:
+            beside.write_text(text, encoding="utf-8")
     if json:
         print_json([asdict(row) for row in rows])
     else:

@@ -12,10 +12,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from autoformer.checkpoint import read_json, refuse_existing_file, write_json
+from autoformer.checkpoint import read_document, refuse_existing_file, write_json
 from autoformer.errors import AutoformerError, CheckpointError, MeasurementError
 from autoformer.profiling.latency import FORMAT as PROFILE_FORMAT
-from autoformer.profiling.latency import Profile
+from autoformer.profiling.latency import WRITES, Profile
 
 FORMAT = "autoformer/batches/1"
 GAIN = 0.05  # of throughput, from one batch to its double, below which a sweep ends
@@ -106,11 +106,11 @@ def best_gain(smaller: Profile, larger: Profile) -> float:
 
 def load_profiles(path: Path) -> tuple[Profile, ...]:
     """The profile of a file of `profile run`, or all of one with several batches. Raises `CheckpointError` naming it."""
-    values = read_json(path, "format")
+    values = read_document(path, PROFILE_FORMAT, FORMAT, expected=WRITES)
     if values["format"] == PROFILE_FORMAT:
-        return (Profile.load(path),)
-    if values["format"] != FORMAT or not isinstance(values.get("profiles"), list) or not values["profiles"]:
-        raise CheckpointError(f"{path} has format {str(values['format'])[:40]!r}, expected {PROFILE_FORMAT!r} or {FORMAT!r}")
+        return (Profile.from_dict(values, path),)
+    if not isinstance(values.get("profiles"), list) or not values["profiles"]:
+        raise CheckpointError(f"{path} lists no profile; it was edited or damaged, profile again")
     return tuple(Profile.from_dict(entry, path) for entry in values["profiles"])
 
 

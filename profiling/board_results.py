@@ -13,13 +13,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from autoformer.checkpoint import read_json, replacing
-from autoformer.errors import AutoformerError, CheckpointError, DataError, short
+from autoformer.checkpoint import believing, read_document, replacing
+from autoformer.errors import DataError, short
 from autoformer.export.manifest import FILE_NAME, Manifest, sha256_of
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.kit_result import KitResult
 from autoformer.profiling.measure import Measurement
-from autoformer.profiling.statistics import LatencyStats
+from autoformer.profiling.statistics import MET, NOT_MET, NOT_SHOWN, limit_status
 
 FORMAT = "autoformer/board/1"
 COMMANDS = ("verify", "bench")
@@ -57,17 +57,11 @@ class BoardResult:
     @classmethod
     def load(cls, path: Path) -> BoardResult:
         """Raises `CheckpointError` when the file is missing, damaged, edited or something else."""
-        values = read_json(path, "format")
-        if values["format"] != FORMAT:
-            raise CheckpointError(
-                f"{path} has format {short(values['format'])!r}, expected {FORMAT!r}, of board.pyz verify or bench --out"
-            )
-        try:
+        values = read_document(path, FORMAT, expected="a file of board.pyz verify or bench --out")
+        with believing(path, "run the board program again"):
             answer = values["answer"]
-            taken = {str(name): Measurement.from_dict(entry) for name, entry in answer.get("measurements", {}).items()}
-            for name, measurement in taken.items():
-                if measurement.stats != LatencyStats.from_samples(measurement.samples_ms):
-                    raise ValueError(f"the figures of {name!r} are not those of its samples")
+            found = answer.get("measurements", {})
+            taken = {str(name): Measurement.from_dict({**entry, "name": str(name)}).believed() for name, entry in found.items()}
             words = {key: values[key] for key in ("command", "bundle", "created")}
             if words["command"] not in COMMANDS or not isinstance(words["bundle"], str) or not _is_date(words["created"]):
                 raise ValueError("command, bundle or date cannot be read")
@@ -78,13 +72,9 @@ class BoardResult:
                 measurements=taken,
                 not_measured={str(name): str(reason) for name, reason in answer.get("not measured", {}).items()},
                 artefacts=_entries(answer, "artefacts"),
-                budget=_entries(answer, "budget"),
+                budget=_budget(answer),
                 versions={str(name): str(version) for name, version in values["versions"].items()},
             )
-        except KeyError as error:
-            raise CheckpointError(f"{path} lacks {error}; it was edited or damaged, run the board program again") from error
-        except (TypeError, ValueError, AttributeError, AutoformerError) as error:
-            raise CheckpointError(f"{path} is damaged ({short(error)}); run the board program again") from error
 
     def ran_on(self) -> tuple[RanOn, ...]:
         """A row for each runtime that really ran something. Raises `DataError` when none did."""
@@ -117,6 +107,22 @@ def _entries(answer: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _budget(answer: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The limits of `verify`. Raises `ValueError` where a status does not follow from the numbers beside it."""
+    found = _entries(answer, "budget")
+    for name, entry in found.items():
+        limit, status = entry["limit"], entry["status"]
+        if "median_ms" in entry:
+            follows = limit_status(limit, str(entry["verdict"]).split(":")[0], entry["low_ms"], entry["high_ms"])
+        elif (value := entry.get("value")) is not None:
+            follows = MET if (value <= limit if name.startswith("max_") else value >= limit) else NOT_MET
+        else:
+            follows = status if status in (NOT_MET, NOT_SHOWN) else NOT_SHOWN
+        if status != follows:
+            raise ValueError(f"{short(name, 40)} is {short(status, 40)!r}, the numbers beside it say {follows!r}")
+    return found
+
+
 def _is_date(words: object) -> bool:
     try:
         return isinstance(words, str) and date.fromisoformat(words[:10]).isoformat() == words[:10]
@@ -136,6 +142,14 @@ def rows_of_kit(result: KitResult) -> tuple[RanOn, ...]:
 
 def _family(backend: str) -> str:
     return backend.split("-")[0]
+
+
+def read_markdown(path: Path) -> str:
+    """The text that `add_rows` takes. Raises `DataError` when there is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is no Markdown file in UTF-8; expected one with marks for the table") from error
 
 
 def add_rows(text: str, rows: Sequence[RanOn]) -> str:

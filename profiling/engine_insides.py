@@ -46,8 +46,12 @@ class EngineInsides:
 def plans_of(path: Path) -> list[tuple[Path, Artefact, Path | None]]:
     """The plans of a folder, or the one plan, each with its record and the ONNX file it was built from where that is beside it.
 
-    Raises `CheckpointError` where no manifest describes them.
+    Raises `CheckpointError` where there is nothing, or no manifest describes them.
     """
+    if not path.exists():
+        raise CheckpointError(
+            f"{path} does not exist; expected a .plan file, or the folder of an export or of a bundle's engines"
+        )
     folder = path if path.is_dir() else path.parent
     if not (folder / FILE_NAME).is_file():
         raise CheckpointError(f"{folder} has no {FILE_NAME}; a plan is code, so unknown ones are not loaded")

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from autoformer.architecture import Architecture
-from autoformer.checkpoint import read_json, write_json
-from autoformer.errors import AutoformerError, CheckpointError, MeasurementError, short
+from autoformer.checkpoint import believing, read_json, write_json
+from autoformer.errors import CheckpointError, MeasurementError, short
 from autoformer.export.manifest import leads_outside, sha256_of
 
 FORMAT = "autoformer/kit/1"
@@ -124,7 +124,7 @@ class Kit:
         """Reads the JSON form. Raises `CheckpointError` where it is of another format, or something is missing or impossible."""
         if values.get("format") != FORMAT:
             raise CheckpointError(f"format is {short(values.get('format'), 40)!r}, expected {FORMAT!r}")
-        try:
+        with believing("it", "copy the kit again, or make it anew"):
             rest = {key: value for key, value in values.items() if key != "format"}
             kit = cls(
                 **{
@@ -149,9 +149,6 @@ class Kit:
                     raise MeasurementError(f"file {short(unknown[0], 80)!r} of network {network.name} has no digest")
                 if missing := set(kit.precisions) - set(network.files):
                     raise MeasurementError(f"network {network.name} has no {sorted(missing)[0]} file")
-        except (KeyError, TypeError, ValueError, AttributeError, AutoformerError) as error:
-            what = f"{error} is missing" if isinstance(error, KeyError) else error
-            raise CheckpointError(f"damaged ({short(what)}); copy the kit again, or make it anew") from error
         return kit
 
     def save(self, folder: Path) -> None:
@@ -161,7 +158,7 @@ class Kit:
     @classmethod
     def load(cls, folder: Path) -> Kit:
         """Reads the manifest in `folder`. Raises `CheckpointError` naming it."""
-        values = read_json(folder / FILE_NAME)
+        values = read_json(folder / FILE_NAME, expected="the folder that `profile kit` wrote")
         try:
             return cls.from_dict(values)
         except CheckpointError as error:

@@ -23,7 +23,7 @@ from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.drift import KINDS_OF_SAMPLES, drift_of_rounds
 from autoformer.profiling.kit import Kit, KitNetwork, StoppingRule
 from autoformer.profiling.measure import Measurement, Progress
-from autoformer.profiling.statistics import median_interval_ranks
+from autoformer.profiling.statistics import FLOORS, median_interval_ranks
 
 FORMAT = "autoformer/kit-rows/1"
 # what must be as it was for a measurement to go on
@@ -100,8 +100,8 @@ class Rows:
                 file.truncate(len(whole))
         try:
             found = [json.loads(line) for line in whole.splitlines()]
-            if not all(isinstance(row, dict) for row in found):
-                raise ValueError("a line holds no object")
+            if unread := [number for number, row in enumerate(found, 1) if not _is_row(row, first=number == 1)]:
+                raise ValueError(f"line {unread[0]} is no finished visit")
         except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{path} is damaged ({short(error)}); move it away to measure from the beginning") from error
         rows = cls(path, wanted, found[1:])
@@ -112,7 +112,7 @@ class Rows:
             if found[0].get(key) != wanted.get(key):
                 raise MeasurementError(
                     f"{path} was measured with another {key} ({short(found[0].get(key), 60)}, now {short(wanted.get(key), 60)}); "
-                    "move it away to measure from the beginning, or put the device back as it was"
+                    "put the device back as it was, or measure from the beginning in another folder, --work FOLDER"
                 )
         return rows
 
@@ -136,6 +136,18 @@ class Rows:
         return found
 
 
+def _is_row(row: object, *, first: bool) -> bool:
+    """Whether a line has what is read from it here; the first says what all others are of."""
+    if first or not isinstance(row, dict):
+        return isinstance(row, dict)
+    named = isinstance(row.get("network"), str) and all(type(row.get(name)) is int for name in ("batch", "build"))
+    if row.get("row") != "visit":
+        return named and row.get("row") == "build" and "precision" in row
+    times = row.get("samples_us")
+    timed = isinstance(times, list) and bool(times) and all(type(time) in (int, float) and 0 < time < 1e15 for time in times)
+    return named and timed and "precision" in row and type(row.get("round")) is int
+
+
 def measure_setting(kit: Kit, runtime: Runtime, setting: Setting, rows: Rows, progress: Progress | None = None) -> str:
     """Visits all networks until the kit's rule is met; says why it stopped. Raises whatever a network's failure raises."""
     instances = instances_of(kit)
@@ -147,7 +159,7 @@ def measure_setting(kit: Kit, runtime: Runtime, setting: Setting, rows: Rows, pr
             rows.append({"row": "build", **_named(setting, instance), **made})
     done = rows.visits(setting)
     for number in range(kit.rule.max_rounds):
-        if number >= kit.rule.min_rounds and _known(done, instances, number, kit.rule):
+        if number >= kit.rule.min_rounds and _known(done, instances, number, kit):
             return RULE_MET
         for place, instance in enumerate(instances if number % 2 == 0 else instances[::-1]):
             if progress:
@@ -158,17 +170,20 @@ def measure_setting(kit: Kit, runtime: Runtime, setting: Setting, rows: Rows, pr
             row = {"row": "visit", "round": number, **_named(setting, instance), **row_of(taken)}
             rows.append(row)
             done.setdefault(instance.key, []).append(row)
-    return RULE_MET if _known(done, instances, kit.rule.max_rounds, kit.rule) else ROUNDS_OUT
+    return RULE_MET if _known(done, instances, kit.rule.max_rounds, kit) else ROUNDS_OUT
 
 
 def _known(
-    done: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]], instances: Sequence[Instance], rounds: int, rule: StoppingRule
+    done: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]], instances: Sequence[Instance], rounds: int, kit: Kit
 ) -> bool:
-    """Whether the rounds so far satisfy the rule; an unfinished round does not count."""
+    """Whether the rounds so far satisfy the rule and carry the statistic; an unfinished round does not count."""
     own = [done.get(instance.key, ()) for instance in instances]
     if any(len(visits) < rounds for visits in own):
         return False
-    return widest_interval([[median(row["samples_us"]) for row in visits[:rounds]] for visits in own]) <= rule.max_interval
+    if any(sum(len(row["samples_us"]) for row in visits) < FLOORS.get(kit.statistic, 1) for visits in own):
+        return False
+    widest = widest_interval([[median(row["samples_us"]) for row in visits[:rounds]] for visits in own])
+    return widest <= kit.rule.max_interval
 
 
 def widest_interval(medians: Sequence[Sequence[float]]) -> float:

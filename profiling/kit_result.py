@@ -14,8 +14,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from autoformer.checkpoint import json_digest, read_json, replacing
-from autoformer.errors import AutoformerError, CheckpointError, MeasurementError, short
+from autoformer.checkpoint import believing, json_digest, read_document, replacing
+from autoformer.errors import CheckpointError, MeasurementError
 from autoformer.export.manifest import sha256_of
 from autoformer.profiling.conditions import Conditions
 from autoformer.profiling.device import DeviceFacts, GpuFacts
@@ -26,6 +26,7 @@ from autoformer.profiling.measure import Measurement, Warmup
 from autoformer.profiling.statistics import Gates, LatencyStats, judge
 
 FORMAT = "autoformer/kit-result/1"
+ADVICE = "copy it again from the device"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +78,8 @@ class KitResult:
         if setting not in self.stopped:
             have = "; ".join(str(one) for one in self.stopped) or "nothing"
             raise MeasurementError(f"{setting} was not measured on this device, only {have}")
-        try:
+        with believing(f"the result of {setting}", ADVICE):
             return self._steady(setting)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, MeasurementError) as error:
-            what = f"{error} is missing" if isinstance(error, KeyError) else error
-            raise CheckpointError(f"the result of {setting} is damaged ({short(what)}); copy it again from the device") from error
 
     def _steady(self, setting: Setting) -> dict[tuple[str, int], Measurement]:
         rounds: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
@@ -142,15 +140,11 @@ class KitResult:
     @classmethod
     def load(cls, path: Path) -> KitResult:
         """Reads a file. Raises `CheckpointError` when it is damaged, was edited, or is something else."""
-        values = read_json(path, "format")
-        if values["format"] != FORMAT:
-            raise CheckpointError(
-                f"{path} has format {short(values['format'], 40)!r}, expected {FORMAT!r}, as `board.pyz measure` writes it"
-            )
+        values = read_document(path, FORMAT, expected="what a kit's board.pyz measure writes")
         digest = values.pop("sha256", None)
         if digest != json_digest(values):
             raise CheckpointError(f"{path} is not as the device wrote it (its digest differs); copy it again from there")
-        try:
+        with believing(path, ADVICE):
             kit = Kit.from_dict({key: value for key, value in values["kit"].items() if key != "sha256"})
             return cls(
                 kit=kit,
@@ -163,6 +157,3 @@ class KitResult:
                 rows=tuple(values["rows"]),
                 created=str(values["created"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError, AutoformerError) as error:
-            what = f"{error} is missing" if isinstance(error, KeyError) else error
-            raise CheckpointError(f"{path} is damaged ({short(what)}); copy it again from the device") from error

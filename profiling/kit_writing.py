@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from autoformer.export.manifest import sha256_of
 from autoformer.profiling.instances import fresh_network
 from autoformer.profiling.kit import PRECISIONS, Kit, KitNetwork, StoppingRule
 from autoformer.profiling.measure import Progress
+from autoformer.profiling.statistics import FLOORS
 from autoformer.profiling.table_measurement import designed_architectures
 from autoformer.space import SearchSpace
 
@@ -49,7 +51,8 @@ def write_kit(
 ) -> Kit:
     """Writes the folder `out`, whole or not at all; `program` is the board program.
 
-    Networks have fresh weights. Raises `MeasurementError` for an unknown precision, or as `designed_architectures` does,
+    Visits are made long enough that all rounds together carry `statistic`. Networks have fresh weights. Raises
+    `MeasurementError` for an unknown precision, or as `designed_architectures` does,
     `OutputExistsError` where `out` holds something, and `ExportError` as the export does.
     """
     wanted = tuple(dict.fromkeys(precisions))
@@ -59,7 +62,12 @@ def write_kit(
         raise MeasurementError(f"no kit for statistic {statistic!r}; known are p50, p90, p99")
     if not wanted or not batches or min(batches) < 1:
         raise MeasurementError("a kit needs at least one precision and one batch of one image or more")
+    from autoformer.export.onnx_graph import OPSETS
+
+    if opset not in OPSETS:
+        raise MeasurementError(f"no kit in opset {opset}; known are {OPSETS[0]} to {OPSETS[-1]}")
     refuse_existing(out)
+    rule = replace(rule, min_runs=max(rule.min_runs, -(-FLOORS.get(statistic, 1) // rule.max_rounds)))
     architectures = designed_architectures(space, count, seed)
     work = out.with_name(f"{out.name}.work")
     asked = {"space": space.to_dict(), "precisions": wanted, "count": count, "seed": seed, "opset": opset}

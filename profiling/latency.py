@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from autoformer.architecture import is_whole
-from autoformer.checkpoint import read_json, refuse_existing_file, write_json
-from autoformer.errors import AutoformerError, CheckpointError, MeasurementError, MissingPackageError
+from autoformer.checkpoint import believing, read_document, refuse_existing_file, write_json
+from autoformer.errors import CheckpointError, MeasurementError, MissingPackageError
 from autoformer.export.manifest import FILE_NAME as MANIFEST
 from autoformer.export.manifest import Manifest
 from autoformer.profiling.artefact_backends import BACKENDS, TIMM, USUAL_BACKENDS, Job, fixed_batch, jobs_of
@@ -28,9 +28,9 @@ from autoformer.profiling.energy import Energy, measure_energy
 from autoformer.profiling.measure import MeasureConfig, Measurement, Progress, measure
 from autoformer.profiling.onnxruntime_backend import OnnxRuntimeBackend
 from autoformer.profiling.sensors import MachineSensors
-from autoformer.profiling.statistics import LatencyStats
 
 FORMAT = "autoformer/profile/1"
+WRITES = "a file of `profile run --out`"
 NO_GPU = "no NVIDIA GPU was found"
 REFERENCE = "reference network"
 REFERENCE_WIDTH, REFERENCE_ROWS, REFERENCE_LAYERS = 192, 64, 4  # 9.4 M multiply-adds, below a millisecond on most CPUs
@@ -83,7 +83,7 @@ class Profile:
     @classmethod
     def load(cls, path: Path) -> Profile:
         """Reads a file. Raises `CheckpointError` naming it when it is missing, damaged or of another format."""
-        return cls.from_dict(read_json(path, "format"), path)
+        return cls.from_dict(read_document(path, FORMAT, expected=WRITES), path)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], path: Path) -> Profile:
@@ -91,15 +91,13 @@ class Profile:
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             have = values.get("format") if isinstance(values, dict) else type(values).__name__
             raise CheckpointError(f"{path} has format {have!r}, expected {FORMAT!r}; profile again")
-        try:
-            measurements = tuple(Measurement.from_dict(item) for item in values["measurements"])
-            reference = Measurement.from_dict(values["reference"])
+        with believing(path, "profile again"):
+            measurements = tuple(Measurement.from_dict(item).believed() for item in values["measurements"])
+            reference = Measurement.from_dict(values["reference"]).believed()
             for taken in (*measurements, reference):
                 words = (taken.name, taken.backend, taken.precision, taken.verdict.level, *taken.verdict.reasons)
                 if not all(isinstance(word, str) for word in words) or not is_whole(taken.batch, 10**9):
                     raise ValueError(f"name, backend, precision, verdict or batch of {str(taken.name)[:40]!r} cannot be right")
-                if taken.stats != LatencyStats.from_samples(taken.samples_ms):
-                    raise ValueError(f"the figures of {taken.name!r} are not those of its samples")
             missing = tuple(NotMeasured(**item) for item in values["not_measured"])
             if not all(isinstance(word, str) for item in missing for word in (item.name, item.backend, item.reason)):
                 raise ValueError("what was not measured is not described in words")
@@ -113,10 +111,6 @@ class Profile:
                 cold_starts=tuple(ColdStart.from_dict(item) for item in values.get("cold_starts", ())),
                 energy=tuple(Energy.from_dict(item) for item in values.get("energy", ())),
             )
-        except KeyError as error:
-            raise CheckpointError(f"{path} lacks {error}; it was edited or damaged, profile again") from error
-        except (TypeError, ValueError, AttributeError, OverflowError, AutoformerError) as error:
-            raise CheckpointError(f"{path} is damaged ({error}); profile again") from error
 
     def save(self, path: Path) -> None:
         """Writes the JSON file, raw samples included, whole or not at all."""
@@ -145,8 +139,9 @@ def profile_artefacts(
     between host and GPU. `cold_starts` starts a process for each besides, which loads it and rests for ten seconds; `energy_s`
     runs each so long again to read its power; `lock_clocks` holds the GPU's clock meanwhile (clock_lock.py). Raises
     `CheckpointError` for a path that is no artefact or cannot be read, `OutputExistsError` when something stands at `out`, and
-    `MeasurementError` when `batch` or `threads` is below 1, nothing at all could be measured, or clocks are to be locked that
-    cannot be. What this machine lacks (a GPU, a provider, TensorRT) is no error: it is listed in `not_measured`.
+    `MeasurementError` when `batch` or `threads` is below 1, `spinning` would change nothing, nothing at all could be measured,
+    or clocks are to be locked that cannot be. What this machine lacks (a GPU, a provider, TensorRT) is no error: it is listed
+    in `not_measured`.
     """
     for name, count in (("batch", batch), ("threads", threads)):
         if count is not None and count < 1:
@@ -163,6 +158,8 @@ def profile_artefacts(
         batch = next((size for words, _ in named if (size := fixed_batch(words)) is not None), 1)
     for words, label in named:
         jobs += [job for job in jobs_of(words, label, batch, threads, spinning) if job.backend in backends]
+    if spinning and not any(job.backend.startswith("onnxruntime") for job in jobs):
+        raise MeasurementError("spinning is about the threads of ONNX Runtime, which runs nothing of this; leave --spinning out")
     starts: list[ColdStart] = []
     energies: list[Energy] = []
     with ExitStack() as stack:
@@ -186,6 +183,9 @@ def profile_artefacts(
             opened[name] = backend
             if not job.backend.endswith("-cpu") and isinstance(backend, CopiesImages):
                 opened[f"{name} with copies"] = WithCopies(backend)
+        if not jobs and named:
+            runs_on = {job.backend: None for words, label in named for job in jobs_of(words, label, batch, threads, spinning)}
+            raise MeasurementError(f"nothing of this runs on {', '.join(backends)}; it runs on {', '.join(runs_on)}")
         if not opened:
             reasons = "; ".join(f"{item.name} on {item.backend}: {item.reason}" for item in missing) or "no path was given"
             raise MeasurementError(f"nothing could be measured: {reasons}")

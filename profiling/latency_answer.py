@@ -20,12 +20,11 @@ from autoformer.cost import LatencyQualification
 from autoformer.errors import AutoformerError, CheckpointError
 from autoformer.evaluate import Score
 from autoformer.profiling.device import DeviceFacts
-from autoformer.profiling.statistics import VALID, Verdict
+from autoformer.profiling.statistics import MET, NOT_MET, NOT_SHOWN, VALID, Verdict, limit_status
 from autoformer.search_result import SearchResult
 
 FORMAT = "autoformer/latency-answer/1"
 FILE_NAME = "latency_answer.json"
-MET, NOT_MET, NOT_SHOWN = "met", "not met", "not shown"
 CORRECTIONS = ("none", "local factor", "refit")
 
 
@@ -44,9 +43,7 @@ class Timing:
 
     def status(self, limit_ms: float) -> str:
         """Met, not met or not shown."""
-        if self.verdict.level != VALID or self.low_ms is None or self.high_ms is None:
-            return NOT_SHOWN
-        return MET if self.high_ms <= limit_ms else NOT_MET if self.low_ms > limit_ms else NOT_SHOWN
+        return limit_status(limit_ms, self.verdict.level, self.low_ms, self.high_ms)
 
     def why(self, limit_ms: float) -> str:
         """One clause that says what the status rests on."""

@@ -30,10 +30,10 @@ from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.drift import ROUNDS as ROUNDS_OF_MEASURING
 from autoformer.profiling.drift import measure_together
 from autoformer.profiling.instances import BACKENDS, Exporter, opened_networks
-from autoformer.profiling.latency_answer import FILE_NAME, MET, FinalistNetwork, LatencyAnswer, LatencyRound, Timing
+from autoformer.profiling.latency_answer import FILE_NAME, FinalistNetwork, LatencyAnswer, LatencyRound, Timing
 from autoformer.profiling.latency_table import LatencyTable
 from autoformer.profiling.measure import MeasureConfig, Measurement, Progress, device_name, threads_of
-from autoformer.profiling.statistics import MIN_SAMPLES_P99, VALID, interval_of
+from autoformer.profiling.statistics import MET, MIN_SAMPLES_P99, VALID, interval_of
 from autoformer.search_result import SearchResult
 from autoformer.space import SearchSpace
 from autoformer.stored_answers import StoredSearch

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from autoformer.architecture import Architecture
-from autoformer.checkpoint import read_json, write_json
+from autoformer.checkpoint import believing, read_json, write_json
 from autoformer.cost import (
     Budget,
     Cost,
@@ -31,7 +31,7 @@ from autoformer.cost import (
     count_params,
     show,
 )  # fmt: skip
-from autoformer.errors import ArchitectureError, AutoformerError, BudgetError, CheckpointError, MeasurementError
+from autoformer.errors import ArchitectureError, BudgetError, CheckpointError, MeasurementError
 from autoformer.profiling.anchors import ANCHORS, MEDIAN_OF_NORMAL
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.latency_models import KINDS, PRICES, SHAPED, Terms, fits_of, in_words, kept_of, load, loads_of
@@ -298,7 +298,7 @@ class LatencyTable:
         kind = values.get("kind")
         if not isinstance(kind, str) or kind not in KINDS:
             raise CheckpointError(f"kind of model is {str(kind)[:40]!r}, known are {', '.join(KINDS)}; measure the table anew")
-        try:
+        with believing("it", "measure the table anew"):
             table = cls(
                 space=SearchSpace.from_dict(values["space"]),
                 qualification=LatencyQualification(**values["qualification"]),
@@ -324,9 +324,6 @@ class LatencyTable:
             errors = [error for found in table.compared.values() for error in (found.mape, found.worst)]
             if not all(math.isfinite(error) and error >= 0 for error in errors):
                 raise ValueError(f"left-out errors {errors}")
-        except (KeyError, TypeError, ValueError, AttributeError, AutoformerError) as error:
-            what = f"{error} is missing" if isinstance(error, KeyError) else error
-            raise CheckpointError(f"damaged ({what}); measure the table anew") from error
         return table
 
     def save(self, path: Path) -> None:
@@ -336,7 +333,7 @@ class LatencyTable:
     @classmethod
     def load(cls, path: Path) -> LatencyTable:
         """Reads a file. Raises `CheckpointError` naming it when it is missing, damaged or of another format."""
-        values = read_json(path)
+        values = read_json(path, expected="a table of `profile table --out`")
         try:
             return cls.from_dict(values)
         except CheckpointError as error:

@@ -18,7 +18,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from autoformer.errors import AutoformerError, CheckpointError, MeasurementError
+from autoformer.checkpoint import believing
+from autoformer.errors import CheckpointError, MeasurementError, short
 
 FORMAT = "autoformer/layers/1"
 REFORMAT = "Reformat"  # what a layer of an engine that only copies is called here
@@ -149,11 +150,15 @@ class LayerProfile:
         Raises `CheckpointError` naming the file when it is neither.
         """
         try:
-            values: Any = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read ({error.strerror}); expected a JSON file of layers") from error
+        with believing(path, "expected ours or trtexec's", fault="holds no times of layers"):
+            values: Any = json.loads(text)
             if isinstance(values, list):
                 return _from_trtexec(values, path.stem, scopes)
             if values.get("format") != FORMAT:
-                raise MeasurementError(f"its format is {str(values.get('format'))[:40]!r}, expected {FORMAT!r}")
+                raise MeasurementError(f"its format is {short(values.get('format'), 40)!r}, expected {FORMAT!r}")
             layers = tuple(
                 LayerTime(**{name: entry[name] for name in LayerTime.__dataclass_fields__}) for entry in values["layers"]
             )
@@ -162,13 +167,11 @@ class LayerProfile:
             if not all(_is_time(value) for layer in layers for value in (layer.total_ms, layer.average_ms, layer.median_ms)):
                 raise MeasurementError("times of layers are no numbers")
             return read
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be read ({error.strerror}); expected a JSON file of layers") from error
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError, AutoformerError) as error:
-            raise CheckpointError(f"{path} holds no times of layers ({error}); expected ours or trtexec's") from error
 
 
 def _from_trtexec(values: Sequence[Mapping[str, Any]], name: str, scopes: Mapping[str, str]) -> LayerProfile:
+    if not values:
+        raise MeasurementError("the list is empty")
     count, *entries = values
     layers = tuple(
         LayerTime(
@@ -181,11 +184,14 @@ def _from_trtexec(values: Sequence[Mapping[str, Any]], name: str, scopes: Mappin
         )
         for entry in entries
     )
-    if not layers or not all(_is_time(layer.average_ms) for layer in layers):
+    if not layers or not all(
+        _is_time(value) for layer in layers for value in (layer.total_ms, layer.average_ms, layer.median_ms)
+    ):
         raise MeasurementError("there is no layer, or its time is no number")
-    return LayerProfile(
-        name=name, backend="tensorrt", precision=None, batch=None, threads=None, runs=int(count["count"]), layers=layers
-    )
+    runs = count["count"]
+    if type(runs) is not int or runs < 1:
+        raise MeasurementError(f"it counts {short(runs, 40)} runs")
+    return LayerProfile(name=name, backend="tensorrt", precision=None, batch=None, threads=None, runs=runs, layers=layers)
 
 
 def scope_of_engine_layer(name: str, scopes: Mapping[str, str]) -> str:

@@ -143,6 +143,16 @@ class Measurement:
         verdict = judge(stats, gates, cpu=cpu, gpu=gpu, enqueue=enqueue, conditions=changed.conditions)
         return replace(changed, stats=stats, cpu_stats=cpu, device_stats=gpu, verdict=verdict)
 
+    def believed(self) -> Measurement:
+        """The same as what its samples and conditions say of it, for one that came from a file: judged anew, where that is worse.
+
+        Raises `MeasurementError` where its figures are not those of its samples.
+        """
+        again = self.with_samples()
+        if (self.stats, self.cpu_stats, self.device_stats) != (again.stats, again.cpu_stats, again.device_stats):
+            raise MeasurementError(f"the figures of {short(self.name, 40)!r} are not those of its samples")
+        return again if again.verdict.is_worse_than(self.verdict) else self
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, raw samples included; `from_dict` reads it back."""
         return {

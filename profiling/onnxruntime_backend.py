@@ -68,7 +68,7 @@ class OnnxRuntimeBackend:
         self._spinning = spinning
 
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what fails is raised, and said once
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         if profile_into is not None:
@@ -104,6 +104,8 @@ class OnnxRuntimeBackend:
             }
         except UnicodeDecodeError as error:
             raise CheckpointError(f"{shown} has names that are no text; export it again") from error
+        if not any(value.ndim for value in self._feed.values()):
+            raise MeasurementError(f"{shown} has no input with a first dimension, so no batch of images can be given to it")
         self._binding: Any = None
         if provider != "cpu":
             self._binding = self._session.io_binding()

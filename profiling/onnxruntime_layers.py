@@ -87,14 +87,17 @@ def layer_times(events: list[Mapping[str, Any]], joined: Mapping[str, str], runs
 
 
 def scopes_of(path: Path, model: onnx.ModelProto | None = None) -> dict[str, str]:
-    """The torch module of each node of a file: from the side file, from what torch's exporter recorded, or from the names."""
+    """The torch module of each node of a file: from the side file, from what torch's exporter recorded, or from the names.
+
+    Empty where nothing names a module, which is not the same as all of it being the network's own.
+    """
     if beside := module_scopes(path):
         return beside
     found = {}
     for node in (model or read_model(path, weights_beside=True)).graph.node:
         recorded = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), None)
         found[node.name] = _innermost(recorded) if recorded is not None else scope_in_path(node.name)
-    return found
+    return found if any(found.values()) else {}
 
 
 def read_scopes(path: Path) -> dict[str, str]:

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoformer.checkpoint import json_digest
-from autoformer.errors import MeasurementError
+from autoformer.checkpoint import believing, json_digest
 from autoformer.profiling.measure import Measurement
 
 
@@ -26,7 +25,7 @@ class PassFile:
     asked: Any  # JSON: networks, backend, batch, threads, how long, on which device
 
     def read(self) -> list[dict[str, Measurement]]:
-        """The finished passes, first to last."""
+        """The finished passes, first to last. Raises `CheckpointError` naming a line that is damaged."""
         content = self.path.read_bytes() if self.path.exists() else b""
         whole = content[: content.rfind(b"\n") + 1]
         if len(whole) < len(content):
@@ -34,15 +33,10 @@ class PassFile:
                 file.truncate(len(whole))
         found = []
         for number, line in enumerate(whole.splitlines(), 1):
-            try:
+            with believing(f"line {number} of {self.path}", "move the file away to measure from the beginning"):
                 row = json.loads(line)
                 if row["asked"] == json_digest(self.asked):
-                    found.append({name: Measurement.from_dict(one) for name, one in row["taken"].items()})
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-                raise MeasurementError(
-                    f"line {number} of {self.path} is damaged ({' '.join(str(error).split())[:100]}); move the file away to "
-                    "measure from the beginning"
-                ) from error
+                    found.append({name: Measurement.from_dict(one).with_samples() for name, one in row["taken"].items()})
         return found
 
     def append(self, taken: Mapping[str, Measurement]) -> None:

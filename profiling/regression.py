@@ -3,7 +3,7 @@
 The interval of a ratio is made of the two 95 % intervals, lowest over highest and highest over lowest, so it holds the true ratio
 at least as often as both hold theirs. On a CPU every time is first divided by that of the reference network of its own profile: a
 shared machine is some per cent faster or slower from hour to hour, and the reference with it. A regression is shown when the
-whole interval lies above 1 + the permitted part.
+whole interval lies above 1 + the permitted part, and all of it was measured VALID, the reference included.
 """
 
 from __future__ import annotations
@@ -136,15 +136,20 @@ def _ratio(
         for (least, most), upward in zip((part for part in parts if part), (False, True, False, True), strict=False):
             low *= least if upward else 1 / most
             high *= most if upward else 1 / least
-    verdict, reason = _judged(old, new, low, high, permitted)
+    judged = [("A", old), ("B", new)]
+    if len(parts) > 2:
+        judged += [("the reference network of A", before.reference), ("the reference network of B", after.reference)]
+    verdict, reason = _judged(judged, low, high, permitted)
     return Ratio(
         name=old.name, backend=old.backend, precision=old.precision, batch=old.batch, statistic=statistic, before_ms=old_ms,
         after_ms=new_ms, ratio=ratio, low=low, high=high, verdict=verdict, reason=reason,
     )  # fmt: skip
 
 
-def _judged(old: Measurement, new: Measurement, low: float | None, high: float | None, permitted: float) -> tuple[str, str]:
-    for which, taken in (("A", old), ("B", new)):
+def _judged(
+    measured: Sequence[tuple[str, Measurement]], low: float | None, high: float | None, permitted: float
+) -> tuple[str, str]:
+    for which, taken in measured:
         if taken.verdict.level != VALID:
             return UNSHOWN, f"{which} is {taken.verdict}"
     if low is None or high is None:

@@ -21,10 +21,9 @@ from autoformer.profiling.report_boards import boards_content
 from autoformer.profiling.report_data import FP32, INT8, Epoch, Run
 from autoformer.profiling.report_latency_loop import loop_content
 from autoformer.profiling.report_search import search_content
-from autoformer.profiling.statistics import MIN_SAMPLES_P99, VALID
+from autoformer.profiling.statistics import MET, MIN_SAMPLES_P99, NOT_MET, NOT_SHOWN, VALID
 
 FORMAT = "autoformer/report/3"
-MET, NOT_MET, NOT_SHOWN = "met", "not met", "not shown"
 
 
 def content(run: Run) -> dict[str, Any]:

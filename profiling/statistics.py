@@ -32,6 +32,7 @@ CONFIDENCE = 0.95
 SPIKE = 2.0  # a run slower than this many medians is counted as a spike
 
 VALID, UNSTABLE, INVALID = "VALID", "UNSTABLE", "INVALID"
+MET, NOT_MET, NOT_SHOWN = "met", "not met", "not shown"  # what becomes of a limit
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class LatencyStats:
             raise MeasurementError(f"unknown statistic {statistic!r}; known are {', '.join(sorted(known))}")
         value: float | None = getattr(self, f"{statistic}_ms")
         if value is None:
-            raise MeasurementError(f"{statistic} needs {_FLOORS[statistic]} runs, only {self.n} were made; raise min_runs")
+            raise MeasurementError(f"{statistic} needs {FLOORS[statistic]} runs, only {self.n} were made; measure longer")
         return value
 
     @classmethod
@@ -100,7 +101,7 @@ class LatencyStats:
             std_ms=math.sqrt(math.fsum((sample - mean) ** 2 for sample in ordered) / (n - 1)) if n > 1 else 0.0,
             min_ms=ordered[0],
             p50_ms=median,
-            **{f"{name}_ms": percentile(ordered, PERCENTS[name]) if n >= least else None for name, least in _FLOORS.items()},
+            **{f"{name}_ms": percentile(ordered, PERCENTS[name]) if n >= least else None for name, least in FLOORS.items()},
             max_ms=ordered[-1],
             p50_low_ms=ordered[ranks[0] - 1] if ranks else None,
             p50_high_ms=ordered[ranks[1] - 1] if ranks else None,
@@ -125,7 +126,7 @@ class LatencyStats:
         return cls(**{**{name: whole and getattr(whole, name) for name in _LATER}, **values})
 
 
-_FLOORS = {"p90": MIN_SAMPLES_P90, "p95": MIN_SAMPLES_P95, "p99": MIN_SAMPLES_P99, "p999": MIN_SAMPLES_P999}
+FLOORS = {"p90": MIN_SAMPLES_P90, "p95": MIN_SAMPLES_P95, "p99": MIN_SAMPLES_P99, "p999": MIN_SAMPLES_P999}  # runs
 _LATER = {"p95_ms", "p999_ms"}
 
 
@@ -227,12 +228,24 @@ class Verdict:
     def __str__(self) -> str:
         return f"{self.level}: {'; '.join(self.reasons)}" if self.reasons else self.level
 
+    def is_worse_than(self, other: Verdict) -> bool:
+        """Whether its level is further from VALID."""
+        levels = (VALID, UNSTABLE, INVALID)
+        return levels.index(self.level) > levels.index(other.level)
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Verdict:
         """Reads the JSON form. Raises `MeasurementError` for a level that there is not."""
         if values["level"] not in (VALID, UNSTABLE, INVALID):
             raise MeasurementError(f"no verdict: {short(values['level'], 40)}; expected {VALID}, {UNSTABLE} or {INVALID}")
         return cls(values["level"], tuple(values["reasons"]))
+
+
+def limit_status(limit_ms: float, level: str, low_ms: float | None, high_ms: float | None) -> str:
+    """What a measurement of this verdict, with this 95 % interval, says about a limit: `MET`, `NOT_MET` or `NOT_SHOWN`."""
+    if level != VALID or low_ms is None or high_ms is None:
+        return NOT_SHOWN
+    return MET if high_ms <= limit_ms else NOT_MET if low_ms > limit_ms else NOT_SHOWN
 
 
 def judge(

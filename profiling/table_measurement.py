@@ -103,6 +103,16 @@ def _news(architecture: Architecture, seen: set[tuple[str, float]], mixed: bool)
     return len(new) - blocks, mixed, blocks, -architecture.embed_dim * architecture.depth
 
 
+def check_backend(backend: str, precision: str) -> None:
+    """Raises `MeasurementError` for an unknown backend, or a precision that only a kit measures."""
+    if backend not in BACKENDS:
+        raise MeasurementError(f"no table for backend {backend!r}; known are {', '.join(BACKENDS)}")
+    if precision != "fp32":
+        raise MeasurementError(
+            f"tables are measured here in fp32, asked for {precision!r}; others come from a kit (`profile kit`), here too"
+        )
+
+
 def measure_table(
     space: SearchSpace,
     *,
@@ -130,10 +140,7 @@ def measure_table(
     Raises `MeasurementError` for an unknown backend, one that is absent here, a precision other than fp32, or as
     `LatencyTable.fit` does.
     """
-    if backend not in BACKENDS:
-        raise MeasurementError(f"no table for backend {backend!r}; known are {', '.join(BACKENDS)}")
-    if precision != "fp32":
-        raise MeasurementError(f"tables are measured in fp32 so far, asked for {precision!r}; use precision fp32")
+    check_backend(backend, precision)
 
     def measured(architectures: Sequence[Architecture]) -> LatencyTable:
         passes = None

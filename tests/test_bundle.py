@@ -181,6 +181,11 @@ def test_the_program_holds_what_runs_without_torch_and_equal_sources_give_equal_
         board_program("autoformer.evaluate")
 
 
+def test_a_bundle_without_engines_says_how_to_build_them(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, said = board(bundle, "inspect", capsys=capsys)
+    assert (code, said) == (2, f"error: {bundle} holds no engine; build there first: python3 board.pyz build\n")
+
+
 def test_a_bundle_as_it_was_made_verifies(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = board(bundle, "verify", "--json", capsys=capsys)
     answer = json.loads(out)

@@ -113,7 +113,7 @@ def test_an_edited_or_foreign_result_is_refused(result: KitResult, tmp_path: Pat
     with pytest.raises(CheckpointError, match="not as the device wrote it"):
         KitResult.load(path)
     path.write_text(json.dumps({"format": "autoformer/bench/1"}))
-    with pytest.raises(CheckpointError, match=r"expected 'autoformer/kit-result/1', as `board\.pyz measure` writes it"):
+    with pytest.raises(CheckpointError, match=r"expected 'autoformer/kit-result/1': what a kit's board\.pyz measure writes"):
         KitResult.load(path)
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(CheckpointError, match="cannot be read as JSON"):

@@ -19,15 +19,7 @@ from autoformer.errors import CheckpointError, MeasurementError
 from autoformer.evaluate import score
 from autoformer.evaluated import Candidate
 from autoformer.profiling.device import DeviceFacts
-from autoformer.profiling.latency_answer import (
-    MET,
-    NOT_MET,
-    NOT_SHOWN,
-    FinalistNetwork,
-    LatencyAnswer,
-    Timing,
-    finally_chosen,
-)
+from autoformer.profiling.latency_answer import FinalistNetwork, LatencyAnswer, Timing, finally_chosen
 from autoformer.profiling.latency_loop import (
     MeasuredCosts,
     Model,
@@ -38,7 +30,7 @@ from autoformer.profiling.latency_loop import (
 )
 from autoformer.profiling.latency_table import LatencyTable, TableCosts, within_margin
 from autoformer.profiling.measure import MeasureConfig, device_name, threads_of
-from autoformer.profiling.statistics import UNSTABLE, VALID, Verdict
+from autoformer.profiling.statistics import MET, NOT_MET, NOT_SHOWN, UNSTABLE, VALID, Verdict
 from autoformer.profiling.table_measurement import designed_architectures, measure_table
 from autoformer.search_result import FORMAT, conclude, load_search
 from autoformer.space import SearchSpace

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autoformer.errors import MeasurementError
+from autoformer.errors import CheckpointError
 from autoformer.profiling import drift
 from autoformer.profiling.drift import measure_together
 from autoformer.profiling.measure import MeasureConfig, measure
@@ -63,5 +63,5 @@ def test_passes_of_another_question_are_not_taken(tmp_path: Path, monkeypatch: p
     list(measure_together(backends.networks, QUICK, 1, keep=file.append))
     assert PassFile(tmp_path / "passes.jsonl", ["a", "c"]).read() == []
     file.path.write_bytes(b"{half\n" + file.path.read_bytes())
-    with pytest.raises(MeasurementError, match=r"line 1 of .* is damaged"):
+    with pytest.raises(CheckpointError, match=r"line 1 of .* is damaged"):
         file.read()
