@@ -135,7 +135,7 @@ def measure_table(
         if folder is not None:
             networks = [architecture.to_dict() for architecture in architectures]
             device = {key: value for key, value in DeviceFacts.collect().to_dict().items() if key in SAME_DEVICE}
-            asked = [space.to_dict(), networks, backend, batch, threads, asdict(config), seed, device]
+            asked = [space.to_dict(), networks, backend, batch, threads, asdict(config), seed, INSTANCES, device]
             passes = PassFile(folder / "passes.jsonl", asked)
         with opened_networks(
             space, architectures, backend, batch, threads, instances=INSTANCES, folder=folder, seed=seed, exporter=exporter,
