@@ -1,4 +1,4 @@
-"""The preset spaces at an eighth of their width and with few patches: the same choices, quick to compute; and designs of spaces."""
+"""The preset spaces at an eighth of their width and with few patches: the same choices, quick to compute; designs of spaces."""
 
 from __future__ import annotations
 

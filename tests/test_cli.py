@@ -588,7 +588,9 @@ def test_predict_refuses_what_is_no_image(finished_run: Path, tmp_path: Path) ->
 
 def test_an_existing_output_folder_is_never_overwritten(finished_run: Path) -> None:
     before = digest_of(finished_run / "subnet")
-    answer = command("extract", "--supernet", finished_run / "supernet", "--architecture", "smallest", "--out", finished_run / "subnet")
+    answer = command(
+        "extract", "--supernet", finished_run / "supernet", "--architecture", "smallest", "--out", finished_run / "subnet"
+    )
     assert "already exists" in answer.error
     assert "already exists" in command("export", finished_run / "finetuned", "--out", finished_run / "subnet").error
     assert digest_of(finished_run / "subnet") == before
