@@ -1,9 +1,12 @@
-"""The preset spaces at an eighth of their width and with few patches: the same choices, quick to compute."""
+"""The preset spaces at an eighth of their width and with few patches: the same choices, quick to compute; designs of spaces."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
+from autoformer.architecture import Architecture
+from autoformer.profiling.table_measurement import designed_architectures
 from autoformer.space import SearchSpace
 
 NAMES = ("micro", "tiny", "small", "base", "edge")
@@ -22,3 +25,9 @@ def shrunk(name: str, *, num_classes: int = 5) -> SearchSpace:
         image_sizes=(8, 12, 16, 20) if name == "edge" else (8,),
         patch_size=4,
     )
+
+
+@lru_cache
+def designed(space: SearchSpace, count: int) -> tuple[Architecture, ...]:
+    """The networks that a table of `count` measures, chosen once in a process: many tables are fitted on the same ones."""
+    return tuple(designed_architectures(space, count))

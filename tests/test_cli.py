@@ -91,14 +91,14 @@ def test_the_test_part_is_read_once_for_each_artefact(finished_run: Path) -> Non
 
 def test_the_resolved_recipe_is_stored(finished_run: Path) -> None:
     recipe = json.loads((finished_run / "run.json").read_text())["recipe"]
-    assert recipe["train"]["epochs"] == 8
+    assert recipe["train"]["epochs"] == 4
     assert recipe["train"]["learning_rate"] == yaml.safe_load(QUICKSTART.read_text())["train"]["learning_rate"]
 
 
 # --- the steps as commands of their own --------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def steps(tmp_path_factory: pytest.TempPathFactory, finished_run: Path, latency_table: Path) -> Path:
     """The same chain as `finished_run`, command by command."""
     base = tmp_path_factory.mktemp("steps")
@@ -111,7 +111,7 @@ def steps(tmp_path_factory: pytest.TempPathFactory, finished_run: Path, latency_
             ) for word in ("--set", setting)),
         ),
         ("extract", "--supernet", base / "super", "--search", base / "search", "--out", base / "subnet"),
-        ("finetune", base / "subnet", "--recipe", QUICKSTART, "--set", "epochs=4", "--out", base / "finetuned"),
+        ("finetune", base / "subnet", "--recipe", QUICKSTART, "--set", "epochs=2", "--out", base / "finetuned"),
         ("export", base / "finetuned", "--out", base / "export", "--precision", "fp32"),
     ):  # fmt: skip
         answer = command(*words)
@@ -119,12 +119,14 @@ def steps(tmp_path_factory: pytest.TempPathFactory, finished_run: Path, latency_
     return base
 
 
+@pytest.mark.slow
 def test_the_commands_one_by_one_give_the_weights_of_the_run(steps: Path, finished_run: Path) -> None:
     for here, there in (("super", "supernet"), ("subnet", "subnet"), ("finetuned", "finetuned")):
         mine, theirs = (read_tensors(folder / "model.safetensors") for folder in (steps / here, finished_run / there))
         assert tensors_digest(mine) == tensors_digest(theirs), here
 
 
+@pytest.mark.slow
 def test_search_prints_its_choice_with_the_cost_and_the_qualification(steps: Path) -> None:
     found = json.loads((steps / "search" / "search.json").read_text())
     assert found["latency_qualification"]["backend"] == "onnxruntime-cpu"
@@ -529,16 +531,18 @@ def test_a_latency_nobody_can_meet_is_refused_before_any_training(tmp_path: Path
 
 
 @pytest.mark.parametrize("limit", ["fast", "3 apples", "", "5", "-2ms"])
-def test_a_limit_that_cannot_be_read_says_how_to_write_it(steps: Path, latency_table: Path, tmp_path: Path, limit: str) -> None:
+def test_a_limit_that_cannot_be_read_says_how_to_write_it(
+    finished_run: Path, latency_table: Path, tmp_path: Path, limit: str
+) -> None:
     answer = command(
-        "search", "--supernet", steps / "super", "--out", tmp_path / "s", "--latency-table", latency_table,
+        "search", "--supernet", finished_run / "supernet", "--out", tmp_path / "s", "--latency-table", latency_table,
         f"--max-latency={limit}",
     )  # fmt: skip
     assert "2.5ms" in answer.error
 
 
-def test_a_latency_limit_without_a_table_is_refused(steps: Path, tmp_path: Path) -> None:
-    answer = command("search", "--supernet", steps / "super", "--out", tmp_path / "s", "--max-latency", "2ms")
+def test_a_latency_limit_without_a_table_is_refused(finished_run: Path, tmp_path: Path) -> None:
+    answer = command("search", "--supernet", finished_run / "supernet", "--out", tmp_path / "s", "--max-latency", "2ms")
     assert "latency table" in answer.error
 
 
@@ -582,22 +586,25 @@ def test_predict_refuses_what_is_no_image(finished_run: Path, tmp_path: Path) ->
     assert "does not exist" in command("predict", finished_run / "export", tmp_path / "nothing.png").error
 
 
-def test_an_existing_output_folder_is_never_overwritten(finished_run: Path, steps: Path) -> None:
+def test_an_existing_output_folder_is_never_overwritten(finished_run: Path) -> None:
     before = digest_of(finished_run / "subnet")
-    answer = command("extract", "--supernet", steps / "super", "--architecture", "smallest", "--out", finished_run / "subnet")
+    answer = command(
+        "extract", "--supernet", finished_run / "supernet", "--architecture", "smallest", "--out", finished_run / "subnet"
+    )
     assert "already exists" in answer.error
-    assert "already exists" in command("export", steps / "finetuned", "--out", finished_run / "subnet").error
+    assert "already exists" in command("export", finished_run / "finetuned", "--out", finished_run / "subnet").error
     assert digest_of(finished_run / "subnet") == before
 
 
-def test_an_unknown_architecture_lists_the_known_ones(steps: Path, tmp_path: Path) -> None:
-    answer = command("extract", "--supernet", steps / "super", "--architecture", "huge", "--out", tmp_path / "x")
+def test_an_unknown_architecture_lists_the_known_ones(finished_run: Path, tmp_path: Path) -> None:
+    answer = command("extract", "--supernet", finished_run / "supernet", "--architecture", "huge", "--out", tmp_path / "x")
     assert "smallest" in answer.error
     assert "AutoFormer-T" in command("describe", "AutoFormer-X").error
 
 
-def test_an_architecture_outside_the_space_is_refused(steps: Path, tmp_path: Path) -> None:
-    answer = command("extract", "--supernet", steps / "super", "--architecture", "AutoFormer-T", "--out", tmp_path / "x")
+def test_an_architecture_outside_the_space_is_refused(finished_run: Path, tmp_path: Path) -> None:
+    words = ("--architecture", "AutoFormer-T", "--out", tmp_path / "x")
+    answer = command("extract", "--supernet", finished_run / "supernet", *words)
     assert "is not in space" in answer.error
 
 
@@ -613,10 +620,10 @@ def test_a_missing_package_names_what_to_install(monkeypatch: pytest.MonkeyPatch
     assert "pip install optuna" in answer.error
 
 
-def test_tensorrt_asked_for_by_name_where_it_is_absent_names_the_extra(steps: Path, tmp_path: Path) -> None:
+def test_tensorrt_asked_for_by_name_where_it_is_absent_names_the_extra(finished_run: Path, tmp_path: Path) -> None:
     if tensorrt_missing() is None:
         pytest.skip("TensorRT is here")
-    answer = command("export", steps / "finetuned", "--format", "tensorrt", "--out", tmp_path / "e")
+    answer = command("export", finished_run / "finetuned", "--format", "tensorrt", "--out", tmp_path / "e")
     assert "autoformer-toolchain[tensorrt]" in answer.error
     assert not (tmp_path / "e").exists()
 

@@ -31,10 +31,11 @@ from autoformer.profiling.latency_loop import (
 from autoformer.profiling.latency_table import LatencyTable, TableCosts, within_margin
 from autoformer.profiling.measure import MeasureConfig, device_name, threads_of
 from autoformer.profiling.statistics import MET, NOT_MET, NOT_SHOWN, UNSTABLE, VALID, Verdict
-from autoformer.profiling.table_measurement import designed_architectures, measure_table
+from autoformer.profiling.table_measurement import measure_table
 from autoformer.search_result import FORMAT, conclude, load_search
 from autoformer.space import SearchSpace
 from autoformer.stored_answers import StoredSearch
+from tests.small_spaces import designed
 from tests.test_profiling_latency_table import WIDE
 from tests.test_profiling_measure import FACTS
 
@@ -53,13 +54,13 @@ def truth(architecture: Architecture) -> float:
 
 
 def table_of(latency_ms: Callable[[Architecture], float]) -> LatencyTable:
-    measured = [(network, latency_ms(network)) for network in designed_architectures(SPACE, 8)]
+    measured = [(network, latency_ms(network)) for network in designed(SPACE, 8)]
     return LatencyTable.fit(SPACE, HERE, measured, device=FACTS)
 
 
 def with_errors(errors: Sequence[float]) -> LatencyTable:
     """A table whose networks were measured this far from the truth: it has a margin."""
-    networks = designed_architectures(SPACE, len(errors))
+    networks = designed(SPACE, len(errors))
     return LatencyTable.fit(SPACE, HERE, [(n, truth(n) * (1 + e)) for n, e in zip(networks, errors, strict=True)], device=FACTS)
 
 
@@ -204,7 +205,7 @@ def test_what_the_margin_alone_keeps_out_is_measured_too_and_may_be_taken(tmp_pa
 
 def test_a_wrong_slope_takes_a_refit(tmp_path: Path) -> None:
     """A table with a step in it, as another runtime's kernels might make: one factor cannot follow, new networks can."""
-    networks = designed_architectures(SPACE, 8)
+    networks = designed(SPACE, 8)
     table = table_of(truth)
     mostly = {n: timing(0.02 + 75 * count_flops(n, SPACE) / 1e9) for n in networks[2:7]}
     model = Model.corrected(table, mostly)
@@ -270,7 +271,7 @@ def test_a_measurement_that_fails_is_not_shown_with_its_reason(tmp_path: Path) -
 
 
 def test_two_networks_with_one_error_give_that_factor_and_no_margin() -> None:
-    table, networks = table_of(truth), designed_architectures(SPACE, 8)[3:5]
+    table, networks = table_of(truth), designed(SPACE, 8)[3:5]
     model = Model.corrected(table, {n: timing(1.1 * truth(n)) for n in networks})
     assert model.correction == "local factor"
     assert model.factor == pytest.approx(1.1)
@@ -279,7 +280,7 @@ def test_two_networks_with_one_error_give_that_factor_and_no_margin() -> None:
 
 
 def test_one_network_can_only_shift_the_table() -> None:
-    table, network = with_errors([0.01, -0.01] * 4), designed_architectures(SPACE, 8)[3]
+    table, network = with_errors([0.01, -0.01] * 4), designed(SPACE, 8)[3]
     model = Model.corrected(table, {network: timing(0.7)})
     assert (model.correction, model.margin) == ("local factor", table.margin)
     assert model.predict(network) == pytest.approx(0.7)
@@ -287,7 +288,7 @@ def test_one_network_can_only_shift_the_table() -> None:
 
 def test_errors_that_contradict_each_other_leave_the_table_as_it_is() -> None:
     """Half 6 % above, half 6 % below: without one of them the others' mean points away from it."""
-    table, networks = table_of(truth), designed_architectures(SPACE, 12)[3:9]
+    table, networks = table_of(truth), designed(SPACE, 12)[3:9]
     times = {n: timing((1.06 if i in (0, 3, 5) else 0.94) * truth(n)) for i, n in enumerate(networks)}
     model = Model.corrected(table, times)
     assert (model.correction, model.factor) == ("none", 1.0)
@@ -295,7 +296,7 @@ def test_errors_that_contradict_each_other_leave_the_table_as_it_is() -> None:
 
 
 def test_predictions_inside_the_intervals_need_no_correction() -> None:
-    table, networks = table_of(truth), designed_architectures(SPACE, 8)[3:6]
+    table, networks = table_of(truth), designed(SPACE, 8)[3:6]
     model = Model.corrected(table, {n: timing(1.001 * truth(n), width=0.004) for n in networks})
     assert (model.correction, model.margin) == ("none", table.margin)
 
@@ -311,7 +312,7 @@ def test_direct_measurement_is_a_cost_model() -> None:
 
 
 def test_the_order_of_choice_is_the_cheapest_of_the_tied_and_then_the_rest_by_score() -> None:
-    table, networks = table_of(truth), designed_architectures(SPACE, 4)
+    table, networks = table_of(truth), designed(SPACE, 4)
     every = [candidate(i, n, share, table) for i, (n, share) in enumerate(zip(networks, (0.3, 0.78, 0.8, 0.79), strict=True))]
     result = conclude(every, LABELS, "cheapest")
     assert [c.number for c in result.tied] == [1, 2, 3]

@@ -23,6 +23,7 @@ from autoformer.profiling.latency_table import LatencyTable, TableCosts
 from autoformer.profiling.measure import MeasureConfig
 from autoformer.profiling.table_measurement import designed_architectures, measure_table
 from autoformer.space import SearchSpace
+from tests.small_spaces import designed
 from tests.test_profiling_backends import graph
 from tests.test_profiling_measure import FACTS
 
@@ -34,7 +35,7 @@ QUICK = MeasureConfig(warmup_s=0, warmup_max_s=0.05, warmup_window=2, rounds=2, 
 
 def fitted(latency_ms: Callable[[int, int], float], space: SearchSpace = MICRO, count: int = 8) -> LatencyTable:
     """A table on `latency_ms(index, flops)` of the designed networks."""
-    architectures = designed_architectures(space, count)
+    architectures = designed(space, count)
     measured = [(a, latency_ms(index, count_flops(a, space))) for index, a in enumerate(architectures)]
     return LatencyTable.fit(space, MEANING, measured, device=FACTS)
 
@@ -80,7 +81,7 @@ def launches(index: int, architecture: Architecture) -> float:
 def fitted_by_network(
     latency_ms: Callable[[int, Architecture], float], count: int = 8, space: SearchSpace = MICRO
 ) -> LatencyTable:
-    measured = [(a, latency_ms(index, a)) for index, a in enumerate(designed_architectures(space, count))]
+    measured = [(a, latency_ms(index, a)) for index, a in enumerate(designed(space, count))]
     return LatencyTable.fit(space, MEANING, measured, device=FACTS)
 
 
@@ -200,33 +201,34 @@ def test_a_table_survives_its_file(tmp_path: Path) -> None:
     assert values["left_out"]["margin"] == table.margin
 
 
-def damaged(change: Callable[[dict[str, object]], object]) -> str:
-    values = fitted(lambda index, flops: 0.2 + 50 * flops / 1e9).to_dict()
-    change(values)
-    return json.dumps(values)
-
-
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("damage", "message"),
     [
         ("{", "cannot be read as JSON"),
         ("[]", "holds a list"),
         ('{"format": "autoformer/latency-table/9"}', "format is 'autoformer/latency-table/9', expected"),
-        (damaged(lambda values: values.pop("coefficients")), "'coefficients' is missing"),
-        (damaged(lambda values: values.update(kind="magic")), "kind of model is 'magic'"),
-        (damaged(lambda values: values.update(kind="constant+depth+flops")), "'ms_per_block' is missing"),
-        (damaged(lambda values: values.update(kind=[])), "kind of model is"),
-        (damaged(lambda values: values.update(coefficients={"constant_ms": 1, "ms_per_gflop": -1})), "does not grow"),
-        (damaged(lambda values: values.update(compared={"constant+flops": {"mape": -1, "worst": 2}})), "left-out errors"),
-        (damaged(lambda values: values.update(compared={"constant+flops": {"mape": 1}})), "worst"),
-        (damaged(lambda values: values.update(networks=[])), "0 networks, expected 4 or more"),
-        (damaged(lambda values: values.update(space={"name": "x"})), "not a search space"),
-        (damaged(lambda values: values.update(qualification={"batch": 1})), "missing"),
-        (damaged(lambda values: values.update(device=3)), "damaged"),
+        (lambda values: values.pop("coefficients"), "'coefficients' is missing"),
+        (lambda values: values.update(kind="magic"), "kind of model is 'magic'"),
+        (lambda values: values.update(kind="constant+depth+flops"), "'ms_per_block' is missing"),
+        (lambda values: values.update(kind=[]), "kind of model is"),
+        (lambda values: values.update(coefficients={"constant_ms": 1, "ms_per_gflop": -1}), "does not grow"),
+        (lambda values: values.update(compared={"constant+flops": {"mape": -1, "worst": 2}}), "left-out errors"),
+        (lambda values: values.update(compared={"constant+flops": {"mape": 1}}), "worst"),
+        (lambda values: values.update(networks=[]), "0 networks, expected 4 or more"),
+        (lambda values: values.update(space={"name": "x"}), "not a search space"),
+        (lambda values: values.update(qualification={"batch": 1}), "missing"),
+        (lambda values: values.update(device=3), "damaged"),
     ],
 )
-def test_a_damaged_file_gives_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "table.json").write_text(text)
+def test_a_damaged_file_gives_one_clear_line(
+    tmp_path: Path, damage: str | Callable[[dict[str, object]], object], message: str
+) -> None:
+    """`damage` is what the file holds, or what is done to a whole one."""
+    if not isinstance(damage, str):
+        values = fitted(lambda index, flops: 0.2 + 50 * flops / 1e9).to_dict()
+        damage(values)
+        damage = json.dumps(values)
+    (tmp_path / "table.json").write_text(damage)
     with pytest.raises(CheckpointError, match=message) as raised:
         LatencyTable.load(tmp_path / "table.json")
     assert "table.json" in str(raised.value)
