@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from autoformer.subnet import Subnet
 
 BACKENDS = ("onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda", "tensorrt", "tensorrt-graph")
+INSTANCES = 8  # openings of each network that is timed
 INSTANCES_MIB = 1024  # of weights: no more openings than fit, beside the first
 
 Exporter = Callable[["Subnet", Path], object]  # writes an ONNX file

@@ -29,7 +29,7 @@ from autoformer.profiling.anchors import anchors_of, pace_of
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.drift import ROUNDS as ROUNDS_OF_MEASURING
 from autoformer.profiling.drift import measure_together
-from autoformer.profiling.instances import BACKENDS, Exporter, opened_networks
+from autoformer.profiling.instances import BACKENDS, INSTANCES, Exporter, opened_networks
 from autoformer.profiling.latency_answer import FILE_NAME, FinalistNetwork, LatencyAnswer, LatencyRound, Timing
 from autoformer.profiling.latency_table import LatencyTable
 from autoformer.profiling.measure import MeasureConfig, Measurement, Progress, device_name, threads_of
@@ -40,7 +40,6 @@ from autoformer.stored_answers import StoredSearch
 
 ROUNDS = 3
 FINALISTS = 5  # measured in a round: the chosen one and four more
-INSTANCES = 4  # openings of each
 ATTEMPTS = 3  # at a VALID measurement
 
 Measurer = Callable[[Sequence[Architecture]], Mapping[Architecture, Timing]]
@@ -292,7 +291,7 @@ def measure_networks(
 ) -> dict[Architecture, Timing]:
     """Exports and measures networks of the table's space on this machine, interleaved, as the table's qualification says.
 
-    `folder` keeps the exported graphs for another time. Each network is opened four times (`instances.py`), and a few networks
+    `folder` keeps the exported graphs for another time. Each network is opened eight times (`instances.py`), and a few networks
     of the table run beside them, which brings all times to the table's pace (`anchors.py`). While a verdict is not VALID all are
     measured for as long again, at most three times. Raises `MeasurementError` where what was measured means something else
     than the table does.

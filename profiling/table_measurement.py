@@ -2,7 +2,7 @@
 
 Weights are fresh, because latency does not depend on their values. Graphs that are already in the folder are used again,
 so an interrupted measurement goes on where its exports stopped; the timing itself is always made in one piece, all networks
-in every round, each opened four times (`instances.py`), and what befell all of them alike is taken out of it (`drift.py`).
+in every round, each opened eight times (`instances.py`), and what befell all of them alike is taken out of it (`drift.py`).
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ from autoformer.errors import MeasurementError
 from autoformer.profiling.backend import LatencyBackend
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.drift import ROUNDS, measure_together
-from autoformer.profiling.instances import BACKENDS, Exporter, opened_networks
+from autoformer.profiling.instances import BACKENDS, INSTANCES, Exporter, opened_networks
 from autoformer.profiling.latency_table import MIN_NETWORKS, LatencyTable
 from autoformer.profiling.measure import MeasureConfig, Progress
 from autoformer.profiling.pass_file import PassFile
 from autoformer.profiling.statistics import interval_of
 from autoformer.space import SearchSpace
 
-INSTANCES = 4  # openings of each network
 SAME_DEVICE = ("cpu", "cores", "gpus", "versions")  # what must be as it was for an interrupted measurement to go on
 POOL = 4096  # architectures the design chooses from
 Choice = TypeVar("Choice", int, float)

@@ -220,7 +220,7 @@ def test_finalists_are_measured_at_the_tables_pace(factor: float, pace: float, m
     found = measure_networks(table, wanted)
     assert list(found) == wanted
     beside = anchors_of(table, table.predict(wanted[0]), without=wanted)
-    assert sorted(seen[0]) == sorted(f"{network} #{index}" for network in (*wanted, *beside) for index in range(4))
+    assert sorted(seen[0]) == sorted(f"{network} #{index}" for network in (*wanted, *beside) for index in range(8))
     for network, timing in found.items():
         assert timing.pace == pytest.approx(pace, rel=2e-3)
         assert timing.measured_ms == pytest.approx(factor / pace * truth(network), rel=2e-3)
