@@ -1,7 +1,8 @@
 """How many networks a latency table needs: about a dozen, then more until the left-out error stops falling.
 
-The first are those of the plain design. Each step adds networks where most of what a search draws lies between two by FLOPs, of choices
-that were measured least, and measures all of them anew in common rounds, so that no step lies apart from the others in time.
+The first are those of the plain design. Each step adds networks where most of what a search draws lies between two measured ones
+by FLOPs, of choices that were measured least, and measures all of them anew in common rounds, so that no step lies apart from
+the others in time.
 It ends when the mean left-out error is below a tenth of a per cent, when a step lowers it by less than a tenth of it, when
 the most networks are reached, or when the space has no more.
 """
