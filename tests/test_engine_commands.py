@@ -154,7 +154,10 @@ def test_a_look_inside_an_export_finds_the_graph_and_times_layers(tmp_path: Path
     assert "attention in one kernel" in answer.out
     (found,) = command("inspect", tmp_path / "out" / "model.fp32.plan", "--json").json
     assert len(found["times"]) == len(inside.times)
-    assert "holds no engine that counts" in command("inspect", tmp_path / "out" / "other.plan").error
+    other = tmp_path / "out" / "other.plan"
+    assert "does not exist; expected a .plan file" in command("inspect", other).error
+    other.write_bytes(plan.read_bytes())  # an engine that no manifest names
+    assert "holds no engine that counts" in command("inspect", other).error
 
 
 @pytest.mark.slow
