@@ -9,7 +9,7 @@ next pass in the other, so that where a network came to lie in memory is not tak
 Each kind of formula is fitted on the first and judged on the others: mean absolute error, worst, Kendall's tau over all pairs and
 among pairs within 5 % of each other, with the tau that the measurements' noise would leave a model without error.
 Every pass is a line in the work folder beside the output, and every finished space and backend a row of it: the program
-can be stopped and started again. It wants an otherwise idle machine; a pass of 42 networks takes 2 to 5 minutes at 224 px.
+can be stopped and started again. It wants an otherwise idle machine; a pass of 54 networks takes 2 to 5 minutes at 224 px.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from autoformer.cost import count_flops
 from autoformer.profiling.backend import LatencyBackend
 from autoformer.profiling.drift import ROUNDS, as_one, without_common_drift
 from autoformer.profiling.instances import BACKENDS, open_network
-from autoformer.profiling.latency_models import Fit, features, fits_of, in_words, kept_of
+from autoformer.profiling.latency_models import Fit, fits_of, in_words, kept_of
 from autoformer.profiling.measure import MeasureConfig, Measurement, measure
 from autoformer.profiling.rank_agreement import NEAR, rank_agreement, standard_error
 from autoformer.profiling.table_measurement import designed_architectures
@@ -102,12 +102,12 @@ def judged(
     fit: Fit, space: SearchSpace, test: list[Architecture], times: np.ndarray[Any, Any], errors: list[float]
 ) -> dict[str, Any]:
     """How wrong one fitted formula is about the networks of `test`."""
-    predicted = features(fit.kind, test, space) @ np.asarray(fit.prices)
+    predicted = fit.predict(test, space)
     wrong = np.abs(predicted / times - 1)
     everywhere = rank_agreement(times.tolist(), predicted.tolist(), errors)
     near = rank_agreement(times.tolist(), predicted.tolist(), errors, within=NEAR)
     return {
-        "formula": in_words(fit.kind, fit.coefficients),
+        "formula": in_words(fit.kind, fit.coefficients, fit.shapes),
         "mape": float(wrong.mean()),
         "worst": float(wrong.max()),
         "tau": asdict(everywhere),
@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--space", nargs="+", default=["edge", "tiny"], help="names of presets")
     parser.add_argument("--image-size", type=int, default=None, help="pixels; default: the space's own sizes")
     parser.add_argument("--backend", nargs="+", choices=BACKENDS, default=["onnxruntime-cpu", "torch-cpu"])
-    parser.add_argument("--train", type=int, default=12, help="networks that the formulas are fitted on")
+    parser.add_argument("--train", type=int, default=24, help="networks that the formulas are fitted on")
     parser.add_argument("--test", type=int, default=30, help="networks that they are judged on")
     parser.add_argument("--passes", type=int, default=4, help="times that every network is opened and measured")
     parser.add_argument("--seconds", type=float, default=1.5, help="of measuring per network and pass")

@@ -145,6 +145,13 @@ class Fit:
             left_out[index] *= factors(guess, rows)(shapes[index])
         return cls(kind, prices, times, predicted * np.array([found(shape) for shape in shapes]), left_out, found)
 
+    def predict(self, architectures: Sequence[Architecture], space: SearchSpace) -> Numbers:
+        """Milliseconds of each architecture of `space`."""
+        found = features(self.kind, architectures, space) @ np.asarray(self.prices)
+        if self.shapes is not None:
+            found = found * np.array([self.shapes(shape_of(architecture, space)) for architecture in architectures])
+        return found
+
     @property
     def coefficients(self) -> dict[str, float]:
         """The prices by name."""

@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from autoformer.architecture import Architecture
 from autoformer.cost import LatencyQualification, count_flops
 from autoformer.errors import CheckpointError
 from autoformer.profiling.device import DeviceFacts
-from autoformer.profiling.latency_models import SHAPED, features
+from autoformer.profiling.latency_models import SHAPED, features, fits_of
 from autoformer.profiling.latency_table import LatencyTable
 from autoformer.profiling.shape_factors import NOISE, SPREAD, ShapeFactors
 from autoformer.space import SearchSpace
@@ -62,6 +63,9 @@ def table_of(count: int) -> tuple[LatencyTable, list[Architecture]]:
 def test_what_runs_better_by_width_and_depth_is_learnt_where_prices_alone_do_not_tell() -> None:
     table, others = table_of(20)
     assert table.kind.endswith(SHAPED)
+    seen = [network.architecture for network in table.networks]
+    fit = fits_of(seen, EDGE, np.array([network.measured_ms for network in table.networks]))[table.kind]
+    assert fit.predict(others, EDGE) == pytest.approx([table.predict(network) for network in others], rel=1e-12)
     wrong = [abs(table.predict(network) / truth(network) - 1) for network in others]
     plain = table.compared[table.kind.removesuffix(SHAPED)]
     assert sum(wrong) / len(wrong) < 0.01 < plain.mape
