@@ -147,10 +147,11 @@ class Fit:
 
     def predict(self, architectures: Sequence[Architecture], space: SearchSpace) -> Numbers:
         """Milliseconds of each architecture of `space`."""
-        found = features(self.kind, architectures, space) @ np.asarray(self.prices)
-        if self.shapes is not None:
-            found = found * np.array([self.shapes(shape_of(architecture, space)) for architecture in architectures])
-        return found
+        sums: Numbers = features(self.kind, architectures, space) @ np.asarray(self.prices)
+        if self.shapes is None:
+            return sums
+        factors: Numbers = np.array([self.shapes(shape_of(architecture, space)) for architecture in architectures])
+        return sums * factors
 
     @property
     def coefficients(self) -> dict[str, float]:
