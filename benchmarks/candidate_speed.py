@@ -23,7 +23,7 @@ from autoformer.checkpoint import write_json
 from autoformer.cost import Budget, Cost, CostModel, ExactCosts, LatencyQualification, count_flops
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.latency_table import LatencyTable, TableCosts
-from autoformer.profiling.table_measurement import designed_architectures
+from autoformer.profiling.network_design import designed_architectures
 from autoformer.region import Region, Shapes
 from autoformer.space import PRESETS, SearchSpace
 

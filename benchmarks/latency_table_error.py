@@ -3,13 +3,15 @@
     python benchmarks/latency_table_error.py --space edge tiny --backend onnxruntime-cpu torch-cpu \
         --out benchmarks/results/latency_table_error.json
 
-Per space and backend: `--train` networks of the table's own design and `--test` networks drawn as a search draws them, all
-measured together in interleaved rounds with common drift taken out. A pass opens every network anew, in one order and in the
-next pass in the other, so that where a network came to lie in memory is not taken for its latency; the passes count together.
-Each kind of formula is fitted on the first and judged on the others: mean absolute error, worst, Kendall's tau over all pairs and
-among pairs within 5 % of each other, with the tau that the measurements' noise would leave a model without error.
+Per space and backend: the networks of the table's own design and `--test` networks drawn as a search draws them, all measured
+together. A pass opens every network anew, in a new random order, and measures all in interleaved rounds, common drift taken out:
+where a network came to lie in memory is not taken for its latency; a network counts as the median of its passes. The table
+grows as `profile table` has it grow, and takes as many of the designed networks as that comes to.
+Each kind of formula is fitted on those and judged on the others: mean absolute error, worst, Kendall's tau over all pairs and
+among pairs within 5 % of each other, with the tau that the measurements' noise would leave a model without error. What the kept
+formula comes to with fewer or more networks stands beside it.
 Every pass is a line in the work folder beside the output, and every finished space and backend a row of it: the program
-can be stopped and started again. It wants an otherwise idle machine; a pass of 54 networks takes 2 to 5 minutes at 224 px.
+can be stopped and started again. It wants an otherwise idle machine; a pass of 66 networks takes half a minute.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import json
 import os
 import random
 import statistics
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -30,13 +33,16 @@ from autoformer import __version__
 from autoformer.architecture import Architecture
 from autoformer.checkpoint import json_digest, read_json, write_json
 from autoformer.cost import count_flops
+from autoformer.profiling.anchors import MEDIAN_OF_NORMAL
 from autoformer.profiling.backend import LatencyBackend
-from autoformer.profiling.drift import ROUNDS, as_one, without_common_drift
+from autoformer.profiling.drift import as_one, without_common_drift
 from autoformer.profiling.instances import BACKENDS, open_network
 from autoformer.profiling.latency_models import Fit, fits_of, in_words, kept_of
+from autoformer.profiling.latency_table import LatencyTable
 from autoformer.profiling.measure import MeasureConfig, Measurement, measure
+from autoformer.profiling.network_design import designed_architectures
 from autoformer.profiling.rank_agreement import NEAR, rank_agreement, standard_error
-from autoformer.profiling.table_measurement import designed_architectures
+from autoformer.profiling.table_growth import FIRST, MOST, grown_table
 from autoformer.space import SearchSpace
 
 
@@ -65,26 +71,32 @@ def measured(
     space: SearchSpace, architectures: list[Architecture], backend: str, options: argparse.Namespace, work: Path
 ) -> list[dict[str, Measurement]]:
     """One result per pass, those of earlier runs first."""
-    config = MeasureConfig(min_s=options.seconds, max_s=4 * options.seconds, rounds=options.rounds)
+    config = MeasureConfig(
+        warmup_s=0.1, warmup_max_s=0.3, lead_in_runs=1, rounds=options.rounds, min_runs=options.rounds, min_s=options.seconds,
+        max_s=4 * options.seconds,
+    )  # fmt: skip
     asked = [space.to_dict(), [one.to_dict() for one in architectures], backend, asdict(config)]
     lines = work / f"{space.name}-{backend}-{json_digest(asked)[:12]}.jsonl"
     found = passes(lines)
     for number in range(len(found), options.passes):
-        ordered = architectures if number % 2 == 0 else architectures[::-1]
+        where = f"\rpass {number + 1} of {options.passes}:"
         with ExitStack() as stack:
             opened: dict[str, LatencyBackend] = {}
-            for index, architecture in enumerate(ordered):
-                print(f"\rpass {number + 1} of {options.passes}: open {index + 1} of {len(ordered)}   ", end="", flush=True)
+            for architecture in random.Random(number).sample(architectures, len(architectures)):
+                print(
+                    f"\rpass {number + 1} of {options.passes}: open {len(opened) + 1} of {len(architectures)}   ",
+                    end="",
+                    flush=True,
+                )
                 network = open_network(space, architecture, backend, 1, 1, 0, work)
                 opened[architecture.digest] = stack.enter_context(network)
-            print(f"\rpass {number + 1} of {options.passes}: measuring {len(ordered)} networks", end="", flush=True)
-            taken = measure(opened, config)
-        found.append({architecture.digest: taken[architecture.digest] for architecture in architectures})
+            print(f"{where} measuring {len(opened)} networks", end="", flush=True)
+            found.append(measure(opened, config))
         with lines.open("a", encoding="utf-8") as file:
             file.write("\n" * (file.tell() > 0) + json.dumps({name: one.to_dict() for name, one in found[-1].items()}))
             file.flush()
             os.fsync(file.fileno())
-        print(f"\rpass {number + 1} of {options.passes}: done" + " " * 30)
+        print(f"{where} done" + " " * 30)
     return found[: options.passes]
 
 
@@ -119,45 +131,60 @@ def judged(
 
 def row(space: SearchSpace, backend: str, options: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Measures and judges one space on one backend."""
-    train = designed_architectures(space, options.train)
-    test = drawn(space, options.test, train)
-    taken = measured(space, [*train, *test], backend, options, work)
+    design = designed_architectures(space, options.most)
+    test = drawn(space, options.test, design)
+    taken = measured(space, [*design, *test], backend, options, work)
     apart = [without_common_drift(one) for one in taken]
     of = {
-        architecture: as_one(architecture.slug, [one[architecture.digest] for one in apart]) for architecture in (*train, *test)
+        architecture: as_one(architecture.slug, [one[architecture.digest] for one in apart]) for architecture in (*design, *test)
     }
+    first = of[design[0]]
+
+    def fitted(architectures: Sequence[Architecture]) -> LatencyTable:
+        times = [(architecture, of[architecture].stats.p50_ms) for architecture in architectures]
+        return LatencyTable.fit(space, first.qualification(), times, device=first.device)
+
+    table = grown_table(space, fitted)
+    train = [network.architecture for network in table.networks]
     rebuilt = between_passes(taken)
     errors = []
     for architecture in test:
         low, high = of[architecture].stats.p50_low_ms, of[architecture].stats.p50_high_ms
         assert low is not None
         assert high is not None
-        # The mean of all passes scatters by what opening a network anew changes, divided among them.
-        errors.append(float(np.hypot(standard_error(low, high), (rebuilt or 0.0) / np.sqrt(len(taken)))))
-    fits = fits_of(train, space, np.array([of[one].stats.p50_ms for one in train]))
-    kept = kept_of(fits)
+        # The median of all passes scatters by what opening a network anew changes, divided among them.
+        errors.append(float(np.hypot(standard_error(low, high), MEDIAN_OF_NORMAL * (rebuilt or 0.0) / np.sqrt(len(taken)))))
     times = np.array([of[one].stats.p50_ms for one in test])
-    models = {kind: judged(fit, space, test, times, errors) for kind, fit in fits.items()}
-    first = next(iter(of.values()))
+
+    def fits(count: int) -> dict[str, Fit]:
+        architectures = designed_architectures(space, count)
+        return fits_of(architectures, space, np.array([of[one].stats.p50_ms for one in architectures]))
+
+    by_number = {}
+    for count in range(FIRST, options.most + 1, 6):
+        kept = kept_of(fits(count))
+        by_number[count] = {"kept": kept.kind, "mape": judged(kept, space, test, times, errors)["mape"]}
     return {
         "space": space.name,
         "image_sizes": list(space.image_sizes),
         "backend": backend,
         "qualification": asdict(first.qualification()),
-        "train": options.train,
+        "train": len(train),
+        "stopped": table.stopped,
         "test": options.test,
         "passes": len(taken),
         "seconds": options.seconds,
         "rounds": options.rounds,
-        "kept": kept.kind,
-        "models": models,
+        "kept": table.kind,
+        "models": {kind: judged(fit, space, test, times, errors) for kind, fit in fits(len(train)).items()},
+        "by_number": by_number,
         "between_passes": rebuilt,
         "verdicts": {level: sum(one.verdict.level == level for one in of.values()) for level in ("VALID", "UNSTABLE", "INVALID")},
         "networks": [
             {
                 "architecture": architecture.to_dict(),
                 "flops": count_flops(architecture, space),
-                "role": "train" if architecture in train else "test",
+                "role": "train" if architecture in train else "test" if architecture in test else "not needed",
                 "measured_ms": one.stats.p50_ms,
                 "low_ms": one.stats.p50_low_ms,
                 "high_ms": one.stats.p50_high_ms,
@@ -174,15 +201,18 @@ def show(found: dict[str, Any]) -> None:
     """The table of one row."""
     spread = "" if found["between_passes"] is None else f", {100 * found['between_passes']:.2g} % between passes"
     print(f"{found['space']} on {found['backend']}: {found['test']} left-out networks{spread}; verdicts {found['verdicts']}")
+    print(f"  fitted on {found['train']}: {found['stopped']}")
     best = min(model["mape"] for model in found["models"].values())
     for kind, model in found["models"].items():
         mark = "kept" if kind == found["kept"] else ""
         near, whole = model["tau_near"], model["tau"]
         shown = "no near pairs" if near["tau"] is None else f"{near['tau']:.3f} of {near['ceiling']:.3f} ({near['pairs']} pairs)"
         print(
-            f"  {kind:<24} {mark:<5} MAPE {100 * model['mape']:.2f} %  worst {100 * model['worst']:.2f} %  "
+            f"  {kind:<43} {mark:<5} MAPE {100 * model['mape']:.2f} %  worst {100 * model['worst']:.2f} %  "
             f"tau {whole['tau']:.3f}  near {shown}"
         )
+    others = ", ".join(f"{count} {100 * one['mape']:.2f} %" for count, one in found["by_number"].items())
+    print(f"  what is kept with so many networks comes to {others}")
     print(f"  kept is {100 * (found['models'][found['kept']]['mape'] - best):.2f} points from the best of them", flush=True)
 
 
@@ -191,11 +221,11 @@ def main() -> None:
     parser.add_argument("--space", nargs="+", default=["edge", "tiny"], help="names of presets")
     parser.add_argument("--image-size", type=int, default=None, help="pixels; default: the space's own sizes")
     parser.add_argument("--backend", nargs="+", choices=BACKENDS, default=["onnxruntime-cpu", "torch-cpu"])
-    parser.add_argument("--train", type=int, default=24, help="networks that the formulas are fitted on")
+    parser.add_argument("--most", type=int, default=MOST, help="networks of the design that are measured")
     parser.add_argument("--test", type=int, default=30, help="networks that they are judged on")
-    parser.add_argument("--passes", type=int, default=4, help="times that every network is opened and measured")
-    parser.add_argument("--seconds", type=float, default=1.5, help="of measuring per network and pass")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="interleaved visits of each network in a pass")
+    parser.add_argument("--passes", type=int, default=16, help="times that every network is opened and measured")
+    parser.add_argument("--seconds", type=float, default=0.25, help="of measuring per network and pass")
+    parser.add_argument("--rounds", type=int, default=4, help="interleaved visits of each network in a pass")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write; the work folder stands beside it")
     options = parser.parse_args()
     work = options.out.with_suffix(".work")

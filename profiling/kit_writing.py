@@ -21,8 +21,8 @@ from autoformer.export.manifest import sha256_of
 from autoformer.profiling.instances import fresh_network
 from autoformer.profiling.kit import PRECISIONS, Kit, KitNetwork, StoppingRule
 from autoformer.profiling.measure import Progress
+from autoformer.profiling.network_design import designed_architectures
 from autoformer.profiling.statistics import FLOORS
-from autoformer.profiling.table_measurement import designed_architectures
 from autoformer.space import SearchSpace
 
 if TYPE_CHECKING:

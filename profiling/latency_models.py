@@ -47,11 +47,18 @@ KINDS: dict[str, tuple[str, ...]] = {  # the plainer before the others
     "depth+activations+flops": ("depth", *ACTIVATIONS, "flops"),
     "channels+weights+flops": ("channels", "weights", "flops"),
     "activations+channels+weights+flops": (*ACTIVATIONS, "channels", "weights", "flops"),
+    "depth+activations+channels+weights+flops": ("depth", *ACTIVATIONS, "channels", "weights", "flops"),
 }
 SHAPED = " × shape"
 KINDS |= {
     kind + SHAPED: KINDS[kind]
-    for kind in ("constant+depth+flops", "activations+flops", "channels+weights+flops", "activations+channels+weights+flops")
+    for kind in (
+        "constant+depth+flops",
+        "activations+flops",
+        "channels+weights+flops",
+        "activations+channels+weights+flops",
+        "depth+activations+channels+weights+flops",
+    )
 }
 TO_SPARE = 2  # networks beyond coefficients that a fit needs: one to leave out, one more
 FEWEST_SHAPED = 12
@@ -60,6 +67,7 @@ FEWEST = {
     for kind, loads in KINDS.items()
 }
 SAME = 0.0005  # left-out errors this near each other are not told apart, whatever their scatter
+CHANCE = 0.25  # standard errors of the mean difference that a formula must be better by than a plainer one
 
 
 def loads_of(embed: int, depth: int, image_size: int, space: SearchSpace) -> dict[str, Terms]:
@@ -89,12 +97,12 @@ def shape_of(architecture: Architecture, space: SearchSpace) -> Shape:
     return architecture.embed_dim, architecture.depth, space.image_size_of(architecture)
 
 
-def features(kind: str, architectures: Sequence[Architecture], space: SearchSpace) -> Numbers:
-    """The loads of each architecture, [networks, loads of the kind]."""
+def features(loads: Sequence[str], architectures: Sequence[Architecture], space: SearchSpace) -> Numbers:
+    """These loads of each architecture, [networks, loads]."""
     rows = []
     for network in architectures:
         every = loads_of(network.embed_dim, network.depth, space.image_size_of(network), space)
-        rows.append([load(every[name], network) for name in KINDS[kind]])
+        rows.append([load(every[name], network) for name in loads])
     return np.asarray(rows, np.float64)
 
 
@@ -116,7 +124,7 @@ class Fit:
 
         if len(times) < FEWEST[kind]:
             return None
-        loads = features(kind, architectures, space)
+        loads = features(KINDS[kind], architectures, space)
         scale = loads.max(axis=0)
         loads = loads / scale
 
@@ -147,7 +155,7 @@ class Fit:
 
     def predict(self, architectures: Sequence[Architecture], space: SearchSpace) -> Numbers:
         """Milliseconds of each architecture of `space`."""
-        sums: Numbers = features(self.kind, architectures, space) @ np.asarray(self.prices)
+        sums: Numbers = features(KINDS[self.kind], architectures, space) @ np.asarray(self.prices)
         if self.shapes is None:
             return sums
         factors: Numbers = np.array([self.shapes(shape_of(architecture, space)) for architecture in architectures])
@@ -171,9 +179,12 @@ class Fit:
         return priced and bool((self.predicted > 0).all() and (self.left_out > 0).all())
 
     def better_than(self, other: Fit) -> bool:
-        """Whether the left-out errors are smaller by more than their differences scatter (one standard error of the mean)."""
+        """Whether the left-out errors are smaller by more than a part of what their differences scatter.
+
+        A part, because too plain a formula is the dearer mistake: prices that tell nothing come out near zero, factors near 1.
+        """
         gains = other.left_out_errors - self.left_out_errors
-        return bool(gains.mean() > max(SAME, gains.std(ddof=1) / math.sqrt(len(gains))))
+        return bool(gains.mean() > max(SAME, CHANCE * gains.std(ddof=1) / math.sqrt(len(gains))))
 
 
 def fits_of(architectures: Sequence[Architecture], space: SearchSpace, times: Numbers) -> dict[str, Fit]:

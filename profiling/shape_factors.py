@@ -20,9 +20,9 @@ from autoformer.architecture import is_whole
 
 Shape = tuple[int, int, int]  # width, depth, image size in pixels
 SPREAD = 0.06  # of the factor, relative, before anything is measured
-NOISE = 0.015  # of a measurement, relative
+NOISE = 0.01  # of a measurement, relative
 MOST = 2.0  # a factor beyond this, either way, is no correction
-LENGTH = 1.0  # in e-folds of width, depth or tokens: networks this far apart say little about each other
+LENGTH = 0.7  # in e-folds of width, depth or tokens: networks this far apart say little about each other
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ShapeFactors:
     @classmethod
     def fitted(cls, shapes: Sequence[Shape], ratios: Sequence[float]) -> ShapeFactors:
         """From measured over predicted latency of networks of these shapes, of which several may be alike."""
-        likeness = _likeness(shapes, shapes) + NOISE**2 * np.eye(len(shapes))
+        likeness = covariance(shapes, shapes) + NOISE**2 * np.eye(len(shapes))
         weights = np.linalg.solve(likeness, np.log(np.asarray(ratios, np.float64)))
         return cls(tuple(shapes), tuple(float(weight) for weight in weights))
 
@@ -61,7 +61,7 @@ class ShapeFactors:
 
     def __call__(self, shape: Shape) -> float:
         """The factor of one shape."""
-        return math.exp(float(_likeness([shape], self.shapes)[0] @ np.asarray(self.weights)))
+        return math.exp(float(covariance([shape], self.shapes)[0] @ np.asarray(self.weights)))
 
     def range(self) -> tuple[float, float]:
         """The least and the largest factor of the measured shapes."""
@@ -69,7 +69,7 @@ class ShapeFactors:
         return min(factors), max(factors)
 
 
-def _likeness(some: Sequence[Shape], others: Sequence[Shape]) -> np.ndarray[Any, np.dtype[np.float64]]:
+def covariance(some: Sequence[Shape], others: Sequence[Shape]) -> np.ndarray[Any, np.dtype[np.float64]]:
     """The covariance of the logarithms of the factors of two lists of shapes, [some, others]."""
     first, second = (np.log(np.asarray(shapes, np.float64)) * (1, 1, 2) for shapes in (some, others))  # tokens: pixels squared
     apart = ((first[:, None] - second[None]) ** 2).sum(axis=-1)

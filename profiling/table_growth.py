@@ -1,59 +1,24 @@
 """How many networks a latency table needs: about a dozen, then more until the left-out error stops falling.
 
-The first are those of the plain design. Each step adds networks where most of what a search draws lies between two measured ones
-by FLOPs, of choices that were measured least, and measures all of them anew in common rounds, so that no step lies apart from
-the others in time.
+Each step goes on with the design (`network_design.py`) and measures all networks anew in common rounds, so that no step lies
+apart from the others in time.
 It ends when the mean left-out error is below a tenth of a per cent, when a step lowers it by less than a tenth of it, when
 the most networks are reached, or when the space has no more.
 """
 
 from __future__ import annotations
 
-import random
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 from autoformer.architecture import Architecture
-from autoformer.cost import count_flops
 from autoformer.profiling.latency_table import LatencyTable
-from autoformer.profiling.table_measurement import POOL, choices_of, designed_architectures
+from autoformer.profiling.network_design import designed_architectures, extended_design
 from autoformer.space import SearchSpace
 
-FIRST, STEP, MOST = 12, 6, 36  # networks
+FIRST, STEP, MOST = 12, 12, 36  # networks
 SMALL = 0.001  # a mean left-out error that is small enough, relative
 FALLING = 0.1  # a step must lower the error by this share of it to be followed by another
-
-
-def extended_design(space: SearchSpace, chosen: Sequence[Architecture], more: int, seed: int = 0) -> list[Architecture]:
-    """`chosen` and up to `more` others, in rising order of FLOPs; fewer where the space has no more.
-
-    Each goes into the gap between two neighbours in FLOPs that holds most of the networks as a search draws them: of those in its
-    middle half the one whose choices have been measured least often.
-    """
-    rng = random.Random(f"extended {seed} {len(chosen)}")
-    pool = {architecture: count_flops(architecture, space) for architecture in (space.sample(rng) for _ in range(POOL))}
-    found = list(chosen)
-    measured = Counter(choice for architecture in found for choice in choices_of(architecture))
-    for _ in range(more):
-        free = {architecture: flops for architecture, flops in pool.items() if architecture not in found}
-        if not free:
-            break
-        ordered = sorted(free, key=lambda one: free[one])
-        flops = sorted(count_flops(architecture, space) for architecture in found)
-        between = [[one for one in ordered if low <= free[one] <= high] for low, high in pairwise(flops)]
-        widest = max(between, key=len) or ordered
-        near = widest[len(widest) // 4 : len(widest) - len(widest) // 4]
-
-        def often(architecture: Architecture) -> float:
-            own = choices_of(architecture)
-            return sum(measured[choice] for choice in own) / len(own)
-
-        best = min(near, key=lambda one: (often(one), str(one)))
-        found.append(best)
-        measured.update(choices_of(best))
-    return sorted(found, key=lambda architecture: count_flops(architecture, space))
 
 
 def grown_table(

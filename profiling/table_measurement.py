@@ -7,99 +7,24 @@ in every round, each opened eight times (`instances.py`), and what befell all of
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TypeVar
-
-import numpy as np
 
 from autoformer.architecture import Architecture
-from autoformer.cost import count_flops
 from autoformer.errors import MeasurementError
 from autoformer.profiling.backend import LatencyBackend
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.drift import ROUNDS, measure_together
 from autoformer.profiling.instances import BACKENDS, INSTANCES, Exporter, opened_networks
-from autoformer.profiling.latency_table import MIN_NETWORKS, LatencyTable
+from autoformer.profiling.latency_table import LatencyTable
 from autoformer.profiling.measure import MeasureConfig, Progress
+from autoformer.profiling.network_design import designed_architectures
 from autoformer.profiling.pass_file import PassFile
 from autoformer.profiling.statistics import interval_of
 from autoformer.space import SearchSpace
 
 SAME_DEVICE = ("cpu", "cores", "gpus", "versions")  # what must be as it was for an interrupted measurement to go on
-POOL = 4096  # architectures the design chooses from
-Choice = TypeVar("Choice", int, float)
-
-
-def designed_architectures(space: SearchSpace, count: int = 8, seed: int = 0) -> list[Architecture]:
-    """`count` architectures in rising order of FLOPs: the smallest, the largest, and others between them.
-
-    They stand where the networks of the space are: as many drawn networks lie between one and the next by FLOPs, but for a
-    quarter of them that are spread evenly, for limits where few networks are drawn.
-    Among those of about the wanted FLOPs, the one with most choices not yet seen is taken, so that all choices appear as
-    far as `count` networks can hold them. A network of mixed blocks, as a search draws them, goes before one whose blocks are
-    much alike: on a CPU blocks of many shapes cost more than as many of one shape. Raises `MeasurementError` when `count` is
-    below 4 or the space has not as many.
-    """
-    if count < MIN_NETWORKS:
-        raise MeasurementError(f"a latency table needs at least {MIN_NETWORKS} networks, asked for {count}")
-    if space.size < count:
-        raise MeasurementError(f"space {space.name!r} has {space.size} architectures, asked for {count} to measure")
-    rng = random.Random(seed)
-    pool: dict[Architecture, int] = {}
-    mixed = {space.sample(rng) for _ in range(POOL)}
-    for architecture in (*sorted(mixed, key=str), *(_leaning(space, rng) for _ in range(POOL))):
-        pool[architecture] = count_flops(architecture, space)
-    chosen = [space.smallest, space.largest]
-    seen = choices_of(space.smallest) | choices_of(space.largest)
-    every = sorted([*pool.values(), *np.linspace(count_flops(chosen[0], space), count_flops(chosen[1], space), len(pool) // 3)])
-    for index in range(1, count - 1):
-        least, wanted, most = (
-            every[round(place / (count - 1) * (len(every) - 1))] for place in (index - 0.25, index, index + 0.25)
-        )
-        free = sorted((architecture for architecture in pool if architecture not in chosen), key=lambda a: abs(pool[a] - wanted))
-        while not free:  # a small space, drawn again and again: every member turns up
-            free = [architecture for architecture in (space.sample(rng),) if architecture not in chosen]
-            pool.update((architecture, count_flops(architecture, space)) for architecture in free)
-        near = [architecture for architecture in free if least <= pool[architecture] <= most] or free[:1]
-        best = max(near, key=lambda architecture: _news(architecture, seen, architecture in mixed))
-        chosen.append(best)
-        seen |= choices_of(best)
-    return sorted(chosen, key=lambda architecture: count_flops(architecture, space))
-
-
-def _leaning(space: SearchSpace, rng: random.Random) -> Architecture:
-    """An architecture whose blocks all lean to one level, small or large: independent draws seldom reach the ends."""
-    level = rng.random()
-
-    def pick(choices: tuple[Choice, ...]) -> Choice:
-        return choices[round(min(1.0, max(0.0, rng.gauss(level, 0.2))) * (len(choices) - 1))]
-
-    drawn = space.sample(rng)
-    return replace(
-        drawn,
-        num_heads=tuple(pick(space.num_heads) for _ in range(drawn.depth)),
-        mlp_ratio=tuple(pick(space.mlp_ratios) for _ in range(drawn.depth)),
-    )
-
-
-def choices_of(architecture: Architecture) -> set[tuple[str, float]]:
-    """What a network is made of, each choice once whatever the block."""
-    found: set[tuple[str, float]] = {("width", architecture.embed_dim), ("depth", architecture.depth)}
-    found |= {("heads", heads) for heads in architecture.num_heads} | {("ratio", ratio) for ratio in architecture.mlp_ratio}
-    return found | ({("size", architecture.image_size)} if architecture.image_size is not None else set())
-
-
-def _news(architecture: Architecture, seen: set[tuple[str, float]], mixed: bool) -> tuple[int, bool, int, int]:
-    """How many choices are new: first those a network has only one of, which are the hardest to cover; then mixed blocks.
-
-    Of equals the smallest, because FLOPs rise from one network to the next and small ones will not fit any more.
-    """
-    new = choices_of(architecture) - seen
-    blocks = sum(name in ("heads", "ratio") for name, _ in new)
-    return len(new) - blocks, mixed, blocks, -architecture.embed_dim * architecture.depth
 
 
 def check_backend(backend: str, precision: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from autoformer.architecture import Architecture
-from autoformer.profiling.table_measurement import designed_architectures
+from autoformer.profiling.network_design import designed_architectures
 from autoformer.space import SearchSpace
 
 NAMES = ("micro", "tiny", "small", "base", "edge")

@@ -17,7 +17,7 @@ from autoformer.export.program import modules_of
 from autoformer.profiling import kit_writing
 from autoformer.profiling.kit import Kit, StoppingRule
 from autoformer.profiling.kit_writing import write_kit
-from autoformer.profiling.table_measurement import designed_architectures
+from autoformer.profiling.network_design import designed_architectures
 from autoformer.space import SearchSpace
 from tests.kits import RULE, SPACE, small_kit, write_small_graph
 

@@ -18,7 +18,7 @@ from autoformer.errors import BudgetError, CheckpointError
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.latency_table import LatencyTable as Table
 from autoformer.profiling.measure import device_name
-from autoformer.profiling.table_measurement import designed_architectures
+from autoformer.profiling.network_design import designed_architectures
 from autoformer.search_result import load_search
 from autoformer.space import SearchSpace
 from autoformer.space_table import SpaceTable

@@ -18,7 +18,7 @@ from autoformer.errors import CheckpointError
 from autoformer.profiling.device import DeviceFacts
 from autoformer.profiling.latency_models import SHAPED, features, fits_of
 from autoformer.profiling.latency_table import LatencyTable
-from autoformer.profiling.shape_factors import NOISE, SPREAD, ShapeFactors
+from autoformer.profiling.shape_factors import LENGTH, NOISE, SPREAD, ShapeFactors
 from autoformer.space import SearchSpace
 
 EDGE = SearchSpace.preset("edge")
@@ -33,10 +33,9 @@ def test_one_measured_shape_is_believed_as_far_as_its_noise_lets_and_says_nothin
     believed = SPREAD**2 / (SPREAD**2 + NOISE**2)
     assert found((256, 10, 224)) == pytest.approx(1.1**believed, rel=1e-12)
     apart = math.log(2) ** 2  # half the width, in e-folds
-    assert found((128, 10, 224)) == pytest.approx(1.1 ** (believed * math.exp(-apart / 2)), rel=1e-12)
-    assert found((256, 10, 112)) == pytest.approx(
-        1.1 ** (believed * math.exp(-4 * apart / 2)), rel=1e-12
-    )  # a quarter of the tokens
+    assert found((128, 10, 224)) == pytest.approx(1.1 ** (believed * math.exp(-apart / (2 * LENGTH**2))), rel=1e-12)
+    quarter = 4 * apart  # of the tokens
+    assert found((256, 10, 112)) == pytest.approx(1.1 ** (believed * math.exp(-quarter / (2 * LENGTH**2))), rel=1e-12)
     assert found((16, 1, 32)) == pytest.approx(1, abs=1e-3)
 
 
@@ -47,7 +46,7 @@ def test_two_measurements_of_one_shape_halve_the_noises_variance() -> None:
 
 def truth(network: Architecture) -> float:
     """Loads at prices of a processor's core, wide and shallow networks running better than these say."""
-    loads = features("channels+weights+flops", [network], EDGE)[0]
+    loads = features(("channels", "weights", "flops"), [network], EDGE)[0]
     better = (network.embed_dim / 256) ** -0.12 * (network.depth / 10) ** 0.12
     return float(better * (0.5 * loads[0] + 0.2 * loads[1] + 14 * loads[2]))
 

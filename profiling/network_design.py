@@ -1,0 +1,127 @@
+"""Which networks to measure, so that a latency table says most about those that a search draws.
+
+Before anything is measured it is known what may differ from device to device: the price of each load (`latency_models.py`), and
+how well each width, depth and image size runs (`shape_factors.py`). With these as priors, every network that is measured narrows
+what is predicted of all others. Networks are taken one by one, each the one that narrows most, on average over networks as a
+search draws them: an I-optimal Bayesian design (Chaloner and Verdinelli 1995), found greedily. A choice that no network has yet
+goes before: a table should have seen every width, depth and size it prices.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+
+from autoformer.architecture import Architecture
+from autoformer.cost import count_flops
+from autoformer.errors import MeasurementError
+from autoformer.profiling.latency_models import PRICES, Numbers, features, shape_of
+from autoformer.profiling.latency_table import MIN_NETWORKS
+from autoformer.profiling.shape_factors import NOISE, covariance
+from autoformer.space import SearchSpace
+
+DRAWN, LEANING = 1500, 500  # networks that are chosen from and predicted
+PRICE_SPREAD = 0.3  # of the price of each load before anything is measured, relative to the mean of all
+ONE_EACH = ("width", "depth", "size")  # what a network has one of; of heads and ratios it has as many as blocks
+Choice = TypeVar("Choice", int, float)
+
+
+def designed_architectures(space: SearchSpace, count: int = 8, seed: int = 0) -> list[Architecture]:
+    """`count` architectures in rising order of FLOPs: the smallest, the largest, and those that tell most of all others.
+
+    Raises `MeasurementError` when `count` is below 4 or the space has not as many.
+    """
+    if count < MIN_NETWORKS:
+        raise MeasurementError(f"a latency table needs at least {MIN_NETWORKS} networks, asked for {count}")
+    if space.size < count:
+        raise MeasurementError(f"space {space.name!r} has {space.size} architectures, asked for {count} to measure")
+    return extended_design(space, [space.smallest, space.largest], count - 2, seed)
+
+
+def extended_design(space: SearchSpace, chosen: Sequence[Architecture], more: int, seed: int = 0) -> list[Architecture]:
+    """`chosen` and up to `more` others, in rising order of FLOPs; fewer where the space has no more.
+
+    The networks of a design are those of a smaller one of the same seed and some more.
+    """
+    found = list(chosen)
+    already = set(chosen)
+    pool = [one for one in _pool(space, seed, len(chosen) + more) if one not in already]
+    choices = {one: choices_of(one) for one in pool}
+    unsure = _Unsure([*chosen, *pool], space)
+    for index in range(len(chosen)):
+        unsure.measure(index)
+    seen = set().union(*map(choices_of, chosen))
+    free = {one: len(chosen) + place for place, one in enumerate(pool)}
+    for _ in range(min(more, len(pool))):
+        news = {one: _news(choices[one] - seen) for one in free}
+        newest = max(news.values())
+        near = [one for one in free if news[one] == newest]
+        best = near[int(np.argmax(unsure.gains([free[one] for one in near])))]
+        unsure.measure(free.pop(best))
+        found.append(best)
+        seen |= choices[best]
+    return sorted(found, key=lambda architecture: count_flops(architecture, space))
+
+
+def choices_of(architecture: Architecture) -> set[tuple[str, float]]:
+    """What a network is made of, each choice once whatever the block."""
+    found: set[tuple[str, float]] = {("width", architecture.embed_dim), ("depth", architecture.depth)}
+    found |= {("heads", heads) for heads in architecture.num_heads} | {("ratio", ratio) for ratio in architecture.mlp_ratio}
+    return found | ({("size", architecture.image_size)} if architecture.image_size is not None else set())
+
+
+def _news(new: set[tuple[str, float]]) -> tuple[int, int]:
+    """How many choices are new: first those a network has only one of, which are the hardest to cover."""
+    one_each = sum(name in ONE_EACH for name, _ in new)
+    return one_each, len(new) - one_each
+
+
+class _Unsure:
+    """The covariance of the logarithms of the latencies of networks, given those that are said to be measured."""
+
+    def __init__(self, networks: Sequence[Architecture], space: SearchSpace) -> None:
+        every = features(tuple(PRICES), networks, space)
+        shares = every / every.mean(axis=0)
+        shares /= shares.mean(axis=1, keepdims=True)
+        shapes = [shape_of(network, space) for network in networks]
+        self._covariance: Numbers = PRICE_SPREAD**2 * shares @ shares.T + covariance(shapes, shapes)
+
+    def gains(self, networks: Sequence[int]) -> Numbers:
+        """By how much measuring one of them lowers the variances of all networks together."""
+        columns = self._covariance[:, networks]
+        gains: Numbers = (columns**2).sum(axis=0) / (self._covariance[networks, networks] + NOISE**2)
+        return gains
+
+    def measure(self, network: int) -> None:
+        """What is left when it is measured."""
+        column = self._covariance[:, network]
+        self._covariance = self._covariance - np.outer(column, column) / (column[network] + NOISE**2)
+
+
+def _pool(space: SearchSpace, seed: int, least: int) -> list[Architecture]:
+    """Networks as a search draws them, and some that it seldom draws; at least so many, where the space has them."""
+    rng = random.Random(seed)
+    found = dict.fromkeys(space.sample(rng) for _ in range(DRAWN))
+    found |= dict.fromkeys(_leaning(space, rng) for _ in range(LEANING))
+    while len(found) < min(least, space.size):  # a small space, drawn again and again: every member turns up
+        found[space.sample(rng)] = None
+    return list(found)
+
+
+def _leaning(space: SearchSpace, rng: random.Random) -> Architecture:
+    """An architecture whose blocks all lean to one level, small or large: independent draws seldom reach the ends."""
+    level = rng.random()
+
+    def pick(choices: tuple[Choice, ...]) -> Choice:
+        return choices[round(min(1.0, max(0.0, rng.gauss(level, 0.2))) * (len(choices) - 1))]
+
+    drawn = space.sample(rng)
+    return replace(
+        drawn,
+        num_heads=tuple(pick(space.num_heads) for _ in range(drawn.depth)),
+        mlp_ratio=tuple(pick(space.mlp_ratios) for _ in range(drawn.depth)),
+    )
