@@ -2,9 +2,10 @@
 
 Before anything is measured it is known what may differ from device to device: the price of each load (`latency_models.py`), and
 how well each width, depth and image size runs (`shape_factors.py`). With these as priors, every network that is measured narrows
-what is predicted of all others. Networks are taken one by one, each the one that narrows most, on average over networks as a
-search draws them: an I-optimal Bayesian design (Chaloner and Verdinelli 1995), found greedily. A choice that no network has yet
-goes before: a table should have seen every width, depth and size it prices.
+what is predicted of all others (a Bayesian I-optimal design; Chaloner and Verdinelli 1995). Networks are taken one by one, each
+the one of a few drawn ones that narrows most, on average over networks as a search draws them. Only a few, because the best of
+all would be corners of the space, and the errors of left-out corners do not tell which formula suits a search. A choice that no
+network has yet goes before: a table should have seen every width, depth and size it prices.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from autoformer.profiling.shape_factors import NOISE, covariance
 from autoformer.space import SearchSpace
 
 DRAWN, LEANING = 1500, 500  # networks that are chosen from and predicted
+EVERY = (DRAWN + LEANING) // LEANING  # so often a leaning one is taken
+TRIED = 8  # of which one is taken
 PRICE_SPREAD = 0.3  # of the price of each load before anything is measured, relative to the mean of all
 ONE_EACH = ("width", "depth", "size")  # what a network has one of; of heads and ratios it has as many as blocks
 Choice = TypeVar("Choice", int, float)
@@ -47,20 +50,22 @@ def extended_design(space: SearchSpace, chosen: Sequence[Architecture], more: in
 
     The networks of a design are those of a smaller one of the same seed and some more.
     """
-    found = list(chosen)
-    already = set(chosen)
-    pool = [one for one in _pool(space, seed, len(chosen) + more) if one not in already]
-    choices = {one: choices_of(one) for one in pool}
+    already, found = set(chosen), list(chosen)
+    pool, leaning = _pool(space, seed, len(chosen) + more)
+    pool = [one for one in pool if one not in already]
     unsure = _Unsure([*chosen, *pool], space)
     for index in range(len(chosen)):
         unsure.measure(index)
     seen = set().union(*map(choices_of, chosen))
+    choices = {one: choices_of(one) for one in pool}
     free = {one: len(chosen) + place for place, one in enumerate(pool)}
     for _ in range(min(more, len(pool))):
-        news = {one: _news(choices[one] - seen) for one in free}
-        newest = max(news.values())
-        near = [one for one in free if news[one] == newest]
-        best = near[int(np.argmax(unsure.gains([free[one] for one in near])))]
+        wanted = len(found) % EVERY == 0
+        near = [one for one in free if (one in leaning) == wanted] or list(free)
+        newest = max(_news(choices[one] - seen) for one in near)
+        near = [one for one in near if _news(choices[one] - seen) == newest]
+        tried = random.Random(f"{seed} {len(found)}").sample(near, min(TRIED, len(near)))
+        best = tried[int(np.argmax(unsure.gains([free[one] for one in tried])))]
         unsure.measure(free.pop(best))
         found.append(best)
         seen |= choices[best]
@@ -102,14 +107,18 @@ class _Unsure:
         self._covariance = self._covariance - np.outer(column, column) / (column[network] + NOISE**2)
 
 
-def _pool(space: SearchSpace, seed: int, least: int) -> list[Architecture]:
-    """Networks as a search draws them, and some that it seldom draws; at least so many, where the space has them."""
+def _pool(space: SearchSpace, seed: int, least: int) -> tuple[list[Architecture], set[Architecture]]:
+    """Networks as a search draws them and some that it seldom draws, and which those are.
+
+    At least so many, where the space has them.
+    """
     rng = random.Random(seed)
     found = dict.fromkeys(space.sample(rng) for _ in range(DRAWN))
-    found |= dict.fromkeys(_leaning(space, rng) for _ in range(LEANING))
+    leaning = {one for one in (_leaning(space, rng) for _ in range(LEANING)) if one not in found}
+    found |= dict.fromkeys(sorted(leaning, key=str))
     while len(found) < min(least, space.size):  # a small space, drawn again and again: every member turns up
         found[space.sample(rng)] = None
-    return list(found)
+    return list(found), leaning
 
 
 def _leaning(space: SearchSpace, rng: random.Random) -> Architecture:
