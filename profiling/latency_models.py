@@ -1,11 +1,8 @@
 """The formulas a latency table may be, and which of them predicts networks it has not seen.
 
-Latency is a sum of loads, each with a price that is never negative: a constant, the blocks, the multiply-adds, and the values
-that operations beside the matrix products go over one by one: attention weights (softmax), hidden channels (GELU), residual
-channels (normalisations and sums), each over all tokens and blocks; the channels of attention, which are split into heads and
-joined again; and the weights, which are read once however few the tokens. Which loads tell most depends on the device and on
-the sizes of the space: large networks on a GPU may be all blocks, small ones on a CPU all activations. A kind with `× shape`
-has a smooth factor of width, depth and image size on top (`shape_factors.py`).
+Latency is a sum of loads (`latency_loads.py`), each with a price that is never negative. Which loads tell most depends on the
+device and on the sizes of the space: large networks on a GPU may be all blocks, small ones on a CPU all activations. A kind with
+`× shape` has a smooth factor of width, depth and image size on top (`shape_factors.py`).
 
 Of one width, depth and image size every load is linear in the heads and hidden channels of all blocks together, so a limit on
 latency leaves a region that is drawn from exactly (`LinearLatency`).
@@ -16,28 +13,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from autoformer.architecture import Architecture
-from autoformer.cost import linear_costs
-from autoformer.profiling.shape_factors import Shape, ShapeFactors
+from autoformer.profiling.latency_loads import PRICES, Numbers, features, shape_of
+from autoformer.profiling.latency_prior import left_out_variances
+from autoformer.profiling.shape_factors import ShapeFactors
 from autoformer.space import SearchSpace
 
-Numbers = np.ndarray[Any, np.dtype[np.float64]]
-Terms = tuple[float, float, float]  # without heads and hidden channels, for every head, for every hidden channel
-
-PRICES = {  # of each load: the name of its coefficient, and how people say it
-    "constant": ("constant_ms", "ms"),
-    "depth": ("ms_per_block", "ms per block"),
-    "attention": ("ms_per_mega_attention", "ms per million attention weights"),
-    "hidden": ("ms_per_mega_hidden", "ms per million hidden values"),
-    "residual": ("ms_per_mega_residual", "ms per million residual values"),
-    "channels": ("ms_per_mega_channel", "ms per million attention channels"),
-    "weights": ("ms_per_mega_weight", "ms per million weights"),
-    "flops": ("ms_per_gflop", "ms per GFLOP"),
-}
 ACTIVATIONS = ("attention", "hidden", "residual")
 KINDS: dict[str, tuple[str, ...]] = {  # the plainer before the others
     "constant+flops": ("constant", "flops"),
@@ -70,42 +54,6 @@ SAME = 0.0005  # left-out errors this near each other are not told apart, whatev
 CHANCE = 0.25  # standard errors of the mean difference that a formula must be better by than a plainer one
 
 
-def loads_of(embed: int, depth: int, image_size: int, space: SearchSpace) -> dict[str, Terms]:
-    """Each load of the networks of one width, depth and image size; FLOPs in 1e9, values in 1e6."""
-    grid = image_size // space.patch_size
-    tokens = grid**2 + 1
-    params, flops = linear_costs(embed, depth, grid, space)
-    return {
-        "constant": (1.0, 0.0, 0.0),
-        "depth": (float(depth), 0.0, 0.0),
-        "attention": (0.0, tokens**2 / 1e6, 0.0),
-        "hidden": (0.0, 0.0, tokens / 1e6),
-        "residual": (depth * embed * tokens / 1e6, 0.0, 0.0),
-        "channels": (0.0, space.head_dim * tokens / 1e6, 0.0),
-        "weights": (params[0] / 1e6, params[1] / 1e6, params[2] / 1e6),
-        "flops": (flops[0] / 1e9, flops[1] / 1e9, flops[2] / 1e9),
-    }
-
-
-def load(terms: Terms, architecture: Architecture) -> float:
-    """What the terms of an architecture's width, depth and image size come to with its heads and hidden channels."""
-    return terms[0] + terms[1] * sum(architecture.num_heads) + terms[2] * sum(architecture.hidden_dims)
-
-
-def shape_of(architecture: Architecture, space: SearchSpace) -> Shape:
-    """What a shape factor depends on."""
-    return architecture.embed_dim, architecture.depth, space.image_size_of(architecture)
-
-
-def features(loads: Sequence[str], architectures: Sequence[Architecture], space: SearchSpace) -> Numbers:
-    """These loads of each architecture, [networks, loads]."""
-    rows = []
-    for network in architectures:
-        every = loads_of(network.embed_dim, network.depth, space.image_size_of(network), space)
-        rows.append([load(every[name], network) for name in loads])
-    return np.asarray(rows, np.float64)
-
-
 @dataclass(frozen=True)
 class Fit:
     """Prices with the least squared relative error, and what they say of each network, seen and left out."""
@@ -115,10 +63,13 @@ class Fit:
     times: Numbers
     predicted: Numbers
     left_out: Numbers
+    weights: Numbers  # how much each left-out error tells of networks as a search draws them; 1 in all
     shapes: ShapeFactors | None = None  # of a kind with a factor of the shape
 
     @classmethod
-    def of(cls, kind: str, architectures: Sequence[Architecture], space: SearchSpace, times: Numbers) -> Fit | None:
+    def of(
+        cls, kind: str, architectures: Sequence[Architecture], space: SearchSpace, times: Numbers, weights: Numbers
+    ) -> Fit | None:
         """None where the networks are too few, or do not tell the loads apart."""
         from scipy.optimize import nnls
 
@@ -139,7 +90,7 @@ class Fit:
         left_out = np.array([guess[index] for index, guess in enumerate(without)])
         prices = tuple(float(price) for price in whole / scale)
         if not kind.endswith(SHAPED):
-            return cls(kind, prices, times, predicted, left_out)
+            return cls(kind, prices, times, predicted, left_out, weights)
         if not all((guess > 0).all() for guess in (predicted, *without)):
             return None
         shapes = [shape_of(architecture, space) for architecture in architectures]
@@ -151,7 +102,8 @@ class Fit:
         found = factors(predicted, np.ones(len(times), dtype=bool))
         for index, (guess, rows) in enumerate(zip(without, others, strict=True)):
             left_out[index] *= factors(guess, rows)(shapes[index])
-        return cls(kind, prices, times, predicted * np.array([found(shape) for shape in shapes]), left_out, found)
+        predicted = predicted * np.array([found(shape) for shape in shapes])
+        return cls(kind, prices, times, predicted, left_out, weights, found)
 
     def predict(self, architectures: Sequence[Architecture], space: SearchSpace) -> Numbers:
         """Milliseconds of each architecture of `space`."""
@@ -179,19 +131,24 @@ class Fit:
         return priced and bool((self.predicted > 0).all() and (self.left_out > 0).all())
 
     def better_than(self, other: Fit) -> bool:
-        """Whether the left-out errors are smaller by more than a part of what their differences scatter.
+        """Whether the left-out errors are smaller on average, by more than a part of what their differences scatter.
 
-        A part, because too plain a formula is the dearer mistake: prices that tell nothing come out near zero, factors near 1.
+        An error counts the more, the more the other networks say of the one left out: a corner of the space with nothing near it
+        tells little of networks that a search draws. Only a part of the scatter, because too plain a formula is the dearer
+        mistake: prices that tell nothing come out near zero, factors near 1.
         """
         gains = other.left_out_errors - self.left_out_errors
-        return bool(gains.mean() > max(SAME, CHANCE * gains.std(ddof=1) / math.sqrt(len(gains))))
+        mean = float(self.weights @ gains)
+        scatter = math.sqrt(float((self.weights**2) @ (gains - mean) ** 2))
+        return mean > max(SAME, CHANCE * scatter)
 
 
 def fits_of(architectures: Sequence[Architecture], space: SearchSpace, times: Numbers) -> dict[str, Fit]:
     """Every kind that these networks can be fitted with, by its name; what does not grow only if it is the plainest."""
     found: dict[str, Fit] = {}
+    certainties = 1 / left_out_variances(architectures, space)
     for kind in KINDS:
-        fit = Fit.of(kind, architectures, space, times)
+        fit = Fit.of(kind, architectures, space, times, certainties / certainties.sum())
         if fit is not None and (fit.grows or not found):
             found[kind] = fit
     return found

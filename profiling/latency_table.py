@@ -34,7 +34,8 @@ from autoformer.cost import (
 from autoformer.errors import ArchitectureError, BudgetError, CheckpointError, MeasurementError
 from autoformer.profiling.anchors import ANCHORS, MEDIAN_OF_NORMAL
 from autoformer.profiling.device import DeviceFacts
-from autoformer.profiling.latency_models import KINDS, PRICES, SHAPED, Terms, fits_of, in_words, kept_of, load, loads_of
+from autoformer.profiling.latency_loads import PRICES, Terms, load, loads_of
+from autoformer.profiling.latency_models import KINDS, SHAPED, fits_of, in_words, kept_of
 from autoformer.profiling.measured_networks import LeftOutErrors, MeasuredNetwork
 from autoformer.profiling.rank_agreement import NEAR, RankAgreement, rank_agreement, standard_error
 from autoformer.profiling.shape_factors import ShapeFactors

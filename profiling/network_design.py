@@ -1,8 +1,7 @@
 """Which networks to measure, so that a latency table says most about those that a search draws.
 
-Before anything is measured it is known what may differ from device to device: the price of each load (`latency_models.py`), and
-how well each width, depth and image size runs (`shape_factors.py`). With these as priors, every network that is measured narrows
-what is predicted of all others (a Bayesian I-optimal design; Chaloner and Verdinelli 1995). Networks are taken one by one, each
+With what is known before anything is measured (`latency_prior.py`), every network that is measured narrows what is predicted of
+all others (a Bayesian I-optimal design; Chaloner and Verdinelli 1995). Networks are taken one by one, each
 the one of a few drawn ones that narrows most, on average over networks as a search draws them. Only a few, because the best of
 all would be corners of the space, and the errors of left-out corners do not tell which formula suits a search. A choice that no
 network has yet goes before: a table should have seen every width, depth and size it prices.
@@ -20,15 +19,15 @@ import numpy as np
 from autoformer.architecture import Architecture
 from autoformer.cost import count_flops
 from autoformer.errors import MeasurementError
-from autoformer.profiling.latency_models import PRICES, Numbers, features, shape_of
+from autoformer.profiling.latency_loads import Numbers
+from autoformer.profiling.latency_prior import prior_covariance
 from autoformer.profiling.latency_table import MIN_NETWORKS
-from autoformer.profiling.shape_factors import NOISE, covariance
+from autoformer.profiling.shape_factors import NOISE
 from autoformer.space import SearchSpace
 
 DRAWN, LEANING = 1500, 500  # networks that are chosen from and predicted
 EVERY = (DRAWN + LEANING) // LEANING  # so often a leaning one is taken
 TRIED = 8  # of which one is taken
-PRICE_SPREAD = 0.3  # of the price of each load before anything is measured, relative to the mean of all
 ONE_EACH = ("width", "depth", "size")  # what a network has one of; of heads and ratios it has as many as blocks
 Choice = TypeVar("Choice", int, float)
 
@@ -89,11 +88,7 @@ class _Unsure:
     """The covariance of the logarithms of the latencies of networks, given those that are said to be measured."""
 
     def __init__(self, networks: Sequence[Architecture], space: SearchSpace) -> None:
-        every = features(tuple(PRICES), networks, space)
-        shares = every / every.mean(axis=0)
-        shares /= shares.mean(axis=1, keepdims=True)
-        shapes = [shape_of(network, space) for network in networks]
-        self._covariance: Numbers = PRICE_SPREAD**2 * shares @ shares.T + covariance(shapes, shapes)
+        self._covariance = prior_covariance(networks, space)
 
     def gains(self, networks: Sequence[int]) -> Numbers:
         """By how much measuring one of them lowers the variances of all networks together."""

@@ -16,7 +16,8 @@ from autoformer.architecture import Architecture
 from autoformer.cost import LatencyQualification, count_flops
 from autoformer.errors import CheckpointError
 from autoformer.profiling.device import DeviceFacts
-from autoformer.profiling.latency_models import SHAPED, features, fits_of
+from autoformer.profiling.latency_loads import features
+from autoformer.profiling.latency_models import SHAPED, fits_of
 from autoformer.profiling.latency_table import LatencyTable
 from autoformer.profiling.shape_factors import LENGTH, NOISE, SPREAD, ShapeFactors
 from autoformer.space import SearchSpace
