@@ -46,7 +46,7 @@ from autoformer.profiling.table_growth import FIRST, MOST, grown_table
 from autoformer.space import SearchSpace
 
 
-def drawn(space: SearchSpace, count: int, without: list[Architecture], seed: int = 1) -> list[Architecture]:
+def drawn(space: SearchSpace, count: int, without: list[Architecture], seed: int) -> list[Architecture]:
     """`count` different networks as a search draws them, none of `without`."""
     rng, found = random.Random(seed), dict[Architecture, None]()
     while len(found) < count:
@@ -132,7 +132,7 @@ def judged(
 def row(space: SearchSpace, backend: str, options: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Measures and judges one space on one backend."""
     design = designed_architectures(space, options.most)
-    test = drawn(space, options.test, design)
+    test = drawn(space, options.test, design, options.seed)
     taken = measured(space, [*design, *test], backend, options, work)
     apart = [without_common_drift(one) for one in taken]
     of = {
@@ -172,6 +172,7 @@ def row(space: SearchSpace, backend: str, options: argparse.Namespace, work: Pat
         "train": len(train),
         "stopped": table.stopped,
         "test": options.test,
+        "seed": options.seed,
         "passes": len(taken),
         "seconds": options.seconds,
         "rounds": options.rounds,
@@ -223,6 +224,7 @@ def main() -> None:
     parser.add_argument("--backend", nargs="+", choices=BACKENDS, default=["onnxruntime-cpu", "torch-cpu"])
     parser.add_argument("--most", type=int, default=MOST, help="networks of the design that are measured")
     parser.add_argument("--test", type=int, default=30, help="networks that they are judged on")
+    parser.add_argument("--seed", type=int, default=1, help="of drawing those")
     parser.add_argument("--passes", type=int, default=16, help="times that every network is opened and measured")
     parser.add_argument("--seconds", type=float, default=0.25, help="of measuring per network and pass")
     parser.add_argument("--rounds", type=int, default=4, help="interleaved visits of each network in a pass")
@@ -234,7 +236,7 @@ def main() -> None:
     for name in options.space:
         for backend in options.backend:
             found = row(SearchSpace.preset(name, image_size=options.image_size), backend, options, work)
-            same = ("space", "image_sizes", "backend")
+            same = ("space", "image_sizes", "backend", "seed")
             rows = [old for old in rows if any(old[key] != found[key] for key in same)] + [found]
             write_json({"rows": rows}, options.out)
             show(found)
