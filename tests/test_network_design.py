@@ -42,7 +42,7 @@ def test_eight_networks_stand_where_the_spaces_networks_are_and_show_every_choic
 
 
 def test_twelve_networks_show_every_choice_of_the_edge_space() -> None:
-    every = {("width", width) for width in EDGE.embed_dims} | {("depth", depth) for depth in EDGE.depths}
+    every: set[tuple[str, float]] = {("width", width) for width in EDGE.embed_dims} | {("depth", depth) for depth in EDGE.depths}
     every |= {("heads", heads) for heads in EDGE.num_heads} | {("ratio", ratio) for ratio in EDGE.mlp_ratios}
     every |= {("size", size) for size in EDGE.image_sizes}
     assert set().union(*map(choices_of, designed_architectures(EDGE, 12))) == every
