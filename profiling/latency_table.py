@@ -1,4 +1,4 @@
-"""`LatencyTable`: what one device says about a whole search space, from about eight measured networks.
+"""`LatencyTable`: what one device says about a whole search space, from one to three dozen measured networks.
 
 A candidate of a search cannot be exported and measured (that takes seconds); its latency is predicted. Networks that
 cover the range of FLOPs and every choice are measured as a whole, and formulas of a few coefficients are fitted
