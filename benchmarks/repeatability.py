@@ -65,11 +65,12 @@ def main() -> None:
     parser.add_argument("--network", default="AutoFormer-T", choices=sorted(PUBLISHED))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=20.0, help="of timing, each time")
+    parser.add_argument("--rounds", type=int, default=50, help="visits of network and reference in turns, each time")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     words = parser.parse_args()
     config = MeasureConfig(
-        warmup_s=2, warmup_max_s=20, rounds=10, min_s=words.seconds, max_s=4 * words.seconds
+        warmup_s=2, warmup_max_s=20, rounds=words.rounds, min_s=words.seconds, max_s=4 * words.seconds
     )  # long enough for a shared machine
     with tempfile.TemporaryDirectory() as folder:
         space = SearchSpace.preset(PUBLISHED_SPACES[words.network])
@@ -96,6 +97,7 @@ def main() -> None:
     write_json(
         {
             "version": __version__, "network": words.network, "threads": words.threads, "seconds": words.seconds,
+            "rounds": words.rounds,
             "device": DeviceFacts.collect().to_dict(), "repeats": [row(profile) for profile in profiles],
             "spread_of_ratios": spread(ratios), "spread_of_medians": spread(medians), "bar": BAR,
             "within_bar": spread(ratios) <= BAR, "loaded": row(loaded), "load_noticed": noticed.level != "VALID",
