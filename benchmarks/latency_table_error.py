@@ -11,7 +11,7 @@ Each kind of formula is fitted on those and judged on the others: mean absolute 
 among pairs within 5 % of each other, with the tau that the measurements' noise would leave a model without error. What the kept
 formula comes to with fewer or more networks stands beside it.
 Every pass is a line in the work folder beside the output, and every finished space and backend a row of it: the program
-can be stopped and started again. It wants an otherwise idle machine; a pass of 66 networks takes half a minute.
+can be stopped and started again. It wants an otherwise idle machine; a pass of 66 networks takes one to two minutes.
 """
 
 from __future__ import annotations
@@ -83,11 +83,7 @@ def measured(
         with ExitStack() as stack:
             opened: dict[str, LatencyBackend] = {}
             for architecture in random.Random(number).sample(architectures, len(architectures)):
-                print(
-                    f"\rpass {number + 1} of {options.passes}: open {len(opened) + 1} of {len(architectures)}   ",
-                    end="",
-                    flush=True,
-                )
+                print(f"{where} open {len(opened) + 1} of {len(architectures)}   ", end="", flush=True)
                 network = open_network(space, architecture, backend, 1, 1, 0, work)
                 opened[architecture.digest] = stack.enter_context(network)
             print(f"{where} measuring {len(opened)} networks", end="", flush=True)
@@ -131,7 +127,7 @@ def judged(
 
 def row(space: SearchSpace, backend: str, options: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Measures and judges one space on one backend."""
-    design = designed_architectures(space, options.most)
+    design = designed_architectures(space, MOST)
     test = drawn(space, options.test, design, options.seed)
     taken = measured(space, [*design, *test], backend, options, work)
     apart = [without_common_drift(one) for one in taken]
@@ -161,7 +157,7 @@ def row(space: SearchSpace, backend: str, options: argparse.Namespace, work: Pat
         return fits_of(architectures, space, np.array([of[one].stats.p50_ms for one in architectures]))
 
     by_number = {}
-    for count in range(FIRST, options.most + 1, 6):
+    for count in range(FIRST, MOST + 1, 6):
         kept = kept_of(fits(count))
         by_number[count] = {"kept": kept.kind, "mape": judged(kept, space, test, times, errors)["mape"]}
     return {
@@ -222,7 +218,6 @@ def main() -> None:
     parser.add_argument("--space", nargs="+", default=["edge", "tiny"], help="names of presets")
     parser.add_argument("--image-size", type=int, default=None, help="pixels; default: the space's own sizes")
     parser.add_argument("--backend", nargs="+", choices=BACKENDS, default=["onnxruntime-cpu", "torch-cpu"])
-    parser.add_argument("--most", type=int, default=MOST, help="networks of the design that are measured")
     parser.add_argument("--test", type=int, default=30, help="networks that they are judged on")
     parser.add_argument("--seed", type=int, default=1, help="of drawing those")
     parser.add_argument("--passes", type=int, default=16, help="times that every network is opened and measured")
