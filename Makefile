@@ -32,7 +32,7 @@ slow: $(INSTALLED)
 
 # NVIDIA's Python bindings of TensorRT 8.6 to 11.4, not installed but laid beside, for the tests that compare our code with them.
 tensorrt-bindings: $(INSTALLED)
-	$(BIN)/python -m tests.tensorrt_bindings $(VENV)/tensorrt-bindings
+	$(BIN)/python -m tests.support.tensorrt_bindings $(VENV)/tensorrt-bindings
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .

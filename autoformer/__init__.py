@@ -3,7 +3,7 @@
 Importing this package imports nothing heavy; take what you need from its modules by name::
 
     from autoformer.space import SearchSpace
-    from autoformer.supernet import Supernet
+    from autoformer.networks.supernet import Supernet
 """
 
 __version__ = "0.1.0"

@@ -22,17 +22,19 @@ import torch
 from sampling_strategies import interval
 
 from autoformer import __version__
-from autoformer.adapt import Normalisation
-from autoformer.checkpoint import write_json
 from autoformer.cost import Budget, ExactCosts
-from autoformer.data import DataConfig, DataParts, load_parts
-from autoformer.evaluate import EvaluationSet, guesses, predict_with, score
-from autoformer.pretrained import start_from
-from autoformer.search import search_supernet
-from autoformer.search_config import SearchConfig
+from autoformer.data.loading import load_parts
+from autoformer.data.parts import DataConfig, DataParts
+from autoformer.evaluate import EvaluationSet, guesses, predict_with
+from autoformer.files import write_json
+from autoformer.metric import score
+from autoformer.pretrained.adapt import Normalisation
+from autoformer.pretrained.start import start_from
+from autoformer.search.config import SearchConfig
+from autoformer.search.loop import search_supernet
 from autoformer.space import SearchSpace
-from autoformer.train import train_supernet
-from autoformer.training_config import SupernetConfig
+from autoformer.training.config import SupernetConfig
+from autoformer.training.runs import train_supernet
 
 SIZE = 64  # pixels
 BUDGET = 0.6  # of the largest network's FLOPs

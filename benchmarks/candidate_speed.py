@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from autoformer import __version__
-from autoformer.candidates import Candidates, Draw
-from autoformer.checkpoint import write_json
+from autoformer.budgeted import Candidates, Draw
 from autoformer.cost import Budget, Cost, CostModel, ExactCosts, LatencyQualification, count_flops
-from autoformer.profiling.device import DeviceFacts
-from autoformer.profiling.latency_table import LatencyTable, TableCosts
-from autoformer.profiling.network_design import designed_architectures
+from autoformer.files import write_json
+from autoformer.profiling.measuring.device import DeviceFacts
+from autoformer.profiling.tables.costs import TableCosts
+from autoformer.profiling.tables.design import designed_architectures
+from autoformer.profiling.tables.table import LatencyTable
 from autoformer.region import Region, Shapes
 from autoformer.space import PRESETS, SearchSpace
 

@@ -30,8 +30,8 @@ from torch._dynamo.utils import counters
 
 from autoformer.architecture import Architecture
 from autoformer.cost import count_flops
+from autoformer.networks.supernet import Supernet
 from autoformer.space import SearchSpace
-from autoformer.supernet import Supernet
 
 DEIT = {"tiny": ("deit_tiny_patch16_224", 192, 3), "small": ("deit_small_patch16_224", 384, 6)}  # name, width, heads
 

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoformer import __version__
-from autoformer.checkpoint import write_json
-from autoformer.evaluate import WORDS, score, wilson
 from autoformer.export.class_losses import class_losses
-from autoformer.profiling.report_data import FINETUNED, FP32, Run
+from autoformer.files import write_json
+from autoformer.metric import WORDS, score, wilson
+from autoformer.profiling.reports.run_folder import FINETUNED, FP32, Run
 
 FILES = {FINETUNED: "torch", FP32: "ONNX fp32", "onnx fp16": "ONNX fp16", "onnx int8": "ONNX int8"}
 MAX_CLASS_LOSS = 0.05  # the default of an export

@@ -25,17 +25,17 @@ from torch import Tensor
 
 from autoformer import __version__
 from autoformer.architecture import PUBLISHED, PUBLISHED_SPACES
-from autoformer.checkpoint import write_json
-from autoformer.export.onnx_graph import OnnxGraph
-from autoformer.export.onnx_model import OnnxModel
-from autoformer.export.quantization import quantize_int8
-from autoformer.profiling.device import DeviceFacts
-from autoformer.profiling.measure import MeasureConfig, measure
-from autoformer.profiling.onnxruntime_backend import OnnxRuntimeBackend
-from autoformer.relative_position import Geometry, Tables
+from autoformer.export.graphs.onnx_graph import OnnxGraph
+from autoformer.export.graphs.onnx_model import OnnxModel
+from autoformer.export.graphs.quantization import quantize_int8
+from autoformer.files import write_json
+from autoformer.networks.block import Attention, Block
+from autoformer.networks.relative_position import Geometry, Tables
+from autoformer.networks.subnet import Subnet
+from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
+from autoformer.profiling.measuring.device import DeviceFacts
+from autoformer.profiling.measuring.measure import MeasureConfig, measure
 from autoformer.space import SearchSpace
-from autoformer.subnet import Subnet
-from autoformer.subnet_block import Attention, Block
 
 CALIBRATION_IMAGES = 16
 BARS = {  # what is divided by what, and the bar of the issue

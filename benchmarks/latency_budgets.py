@@ -21,24 +21,26 @@ from typing import Any, Literal
 import torch
 
 from autoformer import __version__
-from autoformer.checkpoint import write_json
 from autoformer.cost import Budget
-from autoformer.data import DataConfig, DataParts, Part, load_parts
-from autoformer.profiling.device import DeviceFacts
-from autoformer.profiling.drift import ROUNDS
-from autoformer.profiling.latency_answer import LatencyAnswer
-from autoformer.profiling.latency_loop import answer_latency, measure_networks
-from autoformer.profiling.latency_table import LatencyTable, TableCosts, within_margin
-from autoformer.profiling.measure import MeasureConfig
-from autoformer.profiling.table_measurement import measure_table
-from autoformer.search import search_supernet
-from autoformer.search_config import SearchConfig
+from autoformer.data.loading import load_parts
+from autoformer.data.parts import DataConfig, DataParts, Part
+from autoformer.files import write_json
+from autoformer.networks.folders import load_supernet
+from autoformer.networks.supernet import Supernet
+from autoformer.profiling.measuring.device import DeviceFacts
+from autoformer.profiling.measuring.drift import ROUNDS
+from autoformer.profiling.measuring.measure import MeasureConfig
+from autoformer.profiling.tables.costs import TableCosts, within_margin
+from autoformer.profiling.tables.limit import LatencyAnswer
+from autoformer.profiling.tables.loop import answer_latency, measure_networks
+from autoformer.profiling.tables.measuring import measure_table
+from autoformer.profiling.tables.table import LatencyTable
+from autoformer.search.answer import StoredSearch
+from autoformer.search.config import SearchConfig
+from autoformer.search.loop import search_supernet
 from autoformer.space import SearchSpace
-from autoformer.stored_answers import StoredSearch
-from autoformer.supernet import Supernet
-from autoformer.supernet_folder import load_supernet
-from autoformer.train import train_supernet
-from autoformer.training_config import SupernetConfig
+from autoformer.training.config import SupernetConfig
+from autoformer.training.runs import train_supernet
 
 Choose = Literal["best", "cheapest"]
 

@@ -31,18 +31,17 @@ import numpy as np
 
 from autoformer import __version__
 from autoformer.architecture import Architecture
-from autoformer.checkpoint import json_digest, read_json, write_json
 from autoformer.cost import count_flops
-from autoformer.profiling.anchors import MEDIAN_OF_NORMAL
-from autoformer.profiling.backend import LatencyBackend
-from autoformer.profiling.drift import as_one, without_common_drift
-from autoformer.profiling.instances import BACKENDS, open_network
-from autoformer.profiling.latency_models import Fit, fits_of, in_words, kept_of
-from autoformer.profiling.latency_table import LatencyTable
-from autoformer.profiling.measure import MeasureConfig, Measurement, measure
-from autoformer.profiling.network_design import designed_architectures
-from autoformer.profiling.rank_agreement import NEAR, rank_agreement, standard_error
-from autoformer.profiling.table_growth import FIRST, MOST, grown_table
+from autoformer.files import json_digest, read_json, write_json
+from autoformer.profiling.backends.of_spaces import BACKENDS, open_network
+from autoformer.profiling.measuring.backend import LatencyBackend
+from autoformer.profiling.measuring.drift import as_one, without_common_drift
+from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, measure
+from autoformer.profiling.tables.design import designed_architectures
+from autoformer.profiling.tables.errors import NEAR, rank_agreement, standard_error
+from autoformer.profiling.tables.formulas import Fit, fits_of, in_words, kept_of
+from autoformer.profiling.tables.measuring import FIRST, MOST, grown_table
+from autoformer.profiling.tables.table import MEDIAN_OF_NORMAL, LatencyTable
 from autoformer.space import SearchSpace
 
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autoformer.relative_position import Form, Geometry
-from autoformer.supernet import SuperAttention, SuperBlock, Supernet
+from autoformer.networks.relative_position import Form, Geometry
+from autoformer.networks.supernet import SuperAttention, SuperBlock, Supernet
 
 
 def pair_embedding(vertical: Tensor, horizontal: Tensor, tokens: int) -> Tensor:

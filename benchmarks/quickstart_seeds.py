@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from autoformer.evaluate import WORDS
+from autoformer.metric import WORDS
 
 
 def run(recipe: Path, seed: int, folder: Path) -> dict[str, Any]:

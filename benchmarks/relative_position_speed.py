@@ -30,9 +30,9 @@ import torch.nn.functional as F
 from naive_relative_position import make_naive
 
 from autoformer.architecture import PUBLISHED, PUBLISHED_SPACES, Architecture
-from autoformer.relative_position import Form
+from autoformer.networks.relative_position import Form
+from autoformer.networks.supernet import Supernet
 from autoformer.space import SearchSpace
-from autoformer.supernet import Supernet
 
 NETWORKS = ("naive", "auto", "bias", "fused", "tiled", "plain")  # plain: the same shape without relative position
 MEASURES = ("forward", "train")

@@ -21,13 +21,14 @@ from statistics import median
 
 from autoformer import __version__
 from autoformer.architecture import PUBLISHED, PUBLISHED_SPACES
-from autoformer.checkpoint import write_json
-from autoformer.export.onnx_graph import OnnxGraph
-from autoformer.profiling.device import DeviceFacts, usable_cores
-from autoformer.profiling.latency import Profile, profile_artefacts
-from autoformer.profiling.measure import MeasureConfig
+from autoformer.export.graphs.onnx_graph import OnnxGraph
+from autoformer.files import write_json
+from autoformer.networks.subnet import Subnet
+from autoformer.profiling.measuring.device import DeviceFacts
+from autoformer.profiling.measuring.measure import MeasureConfig
+from autoformer.profiling.measuring.system_files import usable_cores
+from autoformer.profiling.profiles.latency import Profile, profile_artefacts
 from autoformer.space import SearchSpace
-from autoformer.subnet import Subnet
 
 BAR = 0.03  # from the smallest median to the largest, relative to their median
 

@@ -25,12 +25,14 @@ import torch
 from scipy.stats import t as student
 
 from autoformer import __version__
-from autoformer.checkpoint import write_json
-from autoformer.data import DataConfig, DataParts, Part, TestPart, load_parts
-from autoformer.evaluate import EvaluationSet, guesses, predict_with, score
+from autoformer.data.loading import load_parts
+from autoformer.data.parts import DataConfig, DataParts, Part, TestPart
+from autoformer.evaluate import EvaluationSet, guesses, predict_with
+from autoformer.files import write_json
+from autoformer.metric import score
 from autoformer.space import SearchSpace
-from autoformer.train import train_supernet
-from autoformer.training_config import SupernetConfig
+from autoformer.training.config import SupernetConfig
+from autoformer.training.runs import train_supernet
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "uniform": {"strategy": "uniform"},

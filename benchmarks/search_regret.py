@@ -32,16 +32,16 @@ from search_regret_truth import SPACE, Truth
 
 from autoformer import __version__
 from autoformer.architecture import Architecture
-from autoformer.baselines import baselines, is_uniform
-from autoformer.candidates import Candidates
-from autoformer.checkpoint import json_digest, read_json, write_json
+from autoformer.budgeted import Candidates
 from autoformer.cost import Budget, ExactCosts, count_flops
-from autoformer.profiling.device import DeviceFacts
-from autoformer.rungs import balanced_order
-from autoformer.search import search
-from autoformer.search_config import SearchConfig
-from autoformer.search_result import conclude
-from autoformer.study import Study
+from autoformer.files import json_digest, read_json, write_json
+from autoformer.profiling.measuring.device import DeviceFacts
+from autoformer.search.baselines import baselines, is_uniform
+from autoformer.search.config import SearchConfig
+from autoformer.search.database import Study
+from autoformer.search.loop import search
+from autoformer.search.result import conclude
+from autoformer.search.rungs import balanced_order
 
 SHARES = (0.2, 0.4, 0.6)  # of the way from the smallest to the largest network's FLOPs; what lies inside is in the table
 SEEDS = 20

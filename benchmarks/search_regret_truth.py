@@ -27,15 +27,17 @@ from numpy.typing import NDArray
 
 from autoformer import __version__
 from autoformer.architecture import Architecture
-from autoformer.checkpoint import read_json, replacing, tensors_digest, write_json
-from autoformer.data import DataConfig, DataParts, Part, load_parts
+from autoformer.data.loading import load_parts
+from autoformer.data.parts import DataConfig, DataParts, Part
+from autoformer.data.splits import stratified
 from autoformer.evaluate import EvaluationSet, predict_with
-from autoformer.profiling.device import DeviceFacts
+from autoformer.files import read_json, replacing, write_json
+from autoformer.networks.supernet import Supernet
+from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.space import SearchSpace
-from autoformer.splits import stratified
-from autoformer.supernet import Supernet
-from autoformer.train import train_supernet
-from autoformer.training_config import SupernetConfig
+from autoformer.tensors import tensors_digest
+from autoformer.training.config import SupernetConfig
+from autoformer.training.runs import train_supernet
 
 TRAIN, SEARCH, TRUTH = 10_000, 2_000, 3_000  # images
 BATCH = 250  # images whose blocks are remembered at once

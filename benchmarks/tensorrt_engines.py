@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from autoformer import __version__
-from autoformer.checkpoint import read_json, write_json
 from autoformer.errors import AutoformerError, MeasurementError
-from autoformer.export.engine import Engine
-from autoformer.export.engine_builder import EngineBuilder, EngineConfig
-from autoformer.export.engine_layers import inspect_engine
+from autoformer.export.engines.builder import EngineBuilder, EngineConfig
+from autoformer.export.engines.engine import Engine
+from autoformer.export.engines.layers import inspect_engine
 from autoformer.export.parity import TOLERANCES, compare, run_in_batches
-from autoformer.profiling.device import DeviceFacts
-from autoformer.profiling.measure import MeasureConfig, Measurement, measure
-from autoformer.profiling.tensorrt_backend import TensorRTBackend
+from autoformer.files import read_json, write_json
+from autoformer.profiling.backends.tensorrt_backend import TensorRTBackend
+from autoformer.profiling.measuring.device import DeviceFacts
+from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, measure
 
 NETWORKS = ("AutoFormer-T", "AutoFormer-S", "AutoFormer-B")
 FORMS = ("bias", "fused", "without")  # of relative position
@@ -43,9 +43,9 @@ def make_network(name: str, form: str, *, small: bool = False) -> Any:
     import torch
 
     from autoformer.architecture import PUBLISHED, PUBLISHED_SPACES
+    from autoformer.networks.block import Attention
+    from autoformer.networks.subnet import Subnet
     from autoformer.space import SearchSpace
-    from autoformer.subnet import Subnet
-    from autoformer.subnet_block import Attention
 
     space = replace(SearchSpace.preset(PUBLISHED_SPACES[name]), relative_position=form != "without")
     if small:
@@ -60,8 +60,8 @@ def make_network(name: str, form: str, *, small: bool = False) -> Any:
 
 def half(network: Any) -> Any:
     """The network in half precision, with its relative position in the form it had."""
-    from autoformer.export.half_precision import HalfPrecision
-    from autoformer.subnet_block import Attention
+    from autoformer.export.graphs.half_precision import HalfPrecision
+    from autoformer.networks.block import Attention
 
     form = next(module.form for module in network.modules() if isinstance(module, Attention))
     found = HalfPrecision(network)
@@ -76,7 +76,7 @@ def write_graphs(words: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
-    from autoformer.export.onnx_graph import OnnxGraph, image_shape_of
+    from autoformer.export.graphs.onnx_graph import OnnxGraph, image_shape_of
 
     words.folder.mkdir(parents=True, exist_ok=True)
     entries = []
@@ -141,7 +141,7 @@ def torch_backends(entry: dict[str, Any], words: argparse.Namespace, stack: Exit
     try:
         import torch
 
-        from autoformer.profiling.torch_backend import TorchBackend
+        from autoformer.profiling.backends.torch_backend import TorchBackend
     except ImportError:
         return {}
     if not torch.cuda.is_available():

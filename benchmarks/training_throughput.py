@@ -23,16 +23,17 @@ import torch
 from sampling_strategies import some, space
 
 from autoformer import __version__
-from autoformer.checkpoint import write_json
 from autoformer.cost import count_flops
-from autoformer.data import DataConfig, DataParts, load_parts
-from autoformer.distributed import best_device
-from autoformer.profiling.device import DeviceFacts
-from autoformer.sampling import chooser
+from autoformer.data.loading import load_parts
+from autoformer.data.parts import DataConfig, DataParts
+from autoformer.files import write_json
+from autoformer.networks.supernet import Supernet
+from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.space import SearchSpace
-from autoformer.supernet import Supernet
-from autoformer.trainer import Trainer
-from autoformer.training_config import SupernetConfig
+from autoformer.training.choosing import chooser
+from autoformer.training.config import SupernetConfig
+from autoformer.training.distributed import best_device
+from autoformer.training.trainer import Trainer
 
 PUBLISHED = {
     "crop": "random_resized", "crop_scale": (0.08, 1.0), "rotate_degrees": 0, "translate": 0, "scale": (1, 1), "flip": 0.5,

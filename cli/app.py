@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from autoformer import __version__
-from autoformer.cli import (
+from autoformer.cli.commands import (
     audit,
     bundle,
     check,
@@ -24,15 +24,17 @@ from autoformer.cli import (
     extract,
     finetune,
     import_official,
-    inspect,
-    latency,
     predict,
     refit,
     report,
     run,
     search,
     train,
-)  # fmt: skip
+)
+from autoformer.cli.commands import (
+    inspect_engine as inspect,
+)
+from autoformer.cli.profile_commands import latency  # fmt: skip
 
 INTERRUPTED = 130  # the exit code of Ctrl-C
 TERMINATED = 143  # of SIGTERM

@@ -8,17 +8,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from autoformer.checkpoint import read_json
-from autoformer.data import DataConfig, DataParts, Part, load_parts, parts_of_record
+from autoformer.data.loading import load_parts, parts_of_record
+from autoformer.data.parts import DataConfig, DataParts, Part
+from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import CheckpointError, DataError
 from autoformer.evaluate import EvaluationSet
 from autoformer.export.artefacts import export_network
-from autoformer.named_network import NamedNetwork, open_network
-from autoformer.preprocessing import Preprocessing
-from autoformer.profiling.artefact_costs import counted_flops
+from autoformer.files import read_json
+from autoformer.networks.subnet import Subnet
+from autoformer.pretrained.named_network import NamedNetwork, open_network
+from autoformer.profiling.profiles.artefact_costs import counted_flops
 from autoformer.progress import Progress
-from autoformer.rungs import balanced_order
-from autoformer.subnet import Subnet
+from autoformer.search.rungs import balanced_order
 
 MOST_BYTES = 2 << 30  # of images as float32 at once; a search part of large images may have many times that
 

@@ -23,24 +23,24 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from autoformer.checkpoint import write_folder
+from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import DataError, ExportError, MissingPackageError
 from autoformer.export.class_losses import ClassLosses, class_losses
-from autoformer.export.engine_artefacts import engine_artefact, how_to_build
-from autoformer.export.engine_builder import PRECISIONS as ENGINE_SOURCES
-from autoformer.export.engine_builder import EngineConfig
-from autoformer.export.folding import PixelInput, fold_normalisation, network_images
-from autoformer.export.half_precision import PATCH_EMBEDDING, HalfPrecision, measure_peaks
+from autoformer.export.engines.artefact import engine_artefact, how_to_build
+from autoformer.export.engines.builder import PRECISIONS as ENGINE_SOURCES
+from autoformer.export.engines.builder import EngineConfig
+from autoformer.export.graphs.folding import PixelInput, fold_normalisation, network_images
+from autoformer.export.graphs.half_precision import PATCH_EMBEDDING, HalfPrecision, measure_peaks
+from autoformer.export.graphs.onnx_graph import OnnxGraph, describe
+from autoformer.export.graphs.onnx_model import OnnxModel
+from autoformer.export.graphs.quantization import quantize_int8
 from autoformer.export.manifest import Artefact, Manifest, sha256_of
-from autoformer.export.onnx_graph import OnnxGraph, describe
-from autoformer.export.onnx_model import OnnxModel
 from autoformer.export.parity import REFERENCE_BATCH, TOLERANCES, Parity, compare, filled_up, run_in_batches
 from autoformer.export.predictor import torch_model
-from autoformer.export.quantization import quantize_int8
-from autoformer.preprocessing import Preprocessing
+from autoformer.files import write_folder
 
 if TYPE_CHECKING:
-    from autoformer.export.model_metadata import ModelMetadata
+    from autoformer.export.graphs.model_metadata import ModelMetadata
     from autoformer.export.parity import Model
 
 PRECISIONS = ("fp32", "fp16", "int8")

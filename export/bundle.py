@@ -28,11 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from autoformer.checkpoint import refuse_existing, refuse_existing_file, replacing, write_folder, write_json
 from autoformer.errors import CheckpointError, ExportError
+from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.manifest import Manifest, check_inside, sha256_of
-from autoformer.export.onnx_model import OnnxModel
 from autoformer.export.parity import filled_up, run_in_batches
+from autoformer.files import refuse_existing, refuse_existing_file, replacing, write_folder, write_json
 
 FORMAT = "autoformer/bundle/1"
 MAX_UNPACKED_BYTES = 8 << 30

@@ -12,10 +12,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from autoformer.architecture import Architecture, is_whole
-from autoformer.checkpoint import read_json, write_json
+from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import ArchitectureError, CheckpointError, short
 from autoformer.export.parity import Parity
-from autoformer.preprocessing import Preprocessing
+from autoformer.files import read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

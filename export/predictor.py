@@ -1,8 +1,8 @@
 """`open_predictor`: whatever can classify images, behind one call.
 
-A network's folder or name (`autoformer.named_network`), an ONNX file, a folder written by `export_network` or a bundle (their
-fp32 file unless asked otherwise), or a TensorRT plan with its manifest beside it. Each is imported only when it is opened, so
-that a board needs only what it runs.
+A network's folder or name (`autoformer.pretrained.named_network`), an ONNX file, a folder written by `export_network` or a
+bundle (their fp32 file unless asked otherwise), or a TensorRT plan with its manifest beside it. Each is imported only when it is
+opened, so that a board needs only what it runs.
 
 Letters: n images, C channels, H × W pixels.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from autoformer.preprocessing import Preprocessing
+    from autoformer.data.preprocessing import Preprocessing
 
 MAX_BATCH = 64  # images in one call
 TIMM = "timm:"  # begins the name of one of timm's networks, which is no path
@@ -172,7 +172,7 @@ def torch_model(network: nn.Module) -> Callable[[NDArray[np.float32]], NDArray[n
 
 
 def _onnx(path: Path, provider: str, threads: int | None) -> Predictor:
-    from autoformer.export.onnx_model import OnnxModel
+    from autoformer.export.graphs.onnx_model import OnnxModel
 
     model = OnnxModel(path, provider, threads)
     return Predictor(
@@ -199,8 +199,8 @@ def _archived(path: Path, provider: str, threads: int | None, precision: str | N
 
 
 def _engine(path: Path) -> Predictor:
-    from autoformer.export.engine import Engine
-    from autoformer.export.engine_artefacts import opened_engine, profiles_of
+    from autoformer.export.engines.artefact import opened_engine, profiles_of
+    from autoformer.export.engines.engine import Engine
 
     manifest = Manifest.load(path.parent) if (path.parent / FILE_NAME).is_file() else None
     artefact = None if manifest is None else manifest.find_file(path.name)
@@ -227,7 +227,7 @@ def _network(words: str, provider: str) -> Predictor:
     try:
         import torch
 
-        from autoformer.named_network import open_network
+        from autoformer.pretrained.named_network import open_network
     except ImportError as error:
         raise MissingPackageError(f"{words} is a torch network, but {error.name} is not installed; use its ONNX file") from error
     if provider == "cuda" and not torch.cuda.is_available():

@@ -18,7 +18,6 @@ from pathlib import Path
 from autoformer.errors import ExportError
 
 PACKAGE = "autoformer"
-SUBPACKAGES = ("export", "profiling", "cli")
 MOMENT = (1980, 1, 1, 0, 0, 0)  # of every file in the program, so that equal sources give equal bytes
 START = "from {module} import main\n\nraise SystemExit(main())\n"
 
@@ -32,8 +31,9 @@ def board_program(entry: str) -> bytes:
     packed.write(b"#!/usr/bin/env python3\n")
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         files = {"__main__.py": START.format(module=entry), f"{PACKAGE}/__init__.py": source_of(PACKAGE)}
-        files |= {f"{PACKAGE}/{name}/__init__.py": "" for name in SUBPACKAGES}
-        files |= {f"{name.replace('.', '/')}.py": source_of(name) for name in modules_of(entry)}
+        modules = modules_of(entry)
+        files |= {f"{room.replace('.', '/')}/__init__.py": "" for room in rooms_of(modules)}
+        files |= {f"{name.replace('.', '/')}.py": source_of(name) for name in modules}
         for name, text in sorted(files.items()):
             archive.writestr(zipfile.ZipInfo(name, MOMENT), text, compress_type=zipfile.ZIP_DEFLATED)
     return packed.getvalue()
@@ -55,6 +55,11 @@ def modules_of(entry: str) -> list[str]:
             elif is_top and imported.split(".")[0] not in sys.stdlib_module_names:
                 raise ExportError(f"{name} imports {imported!r} when it is loaded, so it cannot run on a board")
     return list(found)
+
+
+def rooms_of(modules: list[str]) -> set[str]:
+    """The packages that hold these modules, below the outermost."""
+    return {module[:at] for module in modules for at, sign in enumerate(module) if sign == "." and module[:at] != PACKAGE}
 
 
 def imports_of(name: str) -> Iterator[tuple[str, bool]]:

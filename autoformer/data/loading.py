@@ -1,0 +1,240 @@
+"""Images become three parts, and a record of them becomes the same three again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from pydantic import ValidationError
+
+from autoformer.data.images import Images, called, dataset_images, printable
+from autoformer.data.parts import PARTS, DataConfig, DataParts, Part, TestPart
+from autoformer.data.preprocessing import PreprocessingError, convert
+from autoformer.data.reading import for_each, imagenet_normalised, sampled_preprocessing
+from autoformer.data.sources import Source, open_source
+from autoformer.data.splits import group_keys, grouped, stratified
+from autoformer.errors import DataError
+from autoformer.progress import Progress, silent
+
+
+def split_dataset(
+    dataset: Any,
+    *,
+    classes: Sequence[str] | None = None,
+    test_dataset: Any = None,
+    config: DataConfig | None = None,
+    source: str = "data set",
+) -> DataParts:
+    """Parts of a data set object of (PIL image, label) pairs, such as a notebook's own.
+
+    Without `test_dataset` the test part is taken out of `dataset` too. Raises `DataError` where images cannot be used.
+    """
+    config = config or DataConfig()
+    images, names = dataset_images(dataset, classes, config.max_memory_mib)
+    tests = None if test_dataset is None else dataset_images(test_dataset, names, config.max_memory_mib)[0]
+    return _parts(Source(source, names, images, test=tests), config)
+
+
+def load_parts(config: DataConfig) -> DataParts:
+    """The parts of the data set that `config` names. Raises `DataError` where it cannot be used as it is."""
+    return _parts(open_source(config.source, config.root, config.max_memory_mib), config)
+
+
+def _parts(source: Source, config: DataConfig) -> DataParts:
+    images, classes, name = source.train, source.classes, source.name
+    used = Counter(int(label) for label in images.labels)
+    if len(used) < 2:
+        raise DataError(f"{name} holds images of {len(used)} class; a classifier needs at least two folders of images")
+    fractions = {}
+    if source.val is None:
+        fractions["search"] = config.search_fraction
+    if source.test is None:
+        fractions["test"] = config.test_fraction
+    if sum(fractions.values()) >= 1:
+        raise DataError(f"search_fraction and test_fraction are {sum(fractions.values()):g} together; leave some to train")
+    cut = _cut(source, fractions, config)
+    train = Part("train", images, cut["rest"])
+    search = Part("search", images, cut["search"]) if source.val is None else _whole("search", source.val)
+    tests = Part("test", images, cut["test"]) if source.test is None else _whole("test", source.test)
+    for part in (search, tests):
+        if len(set(part.labels.tolist())) < 2:
+            only = classes[int(part.labels[0])] if len(part) else "none"
+            raise DataError(f"{name}: the {part.name} part holds one class only ({only}); a score needs images of two or more")
+    words = {0: "train, val and test as they are", 1: "test as it is, search taken out of train"}
+    layout = words.get(len(fractions), "search and test taken out, stratified by class")
+    if config.group_by is not None:
+        layout += _words_on_groups((train, search, tests), config.group_by, has_effect=bool(fractions))
+    layout += source.left_out
+    preprocessing = sampled_preprocessing(
+        images, train.indices, image_size=config.image_size, max_image_size=config.max_image_size, crop_pct=config.crop_pct,
+        skip_unreadable=config.unreadable == "skip",
+    )  # fmt: skip
+    if config.normalisation == "imagenet":
+        preprocessing = imagenet_normalised(preprocessing)
+    return DataParts(name, classes, train, search, TestPart(tests), preprocessing, layout, config)
+
+
+def _cut(source: Source, fractions: Mapping[str, float], config: DataConfig) -> dict[str, tuple[int, ...]]:
+    """Indices of the source's train images by part."""
+    labels = source.train.labels
+    if not fractions:
+        return {"rest": tuple(range(len(labels)))}
+    try:
+        if config.group_by is not None:
+            keys = group_keys([source.train.name(index) for index in range(len(labels))], config.group_by)
+            return grouped(labels, keys, fractions, config.split_seed, source.classes)
+        return stratified(labels, fractions, config.split_seed)
+    except DataError as error:
+        counts = Counter(int(label) for label in labels)
+        small = "" if config.group_by else f"class {source.classes[min(counts, key=lambda label: counts[label])]!r}: "
+        raise DataError(f"{source.name}: {small}{error}") from error
+
+
+def _whole(name: str, images: Images) -> Part:
+    return Part(name, images, tuple(range(len(images.labels))))
+
+
+def groups_by_part(parts: Sequence[Part], group_by: str) -> dict[str, dict[str, int]]:
+    """How many images of each group lie in each part: group, part, count. Raises `DataError` as `group_keys` does."""
+    found: dict[str, dict[str, int]] = {}
+    for part in parts:
+        for key in group_keys([part.images.name(index) for index in part.indices], group_by):
+            counts = found.setdefault(key, {})
+            counts[part.name] = counts.get(part.name, 0) + 1
+    return found
+
+
+def _words_on_groups(parts: Sequence[Part], group_by: str, has_effect: bool) -> str:
+    """What the groups came to, in words that continue a sentence."""
+    groups = groups_by_part(parts, group_by)
+    words = f", in whole groups ({len(groups)} by {group_by!r})" if has_effect else f"; group_by {group_by!r} has nothing to cut"
+    missing = [
+        f"{number} classes are missing in {part.name}"
+        for part in parts[1:]
+        if (number := len(set(parts[0].labels.tolist()) - set(part.labels.tolist())))
+    ]
+    shared = [key for key, counts in groups.items() if len(counts) > 1]
+    if shared:
+        missing.append(f"{len(shared)} groups lie in more than one part, e.g. {printable(shared[0])!r}")
+    return words + "".join(f"; {text}" for text in missing)
+
+
+def parts_of_record(record: Mapping[str, Any], source: str | None = None) -> DataParts:
+    """The parts that a record of data names, loaded again; `source` replaces where the images lie.
+
+    Raises `DataError` when the record is damaged, or the images there are no longer those of the record.
+    """
+    try:
+        if record["config"] is None and source is None:
+            raise DataError(f"the weights come from {record['source']!r}, which names no images here; give --data")
+        config = DataConfig.model_validate(record["config"] or {"image_size": record["preprocessing"]["image_size"]})
+        recorded = (
+            {}
+            if source is not None
+            else {name: (record["parts"][name]["digest"], record["parts"][name]["images"]) for name in PARTS}
+        )
+    except (KeyError, TypeError, ValidationError) as error:
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = f"{'.'.join(map(str, first['loc'])) or 'config'}: {first['msg']}"
+        else:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else "it is not laid out as one"
+        raise DataError(f"the record of data is damaged or foreign ({reason}); expected the one a run wrote") from error
+    if source is not None:
+        parts = load_parts(config.model_copy(update={"source": source}))
+        return check_readable(parts) if config.unreadable == "skip" else parts
+    parts = without_recorded(load_parts(config), record)
+    for name, part in parts.record["parts"].items():
+        digest, count = recorded[name]
+        if part["digest"] != digest:
+            raise DataError(
+                f"{config.source}: the {name} part is not the one of the record ({part['images']} images, then {count}); "
+                "the images changed, or lie elsewhere: give --data"
+            )
+    return parts
+
+
+def check_readable(parts: DataParts, progress: Progress = silent, most: int = 100_000) -> DataParts:
+    """Decodes every image of all parts once and gives the parts without those that cannot be read.
+
+    A part of more than `most` images is not checked, since that takes hours; with `unreadable: skip` it is, since training
+    would end at the first. Reading is not scoring: the sealed test part is opened directly, and nothing is written into its
+    ledger. Raises `DataError` naming the first image that cannot be read, with `skip` their number when they are too many.
+    """
+    skips = parts.config.unreadable == "skip"
+    checked = [part for part in (parts.train, parts.search, parts.test.sealed) if skips or len(part) <= most]
+    broken: dict[str, dict[int, DataError]] = {}
+    done, total = 0, sum(map(len, checked))
+    for part in checked:
+        with closing(for_each(part.images, part.indices, partial(_read_error, part.images))) as errors:
+            for index, error in zip(part.indices, errors, strict=True):
+                if error is not None:
+                    if not skips:
+                        raise error
+                    broken.setdefault(part.name, {})[index] = error
+                done += 1
+                progress("check images", done, total)
+    count = sum(map(len, broken.values()))
+    if count > parts.config.max_unreadable:
+        first = next(iter(next(iter(broken.values())).values()))
+        raise DataError(
+            f"{count} images cannot be read, more than max_unreadable={parts.config.max_unreadable}; the first: {first}"
+        )
+    return _without(parts, {name: set(errors) for name, errors in broken.items()})
+
+
+def _read_error(images: Images, index: int) -> DataError | None:
+    try:
+        convert(images.open(index), 3)
+    except PreprocessingError as error:
+        return DataError(f"{called(images, index)}: {error}")
+    except DataError as error:
+        return error
+    return None
+
+
+def without_recorded(parts: DataParts, record: Mapping[str, Any]) -> DataParts:
+    """The parts without the images that a record of data names as unreadable. Raises `DataError` when one is not there."""
+    named = record.get("unreadable", {}) if isinstance(record, Mapping) else None
+    if not isinstance(named, Mapping) or not set(named) <= set(PARTS) or not all(isinstance(v, list) for v in named.values()):
+        raise DataError("the record of data is damaged or foreign (see unreadable in it); expected the one a run wrote")
+    broken: dict[str, set[int]] = {}
+    for part in (parts.train, parts.search, parts.test.sealed):
+        if part.name in named:
+            names = set(map(str, named[part.name]))
+            found = {called(part.images, index): index for index in part.indices}
+            if lost := sorted(names - set(found)):
+                raise DataError(f"{parts.source}: {lost[0]} was left out of the {part.name} part, and is there no longer")
+            broken[part.name] = {found[name] for name in names}
+    return _without(parts, broken)
+
+
+def _without(parts: DataParts, broken: Mapping[str, set[int]]) -> DataParts:
+    """The parts without some indices. Raises `DataError` when a class has no image left to train on."""
+    if not any(broken.values()):
+        return parts
+    unreadable: dict[str, tuple[str, ...]] = {}
+    kept: dict[str, Part] = {}
+    for part in (parts.train, parts.search, parts.test.sealed):
+        bad = broken.get(part.name, set())
+        kept[part.name] = replace(part, indices=tuple(index for index in part.indices if index not in bad))
+        if bad:
+            unreadable[part.name] = tuple(called(part.images, index) for index in sorted(bad))
+    if lost := set(parts.train.labels.tolist()) - set(kept["train"].labels.tolist()):
+        raise DataError(f"{parts.source}: no image of class {parts.classes[min(lost)]!r} can be read; repair some")
+    if empty := [name for name, part in kept.items() if not len(part)]:
+        raise DataError(f"{parts.source}: no image of the {empty[0]} part can be read; repair some")
+    names = [name for part in unreadable.values() for name in part]
+    words = "image that cannot be read was" if len(names) == 1 else "images that cannot be read were"
+    return replace(
+        parts,
+        train=kept["train"],
+        search=kept["search"],
+        test=replace(parts.test, sealed=kept["test"]),
+        layout=f"{parts.layout}; {len(names)} {words} left out: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}",
+        unreadable=unreadable,
+    )

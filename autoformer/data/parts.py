@@ -1,0 +1,206 @@
+"""Images in three disjoint parts: train, search (held out from supernet training), test (read once, at the end).
+
+Where images come from is told in `sources.py`. How the layout of a source becomes our parts:
+
+* no parts of its own (digits, a folder of classes): stratified by class, with the fractions of the config;
+* train and val, or train and test: the second is our test part as it is, the search part is taken out of train, stratified;
+* train, val and test: all three as they are; val, which its makers held out for choosing, is our search part.
+
+With `group_by`, what is taken out is taken in whole groups (`splits.py`). The record of a run holds sizes and digests of the
+parts, and the names of images that were left out since they cannot be read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field, field_validator
+
+from autoformer.data.images import Images
+from autoformer.data.preprocessing import Preprocessing
+from autoformer.files import json_digest, read_json, write_json
+from autoformer.settings import Settings
+
+PARTS = ("train", "search", "test")
+BESIDE_THE_DIGEST = ("source", "config", "layout", "unreadable")  # keys of the record that change without the members
+
+
+class DataConfig(Settings):
+    """Which images, and how they are cut into parts."""
+
+    source: str = Field("digits", description="digits, a folder, a .tar file, or a name timm.data.create_dataset knows")
+    root: Path | None = Field(None, description="where a named data set lies")
+    image_size: int | None = Field(None, gt=3, le=4096, description="pixels; empty: from the images, at most max_image_size")
+    max_image_size: int = Field(64, gt=3, le=4096, description="pixels; the largest size chosen from the images")
+    crop_pct: float = Field(
+        1.0, gt=0, le=1, description="evaluation resizes the shorter side to image_size / crop_pct, then crops the centre"
+    )
+    normalisation: Literal["measured", "imagenet"] = Field(
+        "measured", description="mean and standard deviation of the pixels: of up to 512 train images, or ImageNet's constants"
+    )
+    search_fraction: float = Field(0.15, gt=0, lt=1, description="share of a class held out for the search")
+    test_fraction: float = Field(0.3, gt=0, lt=1, description="share of a class held out for the test, where none exists")
+    split_seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the split")
+    group_by: str | None = Field(None, description="a regular expression in a path; images of one group stay in one part")
+    unreadable: Literal["stop", "skip"] = Field("stop", description="what becomes of images that cannot be decoded")
+    max_unreadable: int = Field(100, ge=0, description="images; more than these are never skipped")
+    max_memory_mib: int = Field(4096, gt=0, description="what a data set that can only be read in order may take")
+
+    @field_validator("group_by")
+    @classmethod
+    def _group_by_is_an_expression(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except (re.error, RecursionError, OverflowError) as error:
+            raise ValueError(f"not a regular expression: {error}") from error
+        return value
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some images of a source, in a fixed order. Indexing gives (image, label)."""
+
+    name: str
+    images: Images
+    indices: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> tuple[Image.Image, int]:
+        index = self.indices[position]
+        return self.images.open(index), int(self.images.labels[index])
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """The class of each image, [n]."""
+        every = self.images.labels
+        return np.asarray([every[index] for index in self.indices], dtype=np.int64)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the identities and labels of the members."""
+        found = hashlib.sha256()
+        for index in self.indices:
+            found.update(f"{self.images.identity(index)}\0{self.images.labels[index]}\n".encode())
+        return found.hexdigest()
+
+    def pixels(self, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+        """All images as the network sees them before normalising, uint8 [n, H, W, C]."""
+        size, channels = preprocessing.image_size, preprocessing.in_chans
+        out = np.empty((len(self), size, size, channels), dtype=np.uint8)
+        for position in range(len(self)):
+            out[position] = preprocessing.pixels(self[position][0])
+        return out
+
+
+@dataclass(frozen=True)
+class JoinedImages:
+    """Two parts of different sources as one source of images."""
+
+    first: Part
+    second: Part
+
+    @property
+    def labels(self) -> Sequence[int]:
+        return [*self.first.labels.tolist(), *self.second.labels.tolist()]
+
+    def _place(self, index: int) -> tuple[Images, int]:
+        part, position = (self.first, index) if index < len(self.first) else (self.second, index - len(self.first))
+        return part.images, part.indices[position]
+
+    def open(self, index: int) -> Image.Image:
+        images, own = self._place(index)
+        return images.open(own)
+
+    def identity(self, index: int) -> str:
+        images, own = self._place(index)
+        return f"{int(index >= len(self.first))}/{images.identity(own)}"
+
+    def name(self, index: int) -> str | None:
+        images, own = self._place(index)
+        return images.name(own)
+
+
+@dataclass(frozen=True)
+class TestPart:
+    """The test part, behind a door that counts: `read` writes who asked into a ledger before it gives the images."""
+
+    __test__ = False  # not a test class, whatever pytest thinks of the name
+
+    sealed: Part
+    ledger: list[dict[str, Any]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.sealed)
+
+    @property
+    def digest(self) -> str:
+        return self.sealed.digest
+
+    def read(self, reader: str, ledger: Path | None = None) -> Part:
+        """The images, for `reader` (the artefact that is scored). The reading is appended to the file `ledger`."""
+        entry = {"reader": reader, "split": self.digest, "images": len(self), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        self.ledger.append(entry)
+        if ledger is not None:
+            entries = read_json(ledger)["readings"] if ledger.exists() else []
+            write_json({"format": "autoformer/test-ledger/1", "readings": [*entries, entry]}, ledger)
+        return self.sealed
+
+
+@dataclass(frozen=True)
+class DataParts:
+    """Three disjoint parts, one class map, and what evaluation does to an image."""
+
+    source: str
+    classes: tuple[str, ...]
+    train: Part
+    search: Part
+    test: TestPart
+    preprocessing: Preprocessing
+    layout: str  # how the parts came about, in words
+    config: DataConfig  # what made them, so that a later command finds the same parts
+    unreadable: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names of images left out, by part
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """Sizes, digests and classes, for the record of a run; JSON."""
+        parts = {part.name: part for part in (self.train, self.search, self.test.sealed)}
+        record: dict[str, Any] = {
+            "source": self.source,
+            "config": self.config.model_dump(mode="json"),
+            "layout": self.layout,
+            "classes": list(self.classes),
+            "parts": {name: {"images": len(part), "digest": part.digest} for name, part in parts.items()},
+            "preprocessing": self.preprocessing.to_dict(),
+        }
+        if self.unreadable:
+            record["unreadable"] = {name: list(names) for name, names in self.unreadable.items()}
+        return record
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the record: equal for equal members, classes and preprocessing, wherever and beside what they lie."""
+        return json_digest({key: value for key, value in self.record.items() if key not in BESIDE_THE_DIGEST})
+
+
+# --- parts -------------------------------------------------------------------------------------------------------
+
+
+def describe_parts(parts: DataParts) -> Iterable[str]:
+    """The parts in lines for people."""
+    sizes = json.dumps({name: part["images"] for name, part in parts.record["parts"].items()}).strip("{}").replace('"', "")
+    yield f"{parts.source}: {len(parts.classes)} classes, images {sizes}; {parts.layout}"
+    size, channels = parts.preprocessing.image_size, parts.preprocessing.in_chans
+    yield f"images are {size} × {size} px, {'grey' if channels == 1 else 'RGB'}"

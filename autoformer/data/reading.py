@@ -1,0 +1,89 @@
+"""Reading many images once: in threads where that is safe, and for what a network's preprocessing takes from them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from autoformer.data.images import FileImages, Images
+from autoformer.data.preprocessing import Preprocessing, convert
+from autoformer.data.tar_images import TarImages
+from autoformer.errors import DataError
+
+AT_ONCE = 256  # images handed to the threads, so that a million of them are not queued
+GREY_MODES = ("L", "1", "I;16", "I", "LA")
+
+Answer = TypeVar("Answer")
+
+
+def for_each(images: Images, indices: Sequence[int], work: Callable[[int], Answer]) -> Generator[Answer, None, None]:
+    """What `work` answers for each index, in order; files in as many threads as there are cores, since Pillow lets others run.
+
+    Other sources may not stand threads and are read one by one. To be closed when left early, which ends the threads.
+    """
+    if not isinstance(images, FileImages | TarImages):
+        yield from map(work, indices)
+        return
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for start in range(0, len(indices), AT_ONCE):
+            yield from threads.map(work, indices[start : start + AT_ONCE])
+
+
+def sampled_preprocessing(
+    images: Images,
+    indices: Sequence[int],
+    *,
+    image_size: int | None,
+    max_image_size: int,
+    crop_pct: float,
+    skip_unreadable: bool,
+    most: int = 512,
+) -> Preprocessing:
+    """Image size, channels, mean and standard deviation from up to `most` evenly spaced images.
+
+    Raises `DataError` for an image that cannot be read; with `skip_unreadable` when none can.
+    """
+    sample: list[Image.Image] = []
+    unreadable: DataError | None = None
+    for index in indices[:: max(1, len(indices) // most)]:
+        try:
+            image = images.open(index)
+            convert(image, 3)
+            sample.append(image)
+        except DataError as error:
+            unreadable = error
+            if not skip_unreadable:
+                raise
+    if unreadable is not None and not sample:
+        raise unreadable
+    channels = 1 if all(image.mode in GREY_MODES for image in sample) else 3
+    size = image_size
+    if size is None:
+        shorter = sorted(min(image.size) for image in sample)[len(sample) // 2]
+        size = min(max_image_size, max(8, shorter // 8 * 8))  # a grid of 8 patches a side divides it
+    plain = Preprocessing(size, channels, (0.0,) * channels, (1.0,) * channels, crop_pct=crop_pct)
+    pixels = np.stack([plain.pixels(image) for image in sample]).astype(np.float64) / 255
+    mean, std = pixels.mean((0, 1, 2)), pixels.std((0, 1, 2))
+    return Preprocessing(
+        image_size=size,
+        in_chans=channels,
+        mean=tuple(round(float(value), 4) for value in mean),
+        std=tuple(round(max(float(value), 0.01), 4) for value in std),
+        crop_pct=crop_pct,
+    )
+
+
+def imagenet_normalised(preprocessing: Preprocessing) -> Preprocessing:
+    """The same with ImageNet's mean and standard deviation; grey images get their averages over the channels."""
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    if preprocessing.in_chans == 1:
+        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+    return replace(preprocessing, mean=mean, std=std)

@@ -1,0 +1,174 @@
+"""What is known of a space or an architecture without running it: sizes, counts, and why published counts differ."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from autoformer.architecture import Architecture
+from autoformer.cost import count_flops
+from autoformer.space import SearchSpace
+
+# What the paper states (table 3) and what the official code's get_complexity gives for the published networks.
+OTHER_COUNTS: dict[str, dict[str, float]] = {
+    "AutoFormer-T": {"paper_params": 5.7e6, "paper_flops": 1.3e9, "official_code_flops": 1.3440e9},
+    "AutoFormer-S": {"paper_params": 22.9e6, "paper_flops": 5.1e9, "official_code_flops": 4.8921e9},
+    "AutoFormer-B": {"paper_params": 54e6, "paper_flops": 11e9, "official_code_flops": 11.2369e9},
+}
+WHY_COUNTS_DIFFER = (
+    "Ours are the multiply-adds of the factorised relative position, LayerNorm as fvcore counts it. The official code counts one "
+    "token too many in every product and the head for all tokens, relative position as 2·14·n² per layer, and no LayerNorm."
+)
+
+
+# The paper does not say how it counts; these are inferences from the sums of `published_counts`.
+PAPER_PROBABLY = {
+    "AutoFormer-T": "The paper's number probably leaves the N×N embedding of relative position out, since it would be {products} "
+    "with it; whether it holds LayerNorm does not show in two digits.",
+    "AutoFormer-S": "The paper's number is probably {products} cut after one digit, that is with the N×N embedding of relative "
+    "position and without LayerNorm; without the embedding it could not be that large.",
+    "AutoFormer-B": "The paper's number probably leaves the N×N embedding of relative position out, since it would be {products} "
+    "with it, which is 11 only if cut off; whether it holds LayerNorm does not show in two digits.",
+}
+
+
+def facts_of_space(space: Any) -> dict[str, Any]:
+    """Choices, number of architectures, the costs of the smallest, middle and largest, and the supernet's memory."""
+    from dataclasses import replace
+
+    from autoformer.cost import count_flops, count_params, count_supernet_params
+
+    return {
+        "kind": "space",
+        "networks": space.size,
+        "smallest": {"params": count_params(space.smallest, space), "flops": count_flops(space.smallest, space)},
+        "middle": {"params": count_params(space.middle, space), "flops": count_flops(space.middle, space)},
+        "largest": {"params": count_params(space.largest, space), "flops": count_flops(space.largest, space)},
+        "supernet_memory_mib": {  # weights in float32, with shared and with independent weights per choice
+            sharing: round(4 * count_supernet_params(replace(space, sharing=sharing)) / 2**20, 1)
+            for sharing in ("entangled", "classical")
+            if sharing == "entangled" or not (space.any_up_to_largest or space.prefix_qkv_bias)
+        },
+        **{name: value for name, value in space.to_dict().items() if name != "format"},
+    }
+
+
+def facts_of_architecture(architecture: Any, space: Any) -> dict[str, Any]:
+    """Choices and costs of one network, and what padding its widths to multiples of 32 would add.
+
+    Beside the canonical `flops` stand those of relative position as it is executed, by form.
+    """
+    from autoformer.cost import alignment_waste, count_flops, count_params
+
+    return {
+        "kind": "architecture",
+        "slug": architecture.slug,
+        "params": count_params(architecture, space),
+        "flops": count_flops(architecture, space),
+        "executed_flops": {form: count_executed_flops(architecture, space, form) for form in ("bias", "tiled", "fused")},
+        "alignment_waste": alignment_waste(architecture, space),
+        "depth": architecture.depth,
+        "image_size": space.image_size_of(architecture),
+        "num_classes": space.num_classes,
+        "architecture": architecture.to_dict(),
+    }
+
+
+def published_counts(name: str) -> dict[str, Any]:
+    """How others count a published network, and of what the differences to ours consist; all in multiply-adds."""
+    from autoformer.architecture import PUBLISHED, PUBLISHED_SPACES
+    from autoformer.cost import count_flops, show
+    from autoformer.space import PRESETS
+
+    network = (PUBLISHED[name], PRESETS[PUBLISHED_SPACES[name]])
+    layer_norm, factorised = count_layer_norm_flops(*network), count_relative_position_flops(*network)
+    without_either = count_flops(*network) - layer_norm - factorised
+    unfactorised = count_unfactorised_flops(*network)
+    return {
+        **OTHER_COUNTS[name],
+        "layer_norm_flops": layer_norm,
+        "relative_position_flops": factorised,
+        "unfactorised_relative_position_flops": unfactorised,
+        "without_either_flops": without_either,
+        "official_products_flops": without_either + unfactorised,
+        "why_they_differ": WHY_COUNTS_DIFFER,
+        "paper_probably": PAPER_PROBABLY[name].format(products=show("flops", without_either + unfactorised)),
+    }
+
+
+def space_of_model(values: Any) -> Any:
+    """The space of the one network that a saved folder describes, without loading torch.
+
+    Raises `CheckpointError` when something is missing, `ArchitectureError` when something cannot be.
+    """
+    from autoformer.errors import ArchitectureError, CheckpointError
+    from autoformer.space import SearchSpace
+
+    needed = {"embed_dim", "num_heads", "mlp_ratio", "img_size", "head_dim", "patch_size", "in_chans", "num_classes"}
+    needed |= {"max_relative_position", "relative_position", "absolute_position"}
+    if not isinstance(values, dict):
+        raise CheckpointError(f"model_args is a {type(values).__name__}, expected a JSON object")
+    if missing := needed - set(values):
+        raise CheckpointError(f"it lacks {', '.join(sorted(missing))}")
+    for name in ("num_heads", "mlp_ratio"):
+        if not isinstance(values[name], list):
+            raise ArchitectureError(f"{name} must be a list of numbers, one per block; got {str(values[name])[:40]}")
+    if values.get("searched_size") not in (None, values["img_size"]):
+        raise ArchitectureError(f"searched_size {values['searched_size']} contradicts img_size {str(values['img_size'])[:40]}")
+    return SearchSpace(
+        name="one",
+        embed_dims=(values["embed_dim"],),
+        depths=(len(values["num_heads"]),),
+        num_heads=tuple(values["num_heads"]),
+        mlp_ratios=tuple(values["mlp_ratio"]),
+        image_sizes=(values["img_size"],),
+        head_dim=values["head_dim"],
+        patch_size=values["patch_size"],
+        in_chans=values["in_chans"],
+        num_classes=values["num_classes"],
+        max_relative_position=values["max_relative_position"],
+        relative_position=values["relative_position"],
+        absolute_position=values["absolute_position"],
+    )
+
+
+ExecutedForm = Literal["bias", "fused", "tiled"]
+WHERE = {"bias": "what counters see", "tiled": "torch on a CPU", "fused": "exported graphs, torch on an accelerator"}  # of `auto`
+
+
+def count_executed_flops(architecture: Architecture, space: SearchSpace, form: ExecutedForm) -> int:
+    """Multiply-adds of one image with relative position in this form; equal to the canonical count for `bias`."""
+    total = count_flops(architecture, space)
+    if not space.relative_position or form == "bias":
+        return total
+    grid, channels = space.grid_of(architecture), space.head_dim
+    tokens, features = grid**2 + 1, 2 * grid
+    total -= count_relative_position_flops(architecture, space)
+    for heads in architecture.num_heads:
+        qkv = heads * channels
+        if form == "fused":
+            padding = -(channels + features) % 8
+            total += 2 * tokens**2 * (features + padding) * heads  # longer keys in the logits, longer values in the sum
+            total += 4 * grid**3 * qkv  # rows and columns, for keys and for values
+        else:
+            distances = 2 * (2 * grid - 1)
+            total += 2 * tokens**2 * features * heads
+            total += 2 * tokens * distances * qkv  # every token with every distance, for keys and for values
+    return total
+
+
+def count_relative_position_flops(architecture: Architecture, space: SearchSpace) -> int:
+    """The share of relative position in the canonical count."""
+    grid = space.grid_of(architecture)
+    widths = [heads * space.head_dim for heads in architecture.num_heads] if space.relative_position else []
+    return sum(4 * grid**3 * qkv + (grid**2 + 1) * qkv for qkv in widths)
+
+
+def count_unfactorised_flops(architecture: Architecture, space: SearchSpace) -> int:
+    """What relative position costs as the official code multiplies it: queries and attention with an N×N×K embedding."""
+    tokens = space.grid_of(architecture) ** 2 + 1
+    return sum(2 * tokens**2 * heads * space.head_dim for heads in architecture.num_heads) if space.relative_position else 0
+
+
+def count_layer_norm_flops(architecture: Architecture, space: SearchSpace) -> int:
+    """The share of LayerNorm in the canonical count: 5 an element, as fvcore has it."""
+    return 5 * (space.grid_of(architecture) ** 2 + 1) * architecture.embed_dim * (2 * architecture.depth + 1)

@@ -1,0 +1,222 @@
+"""Files and folders that are complete or absent: written beside, then renamed. Weights are safetensors, the rest JSON.
+
+Nothing here unpickles. Whatever cannot be read raises `CheckpointError` naming the file.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from autoformer.errors import AutoformerError, CheckpointError, OutputExistsError, short
+
+if TYPE_CHECKING:
+    pass
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to; renamed onto `path` when the block ends well, removed otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = _beside(path)
+    try:
+        yield beside
+        with beside.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill; renamed to `folder` when the block ends well, removed otherwise.
+
+    Raises `OutputExistsError` when `folder` already holds something.
+    """
+    refuse_existing(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = _beside(folder)
+    beside.mkdir()
+    try:
+        yield beside
+        os.replace(beside, folder)  # onto an empty folder is allowed, onto a filled one refused
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    """A fresh name beside `path` for this process; what processes that died while writing left there is removed."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        owner = left.name.removesuffix(".partial").rpartition(".")[2]
+        if left == beside or not _runs(owner):
+            shutil.rmtree(left, ignore_errors=True)
+            left.unlink(missing_ok=True)
+    return beside
+
+
+def _runs(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def refuse_existing(folder: Path) -> None:
+    """Raises `OutputExistsError` when `folder` is a file or holds anything but the remains of interrupted writing, and `OSError`
+    where it could not be made: better now than after the work.
+    """
+    if folder.exists() and (not folder.is_dir() or any(path.suffix != ".partial" for path in folder.iterdir())):
+        raise OutputExistsError(f"{folder} already exists; choose another --out or move it away (nothing was written)")
+    _check_writable(folder)
+
+
+def refuse_existing_file(path: Path) -> None:
+    """Raises `OutputExistsError` when something stands at `path`, and `OSError` where nothing could be written there."""
+    if path.exists():
+        raise OutputExistsError(f"{path} already exists; choose another --out or move it away (nothing was written)")
+    _check_writable(path)
+
+
+def _check_writable(path: Path) -> None:
+    """Raises `OSError` where the folder of `path` cannot be written to, or made."""
+    place = path.absolute().parent
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+
+
+def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Makes `folder` the place of the work that `identity` describes, or finds that it already is.
+
+    Raises `OutputExistsError` when it holds other work, naming the first difference, or files of unknown origin.
+    """
+    path = folder / "identity.json"
+    if path.exists():
+        held = read_json(path)
+        wanted = json.loads(json.dumps(identity))
+        for key in sorted(set(held) | set(wanted)):
+            if held.get(key) != wanted.get(key):
+                hint = " (images were added, changed or removed)" if key == "data" else ""
+                raise OutputExistsError(
+                    f"{folder} holds another run: its {key} is {_short(held.get(key), wanted.get(key))}{hint}; "
+                    "choose another --out"
+                )
+        return
+    refuse_existing(folder)
+    write_json(identity, path)
+
+
+@contextmanager
+def sole_worker(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of `folder` while the block runs; ends with the process, however that ends.
+
+    Raises `OutputExistsError` when another process works there.
+    """
+    import fcntl
+
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputExistsError(f"another process works in {folder}; wait for it, or choose another --out") from error
+        _locks.add(lock)
+        try:
+            yield
+        finally:
+            _locks.discard(lock)
+
+
+# A loader process is a fork and would share the lock: it would hold it for seconds after its parent was killed.
+_locks: set[IO[str]] = set()
+os.register_at_fork(after_in_child=lambda: [lock.close() for lock in _locks])
+
+
+def _short(held: Any, wanted: Any) -> str:
+    """The first place where two JSON values differ, in words."""
+    if isinstance(held, dict) and isinstance(wanted, dict):
+        key = next(key for key in sorted(set(held) | set(wanted)) if held.get(key) != wanted.get(key))
+        return f"different in {key}: {_short(held.get(key), wanted.get(key))}"
+    return f"{json.dumps(held)[:60]}, now {json.dumps(wanted)[:60]}"
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Readable, sorted JSON, whole or not at all."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path, *keys: str, expected: str = "a folder written by this tool") -> dict[str, Any]:
+    """A JSON object with at least these top-level `keys`; `expected` says in an error what was looked for.
+
+    Raises `CheckpointError` when the file is missing, cannot be read, is no JSON, no object or lacks a key.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CheckpointError(f"{path} does not exist; expected {expected}") from error
+    except RecursionError as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: it is nested too deeply") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # no UTF-8, no JSON, or a number of thousands of digits
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a {type(value).__name__}, expected a JSON object")
+    for key in keys:
+        if key not in value:
+            raise CheckpointError(f"{path} lacks {key!r}; it was edited or damaged")
+    return value
+
+
+def read_document(path: Path, *formats: str, expected: str) -> dict[str, Any]:
+    """A JSON object whose "format" is one of `formats`; `expected` says in an error what writes such files.
+
+    Raises `CheckpointError` as `read_json` does, and for another format.
+    """
+    values = read_json(path, "format", expected=expected)
+    if values["format"] not in formats:
+        known = " or ".join(map(repr, formats))
+        raise CheckpointError(f"{path} has format {short(repr(values['format']), 60)}, expected {known}: {expected}")
+    return values
+
+
+@contextmanager
+def believing(source: object, advice: str, *, fault: str = "is damaged") -> Iterator[None]:
+    """Turns what values from a file do to the code that takes them into one `CheckpointError`.
+
+    `source` is the file, or words for a part of it, `fault` what is wrong with it then, and `advice` what to do about it.
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise CheckpointError(f"{source} {fault} ({error} is missing); {advice}") from error
+    except (TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError, AutoformerError) as error:
+        raise CheckpointError(f"{source} {fault} ({short(' '.join(str(error).split()))}); {advice}") from error
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_digest(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,291 @@
+"""How good a network is, as a number with its uncertainty: scores, intervals, and which networks are as good as the best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import comb, isfinite, sqrt
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoformer.errors import CheckpointError
+
+Metric = Literal["top1", "balanced_accuracy", "macro_f1"]
+WORDS: dict[Metric, str] = {"top1": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
+Z95 = 1.959964  # two-sided 95 % of the normal distribution
+SWAPS = 999  # random ones that decide a tie; with the answer itself 1000, of which 5 % is a whole number
+SWAPS_AT_ONCE = 111  # bounds the memory
+NO_VARIANCE = 1e-14  # below what one image in a million adds to a sum over classes, above rounding
+
+
+def metric_from(name: object) -> Metric:
+    """The metric of this name. Raises `CheckpointError` listing the known ones."""
+    for known in get_args(Metric):
+        if name == known:
+            return known  # type: ignore[no-any-return]
+    raise CheckpointError(f"{str(name)[:40]!r} is no metric; known are {', '.join(get_args(Metric))}")
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric on some images, in 0..1, with its 95 % interval. `correct` counts the right images and belongs to top-1."""
+
+    metric: Metric
+    value: float
+    low: float
+    high: float
+    images: int
+    correct: int | None = None
+
+    @property
+    def words(self) -> str:
+        """The metric as people say it: accuracy, balanced accuracy, macro-F1."""
+        return WORDS[self.metric]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, shares in 0..1."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Score:
+        """Reads the JSON form. Raises `CheckpointError` naming what is missing or impossible."""
+        try:
+            metric = metric_from(values["metric"])
+            shares = [values[name] for name in ("low", "value", "high")]
+            images: Any = values["images"]
+            correct: Any = values["correct"] if metric == "top1" else None
+        except (AttributeError, KeyError, TypeError) as error:
+            lacking = f"it lacks {error}" if isinstance(error, KeyError) else "it is no JSON object"
+            raise CheckpointError(f"a score cannot be read: {lacking}; it was edited or damaged") from error
+        if not all(isinstance(share, int | float) and isfinite(share) for share in shares):
+            raise CheckpointError(f"a score holds {str(shares)[:80]}, expected three numbers; it was edited or damaged")
+        if not 0 <= shares[0] <= shares[1] <= shares[2] <= 1:
+            raise CheckpointError(f"a score of {shares[1]:g} from {shares[0]:g} to {shares[2]:g} cannot be; it was edited")
+        whole = (images, correct) if metric == "top1" else (images,)
+        if not all(isinstance(number, int) and not isinstance(number, bool) for number in whole) or images < 1:
+            given = f"{str(correct)[:40]} right " if metric == "top1" else ""
+            raise CheckpointError(f"a score of {given}on {str(images)[:40]} images cannot be; it was edited or damaged")
+        if metric == "top1" and not (0 <= correct <= images and abs(correct / images - shares[1]) < 1e-9):
+            raise CheckpointError(f"{correct} right of {images} are not {shares[1]:g}; the score was edited or damaged")
+        return cls(metric, float(shares[1]), float(shares[0]), float(shares[2]), images, correct)
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:.2f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+def wilson(share: float, images: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share that was found on `images` images."""
+    centre, spread = share + Z95**2 / (2 * images), sqrt(share * (1 - share) / images + Z95**2 / (4 * images * images))
+    low, high = ((centre + sign * Z95 * spread) / (1 + Z95**2 / images) for sign in (-1, 1))
+    return min(max(0.0, low), share), max(min(1.0, high), share)  # at 0 and 1 a rounding error may pass the share
+
+
+def score(guessed: NDArray[np.int64], labels: NDArray[np.int64], metric: Metric = "top1") -> Score:
+    """The metric of guesses [n] of images of these classes [n], n at least 1."""
+    assert guessed.shape == labels.shape, f"{guessed.shape} guesses, {labels.shape} labels"
+    assert len(labels), "a score of no images"
+    if metric == "top1":
+        right = int((guessed == labels).sum())
+        return Score(metric, right / len(labels), *wilson(right / len(labels), len(labels)), len(labels), right)
+    table = ClassTable.of(guessed, labels)
+    value = float(_per_class(table.hits, table.named, table.images, metric).mean())
+    return Score(metric, value, *wilson(value, effective_images(table, metric)), len(labels))
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """Guesses and labels counted over the K classes that have images; `guessed` K stands for every other class."""
+
+    guessed: NDArray[np.int64]  # [n], 0..K
+    labels: NDArray[np.int64]  # [n], 0..K - 1
+    images: NDArray[np.int64]  # [K], at least 1
+
+    @classmethod
+    def of(cls, guessed: NDArray[np.int64], labels: NDArray[np.int64]) -> ClassTable:
+        present, numbered, images = np.unique(labels, return_inverse=True, return_counts=True)
+        place = np.searchsorted(present, guessed)
+        known = present[np.minimum(place, len(present) - 1)] == guessed
+        return cls(np.where(known, place, len(present)), numbered, images)
+
+    @property
+    def hits(self) -> NDArray[np.int64]:
+        """Right images by class, [K]."""
+        return np.bincount(self.labels[self.guessed == self.labels], minlength=len(self.images))
+
+    @property
+    def named(self) -> NDArray[np.int64]:
+        """Images that are given each class, [K]."""
+        return np.bincount(self.guessed, minlength=len(self.images) + 1)[:-1]
+
+
+def _per_class(hits: NDArray[Any], named: NDArray[Any], images: NDArray[np.int64], metric: Metric) -> NDArray[np.float64]:
+    """Recall or F1 of each class, [..., K], from counts [..., K]."""
+    found: NDArray[np.float64] = hits / images if metric == "balanced_accuracy" else 2 * hits / (images + named)
+    return found
+
+
+def _shares(
+    per_class: NDArray[np.float64], named: NDArray[Any], images: NDArray[np.int64], metric: Metric
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What one image adds to the sum over classes, to first order and with the images of each class fixed.
+
+    An image of class y that is called g adds gain[y], if g is y, less loss[g]; gain [..., K], loss [..., K + 1].
+    """
+    if metric == "balanced_accuracy":
+        return np.broadcast_to(1 / images, per_class.shape), np.zeros((*per_class.shape[:-1], len(images) + 1))
+    sizes = images + named
+    nothing = np.zeros((*per_class.shape[:-1], 1))  # a class without images stands in no sum
+    return 2 / sizes, np.concatenate([per_class / sizes, nothing], axis=-1)
+
+
+def effective_images(table: ClassTable, metric: Metric) -> float:
+    """How many images a plain accuracy would need to be as sure as this mean over classes.
+
+    Were every class as easy as the mean, K recalls of n_k images each would be as sure as K² / Σ 1/n_k images, which for
+    equally large classes is all of them. Where the spread seen is larger, because the classes that are hard are also
+    small, the score's variance v (to first order, with n_k fixed) counts: value (1 - value) / v images.
+    """
+    classes, images, guessed, labels = len(table.images), table.images, table.guessed, table.labels
+    pooled = float(classes**2 / (1 / images).sum())
+    per_class = _per_class(table.hits, table.named, images, metric)
+    value = float(per_class.mean())
+    gain, loss = _shares(per_class, table.named, images, metric)
+    share = gain[labels] * (guessed == labels) - loss[guessed]
+    sums = np.bincount(labels, share, classes)
+    variance = float((share**2).sum() - (sums**2 / images).sum()) / classes**2
+    return pooled if value in (0.0, 1.0) or variance <= 0 else min(pooled, value * (1 - value) / variance)
+
+
+def tied(
+    first: NDArray[np.int64], second: NDArray[np.int64], labels: NDArray[np.int64], metric: Metric = "top1", level: float = 0.05
+) -> bool:
+    """Whether two networks' guesses [n] on the same images cannot be told apart by the metric, at `level`.
+
+    For top-1, McNemar's exact test. It asks: if it did not matter which network a guess comes from, how often would
+    swapping the two guesses of images at random give as large a difference? For the means over classes the same is asked
+    of the difference over its standard error (to first order, with the images of each class fixed), of random swaps, always
+    the same ones. A bootstrap would ask less of small classes: it tells equal networks apart twice as often as it says.
+    """
+    if metric == "top1":
+        right, also = first == labels, second == labels
+        wins, losses = int((right & ~also).sum()), int((also & ~right).sum())
+        n = wins + losses
+        tail: float = sum(comb(n, k) for k in range(min(wins, losses) + 1)) / 2**n
+        return bool(2 * tail >= level)
+    pairs = Pairs.of(ClassTable.of(first, labels), ClassTable.of(second, labels))
+    seen = pairs.contrast(np.zeros((1, len(pairs.sizes)), np.int64), metric)[0]
+    needed, found, rng = level * (SWAPS + 1), 1, np.random.default_rng(0)  # the difference as it is counts as one
+    for start in range(0, SWAPS, SWAPS_AT_ONCE):
+        swaps = rng.binomial(pairs.sizes, 0.5, (min(SWAPS_AT_ONCE, SWAPS - start), len(pairs.sizes)))
+        found += int((pairs.contrast(swaps, metric) >= seen * (1 - 1e-9)).sum())
+        if found >= needed:
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Two networks' guesses of the same images, C different triples of label and guesses with the images that share each.
+
+    Images of one triple are interchangeable, so a swap is the number of them whose two guesses change places.
+    """
+
+    first: ClassTable
+    second: ClassTable
+    label: NDArray[np.int64]  # [C]
+    one: NDArray[np.int64]  # the first network's guess, [C]
+    other: NDArray[np.int64]  # the second's, [C]
+    sizes: NDArray[np.int64]  # images, [C]
+
+    @classmethod
+    def of(cls, first: ClassTable, second: ClassTable) -> Pairs:
+        triples = np.stack([first.labels, first.guessed, second.guessed])
+        (label, one, other), sizes = np.unique(triples, axis=1, return_counts=True)
+        return cls(first, second, label, one, other, sizes)
+
+    def contrast(self, swaps: NDArray[np.int64], metric: Metric) -> NDArray[np.float64]:
+        """The squared difference of the scores over its variance after each row of `swaps` [r, C], [r]."""
+        difference, variance = self.moments(swaps, metric)
+        found: NDArray[np.float64] = difference**2 / np.maximum(variance, NO_VARIANCE)
+        return found
+
+    def moments(self, swaps: NDArray[np.int64], metric: Metric) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The difference of the scores, summed over classes, and its variance after each row of `swaps` [r, C], both [r]."""
+        images, label, one, other = self.first.images, self.label, self.one, self.other
+        classes, stay = len(images), self.sizes - swaps
+        gained = _sum_by_class(swaps * ((other == label).astype(np.int64) - (one == label)), label, classes)
+        named = (_sum_by_class(swaps, other, classes + 1) - _sum_by_class(swaps, one, classes + 1))[:, :-1]
+        shares = []  # of an image that is called `one` or `other`, by the first and the second network
+        scores = []
+        for table, sign in ((self.first, 1), (self.second, -1)):
+            calls = table.named + sign * named
+            per_class = _per_class(table.hits + sign * gained, calls, images, metric)
+            gain, loss = _shares(per_class, calls, images, metric)
+            shares.append([gain[:, label] * (guess == label) - loss[:, guess] for guess in (one, other)])
+            scores.append(per_class.sum(-1))
+        kept, moved = shares[0][0] - shares[1][1], shares[0][1] - shares[1][0]
+        sums = _sum_by_class(stay * kept + swaps * moved, label, classes)
+        variance = (stay * kept**2 + swaps * moved**2).sum(-1) - (sums**2 / images).sum(-1)
+        return scores[0] - scores[1], variance
+
+
+def _sum_by_class(values: NDArray[Any], classes_of: NDArray[np.int64], classes: int) -> NDArray[Any]:
+    """Columns of `values` [r, c] summed by the class each belongs to, [r, classes]."""
+    found = np.zeros((len(values), classes), values.dtype)
+    order = np.argsort(classes_of, kind="stable")
+    present, starts = np.unique(classes_of[order], return_index=True)
+    found[:, present] = np.add.reduceat(values[:, order], starts, axis=1)
+    return found
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The second network's score less the first's, in shares of 1."""
+
+    value: float
+    low: float | None  # None: the images do not tell
+    high: float | None
+    tied: bool  # not told apart by the paired test of `tied`
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{100 * self.value:+.2f}"
+        return f"{100 * self.value:+.2f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+
+
+def paired_difference(
+    first: NDArray[np.int64], second: NDArray[np.int64], labels: NDArray[np.int64], metric: Metric = "top1"
+) -> Difference:
+    """Compares guesses [n] of the same images of the classes `labels` [n]."""
+    same = tied(first, second, labels, metric)
+    if metric == "top1":
+        found, low, high = newcombe(first == labels, second == labels)
+        return Difference(found, low, high, same)
+    value = score(second, labels, metric).value - score(first, labels, metric).value
+    pairs = Pairs.of(ClassTable.of(first, labels), ClassTable.of(second, labels))
+    _, variance = pairs.moments(np.zeros((1, len(pairs.sizes)), np.int64), metric)
+    spread = Z95 * sqrt(max(0.0, float(variance[0]))) / len(pairs.first.images)
+    return Difference(value, value - spread if spread else None, value + spread if spread else None, same)
+
+
+def newcombe(right: NDArray[np.bool_], also: NDArray[np.bool_]) -> tuple[float, float, float]:
+    """The second share less the first, and its 95 % interval, from what was right [n] in either."""
+    n = len(right)
+    both, neither = int((right & also).sum()), int((~right & ~also).sum())
+    lost, gained = int((right & ~also).sum()), int((~right & also).sum())
+    p, q = (both + gained) / n, (both + lost) / n  # of the second, of the first
+    (p_low, p_high), (q_low, q_high) = wilson(p, n), wilson(q, n)
+    product = (both + gained) * (neither + lost) * (both + lost) * (neither + gained)
+    # The correlation of the two, drawn towards 0 where it is positive, as Newcombe has it.
+    excess = both * neither - gained * lost
+    phi = 0.0 if not product else (max(excess - n / 2, 0.0) if excess > 0 else float(excess)) / sqrt(product)
+    below = (p - p_low) ** 2 - 2 * phi * (p - p_low) * (q_high - q) + (q_high - q) ** 2
+    above = (p_high - p) ** 2 - 2 * phi * (p_high - p) * (q - q_low) + (q - q_low) ** 2
+    value = p - q
+    return value, value - sqrt(max(0.0, below)), value + sqrt(max(0.0, above))

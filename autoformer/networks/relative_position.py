@@ -1,0 +1,196 @@
+"""Attention with AutoFormer's 2-D relative position on keys and values, without the N×N×K embedding.
+
+The paper (section 3.2; official code `RelativePosition2D_super`) adds to every key and value, per pair of tokens, a row of a
+table for their vertical and one for their horizontal distance, clamped to ±M. Row 0 of each table serves every pair that
+involves the class token. Because the embedding is a sum of a row part and a column part, it factorises exactly:
+
+* keys: the logit of patches (r, c) and (r', c') gains `q·Kv[r'−r] + q·Kh[c'−c]`: one number per row of the grid and one per
+  column, for each query, instead of one per pair;
+* values: `Σ p·(Vv[r'−r] + Vh[c'−c])` needs only the attention mass per row and per column;
+* class token: softmax ignores what is added to all logits of a query, and the probabilities of a query sum to one. So the
+  class token's rows are subtracted from the vertical tables and need no logits of their own, and `Vv[0] + Vh[0]` is added
+  to every value.
+
+Three exact forms:
+
+* `bias` builds the logits from rows and columns by broadcasting: plain operators for compilers and counters;
+* `fused` appends the rows and columns as features to query, key and value, so that one plain attention call
+  (FlashAttention on a GPU) does everything and nothing of size N×N is in memory; what exporters write too;
+* `tiled` (tiled_attention.py) does the same on a CPU a few images at a time, with its backward pass written out. It is
+  differentiable once and not by `torch.func`; Hessians, `vmap`, `jvp` and the like take `form="bias"`.
+
+Letters: B images, H heads, N tokens (class token first), K channels per head, R × C the grid of patches, P = R·C.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from autoformer.networks.tiled_attention import Operands, attend_in_tiles
+
+Form = Literal["auto", "bias", "fused", "tiled"]
+
+
+class Tables(NamedTuple):
+    """The four tables of one layer, each [2M + 2, K]; row d + M + 1 is distance d = key − query, row 0 the class token."""
+
+    key_rows: Tensor
+    key_columns: Tensor
+    value_rows: Tensor
+    value_columns: Tensor
+
+
+def spread_edge(table: Tensor, reach: int) -> None:
+    """Copies the rows for distances ±`reach` of a table [2M + 2, K] to all greater distances, in place."""
+    zero = table.shape[0] // 2  # row of distance 0; row 0 is the class token's
+    if reach < zero - 1:
+        table[zero + reach + 1 :] = table[zero + reach].clone()
+        table[1 : zero - reach] = table[zero - reach].clone()
+
+
+class Geometry(NamedTuple):
+    """Where patches stand to each other; made once per forward and shared by all layers."""
+
+    rows: int
+    columns: int
+    row_distances: Tensor  # [2R - 1] row of a table for distances -(R - 1) .. R - 1
+    column_distances: Tensor  # [2C - 1] likewise for columns
+    row_index: Tensor  # [R, R] row of a table for query row, key row
+    column_index: Tensor  # [C, C] likewise for columns
+    indicators: Tensor  # [N, R + C] one-hot row and column of each patch, zero for the class token
+
+
+def geometry(rows: int, columns: int, max_relative_position: int, device: torch.device, dtype: torch.dtype) -> Geometry:
+    """The geometry of a grid of `rows` × `columns` patches, which need not be square."""
+
+    def table_rows(distance: Tensor) -> Tensor:
+        return distance.clamp(-max_relative_position, max_relative_position) + max_relative_position + 1
+
+    def pairs(length: int) -> Tensor:
+        position = torch.arange(length, device=device)
+        return table_rows(position[None, :] - position[:, None])
+
+    row = torch.eye(rows, device=device, dtype=dtype).repeat_interleave(columns, 0)
+    column = torch.eye(columns, device=device, dtype=dtype).repeat(rows, 1)
+    return Geometry(
+        rows,
+        columns,
+        table_rows(torch.arange(1 - rows, rows, device=device)),
+        table_rows(torch.arange(1 - columns, columns, device=device)),
+        pairs(rows),
+        pairs(columns),
+        F.pad(torch.cat([row, column], 1), (0, 0, 1, 0)),
+    )
+
+
+def logit_scale(embed_dim: int, heads: int, head_dim: int, *, by_width: bool = False) -> float:
+    """What logits are multiplied with; `by_width` is the official code's rule for a fixed query, key and value width."""
+    return float((embed_dim // heads if by_width else head_dim) ** -0.5)
+
+
+def attend(qkv: Tensor, tables: Tables | None, where: Geometry, scale: float, form: Form = "auto") -> Tensor:
+    """Attention of one layer: query, key and value [B, N, 3, H, K] to [B, N, H·K].
+
+    `scale` multiplies the logits, relative part included. Without `tables` there is no relative position. `auto` takes the
+    form that suits the situation: `bias` while a graph is traced, or for low precision on a CPU; `fused` where a graph is
+    exported (one plain attention per layer, which runtimes know) and on accelerators (compiled or not); `tiled` on CPUs.
+    """
+    if form == "auto":
+        form = _form_for(qkv)
+    if form == "tiled" and tables is not None:
+        return _attend_tiled(qkv, tables, where, scale).flatten(2)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, N, K]
+    if tables is not None:
+        out = (_attend_fused if form == "fused" else _attend_biased)(query * scale, key, value, tables, where)
+    elif form == "bias" or torch.compiler.is_exporting():  # spelled out, so that counters and exporters see plain operators
+        out = ((query * scale) @ key.transpose(-2, -1)).softmax(-1) @ value
+    else:
+        out = F.scaled_dot_product_attention(query, key, value, scale=scale)
+    return out.transpose(1, 2).flatten(2)
+
+
+def _form_for(qkv: Tensor) -> Form:
+    if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+        return "bias"  # what counters see is the canonical form
+    if torch.compiler.is_exporting() or qkv.device.type != "cpu":
+        return "fused"
+    plain = qkv.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
+    return "tiled" if plain and not torch.compiler.is_compiling() else "bias"
+
+
+def _attend_tiled(qkv: Tensor, tables: Tables, where: Geometry, scale: float) -> Tensor:
+    class_key = tables.key_rows[0] + tables.key_columns[0]
+    class_value = tables.value_rows[0] + tables.value_columns[0]
+    key_rows = F.embedding(where.row_distances, tables.key_rows) - class_key
+    value_rows = F.embedding(where.row_distances, tables.value_rows) - class_value
+    operands = Operands(
+        qkv,
+        torch.cat([key_rows, F.embedding(where.column_distances, tables.key_columns)]),
+        torch.cat([value_rows, F.embedding(where.column_distances, tables.value_columns)]),
+        class_value,
+        where.indicators,
+        (where.rows, where.columns),
+        scale,
+    )
+    return attend_in_tiles(operands)
+
+
+def _attend_biased(query: Tensor, key: Tensor, value: Tensor, tables: Tables, where: Geometry) -> Tensor:
+    grid = (where.rows, where.columns)
+    class_key = (tables.key_rows[0] + tables.key_columns[0]).unsqueeze(-1)  # [K, 1]
+    class_value = tables.value_rows[0] + tables.value_columns[0]  # [K]
+
+    # Logits: a row part [B, H, R, C, R] and a column part [B, H, R, C, C], relative to the class token's logit.
+    key_rows = F.embedding(where.row_index, tables.key_rows)  # [R, R, K]
+    key_columns = F.embedding(where.column_index, tables.key_columns)  # [C, C, K]
+    patches = query[:, :, 1:].unflatten(2, grid)  # [B, H, R, C, K]
+    class_logit = (query @ class_key)[:, :, 1:].unflatten(2, grid)  # [B, H, R, C, 1]
+    row_part = patches @ key_rows.transpose(-2, -1) - class_logit
+    column_part = (patches.transpose(2, 3) @ key_columns.transpose(-2, -1)).transpose(2, 3)
+    bias = (row_part.unsqueeze(-1) + column_part.unsqueeze(-2)).flatten(4).flatten(2, 3)  # [B, H, P, P]
+    logits = query @ key.transpose(-2, -1) + F.pad(bias, (1, 0, 1, 0))
+    attention = logits.softmax(-1)
+
+    # Values: the attention mass per row and per column times that row's and column's table entry.
+    out = attention @ (value + class_value)
+    mass = attention[:, :, 1:, 1:].unflatten(-1, grid).unflatten(2, grid)  # [B, H, R, C, R', C']
+    value_rows = F.embedding(where.row_index, tables.value_rows) - class_value  # [R, R', K]
+    value_columns = F.embedding(where.column_index, tables.value_columns)  # [C, C', K]
+    row_value = mass.sum(-1) @ value_rows
+    column_value = (mass.sum(-2).transpose(2, 3) @ value_columns).transpose(2, 3)
+    return out + F.pad((row_value + column_value).flatten(2, 3), (0, 0, 1, 0))
+
+
+def _attend_fused(query: Tensor, key: Tensor, value: Tensor, tables: Tables, where: Geometry) -> Tensor:
+    grid = (where.rows, where.columns)
+    batch, heads, _, channels = query.shape
+    dtype = query.dtype
+    features = where.indicators.to(dtype)
+    padding = -(channels + features.shape[1]) % 8  # kernels want a head width that is a multiple of 8
+    class_key = (tables.key_rows[0] + tables.key_columns[0]).to(dtype)
+    class_value = (tables.value_rows[0] + tables.value_columns[0]).to(dtype)
+
+    key_rows = F.embedding(where.row_index, tables.key_rows).to(dtype) - class_key  # [R, R, K]
+    key_columns = F.embedding(where.column_index, tables.key_columns).to(dtype)  # [C, C, K]
+    patches = query[:, :, 1:].unflatten(2, grid)
+    row_part = patches @ key_rows.transpose(-2, -1)  # [B, H, R, C, R]
+    column_part = (patches.transpose(2, 3) @ key_columns.transpose(-2, -1)).transpose(2, 3)
+    logits = F.pad(torch.cat([row_part, column_part], -1).flatten(2, 3), (0, padding, 1, 0))  # [B, H, N, R + C + pad]
+    features = F.pad(features, (0, padding)).expand(batch, heads, -1, -1)
+
+    operands = torch.cat([query, logits], -1), torch.cat([key, features], -1), torch.cat([value + class_value, features], -1)
+    if torch.compiler.is_exporting():  # spelled out: an exporter's own decomposition scales query and keys once more
+        out = (operands[0] @ operands[1].transpose(-2, -1)).softmax(-1) @ operands[2]
+    else:
+        out = F.scaled_dot_product_attention(*operands, scale=1.0)
+    row_mass = out[:, :, 1:, channels : channels + where.rows].unflatten(2, grid)  # [B, H, R, C, R']
+    column_mass = out[:, :, 1:, channels + where.rows : channels + where.rows + where.columns].unflatten(2, grid)
+    value_rows = F.embedding(where.row_index, tables.value_rows).to(dtype) - class_value
+    value_columns = F.embedding(where.column_index, tables.value_columns).to(dtype)
+    row_value = row_mass @ value_rows
+    column_value = (column_mass.transpose(2, 3) @ value_columns).transpose(2, 3)
+    return out[..., :channels] + F.pad((row_value + column_value).flatten(2, 3), (0, 0, 1, 0))

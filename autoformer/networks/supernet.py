@@ -1,0 +1,317 @@
+"""The supernet: one set of weights that holds every network of a search space (paper, section 3.1).
+
+Weights are entangled: every layer of every subnet is a prefix slice of the same super weight, so training one subnet trains
+all that overlap it. The architecture is an argument of `forward`; the module holds weights and nothing else, and can be
+copied, pickled, compiled and wrapped like any other.
+
+For comparison a space may ask for classical weight sharing (`sharing="classical"`): then every choice of width, heads and MLP
+ratio has a block of its own at each depth, and only the stem, the final norm and the head are sliced.
+
+Layout: query, key and value weights are stored apart, [3, Q, E], heads in order, so a prefix of Q channels is a prefix
+of heads, and weights and biases are sliced alike. (The official code interleaves the rows of the weight but not the bias, so
+that a bias serves the query in one network and the key in another; `prefix_qkv_bias` repeats that for its checkpoints.)
+
+Letters: B images, N tokens, E width, H heads, K channels per head, Q = H·K, M hidden width of the MLP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._pytree import register_constant
+from torch.utils.checkpoint import checkpoint
+
+from autoformer.architecture import Architecture
+from autoformer.errors import ArchitectureError
+from autoformer.networks.block import INIT_STD, check_drop_path
+from autoformer.networks.positions import resample_positions
+from autoformer.networks.relative_position import Form, Geometry, Tables, attend, geometry, logit_scale
+from autoformer.space import SearchSpace
+
+register_constant(Architecture)  # lets torch.export and torch.compile take an architecture as an argument
+
+
+def branch_factors(x: Tensor, rate: float, draws: Tensor | None = None) -> Tensor | None:
+    """What a block's attention and MLP are multiplied with, [2, B, 1, 1]: 0 for the share `rate` of images, else 1 / (1 - rate).
+
+    That is stochastic depth in timm's form, drawn outside the block so that a compiled block does not depend on the rate.
+    `draws` are uniform numbers [2, B] to decide by; None: drawn here. Gives None where all are 1.
+    """
+    if rate == 0.0:
+        return None
+    keep = 1.0 - rate
+    numbers = torch.rand(2, x.shape[0], device=x.device, dtype=x.dtype) if draws is None else draws
+    return (numbers[:, :, None, None] < keep) / keep
+
+
+class SuperLinear(nn.Module):
+    """A linear layer whose leading rows and columns serve narrower networks."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(out_features))
+        nn.init.trunc_normal_(self.weight, std=INIT_STD)
+
+    def slice(self, in_features: int, out_features: int) -> tuple[Tensor, Tensor]:
+        return self.weight[:out_features, :in_features], self.bias[:out_features]
+
+    def forward(self, x: Tensor, out_features: int) -> Tensor:
+        return F.linear(x, *self.slice(x.shape[-1], out_features))
+
+
+class SuperQKV(nn.Module):
+    """Query, key and value projections; a prefix of heads serves networks with fewer.
+
+    With `prefix_bias` the bias of a network with Q channels is the first 3Q of all bias numbers in a row (official code).
+    """
+
+    def __init__(self, embed_dim: int, qkv_dim: int, *, prefix_bias: bool) -> None:
+        super().__init__()
+        self.prefix_bias = prefix_bias
+        self.weight = nn.Parameter(torch.empty(3, qkv_dim, embed_dim))
+        self.bias = nn.Parameter(torch.zeros(3, qkv_dim))
+        nn.init.trunc_normal_(self.weight, std=INIT_STD)
+
+    def slice(self, embed_dim: int, qkv_dim: int) -> tuple[Tensor, Tensor]:
+        """Weight [3Q, E] and bias [3Q], ordered query, key, value."""
+        bias = self.bias.flatten()[: 3 * qkv_dim] if self.prefix_bias else self.bias[:, :qkv_dim].flatten()
+        return self.weight[:, :qkv_dim, :embed_dim].flatten(0, 1), bias
+
+    def forward(self, x: Tensor, qkv_dim: int) -> Tensor:
+        return F.linear(x, *self.slice(x.shape[-1], qkv_dim))
+
+
+class SuperLayerNorm(nn.Module):
+    """A LayerNorm whose leading channels serve narrower networks."""
+
+    def __init__(self, embed_dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(embed_dim))
+        self.bias = nn.Parameter(torch.zeros(embed_dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        width = x.shape[-1]
+        return F.layer_norm(x, (width,), self.weight[:width], self.bias[:width], self.eps)
+
+
+class SuperAttention(nn.Module):
+    """Multi-head attention with relative position; all heads of a layer share its tables."""
+
+    def __init__(self, space: SearchSpace, embed_dim: int, qkv_dim: int) -> None:
+        super().__init__()
+        self.head_dim = space.head_dim
+        self.scale_by_width = space.scale_by_width
+        self.relative_position = space.relative_position
+        self.qkv = SuperQKV(embed_dim, qkv_dim, prefix_bias=space.prefix_qkv_bias)
+        self.proj = SuperLinear(qkv_dim, embed_dim)
+        if space.relative_position:
+            for name in Tables._fields:
+                table = nn.Parameter(torch.empty(2 * space.max_relative_position + 2, space.head_dim))
+                nn.init.trunc_normal_(table, std=INIT_STD)
+                self.register_parameter(name, table)
+
+    def tables(self) -> Tables | None:
+        return Tables(*(getattr(self, name) for name in Tables._fields)) if self.relative_position else None
+
+    def forward(self, x: Tensor, heads: int, where: Geometry, form: Form) -> Tensor:
+        width = x.shape[-1]
+        qkv = self.qkv(x, heads * self.head_dim).unflatten(-1, (3, heads, self.head_dim))  # [B, N, 3, H, K]
+        scale = logit_scale(width, heads, self.head_dim, by_width=self.scale_by_width)
+        return cast(Tensor, self.proj(attend(qkv, self.tables(), where, scale, form), width))
+
+
+class SuperBlock(nn.Module):
+    """One pre-norm transformer block of up to these sizes."""
+
+    def __init__(self, space: SearchSpace, embed_dim: int, qkv_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.norm1 = SuperLayerNorm(embed_dim, space.norm_eps)
+        self.attn = SuperAttention(space, embed_dim, qkv_dim)
+        self.norm2 = SuperLayerNorm(embed_dim, space.norm_eps)
+        self.fc1 = SuperLinear(embed_dim, hidden_dim)
+        self.fc2 = SuperLinear(hidden_dim, embed_dim)
+
+    def forward(self, x: Tensor, heads: int, hidden: int, where: Geometry, form: Form, factors: Tensor | None) -> Tensor:
+        attention = self.attn(self.norm1(x), heads, where, form)
+        x = x + (attention if factors is None else attention * factors[0])
+        mlp = self.fc2(F.gelu(self.fc1(self.norm2(x), hidden)), x.shape[-1])
+        return cast(Tensor, x + (mlp if factors is None else mlp * factors[1]))
+
+
+class BlockChoices(nn.ModuleDict):
+    """Classical weight sharing: one block per choice of width, heads and MLP ratio, each of just its size."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__(
+            {
+                self.key(embed_dim, heads, int(embed_dim * ratio)): SuperBlock(
+                    space, embed_dim, heads * space.head_dim, int(embed_dim * ratio)
+                )
+                for embed_dim in space.embed_dims
+                for heads in space.num_heads
+                for ratio in space.mlp_ratios
+            }
+        )
+
+    @staticmethod
+    def key(embed_dim: int, heads: int, hidden: int) -> str:
+        return f"width{embed_dim}_heads{heads}_hidden{hidden}"
+
+
+class PatchEmbed(nn.Module):
+    """Cuts images into patches and embeds them; initialised as torch initialises a convolution, like the official code."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(space.in_chans, space.stored_embed_dim, kernel_size=space.patch_size, stride=space.patch_size)
+
+    def forward(self, images: Tensor, embed_dim: int) -> Tensor:
+        weight, bias = self.proj.weight[:embed_dim], self.proj.bias
+        assert bias is not None
+        return F.conv2d(images, weight, bias[:embed_dim], stride=self.proj.stride)  # [B, E, R, C]
+
+
+class Supernet(nn.Module):
+    """All networks of `space` in one set of weights: `supernet(images, architecture)` gives logits [B, classes].
+
+    Raises `ArchitectureError` when the space does not contain the architecture, or its networks have no classes.
+    `drop_path_rate` is the rate of the deepest block of the space; a block keeps its rate in shallower networks
+    (official code). `form` chooses how relative position is computed (relative_position.py).
+    """
+
+    def __init__(self, space: SearchSpace, *, drop_path_rate: float = 0.0, form: Form = "auto") -> None:
+        super().__init__()
+        if not space.num_classes:
+            raise ArchitectureError(f"space {space.name!r} has num_classes 0; a supernet needs at least one class")
+        self.space = space
+        self.form: Form = form
+        self.checkpoint_activations = False  # recompute each block in the backward pass instead of keeping its activations
+        embed_dim = space.stored_embed_dim
+        self.set_drop_path(drop_path_rate)
+        self.patch_embed = PatchEmbed(space)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
+        nn.init.trunc_normal_(self.cls_token, std=INIT_STD)
+        if space.absolute_position:
+            self.pos_embed = nn.Parameter(torch.empty(1, self.grid[0] * self.grid[1] + 1, embed_dim))
+            nn.init.trunc_normal_(self.pos_embed, std=INIT_STD)
+        sizes = (space.stored_embed_dim, space.stored_qkv_dim, space.stored_hidden_dim)
+        entangled = space.sharing == "entangled"
+        self.blocks = nn.ModuleList(
+            SuperBlock(space, *sizes) if entangled else BlockChoices(space) for _ in range(space.depths[-1])
+        )
+        self.norm = SuperLayerNorm(embed_dim, space.norm_eps)
+        self.head = SuperLinear(embed_dim, space.num_classes)
+
+    def forward(self, images: Tensor, architecture: Architecture, draws: Tensor | None = None) -> Tensor:
+        """Logits [B, classes] of one subnet for images [B, channels, side, side] of the architecture's size.
+
+        `draws`, uniform numbers [blocks of the deepest, 2, B], decide stochastic depth in training; None: drawn on the way.
+        Raises `ArchitectureError` for images of another size.
+        """
+        if not torch.compiler.is_compiling():
+            self.space.check(architecture)
+            side, given = self.space.image_size_of(architecture), tuple(images.shape[-2:])
+            if given != (side, side):
+                raise ArchitectureError(f"images of {given[0]}×{given[1]} px for an architecture that takes {side}×{side} px")
+        embed_dim = architecture.embed_dim
+        x = self.patch_embed(images, embed_dim)
+        rows, columns = x.shape[-2:]
+        where = geometry(rows, columns, self.space.max_relative_position, x.device, x.dtype)
+        x = x.flatten(2).transpose(1, 2)  # [B, P, E]
+        x = torch.cat([self.cls_token[..., :embed_dim].expand(x.shape[0], -1, -1), x], 1)
+        if self.space.absolute_position:
+            x = x + resample_positions(self.pos_embed[..., :embed_dim], self.grid, (rows, columns))
+        for index, (heads, hidden) in enumerate(zip(architecture.num_heads, architecture.hidden_dims, strict=True)):
+            rate = self.drop_path_rates[index] if self.training else 0.0
+            block = self.block(index, embed_dim, heads, hidden)
+            factors = branch_factors(x, rate, None if draws is None else draws[index])
+            if self.checkpoint_activations and self.training:
+                x = cast(Tensor, checkpoint(block, x, heads, hidden, where, self.form, factors, use_reentrant=False))
+            else:
+                x = block(x, heads, hidden, where, self.form, factors)
+        x = self.norm(x)
+        x = x[:, 1:].mean(1) if self.space.pooling == "mean" else x[:, 0]
+        return cast(Tensor, self.head(x, self.space.num_classes))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches that positions are stored for: those of the largest images."""
+        side = self.space.image_size // self.space.patch_size
+        return side, side
+
+    def set_drop_path(self, rate: float) -> None:
+        """Stochastic depth from now on: the rate of the deepest block, rising linearly from 0 at the first."""
+        check_drop_path(rate)
+        self.drop_path_rates: list[float] = torch.linspace(0, rate, self.space.depths[-1], device="cpu").tolist()
+
+    def compile_blocks(self, **options: Any) -> None:
+        """Compiles the blocks with `torch.compile(**options)`: one graph per distinct block shape, shared by all depths.
+
+        Sizes stay constants of a graph, so a space of 27 block shapes (`small`) costs 27 compilations per mode, once.
+        Raises the process's recompile limit, behind which torch would silently run uncompiled, to what the space needs.
+        """
+        space = self.space
+        shapes = len(space.embed_dims) * len(space.num_heads) * len(space.mlp_ratios) * len(space.image_sizes)
+        needed = 8 * shapes  # training and evaluation, with and without gradients, full and last batch
+        dynamo = torch._dynamo.config
+        dynamo.recompile_limit = max(dynamo.recompile_limit, needed)
+        dynamo.accumulated_recompile_limit = max(dynamo.accumulated_recompile_limit, needed)
+        for module in self.modules():
+            if isinstance(module, SuperBlock):
+                module.compile(dynamic=False, **options)
+
+    def block(self, index: int, embed_dim: int, heads: int, hidden: int) -> SuperBlock:
+        """The block at depth `index` that serves these sizes."""
+        block = self.blocks[index]
+        if isinstance(block, BlockChoices):
+            block = block[BlockChoices.key(embed_dim, heads, hidden)]
+        assert isinstance(block, SuperBlock)
+        return block
+
+    def no_weight_decay(self) -> set[str]:
+        """Weights the recipe does not decay, beside biases and norms (timm's interface)."""
+        return {"pos_embed", "cls_token"}
+
+    def subnet_state_dict(self, architecture: Architecture) -> dict[str, Tensor]:
+        """Copies of the weights of one subnet, under the names of `Subnet`."""
+        self.space.check(architecture)
+        return {name: tensor.detach().clone().contiguous() for name, tensor in self.slices(architecture)}
+
+    def slices(self, architecture: Architecture) -> Iterator[tuple[str, Tensor]]:
+        """The weights of one subnet as views of the super weights, under the names of `Subnet`."""
+        embed_dim = architecture.embed_dim
+        assert self.patch_embed.proj.bias is not None
+        yield "patch_embed.proj.weight", self.patch_embed.proj.weight[:embed_dim]
+        yield "patch_embed.proj.bias", self.patch_embed.proj.bias[:embed_dim]
+        yield "cls_token", self.cls_token[..., :embed_dim]
+        if self.space.absolute_position:
+            grid = self.space.grid_of(architecture)
+            yield "pos_embed", resample_positions(self.pos_embed[..., :embed_dim], self.grid, (grid, grid))
+        for index, (heads, hidden) in enumerate(zip(architecture.num_heads, architecture.hidden_dims, strict=True)):
+            block = self.block(index, embed_dim, heads, hidden)
+            name, qkv_dim = f"blocks.{index}", heads * self.space.head_dim
+            layers = {
+                "attn.qkv": block.attn.qkv.slice(embed_dim, qkv_dim),
+                "attn.proj": block.attn.proj.slice(qkv_dim, embed_dim),
+                "mlp.fc1": block.fc1.slice(embed_dim, hidden),
+                "mlp.fc2": block.fc2.slice(hidden, embed_dim),
+                "norm1": (block.norm1.weight[:embed_dim], block.norm1.bias[:embed_dim]),
+                "norm2": (block.norm2.weight[:embed_dim], block.norm2.bias[:embed_dim]),
+            }
+            for layer, (weight, bias) in layers.items():
+                yield f"{name}.{layer}.weight", weight
+                yield f"{name}.{layer}.bias", bias
+            if self.space.relative_position:
+                for table in Tables._fields:
+                    yield f"{name}.attn.{table}", getattr(block.attn, table)
+        yield "norm.weight", self.norm.weight[:embed_dim]
+        yield "norm.bias", self.norm.bias[:embed_dim]
+        weight, bias = self.head.slice(embed_dim, self.space.num_classes)
+        yield "head.weight", weight
+        yield "head.bias", bias

@@ -1,0 +1,149 @@
+"""Words become values: "6M", "60%", "2.5ms", the name or file of a space."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from autoformer.cost import Budget, CostModel
+from autoformer.data.parts import DataParts
+from autoformer.errors import BudgetError
+from autoformer.settings import Settings
+from autoformer.space import PRESETS, SearchSpace
+
+
+class SpaceConfig(Settings):
+    """A preset or a YAML file, with any of its choices replaced."""
+
+    preset: str = Field("micro", description="tiny, small, base, edge, micro, or a YAML file of a space")
+    embed_dims: tuple[int, ...] | None = None
+    depths: tuple[int, ...] | None = None
+    num_heads: tuple[int, ...] | None = None
+    mlp_ratios: tuple[float, ...] | None = None
+    image_sizes: tuple[int, ...] | None = Field(None, description="pixels; several make the resolution part of the search")
+    head_dim: int | None = None
+    patch_size: int | None = Field(None, gt=0, description="pixels; empty: the preset's, or a grid of 4 to 8 for micro")
+    max_relative_position: int | None = None
+    sharing: Literal["entangled", "classical"] | None = Field(None, description="classical: independent weights per choice")
+
+    def make(self, parts: DataParts) -> SearchSpace:
+        """The space for these images and classes. Raises `ArchitectureError` when sizes do not fit."""
+        size: int | None = parts.preprocessing.image_size
+        from_file = self.preset not in PRESETS
+        searched = () if from_file else PRESETS[self.preset].image_sizes
+        if from_file or self.image_sizes is not None or (len(searched) > 1 and searched[-1] == size):
+            size = None  # the space names its sizes; where there are several, images are stored in the largest
+        space = read_space(self.preset, image_size=size, in_chans=parts.preprocessing.in_chans, num_classes=len(parts.classes))
+        changes = {name: value for name, value in self if name != "preset" and value is not None}
+        return SearchSpace.from_dict({**space.to_dict(), **changes})
+
+
+class BudgetConfig(Settings):
+    """Limits in words: 6M, 1.3G, 2.5ms, or a percentage of the largest network."""
+
+    max_params: str | None = None
+    min_params: str | None = None
+    max_flops: str | None = None
+    min_flops: str | None = None
+    max_latency: str | None = None
+
+
+def read_space(
+    text: str, *, image_size: int | None = None, in_chans: int | None = None, num_classes: int | None = None
+) -> SearchSpace:
+    """The space of a preset's name or of a YAML file with the fields of `SearchSpace` (embed_dims, depths, num_heads,
+    mlp_ratios, head_dim, image_sizes, patch_size, ...). What is given beside it replaces the space's own.
+
+    Raises `ArchitectureError` for an unknown name or field, `RecipeError` for a file that is no YAML.
+    """
+    from autoformer.space import PRESETS, SearchSpace
+
+    path = Path(text)
+    if text in PRESETS or path.suffix not in (".yaml", ".yml"):
+        space = SearchSpace.preset(text, image_size=image_size)
+    else:
+        space = _of_file(path)
+        if image_size is not None:
+            space = replace(space, image_sizes=(image_size,))
+    if in_chans is not None:
+        space = replace(space, in_chans=in_chans)
+    return space if num_classes is None else replace(space, num_classes=num_classes)
+
+
+def _of_file(path: Path) -> SearchSpace:
+    import yaml
+
+    from autoformer.errors import ArchitectureError, RecipeError
+    from autoformer.space import SearchSpace
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"space {path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"space {path} holds no fields; expected embed_dims, depths, num_heads, mlp_ratios")
+    try:
+        return SearchSpace.from_dict({"name": path.stem, **values})
+    except ArchitectureError as error:
+        raise ArchitectureError(f"{path}: {error}") from error
+
+
+UNITS = {
+    "params": {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9},
+    "flops": {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9},
+    "latency_ms": {"ms": 1.0, "us": 1e-3, "µs": 1e-3, "s": 1e3},
+}
+
+
+def parse(measure: str, text: str, largest: float | None) -> float:
+    """A limit on `measure` ("params", "flops", "latency_ms"), absolute or in percent of `largest`.
+
+    Raises `BudgetError` on anything else, saying what is understood. A latency needs its unit.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Zµ%]*)\s*", str(text))
+    number, unit = (float(match[1]), match[2]) if match else (0.0, "?")
+    if unit == "%" and largest is not None:
+        return number / 100 * largest
+    if unit not in UNITS[measure]:
+        example = {"params": "6M", "flops": "1.3G", "latency_ms": "2.5ms"}[measure]
+        raise BudgetError(f"limit {text!r} on {measure} is not understood; write {example}, or 60% of the largest network's")
+    return number * UNITS[measure][unit]
+
+
+def percentage(text: str) -> float:
+    """A share like "5%" as a number, 0.05. Raises `BudgetError` on anything else."""
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*%\s*", text)
+    if match is None:
+        raise BudgetError(f"{text!r} is no percentage; write 5%")
+    return float(match[1]) / 100
+
+
+def read_budget(
+    space: SearchSpace,
+    costs: CostModel,
+    *,
+    max_params: str | None = None,
+    min_params: str | None = None,
+    max_flops: str | None = None,
+    min_flops: str | None = None,
+    max_latency: str | None = None,
+) -> Budget:
+    """The limits in words as a `Budget`; percentages are of the largest network of `space`."""
+    largest = costs(space.largest)
+    if max_latency is not None and largest.latency_ms is None:
+        raise BudgetError(f"limit {max_latency!r} on latency needs measured latencies: give a latency table of the target")
+
+    def limit(measure: str, text: str | None) -> float | None:
+        return None if text is None else parse(measure, text, getattr(largest, measure))
+
+    return Budget(
+        max_params=limit("params", max_params),
+        min_params=limit("params", min_params),
+        max_flops=limit("flops", max_flops),
+        min_flops=limit("flops", min_flops),
+        max_latency_ms=limit("latency_ms", max_latency),
+    )

@@ -1,0 +1,268 @@
+"""Starting from what exists: timm's networks, the released supernets, and supernets trained here, for the user's images.
+
+A plain vision transformer becomes the largest network of a supernet: its weights as they are, ordered by importance
+(`importance.py` says what narrow networks start from), and relative tables of zeros, which change nothing until they are
+trained. Every start is then adapted to the classes, image size, channels and normalisation at hand (`adapt.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+from autoformer.data.preprocessing import Preprocessing
+from autoformer.errors import ArchitectureError, CheckpointError
+from autoformer.files import read_json
+from autoformer.networks.folders import load_supernet
+from autoformer.networks.relative_position import Tables
+from autoformer.networks.subnet import Subnet
+from autoformer.networks.supernet import Supernet
+from autoformer.pretrained.adapt import Normalisation, adapt_subnet, adapt_supernet
+from autoformer.pretrained.foreign_weights import read_foreign_weights
+from autoformer.pretrained.importance import assumed_moments, order_by_importance
+from autoformer.pretrained.official import import_official
+from autoformer.pretrained.timm_models import PREFIX, name_and_file, open_timm, plain_subnet
+from autoformer.space import PRESETS, SearchSpace
+
+OFFICIAL = "official:"
+FORMS = "timm:NAME, timm:NAME@FILE, official:FILE, or the folder of a supernet or run"
+
+# What of a space belongs to the weights; the rest are choices among them, and sizes that adapt.
+FIXED = (
+    "stored_embed_dim", "stored_qkv_dim", "stored_hidden_dim", "head_dim", "patch_size", "relative_position",
+    "max_relative_position", "absolute_position", "pooling", "norm_eps", "sharing", "scale_by_width",
+)  # fmt: skip
+
+
+def start_from(
+    words: str,
+    *,
+    space: SearchSpace | None = None,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    in_chans: int | None = None,
+    normalisation: Normalisation | None = None,
+) -> Supernet:
+    """The supernet that `words` name, in evaluation mode, for these images and classes; None keeps what it has.
+
+    Words are `timm:NAME` (downloaded), `timm:NAME@FILE` (local weights), `official:FILE` or a path ending in .pth or .pt (a
+    released supernet), or a folder that `autoformer train`, `import-official` or `run` wrote. `space` restricts or names the
+    choices, which must fit the weights; without it they follow from the model (`space_around`), the released supernet (the
+    preset of its width) or are those of the folder. `normalisation` is that of the images at hand. Raises `CheckpointError` when
+    nothing can be read there, `ArchitectureError` when the space or the image size does not fit.
+    """
+    if words.startswith(PREFIX):
+        name, checkpoint = name_and_file(words)
+        return supernet_from_timm(
+            name,
+            space=space,
+            num_classes=num_classes,
+            image_size=image_size,
+            in_chans=in_chans,
+            checkpoint=checkpoint,
+            normalisation=normalisation,
+        )
+    path = Path(words.removeprefix(OFFICIAL)).expanduser()
+    if words.startswith(OFFICIAL) or path.suffix in (".pth", ".pt"):
+        supernet, trained_with = _official(path, space), Normalisation(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    elif not path.is_dir():
+        raise CheckpointError(f"cannot start from {words!r}: it is no folder; expected {FORMS}")
+    else:
+        run = path / "supernet"
+        folder = run if run.is_dir() and not (path / "supernet.json").exists() else path
+        supernet, trained_with = load_supernet(folder), _normalisation_of(folder)
+    if space is not None:
+        supernet = _within(supernet, space, words)
+    return adapt_supernet(
+        supernet.eval(),
+        num_classes=num_classes,
+        image_size=image_size,
+        in_chans=in_chans,
+        trained_with=trained_with,
+        normalisation=normalisation,
+    )
+
+
+def _normalisation_of(folder: Path) -> Normalisation:
+    """What the supernet of a folder was trained with."""
+    path = folder / "supernet.json"
+    data = read_json(path, "data")["data"]
+    try:
+        preprocessing = Preprocessing.from_dict(data["preprocessing"])
+    except (KeyError, TypeError, CheckpointError) as error:
+        raise CheckpointError(f"{path} does not describe its images ({error}); it was edited or damaged") from error
+    return Normalisation(preprocessing.mean, preprocessing.std)
+
+
+def _official(path: Path, space: SearchSpace | None) -> Supernet:
+    """The released supernet of a file, for the image size that its positions were trained with."""
+    weights = read_foreign_weights(path)
+    stem = weights.get("patch_embed_super.proj.weight")
+    width = None if stem is None or stem.ndim != 4 else stem.shape[0]
+    if "patch_embed.proj.weight" in weights:
+        raise CheckpointError(f"{path} holds no released supernet but a network named as in timm; give timm:NAME@{path}")
+    if space is None:
+        names = ("tiny", "small", "base")
+        space = next((PRESETS[name] for name in names if PRESETS[name].stored_embed_dim == width), None)
+        if space is None:
+            found = "no patch embedding" if width is None else f"width {width}"
+            raise CheckpointError(f"{path} has {found}, unlike the released supernets {', '.join(names)}; give the space it has")
+    positions = weights.get("pos_embed")
+    if space.absolute_position and positions is not None and positions.ndim == 3 and positions.shape[1] > 1:
+        grid = math.isqrt(positions.shape[1] - 1)
+        space = replace(space, image_sizes=(grid * space.patch_size,))
+    return import_official(path, space)
+
+
+# --- timm --------------------------------------------------------------------------------------------------------
+
+
+def supernet_from_timm(
+    model_or_name: nn.Module | str,
+    *,
+    space: SearchSpace | None = None,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    in_chans: int | None = None,
+    checkpoint: Path | None = None,
+    normalisation: Normalisation | None = None,
+) -> Supernet:
+    """A supernet, in evaluation mode, whose largest network computes what timm's plain vision transformer computes.
+
+    A name is downloaded, or its weights are read from `checkpoint`. Without `space` the choices are those of `space_around`.
+    A given space must have the model's sizes, pooling and `norm_eps`, and its image sizes hold. Classes and channels stay the
+    model's, and image sizes too without a space, unless given here. `normalisation` is that of the images at hand; the patch
+    embedding makes up for the difference to what timm says of the model. Weights are ordered by importance. Raises
+    `CheckpointError` when the model cannot be read or computes something else, `ArchitectureError` when the space or the image
+    size does not fit.
+    """
+    name = _name_of(model_or_name)
+    plain, trained_with = _opened(model_or_name, name, checkpoint)
+    around = space_around(plain.space, f"timm:{name}")
+    if space is not None:  # tables of zeros can have any size
+        around = replace(around, relative_position=space.relative_position, max_relative_position=space.max_relative_position)
+    supernet = Supernet(around)
+    supernet.to(plain.cls_token.dtype).load_state_dict(_super_weights(plain, supernet))
+    order_by_importance(supernet, assumed_moments(supernet))
+    if space is not None:
+        supernet = _within(supernet, space, f"timm:{name}")
+    return adapt_supernet(
+        supernet.eval(),
+        num_classes=num_classes,
+        image_size=image_size,
+        in_chans=in_chans,
+        trained_with=trained_with,
+        normalisation=normalisation,
+    )
+
+
+def subnet_from_timm(
+    model_or_name: nn.Module | str,
+    *,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    in_chans: int | None = None,
+    checkpoint: Path | None = None,
+    normalisation: Normalisation | None = None,
+) -> Subnet:
+    """timm's plain vision transformer as one network, in evaluation mode, adapted to these images and classes.
+
+    Without adaptation its logits are timm's. Arguments are those of `supernet_from_timm`. Raises `CheckpointError` when the
+    model cannot be read or computes something else, `ArchitectureError` when the image size does not fit.
+    """
+    subnet, trained_with = _opened(model_or_name, _name_of(model_or_name), checkpoint)
+    return adapt_subnet(
+        subnet,
+        num_classes=num_classes,
+        image_size=image_size,
+        in_chans=in_chans,
+        trained_with=trained_with,
+        normalisation=normalisation,
+    )
+
+
+def space_around(one: SearchSpace, name: str) -> SearchSpace:
+    """Choices up to the one network of the space `one`, for a supernet whose largest network it is.
+
+    Widths are 5/8, 3/4, 7/8 of its width, rounded to multiples of 32 (of 8 below 128), and the width itself. Heads
+    go from half to all, MLP ratios in eighths from half to the whole, depths from two thirds to the whole.
+    """
+    width, depth, heads, ratio = one.embed_dims[-1], one.depths[-1], one.num_heads[-1], one.mlp_ratios[-1]
+    step = 32 if width >= 128 else 8
+    widths = (max(step, int(width * eighths / 8 / step + 0.5) * step) for eighths in (5, 6, 7))
+    return replace(
+        one,
+        name=name,
+        embed_dims=(*(narrow for narrow in widths if narrow < width), width),
+        depths=tuple(range(math.ceil(2 * depth / 3), depth + 1)),
+        num_heads=tuple(range(math.ceil(heads / 2), heads + 1)),
+        mlp_ratios=tuple(ratio * eighths / 8 for eighths in (4, 5, 6, 7, 8)),
+        relative_position=True,
+    )
+
+
+def _name_of(model_or_name: nn.Module | str) -> str:
+    if isinstance(model_or_name, str):
+        return model_or_name.removeprefix(PREFIX)
+    return _described(model_or_name).get("architecture") or type(model_or_name).__name__
+
+
+def _described(model: nn.Module) -> dict[str, Any]:
+    """What timm says of a model beside its weights."""
+    described = getattr(model, "pretrained_cfg", None)
+    return described if isinstance(described, dict) else {}
+
+
+def _opened(model_or_name: nn.Module | str, name: str, checkpoint: Path | None) -> tuple[Subnet, Normalisation | None]:
+    """The network, and what timm says its images were normalised with."""
+    model = open_timm(name, checkpoint, plain=True) if isinstance(model_or_name, str) else model_or_name
+    subnet = plain_subnet(model, name)
+    mean, std = _described(model).get("mean") or (), _described(model).get("std") or ()
+    known = len(mean) == len(std) == subnet.in_chans  # else the description is of other weights
+    return subnet, Normalisation(tuple(mean), tuple(std)) if known else None
+
+
+def _super_weights(plain: Subnet, supernet: Supernet) -> dict[str, Tensor]:
+    """The weights of the supernet whose largest network is `plain`, with relative tables of zeros."""
+    stored = {name.replace(".mlp.", "."): tensor for name, tensor in plain.state_dict().items()}
+    weights = {}
+    for name, own in supernet.state_dict().items():
+        is_table = name.rpartition(".")[2] in Tables._fields
+        # Query, key and value, [3Q, ...], are stored apart, [3, Q, ...].
+        weights[name] = torch.zeros_like(own) if is_table else stored[name].reshape(own.shape)
+    return weights
+
+
+# --- spaces ------------------------------------------------------------------------------------------------------
+
+
+def _within(supernet: Supernet, space: SearchSpace, source: str) -> Supernet:
+    """The supernet with the choices and image sizes of `space`. Raises `ArchitectureError` naming all that does not fit."""
+    own = supernet.space
+    differences = [
+        f"{name.removeprefix('stored_')} {_value(own, name)} (the space has {_value(space, name)})"
+        for name in FIXED
+        if getattr(own, name) != getattr(space, name)
+    ]
+    if own.sharing == "classical" and (own.embed_dims, own.num_heads, own.mlp_ratios) != (
+        space.embed_dims, space.num_heads, space.mlp_ratios,
+    ):  # fmt: skip
+        differences.append("a block for each of their own choices of width, heads and MLP ratio (the space has others)")
+    if own.depths[-1] != space.depths[-1]:
+        differences.append(f"depth {own.depths[-1]} (the space has {space.depths[-1]})")
+    if differences:
+        raise ArchitectureError(f"space {space.name!r} does not fit the weights of {source}: they have {', '.join(differences)}")
+    adapted = adapt_supernet(supernet, image_size=space.image_size)
+    adapted.space = replace(space, num_classes=own.num_classes, in_chans=own.in_chans, prefix_qkv_bias=own.prefix_qkv_bias)
+    return adapted
+
+
+def _value(space: SearchSpace, name: str) -> str:
+    value = getattr(space, name)
+    return f"{value:g}" if isinstance(value, float) else str(value)

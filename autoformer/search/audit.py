@@ -1,0 +1,154 @@
+"""Is a supernet worth searching? Its anchors and random networks, scored with inherited weights on images it has not seen.
+
+A search can only order networks whose inherited scores differ by more than chance, and its winners are only as good as the
+supernet's order is true. Two things are told apart from noise: whether scores differ between networks at all, and whether larger
+networks score better, as they should. (The largest network of the published supernet-T scores below middle ones.)
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoformer.architecture import Architecture
+from autoformer.cost import count_flops, count_params
+from autoformer.evaluate import EvaluationSet, guesses, predict_with
+from autoformer.metric import Metric, Score, score, tied
+from autoformer.networks.supernet import Supernet
+from autoformer.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class AuditedNetwork:
+    """One network with its inherited score."""
+
+    name: str
+    architecture: Architecture
+    params: int
+    flops: int
+    score: Score
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        costs = {"params": self.params, "flops": self.flops}
+        return {"name": self.name, "architecture": self.architecture.to_dict(), "score": self.score.to_dict(), **costs}
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found, and what follows from it."""
+
+    networks: tuple[AuditedNetwork, ...]  # anchors first
+    spread: float  # standard deviation of the random networks' scores
+    chance: float  # the spread that networks of one true score would show, from pairs of networks on the same images
+    size_correlation: float  # Kendall's tau of FLOPs and score over the random networks
+    searchable: bool
+    reasons: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "format": "autoformer/audit/1",
+            "networks": [network.to_dict() for network in self.networks],
+            "spread": self.spread,
+            "chance": self.chance,
+            "size_correlation": self.size_correlation,
+            "searchable": self.searchable,
+            "reasons": list(self.reasons),
+        }
+
+
+def audit(
+    supernet: Supernet,
+    images: EvaluationSet,
+    *,
+    count: int = 32,
+    seed: int = 0,
+    metric: Metric = "top1",
+    progress: Progress = silent,
+) -> Audit:
+    """Scores the anchors and `count` random networks of `supernet` on `images`."""
+    rng, space = random.Random(seed), supernet.space
+    chosen = dict(space.anchors)
+    for number in range(count):
+        chosen[f"random {number + 1}"] = space.sample(rng)
+    networks, guessed = [], []
+    for name, architecture in chosen.items():
+        guessed.append(guesses(predict_with(supernet, architecture), images))
+        networks.append(
+            AuditedNetwork(
+                name=name,
+                architecture=architecture,
+                params=count_params(architecture, space),
+                flops=count_flops(architecture, space),
+                score=score(guessed[-1], images.labels, metric),
+            )
+        )
+        progress("audit", len(networks), len(chosen), f"{name} {networks[-1].score}")
+    drawn = list(range(len(space.anchors), len(networks)))
+    values = np.array([networks[index].score.value for index in drawn])
+    spread = float(values.std(ddof=1)) if len(drawn) > 1 else 0.0
+    chance = _chance([guessed[index] for index in drawn], images.labels)
+    correlation = kendall_tau([networks[index].flops for index in drawn], values.tolist())
+    anchors = {network.name: index for index, network in enumerate(networks[: len(space.anchors)])}
+    reasons = _reasons(networks, guessed, anchors, images.labels, metric, spread, chance, correlation)
+    bad = [reason for reason, is_bad in reasons if is_bad]
+    return Audit(tuple(networks), spread, chance, correlation, not bad, tuple(reason for reason, _ in reasons))
+
+
+def _chance(guessed: list[NDArray[np.int64]], labels: NDArray[np.int64]) -> float:
+    """The spread that chance alone gives: of two networks the score differs by the images that exactly one gets right.
+
+    If both were truly alike each such image would fall to either with probability 1/2, so the difference of the shares of right
+    images has the variance (number of such images) / n², and each score half of it.
+    """
+    right = np.stack([guess == labels for guess in guessed]) if guessed else np.zeros((0, len(labels)), bool)
+    pairs = [(first, second) for first in range(len(right)) for second in range(first)]
+    if not pairs:
+        return 0.0
+    discordant = np.mean([(right[first] != right[second]).sum() for first, second in pairs])
+    return sqrt(float(discordant) / 2) / len(labels)
+
+
+def _reasons(
+    networks: list[AuditedNetwork],
+    guessed: list[NDArray[np.int64]],
+    anchors: dict[str, int],
+    labels: NDArray[np.int64],
+    metric: Metric,
+    spread: float,
+    chance: float,
+    correlation: float,
+) -> list[tuple[str, bool]]:
+    """What speaks for and against searching, each with whether it speaks against."""
+    found = []
+    smallest, largest = anchors["smallest"], anchors["largest"]
+    guess_rate = score(np.full(len(labels), np.bincount(labels).argmax()), labels, metric).value
+    if networks[largest].score.low <= guess_rate:
+        found.append(
+            (f"the largest network ({networks[largest].score}) is no better than always guessing the largest class", True)
+        )
+    words = f"random networks spread by {100 * spread:.2f} points, {100 * chance:.2f} of which chance alone gives"
+    found.append((words, spread <= 1.5 * chance))
+    found.append((f"FLOPs and score agree with tau {correlation:+.2f} over random networks", correlation < 0))
+    if networks[largest].score.value < networks[smallest].score.value:
+        weak = not tied(guessed[largest], guessed[smallest], labels, metric)
+        found.append(("the largest network scores below the smallest", weak))
+    best = max(networks, key=lambda network: network.score.value)
+    if best.flops < networks[largest].flops and not tied(guessed[networks.index(best)], guessed[largest], labels, metric):
+        share = 100 * best.flops / networks[largest].flops
+        found.append((f"the largest network is weak: {best.name} beats it with {share:.0f} % of its FLOPs; train longer", False))
+    return found
+
+
+def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
+    """Kendall's tau-b: agreement of two orders, from −1 to 1; 0 where one of them is constant."""
+    from scipy.stats import kendalltau
+
+    return float(np.nan_to_num(kendalltau(first, second).statistic))

@@ -1,0 +1,52 @@
+"""What a sceptic would have evaluated without any search: the dearest network inside the budget, and plain uniform shapes."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+
+from autoformer.architecture import Architecture
+from autoformer.budgeted import Candidates
+from autoformer.space import SearchSpace
+
+
+def baselines(candidates: Candidates, uniform_shapes: int, seed: int) -> list[Architecture]:
+    """The dearest network inside the budget, then up to so many of the largest uniform shapes; each once.
+
+    A uniform shape has the same heads and MLP ratio in every block. Of those inside the budget only such matter that no
+    choice can be raised in without leaving it, and of these the ones with the most FLOPs come first.
+    """
+    space, costs, budget = candidates.space, candidates.costs, candidates.budget
+    found = [candidates.dearest(random.Random(f"{seed}/dearest"))]
+    if uniform_shapes:
+        inside = {shape for shape in uniform_choices(space) if budget.allows(costs(shape_of(shape, space)))}
+        largest = [shape_of(shape, space) for shape in inside if not any(larger in inside for larger in _raised(shape))]
+        largest.sort(key=lambda network: (-costs(network).flops, -costs(network).params, network.slug))
+        found += [network for network in largest[:uniform_shapes] if network not in found]
+    return found
+
+
+def is_uniform(architecture: Architecture) -> bool:
+    """Whether all blocks are alike."""
+    return len(set(architecture.num_heads)) == len(set(architecture.mlp_ratio)) == 1
+
+
+def uniform_choices(space: SearchSpace) -> Iterator[tuple[int, ...]]:
+    """Every uniform shape as indices into the choices: width, depth, heads, MLP ratio, image size."""
+    choices = (space.embed_dims, space.depths, space.num_heads, space.mlp_ratios, space.image_sizes)
+    return itertools.product(*(range(len(values)) for values in choices))
+
+
+def shape_of(indices: tuple[int, ...], space: SearchSpace) -> Architecture:
+    """The architecture with these choices."""
+    width, depth, heads, ratio, size = indices
+    return space.uniform(
+        space.embed_dims[width], space.depths[depth], space.num_heads[heads], space.mlp_ratios[ratio], space.image_sizes[size]
+    )
+
+
+def _raised(indices: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """The shapes that are one choice larger."""
+    for place, index in enumerate(indices):
+        yield (*indices[:place], index + 1, *indices[place + 1 :])

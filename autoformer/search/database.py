@@ -1,0 +1,302 @@
+"""`Study`: the finished evaluations of one search, in an Optuna study, and who is at the others."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import sqlalchemy as sql
+from numpy.typing import NDArray
+from sqlalchemy.pool import NullPool
+
+from autoformer.architecture import Architecture
+from autoformer.errors import AutoformerError, CheckpointError
+from autoformer.files import json_digest, replacing
+from autoformer.search.candidate import Candidate, packed, unpacked
+
+BEAT_S = 5.0
+STALE_S = 60.0
+TOKEN = uuid.uuid4().hex[:8]  # tells this process from an earlier one with its number
+CLAIMS = sql.Table(
+    "autoformer_claims",
+    sql.MetaData(),
+    sql.Column("study", sql.String(255), primary_key=True),
+    sql.Column("number", sql.Integer, primary_key=True, autoincrement=False),
+    sql.Column("images", sql.Integer, primary_key=True, autoincrement=False),
+    sql.Column("worker", sql.String(255), nullable=False),
+    sql.Column("beat", sql.Integer, nullable=False),
+)
+
+
+class Claim(Enum):
+    """Whose an evaluation is."""
+
+    FRESH = "nobody had it before"
+    TAKEN_OVER = "its holder is gone; it may have been finished"
+    FOREIGN = "another process is at it, or has done it"
+
+
+def this_machine() -> str:
+    """A name for the machine or container whose process numbers are ours."""
+    namespace = ""
+    with suppress(OSError):
+        namespace = os.readlink("/proc/self/ns/pid")
+    return f"{platform.node()}{namespace}"
+
+
+class Claims:
+    """The claims of one study, as `worker` (this process) sees them."""
+
+    def __init__(
+        self,
+        storage: str,
+        study: str,
+        *,
+        worker: str | None = None,
+        stale_s: float = STALE_S,
+        beat_s: float = BEAT_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.study, self.stale_s, self.beat_s, self.clock = study, stale_s, beat_s, clock
+        self.worker = worker or f"{this_machine()}|{os.getpid()}|{TOKEN}"
+        self._seen: dict[tuple[int, int], tuple[str, int, float]] = {}  # holder, beat, and since when
+        waits = {"timeout": 60} if storage.startswith("sqlite") else {}  # seconds for other writers of the file
+        self._engine = sql.create_engine(storage, poolclass=NullPool, connect_args=waits)
+        try:
+            CLAIMS.create(self._engine, checkfirst=True)
+        except sql.exc.DBAPIError:  # another process created it between the check and the creation
+            if not sql.inspect(self._engine).has_table(CLAIMS.name):
+                raise
+
+    @contextmanager
+    def claim(self, number: int, images: int) -> Iterator[Claim]:
+        """Tries to make an evaluation ours, and keeps it ours while the block runs; given back when it raises."""
+        found = self._claim(number, images)
+        if found is Claim.FOREIGN:
+            yield found
+            return
+        done = threading.Event()
+        beating = threading.Thread(target=self._beat, args=(number, images, done), daemon=True)
+        beating.start()
+        try:
+            yield found
+        except BaseException:
+            done.set()
+            beating.join()
+            with suppress(sql.exc.SQLAlchemyError), self._engine.begin() as connection:  # else it goes stale
+                connection.execute(sql.delete(CLAIMS).where(self._row(number, images), CLAIMS.c.worker == self.worker))
+            raise
+        finally:
+            done.set()
+            beating.join()
+
+    def _claim(self, number: int, images: int) -> Claim:
+        row = {"study": self.study, "number": number, "images": images, "worker": self.worker, "beat": 0}
+        with self._engine.connect() as connection:
+            held = connection.execute(sql.select(CLAIMS.c.worker, CLAIMS.c.beat).where(self._row(number, images))).first()
+        if held is None:
+            try:
+                with self._engine.begin() as connection:
+                    connection.execute(sql.insert(CLAIMS).values(row))
+            except sql.exc.IntegrityError:  # another process was faster
+                return Claim.FOREIGN
+            return Claim.FRESH
+        if not self._gone((number, images), held.worker, held.beat):
+            return Claim.FOREIGN
+        taking = (
+            sql.update(CLAIMS)
+            .where(self._row(number, images), CLAIMS.c.worker == held.worker, CLAIMS.c.beat == held.beat)
+            .values(worker=self.worker, beat=held.beat + 1)
+        )
+        with self._engine.begin() as connection:
+            return Claim.TAKEN_OVER if connection.execute(taking).rowcount == 1 else Claim.FOREIGN
+
+    def _gone(self, place: tuple[int, int], worker: str, beat: int) -> bool:
+        """Whether the holder of a row no longer works on it."""
+        machine, _, process = worker.partition("|")
+        if worker == self.worker:
+            return True  # this very process, in an attempt that failed
+        if machine == this_machine() and not _runs(process):
+            return True
+        known = self._seen.get(place)
+        if known is None or known[:2] != (worker, beat):
+            known = self._seen[place] = (worker, beat, self.clock())
+        return self.clock() - known[2] >= self.stale_s
+
+    def _beat(self, number: int, images: int, done: threading.Event) -> None:
+        beating = (
+            sql.update(CLAIMS).where(self._row(number, images), CLAIMS.c.worker == self.worker).values(beat=CLAIMS.c.beat + 1)
+        )
+        while not done.wait(self.beat_s):
+            with suppress(sql.exc.SQLAlchemyError), self._engine.begin() as connection:  # a missed beat is no harm
+                connection.execute(beating)
+
+    def _row(self, number: int, images: int) -> sql.ColumnElement[bool]:
+        return sql.and_(CLAIMS.c.study == self.study, CLAIMS.c.number == number, CLAIMS.c.images == images)
+
+
+def _runs(process: str) -> bool:
+    """Whether the process "number|token" of this machine still runs; a dead one that nobody has waited for does not."""
+    number, _, token = process.partition("|")
+    if number == str(os.getpid()):
+        return token == TOKEN
+    with suppress(OSError, IndexError):  # Linux: the state stands after the name in parentheses
+        if Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            return False
+    try:
+        os.kill(int(number), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+class Study:
+    """The evaluations of one search in an Optuna study, one trial each. `storage` is any URL Optuna takes; None: memory.
+
+    Every method raises `CheckpointError` naming the storage when it is damaged or holds something else.
+    """
+
+    def __init__(self, storage: str | None, name: str) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        shown = "the study in memory" if storage is None else storage.removeprefix("sqlite:///")
+        self.place = re.sub(r"//[^@/]*@", "//", shown)  # a URL may hold a password
+        with self._storage():
+            self.study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+            self._claims = None if storage is None else Claims(storage, name)
+        self._read: dict[int, Candidate] = {}  # by the number of the trial, which never changes
+
+    @classmethod
+    def in_folder(cls, folder: Path, name: str) -> Study:
+        """The study in `folder/study.db`, made if it is missing; several processes may ask at once."""
+        import fcntl
+
+        file = folder / "study.db"
+        with (folder / ".study.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # waits; ends with the process
+            if not file.exists():
+                with replacing(file) as beside:  # Optuna sets a database up in many steps; half of them cannot be gone on from
+                    cls(f"sqlite:///{beside}", name)
+            return cls(f"sqlite:///{file}", name)
+
+    def evaluations(self) -> dict[tuple[int, int], Candidate]:
+        """Every finished evaluation by the candidate's number and the images it is known from, those that confirm counted."""
+        found = {}
+        with self._storage():
+            for trial in self.study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE]):
+                if trial.number not in self._read:
+                    if "candidate" not in trial.user_attrs:
+                        raise CheckpointError(f"trial {trial.number} lacks its candidate")
+                    self._read[trial.number] = Candidate.from_dict(json.loads(trial.user_attrs["candidate"]))
+                candidate = self._read[trial.number]
+                found[candidate.number, candidate.known] = candidate
+        return found
+
+    def add(self, candidate: Candidate) -> None:
+        """Stores one finished evaluation, whole or not at all."""
+        state = optuna.trial.TrialState.COMPLETE
+        attributes = {"candidate": json.dumps(candidate.to_dict())}
+        with self._storage():
+            self.study.add_trial(optuna.create_trial(state=state, value=candidate.score.value, user_attrs=attributes))
+
+    @contextmanager
+    def claim(self, number: int, images: int) -> Iterator[Claim]:
+        """Tries to make an evaluation this process's own while the block runs. In memory there are no others."""
+        if self._claims is None:
+            yield Claim.FRESH
+            return
+        with ExitStack() as stack:
+            with self._storage():
+                found = stack.enter_context(self._claims.claim(number, images))
+            yield found
+
+    @contextmanager
+    def _storage(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Optuna, SQLAlchemy and the drivers below share no base class
+            words = str(error.__cause__ or error).strip() if not isinstance(error, AutoformerError) else str(error)
+            reason = (words.splitlines() or [type(error).__name__])[0][:160]
+            raise CheckpointError(f"{self.place} cannot be read as a study ({reason}); move it away to search anew") from error
+
+
+SCORES = sql.Table(
+    "autoformer_evaluations",
+    sql.MetaData(),
+    sql.Column("key", sql.String(64), primary_key=True),
+    sql.Column("architecture", sql.String(64), primary_key=True),  # its digest
+    sql.Column("start", sql.Integer, primary_key=True, autoincrement=False),
+    sql.Column("images", sql.Integer, nullable=False),
+    sql.Column("guesses", sql.Text, nullable=False),
+)
+
+
+class EvaluationStore:
+    """What is known of the networks of one supernet on one set of images; `storage` is a database as an SQLAlchemy URL.
+
+    Every method raises `CheckpointError` naming the storage when it is damaged or holds something else.
+    """
+
+    def __init__(self, storage: str, key: Mapping[str, Any], classes: int) -> None:
+        """`key` says what guesses depend on beside the architecture; they are below `classes`."""
+        self.place = re.sub(r"//[^@/]*@", "//", storage.removeprefix("sqlite:///"))  # a URL may hold a password
+        self.key, self.classes = json_digest(key), classes
+        waits = {"timeout": 60} if storage.startswith("sqlite") else {}  # seconds for other writers of the file
+        with self._readable():
+            self._engine = sql.create_engine(storage, poolclass=NullPool, connect_args=waits)
+            try:
+                SCORES.create(self._engine, checkfirst=True)
+            except sql.exc.DBAPIError:  # another process created it between the check and the creation
+                if not sql.inspect(self._engine).has_table(SCORES.name):
+                    raise
+
+    def get(self, architecture: Architecture, start: int, stop: int) -> NDArray[np.int64]:
+        """The guesses that are known of images start, start + 1, ... below `stop`; may be none."""
+        mine = sql.and_(SCORES.c.key == self.key, SCORES.c.architecture == architecture.digest, SCORES.c.start <= start)
+        found = np.empty(0, np.int64)
+        with self._readable(), self._engine.connect() as connection:
+            for row in connection.execute(sql.select(SCORES.c.start, SCORES.c.images, SCORES.c.guesses).where(mine)):
+                held = unpacked(row.guesses, row.images)
+                if held.size and held.max() >= self.classes:
+                    raise ValueError(f"a guess of class {held.max()} of {self.classes}")
+                held = held[start - row.start : stop - row.start]
+                found = max(found, held, key=len)
+        return found
+
+    def put(self, architecture: Architecture, start: int, guesses: NDArray[np.int64]) -> None:
+        """Keeps the guesses of the images from `start` on, unless more are known."""
+        values = {"images": len(guesses), "guesses": packed(guesses)}
+        row = {"key": self.key, "architecture": architecture.digest, "start": start}
+        mine = sql.and_(*(SCORES.c[name] == value for name, value in row.items()))
+        with self._readable(), self._engine.begin() as connection:
+            held = connection.execute(sql.select(SCORES.c.images).where(mine)).scalar()
+            if held is not None and held >= len(guesses):
+                return
+            if held is not None:
+                connection.execute(sql.update(SCORES).where(mine).values(values))
+                return
+            with suppress(sql.exc.IntegrityError):  # another process was faster, with the same guesses
+                connection.execute(sql.insert(SCORES).values(row | values))
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (sql.exc.SQLAlchemyError, ValueError) as error:
+            reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0][:160]
+            raise CheckpointError(
+                f"{self.place} cannot be read as stored evaluations ({reason}); it is a cache, so it can be deleted"
+            ) from error

@@ -1,0 +1,160 @@
+"""`Proposals`: which architectures a search evaluates next, by each of its methods.
+
+All methods draw from the same `Candidates`, begin with the same random generation, propose nothing twice and equally many
+in all; they differ in what they make of the scores. Each generation is a pure function of the seed and the evaluations
+before it, so a search that is interrupted, or shared by several processes, proposes what an undisturbed one would.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoformer.architecture import Architecture
+from autoformer.budgeted import Candidates, Draw
+from autoformer.search.candidate import Candidate, ranked
+from autoformer.search.config import SearchConfig
+from autoformer.search.pareto import crowding, nondominated_ranks
+from autoformer.search.result import objectives
+from autoformer.space import SearchSpace
+
+PENALTIES = tuple(10.0**power for power in range(-2, 5))
+DIGITS = 9  # of a prediction that count; more would be rounding errors, and decide differently on another machine
+
+
+def features(architectures: Sequence[Architecture], space: SearchSpace) -> NDArray[np.float64]:
+    """The choices of each architecture as zeros and ones, [n, features]."""
+    blocks, heads, ratios = space.depths[-1], len(space.num_heads), len(space.mlp_ratios)
+    around = len(space.embed_dims) + len(space.depths) + len(space.image_sizes)
+    found = np.zeros((len(architectures), around + blocks * (heads + ratios)))
+    for row, network in zip(found, architectures, strict=True):
+        row[space.embed_dims.index(network.embed_dim)] = 1
+        row[len(space.embed_dims) + space.depths.index(network.depth)] = 1
+        row[len(space.embed_dims) + len(space.depths) + space.image_sizes.index(space.image_size_of(network))] = 1
+        for block, (head, ratio) in enumerate(zip(network.num_heads, network.mlp_ratio, strict=True)):
+            start = around + block * (heads + ratios)
+            row[start + space.num_heads.index(head)] = 1
+            row[start + heads + space.mlp_ratios.index(ratio)] = 1
+    return found
+
+
+class Predictor:
+    """Fitted on at least two architectures with their scores."""
+
+    def __init__(
+        self, space: SearchSpace, architectures: Sequence[Architecture], scores: Sequence[float], images: Sequence[int]
+    ) -> None:
+        """`images` are how many each score was taken on; a score counts by them, as its variance is inverse to them."""
+        from sklearn.linear_model import RidgeCV
+
+        self.space = space
+        weights = np.asarray(images, np.float64) / max(images)
+        self._model = RidgeCV(alphas=PENALTIES).fit(features(architectures, space), np.asarray(scores, np.float64), weights)
+
+    def __call__(self, architectures: Sequence[Architecture]) -> list[float]:
+        """The scores it expects."""
+        return [round(float(value), DIGITS) for value in self._model.predict(features(architectures, self.space))]
+
+
+class Proposals:
+    """Proposes generations; knows only what it is told."""
+
+    def __init__(self, candidates: Candidates, config: SearchConfig, seed: int) -> None:
+        self.candidates, self.config, self.seed = candidates, config, seed
+
+    def generation(self, index: int, told: Sequence[Candidate]) -> list[Architecture]:
+        """The architectures of generation `index`, given every earlier candidate: a pure function of both and the seed.
+
+        May be shorter than the population where the budget leaves few architectures; empty when none is left.
+        """
+        rng = random.Random(f"{self.seed}/generation/{index}")
+        known = {candidate.architecture for candidate in told}
+        found: list[Architecture] = []
+        if index:
+            match self.config.method:
+                case "evolution":
+                    parents = [candidate.architecture for candidate in ranked(told)[: self.config.parents]]
+                    found = self._varied(rng, known, lambda rng: rng.choice(parents))
+                case "pareto":
+                    found = self._varied(rng, known, self._tournament(told))
+                case "predictor":
+                    found = self._predicted(rng, known, told)
+                case "random":
+                    pass
+        return found + self.candidates.distinct(rng, self.config.population - len(found), known)
+
+    def promoted(self, told: Sequence[Candidate], images: int, count: int) -> list[Candidate]:
+        """The best `count` of those known from so many images: they are evaluated on more. In the order of their numbers.
+
+        Whatever generation they come from; who went up before is known from more images and does not compete.
+        """
+        rung = [candidate for candidate in told if len(candidate.guesses) == images]
+        best = (pareto_ranked(rung) if self.config.method == "pareto" else ranked(rung))[:count]
+        return sorted(best, key=lambda candidate: candidate.number)
+
+    def _varied(self, rng: random.Random, known: set[Architecture], parent: Draw) -> list[Architecture]:
+        """New architectures by mutation and by crossover of what `parent` gives, at most a population."""
+        config = self.config
+        mutated = self.candidates.distinct(rng, min(config.mutated, config.population), known, self._mutation(parent))
+        left = config.population - len(mutated)
+        return mutated + self.candidates.distinct(rng, min(config.crossed, left), known, self._crossover(parent))
+
+    def _mutation(self, parent: Draw) -> Draw:
+        space, (shape, block) = self.candidates.space, self.config.mutation_probabilities
+        return lambda rng: space.mutate(parent(rng), rng, shape_probability=shape, block_probability=block)
+
+    def _crossover(self, parent: Draw) -> Draw:
+        return lambda rng: self.candidates.space.crossover(parent(rng), parent(rng), rng)
+
+    # --- Pareto --------------------------------------------------------------------------------------------------
+
+    def _tournament(self, told: Sequence[Candidate]) -> Draw:
+        """NSGA-II's choice of a parent: of two members of the best population so far, the one of the better front.
+
+        Optuna's NSGAIISampler is not used: it crosses the parameters of trials, of which ours have none (one attribute holds
+        the candidate), and what it proposes would have to be rejected until it lies inside the budget. So its selection is
+        made here, over all evaluations so far, with the moves of the evolution.
+        """
+        survivors = [candidate.architecture for candidate in pareto_ranked(told)[: self.config.population]]
+        return lambda rng: survivors[min(rng.randrange(len(survivors)), rng.randrange(len(survivors)))]
+
+    # --- predictor -----------------------------------------------------------------------------------------------
+
+    def _predicted(self, rng: random.Random, known: set[Architecture], told: Sequence[Candidate]) -> list[Architecture]:
+        """The best predicted of a pool: half drawn from the budget, half varied from the best so far."""
+        config, space = self.config, self.candidates.space
+        if len(told) < 2:
+            return []
+        scores, images = [c.score.value for c in told], [len(c.guesses) for c in told]
+        predictor = Predictor(space, [c.architecture for c in told], scores, images)
+        parents = [candidate.architecture for candidate in ranked(told)[: config.parents]]
+        seen = set(known)
+        pool = self.candidates.distinct(rng, config.pool // 2, seen, attempts=config.pool)
+        for vary in (self._mutation, self._crossover):
+            count = (config.pool - config.pool // 2) // 2
+            pool += self.candidates.distinct(rng, count, seen, vary(lambda rng: rng.choice(parents)), attempts=2 * count)
+        if not pool:
+            return []
+        expected = predictor(pool)
+        order = sorted(range(len(pool)), key=lambda index: -expected[index])  # equals stay as they were drawn
+        picked = [pool[index] for index in order[: config.population - round(config.explored * config.population)]]
+        known.update(picked)
+        return picked
+
+
+def pareto_ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """NSGA-II's order: by front, within a front by how far the neighbours are; those known from more images before the others."""
+    found: list[Candidate] = []
+    for images in sorted({len(candidate.guesses) for candidate in candidates}, reverse=True):
+        rung = [candidate for candidate in candidates if len(candidate.guesses) == images]
+        values = objectives(rung)
+        ranks = nondominated_ranks(values)
+        spread = np.zeros(len(rung))
+        for rank in range(int(ranks.max()) + 1):
+            spread[ranks == rank] = crowding(values[ranks == rank])
+        order = sorted(range(len(rung)), key=lambda index: (ranks[index], -spread[index], rung[index].number))
+        found += [rung[index] for index in order]
+    return found

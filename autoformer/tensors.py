@@ -1,0 +1,109 @@
+"""Tensors in files (safetensors): written complete or not at all, read with every name and shape checked."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoformer.errors import CheckpointError
+from autoformer.files import replacing
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, Any] | None = None) -> None:
+    """A safetensors file with `metadata` as JSON in its header, whole or not at all.
+
+    Raises `OSError` when it cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    header = {"autoformer": json.dumps(metadata, sort_keys=True)} if metadata is not None else None
+    with replacing(path) as beside:
+        try:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, header)
+        except SafetensorError as error:  # a full disk, mostly
+            raise OSError(errno.EIO, " ".join(str(error).split()), str(path)) from error
+        mask = os.umask(0)
+        os.umask(mask)
+        beside.chmod(0o666 & ~mask)  # as any other file: safetensors lets only its owner read it
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises `CheckpointError` when it is missing, unreadable, truncated or foreign."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    _check_readable(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is truncated or not a safetensors file ({error}); copy it again or make it anew"
+        ) from error
+
+
+def load_weights(network: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
+    """Loads every weight. Raises `CheckpointError` naming what is missing, unexpected or of another shape."""
+    check_weights(network, tensors, source)
+    network.load_state_dict(tensors)
+
+
+def check_weights(network: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Raises `CheckpointError` naming what is missing, unexpected or of another shape; `network` may hold shapes alone."""
+    expected = network.state_dict()
+    missing = sorted(set(expected) - set(tensors))
+    unexpected = sorted(set(tensors) - set(expected))
+    misshapen = [
+        f"{name} is {list(tensors[name].shape)}, expected {list(expected[name].shape)}"
+        for name in sorted(set(expected) & set(tensors))
+        if tensors[name].shape != expected[name].shape
+    ]
+    for kind, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen)):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise CheckpointError(f"{source} does not fit the network: {kind} {names[0]}{more}")
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The JSON that `write_tensors` put into the header of a file; raises as `read_tensors` does."""
+    from safetensors import SafetensorError, safe_open
+
+    _check_readable(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            value = json.loads((file.metadata() or {}).get("autoformer", "{}"))
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is truncated or not a safetensors file ({error})") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} carries a {type(value).__name__} in its header, expected a JSON object")
+    return value
+
+
+def _check_readable(path: Path) -> None:
+    """Raises `CheckpointError`; safetensors itself reports every file it cannot open as missing."""
+    try:
+        path.open("rb").close()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist; expected weights written by this tool") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes, types and values; equal for equal weights wherever they are stored."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{list(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(dtype=torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

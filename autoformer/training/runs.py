@@ -1,0 +1,270 @@
+"""The two trainings, each into a folder of its own: `train_supernet` and `finetune`.
+
+The folder holds `identity.json` (what the training is), `data.json` (its images), `checkpoints/` while it runs, `log.jsonl`, and,
+when finished, the weights with their record. The same call again goes on where it stopped, or loads what is finished.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoformer.data.parts import DataParts, JoinedImages, Part
+from autoformer.data.preprocessing import Preprocessing
+from autoformer.errors import DataError
+from autoformer.files import claim_folder, sole_worker, write_json
+from autoformer.metric import Metric
+from autoformer.networks.block import INIT_STD
+from autoformer.networks.folders import fill_folder, load_subnet, load_supernet
+from autoformer.networks.subnet import Subnet
+from autoformer.networks.supernet import Supernet
+from autoformer.progress import Progress, silent
+from autoformer.space import SearchSpace
+from autoformer.tensors import tensors_digest, write_tensors
+from autoformer.training.choosing import chooser, only_one
+from autoformer.training.config import FinetuneConfig, SupernetConfig
+from autoformer.training.distributed import World, best_device
+from autoformer.training.log import Hook
+from autoformer.training.trainer import Trainer
+
+
+def train_supernet(
+    space: SearchSpace,
+    parts: DataParts,
+    config: SupernetConfig,
+    out: Path,
+    *,
+    start: Supernet | None = None,
+    seed: int = 0,
+    metric: Metric = "top1",
+    world: World | None = None,
+    progress: Progress = silent,
+    hooks: Sequence[Hook] = (),
+) -> Supernet:
+    """Trains all networks of `space` at once and writes the folder `out` that `load_supernet` reads.
+
+    `start`: a supernet of `space` whose weights it starts from; it is trained in place. Raises `OutputExistsError` when
+    `out` holds something else, and what `Trainer.run` raises.
+    """
+    world = world or World(device=best_device())
+    check_images(space.image_size, space.in_chans, space.num_classes, parts)
+    if start is not None and start.space != space:
+        raise DataError(f"the weights to start from are of space {start.space.name!r}, which is not the one to train")
+    supernet = fresh_supernet(space, config, seed) if start is None else start
+    supernet.set_drop_path(config.drop_path_rate)
+    identity = {
+        "kind": "supernet",
+        "space": space.to_dict(),
+        "data": parts.digest,
+        "seed": seed,
+        "metric": metric,
+        "start": None if start is None else tensors_digest(start.state_dict()),
+        "train": config.identity,
+    }
+    if world.leads:
+        claim_folder(out, identity)
+        write_json(parts.record, out / "data.json")
+    if world.from_leader((out / "supernet.json").exists()):
+        return load_supernet(out)
+    with sole_worker(out) if world.leads else nullcontext():
+        supernet.to(world.device)
+        trainer = Trainer(
+            supernet, parts, config, out, chooser(config.subnets, space, seed), dict(space.anchors), parts.preprocessing,
+            seed=seed, metric=metric, world=world, progress=progress, work="train supernet", hooks=hooks,
+        )  # fmt: skip
+        trained = trainer.run()
+        if world.leads:
+            weights = trained.network.state_dict()
+            write_tensors(weights, out / "model.safetensors")
+            record = {
+                "format": "autoformer/supernet/1",
+                "space": space.to_dict(),
+                "data": parts.record,
+                "seed": seed,
+                "metric": metric,
+                "train": config.model_dump(mode="json"),
+                "processes": world.size,
+                "weights_digest": tensors_digest(weights),
+                "history": trained.history,
+                "best": trainer.state.best,
+            }
+            write_json(record, out / "supernet.json")
+            keep_best(trainer, out)
+    network = trained.network
+    assert isinstance(network, Supernet)
+    return network
+
+
+def fresh_supernet(space: SearchSpace, config: SupernetConfig, seed: int) -> Supernet:
+    """A supernet of random weights, a function of the seed."""
+    torch.manual_seed(seed)
+    supernet = Supernet(space)
+    with torch.no_grad():
+        for name, weight in supernet.named_parameters():
+            if weight.ndim > 1 and not name.startswith("patch_embed") and not name.endswith("bias"):
+                weight.mul_(config.init_std / INIT_STD)
+    return supernet
+
+
+def finetune(
+    subnet: Subnet,
+    parts: DataParts,
+    config: FinetuneConfig,
+    out: Path,
+    *,
+    seed: int = 0,
+    metric: Metric = "top1",
+    world: World | None = None,
+    progress: Progress = silent,
+    hooks: Sequence[Hook] = (),
+) -> Subnet:
+    """Trains one network further on `parts.train` and writes the folder `out` that `load_subnet` reads.
+
+    With `config.patience` the best epoch's weights are kept, else the last one's; scores on the search part are in the record.
+    With `config.fold_search` the search part is trained on as well. Raises as `train_supernet` does.
+    """
+    world = world or World(device=best_device())
+    stored_size = subnet.patch_embed.img_size[0] if subnet.architecture.image_size is None else parts.preprocessing.image_size
+    check_images(stored_size, subnet.in_chans, subnet.num_classes, parts)
+    identity = {
+        "kind": "subnet",
+        "weights": tensors_digest(subnet.state_dict()),
+        "architecture": subnet.architecture.to_dict(),
+        "data": parts.digest,
+        "seed": seed,
+        "metric": metric,
+        "train": config.identity,
+    }
+    if world.leads:
+        claim_folder(out, identity)
+        write_json(parts.record, out / "data.json")
+    if world.from_leader((out / "subnet.json").exists()):
+        return load_subnet(out)[0]
+    with sole_worker(out) if world.leads else nullcontext():
+        subnet.to(world.device)
+        subnet.set_drop_path(config.drop_path_rate)
+        preprocessing = preprocessing_of(subnet, parts)
+        trainer = Trainer(
+            subnet, folded(parts) if config.fold_search else parts, config, out, only_one, {"network": None}, preprocessing,
+            seed=seed, metric=metric, world=world, progress=progress, work="finetune", hooks=hooks,
+        )  # fmt: skip
+        trained = trainer.run()
+        network = trained.network
+        assert isinstance(network, Subnet)
+        if world.leads:
+            record = {
+                "format": "autoformer/subnet/1",
+                "made_by": "finetune",
+                "data": parts.record,
+                "folded": config.fold_search,
+                "seed": seed,
+                "metric": metric,
+                "train": config.model_dump(mode="json"),
+                "processes": world.size,
+                "weights_digest": tensors_digest(network.state_dict()),
+                "history": trained.history,
+                "best": trainer.state.best,
+            }
+            fill_folder(network, out, preprocessing=preprocessing, classes=parts.classes, record=record)
+            shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    return network
+
+
+def keep_best(trainer: Trainer, out: Path) -> None:
+    """Removes the checkpoints; the best weights stay as `best.safetensors` where an epoch before the last scored higher."""
+    best, checkpoints = trainer.state.best, out / "checkpoints"
+    if best is not None and best["epoch"] != trainer.state.epoch and (checkpoints / "best.safetensors").exists():
+        (checkpoints / "best.safetensors").replace(out / "best.safetensors")
+    shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def folded(parts: DataParts) -> DataParts:
+    """The parts with the search images in the train part too; only once nothing is chosen by them any more."""
+    train, search = parts.train, parts.search
+    if train.images is search.images:
+        return replace(parts, train=Part("train", train.images, tuple(sorted((*train.indices, *search.indices)))))
+    return replace(parts, train=Part("train", JoinedImages(train, search), tuple(range(len(train) + len(search)))))
+
+
+def preprocessing_of(subnet: Subnet, parts: DataParts) -> Preprocessing:
+    """The data's preprocessing, followed by the resize to the network's own input where the search chose a smaller one."""
+    size = subnet.patch_embed.img_size[0]
+    return replace(parts.preprocessing, network_size=None if size == parts.preprocessing.image_size else size)
+
+
+def check_images(image_size: int, in_chans: int, num_classes: int, parts: DataParts) -> None:
+    """Raises `DataError` when the data do not suit a network."""
+    have = (parts.preprocessing.image_size, parts.preprocessing.in_chans, len(parts.classes))
+    if have != (image_size, in_chans, num_classes):
+        raise DataError(
+            f"{parts.source} has images of {have[0]} px, {have[1]} channels, {have[2]} classes; the network takes "
+            f"{image_size} px, {in_chans} channels, {num_classes} classes"
+        )
+
+
+STEPS, SECONDS, WARMUP = 30, 20.0, 2  # measured steps, or as many as fit in this time, after so many to warm up
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """The measured price of a training."""
+
+    steps: int
+    steps_measured: int
+    seconds_per_step: float  # median; waiting for images included
+    wait_share: float  # of that, waiting for images
+    hours: float  # of all steps; scoring and saving come on top
+    checkpoint_bytes: int  # one checkpoint
+    disk_bytes: int  # all that is kept at one time
+    free_bytes: int  # on the disk of the output folder
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return asdict(self)
+
+
+def rehearse(trainer: Trainer, out: Path) -> Rehearsal:
+    """Runs some steps of `trainer`, whose weights they change; nothing is written.
+
+    `out` is where the training would write; it need not exist.
+    """
+    times, waits = [], []
+    forward = trainer.world.wrap(trainer.network, some_unused=True)
+    trainer.network.train()
+    began = time.perf_counter()
+    loader = trainer._loader(0)
+    for step in range(min(STEPS + WARMUP, trainer.plan.steps)):
+        asked = time.perf_counter()
+        pixels, facts = next(loader)
+        waited = time.perf_counter() - asked
+        loss: Tensor = trainer.steps.run(forward, pixels, facts, step)
+        float(loss)  # waits for the device
+        if step >= WARMUP or trainer.plan.steps <= WARMUP:
+            times.append(time.perf_counter() - asked)
+            waits.append(waited)
+        if time.perf_counter() - began > SECONDS and times:
+            break
+    checkpoint = trainer.state.bytes
+    weights = sum(weight.numel() * weight.element_size() for weight in trainer.network.parameters())
+    seconds = statistics.median(times)
+    place = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
+    return Rehearsal(
+        steps=trainer.plan.steps,
+        steps_measured=len(times),
+        seconds_per_step=seconds,
+        wait_share=sum(waits) / sum(times),
+        hours=seconds * trainer.plan.steps / 3600,
+        checkpoint_bytes=checkpoint,
+        disk_bytes=(trainer.config.keep_checkpoints + 1) * checkpoint
+        + 2 * weights,  # one more while one is written; best, result
+        free_bytes=shutil.disk_usage(place).free,
+    )

@@ -1,0 +1,254 @@
+"""`TrainStep`: what happens in one step of a training, from pixels to moved weights.
+
+A step trains one network or several of a supernet on the same images, each with its own backward pass; the gradients add up, over
+the pieces of a process's share and over the processes, and move the weights once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timm.data import Mixup
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from autoformer.architecture import Architecture
+from autoformer.data.parts import DataParts
+from autoformer.data.preprocessing import Preprocessing
+from autoformer.errors import TrainingError
+from autoformer.evaluate import resize_images
+from autoformer.networks.subnet import Subnet
+from autoformer.networks.supernet import Supernet
+from autoformer.training.augment import erase, seed_torch
+from autoformer.training.batches import Plan, mirrored_piece
+from autoformer.training.choosing import Choose, frozen_outside, used_weights
+from autoformer.training.config import FinetuneConfig, SupernetConfig, TrainConfig
+from autoformer.training.distributed import World
+from autoformer.training.teacher import Teacher, imitation
+
+FUSED = ("adamw", "adam")  # optimisers whose fused form skips a step on the device, without a word to the CPU
+
+
+class TrainStep:
+    """The optimiser with its schedule, and all that a step needs beside the images."""
+
+    def __init__(
+        self,
+        network: Supernet | Subnet,
+        parts: DataParts,
+        config: TrainConfig,
+        choose: Choose,
+        plan: Plan,
+        seed: int,
+        world: World,
+    ) -> None:
+        self.network, self.parts, self.config, self.choose = network, parts, config, choose
+        self.plan, self.seed, self.world = plan, seed, world
+        self.device, self.dtype = (weight := next(network.parameters())).device, weight.dtype
+        self.fused = config.optimizer in FUSED
+        self.optimizer = self._optimizer()
+        self.schedule = self._schedule()
+        self.mixup = self._mixup()
+        self.amp = self._amp()
+        self.average = ModelEmaV3(network, config.ema_decay, use_warmup=True) if config.ema_decay else None
+        self.scaler = torch.amp.GradScaler(self.device.type) if self.amp is torch.float16 else None
+        self.teacher = None
+        if config.teacher is not None:
+            self.teacher = Teacher(config.teacher, parts.preprocessing, parts.classes, self.device)
+        if isinstance(network, Supernet):
+            network.checkpoint_activations = config.checkpoint_activations
+        else:
+            network.set_grad_checkpointing(config.checkpoint_activations)
+        if config.compile:
+            network.compile_blocks()
+        self.skipped = torch.zeros((), device=self.device)
+        self.nonfinite_in_a_row = torch.zeros((), device=self.device)
+        self.nonfinite_step = torch.zeros((), device=self.device, dtype=torch.int64)
+
+    def run(self, forward: nn.Module, pixels: Tensor, facts: Tensor, step: int) -> Tensor:
+        """One step of the optimiser on this process's share of the batch; gives the loss without waiting for the device.
+
+        The loss of a step that was skipped is 0, and `skipped` counts it.
+        """
+        architectures = self.choose(step)
+        self.set_rate(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        pieces = list(zip(pixels.chunk(self.config.accumulate), facts.chunk(self.config.accumulate), strict=True))
+        total = torch.zeros((), device=self.device)
+        for index, (some_pixels, some_facts) in enumerate(pieces):
+            images, targets = self.prepare(some_pixels, some_facts, step)
+            with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
+                taught = None if self.teacher is None else self.teacher(images)
+            largest: Tensor | None = None
+            for number, architecture in enumerate(architectures):
+                piece = self.world.rank * len(pieces) + index
+                draws = self._draws(step, piece, number)
+                last = index == len(pieces) - 1 and number == len(architectures) - 1
+                with nullcontext() if last or self.world.size == 1 else forward.no_sync():  # type: ignore[operator]
+                    with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
+                        logits = self._logits(forward, images, architecture, draws)
+                    loss = self.loss(logits.to(self.dtype), targets, taught, largest) / (len(pieces) * len(architectures))
+                    (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+                if largest is None and isinstance(self.config, SupernetConfig) and self.config.subnets.distill:
+                    largest = logits.detach()
+                total += loss.detach()
+        bad = self._update(architectures, step)
+        self.skipped += bad
+        return torch.where(bad, 0.0, total)
+
+    def prepare(self, pixels: Tensor, facts: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Normalised, erased and mixed images on the device, and labels [B] or mixed targets [B, classes]."""
+        images = normalise(pixels.to(self.device, non_blocking=True), self.parts.preprocessing, self.dtype)
+        labels = facts[:, 0].to(self.device, non_blocking=True)
+        if self.config.augment.erase:
+            images = erase(images, facts[:, 1].tolist(), self.config.augment.erase)
+        if self.mixup is None:
+            return images, labels
+        np.random.seed(random.Random(f"{self.seed}/{step}").getrandbits(31))  # one mix for all pieces and processes
+        mixed: tuple[Tensor, Tensor] = self.mixup(images, labels)
+        return mixed
+
+    def _draws(self, step: int, piece: int, number: int) -> Tensor | None:
+        """What decides stochastic depth for a piece of the batch and one of the step's networks.
+
+        Supernets get this piece's share of numbers drawn for the whole batch, so that it does not matter how many processes share
+        it. A plain network draws by itself, after this seed.
+        """
+        seed_torch(random.Random(f"{self.seed}/{step}/{piece}/{number}").getrandbits(31))
+        if not isinstance(self.network, Supernet) or not self.config.drop_path_rate:
+            return None
+        generator = torch.Generator().manual_seed(random.Random(f"{self.seed}/{step}/draws/{number}").getrandbits(31))
+        draws = torch.rand(len(self.network.drop_path_rates), 2, self.config.batch_size, generator=generator)
+        own = mirrored_piece(range(self.config.batch_size), piece, self.world.size * self.config.accumulate)
+        return draws[..., own].to(self.device, non_blocking=True)
+
+    def _logits(self, forward: nn.Module, images: Tensor, architecture: Architecture | None, draws: Tensor | None) -> Tensor:
+        if isinstance(self.network, Subnet):
+            return cast(Tensor, forward(resize_images(images, self.network.patch_embed.img_size[0])))
+        assert architecture is not None
+        return cast(Tensor, forward(resize_images(images, self.network.space.image_size_of(architecture)), architecture, draws))
+
+    def loss(self, logits: Tensor, targets: Tensor, taught: Tensor | None, largest: Tensor | None) -> Tensor:
+        """Cross entropy with the labels, shared with the teacher's part; the largest network's guesses replace both."""
+        if largest is not None:
+            return imitation(logits, largest)
+        if targets.ndim == 2:
+            loss = torch.sum(-targets * F.log_softmax(logits, -1), -1).mean()
+        else:
+            loss = F.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing)
+        if self.teacher is None or taught is None:
+            return loss
+        weight = self.teacher.config.weight
+        return (1 - weight) * loss + weight * self.teacher.loss(logits, taught)
+
+    def _update(self, architectures: Sequence[Architecture | None], step: int) -> Tensor:
+        """Clips and steps. A gradient that is not finite moves nothing, in no process, since all hold the same average.
+
+        Gives whether the step was skipped, on the device.
+        """
+        weights = [weight for weight in self.network.parameters() if weight.grad is not None]
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(weights, self.config.clip_norm, norm)
+        bad = ~torch.isfinite(norm)
+        self.nonfinite_in_a_row = torch.where(bad, self.nonfinite_in_a_row + 1, 0.0)
+        self.nonfinite_step = torch.where(bad, step, self.nonfinite_step)
+        with self._unused_frozen(architectures):
+            if self.scaler is not None:
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
+            elif self.fused:
+                self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+                self.optimizer.step()
+            elif not bad:
+                self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.network, step + 1)
+        return bad
+
+    @contextmanager
+    def _unused_frozen(self, architectures: Sequence[Architecture | None]) -> Iterator[None]:
+        if not isinstance(self.config, SupernetConfig) or not self.config.subnets.freeze_unused:
+            yield
+            return
+        assert isinstance(self.network, Supernet)
+        used = used_weights(self.network, [architecture for architecture in architectures if architecture is not None])
+        with frozen_outside(used, self.optimizer):
+            yield
+
+    # --- made from the config ------------------------------------------------------------------------------------
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        config = self.config
+        try:
+            optimizer: torch.optim.Optimizer = create_optimizer_v2(
+                self.network,
+                config.optimizer,
+                lr=config.peak_learning_rate,
+                weight_decay=config.weight_decay,
+                layer_decay=config.layer_decay if isinstance(config, FinetuneConfig) else None,
+                **({"fused": True} if self.fused else {}),
+            )
+        except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
+            line = (str(error) or type(error).__name__).splitlines()[0]
+            raise TrainingError(f"optimizer {config.optimizer} cannot be used here: {line}; choose another") from error
+        if getattr(optimizer, "is_second_order", False):
+            raise TrainingError(
+                f"optimizer {config.optimizer} needs second derivatives, which are not taken here; choose another"
+            )
+        return optimizer
+
+    def set_rate(self, step: int) -> None:
+        if self.config.schedule == "step":
+            self.schedule.step_update(step)
+        else:
+            self.schedule.step(max(0, step // self.plan.steps_per_epoch - 1))
+
+    def _schedule(self) -> CosineLRScheduler:
+        config, by_epoch = self.config, self.config.schedule == "epoch"
+        steps = config.epochs if by_epoch else self.plan.steps
+        warmup = round(config.warmup_epochs * (1 if by_epoch else self.plan.steps_per_epoch))
+        warmup = min(warmup, steps // 2)
+        return CosineLRScheduler(
+            self.optimizer,
+            t_initial=steps if by_epoch else max(1, steps - warmup),
+            lr_min=config.min_learning_rate,
+            warmup_t=warmup,
+            warmup_lr_init=config.warmup_learning_rate,
+            warmup_prefix=not by_epoch,
+            t_in_epochs=by_epoch,
+        )
+
+    def _mixup(self) -> Mixup | None:
+        config = self.config
+        if not config.mixup and not config.cutmix:
+            return None
+        return Mixup(
+            mixup_alpha=config.mixup,
+            cutmix_alpha=config.cutmix,
+            prob=config.mix_probability,
+            label_smoothing=config.label_smoothing,
+            num_classes=len(self.parts.classes),
+        )
+
+    def _amp(self) -> torch.dtype | None:
+        if self.config.amp == "auto":
+            return torch.bfloat16 if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else None
+        return {"off": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.config.amp]
+
+
+def normalise(pixels: Tensor, preprocessing: Preprocessing, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 [B, C, H, W] to the float input of the network, on the device."""
+    mean = torch.tensor(preprocessing.mean, device=pixels.device, dtype=dtype).view(-1, 1, 1)
+    std = torch.tensor(preprocessing.std, device=pixels.device, dtype=dtype).view(-1, 1, 1)
+    return (pixels.to(dtype) / 255 - mean) / std

@@ -1,0 +1,66 @@
+"""A network that the trained ones learn from beside the labels, and the losses of learning from a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autoformer.data.preprocessing import Preprocessing
+from autoformer.errors import DataError
+from autoformer.evaluate import resize_images
+from autoformer.networks.folders import load_subnet
+from autoformer.pretrained.timm_models import PREFIX, timm_network
+from autoformer.training.config import TeacherConfig
+
+
+class Teacher:
+    """A trained network in evaluation mode, whose weights and running statistics never move."""
+
+    def __init__(self, config: TeacherConfig, preprocessing: Preprocessing, classes: Sequence[str], device: torch.device) -> None:
+        """Raises `DataError` when it knows other classes, `CheckpointError` when it cannot be loaded."""
+        self.config = config
+        if config.network.startswith(PREFIX):
+            network: Any = timm_network(config.network, num_classes=len(classes))
+            data = network.pretrained_cfg
+            self.size, mean, std = int(data["input_size"][-1]), data["mean"], data["std"]
+        else:
+            network, own, known = load_subnet(Path(config.network))
+            if tuple(classes) != known and len(classes) == len(known):
+                strange = next(name for name, other in zip(known, classes, strict=True) if name != other)
+                raise DataError(
+                    f"teacher {config.network} knows class {strange!r} where the data have another; teach it their classes"
+                )
+            self.size, mean, std = network.patch_embed.img_size[0], own.mean, own.std
+        if network.num_classes != len(classes):
+            raise DataError(f"teacher {config.network} knows {network.num_classes} classes, the data have {len(classes)}")
+        if len(mean) != preprocessing.in_chans:
+            raise DataError(f"teacher {config.network} takes {len(mean)} channels, the data have {preprocessing.in_chans}")
+        self.network: nn.Module = network.to(device).eval().requires_grad_(False)
+        ours = torch.tensor([preprocessing.mean, preprocessing.std], device=device).view(2, 1, -1, 1, 1)
+        theirs = torch.tensor([mean, std], device=device).view(2, 1, -1, 1, 1)
+        self.factor, self.shift = ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits [B, classes] for images as the trained network sees them, before any resizing; [B, C, H, W]."""
+        return cast(Tensor, self.network(resize_images(images * self.factor + self.shift, self.size))).float()
+
+    def loss(self, logits: Tensor, taught: Tensor) -> Tensor:
+        """How far `logits` are from the teacher's `taught`."""
+        return imitation(logits, taught, self.config.temperature, hard=self.config.hard)
+
+
+def imitation(logits: Tensor, taught: Tensor, temperature: float = 1.0, *, hard: bool = False) -> Tensor:
+    """Cross entropy with another network's logits [B, classes]: its probabilities, or its first guess.
+
+    With its probabilities the Kullback-Leibler divergence, times the temperature squared so that gradients keep their size.
+    """
+    if hard:
+        return F.cross_entropy(logits, taught.argmax(-1))
+    target = F.softmax(taught.float() / temperature, -1)
+    return F.kl_div(F.log_softmax(logits.float() / temperature, -1), target, reduction="batchmean") * temperature**2

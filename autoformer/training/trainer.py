@@ -1,0 +1,305 @@
+"""One training loop for supernets, networks from scratch and finetuning; what differs is which networks a step trains.
+
+Everything random is a pure function of (seed, step): the order of images, their augmentation, the networks of a step, mixing,
+drop path. So a resumed run needs no random states, and on a CPU it ends with the weights of an undisturbed one, bit for bit, with
+the same number of threads. Processes that share a step average their gradients; together they do what one process would.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from autoformer.architecture import Architecture
+from autoformer.data.images import called
+from autoformer.data.parts import DataParts
+from autoformer.data.preprocessing import Preprocessing
+from autoformer.errors import DataError, InterruptedRunError, TrainingError
+from autoformer.evaluate import EvaluationSet, guesses, predict_with
+from autoformer.files import write_json
+from autoformer.metric import Metric, score
+from autoformer.networks.subnet import Subnet
+from autoformer.networks.supernet import Supernet
+from autoformer.progress import Progress, silent
+from autoformer.tensors import write_tensors
+from autoformer.training.augment import TrainingImages
+from autoformer.training.batches import Plan
+from autoformer.training.choosing import Choose
+from autoformer.training.config import FinetuneConfig, TrainConfig
+from autoformer.training.distributed import World
+from autoformer.training.log import Hook, Stopwatch, TrainingLog, tensorboard_hook
+from autoformer.training.state import TrainingState
+from autoformer.training.step import TrainStep
+
+SAME_WISH_S = 2.0
+
+
+@dataclass
+class StopWish:
+    """The number of the signal that asked for the end, or 0."""
+
+    signal_number: int = 0
+    noted: float = 0.0  # when, on the monotonic clock
+
+
+@contextmanager
+def stop_wish() -> Iterator[StopWish]:
+    """Collects SIGINT and SIGTERM while the block runs; elsewhere than in the main thread nothing is collected."""
+    wish = StopWish()
+    if threading.current_thread() is not threading.main_thread():
+        yield wish
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if wish.signal_number and time.monotonic() - wish.noted > SAME_WISH_S:
+            raise KeyboardInterrupt
+        if not wish.signal_number:
+            wish.signal_number, wish.noted = number, time.monotonic()
+
+    before: dict[signal.Signals, Any] = {kind: signal.signal(kind, note) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield wish
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+CHECK_EVERY = 50  # steps between looks at the device's count of skipped steps; a look waits for the device
+FUSED = ("adamw", "adam")  # optimisers whose fused form skips a step on the device, without a word to the CPU
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training gives: the network with the weights it ended with, and one record per epoch."""
+
+    network: nn.Module
+    history: list[dict[str, Any]]
+
+
+@dataclass
+class Trainer:
+    """Trains `network` on `parts.train` and scores `anchors` on the search part now and then."""
+
+    network: Supernet | Subnet
+    parts: DataParts
+    config: TrainConfig
+    folder: Path
+    choose: Choose
+    anchors: dict[str, Architecture | None]
+    preprocessing: Preprocessing
+    seed: int = 0
+    metric: Metric = "top1"
+    world: World = field(default_factory=World)
+    progress: Progress = silent
+    work: str = "train"
+    hooks: Sequence[Hook] = ()
+
+    def __post_init__(self) -> None:
+        config = self.config
+        skip = self.parts.config.unreadable == "skip"
+        self.images = TrainingImages(self.parts.train, self.parts.preprocessing, config.augment, skip_unreadable=skip)
+        self.plan = Plan(len(self.images), config.batch_size, config.epochs, config.repeats, self.seed)
+        self.steps = TrainStep(self.network, self.parts, config, self.choose, self.plan, self.seed, self.world)
+        self.device = self.steps.device
+        self.state = TrainingState(
+            self.network, self.steps.optimizer, self.folder / "checkpoints", config.keep_checkpoints, self.plan.steps_per_epoch,
+            None if self.steps.average is None else self.steps.average.module, self.steps.scaler, self.world,
+        )  # fmt: skip
+        self.unreadable: set[int] = set()
+
+    # --- the loop ------------------------------------------------------------------------------------------------
+
+    def run(self) -> Trained:
+        """Trains to the end, from the newest checkpoint if there is one.
+
+        Raises `InterruptedRunError` after Ctrl-C or SIGTERM: the step is finished and saved, and the same call goes on
+        from it. Raises `TrainingError` when gradients stay without finite values or a checkpoint cannot be written,
+        `DataError` when images cannot be read.
+        """
+        config, state, plan = self.config, self.state, self.plan
+        watched = None
+        if not (isinstance(config, FinetuneConfig) and config.fold_search):
+            watched = EvaluationSet.of(self.parts.search, self.preprocessing)
+        state.load_newest()
+        hooks = [*self.hooks]
+        if config.tensorboard and self.world.leads:
+            hooks.append(tensorboard_hook(self.folder / "tensorboard", state.step))
+        log = TrainingLog(self.folder if self.world.leads else None, state.step, hooks)
+        loss_sum = torch.tensor(state.epoch_sums.get("loss", 0.0), dtype=torch.float64, device=self.device)
+        self.steps.skipped.fill_(state.epoch_sums.get("skipped", 0.0))
+        watch, saved = Stopwatch(), time.monotonic()
+        forward = self.world.wrap(self.network, some_unused=isinstance(self.network, Supernet))
+        self.network.train()
+        with deterministic(self.device), stop_wish() as wish:
+            loader = self._loader(state.step)
+            while state.step < plan.steps and not self._has_stopped_rising():
+                asked = time.perf_counter()
+                pixels, facts = next(loader)
+                self._note_unreadable(facts)
+                waited_s = time.perf_counter() - asked
+                loss_sum += self.steps.run(forward, pixels, facts, state.step)
+                state.step += 1
+                if state.step == 1:
+                    _ = state.bytes  # an optimiser whose state no checkpoint holds is refused now, not after an epoch
+                watch.count(config.batch_size, waited_s)
+                if due(state.step, CHECK_EVERY, self.device) or self._ends_epoch():
+                    self._stop_if_nonfinite()
+                if due(state.step, config.log_every) and not self._ends_epoch():
+                    log.write(record := self._record("step", loss_sum, watch))
+                    self._show(record)
+                if self._ends_epoch():
+                    record = self._record("epoch", loss_sum, watch)
+                    if watched is not None and self._scores_are_due():
+                        record["scores"] = self._scores(watched)
+                        self._keep_best(record["scores"])
+                    state.history.append(record)
+                    log.write(record)
+                    self._show(record)
+                    loss_sum.zero_()
+                    self.steps.skipped.zero_()
+                    watch = Stopwatch()
+                stop, late = self.world.any(wish.signal_number != 0, time.monotonic() - saved > 60 * config.save_minutes)
+                if stop or late or self._ends_epoch():
+                    state.epoch_sums = {"loss": float(loss_sum), "skipped": float(self.steps.skipped)}
+                    state.save()
+                    saved = time.monotonic()
+                if stop:
+                    raise InterruptedRunError(
+                        f"stopped in epoch {state.epoch + 1} of {config.epochs}; run the same command again to go on from there",
+                        wish.signal_number or 15,
+                    )
+        if isinstance(config, FinetuneConfig) and config.patience is not None and state.best is not None:
+            state.load_best()
+        return Trained(state.result.eval(), state.history)
+
+    # --- now and then --------------------------------------------------------------------------------------------
+
+    def _scores_are_due(self) -> bool:
+        """Every so many epochs and after the last; after each where they decide when to stop."""
+        patient = isinstance(self.config, FinetuneConfig) and self.config.patience is not None
+        return patient or due(self.state.epoch, self.config.evaluate_every) or self.state.epoch == self.config.epochs
+
+    def _ends_epoch(self) -> bool:
+        return self.state.step % self.plan.steps_per_epoch == 0
+
+    def _record(self, event: str, loss_sum: Tensor, watch: Stopwatch) -> dict[str, Any]:
+        """What is known now; waits for the device."""
+        steps = self.state.step % self.plan.steps_per_epoch or self.plan.steps_per_epoch
+        skipped = int(self.steps.skipped)
+        return {
+            "event": event,
+            "step": self.state.step,
+            "epoch": (self.state.step - 1) // self.plan.steps_per_epoch + 1,
+            "loss": float(loss_sum) / (steps - skipped) if steps > skipped else None,
+            "skipped": skipped,
+            "learning_rate": max(group["lr"] for group in self.steps.optimizer.param_groups),
+            **watch.read(),
+        }
+
+    def _scores(self, watched: EvaluationSet) -> dict[str, Any]:
+        """The score of each anchor on the search part, its images shared by the processes."""
+        own = watched.share(self.world.rank, self.world.size)
+        found = {}
+        for name, anchor in self.anchors.items():
+            guessed = guesses(predict_with(self.state.result, anchor), own).tolist() if len(own) else []
+            found[name] = score(np.array(self.world.gather(guessed)), watched.labels, self.metric).to_dict()
+        return found
+
+    def _keep_best(self, scores: dict[str, Any]) -> None:
+        self.state.keep_best(sum(entry["value"] for entry in scores.values()) / len(scores))
+
+    def _has_stopped_rising(self) -> bool:
+        if not isinstance(self.config, FinetuneConfig) or self.config.patience is None or self.state.best is None:
+            return False
+        return self._ends_epoch() and self.state.epoch - int(self.state.best["epoch"]) >= self.config.patience
+
+    def _stop_if_nonfinite(self) -> None:
+        """Raises `TrainingError` after too many skipped steps in a row, the last one's networks and images saved."""
+        if self.steps.nonfinite_in_a_row < self.config.max_nonfinite:
+            return
+        step = int(self.steps.nonfinite_step)
+        path = self.folder / f"nonfinite-step-{step:09d}"
+        if self.world.leads:
+            batch = [self.images[key] for key in self.plan.batch(step)]
+            tensors = {
+                "pixels": torch.from_numpy(np.stack([pixels for pixels, _ in batch])),
+                "facts": torch.from_numpy(np.stack([facts for _, facts in batch])),
+            }
+            write_tensors(tensors, path.with_suffix(".safetensors"))
+            networks = [None if choice is None else choice.to_dict() for choice in self.choose(step)]
+            write_json({"step": step, "networks": networks, "keys": self.plan.batch(step)}, path.with_suffix(".json"))
+        raise TrainingError(
+            f"{int(self.steps.nonfinite_in_a_row)} steps in a row had gradients that are not finite, the last of them step "
+            f"{step + 1}; its images and networks are in {path}.*; lower learning_rate or set amp=off"
+        )
+
+    def _note_unreadable(self, facts: Tensor) -> None:
+        """Counts images that another one stood in for. Raises `DataError` beyond the limit of the data's config."""
+        new = {int(position) for position in facts[:, 2].tolist() if position >= 0} - self.unreadable
+        for position in sorted(new):
+            self.unreadable.add(position)
+            self.progress(self.work, self.state.step, self.plan.steps, f"left out {self._name(position)}")
+        if len(self.unreadable) > self.parts.config.max_unreadable:
+            limit, first = self.parts.config.max_unreadable, self._name(min(self.unreadable))
+            raise DataError(
+                f"{len(self.unreadable)} images of {self.parts.source} cannot be read, e.g. {first}; the limit is {limit}: "
+                "repair them or raise data.max_unreadable"
+            )
+
+    def _name(self, position: int) -> str:
+        return called(self.parts.train.images, self.parts.train.indices[position])
+
+    def _show(self, record: dict[str, Any]) -> None:
+        scores = " ".join(f"{100 * entry['value']:.1f} %" for entry in self.state.last_scores.values())
+        loss = "no finite loss" if record["loss"] is None else f"loss {record['loss']:.3f}"
+        words = (
+            f"epoch {record['epoch']} {loss} rate {record['learning_rate']:.2g} {record['images_per_s']:.0f} images/s {scores}"
+        )
+        self.progress(self.work, self.state.step, self.plan.steps, words.rstrip())
+
+    def _loader(self, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        shares = self.plan.shares(first_step, self.world.rank, self.world.size, self.config.accumulate)
+        loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+            self.images,  # type: ignore[arg-type]
+            batch_sampler=shares,
+            num_workers=self.config.workers,
+            pin_memory=self.device.type == "cuda",
+        )
+        try:
+            yield from loader
+        except DataError as error:  # from a loader process it arrives with that process's whole traceback as its text
+            raise DataError(str(error).strip().splitlines()[-1].removeprefix("autoformer.errors.DataError: ")) from error
+
+
+def due(count: int, every: int, device: torch.device | None = None) -> bool:
+    """Whether something that happens `every` so many is due; on a CPU, where looking waits for nothing, always."""
+    return count % every == 0 or (device is not None and device.type == "cpu")
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Repeatable algorithms while the block runs, on a CPU; on a GPU they cost too much and some do not exist."""
+    if device.type != "cpu":
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time only
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]

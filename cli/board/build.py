@@ -1,0 +1,90 @@
+"""`board.pyz build`: TensorRT engines of a bundle's files, built on the device that will run them.
+
+Each is compared with the logits of the bundle before it counts: an engine that is built again is a new engine. TensorRT's
+Python bindings are used where they are, NVIDIA's trtexec where they are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from autoformer.cli.board.bundle import ENGINES, Bundle
+from autoformer.cli.board.program import Answer, whole
+from autoformer.export.engines.artefact import engine_artefact, how_to_build, read_batches
+from autoformer.export.engines.builder import PRECISIONS, EngineConfig
+from autoformer.export.manifest import Artefact
+from autoformer.export.parity import TOLERANCES, Parity, compare, run_in_batches
+
+if TYPE_CHECKING:
+    from autoformer.export.parity import Model
+
+DEFAULT = ("fp32", "fp16", "int8")  # tf32 on request
+TIMING = "timing"  # folder beside the engines that later builds reuse
+
+
+def build(arguments: argparse.Namespace) -> Answer:
+    """TensorRT engines of the fp32, fp16 and int8 files, each compared with the logits of the bundle before it counts."""
+    bundle, program = Bundle.open(arguments.bundle), how_to_build()
+    images, expected = bundle.check_images(), bundle.expected_logits()
+    labels = bundle.promises["labels"]
+    out = bundle.folder / ENGINES
+    out.mkdir(exist_ok=True)
+    config = EngineConfig(
+        profiles=tuple(map(read_batches, arguments.engine_batch or [f"1:{arguments.batch or 1}:{max(8, arguments.batch or 1)}"])),
+        workspace_mib=arguments.workspace,
+        optimization_level=arguments.builder_level,
+        timing_cache=None if arguments.builder_level == 0 else out / TIMING,
+        refittable=arguments.refittable,
+    )
+    kept = [] if bundle.engines is None else list(bundle.engines.artefacts)
+    made: list[Artefact] = []
+    for precision in arguments.precision or DEFAULT:
+        source = bundle.manifest.find("onnx", PRECISIONS[precision])
+        if source is None or source.status != "exported":
+            continue
+
+        def judge(model: Model, batches: tuple[int, ...], precision: str = precision) -> tuple[Parity, int | None]:
+            given, sizes = run_in_batches(model, images, batches)
+            parity = compare(expected, given, precision=precision, batches=sizes, tolerance=TOLERANCES[precision])
+            return parity, int((given.argmax(1) == labels).sum())
+
+        graph, plan = bundle.manifest.verified_file(bundle.folder, source), out / f"model.{precision}.plan"
+        made.append(
+            engine_artefact(
+                source, graph, plan, replace(config, precision=precision), judge, program=program,
+                on_progress=None if arguments.quiet else tell,
+            )
+        )  # fmt: skip
+        kept = [entry for entry in kept if entry.precision != precision] + made[-1:]
+        replace(bundle.manifest, artefacts=tuple(kept)).save(out)  # what is built is kept if the next one fails
+    answer = {entry.precision: {"status": entry.status, "reason": entry.reason} for entry in made}
+    how = "TensorRT's Python bindings" if program is None else f"trtexec {program.tensorrt}"
+    return {"built with": how, **answer}, bool(made) and all(entry.status == "exported" for entry in made)
+
+
+def tell(phase: str, done: int, steps: int) -> None:
+    """Progress of a build, one line that is written over where a person looks on."""
+    if sys.stderr.isatty():
+        print(f"\r{phase[:60]}: {done} of {steps}\033[K", end="", file=sys.stderr, flush=True)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `build` alone."""
+    parser.add_argument(
+        "--precision", action="append", choices=tuple(PRECISIONS), help="default: fp32, fp16, int8 as files are there"
+    )
+    parser.add_argument(
+        "--engine-batch",
+        action="append",
+        metavar="N|MIN:TUNED:MAX",
+        help="a profile of batches; may repeat; default 1:1:8",
+    )
+    parser.add_argument(
+        "--workspace", type=whole, default=None, metavar="MIB", help="limit of scratch memory; shared on a Jetson"
+    )
+    parser.add_argument("--builder-level", type=int, default=3, choices=range(6), help="higher builds longer; default 3")
+    parser.add_argument("--refittable", action="store_true", help="weights can be replaced later; may run slower")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")

@@ -1,0 +1,96 @@
+"""`board.pyz refit` and `board.pyz inspect`: new weights for engines that are here, and what TensorRT made of them.
+
+A refit takes the engines that another bundle of the same architecture has built on this device, so that a finetuned network
+needs no new build. It needs TensorRT's Python bindings; NVIDIA's trtexec cannot refit.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from autoformer.cli.board.bundle import ENGINES, Bundle
+from autoformer.cli.board.program import Answer
+from autoformer.errors import AutoformerError, CheckpointError, ExportError
+from autoformer.export.engines.artefact import BATCHES, in_profiles, trtexec_of
+from autoformer.export.engines.builder import PRECISIONS
+from autoformer.export.engines.engine import Engine
+from autoformer.export.engines.refit import refit_engine
+from autoformer.export.engines.tensorrt_versions import import_tensorrt
+from autoformer.export.manifest import Artefact
+from autoformer.export.parity import TOLERANCES, compare, run_in_batches
+from autoformer.profiling.insides.engine_insides import look_inside, plans_of
+
+SLOWEST = 5  # layers shown
+
+
+def refit(arguments: argparse.Namespace) -> Answer:
+    """The engines of another bundle of the same architecture, with this bundle's weights, compared before they count."""
+    bundle, other = Bundle.open(arguments.bundle), Bundle.open(arguments.source)
+    if other.manifest.architecture is None or other.manifest.architecture != bundle.manifest.architecture:
+        raise CheckpointError(f"{other.folder} holds another architecture; a refit changes weights alone, build new engines")
+    engines = [one for one in (other.engines.artefacts if other.engines is not None else ()) if one.file is not None]
+    if not engines:
+        raise CheckpointError(f"{other.folder} holds no engine; build there first: python3 board.pyz build --refittable")
+    import_tensorrt()
+    out = bundle.folder / ENGINES
+    out.mkdir(exist_ok=True)
+    made = [_refitted(bundle, other.folder / ENGINES, engine) for engine in engines]
+    names = {entry.precision for entry in made}
+    kept = [entry for entry in (bundle.engines.artefacts if bundle.engines is not None else ()) if entry.precision not in names]
+    replace(bundle.manifest, artefacts=(*kept, *made)).save(out)
+    answer = {entry.precision: {"status": entry.status, "reason": entry.reason} for entry in made}
+    return answer, all(entry.status == "exported" for entry in made)
+
+
+def _refitted(bundle: Bundle, source: Path, engine: Artefact) -> Artefact:
+    """One engine with this bundle's weights; rejected with the reason where that does not work."""
+    assert engine.file is not None, "chosen so"
+    plan = bundle.folder / ENGINES / f"model.{engine.precision}.plan"
+    try:
+        if trtexec_of(engine) is not None:
+            raise ExportError("trtexec built it, which cannot refit; build it anew")
+        graph = bundle.manifest.find("onnx", PRECISIONS[engine.precision])
+        if graph is None or graph.file is None:
+            raise ExportError(f"the bundle has no {PRECISIONS[engine.precision]} file to take weights from")
+        file = bundle.manifest.verified_file(bundle.folder, graph)
+        refitted = refit_engine(source / engine.file, file, plan, sha256=engine.sha256)
+        with Engine.load(plan, sha256=refitted.sha256) as loaded:
+            given, sizes = run_in_batches(in_profiles(loaded, loaded.profiles), bundle.check_images(), BATCHES)
+        tolerance = TOLERANCES[engine.precision]
+        parity = compare(bundle.expected_logits(), given, precision=engine.precision, batches=sizes, tolerance=tolerance)
+        if not parity.passed:
+            raise ExportError(parity.reason)
+    except AutoformerError as error:  # the other engines are good all the same
+        plan.unlink(missing_ok=True)
+        return Artefact(format="tensorrt", precision=engine.precision, status="rejected", reason=str(error))
+    return replace(
+        engine, reason=parity.reason, file=plan.name, sha256=refitted.sha256, bytes=plan.stat().st_size, parity=parity,
+        correct=int((given.argmax(1) == bundle.promises["labels"]).sum()), speed={},
+        made={**refitted.made(), "config": engine.made.get("config")},
+    )  # fmt: skip
+
+
+def inspect(arguments: argparse.Namespace) -> Answer:
+    """What TensorRT made of the engines built here: is attention fused, do int8 layers run in int8, which layers are slow."""
+    answer: dict[str, Any] = {}
+    bundle = Bundle.open(arguments.bundle)
+    if bundle.engines is None:
+        raise CheckpointError(f"{bundle.folder} holds no engine; build there first: python3 board.pyz build")
+    for plan, artefact, graph in plans_of(bundle.folder / ENGINES):
+        found = look_inside(plan, artefact, graph, twin=graph is not None)
+        if arguments.json:
+            answer[artefact.precision] = found.to_dict()
+            continue
+        slowest = sorted(found.times, key=lambda time: -time.median_ms)[:SLOWEST]
+        answer[artefact.precision] = {
+            "layers": len(found.layers.layers),
+            "attention in one kernel": str(found.layers.attention),
+            "layer normalisation fused": str(found.layers.layer_norm),
+            "int8 products that run in int8": str(found.layers.int8),
+            "layers that only move values": len(found.layers.reformats),
+            "slowest layers": [{"name": time.name, "ms": time.median_ms} for time in slowest],
+        }
+    return answer, True

@@ -1,0 +1,111 @@
+"""`board.pyz verify` and `predict`: what the files of a bundle answer, against what the network answered where it was made."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from autoformer.cli.board.bench import measured, result_of
+from autoformer.cli.board.bundle import BATCHES, NO_IMAGE, Bundle, chosen, damaged, one_line, opened
+from autoformer.cli.board.program import Answer
+from autoformer.errors import CheckpointError, DataError, MissingPackageError
+from autoformer.export.engines.artefact import few_calls, profiles_of, trtexec_of
+from autoformer.export.engines.builder import PRECISIONS
+from autoformer.files import refuse_existing_file, write_json
+from autoformer.profiling.measuring.order_statistics import limit_status
+
+
+def verify(arguments: argparse.Namespace) -> Answer:
+    """Digests, logits and accuracy of every file that runs here, and the budget."""
+    from autoformer.export.parity import TOLERANCES, compare, run_in_batches
+
+    if arguments.out is not None:
+        refuse_existing_file(arguments.out)
+    bundle = Bundle.open(arguments.bundle)
+    answer: dict[str, Any] = {"files": damaged(bundle), "artefacts": {}, "budget": budget(bundle, arguments)}
+    labels = bundle.promises["labels"]
+    if not answer["files"]:
+        images, expected = bundle.check_images(), bundle.expected_logits()
+        for folder, artefact in bundle.artefacts():
+            name = f"{artefact.format} {artefact.precision}"
+            try:
+                by_trtexec = artefact.format == "tensorrt" and trtexec_of(artefact) is not None
+                with opened(folder, artefact) as run:
+                    batches = few_calls(profiles_of(artefact)) if by_trtexec else BATCHES
+                    given, sizes = run_in_batches(run, images, batches)
+            except MissingPackageError as error:
+                answer["artefacts"][name] = {"status": "not run", "reason": str(error)}
+                continue
+            parity = compare(
+                expected, given, precision=artefact.precision, batches=sizes, tolerance=TOLERANCES[artefact.precision]
+            )
+            right = int((given.argmax(1) == labels).sum())
+            status = "as promised" if parity.passed else "differs"
+            answer["artefacts"][name] = {"status": status, "reason": parity.reason, "right": right, "images": len(labels)}
+    states = [entry["status"] for entry in answer["artefacts"].values()]
+    kept = all(entry["status"] != "not met" for entry in answer["budget"].values())
+    if arguments.out is not None:
+        write_json(result_of("verify", bundle, answer), arguments.out)
+    return answer, not answer["files"] and "differs" not in states and "as promised" in states and kept
+
+
+def budget(bundle: Bundle, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Each limit with what is known here: "met", "not met", "not shown"."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, limit in bundle.promises["budget"].items():
+        kind, measure = name.split("_", 1)
+        if measure != "latency_ms":
+            value = getattr(bundle.manifest, measure)
+            kept = value is not None and (value <= limit if kind == "max" else value >= limit)
+            found[name] = {"limit": limit, "value": value, "status": "met" if kept else "not met"}
+            continue
+        means = bundle.promises.get("latency_means")
+        precision, backend = meant_by(means)
+        taken, _ = measured(bundle, arguments, only=precision)
+        if not taken:
+            found[name] = {"limit": limit, "status": "not shown", "reason": "no runtime here measures it"}
+        for what, entry in sorted(taken.items(), key=lambda row: row[1].backend != backend):
+            low, high = entry.stats.p50_low_ms, entry.stats.p50_high_ms
+            status = limit_status(limit, entry.verdict.level, low, high)
+            found[name] = {
+                "limit": limit, "limit means": means, "measured": what, "median_ms": entry.stats.p50_ms, "low_ms": low,
+                "high_ms": high, "verdict": str(entry.verdict), "status": status,
+            }  # fmt: skip
+            break
+    return found
+
+
+def meant_by(means: Any) -> tuple[str, str | None]:
+    """Precision and backend that a limit on latency is about, as `LatencyQualification` writes them; else fp32."""
+    words = str(means).split(", ")
+    return (words[2], words[3]) if len(words) > 4 and words[2] in PRECISIONS else ("fp32", None)
+
+
+def predict(arguments: argparse.Namespace) -> Answer:
+    """The most probable classes of image files."""
+    import numpy as np
+    from PIL import Image
+
+    bundle = Bundle.open(arguments.bundle)
+    folder, artefact = chosen(bundle, arguments.precision)
+    found: dict[str, Any] = {}
+    with opened(folder, artefact) as run:
+        for path in arguments.images:
+            try:
+                with Image.open(path) as image:
+                    pixels = bundle.manifest.preprocessing(image)
+            except FileNotFoundError as error:
+                raise DataError(f"{path} does not exist; expected an image file") from error
+            except (*NO_IMAGE, Image.DecompressionBombError) as error:
+                raise DataError(f"{path} cannot be read as an image ({one_line(error)}); save it as PNG or JPEG") from error
+            logits = run(pixels[None])[0].astype(np.float64)
+            if logits.shape != (len(bundle.manifest.classes),):
+                raise CheckpointError(
+                    f"{folder / 'manifest.json'} names {len(bundle.manifest.classes)} classes, {artefact.file} gives "
+                    f"{list(logits.shape)}; copy the bundle again"
+                )
+            shares = np.exp(logits - logits.max())
+            shares /= shares.sum()
+            best = np.argsort(-shares)[: arguments.top]
+            found[str(path)] = [{"name": bundle.manifest.classes[index], "probability": float(shares[index])} for index in best]
+    return found, True

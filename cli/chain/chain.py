@@ -1,0 +1,289 @@
+"""`autoformer run`: the other commands one after the other, each in its own folder, resumable at every step.
+
+A step that finds its finished folder loads it; one that finds half of its work goes on with it. The test part is read only
+at the end, when every choice is made, once per artefact.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import yaml
+
+from autoformer import __version__
+from autoformer.cli.chain.helpers import helpers
+from autoformer.cli.chain.recipe import Recipe
+from autoformer.cli.chain.starting import beginning
+from autoformer.cost import Budget, CostModel, ExactCosts, check_feasible
+from autoformer.data.loading import check_readable, load_parts, without_recorded
+from autoformer.data.parts import DataParts, TestPart
+from autoformer.data.preprocessing import Preprocessing
+from autoformer.errors import RecipeError
+from autoformer.evaluate import EvaluationSet, Predict, guesses, predict_with
+from autoformer.export.artefacts import export_network
+from autoformer.export.manifest import Manifest
+from autoformer.export.predictor import Predictor, open_predictor
+from autoformer.files import claim_folder, file_digest, read_json, sole_worker, write_json
+from autoformer.networks.folders import extract, load_subnet
+from autoformer.networks.subnet import Subnet
+from autoformer.networks.supernet import Supernet
+from autoformer.parsing import read_budget
+from autoformer.profiling.insides.onnxruntime_layers import layers_of_onnx
+from autoformer.profiling.measuring.device import DeviceFacts
+from autoformer.profiling.measuring.measure import MeasureConfig
+from autoformer.profiling.profiles.int8_speed import note_int8_speed
+from autoformer.profiling.profiles.latency import Profile, profile_until_valid
+from autoformer.profiling.reports.page import build_report
+from autoformer.profiling.tables.costs import TableCosts, searched_with
+from autoformer.profiling.tables.limit import finally_chosen
+from autoformer.profiling.tables.loop import measured_answer
+from autoformer.profiling.tables.measuring import measure_table
+from autoformer.profiling.tables.table import LatencyTable
+from autoformer.progress import Progress, silent
+from autoformer.search.loop import search_supernet
+from autoformer.search.result import SearchResult
+from autoformer.space import SearchSpace
+from autoformer.training.batches import Plan
+from autoformer.training.runs import finetune, preprocessing_of, train_supernet
+
+Result = TypeVar("Result")
+
+
+def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent, workers: str = "1") -> dict[str, Any]:
+    """Runs the whole chain into `out` and gives the content of its `report.json`.
+
+    `workers` processes share the search step (`helpers`), with the result of one. Called again it goes on where it stopped; a
+    finished run is only read. Raises `BudgetError` before anything is trained
+    when no network can keep the budget, `OutputExistsError` when `out` holds a run of another recipe or of other data.
+    """
+    if recipe.export.batch not in (None, recipe.profile.batch):
+        raise RecipeError(
+            f"export.batch {recipe.export.batch} fixes the files to it, so profile.batch must be the same, got "
+            f"{recipe.profile.batch}; set both"
+        )
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    parts = load_parts(recipe.data)
+    if (out / "run.json").exists():
+        parts = without_recorded(parts, read_json(out / "run.json", "data")["data"])
+    else:
+        parts = check_readable(parts, progress)  # an image that cannot be read should not end a run after its training
+    for config in (recipe.train, recipe.finetune):  # a batch larger than the set should not end a run after its training
+        Plan(len(parts.train), config.batch_size, config.epochs, config.repeats, recipe.seed)
+    space, start, _ = beginning(recipe, parts)
+    counted = recipe.budget.model_dump() | {"max_latency": None}
+    check_feasible(read_budget(space, ExactCosts(space), **counted), space, ExactCosts(space))
+    identity = {"kind": "run", "recipe": recipe.model_dump(mode="json"), "data": parts.digest}
+    if recipe.profile.table is not None:
+        identity["table"] = file_digest(recipe.profile.table)
+    claim_folder(out, identity)
+    if (out / "report.json").exists():
+        return read_json(out / "report.json", "format", "chosen", "test", "budget")
+    with sole_worker(out):
+        return _run(recipe, parts, space, start, out, progress, workers)
+
+
+def _run(
+    recipe: Recipe, parts: DataParts, space: SearchSpace, start: Supernet | None, out: Path, progress: Progress, workers: str
+) -> dict[str, Any]:
+    steps = Steps(out)
+    run = {
+        "format": "autoformer/run/1",
+        "version": __version__,
+        "recipe": recipe.model_dump(mode="json"),
+        "data": parts.record,
+        "space": space.to_dict(),
+        "device": DeviceFacts.collect().to_dict(),
+    }
+    write_json(run, out / "run.json")
+
+    costs = steps.timed("latency table", lambda: _costs(recipe, space, out, progress))
+    sought = _budget(recipe, space, costs, out)
+    supernet = steps.timed(
+        "train",
+        lambda: train_supernet(
+            space, parts, recipe.train, out / "supernet", start=start, metric=recipe.metric, seed=recipe.seed, progress=progress
+        ),
+    )
+    with search_helpers(recipe, out, workers):
+        result = steps.timed(
+            "search",
+            lambda: search_supernet(
+                supernet, parts.search, parts.preprocessing, costs, sought, recipe.search, out / "search",
+                metric=recipe.metric, seed=recipe.seed, stored=out / "supernet" / "evaluations.db",
+                latency_margin=costs.table.margin if isinstance(costs, TableCosts) else 0.0, progress=progress,
+            ),
+        )  # fmt: skip
+    stated = read_budget(space, costs, **recipe.budget.model_dump())
+    if isinstance(costs, TableCosts) and stated.max_latency_ms is not None and recipe.profile.rounds:
+        steps.timed("latency in the loop", lambda: _measure(recipe, result, costs.table, stated, out, progress))
+    if not (out / "subnet").exists():
+        chosen = finally_chosen(result, out / "search").chosen
+        steps.timed("extract", lambda: extract(out / "supernet", chosen.architecture, out / "subnet"))
+    inherited, _, _ = load_subnet(out / "subnet")
+    finetuned = steps.timed(
+        "finetune",
+        lambda: finetune(
+            load_subnet(out / "subnet")[0],
+            parts,
+            recipe.finetune,
+            out / "finetuned",
+            metric=recipe.metric,
+            seed=recipe.seed,
+            progress=progress,
+        ),
+    )
+    preprocessing = preprocessing_of(finetuned, parts)
+    taken = replace(preprocessing, input_type=recipe.export.input)
+    _export(recipe, finetuned, EvaluationSet.of(parts.search, taken), parts, out, steps, progress)
+    predictors = {"inherited": predict_with(inherited), "finetuned": predict_with(finetuned), **_onnx_models(out / "export")}
+    steps.timed("test", lambda: score_on_test(predictors, parts.test, preprocessing, out, progress))
+    return build_report(out)
+
+
+@contextmanager
+def search_helpers(recipe: Recipe, out: Path, workers: str) -> Iterator[None]:
+    """While the block runs, the run's search is shared by `workers` processes: the others run `autoformer search` for its folder.
+
+    They read the finished supernet with its images, the run's latency table and its recipe, so what they search is the same;
+    if it were not, the folder would refuse them. A finished search needs none.
+    """
+    if workers == "1" or (out / "search" / "search.json").exists():
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        same = Path(folder) / "recipe.yaml"  # with the overrides of the command line; the threads are shared out
+        same.write_text(yaml.safe_dump({**recipe.model_dump(mode="json"), "threads": None}), encoding="utf-8")
+        words = ["search", "--supernet", str(out / "supernet"), "--out", str(out / "search"), "--recipe", str(same)]
+        for name, limit in recipe.budget:
+            if limit is not None:
+                words += [f"--{name.replace('_', '-')}", limit]
+        if (out / "latency_table.json").exists():
+            words += ["--latency-table", str(out / "latency_table.json")]
+        own_words = () if recipe.budget.max_latency is None else ("--no-measure",)
+        with helpers(workers, *own_words, command=words):
+            yield
+
+
+def _budget(recipe: Recipe, space: SearchSpace, costs: CostModel, out: Path) -> Budget:
+    """The limits to search with, checked and stored beside the stated ones in `budget.json`."""
+    stated = read_budget(space, costs, **recipe.budget.model_dump())
+    sought = searched_with(stated, space, costs, costs.table if isinstance(costs, TableCosts) else None)
+    write_json(
+        {"stated": recipe.budget.model_dump(), "limits": stated.to_dict(), "searched_with": sought.to_dict()}, out / "budget.json"
+    )
+    return sought
+
+
+def _measure(recipe: Recipe, result: SearchResult, table: LatencyTable, stated: Budget, out: Path, progress: Progress) -> None:
+    """Writes `search/latency_answer.json`: the best few measured, and what is chosen then."""
+    measured_answer(
+        out / "search", table, stated, out / "search", first=result.chosen.architecture, choose=recipe.search.choose,
+        seconds=recipe.profile.seconds, rounds=recipe.profile.rounds, finalists=recipe.profile.finalists, progress=progress,
+    )  # fmt: skip
+
+
+def _export(
+    recipe: Recipe, network: Subnet, images: EvaluationSet, parts: DataParts, out: Path, steps: Steps, progress: Progress
+) -> None:
+    """Writes `export/`, `latency.json` and `layers.json`, each unless it is there; the manifest then says what int8 gains."""
+    if not (out / "export").exists():
+        steps.timed(
+            "export",
+            lambda: export_network(
+                network, out / "export", images=images.images(), labels=images.labels, preprocessing=images.preprocessing,
+                classes=parts.classes, data=parts.record, precisions=recipe.export.precisions, formats=recipe.export.formats,
+                calibration_images=recipe.export.calibration_images, max_disagreement=recipe.export.max_disagreement,
+                max_class_loss=recipe.export.max_class_loss,
+                opset=recipe.export.opset, batch=recipe.export.batch, engines=recipe.export.engines(),
+                on_progress=lambda message: progress("export", 0, 1, message),
+            ),
+        )  # fmt: skip
+        progress("export", 1, 1)
+    if not (out / "latency.json").exists():
+        config = MeasureConfig(min_s=recipe.profile.seconds, max_s=4 * recipe.profile.seconds)
+        steps.timed(
+            "profile",
+            lambda: profile_until_valid(
+                [out / "export"], config=config, batch=recipe.profile.batch, threads=recipe.profile.threads,
+                out=out / "latency.json", progress=progress,
+            ),
+        )  # fmt: skip
+    if not (out / "layers.json").exists():
+        fp32 = Manifest.load(out / "export").find("onnx", "fp32")
+        if fp32 is not None and fp32.file is not None:
+            path, size = out / "export" / fp32.file, fp32.batch or recipe.profile.batch
+            layers = steps.timed("profile", lambda: layers_of_onnx(path, batch=size, threads=recipe.profile.threads))
+            write_json(layers.to_dict(), out / "layers.json")
+    note_int8_speed(out / "export", Profile.load(out / "latency.json").measurements)
+
+
+def _costs(recipe: Recipe, space: SearchSpace, out: Path, progress: Progress) -> CostModel:
+    """The cost model of the run: counts, and latencies where the budget limits them."""
+    path = out / "latency_table.json"
+    if recipe.profile.table is not None and not path.exists():
+        LatencyTable.load(recipe.profile.table).save(path)  # a run folder stands alone
+    if recipe.profile.table is None and recipe.budget.max_latency is None:
+        return ExactCosts(space)
+    if not path.exists():
+        work = out / "latency_table.work"  # graphs and finished measurements, until the table is there
+        work.mkdir(exist_ok=True)
+        table = measure_table(
+            space, backend=recipe.profile.backend, count=recipe.profile.networks, batch=recipe.profile.batch,
+            threads=recipe.profile.threads, folder=work, progress=progress,
+        )  # fmt: skip
+        table.save(path)
+        shutil.rmtree(work)
+    return TableCosts(space, LatencyTable.load(path))
+
+
+def _onnx_models(folder: Path) -> dict[str, Predict]:
+    """The exported ONNX files of a folder by name, ready to run."""
+    manifest = Manifest.load(folder)
+    return {
+        f"{artefact.format} {artefact.precision}": open_predictor(manifest.verified_file(folder, artefact))
+        for artefact in manifest.artefacts
+        if artefact.status == "exported" and artefact.format == "onnx"
+    }
+
+
+def score_on_test(
+    predictors: dict[str, Predict], test: TestPart, preprocessing: Preprocessing, out: Path, progress: Progress = silent
+) -> dict[str, Any]:
+    """Reads the test part once per predictor and writes `out/test.json`: labels, and each one's guesses."""
+    path = out / "test.json"
+    record: dict[str, Any] = {"format": "autoformer/test/1", "split": test.digest, "guesses": {}}
+    if path.exists():
+        record = read_json(path, "split", "guesses")
+    for name, predict in predictors.items():
+        if name not in record["guesses"]:
+            own = predict.preparation(preprocessing) if isinstance(predict, Predictor) else preprocessing  # it may take uint8
+            images = EvaluationSet.of(test.read(name, out / "test_ledger.json"), own)
+            record["guesses"][name] = np.asarray(guesses(predict, images, progress=progress)).tolist()
+            record["labels"] = images.labels.tolist()
+            write_json(record, path)
+    return record
+
+
+class Steps:
+    """How long each step took, kept in `steps.json`; the time of a step that was killed is not in it."""
+
+    def __init__(self, out: Path) -> None:
+        self.path = out / "steps.json"
+        self.seconds: dict[str, float] = read_json(self.path, "seconds")["seconds"] if self.path.exists() else {}
+
+    def timed(self, name: str, work: Callable[[], Result]) -> Result:
+        started = time.perf_counter()
+        result = work()
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+        write_json({"format": "autoformer/steps/1", "seconds": self.seconds}, self.path)
+        return result

@@ -1,0 +1,1 @@
+"""One file per command: it reads words, calls one function, shows its answer."""

@@ -1,0 +1,147 @@
+"""`autoformer bundle`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autoformer.cli.options import Data, Json, Quiet
+
+
+def bundle(
+    source: Annotated[
+        str,
+        typer.Argument(help="Folder of a finished run or an export, or a network (folder, timm:NAME[@FILE]), exported first."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write, or a .zip file; refused if it exists.")],
+    name: Annotated[str | None, typer.Option("--name", help="Of the model. Default: the folder's.")] = None,
+    licence: Annotated[Path | None, typer.Option("--licence", help="Text file with the licence of the model.")] = None,
+    images: Annotated[int, typer.Option("--images", min=1, help="Check images, taken from the search part.")] = 64,
+    data: Data = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Pack exported files with everything a deployment needs: preprocessing, classes, model card, check images, a program.
+
+    The program, board.pyz, verifies, predicts, times and builds on the device with Python, numpy, Pillow and a runtime alone.
+
+    A network is exported as `autoformer export` does it unasked; for other settings, export it and give that folder.
+
+    Example: autoformer bundle runs/quickstart --out runs/digits-bundle
+    """
+    import re
+
+    from autoformer.cli.console import print_facts, print_json, progress_bar
+    from autoformer.cli.networks import exported_network
+    from autoformer.data.loading import parts_of_record
+    from autoformer.errors import CheckpointError, DataError
+    from autoformer.export.bundle import write_bundle
+    from autoformer.export.manifest import FILE_NAME, Manifest
+    from autoformer.export.program import board_program
+    from autoformer.files import read_json, refuse_existing, refuse_existing_file
+    from autoformer.pretrained.named_network import is_network
+    from autoformer.pretrained.timm_models import PREFIX, name_and_file
+    from autoformer.search.rungs import balanced_order
+
+    terms = None if licence is None else licence_text(licence)
+    place = Path(source)
+    run = place if (place / "run.json").is_file() else None
+    if run is None and not (place / FILE_NAME).is_file() and is_network(source):
+        (refuse_existing_file if out.suffix == ".zip" else refuse_existing)(out)  # before anything is exported
+        own_name = name_and_file(source)[0] if source.startswith(PREFIX) else place.resolve().name
+        with progress_bar(quiet) as progress, exported_network(source, data, progress) as folder:
+            bundle(str(folder), out, name=name or own_name, licence=licence, images=images, json=json, quiet=quiet)
+        return
+    export = place / "export" if run is not None else place
+    manifest = Manifest.load(export)
+    if manifest.data is None:
+        raise CheckpointError(f"{export} does not say which images it was made for; export it from a run")
+    part = parts_of_record(manifest.data, data).search
+    order = balanced_order(part.labels)[:images]
+    if not len(order):
+        raise DataError("the search part holds no image to check with")
+    pixels = [manifest.preprocessing.pixels(part[int(index)][0]) for index in order]
+    called = re.sub(r"[^A-Za-z0-9_.-]+", "-", name or place.resolve().name).strip("-.") or "model"
+    promise = promised(run, manifest, called, terms)
+
+    import numpy as np
+
+    write_bundle(
+        export, out, pixels=np.stack(pixels), labels=part.labels[order], promise=promise,
+        program=board_program("autoformer.cli.board.bundle_program"),
+    )  # fmt: skip
+    if json:
+        print_json(read_json(out / "bundle.json") if out.is_dir() else {"bundle": str(out), "bytes": out.stat().st_size})
+        return
+    exported = [artefact.file for artefact in manifest.artefacts if artefact.file]
+    print_facts(
+        f"bundle {out}",
+        {"files": ", ".join(map(str, exported)), "check images": len(order), "on the device": "python3 board.pyz verify"},
+    )
+
+
+def licence_text(path: Path) -> str:
+    """The text of a licence. Raises `DataError` when the file is no text in UTF-8."""
+    from autoformer.errors import DataError
+
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no text in UTF-8 ({error.reason}, byte {error.start}); save the licence as such") from error
+
+
+def promised(run: Path | None, manifest: Any, name: str, licence: str | None) -> Any:
+    """What a run knows about its files; of an export folder alone its manifest and how many images each file got right."""
+    from autoformer import __version__
+    from autoformer.export.bundle import Promise
+    from autoformer.files import read_json
+    from autoformer.metric import WORDS, Score, metric_from, score, wilson
+
+    if run is None:
+        counted = {
+            f"{a.format} {a.precision}": (a.correct, a.parity.images)
+            for a in manifest.artefacts
+            if a.correct is not None and a.parity is not None
+        }
+        accuracy = {
+            key: {
+                **Score("top1", right / images, *wilson(right / images, images), images, right).to_dict(),
+                "words": WORDS["top1"],
+                "part": "search",
+            }
+            for key, (right, images) in counted.items()
+        }
+        return Promise(name=name, licence=licence, accuracy=accuracy, made={"version": __version__})
+
+    import numpy as np
+
+    from autoformer.cost import LatencyQualification
+    from autoformer.profiling.profiles.latency import Profile
+
+    record, tested = read_json(run / "run.json", "recipe"), read_json(run / "test.json", "guesses", "labels")
+    labels, metric = np.asarray(tested["labels"], np.int64), metric_from(record["recipe"].get("metric", "top1"))
+    accuracy = {
+        key: {**score(np.asarray(guesses, np.int64), labels, metric).to_dict(), "words": WORDS[metric], "part": "test"}
+        for key, guesses in tested["guesses"].items()
+    }
+    latency = {  # "model.fp32.onnx (onnxruntime-cpu)"; the first of several backends counts
+        taken.name.partition(" (")[0]: {
+            "p50_ms": taken.stats.p50_ms,
+            "verdict": str(taken.verdict),
+            "means": str(taken.qualification("p50")),
+        }
+        for taken in reversed(Profile.load(run / "latency.json").measurements)
+    }
+    table = read_json(run / "latency_table.json", "qualification") if (run / "latency_table.json").is_file() else None
+    means = None if table is None else str(LatencyQualification(**table["qualification"]))
+    return Promise(
+        name=name,
+        licence=licence,
+        budget=read_json(run / "budget.json", "limits")["limits"],
+        latency_means=means,
+        accuracy=accuracy,
+        latency=latency,
+        made={"version": __version__, "recipe": record["recipe"], "device": record.get("device")},
+    )

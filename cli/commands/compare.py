@@ -1,0 +1,85 @@
+"""`autoformer compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autoformer.cli.commands.evaluate import PartName
+from autoformer.cli.options import AnyBatch, Data, Json, Metric, Quiet, Threads
+
+
+def compare(
+    artefacts: Annotated[
+        list[str], typer.Argument(help="Folders of networks, exports, bundles or runs, ONNX files, engines, timm:NAME[@FILE].")
+    ],
+    part: Annotated[PartName, typer.Option("--part", help="Reading test is counted in test_ledger.json.")] = PartName.search,
+    data: Data = None,
+    metric: Metric = None,
+    batch: AnyBatch = None,
+    threads: Threads = 1,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="Measuring time per artefact.")] = 1.0,
+    ledger: Annotated[Path | None, typer.Option(help="Ledger of test readings; default beside each artefact.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="File to write: .html, .svg or .json.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Put networks of any kind into one table of accuracy against latency; the first is what the others are compared with.
+
+    Example: autoformer compare runs/export timm:deit_tiny_patch16_224@deit.pth --data photos --out compared.html
+    """
+    from autoformer.cli.console import note, print_json, print_table, progress_bar
+    from autoformer.cli.words import metric_of
+    from autoformer.files import refuse_existing_file
+    from autoformer.profiling.measuring.measure import MeasureConfig
+    from autoformer.profiling.profiles.comparison import compare_artefacts
+    from autoformer.profiling.reports.comparison_page import COLUMNS, check_suffix, notes, save, table
+
+    if out is not None:
+        check_suffix(out)
+        refuse_existing_file(out)
+    with progress_bar(quiet) as progress:
+        compared = compare_artefacts(
+            artefacts, images_for(artefacts, part, data, ledger), metric=metric_of(metric, None, record_in(artefacts)),
+            config=MeasureConfig(min_s=seconds, max_s=4 * seconds), batch=batch, threads=threads, progress=progress,
+        )  # fmt: skip
+    if out is not None:
+        save(compared, out)
+    if json:
+        print_json(compared.to_dict())
+        return
+    print_table(compared.words, COLUMNS, table(compared))
+    for text in notes(compared):
+        note(text)
+    for missing in compared.missing:
+        note(f"not measured: {missing.name}, {missing.backend}: {missing.reason}")
+
+
+def images_for(artefacts: list[str], part: PartName, data: str | None, ledger: Path | None) -> Any:
+    """The images of `data`, else those that the first artefact was made for that says so; None without either."""
+    from autoformer.cli.commands.evaluate import ledger_of, record_of
+    from autoformer.data.loading import load_parts, parts_of_record
+    from autoformer.data.parts import DataConfig, Part
+    from autoformer.profiling.profiles.comparison import Images
+
+    record = next((found for words in artefacts if (found := record_of(words, "data")) is not None), None)
+    if record is None and data is None:
+        return None
+    parts = parts_of_record(record["data"], data) if record is not None else load_parts(DataConfig(source=data or ""))
+
+    def read(words: str) -> Part:
+        if part is PartName.search:
+            return parts.search
+        return parts.test.read(words, ledger or ledger_of(words))
+
+    return Images(read=read, part=part.value, classes=parts.classes, preprocessing=parts.preprocessing)
+
+
+def record_in(artefacts: list[str]) -> dict[str, Any] | None:
+    """The first record of a training among the artefacts' folders."""
+    from autoformer.cli.commands.evaluate import record_of
+
+    found = (record_of(words, key) for words in artefacts for key in ("metric", "recipe"))
+    return next((record for record in found if record is not None), None)

@@ -1,0 +1,83 @@
+"""`autoformer data check`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autoformer.cli.options import GroupBy, Json, Quiet, Set
+
+if TYPE_CHECKING:
+    from autoformer.data.check import DataCheck
+
+SHOWN_CLASSES = 5  # the smallest
+
+app = typer.Typer(help="Look at images before training on them.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def group() -> None:
+    """Keeps `check` a subcommand."""
+
+
+@app.command()
+def check(
+    source: Annotated[str, typer.Argument(help="digits, a folder, a .tar file, or a timm data set name like torch/cifar10.")],
+    group_by: GroupBy = None,
+    near: Annotated[bool, typer.Option("--near/--no-near", help="Compare all images across parts for near duplicates.")] = True,
+    settings: Set = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Look at every image: classes, broken and odd files, duplicates; and say what would be done about each.
+
+    Ends with code 1 where training would be refused. Two cores take about a minute for 10,000 photographs.
+
+    Examples:
+
+      autoformer data check photos/
+
+      autoformer data check frames/ --group-by '(video\\d+)_' --set data.test_fraction=0.2
+    """
+    from autoformer.cli.chain.recipe import parse_recipe
+    from autoformer.cli.console import print_json, progress_bar
+    from autoformer.data.check import check_data
+
+    overrides = [f"data.{setting.removeprefix('data.')}" for setting in settings or ()]
+    given = {"data.source": source, "data.group_by": group_by}
+    config = parse_recipe({}, overrides, "data check", given).data
+    with progress_bar(quiet) as progress:
+        found = check_data(config, near=near, progress=progress)
+    if json:
+        print_json(found.to_dict())
+    else:
+        _show(found)
+    if not found.is_usable:
+        raise typer.Exit(1)
+
+
+def _show(found: DataCheck) -> None:
+    from autoformer.cli.console import print_facts, print_table
+
+    if found.classes:
+        print_facts(found.source, {"parts": found.layout, "classes": len(found.classes)})
+        names = list(found.images)
+        order = sorted(range(len(found.classes)), key=lambda label: (found.images["train"][label], label))
+        shown = order if len(order) <= 2 * SHOWN_CLASSES else order[:SHOWN_CLASSES]
+        rows = [(found.classes[label], *(str(found.images[name][label]) for name in names)) for label in shown]
+        if len(shown) < len(order):
+            rows.append((f"... {len(order) - len(shown)} larger", *([""] * len(names))))
+        rows.append(("all", *(str(sum(found.images[name])) for name in names)))
+        print()
+        print_table("images", ("class", *names), rows)
+    if found.findings:
+        rows = [
+            (f"{finding.count:,}", finding.text, "\n".join(finding.examples), finding.consequence)
+            for finding in sorted(found.findings, key=lambda finding: not finding.refuses)
+        ]
+        print()
+        print_table("found", ("count", "what", "for example", "what is done"), rows)
+    else:
+        print("\nnothing odd was found")
+    print(f"\n{'usable' if found.is_usable else 'not usable'}; looked at in {found.seconds:.1f} s")

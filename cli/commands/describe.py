@@ -1,0 +1,168 @@
+"""`autoformer describe`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autoformer.cli.options import Json
+from autoformer.facts import WHY_COUNTS_DIFFER, facts_of_architecture, facts_of_space, published_counts, space_of_model
+
+
+def describe(
+    thing: Annotated[str, typer.Argument(help="A space (name or YAML), an architecture (name, JSON, file), or a folder.")],
+    image_size: Annotated[int | None, typer.Option("--image-size", help="Pixels; for a space or an architecture.")] = None,
+    num_classes: Annotated[int | None, typer.Option("--num-classes", help="For a space or an architecture.")] = None,
+    space: Annotated[
+        str | None, typer.Option("--space", help="Space of an architecture; the published ones have theirs.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Say what something is, with its params and FLOPs (multiply-adds, canonical form).
+
+    Examples:
+
+      autoformer describe tiny
+
+      autoformer describe AutoFormer-T --json
+
+      autoformer describe runs/quickstart/finetuned
+    """
+    from autoformer.cli.console import print_facts, print_json
+
+    facts = facts_of(thing, image_size, num_classes, space)
+    if json:
+        print_json(facts)
+    else:
+        print_facts(thing, {name: readable(name, value) for name, value in facts.items()})
+
+
+def facts_of(
+    thing: str, image_size: int | None = None, num_classes: int | None = None, space_name: str | None = None
+) -> dict[str, Any]:
+    """What `thing` is; JSON. Raises `ArchitectureError` listing what is known, `CheckpointError` for a damaged folder."""
+    from autoformer.architecture import PUBLISHED, PUBLISHED_SPACES
+    from autoformer.cli.commands.extract import read_architecture
+    from autoformer.errors import ArchitectureError
+    from autoformer.parsing import read_space
+    from autoformer.space import PRESETS
+
+    path = Path(thing)
+    options = {"--image-size": image_size, "--num-classes": num_classes, "--space": space_name}
+    given = [name for name, value in options.items() if value is not None]
+    if thing in PRESETS or path.suffix in (".yaml", ".yml"):
+        if space_name is not None:
+            raise ArchitectureError(f"--space has no effect: {thing} is a space itself; leave it out")
+        return facts_of_space(read_space(thing, image_size=image_size, num_classes=num_classes))
+    if path.is_dir():
+        if given:
+            raise ArchitectureError(f"{given[0]} has no effect on the folder {path}, which names its own; leave it out")
+        return facts_of_folder(path)
+    architecture = read_architecture(thing, {})
+    name = space_name or PUBLISHED_SPACES.get(thing)
+    if name is None:
+        raise ArchitectureError("give --space for an architecture in JSON: its costs depend on patch and head width")
+    space = read_space(name, image_size=image_size, num_classes=num_classes)
+    space.check(architecture)
+    facts = facts_of_architecture(architecture, space)
+    if thing in PUBLISHED and space == PRESETS[PUBLISHED_SPACES[thing]]:
+        facts["other_counts"] = published_counts(thing)
+    return facts
+
+
+def facts_of_folder(path: Path) -> dict[str, Any]:
+    """What one of the folders that the commands write holds. Raises `CheckpointError` naming the file that is damaged."""
+    from autoformer.errors import ArchitectureError, CheckpointError
+    from autoformer.files import read_json
+    from autoformer.space import SearchSpace
+
+    if (path / "architecture.json").exists():
+        return facts_of_network(path)
+    if (file := path / "supernet.json").exists():
+        record = read_json(file, "space", "data")
+        if not isinstance(record["data"], dict):
+            raise CheckpointError(f"{file} does not describe its images: data is no object; it was edited or damaged")
+        try:
+            return {**facts_of_space(SearchSpace.from_dict(record["space"])), "data": record["data"].get("source")}
+        except ArchitectureError as error:
+            raise CheckpointError(f"{file} is damaged: {error}") from error
+    if (path / "search.json").exists():
+        from autoformer.profiling.tables.limit import finally_chosen
+        from autoformer.search.result import load_search
+
+        record = read_json(path / "search.json", "result", "budget")
+        chosen = finally_chosen(load_search(path)[0], path).chosen
+        cost = {"params": chosen.cost.params, "flops": chosen.cost.flops, "latency_ms": chosen.cost.latency_ms}
+        return {"kind": "search", "budget": record["budget"], "chosen": chosen.architecture.to_dict(), **cost}
+    if (path / "manifest.json").exists():
+        from autoformer.export.manifest import Manifest
+
+        manifest = Manifest.load(path)
+        files = {f"{a.format} {a.precision}": f"{a.status}: {a.reason}" for a in manifest.artefacts}
+        return {"kind": "export", "params": manifest.params, "flops": manifest.flops, "artefacts": files}
+    if (path / "report.json").exists():
+        return {"kind": "run", **read_json(path / "report.json")}
+    raise CheckpointError(f"{path} holds nothing this tool knows; expected a supernet, subnet, search, export or run")
+
+
+def facts_of_network(path: Path) -> dict[str, Any]:
+    """What the folder of a network holds, without loading torch. Raises `CheckpointError` when its files contradict."""
+    from autoformer.architecture import Architecture
+    from autoformer.errors import ArchitectureError, CheckpointError
+    from autoformer.files import read_json
+
+    file = path / "config.json"
+    arguments = read_json(file, "model_args")["model_args"]
+    try:
+        space = space_of_model(arguments)
+        choices = {name: arguments[name] for name in ("embed_dim", "num_heads", "mlp_ratio")}
+        architecture = Architecture.from_dict({**choices, "image_size": arguments.get("searched_size")})
+    except (ArchitectureError, CheckpointError) as error:
+        raise CheckpointError(f"{file} does not describe a network: {error}") from error
+    try:
+        stored = Architecture.from_dict(read_json(path / "architecture.json"))
+    except ArchitectureError as error:
+        raise CheckpointError(f"{path / 'architecture.json'} is damaged: {error}") from error
+    if stored != architecture:
+        raise CheckpointError(
+            f"{path}: architecture.json ({stored.slug}) and config.json ({architecture.slug}) differ; one was edited"
+        )
+    return facts_of_architecture(architecture, space)
+
+
+def readable(name: str, value: Any) -> str:
+    """A fact for people."""
+    from autoformer.architecture import Architecture
+    from autoformer.cost import show
+    from autoformer.facts import WHERE
+
+    if name in ("params", "flops") and isinstance(value, int):
+        return f"{show(name, value)} ({value:,}{' multiply-adds' if name == 'flops' else ''})"
+    if name == "executed_flops":
+        return ", ".join(f"{form} {show('flops', flops)} ({WHERE[form]})" for form, flops in value.items()) + " (multiply-adds)"
+    if name == "alignment_waste":
+        return f"{100 * value:.1f} % more FLOPs if every width were padded to a multiple of 32"
+    if name == "supernet_memory_mib":
+        return ", ".join(f"{sharing} {mib:,} MiB" for sharing, mib in value.items()) + " (weights in float32)"
+    if name == "architecture":
+        return str(Architecture.from_dict(value))
+    if name == "other_counts":
+        paper, official = show("flops", value["paper_flops"]), show("flops", value["official_code_flops"])
+        unfactorised, factorised, norms, products = (
+            show("flops", value[name])
+            for name in (
+                "unfactorised_relative_position_flops", "relative_position_flops", "layer_norm_flops", "official_products_flops",
+            )
+        )  # fmt: skip
+        return (
+            f"paper {show('params', value['paper_params'])} params, {paper} FLOPs; official code {official}. {WHY_COUNTS_DIFFER} "
+            f"Its products as executed are ours - {norms} LayerNorm - {factorised} relative position + {unfactorised} for the "
+            f"N×N embedding = {products}. {value['paper_probably']}"
+        )
+    if isinstance(value, dict) and {"params", "flops"} <= set(value):
+        return f"{show('params', value['params'])} params, {show('flops', value['flops'])} FLOPs (multiply-adds)"
+    if isinstance(value, list):
+        return ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

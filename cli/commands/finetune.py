@@ -1,0 +1,80 @@
+"""`autoformer finetune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autoformer.cli.options import Data, GroupBy, Json, Metric, Out, Quiet, Recipe, Seed, Set
+
+
+def finetune(
+    subnet: Annotated[str, typer.Argument(help="Folder of a network, as `autoformer extract` writes it, or timm:NAME[@FILE].")],
+    out: Out,
+    recipe: Recipe = None,
+    data: Data = None,
+    image_size: Annotated[int | None, typer.Option("--image-size", min=4, help="Pixels; default what the network takes.")] = None,
+    group_by: GroupBy = None,
+    metric: Metric = None,
+    seed: Seed = None,
+    settings: Set = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train one network further, with the trainer of the supernet; on images of other classes it gets a new head.
+
+    Run it again after an interruption and it goes on where it stopped. On several GPUs: torchrun, as for `train`.
+
+    Examples:
+
+      autoformer finetune runs/subnet --out runs/finetuned --set epochs=20
+
+      autoformer finetune runs/subnet --data flowers/ --out runs/flowers --set patience=5 --set layer_decay=0.75
+    """
+    import torch
+
+    from autoformer.cli.chain.recipe import recipe_of
+    from autoformer.cli.chain.starting import network_and_parts, readable
+    from autoformer.cli.console import note, print_json, print_table, progress_bar
+    from autoformer.cli.words import metric_of, score_cells
+    from autoformer.data.parts import describe_parts
+    from autoformer.files import read_json
+    from autoformer.metric import WORDS
+    from autoformer.training.distributed import joined
+    from autoformer.training.runs import finetune as finetune_network
+
+    chosen = recipe_of(recipe, "finetune", settings, seed)
+    if chosen.threads is not None:
+        torch.set_num_threads(chosen.threads)
+    with joined() as world, progress_bar(quiet or not world.leads) as progress:
+        about = {name: getattr(chosen.data, name) for name in chosen.data.model_fields_set} if data or not recipe else {}
+        about |= {key: value for key, value in (("source", data), ("group_by", group_by)) if value is not None}
+        network, parts, new_head = network_and_parts(subnet, about, image_size)
+        parts = readable(parts, out, world, progress)
+        stored = Path(subnet) / "subnet.json"
+        sought = metric_of(metric, chosen.metric if recipe is not None else None, read_json(stored) if stored.exists() else None)
+        if world.leads and not quiet:
+            for line in describe_parts(parts):
+                note(line)
+            if new_head:
+                note(f"a new head for {len(parts.classes)} classes")
+        finetune_network(network, parts, chosen.finetune, out, metric=sought, seed=chosen.seed, world=world, progress=progress)
+        if not world.leads:
+            return
+    record = read_json(out / "subnet.json", "history")
+    kept = kept_epoch(record)
+    if json:
+        print_json({"folder": str(out), "last_epoch": record["history"][-1], "kept_epoch": kept})
+        return
+    rows = [score_cells(value) for value in kept.get("scores", {}).values()]
+    told = "trained on the search part too" if record.get("folded") else f"epoch {kept['epoch']} on the search part"
+    print_table(f"finetuned network in {out}: {told}", (WORDS[sought], "95 % interval", "images"), rows)
+
+
+def kept_epoch(record: dict[str, Any]) -> dict[str, Any]:
+    """The record of the epoch whose weights were kept: the best one where `patience` was set, else the last."""
+    best = record.get("best") if (record.get("train") or {}).get("patience") is not None else None
+    history: list[dict[str, Any]] = record["history"]
+    return history[best["epoch"] - 1] if best is not None else history[-1]

@@ -1,0 +1,50 @@
+"""`autoformer predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoformer.cli.options import Json
+
+
+def predict(
+    artefact: Annotated[
+        Path, typer.Argument(help="A folder of a network, an export or a bundle, a .zip bundle, an ONNX file, an engine.")
+    ],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    top: Annotated[int, typer.Option("--top", min=1, help="Classes shown per image.")] = 3,
+    json: Json = False,
+) -> None:
+    """Name the most probable classes of images.
+
+    Example: autoformer predict runs/quickstart/export photo.png other.jpg
+    """
+    import numpy as np
+
+    from autoformer.cli.console import print_json, print_table
+    from autoformer.data.images import FileImages
+    from autoformer.errors import DataError
+    from autoformer.export.predictor import open_predictor
+
+    predictor = open_predictor(artefact)
+    preprocessing, classes = predictor.preprocessing, predictor.classes
+    if preprocessing is None or classes is None:
+        raise DataError(f"{artefact} holds no preprocessing and classes; export it with this tool, or name its folder")
+    rows, answers = [], []
+    for path in images:
+        if not path.is_file():
+            raise DataError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; expected an image file")
+        image = FileImages(path.parent, (Path(path.name),), (0,)).open(0)
+        logits = predictor(preprocessing(image)[None])[0].astype(np.float64)
+        shares = np.exp(logits - logits.max())
+        shares /= shares.sum()
+        best = [(classes[index], float(shares[index])) for index in np.argsort(-shares)[:top]]
+        answers.append({"image": str(path), "classes": [{"name": name, "probability": share} for name, share in best]})
+        rows.append((str(path), ", ".join(f"{name} {100 * share:.1f} %" for name, share in best)))
+    if json:
+        print_json(answers)
+    else:
+        print_table(f"{artefact}", ("image", "classes by probability"), rows)

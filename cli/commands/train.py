@@ -1,0 +1,124 @@
+"""`autoformer train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autoformer.cli.options import Data, GroupBy, Json, Metric, Out, Quiet, Seed, Set
+
+if TYPE_CHECKING:
+    from autoformer.cli.chain.recipe import Recipe
+    from autoformer.data.parts import DataParts
+    from autoformer.networks.supernet import Supernet
+    from autoformer.space import SearchSpace
+    from autoformer.training.distributed import World
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A YAML file; the sections data, space and train are used.")],
+    out: Out,
+    data: Data = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="Weights to start from: timm:NAME[@FILE], official:FILE, or the folder of a supernet or run."
+        ),
+    ] = None,
+    group_by: GroupBy = None,
+    metric: Metric = None,
+    seed: Seed = None,
+    settings: Set = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the parts, and the measured time and disk it will take; train nothing.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a supernet: every network of the space at once, in shared weights.
+
+    Run it again after an interruption and it goes on where it stopped. On several GPUs, one process each:
+    torchrun --nproc-per-node=8 -m autoformer.cli train RECIPE --out DIR
+
+    Example: autoformer train recipes/quickstart.yaml --out runs/super --set train.epochs=50
+    """
+    import torch
+
+    from autoformer.cli.chain.recipe import load_recipe
+    from autoformer.cli.chain.starting import beginning, readable
+    from autoformer.cli.console import note, progress_bar
+    from autoformer.data.loading import load_parts
+    from autoformer.data.parts import describe_parts
+    from autoformer.training.distributed import joined
+    from autoformer.training.runs import train_supernet
+
+    given = {
+        "data.source": data, "data.group_by": group_by, "metric": metric and metric.value, "seed": seed, "train.start": start
+    }  # fmt: skip
+    chosen = load_recipe(recipe, settings or [], given)
+    if chosen.threads is not None:
+        torch.set_num_threads(chosen.threads)
+    with joined() as world, progress_bar(quiet or not world.leads) as progress:
+        parts = readable(load_parts(chosen.data), out, world, progress)
+        if not quiet and world.leads:
+            for line in describe_parts(parts):
+                note(line)
+        space, begun, new_head = beginning(chosen, parts)
+        if new_head and not quiet and world.leads:
+            note(f"a new head for {len(parts.classes)} classes")
+        if dry_run:
+            _show_price(chosen, parts, space, begun, out, world, json)
+            return
+        train_supernet(
+            space, parts, chosen.train, out, start=begun, seed=chosen.seed, metric=chosen.metric, world=world, progress=progress
+        )
+        if world.leads:
+            _show_result(out, chosen.metric, json)
+
+
+def _show_price(
+    recipe: Recipe, parts: DataParts, space: SearchSpace, start: Supernet | None, out: Path, world: World, json: bool
+) -> None:
+    from autoformer.cli.console import print_facts, print_json
+    from autoformer.training.choosing import chooser
+    from autoformer.training.runs import fresh_supernet, rehearse
+    from autoformer.training.trainer import Trainer
+
+    supernet = (start or fresh_supernet(space, recipe.train, recipe.seed)).to(world.device)
+    choose = chooser(recipe.train.subnets, space, recipe.seed)
+    trainer = Trainer(supernet, parts, recipe.train, out, choose, dict(space.anchors), parts.preprocessing, world=world)
+    price = rehearse(trainer, out)
+    if not world.leads:
+        return
+    if json:
+        print_json({"parts": parts.record["parts"], "space": space.to_dict(), "price": price.to_dict()})
+        return
+    facts = {
+        "images": ", ".join(f"{name} {part['images']}" for name, part in parts.record["parts"].items()),
+        "classes": str(len(parts.classes)),
+        "networks in the space": f"{space.size:.3g}",
+        "steps": f"{price.steps} of {recipe.train.batch_size} images",
+        "time per step": f"{1000 * price.seconds_per_step:.3g} ms (median of {price.steps_measured})",
+        "waiting for images": f"{100 * price.wait_share:.2g} % of it",
+        "all steps": f"{price.hours:.3g} hours, on {world.size} process{'es' if world.size > 1 else ''} like this one",
+        "disk": f"{price.disk_bytes / 2**20:.0f} MiB of {price.free_bytes / 2**20:.0f} MiB free",
+    }
+    print_facts(f"{out}: nothing written", facts)
+
+
+def _show_result(out: Path, metric: str, json: bool) -> None:
+    from autoformer.cli.console import print_json, print_table
+    from autoformer.cli.words import score_cells
+    from autoformer.files import read_json
+    from autoformer.metric import WORDS
+
+    record = read_json(out / "supernet.json", "history", "weights_digest")
+    last = record["history"][-1]
+    if json:
+        print_json({"folder": str(out), "weights_digest": record["weights_digest"], "last_epoch": last})
+        return
+    words = WORDS[metric]  # type: ignore[index]
+    rows = [(name, *score_cells(value)) for name, value in last["scores"].items()]
+    print_table(f"supernet in {out}: {words} on the search part", ("network", words, "95 % interval", "images"), rows)

@@ -1,0 +1,55 @@
+"""`autoformer profile compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoformer.cli.options import Json
+
+REGRESSION = 1  # exit code of a regression that is shown
+
+
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="A.json", help="A file of `profile run --out`.")],
+    after: Annotated[Path, typer.Argument(metavar="B.json", help="Another, of the same networks.")],
+    max_regression: Annotated[str, typer.Option("--max-regression", help="By how much B may be slower.")] = "5%",
+    other_device: Annotated[
+        bool, typer.Option("--other-device", help="Compare times of different devices, threads or settings.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 as well where it cannot be told, or B lacks one.")] = False,
+    json: Json = False,
+) -> None:
+    """Compare two profiles; exit 1 when B is shown to be slower than permitted.
+
+    Example: autoformer profile compare before.json after.json --max-regression 5%
+    """
+    from autoformer.cli.console import note, print_json, print_table
+    from autoformer.parsing import percentage
+    from autoformer.profiling.profiles.batch_sweep import load_profiles
+    from autoformer.profiling.profiles.regression import UNSHOWN, compare_profiles
+
+    permitted = percentage(max_regression)
+    found = compare_profiles(load_profiles(before), load_profiles(after), permitted=permitted, other_device=other_device)
+    if json:
+        print_json(found.to_dict())
+    else:
+        rows = [
+            (
+                ratio.name, f"{ratio.precision}, batch {ratio.batch}", ratio.statistic, f"{ratio.before_ms:.3f}",
+                f"{ratio.after_ms:.3f}",
+                f"{ratio.ratio:.3f}" + ("" if ratio.low is None else f" [{ratio.low:.3f}, {ratio.high:.3f}]"),
+                f"{ratio.verdict}: {ratio.reason}",
+            )
+            for ratio in found.ratios
+        ]  # fmt: skip
+        columns = ("artefact", "", "statistic", "A ms", "B ms", "B / A, 95 % interval", "verdict")
+        print_table(f"B against A, at most {100 * permitted:g} % slower", columns, rows)
+        for which, names in (("A", found.only_before), ("B", found.only_after)):
+            for name in names:
+                note(f"only in {which}: {name}")
+    untold = bool(found.only_before) or any(ratio.verdict == UNSHOWN for ratio in found.ratios)
+    if found.shown or (strict and untold):
+        raise typer.Exit(REGRESSION)

@@ -1,0 +1,77 @@
+"""What a person can ask of an export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from autoformer.errors import ExportError
+from autoformer.export.engines.artefact import read_batches
+from autoformer.export.engines.builder import EngineConfig
+from autoformer.settings import Settings
+
+
+class ExportConfig(Settings):
+    """What is written, and how it is judged."""
+
+    precisions: tuple[Literal["fp32", "tf32", "fp16", "int8"], ...] = ("fp32", "fp16", "int8")  # tf32: engines alone
+    formats: tuple[Literal["onnx", "tensorrt"], ...] = ("onnx", "tensorrt")
+    calibration_images: int = Field(128, gt=0, description="images of the search part that int8 is calibrated on")
+    input: Literal["float32", "uint8"] = Field(
+        "float32", description="of the files; uint8: pixels, with the normalisation folded in"
+    )
+    max_disagreement: float = Field(0.01, ge=0, le=1, description="share of images where int8 may guess otherwise than fp32")
+    max_class_loss: float = Field(0.05, ge=0, le=1, description="share of a class's images that int8 may lose against fp32")
+    opset: int = Field(20, ge=17, le=25, description="of the ONNX files; 17 for old runtimes")
+    batch: int | None = Field(None, gt=0, le=4096, description="images in each call; empty or dynamic: any number")
+
+    engine_batches: tuple[str, ...] = Field(
+        ("1:1:8",), min_length=1, description="of TensorRT engines, a profile each: 8, or smallest:tuned for:largest like 1:8:32"
+    )
+    workspace_mib: int | None = Field(None, gt=0, description="scratch memory of TensorRT engines; empty: all of the device")
+    builder_level: int = Field(3, ge=0, le=5, description="of TensorRT; higher builds longer")
+    timing_cache: Path | None = Field(None, description="folder that builds of engines share, much faster for similar networks")
+    refittable: bool = Field(False, description="engines whose weights can be replaced; may run slower")
+
+    @model_validator(mode="after")
+    def _engine_settings_make_sense(self) -> ExportConfig:
+        try:
+            self.engines()
+        except ExportError as error:
+            raise ValueError(str(error)) from error
+        if "tensorrt" in self.formats:
+            return self
+        for name in ("engine_batches", "workspace_mib", "builder_level", "timing_cache", "refittable"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is about TensorRT engines; add tensorrt to the formats")
+        if "tf32" in self.precisions:
+            raise ValueError("precision tf32 is of TensorRT engines alone; add tensorrt to the formats")
+        return self
+
+    def engines(self) -> EngineConfig:
+        """How engines are built."""
+        return EngineConfig(
+            profiles=tuple(map(read_batches, self.engine_batches)), workspace_mib=self.workspace_mib,
+            optimization_level=self.builder_level, timing_cache=self.timing_cache, refittable=self.refittable,
+        )  # fmt: skip
+
+    @field_validator("batch", mode="before")
+    @classmethod
+    def _dynamic_is_any(cls, value: object) -> object:
+        return None if value == "dynamic" else value
+
+    @field_validator("precisions")
+    @classmethod
+    def _fp32_is_the_source(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "fp32" not in value:
+            raise ValueError("fp32 must be among them: the other files are made from it")
+        return value
+
+    @field_validator("formats")
+    @classmethod
+    def _onnx_is_the_source(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "onnx" not in value:
+            raise ValueError("onnx must be among them: engines are built from it")
+        return value

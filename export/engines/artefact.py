@@ -1,0 +1,222 @@
+"""An engine as an artefact: built from an ONNX file that counts, run, compared, and only then listed.
+
+TensorRT's Python bindings build it where they are, NVIDIA's `trtexec` where they are not; what was used stands in the record,
+and the same opens it again. Runs on boards: numpy and TensorRT are imported inside the functions that need them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoformer.errors import CheckpointError, ExportError, MeasurementError, MissingPackageError, short
+from autoformer.export.engines.build_progress import OnProgress
+from autoformer.export.engines.builder import MAX_BATCH, Batches, EngineBuilder, EngineConfig
+from autoformer.export.engines.engine import Engine
+from autoformer.export.engines.tensorrt_versions import how_to_rebuild, tensorrt_missing
+from autoformer.export.engines.trtexec import Trtexec, trtexec_path
+from autoformer.export.manifest import Artefact, sha256_of
+from autoformer.export.parity import Parity
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from autoformer.export.parity import Model
+
+    # Compares a model, run in batches of these sizes: the comparison, and how many images are named right, where known.
+    Judge = Callable[[Model, tuple[int, ...]], tuple[Parity, int | None]]
+
+BATCHES = (1, 2, 5)  # sizes that every engine is compared with, beside those that its profiles are tuned for
+BUILT_WITH = "built_with"  # in `Artefact.made`: names trtexec where that built the plan
+
+
+@dataclass(frozen=True)
+class TrtexecModel:
+    """A plan that trtexec runs: images [n, C, H, W] to logits [n, classes], a process for each call."""
+
+    program: Trtexec
+    plan: Path
+    input_name: str
+    output_name: str
+    fixed_batch: bool
+
+    def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Raises `MeasurementError` with trtexec's reason."""
+        import numpy as np
+
+        values = self.program.logits(
+            self.plan, np.ascontiguousarray(images).tobytes(), batch=len(images), input_name=self.input_name,
+            image_shape=images.shape[1:], output_name=self.output_name, fixed_batch=self.fixed_batch,
+        )  # fmt: skip
+        return np.asarray(values, np.float32).reshape(len(images), -1)
+
+
+def read_batches(words: str) -> Batches:
+    """ "8" is tuned for and takes 8 images, "1:8:32" takes 1 to 32 and is tuned for 8. Raises `ExportError` for others."""
+    sizes = words.split(":")
+    if len(sizes) not in (1, 3) or not all(size.isdecimal() and 1 <= int(size) <= MAX_BATCH for size in sizes):
+        raise ExportError(
+            f"batches {words[:40]!r} cannot be read; expected one number like 8, or smallest:tuned for:largest like 1:8:32"
+        )
+    low, best, high = sizes if len(sizes) == 3 else sizes * 3
+    return int(low), int(best), int(high)
+
+
+def how_to_build() -> Trtexec | None:
+    """None where TensorRT's Python bindings can build here, else trtexec.
+
+    Raises `MissingPackageError` saying what is missing, and where it is to be had, when neither is there.
+    """
+    missing = tensorrt_missing()
+    if missing is None:
+        return None
+    if trtexec_path() is None:
+        raise MissingPackageError(f"{missing}; trtexec is not here either")
+    try:
+        return Trtexec.find()
+    except MissingPackageError as error:
+        raise MissingPackageError(f"{missing}; and {error}") from error
+
+
+def engine_artefact(
+    source: Artefact,
+    graph: Path,
+    plan: Path,
+    config: EngineConfig,
+    judge: Judge,
+    *,
+    program: Trtexec | None = None,
+    on_progress: OnProgress | None = None,
+) -> Artefact:
+    """Builds the engine of an exported ONNX file and compares it; the plan is gone again when it cannot be proved.
+
+    `program` builds and runs it, or TensorRT's bindings when None. A failure is an answer, not an exception: "rejected" with
+    its reason.
+    """
+    assert source.input_name is not None, "an exported file has an input"
+    assert source.output_name is not None, "an exported file has an output"
+    made: dict[str, Any] = {}
+    try:
+        if program is None:
+            built = EngineBuilder(config).build(graph, plan, on_progress=on_progress)
+            made = built.made()
+            with Engine.load(plan, sha256=built.sha256) as engine:
+                parity, correct = judge(in_profiles(engine, engine.profiles), _compared(engine.profiles))
+        else:
+            made = program.build(
+                graph, plan, config, input_name=source.input_name, image_shape=_image_shape(source),
+                fixed_batch=source.batch is not None,
+            )  # fmt: skip
+            profiles = profiles_of(replace(source, made=made))
+            model = in_profiles(_with_trtexec(program, plan, source), profiles)
+            parity, correct = judge(model, few_calls(profiles))
+    except (ExportError, CheckpointError, MeasurementError) as error:  # the ONNX file is good all the same
+        plan.unlink(missing_ok=True)
+        return Artefact(format="tensorrt", precision=config.precision, status="rejected", reason=str(error), made=made)
+    if not parity.passed:
+        plan.unlink()
+        return Artefact(
+            format="tensorrt", precision=config.precision, status="rejected", reason=parity.reason, parity=parity, made=made
+        )
+    return Artefact(
+        format="tensorrt", precision=config.precision, status="exported", reason=parity.reason, file=plan.name,
+        sha256=sha256_of(plan), bytes=plan.stat().st_size, input_name=source.input_name, input_shape=source.input_shape,
+        output_name=source.output_name, parity=parity, correct=correct, made=made,
+    )  # fmt: skip
+
+
+@contextmanager
+def opened_engine(path: Path, artefact: Artefact) -> Iterator[Model]:
+    """A plan of a manifest as a function from images to logits, opened by what built it.
+
+    Raises `CheckpointError` for another plan, device or version than the manifest says, `MissingPackageError` without a runtime.
+    """
+    if trtexec_of(artefact) is None:
+        with Engine.load(path, sha256=artefact.sha256) as engine:
+            yield in_profiles(engine, engine.profiles)
+        return
+    yield in_profiles(_with_trtexec(checked_trtexec(path, artefact), path, artefact), profiles_of(artefact))
+
+
+def in_profiles(model: Model, profiles: Sequence[Batches]) -> Model:
+    """`model`, which takes the batches of these profiles, for any number of images: a batch between them is filled up.
+
+    The images added are copies of the last, and their answers are dropped.
+    """
+
+    def run(images: NDArray[Any]) -> NDArray[np.float32]:
+        import numpy as np
+
+        most, found, start = max(high for _, _, high in profiles), [], 0
+        while start < len(images):
+            batch = images[start : start + most]
+            size = min(max(low, len(batch)) for low, _, high in profiles if high >= len(batch))
+            whole = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
+            found.append(model(np.ascontiguousarray(whole))[: len(batch)])
+            start += len(batch)
+        return np.concatenate(found)
+
+    return run
+
+
+def profiles_of(artefact: Artefact) -> tuple[Batches, ...]:
+    """The batches that a plan takes, from its record. Raises `CheckpointError` where that does not say."""
+    return ((artefact.batch,) * 3,) if artefact.batch is not None else settings_of(artefact).profiles
+
+
+def settings_of(artefact: Artefact) -> EngineConfig:
+    """What a plan was built with, from its record. Raises `CheckpointError` where that does not say."""
+    try:
+        return EngineConfig.from_dict(artefact.made["config"])
+    except (KeyError, TypeError, ExportError) as error:
+        raise CheckpointError(
+            f"the manifest does not say with which settings {artefact.file} was built ({short(error)}); {how_to_rebuild()}"
+        ) from error
+
+
+def few_calls(profiles: Sequence[Batches]) -> tuple[int, ...]:
+    """Batch sizes to compare a plan with that trtexec runs, where every call is a process that loads the plan anew."""
+    most = max(high for _, _, high in profiles)
+    return (*[most] * 7, profiles[0][1])
+
+
+def _compared(profiles: Sequence[Batches]) -> tuple[int, ...]:
+    return (*BATCHES, *sorted({best for _, best, _ in profiles} - set(BATCHES)))
+
+
+def trtexec_of(artefact: Artefact) -> str | None:
+    """The version of trtexec that built a plan; None where the bindings did."""
+    name, _, version = str(artefact.made.get(BUILT_WITH, "")).partition(" ")
+    return version if name == "trtexec" else None
+
+
+def checked_trtexec(path: Path, artefact: Artefact) -> Trtexec:
+    """The trtexec that may load this plan. Raises `CheckpointError` where the plan, the version or the GPU is another one."""
+    if not path.is_file() or sha256_of(path) != artefact.sha256:
+        raise CheckpointError(
+            f"{path} is not the plan that the manifest describes; a plan is code, so it is not loaded; {how_to_rebuild()}"
+        )
+    program = Trtexec.find()
+    if program.tensorrt != trtexec_of(artefact):
+        raise CheckpointError(
+            f"{path} was built by trtexec {trtexec_of(artefact)}, here is {program.tensorrt}; {how_to_rebuild()}"
+        )
+    built_for, here = artefact.made.get("gpu"), program.gpu()
+    if None not in (built_for, here) and built_for != here:
+        raise CheckpointError(f"{path} was built for {short(built_for)}, here is {here}; {how_to_rebuild()}")
+    return program
+
+
+def _with_trtexec(program: Trtexec, plan: Path, artefact: Artefact) -> TrtexecModel:
+    assert artefact.input_name is not None, "an exported file has an input"
+    assert artefact.output_name is not None, "an exported file has an output"
+    return TrtexecModel(program, plan, artefact.input_name, artefact.output_name, artefact.batch is not None)
+
+
+def _image_shape(artefact: Artefact) -> tuple[int, ...]:
+    """Channels, height, width."""
+    return tuple(int(size) for size in artefact.input_shape[1:])

@@ -1,0 +1,242 @@
+"""int8 by post-training quantisation: one symmetric Q/DQ file that TensorRT accepts and CPUs run fast.
+
+TensorRT wants int8 (not uint8) data, zero points that are zero, and biases left in floating point; per-channel weights cost
+nothing. Only MatMul, Gemm and Conv with stored weights are quantised: products inside attention and with relative position
+tables stay in fp32, where eight bits hurt most and save least.
+
+Which calibration is best depends on the network, so a few are tried and the one that changes the logits of the calibration
+images least is kept: the full range or a percentile of it, with the patch embedding and the classifier in int8 or in fp32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from autoformer.errors import CheckpointError, ExportError
+from autoformer.export.graphs.onnx_graph import OnnxGraph, read_model
+from autoformer.export.graphs.onnx_model import OnnxModel, import_onnxruntime
+from autoformer.export.parity import run_in_batches
+from autoformer.files import replacing
+
+QUANTISED = ("MatMul", "Gemm", "Conv")
+CALIBRATION_BATCH = 16
+# TensorRT's rules as options of onnxruntime.quantization.
+OPTIONS: dict[str, Any] = {
+    "ActivationSymmetric": True,
+    "WeightSymmetric": True,
+    "QuantizeBias": False,
+    "OpTypesToExcludeOutputQuantization": list(QUANTISED),
+}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """One way to choose the ranges of activations, and what is left in fp32."""
+
+    method: str  # "minmax": the full range; "percentile": the range that holds `percentile` of all values
+    percentile: float | None = None
+    ends_in_fp32: bool = False  # the first Conv and the last Gemm or MatMul
+
+    def __str__(self) -> str:
+        range_ = self.method if self.percentile is None else f"{self.method} {self.percentile:g}"
+        return f"{range_}, {'patch embedding and classifier in fp32' if self.ends_in_fp32 else 'all layers in int8'}"
+
+
+CANDIDATES = (
+    Calibration("minmax"),
+    Calibration("percentile", 99.99),
+    Calibration("minmax", ends_in_fp32=True),
+    Calibration("percentile", 99.99, ends_in_fp32=True),
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How far the logits of the calibration images moved under one calibration."""
+
+    calibration: Calibration
+    disagreement: float  # share of images given another class
+    mean_abs: float  # logits
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return asdict(self)
+
+
+def quantize_int8(
+    graph: OnnxGraph, images: NDArray[Any], path: Path, *, candidates: Sequence[Calibration] = CANDIDATES
+) -> tuple[OnnxGraph, tuple[Trial, ...]]:
+    """Writes the int8 twin of `graph` to `path`, calibrated on its input [n, C, H, W]; and all trials, the kept one first.
+
+    Raises `ExportError` when the images do not fit, nothing can be quantised, or the file would not be legal for TensorRT.
+    """
+    if str(images.dtype) != graph.input_type or images.ndim != 4 or images.shape[1:] != graph.image_shape or not len(images):
+        wanted = f"{graph.input_type} [n, *{list(graph.image_shape)}]"
+        raise ExportError(f"calibration images are {images.dtype} {list(images.shape)}, expected {wanted}")
+    import_onnxruntime()
+    source = OnnxModel(graph.path)
+    batch = graph.batch or min(CALIBRATION_BATCH, len(images))
+    # Percentiles want batches of one size, as a graph of a fixed batch does: the last is filled up with the first images.
+    usable = images[np.arange(-(-len(images) // batch) * batch) % len(images)]
+    expected, _ = run_in_batches(source, usable, (batch,))
+    # Quantised in a folder of its own, so that whatever the quantiser leaves goes with it.
+    with tempfile.TemporaryDirectory(prefix="autoformer-int8-") as temporary, _quiet():
+        prepared = _prepare(graph, Path(temporary))
+        trials: list[tuple[Trial, Path]] = []
+        for index, calibration in enumerate(candidates):
+            if calibration.ends_in_fp32 and not _nodes_to_quantize(onnx.load(prepared), ends_in_fp32=True):
+                continue  # a network of convolutions alone
+            made = Path(temporary) / f"{index}.onnx"
+            _quantize(prepared, made, usable, batch, calibration)
+            given, _ = run_in_batches(_runnable(made, graph), usable, (batch,))
+            moved = float(np.abs(expected - given).mean())
+            disagreement = float((expected.argmax(1) != given.argmax(1)).mean())
+            trials.append((Trial(calibration, disagreement, moved), made))
+        trials.sort(key=lambda trial: (trial[0].disagreement, trial[0].mean_abs))
+        model = onnx.load(trials[0][1])
+        if objections := _objections(model):
+            raise ExportError(f"the quantised graph is not legal for TensorRT: {objections[0]}")
+        metadata = replace(graph.metadata, precision="int8")
+        del model.metadata_props[:]
+        onnx.helper.set_model_props(model, metadata.to_properties())
+        del model.graph.value_info[:]
+        onnx.checker.check_model(model)
+        with replacing(path) as beside:
+            beside.write_bytes(model.SerializeToString())
+    return OnnxGraph.open(path), tuple(trial for trial, _ in trials)
+
+
+def _runnable(made: Path, graph: OnnxGraph) -> OnnxModel:
+    """The quantised file. Raises `ExportError` where ONNX Runtime cannot run it, as 1.31 with opset 21 and a fixed batch:
+    its optimiser moves a QuantizeLinear over a reshape and forgets the type (microsoft/onnxruntime#25526).
+    """
+    try:
+        return OnnxModel(made)
+    except CheckpointError as error:
+        fixed = "" if graph.batch is None else f" and the fixed batch {graph.batch}"
+        reason = str(error).partition("runs here: ")[2] or str(error)
+        raise ExportError(
+            f"ONNX Runtime does not run the quantised graph of opset {graph.opset}{fixed} ({reason[:150]}); "
+            "try opset 20, or any batch"
+        ) from error
+
+
+def qdq_objections(path: Path) -> list[str]:
+    """Why TensorRT would refuse the quantisation in this file, or not run it in int8; empty when it is legal.
+
+    The rules are those of TensorRT's ONNX importer: int8 data, zero points zero, positive scales that are stored, no
+    dequantised int32 biases; and at least one Q/DQ pair. Raises `CheckpointError` when the file cannot be read.
+    """
+    return _objections(read_model(path))
+
+
+def _objections(model: onnx.ModelProto) -> list[str]:
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    found = [] if nodes else ["no QuantizeLinear or DequantizeLinear in the graph: nothing is quantised"]
+    for node in nodes:
+        name = f"{node.op_type} {node.name!r}"
+        if node.domain not in ("", "ai.onnx"):
+            found.append(f"{name} is of domain {node.domain!r}, expected a standard operator")
+        scale = stored.get(node.input[1])
+        if scale is None:
+            found.append(f"{name} computes its scale; it must be stored")
+        elif not (numpy_helper.to_array(scale) > 0).all():
+            found.append(f"{name} has a scale that is not positive")
+        zero_point = stored.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+        if zero_point is None:
+            found.append(f"{name} has no stored zero point: its type would be uint8")
+        elif zero_point.data_type != TensorProto.INT8:
+            found.append(f"{name} is {TensorProto.DataType.Name(zero_point.data_type)}, expected INT8")
+        elif numpy_helper.to_array(zero_point).any():
+            found.append(f"{name} has zero points other than zero")
+    return found
+
+
+def _prepare(graph: OnnxGraph, folder: Path) -> Path:
+    """The graph with shapes inferred, as the quantiser wants it; not optimised, so that tables stay apart from weights."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = folder / "prepared.onnx"
+    quant_pre_process(str(graph.path), str(prepared), skip_optimization=True, skip_symbolic_shape=True)
+    return prepared
+
+
+def _nodes_to_quantize(model: onnx.ModelProto, ends_in_fp32: bool) -> list[str]:
+    """Names of the nodes that multiply by a stored matrix or filter."""
+    stored = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
+    every = list(model.graph.node)
+    if model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8:  # what comes before the first Conv resizes pixels
+        every = every[next((index for index, node in enumerate(every) if node.op_type == "Conv"), 0) :]
+    nodes = [
+        node for node in every if node.op_type in QUANTISED and stored.get(node.input[1], 0) >= 2 and node.input[0] not in stored
+    ]
+    if ends_in_fp32 and len(nodes) > 2:
+        nodes = [node for node in nodes[1:-1] if node.op_type != "Conv"]
+    return [node.name for node in nodes]
+
+
+def _quantize(prepared: Path, path: Path, images: NDArray[Any], batch: int, calibration: Calibration) -> None:
+    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    model = onnx.load(prepared)
+    names = _nodes_to_quantize(model, calibration.ends_in_fp32)
+    if not names:
+        raise ExportError("the graph holds no MatMul, Gemm or Conv with stored weights; there is nothing to quantise")
+
+    class Images(CalibrationDataReader):  # type: ignore[misc]
+        """Hands out the images in batches."""
+
+        def __init__(self) -> None:
+            self.starts = iter(range(0, len(images), batch))
+
+        def get_next(self) -> dict[str, NDArray[Any]] | None:
+            start = next(self.starts, None)
+            return None if start is None else {model.graph.input[0].name: images[start : start + batch]}
+
+    options = dict(OPTIONS)
+    if calibration.percentile is not None:
+        options["CalibPercentile"] = calibration.percentile
+    quantize_static(
+        str(prepared),
+        str(path),
+        Images(),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=list(QUANTISED),
+        nodes_to_quantize=names,
+        per_channel=True,
+        activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+        calibrate_method={"minmax": CalibrationMethod.MinMax, "percentile": CalibrationMethod.Percentile}[calibration.method],
+        extra_options=options,
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the quantiser's prints and remarks off the terminal."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.filterwarnings("ignore", module=r"onnxruntime(\..*)?$")
+            yield
+    finally:
+        logging.disable(disabled)
+        root.handlers[:] = handlers  # logging.warning() installs one
+        root.setLevel(level)

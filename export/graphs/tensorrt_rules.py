@@ -1,0 +1,268 @@
+"""What TensorRT objects to in an ONNX graph, a rule each, with the page that says so.
+
+A rule is a function of the graph and a version of TensorRT. It knows nothing but what NVIDIA wrote down: where behaviour
+differs between versions, the version is in the rule.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from autoformer.errors import ExportError
+from autoformer.export.graphs.attention_pattern import GraphView, attentions
+from autoformer.export.graphs.onnx_graph import opset_of, read_model
+
+Level = Literal["fails", "falls back", "not fused", "risk"]
+Version = tuple[int, int]
+
+OPERATORS = "operator list of TensorRT's ONNX parser (onnx-tensorrt, docs/operators.md)"
+BYTES = "TensorRT documentation, DataType UINT8 (the same since 8.5); issue NVIDIA/TensorRT 3985"
+IMPORTER = "TensorRT's ONNX importer, quantise and dequantise (onnxOpImporters.cpp)"
+FUSION = "TensorRT documentation, fused attention"
+GRAPHS = "CUDA programming guide, stream capture"
+
+STANDARD = ("", "ai.onnx")
+NEWEST_OPSET = (((8, 6), 17), ((10, 0), 20), ((10, 9), 22), ((10, 13), 24))  # from this version on
+SINCE = {  # operators that later versions brought
+    "LayerNormalization": (8, 6), "GroupNormalization": (8, 6), "Gelu": (10, 0), "Attention": (10, 14),
+    "RMSNormalization": (10, 15),
+}  # fmt: skip
+UNSUPPORTED = frozenset([
+    "AffineGrid", "Bernoulli", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "CenterCropPad", "Col2Im",
+    "Compress", "ConcatFromSequence", "ConvInteger", "DFT", "Det", "DynamicQuantizeLinear", "ImageDecoder", "MatMulInteger",
+    "MaxRoiPool", "MaxUnpool", "MelWeightMatrix", "Multinomial", "NegativeLogLikelihoodLoss", "Optional",
+    "OptionalGetElement", "OptionalHasElement", "QLinearConv", "QLinearMatMul", "RegexFullMatch", "SequenceAt",
+    "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength", "SequenceMap",
+    "SoftmaxCrossEntropyLoss", "SplitToSequence", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer", "Unique",
+])  # fmt: skip  # as of TensorRT 10.15; no earlier version read them either
+QUANTISED_SINCE: dict[int, Version] = {
+    TensorProto.INT8: (8, 6), TensorProto.FLOAT8E4M3FN: (10, 0), TensorProto.INT4: (10, 1), TensorProto.FLOAT4E2M1: (10, 8),
+}  # fmt: skip
+FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16}
+FOREIGN_TYPES = (
+    TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.COMPLEX128, TensorProto.UINT16, TensorProto.UINT32,
+    TensorProto.UINT64, TensorProto.INT16,
+)  # fmt: skip
+
+
+class Objection(NamedTuple):
+    """One thing that one version objects to."""
+
+    level: Level
+    where: str  # node, value, or the file
+    why: str
+    source: str
+
+
+Rule = Callable[[onnx.ModelProto, GraphView, Version], Iterator[Objection]]
+
+
+def opset(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterator[Objection]:
+    """Newer operator sets than the parser reads."""
+    newest = max(newest for since, newest in NEWEST_OPSET if since <= target)
+    if (written := opset_of(model)) > newest:
+        why = f"opset {written}, this version reads up to {newest}; export with an opset of {newest} or below"
+        yield Objection("fails", "the file", why, OPERATORS)
+
+
+def operators(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterator[Objection]:
+    """Operators that need a plugin, a newer version, or the host."""
+    for node in graph.nodes:
+        kind = node.op_type
+        if node.domain not in STANDARD:
+            yield Objection("fails", named(node), f"{node.domain}.{kind} is no standard operator; it needs a plugin", OPERATORS)
+        elif kind in UNSUPPORTED:
+            yield Objection("fails", named(node), f"{kind} is not supported", OPERATORS)
+        elif (since := SINCE.get(kind, (0, 0))) > target:
+            yield Objection("fails", named(node), f"{kind} is read from TensorRT {since[0]}.{since[1]} on", OPERATORS)
+        elif kind == "Resize" and any(entry.name == "antialias" and entry.i for entry in node.attribute):
+            yield Objection("fails", named(node), "Resize cannot antialias; resize before the network", OPERATORS)
+        elif kind == "LayerNormalization" and len([name for name in node.output if name]) > 1:
+            yield Objection("fails", named(node), "only the first output of LayerNormalization is supported", OPERATORS)
+        elif kind in ("If", "Loop", "Scan", "NonZero", "NonMaxSuppression"):
+            why = f"{kind} decides shapes or steps at run time, which keeps the network out of a CUDA graph"
+            yield Objection("falls back", named(node), why, GRAPHS)
+
+
+def types(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterator[Objection]:
+    """Types that are refused, or computed in another."""
+    inputs, outputs = ({value.name for value in values} for values in (model.graph.input, model.graph.output))
+    for name, kind in graph.types.items():
+        if kind in FOREIGN_TYPES:
+            yield Objection("fails", name, f"{type_name(kind)} is not a type of TensorRT", OPERATORS)
+        elif kind == TensorProto.DOUBLE:
+            yield Objection("falls back", name, "DOUBLE is computed as FLOAT", OPERATORS)
+        elif kind == TensorProto.BFLOAT16 and target < (10, 0):
+            yield Objection("fails", name, "BFLOAT16 is read from TensorRT 10.0 on", OPERATORS)
+        elif kind == TensorProto.UINT8 and name in inputs:
+            if name in outputs or any(user.op_type != "Cast" for user in graph.users[name]):
+                yield Objection("fails", name, "a UINT8 input must go into a Cast first, and nowhere else", BYTES)
+            if {entry.i for user in graph.users[name] if user.op_type == "Cast" for entry in user.attribute} - FLOATS:
+                why = "a UINT8 input is cast to another type than FLOAT or FLOAT16, which alone are documented for it"
+                yield Objection("risk", name, why, BYTES)
+        elif kind == TensorProto.UINT8 and (maker := graph.maker.get(name)) is not None:
+            ends = maker.op_type == "Cast" and name in outputs and not graph.users[name]
+            if not ends and maker.op_type not in ("QuantizeLinear", "Constant"):  # their bytes are the other rule's matter
+                yield Objection("fails", name, "UINT8 is a type of inputs and outputs alone; no layer computes in it", BYTES)
+    if target < (10, 0) and TensorProto.FLOAT16 in graph.types.values():
+        why = "half precision needs the builder's FP16 flag in this version; without it float32 is computed"
+        yield Objection("falls back", "the file", why, "TensorRT 8.6 documentation, reduced precision")
+
+
+def quantisation(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterator[Objection]:
+    """Q/DQ nodes that are refused, and products that stay in floating point beside them."""
+    for node in graph.nodes:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.domain not in STANDARD:
+            continue
+        scale = graph.stored.get(node.input[1])
+        zero = graph.stored.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+        if scale is None:
+            yield Objection("fails", named(node), "the scale is computed; it must be stored", IMPORTER)
+        elif not (numpy_helper.to_array(scale) > 0).all():
+            yield Objection("fails", named(node), "a scale is not positive", IMPORTER)
+        if zero is not None and numpy_helper.to_array(zero).astype("float32").any():
+            yield Objection("fails", named(node), "zero points other than zero; quantise symmetrically", IMPORTER)
+        value = node.input[0] if node.op_type == "DequantizeLinear" else node.output[0]
+        kind = zero.data_type if zero is not None else graph.types.get(value, TensorProto.UINT8)
+        if kind == TensorProto.INT32:
+            yield Objection("fails", named(node), "INT32 is dequantised, as biases are; keep them in floating point", IMPORTER)
+        elif kind not in QUANTISED_SINCE:
+            why = f"quantised to {type_name(kind)}; INT8 is expected, with a zero point that says so"
+            yield Objection("fails", named(node), why, IMPORTER)
+        elif (since := QUANTISED_SINCE[kind]) > target:
+            why = f"quantised to {type_name(kind)}, which is read from TensorRT {since[0]}.{since[1]} on"
+            yield Objection("fails", named(node), why, IMPORTER)
+    for node in graph.nodes:
+        if node.op_type in ("MatMul", "Gemm", "Conv") and len(node.input) > 1:
+            sides = [name in graph.maker and graph.maker[name].op_type == "DequantizeLinear" for name in node.input[:2]]
+            if any(sides) and not all(sides):
+                why = f"one input of this {node.op_type} is dequantised and one is not; it runs in floating point"
+                yield Objection("falls back", named(node), why, "TensorRT documentation, working with quantised types")
+
+
+def attention(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterator[Objection]:
+    """Attention that would not become one kernel."""
+    for found in attentions(graph):
+        for why in found.objections:
+            yield Objection("not fused", found.name, f"attention: {why}", FUSION)
+    for node in graph.nodes:
+        if node.op_type == "Attention" and target >= SINCE["Attention"]:
+            why = "Attention is not taken apart by default: where no fused kernel fits its sizes, the build fails"
+            yield Objection("risk", named(node), why, "issue NVIDIA/TensorRT 4705")
+
+
+def normalisation(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterator[Objection]:
+    """Layer normalisation in half precision, or taken apart."""
+    for node in graph.nodes:
+        if node.op_type == "LayerNormalization" and graph.types.get(node.input[0]) == TensorProto.FLOAT16:
+            why = "LayerNormalization of half precision values loses accuracy; cast to float32 before it"
+            yield Objection("risk", named(node), why, "issue NVIDIA/TensorRT 4493")
+        elif node.op_type == "Sqrt" and _of_a_variance(node, graph):
+            why = "a layer normalisation taken apart; as LayerNormalization (opset 17) it is one kernel"
+            yield Objection("not fused", named(node), why, "issue NVIDIA/TensorRT 2564")
+
+
+def shapes(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterator[Objection]:
+    """Inputs whose sizes are open."""
+    for value in model.graph.input:
+        if value.name in graph.stored:
+            continue
+        shape = graph.shapes.get(value.name)
+        if shape is None:
+            yield Objection("fails", value.name, "how many dimensions it has is not stated", OPERATORS)
+        elif any(size is None for size in shape[1:]):
+            why = "sizes beside the batch are open; kernels are tuned for one size of their range"
+            yield Objection("falls back", value.name, why, "TensorRT documentation, optimisation profiles")
+
+
+RULES: dict[str, Rule] = {
+    rule.__name__: rule for rule in (opset, operators, types, quantisation, attention, normalisation, shapes)
+}  # fmt: skip
+
+
+def type_name(kind: int) -> str:
+    """The name of an ONNX data type."""
+    return TensorProto.DataType.Name(kind) if kind in TensorProto.DataType.values() else f"type {kind}"
+
+
+def named(node: onnx.NodeProto) -> str:
+    """The name of a node, or what tells it apart without one."""
+    return node.name or f"{node.op_type} that gives {node.output[0] if node.output else 'nothing'}"
+
+
+def _of_a_variance(node: onnx.NodeProto, graph: GraphView) -> bool:
+    """Whether this Sqrt is of a mean (of squares) and something is divided by it."""
+    before = graph.made_by(node.input[0])
+    if before is not None and before.op_type == "Add":
+        before = next((maker for name in before.input if (maker := graph.made_by(name)) is not None), None)
+    after = {user.op_type for user in graph.used_by(node.output[0])}
+    return before is not None and before.op_type == "ReduceMean" and bool(after & {"Div", "Reciprocal"})
+
+
+LEVELS: tuple[Level, ...] = ("fails", "falls back", "not fused", "risk")
+TARGETS = ("8.6", "10.3", "10.9", "10.13", "10.16", "11.4")  # JetPack 6.0, JetPack 6.1 and 6.2, servers, Thor, servers
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that TensorRT would object to, in some of the versions asked about."""
+
+    level: Level
+    rule: str
+    where: str  # node, value, or the file
+    why: str
+    source: str  # where it is written
+    versions: tuple[str, ...]
+
+
+def parsed(version: str) -> Version:
+    """A version as numbers. Raises `ExportError` for what is not like 10.3, or not 8.6, 10.x or 11.x."""
+    major, dot, rest = version.partition(".")
+    minor = rest.partition(".")[0]
+    if not (dot and major.isdecimal() and minor.isdecimal()):
+        raise ExportError(f"TensorRT version {version[:40]!r} is not understood; write it like {TARGETS[1]}")
+    if (int(major), int(minor)) != (8, 6) and int(major) not in (10, 11):
+        raise ExportError(f"nothing is known about TensorRT {version[:40]}; known are 8.6, 10.x and 11.x")
+    return int(major), int(minor)
+
+
+def check_tensorrt(path: Path, versions: Sequence[str] = TARGETS) -> list[Finding]:
+    """The findings for any ONNX file, the worst first. Raises `CheckpointError` when it cannot be read."""
+    return check_model(read_model(path, weights_beside=True), versions)
+
+
+def check_model(model: onnx.ModelProto, versions: Sequence[str] = TARGETS) -> list[Finding]:
+    """The findings for a model, the worst first; what several versions object to is one finding."""
+    graph = GraphView.of(model)
+    held: dict[tuple[str, Any], list[str]] = {}
+    for version in versions:
+        target = parsed(version)
+        for name, rule in RULES.items():
+            for objection in dict.fromkeys(rule(model, graph, target)):
+                held.setdefault((name, objection), []).append(version)
+    found = [Finding(o.level, name, o.where, o.why, o.source, tuple(texts)) for (name, o), texts in held.items()]
+    return sorted(found, key=lambda finding: LEVELS.index(finding.level))
+
+
+def grouped(findings: Sequence[Finding]) -> list[tuple[Finding, int]]:
+    """Findings that differ only in the place, as the first of them and how many there are."""
+    counts = Counter((finding.level, finding.why, finding.versions) for finding in findings)
+    first = {(finding.level, finding.why, finding.versions): finding for finding in reversed(findings)}
+    return [(first[key], count) for key, count in counts.items()]
+
+
+def to_dict(findings: Sequence[Finding], versions: Sequence[str]) -> dict[str, Any]:
+    """The JSON form, with the versions for which nothing fails."""
+    return {
+        "format": "autoformer/tensorrt-check/1",
+        "versions": list(versions),
+        "readable": [text for text in versions if not any(f.level == "fails" and text in f.versions for f in findings)],
+        "findings": [asdict(finding) for finding in findings],
+    }

@@ -1,0 +1,152 @@
+"""Networks of a space, opened to be timed together: exported first, then each opened several times, in a new order every time.
+
+The same file opened twice in one process differs by 2 to 4 per cent for as long as it stays open, because its pages lie elsewhere
+in the caches, and what a process opens first tends to be the slowest. So every network is opened once for nothing (those stay,
+so that their pages are taken), then several times in random orders, and the openings are averaged (`drift.as_one`). Networks
+that outweigh the caches many times do not need it, and their memory is not there.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoformer.architecture import Architecture
+from autoformer.cost import count_params
+from autoformer.files import json_digest
+from autoformer.profiling.measuring.backend import LatencyBackend
+from autoformer.progress import Progress
+from autoformer.space import SearchSpace
+
+if TYPE_CHECKING:
+    from autoformer.networks.subnet import Subnet
+import os
+
+from autoformer.errors import CheckpointError
+from autoformer.export.engines.builder import EngineBuilder, EngineConfig
+from autoformer.export.engines.cuda_runtime import Cuda
+from autoformer.export.engines.tensorrt_versions import import_tensorrt
+from autoformer.export.manifest import sha256_of
+from autoformer.files import read_json, write_json
+from autoformer.profiling.backends.tensorrt_backend import GRAPH, PLAIN, TensorRTBackend
+
+BACKENDS = ("onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda", "tensorrt", "tensorrt-graph")
+INSTANCES = 8  # openings of each network that is timed
+INSTANCES_MIB = 1024  # of weights: no more openings than fit, beside the first
+
+Exporter = Callable[["Subnet", Path], object]  # writes an ONNX file
+
+
+@contextmanager
+def opened_networks(
+    space: SearchSpace, architectures: Sequence[Architecture], backend: str, batch: int, threads: int | None, *,
+    instances: int, folder: Path | None = None, seed: int = 0, exporter: Exporter | None = None, progress: Progress | None = None,
+) -> Iterator[dict[Architecture, list[LatencyBackend]]]:  # fmt: skip
+    """Every network with as many openings as `instances` says, or fewer where their weights would come to 1 GiB.
+
+    `folder` keeps the exported graphs for another time; None puts them into a temporary one. Weights are fresh.
+    """
+    weights_mib = sum(4 * count_params(architecture, space) for architecture in architectures) / 2**20
+    fitting = max(1, min(instances, int(INSTANCES_MIB / weights_mib)))
+    with ExitStack() as stack:
+        place = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="autoformer-networks-")))
+        for index, architecture in enumerate(architectures):
+            if progress:
+                progress("export networks", index + 1, len(architectures))
+            export_for(space, architecture, backend, place, exporter)
+        opened: dict[Architecture, list[LatencyBackend]] = {architecture: [] for architecture in architectures}
+        rng = random.Random(seed)
+        for kept in [False] * (fitting > 1) + [True] * fitting:
+            for architecture in rng.sample(architectures, len(architectures)):
+                one = stack.enter_context(open_network(space, architecture, backend, batch, threads, seed, place))
+                if kept:
+                    opened[architecture].append(one)
+        yield opened
+
+
+def export_for(
+    space: SearchSpace, architecture: Architecture, backend: str, folder: Path, exporter: Exporter | None = None
+) -> Path | None:
+    """The ONNX file of a network of `space` in `folder`, written where it is not there; None for torch, which needs none."""
+    if backend.startswith("torch-"):
+        return None
+    identity = {"space": space.to_dict(), "architecture": architecture.to_dict()}
+    path = folder / f"{architecture.slug}-{json_digest(identity)[:12]}.onnx"
+    if not path.exists():
+        (exporter or _export)(fresh_network(space, architecture), path)
+    return path
+
+
+def open_network(
+    space: SearchSpace, architecture: Architecture, backend: str, batch: int, threads: int | None, seed: int, folder: Path
+) -> LatencyBackend:
+    """A network of `space` with fresh weights on one of `BACKENDS`, ready to be timed; exported into `folder` where needed."""
+    device = backend.rsplit("-", 1)[-1]
+    path = export_for(space, architecture, backend, folder)
+    if path is not None and backend in ("tensorrt", "tensorrt-graph"):
+        return engine_of(path, batch=batch, backend=backend)
+    if path is None:
+        from autoformer.profiling.backends.torch_backend import TorchBackend
+
+        size = space.image_size_of(architecture)
+        shape = (space.in_chans, size, size)
+        return TorchBackend(fresh_network(space, architecture), shape, batch=batch, device=device, threads=threads, seed=seed)
+    from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend(path, batch=batch, provider=device, threads=threads, seed=seed)
+
+
+def fresh_network(space: SearchSpace, architecture: Architecture) -> Subnet:
+    """A network of `space` with random weights, the same ones every time."""
+    import torch
+
+    from autoformer.networks.subnet import Subnet
+
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on as if nothing had been made
+        torch.manual_seed(0)
+        return Subnet.from_space(space, architecture).eval()
+
+
+def _export(network: Subnet, path: Path) -> None:
+    from autoformer.export.graphs.onnx_graph import OnnxGraph
+
+    OnnxGraph.from_network(network, path)
+
+
+ENGINES = (PLAIN, GRAPH)  # backends
+KEYS = ("sha256", "graph", "tensorrt", "gpu")
+
+
+def timing_folder() -> Path:
+    """The timing caches of this user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "autoformer" / "timing"
+
+
+def engine_of(graph: Path, *, batch: int, backend: str) -> TensorRTBackend:
+    """The engine of an ONNX file for exactly `batch` images, built where it is not beside the file.
+
+    One that another TensorRT, another GPU or another file left there is built anew. Raises what building and loading raise.
+    """
+    plan = graph.with_suffix(f".b{batch}.plan")
+    record = plan.with_suffix(".json")
+    here = {"graph": sha256_of(graph), "tensorrt": import_tensorrt().__version__, "gpu": Cuda().gpu().name}
+    if not _is_of(record, plan, here):
+        config = EngineConfig(profiles=((batch, batch, batch),), timing_cache=timing_folder())
+        built = EngineBuilder(config).build(graph, plan)
+        write_json({"sha256": built.sha256, **here}, record)
+    digest = read_json(record, *KEYS)["sha256"]
+    return TensorRTBackend(plan, batch=batch, sha256=digest, cuda_graph=backend == GRAPH)
+
+
+def _is_of(record: Path, plan: Path, here: dict[str, str]) -> bool:
+    if not record.is_file() or not plan.is_file():
+        return False
+    try:
+        found = read_json(record, *KEYS)
+    except CheckpointError:
+        return False
+    return all(found[key] == value for key, value in here.items())

@@ -1,0 +1,202 @@
+"""Results that came back from a device: files of `board.pyz verify | bench --out` and of kits, as rows of a table.
+
+A file says what it was run on; nothing here can check that. What can be checked is: the format, every verdict against its
+samples, and that a run's bundle is the one that the result is of.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from autoformer.errors import DataError, short
+from autoformer.export.manifest import FILE_NAME, Manifest, sha256_of
+from autoformer.files import believing, read_document, replacing
+from autoformer.profiling.kits.result import KitResult
+from autoformer.profiling.measuring.device import DeviceFacts
+from autoformer.profiling.measuring.measure import Measurement
+from autoformer.profiling.measuring.order_statistics import MET, NOT_MET, NOT_SHOWN, limit_status
+
+FORMAT = "autoformer/board/1"
+COMMANDS = ("verify", "bench")
+FOLDER = "boards"  # in the folder of a run
+COLUMNS = ("runtime", "device", "what was run", "date")
+BEGIN, END = "<!-- ran on: begin -->", "<!-- ran on: end -->"  # around the table in a Markdown file
+RUNTIMES = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT", "trtexec": "trtexec of TensorRT", "torch": "torch"}
+
+
+@dataclass(frozen=True)
+class RanOn:
+    """One row: a runtime with its version, the device, what was run there, and the day."""
+
+    runtime: str
+    device: str
+    what: str
+    date: str  # ISO 8601
+
+
+@dataclass(frozen=True)
+class BoardResult:
+    """What one command of a board program found."""
+
+    command: str  # "verify" or "bench"
+    bundle: str
+    model: str | None  # SHA-256 of the bundle's fp32 ONNX file, which every other file is made from
+    created: str
+    device: DeviceFacts
+    measurements: Mapping[str, Measurement]
+    not_measured: Mapping[str, str]
+    artefacts: Mapping[str, Mapping[str, Any]]  # of verify, by name: "status", "reason"
+    budget: Mapping[str, Mapping[str, Any]]
+    versions: Mapping[str, str]  # of the runtimes that ran
+
+    @classmethod
+    def load(cls, path: Path) -> BoardResult:
+        """Raises `CheckpointError` when the file is missing, damaged, edited or something else."""
+        values = read_document(path, FORMAT, expected="a file of board.pyz verify or bench --out")
+        with believing(path, "run the board program again"):
+            answer = values["answer"]
+            found = answer.get("measurements", {})
+            taken = {str(name): Measurement.from_dict({**entry, "name": str(name)}).believed() for name, entry in found.items()}
+            words = {key: values[key] for key in ("command", "bundle", "created")}
+            if words["command"] not in COMMANDS or not isinstance(words["bundle"], str) or not _is_date(words["created"]):
+                raise ValueError("command, bundle or date cannot be read")
+            return cls(
+                **words,
+                model=values.get("model"),
+                device=DeviceFacts.from_dict(values["device"]),
+                measurements=taken,
+                not_measured={str(name): str(reason) for name, reason in answer.get("not measured", {}).items()},
+                artefacts=_entries(answer, "artefacts"),
+                budget=_budget(answer),
+                versions={str(name): str(version) for name, version in values["versions"].items()},
+            )
+
+    def ran_on(self) -> tuple[RanOn, ...]:
+        """A row for each runtime that really ran something. Raises `DataError` when none did."""
+        ran: dict[str, list[str]] = {}
+        for name, taken in self.measurements.items():
+            ran.setdefault(_family(taken.backend), []).append(f"{name}, batch {taken.batch}")
+        for name, found in self.artefacts.items():
+            if found.get("status") in ("as promised", "differs"):
+                family = "onnxruntime" if name.startswith("onnx") else "trtexec" if "trtexec" in self.versions else "tensorrt"
+                ran.setdefault(family, []).append(f"{name} {found['status']}")
+        if not ran:
+            raise DataError(f"the result of {self.command} ran nothing: {'; '.join(self.not_measured.values()) or 'no file'}")
+        gpu = self.device.gpu_name if self.device.has_gpu else "a GPU that it does not name"
+        return tuple(
+            RanOn(
+                runtime=f"{RUNTIMES.get(family, family)} {self.versions.get(family, 'of unknown version')}",
+                device=self.device.short_name if family in ("onnxruntime", "torch") else gpu,
+                what=f"{self.command} of {self.bundle}: {'; '.join(dict.fromkeys(words))}",
+                date=self.created[:10],
+            )
+            for family, words in ran.items()
+        )
+
+
+def _entries(answer: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
+    """A part of an answer. Raises `TypeError` unless it has facts by name."""
+    found = answer.get(name, {})
+    if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
+        raise TypeError(f"its {name} are no facts by name")
+    return found
+
+
+def _budget(answer: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The limits of `verify`. Raises `ValueError` where a status does not follow from the numbers beside it."""
+    found = _entries(answer, "budget")
+    for name, entry in found.items():
+        limit, status = entry["limit"], entry["status"]
+        if "median_ms" in entry:
+            follows = limit_status(limit, str(entry["verdict"]).split(":")[0], entry["low_ms"], entry["high_ms"])
+        elif (value := entry.get("value")) is not None:
+            follows = MET if (value <= limit if name.startswith("max_") else value >= limit) else NOT_MET
+        else:
+            follows = status if status in (NOT_MET, NOT_SHOWN) else NOT_SHOWN
+        if status != follows:
+            raise ValueError(f"{short(name, 40)} is {short(status, 40)!r}, the numbers beside it say {follows!r}")
+    return found
+
+
+def _is_date(words: object) -> bool:
+    try:
+        return isinstance(words, str) and date.fromisoformat(words[:10]).isoformat() == words[:10]
+    except ValueError:
+        return False
+
+
+def rows_of_kit(result: KitResult) -> tuple[RanOn, ...]:
+    """The row of a kit that was measured on a device."""
+    family = _family(result.runtime)
+    version = result.facts.get("onnxruntime") or result.facts.get("tensorrt") or "of unknown version"
+    space, settings = result.kit.space.get("name"), "; ".join(map(str, result.stopped))
+    device = result.device.short_name if family == "onnxruntime" else result.device.gpu_name
+    what = f"a kit of {len(result.kit.networks)} networks of space {space}: {settings}"
+    return (RanOn(f"{RUNTIMES.get(family, family)} {version}", device, what, result.created[:10]),)
+
+
+def _family(backend: str) -> str:
+    return backend.split("-")[0]
+
+
+def read_markdown(path: Path) -> str:
+    """The text that `add_rows` takes. Raises `DataError` when there is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is no Markdown file in UTF-8; expected one with marks for the table") from error
+
+
+def add_rows(text: str, rows: Sequence[RanOn]) -> str:
+    """A Markdown text with these rows added to the table between its marks, newest last; rows that are there stay once.
+
+    Raises `DataError` when the marks are missing.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise DataError(f"the file has no place for the table; put these two lines where it shall stand: {BEGIN} and {END}")
+    before, rest = text.split(BEGIN)
+    table, after = rest.split(END)
+    lines = [line.strip() for line in table.splitlines() if line.strip().startswith("|")]
+    there = [line for line in lines if line not in (_HEAD, _RULE)]
+    new = ["| " + " | ".join(_cell(word) for word in (row.runtime, row.device, row.what, row.date)) + " |" for row in rows]
+    every = list(dict.fromkeys([*there, *new]))
+    return f"{before}{BEGIN}\n{_HEAD}\n{_RULE}\n" + "".join(f"{line}\n" for line in every) + END + after
+
+
+def _cell(words: str) -> str:
+    """Text from a file of somebody else, as one harmless cell."""
+    shown = short(" ".join("".join(letter if letter.isprintable() else " " for letter in words).split()), 160)
+    for letter, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("`", "'"), ("[", "("), ("]", ")")):
+        shown = shown.replace(letter, safe)
+    return shown
+
+
+_HEAD = "| " + " | ".join(COLUMNS) + " |"
+_RULE = "|" + "---|" * len(COLUMNS)
+
+
+def keep_with_run(path: Path, result: BoardResult, run: Path) -> Path:
+    """Copies a result file into the folder of its run, under its own digest, so that once imported is imported once.
+
+    Raises `DataError` when `run` is no run, or the result is of other files than the run exported.
+    """
+    if not (run / "export" / FILE_NAME).is_file():
+        raise DataError(f"{run} is no finished run: it has no export/{FILE_NAME}")
+    model = Manifest.load(run / "export").find("onnx", "fp32")
+    if model is None or result.model != model.sha256:
+        raise DataError(f"{path} is of the bundle {short(result.bundle)!r}, which holds other files than {run} exported")
+    kept = run / FOLDER / f"{result.created[:10]}-{sha256_of(path)[:12]}.json"
+    kept.parent.mkdir(exist_ok=True)
+    with replacing(kept) as beside:
+        shutil.copyfile(path, beside)
+    return kept
+
+
+def results_of(run: Path) -> tuple[BoardResult, ...]:
+    """The results that were imported into a run, in order of their dates. Raises `CheckpointError` for a damaged one."""
+    return tuple(BoardResult.load(path) for path in sorted((run / FOLDER).glob("*.json")))

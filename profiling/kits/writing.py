@@ -1,0 +1,209 @@
+"""`write_kit`: the networks of a designed table as graphs that a device measures by itself.
+
+Exporting takes 5 to 20 s per network and precision; finished graphs stay in a folder beside the kit until it is complete, so
+an interrupted kit goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoformer.architecture import Architecture
+from autoformer.errors import MeasurementError
+from autoformer.export.manifest import sha256_of
+from autoformer.files import claim_folder, refuse_existing, replacing, sole_worker, write_folder
+from autoformer.profiling.backends.of_spaces import fresh_network
+from autoformer.profiling.kits.kit import PRECISIONS, Kit, KitNetwork, StoppingRule
+from autoformer.profiling.measuring.order_statistics import FLOORS
+from autoformer.profiling.tables.design import designed_architectures
+from autoformer.progress import Progress
+from autoformer.space import SearchSpace
+
+if TYPE_CHECKING:
+    from torch import nn
+
+NETWORKS = "networks"  # folder of the graphs
+OPSET = 17  # the newest that TensorRT 8.6 reads, and newer ones as well
+REBUILT, BUILDS = 3, 2  # networks that are built more than once, and how often
+CALIBRATION_IMAGES = 16  # random ones: scales decide no latency
+PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
+
+
+def write_kit(
+    space: SearchSpace,
+    out: Path,
+    *,
+    program: bytes,
+    count: int = 30,
+    precisions: Sequence[str] = ("fp32", "fp16"),
+    batches: Sequence[int] = (1,),
+    statistic: str = "p50",
+    opset: int = OPSET,
+    rule: StoppingRule = StoppingRule(),
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Kit:
+    """Writes the folder `out`, whole or not at all; `program` is the board program.
+
+    Visits are made long enough that all rounds together carry `statistic`. Networks have fresh weights. Raises
+    `MeasurementError` for an unknown precision, or as `designed_architectures` does,
+    `OutputExistsError` where `out` holds something, and `ExportError` as the export does.
+    """
+    wanted = tuple(dict.fromkeys(precisions))
+    if unknown := [name for name in wanted if name not in PRECISIONS]:
+        raise MeasurementError(f"no kit in precision {unknown[0]!r}; known are {', '.join(PRECISIONS)}")
+    if statistic not in ("p50", "p90", "p99"):
+        raise MeasurementError(f"no kit for statistic {statistic!r}; known are p50, p90, p99")
+    if not wanted or not batches or min(batches) < 1:
+        raise MeasurementError("a kit needs at least one precision and one batch of one image or more")
+    from autoformer.export.graphs.onnx_graph import OPSETS
+
+    if opset not in OPSETS:
+        raise MeasurementError(f"no kit in opset {opset}; known are {OPSETS[0]} to {OPSETS[-1]}")
+    refuse_existing(out)
+    rule = replace(rule, min_runs=max(rule.min_runs, -(-FLOORS.get(statistic, 1) // rule.max_rounds)))
+    architectures = designed_architectures(space, count, seed)
+    work = out.with_name(f"{out.name}.work")
+    asked = {"space": space.to_dict(), "precisions": wanted, "count": count, "seed": seed, "opset": opset}
+    work.mkdir(parents=True, exist_ok=True)
+    claim_folder(work, {"format": "autoformer/kit-work/1", **asked})
+    with sole_worker(work):
+        graphs: dict[str, Path] = {}
+        for index, architecture in enumerate(architectures):
+            if progress:
+                progress("export networks", index, count)
+            graphs |= _exported(space, architecture, wanted, opset, work)
+        if progress:
+            progress("export networks", count, count)
+        with write_folder(out) as folder:
+            from autoformer.export.graphs.shared_weights import write_graphs
+
+            (folder / NETWORKS).mkdir()
+            write_graphs(graphs, work, folder / NETWORKS)
+            (folder / "board.pyz").write_bytes(program)
+            rebuilt = {round(place * (count - 1) / (REBUILT - 1)) for place in range(REBUILT)}
+            networks = tuple(
+                KitNetwork(
+                    name=architecture.slug,
+                    architecture=architecture,
+                    input_shape=(space.in_chans, space.image_size_of(architecture), space.image_size_of(architecture)),
+                    files={precision: f"{NETWORKS}/{_file_name(architecture, precision)}" for precision in wanted},
+                    builds=BUILDS if index in rebuilt else 1,
+                )
+                for index, architecture in enumerate(architectures)
+            )
+            (folder / "README.md").write_text(_readme(space, networks, wanted, batches, rule), encoding="utf-8")
+            kit = Kit(
+                space=space.to_dict(),
+                networks=networks,
+                statistic=statistic,
+                precisions=wanted,
+                batches=tuple(batches),
+                opset=opset,
+                seed=seed,
+                rule=rule,
+                files={
+                    path.relative_to(folder).as_posix(): sha256_of(path)
+                    for path in sorted(path for path in folder.rglob("*") if path.is_file())
+                },
+                made=_versions(),
+            )
+            kit.save(folder)
+        shutil.rmtree(work)
+    return kit
+
+
+def _file_name(architecture: Architecture, precision: str) -> str:
+    return f"{architecture.slug}.{precision}.onnx"
+
+
+def _exported(
+    space: SearchSpace, architecture: Architecture, precisions: Sequence[str], opset: int, work: Path
+) -> dict[str, Path]:
+    """The graphs of one network without their weights, by file name; those that are in `work` are used again."""
+    found = {_file_name(architecture, precision): work / _file_name(architecture, precision) for precision in precisions}
+    missing = [precision for precision in precisions if not (work / _file_name(architecture, precision)).exists()]
+    if not missing:
+        return found
+    import onnx
+
+    from autoformer.export.graphs.shared_weights import give_up_weights
+
+    network = fresh_network(space, architecture)
+    with tempfile.TemporaryDirectory(prefix="autoformer-kit-") as temporary:
+        for precision in missing:
+            path = _export(network, precision, opset, Path(temporary))
+            model = onnx.load(path)
+            give_up_weights(model, work)
+            with replacing(work / _file_name(architecture, precision)) as beside:
+                beside.write_bytes(model.SerializeToString())
+    return found
+
+
+def _export(network: nn.Module, precision: str, opset: int, folder: Path) -> Path:
+    """A file with weights of its own."""
+    from autoformer.export.graphs.half_precision import HalfPrecision
+    from autoformer.export.graphs.onnx_graph import OnnxGraph, image_shape_of
+
+    path = folder / f"{precision}.onnx"
+    if precision == "fp16":
+        OnnxGraph.from_network(
+            HalfPrecision(network), path, opset=opset, image_shape=image_shape_of(network), as_it_is=True,
+            metadata={"autoformer.precision": "fp16"},
+        )  # fmt: skip
+        return path
+    exact = folder / "fp32.onnx"
+    if not exact.exists():
+        OnnxGraph.from_network(network, exact, opset=opset, metadata={"autoformer.precision": "fp32"})
+    if precision == "int8":
+        import numpy as np
+
+        from autoformer.export.graphs.quantization import CANDIDATES, quantize_int8
+
+        images = np.random.default_rng(0).standard_normal((CALIBRATION_IMAGES, *image_shape_of(network)), np.float32)
+        quantize_int8(OnnxGraph.open(exact), images, path, candidates=CANDIDATES[:1])
+    return path
+
+
+def _versions() -> dict[str, str]:
+    from autoformer import __version__
+
+    found = {"autoformer": __version__}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # onnxruntime-gpu
+            continue
+    return found
+
+
+def _readme(
+    space: SearchSpace, networks: Sequence[KitNetwork], precisions: Sequence[str], batches: Sequence[int], rule: StoppingRule
+) -> str:
+    minutes = sum(network.builds for network in networks) * rule.seconds / 60
+    return f"""# {len(networks)} networks of the space {" ".join(space.name.split())} to measure on a device
+
+    python3 board.pyz measure
+
+measures them and writes `result.json`, which goes back to the machine with the toolchain:
+
+    autoformer profile table --from result.json --out device.json
+
+The device needs Python 3.10 or newer and one of: TensorRT with its Python bindings; the program `trtexec`, which comes with
+TensorRT (nothing else is needed then); numpy and onnxruntime. `python3 board.pyz measure --help` lists what can be chosen.
+
+Precisions: {", ".join(precisions)}; images in a call: {", ".join(map(str, batches))}. All networks are visited in
+rounds, in one order and then in the other, {rule.min_rounds} rounds at least and {rule.max_rounds} at most, until the median
+of each is known within {100 * rule.max_interval:g} % (the width of its 95 % interval). A visit measures for {rule.seconds:g} s
+or more after a warm-up, so a round takes at least {minutes:.1f} minutes for each precision and batch.
+Each finished visit is on disk at once: after a crash, a reset or Ctrl-C the same command goes on where it was.
+
+Fix the device's clocks and power mode before, leave it alone meanwhile, and use it in that mode afterwards: a table is right
+about the state it was measured in. The weights are random: latency does not depend on them.
+"""

@@ -1,0 +1,394 @@
+"""Times several loaded networks against each other: warm-up until the median settles, then interleaved rounds.
+
+Interleaving lets drift of the machine fall on all alike: every round visits every network, in one order and then in the
+other (A B, B A, …), so that what grows evenly cancels. After each change a few runs refill the caches and are not kept;
+every run after them is. Wall time is what the caller of one inference sees, waiting included; the process's CPU time
+stands beside it, and the device's own clock where there is one. Input and output stay where the backend has put them, and
+preparing images is never included. Garbage collection waits until the end.
+
+Imports the standard library only and works on Python 3.10.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from autoformer.cost import LatencyQualification
+from autoformer.errors import MeasurementError, short
+from autoformer.profiling.measuring.backend import Enqueues, LatencyBackend
+from autoformer.profiling.measuring.conditions import Conditions
+from autoformer.profiling.measuring.device import DeviceFacts
+from autoformer.profiling.measuring.order_statistics import Gates, LatencyStats, Verdict, judge, percentile
+from autoformer.profiling.measuring.sensors import MachineSensors, Reading, Sensors
+from autoformer.progress import Progress
+
+Clock = Callable[[], int]  # nanoseconds
+
+WINDOWS = 3  # as many warm-up windows must agree
+NOT_LOCKED = "not locked"
+STEADY_CLOCK = 0.01  # relative spread of the GPU's clock after them, from highest to lowest
+
+
+@dataclass(frozen=True)
+class MeasureConfig:
+    """How long to measure. Times are per network. Raises `MeasurementError` for impossible values."""
+
+    warmup_s: float = 0.3  # at least
+    warmup_max_s: float = 3.0  # at most, settled or not
+    warmup_window: int = 10  # runs whose median is one reading
+    settle: float = 0.03  # relative spread of the last three readings below which the warm-up ends
+    rounds: int = 5  # interleaved visits of each network
+    lead_in_runs: int = 2  # at each visit, not kept
+    min_runs: int = 100  # over all rounds
+    min_s: float = 1.0  # over all rounds
+    max_s: float = 20.0  # over all rounds; ends a network that is too slow for min_runs
+
+    def __post_init__(self) -> None:
+        for name in ("warmup_s", "warmup_max_s", "settle", "min_s", "max_s"):
+            if not math.isfinite(getattr(self, name)):
+                raise MeasurementError(f"{name} must be a number of finite size, got {getattr(self, name)}")
+        for name in ("warmup_window", "rounds", "min_runs", "max_s"):
+            if getattr(self, name) <= 0:
+                raise MeasurementError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("warmup_s", "settle", "lead_in_runs", "min_s"):
+            if getattr(self, name) < 0:
+                raise MeasurementError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.warmup_max_s < self.warmup_s or self.max_s < self.min_s:
+            raise MeasurementError(
+                f"a time limit is below its minimum: warm-up {self.warmup_s} to {self.warmup_max_s} s, "
+                f"measurement {self.min_s} to {self.max_s} s"
+            )
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """What was run before anything was kept."""
+
+    runs: int
+    seconds: float
+    settled: bool  # whether the medians agreed before the time limit
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The times of one network on one backend, with everything needed to know what they mean."""
+
+    name: str
+    backend: str
+    precision: str
+    batch: int  # images in one run; times are per run
+    threads: int | None
+    settings: Mapping[str, str]
+    device: DeviceFacts
+    warmup: Warmup
+    stats: LatencyStats  # wall time, waiting included
+    cpu_stats: LatencyStats | None  # process CPU time over all threads; None where its clock is too coarse
+    device_stats: LatencyStats | None  # by the device's own clock, where it has one
+    verdict: Verdict
+    samples_ms: tuple[float, ...] = field(repr=False)  # wall times in the order they were taken
+    cpu_samples_ms: tuple[float, ...] = field(repr=False)
+    device_samples_ms: tuple[float, ...] = field(repr=False)
+    round_runs: tuple[int, ...] = ()  # samples of each round
+    instances_ms: tuple[float, ...] = ()  # medians of the openings that were joined into this, where there were several
+    enqueue_samples_ms: tuple[float, ...] = field(default=(), repr=False)  # host time of handing the work to a GPU
+    conditions: Conditions | None = field(default=None, repr=False)  # None where no sensors were read
+
+    @property
+    def metrics(self) -> dict[str, LatencyStats]:
+        """The figures by the names that reports and files use: wall_ms (e2e_ms with copies), cpu_ms, gpu_ms, enqueue_ms."""
+        wall = "e2e_ms" if self.settings.get("copies") == "included" else "wall_ms"
+        enqueue = stats_or_none(self.enqueue_samples_ms)
+        found = {wall: self.stats, "cpu_ms": self.cpu_stats, "gpu_ms": self.device_stats, "enqueue_ms": enqueue}
+        return {name: stats for name, stats in found.items() if stats is not None}
+
+    @property
+    def images_per_s(self) -> float:
+        """Images per second, one run after the other, at the median."""
+        return 1000 * self.batch / self.stats.p50_ms
+
+    @property
+    def gpu_clock(self) -> str | None:
+        """How the GPU's clock was, "locked at 1755 MHz" or "not locked"; None on a CPU, and where nothing tells it."""
+        said = self.conditions
+        if self.backend.endswith("-cpu") or said is None or said.clocks_locked is None:
+            return None
+        if not said.clocks_locked:
+            return NOT_LOCKED
+        return "locked" if said.locked_clock_mhz is None else f"locked at {said.locked_clock_mhz:g} MHz"
+
+    def qualification(self, statistic: str = "p50") -> LatencyQualification:
+        """What a wall latency of this measurement means. Raises `MeasurementError` where the runs do not carry `statistic`."""
+        self.stats.value(statistic)
+        return LatencyQualification(
+            statistic=statistic,
+            batch=self.batch,
+            precision=self.precision,
+            backend=self.backend,
+            device=device_name(self.device, self.backend, self.threads),
+        )
+
+    def with_samples(self, **changes: Any) -> Measurement:
+        """The same with some fields changed, samples above all: figures and verdict are made anew from what is there then."""
+        changed = replace(self, **changes)
+        stats, cpu = LatencyStats.from_samples(changed.samples_ms), stats_or_none(changed.cpu_samples_ms)
+        gpu, enqueue = stats_or_none(changed.device_samples_ms), stats_or_none(changed.enqueue_samples_ms)
+        gates = Gates.for_backend(changed.backend)
+        verdict = judge(stats, gates, cpu=cpu, gpu=gpu, enqueue=enqueue, conditions=changed.conditions)
+        return replace(changed, stats=stats, cpu_stats=cpu, device_stats=gpu, verdict=verdict)
+
+    def believed(self) -> Measurement:
+        """The same as what its samples and conditions say of it, for one that came from a file: judged anew, where that is worse.
+
+        Raises `MeasurementError` where its figures are not those of its samples.
+        """
+        again = self.with_samples()
+        if (self.stats, self.cpu_stats, self.device_stats) != (again.stats, again.cpu_stats, again.device_stats):
+            raise MeasurementError(f"the figures of {short(self.name, 40)!r} are not those of its samples")
+        return again if again.verdict.is_worse_than(self.verdict) else self
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, raw samples included; `from_dict` reads it back."""
+        return {
+            **{item.name: getattr(self, item.name) for item in fields(self)},
+            "settings": dict(self.settings),
+            "device": self.device.to_dict(),
+            "warmup": asdict(self.warmup),
+            "stats": self.stats.to_dict(),
+            "cpu_stats": self.cpu_stats and self.cpu_stats.to_dict(),
+            "device_stats": self.device_stats and self.device_stats.to_dict(),
+            "verdict": {"level": self.verdict.level, "reasons": list(self.verdict.reasons)},
+            **{name: list(getattr(self, name)) for name in _LISTS},
+            "conditions": self.conditions and self.conditions.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Measurement:
+        """Reads the JSON form, of earlier versions too. Raises `MeasurementError` on unknown or missing keys."""
+        known = {item.name for item in fields(cls)}
+        if not known - _LATER <= set(values) <= known:
+            raise MeasurementError(f"not a measurement: keys {sorted(values)}, expected {sorted(known)}")
+        read: dict[str, Any] = {
+            "device": DeviceFacts.from_dict(values["device"]),
+            "warmup": Warmup(**values["warmup"]),
+            "stats": LatencyStats.from_dict(values["stats"], values["samples_ms"]),
+            "cpu_stats": _stats(values, "cpu_stats", "cpu_samples_ms"),
+            "device_stats": _stats(values, "device_stats", "device_samples_ms"),
+            "verdict": Verdict.from_dict(values["verdict"]),
+            **{name: tuple(values.get(name, ())) for name in _LISTS},
+        }
+        settings = values["settings"]
+        if not isinstance(settings, dict) or not all(isinstance(word, str) for item in settings.items() for word in item):
+            raise MeasurementError(f"settings of {short(values['name'], 40)} are not words by name: {short(settings)}")
+        if values.get("conditions") is not None:
+            read["conditions"] = Conditions.from_dict(values["conditions"])
+        return cls(**{**values, **read})
+
+
+def _stats(values: Mapping[str, Any], name: str, samples: str) -> LatencyStats | None:
+    return None if values[name] is None else LatencyStats.from_dict(values[name], values[samples])
+
+
+_LISTS = ("samples_ms", "cpu_samples_ms", "device_samples_ms", "round_runs", "instances_ms", "enqueue_samples_ms")
+_LATER = {"instances_ms", "enqueue_samples_ms", "conditions"}  # files of earlier versions do not have them
+
+
+def device_name(device: DeviceFacts, backend: str, threads: int | None) -> str:
+    """The device as a qualification names it: CPU, cores and threads in use, or the GPU."""
+    if not backend.endswith("-cpu"):
+        return device.gpu_name
+    return device.short_name + ("" if threads is None else f", {threads} thread{'' if threads == 1 else 's'}")
+
+
+def threads_of(qualification: LatencyQualification) -> int | None:
+    """The CPU threads that `device_name` wrote into a qualification; None where it names none."""
+    named = re.search(r", (\d+) threads?$", qualification.device)
+    return int(named[1]) if named else None
+
+
+@dataclass
+class _Taken:
+    """Samples of one network while they are collected."""
+
+    wall_ms: list[float] = field(default_factory=list)
+    cpu_ms: list[float] = field(default_factory=list)
+    device_ms: list[float] = field(default_factory=list)
+    enqueue_ms: list[float] = field(default_factory=list)
+    visits: list[tuple[Reading, Reading]] = field(default_factory=list)
+    round_runs: list[int] = field(default_factory=list)
+
+
+def measure(
+    backends: Mapping[str, LatencyBackend],
+    config: MeasureConfig = MeasureConfig(),
+    *,
+    clock: Clock = time.perf_counter_ns,
+    cpu_clock: Clock = time.process_time_ns,
+    device: DeviceFacts | None = None,
+    sensors: Sensors | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Measurement]:
+    """Measures all `backends` interleaved, under the names they are given. They stay open; the caller closes them.
+
+    `device` None collects the facts of this machine before the first run, and reads its sensors unless others are given; with a
+    device and no sensors none are read. Raises `MeasurementError` for an empty mapping.
+    """
+    if not backends:
+        raise MeasurementError("nothing to measure; give at least one network")
+    facts = device or DeviceFacts.collect()
+    if device is None and sensors is None:
+        sensors = MachineSensors()
+    look = _Look(sensors, clock)
+    at_rest = look()
+    steps, done = len(backends) * (1 + config.rounds), 0
+    taken = {name: _Taken() for name in backends}
+    warmups = {}
+    with _no_garbage_collection():
+        for name, backend in backends.items():
+            warmups[name] = warm_up(backend, config, clock, look.gpu_clock_mhz if _on_gpu(backend) else None)
+            done += 1
+            if progress:
+                progress("measure latency", done, steps)
+        for index in range(config.rounds):
+            for name in list(backends) if index % 2 == 0 else reversed(list(backends)):
+                before = look()
+                _visit(backends[name], config, taken[name], clock, cpu_clock)
+                if before is not None and (after := look()) is not None:
+                    taken[name].visits.append((before, after))
+                done += 1
+                if progress:
+                    progress("measure latency", done, steps)
+    return {name: _finish(name, backends[name], facts, warmups[name], taken[name], at_rest) for name in backends}
+
+
+class _Look:
+    """Reads the sensors, where there are any, with the time since the measurement began."""
+
+    def __init__(self, sensors: Sensors | None, clock: Clock) -> None:
+        self._sensors, self._clock, self._start = sensors, clock, clock()
+
+    def __call__(self) -> Reading | None:
+        return None if self._sensors is None else self._sensors.read((self._clock() - self._start) / 1e9)
+
+    def gpu_clock_mhz(self) -> float | None:
+        """What the GPU's clock is just now."""
+        reading = self()
+        return None if reading is None or reading.gpu is None else reading.gpu.clock_mhz
+
+
+def warm_up(
+    backend: LatencyBackend,
+    config: MeasureConfig,
+    clock: Clock = time.perf_counter_ns,
+    clock_mhz: Callable[[], float | None] | None = None,
+) -> Warmup:
+    """Runs until the medians of the last three windows agree within `settle`, or the time limit is reached.
+
+    `clock_mhz` tells the clock of the device after each window, which must have settled too; None where it is not known.
+    """
+    start, runs = clock(), 0
+    medians: list[float] = []
+    clocks_mhz: list[float] = []
+    while True:
+        window = []
+        for _ in range(config.warmup_window):
+            before = clock()
+            backend.run()
+            after = clock()
+            window.append(float(after - before))
+            runs += 1
+            if after - start >= config.warmup_max_s * 1e9:
+                break
+        medians.append(percentile(sorted(window), 50))
+        last = medians[-WINDOWS:]
+        settled = len(last) == WINDOWS and max(last) - min(last) <= config.settle * min(last)
+        if clock_mhz is not None and (now_mhz := clock_mhz()) is not None:
+            clocks_mhz.append(now_mhz)
+            highest = max(clocks_mhz[-WINDOWS:])
+            settled &= len(clocks_mhz) >= WINDOWS and highest - min(clocks_mhz[-WINDOWS:]) <= STEADY_CLOCK * highest
+        seconds = (clock() - start) / 1e9
+        if seconds >= config.warmup_max_s or (settled and seconds >= config.warmup_s):
+            return Warmup(runs, seconds, settled)
+
+
+def _visit(backend: LatencyBackend, config: MeasureConfig, taken: _Taken, clock: Clock, cpu_clock: Clock) -> None:
+    """One network's part of one round."""
+    for _ in range(config.lead_in_runs):
+        backend.run()
+    needed = -(-config.min_runs // config.rounds)
+    enqueues = backend if isinstance(backend, Enqueues) else None
+    runs, start, elapsed = 0, clock(), 0.0
+    while (runs < needed or elapsed < config.min_s / config.rounds) and elapsed < config.max_s / config.rounds:
+        cpu_before, before = cpu_clock(), clock()
+        device_ms = backend.run()
+        after, cpu_after = clock(), cpu_clock()
+        taken.wall_ms.append((after - before) / 1e6)
+        taken.cpu_ms.append((cpu_after - cpu_before) / 1e6)
+        if device_ms is not None:
+            taken.device_ms.append(device_ms)
+        if enqueues is not None and enqueues.enqueue_ms is not None:
+            taken.enqueue_ms.append(enqueues.enqueue_ms)
+        runs, elapsed = runs + 1, (after - start) / 1e9
+    taken.round_runs.append(runs)
+
+
+def _finish(
+    name: str, backend: LatencyBackend, facts: DeviceFacts, warmup: Warmup, taken: _Taken, at_rest: Reading | None
+) -> Measurement:
+    stats = LatencyStats.from_samples(taken.wall_ms)
+    cpu, gpu, enqueue = (stats_or_none(times) for times in (taken.cpu_ms, taken.device_ms, taken.enqueue_ms))
+    conditions = None
+    if taken.visits:
+        on_gpu = _on_gpu(backend)
+        conditions = Conditions.of(
+            taken.visits, on_gpu=on_gpu, cores=facts.cores, threads=backend.threads, load_average=facts.load_average,
+            # a Jetson's are those of its processor too
+            clocks_locked=facts.clocks_locked if on_gpu or facts.jetson else None, at_rest=at_rest,
+        )  # fmt: skip
+    return Measurement(
+        name=name,
+        backend=backend.name,
+        precision=backend.precision,
+        batch=backend.batch,
+        threads=backend.threads,
+        settings=dict(backend.settings),
+        device=facts,
+        warmup=warmup,
+        stats=stats,
+        cpu_stats=cpu,
+        device_stats=gpu,
+        verdict=judge(stats, Gates.for_backend(backend.name), cpu=cpu, gpu=gpu, enqueue=enqueue, conditions=conditions),
+        samples_ms=tuple(taken.wall_ms),
+        cpu_samples_ms=tuple(taken.cpu_ms),
+        device_samples_ms=tuple(taken.device_ms),
+        round_runs=tuple(taken.round_runs),
+        enqueue_samples_ms=tuple(taken.enqueue_ms),
+        conditions=conditions,
+    )
+
+
+def _on_gpu(backend: LatencyBackend) -> bool:
+    return not backend.name.endswith("-cpu")
+
+
+def stats_or_none(samples_ms: Sequence[float]) -> LatencyStats | None:
+    """The figures of `samples_ms`; None without samples, or where a clock too coarse gave zeros."""
+    return LatencyStats.from_samples(samples_ms) if samples_ms and min(samples_ms) > 0 else None
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,0 +1,264 @@
+"""Networks of any kind side by side: accuracy on the same images, size, and latency measured in one interleaved go.
+
+An artefact is what `open_predictor` opens: a network's folder or name, an ONNX file, an engine, a folder of exported files or a
+bundle, which stands for all its files, as a finished run does. Every one is asked about the same images, each prepared as it
+wants them. The first is what the others are compared with: by how much their scores differ, image by image, and how their median
+times relate to its. Whatever could not be found out stands in the answer with its reason.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoformer.data.parts import Part
+from autoformer.data.preprocessing import Preprocessing
+from autoformer.errors import AutoformerError, CheckpointError, MeasurementError
+from autoformer.evaluate import EvaluationSet, guesses
+from autoformer.export.bundle import unpack_bundle
+from autoformer.export.manifest import FILE_NAME as MANIFEST
+from autoformer.export.predictor import EXPECTED, open_predictor
+from autoformer.metric import WORDS, Difference, Metric, Score, paired_difference, score
+from autoformer.profiling.backends.of_artefacts import TIMM
+from autoformer.profiling.measuring.measure import MeasureConfig, Measurement
+from autoformer.profiling.profiles.artefact_costs import Costs, costs_of
+from autoformer.profiling.profiles.latency import NO_GPU, NotMeasured, Profile, expand, profile_artefacts
+from autoformer.progress import Progress, silent
+from autoformer.search.pareto import nondominated_ranks
+
+FORMAT = "autoformer/comparison/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One artefact on one backend; None where something was not found out."""
+
+    name: str
+    costs: Costs
+    score: Score | None = None
+    difference: Difference | None = None  # of the score to the first row's
+    measurement: Measurement | None = None
+    ratio: float | None = None  # median time over that of the first artefact on the same kind of device
+    pareto: bool = False  # no other row on the same kind of device is at least as good in score and time and better in one
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether its time is that of a GPU."""
+        return self.measurement is not None and not self.measurement.backend.endswith("-cpu")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, without the single times."""
+        taken = self.measurement
+        return {
+            "name": self.name,
+            **asdict(self.costs),
+            "score": self.score and self.score.to_dict(),
+            "difference": self.difference and self.difference.to_dict(),
+            "latency": taken and {
+                "backend": taken.backend, "precision": taken.precision, **taken.stats.to_dict(),
+                "verdict": {"level": taken.verdict.level, "reasons": list(taken.verdict.reasons)},
+                "means": str(taken.qualification("p50")),
+            },
+            "ratio": self.ratio,
+            "pareto": self.pareto,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The answer: rows in the order asked for, and what is missing."""
+
+    rows: tuple[Row, ...]
+    missing: tuple[NotMeasured, ...]
+    metric: Metric
+    images: int
+    part: str  # "search" or "test"; "" without images
+    split: str | None  # digest of the images
+    profile: Profile | None  # everything about the times
+
+    @property
+    def words(self) -> str:
+        """What is compared on how many images."""
+        return f"{WORDS[self.metric]} on {self.images} images of the {self.part} part" if self.images else "no images"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "format": FORMAT,
+            "rows": [row.to_dict() for row in self.rows],
+            "not_measured": [asdict(missing) for missing in self.missing],
+            "metric": self.metric,
+            "images": self.images,
+            "part": self.part,
+            "split": self.split,
+            "device": self.profile and self.profile.reference.device.to_dict(),
+            "batch": self.profile and self.profile.measurements[0].batch,
+            "threads": self.profile and self.profile.reference.threads,
+            "config": self.profile and asdict(self.profile.config),
+            "created": self.profile and self.profile.created,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """What the artefacts are asked about. `read` gives the images to the artefact of these words, and may count that it did."""
+
+    read: Callable[[str], Part]
+    part: str
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing  # for files that do not say how images are prepared
+
+
+def compare_artefacts(
+    words: Sequence[str],
+    images: Images | None,
+    *,
+    metric: Metric = "top1",
+    config: MeasureConfig = MeasureConfig(),
+    batch: int | None = None,
+    threads: int | None = 1,
+    progress: Progress = silent,
+) -> Comparison:
+    """Compares the artefacts that `words` name; without `images` by size and time alone.
+
+    `batch` None means that of the first file that fixes one, else 1. Raises `CheckpointError` for words that name no artefact.
+    """
+    missing: list[NotMeasured] = []
+    for one in words:
+        if not one.startswith(TIMM) and not Path(one).exists():
+            raise CheckpointError(f"{one} does not exist; expected {EXPECTED}")
+    with ExitStack() as stack:
+        named = expand([place for one in words for place in _unpacked(one, stack)], missing)
+        if not named:
+            raise CheckpointError(f"{', '.join(words)}: no file is there to compare; expected {EXPECTED}")
+        asked, found = _Asked(images), {}
+        for own_words, label in named:
+            try:
+                found[label] = asked.guesses(own_words, progress)
+            except AutoformerError as error:
+                missing.append(NotMeasured(label, "accuracy", str(error)))
+        profile = _profile(named, missing, config, batch, threads, progress)
+        rows = [row for own_words, label in named for row in _rows(own_words, label, profile)]
+        rows = marked(with_ratios([_scored(row, found, named[0][1], asked.labels, metric) for row in rows]))
+        shown = _shown(named)
+    return Comparison(
+        rows=tuple(replace(row, name=shown[row.name]) for row in rows),
+        missing=tuple(replace(item, name=shown.get(item.name, item.name)) for item in missing),
+        metric=metric,
+        images=len(asked.labels),
+        part=images.part if images is not None and len(asked.labels) else "",
+        split=asked.split,
+        profile=profile,
+    )
+
+
+def _scored(row: Row, found: Mapping[str, NDArray[np.int64]], first: str, labels: NDArray[np.int64], metric: Metric) -> Row:
+    """The row with what its guesses amount to, and how far that is from the first's."""
+    if row.name not in found:
+        return row
+    own = found[row.name]
+    compared = first in found and row.name != first
+    return replace(
+        row,
+        score=score(own, labels, metric),
+        difference=paired_difference(found[first], own, labels, metric) if compared else None,
+    )
+
+
+def _shown(named: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """What each label is called: an exported file with its folder, everything else as it is."""
+    files = {label: Path(words) for words, label in named if (Path(words).parent / MANIFEST).is_file()}
+    short = {label: f"{path.parent.name}/{path.name}" for label, path in files.items()}
+    every = {label: short.get(label, label) for _, label in named}
+    return {label: name if list(every.values()).count(name) == 1 else label for label, name in every.items()}
+
+
+class _Asked:
+    """The images, decoded once for each preparation, and the classes that artefacts give them."""
+
+    def __init__(self, images: Images | None) -> None:
+        self.images = images
+        self.labels: NDArray[np.int64] = np.empty(0, np.int64)
+        self.split: str | None = None
+        self._prepared: tuple[Preprocessing, EvaluationSet] | None = None  # one at a time: they may be large
+
+    def guesses(self, words: str, progress: Progress) -> NDArray[np.int64]:
+        if self.images is None:
+            raise MeasurementError("there are no images; give --data")
+        with open_predictor(words) as opened:
+            predictor = opened.knowing(self.images.classes)
+            preparation = predictor.preparation(self.images.preprocessing)
+            part = self.images.read(words)
+            if self._prepared is None or self._prepared[0] != preparation:
+                self._prepared = (preparation, EvaluationSet.of(part, preparation))
+            prepared = self._prepared[1]
+            self.labels, self.split = prepared.labels, prepared.digest
+            return guesses(predictor, prepared, progress=progress)
+
+
+def _unpacked(words: str, stack: ExitStack) -> Iterator[str]:
+    """The words, the exported files of a run, or the folder into which a bundle's archive was unpacked while the stack lasts."""
+    if words.startswith(TIMM) or not words.endswith(".zip"):
+        exported = Path(words) / "export"
+        yield str(exported) if (Path(words) / "run.json").is_file() and exported.is_dir() else words
+        return
+    temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="autoformer-bundle-")))
+    yield str(unpack_bundle(Path(words), temporary / Path(words).stem))
+
+
+def _profile(
+    named: Sequence[tuple[str, str]],
+    missing: list[NotMeasured],
+    config: MeasureConfig,
+    batch: int | None,
+    threads: int | None,
+    progress: Progress,
+) -> Profile | None:
+    """The times; None, with the reason in `missing`, where nothing could be measured."""
+    try:
+        profile = profile_artefacts([words for words, _ in named], config=config, batch=batch, threads=threads, progress=progress)
+    except MeasurementError as error:
+        missing.append(NotMeasured("all", "latency", str(error)))
+        return None
+    missing += [item for item in profile.not_measured if item.reason != NO_GPU]
+    if any(item.reason == NO_GPU for item in profile.not_measured):
+        missing.append(NotMeasured("all", "GPU", NO_GPU))  # once, not for every artefact
+    return profile
+
+
+def _rows(words: str, label: str, profile: Profile | None) -> Iterator[Row]:
+    """A row for each backend that ran the artefact, or one without a time."""
+    costs = costs_of(words)
+    taken = [one for one in profile.measurements if one.name == f"{label} ({one.backend})"] if profile is not None else []
+    for measurement in taken:
+        yield Row(name=label, costs=costs, measurement=measurement)
+    if not taken:
+        yield Row(name=label, costs=costs)
+
+
+def with_ratios(rows: Sequence[Row]) -> list[Row]:
+    """The rows with their times relative to the first artefact's on the same kind of device, where both were measured."""
+    first = {row.on_gpu: row.measurement.stats.p50_ms for row in reversed(rows) if row.measurement and row.name == rows[0].name}
+    return [
+        replace(row, ratio=row.measurement.stats.p50_ms / first[row.on_gpu]) if row.measurement and row.on_gpu in first else row
+        for row in rows
+    ]
+
+
+def marked(rows: Sequence[Row]) -> list[Row]:
+    """The rows with those marked that no other on the same kind of device beats in score and median time at once."""
+    found = list(rows)
+    for on_gpu in (False, True):
+        places = [i for i, row in enumerate(rows) if row.score and row.measurement and row.on_gpu == on_gpu]
+        values = [(-s.value, m.stats.p50_ms) for i in places if (s := rows[i].score) and (m := rows[i].measurement)]
+        ranks = nondominated_ranks(np.asarray(values, np.float64).reshape(-1, 2))
+        for place, rank in zip(places, ranks, strict=True):
+            found[place] = replace(rows[place], pareto=bool(rank == 0))
+    return found

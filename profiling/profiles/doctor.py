@@ -1,0 +1,94 @@
+"""What a machine can do: torch, GPU, ONNX Runtime providers, TensorRT, versions, and what to install for the rest."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+from autoformer.export.engines.tensorrt_versions import tensorrt_missing
+from autoformer.profiling.measuring.device import DeviceFacts
+from autoformer.profiling.measuring.gpu_sensors import gpu_sensors
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that works here or does not."""
+
+    what: str
+    works: bool
+    found: str
+    advice: str = ""  # what to install or change; empty when nothing is missing
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return asdict(self)
+
+
+def version_of(*packages: str) -> str | None:
+    """Name and version of the first installed package."""
+    for package in packages:
+        try:
+            return f"{package} {metadata.version(package)}"
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def examine() -> list[Finding]:
+    """Looks at this machine; imports torch and ONNX Runtime, changes nothing."""
+    facts = DeviceFacts.collect()
+    python = ".".join(map(str, sys.version_info[:3]))
+    findings = [
+        Finding("python", sys.version_info >= (3, 11), python, "" if sys.version_info >= (3, 11) else "Python 3.11 or newer"),
+        Finding("processor", True, facts.short_name),
+    ]
+    findings += [_torch(), *_onnxruntime(), _tensorrt()]
+    if facts.has_gpu:
+        works = gpu_sensors() is not None
+        advice = "" if works else "pip install nvidia-ml-py, so that measurements see clocks, heat, power and other processes"
+        findings.append(Finding("sensors of the GPU", works, "found" if works else "missing", advice))
+    for package, advice in (("timm", ""), ("onnx", ""), ("optuna", ""), ("fvcore", "")):
+        found = version_of(package)
+        findings.append(Finding(package, found is not None, found or "missing", advice if found else f"pip install {package}"))
+    return findings
+
+
+def _torch() -> Finding:
+    try:
+        import torch
+    except ImportError as error:
+        return Finding("torch", False, str(error), "pip install torch torchvision")
+    if torch.cuda.is_available():
+        return Finding("torch on a GPU", True, f"torch {torch.__version__}, {torch.cuda.get_device_name()}")
+    return Finding(
+        "torch on a GPU", False, f"torch {torch.__version__}, CPU only", "an NVIDIA GPU with its driver; training works without"
+    )
+
+
+def _onnxruntime() -> list[Finding]:
+    found = version_of("onnxruntime-gpu", "onnxruntime")
+    if found is None:
+        return [Finding("ONNX Runtime", False, "missing", "pip install onnxruntime-gpu (macOS, arm64: onnxruntime)")]
+    import onnxruntime
+
+    providers = onnxruntime.get_available_providers()
+    findings = [Finding("ONNX Runtime on the CPU", "CPUExecutionProvider" in providers, found)]
+    for name, provider, needs in (
+        ("ONNX Runtime on CUDA", "CUDAExecutionProvider", "onnxruntime-gpu and an NVIDIA GPU with CUDA and cuDNN"),
+        ("ONNX Runtime on TensorRT", "TensorrtExecutionProvider", "onnxruntime-gpu, an NVIDIA GPU and TensorRT 10 libraries"),
+    ):
+        works = provider in providers and DeviceFacts.collect().has_gpu
+        state = "provider is built in" if provider in providers else "provider is not in this build"
+        findings.append(Finding(name, works, f"{found}, {state}", "" if works else needs))
+    return findings
+
+
+def _tensorrt() -> Finding:
+    missing = tensorrt_missing()
+    found = version_of("tensorrt", "tensorrt-cu13", "tensorrt-cu12") or "missing"
+    note = ""
+    if found != "missing" and found.split()[-1].startswith("11"):
+        note = "; ONNX Runtime's TensorRT provider wants 10.x"
+    return Finding("TensorRT", missing is None, found + note, missing or "")

@@ -1,0 +1,296 @@
+"""Measures files: ONNX graphs, TensorRT plans, networks of ours and of timm, export folders, all interleaved in one go.
+
+A small fixed network (the reference) runs among them on the CPU. Absolute times of a shared machine move by several per
+cent from one hour to the next, their ratio to the reference hardly does; so a repeat is compared by ratios. Whatever could
+not be measured stands in the answer with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from autoformer.architecture import is_whole
+from autoformer.errors import CheckpointError, MeasurementError, MissingPackageError
+from autoformer.export.manifest import FILE_NAME as MANIFEST
+from autoformer.export.manifest import Manifest
+from autoformer.files import believing, read_document, refuse_existing_file, write_json
+from autoformer.profiling.backends.of_artefacts import BACKENDS, TIMM, USUAL_BACKENDS, Job, fixed_batch, jobs_of
+from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
+from autoformer.profiling.measuring.backend import CopiesImages, LatencyBackend, WithCopies
+from autoformer.profiling.measuring.clock_lock import NOT_HERE, locked_clocks
+from autoformer.profiling.measuring.device import DeviceFacts
+from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, measure
+from autoformer.profiling.measuring.sensors import MachineSensors
+from autoformer.profiling.profiles.cold_start import ColdStart, cold_start
+from autoformer.profiling.profiles.energy import Energy, measure_energy
+from autoformer.progress import Progress
+
+FORMAT = "autoformer/profile/1"
+WRITES = "a file of `profile run --out`"
+NO_GPU = "no NVIDIA GPU was found"
+REFERENCE = "reference network"
+REFERENCE_WIDTH, REFERENCE_ROWS, REFERENCE_LAYERS = 192, 64, 4  # 9.4 M multiply-adds, below a millisecond on most CPUs
+
+
+@dataclass(frozen=True)
+class NotMeasured:
+    """Something that has no number, and why."""
+
+    name: str
+    backend: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The answer: measurements in the order asked for, the reference among them, and what is missing."""
+
+    measurements: tuple[Measurement, ...]
+    reference: Measurement
+    not_measured: tuple[NotMeasured, ...]
+    config: MeasureConfig
+    created: str  # ISO 8601, UTC
+    attempt: int = 1  # earlier ones were not VALID and are not kept
+    cold_starts: tuple[ColdStart, ...] = ()
+    energy: tuple[Energy, ...] = ()
+
+    def ratio(self, measurement: Measurement) -> float:
+        """Median over the reference's median; what to compare between two profiles of one machine."""
+        return measurement.stats.p50_ms / self.reference.stats.p50_ms
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form; `from_dict` reads it back."""
+        return {
+            "format": FORMAT,
+            "measurements": [measurement.to_dict() for measurement in self.measurements],
+            "ratios": {measurement.name: self.ratio(measurement) for measurement in self.measurements},
+            "metrics": {
+                taken.name: {name: stats.to_dict() for name, stats in taken.metrics.items()} for taken in self.measurements
+            },
+            "reference": self.reference.to_dict(),
+            "not_measured": [asdict(missing) for missing in self.not_measured],
+            "config": asdict(self.config),
+            "created": self.created,
+            "attempt": self.attempt,
+            "cold_starts": [start.to_dict() for start in self.cold_starts],
+            "energy": [energy.to_dict() for energy in self.energy],
+        }
+
+    @classmethod
+    def load(cls, path: Path) -> Profile:
+        """Reads a file. Raises `CheckpointError` naming it when it is missing, damaged or of another format."""
+        return cls.from_dict(read_document(path, FORMAT, expected=WRITES), path)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], path: Path) -> Profile:
+        """Reads the JSON form, which came from `path`. Raises `CheckpointError` naming that file when it cannot be right."""
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            have = values.get("format") if isinstance(values, dict) else type(values).__name__
+            raise CheckpointError(f"{path} has format {have!r}, expected {FORMAT!r}; profile again")
+        with believing(path, "profile again"):
+            measurements = tuple(Measurement.from_dict(item).believed() for item in values["measurements"])
+            reference = Measurement.from_dict(values["reference"]).believed()
+            for taken in (*measurements, reference):
+                words = (taken.name, taken.backend, taken.precision, taken.verdict.level, *taken.verdict.reasons)
+                if not all(isinstance(word, str) for word in words) or not is_whole(taken.batch, 10**9):
+                    raise ValueError(f"name, backend, precision, verdict or batch of {str(taken.name)[:40]!r} cannot be right")
+            missing = tuple(NotMeasured(**item) for item in values["not_measured"])
+            if not all(isinstance(word, str) for item in missing for word in (item.name, item.backend, item.reason)):
+                raise ValueError("what was not measured is not described in words")
+            return cls(
+                measurements=measurements,
+                reference=reference,
+                not_measured=missing,
+                config=MeasureConfig(**values["config"]),
+                created=values["created"],
+                attempt=values.get("attempt", 1),
+                cold_starts=tuple(ColdStart.from_dict(item) for item in values.get("cold_starts", ())),
+                energy=tuple(Energy.from_dict(item) for item in values.get("energy", ())),
+            )
+
+    def save(self, path: Path) -> None:
+        """Writes the JSON file, raw samples included, whole or not at all."""
+        write_json(self.to_dict(), path)
+
+
+def profile_artefacts(
+    paths: Sequence[Path | str],
+    *,
+    config: MeasureConfig = MeasureConfig(),
+    batch: int | None = 1,
+    threads: int | None = None,
+    spinning: bool = False,
+    backends: Sequence[str] = USUAL_BACKENDS,
+    cold_starts: bool = False,
+    energy_s: float = 0.0,
+    lock_clocks: bool = False,
+    out: Path | None = None,
+    progress: Progress | None = None,
+) -> Profile:
+    """Measures every artefact of `paths` on each backend it can run on here; writes JSON to the file `out` if given.
+
+    `paths` are paths, or names of timm's networks. `batch` None means the one that the first file with a fixed batch takes, and 1
+    without such a file; `threads` None the cores this process may use. `backends` are those of `BACKENDS` to run on, and
+    `spinning` lets ONNX Runtime's threads burn a core while they wait. On a GPU every network is a second row with the copies
+    between host and GPU. `cold_starts` starts a process for each besides, which loads it and rests for ten seconds; `energy_s`
+    runs each so long again to read its power; `lock_clocks` holds the GPU's clock meanwhile (clock_lock.py). Raises
+    `CheckpointError` for a path that is no artefact or cannot be read, `OutputExistsError` when something stands at `out`, and
+    `MeasurementError` when `batch` or `threads` is below 1, `spinning` would change nothing, nothing at all could be measured,
+    or clocks are to be locked that cannot be. What this machine lacks (a GPU, a provider, TensorRT) is no error: it is listed
+    in `not_measured`.
+    """
+    for name, count in (("batch", batch), ("threads", threads)):
+        if count is not None and count < 1:
+            raise MeasurementError(f"{name} is {count}, expected 1 or more")
+    if unknown := [name for name in backends if name not in BACKENDS]:
+        raise MeasurementError(f"unknown backend {unknown[0]!r}; known are {', '.join(BACKENDS)}")
+    if out is not None:
+        refuse_existing_file(out)
+    facts = DeviceFacts.collect()
+    jobs: list[Job] = []
+    missing: list[NotMeasured] = []
+    named = expand(paths, missing)
+    if batch is None:
+        batch = next((size for words, _ in named if (size := fixed_batch(words)) is not None), 1)
+    for words, label in named:
+        jobs += [job for job in jobs_of(words, label, batch, threads, spinning) if job.backend in backends]
+    if spinning and not any(job.backend.startswith("onnxruntime") for job in jobs):
+        raise MeasurementError("spinning is about the threads of ONNX Runtime, which runs nothing of this; leave --spinning out")
+    starts: list[ColdStart] = []
+    energies: list[Energy] = []
+    with ExitStack() as stack:
+        opened: dict[str, LatencyBackend] = {}
+        if lock_clocks:
+            facts = stack.enter_context(locked_clocks(facts))
+        for job in jobs:
+            if not job.backend.endswith("-cpu") and not facts.has_gpu:
+                missing.append(NotMeasured(job.name, job.backend, NO_GPU))
+                continue
+            if cold_starts:
+                try:
+                    starts.append(cold_start(job.words, job.name, job.backend, batch=batch, threads=threads, spinning=spinning))
+                except MeasurementError as error:
+                    missing.append(NotMeasured(job.name, "cold start", str(error)))
+            try:
+                name, backend = f"{job.name} ({job.backend})", stack.enter_context(job.open())
+            except (MeasurementError, MissingPackageError) as error:
+                missing.append(NotMeasured(job.name, job.backend, str(error)))
+                continue
+            opened[name] = backend
+            if not job.backend.endswith("-cpu") and isinstance(backend, CopiesImages):
+                opened[f"{name} with copies"] = WithCopies(backend)
+        if not jobs and named:
+            runs_on = {job.backend: None for words, label in named for job in jobs_of(words, label, batch, threads, spinning)}
+            raise MeasurementError(f"nothing of this runs on {', '.join(backends)}; it runs on {', '.join(runs_on)}")
+        if not opened:
+            reasons = "; ".join(f"{item.name} on {item.backend}: {item.reason}" for item in missing) or "no path was given"
+            raise MeasurementError(f"nothing could be measured: {reasons}")
+        if lock_clocks and all(backend.name.endswith("-cpu") for backend in opened.values()):
+            raise MeasurementError(NOT_HERE)
+        sensors = MachineSensors()
+        reference = stack.enter_context(OnnxRuntimeBackend(reference_network(), batch=REFERENCE_ROWS, threads=threads))
+        taken = measure({**opened, REFERENCE: reference}, config, device=facts, sensors=sensors, progress=progress)
+        for name, backend in opened.items() if energy_s else ():
+            if facts.jetson is None and backend.name.endswith("-cpu"):
+                missing.append(NotMeasured(name, "energy", "no sensor here tells the power of the processor"))
+            elif not isinstance(backend, WithCopies):
+                try:
+                    energies.append(measure_energy(name, backend, sensors, seconds=energy_s))
+                except MeasurementError as error:
+                    missing.append(NotMeasured(name, "energy", str(error)))
+    profile = Profile(
+        measurements=tuple(taken[name] for name in opened),
+        reference=taken[REFERENCE],
+        not_measured=tuple(missing),
+        config=config,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        cold_starts=tuple(starts),
+        energy=tuple(energies),
+    )
+    if out is not None:
+        profile.save(out)
+    return profile
+
+
+def profile_until_valid(
+    paths: Sequence[Path | str],
+    *,
+    attempts: int = 6,
+    config: MeasureConfig = MeasureConfig(),
+    batch: int | None = 1,
+    threads: int | None = None,
+    out: Path | None = None,
+    progress: Progress | None = None,
+) -> Profile:
+    """`profile_artefacts`, again while a verdict is not VALID, at most `attempts` times; the last attempt is the answer.
+
+    Whether a measurement is repeated depends on its steadiness alone, never on whether the times are good.
+    """
+
+    if out is not None:
+        refuse_existing_file(out)
+
+    def once(attempt: int) -> Profile:
+        return replace(profile_artefacts(paths, config=config, batch=batch, threads=threads, progress=progress), attempt=attempt)
+
+    profile = once(1)
+    while profile.attempt < attempts and any(taken.verdict.level != "VALID" for taken in profile.measurements):
+        profile = once(profile.attempt + 1)
+    if out is not None:
+        profile.save(out)
+    return profile
+
+
+def expand(paths: Sequence[Path | str], missing: list[NotMeasured]) -> list[tuple[str, str]]:
+    """Words for each file, folder of a network and name of timm's, with a label; export folders become what their manifest lists.
+
+    What a manifest lists without a file goes into `missing`.
+    """
+    found: list[str] = []
+    for path in map(Path, paths):
+        if str(path).startswith(TIMM) or not (path / MANIFEST).is_file():
+            found.append(str(path))
+            continue
+        manifest = Manifest.load(path)
+        for artefact in manifest.artefacts:
+            if artefact.file is not None:
+                found.append(str(manifest.verified_file(path, artefact)))
+            else:
+                backend = "tensorrt" if artefact.format == "tensorrt" else "onnxruntime"
+                reason = f"{artefact.status}: {artefact.reason}"
+                missing.append(NotMeasured(f"{path.name}/{artefact.format} {artefact.precision}", backend, reason))
+    unique = list(dict.fromkeys(found))
+    names = [words if words.startswith(TIMM) else Path(words).name for words in unique]
+    return [(words, name if names.count(name) == 1 else words) for words, name in zip(unique, names, strict=True)]
+
+
+def reference_network() -> bytes:
+    """The reference: four matrix products with ReLU between them, always the same, as a serialised ONNX model."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    generator = np.random.default_rng(0)
+    shape = (REFERENCE_WIDTH, REFERENCE_WIDTH)
+    nodes, weights, last = [], [], "images"
+    for index in range(REFERENCE_LAYERS):
+        values = (generator.standard_normal(shape) * (2 / REFERENCE_WIDTH) ** 0.5).astype(np.float32)
+        weights.append(numpy_helper.from_array(values, f"weight{index}"))
+        nodes.append(helper.make_node("MatMul", [last, f"weight{index}"], [f"product{index}"]))
+        nodes.append(helper.make_node("Relu", [f"product{index}"], [f"layer{index}"]))
+        last = f"layer{index}"
+    graph = helper.make_graph(
+        nodes,
+        "reference",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", REFERENCE_WIDTH])],
+        [helper.make_tensor_value_info(last, TensorProto.FLOAT, ["batch", REFERENCE_WIDTH])],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())

@@ -1,0 +1,140 @@
+"""A finetuned network goes into the engines of its architecture: exported as they were, refitted, compared, timed.
+
+Refitting takes seconds where building takes minutes, but an engine that can be refitted may be slower than one that cannot;
+so each is timed beside one that is built for good, in turn.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoformer.errors import AutoformerError, CheckpointError, ExportError
+from autoformer.export.artefacts import export_network
+from autoformer.export.engines.artefact import BATCHES, in_profiles, settings_of
+from autoformer.export.engines.builder import PRECISIONS, EngineBuilder
+from autoformer.export.engines.engine import Engine
+from autoformer.export.engines.refit import refit_engine
+from autoformer.export.engines.tensorrt_versions import import_tensorrt
+from autoformer.export.graphs.onnx_model import OnnxModel
+from autoformer.export.manifest import Artefact, Manifest
+from autoformer.export.parity import TOLERANCES, compare, filled_up, run_in_batches
+from autoformer.files import refuse_existing, write_folder
+from autoformer.profiling.backends.tensorrt_backend import TensorRTBackend
+from autoformer.profiling.measuring.measure import MeasureConfig, measure
+from autoformer.progress import Progress, silent
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+SECONDS = 2.0  # of measuring, for each engine
+
+
+def refit_folder(
+    source: Path,
+    network: nn.Module,
+    out: Path,
+    *,
+    images: NDArray[Any],
+    labels: NDArray[np.int64],
+    classes: Sequence[str],
+    data: dict[str, Any],
+    timed: bool = True,
+    progress: Progress = silent,
+) -> tuple[Manifest, dict[str, dict[str, float]]]:
+    """Writes the folder `out`: ONNX files of `network`, and the engines of the folder `source` with its weights.
+
+    Gives the manifest and, with `timed`, the median latency in ms of each engine by precision: "refitted", and "fixed" of one
+    that cannot be refitted. Raises `CheckpointError` when `source` holds no engine, `ExportError` when the network is of another
+    architecture; an engine that cannot be refitted is rejected with its reason.
+    """
+    refuse_existing(out)
+    before = Manifest.load(source)
+    engines = [artefact for artefact in before.artefacts if artefact.format == "tensorrt" and artefact.file is not None]
+    file = before.find("onnx", "fp32")
+    if not engines or file is None:
+        raise CheckpointError(f"{source} holds no engine; export with --format tensorrt --refittable first")
+    opset = file.made.get("opset")
+    if type(opset) is not int:
+        raise CheckpointError(f"the manifest of {source} does not say which opset its files have; export it again")
+    import_tensorrt()
+    latency: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory(prefix="autoformer-refit-") as temporary:
+        exported = Path(temporary) / "export"
+        manifest = export_network(
+            network, exported, images=images, labels=labels, preprocessing=before.preprocessing, classes=classes,
+            precisions=tuple(dict.fromkeys(["fp32", *(PRECISIONS[engine.precision] for engine in engines)])),
+            formats=("onnx",), opset=opset, batch=file.batch, data=data,
+            on_progress=lambda message: progress("export", 0, 1, message),
+        )  # fmt: skip
+        if manifest.architecture != before.architecture:
+            raise ExportError(f"{source} holds engines of another architecture; a refit changes weights alone, build new engines")
+        made = []
+        with write_folder(out) as folder:
+            for path in exported.iterdir():
+                (folder / path.name).write_bytes(path.read_bytes())
+            for index, engine in enumerate(engines):
+                progress("refit", index, len(engines), engine.precision)
+                plan = before.verified_file(source, engine)
+                made.append(_refitted(engine, plan, folder, manifest, images, labels))
+                if timed and made[-1].file is not None:
+                    progress("refit", index, len(engines), f"{engine.precision}: building one for good, to compare latency")
+                    latency[engine.precision] = _times(made[-1], engine, folder, Path(temporary), manifest)
+            progress("refit", len(engines), len(engines))
+            manifest = replace(manifest, artefacts=(*manifest.artefacts, *made))
+            manifest.save(folder)
+    return manifest, latency
+
+
+def _refitted(
+    engine: Artefact, plan: Path, folder: Path, manifest: Manifest, images: NDArray[Any], labels: NDArray[np.int64]
+) -> Artefact:
+    """The engine with the weights of its file in `folder`, compared with the fp32 file, which was compared with the network."""
+    graph = manifest.find("onnx", PRECISIONS[engine.precision])
+    reference = manifest.find("onnx", "fp32")
+    assert reference is not None, "every export has it"
+    out = folder / f"model.{engine.precision}.plan"
+    try:
+        if graph is None or graph.file is None:
+            raise ExportError("the finetuned network has no file of this precision: " + (graph.reason if graph else "not made"))
+        refitted = refit_engine(plan, folder / graph.file, out, sha256=engine.sha256)
+        model = filled_up(OnnxModel(manifest.verified_file(folder, reference)), reference.batch)
+        expected, _ = run_in_batches(model, images, (max(BATCHES),))
+        with Engine.load(out, sha256=refitted.sha256) as loaded:
+            given, sizes = run_in_batches(in_profiles(loaded, loaded.profiles), images, BATCHES)
+        parity = compare(expected, given, precision=engine.precision, batches=sizes, tolerance=TOLERANCES[engine.precision])
+        if not parity.passed:
+            raise ExportError(parity.reason)
+    except AutoformerError as error:
+        out.unlink(missing_ok=True)
+        return Artefact(format="tensorrt", precision=engine.precision, status="rejected", reason=str(error))
+    return replace(
+        engine, reason=parity.reason, file=out.name, sha256=refitted.sha256, bytes=out.stat().st_size, parity=parity,
+        correct=int((given.argmax(1) == labels).sum()), made={**refitted.made(), "config": engine.made.get("config")}, speed={},
+    )  # fmt: skip
+
+
+def _times(made: Artefact, engine: Artefact, folder: Path, work: Path, manifest: Manifest) -> dict[str, float]:
+    """Medians in ms of the refitted engine and of one built for good with the same settings, measured in turn."""
+    settings = settings_of(engine)
+    cache = None if settings.optimization_level == 0 else work / "timing"
+    config = replace(settings, refittable=False, timing_cache=cache)
+    graph = manifest.find("onnx", PRECISIONS[engine.precision])
+    assert graph is not None, "it was refitted from this file"
+    assert graph.file is not None, "it was refitted from this file"
+    assert made.file is not None, "a refitted engine is a file"
+    fixed = EngineBuilder(config).build(folder / graph.file, work / f"fixed.{engine.precision}.plan")
+    batch = fixed.config.profiles[0][1]
+    with ExitStack() as stack:
+        backends = {
+            name: stack.enter_context(TensorRTBackend(path, batch=batch, precision=engine.precision, sha256=digest))
+            for name, path, digest in (("refitted", folder / made.file, made.sha256), ("fixed", fixed.path, fixed.sha256))
+        }
+        taken = measure(backends, MeasureConfig(min_s=SECONDS, max_s=4 * SECONDS))
+    return {name: one.stats.p50_ms for name, one in taken.items()}

@@ -1,0 +1,215 @@
+"""What a report says, as values for programs: the content of `report.json`. The pages are made from it.
+
+Every score has its interval and every latency its qualification. A limit on latency is met when a measurement that means
+the same as the limit is VALID and its median's whole interval lies inside; not met when the whole interval lies outside; and
+otherwise it is not shown, with the reason.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+from autoformer.export.manifest import Artefact
+from autoformer.metric import wilson
+from autoformer.profiling.kits.board_results import results_of
+from autoformer.profiling.measuring.order_statistics import MIN_SAMPLES_P99, NOT_SHOWN
+from autoformer.profiling.reports.latency import _latency, _table, limits, loop_content
+from autoformer.profiling.reports.run_folder import FP32, INT8, Epoch, Run
+from autoformer.profiling.reports.search import search_content
+from autoformer.profiling.reports.tables import boards_content
+
+FORMAT = "autoformer/report/3"
+
+
+def content(run: Run) -> dict[str, Any]:
+    """Everything of the report that is a value; JSON. The same run gives the same content."""
+    chosen = run.search.chosen
+    return {
+        "format": FORMAT,
+        "version": run.version,
+        "seed": run.seed,
+        "source": run.source,
+        "metric": run.metric,
+        "data": {
+            "layout": run.layout,
+            "classes": list(run.classes),
+            "parts": {name: asdict(part) for name, part in run.parts.items()},
+            "preprocessing": run.preprocessing,
+        },
+        "chosen": {
+            "architecture": chosen.architecture.to_dict(),
+            "slug": chosen.architecture.slug,
+            "words": str(chosen.architecture),
+            "params": chosen.cost.params,
+            "flops": chosen.cost.flops,
+            "predicted_latency_ms": chosen.cost.latency_ms,
+            "search_score": chosen.score.to_dict(),
+            "weights_digest": run.manifest.weights_digest,
+        },
+        "budget": limits(run),
+        "latency_qualification": None if run.qualification is None else asdict(run.qualification),
+        "test": {name: run.score(name).to_dict() for name in run.guesses},
+        "int8": _int8(run),
+        "int8_disagreement": int8_disagreement(run),
+        "candidates": len(run.search.candidates),
+        "tied": len(run.search.tied),
+        "search": search_content(run),
+        "training": {
+            "supernet": [_epoch(epoch) for epoch in run.supernet_history],
+            "finetune": [_epoch(epoch) for epoch in run.finetune_history],
+        },
+        "latency": {measurement.name: _latency(run, measurement) for measurement in run.profile.measurements},
+        "reference": _latency(run, run.profile.reference),
+        "latency_measured": run.profile.created,
+        "latency_attempt": run.profile.attempt,
+        "latency_table": _table(run),
+        "latency_loop": loop_content(run.answer),
+        "boards": boards_content(results_of(run.folder)),
+        "layers": run.layers and run.layers.to_dict(),
+        "skipped": [
+            {"what": _label(artefact), "status": artefact.status, "reason": artefact.reason}
+            for artefact in run.manifest.artefacts
+            if artefact.file is None
+        ],
+        "not_measured": not_measured(run),
+        "test_readings": _test_readings(run),
+        "files": _files(run),
+        "steps": run.seconds,
+        "device": run.device.to_dict(),
+        "recipe": run.recipe,
+        "command": command(run),
+    }
+
+
+# --- limits ------------------------------------------------------------------------------------------------------
+
+
+# --- parts of the content ----------------------------------------------------------------------------------------
+
+
+def int8_disagreement(run: Run) -> dict[str, Any] | None:
+    """On how many test images int8 names another class than fp32, image by image; None where there is no int8 file."""
+    if INT8 not in run.guesses:
+        return None
+    fp32, int8 = run.guesses[FP32], run.guesses[INT8]
+    different = int((fp32 != int8).sum())
+    low, high = wilson(different / len(fp32), len(fp32))
+    return {
+        "images": len(fp32),
+        "different": different,
+        "share": different / len(fp32),
+        "low": low,
+        "high": high,
+        "only_fp32_right": int(((fp32 == run.labels) & (int8 != run.labels)).sum()),
+        "only_int8_right": int(((int8 == run.labels) & (fp32 != run.labels)).sum()),
+    }
+
+
+def _int8(run: Run) -> dict[str, Any]:
+    """What became of the int8 file."""
+    artefact = run.manifest.find("onnx", "int8")
+    if artefact is None:
+        return {"status": "not asked for", "reason": "the recipe's export.precisions does not name int8", "advice": ""}
+    return {"status": artefact.status, "reason": artefact.reason, "advice": artefact.advice}
+
+
+def _test_readings(run: Run) -> dict[str, Any]:
+    """How often the test part was read: by this run, and by all whose folders lie beside it."""
+    split = run.parts["test"].digest
+    by_split = Counter(reading.split for reading in run.readings)
+    return {
+        "split": split,
+        "by_split": dict(by_split),
+        "this_run": by_split[split],
+        "all_runs": by_split[split] + run.beside.readings,
+        "runs": 1 + run.beside.runs,
+        "damaged": list(run.beside.damaged),
+        "readings": [asdict(reading) for reading in run.readings],
+    }
+
+
+def _epoch(epoch: Epoch) -> dict[str, Any]:
+    return {
+        "epoch": epoch.epoch,
+        "loss": epoch.loss,
+        "learning_rate": epoch.learning_rate,
+        "seconds": epoch.seconds,
+        "scores": {name: score.to_dict() for name, score in epoch.scores.items()},
+    }
+
+
+def _label(artefact: Artefact) -> str:
+    names = {"onnx": "ONNX", "tensorrt": "TensorRT"}
+    return f"{names.get(artefact.format, artefact.format)} {artefact.precision}"
+
+
+def _files(run: Run) -> dict[str, Any]:
+    """Where everything lies, relative to the run's folder."""
+    files: dict[str, Any] = {
+        "supernet": {"path": "supernet"},
+        "search": {"path": "search/search.json"},
+        "network as inherited": {"path": "subnet"},
+        "network finetuned": {"path": "finetuned"},
+        "latency samples": {"path": "latency.json"},
+        **({"layers": {"path": "layers.json"}} if run.layers is not None else {}),
+        "report": {"path": "report.html"},
+        "recipe": {"path": "recipe.yaml"},
+    }
+    for artefact in run.manifest.artefacts:
+        if artefact.file is not None:
+            files[_label(artefact)] = {
+                "path": f"export/{artefact.file}",
+                "bytes": artefact.bytes,
+                "sha256": artefact.sha256,
+                "proof": artefact.reason,
+            }
+    return files
+
+
+def not_measured(run: Run) -> list[dict[str, str]]:
+    """What this report does not show, and why."""
+    of_manifest = {f"{artefact.status}: {artefact.reason}" for artefact in run.manifest.artefacts if artefact.file is None}
+    missing = [(_label(a), f"{a.status}: {a.reason}") for a in run.manifest.artefacts if a.file is None]
+    missing += [
+        (f"{item.name} on {item.backend}", item.reason) for item in run.profile.not_measured if item.reason not in of_manifest
+    ]
+    if run.manifest.find("onnx", "int8") is None:
+        missing.append(("ONNX int8", _int8(run)["reason"]))
+    for limit in limits(run):
+        if limit["met"] == NOT_SHOWN:
+            missing.append((f"Whether {limit['limit']} is kept", limit["reason"]))
+    for measurement in run.profile.measurements:
+        if measurement.stats.p99_ms is None:
+            missing.append((f"p99 of {measurement.name}", f"{measurement.stats.n} runs, {MIN_SAMPLES_P99} needed"))
+    batches = sorted({measurement.batch for measurement in run.profile.measurements})
+    missing += [
+        (
+            "Latency of the other candidates",
+            f"only {_timed_words(run)} exported and timed"
+            + ("; theirs are predictions" if run.search.chosen.cost.latency_ms is not None else ""),
+        ),
+        ("Other batch sizes", f"runs took {' or '.join(map(str, batches))} image{'s' if batches != [1] else ''} at a time"),
+        ("Reading and resizing of images", "a timed run starts with a prepared tensor in memory"),
+        ("Energy, memory, the first inference", "a run leaves them out; `profile run --energy --cold-start` measures them"),
+        ("Spread over training seeds", f"this is one run, with seed {run.seed}; intervals are about the images only"),
+        ("Images from elsewhere", "the test part comes from the same source as the train part"),
+    ]
+    return [{"what": what, "reason": reason} for what, reason in missing]
+
+
+def _timed_words(run: Run) -> str:
+    """Which networks were timed, as the beginning of a sentence."""
+    rounds = () if run.answer is None else run.answer.rounds
+    networks = {network.architecture for taken in rounds for network in taken.networks} | {run.search.chosen.architecture}
+    return "the chosen network was" if len(networks) == 1 else f"the chosen network and {len(networks) - 1} others were"
+
+
+def command(run: Run) -> str:
+    """The command that makes the run again, with the latencies of its table where it measured one."""
+    words = ["autoformer", "run", str(run.folder / "recipe.yaml"), "--out", f"{run.folder}-again"]
+    if run.table is not None and run.recipe["profile"]["table"] is None:
+        words += ["--set", f"profile.table={run.folder / 'latency_table.json'}"]
+    return shlex.join(words)

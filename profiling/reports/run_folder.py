@@ -1,0 +1,302 @@
+"""`Run`: everything a finished run has written, read back and checked against itself.
+
+A report is only as good as what it is made of: whatever is missing, damaged, of another format or from another run is a
+`CheckpointError` that names the file, before a line of the report is written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoformer.cost import Budget, LatencyQualification
+from autoformer.data.preprocessing import Preprocessing
+from autoformer.errors import AutoformerError, CheckpointError
+from autoformer.export.manifest import Manifest
+from autoformer.files import read_json
+from autoformer.metric import Metric, Score, metric_from, score
+from autoformer.profiling.insides.layers import LayerProfile
+from autoformer.profiling.measuring.device import DeviceFacts
+from autoformer.profiling.profiles.latency import Profile
+from autoformer.profiling.tables.limit import FILE_NAME, LatencyAnswer, finally_chosen
+from autoformer.profiling.tables.table import LatencyTable
+from autoformer.search.result import SearchResult, load_search
+from autoformer.space import SearchSpace
+
+LEDGER, FORMAT = "test_ledger.json", "autoformer/test-ledger/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One reading of the test part, as its ledger has it."""
+
+    reader: str
+    split: str
+    images: int
+    time: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What other runs in the same parent folder read of one test part."""
+
+    runs: int  # those with at least one reading of it
+    readings: int
+    damaged: tuple[str, ...]  # folders that cannot be read, or whose ledger cannot, by name
+
+
+def read_ledger(path: Path) -> tuple[Reading, ...]:
+    """Every reading in the ledger. Raises `CheckpointError` naming the file when it is missing, damaged or something else."""
+    record = read_json(path, "format", "readings")
+    if record["format"] != FORMAT:
+        raise CheckpointError(f"{path} has format {str(record['format'])[:40]!r}, expected {FORMAT!r}")
+    try:
+        found = tuple(Reading(**reading) for reading in record["readings"])
+    except TypeError as error:
+        raise CheckpointError(f"{path} is damaged: a reading cannot be read ({error})") from error
+    for reading in found:
+        if not all(isinstance(word, str) for word in (reading.reader, reading.split, reading.time)):
+            raise CheckpointError(f"{path} is damaged: a reading names no reader, split or time")
+    return found
+
+
+def readings_beside(folder: Path, split: str) -> Beside:
+    """Readings of the test part with the digest `split` by the folders beside `folder`, each counted once."""
+    own = folder.resolve()
+    try:
+        others = {path.resolve() for path in own.parent.iterdir()} - {own}  # links to one folder count once
+    except OSError:
+        return Beside(runs=0, readings=0, damaged=(own.parent.name,))
+    counts, damaged = list[int](), list[str]()
+    for other in sorted(others):
+        try:
+            if (other / LEDGER).is_file():
+                counts.append(sum(reading.split == split for reading in read_ledger(other / LEDGER)))
+        except (CheckpointError, OSError):
+            damaged.append(other.name)
+    return Beside(runs=sum(count > 0 for count in counts), readings=sum(counts), damaged=tuple(damaged))
+
+
+INHERITED, FINETUNED, FP32, INT8 = "inherited", "finetuned", "onnx fp32", "onnx int8"  # names in test.json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One epoch of a training; scores on the search part by the name of the network, where they were taken."""
+
+    epoch: int
+    loss: float
+    learning_rate: float
+    seconds: float
+    scores: dict[str, Score]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One part of the data."""
+
+    images: int
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished run, except for its report."""
+
+    folder: Path
+    version: str
+    recipe: dict[str, Any]
+    metric: Metric  # what networks were compared by
+    source: str
+    layout: str  # how the parts of the data came about, in words
+    classes: tuple[str, ...]
+    parts: dict[str, Part]
+    preprocessing: dict[str, Any]
+    space: SearchSpace
+    device: DeviceFacts
+    stated: dict[str, str]  # the limits as they were given; a percentage is of the largest network
+    limits: Budget
+    searched_with: Budget  # the limits less the margin of the latency table
+    table: LatencyTable | None
+    supernet_history: tuple[Epoch, ...]
+    finetune_history: tuple[Epoch, ...]
+    search: SearchResult
+    search_config: dict[str, Any]
+    progress: dict[str, tuple[tuple[int, float], ...]]  # by method: images evaluated, and the best score by then
+    answer: LatencyAnswer | None  # to the limit on latency, before the choice was final
+    qualification: LatencyQualification | None  # what a latency means in the budget and in the candidates' costs
+    manifest: Manifest
+    profile: Profile
+    layers: LayerProfile | None  # of the fp32 file; runs of earlier versions have none
+    labels: NDArray[np.int64]  # of the test images, [n]
+    guesses: dict[str, NDArray[np.int64]]  # by name, [n] each
+    readings: tuple[Reading, ...]  # of the test part, by this run
+    beside: Beside  # of the same test part, by the runs beside it
+    seconds: dict[str, float]  # by step
+
+    @property
+    def seed(self) -> int:
+        return int(self.recipe["seed"])
+
+    def score(self, name: str) -> Score:
+        """The score of one network on the test part."""
+        return score(self.guesses[name], self.labels, self.metric)
+
+    @classmethod
+    def load(cls, folder: Path) -> Run:
+        """Reads a run's folder. Raises `CheckpointError` naming the first file that is missing or cannot be right."""
+        if not (folder / "run.json").is_file():
+            raise CheckpointError(f"{folder} is no run: it has no run.json; expected the folder that `autoformer run` fills")
+        values: dict[str, Any] = {"folder": folder}
+        with checked(folder / "run.json", "autoformer/run/1") as record:
+            data = record["data"]
+            values |= {
+                "version": str(record["version"]),
+                "recipe": dict(record["recipe"]),
+                "metric": metric_from(record["recipe"]["metric"]),
+                "source": str(data["source"]),
+                "layout": str(data["layout"]),
+                "classes": tuple(data["classes"]),
+                "parts": {
+                    name: Part(images=_count(part["images"]), digest=str(part["digest"])) for name, part in data["parts"].items()
+                },
+                "preprocessing": dict(data["preprocessing"]),
+                "space": SearchSpace.from_dict(record["space"]),
+                "device": DeviceFacts.from_dict(record["device"]),
+            }
+            Preprocessing.from_dict(data["preprocessing"])
+            int(record["recipe"]["seed"])
+            dict(record["recipe"]["profile"])["table"]
+            if not values["classes"] or not all(isinstance(name, str) for name in values["classes"]):
+                raise ValueError("classes is no list of names")
+            for needed in ("train", "search", "test"):
+                record["data"]["parts"][needed]
+        with checked(folder / "budget.json") as record:
+            values |= {
+                "stated": {name: str(words) for name, words in record["stated"].items() if words is not None},
+                "limits": Budget(**record["limits"]),
+                "searched_with": Budget(**record["searched_with"]),
+            }
+        table = folder / "latency_table.json"
+        values["table"] = LatencyTable.load(table) if table.exists() else None
+        with checked(folder / "supernet" / "supernet.json", "autoformer/supernet/1") as record:
+            values["supernet_history"] = _history(record, values["metric"])
+        with checked(folder / "finetuned" / "subnet.json", "autoformer/subnet/1") as record:
+            values["finetune_history"] = _history(record, values["metric"])
+        with checked(folder / "search" / "search.json", "autoformer/search/3"):
+            found, record = load_search(folder / "search")
+            values["search"] = finally_chosen(found, folder / "search")
+            answered = (folder / "search" / FILE_NAME).exists()
+            values["answer"] = LatencyAnswer.load(folder / "search") if answered else None
+            if values["search"].metric != values["metric"]:
+                raise ValueError(f"it searched by {values['search'].metric}, the run's metric is {values['metric']}")
+            qualification = record["latency_qualification"]
+            values["qualification"] = None if qualification is None else LatencyQualification(**qualification)
+            values["search_config"] = dict(record["config"])
+            for needed in ("method", "choose"):
+                record["config"][needed]
+            values["progress"] = _progress(record.get("history", {}))
+        values["manifest"] = Manifest.load(folder / "export")
+        values["profile"] = Profile.load(folder / "latency.json")
+        values["layers"] = LayerProfile.load(folder / "layers.json") if (folder / "layers.json").exists() else None
+        if not values["profile"].measurements:
+            raise CheckpointError(f"{folder / 'latency.json'} holds no measurement; profile again")
+        with checked(folder / "test.json", "autoformer/test/1") as record:
+            values["labels"] = np.array(record["labels"], dtype=np.int64)
+            values["guesses"] = {name: np.array(found, dtype=np.int64) for name, found in record["guesses"].items()}
+            test = values["parts"]["test"]
+            if record["split"] != test.digest:
+                raise ValueError("it was scored on another test part than run.json names")
+            for name, found in (("labels", values["labels"]), *values["guesses"].items()):
+                if found.shape != (test.images,):
+                    raise ValueError(f"{name} has {found.shape} entries, the test part {test.images} images")
+                if found.min() < 0 or found.max() >= len(values["classes"]):
+                    raise ValueError(f"{name} names classes beyond the {len(values['classes'])} of run.json")
+            for name in (INHERITED, FINETUNED, FP32):
+                if name not in values["guesses"]:
+                    raise ValueError(f"guesses of {name!r} are missing")
+        values["readings"] = read_ledger(folder / "test_ledger.json")
+        values["beside"] = readings_beside(folder, test.digest)
+        with checked(folder / "steps.json", "autoformer/steps/1") as record:
+            values["seconds"] = {str(name): _finite(seconds) for name, seconds in record["seconds"].items()}
+        run = cls(**values)
+        run._check_files()
+        return run
+
+    def _check_files(self) -> None:
+        """Raises `CheckpointError` when the export is of another network than the search chose, or a file was changed."""
+        chosen = self.search.chosen.architecture
+        exported = self.manifest.architecture
+        if exported != chosen:
+            what = "a network of no space" if exported is None else exported.slug
+            raise CheckpointError(f"{self.folder / 'export'} holds {what}, the search chose {chosen.slug}; not of one run")
+        for artefact in self.manifest.artefacts:
+            if artefact.file is not None:
+                self.manifest.verified_file(self.folder / "export", artefact)
+
+
+@contextmanager
+def checked(path: Path, format: str | None = None) -> Iterator[Mapping[str, Any]]:
+    """The JSON of `path` for a block that reads it; whatever is wrong becomes a `CheckpointError` naming the file."""
+    values = read_json(path) if format is None else read_json(path, "format")
+    if format is not None and values["format"] != format:
+        raise CheckpointError(f"{path} has format {values['format']!r}, expected {format!r}; finish the run first")
+    try:
+        yield values
+    except CheckpointError as error:
+        if str(path.parent) in str(error):
+            raise
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    except KeyError as error:
+        raise CheckpointError(
+            f"{path} is damaged: {error} is missing; copy the whole folder again or run into a new one"
+        ) from error
+    except (AutoformerError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}; copy the whole folder again or run into a new one") from error
+
+
+def _history(record: Mapping[str, Any], metric: Metric) -> tuple[Epoch, ...]:
+    found = tuple(
+        Epoch(
+            epoch=_count(epoch["epoch"]),
+            loss=_finite(epoch["loss"]),
+            learning_rate=_finite(epoch["learning_rate"]),
+            seconds=_finite(epoch["seconds"]),
+            scores={str(name): Score.from_dict(value) for name, value in epoch.get("scores", {}).items()},
+        )
+        for epoch in record["history"]
+    )
+    if not found:
+        raise ValueError("its history has no epoch")
+    if others := {kept.metric for epoch in found for kept in epoch.scores.values()} - {metric}:
+        raise ValueError(f"its history has scores of {' and '.join(sorted(others))}, the run's metric is {metric}")
+    return found
+
+
+def _progress(history: Mapping[str, Any]) -> dict[str, tuple[tuple[int, float], ...]]:
+    """The history of `search.json`; an answer from stored evaluations has none."""
+    found = {}
+    for name, points in history.items():
+        found[str(name)] = tuple((_count(point["images"]), _finite(point["best"])) for point in points)
+        if any(not 0 <= best <= 1 for _, best in found[str(name)]):
+            raise ValueError(f"the history of {str(name)[:40]} holds a score outside 0 to 1")
+    return {name: points for name, points in found.items() if points}
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{str(value)[:40]!r} is no count")
+    return value
+
+
+def _finite(value: Any) -> float:
+    if not math.isfinite(number := float(value)):
+        raise ValueError(f"{value} is no finite number")
+    return number

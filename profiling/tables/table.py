@@ -1,0 +1,344 @@
+"""`LatencyTable`: what one device says about a whole search space, from one to three dozen measured networks.
+
+A candidate of a search cannot be exported and measured (that takes seconds); its latency is predicted. Networks that
+cover the range of FLOPs and every choice are measured as a whole, and formulas of a few coefficients are fitted
+(`latency_models.py`) by least squares of the relative error. Every network is also predicted by a fit that has not seen it.
+The kind with the smaller left-out errors is kept (the plainer one where noise could make the difference); the errors say how
+far to trust the table and by how much a limit should be undercut (`margin`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autoformer.architecture import Architecture
+from autoformer.cost import (  # fmt: skip
+    LatencyQualification,
+    count_flops,
+)
+from autoformer.errors import ArchitectureError, CheckpointError, MeasurementError
+from autoformer.files import believing, read_json, write_json
+from autoformer.profiling.measuring.device import DeviceFacts
+from autoformer.profiling.tables.errors import NEAR, LeftOutErrors, MeasuredNetwork, RankAgreement, rank_agreement, standard_error
+from autoformer.profiling.tables.formulas import (
+    KINDS,
+    PRICES,
+    SHAPED,
+    ShapeFactors,
+    Terms,
+    fits_of,
+    in_words,
+    kept_of,
+    load,
+    loads_of,
+)
+from autoformer.space import SearchSpace
+
+ANCHORS = 6  # networks of the table that run beside the others
+MEDIAN_OF_NORMAL = math.sqrt(math.pi / 2)  # a median's standard error over a mean's, of many normal values
+FORMAT = "autoformer/latency-table/3"
+OLDER = (
+    "autoformer/latency-table/1",  # without intervals, instances, orders and why it has so many networks
+    "autoformer/latency-table/2",  # without shape factors
+)
+MIN_NETWORKS = 4  # two coefficients, one network left out, one to spare
+REACH = 0.05  # FLOPs may lie this far outside the measured range, relative
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyTable:
+    """A fitted model of latency for one space, with what its milliseconds mean and how wrong it may be."""
+
+    space: SearchSpace
+    qualification: LatencyQualification
+    kind: str  # of formula, as `latency_models.KINDS` names them
+    coefficients: Mapping[str, float]  # constant_ms, ms_per_gflop, ...
+    networks: tuple[MeasuredNetwork, ...]
+    device: DeviceFacts
+    created: str  # ISO 8601, UTC
+    compared: Mapping[str, LeftOutErrors] = field(default_factory=dict)  # by kind, of all that were fitted
+    stopped: str = ""  # why no more networks were measured
+    shapes: ShapeFactors | None = None  # on top of the formula, for kinds that have it
+
+    # --- making --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def fit(
+        cls,
+        space: SearchSpace,
+        qualification: LatencyQualification,
+        measured: Sequence[tuple[Architecture, float]],
+        *,
+        device: DeviceFacts,
+        verdicts: Sequence[str] | None = None,
+        intervals: Sequence[tuple[float, float] | None] | None = None,
+        instances: Sequence[Sequence[float]] | None = None,
+        stopped: str = "",
+    ) -> LatencyTable:
+        """Fits the pairs of architecture and milliseconds in `measured`.
+
+        `verdicts` are those of the measurements, `intervals` their 95 % intervals and `instances` the times of openings or builds
+        that were measured apart, of each network in this order.
+
+        Kinds with more coefficients need more networks, and are kept where their left-out errors are smaller.
+        Raises `MeasurementError` when fewer than four different networks are given, when their FLOPs are all alike, or when
+        latency does not grow with FLOPs, and `ArchitectureError` for a network outside `space`.
+        """
+        if len({architecture for architecture, _ in measured}) < max(MIN_NETWORKS, len(measured)):
+            raise MeasurementError(f"a latency table needs at least {MIN_NETWORKS} networks, each once; got {len(measured)}")
+        for architecture, _ in measured:
+            space.check(architecture)
+        architectures = [architecture for architecture, _ in measured]
+        flops = [count_flops(architecture, space) for architecture in architectures]
+        times = np.array([time_ms for _, time_ms in measured], dtype=np.float64)
+        if not (np.isfinite(times).all() and (times > 0).all()):
+            raise MeasurementError(f"latencies must be positive, got {times.min()} ms")
+        fits = fits_of(architectures, space, times)
+        if not fits:
+            raise MeasurementError("the measured networks have the same FLOPs; a table needs networks of different size")
+        kept = kept_of(fits)
+        if not kept.grows:
+            raise MeasurementError(
+                f"latency does not grow with FLOPs in space {space.name!r} ({times.min():.3g} to {times.max():.3g} ms, fitted "
+                f"{in_words(kept.kind, kept.coefficients)}); measure again on a quiet machine, or longer"
+            )
+        return cls(
+            space=space,
+            qualification=qualification,
+            kind=kept.kind,
+            coefficients=kept.coefficients,
+            networks=tuple(
+                MeasuredNetwork(
+                    architecture=architecture,
+                    flops=flops[index],
+                    measured_ms=float(times[index]),
+                    predicted_ms=float(kept.predicted[index]),
+                    left_out_ms=float(kept.left_out[index]),
+                    verdict=verdicts[index] if verdicts else "VALID",
+                    low_ms=interval[0] if intervals and (interval := intervals[index]) else None,
+                    high_ms=interval[1] if intervals and (interval := intervals[index]) else None,
+                    instances_ms=tuple(instances[index]) if instances else (),
+                )
+                for index, (architecture, _) in enumerate(measured)
+            ),
+            device=device,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            compared={name: LeftOutErrors.of(fit) for name, fit in fits.items()},
+            stopped=stopped,
+            shapes=kept.shapes,
+        )
+
+    # --- using ---------------------------------------------------------------------------------------------------
+
+    def predict(self, architecture: Architecture) -> float:
+        """Milliseconds, as the qualification says. Microseconds of work.
+
+        Raises `MeasurementError` for an architecture outside the space, or with FLOPs beyond the measured range.
+        """
+        try:
+            self.space.check(architecture)
+        except ArchitectureError as error:
+            raise MeasurementError(f"the latency table cannot predict: {error}") from error
+        return self.time_of(architecture, count_flops(architecture, self.space))
+
+    def time_of(self, architecture: Architecture, flops: int) -> float:
+        """As `predict`, of an architecture known to be of the space and to have so many FLOPs."""
+        low, high = self.flops_range
+        if not low * (1 - REACH) <= flops <= high * (1 + REACH):
+            raise MeasurementError(
+                f"architecture {architecture.slug} has {flops / 1e9:.4g} GFLOPs, the latency table measured {low / 1e9:.4g} to "
+                f"{high / 1e9:.4g}; measure a table that includes it"
+            )
+        size = self.space.image_size_of(architecture)
+        return load(self.latency_terms(architecture.embed_dim, architecture.depth, size), architecture)
+
+    def latency_terms(self, embed_dim: int, depth: int, image_size: int) -> Terms:
+        """See `LinearLatency`."""
+        place = (embed_dim, depth, image_size)
+        if place not in self._terms:
+            loads = loads_of(embed_dim, depth, image_size, self.space)
+            prices = [(self.coefficients[PRICES[name][0]], loads[name]) for name in KINDS[self.kind]]
+            base, per_head, per_hidden = (sum(price * terms[index] for price, terms in prices) for index in range(3))
+            factor = 1.0 if self.shapes is None else self.shapes(place)
+            self._terms[place] = (factor * base, factor * per_head, factor * per_hidden)
+        return self._terms[place]
+
+    @cached_property
+    def _terms(self) -> dict[tuple[int, int, int], Terms]:
+        return {}
+
+    @cached_property
+    def flops_range(self) -> tuple[int, int]:
+        """Least and most FLOPs of the measured networks."""
+        counts = [network.flops for network in self.networks]
+        return min(counts), max(counts)
+
+    @property
+    def left_out_mape(self) -> float:
+        """Mean absolute error on left-out networks, relative."""
+        return float(np.mean([abs(network.left_out_error) for network in self.networks]))
+
+    @property
+    def left_out_worst(self) -> float:
+        """Largest absolute error on a left-out network, relative."""
+        return max(abs(network.left_out_error) for network in self.networks)
+
+    def left_out_quantile(self, quantile: float) -> float:
+        """The absolute relative error that this share of the left-out networks keeps (inverted_cdf)."""
+        errors = [abs(network.left_out_error) for network in self.networks]
+        return float(np.quantile(errors, quantile, method="inverted_cdf"))
+
+    @property
+    def rebuilding(self) -> float | None:
+        """By how much one opening or build of a network differs from the next (standard deviation, relative), pooled over the
+        networks that were measured as several; None where none was.
+        """
+        logs = [np.log(network.instances_ms) for network in self.networks if len(network.instances_ms) > 1]
+        free = sum(len(own) - 1 for own in logs)
+        return math.sqrt(sum(float(((own - own.mean()) ** 2).sum()) for own in logs) / free) if free else None
+
+    def left_out_order(self, within: float | None = None) -> RankAgreement:
+        """How well the left-out predictions order the networks, over all pairs or those within this share of each other.
+
+        The ceiling counts the intervals of the measurements and, divided among its instances, what rebuilding changes.
+        """
+        errors = []
+        for network in self.networks:
+            if network.low_ms is None or network.high_ms is None:
+                break
+            again = (self.rebuilding or 0.0) / math.sqrt(max(1, len(network.instances_ms)))
+            errors.append(math.hypot(standard_error(network.low_ms, network.high_ms), again))
+        return rank_agreement(
+            [network.measured_ms for network in self.networks],
+            [network.left_out_ms for network in self.networks],
+            errors if len(errors) == len(self.networks) else None,
+            within,
+        )
+
+    @cached_property
+    def margin(self) -> float:
+        """By how much a network may be slower than predicted, relative to the prediction: what 39 in 40 keep.
+
+        The one-sided 97.5 % prediction bound of a further network (Student's t) from how left-out networks came out, when it is
+        measured at a pace that so many anchors give (`anchors.py`); and at least what nine in ten left-out networks keep. With
+        ten networks or fewer that is the worst of them.
+        """
+        from scipy.special import stdtrit
+
+        errors = np.array([network.measured_ms / network.left_out_ms - 1 for network in self.networks])
+        count = len(errors)
+        spread = errors.std(ddof=1) * math.sqrt(1 + 1 / count + MEDIAN_OF_NORMAL**2 / ANCHORS)
+        bound = errors.mean() + stdtrit(count - 1, 0.975) * spread
+        return max(0.0, float(bound), float(np.quantile(errors, 0.9, method="inverted_cdf")))
+
+    @property
+    def doubtful(self) -> tuple[MeasuredNetwork, ...]:
+        """The networks whose measurement was not VALID."""
+        return tuple(network for network in self.networks if network.verdict != "VALID")
+
+    @property
+    def model(self) -> str:
+        """The fitted formula in words."""
+        return in_words(self.kind, self.coefficients, self.shapes)
+
+    def __str__(self) -> str:
+        others = [
+            f"{kind}: {100 * errors.mape:.2g} %, worst {100 * errors.worst:.2g} %"
+            for kind, errors in self.compared.items()
+            if kind != self.kind
+        ]
+        compared = f"; {self.kind} kept over {', '.join(others)}" if others else ""
+        near = self.left_out_order(NEAR)
+        order = f", order of near pairs {near}" if near.pairs else ""
+        again = "" if self.rebuilding is None else f", opening one again changes {100 * self.rebuilding:.2g} %"
+        return (
+            f"{self.model} ({self.qualification}; {len(self.networks)} networks, left-out error "
+            f"{100 * self.left_out_mape:.2g} %, worst {100 * self.left_out_worst:.2g} %{order}{again}{compared})"
+        )
+
+    # --- file ----------------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form; `from_dict` reads it back. What derives from the networks stands there for readers."""
+        return {
+            "format": FORMAT,
+            "kind": self.kind,
+            "space": self.space.to_dict(),
+            "qualification": asdict(self.qualification),
+            "coefficients": dict(self.coefficients),
+            "shapes": None if self.shapes is None else asdict(self.shapes),
+            "compared": {kind: asdict(errors) for kind, errors in self.compared.items()},
+            "networks": [network.to_dict() for network in self.networks],
+            "left_out": {
+                "mape": self.left_out_mape,
+                "worst": self.left_out_worst,
+                "p50": self.left_out_quantile(0.5),
+                "p90": self.left_out_quantile(0.9),
+                "p95": self.left_out_quantile(0.95),
+                "margin": self.margin,
+                "order": asdict(self.left_out_order()),
+                "order_near": asdict(self.left_out_order(NEAR)),
+                "near": NEAR,
+            },
+            "rebuilding": self.rebuilding,
+            "stopped": self.stopped,
+            "device": self.device.to_dict(),
+            "created": self.created,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LatencyTable:
+        """Reads the JSON form. Raises `CheckpointError` when it is of another format or something is missing or impossible."""
+        if values.get("format") not in (FORMAT, *OLDER):
+            raise CheckpointError(f"format is {values.get('format')!r}, expected {FORMAT!r}; measure the table anew")
+        kind = values.get("kind")
+        if not isinstance(kind, str) or kind not in KINDS:
+            raise CheckpointError(f"kind of model is {str(kind)[:40]!r}, known are {', '.join(KINDS)}; measure the table anew")
+        with believing("it", "measure the table anew"):
+            table = cls(
+                space=SearchSpace.from_dict(values["space"]),
+                qualification=LatencyQualification(**values["qualification"]),
+                kind=kind,
+                coefficients={PRICES[name][0]: float(values["coefficients"][PRICES[name][0]]) for name in KINDS[kind]},
+                networks=tuple(MeasuredNetwork.from_dict(network) for network in values["networks"]),
+                device=DeviceFacts.from_dict(values["device"]),
+                created=values["created"],
+                compared={
+                    name: LeftOutErrors(**errors) for name, errors in values.get("compared", {}).items()
+                },  # none in old files
+                stopped=str(values.get("stopped", "")),
+                shapes=ShapeFactors.from_dict(values["shapes"]) if kind.endswith(SHAPED) else None,
+            )
+            prices = [price for name, price in table.coefficients.items() if name != "constant_ms"]
+            if not (all(0 <= price < math.inf for price in prices) and any(prices)) or not math.isfinite(
+                table.coefficients.get("constant_ms", 0.0)
+            ):
+                raise ValueError(f"latency that does not grow: {table.model}")
+            times = [time for network in table.networks for time in network.times]
+            if len(table.networks) < MIN_NETWORKS or not all(math.isfinite(time) and time > 0 for time in times):
+                raise ValueError(f"{len(table.networks)} networks, expected {MIN_NETWORKS} or more with positive times")
+            errors = [error for found in table.compared.values() for error in (found.mape, found.worst)]
+            if not all(math.isfinite(error) and error >= 0 for error in errors):
+                raise ValueError(f"left-out errors {errors}")
+        return table
+
+    def save(self, path: Path) -> None:
+        """Writes the JSON file, whole or not at all."""
+        write_json(self.to_dict(), path)
+
+    @classmethod
+    def load(cls, path: Path) -> LatencyTable:
+        """Reads a file. Raises `CheckpointError` naming it when it is missing, damaged or of another format."""
+        values = read_json(path, expected="a table of `profile table --out`")
+        try:
+            return cls.from_dict(values)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path} is no latency table that can be used: {error}") from error

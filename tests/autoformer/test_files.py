@@ -1,0 +1,209 @@
+"""Files and folders that are complete or absent, and digests that tell weights apart."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from autoformer.errors import CheckpointError, OutputExistsError
+from autoformer.files import (
+    file_digest,
+    json_digest,
+    read_json,
+    refuse_existing,
+    replacing,
+    sole_worker,
+    write_folder,
+    write_json,
+)
+from autoformer.tensors import read_metadata, read_tensors, tensors_digest, write_tensors
+
+TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor([1, 2]), "c": torch.tensor(0.5, dtype=torch.float16)}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_tensors_come_back_with_values_types_and_metadata(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "weights.safetensors"
+    write_tensors(TENSORS, path, {"epoch": 3, "nested": {"é": [1, 2]}})
+    found = read_tensors(path)
+    assert set(found) == set(TENSORS)
+    for name, tensor in TENSORS.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)
+    assert read_metadata(path) == {"epoch": 3, "nested": {"é": [1, 2]}}
+    with safe_open(path, framework="np") as file:  # an ordinary safetensors file
+        assert set(file.keys()) == set(TENSORS)
+
+
+def test_transposed_and_shared_tensors_are_stored_as_they_look(tmp_path: Path) -> None:
+    base = torch.arange(12.0).view(3, 4)
+    write_tensors({"whole": base.t(), "part": base[:, 1:3].clone()}, tmp_path / "w.safetensors")
+    assert torch.equal(read_tensors(tmp_path / "w.safetensors")["whole"], base.t())
+
+
+def test_json_is_sorted_readable_and_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json({"b": 1, "a": "é"}, path)
+    assert path.read_text(encoding="utf-8") == '{\n  "a": "é",\n  "b": 1\n}\n'
+    assert read_json(path) == {"a": "é", "b": 1}
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json({"old": True}, path)
+    with pytest.raises(TypeError):
+        write_json({"new": object()}, path)
+    assert read_json(path) == {"old": True}
+
+    def write_half() -> None:
+        with replacing(path) as beside:
+            beside.write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_half()
+    assert read_json(path) == {"old": True}
+    assert names(tmp_path) == ["value.json"]
+
+
+def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json({"old": True}, path)
+    program = (
+        "import os, signal, sys; from pathlib import Path; from autoformer.files import replacing\n"
+        "with replacing(Path(sys.argv[1])) as beside:\n"
+        "    beside.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], check=False)
+    assert done.returncode == -9
+    assert read_json(path) == {"old": True}
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "folder"
+    with write_folder(target) as beside:
+        (beside / "one").write_text("1")
+        assert not target.exists()
+        (beside / "two").write_text("2")
+    assert names(target) == ["one", "two"]
+    assert names(target.parent) == ["folder"]
+
+
+def test_a_folder_whose_writing_failed_does_not_appear(tmp_path: Path) -> None:
+    def write_half() -> None:
+        with write_folder(tmp_path / "folder") as beside:
+            (beside / "one").write_text("1")
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        write_half()
+    assert names(tmp_path) == []
+
+
+def test_an_empty_folder_is_used_and_a_filled_one_refused(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    target.mkdir()
+    with write_folder(target) as beside:
+        (beside / "one").write_text("1")
+    assert names(target) == ["one"]
+    with pytest.raises(OutputExistsError, match="nothing was written"), write_folder(target):
+        pass
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputExistsError, match="already exists"):
+        refuse_existing(tmp_path / "file")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"3"])
+def test_damaged_json_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"bad\.json") as caught:
+        read_json(tmp_path / "bad.json")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.99])
+def test_truncated_tensors_are_refused_by_name(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "weights.safetensors"
+    write_tensors({"a": torch.zeros(100)}, path, {})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    for read in (read_tensors, read_metadata):
+        if share > 0.4 and read is read_metadata:
+            continue  # the header may still be whole
+        with pytest.raises(CheckpointError, match=r"weights\.safetensors is truncated or not a safetensors file"):
+            read(path)
+
+
+def test_a_pickle_is_no_safetensors_file(tmp_path: Path) -> None:
+    torch.save(TENSORS, tmp_path / "weights.safetensors")
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        read_tensors(tmp_path / "weights.safetensors")
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    for read in (read_json, read_tensors):
+        with pytest.raises(CheckpointError, match="absent does not exist"):
+            read(tmp_path / "absent")
+
+
+def test_digests_tell_values_names_types_and_shapes_apart() -> None:
+    base = {"a": torch.arange(6.0)}
+    others = [
+        {"b": torch.arange(6.0)},
+        {"a": torch.arange(6.0).view(2, 3)},
+        {"a": torch.arange(6).int()},
+        {"a": torch.arange(6.0) + 1e-6},
+        {"a": torch.arange(6.0), "b": torch.zeros(0)},
+    ]
+    assert len({tensors_digest(tensors) for tensors in [base, *others]}) == 6
+    assert tensors_digest({"a": torch.arange(6.0).view(2, 3).t().contiguous().t().flatten()}) == tensors_digest(base)
+    two = {"x": torch.zeros(1), "y": torch.ones(1)}
+    assert tensors_digest(two) == tensors_digest(dict(reversed(two.items())))
+
+
+def test_digests_do_not_depend_on_order_of_keys_or_on_the_process(tmp_path: Path) -> None:
+    assert json_digest({"a": 1, "b": [2]}) == json_digest({"b": [2], "a": 1})
+    assert json_digest({"a": 1}) != json_digest({"a": 2})
+    (tmp_path / "file").write_bytes(b"abc")
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # SHA-256 of "abc", FIPS 180-2
+    assert file_digest(tmp_path / "file") == expected
+
+
+def test_weights_that_do_not_fit_on_the_disk_leave_nothing_and_raise_oserror(tmp_path: Path) -> None:
+    """A real limit: files of this process may not exceed 10 kB."""
+    path = tmp_path / "w.safetensors"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="large"):
+            write_tensors({"weight": torch.zeros(100_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_forked_process_does_not_hold_the_folder_of_its_parent(tmp_path: Path) -> None:
+    """Loader processes are forks, and outlive a killed parent for seconds."""
+    code = f"""
+import os, sys, time
+from pathlib import Path
+from autoformer.files import sole_worker
+with sole_worker(Path({str(tmp_path)!r})):
+    if os.fork() == 0:
+        time.sleep(20)
+        os._exit(0)
+    time.sleep(0.5)
+    os._exit(7)  # as if killed
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 7
+    with sole_worker(tmp_path):
+        pass

@@ -1,0 +1,76 @@
+"""The metric of a run on the command line: where a command takes it from, and what `evaluate` makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sklearn.metrics import balanced_accuracy_score, f1_score
+
+from autoformer.cli.chain.recipe import parse_recipe
+from autoformer.cli.words import metric_of
+from autoformer.errors import CheckpointError, RecipeError
+from autoformer.files import read_json
+from autoformer.metric import Metric
+from tests.support.commands import command
+
+
+@pytest.mark.parametrize(
+    ("option", "recipe", "record", "expected"),
+    [
+        ("macro_f1", "top1", {"metric": "balanced_accuracy"}, "macro_f1"),
+        (None, "top1", {"metric": "balanced_accuracy"}, "top1"),
+        (None, None, {"metric": "balanced_accuracy"}, "balanced_accuracy"),
+        (None, None, {"recipe": {"metric": "macro_f1"}}, "macro_f1"),
+        (None, None, {"data": {}}, "top1"),
+        (None, None, None, "top1"),
+    ],
+)
+def test_a_metric_comes_from_the_option_then_the_recipe_then_the_training(
+    option: str | None, recipe: Metric | None, record: dict[str, Any] | None, expected: Metric
+) -> None:
+    assert metric_of(option, recipe, record) == expected
+
+
+def test_a_record_with_an_unknown_metric_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"'loss' is no metric; known are top1, .*; give --metric"):
+        metric_of(None, None, {"metric": "loss"})
+
+
+def test_a_recipe_with_an_unknown_metric_is_refused() -> None:
+    assert parse_recipe({}, ["metric=macro_f1"]).metric == "macro_f1"
+    with pytest.raises(RecipeError, match="metric = 'f1'"):
+        parse_recipe({}, ["metric=f1"])
+
+
+@pytest.mark.parametrize("metric", ["top1", "balanced_accuracy", "macro_f1"])
+def test_evaluate_gives_the_metric_that_is_asked_for(finished_run: Path, tmp_path: Path, metric: str) -> None:
+    """The guesses of the run on the same images, scored by scikit-learn."""
+    record = read_json(finished_run / "test.json")
+    labels, guessed = record["labels"], record["guesses"]["finetuned"]
+    expected = {
+        "top1": sum(a == b for a, b in zip(labels, guessed, strict=True)) / len(labels),
+        "balanced_accuracy": balanced_accuracy_score(labels, guessed),
+        "macro_f1": f1_score(labels, guessed, average="macro"),
+    }[metric]
+    words = ("evaluate", finished_run / "finetuned", "--part", "test", "--ledger", tmp_path / "ledger.json", "--quiet")
+    answer = command(*words, "--metric", metric, "--json")
+    assert answer.code == 0, answer.err
+    assert answer.json["metric"] == metric
+    assert answer.json["value"] == pytest.approx(expected)
+
+
+@pytest.mark.slow
+def test_a_run_goes_by_its_metric_from_the_recipe_to_the_report(tmp_path: Path, latency_table: Path) -> None:
+    from tests.support.short_runs import QUICKSTART, shortened
+
+    out = tmp_path / "run"
+    words = ("run", QUICKSTART, "--out", out, "--quiet", "--json", *shortened(latency_table), "--set", "metric=balanced_accuracy")
+    answer = command(*words)
+    assert answer.code == 0, answer.err
+    assert answer.json["metric"] == answer.json["test"]["onnx fp32"]["metric"] == "balanced_accuracy"
+    answer = command("evaluate", out / "export", "--json", "--quiet")
+    assert answer.json["metric"] == "balanced_accuracy"
+    answer = command(*words[:-1], "metric=top1")
+    assert "holds another run" in answer.error

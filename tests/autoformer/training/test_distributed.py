@@ -1,0 +1,109 @@
+"""Training in two processes (gloo, CPU): what one process would learn, and a clear end when a process is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from autoformer.tensors import read_tensors
+from autoformer.training.config import SubnetsConfig, SupernetConfig
+from autoformer.training.distributed import World, joined
+
+WORKER = Path(__file__).parents[2] / "support" / "ddp_worker.py"
+CONFIG = SupernetConfig.model_validate(
+    {
+        "epochs": 1, "batch_size": 64, "mixup": 0.8, "cutmix": 1.0, "augment": {"erase": 0.5}, "clip_norm": 0.5,
+        "subnets": SubnetsConfig(strategy="sandwich", between=1, distill=True), "ema_decay": 0.9,
+        "log_every": 1, "drop_path_rate": 0.3,
+    }
+)  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def start(folder: Path, config: SupernetConfig, size: int) -> list[subprocess.Popen[str]]:
+    """`size` processes of one training; one alone has no world."""
+    port = str(free_port())
+    processes = []
+    for rank in range(size):
+        world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = (
+            os.environ | {"OMP_NUM_THREADS": "1"} | ({key: str(value) for key, value in world.items()} if size > 1 else {})
+        )
+        words = [sys.executable, str(WORKER), str(folder), config.model_dump_json()]
+        pipe = subprocess.PIPE
+        processes.append(subprocess.Popen(words, env=environment, stdout=pipe, stderr=pipe, text=True))
+    return processes
+
+
+def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
+    """Exit code and standard error of each."""
+    found = []
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        found.append((process.returncode, errors))
+    return found
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+    """Sandwich with distillation, mixing, erasing, clipping and a moving average; float64, so that 1e-10 is rounding."""
+    for name, size in (("one", 1), ("two", 2)):
+        for code, errors in finish(start(tmp_path / name, CONFIG, size)):
+            assert code == 0, errors
+    one, two = (read_tensors(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    moved = 0.0
+    torch.manual_seed(0)
+    for name, weight in one.items():
+        assert torch.allclose(weight, two[name], rtol=0, atol=1e-10), name
+        moved = max(moved, float(weight.abs().max()))
+    assert moved > 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
+def test_a_training_that_loses_a_process_ends_with_one_line_and_goes_on_when_started_again(
+    tmp_path: Path, kind: signal.Signals
+) -> None:
+    config = CONFIG.model_copy(update={"epochs": 4, "keep_checkpoints": 1})
+    pair = start(tmp_path / "s", config, 2)
+    assert pair[0].stdout is not None
+    for line in pair[0].stdout:  # the second epoch has begun
+        if int(line) > 17:
+            break
+    pair[1].send_signal(kind)
+    (code, errors), (other, _) = finish(pair)
+    if kind == signal.SIGKILL:
+        assert (code, other) == (5, -signal.SIGKILL)
+        assert "lost contact" in errors.splitlines()[-1]
+        assert "run the same command again" in errors
+    else:  # one process is asked to stop: both finish the step and save
+        assert (code, other) == (143, 143)
+    for code, errors in finish(start(tmp_path / "s", config, 2)):
+        assert code == 0, errors
+    for code, errors in finish(start(tmp_path / "whole", config, 2)):
+        assert code == 0, errors
+    whole, resumed = (read_tensors(tmp_path / name / "model.safetensors") for name in ("whole", "s"))
+    assert all(torch.equal(weight, resumed[name]) for name, weight in whole.items())
+
+
+def test_a_process_alone_is_a_world_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with joined(torch.device("cpu")) as world:
+        assert (world.rank, world.size, world.leads) == (0, 1, True)
+    assert World().gather([1, 2]) == [1, 2]
+    assert World().from_leader("x") == "x"
+    assert World().any(True, False) == (True, False)
+    network = torch.nn.Linear(2, 2)
+    assert World().wrap(network, some_unused=True) is network

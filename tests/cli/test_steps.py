@@ -1,0 +1,225 @@
+"""Every command through the program, on one short run: what it prints, what it writes, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import yaml
+from sklearn.datasets import load_digits
+
+from autoformer.data.loading import load_parts
+from autoformer.data.parts import DataConfig
+from autoformer.errors import OutputExistsError
+from autoformer.evaluate import EvaluationSet
+from autoformer.files import sole_worker
+from autoformer.tensors import read_tensors, tensors_digest
+from tests.support.commands import command
+from tests.support.folders_of_runs import digest_of
+from tests.support.short_runs import QUICKSTART, shortened
+
+COMMANDS = (
+    "run", "train", "search", "extract", "finetune", "export", "evaluate", "predict", "profile", "report", "describe", "doctor",
+)  # fmt: skip
+
+
+# --- the run -----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_every_part_of_the_chain_and_three_reports(finished_run: Path) -> None:
+    for name in (
+        "supernet/model.safetensors", "search/search.json", "search/study.db", "subnet/model.safetensors",
+        "finetuned/model.safetensors", "export/model.fp32.onnx", "export/model.int8.onnx", "latency.json", "test.json",
+        "report.html", "report.md", "report.json",
+    ):  # fmt: skip
+        assert (finished_run / name).exists(), name
+
+
+def test_a_finished_run_answers_at_once_and_changes_nothing(finished_run: Path, latency_table: Path) -> None:
+    before = digest_of(finished_run)
+    answer = command("run", QUICKSTART, "--out", finished_run, "--quiet", "--json", *shortened(latency_table))
+    assert answer.code == 0
+    assert answer.json["format"] == "autoformer/report/3"
+    assert digest_of(finished_run) == before
+
+
+def test_a_run_of_another_recipe_is_refused_and_nothing_is_lost(finished_run: Path, latency_table: Path) -> None:
+    before = digest_of(finished_run)
+    answer = command("run", QUICKSTART, "--out", finished_run, *shortened(latency_table), "--set", "train.epochs=9")
+    assert "holds another run" in answer.error
+    assert digest_of(finished_run) == before
+
+
+def test_two_processes_do_not_work_in_one_folder(tmp_path: Path) -> None:
+    with pytest.raises(OutputExistsError), sole_worker(tmp_path), sole_worker(tmp_path):
+        pytest.fail("both got in")
+
+
+def test_the_reported_test_accuracy_is_that_of_the_onnx_file_run_by_hand(finished_run: Path) -> None:
+    report = json.loads((finished_run / "report.json").read_text())
+    data, parts = load_digits(), load_parts(DataConfig())
+    indices = list(parts.test.sealed.indices)
+    pixels = np.round(data.images[indices] * 255 / 16) / 255
+    mean, std = parts.preprocessing.mean[0], parts.preprocessing.std[0]
+    session = onnxruntime.InferenceSession(str(finished_run / "export" / "model.fp32.onnx"), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {session.get_inputs()[0].name: ((pixels - mean) / std)[:, None].astype(np.float32)})
+    right = int((np.asarray(logits).argmax(1) == data.target[indices]).sum())
+    assert abs(report["test"]["onnx fp32"]["correct"] - right) <= 1  # 8-bit rounding may tip one image
+
+
+def test_the_test_part_is_read_once_for_each_artefact(finished_run: Path) -> None:
+    readings = json.loads((finished_run / "test_ledger.json").read_text())["readings"]
+    assert sorted(reading["reader"] for reading in readings) == sorted({reading["reader"] for reading in readings})
+    assert {"inherited", "finetuned", "onnx fp32"} <= {reading["reader"] for reading in readings}
+
+
+def test_the_resolved_recipe_is_stored(finished_run: Path) -> None:
+    recipe = json.loads((finished_run / "run.json").read_text())["recipe"]
+    assert recipe["train"]["epochs"] == 4
+    assert recipe["train"]["learning_rate"] == yaml.safe_load(QUICKSTART.read_text())["train"]["learning_rate"]
+
+
+# --- the steps as commands of their own --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory: pytest.TempPathFactory, finished_run: Path, latency_table: Path) -> Path:
+    """The same chain as `finished_run`, command by command."""
+    base = tmp_path_factory.mktemp("steps")
+    for words in (
+        ("train", QUICKSTART, "--out", base / "super", *shortened(latency_table)),
+        (
+            "search", "--supernet", base / "super", "--out", base / "search", "--max-params", "80%", "--max-flops", "80%",
+            "--max-latency", "90%", "--latency-table", latency_table, *(word for setting in (
+                "population=6", "generations=2", "parents=3", "mutated=3", "crossed=3", "choose=best",
+            ) for word in ("--set", setting)),
+        ),
+        ("extract", "--supernet", base / "super", "--search", base / "search", "--out", base / "subnet"),
+        ("finetune", base / "subnet", "--recipe", QUICKSTART, "--set", "epochs=2", "--out", base / "finetuned"),
+        ("export", base / "finetuned", "--out", base / "export", "--precision", "fp32"),
+    ):  # fmt: skip
+        answer = command(*words)
+        assert answer.code == 0, answer.err
+    return base
+
+
+@pytest.mark.slow
+def test_the_commands_one_by_one_give_the_weights_of_the_run(steps: Path, finished_run: Path) -> None:
+    for here, there in (("super", "supernet"), ("subnet", "subnet"), ("finetuned", "finetuned")):
+        mine, theirs = (read_tensors(folder / "model.safetensors") for folder in (steps / here, finished_run / there))
+        assert tensors_digest(mine) == tensors_digest(theirs), here
+
+
+@pytest.mark.slow
+def test_search_prints_its_choice_with_the_cost_and_the_qualification(steps: Path) -> None:
+    found = json.loads((steps / "search" / "search.json").read_text())
+    assert found["latency_qualification"]["backend"] == "onnxruntime-cpu"
+    assert found["result"]["searched"] == 12  # and the baselines
+
+
+@pytest.mark.parametrize("artefact", ["finetuned", "export/model.fp32.onnx", "export"])
+def test_evaluate_gives_one_accuracy_whatever_form_the_network_has(finished_run: Path, artefact: str) -> None:
+    answer = command("evaluate", finished_run / artefact, "--json", "--quiet")
+    assert answer.code == 0, answer.err
+    reference = command("evaluate", finished_run / "finetuned", "--json", "--quiet").json
+    assert answer.json["images"] == reference["images"]
+    assert abs(answer.json["correct"] - reference["correct"]) <= 1
+
+
+def test_reading_the_test_part_by_hand_is_counted(finished_run: Path, tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.json"
+    answer = command("evaluate", finished_run / "finetuned", "--part", "test", "--ledger", ledger, "--json")
+    assert answer.json["images"] == 539
+    assert len(json.loads(ledger.read_text())["readings"]) == 1
+
+
+def test_predict_names_the_class_with_its_probability(finished_run: Path, tmp_path: Path) -> None:
+    parts = load_parts(DataConfig())
+    image, _ = parts.train[0]
+    image.save(tmp_path / "digit.png")
+    answer = command("predict", finished_run / "export", tmp_path / "digit.png", "--top", "10", "--json")
+    (found,) = answer.json
+    shares = [entry["probability"] for entry in found["classes"]]
+    assert sum(shares) == pytest.approx(1)
+    assert shares == sorted(shares, reverse=True)
+    logits = EvaluationSet.of(parts.train, parts.preprocessing).images(1)
+    assert logits.shape == (1, 1, 8, 8)
+    assert command("predict", finished_run / "finetuned", tmp_path / "digit.png").code == 0
+
+
+def test_profile_run_measures_what_is_there_and_says_what_is_not(finished_run: Path, tmp_path: Path) -> None:
+    answer = command(
+        "profile", "run", finished_run / "export", finished_run / "finetuned", "--seconds", "0.1", "--quiet", "--json",
+        "--out", tmp_path / "latency.json",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    assert {m["backend"] for m in answer.json["measurements"]} >= {"onnxruntime-cpu", "torch-cpu"}
+    assert all(m["stats"]["p50_ms"] > 0 for m in answer.json["measurements"])
+    assert answer.json["not_measured"]
+    assert (tmp_path / "latency.json").exists()
+
+
+@pytest.mark.slow
+def test_profile_table_writes_a_table_the_search_takes(steps: Path, tmp_path: Path) -> None:
+    table = tmp_path / "here.json"
+    answer = command(
+        "profile", "table", "--supernet", steps / "super", "--backend", "torch-cpu", "--networks", "4", "--out", table, "--quiet"
+    )
+    assert answer.code == 0, answer.err
+    found = command(
+        "search", "--supernet", steps / "super", "--out", tmp_path / "s", "--max-latency", "1000ms", "--latency-table", table,
+        "--set", "population=2", "--set", "generations=1", "--no-measure", "--json", "--quiet",
+    )  # fmt: skip
+    assert found.code == 0, found.err
+    assert found.json["latency_qualification"]["backend"] == "torch-cpu"
+
+
+def test_report_build_writes_the_reports_again(finished_run: Path) -> None:
+    html = finished_run / "report.html"
+    html.unlink()
+    answer = command("report", "build", finished_run)
+    assert answer.code == 0, answer.err
+    assert html.stat().st_size > 100_000
+
+
+# --- help --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example(name: str) -> None:
+    answer = command(name, "--help")
+    assert answer.code == 0
+    if name in ("profile", "report"):
+        sub = {"profile": "run", "report": "build"}[name]
+        answer = command(name, sub, "--help")
+    assert name == "doctor" or "xample" in answer.out
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """Import time is what makes help slow; a list of modules is exact where a clock is not."""
+    heavy = ["torch", "timm", "optuna", "sklearn", "numpy", "onnxruntime", "onnx", "plotly", "pydantic", "fvcore"]
+    code = (
+        "import sys; sys.argv = ['autoformer', '--help']\n"
+        "import autoformer.cli.app as a\n"
+        "try: a.main()\nexcept SystemExit: pass\n"
+        f"print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.slow
+@pytest.mark.serial
+def test_help_answers_in_well_under_half_a_second() -> None:
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "autoformer.cli", "--help"], capture_output=True, check=True)
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 0.4

@@ -1,0 +1,60 @@
+"""What answers for a file or folder, and what does not count as an answer."""
+
+from __future__ import annotations
+
+import signal
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autoformer.cli import app
+from autoformer.cli.commands.evaluate import record_of
+from autoformer.errors import CheckpointError
+from autoformer.export.predictor import Predictor
+
+
+def answering(logits: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Predictor:
+    return Predictor(
+        path=Path("some.onnx"), kind="onnxruntime", precision="fp32", preprocessing=None, classes=("a", "b"),
+        run=lambda images: logits[: len(images)], max_batch=2,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_no_numbers_are_no_answer(bad: float) -> None:
+    images = np.zeros((2, 1, 4, 4), np.float32)
+    assert answering(np.ones((2, 2), np.float32))(images).shape == (2, 2)
+    with pytest.raises(CheckpointError, match=r"some.onnx gives 1 of 2 images logits that are infinite or not a number"):
+        answering(np.array([[1, 2], [bad, 2]], np.float32))(images)
+
+
+def test_an_archived_bundle_says_which_images_it_was_made_for(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr("b/bundle.json", "{}")
+        archive.writestr("b/manifest.json", '{"data": {"source": "digits"}}')
+    record = record_of(str(tmp_path / "b.zip"), "data")
+    assert record is not None
+    assert record["data"] == {"source": "digits"}
+
+
+def test_sigterm_ends_a_command_like_an_error_does(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    left: list[str] = []
+
+    def command(**_: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            left.append("cleaned up")
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(app, "app", command)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            app.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stop.value.code == 143
+    assert left == ["cleaned up"]
+    assert capsys.readouterr().err.startswith("error: stopped by SIGTERM")

@@ -1,0 +1,229 @@
+"""Networks of any kind in one table: scores known by hand, times of scripted clocks, and what is missing with its reason."""
+
+from __future__ import annotations
+
+import json
+import math
+import xml.etree.ElementTree as xml
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from autoformer.metric import newcombe, paired_difference, score, tied
+from autoformer.profiling.measuring.device import DeviceFacts
+from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, measure
+from autoformer.profiling.profiles.artefact_costs import Costs
+from autoformer.profiling.profiles.comparison import Comparison, Row, compare_artefacts, marked, with_ratios
+from autoformer.profiling.profiles.latency import NotMeasured, Profile
+from autoformer.profiling.reports.comparison_page import Axis, draw, notes, render_html, save, table
+from tests.support.commands import command
+from tests.support.fakes import ScriptedBackend, ScriptedClock
+
+HERE = DeviceFacts.collect()
+SHORT = MeasureConfig(warmup_s=0.0, warmup_max_s=0.0, min_runs=20, rounds=2, min_s=0.0, max_s=1.0)
+
+
+def colour_reader(path: Path, order: tuple[int, int, int] = (0, 1, 2), batch: int | str = "batch", classes: int = 3) -> Path:
+    """An ONNX file whose logits are the mean brightness of each channel, in this order. It says nothing of itself."""
+    weights = np.eye(3, dtype=np.float32)[list(order)][:classes].T
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weights"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "colour", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, 16, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, classes])], [numpy_helper.from_array(weights, "weights")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def measured(**times_ms: float) -> dict[str, Measurement]:
+    """Measurements whose every run took as long as said."""
+    clock = ScriptedClock()
+
+    def scripted(name: str, time: float) -> ScriptedBackend:
+        return ScriptedBackend(clock, lambda _: time, name="torch-cuda" if name.startswith("gpu") else "torch-cpu")
+
+    backends = {name: scripted(name, time) for name, time in times_ms.items()}
+    return measure(backends, SHORT, clock=clock, cpu_clock=clock, device=HERE)
+
+
+def rows_of(times_ms: dict[str, float], right: dict[str, int]) -> list[Row]:
+    labels = np.zeros(100, np.int64)
+    taken = measured(**times_ms)
+    return [
+        Row(name=name, costs=Costs(), measurement=taken.get(name), score=score((np.arange(100) >= count).astype(int), labels))
+        for name, count in right.items()
+    ]
+
+
+# --- from the command line ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> tuple[Any, Path]:
+    """Three files made by hand on images whose class is their brightest channel, and one of other classes."""
+    folder = tmp_path_factory.mktemp("compared")
+    colour_reader(folder / "knows.onnx")
+    colour_reader(folder / "confuses.onnx", (0, 2, 1))
+    colour_reader(folder / "two.onnx", classes=2)
+    out = folder / "page.html"
+    words = [folder / f"{name}.onnx" for name in ("knows", "confuses", "two")]
+    settings = ("--part", "test", "--ledger", folder / "ledger.json", "--seconds", "0.01", "--out", out, "--json", "--quiet")
+    answer = command("compare", *words, "--data", image_folder, *settings)
+    assert answer.code == 0, answer.err
+    return answer.json, folder
+
+
+def test_scores_are_those_that_are_known_by_hand(compared: tuple[Any, Path]) -> None:
+    knows, confuses, two = compared[0]["rows"]
+    assert (knows["score"]["value"], knows["difference"]) == (1.0, None)
+    assert confuses["score"]["value"] == pytest.approx(1 / 3, abs=0.02)  # one class of three equally large ones is right
+    assert confuses["difference"]["value"] == pytest.approx(confuses["score"]["value"] - 1)
+    assert confuses["difference"]["low"] < confuses["difference"]["value"] < confuses["difference"]["high"] < 0
+    assert not confuses["difference"]["tied"]
+    assert two["score"] is None
+
+
+def test_everything_was_measured_in_one_go_and_what_was_not_has_its_reason(compared: tuple[Any, Path]) -> None:
+    answer, folder = compared
+    for row in answer["rows"]:
+        assert row["latency"]["backend"] == "onnxruntime-cpu"
+        assert row["latency"]["p50_low_ms"] <= row["latency"]["p50_ms"] <= row["latency"]["p50_high_ms"]
+        assert row["ratio"] == pytest.approx(row["latency"]["p50_ms"] / answer["rows"][0]["latency"]["p50_ms"])
+        assert row["params"] == (6 if row["name"] == "two.onnx" else 9)
+        assert (row["flops"], row["bytes"]) == (None, (folder / row["name"]).stat().st_size)
+    reasons = {item["name"]: item["reason"] for item in answer["not_measured"] if item["backend"] == "accuracy"}
+    assert set(reasons) == {"two.onnx"}
+    assert "logits of 2 classes, expected 3" in reasons["two.onnx"]
+
+
+def test_each_reading_of_the_test_part_is_counted(compared: tuple[Any, Path]) -> None:
+    answer, folder = compared
+    readings = json.loads((folder / "ledger.json").read_text())["readings"]
+    assert [Path(reading["reader"]).name for reading in readings] == ["knows.onnx", "confuses.onnx", "two.onnx"]
+    assert (answer["part"], answer["images"], answer["split"]) == ("test", readings[0]["images"], readings[0]["split"])
+
+
+def test_the_page_shows_the_rows_and_loads_nothing(compared: tuple[Any, Path]) -> None:
+    page = (compared[1] / "page.html").read_text()
+    assert "<td>knows.onnx</td><td>100.00 %" in page
+    assert "two.onnx, accuracy:" in page
+    assert not [word for word in ("<script", "src=", "href=", "url(") if word in page]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("nowhere.onnx",), "nowhere.onnx does not exist; expected the folder of a network"),
+        (("timm:test_vitt@x.pth",), "did you mean test_vit"),
+        (("README.md", "--out", "table.pdf"), "expected one of .html, .svg, .json"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_in_one_line(words: tuple[str, ...], said: str) -> None:
+    assert said in command("compare", *words, "--quiet").error
+
+
+def test_without_images_size_and_time_are_compared(tmp_path: Path) -> None:
+    files = [colour_reader(tmp_path / "any.onnx"), colour_reader(tmp_path / "three.onnx", batch=3)]
+    found = compare_artefacts([str(file) for file in files], None, config=SHORT)
+    assert [row.score for row in found.rows] == [None, None]
+    assert [row.measurement.batch for row in found.rows if row.measurement] == [3, 3]  # what one fixes, all are measured with
+    assert [item.reason for item in found.missing if item.backend == "accuracy"] == ["there are no images; give --data"] * 2
+    assert found.words == "no images"
+
+
+# --- what follows from the figures -------------------------------------------------------------------------------
+
+
+def test_rows_that_none_beats_in_both_are_marked_among_their_kind_of_device() -> None:
+    times = {"slow": 4.0, "fast": 1.0, "beaten": 4.0, "gpu_only": 0.1, "equal": 1.0}
+    right = {"slow": 90, "fast": 80, "beaten": 70, "gpu_only": 60, "equal": 80, "untimed": 100}
+    found = {row.name: row.pareto for row in marked(rows_of(times, right))}
+    assert found == {"slow": True, "fast": True, "beaten": False, "gpu_only": True, "equal": True, "untimed": False}
+
+
+def test_times_are_related_to_the_first_on_the_same_kind_of_device() -> None:
+    rows = rows_of({"first": 2.0, "other": 5.0, "gpu_other": 1.0}, {"first": 1, "other": 1, "gpu_other": 1})
+    assert [row.ratio for row in with_ratios(rows)] == [1.0, 2.5, None]
+
+
+def test_the_interval_of_a_paired_difference_is_the_published_one() -> None:
+    # Newcombe (Statistics in Medicine 17, 1998, 2635-2650), method 10, cells 36, 12, 2, 0: 0.20 from 0.0569 to 0.3404.
+    second, first = np.repeat([1, 1, 0, 0], (36, 12, 2, 0)) > 0, np.repeat([1, 0, 1, 0], (36, 12, 2, 0)) > 0
+    assert newcombe(first, second) == pytest.approx((0.2, 0.0569, 0.3404), abs=5e-5)
+    value, low, high = newcombe(second, first)
+    assert (value, low, high) == pytest.approx((-0.2, -0.3404, -0.0569), abs=5e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "macro_f1"])
+def test_the_interval_of_a_mean_over_classes_holds_what_new_images_show(metric: Any) -> None:
+    rng = np.random.default_rng(0)
+
+    def drawn(images: int) -> tuple[Any, Any, Any]:
+        labels = np.arange(images) % 3
+        first = np.where(rng.random(images) < 0.7, labels, rng.integers(0, 3, images))
+        return first, np.where(rng.random(images) < 0.5, labels, first), labels
+
+    truth = paired_difference(*drawn(300_000), metric).value
+    intervals = [paired_difference(*drawn(300), metric) for _ in range(200)]
+    assert all(one.low is not None and one.high is not None for one in intervals)
+    covered = sum(one.low <= truth <= one.high for one in intervals if one.low is not None and one.high is not None)
+    assert 180 <= covered <= 198  # 95 % of 200 give 190; beyond these lie 0.4 % and 1 %
+
+
+def test_equal_guesses_are_tied_and_leave_the_mean_over_classes_open() -> None:
+    labels = np.arange(30) % 3
+    same = paired_difference(labels, labels, labels, "macro_f1")
+    assert (same.value, same.low, same.high, same.tied) == (0.0, None, None, True)
+    assert paired_difference(labels, labels, labels).tied == tied(labels, labels, labels)
+
+
+# --- pictures ----------------------------------------------------------------------------------------------------
+
+
+def comparison(*rows: Row, missing: tuple[NotMeasured, ...] = ()) -> Comparison:
+    taken = tuple(row.measurement for row in rows if row.measurement)
+    profile = Profile(taken, taken[0], (), SHORT, "2026-01-01T00:00:00+00:00") if taken else None
+    return Comparison(rows=rows, missing=missing, metric="top1", images=100, part="search", split="0" * 64, profile=profile)
+
+
+def test_an_axis_puts_values_where_they_belong() -> None:
+    even, logarithmic = Axis(0, 10, 100, 200), Axis(1, 100, 100, 200, logarithmic=True)
+    assert [even(value) for value in (0, 2.5, 10)] == [100, 125, 200]
+    assert [logarithmic(value) for value in (1, 10, 100)] == [100, 150, 200]
+    assert even.ticks == [0, 2, 4, 6, 8, 10]
+    assert logarithmic.ticks == [1, 2, 5, 10, 20, 50, 100]
+
+
+def test_the_figure_is_sound_whatever_names_hold(tmp_path: Path) -> None:
+    rows = rows_of({"a": 1.0, "b": 1.01, "gpu": 90.0}, {"a": 90, "b": 95, "gpu": 97, "untimed": 99})
+    rows[0] = Row(**{**vars(rows[0]), "name": "<b>&\"'"})
+    drawn = xml.fromstring(draw(comparison(*rows)))
+    circles = drawn.findall(".//{*}circle")
+    assert len(circles) == 3
+    assert [float(circle.get("cy", "")) for circle in circles] == sorted([float(c.get("cy", "")) for c in circles], reverse=True)
+    texts = ["".join(text.itertext()) for text in drawn.findall(".//{*}text")]
+    assert "1  <b>&\"'" in texts
+    assert "4  untimed (not drawn)" in texts
+    numbers = [(float(t.get("x", "")), float(t.get("y", ""))) for t in drawn.findall(".//{*}text") if t.text in ("1", "2", "3")]
+    assert all(math.dist(a, b) > 10 for a in numbers for b in numbers if a != b)
+    assert "<b>&" not in render_html(comparison(*rows, missing=(NotMeasured("<b>&", "x", "<i>"),)))
+    save(comparison(*rows), tmp_path / "plot.svg")
+    assert xml.parse(tmp_path / "plot.svg").getroot().tag.endswith("svg")
+
+
+def test_nothing_to_draw_is_said() -> None:
+    bare = comparison(Row(name="a", costs=Costs(params=5_900_000, flops=1_300_000_000, bytes=2_500_000)))
+    assert "nothing has both a score and a time" in draw(bare)
+    assert table(bare) == [("1", "a", "–", "", "5.9M", "1.3G", "2.5 MB", "–", "–", "–", "–")]
+    assert notes(bare)[0].startswith("Scores are accuracy on 100 images of the search part")

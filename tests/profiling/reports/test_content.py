@@ -1,0 +1,288 @@
+"""What a report says: limits, intervals, pairs, and which runs it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy.stats import binomtest
+
+from autoformer.errors import CheckpointError
+from autoformer.export.manifest import Manifest
+from autoformer.metric import Metric
+from autoformer.profiling.measuring.order_statistics import Verdict
+from autoformer.profiling.reports.page import build_report, summary_lines
+from autoformer.profiling.reports.wording import decimals, duration, file_size, latency_text, percent
+from tests.support.run_folder import SPACE, TEST_IMAGES, make_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("content") / "run")
+
+
+@pytest.fixture(scope="module")
+def report(run: Path) -> dict[str, Any]:
+    return build_report(run)
+
+
+def latency_limit(report: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = next(limit for limit in report["budget"] if limit["limit"] == "max_latency_ms")
+    return found
+
+
+# --- numbers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("half_width", "places"), [(0.119, 2), (0.367, 1), (0.0354, 3), (0.96, 1), (4.1, 0), (12.0, 0)])
+def test_digits_follow_the_rule_of_the_particle_data_group(half_width: float, places: int) -> None:
+    assert decimals(half_width) == places  # 0.827 ± 0.119 is 0.83 ± 0.12 there, 0.827 ± 0.367 is 0.8 ± 0.4
+
+
+def test_a_share_shows_no_more_digits_than_its_interval_supports() -> None:
+    assert percent(0.98333, 0.9687, 0.9912) == "98.3 % [96.9, 99.1]"
+    assert percent(0.63, 0.59, 0.67) == "63 % [59, 67]"
+    assert percent(0.98333, 0.98233, 0.98433) == "98.33 % [98.23, 98.43]"
+
+
+def test_a_latency_without_an_interval_says_so() -> None:
+    known = {"p50_ms": 1.23456, "p50_low_ms": 1.21, "p50_high_ms": 1.26}
+    assert latency_text(known) == "1.23 ms [1.21, 1.26]"
+    assert latency_text({**known, "p50_low_ms": None}) == "1.2 ms [too few runs for an interval]"
+
+
+def test_times_and_sizes_are_written_as_people_say_them() -> None:
+    assert [duration(s) for s in (0.04, 9.96, 59.6, 260, 11_100)] == ["0.0 s", "10 s", "1 min 0 s", "4 min 20 s", "3 h 5 min"]
+    assert [file_size(n) for n in (812, 640_400, 23_100_000, 123_456_789)] == ["812 B", "640 kB", "23.1 MB", "123.5 MB"]
+
+
+# --- accuracy ----------------------------------------------------------------------------------------------------
+
+
+def test_accuracies_and_their_intervals_are_those_of_scipy(report: dict[str, Any]) -> None:
+    right = {"inherited": 500, "finetuned": 530, "onnx fp32": 531, "onnx int8": 528}  # of tests/support/run_folder.py
+    assert set(report["test"]) == set(right)
+    for name, score in report["test"].items():
+        interval = binomtest(right[name], TEST_IMAGES).proportion_ci(method="wilson")
+        assert (score["correct"], score["images"]) == (right[name], TEST_IMAGES)
+        assert score["value"] == pytest.approx(right[name] / TEST_IMAGES)
+        assert (score["low"], score["high"]) == pytest.approx((interval.low, interval.high), abs=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "macro_f1"])
+def test_a_run_of_another_metric_has_it_in_every_score_and_in_its_words(tmp_path: Path, metric: Metric) -> None:
+    """Test guesses of tests/support/run_folder.py: inherited has the first 40 images of 540, 4 of each class, wrong."""
+    folder = make_run(tmp_path / "run", metric=metric)
+    report = build_report(folder)
+    scores = [*report["test"].values(), report["chosen"]["search_score"], report["search"]["best_score"]]
+    scores += [candidate["score"] for candidate in report["search"]["evaluated"]]
+    scores += [score for epochs in report["training"].values() for epoch in epochs for score in epoch["scores"].values()]
+    assert {report["metric"], *(score["metric"] for score in scores)} == {metric}
+    assert not any("correct" in score for score in scores)
+    assert report["test"]["inherited"]["value"] == pytest.approx(500 / 540)  # every class: 50 of 54 right, named 54 times
+    words = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}[metric]
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    assert f"## {words[0].upper()}{words[1:]} on the test part" in text
+    assert "McNemar" not in text
+    assert f"{words} on 540 test images" in "\n".join(summary_lines(report))
+    assert f"{words} on the search part, %" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["search/search.json", "supernet/supernet.json", "finetuned/subnet.json"])
+def test_scores_of_another_metric_than_the_runs_are_refused(tmp_path: Path, name: str) -> None:
+    folder = make_run(tmp_path / "run")
+    other = make_run(tmp_path / "other", metric="macro_f1")
+    shutil.copy(other / name, folder / name)
+    with pytest.raises(CheckpointError, match=f"{Path(name).name} is damaged: .*metric is top1"):
+        build_report(folder)
+
+
+def test_int8_is_compared_with_fp32_image_by_image(report: dict[str, Any]) -> None:
+    paired = report["int8_disagreement"]
+    interval = binomtest(3, TEST_IMAGES).proportion_ci(method="wilson")
+    assert (paired["different"], paired["images"]) == (3, TEST_IMAGES)
+    assert (paired["only_fp32_right"], paired["only_int8_right"]) == (3, 0)
+    assert (paired["low"], paired["high"]) == pytest.approx((interval.low, interval.high), abs=1e-6)
+
+
+def test_a_rejected_int8_file_is_reported_as_missing_with_its_reason(tmp_path: Path) -> None:
+    report = build_report(make_run(tmp_path / "run", int8_wrong=None))
+    reason = "9 of 100 images get another class"
+    assert report["int8"] == {"status": "rejected", "reason": reason, "advice": ""}
+    assert report["int8_disagreement"] is None
+    assert "onnx int8" not in report["test"]
+    assert {"what": "ONNX int8", "reason": f"rejected: {reason}"} in report["not_measured"]
+
+
+def test_candidates_tied_with_the_best_are_counted(report: dict[str, Any]) -> None:
+    # The best has 251 of 270 right; the next differs by 3 images (p = 0.25), the one after by 6 (p = 2/64 < 0.05).
+    assert (report["candidates"], report["tied"]) == (12, 2)
+    assert report["search"]["best_score"]["correct"] == 251
+    assert sum(candidate["tied"] for candidate in report["search"]["evaluated"]) == 2
+
+
+# --- limits ------------------------------------------------------------------------------------------------------
+
+
+def test_a_counted_limit_is_met_exactly(report: dict[str, Any], run: Path) -> None:
+    limit = report["budget"][0]
+    assert (limit["limit"], limit["stated"], limit["value"], limit["met"]) == ("max_params", "80%", 200_000, "met")
+    assert limit["found"] == report["chosen"]["params"] == Manifest.load(run / "export").params
+
+
+def test_a_counted_limit_that_is_broken_is_not_met(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    budget = json.loads((folder / "budget.json").read_text())
+    budget["limits"] = {"max_params": 10, "min_flops": 1e12}
+    budget["searched_with"] = budget["limits"]
+    (folder / "budget.json").write_text(json.dumps(budget))
+    assert [limit["met"] for limit in build_report(folder)["budget"]] == ["not met", "not met"]
+
+
+def test_a_latency_limit_is_met_when_the_whole_interval_is_inside(report: dict[str, Any]) -> None:
+    limit = latency_limit(report)
+    assert limit["met"] == "met"
+    assert limit["low"] <= limit["found"] <= limit["high"] < limit["value"] == 1.0
+    assert limit["qualification"] == "p50, batch 1, fp32, onnxruntime-cpu, Test CPU, 2 cores, 1 thread"
+
+
+def test_a_latency_limit_inside_the_interval_is_not_shown(tmp_path: Path) -> None:
+    limit = latency_limit(build_report(make_run(tmp_path / "run", limit_ms=0.81, samples_ms=(0.80, 0.82) * 500)))
+    assert limit["low"] <= 0.81 <= limit["high"]
+    assert limit["met"] == "not shown"
+
+
+def test_a_latency_limit_below_the_interval_is_not_met(tmp_path: Path) -> None:
+    assert latency_limit(build_report(make_run(tmp_path / "run", samples_ms=(1.2, 1.3) * 500)))["met"] == "not met"
+
+
+def test_an_unstable_measurement_shows_no_limit_to_be_kept(tmp_path: Path) -> None:
+    limit = latency_limit(build_report(make_run(tmp_path / "run", verdict=Verdict("UNSTABLE", ("it drifted",)))))
+    assert limit["met"] == "not shown"
+    assert "it drifted" in limit["reason"]
+
+
+def test_too_few_runs_show_no_limit_to_be_kept(tmp_path: Path) -> None:
+    limit = latency_limit(build_report(make_run(tmp_path / "run", samples_ms=(0.5, 0.5, 0.5))))
+    assert (limit["met"], limit["low"]) == ("not shown", None)
+
+
+def test_a_measurement_of_another_device_shows_nothing_about_the_limit(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    search = json.loads((folder / "search" / "search.json").read_text())
+    search["latency_qualification"]["device"] = "Board"
+    (folder / "search" / "search.json").write_text(json.dumps(search))
+    report = build_report(folder)
+    limit = latency_limit(report)
+    assert (limit["met"], limit["found"]) == ("not shown", None)
+    assert "Board" in limit["reason"]
+    assert report["latency_table"]["prediction"]["error"] is None
+    assert any("not measured" in line for line in summary_lines(report))
+
+
+def test_a_prediction_is_compared_with_the_measurement(report: dict[str, Any]) -> None:
+    prediction = report["latency_table"]["prediction"]
+    assert prediction["measured_ms"] == pytest.approx(0.81, abs=0.001)
+    assert prediction["error"] == pytest.approx(report["chosen"]["predicted_latency_ms"] / prediction["measured_ms"] - 1)
+
+
+# --- the rest ----------------------------------------------------------------------------------------------------
+
+
+def test_the_json_holds_what_programs_need(report: dict[str, Any], run: Path) -> None:
+    assert report["format"] == "autoformer/report/3"
+    assert report == json.loads((run / "report.json").read_text())
+    assert report["seed"] == 3
+    assert report["skipped"] == [{"what": "TensorRT fp32", "status": "skipped", "reason": "TensorRT is not installed"}]
+    assert report["steps"]["train"] == 75.0
+    assert sorted(report["test_readings"]["by_split"].values()) == [4]
+    for file in report["files"].values():
+        assert (run / file["path"]).exists() or file["path"] in ("subnet",)
+
+
+def test_what_was_skipped_is_listed_once(report: dict[str, Any]) -> None:
+    about = [item for item in report["not_measured"] if "TensorRT is not installed" in item["reason"]]
+    assert len(about) == 1
+
+
+def test_building_again_gives_the_same_files(run: Path, report: dict[str, Any]) -> None:
+    names = ("report.html", "report.md", "report.json", "recipe.yaml")
+    before = [(run / name).read_bytes() for name in names]
+    build_report(run)
+    assert [(run / name).read_bytes() for name in names] == before
+
+
+def test_the_summary_is_short_and_says_what_matters(report: dict[str, Any]) -> None:
+    lines = summary_lines(report)
+    text = "\n".join(lines)
+    assert len(lines) <= 15
+    for needed in ("met", "98.3 % [96.9, 99.1]", "3 of 540", "2 of 12", "VALID", "TensorRT is not installed", "model.fp32.onnx"):
+        assert needed in text
+
+
+def test_the_summary_stays_short_with_many_measurements(report: dict[str, Any]) -> None:
+    one = next(iter(report["latency"].values()))
+    skipped = [{"what": f"engine {index}", "status": "skipped", "reason": "absent"} for index in range(30)]
+    many = {**report, "latency": {f"file {index}": one for index in range(30)}, "skipped": skipped}
+    assert len(summary_lines(many)) <= 15
+
+
+def test_a_summary_of_something_else_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="expected 'autoformer/report/3'"):
+        summary_lines({"format": "other"})
+
+
+# --- bad input ---------------------------------------------------------------------------------------------------
+
+NEEDED = (
+    "run.json", "budget.json", "supernet/supernet.json", "search/search.json", "finetuned/subnet.json", "export/manifest.json",
+    "export/model.fp32.onnx", "latency.json", "test.json", "test_ledger.json", "steps.json",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_missing_file_is_named_and_nothing_is_written(run: Path, tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("report.*")))
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=Path(name).name) as caught:
+        build_report(folder)
+    assert "\n" not in str(caught.value)
+    assert not list(folder.glob("report.*"))
+
+
+@pytest.mark.parametrize("name", [name for name in NEEDED if name.endswith(".json")] + ["latency_table.json"])
+@pytest.mark.parametrize("content", ['{"format": ', "{}", "[]", '{"format": "other/1"}'])
+def test_a_damaged_file_is_named(run: Path, tmp_path: Path, name: str, content: str) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("report.*")))
+    (folder / name).write_text(content)
+    with pytest.raises(CheckpointError, match=Path(name).name):
+        build_report(folder)
+
+
+def test_parts_of_two_runs_are_refused(run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    path = folder / "export" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["architecture"] = SPACE.largest.to_dict()
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="not of one run"):
+        build_report(folder)
+
+
+def test_an_exported_file_that_changed_is_refused(run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    (folder / "export" / "model.int8.onnx").write_bytes(b"something else")
+    with pytest.raises(CheckpointError, match=r"model\.int8\.onnx"):
+        build_report(folder)
+
+
+@pytest.mark.parametrize(("key", "value"), [("split", "0" * 64), ("labels", [1, 2, 3]), ("guesses", {"inherited": [0] * 540})])
+def test_guesses_that_do_not_fit_the_test_part_are_refused(run: Path, tmp_path: Path, key: str, value: object) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    record = json.loads((folder / "test.json").read_text())
+    (folder / "test.json").write_text(json.dumps({**record, key: value}))
+    with pytest.raises(CheckpointError, match=r"test\.json is damaged"):
+        build_report(folder)

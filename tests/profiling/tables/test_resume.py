@@ -1,0 +1,43 @@
+"""A table whose process is killed goes on with the passes it has."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from autoformer.profiling.tables.table import LatencyTable
+from tests.support.commands import command
+
+SECONDS = 120  # for one pass of four small networks; many times what it takes
+
+
+@pytest.mark.slow
+def test_a_killed_table_goes_on_where_it_was(tmp_path: Path) -> None:
+    words = ["profile", "table", "--space", "micro", "--image-size", "16", "--backend", "torch-cpu", "--networks", "12"]
+    words += ["--out", str(tmp_path / "table.json"), "--quiet"]
+    process = subprocess.Popen([sys.executable, "-m", "autoformer.cli", *words], stderr=subprocess.DEVNULL, env=dict(os.environ))
+    passes = tmp_path / "table.json.work" / "passes.jsonl"
+    started = time.monotonic()
+    while not (passes.exists() and b"\n" in passes.read_bytes()):
+        assert process.poll() is None, "it ended by itself"
+        assert time.monotonic() - started < SECONDS
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = passes.read_bytes()
+    first = json.loads(kept.splitlines()[0])["taken"]
+
+    assert not (tmp_path / "table.json").exists()
+    answer = command(*words)
+    assert answer.code == 0, answer.err
+    table = LatencyTable.load(tmp_path / "table.json")
+    assert len(table.networks) == 12 == len({name.rsplit(" #", 1)[0] for name in first})
+    assert not passes.parent.exists()
+    assert table.stopped == "12 networks were asked for"

@@ -1,0 +1,47 @@
+"""What each process of the distributed tests runs: one training of a small supernet on digits, in float64.
+
+python ddp_worker.py FOLDER CONFIG_AS_JSON; alone, or as one of those that the environment describes.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from autoformer.cli.app import fail
+from autoformer.data.loading import load_parts
+from autoformer.data.parts import DataConfig
+from autoformer.errors import AutoformerError
+from autoformer.networks.supernet import Supernet
+from autoformer.space import SearchSpace
+from autoformer.training.config import SupernetConfig
+from autoformer.training.distributed import joined
+from autoformer.training.runs import train_supernet
+
+SPACE = SearchSpace(
+    name="small digits", embed_dims=(16, 24), depths=(1, 2), num_heads=(1, 2), mlp_ratios=(1.0, 2.0), head_dim=8,
+    image_sizes=(8,), patch_size=4, in_chans=1, num_classes=10, max_relative_position=3,
+)  # fmt: skip
+
+
+def main(folder: Path, config: SupernetConfig) -> None:
+    torch.set_num_threads(1)
+    with joined(torch.device("cpu")) as world:
+        torch.manual_seed(0)
+        start = Supernet(SPACE).double()
+        parts = load_parts(DataConfig())
+
+        def told(record: dict[str, object]) -> None:
+            if world.leads:
+                print(record["step"], flush=True)
+
+        train_supernet(SPACE, parts, config, folder, start=start, world=world, hooks=[told])
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]), SupernetConfig.model_validate_json(sys.argv[2]))
+    except AutoformerError as error:
+        fail(str(error), error.exit_code)
