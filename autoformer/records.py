@@ -1,6 +1,6 @@
 """Values and their JSON form: dataclasses are written field by field, and read back with the type of every value checked.
 
-The type hints of a dataclass are its schema: numbers, words, None, tuples, mappings by name, `Literal`, `Path`, other dataclasses.
+The type hints of a dataclass are its schema: numbers, texts, None, tuples, mappings by name, `Literal`, `Path`, dataclasses.
 A class with a `from_dict` of its own is read by that. Standard library alone and Python 3.10, since boards read such files.
 """
 
@@ -48,7 +48,7 @@ def from_json(kind: type[T], values: object, what: str = "", *, beside: Collecti
     name = what or kind.__name__
     if not isinstance(values, Mapping):
         raise CheckpointError(f"{name} is {_seen(values)}, expected a JSON object")
-    known = _fields(kind)
+    known = _fields(kind)  # type: ignore[arg-type]
     if unknown := sorted(set(values) - set(known) - set(beside)):
         raise CheckpointError(f"{name} has unknown keys {short(unknown)}; known are {', '.join(known)}")
     given = {}
