@@ -83,19 +83,19 @@ class Candidates:
                 found.append(architecture)
         return found
 
-    def dearest(self, rng: random.Random) -> Architecture:
+    def most_expensive(self, rng: random.Random) -> Architecture:
         """A network with the most FLOPs inside the budget, then the most params. Which block gets what is drawn.
 
         Latency without a closed form is taken to grow with FLOPs; where it does not, the network has nearly the most.
         """
-        architecture, params, flops = self.region.dearest(rng)
+        architecture, params, flops = self.region.most_expensive(rng)
         limit = self.budget.max_latency_ms
         if limit is None or self._closed is not None or self.budget.allows(self._cost(architecture, params, flops)):
             return architecture
         (kept, cost), above = self.draw(rng), flops  # a network that keeps the limit, and FLOPs that break it
         while above - cost.flops > 1:
             region = self._within((cost.flops + above) // 2)
-            architecture, params, flops = region.dearest(rng)
+            architecture, params, flops = region.most_expensive(rng)
             found = self._cost(architecture, params, flops)
             if flops <= cost.flops:
                 break  # nothing lies between
@@ -110,7 +110,7 @@ class Candidates:
     def _cost(self, architecture: Architecture, params: int, flops: int) -> Cost:
         if self._closed is not None:
             return Cost(params=params, flops=flops, latency_ms=self._closed.latency_of(architecture, flops))
-        return Cost(params=params, flops=flops) if self.costs.qualification is None else self.costs(architecture)
+        return Cost(params=params, flops=flops) if self.costs.measurement_conditions is None else self.costs(architecture)
 
     def _within(self, max_flops: float | None) -> Region:
         """The networks that keep the limits on params and FLOPs, with this upper limit on FLOPs."""

@@ -122,7 +122,7 @@ def linear_costs(embed: int, depth: int, grid: int, space: SearchSpace) -> tuple
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatencyQualification:
+class MeasurementConditions:
     """What a latency in milliseconds means. Two latencies are comparable only when these are equal."""
 
     statistic: str  # "p50", "p90", "p99", ...
@@ -148,7 +148,7 @@ class CostModel(Protocol):
     """Anything that can price an architecture. One that is a `LinearLatency` as well makes searches under it quick."""
 
     @property
-    def qualification(self) -> LatencyQualification | None:
+    def measurement_conditions(self) -> MeasurementConditions | None:
         """What `Cost.latency_ms` means, or None when this model gives no latency."""
 
     def __call__(self, architecture: Architecture) -> Cost: ...
@@ -174,7 +174,7 @@ class ExactCosts:
     """The cost model that only counts: params and FLOPs in closed form."""
 
     space: SearchSpace
-    qualification: LatencyQualification | None = None
+    measurement_conditions: MeasurementConditions | None = None
 
     def __call__(self, architecture: Architecture) -> Cost:
         return Cost(params=count_params(architecture, self.space), flops=count_flops(architecture, self.space))
@@ -246,7 +246,7 @@ def check_feasible(budget: Budget, space: SearchSpace, costs: CostModel) -> None
             measure = name[4:]
             limit, value = getattr(budget, name), getattr(cost, measure)
             advice = "raise" if kind == "max" else "lower"
-            meaning = f" ({costs.qualification})" if measure == "latency_ms" else ""
+            meaning = f" ({costs.measurement_conditions})" if measure == "latency_ms" else ""
             raise BudgetError(
                 f"budget {name}={show(measure, limit)}{meaning} cannot be met in space {space.name!r}: its {word} network "
                 f"has {show(measure, value)} ({architecture}); {advice} the limit or choose another space"

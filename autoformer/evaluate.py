@@ -70,7 +70,7 @@ class EvaluationSet:
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # images [b, C, H, W] to logits [b, classes]
 
 
-def guesses(predict: Predict, images: EvaluationSet, batch_size: int = 256, progress: Progress = silent) -> NDArray[np.int64]:
+def predictions(predict: Predict, images: EvaluationSet, batch_size: int = 256, progress: Progress = silent) -> NDArray[np.int64]:
     """The class `predict` gives each image, [n]."""
     found: list[NDArray[np.int64]] = []
     for batch in images.batches(batch_size):
@@ -139,7 +139,7 @@ class ResidentImages:
             for values in (images.preprocessing.mean, images.preprocessing.std)
         )
 
-    def guesses(self, architecture: Architecture, portion: slice = slice(None)) -> NDArray[np.int64]:
+    def predictions(self, architecture: Architecture, portion: slice = slice(None)) -> NDArray[np.int64]:
         """The class that the subnet gives each image of `portion`, [n]."""
         network, found = self.supernet, []
         size = network.space.image_size_of(architecture)

@@ -82,14 +82,14 @@ def wilson(share: float, images: float) -> tuple[float, float]:
     return min(max(0.0, low), share), max(min(1.0, high), share)  # at 0 and 1 a rounding error may pass the share
 
 
-def score(guessed: NDArray[np.int64], labels: NDArray[np.int64], metric: Metric = "top1") -> Score:
+def score(predicted: NDArray[np.int64], labels: NDArray[np.int64], metric: Metric = "top1") -> Score:
     """The metric of guesses [n] of images of these classes [n], n at least 1."""
-    assert guessed.shape == labels.shape, f"{guessed.shape} guesses, {labels.shape} labels"
+    assert predicted.shape == labels.shape, f"{predicted.shape} guesses, {labels.shape} labels"
     assert len(labels), "a score of no images"
     if metric == "top1":
-        right = int((guessed == labels).sum())
+        right = int((predicted == labels).sum())
         return Score(metric, right / len(labels), *wilson(right / len(labels), len(labels)), len(labels), right)
-    table = ClassTable.of(guessed, labels)
+    table = ClassTable.of(predicted, labels)
     value = float(_per_class(table.hits, table.named, table.images, metric).mean())
     return Score(metric, value, *wilson(value, effective_images(table, metric)), len(labels))
 
@@ -98,26 +98,26 @@ def score(guessed: NDArray[np.int64], labels: NDArray[np.int64], metric: Metric 
 class ClassTable:
     """Guesses and labels counted over the K classes that have images; `guessed` K stands for every other class."""
 
-    guessed: NDArray[np.int64]  # [n], 0..K
+    predicted: NDArray[np.int64]  # [n], 0..K
     labels: NDArray[np.int64]  # [n], 0..K - 1
     images: NDArray[np.int64]  # [K], at least 1
 
     @classmethod
-    def of(cls, guessed: NDArray[np.int64], labels: NDArray[np.int64]) -> ClassTable:
+    def of(cls, predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> ClassTable:
         present, numbered, images = np.unique(labels, return_inverse=True, return_counts=True)
-        place = np.searchsorted(present, guessed)
-        known = present[np.minimum(place, len(present) - 1)] == guessed
+        place = np.searchsorted(present, predicted)
+        known = present[np.minimum(place, len(present) - 1)] == predicted
         return cls(np.where(known, place, len(present)), numbered, images)
 
     @property
     def hits(self) -> NDArray[np.int64]:
         """Right images by class, [K]."""
-        return np.bincount(self.labels[self.guessed == self.labels], minlength=len(self.images))
+        return np.bincount(self.labels[self.predicted == self.labels], minlength=len(self.images))
 
     @property
     def named(self) -> NDArray[np.int64]:
         """Images that are given each class, [K]."""
-        return np.bincount(self.guessed, minlength=len(self.images) + 1)[:-1]
+        return np.bincount(self.predicted, minlength=len(self.images) + 1)[:-1]
 
 
 def _per_class(hits: NDArray[Any], named: NDArray[Any], images: NDArray[np.int64], metric: Metric) -> NDArray[np.float64]:
@@ -147,12 +147,12 @@ def effective_images(table: ClassTable, metric: Metric) -> float:
     equally large classes is all of them. Where the spread seen is larger, because the classes that are hard are also
     small, the score's variance v (to first order, with n_k fixed) counts: value (1 - value) / v images.
     """
-    classes, images, guessed, labels = len(table.images), table.images, table.guessed, table.labels
+    classes, images, predicted, labels = len(table.images), table.images, table.predicted, table.labels
     pooled = float(classes**2 / (1 / images).sum())
     per_class = _per_class(table.hits, table.named, images, metric)
     value = float(per_class.mean())
     gain, loss = _shares(per_class, table.named, images, metric)
-    share = gain[labels] * (guessed == labels) - loss[guessed]
+    share = gain[labels] * (predicted == labels) - loss[predicted]
     sums = np.bincount(labels, share, classes)
     variance = float((share**2).sum() - (sums**2 / images).sum()) / classes**2
     return pooled if value in (0.0, 1.0) or variance <= 0 else min(pooled, value * (1 - value) / variance)
@@ -201,7 +201,7 @@ class Pairs:
 
     @classmethod
     def of(cls, first: ClassTable, second: ClassTable) -> Pairs:
-        triples = np.stack([first.labels, first.guessed, second.guessed])
+        triples = np.stack([first.labels, first.predicted, second.predicted])
         (label, one, other), sizes = np.unique(triples, axis=1, return_counts=True)
         return cls(first, second, label, one, other, sizes)
 
@@ -223,7 +223,7 @@ class Pairs:
             calls = table.named + sign * named
             per_class = _per_class(table.hits + sign * gained, calls, images, metric)
             gain, loss = _shares(per_class, calls, images, metric)
-            shares.append([gain[:, label] * (guess == label) - loss[:, guess] for guess in (one, other)])
+            shares.append([gain[:, label] * (prediction == label) - loss[:, prediction] for prediction in (one, other)])
             scores.append(per_class.sum(-1))
         kept, moved = shares[0][0] - shares[1][1], shares[0][1] - shares[1][0]
         sums = _sum_by_class(stay * kept + swaps * moved, label, classes)

@@ -200,7 +200,7 @@ class Region:
         shape, heads, low, high = self._rows[bisect_right(whole, rng.random() * whole[-1], 0, len(whole) - 1)]
         return self._made(shape, heads, shape.hidden.draw_step(low, high, rng), rng)
 
-    def dearest(self, rng: random.Random) -> tuple[Architecture, int, int]:
+    def most_expensive(self, rng: random.Random) -> tuple[Architecture, int, int]:
         """A network with the most FLOPs inside, then the most params; which block gets what is drawn."""
         found: list[tuple[int, int, Shape, int, int]] = []
         for shape, heads, _, high in self._rows:

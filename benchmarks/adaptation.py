@@ -25,7 +25,7 @@ from autoformer import __version__
 from autoformer.cost import Budget, ExactCosts
 from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig, DataParts
-from autoformer.evaluate import EvaluationSet, guesses, predict_with
+from autoformer.evaluate import EvaluationSet, predict_with, predictions
 from autoformer.files import write_json
 from autoformer.metric import score
 from autoformer.pretrained.adapt import Normalisation
@@ -84,8 +84,8 @@ def run(folder: Path, seed: int, start: Path | None, rate: float, work: Path) ->
     sought = SearchConfig(population=24, generations=5, parents=6, mutated=12, crossed=12, choose="best")
     found = search_supernet(supernet, parts.search, parts.preprocessing, costs, budget, sought, out / "search", seed=seed)
     images = EvaluationSet.of(parts.test.read(out.name), parts.preprocessing)
-    right = score(guesses(predict_with(supernet, found.chosen.architecture), images), images.labels)
-    largest = score(guesses(predict_with(supernet, of.largest), images), images.labels)
+    right = score(predictions(predict_with(supernet, found.chosen.architecture), images), images.labels)
+    largest = score(predictions(predict_with(supernet, of.largest), images), images.labels)
     return {
         "data": folder.name, "start": "adapted" if start else "from scratch", "seed": seed, "rate": rate, "epochs": epochs,
         "seconds": seconds, "train_images": len(parts.train), "test_images": len(images),

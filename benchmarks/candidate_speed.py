@@ -19,7 +19,7 @@ from typing import Any
 
 from autoformer import __version__
 from autoformer.budgeted import Candidates, Draw
-from autoformer.cost import Budget, Cost, CostModel, ExactCosts, LatencyQualification, count_flops
+from autoformer.cost import Budget, Cost, CostModel, ExactCosts, MeasurementConditions, count_flops
 from autoformer.files import write_json
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.tables.costs import TableCosts
@@ -61,7 +61,7 @@ def made_up_table(space: SearchSpace) -> TableCosts:
     """0.5 ms, 0.1 ms a block and 5 ms per GFLOP: nothing is measured, the speed of drawing does not depend on the numbers."""
     networks = designed_architectures(space, 12)
     measured = [(network, 0.5 + 0.1 * network.depth + 5 * count_flops(network, space) / 1e9) for network in networks]
-    meaning = LatencyQualification(statistic="p50", batch=1, precision="fp32", backend="none", device="a formula")
+    meaning = MeasurementConditions(statistic="p50", batch=1, precision="fp32", backend="none", device="a formula")
     return TableCosts(space, LatencyTable.fit(space, meaning, measured, device=DeviceFacts.collect()))
 
 

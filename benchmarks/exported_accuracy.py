@@ -26,29 +26,29 @@ FILES = {FINETUNED: "torch", FP32: "ONNX fp32", "onnx fp16": "ONNX fp16", "onnx 
 MAX_CLASS_LOSS = 0.05  # the default of an export
 
 
-def paired(guessed: NDArray[np.int64], other: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, Any]:
+def paired(predicted: NDArray[np.int64], other: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, Any]:
     """On how many images two networks name different classes, and on how many of these only one of them is right."""
-    different = int((guessed != other).sum())
+    different = int((predicted != other).sum())
     low, high = wilson(different / len(labels), len(labels))
     return {
         "different": different,
         "share": different / len(labels),
         "low": low,
         "high": high,
-        "only_other_right": int(((other == labels) & (guessed != labels)).sum()),
-        "only_this_right": int(((guessed == labels) & (other != labels)).sum()),
+        "only_other_right": int(((other == labels) & (predicted != labels)).sum()),
+        "only_this_right": int(((predicted == labels) & (other != labels)).sum()),
     }
 
 
 def row(run: Run, name: str) -> dict[str, Any]:
     """One file of a run."""
-    guessed, fp32 = run.guesses[name], run.guesses[FP32]
-    losses = class_losses(fp32.tolist(), guessed.tolist(), run.labels.tolist(), run.manifest.classes, max_loss=MAX_CLASS_LOSS)
+    predicted, fp32 = run.predictions[name], run.predictions[FP32]
+    losses = class_losses(fp32.tolist(), predicted.tolist(), run.labels.tolist(), run.manifest.classes, max_loss=MAX_CLASS_LOSS)
     return {
         "file": FILES[name],
-        "score": score(guessed, run.labels, run.metric).to_dict(),
-        "against_torch": paired(guessed, run.guesses[FINETUNED], run.labels),
-        "against_fp32": paired(guessed, fp32, run.labels),
+        "score": score(predicted, run.labels, run.metric).to_dict(),
+        "against_torch": paired(predicted, run.predictions[FINETUNED], run.labels),
+        "against_fp32": paired(predicted, fp32, run.labels),
         "by_class_against_fp32": losses.to_dict() | {"words": losses.reason},
     }
 
@@ -78,7 +78,7 @@ def main() -> None:
     record: dict[str, Any] = {"version": __version__, "runs": {}}
     for folder in options.runs:
         run = Run.load(folder)
-        rows = [row(run, name) for name in FILES if name in run.guesses]
+        rows = [row(run, name) for name in FILES if name in run.predictions]
         print(f"{folder.name}: {len(run.labels)} test images of {len(run.manifest.classes)} classes\n")
         print(markdown(rows, WORDS[run.metric]), end="\n\n")
         missing = {

@@ -119,7 +119,7 @@ def judged(
         "worst": float(wrong.max()),
         "tau": asdict(everywhere),
         "tau_near": asdict(near),
-        "left_out_mape": float(fit.left_out_errors.mean()),
+        "left_out_mape": float(fit.cross_validation_errors.mean()),
         "predicted_ms": predicted.tolist(),
     }
 
@@ -137,7 +137,7 @@ def row(space: SearchSpace, backend: str, options: argparse.Namespace, work: Pat
 
     def fitted(architectures: Sequence[Architecture]) -> LatencyTable:
         times = [(architecture, of[architecture].stats.p50_ms) for architecture in architectures]
-        return LatencyTable.fit(space, first.qualification(), times, device=first.device)
+        return LatencyTable.fit(space, first.measurement_conditions(), times, device=first.device)
 
     table = grown_table(space, fitted)
     train = [network.architecture for network in table.networks]
@@ -163,7 +163,7 @@ def row(space: SearchSpace, backend: str, options: argparse.Namespace, work: Pat
         "space": space.name,
         "image_sizes": list(space.image_sizes),
         "backend": backend,
-        "qualification": asdict(first.qualification()),
+        "qualification": asdict(first.measurement_conditions()),
         "train": len(train),
         "stopped": table.stopped,
         "test": options.test,

@@ -27,7 +27,7 @@ from scipy.stats import t as student
 from autoformer import __version__
 from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig, DataParts, Part, TestPart
-from autoformer.evaluate import EvaluationSet, guesses, predict_with
+from autoformer.evaluate import EvaluationSet, predict_with, predictions
 from autoformer.files import write_json
 from autoformer.metric import score
 from autoformer.space import SearchSpace
@@ -94,7 +94,7 @@ def run(strategy: str, seed: int, parts: DataParts, epochs: int) -> dict[str, An
     rng = random.Random("benchmark")
     networks = {**of.anchors, **{f"random {number}": of.sample(rng) for number in range(24)}}
     scores = {
-        name: score(guesses(predict_with(supernet, architecture), images), images.labels).value
+        name: score(predictions(predict_with(supernet, architecture), images), images.labels).value
         for name, architecture in networks.items()
     }
     drawn = [value for name, value in scores.items() if name.startswith("random")]

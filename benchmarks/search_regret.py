@@ -91,7 +91,7 @@ class Table:
         self.inside = [a for a in truth.networks if count_flops(a, SPACE) <= limit]
         self.best = max(self.accuracy(architecture) for architecture in self.inside)
 
-    def guesses(self, architecture: Architecture, which: slice) -> NDArray[np.int64]:
+    def predictions(self, architecture: Architecture, which: slice) -> NDArray[np.int64]:
         """Right where the network was; elsewhere the next class, since only right and wrong are kept."""
         right, labels = self.truth.search_right[self.row[architecture]][self.order[which]], self.labels[which]
         return np.where(right, labels, (labels + 1) % SPACE.num_classes)
@@ -115,7 +115,7 @@ def searched(table: Table, candidates: Candidates, settings: dict[str, Any], see
     asked: list[tuple[Architecture, int]] = []  # images, in the order they were asked for
 
     def evaluate(architecture: Architecture, which: slice) -> NDArray[np.int64]:
-        found = table.guesses(architecture, which)
+        found = table.predictions(architecture, which)
         asked.append((architecture, len(found)))
         return found
 

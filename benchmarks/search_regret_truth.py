@@ -163,7 +163,7 @@ def make(seed: int, parts: DataParts, truth: Part, epochs: int, work: Path) -> t
     supernet = train_supernet(SPACE, parts, config(epochs), work / f"supernet{seed}", seed=seed)
     networks = every_network(SPACE)
     digest = tensors_digest(supernet.state_dict())
-    guesses: dict[str, NDArray[np.uint8]] = {}
+    predictions: dict[str, NDArray[np.uint8]] = {}
     sets = {name: EvaluationSet.of(part, parts.preprocessing) for name, part in (("search", parts.search), ("truth", truth))}
     for name, images in sets.items():
         rows = []
@@ -174,8 +174,8 @@ def make(seed: int, parts: DataParts, truth: Part, epochs: int, work: Path) -> t
                 with replacing(path) as beside, beside.open("wb") as file:
                     np.save(file, found, allow_pickle=False)
             rows.append(np.load(path, allow_pickle=False))
-        guesses[name] = np.concatenate(rows, axis=1)
-    right = {name: guesses[name] == images.labels for name, images in sets.items()}
+        predictions[name] = np.concatenate(rows, axis=1)
+    right = {name: predictions[name] == images.labels for name, images in sets.items()}
     answer = Truth(right["search"], sets["search"].labels, right["truth"].sum(1), len(truth), tuple(networks))
     facts = {
         "seed": seed, "weights_digest": digest, "epochs": epochs,

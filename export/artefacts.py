@@ -153,7 +153,7 @@ class _Judge:
         """`images` are as candidates take them, `exact` the same as the network does."""
         self.images, self.labels = images, labels
         self.expected, _ = run_in_batches(reference, exact, (REFERENCE_BATCH,))
-        self.guesses = self.expected.argmax(1)  # [n], of the candidate that was compared last
+        self.predictions = self.expected.argmax(1)  # [n], of the candidate that was compared last
 
     def __call__(
         self, candidate: Model, precision: str, max_disagreement: float | None = None, batches: Sequence[int] = BATCHES
@@ -163,14 +163,14 @@ class _Judge:
         if max_disagreement is not None:
             tolerance = replace(tolerance, max_disagreement=max_disagreement)
         given, sizes = run_in_batches(candidate, self.images, batches)
-        self.guesses = given.argmax(1)
+        self.predictions = given.argmax(1)
         parity = compare(self.expected, given, precision=precision, batches=sizes, tolerance=tolerance)
         return parity, None if self.labels is None else int((given.argmax(1) == self.labels).sum())
 
     def by_class(self, classes: Sequence[str], max_loss: float) -> ClassLosses:
         """What the candidate that was compared last loses of each class."""
         labels = None if self.labels is None else self.labels.tolist()
-        return class_losses(self.expected.argmax(1).tolist(), self.guesses.tolist(), labels, classes, max_loss=max_loss)
+        return class_losses(self.expected.argmax(1).tolist(), self.predictions.tolist(), labels, classes, max_loss=max_loss)
 
 
 def _fp32(

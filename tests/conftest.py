@@ -46,14 +46,14 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def latency_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A stored table for the digits' micro space, as if measured: 0.05 ms and 50 ms per GFLOP."""
-    from autoformer.cost import LatencyQualification, count_flops
+    from autoformer.cost import MeasurementConditions, count_flops
     from autoformer.profiling.measuring.device import DeviceFacts
     from autoformer.profiling.tables.table import LatencyTable
     from autoformer.space import SearchSpace
     from tests.support.small_spaces import designed
 
     space = SearchSpace.preset("micro", image_size=8, in_chans=1, num_classes=10)
-    means = LatencyQualification(statistic="p50", batch=1, precision="fp32", backend="onnxruntime-cpu", device="a test")
+    means = MeasurementConditions(statistic="p50", batch=1, precision="fp32", backend="onnxruntime-cpu", device="a test")
     measured = [(a, 0.05 + 50 * count_flops(a, space) / 1e9) for a in designed(space, 6)]
     path = tmp_path_factory.mktemp("table") / "table.json"
     LatencyTable.fit(space, means, measured, device=DeviceFacts.collect()).save(path)

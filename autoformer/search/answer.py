@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from autoformer import __version__
 from autoformer.architecture import Architecture
-from autoformer.cost import Budget, Cost, CostModel, LatencyQualification, check_feasible, count_flops, count_params, show
+from autoformer.cost import Budget, Cost, CostModel, MeasurementConditions, check_feasible, count_flops, count_params, show
 from autoformer.errors import ArchitectureError, BudgetError, CheckpointError
 from autoformer.files import claim_folder, file_digest, write_json
 from autoformer.search.candidate import Candidate
@@ -25,11 +25,11 @@ class StoredCosts:
         self,
         space: SearchSpace,
         candidates: Sequence[Candidate],
-        qualification: LatencyQualification | None,
+        measurement_conditions: MeasurementConditions | None,
         ends: Sequence[float],
     ) -> None:
         """`ends` are the latencies of the smallest and the largest network of the space, where they were recorded."""
-        self.space, self.qualification = space, qualification
+        self.space, self.measurement_conditions = space, measurement_conditions
         self._latencies: dict[Architecture, float | None] = dict(zip((space.smallest, space.largest), ends, strict=False))
         self._latencies |= {candidate.architecture: candidate.cost.latency_ms for candidate in candidates}
 
@@ -50,8 +50,10 @@ class StoredSearch:
         path = folder / "search.json"
         try:
             self.space = SearchSpace.from_dict(self.record["space"])
-            qualification = self.record["latency_qualification"]
-            self.qualification = None if qualification is None else LatencyQualification(**qualification)
+            measurement_conditions = self.record["latency_qualification"]
+            self.measurement_conditions = (
+                None if measurement_conditions is None else MeasurementConditions(**measurement_conditions)
+            )
             spread = self.record.get("space_table", {}).get("costs", {}).get("latency_ms")
             ends = () if spread is None else (float(spread["smallest"]), float(spread["largest"]))
             self.margin = float(self.record.get("latency_margin", 0.0))
@@ -59,7 +61,7 @@ class StoredSearch:
                 raise ValueError(f"latencies {ends}, margin {self.margin}")
             for candidate in self.result.candidates:
                 self.space.check(candidate.architecture)
-            self.costs = StoredCosts(self.space, self.result.candidates, self.qualification, ends)
+            self.costs = StoredCosts(self.space, self.result.candidates, self.measurement_conditions, ends)
             self.choose: Literal["cheapest", "best"] = "best" if self.record["config"]["choose"] == "best" else "cheapest"
         except (ArchitectureError, AttributeError, KeyError, TypeError, ValueError) as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else error
@@ -85,7 +87,7 @@ class StoredSearch:
                 f"none of the {len(every)} networks that {self.folder} evaluated keeps {budget}; the nearest breaks {limit} with "
                 f"{show(limit[4:], getattr(nearest.cost, limit[4:]))} ({nearest.architecture}); widen the limits, or search anew"
             )
-        if not any(len(candidate.guesses) == len(self.result.labels) for candidate in inside):
+        if not any(len(candidate.predictions) == len(self.result.labels) for candidate in inside):
             raise BudgetError(
                 f"{len(inside)} of the networks that {self.folder} evaluated keep {budget}, but none of them on all "
                 f"{len(self.result.labels)} search images; search anew under this budget (what is known is not evaluated again)"
@@ -119,7 +121,7 @@ class Answer:
     @property
     def record(self) -> dict[str, Any]:
         """The content of its `search.json`: of the source's form, with how many of its candidates lie inside the budget."""
-        of, qualification = self.source.record, self.costs.qualification
+        of, measurement_conditions = self.source.record, self.costs.measurement_conditions
         ends = [self.costs(end).latency_ms for end in (self.source.space.smallest, self.source.space.largest)]
         spread = None if None in ends else dict(zip(("smallest", "largest"), ends, strict=True))
         return {
@@ -128,7 +130,7 @@ class Answer:
             **{name: of.get(name) for name in ("space", "seed", "weights_digest", "images_digest")},
             "config": {**of["config"], "choose": self.choose},
             "budget": self.budget.to_dict(),
-            "latency_qualification": None if qualification is None else qualification.__dict__,
+            "latency_qualification": None if measurement_conditions is None else measurement_conditions.__dict__,
             "latency_margin": self.source.margin if self.margin is None else self.margin,
             **({} if spread is None else {"space_table": {"costs": {"latency_ms": spread}}}),
             "result": self.result.to_dict(),
@@ -136,7 +138,7 @@ class Answer:
                 "search": file_digest(self.source.folder / "search.json"),
                 "stored": len(self.source.result.candidates),
                 "inside": len(self.result.candidates),
-                "images": len(self.result.best.guesses),
+                "images": len(self.result.best.predictions),
             },
         }
 

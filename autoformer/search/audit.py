@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from autoformer.architecture import Architecture
 from autoformer.cost import count_flops, count_params
-from autoformer.evaluate import EvaluationSet, guesses, predict_with
+from autoformer.evaluate import EvaluationSet, predict_with, predictions
 from autoformer.metric import Metric, Score, score, tied
 from autoformer.networks.supernet import Supernet
 from autoformer.progress import Progress, silent
@@ -78,37 +78,37 @@ def audit(
     chosen = dict(space.anchors)
     for number in range(count):
         chosen[f"random {number + 1}"] = space.sample(rng)
-    networks, guessed = [], []
+    networks, predicted = [], []
     for name, architecture in chosen.items():
-        guessed.append(guesses(predict_with(supernet, architecture), images))
+        predicted.append(predictions(predict_with(supernet, architecture), images))
         networks.append(
             AuditedNetwork(
                 name=name,
                 architecture=architecture,
                 params=count_params(architecture, space),
                 flops=count_flops(architecture, space),
-                score=score(guessed[-1], images.labels, metric),
+                score=score(predicted[-1], images.labels, metric),
             )
         )
         progress("audit", len(networks), len(chosen), f"{name} {networks[-1].score}")
     drawn = list(range(len(space.anchors), len(networks)))
     values = np.array([networks[index].score.value for index in drawn])
     spread = float(values.std(ddof=1)) if len(drawn) > 1 else 0.0
-    chance = _chance([guessed[index] for index in drawn], images.labels)
+    chance = _chance([predicted[index] for index in drawn], images.labels)
     correlation = kendall_tau([networks[index].flops for index in drawn], values.tolist())
     anchors = {network.name: index for index, network in enumerate(networks[: len(space.anchors)])}
-    reasons = _reasons(networks, guessed, anchors, images.labels, metric, spread, chance, correlation)
+    reasons = _reasons(networks, predicted, anchors, images.labels, metric, spread, chance, correlation)
     bad = [reason for reason, is_bad in reasons if is_bad]
     return Audit(tuple(networks), spread, chance, correlation, not bad, tuple(reason for reason, _ in reasons))
 
 
-def _chance(guessed: list[NDArray[np.int64]], labels: NDArray[np.int64]) -> float:
+def _chance(predicted: list[NDArray[np.int64]], labels: NDArray[np.int64]) -> float:
     """The spread that chance alone gives: of two networks the score differs by the images that exactly one gets right.
 
     If both were truly alike each such image would fall to either with probability 1/2, so the difference of the shares of right
     images has the variance (number of such images) / n², and each score half of it.
     """
-    right = np.stack([guess == labels for guess in guessed]) if guessed else np.zeros((0, len(labels)), bool)
+    right = np.stack([prediction == labels for prediction in predicted]) if predicted else np.zeros((0, len(labels)), bool)
     pairs = [(first, second) for first in range(len(right)) for second in range(first)]
     if not pairs:
         return 0.0
@@ -118,7 +118,7 @@ def _chance(guessed: list[NDArray[np.int64]], labels: NDArray[np.int64]) -> floa
 
 def _reasons(
     networks: list[AuditedNetwork],
-    guessed: list[NDArray[np.int64]],
+    predicted: list[NDArray[np.int64]],
     anchors: dict[str, int],
     labels: NDArray[np.int64],
     metric: Metric,
@@ -129,8 +129,8 @@ def _reasons(
     """What speaks for and against searching, each with whether it speaks against."""
     found = []
     smallest, largest = anchors["smallest"], anchors["largest"]
-    guess_rate = score(np.full(len(labels), np.bincount(labels).argmax()), labels, metric).value
-    if networks[largest].score.low <= guess_rate:
+    chance_rate = score(np.full(len(labels), np.bincount(labels).argmax()), labels, metric).value
+    if networks[largest].score.low <= chance_rate:
         found.append(
             (f"the largest network ({networks[largest].score}) is no better than always guessing the largest class", True)
         )
@@ -138,10 +138,10 @@ def _reasons(
     found.append((words, spread <= 1.5 * chance))
     found.append((f"FLOPs and score agree with tau {correlation:+.2f} over random networks", correlation < 0))
     if networks[largest].score.value < networks[smallest].score.value:
-        weak = not tied(guessed[largest], guessed[smallest], labels, metric)
+        weak = not tied(predicted[largest], predicted[smallest], labels, metric)
         found.append(("the largest network scores below the smallest", weak))
     best = max(networks, key=lambda network: network.score.value)
-    if best.flops < networks[largest].flops and not tied(guessed[networks.index(best)], guessed[largest], labels, metric):
+    if best.flops < networks[largest].flops and not tied(predicted[networks.index(best)], predicted[largest], labels, metric):
         share = 100 * best.flops / networks[largest].flops
         found.append((f"the largest network is weak: {best.name} beats it with {share:.0f} % of its FLOPs; train longer", False))
     return found

@@ -18,7 +18,7 @@ def baselines(candidates: Candidates, uniform_shapes: int, seed: int) -> list[Ar
     choice can be raised in without leaving it, and of these the ones with the most FLOPs come first.
     """
     space, costs, budget = candidates.space, candidates.costs, candidates.budget
-    found = [candidates.dearest(random.Random(f"{seed}/dearest"))]
+    found = [candidates.most_expensive(random.Random(f"{seed}/dearest"))]
     if uniform_shapes:
         inside = {shape for shape in uniform_choices(space) if budget.allows(costs(shape_of(shape, space)))}
         largest = [shape_of(shape, space) for shape in inside if not any(larger in inside for larger in _raised(shape))]

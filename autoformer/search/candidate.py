@@ -42,7 +42,7 @@ class Candidate:
     generation: int
     architecture: Architecture
     cost: Cost
-    guesses: NDArray[np.int64]  # the class it gives each of the first n search images, [n]
+    predictions: NDArray[np.int64]  # the class it gives each of the first n search images, [n]
     score: Score  # what these guesses amount to
     confirmation: NDArray[np.int64] | None = None  # the class it gives each image of the confirmation slice, of finalists
     reused: int = 0  # images of both whose guesses an earlier search had stored
@@ -50,7 +50,7 @@ class Candidate:
     @property
     def known(self) -> int:
         """Images it was asked about, those that confirm counted."""
-        return len(self.guesses) + (0 if self.confirmation is None else len(self.confirmation))
+        return len(self.predictions) + (0 if self.confirmation is None else len(self.confirmation))
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; guesses as hexadecimal digits (`packed`)."""
@@ -60,7 +60,7 @@ class Candidate:
             "architecture": self.architecture.to_dict(),
             "cost": {"params": self.cost.params, "flops": self.cost.flops, "latency_ms": self.cost.latency_ms},
             "score": self.score.to_dict(),
-            "guesses": packed(self.guesses),
+            "guesses": packed(self.predictions),
             "reused": self.reused,
         }
         if self.confirmation is None:
@@ -87,7 +87,7 @@ class Candidate:
                 generation=values["generation"],
                 architecture=Architecture.from_dict(values["architecture"]),
                 cost=cost,
-                guesses=unpacked(values["guesses"], scored.images),
+                predictions=unpacked(values["guesses"], scored.images),
                 score=scored,
                 confirmation=None if confirming is None else unpacked(confirming["guesses"], confirming["images"]),
                 reused=values["reused"],
@@ -100,13 +100,13 @@ class Candidate:
 
 def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The best first, those known from more images before the others; equal scores go to the cheaper, then to the earlier."""
-    return sorted(candidates, key=lambda c: (-len(c.guesses), -c.score.value, c.cost.flops, c.number))
+    return sorted(candidates, key=lambda c: (-len(c.predictions), -c.score.value, c.cost.flops, c.number))
 
 
 def known_best(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Those that were evaluated on the most images; only they can be compared with each other and chosen from."""
-    most = max(len(candidate.guesses) for candidate in candidates)
-    return [candidate for candidate in candidates if len(candidate.guesses) == most]
+    most = max(len(candidate.predictions) for candidate in candidates)
+    return [candidate for candidate in candidates if len(candidate.predictions) == most]
 
 
 def check_scores(
@@ -117,7 +117,7 @@ def check_scores(
     `labels` are the classes of the search images, `confirmation` those of the confirmation slice.
     """
     for candidate in candidates:
-        kept, count = candidate.score, len(candidate.guesses)
+        kept, count = candidate.score, len(candidate.predictions)
         if kept.metric != metric:
             raise CheckpointError(f"evaluation {candidate.number} was scored by {kept.words}, expected {WORDS[metric]}")
         if count > len(labels):
@@ -127,7 +127,7 @@ def check_scores(
             raise CheckpointError(
                 f"evaluation {candidate.number} is confirmed by {confirming} images, expected {len(confirmation)}"
             )
-        made = score(candidate.guesses, labels[:count], metric)
+        made = score(candidate.predictions, labels[:count], metric)
         figures = ((kept.value, made.value), (kept.low, made.low), (kept.high, made.high))
         if not all(math.isclose(*pair, abs_tol=1e-9) for pair in figures):
             raise CheckpointError(f"evaluation {candidate.number} scored {kept}, its guesses of these images give {made}")

@@ -268,22 +268,22 @@ class EvaluationStore:
         mine = sql.and_(SCORES.c.key == self.key, SCORES.c.architecture == architecture.digest, SCORES.c.start <= start)
         found = np.empty(0, np.int64)
         with self._readable(), self._engine.connect() as connection:
-            for row in connection.execute(sql.select(SCORES.c.start, SCORES.c.images, SCORES.c.guesses).where(mine)):
-                held = unpacked(row.guesses, row.images)
+            for row in connection.execute(sql.select(SCORES.c.start, SCORES.c.images, SCORES.c.predictions).where(mine)):
+                held = unpacked(row.predictions, row.images)
                 if held.size and held.max() >= self.classes:
                     raise ValueError(f"a guess of class {held.max()} of {self.classes}")
                 held = held[start - row.start : stop - row.start]
                 found = max(found, held, key=len)
         return found
 
-    def put(self, architecture: Architecture, start: int, guesses: NDArray[np.int64]) -> None:
+    def put(self, architecture: Architecture, start: int, predictions: NDArray[np.int64]) -> None:
         """Keeps the guesses of the images from `start` on, unless more are known."""
-        values = {"images": len(guesses), "guesses": packed(guesses)}
+        values = {"images": len(predictions), "guesses": packed(predictions)}
         row = {"key": self.key, "architecture": architecture.digest, "start": start}
         mine = sql.and_(*(SCORES.c[name] == value for name, value in row.items()))
         with self._readable(), self._engine.begin() as connection:
             held = connection.execute(sql.select(SCORES.c.images).where(mine)).scalar()
-            if held is not None and held >= len(guesses):
+            if held is not None and held >= len(predictions):
                 return
             if held is not None:
                 connection.execute(sql.update(SCORES).where(mine).values(values))

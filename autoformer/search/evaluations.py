@@ -119,7 +119,7 @@ class Evaluations:
 
     def _evaluated(self, task: Task, before: Candidate | None) -> Candidate:
         confirms = task.images > self.portions.search
-        start = self.portions.search if confirms else 0 if before is None else len(before.guesses)
+        start = self.portions.search if confirms else 0 if before is None else len(before.predictions)
         known = np.empty(0, np.int64) if self.store is None else self.store.get(task.architecture, start, task.images)
         rest = slice(start + len(known), task.images)
         found = known
@@ -136,20 +136,20 @@ class Evaluations:
         if confirms:
             assert before is not None, "only what was evaluated is confirmed"
             return replace(before, confirmation=found, reused=reused)
-        guesses = found if before is None else np.concatenate([before.guesses, found])
+        predictions = found if before is None else np.concatenate([before.predictions, found])
         return Candidate(
             number=task.number,
             generation=task.generation,
             architecture=task.architecture,
             cost=self.candidates.costs(task.architecture),
-            guesses=guesses,
-            score=score(guesses, self.labels[: task.images], self.metric),
+            predictions=predictions,
+            score=score(predictions, self.labels[: task.images], self.metric),
             reused=reused,
         )
 
     def _keep(self, candidate: Candidate) -> None:
         if self.store is not None:
-            self.store.put(candidate.architecture, 0, candidate.guesses)
+            self.store.put(candidate.architecture, 0, candidate.predictions)
             if candidate.confirmation is not None:
                 self.store.put(candidate.architecture, self.portions.search, candidate.confirmation)
 
@@ -159,7 +159,7 @@ class Evaluations:
             return
         best = max(candidate.score.value for candidate in known_best(list(latest.values())))
         words = [f"best {WORDS[self.metric]} {100 * best:.2f} %"]
-        asked = sum(len(candidate.guesses) for candidate in latest.values())
+        asked = sum(len(candidate.predictions) for candidate in latest.values())
         if cut := 1 - asked / (len(latest) * self.portions.search):
             words.append(f"{100 * cut:.0f} % of the images cut by halving")
         if self._busy_s:

@@ -80,7 +80,7 @@ def search(
     searched, history = len(work.finished), tuple(best_so_far(work.events, portions.search))
     known = {candidate.architecture: candidate for candidate in work.finished}
     fresh = [network for network in compared if network not in known]
-    short = [known[network] for network in compared if network in known and len(known[network].guesses) < portions.search]
+    short = [known[network] for network in compared if network in known and len(known[network].predictions) < portions.search]
     work.do(
         [again(candidate, portions.search) for candidate in short]
         + [Task(searched + place, config.generations, network, portions.search) for place, network in enumerate(fresh)]
@@ -90,7 +90,7 @@ def search(
 
     def concluded() -> SearchResult:
         labelled = labels[: portions.search]
-        return conclude(work.finished, labelled, config.choose, searched=searched, dearest=compared[0])
+        return conclude(work.finished, labelled, config.choose, searched=searched, most_expensive=compared[0])
 
     if portions.confirmation:
         work.do([again(candidate, len(labels)) for candidate in finalists(concluded(), config.finalists)])
@@ -113,8 +113,8 @@ def best_so_far(events: Sequence[Candidate], images: int) -> Iterator[tuple[int,
     asked: dict[int, int] = {}  # by candidate
     best = -1.0
     for event in events:
-        asked[event.number] = len(event.guesses)
-        if len(event.guesses) == images and event.score.value > best:
+        asked[event.number] = len(event.predictions)
+        if len(event.predictions) == images and event.score.value > best:
             best = event.score.value
             yield sum(asked.values()), best
     if events and best >= 0:
@@ -169,7 +169,7 @@ def search_supernet(
         **seen,
         "metric": metric,
         "budget": budget.to_dict(),
-        "latency": None if costs.qualification is None else str(costs.qualification),
+        "latency": None if costs.measurement_conditions is None else str(costs.measurement_conditions),
         "latency_ms": [costs(end).latency_ms for end in (space.smallest, space.middle, space.largest)],
         "seed": seed,
         "search": config.model_dump(mode="json"),
@@ -188,14 +188,14 @@ def search_supernet(
         place = f"sqlite:///{stored}"
     store = None if place is None else EvaluationStore(place, {**seen, "space": space.to_dict()}, space.num_classes)
     result = search(
-        candidates, resident.guesses, images.labels, config, study, metric=metric, seed=seed, store=store, progress=progress
+        candidates, resident.predictions, images.labels, config, study, metric=metric, seed=seed, store=store, progress=progress
     )
     record = {
         "format": FORMAT,
         "version": __version__,
         "space": space.to_dict(),
         "budget": budget.to_dict(),
-        "latency_qualification": None if costs.qualification is None else costs.qualification.__dict__,
+        "latency_qualification": None if costs.measurement_conditions is None else costs.measurement_conditions.__dict__,
         "seed": seed,
         "config": config.model_dump(mode="json"),
         "space_table": SpaceTable.of(space, costs, budget).to_dict(),

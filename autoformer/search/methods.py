@@ -91,7 +91,7 @@ class Proposals:
 
         Whatever generation they come from; who went up before is known from more images and does not compete.
         """
-        rung = [candidate for candidate in told if len(candidate.guesses) == images]
+        rung = [candidate for candidate in told if len(candidate.predictions) == images]
         best = (pareto_ranked(rung) if self.config.method == "pareto" else ranked(rung))[:count]
         return sorted(best, key=lambda candidate: candidate.number)
 
@@ -128,7 +128,7 @@ class Proposals:
         config, space = self.config, self.candidates.space
         if len(told) < 2:
             return []
-        scores, images = [c.score.value for c in told], [len(c.guesses) for c in told]
+        scores, images = [c.score.value for c in told], [len(c.predictions) for c in told]
         predictor = Predictor(space, [c.architecture for c in told], scores, images)
         parents = [candidate.architecture for candidate in ranked(told)[: config.parents]]
         seen = set(known)
@@ -148,8 +148,8 @@ class Proposals:
 def pareto_ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     """NSGA-II's order: by front, within a front by how far the neighbours are; those known from more images before the others."""
     found: list[Candidate] = []
-    for images in sorted({len(candidate.guesses) for candidate in candidates}, reverse=True):
-        rung = [candidate for candidate in candidates if len(candidate.guesses) == images]
+    for images in sorted({len(candidate.predictions) for candidate in candidates}, reverse=True):
+        rung = [candidate for candidate in candidates if len(candidate.predictions) == images]
         values = objectives(rung)
         ranks = nondominated_ranks(values)
         spread = np.zeros(len(rung))

@@ -77,15 +77,15 @@ class SearchResult:
         return {
             "search": len(self.labels),
             "confirmation": len(self.confirmation_labels),
-            "evaluated": sum(len(candidate.guesses) for candidate in self.candidates),
+            "evaluated": sum(len(candidate.predictions) for candidate in self.candidates),
             "confirming": confirming,
             "reused": sum(candidate.reused for candidate in self.candidates),
-            "full": sum(len(candidate.guesses) == len(self.labels) for candidate in self.candidates),
+            "full": sum(len(candidate.predictions) == len(self.labels) for candidate in self.candidates),
         }
 
     def on_par(self, candidate: Candidate) -> bool:
         """Whether the chosen network cannot be told from `candidate` on the search images."""
-        return tied(self.chosen.guesses, candidate.guesses, self.labels, self.metric)
+        return tied(self.chosen.predictions, candidate.predictions, self.labels, self.metric)
 
 
 def objectives(candidates: Sequence[Candidate]) -> NDArray[np.float64]:
@@ -126,7 +126,7 @@ def conclude(
     choose: Literal["cheapest", "best"],
     *,
     searched: int | None = None,
-    dearest: Architecture | None = None,
+    most_expensive: Architecture | None = None,
 ) -> SearchResult:
     """The choice among candidates that were evaluated on images with these `labels`, numbered from 0.
 
@@ -135,11 +135,11 @@ def conclude(
     """
     best = ranked(candidates)[0]
     metric, comparable = best.score.metric, known_best(candidates)
-    labels = labels[: len(best.guesses)]
-    equals = [candidate for candidate in comparable if tied(best.guesses, candidate.guesses, labels, metric)]
+    labels = labels[: len(best.predictions)]
+    equals = [candidate for candidate in comparable if tied(best.predictions, candidate.predictions, labels, metric)]
     equals.sort(key=lambda c: (c.cost.flops, c.number))
     known = {
-        "dearest": [c for c in comparable if c.architecture == dearest],
+        "dearest": [c for c in comparable if c.architecture == most_expensive],
         "uniform": ranked([c for c in comparable if is_uniform(c.architecture)]),
     }
     return SearchResult(
@@ -163,7 +163,7 @@ def load_search(folder: Path) -> tuple[SearchResult, dict[str, Any]]:
     try:
         values = record["result"]
         every = tuple(Candidate.from_dict(value) for value in values["candidates"])
-        labels = unpacked(values["labels"], max(len(candidate.guesses) for candidate in every))
+        labels = unpacked(values["labels"], max(len(candidate.predictions) for candidate in every))
         confirming = unpacked(values["confirmation_labels"], values["confirmation_images"])
         check_scores(every, labels, confirming, metric_from(values["metric"]))
         history = tuple((int(step["images"]), float(step["best"])) for step in _history(record))

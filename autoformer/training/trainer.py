@@ -27,7 +27,7 @@ from autoformer.data.images import called
 from autoformer.data.parts import DataParts
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import DataError, InterruptedRunError, TrainingError
-from autoformer.evaluate import EvaluationSet, guesses, predict_with
+from autoformer.evaluate import EvaluationSet, predict_with, predictions
 from autoformer.files import write_json
 from autoformer.metric import Metric, score
 from autoformer.networks.subnet import Subnet
@@ -213,8 +213,8 @@ class Trainer:
         own = watched.share(self.world.rank, self.world.size)
         found = {}
         for name, anchor in self.anchors.items():
-            guessed = guesses(predict_with(self.state.result, anchor), own).tolist() if len(own) else []
-            found[name] = score(np.array(self.world.gather(guessed)), watched.labels, self.metric).to_dict()
+            predicted = predictions(predict_with(self.state.result, anchor), own).tolist() if len(own) else []
+            found[name] = score(np.array(self.world.gather(predicted)), watched.labels, self.metric).to_dict()
         return found
 
     def _keep_best(self, scores: dict[str, Any]) -> None:

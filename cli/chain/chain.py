@@ -28,7 +28,7 @@ from autoformer.data.loading import check_readable, load_parts, without_recorded
 from autoformer.data.parts import DataParts, TestPart
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import RecipeError
-from autoformer.evaluate import EvaluationSet, Predict, guesses, predict_with
+from autoformer.evaluate import EvaluationSet, Predict, predict_with, predictions
 from autoformer.export.artefacts import export_network
 from autoformer.export.manifest import Manifest
 from autoformer.export.predictor import Predictor, open_predictor
@@ -268,7 +268,7 @@ def score_on_test(
         if name not in record["guesses"]:
             own = predict.preparation(preprocessing) if isinstance(predict, Predictor) else preprocessing  # it may take uint8
             images = EvaluationSet.of(test.read(name, out / "test_ledger.json"), own)
-            record["guesses"][name] = np.asarray(guesses(predict, images, progress=progress)).tolist()
+            record["guesses"][name] = np.asarray(predictions(predict, images, progress=progress)).tolist()
             record["labels"] = images.labels.tolist()
             write_json(record, path)
     return record

@@ -117,25 +117,25 @@ def promised(run: Path | None, manifest: Any, name: str, licence: str | None) ->
 
     import numpy as np
 
-    from autoformer.cost import LatencyQualification
+    from autoformer.cost import MeasurementConditions
     from autoformer.profiling.profiles.latency import Profile
 
     record, tested = read_json(run / "run.json", "recipe"), read_json(run / "test.json", "guesses", "labels")
     labels, metric = np.asarray(tested["labels"], np.int64), metric_from(record["recipe"].get("metric", "top1"))
     accuracy = {
-        key: {**score(np.asarray(guesses, np.int64), labels, metric).to_dict(), "words": WORDS[metric], "part": "test"}
-        for key, guesses in tested["guesses"].items()
+        key: {**score(np.asarray(predictions, np.int64), labels, metric).to_dict(), "words": WORDS[metric], "part": "test"}
+        for key, predictions in tested["guesses"].items()
     }
     latency = {  # "model.fp32.onnx (onnxruntime-cpu)"; the first of several backends counts
         taken.name.partition(" (")[0]: {
             "p50_ms": taken.stats.p50_ms,
             "verdict": str(taken.verdict),
-            "means": str(taken.qualification("p50")),
+            "means": str(taken.measurement_conditions("p50")),
         }
         for taken in reversed(Profile.load(run / "latency.json").measurements)
     }
     table = read_json(run / "latency_table.json", "qualification") if (run / "latency_table.json").is_file() else None
-    means = None if table is None else str(LatencyQualification(**table["qualification"]))
+    means = None if table is None else str(MeasurementConditions(**table["qualification"]))
     return Promise(
         name=name,
         licence=licence,

@@ -42,7 +42,7 @@ def evaluate(
     from autoformer.data.loading import load_parts, parts_of_record
     from autoformer.data.parts import DataConfig
     from autoformer.errors import DataError
-    from autoformer.evaluate import EvaluationSet, guesses
+    from autoformer.evaluate import EvaluationSet, predictions
     from autoformer.export.predictor import open_predictor
     from autoformer.metric import score
 
@@ -63,7 +63,7 @@ def evaluate(
         chosen = parts.test.read(artefact, ledger or ledger_of(artefact))
     images = EvaluationSet.of(chosen, preparation)
     with progress_bar(quiet) as progress:
-        found = guesses(predictor, images, progress=progress)
+        found = predictions(predictor, images, progress=progress)
     scored = score(found, images.labels, metric_of(metric, None, record_of(artefact, "metric") or record_of(artefact, "recipe")))
     if json:
         print_json({"artefact": artefact, "part": part.value, "split": chosen.digest, **scored.to_dict()})

@@ -68,8 +68,8 @@ def layers(
     for what in ("kind", "block"):
         rows = [(name, f"{ms:.4f}", f"{100 * ms / found.sum_ms:.1f} %") for name, ms in found.by(what).items()]
         print_table(f"{found.name} on {found.backend}, by {what}", (what, "ms a run", "share"), rows)
-    dearest = sorted(found.layers, key=lambda layer: -layer.average_ms)[:10]
-    shown = [(layer.name, layer.operator, layer.scope or "unknown", f"{layer.average_ms:.4f}") for layer in dearest]
+    most_expensive = sorted(found.layers, key=lambda layer: -layer.average_ms)[:10]
+    shown = [(layer.name, layer.operator, layer.scope or "unknown", f"{layer.average_ms:.4f}") for layer in most_expensive]
     print_table("the dearest layers", ("layer", "operator", "torch module", "ms a run"), shown)
     whole = "" if found.end_to_end_ms is None else f"; a run without the profiler {found.end_to_end_ms:.4f} ms"
     ratio = "" if found.ratio is None else f", ratio {found.ratio:.3f}"

@@ -19,7 +19,7 @@ from autoformer.files import believing, read_document, replacing
 from autoformer.profiling.kits.result import KitResult
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import Measurement
-from autoformer.profiling.measuring.order_statistics import MET, NOT_MET, NOT_SHOWN, limit_status
+from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, OVER_BUDGET, WITHIN_BUDGET, limit_status
 
 FORMAT = "autoformer/board/1"
 COMMANDS = ("verify", "bench")
@@ -115,9 +115,9 @@ def _budget(answer: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         if "median_ms" in entry:
             follows = limit_status(limit, str(entry["verdict"]).split(":")[0], entry["low_ms"], entry["high_ms"])
         elif (value := entry.get("value")) is not None:
-            follows = MET if (value <= limit if name.startswith("max_") else value >= limit) else NOT_MET
+            follows = WITHIN_BUDGET if (value <= limit if name.startswith("max_") else value >= limit) else OVER_BUDGET
         else:
-            follows = status if status in (NOT_MET, NOT_SHOWN) else NOT_SHOWN
+            follows = status if status in (OVER_BUDGET, INCONCLUSIVE) else INCONCLUSIVE
         if status != follows:
             raise ValueError(f"{short(name, 40)} is {short(status, 40)!r}, the numbers beside it say {follows!r}")
     return found

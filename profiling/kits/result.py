@@ -19,9 +19,9 @@ from autoformer.export.manifest import sha256_of
 from autoformer.files import believing, json_digest, read_document, replacing
 from autoformer.profiling.kits.kit import FILE_NAME, Kit
 from autoformer.profiling.kits.measuring import Rows, Setting
-from autoformer.profiling.measuring.conditions import Conditions
 from autoformer.profiling.measuring.device import DeviceFacts, GpuFacts
 from autoformer.profiling.measuring.drift import KINDS_OF_SAMPLES, joined, without_common_drift
+from autoformer.profiling.measuring.machine_state import MachineState
 from autoformer.profiling.measuring.measure import Measurement, Warmup
 from autoformer.profiling.measuring.order_statistics import Gates, LatencyStats, judge
 
@@ -109,7 +109,7 @@ class KitResult:
             settings={**row["settings"], **self.facts}, device=self.device,
             warmup=Warmup(row["warmup_runs"], 0.0, row["settled"]), stats=stats, cpu_stats=None, device_stats=None,
             verdict=judge(stats, Gates.for_backend(self.runtime)), round_runs=(len(wall),),
-            conditions=None if said is None else Conditions.from_dict(said), **samples,
+            conditions=None if said is None else MachineState.from_dict(said), **samples,
         ).with_samples()  # fmt: skip
 
     # --- file ----------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def table_of(result: KitResult, setting: Setting, space: SearchSpace | None = No
     one = [as_one(network.name, [taken[key] for key in sorted(taken) if key[0] == network.name]) for network in networks]
     return LatencyTable.fit(
         measured,
-        one[0].qualification(statistic),
+        one[0].measurement_conditions(statistic),
         [(network.architecture, found.stats.value(statistic)) for network, found in zip(networks, one, strict=True)],
         device=result.device,
         verdicts=[found.verdict.level for found in one],

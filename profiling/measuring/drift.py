@@ -21,8 +21,8 @@ from functools import reduce
 from statistics import median
 
 from autoformer.profiling.measuring.backend import LatencyBackend
-from autoformer.profiling.measuring.conditions import Conditions
 from autoformer.profiling.measuring.device import DeviceFacts
+from autoformer.profiling.measuring.machine_state import MachineState
 from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, measure
 from autoformer.profiling.measuring.sensors import MachineSensors
 from autoformer.progress import Progress
@@ -139,9 +139,9 @@ def joined(first: Measurement, second: Measurement) -> Measurement:
     return first.with_samples(round_runs=first.round_runs + second.round_runs, conditions=conditions, **together)
 
 
-def _together(conditions: Sequence[Conditions | None]) -> Conditions | None:
+def _together(conditions: Sequence[MachineState | None]) -> MachineState | None:
     known = [one for one in conditions if one is not None]
-    return reduce(Conditions.joined, known) if known else None
+    return reduce(MachineState.joined, known) if known else None
 
 
 def _by_round(samples: Sequence[float], runs: Sequence[int]) -> list[Sequence[float]]:

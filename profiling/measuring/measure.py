@@ -20,11 +20,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from autoformer.cost import LatencyQualification
+from autoformer.cost import MeasurementConditions
 from autoformer.errors import MeasurementError, short
 from autoformer.profiling.measuring.backend import Enqueues, LatencyBackend
-from autoformer.profiling.measuring.conditions import Conditions
 from autoformer.profiling.measuring.device import DeviceFacts
+from autoformer.profiling.measuring.machine_state import MachineState
 from autoformer.profiling.measuring.order_statistics import Gates, LatencyStats, Verdict, judge, percentile
 from autoformer.profiling.measuring.sensors import MachineSensors, Reading, Sensors
 from autoformer.progress import Progress
@@ -98,7 +98,7 @@ class Measurement:
     round_runs: tuple[int, ...] = ()  # samples of each round
     instances_ms: tuple[float, ...] = ()  # medians of the openings that were joined into this, where there were several
     enqueue_samples_ms: tuple[float, ...] = field(default=(), repr=False)  # host time of handing the work to a GPU
-    conditions: Conditions | None = field(default=None, repr=False)  # None where no sensors were read
+    conditions: MachineState | None = field(default=None, repr=False)  # None where no sensors were read
 
     @property
     def metrics(self) -> dict[str, LatencyStats]:
@@ -123,10 +123,10 @@ class Measurement:
             return NOT_LOCKED
         return "locked" if said.locked_clock_mhz is None else f"locked at {said.locked_clock_mhz:g} MHz"
 
-    def qualification(self, statistic: str = "p50") -> LatencyQualification:
+    def measurement_conditions(self, statistic: str = "p50") -> MeasurementConditions:
         """What a wall latency of this measurement means. Raises `MeasurementError` where the runs do not carry `statistic`."""
         self.stats.value(statistic)
-        return LatencyQualification(
+        return MeasurementConditions(
             statistic=statistic,
             batch=self.batch,
             precision=self.precision,
@@ -187,7 +187,7 @@ class Measurement:
         if not isinstance(settings, dict) or not all(isinstance(word, str) for item in settings.items() for word in item):
             raise MeasurementError(f"settings of {short(values['name'], 40)} are not words by name: {short(settings)}")
         if values.get("conditions") is not None:
-            read["conditions"] = Conditions.from_dict(values["conditions"])
+            read["conditions"] = MachineState.from_dict(values["conditions"])
         return cls(**{**values, **read})
 
 
@@ -206,9 +206,9 @@ def device_name(device: DeviceFacts, backend: str, threads: int | None) -> str:
     return device.short_name + ("" if threads is None else f", {threads} thread{'' if threads == 1 else 's'}")
 
 
-def threads_of(qualification: LatencyQualification) -> int | None:
+def threads_of(measurement_conditions: MeasurementConditions) -> int | None:
     """The CPU threads that `device_name` wrote into a qualification; None where it names none."""
-    named = re.search(r", (\d+) threads?$", qualification.device)
+    named = re.search(r", (\d+) threads?$", measurement_conditions.device)
     return int(named[1]) if named else None
 
 
@@ -346,7 +346,7 @@ def _finish(
     conditions = None
     if taken.visits:
         on_gpu = _on_gpu(backend)
-        conditions = Conditions.of(
+        conditions = MachineState.of(
             taken.visits, on_gpu=on_gpu, cores=facts.cores, threads=backend.threads, load_average=facts.load_average,
             # a Jetson's are those of its processor too
             clocks_locked=facts.clocks_locked if on_gpu or facts.jetson else None, at_rest=at_rest,

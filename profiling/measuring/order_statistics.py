@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from autoformer.errors import MeasurementError, short
 
 if TYPE_CHECKING:
-    from autoformer.profiling.measuring.conditions import Conditions
+    from autoformer.profiling.measuring.machine_state import MachineState
 
 MIN_SAMPLES_P90 = 64  # MLPerf LoadGen's early-stopping floor for a 90th percentile
 MIN_SAMPLES_P95 = 130  # the same for a 95th percentile
@@ -32,7 +32,7 @@ CONFIDENCE = 0.95
 SPIKE = 2.0  # a run slower than this many medians is counted as a spike
 
 VALID, UNSTABLE, INVALID = "VALID", "UNSTABLE", "INVALID"
-MET, NOT_MET, NOT_SHOWN = "met", "not met", "not shown"  # what becomes of a limit
+WITHIN_BUDGET, OVER_BUDGET, INCONCLUSIVE = "met", "not met", "not shown"  # what becomes of a limit
 
 
 @dataclass(frozen=True)
@@ -244,8 +244,8 @@ class Verdict:
 def limit_status(limit_ms: float, level: str, low_ms: float | None, high_ms: float | None) -> str:
     """What a measurement of this verdict, with this 95 % interval, says about a limit: `MET`, `NOT_MET` or `NOT_SHOWN`."""
     if level != VALID or low_ms is None or high_ms is None:
-        return NOT_SHOWN
-    return MET if high_ms <= limit_ms else NOT_MET if low_ms > limit_ms else NOT_SHOWN
+        return INCONCLUSIVE
+    return WITHIN_BUDGET if high_ms <= limit_ms else OVER_BUDGET if low_ms > limit_ms else INCONCLUSIVE
 
 
 def judge(
@@ -255,7 +255,7 @@ def judge(
     cpu: LatencyStats | None = None,
     gpu: LatencyStats | None = None,
     enqueue: LatencyStats | None = None,
-    conditions: Conditions | None = None,
+    conditions: MachineState | None = None,
 ) -> Verdict:
     """The verdict on wall times.
 
@@ -285,7 +285,7 @@ def judge(
     return Verdict(INVALID if invalid else UNSTABLE if reasons else VALID, tuple(reasons))
 
 
-def _disturbed(conditions: Conditions, gates: Gates) -> list[str]:
+def _disturbed(conditions: MachineState, gates: Gates) -> list[str]:
     """What the sensors say against a measurement; none of it alone makes it INVALID, since the times may stand all the same."""
     reasons = [f"throttled: {reason}" for reason in conditions.throttle]
     change, rise, others = conditions.clock_change, conditions.temperature_rise_c, conditions.known_other_cores

@@ -16,8 +16,8 @@ from itertools import pairwise
 
 from autoformer.export.engines.trtexec import Listener, TrtexecTimes
 from autoformer.export.engines.trtexec_output import read_trace_s
-from autoformer.profiling.measuring.conditions import Conditions
 from autoformer.profiling.measuring.device import DeviceFacts
+from autoformer.profiling.measuring.machine_state import MachineState
 from autoformer.profiling.measuring.measure import Measurement, Warmup, stats_or_none
 from autoformer.profiling.measuring.order_statistics import Gates, LatencyStats, judge
 from autoformer.profiling.measuring.sensors import Reading, Sensors, process_cpu_s, sampled
@@ -64,7 +64,7 @@ def watched(
     clock: Callable[[], float] = time.monotonic,
     interval_s: float = INTERVAL_S,
     process_time: ProcessTime = process_cpu_s,
-) -> tuple[TrtexecTimes, Conditions]:
+) -> tuple[TrtexecTimes, MachineState]:
     """What `run` gives, and the conditions that it was timed under; `at_rest` is of the machine before anything ran.
 
     Raises what `run` raises.
@@ -79,7 +79,7 @@ def watched(
         times = run(watch)
     begin, end = watch.timed or (0.0, 0.0)
     during = [reading for reading in readings if begin <= reading.seconds <= end]
-    conditions = Conditions.of(
+    conditions = MachineState.of(
         list(pairwise(during)),
         on_gpu=True,
         cores=device.cores,
@@ -95,7 +95,7 @@ BACKEND = "trtexec"
 
 
 def trtexec_measurement(
-    name: str, times: TrtexecTimes, *, precision: str, device: DeviceFacts | None = None, conditions: Conditions | None = None
+    name: str, times: TrtexecTimes, *, precision: str, device: DeviceFacts | None = None, conditions: MachineState | None = None
 ) -> Measurement:
     """One visit of trtexec to one engine, under `conditions` where sensors were read (trtexec_conditions.py).
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from autoformer.data.parts import Part
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import AutoformerError, CheckpointError, MeasurementError
-from autoformer.evaluate import EvaluationSet, guesses
+from autoformer.evaluate import EvaluationSet, predictions
 from autoformer.export.bundle import unpack_bundle
 from autoformer.export.manifest import FILE_NAME as MANIFEST
 from autoformer.export.predictor import EXPECTED, open_predictor
@@ -64,7 +64,7 @@ class Row:
             "latency": taken and {
                 "backend": taken.backend, "precision": taken.precision, **taken.stats.to_dict(),
                 "verdict": {"level": taken.verdict.level, "reasons": list(taken.verdict.reasons)},
-                "means": str(taken.qualification("p50")),
+                "means": str(taken.measurement_conditions("p50")),
             },
             "ratio": self.ratio,
             "pareto": self.pareto,
@@ -141,7 +141,7 @@ def compare_artefacts(
         asked, found = _Asked(images), {}
         for own_words, label in named:
             try:
-                found[label] = asked.guesses(own_words, progress)
+                found[label] = asked.predictions(own_words, progress)
             except AutoformerError as error:
                 missing.append(NotMeasured(label, "accuracy", str(error)))
         profile = _profile(named, missing, config, batch, threads, progress)
@@ -189,7 +189,7 @@ class _Asked:
         self.split: str | None = None
         self._prepared: tuple[Preprocessing, EvaluationSet] | None = None  # one at a time: they may be large
 
-    def guesses(self, words: str, progress: Progress) -> NDArray[np.int64]:
+    def predictions(self, words: str, progress: Progress) -> NDArray[np.int64]:
         if self.images is None:
             raise MeasurementError("there are no images; give --data")
         with open_predictor(words) as opened:
@@ -200,7 +200,7 @@ class _Asked:
                 self._prepared = (preparation, EvaluationSet.of(part, preparation))
             prepared = self._prepared[1]
             self.labels, self.split = prepared.labels, prepared.digest
-            return guesses(predictor, prepared, progress=progress)
+            return predictions(predictor, prepared, progress=progress)
 
 
 def _unpacked(words: str, stack: ExitStack) -> Iterator[str]:

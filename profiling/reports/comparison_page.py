@@ -194,7 +194,9 @@ def notes(comparison: Comparison) -> list[str]:
         said.append(f"Scores are {comparison.words}, with the preparation of images that each wants.")
     if comparison.profile is not None:
         first = next(row.measurement for row in comparison.rows if row.measurement)
-        said.append(f"Times were taken in turns in one go: {first.qualification('p50')}; other rows on their own backend.")
+        said.append(
+            f"Times were taken in turns in one go: {first.measurement_conditions('p50')}; other rows on their own backend."
+        )
     said.append("* marks rows that no other on the same kind of device beats in score and median time at once.")
     return said
 

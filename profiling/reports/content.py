@@ -15,7 +15,7 @@ from typing import Any
 from autoformer.export.manifest import Artefact
 from autoformer.metric import wilson
 from autoformer.profiling.kits.board_results import results_of
-from autoformer.profiling.measuring.order_statistics import MIN_SAMPLES_P99, NOT_SHOWN
+from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, MIN_SAMPLES_P99
 from autoformer.profiling.reports.latency import _latency, _table, limits, loop_content
 from autoformer.profiling.reports.run_folder import FP32, INT8, Epoch, Run
 from autoformer.profiling.reports.search import search_content
@@ -50,8 +50,8 @@ def content(run: Run) -> dict[str, Any]:
             "weights_digest": run.manifest.weights_digest,
         },
         "budget": limits(run),
-        "latency_qualification": None if run.qualification is None else asdict(run.qualification),
-        "test": {name: run.score(name).to_dict() for name in run.guesses},
+        "latency_qualification": None if run.measurement_conditions is None else asdict(run.measurement_conditions),
+        "test": {name: run.score(name).to_dict() for name in run.predictions},
         "int8": _int8(run),
         "int8_disagreement": int8_disagreement(run),
         "candidates": len(run.search.candidates),
@@ -92,9 +92,9 @@ def content(run: Run) -> dict[str, Any]:
 
 def int8_disagreement(run: Run) -> dict[str, Any] | None:
     """On how many test images int8 names another class than fp32, image by image; None where there is no int8 file."""
-    if INT8 not in run.guesses:
+    if INT8 not in run.predictions:
         return None
-    fp32, int8 = run.guesses[FP32], run.guesses[INT8]
+    fp32, int8 = run.predictions[FP32], run.predictions[INT8]
     different = int((fp32 != int8).sum())
     low, high = wilson(different / len(fp32), len(fp32))
     return {
@@ -179,7 +179,7 @@ def not_measured(run: Run) -> list[dict[str, str]]:
     if run.manifest.find("onnx", "int8") is None:
         missing.append(("ONNX int8", _int8(run)["reason"]))
     for limit in limits(run):
-        if limit["met"] == NOT_SHOWN:
+        if limit["met"] == INCONCLUSIVE:
             missing.append((f"Whether {limit['limit']} is kept", limit["reason"]))
     for measurement in run.profile.measurements:
         if measurement.stats.p99_ms is None:

@@ -102,7 +102,7 @@ def _add_run(joined: Joined, source: str, folder: Path) -> None:
     scores = {}
     for artefact in run.manifest.artefacts:
         name = f"{artefact.format} {artefact.precision}"
-        if artefact.file is not None and name in run.guesses:
+        if artefact.file is not None and name in run.predictions:
             found, images = run.score(name), run.parts["test"].images
             words = f"{run.metric} on {images} images of the test part"
             scores[artefact.file] = Known(value=found.value, low=found.low, high=found.high, words=words)

@@ -8,7 +8,7 @@ from typing import Any
 from autoformer.errors import MeasurementError
 from autoformer.profiling.insides.layers import LayerProfile
 from autoformer.profiling.measuring.measure import Measurement
-from autoformer.profiling.measuring.order_statistics import MET, NOT_MET, NOT_SHOWN, VALID
+from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, OVER_BUDGET, VALID, WITHIN_BUDGET
 from autoformer.profiling.reports.blocks import SERIES, Figure, Plot, Section, Table, common_layout, plain
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.wording import change, latency_text
@@ -28,7 +28,7 @@ def limits(run: Run) -> list[dict[str, Any]]:
         else:
             count = getattr(run.search.chosen.cost, measure)
             kept = count <= value if kind == "max" else count >= value
-            limit |= {"found": count, "met": MET if kept else NOT_MET, "reason": "counted exactly"}
+            limit |= {"found": count, "met": WITHIN_BUDGET if kept else OVER_BUDGET, "reason": "counted exactly"}
         found.append(limit)
     return found
 
@@ -36,37 +36,41 @@ def limits(run: Run) -> list[dict[str, Any]]:
 def _latency_limit(run: Run, limit_ms: float) -> dict[str, Any]:
     """What is known about a limit on latency."""
     known: dict[str, Any] = {"found": None, "low": None, "high": None, "predicted": run.search.chosen.cost.latency_ms}
-    known["qualification"] = None if run.qualification is None else str(run.qualification)
+    known["qualification"] = None if run.measurement_conditions is None else str(run.measurement_conditions)
     measurement, reason = measurement_of_limit(run)
     if measurement is None:
-        return {**known, "met": NOT_SHOWN, "reason": reason}
+        return {**known, "met": INCONCLUSIVE, "reason": reason}
     stats, verdict = measurement.stats, measurement.verdict
     known |= {"found": stats.p50_ms, "low": stats.p50_low_ms, "high": stats.p50_high_ms, "measured_as": measurement.name}
     if stats.p50_low_ms is None or stats.p50_high_ms is None:
-        return {**known, "met": NOT_SHOWN, "reason": f"{stats.n} runs are too few for an interval of the median"}
+        return {**known, "met": INCONCLUSIVE, "reason": f"{stats.n} runs are too few for an interval of the median"}
     if stats.p50_low_ms > limit_ms:
-        return {**known, "met": NOT_MET, "reason": f"the whole interval of the median is above the limit; {verdict}"}
+        return {**known, "met": OVER_BUDGET, "reason": f"the whole interval of the median is above the limit; {verdict}"}
     if verdict.level != VALID:
-        return {**known, "met": NOT_SHOWN, "reason": f"the measurement is {verdict}"}
+        return {**known, "met": INCONCLUSIVE, "reason": f"the measurement is {verdict}"}
     if stats.p50_high_ms > limit_ms:
-        return {**known, "met": NOT_SHOWN, "reason": "the limit lies inside the interval of the median"}
-    return {**known, "met": MET, "reason": "the whole interval of the median is inside the limit; the measurement is VALID"}
+        return {**known, "met": INCONCLUSIVE, "reason": "the limit lies inside the interval of the median"}
+    return {
+        **known,
+        "met": WITHIN_BUDGET,
+        "reason": "the whole interval of the median is inside the limit; the measurement is VALID",
+    }
 
 
 def measurement_of_limit(run: Run) -> tuple[Measurement | None, str]:
     """The measurement that means the same as the limit on latency; or None and the reason."""
-    wanted = run.qualification
+    wanted = run.measurement_conditions
     if wanted is None:
         return None, "the run has no latency table, so it is not said what a latency means"
     if wanted.statistic != "p50":
         return None, f"the limit is on {wanted.statistic}; only the median has an interval here"
     for measurement in run.profile.measurements:
         try:
-            if measurement.qualification("p50") == wanted:
+            if measurement.measurement_conditions("p50") == wanted:
                 return measurement, ""
         except MeasurementError:
             continue
-    have = "; ".join(str(measurement.qualification("p50")) for measurement in run.profile.measurements) or "nothing"
+    have = "; ".join(str(measurement.measurement_conditions("p50")) for measurement in run.profile.measurements) or "nothing"
     return None, f"the limit means {wanted}; measured was {have}"
 
 
@@ -86,7 +90,7 @@ def _latency(run: Run, measurement: Measurement) -> dict[str, Any]:
         "precision": measurement.precision,
         "batch": measurement.batch,
         "threads": measurement.threads,
-        "qualification": str(measurement.qualification("p50")),
+        "qualification": str(measurement.measurement_conditions("p50")),
         **measurement.stats.to_dict(),
         "device_clock": measurement.device_stats and measurement.device_stats.to_dict(),
         "images_per_s": measurement.images_per_s,
@@ -110,13 +114,13 @@ def _table(run: Run) -> dict[str, Any] | None:
         measured = measurement.stats.p50_ms
         prediction |= {"measured_ms": measured, "error": predicted / measured - 1}
     return {
-        "qualification": str(table.qualification),
+        "qualification": str(table.measurement_conditions),
         "coefficients": dict(table.coefficients),
         "model": table.model,
         "networks": len(table.networks),
         "doubtful": len(table.doubtful),
-        "left_out_mape": table.left_out_mape,
-        "left_out_worst": table.left_out_worst,
+        "left_out_mape": table.cross_validation_mape,
+        "left_out_worst": table.cross_validation_worst,
         "margin": table.margin,
         "created": table.created,
         "prediction": prediction,
@@ -242,7 +246,7 @@ def loop_content(answer: LatencyAnswer | None) -> dict[str, Any] | None:
     return {
         **{name: value for name, value in answer.to_dict().items() if name not in ("device", "basis", "format")},
         "slug": answer.architecture.slug,
-        "qualification": str(answer.qualification),
+        "qualification": str(answer.measurement_conditions),
         "instead_of": answer.rounds[0].chosen.architecture.slug
         if answer.rounds and answer.rounds[0].chosen.architecture != answer.architecture
         else None,
@@ -255,15 +259,15 @@ def loop_text(loop: Mapping[str, Any]) -> tuple[str, ...]:
     if not loop["rounds"]:
         return (f"The networks that the search offered were not measured: {loop['not_measured']}.",)
     count = sum(len(slugs) for slugs in loop["slugs"])
-    paces = sorted({network["pace"] for taken in loop["rounds"] for network in taken["networks"]} - {1.0})
-    shown = " to ".join(f"{value:.3f}" for value in dict.fromkeys((*paces[:1], *paces[-1:])))
+    speed_factors = sorted({network["pace"] for taken in loop["rounds"] for network in taken["networks"]} - {1.0})
+    shown = " to ".join(f"{value:.3f}" for value in dict.fromkeys((*speed_factors[:1], *speed_factors[-1:])))
     beside = f" Networks of the latency table ran beside them and took {shown} times as long as then; times are divided by that."
-    pace = beside if paces else ""
+    speed_factor = beside if speed_factors else ""
     changed = f" It is chosen instead of {loop['instead_of']}, which the search offered first." if loop["instead_of"] else ""
     return (
         f"Before the choice was final {count} networks were exported and measured in {len(loop['rounds'])} rounds. Measured ones "
         f"count with their measurement, the others with the corrected table. The limit of {loop['limit_ms']:.4g} ms is "
-        f"{loop['status']} by {loop['slug']}: {loop['reason']} ({loop['qualification']}).{pace}{changed}",
+        f"{loop['status']} by {loop['slug']}: {loop['reason']} ({loop['qualification']}).{speed_factor}{changed}",
     )
 
 

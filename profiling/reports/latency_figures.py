@@ -153,6 +153,6 @@ def table_figure(run: Run) -> Figure:
     return Figure(
         name="table",
         title="Latency against FLOPs",
-        caption=f"Latency means {table.qualification}.",
+        caption=f"Latency means {table.measurement_conditions}.",
         views={"": {"data": traces, "layout": layout}},
     )

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoformer.cost import Budget, LatencyQualification
+from autoformer.cost import Budget, MeasurementConditions
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import AutoformerError, CheckpointError
 from autoformer.export.manifest import Manifest
@@ -131,12 +131,12 @@ class Run:
     search_config: dict[str, Any]
     progress: dict[str, tuple[tuple[int, float], ...]]  # by method: images evaluated, and the best score by then
     answer: LatencyAnswer | None  # to the limit on latency, before the choice was final
-    qualification: LatencyQualification | None  # what a latency means in the budget and in the candidates' costs
+    measurement_conditions: MeasurementConditions | None  # what a latency means in the budget and in the candidates' costs
     manifest: Manifest
     profile: Profile
     layers: LayerProfile | None  # of the fp32 file; runs of earlier versions have none
     labels: NDArray[np.int64]  # of the test images, [n]
-    guesses: dict[str, NDArray[np.int64]]  # by name, [n] each
+    predictions: dict[str, NDArray[np.int64]]  # by name, [n] each
     readings: tuple[Reading, ...]  # of the test part, by this run
     beside: Beside  # of the same test part, by the runs beside it
     seconds: dict[str, float]  # by step
@@ -147,7 +147,7 @@ class Run:
 
     def score(self, name: str) -> Score:
         """The score of one network on the test part."""
-        return score(self.guesses[name], self.labels, self.metric)
+        return score(self.predictions[name], self.labels, self.metric)
 
     @classmethod
     def load(cls, folder: Path) -> Run:
@@ -197,8 +197,8 @@ class Run:
             values["answer"] = LatencyAnswer.load(folder / "search") if answered else None
             if values["search"].metric != values["metric"]:
                 raise ValueError(f"it searched by {values['search'].metric}, the run's metric is {values['metric']}")
-            qualification = record["latency_qualification"]
-            values["qualification"] = None if qualification is None else LatencyQualification(**qualification)
+            measurement_conditions = record["latency_qualification"]
+            values["qualification"] = None if measurement_conditions is None else MeasurementConditions(**measurement_conditions)
             values["search_config"] = dict(record["config"])
             for needed in ("method", "choose"):
                 record["config"][needed]

@@ -79,7 +79,7 @@ def _refitted(table: LatencyTable, timings: Mapping[Architecture, Timing]) -> La
     known |= {network: (timing.measured_ms, timing.verdict.level) for network, timing in timings.items()}
     return LatencyTable.fit(
         table.space,
-        table.qualification,
+        table.measurement_conditions,
         [(network, time_ms) for network, (time_ms, _) in known.items()],
         device=table.device,
         verdicts=[verdict for _, verdict in known.values()],

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 
 from autoformer.architecture import Architecture
-from autoformer.cost import Budget, Cost, CostModel, LatencyQualification, check_feasible, count_flops, count_params, show
+from autoformer.cost import Budget, Cost, CostModel, MeasurementConditions, check_feasible, count_flops, count_params, show
 from autoformer.errors import BudgetError, MeasurementError
 from autoformer.profiling.tables.formulas import Terms
 from autoformer.profiling.tables.table import LatencyTable
@@ -19,7 +19,7 @@ class PredictedCosts:
 
     space: SearchSpace
     predict: Callable[[Architecture], float]
-    qualification: LatencyQualification | None
+    measurement_conditions: MeasurementConditions | None
 
     def __call__(self, architecture: Architecture) -> Cost:
         params, flops = count_params(architecture, self.space), count_flops(architecture, self.space)
@@ -35,7 +35,7 @@ class MeasuredCosts:
 
     costs: CostModel
     measured_ms: Mapping[Architecture, float]
-    qualification: LatencyQualification | None
+    measurement_conditions: MeasurementConditions | None
 
     def __call__(self, architecture: Architecture) -> Cost:
         cost = self.costs(architecture)
@@ -66,9 +66,9 @@ class TableCosts:
             )
 
     @property
-    def qualification(self) -> LatencyQualification:
+    def measurement_conditions(self) -> MeasurementConditions:
         """What the milliseconds mean."""
-        return self.table.qualification
+        return self.table.measurement_conditions
 
     def __call__(self, architecture: Architecture) -> Cost:
         return Cost(

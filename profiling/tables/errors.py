@@ -103,7 +103,7 @@ class MeasuredNetwork:
         return (self.measured_ms, self.predicted_ms, self.left_out_ms, *bounds, *self.instances_ms)
 
     @property
-    def left_out_error(self) -> float:
+    def cross_validation_error(self) -> float:
         """Prediction against measurement, relative; negative where the prediction was too low."""
         return self.left_out_ms / self.measured_ms - 1
 
@@ -126,7 +126,7 @@ class MeasuredNetwork:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeftOutErrors:
+class CrossValidationErrors:
     """How wrong one kind of model is about networks it has not seen, relative."""
 
     mape: float  # mean absolute error
@@ -135,9 +135,9 @@ class LeftOutErrors:
     tau_near: float | None = None  # among pairs measured within 5 % of each other; None where there are none
 
     @classmethod
-    def of(cls, fit: Fit) -> LeftOutErrors:
+    def of(cls, fit: Fit) -> CrossValidationErrors:
         """Those of one fit."""
-        errors, times, left_out = fit.left_out_errors, fit.times.tolist(), fit.left_out.tolist()
+        errors, times, left_out = fit.cross_validation_errors, fit.times.tolist(), fit.left_out.tolist()
         return cls(
             mape=float(errors.mean()),
             worst=float(errors.max()),

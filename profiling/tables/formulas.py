@@ -143,7 +143,7 @@ def prior_covariance(networks: Sequence[Architecture], space: SearchSpace) -> Nu
     return found
 
 
-def left_out_variances(networks: Sequence[Architecture], space: SearchSpace) -> Numbers:
+def cross_validation_variances(networks: Sequence[Architecture], space: SearchSpace) -> Numbers:
     """The variance with which each network is predicted from all others (Rasmussen and Williams 2006, section 5.4.2)."""
     noisy = prior_covariance(networks, space) + NOISE**2 * np.eye(len(networks))
     found: Numbers = 1 / np.diag(np.linalg.inv(noisy))
@@ -215,21 +215,21 @@ class Fit:
             return None
         whole = solve(slice(None))
         predicted, without = loads @ whole, [loads @ solve(rows) for rows in others]
-        left_out = np.array([guess[index] for index, guess in enumerate(without)])
+        left_out = np.array([prediction[index] for index, prediction in enumerate(without)])
         prices = tuple(float(price) for price in whole / scale)
         if not kind.endswith(SHAPED):
             return cls(kind, prices, times, predicted, left_out, weights)
-        if not all((guess > 0).all() for guess in (predicted, *without)):
+        if not all((prediction > 0).all() for prediction in (predicted, *without)):
             return None
         shapes = [shape_of(architecture, space) for architecture in architectures]
 
-        def factors(guess: Numbers, rows: Numbers) -> ShapeFactors:
+        def factors(prediction: Numbers, rows: Numbers) -> ShapeFactors:
             seen = [shape for shape, used in zip(shapes, rows, strict=True) if used]
-            return ShapeFactors.fitted(seen, (times[rows] / guess[rows]).tolist())
+            return ShapeFactors.fitted(seen, (times[rows] / prediction[rows]).tolist())
 
         found = factors(predicted, np.ones(len(times), dtype=bool))
-        for index, (guess, rows) in enumerate(zip(without, others, strict=True)):
-            left_out[index] *= factors(guess, rows)(shapes[index])
+        for index, (prediction, rows) in enumerate(zip(without, others, strict=True)):
+            left_out[index] *= factors(prediction, rows)(shapes[index])
         predicted = predicted * np.array([found(shape) for shape in shapes])
         return cls(kind, prices, times, predicted, left_out, weights, found)
 
@@ -247,7 +247,7 @@ class Fit:
         return {PRICES[load][0]: price for load, price in zip(KINDS[self.kind], self.prices, strict=True)}
 
     @property
-    def left_out_errors(self) -> Numbers:
+    def cross_validation_errors(self) -> Numbers:
         """Absolute, relative to the measurement, [networks]."""
         errors: Numbers = np.abs(self.left_out / self.times - 1).astype(np.float64)
         return errors
@@ -265,7 +265,7 @@ class Fit:
         tells little of networks that a search draws. Only a part of the scatter, because too plain a formula is the dearer
         mistake: prices that tell nothing come out near zero, factors near 1.
         """
-        gains = other.left_out_errors - self.left_out_errors
+        gains = other.cross_validation_errors - self.cross_validation_errors
         mean = float(self.weights @ gains)
         scatter = math.sqrt(float((self.weights**2) @ (gains - mean) ** 2))
         return mean > max(SAME, CHANCE * scatter)
@@ -274,7 +274,7 @@ class Fit:
 def fits_of(architectures: Sequence[Architecture], space: SearchSpace, times: Numbers) -> dict[str, Fit]:
     """Every kind that these networks can be fitted with, by its name; what does not grow only if it is the plainest."""
     found: dict[str, Fit] = {}
-    certainties = 1 / left_out_variances(architectures, space)
+    certainties = 1 / cross_validation_variances(architectures, space)
     for kind in KINDS:
         fit = Fit.of(kind, architectures, space, times, certainties / certainties.sum())
         if fit is not None and (fit.grows or not found):

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from autoformer.architecture import Architecture, is_whole
-from autoformer.cost import LatencyQualification
+from autoformer.cost import MeasurementConditions
 from autoformer.errors import AutoformerError, CheckpointError
 from autoformer.files import read_json, write_json
 from autoformer.metric import Score
 from autoformer.profiling.measuring.device import DeviceFacts
-from autoformer.profiling.measuring.order_statistics import MET, NOT_MET, NOT_SHOWN, VALID, Verdict, limit_status
+from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, OVER_BUDGET, VALID, WITHIN_BUDGET, Verdict, limit_status
 from autoformer.search.result import SearchResult
 
 FORMAT = "autoformer/latency-answer/1"
@@ -37,8 +37,8 @@ class Timing:
     high_ms: float | None
     runs: int
     verdict: Verdict
-    pace: float = 1.0  # what the clock showed is this many times as much: the table's own networks beside it, now to then
-    pace_error: float = 0.0  # its standard error, relative; the interval does not hold it
+    speed_factor: float = 1.0  # what the clock showed is this many times as much: the table's own networks beside it, now to then
+    speed_factor_error: float = 0.0  # its standard error, relative; the interval does not hold it
     instances_ms: tuple[float, ...] = ()  # by the clock, of each opening that was joined into this; where its pages lie matters
 
     def status(self, limit_ms: float) -> str:
@@ -52,7 +52,7 @@ class Timing:
         if self.low_ms is None or self.high_ms is None:
             return f"{self.runs} runs carry no interval; measure longer"
         interval = f"95 % interval {self.low_ms:.4g} to {self.high_ms:.4g} ms"
-        where = {MET: "lies inside", NOT_MET: "lies above", NOT_SHOWN: "holds"}[self.status(limit_ms)]
+        where = {WITHIN_BUDGET: "lies inside", OVER_BUDGET: "lies above", INCONCLUSIVE: "holds"}[self.status(limit_ms)]
         return f"the {interval} {where} the limit of {limit_ms:.4g} ms"
 
 
@@ -83,8 +83,8 @@ class FinalistNetwork:
             "low_ms": timing.low_ms,
             "high_ms": timing.high_ms,
             "runs": timing.runs,
-            "pace": timing.pace,
-            "pace_error": timing.pace_error,
+            "pace": timing.speed_factor,
+            "pace_error": timing.speed_factor_error,
             "instances_ms": list(timing.instances_ms),
             "verdict": {"level": timing.verdict.level, "reasons": list(timing.verdict.reasons)},
             "error": self.error,
@@ -102,15 +102,15 @@ class FinalistNetwork:
             raise ValueError(f"{interval[1]} ms lies outside its own interval")
         if not is_whole(values["runs"], 10**12) or not is_whole(values["flops"], 10**18):
             raise ValueError(f"runs {str(values['runs'])[:40]}, FLOPs {str(values['flops'])[:40]}")
-        pace = values.get("pace", 1.0)
-        if not isinstance(pace, int | float) or not 0 < pace < math.inf:
-            raise ValueError(f"a pace of {str(pace)[:40]}")
-        pace_error = values.get("pace_error", 0.0)
-        if not isinstance(pace_error, int | float) or not 0 <= pace_error < math.inf:
-            raise ValueError(f"a pace known to {str(pace_error)[:40]}")
-        openings = values.get("instances_ms", [])
-        if not all(isinstance(time, int | float) and 0 < time < math.inf for time in openings):
-            raise ValueError(f"openings of {str(openings)[:80]} ms")
+        speed_factor = values.get("pace", 1.0)
+        if not isinstance(speed_factor, int | float) or not 0 < speed_factor < math.inf:
+            raise ValueError(f"a pace of {str(speed_factor)[:40]}")
+        speed_factor_error = values.get("pace_error", 0.0)
+        if not isinstance(speed_factor_error, int | float) or not 0 <= speed_factor_error < math.inf:
+            raise ValueError(f"a pace known to {str(speed_factor_error)[:40]}")
+        sessions = values.get("instances_ms", [])
+        if not all(isinstance(time, int | float) and 0 < time < math.inf for time in sessions):
+            raise ValueError(f"openings of {str(sessions)[:80]} ms")
         verdict = Verdict(values["verdict"]["level"], tuple(values["verdict"]["reasons"]))
         found = cls(
             architecture=Architecture.from_dict(values["architecture"]),
@@ -123,9 +123,9 @@ class FinalistNetwork:
                 high_ms=interval[2],
                 runs=values["runs"],
                 verdict=verdict,
-                pace=pace,
-                pace_error=pace_error,
-                instances_ms=tuple(openings),
+                speed_factor=speed_factor,
+                speed_factor_error=speed_factor_error,
+                instances_ms=tuple(sessions),
             ),
         )
         if values["status"] != found.timing.status(limit_ms):
@@ -153,7 +153,7 @@ class LatencyAnswer:
     """The answer to a limit on latency, and the rounds of measuring that led to it."""
 
     limit_ms: float  # as stated
-    qualification: LatencyQualification
+    measurement_conditions: MeasurementConditions
     architecture: Architecture  # the final choice; the search's own where nothing was measured
     rounds: tuple[LatencyRound, ...]
     not_measured: str | None  # why, where there is no round
@@ -170,7 +170,7 @@ class LatencyAnswer:
     @property
     def status(self) -> str:
         """Met, not met or not shown."""
-        return NOT_SHOWN if self.chosen is None else self.chosen.timing.status(self.limit_ms)
+        return INCONCLUSIVE if self.chosen is None else self.chosen.timing.status(self.limit_ms)
 
     @property
     def reason(self) -> str:
@@ -184,13 +184,14 @@ class LatencyAnswer:
         first = self.rounds[0].chosen.architecture
         instead = "" if first == self.architecture else f", chosen instead of {first.slug}"
         timing = self.chosen.timing
-        pace = ""
-        if timing.pace != 1:
-            known = f"{timing.pace:.3f} times as long just now, known to {100 * timing.pace_error:.2g} %"
-            pace = f", at the table's pace; the machine takes {known}"
+        speed_factor = ""
+        if timing.speed_factor != 1:
+            known = f"{timing.speed_factor:.3f} times as long just now, known to {100 * timing.speed_factor_error:.2g} %"
+            speed_factor = f", at the table's pace; the machine takes {known}"
         return (
             f"latency {self.status}: {name}{instead} takes {timing.measured_ms:.4g} ms (predicted "
-            f"{self.chosen.predicted_ms:.4g}, {100 * self.chosen.error:+.1f} %{pace}); {self.reason} ({self.qualification})"
+            f"{self.chosen.predicted_ms:.4g}, {100 * self.chosen.error:+.1f} %{speed_factor}); {self.reason} "
+            f"({self.measurement_conditions})"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -200,7 +201,7 @@ class LatencyAnswer:
             "status": self.status,
             "reason": self.reason,
             "limit_ms": self.limit_ms,
-            "qualification": asdict(self.qualification),
+            "qualification": asdict(self.measurement_conditions),
             "architecture": self.architecture.to_dict(),
             "rounds": [
                 {
@@ -228,7 +229,7 @@ class LatencyAnswer:
                 raise ValueError(f"a limit of {str(limit)[:40]} ms")
             answer = cls(
                 limit_ms=limit,
-                qualification=LatencyQualification(**values["qualification"]),
+                measurement_conditions=MeasurementConditions(**values["qualification"]),
                 architecture=Architecture.from_dict(values["architecture"]),
                 rounds=tuple(_round(taken, limit) for taken in values["rounds"]),
                 not_measured=values["not_measured"],

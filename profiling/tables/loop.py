@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from autoformer.architecture import Architecture
-from autoformer.cost import Budget, LatencyQualification, count_flops
+from autoformer.cost import Budget, MeasurementConditions, count_flops
 from autoformer.errors import BudgetError, MeasurementError, MissingPackageError
 from autoformer.files import json_digest
 from autoformer.profiling.backends.of_spaces import BACKENDS, INSTANCES, Exporter, opened_networks
@@ -27,11 +27,11 @@ from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.drift import ROUNDS as ROUNDS_OF_MEASURING
 from autoformer.profiling.measuring.drift import measure_together
 from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, device_name, threads_of
-from autoformer.profiling.measuring.order_statistics import MET, MIN_SAMPLES_P99, VALID, interval_of
+from autoformer.profiling.measuring.order_statistics import MIN_SAMPLES_P99, VALID, WITHIN_BUDGET, interval_of
 from autoformer.profiling.tables.correction import Model
 from autoformer.profiling.tables.costs import MeasuredCosts, PredictedCosts
 from autoformer.profiling.tables.limit import FILE_NAME, FinalistNetwork, LatencyAnswer, LatencyRound, Timing
-from autoformer.profiling.tables.pace import anchors_of, pace_of
+from autoformer.profiling.tables.speed_factor import anchors_of, speed_factor_of
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.progress import Progress, silent
 from autoformer.search.answer import StoredSearch
@@ -69,7 +69,7 @@ def answer_latency(
     assert stated.max_latency_ms is not None, "an answer about latency needs a limit on it"
     facts = facts or DeviceFacts.collect()
     measurer = measurer or (lambda wanted: measure_networks(table, wanted, config, progress=progress))
-    reason = elsewhere(table.qualification, facts)
+    reason = elsewhere(table.measurement_conditions, facts)
     basis = {
         "search": json_digest(stored.record["result"]),
         "table": json_digest(table.to_dict()),
@@ -89,7 +89,7 @@ def answer_latency(
                 reason = f"it could not be measured: {error}"
         answer = LatencyAnswer(
             limit_ms=stated.max_latency_ms,
-            qualification=table.qualification,
+            measurement_conditions=table.measurement_conditions,
             architecture=loop.final() if loop.rounds else first,
             rounds=tuple(loop.rounds),
             not_measured=None if loop.rounds else reason or "no round was asked for",
@@ -148,12 +148,12 @@ class _Loop:
         assert limit is not None
         if order and order[0] in self.timings:
             return order[0]
-        met = [network for network in order if network in self.timings and self.timings[network].status(limit) == MET]
+        met = [network for network in order if network in self.timings and self.timings[network].status(limit) == WITHIN_BUDGET]
         return met[0] if met else self.rounds[-1].chosen.architecture
 
     def _order(self, predict: Callable[[Architecture], float]) -> list[Architecture]:
         """The stored networks inside the stated budget in the order of choice, priced by `predict` where not measured."""
-        space, meaning = self.stored.space, self.table.qualification
+        space, meaning = self.stored.space, self.table.measurement_conditions
         upper = {network: timing.high_ms or timing.measured_ms for network, timing in self.timings.items()}
         costs = MeasuredCosts(PredictedCosts(space, predict, meaning), upper, meaning)
         try:
@@ -171,28 +171,28 @@ class _Loop:
 
 def order_of_choice(result: SearchResult, choose: Literal["cheapest", "best"]) -> list[Architecture]:
     """The chosen network, then what would be chosen without it and so on: of the tied the cheapest first, or by score."""
-    images = len(result.best.guesses)
-    every = ranked([candidate for candidate in result.candidates if len(candidate.guesses) == images])
+    images = len(result.best.predictions)
+    every = ranked([candidate for candidate in result.candidates if len(candidate.predictions) == images])
     first = [result.chosen, *(result.tied if choose == "cheapest" else ())]
     return list(dict.fromkeys(candidate.architecture for candidate in (*first, *every)))
 
 
-def elsewhere(qualification: LatencyQualification, facts: DeviceFacts) -> str | None:
+def elsewhere(measurement_conditions: MeasurementConditions, facts: DeviceFacts) -> str | None:
     """Why a limit of this meaning cannot be measured on the machine of these facts, and how it can be; None where it can."""
     how = (
         "measure it there: `autoformer search --from FOLDER --max-latency LIMIT --latency-table TABLE --out OUT` with a copy of "
         "the search's folder, or `python3 board.pyz verify` with the bundle"
     )
-    here = device_name(facts, qualification.backend, threads_of(qualification))
-    if qualification.backend not in BACKENDS or qualification.precision != "fp32":
+    here = device_name(facts, measurement_conditions.backend, threads_of(measurement_conditions))
+    if measurement_conditions.backend not in BACKENDS or measurement_conditions.precision != "fp32":
         return (
-            f"this command does not measure {qualification.precision} on {qualification.backend}; use `autoformer profile run`, "
-            "or on the device `python3 board.pyz verify` with the bundle"
+            f"this command does not measure {measurement_conditions.precision} on {measurement_conditions.backend}; "
+            "use `autoformer profile run`, or on the device `python3 board.pyz verify` with the bundle"
         )
-    if qualification.statistic not in ("p50", "p90", "p99"):
-        return f"{qualification.statistic} has no interval; use a table of p50, p90 or p99"
-    if here != qualification.device:
-        return f"the latency table is of {qualification.device}, this machine is {here}; {how}"
+    if measurement_conditions.statistic not in ("p50", "p90", "p99"):
+        return f"{measurement_conditions.statistic} has no interval; use a table of p50, p90 or p99"
+    if here != measurement_conditions.device:
+        return f"the latency table is of {measurement_conditions.device}, this machine is {here}; {how}"
     return None
 
 
@@ -212,7 +212,7 @@ def measure_networks(
     measured for as long again, at most three times. Raises `MeasurementError` where what was measured means something else
     than the table does.
     """
-    meaning, found = table.qualification, dict[Architecture, Timing]()
+    meaning, found = table.measurement_conditions, dict[Architecture, Timing]()
     config = replace(config, rounds=max(config.rounds, ROUNDS_OF_MEASURING))
     if meaning.statistic == "p99":
         config = replace(config, min_runs=max(config.min_runs, MIN_SAMPLES_P99))
@@ -227,20 +227,20 @@ def measure_networks(
             if all(one.verdict.level == VALID for one in steady.values()):
                 break
     for one in steady.values():
-        if one.qualification(meaning.statistic) != meaning:
-            raise MeasurementError(f"measured {one.qualification(meaning.statistic)}, the table means {meaning}")
-    pace = pace_of(table, {anchor: steady[str(anchor)].stats.value(meaning.statistic) for anchor in anchors})
+        if one.measurement_conditions(meaning.statistic) != meaning:
+            raise MeasurementError(f"measured {one.measurement_conditions(meaning.statistic)}, the table means {meaning}")
+    speed_factor = speed_factor_of(table, {anchor: steady[str(anchor)].stats.value(meaning.statistic) for anchor in anchors})
     for architecture in architectures:
         one = steady[str(architecture)]
         low, high = interval_of(one.samples_ms, meaning.statistic) or (None, None)
         found[architecture] = Timing(
-            measured_ms=one.stats.value(meaning.statistic) / pace.factor,
-            low_ms=None if low is None else low / pace.factor,
-            high_ms=None if high is None else high / pace.factor,
+            measured_ms=one.stats.value(meaning.statistic) / speed_factor.factor,
+            low_ms=None if low is None else low / speed_factor.factor,
+            high_ms=None if high is None else high / speed_factor.factor,
             runs=one.stats.n,
             verdict=one.verdict,
-            pace=pace.factor,
-            pace_error=pace.error,
+            speed_factor=speed_factor.factor,
+            speed_factor_error=speed_factor.error,
             instances_ms=one.instances_ms,
         )
     return found

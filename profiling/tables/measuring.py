@@ -141,7 +141,7 @@ def _fitted_while_measuring(
         try:
             table = LatencyTable.fit(
                 space,
-                of[0].qualification(statistic),
+                of[0].measurement_conditions(statistic),
                 [(architecture, one.stats.value(statistic)) for architecture, one in zip(opened, of, strict=True)],
                 device=of[0].device,
                 verdicts=[one.verdict.level for one in of],
@@ -173,19 +173,19 @@ def grown_table(
     table = measured(architectures)
     steps = [_words(table)]
     while True:
-        if table.left_out_mape < SMALL:
+        if table.cross_validation_mape < SMALL:
             return replace(table, stopped=f"the left-out error is below {100 * SMALL:g} % ({', '.join(steps)})")
         if len(architectures) >= MOST:
             return replace(table, stopped=f"{MOST} networks are the most ({', '.join(steps)})")
         wider = extended_design(space, architectures, min(STEP, MOST - len(architectures)), seed)
         if len(wider) == len(architectures):
             return replace(table, stopped=f"the space has no more networks ({', '.join(steps)})")
-        before, architectures = table.left_out_mape, wider
+        before, architectures = table.cross_validation_mape, wider
         table = measured(architectures)
         steps.append(_words(table))
-        if table.left_out_mape >= SMALL and table.left_out_mape > (1 - FALLING) * before:
+        if table.cross_validation_mape >= SMALL and table.cross_validation_mape > (1 - FALLING) * before:
             return replace(table, stopped=f"the left-out error fell no more by a tenth ({', '.join(steps)})")
 
 
 def _words(table: LatencyTable) -> str:
-    return f"{len(table.networks)} networks {100 * table.left_out_mape:.2f} %"
+    return f"{len(table.networks)} networks {100 * table.cross_validation_mape:.2f} %"

@@ -21,13 +21,20 @@ import numpy as np
 
 from autoformer.architecture import Architecture
 from autoformer.cost import (  # fmt: skip
-    LatencyQualification,
+    MeasurementConditions,
     count_flops,
 )
 from autoformer.errors import ArchitectureError, CheckpointError, MeasurementError
 from autoformer.files import believing, read_json, write_json
 from autoformer.profiling.measuring.device import DeviceFacts
-from autoformer.profiling.tables.errors import NEAR, LeftOutErrors, MeasuredNetwork, RankAgreement, rank_agreement, standard_error
+from autoformer.profiling.tables.errors import (
+    NEAR,
+    CrossValidationErrors,
+    MeasuredNetwork,
+    RankAgreement,
+    rank_agreement,
+    standard_error,
+)
 from autoformer.profiling.tables.formulas import (
     KINDS,
     PRICES,
@@ -58,13 +65,13 @@ class LatencyTable:
     """A fitted model of latency for one space, with what its milliseconds mean and how wrong it may be."""
 
     space: SearchSpace
-    qualification: LatencyQualification
+    measurement_conditions: MeasurementConditions
     kind: str  # of formula, as `latency_models.KINDS` names them
     coefficients: Mapping[str, float]  # constant_ms, ms_per_gflop, ...
     networks: tuple[MeasuredNetwork, ...]
     device: DeviceFacts
     created: str  # ISO 8601, UTC
-    compared: Mapping[str, LeftOutErrors] = field(default_factory=dict)  # by kind, of all that were fitted
+    compared: Mapping[str, CrossValidationErrors] = field(default_factory=dict)  # by kind, of all that were fitted
     stopped: str = ""  # why no more networks were measured
     shapes: ShapeFactors | None = None  # on top of the formula, for kinds that have it
 
@@ -74,7 +81,7 @@ class LatencyTable:
     def fit(
         cls,
         space: SearchSpace,
-        qualification: LatencyQualification,
+        measurement_conditions: MeasurementConditions,
         measured: Sequence[tuple[Architecture, float]],
         *,
         device: DeviceFacts,
@@ -112,7 +119,7 @@ class LatencyTable:
             )
         return cls(
             space=space,
-            qualification=qualification,
+            measurement_conditions=measurement_conditions,
             kind=kept.kind,
             coefficients=kept.coefficients,
             networks=tuple(
@@ -131,7 +138,7 @@ class LatencyTable:
             ),
             device=device,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            compared={name: LeftOutErrors.of(fit) for name, fit in fits.items()},
+            compared={name: CrossValidationErrors.of(fit) for name, fit in fits.items()},
             stopped=stopped,
             shapes=kept.shapes,
         )
@@ -182,18 +189,18 @@ class LatencyTable:
         return min(counts), max(counts)
 
     @property
-    def left_out_mape(self) -> float:
+    def cross_validation_mape(self) -> float:
         """Mean absolute error on left-out networks, relative."""
-        return float(np.mean([abs(network.left_out_error) for network in self.networks]))
+        return float(np.mean([abs(network.cross_validation_error) for network in self.networks]))
 
     @property
-    def left_out_worst(self) -> float:
+    def cross_validation_worst(self) -> float:
         """Largest absolute error on a left-out network, relative."""
-        return max(abs(network.left_out_error) for network in self.networks)
+        return max(abs(network.cross_validation_error) for network in self.networks)
 
-    def left_out_quantile(self, quantile: float) -> float:
+    def cross_validation_quantile(self, quantile: float) -> float:
         """The absolute relative error that this share of the left-out networks keeps (inverted_cdf)."""
-        errors = [abs(network.left_out_error) for network in self.networks]
+        errors = [abs(network.cross_validation_error) for network in self.networks]
         return float(np.quantile(errors, quantile, method="inverted_cdf"))
 
     @property
@@ -205,7 +212,7 @@ class LatencyTable:
         free = sum(len(own) - 1 for own in logs)
         return math.sqrt(sum(float(((own - own.mean()) ** 2).sum()) for own in logs) / free) if free else None
 
-    def left_out_order(self, within: float | None = None) -> RankAgreement:
+    def cross_validation_order(self, within: float | None = None) -> RankAgreement:
         """How well the left-out predictions order the networks, over all pairs or those within this share of each other.
 
         The ceiling counts the intervals of the measurements and, divided among its instances, what rebuilding changes.
@@ -256,12 +263,12 @@ class LatencyTable:
             if kind != self.kind
         ]
         compared = f"; {self.kind} kept over {', '.join(others)}" if others else ""
-        near = self.left_out_order(NEAR)
+        near = self.cross_validation_order(NEAR)
         order = f", order of near pairs {near}" if near.pairs else ""
         again = "" if self.rebuilding is None else f", opening one again changes {100 * self.rebuilding:.2g} %"
         return (
-            f"{self.model} ({self.qualification}; {len(self.networks)} networks, left-out error "
-            f"{100 * self.left_out_mape:.2g} %, worst {100 * self.left_out_worst:.2g} %{order}{again}{compared})"
+            f"{self.model} ({self.measurement_conditions}; {len(self.networks)} networks, left-out error "
+            f"{100 * self.cross_validation_mape:.2g} %, worst {100 * self.cross_validation_worst:.2g} %{order}{again}{compared})"
         )
 
     # --- file ----------------------------------------------------------------------------------------------------
@@ -272,20 +279,20 @@ class LatencyTable:
             "format": FORMAT,
             "kind": self.kind,
             "space": self.space.to_dict(),
-            "qualification": asdict(self.qualification),
+            "qualification": asdict(self.measurement_conditions),
             "coefficients": dict(self.coefficients),
             "shapes": None if self.shapes is None else asdict(self.shapes),
             "compared": {kind: asdict(errors) for kind, errors in self.compared.items()},
             "networks": [network.to_dict() for network in self.networks],
             "left_out": {
-                "mape": self.left_out_mape,
-                "worst": self.left_out_worst,
-                "p50": self.left_out_quantile(0.5),
-                "p90": self.left_out_quantile(0.9),
-                "p95": self.left_out_quantile(0.95),
+                "mape": self.cross_validation_mape,
+                "worst": self.cross_validation_worst,
+                "p50": self.cross_validation_quantile(0.5),
+                "p90": self.cross_validation_quantile(0.9),
+                "p95": self.cross_validation_quantile(0.95),
                 "margin": self.margin,
-                "order": asdict(self.left_out_order()),
-                "order_near": asdict(self.left_out_order(NEAR)),
+                "order": asdict(self.cross_validation_order()),
+                "order_near": asdict(self.cross_validation_order(NEAR)),
                 "near": NEAR,
             },
             "rebuilding": self.rebuilding,
@@ -305,14 +312,14 @@ class LatencyTable:
         with believing("it", "measure the table anew"):
             table = cls(
                 space=SearchSpace.from_dict(values["space"]),
-                qualification=LatencyQualification(**values["qualification"]),
+                measurement_conditions=MeasurementConditions(**values["qualification"]),
                 kind=kind,
                 coefficients={PRICES[name][0]: float(values["coefficients"][PRICES[name][0]]) for name in KINDS[kind]},
                 networks=tuple(MeasuredNetwork.from_dict(network) for network in values["networks"]),
                 device=DeviceFacts.from_dict(values["device"]),
                 created=values["created"],
                 compared={
-                    name: LeftOutErrors(**errors) for name, errors in values.get("compared", {}).items()
+                    name: CrossValidationErrors(**errors) for name, errors in values.get("compared", {}).items()
                 },  # none in old files
                 stopped=str(values.get("stopped", "")),
                 shapes=ShapeFactors.from_dict(values["shapes"]) if kind.endswith(SHAPED) else None,

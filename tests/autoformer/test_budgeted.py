@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 
 from autoformer.architecture import Architecture
 from autoformer.budgeted import Candidates
-from autoformer.cost import Budget, Cost, ExactCosts, LatencyQualification, LinearLatency, count_flops, count_params
+from autoformer.cost import Budget, Cost, ExactCosts, LinearLatency, MeasurementConditions, count_flops, count_params
 from autoformer.errors import BudgetError
 from autoformer.region import Region, Shapes
 from autoformer.space import PRESETS, SearchSpace
@@ -36,7 +36,7 @@ PARAMS = {network: count_params(network, SPACE) for network in PROBABILITY}
 class Latencies:
     """Milliseconds by any rule."""
 
-    qualification = LatencyQualification(statistic="p50", batch=1, precision="fp32", backend="none", device="a formula")
+    measurement_conditions = MeasurementConditions(statistic="p50", batch=1, precision="fp32", backend="none", device="a formula")
 
     def __init__(self, space: SearchSpace, of: Callable[[Architecture], float]) -> None:
         self.space, self.of = space, of
@@ -137,8 +137,8 @@ def test_a_linear_latency_is_drawn_from_exactly(limit: float) -> None:
     if least * 15_000 > 5:
         assert _probability(Counter(network for network, _ in drawn), members) > 1e-3
     assert {network for network, _ in drawn} <= set(members)
-    dearest = candidates.dearest(rng)
-    assert FLOPS[dearest] == max(FLOPS[network] for network in members)
+    most_expensive = candidates.most_expensive(rng)
+    assert FLOPS[most_expensive] == max(FLOPS[network] for network in members)
 
 
 def test_a_linear_latency_goes_with_the_other_limits() -> None:
@@ -193,7 +193,7 @@ def test_a_proposal_inside_the_budget_stays_as_it_is() -> None:
 def test_the_dearest_network_inside_a_budget_has_the_most_flops_of_all() -> None:
     for budget in budgets():
         members = inside(budget)
-        found = Candidates(SPACE, ExactCosts(SPACE), budget).dearest(random.Random(0))
+        found = Candidates(SPACE, ExactCosts(SPACE), budget).most_expensive(random.Random(0))
         assert (FLOPS[found], PARAMS[found]) == max((FLOPS[network], PARAMS[network]) for network in members)
 
 
@@ -202,7 +202,7 @@ def test_the_dearest_network_under_a_latency_limit_has_the_most_flops_that_keep_
     def of(network: Architecture) -> float:
         return 1 + FLOPS[network] / 1e6
 
-    found = Candidates(SPACE, Latencies(SPACE, of), Budget(max_latency_ms=limit)).dearest(random.Random(0))
+    found = Candidates(SPACE, Latencies(SPACE, of), Budget(max_latency_ms=limit)).most_expensive(random.Random(0))
     assert FLOPS[found] == max(FLOPS[network] for network in PROBABILITY if of(network) <= limit)
 
 

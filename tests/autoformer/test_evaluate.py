@@ -31,19 +31,19 @@ def drawn(
 @pytest.mark.parametrize("seed", range(5))
 def test_values_are_those_of_scikit_learn(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    labels, guessed = rng.permutation(np.repeat(np.arange(7), [90, 40, 1, 3, 12, 60, 5])), rng.integers(0, 7, 211)
-    guessed = np.where(rng.random(211) < 0.5, labels, guessed)
-    assert score(guessed, labels, "top1").value == np.mean(guessed == labels)
-    assert score(guessed, labels, "balanced_accuracy").value == pytest.approx(balanced_accuracy_score(labels, guessed))
-    assert score(guessed, labels, "macro_f1").value == pytest.approx(f1_score(labels, guessed, average="macro"))
+    labels, predicted = rng.permutation(np.repeat(np.arange(7), [90, 40, 1, 3, 12, 60, 5])), rng.integers(0, 7, 211)
+    predicted = np.where(rng.random(211) < 0.5, labels, predicted)
+    assert score(predicted, labels, "top1").value == np.mean(predicted == labels)
+    assert score(predicted, labels, "balanced_accuracy").value == pytest.approx(balanced_accuracy_score(labels, predicted))
+    assert score(predicted, labels, "macro_f1").value == pytest.approx(f1_score(labels, predicted, average="macro"))
 
 
 def test_values_by_hand() -> None:
     """Class 0: 3 of 4 right, named 4 times; class 1: 1 of 2 right, named twice. F1 is 6/8 and 2/4."""
-    labels, guessed = np.asarray([0, 0, 0, 0, 1, 1]), np.asarray([0, 0, 0, 1, 1, 0])
-    assert score(guessed, labels, "top1").value == 4 / 6
-    assert score(guessed, labels, "balanced_accuracy").value == (3 / 4 + 1 / 2) / 2
-    assert score(guessed, labels, "macro_f1").value == (6 / 8 + 2 / 4) / 2
+    labels, predicted = np.asarray([0, 0, 0, 0, 1, 1]), np.asarray([0, 0, 0, 1, 1, 0])
+    assert score(predicted, labels, "top1").value == 4 / 6
+    assert score(predicted, labels, "balanced_accuracy").value == (3 / 4 + 1 / 2) / 2
+    assert score(predicted, labels, "macro_f1").value == (6 / 8 + 2 / 4) / 2
 
 
 def test_a_class_without_images_stands_in_no_mean_and_naming_it_is_an_error_like_any_other() -> None:
@@ -56,9 +56,9 @@ def test_a_class_without_images_stands_in_no_mean_and_naming_it_is_an_error_like
 
 
 def test_a_class_that_is_never_named_counts_as_zero_without_a_warning() -> None:
-    labels, guessed = np.asarray([0, 0, 0, 1]), np.zeros(4, np.int64)
-    assert score(guessed, labels, "balanced_accuracy").value == 0.5
-    assert score(guessed, labels, "macro_f1").value == pytest.approx(6 / 7 / 2)
+    labels, predicted = np.asarray([0, 0, 0, 1]), np.zeros(4, np.int64)
+    assert score(predicted, labels, "balanced_accuracy").value == 0.5
+    assert score(predicted, labels, "macro_f1").value == pytest.approx(6 / 7 / 2)
 
 
 # --- intervals ---------------------------------------------------------------------------------------------------
@@ -81,9 +81,9 @@ def test_a_perfect_and_a_hopeless_network_still_have_an_interval(metric: Metric,
 
 
 def test_of_equally_large_classes_the_balanced_accuracy_has_the_interval_of_the_accuracy() -> None:
-    guessed, labels = drawn(np.random.default_rng(0), [40] * 5, [0.9, 0.5, 0.99, 0.8, 0.2])
-    interval = binomtest(int((guessed == labels).sum()), 200).proportion_ci(method="wilson")
-    found = score(guessed, labels, "balanced_accuracy")
+    predicted, labels = drawn(np.random.default_rng(0), [40] * 5, [0.9, 0.5, 0.99, 0.8, 0.2])
+    interval = binomtest(int((predicted == labels).sum()), 200).proportion_ci(method="wilson")
+    found = score(predicted, labels, "balanced_accuracy")
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=1e-6)
 
 
@@ -91,8 +91,8 @@ def test_a_rare_class_makes_the_interval_as_wide_as_its_few_images_do() -> None:
     """990 images of a class that is always right and 10 of one that is half right: (1 + p) / 2 with p = 5 of 10, whose own
     interval is 0.237 to 0.763, so about 0.62 to 0.88. Wilson's for 1000 images would be 0.72 to 0.78."""
     labels = np.repeat([0, 1], [990, 10])
-    guessed = np.where(np.arange(1000) < 995, labels, 0)
-    found = score(guessed, labels, "balanced_accuracy")
+    predicted = np.where(np.arange(1000) < 995, labels, 0)
+    found = score(predicted, labels, "balanced_accuracy")
     assert found.value == 0.75
     assert (found.low, found.high) == pytest.approx((0.62, 0.88), abs=0.05)
 
@@ -113,8 +113,8 @@ def test_intervals_hold_the_true_value_about_as_often_as_they_say(
 ) -> None:
     """The truth is the score on 500 times the images; 400 samples, of which 95 % ± 2.2 % should hold it."""
     rng = np.random.default_rng(1)
-    guessed, labels = drawn(rng, [500 * count for count in counts], recalls)
-    truth = score(guessed, labels, metric).value
+    predicted, labels = drawn(rng, [500 * count for count in counts], recalls)
+    truth = score(predicted, labels, metric).value
     scores = [score(*drawn(rng, counts, recalls), metric) for _ in range(400)]
     assert np.mean([found.low <= truth <= found.high for found in scores]) >= 0.92
 
@@ -133,16 +133,16 @@ def test_ties_are_decided_by_the_exact_sign_test() -> None:
 
 @pytest.mark.parametrize("metric", MEANS)
 def test_a_network_is_tied_with_itself_and_never_with_one_that_is_wrong_everywhere(metric: Metric) -> None:
-    guessed, labels = drawn(np.random.default_rng(0), [50, 10], [0.9, 0.7])
-    assert tied(guessed, guessed, labels, metric)
+    predicted, labels = drawn(np.random.default_rng(0), [50, 10], [0.9, 0.7])
+    assert tied(predicted, predicted, labels, metric)
     assert not tied(labels, 1 - labels, labels, metric)
 
 
-def weighted(guessed: NDArray[np.int64], labels: NDArray[np.int64], metric: Metric, weights: NDArray[np.float64]) -> float:
+def weighted(predicted: NDArray[np.int64], labels: NDArray[np.int64], metric: Metric, weights: NDArray[np.float64]) -> float:
     """scikit-learn's values of images that count with weights."""
     if metric == "balanced_accuracy":
-        return float(balanced_accuracy_score(labels, guessed, sample_weight=weights))
-    return float(f1_score(labels, guessed, average="macro", sample_weight=weights))
+        return float(balanced_accuracy_score(labels, predicted, sample_weight=weights))
+    return float(f1_score(labels, predicted, average="macro", sample_weight=weights))
 
 
 def exact_probability(first: NDArray[np.int64], second: NDArray[np.int64], labels: NDArray[np.int64], metric: Metric) -> float:
@@ -209,8 +209,8 @@ def test_equal_networks_are_told_apart_no_more_often_than_the_level_says(metric:
 
 @pytest.mark.parametrize("metric", ["top1", *MEANS])
 def test_a_score_comes_back_from_its_json_form(metric: Metric) -> None:
-    guessed, labels = drawn(np.random.default_rng(0), [30, 10], [0.9, 0.5])
-    found = score(guessed, labels, metric)
+    predicted, labels = drawn(np.random.default_rng(0), [30, 10], [0.9, 0.5])
+    found = score(predicted, labels, metric)
     assert Score.from_dict(found.to_dict()) == found
     keys = {"metric", "value", "low", "high", "images"}
     assert set(found.to_dict()) == (keys | {"correct"} if metric == "top1" else keys)

@@ -48,11 +48,11 @@ def test_a_recipe_with_an_unknown_metric_is_refused() -> None:
 def test_evaluate_gives_the_metric_that_is_asked_for(finished_run: Path, tmp_path: Path, metric: str) -> None:
     """The guesses of the run on the same images, scored by scikit-learn."""
     record = read_json(finished_run / "test.json")
-    labels, guessed = record["labels"], record["guesses"]["finetuned"]
+    labels, predicted = record["labels"], record["guesses"]["finetuned"]
     expected = {
-        "top1": sum(a == b for a, b in zip(labels, guessed, strict=True)) / len(labels),
-        "balanced_accuracy": balanced_accuracy_score(labels, guessed),
-        "macro_f1": f1_score(labels, guessed, average="macro"),
+        "top1": sum(a == b for a, b in zip(labels, predicted, strict=True)) / len(labels),
+        "balanced_accuracy": balanced_accuracy_score(labels, predicted),
+        "macro_f1": f1_score(labels, predicted, average="macro"),
     }[metric]
     words = ("evaluate", finished_run / "finetuned", "--part", "test", "--ledger", tmp_path / "ledger.json", "--quiet")
     answer = command(*words, "--metric", metric, "--json")

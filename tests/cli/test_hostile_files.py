@@ -133,11 +133,11 @@ def test_an_empty_file_of_a_run_is_named_with_the_key_it_lacks(tmp_path: Path, n
 # --- the study of a search ---------------------------------------------------------------------------------------
 
 
-def candidate(number: int, guesses: NDArray[np.int64], metric: Metric = "top1") -> Candidate:
+def candidate(number: int, predictions: NDArray[np.int64], metric: Metric = "top1") -> Candidate:
     """Scored on images of class 1."""
     return Candidate(
-        number=number, generation=0, architecture=SPACE.smallest, cost=Cost(params=1, flops=1), guesses=guesses,
-        score=score(guesses, np.ones_like(guesses), metric),
+        number=number, generation=0, architecture=SPACE.smallest, cost=Cost(params=1, flops=1), predictions=predictions,
+        score=score(predictions, np.ones_like(predictions), metric),
     )  # fmt: skip
 
 

@@ -182,14 +182,14 @@ def test_the_commands_work_on_it_unchanged(finished_run: Path, tmp_path: Path) -
     answer = command("export", source, "--out", out, "--input", "uint8", "--precision", "fp32", "--format", "onnx", "--quiet")
     assert answer.code == 0, answer.err
     file = out / "model.fp32.onnx"
-    scores, guesses = [], []
+    scores, predictions = [], []
     for artefact in (source, out, file):
         scored = command("evaluate", artefact, "--json", "--quiet")
         scores.append({key: value for key, value in json.loads(scored.out).items() if key != "artefact"})
         found = json.loads(command("predict", artefact, Path("docs/digit.png"), "--top", 10, "--json").out)
-        guesses.append({entry["name"]: entry["probability"] for entry in found[0]["classes"]})
+        predictions.append({entry["name"]: entry["probability"] for entry in found[0]["classes"]})
     assert scores[0] == scores[1] == scores[2]
-    assert guesses[1] == guesses[2] == pytest.approx(guesses[0], abs=1e-5)
+    assert predictions[1] == predictions[2] == pytest.approx(predictions[0], abs=1e-5)
     timed = command("profile", "run", file, "--seconds", 0.05, "--threads", 1, "--json", "--quiet")
     assert timed.code == 0, timed.err
     subnet, preprocessing, _ = load_subnet(source)  # as `run` scores both on the test part

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from autoformer.architecture import Architecture
-from autoformer.cost import Budget, LatencyQualification, count_flops
+from autoformer.cost import Budget, MeasurementConditions, count_flops
 from autoformer.files import write_json
 from autoformer.metric import score
 from autoformer.profiling.measuring.measure import device_name
@@ -28,7 +28,7 @@ from tests.support.measurements import FACTS
 from tests.support.small_spaces import designed
 
 SPACE = SearchSpace.preset("micro", image_size=8, in_chans=1, num_classes=10)
-HERE = LatencyQualification(
+HERE = MeasurementConditions(
     statistic="p50", batch=1, precision="fp32", backend="onnxruntime-cpu", device=device_name(FACTS, "onnxruntime-cpu", 1)
 )
 LABELS = np.arange(400) % 10
@@ -50,10 +50,15 @@ def candidate(number: int, architecture: Architecture, share: float, table: Late
     """Right on so many of the images; which ones depends on the architecture alone."""
     order = np.random.default_rng(number).permutation(400)
     right = np.isin(np.arange(400), order[: round(400 * share)])
-    guesses = np.where(right, LABELS, (LABELS + 1) % 10)
+    predictions = np.where(right, LABELS, (LABELS + 1) % 10)
     cost = TableCosts(SPACE, table)(architecture)
     return Candidate(
-        number=number, generation=0, architecture=architecture, cost=cost, guesses=guesses, score=score(guesses, LABELS)
+        number=number,
+        generation=0,
+        architecture=architecture,
+        cost=cost,
+        predictions=predictions,
+        score=score(predictions, LABELS),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from autoformer.architecture import Architecture
-from autoformer.cost import Budget, LatencyQualification
+from autoformer.cost import Budget, MeasurementConditions
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.export.manifest import Artefact, Manifest
 from autoformer.export.parity import compare
@@ -40,7 +40,7 @@ DEVICE = DeviceFacts(
     python="3.11.0",
     versions={"torch": "2.11.0", "onnxruntime-gpu": "1.31.1"},
 )
-QUALIFICATION = LatencyQualification(
+QUALIFICATION = MeasurementConditions(
     statistic="p50", batch=1, precision="fp32", backend="onnxruntime-cpu", device="Test CPU, 2 cores, 1 thread"
 )
 
@@ -75,14 +75,14 @@ def make_run(
         cost = TableCosts(SPACE, table)(architecture)
         if costs is None:
             cost = type(cost)(params=cost.params, flops=cost.flops)
-        guessed = np.where(right, search_labels, (search_labels + 1) % len(classes))
+        predicted = np.where(right, search_labels, (search_labels + 1) % len(classes))
         candidates.append(
             Candidate(
-                number=number, generation=number // 6, architecture=architecture, cost=cost, guesses=guessed,
-                score=score(guessed, search_labels, metric),
+                number=number, generation=number // 6, architecture=architecture, cost=cost, predictions=predicted,
+                score=score(predicted, search_labels, metric),
             )
         )  # fmt: skip
-    result = conclude(candidates, search_labels, "cheapest", dearest=candidates[5].architecture)
+    result = conclude(candidates, search_labels, "cheapest", most_expensive=candidates[5].architecture)
     chosen = result.chosen
 
     parts = {"train": 987, "search": IMAGES, "test": TEST_IMAGES}
@@ -138,19 +138,20 @@ def make_run(
     profile.save(folder / "latency.json")
 
     labels = np.arange(TEST_IMAGES) % len(classes)
-    guesses = {name: labels.copy() for name in ("inherited", "finetuned", "onnx fp32", "onnx int8")}
+    predictions = {name: labels.copy() for name in ("inherited", "finetuned", "onnx fp32", "onnx int8")}
     for name, wrong in (("inherited", 40), ("finetuned", 10), ("onnx fp32", 9)):
-        guesses[name][:wrong] = (labels[:wrong] + 1) % len(classes)
-    guesses["onnx int8"] = guesses["onnx fp32"].copy()
+        predictions[name][:wrong] = (labels[:wrong] + 1) % len(classes)
+    predictions["onnx int8"] = predictions["onnx fp32"].copy()
     if int8_wrong is None:
-        del guesses["onnx int8"]
+        del predictions["onnx int8"]
     else:
-        guesses["onnx int8"][-int8_wrong:] = (labels[-int8_wrong:] + 1) % len(classes)
+        predictions["onnx int8"][-int8_wrong:] = (labels[-int8_wrong:] + 1) % len(classes)
     digest = data["parts"]["test"]["digest"]  # type: ignore[index]
     test = {"format": "autoformer/test/1", "split": digest, "labels": labels.tolist()}
-    write_json({**test, "guesses": {name: found.tolist() for name, found in guesses.items()}}, folder / "test.json")
+    write_json({**test, "guesses": {name: found.tolist() for name, found in predictions.items()}}, folder / "test.json")
     readings = [
-        {"reader": name, "split": digest, "images": TEST_IMAGES, "time": "2026-01-02T03:04:05+0000"} for name in sorted(guesses)
+        {"reader": name, "split": digest, "images": TEST_IMAGES, "time": "2026-01-02T03:04:05+0000"}
+        for name in sorted(predictions)
     ]
     write_json({"format": "autoformer/test-ledger/1", "readings": readings}, folder / "test_ledger.json")
     seconds = {"train": 75.0, "search": 4.2, "extract": 0.1, "finetune": 20.0, "export": 9.0, "profile": 5.0, "test": 0.4}

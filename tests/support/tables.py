@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from autoformer.cost import LatencyQualification, count_flops
+from autoformer.cost import MeasurementConditions, count_flops
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.space import SearchSpace
 from tests.support.measurements import FACTS
@@ -13,7 +13,7 @@ from tests.support.small_spaces import designed
 
 MICRO = SearchSpace.preset("micro", image_size=8, in_chans=1, num_classes=10)
 WIDE = replace(MICRO, embed_dims=(32, 256), depths=(2, 10))  # FLOPs 1 to 200: no noise turns the order of its ends round
-MEANING = LatencyQualification(statistic="p50", batch=1, precision="fp32", backend="torch-cpu", device="Test CPU")
+MEANING = MeasurementConditions(statistic="p50", batch=1, precision="fp32", backend="torch-cpu", device="Test CPU")
 
 
 def fitted(latency_ms: Callable[[int, int], float], space: SearchSpace = MICRO, count: int = 8) -> LatencyTable:

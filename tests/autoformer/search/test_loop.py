@@ -110,11 +110,11 @@ def test_a_space_smaller_than_the_search_is_evaluated_once_each() -> None:
 
 def candidate(number: int, flops: int, right: list[int]) -> Candidate:
     """Right where `right` says, on images of class 1."""
-    guessed = np.asarray(right, np.int64)
+    predicted = np.asarray(right, np.int64)
     architecture = Architecture(embed_dim=number + 1, num_heads=(1,), mlp_ratio=(1.0,))
     return Candidate(
-        number=number, generation=0, architecture=architecture, cost=Cost(params=1, flops=flops), guesses=guessed,
-        score=score(guessed, np.ones_like(guessed)),
+        number=number, generation=0, architecture=architecture, cost=Cost(params=1, flops=flops), predictions=predicted,
+        score=score(predicted, np.ones_like(predicted)),
     )  # fmt: skip
 
 
@@ -138,10 +138,10 @@ RARE = np.asarray([0] * 90 + [1] * 10)  # one class has nine times the images of
 def either(architecture: Architecture, images: slice) -> NDArray[np.int64]:
     """Networks of one block name the common class alone: 90 % right, half of the classes. The others get a quarter of the
     common class wrong and nothing of the rare one: 77.5 % right on the whole, 87.5 % in the mean over classes."""
-    guessed = np.zeros_like(RARE)
+    predicted = np.zeros_like(RARE)
     if architecture.depth > 1:
-        guessed[67:] = 1
-    return guessed[images]
+        predicted[67:] = 1
+    return predicted[images]
 
 
 @pytest.mark.parametrize(

@@ -210,8 +210,8 @@ def test_choices_that_add_up_are_learned_from_fewer_networks_than_there_are_choi
 
 def test_the_baselines_are_the_dearest_network_and_the_largest_uniform_ones() -> None:
     candidates = Candidates(SPACE, ExactCosts(SPACE), BUDGET)
-    dearest, *uniform = baselines(candidates, 100, seed=0)
-    assert count_flops(dearest, SPACE) > 0.99 * BUDGET.max_flops  # type: ignore[operator]
+    most_expensive, *uniform = baselines(candidates, 100, seed=0)
+    assert count_flops(most_expensive, SPACE) > 0.99 * BUDGET.max_flops  # type: ignore[operator]
     shapes = [
         SPACE.uniform(width, depth, heads, ratio)
         for width in SPACE.embed_dims for depth in SPACE.depths for heads in SPACE.num_heads for ratio in SPACE.mlp_ratios
@@ -227,7 +227,7 @@ def test_the_baselines_are_the_dearest_network_and_the_largest_uniform_ones() ->
     assert set(uniform) == {shape for shape in inside if not any(below(shape, other) for other in inside)}
     flops = [count_flops(shape, SPACE) for shape in uniform]
     assert flops == sorted(flops, reverse=True)
-    assert baselines(candidates, 2, seed=0) == [dearest, *uniform[:2]]
+    assert baselines(candidates, 2, seed=0) == [most_expensive, *uniform[:2]]
 
 
 def test_baselines_stand_beside_the_winner_and_may_be_it() -> None:
@@ -255,10 +255,10 @@ def test_a_search_without_uniform_shapes_still_has_the_dearest_network() -> None
 def test_the_history_says_what_was_best_after_how_many_images() -> None:
     def candidate(number: int, right: int) -> Candidate:
         labels = np.ones(10, np.int64)
-        guessed = (np.arange(10) < right).astype(np.int64)
+        predicted = (np.arange(10) < right).astype(np.int64)
         return Candidate(
             number=number, generation=0, architecture=SPACE.sample(random.Random(number)),
-            cost=Cost(params=1, flops=number + 1), guesses=guessed, score=score(guessed, labels),
+            cost=Cost(params=1, flops=number + 1), predictions=predicted, score=score(predicted, labels),
         )  # fmt: skip
 
     every = [candidate(number, right) for number, right in enumerate([3, 2, 5, 5, 4, 9])]

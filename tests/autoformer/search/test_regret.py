@@ -132,9 +132,9 @@ def test_searches_of_a_truth_without_noise_pick_the_best_they_have_seen() -> Non
     better = regret.searched(table, candidates, {"method": "evolution"}, 0)
     assert better["best"] < found["best"]
     seen = random.Random(0).choice(table.inside)
-    whole = table.guesses(seen, slice(None))
+    whole = table.predictions(seen, slice(None))
     assert (whole == table.labels).mean() == pytest.approx(table.seen(seen))
-    assert (table.guesses(seen, slice(100, 300)) == whole[100:300]).all()
+    assert (table.predictions(seen, slice(100, 300)) == whole[100:300]).all()
 
 
 def test_halving_asks_for_the_images_of_its_rungs_and_picks_among_what_it_took_to_the_last() -> None:

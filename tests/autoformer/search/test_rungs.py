@@ -16,7 +16,7 @@ from autoformer.data.images import ArrayImages
 from autoformer.data.parts import Part
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import CheckpointError
-from autoformer.evaluate import EvaluationSet, ResidentImages, guesses, precision_on, predict_with
+from autoformer.evaluate import EvaluationSet, ResidentImages, precision_on, predict_with, predictions
 from autoformer.metric import score
 from autoformer.networks.supernet import Supernet
 from autoformer.search.config import SearchConfig
@@ -104,15 +104,15 @@ def test_a_halving_search_asks_for_what_its_rungs_say() -> None:
     assert stages[:11] == [(0, 100)] * 8 + [(100, 400)] * 2 + [(400, 1600)]
     assert sum(stop - start for start, stop in stages[:33]) == 3 * (800 + 600 + 1200)
     assert result.searched == 24
-    assert {len(candidate.guesses) for candidate in result.candidates} == {100, 400, 1600}
+    assert {len(candidate.predictions) for candidate in result.candidates} == {100, 400, 1600}
     assert result.images["full"] == 3 + len(result.candidates) - 24
-    assert {len(candidate.guesses) for candidate in (result.chosen, result.best, *result.tied, *result.front)} == {1600}
+    assert {len(candidate.predictions) for candidate in (result.chosen, result.best, *result.tied, *result.front)} == {1600}
 
 
 def test_who_goes_up_is_the_best_of_all_generations_that_has_not_gone_up() -> None:
     network = Network()
     result = found(network)
-    first = {candidate.number: score(candidate.guesses[:100], LABELS[:100]).value for candidate in result.candidates}
+    first = {candidate.number: score(candidate.predictions[:100], LABELS[:100]).value for candidate in result.candidates}
     numbers = {candidate.architecture: candidate.number for candidate in result.candidates}
     waiting: set[int] = set()
     proposed = 0
@@ -289,16 +289,16 @@ def test_images_kept_for_many_networks_give_the_guesses_of_those_loaded_for_one(
     network = supernet().train()
     resident = ResidentImages(images, network, "fp32", batch_size=16)
     for architecture in (network.space.smallest, network.space.middle, network.space.largest):
-        expected = guesses(predict_with(network, architecture), images, 16)
-        assert resident.guesses(architecture).tolist() == expected.tolist()
-        assert resident.guesses(architecture, slice(16, 40)).tolist() == expected[16:40].tolist()
+        expected = predictions(predict_with(network, architecture), images, 16)
+        assert resident.predictions(architecture).tolist() == expected.tolist()
+        assert resident.predictions(architecture, slice(16, 40)).tolist() == expected[16:40].tolist()
     assert network.training  # as it was
 
 
 def test_low_precision_computes_otherwise_but_guesses_mostly_the_same(images: EvaluationSet) -> None:
     network = supernet().eval()
-    exact = ResidentImages(images, network, "fp32").guesses(network.space.largest)
-    low = ResidentImages(images, network, "bf16").guesses(network.space.largest)
+    exact = ResidentImages(images, network, "fp32").predictions(network.space.largest)
+    low = ResidentImages(images, network, "bf16").predictions(network.space.largest)
     assert (exact == low).mean() > 0.8
     assert precision_on(torch.device("cpu")) == "fp32"
     assert precision_on(torch.device("cpu"), "bf16") == "bf16"

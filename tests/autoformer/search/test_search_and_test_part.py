@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from autoformer.cost import Budget, ExactCosts, LatencyQualification, count_flops
+from autoformer.cost import Budget, ExactCosts, MeasurementConditions, count_flops
 from autoformer.data.images import IDENTITY_BYTES
 from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig, Part
@@ -162,7 +162,7 @@ def table(supernet: Path) -> Path:
     """Latencies as if measured: 0.05 ms and 50 ms per GFLOP."""
     rng = random.Random(0)
     networks = [SPACE.smallest, SPACE.largest, *(SPACE.sample(rng) for _ in range(4))]
-    means = LatencyQualification(statistic="p50", batch=1, precision="fp32", backend="onnxruntime-cpu", device="a test")
+    means = MeasurementConditions(statistic="p50", batch=1, precision="fp32", backend="onnxruntime-cpu", device="a test")
     measured = [(network, 0.05 + 50 * count_flops(network, SPACE) / 1e9) for network in networks]
     path = supernet.parent / "table.json"
     LatencyTable.fit(SPACE, means, measured, device=DeviceFacts.collect()).save(path)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig, DataParts
 from autoformer.errors import CheckpointError, DataError, OutputExistsError
-from autoformer.evaluate import EvaluationSet, guesses, predict_with
+from autoformer.evaluate import EvaluationSet, predict_with, predictions
 from autoformer.metric import score
 from autoformer.networks.folders import extract, load_subnet, load_supernet, save_subnet
 from autoformer.networks.subnet import Subnet
@@ -147,7 +147,7 @@ def test_training_learns(trained: Path, parts: DataParts, tmp_path: Path) -> Non
     """Ten classes: chance is 10 %; fresh weights give about that."""
     supernet = train_supernet(SPACE, parts, QUICK.model_copy(update={"epochs": 12, "init_std": 0.1}), tmp_path / "s")
     images = EvaluationSet.of(parts.search, parts.preprocessing)
-    assert score(guesses(predict_with(supernet, SPACE.largest), images), images.labels).value > 0.4
+    assert score(predictions(predict_with(supernet, SPACE.largest), images), images.labels).value > 0.4
 
 
 def rates(parts: DataParts, folder: Path, **changes: Any) -> Callable[[int], float]:

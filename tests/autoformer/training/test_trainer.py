@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from autoformer.architecture import Architecture
 from autoformer.data.parts import DataParts
 from autoformer.errors import AutoformerError, DataError, InterruptedRunError, TrainingError
-from autoformer.evaluate import EvaluationSet, guesses, predict_with
+from autoformer.evaluate import EvaluationSet, predict_with, predictions
 from autoformer.metric import score
 from autoformer.networks.folders import load_subnet, load_supernet, save_subnet
 from autoformer.networks.subnet import Subnet
@@ -144,7 +144,7 @@ def test_a_finetuning_stops_when_its_score_no_longer_rises_and_keeps_the_best(pa
     assert len(scores) == best + 3 < 40
     subnet, preprocessing, _ = load_subnet(tmp_path / "f")
     search = EvaluationSet.of(parts.search, preprocessing)
-    assert score(guesses(predict_with(subnet), search), search.labels).value == max(scores)
+    assert score(predictions(predict_with(subnet), search), search.labels).value == max(scores)
 
 
 def test_folding_trains_on_the_search_part_too_and_says_so(parts: DataParts, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_the_moving_average_is_what_a_training_ends_with_and_what_is_scored(part
     for name, weight in trained.network.state_dict().items():
         assert torch.allclose(weight, expected[name], atol=1e-6), name
     search = EvaluationSet.of(parts.search, parts.preprocessing)
-    found = score(guesses(predict_with(trained.network, SPACE.largest), search), search.labels).value
+    found = score(predictions(predict_with(trained.network, SPACE.largest), search), search.labels).value
     assert trained.history[-1]["scores"]["largest"]["value"] == found
 
 

@@ -85,7 +85,7 @@ def test_a_board_with_onnx_runtime(kit: Path, board_python: Path, tmp_path: Path
     made = command("profile", "table", "--from", board / "kit" / "result.json", "--out", table_file)
     assert made.code == 0, made.err
     table = LatencyTable.load(table_file)
-    assert table.qualification.backend == "onnxruntime-cpu"
+    assert table.measurement_conditions.backend == "onnxruntime-cpu"
     assert table.device.python.startswith("3.10")
     assert table.rebuilding is not None
     assert len(table.networks) == 6
@@ -100,7 +100,7 @@ def test_a_board_with_onnx_runtime(kit: Path, board_python: Path, tmp_path: Path
     assert verified["artefacts"]["onnx fp32"]["status"] == "as promised"
     latency = verified["budget"]["max_latency_ms"]
     assert latency["status"] in ("met", "not met", "not shown")
-    assert latency["limit means"] == str(table.qualification)
+    assert latency["limit means"] == str(table.measurement_conditions)
     assert latency["limit"] == pytest.approx(0.9 * table.predict(SPACE.largest), rel=1e-6)
 
     assert command("report", "import", board / "found.json", "--run", tmp_path / "run").code == 0
@@ -132,7 +132,7 @@ def test_a_board_with_trtexec_and_nothing_else(kit: Path, tmp_path: Path, versio
     table = LatencyTable.load(table_file)
     graph = 0.75  # what the scripted program takes for a run from a CUDA graph
     assert table.predict(SPACE.middle) == pytest.approx(graph * known_ms(SPACE.middle), rel=1e-3)
-    assert str(table.qualification) == "p50, batch 1, fp16, trtexec, Orin"
+    assert str(table.measurement_conditions) == "p50, batch 1, fp16, trtexec, Orin"
 
     if version == "10.3.0":
         searched(table_file, tmp_path / "run", "90%")

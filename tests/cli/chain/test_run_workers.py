@@ -33,11 +33,11 @@ def before_its_search(run: Path, folder: Path) -> Path:
 def test_two_processes_share_the_search_of_a_run_and_find_what_one_finds(
     finished_run: Path, latency_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    guesses = ResidentImages.guesses
+    predictions = ResidentImages.predictions
 
     def slowly(*arguments: Any) -> Any:  # in this process, so that the other one gets its turn
         time.sleep(1.0)
-        return guesses(*arguments)
+        return predictions(*arguments)
 
     monkeypatch.setattr(ResidentImages, "guesses", slowly)
     out = before_its_search(finished_run, tmp_path / "run")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from autoformer.architecture import Architecture
-from autoformer.cost import Budget, ExactCosts, LatencyQualification, count_flops, count_params
+from autoformer.cost import Budget, ExactCosts, MeasurementConditions, count_flops, count_params
 from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig
 from autoformer.errors import BudgetError, CheckpointError
@@ -188,7 +188,7 @@ def table_of_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(latency_loop, "measure_networks", take)
     facts = DeviceFacts.collect()
-    means = LatencyQualification(
+    means = MeasurementConditions(
         statistic="p50", batch=1, precision="fp32", backend="onnxruntime-cpu", device=device_name(facts, "onnxruntime-cpu", 1)
     )
     measured = [(a, 0.05 + 50 * count_flops(a, SPACE) / 1e9) for a in designed_architectures(SPACE, 6)]

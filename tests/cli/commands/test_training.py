@@ -98,11 +98,11 @@ def test_chance_is_the_spread_of_networks_that_are_equally_good() -> None:
     """Simulated: 60 networks, right on each of 500 images with probability 0.7; binomial spread of their scores."""
     rng = np.random.default_rng(0)
     labels = np.zeros(500, np.int64)
-    guessed = [(rng.random(500) > 0.7).astype(np.int64) for _ in range(60)]
-    spread = np.std([(guess == labels).mean() for guess in guessed], ddof=1)
-    assert _chance(guessed, labels) == pytest.approx((0.7 * 0.3 / 500) ** 0.5, rel=0.03)
-    assert _chance(guessed, labels) == pytest.approx(spread, rel=0.25)
-    assert _chance(guessed[:1], labels) == 0.0
+    predicted = [(rng.random(500) > 0.7).astype(np.int64) for _ in range(60)]
+    spread = np.std([(prediction == labels).mean() for prediction in predicted], ddof=1)
+    assert _chance(predicted, labels) == pytest.approx((0.7 * 0.3 / 500) ** 0.5, rel=0.03)
+    assert _chance(predicted, labels) == pytest.approx(spread, rel=0.25)
+    assert _chance(predicted[:1], labels) == 0.0
 
 
 def test_kendalls_tau_of_a_constant_is_zero() -> None:

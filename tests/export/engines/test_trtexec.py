@@ -266,4 +266,4 @@ def test_its_runs_get_the_statistics_of_every_other_measurement(tmp_path: Path, 
     assert taken.device_stats.p50_ms == 2.0
     assert taken.verdict.level == "UNSTABLE"  # 3 runs of 33 take a quarter longer: 5.8 % scatter, 2.5 % are the limit
     assert Measurement.from_dict(taken.to_dict()) == taken
-    assert taken.qualification().backend == "trtexec"
+    assert taken.measurement_conditions().backend == "trtexec"

@@ -60,7 +60,7 @@ def test_known_times_give_their_own_formula(result: KitResult) -> None:
     assert [len(network.instances_ms) for network in table.networks].count(2) == 3
     assert table.rebuilding == pytest.approx(math.log(1.01) / math.sqrt(2), rel=2e-2)
     assert table.space == SPACE
-    assert str(table.qualification) == "p50, batch 1, fp32, tensorrt, Orin"
+    assert str(table.measurement_conditions) == "p50, batch 1, fp32, tensorrt, Orin"
     assert table.device.gpus[0].name == "Orin"
     assert "6 networks; every median is known" in table.stopped
 

@@ -22,8 +22,8 @@ from autoformer.errors import MeasurementError
 from autoformer.profiling.backends.of_artefacts import Job
 from autoformer.profiling.kits.result import KitResult
 from autoformer.profiling.measuring.clock_lock import locked_clocks
-from autoformer.profiling.measuring.conditions import Conditions
 from autoformer.profiling.measuring.gpu_sensors import GpuReading
+from autoformer.profiling.measuring.machine_state import MachineState
 from autoformer.profiling.measuring.measure import MeasureConfig
 from autoformer.profiling.measuring.sensors import Reading
 from autoformer.profiling.profiles import latency
@@ -190,9 +190,9 @@ def test_a_clock_that_moved_all_the_same_was_not_held() -> None:
     def visits(*clocks: float) -> list[tuple[Reading, Reading]]:
         return [(Reading(0), Reading(1, gpu=GpuReading(clock_mhz=clock))) for clock in clocks]
 
-    def under(*clocks: float) -> Conditions:
+    def under(*clocks: float) -> MachineState:
         idle = Reading(0, gpu=GpuReading(clock_mhz=210))
-        return Conditions.of(visits(*clocks), on_gpu=True, cores=1, threads=None, clocks_locked=True, at_rest=idle)
+        return MachineState.of(visits(*clocks), on_gpu=True, cores=1, threads=None, clocks_locked=True, at_rest=idle)
 
     held, moved = under(1065, 1050, 1065), under(1065, 990, 1065)
     assert (held.clocks_locked, held.locked_clock_mhz) == (True, 1065)  # 15 MHz are one step; at rest it may be lower
@@ -201,9 +201,9 @@ def test_a_clock_that_moved_all_the_same_was_not_held() -> None:
     assert (together.clocks_locked, together.locked_clock_mhz) == (False, None)
     assert held.joined(held).locked_clock_mhz == 1065
     values = json.loads(json.dumps(held.to_dict()))
-    assert Conditions.from_dict(values) == held
+    assert MachineState.from_dict(values) == held
     del values["locked_clock_mhz"]  # a file of an earlier version
-    assert Conditions.from_dict(values) == replace(held, locked_clock_mhz=None)
+    assert MachineState.from_dict(values) == replace(held, locked_clock_mhz=None)
 
 
 def test_a_kit_is_measured_with_a_held_clock_and_its_visits_are_not_mixed_with_others(

@@ -15,13 +15,13 @@ from autoformer.architecture import Architecture
 from autoformer.errors import CheckpointError
 from autoformer.profiling.backends import of_spaces as instances
 from autoformer.profiling.measuring import drift
-from autoformer.profiling.measuring.conditions import Conditions
 from autoformer.profiling.measuring.drift import as_one, drift_of_rounds, joined, measure_together, without_common_drift
+from autoformer.profiling.measuring.machine_state import MachineState
 from autoformer.profiling.measuring.measure import MeasureConfig, Measurement
 from autoformer.profiling.measuring.order_statistics import VALID
 from autoformer.profiling.tables.limit import LatencyAnswer, Timing
 from autoformer.profiling.tables.loop import measure_networks
-from autoformer.profiling.tables.pace import anchors_of, pace_of
+from autoformer.profiling.tables.speed_factor import anchors_of, speed_factor_of
 from autoformer.space import SearchSpace
 from tests.support.drifts import taken
 from tests.support.fakes import ScriptedBackend, ScriptedClock
@@ -99,8 +99,8 @@ def test_a_network_that_drifts_within_its_instances_is_seen() -> None:
 
 
 def test_joined_measurements_keep_the_worst_of_their_conditions() -> None:
-    cool = Conditions(clock_change=0.01, temperature_rise_c=2.0, other_cores=0.1)
-    hot = Conditions(clock_change=0.3, throttle=("heat (processor)",))
+    cool = MachineState(clock_change=0.01, temperature_rise_c=2.0, other_cores=0.1)
+    hot = MachineState(clock_change=0.3, throttle=("heat (processor)",))
     first, second = (replace(taken(1.0, (1, 1)), conditions=one) for one in (cool, hot))
     for both in (joined(first, second), as_one("a", [first, second]), joined(second, replace(first, conditions=None))):
         assert both.conditions is not None
@@ -159,10 +159,10 @@ def test_anchors_are_the_tables_networks_nearest_in_time_that_are_not_measured_a
     ("ratios", "pace"),
     [((1.1, 1.05, 0.9), 1.05), ((0.9, 0.9, 0.95), 0.9), ((1.4, 1.5, 1.3), 1.0), ((0.5, 0.6, 0.7), 1.0), ((), 1.0)],
 )
-def test_the_pace_is_the_median_ratio_unless_the_machine_is_another_one(ratios: Sequence[float], pace: float) -> None:
+def test_the_pace_is_the_median_ratio_unless_the_machine_is_another_one(ratios: Sequence[float], speed_factor: float) -> None:
     table = table_of(truth)
     now = {network.architecture: ratio * network.measured_ms for network, ratio in zip(table.networks, ratios, strict=False)}
-    assert pace_of(table, now).factor == pytest.approx(pace)
+    assert speed_factor_of(table, now).factor == pytest.approx(speed_factor)
 
 
 def test_the_pace_is_known_as_well_as_a_median_of_networks_that_differ() -> None:
@@ -170,10 +170,12 @@ def test_the_pace_is_known_as_well_as_a_median_of_networks_that_differ() -> None
     now = {
         network.architecture: ratio * network.measured_ms for network, ratio in zip(table.networks, (0.9, 1.0, 1.1), strict=False)
     }
-    assert pace_of(table, now).error == pytest.approx(1.2533 * 0.1 / 3**0.5, rel=1e-4)  # sqrt(pi / 2), and the spread is 0.1
+    assert speed_factor_of(table, now).error == pytest.approx(
+        1.2533 * 0.1 / 3**0.5, rel=1e-4
+    )  # sqrt(pi / 2), and the spread is 0.1
     alone = {table.networks[0].architecture: 1.1 * table.networks[0].measured_ms}
-    assert pace_of(table, alone).error == 0
-    assert pace_of(table, {}).error == 0
+    assert speed_factor_of(table, alone).error == 0
+    assert speed_factor_of(table, {}).error == 0
 
 
 def fake_measure(factor: float, seen: list[Sequence[str]]) -> Callable[..., dict[str, Measurement]]:
@@ -202,7 +204,7 @@ class Opened(AbstractContextManager["Opened"]):
 
 
 @pytest.mark.parametrize(("factor", "pace"), [(1.0, 1.0), (1.08, 1.08), (0.93, 0.93), (1.5, 1.0)])
-def test_finalists_are_measured_at_the_tables_pace(factor: float, pace: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finalists_are_measured_at_the_tables_pace(factor: float, speed_factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Sequence[str]] = []
     monkeypatch.setattr(drift, "measure", fake_measure(factor, seen))
     monkeypatch.setattr(instances, "export_for", lambda *_: None)
@@ -213,8 +215,8 @@ def test_finalists_are_measured_at_the_tables_pace(factor: float, pace: float, m
     beside = anchors_of(table, table.predict(wanted[0]), without=wanted)
     assert sorted(seen[0]) == sorted(f"{network} #{index}" for network in (*wanted, *beside) for index in range(8))
     for network, timing in found.items():
-        assert timing.pace == pytest.approx(pace, rel=2e-3)
-        assert timing.measured_ms == pytest.approx(factor / pace * truth(network), rel=2e-3)
+        assert timing.speed_factor == pytest.approx(speed_factor, rel=2e-3)
+        assert timing.measured_ms == pytest.approx(factor / speed_factor * truth(network), rel=2e-3)
         assert timing.low_ms is not None
         assert timing.high_ms is not None
         assert timing.low_ms <= timing.measured_ms <= timing.high_ms
@@ -224,14 +226,17 @@ def test_finalists_are_measured_at_the_tables_pace(factor: float, pace: float, m
 def test_the_pace_stands_in_the_answers_file_and_its_words(tmp_path: Path) -> None:
     class Slow(Measurer):
         def __call__(self, wanted: Sequence[Architecture]) -> Mapping[Architecture, Timing]:
-            return {network: replace(timing, pace=1.04, pace_error=0.005) for network, timing in super().__call__(wanted).items()}
+            return {
+                network: replace(timing, speed_factor=1.04, speed_factor_error=0.005)
+                for network, timing in super().__call__(wanted).items()
+            }
 
     answer = answered(tmp_path, table_of(truth), Slow())
     assert "the machine takes 1.040 times as long just now, known to 0.5 %" in str(answer)
     read = LatencyAnswer.load(tmp_path)
     assert read == answer
-    assert {network.timing.pace for taken in read.rounds for network in taken.networks} == {1.04}
-    assert {network.timing.pace_error for taken in read.rounds for network in taken.networks} == {0.005}
+    assert {network.timing.speed_factor for taken in read.rounds for network in taken.networks} == {1.04}
+    assert {network.timing.speed_factor_error for taken in read.rounds for network in taken.networks} == {0.005}
     for name, impossible in (
         ("pace", 0),
         ("pace", -1),

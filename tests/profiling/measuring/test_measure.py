@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from autoformer.cost import LatencyQualification
+from autoformer.cost import MeasurementConditions
 from autoformer.errors import MeasurementError
 from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
 from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, measure, warm_up
@@ -111,16 +111,16 @@ def test_device_clock_is_kept_apart_and_a_gpu_names_the_device() -> None:
     taken = one(ScriptedBackend(ScriptedClock(), lambda run: 3.0, name="tensorrt", device_ms=2.5))
     assert taken.device_stats is not None
     assert (taken.stats.p50_ms, taken.device_stats.p50_ms) == (3.0, 2.5)
-    assert taken.qualification().device == "Test GPU"
+    assert taken.measurement_conditions().device == "Test GPU"
 
 
 def test_qualification_says_what_the_number_means() -> None:
     taken = one(ScriptedBackend(ScriptedClock(), lambda run: 3.0))
-    assert taken.qualification() == LatencyQualification(
+    assert taken.measurement_conditions() == MeasurementConditions(
         statistic="p50", batch=2, precision="fp32", backend="torch-cpu", device="Test CPU, 2 cores, 1 thread"
     )
     with pytest.raises(MeasurementError, match="p90 needs 64 runs"):
-        taken.qualification("p90")
+        taken.measurement_conditions("p90")
 
 
 def test_measurement_survives_json_with_its_raw_samples() -> None:

@@ -13,14 +13,14 @@ from tests.support.measurements import FACTS
 CONFIG = MeasureConfig(warmup_s=0.1, warmup_max_s=1, rounds=5, min_runs=200, min_s=0, max_s=60)
 
 
-def one(pace: float, seed: int, cpu_share: float = 1.0, drift: float = 0.0) -> tuple[Measurement, Measurement]:
+def one(speed_factor: float, seed: int, cpu_share: float = 1.0, drift: float = 0.0) -> tuple[Measurement, Measurement]:
     """A network of 10 ms and the reference of 1 ms on a machine that takes `pace` times as long, with noise of 2 %."""
     clock, cpu_clock, rng = ScriptedClock(), ScriptedClock(), random.Random(seed)
 
     def times(base_ms: float) -> ScriptedBackend:
         def time_ms(run: int) -> float:
             slower = 1 + drift * min(1.0, clock() / 3e9)
-            return base_ms * pace * slower * (1 + 0.02 * rng.random()) / cpu_share
+            return base_ms * speed_factor * slower * (1 + 0.02 * rng.random()) / cpu_share
 
         return ScriptedBackend(clock, time_ms, cpu_clock=cpu_clock, cpu_share=cpu_share)
 
@@ -29,7 +29,7 @@ def one(pace: float, seed: int, cpu_share: float = 1.0, drift: float = 0.0) -> t
 
 
 def test_ratios_of_five_measurements_stay_together_though_the_machine_is_twenty_percent_slower_in_some() -> None:
-    found = [one(pace, seed) for seed, pace in enumerate((1.0, 1.2, 0.9, 1.1, 1.05))]
+    found = [one(speed_factor, seed) for seed, speed_factor in enumerate((1.0, 1.2, 0.9, 1.1, 1.05))]
     medians = [taken.stats.p50_ms for taken, _ in found]
     ratios = [taken.stats.p50_ms / reference.stats.p50_ms for taken, reference in found]
     assert max(medians) / min(medians) == pytest.approx(1.2 / 0.9, rel=0.01)

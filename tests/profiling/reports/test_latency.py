@@ -24,11 +24,11 @@ def answered(folder: Path, limit_ms: float = 1.0) -> LatencyAnswer:
             architecture=candidate.architecture, score=candidate.score, flops=count_flops(candidate.architecture, SPACE),  # type: ignore[attr-defined]
             predicted_ms=predicted_ms,
             timing=Timing(measured_ms=measured_ms, low_ms=measured_ms * 0.99, high_ms=measured_ms * 1.01, runs=100,
-                          verdict=Verdict("VALID"), pace=1.04),
+                          verdict=Verdict("VALID"), speed_factor=1.04),
         )  # fmt: skip
 
     return LatencyAnswer(
-        limit_ms=limit_ms, qualification=QUALIFICATION, architecture=result.chosen.architecture,
+        limit_ms=limit_ms, measurement_conditions=QUALIFICATION, architecture=result.chosen.architecture,
         rounds=(
             LatencyRound(correction="none", model="m", margin=0.1, networks=(network(other, 0.9, 1.2),)),
             LatencyRound(correction="local factor", model="m", margin=0.1, networks=(network(result.chosen, 0.96, 0.8),)),

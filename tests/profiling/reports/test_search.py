@@ -114,7 +114,7 @@ def halved(run: Run) -> Run:
     """The run with candidate 0 scored on 30 images only, all of them right, and cheaper than any: it would beat all others."""
     result = run.search
     seen, nothing = result.labels[:30], Cost(params=1, flops=1, latency_ms=0.001)
-    few = replace(result.candidates[0], guesses=seen, score=score(seen, seen), cost=nothing)
+    few = replace(result.candidates[0], predictions=seen, score=score(seen, seen), cost=nothing)
     return replace(run, search=replace(result, candidates=(few, *result.candidates[1:])))
 
 
@@ -136,7 +136,7 @@ def test_a_candidate_that_saw_fewer_images_is_faint_says_so_and_is_on_no_front(r
 
 def test_a_baseline_that_saw_fewer_images_is_not_compared_with_the_chosen_network(run: Run) -> None:
     seen = run.search.labels[:30]
-    few = replace(run.search.candidates[5], guesses=seen, score=score(seen, seen))
+    few = replace(run.search.candidates[5], predictions=seen, score=score(seen, seen))
     run = replace(run, search=replace(run.search, baselines={"dearest": few}))
     assert content(run)["search"]["compared"]["dearest inside"]["against_chosen"] == "saw fewer images"
     assert "dearest inside" not in traces(figure(run, "progress").views[""])
@@ -214,11 +214,16 @@ def searched(space: SearchSpace, networks: list[tuple[Architecture, int]]) -> Se
     labels = np.zeros(10, dtype=np.int64)
     candidates = []
     for number, (architecture, right) in enumerate(networks):
-        guessed = (np.arange(10) >= right).astype(np.int64)
+        predicted = (np.arange(10) >= right).astype(np.int64)
         cost = ExactCosts(space)(architecture)
         candidates.append(
             Candidate(
-                number=number, generation=0, architecture=architecture, cost=cost, guesses=guessed, score=score(guessed, labels)
+                number=number,
+                generation=0,
+                architecture=architecture,
+                cost=cost,
+                predictions=predicted,
+                score=score(predicted, labels),
             )
         )
     return conclude(candidates, labels, "best")
@@ -306,8 +311,8 @@ def test_cells_of_many_blocks_have_no_numbers_that_would_not_fit(run: Run) -> No
 def test_the_confirmed_score_is_quoted_and_the_one_of_the_choice_stands_beside(run: Run) -> None:
     """The chosen network has 120 of 150 images right that took no part in the choice."""
     result, labels = run.search, np.zeros(150, dtype=np.int64)
-    guessed = (np.arange(150) >= 120).astype(np.int64)
-    again = [replace(c, confirmation=guessed) if c.number == result.chosen.number else c for c in result.candidates]
+    predicted = (np.arange(150) >= 120).astype(np.int64)
+    again = [replace(c, confirmation=predicted) if c.number == result.chosen.number else c for c in result.candidates]
     run = replace(run, search=replace(result, candidates=tuple(again), confirmation_labels=labels))
     interval = binomtest(120, 150).proportion_ci(method="wilson")
     words = f"80 % [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"

@@ -13,10 +13,10 @@ from autoformer.profiling.kits.kit import Kit
 from autoformer.profiling.kits.measuring import row_of
 from autoformer.profiling.kits.runtimes import OnnxRuntimeRuntime
 from autoformer.profiling.measuring import drift
-from autoformer.profiling.measuring.conditions import Conditions
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.drift import joined, measure_together
 from autoformer.profiling.measuring.gpu_sensors import GpuReading
+from autoformer.profiling.measuring.machine_state import MachineState
 from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, measure
 from autoformer.profiling.measuring.order_statistics import VALID
 from autoformer.profiling.measuring.sensors import Reading
@@ -77,7 +77,7 @@ def test_other_programs_flip_the_verdicts_of_a_table(
 
 
 def test_visits_too_short_to_tell_alone_tell_it_together() -> None:
-    quiet, busy = (Conditions(other_cores=cores, visits_s=0.3, load_average=9.0) for cores in (0.0, 0.4))
+    quiet, busy = (MachineState(other_cores=cores, visits_s=0.3, load_average=9.0) for cores in (0.0, 0.4))
     assert quiet.known_other_cores is None
     both = quiet.joined(busy)
     assert both.visits_s == pytest.approx(0.6)
@@ -88,9 +88,9 @@ def test_visits_too_short_to_tell_alone_tell_it_together() -> None:
 
 
 def test_conditions_of_earlier_versions_are_read() -> None:
-    values = Conditions(other_cores=0.2).to_dict()
+    values = MachineState(other_cores=0.2).to_dict()
     del values["visits_s"]
-    assert Conditions.from_dict(values).known_other_cores == 0.2
+    assert MachineState.from_dict(values).known_other_cores == 0.2
 
 
 def test_a_kits_visits_hold_what_the_sensors_said(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from autoformer.errors import CheckpointError, MeasurementError
 from autoformer.metric import score
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import MeasureConfig, device_name, threads_of
-from autoformer.profiling.measuring.order_statistics import MET, NOT_MET, NOT_SHOWN, UNSTABLE, VALID, Verdict
+from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, OVER_BUDGET, UNSTABLE, VALID, WITHIN_BUDGET, Verdict
 from autoformer.profiling.tables.correction import Model
 from autoformer.profiling.tables.costs import MeasuredCosts, TableCosts
 from autoformer.profiling.tables.limit import FinalistNetwork, LatencyAnswer, Timing, finally_chosen
@@ -58,13 +58,13 @@ def with_errors(errors: Sequence[float]) -> LatencyTable:
 @pytest.mark.parametrize(
     ("low", "high", "level", "status"),
     [
-        (0.90, 1.00, VALID, MET),  # the upper bound is at the limit
-        (0.90, 1.01, VALID, NOT_SHOWN),  # the interval holds the limit
-        (1.00, 1.10, VALID, NOT_SHOWN),  # the lower bound is at the limit, not above
-        (1.01, 1.10, VALID, NOT_MET),
-        (0.50, 0.60, UNSTABLE, NOT_SHOWN),
-        (1.50, 1.60, "INVALID", NOT_SHOWN),
-        (None, None, VALID, NOT_SHOWN),
+        (0.90, 1.00, VALID, WITHIN_BUDGET),  # the upper bound is at the limit
+        (0.90, 1.01, VALID, INCONCLUSIVE),  # the interval holds the limit
+        (1.00, 1.10, VALID, INCONCLUSIVE),  # the lower bound is at the limit, not above
+        (1.01, 1.10, VALID, OVER_BUDGET),
+        (0.50, 0.60, UNSTABLE, INCONCLUSIVE),
+        (1.50, 1.60, "INVALID", INCONCLUSIVE),
+        (None, None, VALID, INCONCLUSIVE),
     ],
 )
 def test_a_limit_is_met_not_met_or_not_shown(low: float | None, high: float | None, level: str, status: str) -> None:
@@ -72,7 +72,7 @@ def test_a_limit_is_met_not_met_or_not_shown(low: float | None, high: float | No
         measured_ms=1.0, low_ms=low, high_ms=high, runs=9, verdict=Verdict(level, ("drift",) if level != VALID else ())
     )
     assert taken.status(1.0) == status
-    assert {MET: "lies inside", NOT_MET: "lies above"}.get(status, "") in taken.why(1.0)
+    assert {WITHIN_BUDGET: "lies inside", OVER_BUDGET: "lies above"}.get(status, "") in taken.why(1.0)
     if level != VALID:
         assert f"{level}: drift" in taken.why(1.0)
 
@@ -83,7 +83,7 @@ def test_a_limit_is_met_not_met_or_not_shown(low: float | None, high: float | No
 def test_a_right_table_is_done_after_one_round(tmp_path: Path) -> None:
     table, measurer = table_of(truth), Measurer()
     answer = answered(tmp_path, table, measurer)
-    assert (answer.status, len(answer.rounds), len(measurer.asked[0])) == (MET, 1, 5)
+    assert (answer.status, len(answer.rounds), len(measurer.asked[0])) == (WITHIN_BUDGET, 1, 5)
     assert answer.chosen is not None
     assert answer.chosen is answer.rounds[0].chosen
     assert answer.chosen.error == pytest.approx(0, abs=1e-6)
@@ -96,10 +96,10 @@ def test_a_table_that_is_too_fast_is_corrected_and_another_network_taken(tmp_pat
     measurer = Measurer(lambda network: 1.08 * truth(network))
     answer = answered(tmp_path, table_of(truth), measurer)
     first = answer.rounds[0]
-    assert first.chosen.timing.status(LIMIT_MS) == NOT_MET
+    assert first.chosen.timing.status(LIMIT_MS) == OVER_BUDGET
     assert first.correction == "none"
     assert first.chosen.error == pytest.approx(1 / 1.08 - 1, abs=1e-6)
-    assert answer.status == MET
+    assert answer.status == WITHIN_BUDGET
     assert answer.chosen is not None
     assert answer.rounds[-1].correction == "local factor"  # one factor is the truth; a refit of old and new is a compromise
     assert answer.chosen.error == pytest.approx(0, abs=1e-6)
@@ -112,7 +112,7 @@ def test_a_table_that_is_too_slow_leaves_room_that_is_used(tmp_path: Path) -> No
     answer = answered(tmp_path, table_of(truth), Measurer(lambda network: 0.9 * truth(network)))
     first, last = answer.rounds[0].chosen, answer.chosen
     assert last is not None
-    assert answer.status == MET
+    assert answer.status == WITHIN_BUDGET
     assert last.score.value > first.score.value
     assert last.timing.measured_ms > first.timing.measured_ms
 
@@ -124,7 +124,7 @@ def test_what_the_margin_alone_keeps_out_is_measured_too_and_may_be_taken(tmp_pa
     tightened = LIMIT_MS / (1 + table.margin)
     beyond = [n for n in answer.rounds[0].networks if tightened < n.predicted_ms <= LIMIT_MS]
     assert beyond
-    assert answer.status == MET
+    assert answer.status == WITHIN_BUDGET
 
 
 def test_a_wrong_slope_takes_a_refit(tmp_path: Path) -> None:
@@ -155,8 +155,8 @@ def test_whatever_the_table_and_the_machine_do_the_loop_ends_with_a_measured_cho
     assert 1 <= len(answer.rounds) == len(measurer.asked) <= 3
     assert len(asked) == len(set(asked))  # nothing twice
     assert answer.architecture in asked
-    if any(n.timing.status(LIMIT_MS) == MET for taken in answer.rounds for n in taken.networks):
-        assert answer.status == MET
+    if any(n.timing.status(LIMIT_MS) == WITHIN_BUDGET for taken in answer.rounds for n in taken.networks):
+        assert answer.status == WITHIN_BUDGET
     assert LatencyAnswer.load(tmp_path) == answer
 
 
@@ -164,20 +164,20 @@ def test_rounds_are_counted(tmp_path: Path) -> None:
     measurer = Measurer(lambda network: 1.2 * truth(network))
     answer = answered(tmp_path, table_of(truth), measurer, rounds=1, finalists=1)
     assert [len(wanted) for wanted in measurer.asked] == [1]
-    assert answer.status == NOT_MET
+    assert answer.status == OVER_BUDGET
     assert answer.architecture == measurer.asked[0][0]
 
 
 def test_a_limit_that_no_stored_network_keeps_is_not_met(tmp_path: Path) -> None:
     answer = answered(tmp_path, table_of(truth), Measurer(lambda network: 5 * truth(network)))
-    assert answer.status == NOT_MET
+    assert answer.status == OVER_BUDGET
     assert answer.architecture == answer.rounds[-1].chosen.architecture
 
 
 def test_an_unsteady_machine_shows_nothing_and_corrects_nothing(tmp_path: Path) -> None:
     verdict = Verdict(UNSTABLE, ("drift of the median from first to last third 9 %, limit 5 %",))
     answer = answered(tmp_path, table_of(truth), Measurer(lambda network: 0.97 * truth(network), verdict=verdict))
-    assert answer.status == NOT_SHOWN
+    assert answer.status == INCONCLUSIVE
     assert "drift of the median" in answer.reason
     assert {taken.correction for taken in answer.rounds} == {"none"}
 
@@ -187,7 +187,7 @@ def test_a_measurement_that_fails_is_not_shown_with_its_reason(tmp_path: Path) -
         raise MeasurementError("this onnxruntime has no provider")
 
     answer = answered(tmp_path, table_of(truth), broken)  # type: ignore[arg-type]
-    assert (answer.status, answer.rounds) == (NOT_SHOWN, ())
+    assert (answer.status, answer.rounds) == (INCONCLUSIVE, ())
     assert "this onnxruntime has no provider" in answer.reason
 
 
@@ -232,7 +232,7 @@ def test_predictions_inside_the_intervals_need_no_correction() -> None:
 
 def test_direct_measurement_is_a_cost_model() -> None:
     costs = MeasuredCosts(ExactCosts(SPACE), {SPACE.middle: 0.7}, HERE)
-    assert costs.qualification == HERE
+    assert costs.measurement_conditions == HERE
     assert costs(SPACE.middle) == replace(ExactCosts(SPACE)(SPACE.middle), latency_ms=0.7)
     assert costs(SPACE.smallest).latency_ms is None
     assert MeasuredCosts(TableCosts(SPACE, table_of(truth)), {}, HERE)(SPACE.largest).latency_ms == pytest.approx(
@@ -256,12 +256,12 @@ def test_a_table_of_another_device_is_not_answered_here(tmp_path: Path) -> None:
     table, measurer = table_of(truth), Measurer()
     other = replace(FACTS, cpu="Another CPU")
     answer = answered(tmp_path, table, measurer, facts=other)
-    assert (answer.status, answer.rounds, measurer.asked) == (NOT_SHOWN, (), [])
+    assert (answer.status, answer.rounds, measurer.asked) == (INCONCLUSIVE, (), [])
     assert HERE.device in answer.reason
     assert "Another CPU" in answer.reason
     assert "search --from FOLDER" in answer.reason
     assert LatencyAnswer.load(tmp_path) == answer
-    assert answered(tmp_path, table, measurer).status == MET  # asked again, where the table was made
+    assert answered(tmp_path, table, measurer).status == WITHIN_BUDGET  # asked again, where the table was made
     assert len(measurer.asked) == 1
 
 
@@ -341,8 +341,8 @@ def test_what_comes_after_a_search_takes_the_network_that_was_chosen_last(tmp_pa
 
 
 def test_an_error_is_prediction_against_measurement() -> None:
-    guessed = score(LABELS, LABELS)
-    network = FinalistNetwork(architecture=SPACE.middle, score=guessed, flops=1, predicted_ms=0.9, timing=timing(1.0))
+    predicted = score(LABELS, LABELS)
+    network = FinalistNetwork(architecture=SPACE.middle, score=predicted, flops=1, predicted_ms=0.9, timing=timing(1.0))
     assert network.error == pytest.approx(-0.1)
 
 
@@ -355,7 +355,7 @@ QUICK = MeasureConfig(warmup_s=0, warmup_max_s=0.05, warmup_window=2, rounds=2, 
 @pytest.mark.slow
 def test_networks_are_measured_as_the_table_says() -> None:
     table = measure_table(WIDE, backend="torch-cpu", count=4, threads=1, config=QUICK)
-    assert elsewhere(table.qualification, DeviceFacts.collect()) is None
+    assert elsewhere(table.measurement_conditions, DeviceFacts.collect()) is None
     found = measure_networks(table, [WIDE.smallest, WIDE.largest], QUICK)
     assert found[WIDE.smallest].measured_ms < found[WIDE.largest].measured_ms
     for taken in found.values():
@@ -363,6 +363,8 @@ def test_networks_are_measured_as_the_table_says() -> None:
         assert taken.high_ms is not None
         assert taken.low_ms <= taken.measured_ms <= taken.high_ms
         assert taken.runs >= 20
-    elsewhere_made = replace(table, qualification=replace(table.qualification, device="Another CPU, 1 core, 1 thread"))
+    elsewhere_made = replace(
+        table, measurement_conditions=replace(table.measurement_conditions, device="Another CPU, 1 core, 1 thread")
+    )
     with pytest.raises(MeasurementError, match="the table means"):
         measure_networks(elsewhere_made, [WIDE.smallest], QUICK)

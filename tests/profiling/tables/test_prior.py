@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from autoformer.profiling.tables.design import designed_architectures
-from autoformer.profiling.tables.formulas import NOISE, Fit, fits_of, kept_of, left_out_variances, prior_covariance
+from autoformer.profiling.tables.formulas import NOISE, Fit, cross_validation_variances, fits_of, kept_of, prior_covariance
 from autoformer.space import SearchSpace
 
 EDGE = SearchSpace.preset("edge")
@@ -21,12 +21,12 @@ def test_the_variance_of_a_left_out_network_is_that_of_a_regression_on_all_other
         known = covariance[np.ix_(others, others)] + NOISE**2 * np.eye(len(others))
         told = covariance[index, others] @ np.linalg.solve(known, covariance[others, index])
         expected.append(covariance[index, index] + NOISE**2 - told)
-    assert left_out_variances(NETWORKS, EDGE) == pytest.approx(np.array(expected), rel=1e-6)
+    assert cross_validation_variances(NETWORKS, EDGE) == pytest.approx(np.array(expected), rel=1e-6)
 
 
 def test_the_same_network_twice_is_predicted_as_well_as_it_is_measured() -> None:
     network = EDGE.middle
-    once, again = left_out_variances([network, network], EDGE)
+    once, again = cross_validation_variances([network, network], EDGE)
     assert once == pytest.approx(again)
     assert once == pytest.approx(2 * NOISE**2, rel=0.01)  # of the one that is left out, and of the other
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from autoformer.architecture import Architecture
-from autoformer.cost import LatencyQualification, count_flops
+from autoformer.cost import MeasurementConditions, count_flops
 from autoformer.errors import CheckpointError
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.tables.formulas import LENGTH, NOISE, SHAPED, SPREAD, ShapeFactors, features, fits_of
@@ -21,7 +21,7 @@ from autoformer.profiling.tables.table import LatencyTable
 from autoformer.space import SearchSpace
 
 EDGE = SearchSpace.preset("edge")
-MEANING = LatencyQualification(
+MEANING = MeasurementConditions(
     statistic="p50", batch=1, precision="fp32", backend="onnxruntime-cpu", device="a processor, 2 cores, 1 thread"
 )
 FACTS = replace(DeviceFacts.collect(), gpus=())
@@ -67,7 +67,7 @@ def test_what_runs_better_by_width_and_depth_is_learnt_where_prices_alone_do_not
     wrong = [abs(table.predict(network) / truth(network) - 1) for network in others]
     plain = table.compared[table.kind.removesuffix(SHAPED)]
     assert sum(wrong) / len(wrong) < 0.01 < plain.mape
-    assert table.left_out_mape < plain.mape / 2
+    assert table.cross_validation_mape < plain.mape / 2
     assert "by width, depth and image size" in table.model
 
 

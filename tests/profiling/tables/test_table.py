@@ -34,7 +34,7 @@ QUICK = MeasureConfig(warmup_s=0, warmup_max_s=0.05, warmup_window=2, rounds=2, 
 def test_fit_recovers_known_coefficients() -> None:
     table = fitted(lambda index, flops: 0.2 + 50 * flops / 1e9)
     assert dict(table.coefficients) == pytest.approx({"constant_ms": 0.2, "ms_per_gflop": 50}, rel=1e-9)
-    assert table.left_out_worst < 1e-9
+    assert table.cross_validation_worst < 1e-9
     assert table.margin < 1e-9
     assert table.predict(MICRO.middle) == pytest.approx(0.2 + 50 * count_flops(MICRO.middle, MICRO) / 1e9, rel=1e-9)
 
@@ -54,14 +54,14 @@ def test_fit_has_the_least_relative_error_and_left_out_errors_are_those_of_refit
     for index, network in enumerate(table.networks):
         constant, slope = solve([row for row in range(8) if row != index])
         expected.append((constant + slope * flops[index]) / times[index] - 1)
-        assert network.left_out_error == pytest.approx(expected[-1], abs=1e-6)
-    assert table.left_out_mape == pytest.approx(np.mean(np.abs(expected)), abs=1e-6)
-    assert table.left_out_worst == pytest.approx(np.max(np.abs(expected)), abs=1e-6)
+        assert network.cross_validation_error == pytest.approx(expected[-1], abs=1e-6)
+    assert table.cross_validation_mape == pytest.approx(np.mean(np.abs(expected)), abs=1e-6)
+    assert table.cross_validation_worst == pytest.approx(np.max(np.abs(expected)), abs=1e-6)
     upwards = np.array([1 / (1 + error) - 1 for error in expected])
     # Student's t with 7 degrees of freedom, 97.5 %: a further network, the mean of 8, and the median of 6 that give the pace.
     bound = upwards.mean() + 2.3646 * upwards.std(ddof=1) * np.sqrt(1 + 1 / 8 + np.pi / 12)
     assert table.margin == pytest.approx(max(bound, upwards.max()), abs=1e-4)
-    assert table.left_out_quantile(0.5) == pytest.approx(sorted(np.abs(expected))[3], abs=1e-6)
+    assert table.cross_validation_quantile(0.5) == pytest.approx(sorted(np.abs(expected))[3], abs=1e-6)
 
 
 def launches(index: int, architecture: Architecture) -> float:
@@ -102,7 +102,7 @@ def test_both_kinds_stand_in_the_table_with_the_errors_of_refits() -> None:
             errors.append(abs(features[index] @ solved / times[index] - 1))
         assert table.compared[kind].mape == pytest.approx(np.mean(errors), rel=1e-6)
         assert table.compared[kind].worst == pytest.approx(np.max(errors), rel=1e-6)
-    assert table.left_out_mape == table.compared[table.kind].mape
+    assert table.cross_validation_mape == table.compared[table.kind].mape
     assert table.to_dict()["compared"]["constant+flops"]["mape"] == table.compared["constant+flops"].mape
 
 
@@ -207,7 +207,7 @@ def test_a_table_survives_its_file(tmp_path: Path) -> None:
         (lambda values: values.update(compared={"constant+flops": {"mape": 1}}), "worst"),
         (lambda values: values.update(networks=[]), "0 networks, expected 4 or more"),
         (lambda values: values.update(space={"name": "x"}), "not a search space"),
-        (lambda values: values.update(qualification={"batch": 1}), "missing"),
+        (lambda values: values.update(measurement_conditions={"batch": 1}), "missing"),
         (lambda values: values.update(device=3), "damaged"),
     ],
 )
@@ -259,7 +259,7 @@ def test_fit_wants_four_different_networks_with_positive_times() -> None:
 def test_table_costs_are_exact_counts_with_predicted_latency() -> None:
     table = fitted(lambda index, flops: 0.2 + 50 * flops / 1e9)
     costs = TableCosts(MICRO, table)
-    assert costs.qualification == MEANING
+    assert costs.measurement_conditions == MEANING
     assert costs(MICRO.middle) == Cost(
         params=count_params(MICRO.middle, MICRO),
         flops=count_flops(MICRO.middle, MICRO),
@@ -290,8 +290,8 @@ def test_torch_networks_are_measured_into_a_table_and_random_numbers_stay() -> N
         progress=lambda work, *_: steps.append(work),
     )
     assert torch.equal(torch.rand(3), expected)
-    assert table.qualification.backend == "torch-cpu"
-    assert table.qualification.device == f"{DeviceFacts.collect().short_name}, 1 thread"
+    assert table.measurement_conditions.backend == "torch-cpu"
+    assert table.measurement_conditions.device == f"{DeviceFacts.collect().short_name}, 1 thread"
     assert len(table.networks) == 4
     assert table.predict(WIDE.largest) > table.predict(WIDE.smallest) > 0
     assert steps[0] == "export networks"
@@ -318,7 +318,7 @@ def test_exported_graphs_are_kept_and_used_again(tmp_path: Path) -> None:
     options = {"count": 4, "threads": 1, "config": QUICK, "folder": tmp_path}
     table = measure_table(MICRO, exporter=exporter, **options)  # type: ignore[arg-type]
     assert len(set(exporter.paths)) == 4
-    assert table.qualification.backend == "onnxruntime-cpu"
+    assert table.measurement_conditions.backend == "onnxruntime-cpu"
     measure_table(MICRO, exporter=exporter, **options)  # type: ignore[arg-type]
     assert len(exporter.paths) == 4  # nothing was exported again
     exporter.paths[0].unlink()

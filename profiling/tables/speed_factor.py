@@ -25,7 +25,7 @@ REACH = 0.30  # of the pace either way, relative
 
 
 @dataclass(frozen=True)
-class Pace:
+class SpeedFactor:
     """How much longer than in the table its networks take now."""
 
     factor: float = 1.0
@@ -41,12 +41,12 @@ def anchors_of(
     return [network.architecture for network in networks[:count]]
 
 
-def pace_of(table: LatencyTable, now_ms: Mapping[Architecture, float]) -> Pace:
+def speed_factor_of(table: LatencyTable, now_ms: Mapping[Architecture, float]) -> SpeedFactor:
     """The pace of the networks whose times are given; 1 beyond `REACH`, and where there are none."""
     then = {network.architecture: network.measured_ms for network in table.networks}
     ratios = [time_ms / then[network] for network, time_ms in now_ms.items()]
     factor = statistics.median(ratios) if ratios else 1.0
     if abs(math.log(factor)) > math.log(1 + REACH):
-        return Pace()
+        return SpeedFactor()
     spread = statistics.stdev(ratios) if len(ratios) > 1 else 0.0
-    return Pace(factor, MEDIAN_OF_NORMAL * spread / factor / math.sqrt(max(1, len(ratios))))
+    return SpeedFactor(factor, MEDIAN_OF_NORMAL * spread / factor / math.sqrt(max(1, len(ratios))))

@@ -19,7 +19,7 @@ LOCKED_MHZ = 15  # one step of an NVIDIA GPU's clock: a clock that moves by no m
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conditions:
+class MachineState:
     """The state of the machine while one network ran; None where it does not say.
 
     `readings` were taken before the first visit and after each. Clock and temperature are the
@@ -50,7 +50,7 @@ class Conditions:
         load_average: float | None = None,
         clocks_locked: bool | None = None,
         at_rest: Reading | None = None,
-    ) -> Conditions:
+    ) -> MachineState:
         """From the readings before and after each visit.
 
         The GPU's clock has the last word on `clocks_locked`: it is held when it is the same after every visit. Where nobody says
@@ -84,10 +84,10 @@ class Conditions:
         """Cores that other programs kept busy; None where the system does not say it, or the visits were too short to tell."""
         return self.other_cores if self.visits_s >= SHORTEST_S else None
 
-    def joined(self, other: Conditions) -> Conditions:
+    def joined(self, other: MachineState) -> MachineState:
         """What samples from both were taken under: the worse of both, other programs on average, and all readings."""
         clocks = [locked for locked in (self.clocks_locked, other.clocks_locked) if locked is not None]
-        return Conditions(
+        return MachineState(
             load_average=_larger(self.load_average, other.load_average),
             clock_change=_larger(self.clock_change, other.clock_change),
             clocks_locked=all(clocks) if clocks else None,
@@ -102,7 +102,7 @@ class Conditions:
             readings=self.readings + other.readings,
         )
 
-    def _average_with(self, other: Conditions) -> float | None:
+    def _average_with(self, other: MachineState) -> float | None:
         known = [(one.other_cores, one.visits_s) for one in (self, other) if one.other_cores is not None]
         passed = sum(seconds for _, seconds in known)
         return sum(cores * seconds for cores, seconds in known) / passed if passed else None
@@ -112,7 +112,7 @@ class Conditions:
         return {**asdict(self), "throttle": list(self.throttle), "readings": [asdict(reading) for reading in self.readings]}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Conditions:
+    def from_dict(cls, values: Mapping[str, Any]) -> MachineState:
         """Reads the JSON form, of earlier versions too. Raises `MeasurementError` on unknown or missing keys."""
         known = {item.name for item in fields(cls)}
         if not known - {"visits_s", "locked_clock_mhz"} <= set(values) <= known:
