@@ -68,6 +68,7 @@ def test_a_key_of_a_later_version_is_its_default_and_a_key_beside_is_passed_over
         ({"leaves": [{"name": "a", "size": [1]}]}, "leaves[0].size has 1 items, expected 2"),
         ({"leaves": [{"name": "a", "size": [1, True]}]}, "leaves[0].size[1] is True, expected a whole number"),
         ({"leaves": [{"name": "a", "size": [-1, 1]}]}, "leaves[0]: a size of -1"),
+        ({"architecture": {"embed_dim": 64}}, "Tree: not an architecture: unknown keys [], missing"),
         ({"leaves": [{"name": "a", "size": [1, 1], "weight": float("nan")}]}, "leaves[0].weight is nan, expected a number"),
         ({"heights": {"one": "high"}}, "heights.one is 'high', expected a number"),
         ({"heights": [1]}, "heights is [1], expected a JSON object"),

@@ -23,7 +23,6 @@ from autoformer.cli.commands.bundle import licence_text, promised
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import AutoformerError, CheckpointError, DataError, ExportError, OutputExistsError
 from autoformer.export import bundle as bundles
-from autoformer.export.artefacts import export_network
 from autoformer.export.bundle import Promise, model_card, unpack_bundle, write_bundle
 from autoformer.export.manifest import Manifest
 from autoformer.export.predictor import open_predictor
@@ -32,6 +31,7 @@ from autoformer.networks.subnet import Subnet
 from autoformer.space import SearchSpace
 from tests.support.bundles import python310
 from tests.support.commands import command
+from tests.support.exporting import write_export
 
 SPACE = SearchSpace.preset("micro", image_size=16, in_chans=3, num_classes=4)
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
@@ -45,7 +45,7 @@ PROGRAM = board_program("autoformer.cli.board.bundle_program")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     out = tmp_path_factory.mktemp("bundle") / "export"
-    export_network(
+    write_export(
         Subnet.from_space(SPACE, SPACE.smallest).eval(), out, images=PREPROCESSING.normalise(PIXELS), labels=LABELS,
         preprocessing=PREPROCESSING, classes=CLASSES, precisions=("fp32",), formats=("onnx",),
     )  # fmt: skip

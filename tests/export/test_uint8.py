@@ -24,7 +24,6 @@ from autoformer.data.parts import DataConfig
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import CheckpointError, DataError, ExportError
 from autoformer.evaluate import Predict, predict_with
-from autoformer.export.artefacts import export_network
 from autoformer.export.bundle import Promise, write_bundle
 from autoformer.export.engines.builder import EngineBuilder
 from autoformer.export.engines.engine import Engine
@@ -42,6 +41,7 @@ from autoformer.networks.subnet import Subnet
 from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
 from autoformer.space import SearchSpace
 from tests.support.commands import command
+from tests.support.exporting import write_export
 from tests.support.fake_tensorrt import FakeCuda, make_tensorrt
 
 SPACE = SearchSpace.preset("micro", image_size=16, in_chans=3, num_classes=4)
@@ -71,7 +71,7 @@ SHOWN = photo_pieces()
 
 def exported(out: Path, *precisions: str) -> Path:
     labels = torch_model(network())(FLOATS.prepare(SHOWN)).argmax(1)
-    export_network(
+    write_export(
         network(), out, images=PIXELS.prepare(SHOWN), labels=labels, preprocessing=PIXELS, classes=CLASSES,
         precisions=precisions, formats=("onnx",), calibration_images=64, max_disagreement=0.5,
     )  # fmt: skip
@@ -109,7 +109,7 @@ def test_the_comparison_covers_the_fold(folder: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr(OnnxGraph, "from_network", lambda *_, **__: graph)
     other = replace(PIXELS, mean=(0.48, 0.45, 0.41))
     with pytest.raises(ExportError, match="differs from the network it came from"):
-        export_network(
+        write_export(
             network(), tmp_path / "x", images=PIXELS.prepare(SHOWN), preprocessing=other, classes=CLASSES, formats=("onnx",)
         )
     assert not list(tmp_path.iterdir())
@@ -123,9 +123,9 @@ def test_images_of_the_wrong_type_are_refused_in_a_line(folder: Path, tmp_path: 
     with pytest.raises(DataError, match="input 'images' takes uint8, the images are float32"):
         OnnxRuntimeBackend(path, images=floats, threads=1)
     with pytest.raises(DataError, match=r"images to compare on are float32 .* expected uint8"):
-        export_network(network(), tmp_path / "x", images=floats, preprocessing=PIXELS, classes=CLASSES)
+        write_export(network(), tmp_path / "x", images=floats, preprocessing=PIXELS, classes=CLASSES)
     with pytest.raises(DataError, match=r"images to compare on are uint8 .* expected float32"):
-        export_network(network(), tmp_path / "x", images=PIXELS.prepare(SHOWN), preprocessing=FLOATS, classes=CLASSES)
+        write_export(network(), tmp_path / "x", images=PIXELS.prepare(SHOWN), preprocessing=FLOATS, classes=CLASSES)
     with pytest.raises(ExportError, match="input 'int8' cannot be written; choose one of float32, uint8"):
         OnnxGraph.from_network(network(), tmp_path / "x.onnx", input_type="int8")
 

@@ -24,13 +24,13 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from autoformer.data.preprocessing import Preprocessing
-from autoformer.export.artefacts import export_network
 from autoformer.export.bundle import Promise, write_bundle
 from autoformer.export.graphs.model_metadata import ModelMetadata
 from autoformer.export.manifest import Artefact, Manifest, sha256_of
 from autoformer.export.program import board_program
 from autoformer.networks.subnet import Subnet
 from autoformer.space import SearchSpace
+from tests.support.exporting import write_export
 
 SUBJECTS = ("onnx", "bundle", "image")
 CLASSES = ("ape", "bee", "cat")
@@ -69,7 +69,7 @@ def make_originals(folder: Path, *, exported: bool) -> Path:
     if exported:
         torch.manual_seed(0)
         space = SearchSpace.preset("micro", image_size=8, in_chans=1, num_classes=3)
-        export_network(
+        write_export(
             Subnet.from_space(space, space.smallest).eval(), folder / "export",
             images=PREPROCESSING.normalise(np.random.default_rng(1).integers(0, 256, (96, 8, 8, 1), dtype=np.uint8)),
             preprocessing=PREPROCESSING, classes=CLASSES, formats=("onnx",), max_disagreement=1.0, max_class_loss=1.0,

@@ -17,7 +17,6 @@ import torch
 from autoformer.cli.board.bundle_program import main
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import ExportError, MissingPackageError
-from autoformer.export.artefacts import export_network
 from autoformer.export.bundle import Promise, write_bundle
 from autoformer.export.engines import tensorrt_versions
 from autoformer.export.engines.artefact import how_to_build, read_batches
@@ -25,6 +24,7 @@ from autoformer.export.predictor import open_predictor
 from autoformer.export.program import board_program
 from autoformer.networks.subnet import Subnet
 from autoformer.space import SearchSpace
+from tests.support.exporting import write_export
 from tests.support.scripted_trtexec import calls, write_trtexec
 
 SPACE = SearchSpace.preset("micro", image_size=16, in_chans=3, num_classes=4)
@@ -38,7 +38,7 @@ Board = Callable[..., tuple[int, Any]]
 def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     out = tmp_path_factory.mktemp("board") / "export"
-    export_network(
+    write_export(
         Subnet.from_space(SPACE, SPACE.smallest).eval(), out, images=PREPROCESSING.normalise(PIXELS), labels=LABELS,
         preprocessing=PREPROCESSING, classes=tuple("abcd"), precisions=("fp32", "fp16"), formats=("onnx",),
     )  # fmt: skip

@@ -12,9 +12,9 @@ import pytest
 
 from autoformer.cli.board.bundle_program import main
 from autoformer.data.preprocessing import Preprocessing
-from autoformer.export.artefacts import export_network
 from autoformer.export.bundle import Promise, write_bundle
 from tests.support.engines import Install, small_subnet
+from tests.support.exporting import write_export
 
 pytestmark = pytest.mark.slow  # two exports
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
@@ -27,7 +27,7 @@ Board = Callable[..., tuple[int, Any]]
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exports")
     for seed in (0, 1):
-        export_network(
+        write_export(
             small_subnet(seed), folder / str(seed), images=PREPROCESSING.normalise(PIXELS), labels=LABELS,
             preprocessing=PREPROCESSING, classes=tuple("abcde"), precisions=("fp32",), formats=("onnx",),
         )  # fmt: skip
