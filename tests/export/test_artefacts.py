@@ -19,8 +19,10 @@ from autoformer.export.manifest import Manifest
 from autoformer.export.predictor import open_predictor, torch_model
 from autoformer.networks.folders import save_subnet
 from autoformer.networks.subnet import Subnet
-from tests.support.exported_subnets import ARCHITECTURE, CLASSES, PREPROCESSING, network, noise
+from tests.support.exported_subnets import ARCHITECTURE, CLASSES, PREPROCESSING, graph, network, noise, subnet
 from tests.support.exporting import write_export
+
+__all__ = ["graph", "subnet"]  # fixtures
 
 # --- the folder ------------------------------------------------------------------------------------------------------
 
