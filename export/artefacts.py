@@ -115,7 +115,7 @@ def export_network(
         if "tensorrt" in config.formats:
             artefacts += export.engines(artefacts)
         for artefact in artefacts:
-            say(f"{artefact.format} {artefact.precision}: {artefact.status}, {artefact.reason}")
+            say(f"{artefact.name}: {artefact.status}, {artefact.reason}")
         cost = getattr(network, "cost", None)
         manifest = Manifest(
             artefacts=tuple(artefacts),

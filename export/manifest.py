@@ -67,13 +67,16 @@ class Artefact:
 
     def __post_init__(self) -> None:
         if (self.status == "exported") != (self.file is not None and self.sha256 is not None):
-            raise CheckpointError(
-                f"artefact {short(self.format)} {short(self.precision)} is {self.status!r} with file {short(repr(self.file))}"
-            )
+            raise CheckpointError(f"artefact {short(self.name)} is {self.status!r} with file {short(repr(self.file))}")
         if self.file is not None:
             check_inside(self.file)
         if not all(set(found) == {"verdict", "reason"} for found in self.speed.values()):
-            raise CheckpointError(f"artefact {self.format} {self.precision} has a speed that is no verdict with its reason")
+            raise CheckpointError(f"artefact {short(self.name)} has a speed other than a verdict with its reason")
+
+    @property
+    def name(self) -> str:
+        """ "onnx fp32" and so on."""
+        return f"{self.format} {self.precision}"
 
     @property
     def advice(self) -> str:
@@ -148,7 +151,7 @@ class Manifest:
         Raises `CheckpointError` when it is not exported, missing, leads outside `folder` or has other content.
         """
         if artefact.file is None:
-            raise CheckpointError(f"{artefact.format} {artefact.precision} was {artefact.status}: {artefact.reason}")
+            raise CheckpointError(f"{artefact.name} was {artefact.status}: {artefact.reason}")
         path = folder / artefact.file
         if not path.resolve().is_relative_to(folder.resolve()):
             raise CheckpointError(f"{path} leads outside {folder}; refused")

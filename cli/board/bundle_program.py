@@ -1,8 +1,8 @@
 """The program of a bundle, for the device itself: `python3 board.pyz verify | predict | bench | build | refit | inspect`.
 
 Needs Python 3.10, numpy, Pillow and the runtime that is there: ONNX Runtime, TensorRT, or NVIDIA's program trtexec; nothing
-else. The bundle is the folder that the program lies in, unless --bundle names another. Exit codes: 0 all is as promised, 1
-something is not, 2 the command or the bundle cannot be used.
+else. The bundle is the folder that the program lies in, unless --bundle names another. Exit codes: 0 all matches, 1
+something does not, 2 the command or the bundle cannot be used.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Any
 
 from autoformer.errors import AutoformerError
 
-Answer = tuple[dict[str, Any], bool]  # of a command: what it found, and whether all is as promised
+Answer = tuple[dict[str, Any], bool]  # of a command: what it found, and whether all matches
 UNUSABLE, INTERRUPTED = 2, 130  # exit codes
 
 
@@ -27,7 +27,7 @@ def run_command(
 ) -> int:
     """Runs a command, prints its answer (the lines that `shown` makes of it, or JSON), and gives the program's exit code.
 
-    0: all is as promised, 1: something is not, 2: one line says what cannot be used, 130: Ctrl-C, after which `stopped` is said.
+    0: all matches, 1: something does not, 2: one line says what cannot be used, 130: Ctrl-C, after which `stopped` is said.
     """
     try:
         answer, good = command(arguments)

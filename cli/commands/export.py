@@ -123,10 +123,7 @@ def export(
     if json:
         print_json(manifest.to_dict())
     else:
-        rows = [
-            (f"{a.format} {a.precision}", a.status, a.file or "", "; ".join(filter(None, (a.reason, a.advice))))
-            for a in manifest.artefacts
-        ]
+        rows = [(a.name, a.status, a.file or "", "; ".join(filter(None, (a.reason, a.advice)))) for a in manifest.artefacts]
         print_table(f"exported to {out}", ("artefact", "status", "file", "why"), rows)
     if missing := not_delivered(manifest, precision or (), format or ()):
         note(f"not delivered: {', '.join(missing)}; {out / FILE_NAME} says why, and the other files are good")

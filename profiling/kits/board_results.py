@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from autoformer.errors import DataError, short
+from autoformer.export.expected import DIFFERS, EARLIER, MATCHES
 from autoformer.export.manifest import FILE_NAME, Manifest, sha256_of
 from autoformer.files import believing, read_document, replacing
 from autoformer.profiling.kits.result import KitResult
@@ -71,7 +72,7 @@ class BoardResult:
                 device=DeviceFacts.from_dict(values["device"]),
                 measurements=taken,
                 not_measured={str(name): str(reason) for name, reason in answer.get("not measured", {}).items()},
-                artefacts=_entries(answer, "artefacts"),
+                artefacts=_artefacts(answer),
                 budget=_budget(answer),
                 versions={str(name): str(version) for name, version in values["versions"].items()},
             )
@@ -82,7 +83,7 @@ class BoardResult:
         for name, taken in self.measurements.items():
             ran.setdefault(_family(taken.backend), []).append(f"{name}, batch {taken.batch}")
         for name, found in self.artefacts.items():
-            if found.get("status") in ("as promised", "differs"):
+            if found.get("status") in (MATCHES, DIFFERS):
                 family = "onnxruntime" if name.startswith("onnx") else "trtexec" if "trtexec" in self.versions else "tensorrt"
                 ran.setdefault(family, []).append(f"{name} {found['status']}")
         if not ran:
@@ -105,6 +106,14 @@ def _entries(answer: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
     if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
         raise TypeError(f"its {name} are no facts by name")
     return found
+
+
+def _artefacts(answer: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The files of `verify`, with the status in present words."""
+    found = _entries(answer, "artefacts")
+    return {
+        name: {**entry, "status": EARLIER.get(str(entry.get("status")), entry.get("status"))} for name, entry in found.items()
+    }
 
 
 def _budget(answer: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -162,10 +171,17 @@ def add_rows(text: str, rows: Sequence[RanOn]) -> str:
     before, rest = text.split(BEGIN)
     table, after = rest.split(END)
     lines = [line.strip() for line in table.splitlines() if line.strip().startswith("|")]
-    there = [line for line in lines if line not in (_HEAD, _RULE)]
-    new = ["| " + " | ".join(_cell(word) for word in (row.runtime, row.device, row.what, row.date)) + " |" for row in rows]
-    every = list(dict.fromkeys([*there, *new]))
+    new = {_line(row, earlier=True): _line(row) for row in rows}  # by the line that earlier versions wrote
+    there = [new.get(line, line) for line in lines if line not in (_HEAD, _RULE)]
+    every = list(dict.fromkeys([*there, *new.values()]))
     return f"{before}{BEGIN}\n{_HEAD}\n{_RULE}\n" + "".join(f"{line}\n" for line in every) + END + after
+
+
+def _line(row: RanOn, *, earlier: bool = False) -> str:
+    what = row.what
+    for old, word in EARLIER.items() if earlier else ():
+        what = what.replace(f" {word}", f" {old}")
+    return "| " + " | ".join(map(_cell, (row.runtime, row.device, what, row.date))) + " |"
 
 
 def _cell(words: str) -> str:

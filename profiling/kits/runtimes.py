@@ -213,7 +213,7 @@ class TensorRTRuntime:
         if self._plans.held(plan, graph):
             return {}
         made = EngineBuilder(self._plans.config(precision, batch, build)).build(graph, plan)
-        return {"seconds": round(made.build_s, 2), "sha256": self._plans.note(plan, graph), "gpu": made.gpu}
+        return {"seconds": round(made.build_s, 2), "sha256": self._plans.note(plan, graph), "gpu": made.here["gpu"]}
 
     def visit(self, network: KitNetwork, precision: str, batch: int, build: int, rule: StoppingRule) -> Measurement:
         """See `Runtime`."""

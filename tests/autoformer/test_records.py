@@ -68,7 +68,6 @@ def test_a_key_of_a_later_version_is_its_default_and_a_key_beside_is_passed_over
         ({"leaves": [{"name": "a", "size": [1]}]}, "leaves[0].size has 1 items, expected 2"),
         ({"leaves": [{"name": "a", "size": [1, True]}]}, "leaves[0].size[1] is True, expected a whole number"),
         ({"leaves": [{"name": "a", "size": [-1, 1]}]}, "leaves[0]: a size of -1"),
-        ({"architecture": {"embed_dim": 64}}, "Tree: not an architecture: unknown keys [], missing"),
         ({"leaves": [{"name": "a", "size": [1, 1], "weight": float("nan")}]}, "leaves[0].weight is nan, expected a number"),
         ({"heights": {"one": "high"}}, "heights.one is 'high', expected a number"),
         ({"heights": [1]}, "heights is [1], expected a JSON object"),
@@ -85,6 +84,11 @@ def test_what_cannot_be_is_named_with_its_place(changes: dict[str, Any], said: s
     with pytest.raises(CheckpointError) as caught:
         from_json(Tree, {"kind": "oak", "leaves": [], **changes})
     assert str(caught.value) == said
+
+
+def test_what_the_reader_of_a_part_refuses_is_an_error_of_the_whole() -> None:
+    with pytest.raises(CheckpointError, match="Tree: not an architecture"):
+        from_json(Tree, {"kind": "oak", "leaves": [], "architecture": {"embed_dim": 64}})
 
 
 def test_what_is_no_object_is_refused_under_the_name_of_its_place() -> None:

@@ -24,9 +24,10 @@ from autoformer.data.parts import DataConfig
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import CheckpointError, DataError, ExportError
 from autoformer.evaluate import Predict, predict_with
-from autoformer.export.bundle import Promise, write_bundle
+from autoformer.export.bundle import write_bundle
 from autoformer.export.engines.builder import EngineBuilder
 from autoformer.export.engines.engine import Engine
+from autoformer.export.expected import ExpectedResults
 from autoformer.export.graphs.attention_pattern import GraphView
 from autoformer.export.graphs.model_metadata import ModelMetadata
 from autoformer.export.graphs.onnx_graph import OnnxGraph
@@ -157,14 +158,14 @@ def test_a_bundle_of_it_verifies_and_predicts_and_tells_triton(folder: Path, tmp
 
     few = SHOWN[:12]
     bundle = write_bundle(
-        folder, tmp_path / "bundle", pixels=few, labels=np.arange(12) % 4, program=b"", promise=Promise(name="animals")
+        folder, tmp_path / "bundle", ExpectedResults(name="animals", labels=(0, 1, 2, 3) * 3), pixels=few, program=b""
     )
     assert 'name: "images" data_type: TYPE_UINT8 dims: [ 3, 21, 21 ]' in (bundle / "triton/animals/config.pbtxt").read_text()
     assert "take uint8 pixels, resized and cropped" in (bundle / "README.md").read_text()
     assert json.loads((bundle / "preprocessing.json").read_text())["input_type"] == "uint8"
     assert board(["--bundle", str(bundle), "verify", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert answer["artefacts"]["onnx fp32"]["status"] == "as promised"
+    assert answer["artefacts"]["onnx fp32"]["status"] == "matches"
     image = tmp_path / "piece.png"
     Image.fromarray(few[0]).save(image)
     assert board(["--bundle", str(bundle), "predict", str(image), "--json", "--top", "4"]) == 0
