@@ -17,7 +17,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from autoformer.cost import MeasurementConditions
@@ -28,9 +28,11 @@ from autoformer.profiling.measuring.machine_state import MachineState
 from autoformer.profiling.measuring.order_statistics import Gates, LatencyStats, Verdict, judge, percentile
 from autoformer.profiling.measuring.sensors import MachineSensors, Reading, Sensors
 from autoformer.progress import Progress
+from autoformer.records import fields_to_json, from_json
 
 Clock = Callable[[], int]  # nanoseconds
 
+MOST_IMAGES = 10**9  # in one run
 WINDOWS = 3  # as many warm-up windows must agree
 NOT_LOCKED = "not locked"
 STEADY_CLOCK = 0.01  # relative spread of the GPU's clock after them, from highest to lowest
@@ -96,9 +98,13 @@ class Measurement:
     cpu_samples_ms: tuple[float, ...] = field(repr=False)
     device_samples_ms: tuple[float, ...] = field(repr=False)
     round_runs: tuple[int, ...] = ()  # samples of each round
-    instances_ms: tuple[float, ...] = ()  # medians of the openings that were joined into this, where there were several
+    instances_ms: tuple[float, ...] = ()  # medians of the sessions that were joined into this, where there were several
     enqueue_samples_ms: tuple[float, ...] = field(default=(), repr=False)  # host time of handing the work to a GPU
     conditions: MachineState | None = field(default=None, repr=False)  # None where no sensors were read
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch <= MOST_IMAGES:
+            raise MeasurementError(f"batch of {short(self.name, 40)!r} is {short(self.batch, 40)}, expected 1 or more images")
 
     @property
     def metrics(self) -> dict[str, LatencyStats]:
@@ -144,7 +150,7 @@ class Measurement:
         return replace(changed, stats=stats, cpu_stats=cpu, device_stats=gpu, verdict=verdict)
 
     def believed(self) -> Measurement:
-        """The same as what its samples and conditions say of it, for one that came from a file: judged anew, where that is worse.
+        """For one that came from a file: the same, with the verdict of its samples and conditions where that is worse.
 
         Raises `MeasurementError` where its figures are not those of its samples.
         """
@@ -155,59 +161,33 @@ class Measurement:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, raw samples included; `from_dict` reads it back."""
-        return {
-            **{item.name: getattr(self, item.name) for item in fields(self)},
-            "settings": dict(self.settings),
-            "device": self.device.to_dict(),
-            "warmup": asdict(self.warmup),
-            "stats": self.stats.to_dict(),
-            "cpu_stats": self.cpu_stats and self.cpu_stats.to_dict(),
-            "device_stats": self.device_stats and self.device_stats.to_dict(),
-            "verdict": {"level": self.verdict.level, "reasons": list(self.verdict.reasons)},
-            **{name: list(getattr(self, name)) for name in _LISTS},
-            "conditions": self.conditions and self.conditions.to_dict(),
-        }
+        return fields_to_json(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Measurement:
-        """Reads the JSON form, of earlier versions too. Raises `MeasurementError` on unknown or missing keys."""
-        known = {item.name for item in fields(cls)}
-        if not known - _LATER <= set(values) <= known:
-            raise MeasurementError(f"not a measurement: keys {sorted(values)}, expected {sorted(known)}")
-        read: dict[str, Any] = {
-            "device": DeviceFacts.from_dict(values["device"]),
-            "warmup": Warmup(**values["warmup"]),
-            "stats": LatencyStats.from_dict(values["stats"], values["samples_ms"]),
-            "cpu_stats": _stats(values, "cpu_stats", "cpu_samples_ms"),
-            "device_stats": _stats(values, "device_stats", "device_samples_ms"),
-            "verdict": Verdict.from_dict(values["verdict"]),
-            **{name: tuple(values.get(name, ())) for name in _LISTS},
-        }
-        settings = values["settings"]
-        if not isinstance(settings, dict) or not all(isinstance(word, str) for item in settings.items() for word in item):
-            raise MeasurementError(f"settings of {short(values['name'], 40)} are not words by name: {short(settings)}")
-        if values.get("conditions") is not None:
-            read["conditions"] = MachineState.from_dict(values["conditions"])
-        return cls(**{**values, **read})
+    def from_dict(cls, values: object) -> Measurement:
+        """Reads the JSON form, of earlier versions too.
 
-
-def _stats(values: Mapping[str, Any], name: str, samples: str) -> LatencyStats | None:
-    return None if values[name] is None else LatencyStats.from_dict(values[name], values[samples])
-
-
-_LISTS = ("samples_ms", "cpu_samples_ms", "device_samples_ms", "round_runs", "instances_ms", "enqueue_samples_ms")
-_LATER = {"instances_ms", "enqueue_samples_ms", "conditions"}  # files of earlier versions do not have them
+        Raises `CheckpointError` for what a measurement does not hold, `MeasurementError` for an impossible verdict or batch.
+        """
+        read = from_json(cls, values, "measurement")
+        cpu, gpu = read.cpu_stats, read.device_stats
+        return replace(
+            read,
+            stats=read.stats.with_tails(read.samples_ms),
+            cpu_stats=cpu and cpu.with_tails(read.cpu_samples_ms),
+            device_stats=gpu and gpu.with_tails(read.device_samples_ms),
+        )
 
 
 def device_name(device: DeviceFacts, backend: str, threads: int | None) -> str:
-    """The device as a qualification names it: CPU, cores and threads in use, or the GPU."""
+    """The device as measurement conditions name it: CPU, cores and threads in use, or the GPU."""
     if not backend.endswith("-cpu"):
         return device.gpu_name
     return device.short_name + ("" if threads is None else f", {threads} thread{'' if threads == 1 else 's'}")
 
 
 def threads_of(measurement_conditions: MeasurementConditions) -> int | None:
-    """The CPU threads that `device_name` wrote into a qualification; None where it names none."""
+    """The CPU threads that `device_name` wrote into measurement conditions; None where it names none."""
     named = re.search(r", (\d+) threads?$", measurement_conditions.device)
     return int(named[1]) if named else None
 
@@ -268,7 +248,7 @@ def measure(
 
 
 class _Look:
-    """Reads the sensors, where there are any, with the time since the measurement began."""
+    """Reads the sensors, where there are any, with the seconds since the measurement began."""
 
     def __init__(self, sensors: Sensors | None, clock: Clock) -> None:
         self._sensors, self._clock, self._start = sensors, clock, clock()
