@@ -16,9 +16,15 @@ from typing import Any, Protocol
 
 from autoformer.profiling.measuring.system_files import number_of, temperatures_c, text_of
 
-# By bit of nvmlClocksEventReason… in nvml.h, whose names in the package have changed ("throttle" became "event"). Idle, application
+# By bit of nvmlClocksEventReason… in nvml.h; the package has changed its names ("throttle" became "event"). Idle, application
 # clocks and sync boost are no slowdown.
-THROTTLE_BITS = {0x04: "power cap", 0x08: "hardware slowdown", 0x20: "heat (driver)", 0x40: "heat (hardware)", 0x80: "power brake"}
+THROTTLE_BITS = {
+    0x04: "power cap",
+    0x08: "hardware slowdown",
+    0x20: "heat (driver)",
+    0x40: "heat (hardware)",
+    0x80: "power brake",
+}
 JETSON_GPUS = {"ga10b", "gv11b", "gp10b", "gpu"}  # Orin, Xavier, TX2, later ones
 TOTAL_RAIL = "VDD_IN"
 

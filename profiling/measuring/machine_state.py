@@ -5,14 +5,16 @@ Imports the standard library only and works on Python 3.10.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
+from autoformer.errors import CheckpointError
 from autoformer.profiling.measuring.sensors import Reading
 from autoformer.records import fields_to_json, from_json
 
 SHORTEST_S = 0.5  # of all visits, to tell who was busy: the system counts in hundredths of a second, on every core
+LATER = {"visits_s", "locked_clock_mhz"}  # files of earlier versions do not have them
 LOCKED_MHZ = 15  # one step of an NVIDIA GPU's clock: a clock that moves by no more is held
 Number = TypeVar("Number", int, float)
 
@@ -112,7 +114,9 @@ class MachineState:
 
     @classmethod
     def from_dict(cls, values: object) -> MachineState:
-        """Reads the JSON form, of earlier versions too. Raises `CheckpointError` for what it does not hold."""
+        """Reads the JSON form, of earlier versions too. Raises `CheckpointError` for what conditions do not hold."""
+        if isinstance(values, Mapping) and (missing := {item.name for item in fields(cls)} - LATER - set(values)):
+            raise CheckpointError(f"conditions lack {', '.join(sorted(missing))}; they were edited or damaged")
         return from_json(cls, values, "conditions")
 
 
