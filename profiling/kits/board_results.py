@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from autoformer.errors import DataError, short
+from autoformer.export.expected import DIFFERS, EARLIER, MATCHES
 from autoformer.export.manifest import FILE_NAME, Manifest, sha256_of
 from autoformer.files import believing, read_document, replacing
 from autoformer.profiling.kits.result import KitResult
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import Measurement
-from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, OVER_BUDGET, WITHIN_BUDGET, limit_status, status_from
+from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, OVER_BUDGET, WITHIN_BUDGET, limit_status
 
 FORMAT = "autoformer/board/1"
 COMMANDS = ("verify", "bench")
@@ -71,7 +72,7 @@ class BoardResult:
                 device=DeviceFacts.from_dict(values["device"]),
                 measurements=taken,
                 not_measured={str(name): str(reason) for name, reason in answer.get("not measured", {}).items()},
-                artefacts=_entries(answer, "artefacts"),
+                artefacts=_artefacts(answer),
                 budget=_budget(answer),
                 versions={str(name): str(version) for name, version in values["versions"].items()},
             )
@@ -82,12 +83,7 @@ class BoardResult:
         for name, taken in self.measurements.items():
             ran.setdefault(_family(taken.backend), []).append(f"{name}, batch {taken.batch}")
         for name, found in self.artefacts.items():
-            if found.get("status") in (
-                "match",
-                "does not match",
-                "as promised",
-                "differs",
-            ):  # the latter in files of earlier versions
+            if found.get("status") in (MATCHES, DIFFERS):
                 family = "onnxruntime" if name.startswith("onnx") else "trtexec" if "trtexec" in self.versions else "tensorrt"
                 ran.setdefault(family, []).append(f"{name} {found['status']}")
         if not ran:
@@ -112,9 +108,17 @@ def _entries(answer: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _artefacts(answer: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The files of `verify`, with the status in present words."""
+    found = _entries(answer, "artefacts")
+    return {
+        name: {**entry, "status": EARLIER.get(str(entry.get("status")), entry.get("status"))} for name, entry in found.items()
+    }
+
+
 def _budget(answer: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The limits of `verify`. Raises `ValueError` where a status does not follow from the numbers beside it."""
-    found = {name: {**entry, "status": status_from(entry["status"])} for name, entry in _entries(answer, "budget").items()}
+    found = _entries(answer, "budget")
     for name, entry in found.items():
         limit, status = entry["limit"], entry["status"]
         if "median_ms" in entry:
@@ -167,10 +171,17 @@ def add_rows(text: str, rows: Sequence[RanOn]) -> str:
     before, rest = text.split(BEGIN)
     table, after = rest.split(END)
     lines = [line.strip() for line in table.splitlines() if line.strip().startswith("|")]
-    there = [line for line in lines if line not in (_HEAD, _RULE)]
-    new = ["| " + " | ".join(_cell(word) for word in (row.runtime, row.device, row.what, row.date)) + " |" for row in rows]
-    every = list(dict.fromkeys([*there, *new]))
+    new = {_line(row, earlier=True): _line(row) for row in rows}  # by the line that earlier versions wrote
+    there = [new.get(line, line) for line in lines if line not in (_HEAD, _RULE)]
+    every = list(dict.fromkeys([*there, *new.values()]))
     return f"{before}{BEGIN}\n{_HEAD}\n{_RULE}\n" + "".join(f"{line}\n" for line in every) + END + after
+
+
+def _line(row: RanOn, *, earlier: bool = False) -> str:
+    what = row.what
+    for old, word in EARLIER.items() if earlier else ():
+        what = what.replace(f" {word}", f" {old}")
+    return "| " + " | ".join(map(_cell, (row.runtime, row.device, what, row.date))) + " |"
 
 
 def _cell(words: str) -> str:
