@@ -7,14 +7,12 @@ int8 is judged on other images than it was calibrated on, where there are enough
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata as packages
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +36,7 @@ from autoformer.export.parity import BATCHES, REFERENCE_BATCH, TOLERANCES, Parit
 from autoformer.export.predictor import torch_model
 from autoformer.files import write_folder
 from autoformer.records import to_json
+from autoformer.versions import installed
 
 if TYPE_CHECKING:
     from autoformer.evaluate import EvaluationSet
@@ -274,9 +273,8 @@ def _artefact(precision: str, graph: OnnxGraph, parity: Parity, correct: int | N
 
 def _made(graph: OnnxGraph, started: float, *names: str) -> dict[str, Any]:
     """How a file was made: with which versions of Python and of these packages, and in how many seconds."""
-    found: dict[str, Any] = {"python": platform.python_version()}
-    for name in names:
-        for package in (name, f"{name}-gpu"):  # onnxruntime comes under two names
-            with contextlib.suppress(packages.PackageNotFoundError):
-                found[name] = packages.version(package)
-    return {**found, "opset": graph.opset, "seconds": round(time.monotonic() - started, 2)}
+    found = installed(*names, *(f"{name}-gpu" for name in names))  # onnxruntime comes under two names
+    return {
+        "python": platform.python_version(), **{name.removesuffix("-gpu"): number for name, number in found.items()},
+        "opset": graph.opset, "seconds": round(time.monotonic() - started, 2),
+    }  # fmt: skip

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoformer.cli.options import AnyBatch, AnyThreads, Json, LockClocks, Quiet, Threads, is_count
+from autoformer.cli.options import AnyBatch, AnyThreads, Json, LockClocks, Quiet, Threads
 from autoformer.cli.profile_commands import counts, layers, regression
 from autoformer.cli.profile_commands.kit import kit
 
@@ -54,6 +54,9 @@ def run(
 
     Example: autoformer profile run runs/quickstart/export --threads 1
     """
+    from dataclasses import replace
+
+    from autoformer.architecture import whole_number
     from autoformer.cli.console import note, print_json, progress_bar
     from autoformer.cli.profile_commands.measurement_tables import doubtful, show_profile, show_sweep
     from autoformer.errors import MeasurementError, short
@@ -61,30 +64,28 @@ def run(
     from autoformer.profiling.backends.of_artefacts import USUAL_BACKENDS
     from autoformer.profiling.measuring.measure import MeasureConfig
     from autoformer.profiling.profiles.batch_sweep import BatchSweep, measure_batches
-    from autoformer.profiling.profiles.latency import Profile, profile_artefacts
+    from autoformer.profiling.profiles.latency import Profile, ProfileRequest, profile_artefacts
 
     several = batches is not None or sweep
     if (batch is not None) + (batches is not None) + sweep > 1:
         raise MeasurementError("--batch, --batches and --sweep each say which batches to measure; give one of them")
-    if batches is not None and not all(is_count(number.strip()) for number in batches.split(",")):
-        raise MeasurementError(f"--batches {short(batches, 40)!r} is no list of numbers; write 1,2,4,8")
+    sizes = None if batches is None else [whole_number(number.strip()) or 0 for number in batches.split(",")]
+    if sizes is not None and 0 in sizes:
+        raise MeasurementError(f"--batches {short(batches, 40)!r} is not a list of numbers from 1; write 1,2,4,8")
     if out is not None:
         refuse_existing_file(out)
     config = MeasureConfig(min_s=seconds, max_s=4 * seconds)
+    asked = ProfileRequest(
+        batch=batch, threads=threads, spinning=spinning, backends=backend or USUAL_BACKENDS, cold_starts=cold_start,
+        energy_s=seconds if energy else 0.0, lock_clocks=lock_clocks,
+    )  # fmt: skip
     with progress_bar(quiet) as progress:
 
         def profiled(images: int | None, file: Path | None) -> Profile:
-            return profile_artefacts(
-                artefacts, config=config, batch=images, threads=threads, spinning=spinning, backends=backend or USUAL_BACKENDS,
-                cold_starts=cold_start, energy_s=seconds if energy else 0.0, lock_clocks=lock_clocks, out=file, progress=progress,
-            )  # fmt: skip
+            request = replace(asked, batch=images)
+            return profile_artefacts(artefacts, request, config=config, out=file, progress=progress)
 
-        found: Profile | BatchSweep
-        if several:
-            wanted = None if batches is None else [int(number) for number in batches.split(",")]
-            found = measure_batches(lambda images: profiled(images, None), wanted, out)
-        else:
-            found = profiled(batch, out)
+        found = measure_batches(lambda images: profiled(images, None), sizes, out) if several else profiled(batch, out)
     if json:
         print_json(found.to_dict())
     elif isinstance(found, BatchSweep):
