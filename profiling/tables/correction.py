@@ -10,18 +10,19 @@ import numpy as np
 from autoformer.architecture import Architecture
 from autoformer.errors import MeasurementError
 from autoformer.profiling.measuring.order_statistics import VALID
-from autoformer.profiling.tables.limit import Timing
+from autoformer.profiling.tables.limit import Correction, Timing
+from autoformer.profiling.tables.loads import Numbers
 from autoformer.profiling.tables.table import LatencyTable
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """The latency table as corrected by measurements, and the margin that its predictions keep from a limit."""
+    """A latency table as corrected by measurements, and the margin that its predictions keep from a limit."""
 
     table: LatencyTable
     factor: float = 1.0
     margin: float
-    correction: str = "none"
+    correction: Correction = "none"
 
     @classmethod
     def corrected(cls, table: LatencyTable, timings: Mapping[Architecture, Timing]) -> Model:
@@ -40,7 +41,10 @@ class Model:
         if len(steady) == 1:
             return cls(table=table, factor=factor, margin=table.margin, correction="local factor")
         others = (np.log(ratios).sum() - np.log(ratios)) / (len(ratios) - 1)
-        left_out = {"none": times / ratios, "local factor": times / ratios * np.exp(others)}
+        left_out: dict[Correction, Numbers] = {
+            "none": times / ratios,
+            "local factor": times / ratios * np.exp(others),
+        }
         refitted: LatencyTable | None = None
         try:
             refitted = _refitted(table, steady)
@@ -58,7 +62,7 @@ class Model:
         )
 
     def predict(self, architecture: Architecture) -> float:
-        """Milliseconds, as the table's qualification says. Raises as `LatencyTable.predict` does."""
+        """Milliseconds, as the table's measurement conditions say. Raises as `LatencyTable.predict` does."""
         return self.factor * self.table.predict(architecture)
 
     def cautious(self, architecture: Architecture) -> float:
