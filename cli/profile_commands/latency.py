@@ -51,6 +51,8 @@ def run(
 
     Example: autoformer profile run runs/quickstart/export --threads 1
     """
+    from dataclasses import replace
+
     from autoformer.cli.console import note, print_json, progress_bar
     from autoformer.cli.profile_commands.measurement_tables import doubtful, show_profile, show_sweep
     from autoformer.errors import MeasurementError, short
@@ -58,7 +60,7 @@ def run(
     from autoformer.profiling.backends.of_artefacts import USUAL_BACKENDS
     from autoformer.profiling.measuring.measure import MeasureConfig
     from autoformer.profiling.profiles.batch_sweep import BatchSweep, measure_batches
-    from autoformer.profiling.profiles.latency import Profile, profile_artefacts
+    from autoformer.profiling.profiles.latency import Profile, ProfileRequest, profile_artefacts
 
     several = batches is not None or sweep
     if (batch is not None) + (batches is not None) + sweep > 1:
@@ -68,13 +70,15 @@ def run(
     if out is not None:
         refuse_existing_file(out)
     config = MeasureConfig.lasting(seconds)
+    asked = ProfileRequest(
+        batch=batch, threads=threads, spinning=spinning, backends=backend or USUAL_BACKENDS, cold_starts=cold_start,
+        energy_s=seconds if energy else 0.0, lock_clocks=lock_clocks,
+    )  # fmt: skip
     with progress_bar(quiet) as progress:
 
         def profiled(images: int | None, file: Path | None) -> Profile:
-            return profile_artefacts(
-                artefacts, config=config, batch=images, threads=threads, spinning=spinning, backends=backend or USUAL_BACKENDS,
-                cold_starts=cold_start, energy_s=seconds if energy else 0.0, lock_clocks=lock_clocks, out=file, progress=progress,
-            )  # fmt: skip
+            request = replace(asked, batch=images)
+            return profile_artefacts(artefacts, request, config=config, out=file, progress=progress)
 
         found: Profile | BatchSweep
         if several:

@@ -21,8 +21,8 @@ from typing import Any, Protocol
 from autoformer.errors import CheckpointError, MeasurementError, short
 from autoformer.profiling.kits.kit import Kit, KitNetwork, StoppingRule
 from autoformer.profiling.measuring.device import DeviceFacts
-from autoformer.profiling.measuring.drift import KINDS_OF_SAMPLES, drift_of_rounds
-from autoformer.profiling.measuring.measure import Measurement
+from autoformer.profiling.measuring.drift import drift_of_rounds
+from autoformer.profiling.measuring.measure import KINDS_OF_SAMPLES, Measurement
 from autoformer.profiling.measuring.order_statistics import FLOORS, median_interval_ranks
 from autoformer.progress import Progress
 

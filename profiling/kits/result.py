@@ -20,9 +20,9 @@ from autoformer.files import believing, json_digest, read_document, replacing
 from autoformer.profiling.kits.kit import FILE_NAME, Kit
 from autoformer.profiling.kits.measuring import Rows, Setting
 from autoformer.profiling.measuring.device import DeviceFacts, GpuFacts
-from autoformer.profiling.measuring.drift import KINDS_OF_SAMPLES, joined, without_common_drift
+from autoformer.profiling.measuring.drift import joined, without_common_drift
 from autoformer.profiling.measuring.machine_state import MachineState
-from autoformer.profiling.measuring.measure import Measurement, Warmup
+from autoformer.profiling.measuring.measure import KINDS_OF_SAMPLES, Measurement, Warmup
 from autoformer.profiling.measuring.order_statistics import Gates, LatencyStats, judge
 
 FORMAT = "autoformer/kit-result/1"

@@ -10,10 +10,10 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoformer import __version__
 from autoformer.architecture import Architecture
 from autoformer.errors import MeasurementError
 from autoformer.export.manifest import sha256_of
@@ -24,6 +24,7 @@ from autoformer.profiling.measuring.order_statistics import FLOORS
 from autoformer.profiling.tables.design import designed_architectures
 from autoformer.progress import Progress
 from autoformer.space import SearchSpace
+from autoformer.versions import installed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -112,7 +113,7 @@ def write_kit(
                     path.relative_to(folder).as_posix(): sha256_of(path)
                     for path in sorted(path for path in folder.rglob("*") if path.is_file())
                 },
-                made=_versions(),
+                made={"autoformer": __version__, **installed(*PACKAGES)},
             )
             kit.save(folder)
         shutil.rmtree(work)
@@ -169,18 +170,6 @@ def _export(network: nn.Module, precision: str, opset: int, folder: Path) -> Pat
         images = np.random.default_rng(0).standard_normal((CALIBRATION_IMAGES, *image_shape_of(network)), np.float32)
         quantize_int8(OnnxGraph.open(exact), images, path, candidates=CANDIDATES[:1])
     return path
-
-
-def _versions() -> dict[str, str]:
-    from autoformer import __version__
-
-    found = {"autoformer": __version__}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # onnxruntime-gpu
-            continue
-    return found
 
 
 def _readme(

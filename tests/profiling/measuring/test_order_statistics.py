@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from autoformer.errors import MeasurementError
+from autoformer.errors import CheckpointError, MeasurementError
 from autoformer.profiling.measuring.order_statistics import (
     INCONCLUSIVE,
     INVALID,
@@ -27,6 +27,7 @@ from autoformer.profiling.measuring.order_statistics import (
     percentile_interval_ranks,
     status_from,
 )
+from autoformer.records import from_json
 
 
 def test_figures_of_ten_runs_by_hand() -> None:
@@ -108,14 +109,14 @@ def test_five_runs_carry_no_interval() -> None:
 
 def test_statistics_survive_json() -> None:
     stats = LatencyStats.from_samples([1.0, 2.5, 2.0])
-    assert LatencyStats.from_dict(json.loads(json.dumps(stats.to_dict()))) == stats
+    assert from_json(LatencyStats, json.loads(json.dumps(stats.to_dict()))) == stats
     samples = [1.0 + k for k in range(200)]
     stats = LatencyStats.from_samples(samples)
     earlier = {name: value for name, value in stats.to_dict().items() if name not in ("p95_ms", "p999_ms")}
-    assert LatencyStats.from_dict(earlier, samples) == stats
-    assert LatencyStats.from_dict(earlier).p95_ms is None
-    with pytest.raises(MeasurementError, match="not latency statistics"):
-        LatencyStats.from_dict({"n": 3})
+    assert from_json(LatencyStats, earlier).p95_ms is None
+    assert from_json(LatencyStats, earlier).with_tails(samples) == stats
+    with pytest.raises(CheckpointError, match="LatencyStats lacks 'mean_ms'"):
+        from_json(LatencyStats, {"n": 3})
 
 
 @pytest.mark.parametrize("samples", [[], [1.0, 0.0], [1.0, -2.0], [1.0, math.nan], [math.inf]])
