@@ -126,6 +126,8 @@ def _one_of(kinds: tuple[Any, ...], value: Any, place: str) -> Any:
 def _tuple(kinds: tuple[Any, ...], value: Any, place: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
         raise CheckpointError(f"{place} is {_seen(value)}, expected a list")
+    if kinds == (float, ...) and all(type(item) is float and math.isfinite(item) for item in value):  # thousands of samples
+        return tuple(value)
     if len(kinds) == 2 and kinds[1] is ...:
         return tuple(_read(kinds[0], item, f"{place}[{index}]") for index, item in enumerate(value))
     if len(value) != len(kinds):

@@ -37,16 +37,15 @@ def kit(
     from autoformer.cli.words import space_to_measure
     from autoformer.export.program import board_program
     from autoformer.profiling.kits.kit import StoppingRule
-    from autoformer.profiling.kits.writing import write_kit
+    from autoformer.profiling.kits.writing import KitConfig, write_kit
 
     measured = space_to_measure(supernet, space, image_size)
-    rule = StoppingRule(max_rounds=rounds, seconds=seconds, max_interval=interval)
+    config = KitConfig(
+        networks=networks, precisions=tuple(precision or ("fp32", "fp16")), batches=tuple(batch or (1,)), statistic=statistic,
+        opset=opset, rule=StoppingRule(max_rounds=rounds, seconds=seconds, max_interval=interval), seed=seed,
+    )  # fmt: skip
     with progress_bar(quiet) as progress:
-        written = write_kit(
-            measured, out, program=board_program("autoformer.cli.board.kit_program"), count=networks,
-            precisions=precision or ("fp32", "fp16"), batches=batch or (1,), statistic=statistic, opset=opset, rule=rule,
-            seed=seed, progress=progress,
-        )  # fmt: skip
+        written = write_kit(measured, out, config, program=board_program("autoformer.cli.board.kit_program"), progress=progress)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     if json:
         print_json({**written.to_dict(), "bytes": size})

@@ -15,15 +15,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from autoformer.errors import CheckpointError, MeasurementError, MissingPackageError, short
+from autoformer.errors import CheckpointError, MeasurementError, short
 from autoformer.export.graphs.external_data import check_external_data
+from autoformer.export.graphs.onnx_model import PROVIDERS, import_onnxruntime
 from autoformer.profiling.measuring.system_files import usable_cores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 MAX_INPUT_VALUES = 1 << 28  # of one input, 1 GiB in float32; a damaged file must not exhaust a machine
+
+
+def onnxruntime_with(provider: str) -> Any:
+    """The module `onnxruntime`, which has this one of `PROVIDERS`.
+
+    Raises `MissingPackageError` without it, and `MeasurementError` without the provider.
+    """
+    runtime = import_onnxruntime()
+    if provider not in PROVIDERS:
+        raise MeasurementError(f"unknown provider {provider!r}; known are {', '.join(PROVIDERS)}")
+    if PROVIDERS[provider] not in (there := runtime.get_available_providers()):
+        raise MeasurementError(f"this onnxruntime has no {PROVIDERS[provider]}, only {', '.join(there)}; install onnxruntime-gpu")
+    return runtime
 
 
 class OnnxRuntimeBackend:
@@ -50,17 +63,7 @@ class OnnxRuntimeBackend:
         seed: int = 0,
         profile_into: Path | None = None,
     ) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise MissingPackageError(f"ONNX Runtime is missing ({error}); pip install onnxruntime") from error
-        if provider not in PROVIDERS:
-            raise MeasurementError(f"unknown provider {provider!r}; known are {', '.join(PROVIDERS)}")
-        if PROVIDERS[provider] not in onnxruntime.get_available_providers():
-            raise MeasurementError(
-                f"this onnxruntime has no {PROVIDERS[provider]}, only {', '.join(onnxruntime.get_available_providers())}; "
-                "install onnxruntime-gpu"
-            )
+        onnxruntime = onnxruntime_with(provider)
         self._name = f"onnxruntime-{provider}"
         self._threads = threads or usable_cores()
         self._batch = batch

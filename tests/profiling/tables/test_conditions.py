@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from autoformer.profiling.kits.kit import Kit
-from autoformer.profiling.kits.measuring import row_of
+from autoformer.profiling.kits.rows import Visit
 from autoformer.profiling.kits.runtimes import OnnxRuntimeRuntime
 from autoformer.profiling.measuring import drift
 from autoformer.profiling.measuring.device import DeviceFacts
@@ -20,6 +20,7 @@ from autoformer.profiling.measuring.machine_state import MachineState
 from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, measure
 from autoformer.profiling.measuring.order_statistics import VALID
 from autoformer.profiling.measuring.sensors import Reading
+from autoformer.records import to_json
 from tests.support.conditions import ScriptedSensors
 from tests.support.drifts import taken
 from tests.support.fakes import ScriptedBackend, ScriptedClock
@@ -98,5 +99,5 @@ def test_a_kits_visits_hold_what_the_sensors_said(tmp_path: Path) -> None:
     network = Kit.load(tmp_path / "kit").networks[0]
     sensors = ScriptedSensors(lambda look: Reading(0, cpu_throttles=look))
     runtime = OnnxRuntimeRuntime(tmp_path / "kit", "cpu", 1, FACTS, sensors)
-    row = row_of(runtime.visit(network, "fp32", 1, 0, RULE))
-    assert row["conditions"]["throttle"] == ["heat (processor)"]
+    visit = Visit.of(runtime.visit(network, "fp32", 1, 0, RULE), 0, precision="fp32", batch=1, network=network.name, build=0)
+    assert to_json(visit)["conditions"]["throttle"] == ["heat (processor)"]
