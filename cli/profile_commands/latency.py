@@ -1,4 +1,4 @@
-"""`autoformer profile run`, `table`, and in files of their own `kit`, `layers`, `counts` and `compare`."""
+"""`autoformer profile run` and `table`; `kit`, `layers`, `counts` and `compare` have files of their own."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def table(
     image_size: Annotated[int | None, typer.Option("--image-size", help="Pixels; with --space.")] = None,
     result: Annotated[
         Path | None,
-        typer.Option("--from", help="result.json that a kit's board.pyz wrote on another device; nothing is measured."),
+        typer.Option("--from", help="result.json that a kit's board.pyz wrote on a target device; nothing is measured."),
     ] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="With --from: which, where it holds several.")] = None,
     backend: Annotated[
@@ -127,7 +127,7 @@ def table(
 
     Example: autoformer profile table --supernet runs/super --out laptop.json
 
-    What a kit measured on another device: autoformer profile table --from result.json --out orin.json
+    What a kit measured on a target device: autoformer profile table --from result.json --out orin.json
     """
     from shutil import rmtree
 

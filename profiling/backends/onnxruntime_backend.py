@@ -104,7 +104,7 @@ class OnnxRuntimeBackend:
                 node.name: _input(node, batch, seed + index, shown) for index, node in enumerate(self._session.get_inputs())
             }
         except UnicodeDecodeError as error:
-            raise CheckpointError(f"{shown} has names that are no text; export it again") from error
+            raise CheckpointError(f"{shown} has names that are not text; export it again") from error
         if not any(value.ndim for value in self._feed.values()):
             raise MeasurementError(f"{shown} has no input with a first dimension, so no batch of images can be given to it")
         self._binding: Any = None

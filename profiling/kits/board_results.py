@@ -1,4 +1,4 @@
-"""Results that came back from a device: files of `board.pyz verify | bench --out` and of kits, as rows of a table.
+"""Results that came back from a target device: files of `board.pyz verify | bench --out` and of kits, as rows of a table.
 
 A file says what it was run on; nothing here can check that. What can be checked is: the format, every verdict against its
 samples, and that a run's bundle is the one that the result is of.
@@ -100,7 +100,7 @@ class BoardResult:
 
 
 def _now(status: object) -> object:
-    """What the status of a file is called now; earlier versions wrote "as promised" and "differs"."""
+    """The present label of a file's status; earlier versions wrote "as promised" and "differs"."""
     return {"as promised": MATCH, "differs": DIFFERS}.get(str(status), status)
 
 
@@ -138,7 +138,7 @@ def read_markdown(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is no Markdown file in UTF-8; expected one with marks for the table") from error
+        raise DataError(f"{path} is not a Markdown file in UTF-8; expected one with marks for the table") from error
 
 
 def add_rows(text: str, rows: Sequence[RanOn]) -> str:
@@ -172,10 +172,10 @@ _RULE = "|" + "---|" * len(COLUMNS)
 def keep_with_run(path: Path, result: BoardResult, run: Path) -> Path:
     """Copies a result file into the folder of its run, under its own digest, so that once imported is imported once.
 
-    Raises `DataError` when `run` is no run, or the result is of other files than the run exported.
+    Raises `DataError` when `run` is not a finished run, or the result is of other files than the run exported.
     """
     if not (run / "export" / FILE_NAME).is_file():
-        raise DataError(f"{run} is no finished run: it has no export/{FILE_NAME}")
+        raise DataError(f"{run} is not a finished run: it has no export/{FILE_NAME}")
     model = Manifest.load(run / "export").find("onnx", "fp32")
     if model is None or result.model != model.sha256:
         raise DataError(f"{path} is of the bundle {short(result.bundle)!r}, which holds other files than {run} exported")

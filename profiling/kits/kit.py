@@ -1,4 +1,4 @@
-"""`Kit`: a folder of networks to measure on a device, and what the device is asked to do with them.
+"""`Kit`: a benchmark package, the folder of networks that a target device measures, and what it is asked to do with them.
 
     kit.json              this manifest: space, networks, digests of all files, what is wanted, when to stop
     networks/             ONNX graphs, and the one file of weights they share

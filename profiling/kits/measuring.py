@@ -1,4 +1,4 @@
-"""Measures a kit on the device it was copied to, in rounds that can be stopped and gone on with at any visit.
+"""Measures a kit on the target device it was copied to, in rounds that can be interrupted and continued at any visit.
 
 A round visits every network: it is opened, warmed up, timed and closed, so memory holds one at a time, and every visit is one
 more placement in it. Rounds go in one order and then in the other; the drift that all networks of a round share is taken out

@@ -1,7 +1,7 @@
-"""`KitResult`: what a device sends back, as one JSON file: raw samples, the device, and the networks they are of.
+"""`KitResult`: what a target device sends back, as one JSON file: raw samples, the device, and the networks they are of.
 
 It carries its own digest and that of the kit, so that a file that was cut off, edited or made for something else is refused.
-Whoever wants to can compute a digest anew: it guards against accidents, not against people who measure for you.
+A digest can be computed anew: it guards against accidents, not against people who measure for you.
 Imports the standard library only and works on Python 3.10.
 """
 

@@ -1,4 +1,4 @@
-"""The latency table of what a device sent back."""
+"""The latency table of what a target device sent back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a latency table is corrected after the finalists were measured."""
+"""`CorrectedTable`: a latency table after the finalists of a search were measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from autoformer.profiling.tables.table import LatencyTable
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class CorrectedTable:
     """A latency table as corrected by measurements, and the margin that its predictions keep from a limit."""
 
     table: LatencyTable
@@ -25,7 +25,7 @@ class Model:
     correction: Correction = "none"
 
     @classmethod
-    def corrected(cls, table: LatencyTable, timings: Mapping[Architecture, Timing]) -> Model:
+    def by(cls, table: LatencyTable, timings: Mapping[Architecture, Timing]) -> CorrectedTable:
         """The correction of `table` that predicts each VALID measurement best from the others, or none.
 
         None where every prediction lies in its measurement's interval, or no correction predicts better than the table does.
@@ -50,7 +50,7 @@ class Model:
             refitted = _refitted(table, steady)
             found = {network.architecture: network.left_out_ms for network in refitted.networks}
             left_out["refit"] = np.array([found[network] for network in steady])
-        except MeasurementError:  # a fit that does not grow with FLOPs is no correction
+        except MeasurementError:  # a fit that does not grow with FLOPs corrects nothing
             pass
         best = min(left_out, key=lambda name: float(np.abs(left_out[name] / times - 1).mean()))
         margin = max(0.0, float((times / left_out[best] - 1).max()))

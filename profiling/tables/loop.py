@@ -29,7 +29,7 @@ from autoformer.profiling.measuring.drift import ROUNDS as ROUNDS_OF_MEASURING
 from autoformer.profiling.measuring.drift import measure_together
 from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, device_name, threads_of
 from autoformer.profiling.measuring.order_statistics import MIN_SAMPLES_P99, VALID, WITHIN_BUDGET, interval_of
-from autoformer.profiling.tables.correction import Model
+from autoformer.profiling.tables.correction import CorrectedTable
 from autoformer.profiling.tables.costs import MeasuredCosts
 from autoformer.profiling.tables.limit import FILE_NAME, FinalistNetwork, LatencyAnswer, LatencyRound, Timing
 from autoformer.profiling.tables.speed_factor import anchors_of, speed_factor_of
@@ -122,7 +122,7 @@ class _Loop:
 
     def __init__(self, stored: StoredSearch, table: LatencyTable, question: LatencyQuestion, measurer: Measurer) -> None:
         self.stored, self.table, self.question, self.measurer = stored, table, question, measurer
-        self.model = Model(table=table, margin=table.margin)
+        self.model = CorrectedTable(table=table, margin=table.margin)
         self.timings: dict[Architecture, Timing] = {}
         self.rounds: list[LatencyRound] = []
 
@@ -142,7 +142,7 @@ class _Loop:
                 )
             )
             self.timings |= found
-            self.model = Model.corrected(self.table, self.timings)
+            self.model = CorrectedTable.by(self.table, self.timings)
             chosen = next(iter(self._order(self.model.cautious)), None)
             if chosen is None:  # only networks that the margin keeps out are left
                 untried = [network for network in self._order(self.model.predict) if network not in self.timings]

@@ -23,7 +23,7 @@ Shape = tuple[int, int, int]  # width, depth, image size in pixels
 SPREAD = 0.06  # of the factor, relative, before anything is measured
 PRICE_SPREAD = 0.3  # of the price of each load, relative to the mean of all
 NOISE = 0.01  # of a measurement, relative
-MOST = 2.0  # a factor beyond this, either way, is no correction
+MOST = 2.0  # a factor beyond this, either way, is not believed
 LENGTH = 0.7  # in e-folds of width, depth or tokens: networks this far apart say little about each other
 
 

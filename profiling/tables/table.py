@@ -52,7 +52,7 @@ class MeasuredNetwork:
     flops: int  # multiply-adds of one image, canonical form
     measured_ms: float
     predicted_ms: float  # by the table
-    left_out_ms: float  # by the fit on all the others
+    left_out_ms: float  # predicted by the fit on all the others
     verdict: str = VALID  # of its measurement
     low_ms: float | None = None  # 95 % interval of the measured time; None where the runs give none
     high_ms: float | None = None

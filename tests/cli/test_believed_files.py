@@ -133,11 +133,11 @@ def test_what_is_missing_or_foreign_is_named_by_what_would_fit(tmp_path: Path) -
 def test_a_table_of_what_ran_is_not_written_when_the_run_is_refused(tmp_path: Path) -> None:
     page, board = tmp_path / "page.md", result(tmp_path / "b.json")
     page.write_text(f"{BEGIN}\n{END}\n")
-    assert "is no finished run" in command("report", "import", board, "--into", page, "--run", tmp_path).error
+    assert "is not a finished run" in command("report", "import", board, "--into", page, "--run", tmp_path).error
     assert page.read_text() == f"{BEGIN}\n{END}\n"
     page.write_bytes(b"\xff\xfe")
     for place in (page, tmp_path, tmp_path / "none.md"):
-        assert "is no Markdown file in UTF-8" in command("report", "import", board, "--into", place).error
+        assert "is not a Markdown file in UTF-8" in command("report", "import", board, "--into", place).error
 
 
 def test_an_out_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The machine is watched while the networks of tables and kits are measured; what befell all alike speaks against none."""
+"""The machine is watched while the networks of tables and kits are measured; drift that all share counts against none."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CONFIG = MeasureConfig(warmup_s=0, warmup_max_s=1, rounds=3, lead_in_runs=0, min
 
 @pytest.fixture
 def together(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Measurement]]:
-    """Measures three networks of 10, 20 and 30 ms, two openings each, while the sensors say `readings(k)` at the k-th look."""
+    """Measures three networks of 10, 20 and 30 ms, two sessions each, while the sensors say `readings(k)` at the k-th look."""
 
     def run(readings: Callable[[int], Reading], name: str = "torch-cpu") -> dict[str, Measurement]:
         clock = ScriptedClock()

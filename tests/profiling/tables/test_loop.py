@@ -19,7 +19,7 @@ from autoformer.metric import score
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import MeasureConfig, device_name, threads_of
 from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, OVER_BUDGET, UNSTABLE, VALID, WITHIN_BUDGET, Verdict
-from autoformer.profiling.tables.correction import Model
+from autoformer.profiling.tables.correction import CorrectedTable
 from autoformer.profiling.tables.costs import MeasuredCosts
 from autoformer.profiling.tables.limit import FinalistNetwork, LatencyAnswer, Timing, finally_chosen
 from autoformer.profiling.tables.loop import Choose, elsewhere, measure_networks, order_of_choice
@@ -130,11 +130,11 @@ def test_a_wrong_slope_takes_a_refit(tmp_path: Path) -> None:
     networks = designed(SPACE, 8)
     table = table_of(truth)
     mostly = {n: timing(0.02 + 75 * count_flops(n, SPACE) / 1e9) for n in networks[2:7]}
-    model = Model.corrected(table, mostly)
+    model = CorrectedTable.by(table, mostly)
     assert model.correction in ("refit", "local factor")
     left_out = np.mean([abs(model.predict(n) / t.measured_ms - 1) for n, t in mostly.items()])
     assert left_out < np.mean([abs(table.predict(n) / t.measured_ms - 1) for n, t in mostly.items()])
-    everything = Model.corrected(table, {n: timing(0.02 + 75 * count_flops(n, SPACE) / 1e9) for n in networks})
+    everything = CorrectedTable.by(table, {n: timing(0.02 + 75 * count_flops(n, SPACE) / 1e9) for n in networks})
     assert everything.correction == "refit"
     assert everything.table.coefficients["constant_ms"] == pytest.approx(0.02, rel=1e-3)
     assert everything.table.coefficients["ms_per_gflop"] == pytest.approx(75, rel=1e-3)
@@ -194,7 +194,7 @@ def test_a_measurement_that_fails_is_not_shown_with_its_reason(tmp_path: Path) -
 
 def test_two_networks_with_one_error_give_that_factor_and_no_margin() -> None:
     table, networks = table_of(truth), designed(SPACE, 8)[3:5]
-    model = Model.corrected(table, {n: timing(1.1 * truth(n)) for n in networks})
+    model = CorrectedTable.by(table, {n: timing(1.1 * truth(n)) for n in networks})
     assert model.correction == "local factor"
     assert model.factor == pytest.approx(1.1)
     assert model.margin == pytest.approx(0, abs=1e-6)
@@ -203,7 +203,7 @@ def test_two_networks_with_one_error_give_that_factor_and_no_margin() -> None:
 
 def test_one_network_can_only_shift_the_table() -> None:
     table, network = with_errors([0.01, -0.01] * 4), designed(SPACE, 8)[3]
-    model = Model.corrected(table, {network: timing(0.7)})
+    model = CorrectedTable.by(table, {network: timing(0.7)})
     assert (model.correction, model.margin) == ("local factor", table.margin)
     assert model.predict(network) == pytest.approx(0.7)
 
@@ -213,7 +213,7 @@ def test_errors_that_contradict_each_other_leave_the_table_as_it_is() -> None:
     table = table_of(truth)
     networks = [one for one in designed(SPACE, 12) if one != reverse(one)][:3]
     times = {n: timing(1.06 * truth(n)) for n in networks} | {reverse(n): timing(0.94 * truth(n)) for n in networks}
-    model = Model.corrected(table, times)
+    model = CorrectedTable.by(table, times)
     assert (model.correction, model.factor) == ("none", 1.0)
     assert model.margin == pytest.approx(0.06, abs=1e-6)
 
@@ -224,7 +224,7 @@ def reverse(network: Architecture) -> Architecture:
 
 def test_predictions_inside_the_intervals_need_no_correction() -> None:
     table, networks = table_of(truth), designed(SPACE, 8)[3:6]
-    model = Model.corrected(table, {n: timing(1.001 * truth(n), width=0.004) for n in networks})
+    model = CorrectedTable.by(table, {n: timing(1.001 * truth(n), width=0.004) for n in networks})
     assert (model.correction, model.margin) == ("none", table.margin)
 
 
@@ -275,7 +275,7 @@ def test_what_cannot_be_measured_here_is_said(change: dict[str, Any], words: str
     assert words in (elsewhere(replace(HERE, **change), FACTS) or "")
 
 
-def test_the_threads_of_a_qualification_are_read_back() -> None:
+def test_the_threads_of_measurement_conditions_are_read_back() -> None:
     assert threads_of(HERE) == 1
     assert threads_of(replace(HERE, device=device_name(FACTS, "torch-cpu", 16))) == 16
     assert threads_of(replace(HERE, device="NVIDIA H200")) is None

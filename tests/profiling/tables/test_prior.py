@@ -1,4 +1,4 @@
-"""What is known before anything is measured, and how it weighs the errors of left-out networks."""
+"""What is known before anything is measured, and how it weighs cross-validation errors."""
 
 from __future__ import annotations
 
