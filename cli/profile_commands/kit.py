@@ -24,7 +24,7 @@ def kit(
     seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="Measuring time per network and round.")] = 1.0,
     interval: Annotated[
         float,
-        typer.Option("--interval", min=0.001, max=1, help="Stop when the 95 % interval of each median is this narrow, relative."),
+        typer.Option("--interval", min=0.001, max=1, help="Stop when each median's 95 % interval is this narrow, relative."),
     ] = 0.02,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed of the choice of networks.")] = 0,
     json: Json = False,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from autoformer.cli.options import AnyBatch, AnyThreads, Json, LockClocks, Quiet, Threads, is_count
+from autoformer.cli.options import AnyBatch, AnyThreads, Json, LockClocks, Quiet, Threads
 from autoformer.cli.profile_commands import counts, layers, regression
 from autoformer.cli.profile_commands.kit import kit
 from autoformer.cli.words import count_of, space_to_measure
@@ -53,6 +53,7 @@ def run(
     """
     from dataclasses import replace
 
+    from autoformer.architecture import whole_number
     from autoformer.cli.console import note, print_json, progress_bar
     from autoformer.cli.profile_commands.measurement_tables import doubtful, show_profile, show_sweep
     from autoformer.errors import MeasurementError, short
@@ -65,8 +66,9 @@ def run(
     several = batches is not None or sweep
     if (batch is not None) + (batches is not None) + sweep > 1:
         raise MeasurementError("--batch, --batches and --sweep each say which batches to measure; give one of them")
-    if batches is not None and not all(is_count(number.strip()) for number in batches.split(",")):
-        raise MeasurementError(f"--batches {short(batches, 40)!r} is no list of numbers; write 1,2,4,8")
+    sizes = None if batches is None else [whole_number(number.strip()) or 0 for number in batches.split(",")]
+    if sizes is not None and 0 in sizes:
+        raise MeasurementError(f"--batches {short(batches, 40)!r} is not a list of numbers from 1; write 1,2,4,8")
     if out is not None:
         refuse_existing_file(out)
     config = MeasureConfig.lasting(seconds)
@@ -80,12 +82,7 @@ def run(
             request = replace(asked, batch=images)
             return profile_artefacts(artefacts, request, config=config, out=file, progress=progress)
 
-        found: Profile | BatchSweep
-        if several:
-            wanted = None if batches is None else [int(number) for number in batches.split(",")]
-            found = measure_batches(lambda images: profiled(images, None), wanted, out)
-        else:
-            found = profiled(batch, out)
+        found = measure_batches(lambda images: profiled(images, None), sizes, out) if several else profiled(batch, out)
     if json:
         print_json(found.to_dict())
     elif isinstance(found, BatchSweep):

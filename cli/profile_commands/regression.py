@@ -19,7 +19,7 @@ def compare(
     other_device: Annotated[
         bool, typer.Option("--other-device", help="Compare times of different devices, threads or settings.")
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 as well where it cannot be told, or B lacks one.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 as well where it is inconclusive, or B lacks one.")] = False,
     json: Json = False,
 ) -> None:
     """Compare two profiles; exit 1 when B is shown to be slower than permitted.

@@ -1,7 +1,7 @@
 """Is int8 worth it on this device? Its measured median against that of fp32, both taken in turns in one measurement.
 
-int8 is slower when the whole 95 % interval of its median lies at or above that of fp32, and faster when it lies wholly below;
-anything else is inconclusive, and so is a measurement that is not VALID. A file that is slower here may be the faster one
+int8 is slower when the whole 95 % interval of its median lies at or above that of fp32, and faster when it lies wholly below.
+Anything else is inconclusive, and so is a measurement that is not VALID. A file that is slower here may be the faster one
 elsewhere (a CPU without int8 instructions against TensorRT), so it stays: the verdict goes into the manifest under the device
 that it was measured on, and says there that the file is rejected on that device.
 """
@@ -20,7 +20,7 @@ RUNTIME = "onnxruntime-"
 
 
 def int8_speed(measurements: Sequence[Measurement]) -> dict[str, dict[str, str]]:
-    """By device and backend: the verdict ("slower", "faster", "inconclusive") on int8 against fp32, and why, in one line."""
+    """By device and backend: the verdict ("slower", "faster", "inconclusive") on int8 against fp32, and one line of reason."""
     found = {}
     for int8 in measurements:
         same = (int8.backend, int8.batch, int8.threads)

@@ -20,7 +20,7 @@ from autoformer.records import fields_to_json
 
 FORMAT = "autoformer/regressions/1"
 STATISTICS = ("p50", "p99")
-SLOWER, FASTER, SAME = "slower", "faster", "no regression"
+SLOWER, FASTER, SAME = "slower", "faster", "no regression"  # or INCONCLUSIVE
 
 
 @dataclass(frozen=True, kw_only=True)

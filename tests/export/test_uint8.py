@@ -162,7 +162,7 @@ def test_a_bundle_of_it_verifies_and_predicts_and_tells_triton(folder: Path, tmp
     assert json.loads((bundle / "preprocessing.json").read_text())["input_type"] == "uint8"
     assert board(["--bundle", str(bundle), "verify", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert answer["artefacts"]["onnx fp32"]["status"] == "as promised"
+    assert answer["artefacts"]["onnx fp32"]["status"] == "match"
     image = tmp_path / "piece.png"
     Image.fromarray(few[0]).save(image)
     assert board(["--bundle", str(bundle), "predict", str(image), "--json", "--top", "4"]) == 0
