@@ -26,6 +26,11 @@ def is_whole(value: object, most: int, least: int = 1) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
+def whole_number(words: str) -> int | None:
+    """The whole number that `words` are, up to nine digits; None for others. Python itself fails at thousands of digits."""
+    return int(words) if words.isdecimal() and len(words) < 10 else None
+
+
 def is_number(value: object) -> bool:
     """Whether `value` is a number; true and false are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -185,6 +185,24 @@ def read_json(path: Path, *keys: str, expected: str = "a folder written by this 
     return value
 
 
+def append_line(value: Any, path: Path) -> None:
+    """Adds a line of JSON to a file; it is on disk when this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.write(json.dumps(value, separators=(",", ":")).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def whole_lines(path: Path) -> list[bytes]:
+    """The lines of a file, none where it does not exist. One without an end is cut off: a process died while it wrote it."""
+    content = path.read_bytes() if path.exists() else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        os.truncate(path, len(whole))
+    return whole.splitlines()
+
+
 def read_document(path: Path, *formats: str, expected: str) -> dict[str, Any]:
     """A JSON object whose "format" is one of `formats`; `expected` says in an error what writes such files.
 

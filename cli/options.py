@@ -62,11 +62,6 @@ LockClocks = Annotated[
 AnyThreads = Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Threads of the CPU backend. Default 1.")]
 
 
-def is_count(words: str) -> bool:
-    """Whether `words` are a whole number that may count something here; Python itself stumbles over thousands of digits."""
-    return words.isdecimal() and len(words) < 10
-
-
 def refuse_without_effect(where: str, **given: object) -> None:
     """Raises `MeasurementError` for the first option, by its name, that was `given`, since `where` it would change nothing."""
     from autoformer.errors import MeasurementError

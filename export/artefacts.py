@@ -8,14 +8,12 @@ The images that int8 is judged on are others than those it was calibrated on, wh
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib import metadata as packages
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +36,7 @@ from autoformer.export.manifest import Artefact, Manifest, sha256_of
 from autoformer.export.parity import REFERENCE_BATCH, TOLERANCES, Parity, compare, filled_up, run_in_batches
 from autoformer.export.predictor import torch_model
 from autoformer.files import write_folder
+from autoformer.versions import installed
 
 if TYPE_CHECKING:
     from autoformer.export.graphs.model_metadata import ModelMetadata
@@ -332,12 +331,8 @@ def _exported(
 
 def _versions(*names: str) -> dict[str, str]:
     """Versions of the packages that made a file, and of Python."""
-    found = {"python": platform.python_version()}
-    for name in names:
-        for package in (name, f"{name}-gpu"):  # onnxruntime comes under two names
-            with contextlib.suppress(packages.PackageNotFoundError):
-                found[name] = packages.version(package)
-    return found
+    found = installed(*names, *(f"{name}-gpu" for name in names))  # onnxruntime comes under two names
+    return {"python": platform.python_version(), **{name.removesuffix("-gpu"): number for name, number in found.items()}}
 
 
 def _check_request(

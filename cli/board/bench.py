@@ -58,7 +58,7 @@ def result_of(command: str, bundle: Bundle, answer: dict[str, Any]) -> dict[str,
     return {
         "format": FORMAT,
         "command": command,
-        "bundle": bundle.promises.get("name"),
+        "bundle": bundle.promises.name,
         "model": None if (model := bundle.manifest.find("onnx", "fp32")) is None else model.sha256,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),  # noqa: UP017 - Python 3.10 has no UTC
         "device": _device(bundle).to_dict(),

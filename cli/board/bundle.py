@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoformer.errors import CheckpointError
+from autoformer.errors import CheckpointError, short
 from autoformer.export.manifest import Artefact, Manifest, check_inside, sha256_of
-from autoformer.files import read_json
+from autoformer.files import believing, read_document
+from autoformer.records import from_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,23 +27,39 @@ LIMITS = tuple(f"{kind}_{measure}" for kind in ("max", "min") for measure in ("p
 NO_IMAGE = (OSError, SyntaxError, ValueError, TypeError, OverflowError, MemoryError)  # what Pillow meets damaged files with
 
 
+@dataclass(frozen=True, kw_only=True)
+class Promises:
+    """What this program reads in bundle.json. Raises `ValueError` for what cannot be promised."""
+
+    files: Mapping[str, str]  # digest by name
+    labels: tuple[int, ...]  # class of each check image
+    budget: Mapping[str, float]
+    name: str | None = None
+    latency_means: str | None = None  # the measurement conditions of a limit on latency
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.budget) - set(LIMITS)):
+            raise ValueError(f"its budget limits {short(unknown[0], 40)!r}; known limits are {', '.join(LIMITS)}")
+        if not self.labels or not all(0 <= label < 2**31 for label in self.labels):
+            raise ValueError("its labels are not the number of a class for each check image")
+
+
 @dataclass(frozen=True)
 class Bundle:
     """An unpacked bundle: its folder, what it promises, and the manifests of its files and of engines built here."""
 
     folder: Path
-    promises: Mapping[str, Any]
+    promises: Promises
     manifest: Manifest
     engines: Manifest | None
 
     @classmethod
     def open(cls, folder: Path) -> Bundle:
-        """Raises `CheckpointError` when `folder` is no bundle."""
-        promises = read_json(folder / "bundle.json", "format", "files", "budget", "labels")
-        if promises["format"] != FORMAT:
-            raise CheckpointError(f"{folder / 'bundle.json'} has format {str(promises['format'])[:40]!r}, expected {FORMAT!r}")
-        for key, objection in objections(promises):
-            raise CheckpointError(f"{folder / 'bundle.json'}: {key} {objection}; it was edited or damaged, copy the bundle again")
+        """Raises `CheckpointError` when `folder` is not a bundle."""
+        path = folder / "bundle.json"
+        values = read_document(path, FORMAT, expected="a bundle")
+        with believing(path, "it was edited or damaged, copy the bundle again"):
+            promises = from_json(Promises, values, beside=values)
         built = folder / ENGINES
         engines = Manifest.load(built) if (built / "manifest.json").is_file() else None
         return cls(folder, promises, Manifest.load(folder), engines)
@@ -60,7 +77,7 @@ class Bundle:
         from PIL import Image
 
         pixels = []
-        for index in range(len(self.promises["labels"])):
+        for index in range(len(self.promises.labels)):
             path = self.folder / "check" / f"{index:04d}.png"
             size, channels = self.manifest.preprocessing.image_size, self.manifest.preprocessing.in_chans
             try:
@@ -70,7 +87,7 @@ class Bundle:
                     pixels.append(np.asarray(image, np.uint8).reshape(size, size, channels))
             except (*NO_IMAGE, Image.DecompressionBombError) as error:
                 raise CheckpointError(
-                    f"{path} is no check image of {size} pixels ({one_line(error)}); copy the bundle again"
+                    f"{path} is not a check image of {size} pixels ({one_line(error)}); copy the bundle again"
                 ) from error
         return self.manifest.preprocessing.prepare(np.stack(pixels))
 
@@ -78,7 +95,7 @@ class Bundle:
         """What the network gave these images on the machine that made the bundle, float32 [n, classes]."""
         import numpy as np
 
-        path, wanted = self.folder / "check" / "logits.npy", (len(self.promises["labels"]), len(self.manifest.classes))
+        path, wanted = self.folder / "check" / "logits.npy", (len(self.promises.labels), len(self.manifest.classes))
         try:
             header = path.stat().st_size - 4 * wanted[0] * wanted[1]
             if not 0 < header < 1024:  # before numpy believes a shape that the file could not hold
@@ -93,22 +110,6 @@ class Bundle:
             ) from error
 
 
-def objections(promises: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What cannot be in a bundle.json, by key."""
-    limits, labels, files = promises["budget"], promises["labels"], promises["files"]
-    if not isinstance(limits, dict) or not all(name in LIMITS and is_number(limit) for name, limit in limits.items()):
-        yield "budget", f"is {str(limits)[:80]!r}, expected limits like max_params with a number each"
-    if not isinstance(labels, list) or not labels or not all(type(label) is int and 0 <= label < 2**31 for label in labels):
-        yield "labels", "are not the numbers of classes, one per check image"
-    if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
-        yield "files", "are not names with a digest each"
-
-
-def is_number(value: object) -> bool:
-    """Whether JSON gave a finite number."""
-    return type(value) in (int, float) and abs(value) < float("inf")  # type: ignore[arg-type]
-
-
 def one_line(error: Exception) -> str:
     """What an error says, short."""
     return " ".join(str(error).split())[:100] or type(error).__name__
@@ -117,7 +118,7 @@ def one_line(error: Exception) -> str:
 def damaged(bundle: Bundle) -> list[str]:
     """Files that are missing or not those of the bundle."""
     found = []
-    for name, digest in sorted(bundle.promises["files"].items()):
+    for name, digest in sorted(bundle.promises.files.items()):
         check_inside(name)
         path = bundle.folder / name
         if not path.is_file():

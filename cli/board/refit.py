@@ -68,7 +68,7 @@ def _refitted(bundle: Bundle, source: Path, engine: Artefact) -> Artefact:
         return Artefact(format="tensorrt", precision=engine.precision, status="rejected", reason=str(error))
     return replace(
         engine, reason=parity.reason, file=plan.name, sha256=refitted.sha256, bytes=plan.stat().st_size, parity=parity,
-        correct=int((given.argmax(1) == bundle.promises["labels"]).sum()), speed={},
+        correct=int((given.argmax(1) == bundle.promises.labels).sum()), speed={},
         made={**refitted.made(), "config": engine.made.get("config")},
     )  # fmt: skip
 

@@ -43,12 +43,13 @@ from autoformer.profiling.measuring.measure import MeasureConfig
 from autoformer.profiling.profiles.int8_speed import note_int8_speed
 from autoformer.profiling.profiles.latency import Profile, profile_until_valid
 from autoformer.profiling.reports.page import build_report
-from autoformer.profiling.tables.costs import TableCosts, searched_with
+from autoformer.profiling.tables.costs import TableCosts, margin_of, searched_with
 from autoformer.profiling.tables.limit import finally_chosen
-from autoformer.profiling.tables.loop import measured_answer
-from autoformer.profiling.tables.measuring import measure_table
+from autoformer.profiling.tables.loop import LatencyQuestion, answer_latency
+from autoformer.profiling.tables.measuring import TableConfig, measure_table
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.progress import Progress, silent
+from autoformer.search.answer import StoredSearch
 from autoformer.search.loop import search_supernet
 from autoformer.search.result import SearchResult
 from autoformer.space import SearchSpace
@@ -120,7 +121,7 @@ def _run(
             lambda: search_supernet(
                 supernet, parts.search, parts.preprocessing, costs, sought, recipe.search, out / "search",
                 metric=recipe.metric, seed=recipe.seed, stored=out / "supernet" / "evaluations.db",
-                latency_margin=costs.table.margin if isinstance(costs, TableCosts) else 0.0, progress=progress,
+                latency_margin=margin_of(costs), progress=progress,
             ),
         )  # fmt: skip
     stated = read_budget(space, costs, **recipe.budget.model_dump())
@@ -177,7 +178,7 @@ def search_helpers(recipe: Recipe, out: Path, workers: str) -> Iterator[None]:
 def _budget(recipe: Recipe, space: SearchSpace, costs: CostModel, out: Path) -> Budget:
     """The limits to search with, checked and stored beside the stated ones in `budget.json`."""
     stated = read_budget(space, costs, **recipe.budget.model_dump())
-    sought = searched_with(stated, space, costs, costs.table if isinstance(costs, TableCosts) else None)
+    sought = searched_with(stated, space, costs)
     write_json(
         {"stated": recipe.budget.model_dump(), "limits": stated.to_dict(), "searched_with": sought.to_dict()}, out / "budget.json"
     )
@@ -186,10 +187,11 @@ def _budget(recipe: Recipe, space: SearchSpace, costs: CostModel, out: Path) -> 
 
 def _measure(recipe: Recipe, result: SearchResult, table: LatencyTable, stated: Budget, out: Path, progress: Progress) -> None:
     """Writes `search/latency_answer.json`: the best few measured, and what is chosen then."""
-    measured_answer(
-        out / "search", table, stated, out / "search", first=result.chosen.architecture, choose=recipe.search.choose,
-        seconds=recipe.profile.seconds, rounds=recipe.profile.rounds, finalists=recipe.profile.finalists, progress=progress,
+    question = LatencyQuestion(
+        stated=stated, first=result.chosen.architecture, choose=recipe.search.choose, rounds=recipe.profile.rounds,
+        finalists=recipe.profile.finalists, config=MeasureConfig.lasting(recipe.profile.seconds),
     )  # fmt: skip
+    answer_latency(StoredSearch(out / "search"), table, question, out / "search", progress=progress)
 
 
 def _export(
@@ -210,7 +212,7 @@ def _export(
         )  # fmt: skip
         progress("export", 1, 1)
     if not (out / "latency.json").exists():
-        config = MeasureConfig(min_s=recipe.profile.seconds, max_s=4 * recipe.profile.seconds)
+        config = MeasureConfig.lasting(recipe.profile.seconds)
         steps.timed(
             "profile",
             lambda: profile_until_valid(
@@ -237,11 +239,9 @@ def _costs(recipe: Recipe, space: SearchSpace, out: Path, progress: Progress) ->
     if not path.exists():
         work = out / "latency_table.work"  # graphs and finished measurements, until the table is there
         work.mkdir(exist_ok=True)
-        table = measure_table(
-            space, backend=recipe.profile.backend, count=recipe.profile.networks, batch=recipe.profile.batch,
-            threads=recipe.profile.threads, folder=work, progress=progress,
-        )  # fmt: skip
-        table.save(path)
+        profile = recipe.profile
+        how = TableConfig(backend=profile.backend, batch=profile.batch, threads=profile.threads, networks=profile.networks)
+        measure_table(space, how, folder=work, progress=progress).save(path)
         shutil.rmtree(work)
     return TableCosts(space, LatencyTable.load(path))
 

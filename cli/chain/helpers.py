@@ -10,7 +10,9 @@ from contextlib import contextmanager
 
 import typer
 
+from autoformer.architecture import whole_number
 from autoformer.cli.console import note
+from autoformer.errors import short
 
 
 @contextmanager
@@ -56,8 +58,8 @@ def helpers(workers: str, *own_words: str, command: Sequence[str] | None = None)
 
 def processes(workers: str) -> tuple[int, list[str]]:
     """How many processes, and the GPUs they may see. Raises typer's error for what is neither a number nor auto."""
-    if workers != "auto" and not (workers.isdecimal() and int(workers) > 0):
-        raise typer.BadParameter(f"--workers takes a number from 1 or auto, got {workers!r}")
+    if workers != "auto" and not whole_number(workers):
+        raise typer.BadParameter(f"--workers takes a number from 1 or auto, got {short(workers, 40)!r}")
     if workers == "1":
         return 1, []
     import torch

@@ -19,7 +19,7 @@ def compare(
     other_device: Annotated[
         bool, typer.Option("--other-device", help="Compare times of different devices, threads or settings.")
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 as well where it cannot be told, or B lacks one.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 as well where it is inconclusive, or B lacks one.")] = False,
     json: Json = False,
 ) -> None:
     """Compare two profiles; exit 1 when B is shown to be slower than permitted.
@@ -28,8 +28,9 @@ def compare(
     """
     from autoformer.cli.console import note, print_json, print_table
     from autoformer.parsing import percentage
+    from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE
     from autoformer.profiling.profiles.batch_sweep import load_profiles
-    from autoformer.profiling.profiles.regression import UNSHOWN, compare_profiles
+    from autoformer.profiling.profiles.regression import compare_profiles
 
     permitted = percentage(max_regression)
     found = compare_profiles(load_profiles(before), load_profiles(after), permitted=permitted, other_device=other_device)
@@ -50,6 +51,6 @@ def compare(
         for which, names in (("A", found.only_before), ("B", found.only_after)):
             for name in names:
                 note(f"only in {which}: {name}")
-    untold = bool(found.only_before) or any(ratio.verdict == UNSHOWN for ratio in found.ratios)
+    untold = bool(found.only_before) or any(ratio.verdict == INCONCLUSIVE for ratio in found.ratios)
     if found.shown or (strict and untold):
         raise typer.Exit(REGRESSION)

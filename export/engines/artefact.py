@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoformer.architecture import whole_number
 from autoformer.errors import CheckpointError, ExportError, MeasurementError, MissingPackageError, short
 from autoformer.export.engines.build_progress import OnProgress
 from autoformer.export.engines.builder import MAX_BATCH, Batches, EngineBuilder, EngineConfig
@@ -58,7 +59,7 @@ class TrtexecModel:
 def read_batches(words: str) -> Batches:
     """ "8" is tuned for and takes 8 images, "1:8:32" takes 1 to 32 and is tuned for 8. Raises `ExportError` for others."""
     sizes = words.split(":")
-    if len(sizes) not in (1, 3) or not all(size.isdecimal() and 1 <= int(size) <= MAX_BATCH for size in sizes):
+    if len(sizes) not in (1, 3) or not all(1 <= (whole_number(size) or 0) <= MAX_BATCH for size in sizes):
         raise ExportError(
             f"batches {words[:40]!r} cannot be read; expected one number like 8, or smallest:tuned for:largest like 1:8:32"
         )

@@ -1,14 +1,14 @@
 """What TensorRT made of a network, for one plan of a manifest: its layers, what was fused, and what each takes.
 
-An engine that was not built to be described knows little more than names; a twin, built the same way but `detailed`, tells more.
-It is looked into and thrown away, for being described costs time.
+An engine that was not built to be described knows little more than names of layers. A twin, built the same way but `detailed`,
+knows more; it is thrown away afterwards, since a detailed engine may be slower.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from autoformer.export.engines.engine import Engine
 from autoformer.export.engines.layers import EngineLayers, LayerTime, inspect_engine, layer_times, read_layers
 from autoformer.export.engines.tensorrt_versions import how_to_build_one
 from autoformer.export.manifest import FILE_NAME, Artefact, Manifest, sha256_of
+from autoformer.records import fields_to_json
 
 RUNS = 50  # of the profiler
 
@@ -36,11 +37,7 @@ class EngineInsides:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
-        times = [asdict(time) for time in self.times]
-        return {
-            "plan": str(self.plan), "precision": self.precision, "is_twin": self.is_twin, "batch": self.batch,
-            **self.layers.to_dict(), "times": times,
-        }  # fmt: skip
+        return {**{name: value for name, value in fields_to_json(self).items() if name != "layers"}, **self.layers.to_dict()}
 
 
 def plans_of(path: Path) -> list[tuple[Path, Artefact, Path | None]]:

@@ -29,7 +29,7 @@ from autoformer.metric import WORDS, Difference, Metric, Score, paired_differenc
 from autoformer.profiling.backends.of_artefacts import TIMM
 from autoformer.profiling.measuring.measure import MeasureConfig, Measurement
 from autoformer.profiling.profiles.artefact_costs import Costs, costs_of
-from autoformer.profiling.profiles.latency import NO_GPU, NotMeasured, Profile, expand, profile_artefacts
+from autoformer.profiling.profiles.latency import NO_GPU, NotMeasured, Profile, ProfileRequest, expand, profile_artefacts
 from autoformer.progress import Progress, silent
 from autoformer.search.pareto import nondominated_ranks
 
@@ -223,7 +223,9 @@ def _profile(
 ) -> Profile | None:
     """The times; None, with the reason in `missing`, where nothing could be measured."""
     try:
-        profile = profile_artefacts([words for words, _ in named], config=config, batch=batch, threads=threads, progress=progress)
+        profile = profile_artefacts(
+            [words for words, _ in named], ProfileRequest(batch=batch, threads=threads), config=config, progress=progress
+        )
     except MeasurementError as error:
         missing.append(NotMeasured("all", "latency", str(error)))
         return None

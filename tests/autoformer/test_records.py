@@ -12,7 +12,7 @@ import pytest
 
 from autoformer.architecture import PUBLISHED, Architecture
 from autoformer.errors import CheckpointError
-from autoformer.records import from_json, to_json
+from autoformer.records import from_json, stored_as, to_json
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,18 @@ def test_a_value_comes_back_equal_from_json_text() -> None:
 
 def test_the_json_form_is_the_fields_by_name_with_lists_for_tuples() -> None:
     assert to_json(Leaf("a", (1, 2))) == {"name": "a", "size": [1, 2], "weight": None}
+
+
+def test_a_field_has_the_name_in_files_that_it_says() -> None:
+    @dataclass(frozen=True)
+    class Renamed:
+        speed: float = field(default=1.0, metadata=stored_as("pace"))
+
+    assert to_json(Renamed(2.0)) == {"pace": 2.0}
+    assert from_json(Renamed, {"pace": 2.0}) == Renamed(2.0)
+    assert from_json(Renamed, {}) == Renamed()
+    with pytest.raises(CheckpointError, match=r"has unknown keys \['speed'\]; known are pace"):
+        from_json(Renamed, {"speed": 2.0})
 
 
 def test_a_key_of_a_later_version_is_its_default_and_a_key_beside_is_passed_over() -> None:

@@ -18,7 +18,7 @@ from tests.support.source_tree import FOLDERS, ROOT, files, import_graph, import
 # folders to the left. `docs/architecture.md` draws this table.
 FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "autoformer": (
-        ("__init__", "errors", "progress", "settings"),
+        ("__init__", "errors", "progress", "settings", "versions"),
         ("architecture", "files", "metric", "records"),
         ("data", "space", "tensors"),
         ("cost",),
