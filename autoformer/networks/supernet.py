@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from autoformer.architecture import Architecture
 from autoformer.errors import ArchitectureError
-from autoformer.networks.block import INIT_STD, check_drop_path
+from autoformer.networks.block import INIT_STD, check_rate
 from autoformer.networks.positions import resample_positions
 from autoformer.networks.relative_position import Form, Geometry, Tables, attend, geometry, logit_scale
 from autoformer.space import SearchSpace
@@ -247,7 +247,7 @@ class Supernet(nn.Module):
 
     def set_drop_path(self, rate: float) -> None:
         """Stochastic depth from now on: the rate of the deepest block, rising linearly from 0 at the first."""
-        check_drop_path(rate)
+        check_rate("drop_path_rate", rate)
         self.drop_path_rates: list[float] = torch.linspace(0, rate, self.space.depths[-1], device="cpu").tolist()
 
     def compile_blocks(self, **options: Any) -> None:

@@ -64,7 +64,7 @@ def test_a_subnet_from_timm_gives_its_logits(name: str) -> None:
     with torch.no_grad():
         assert_close(subnet(images), model(images))
         assert_close(subnet_from_timm(model.double())(images.double()), model(images.double()), 1e-11)
-    assert not subnet.relative_position
+    assert not subnet.geometry.relative_position
     assert sum(weight.numel() for weight in subnet.parameters()) - sum(w.numel() for w in model.parameters()) == (
         48 if model.no_embed_class else 0  # the class token's position, which stays zero until trained
     )
