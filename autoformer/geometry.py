@@ -6,7 +6,7 @@ channels, the kinds of positions, the pooling.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from autoformer.records import fields_to_json
 from autoformer.space import LARGEST_SIZES, SearchSpace
 
 CHOICES = ("embed_dim", "num_heads", "mlp_ratio")  # of the architecture, under the same names in the flat form
+OPTIONS = ("drop_rate", "drop_path_rate", "super_depth", "form")  # of `Subnet`, which a file may hold beside them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,14 +121,14 @@ class SubnetGeometry:
         return Architecture.from_dict({**choices, "image_size": size}), geometry
 
     @classmethod
-    def of_file(cls, values: object, *, beside: Collection[str] = ()) -> tuple[Architecture, SubnetGeometry]:
-        """As `of_arguments`, from a file: sizes must agree, and only keys named in `beside` may be there too.
+    def of_file(cls, values: object) -> tuple[Architecture, SubnetGeometry]:
+        """As `of_arguments`, from a file: sizes must agree, and no keys but `OPTIONS` may stand beside them.
 
         Raises `CheckpointError` or `ArchitectureError`.
         """
         if not isinstance(values, Mapping):
             raise CheckpointError(f"model_args is a {type(values).__name__}, expected a JSON object")
-        known = {*CHOICES, "searched_size", *(field.name for field in fields(cls)), *beside}
+        known = {*CHOICES, "searched_size", *(field.name for field in fields(cls)), *OPTIONS}
         if unknown := sorted(set(values) - known):
             raise CheckpointError(f"model_args has unknown keys {short(unknown)}; known are {sorted(known)}")
         architecture, own = cls.of_arguments(values)

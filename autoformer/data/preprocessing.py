@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from autoformer.errors import CheckpointError, DataError, short
 
@@ -25,6 +25,13 @@ INPUT_TYPES = ("float32", "uint8")
 
 class PreprocessingError(DataError, ValueError):
     """A preprocessing that no image could go through."""
+
+
+class Normalisation(NamedTuple):
+    """What pixels from 0 to 1 are normalised with, per channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,11 @@ class Preprocessing:
     def input_size(self) -> int:
         """The side in pixels of what is fed in: a file that takes uint8 pixels resizes them itself."""
         return self.image_size if self.input_type == "uint8" else self.network_size or self.image_size
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """What its pixels are normalised with."""
+        return Normalisation(self.mean, self.std)
 
     def to_pil(self, image: Image.Image) -> Image.Image:
         """The resized and cropped image in the network's colour mode."""

@@ -25,8 +25,8 @@ from autoformer.architecture import Architecture
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import ArchitectureError, CheckpointError
 from autoformer.files import read_json, write_folder, write_json
-from autoformer.geometry import SubnetGeometry
-from autoformer.networks.subnet import OPTIONS, TIMM_NAME, Subnet
+from autoformer.geometry import OPTIONS, SubnetGeometry
+from autoformer.networks.subnet import TIMM_NAME, Subnet
 from autoformer.networks.supernet import Supernet
 from autoformer.space import SearchSpace
 from autoformer.tensors import check_weights, load_weights, read_tensors, tensors_digest, write_tensors
@@ -93,7 +93,7 @@ def load_subnet(folder: Path) -> tuple[Subnet, Preprocessing, tuple[str, ...]]:
         if missing := [key for key in ("model_args", "preprocessing", "label_names") if key not in config]:
             raise CheckpointError(f"it lacks {missing[0]!r}")
         arguments = config["model_args"]
-        architecture, geometry = SubnetGeometry.of_file(arguments, beside=OPTIONS)
+        architecture, geometry = SubnetGeometry.of_file(arguments)
         preprocessing = Preprocessing.from_dict(config["preprocessing"])
         classes = _names(config["label_names"], "label_names")
         if architecture.depth > len(tensors):  # before a thousand blocks are made

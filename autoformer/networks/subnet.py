@@ -32,7 +32,6 @@ from autoformer.space import SearchSpace
 __all__ = ["TIMM_NAME", "Attention", "Block", "Subnet"]  # timm adds the name it registers
 
 TIMM_NAME = "autoformer_subnet"
-OPTIONS = ("drop_rate", "drop_path_rate", "super_depth", "form")  # of the constructor, beside architecture and geometry
 
 
 class Subnet(nn.Module):

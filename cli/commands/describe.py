@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from autoformer.cli.options import Json
-from autoformer.facts import WHY_COUNTS_DIFFER, facts_of_architecture, facts_of_space, published_counts, space_of_model
+from autoformer.facts import WHY_COUNTS_DIFFER, facts_of_architecture, facts_of_space, published_counts
 
 
 def describe(
@@ -112,13 +112,13 @@ def facts_of_network(path: Path) -> dict[str, Any]:
     from autoformer.architecture import Architecture
     from autoformer.errors import ArchitectureError, CheckpointError
     from autoformer.files import read_json
+    from autoformer.geometry import SubnetGeometry
 
     file = path / "config.json"
     arguments = read_json(file, "model_args")["model_args"]
     try:
-        space = space_of_model(arguments)
-        choices = {name: arguments[name] for name in ("embed_dim", "num_heads", "mlp_ratio")}
-        architecture = Architecture.from_dict({**choices, "image_size": arguments.get("searched_size")})
+        architecture, geometry = SubnetGeometry.of_file(arguments)
+        space = geometry.space(architecture)
     except (ArchitectureError, CheckpointError) as error:
         raise CheckpointError(f"{file} does not describe a network: {error}") from error
     try:
