@@ -8,8 +8,8 @@ import torch
 from timm.layers import DropPath, Mlp, trunc_normal_
 from torch import Tensor, nn
 
+from autoformer.architecture import SubnetGeometry
 from autoformer.errors import ArchitectureError
-from autoformer.geometry import SubnetGeometry
 from autoformer.networks.relative_position import Form, Geometry, Tables, attend, logit_scale
 
 INIT_STD = 0.02  # truncated normal, official code

@@ -21,11 +21,10 @@ import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from autoformer.architecture import Architecture
+from autoformer.architecture import OPTIONS, Architecture, SubnetGeometry
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import ArchitectureError, CheckpointError
 from autoformer.files import read_json, write_folder, write_json
-from autoformer.geometry import OPTIONS, SubnetGeometry
 from autoformer.networks.subnet import TIMM_NAME, Subnet
 from autoformer.networks.supernet import Supernet
 from autoformer.space import SearchSpace

@@ -19,10 +19,9 @@ from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
-from autoformer.architecture import MAX_DEPTH, Architecture, is_whole
+from autoformer.architecture import MAX_DEPTH, Architecture, SubnetGeometry, is_whole
 from autoformer.cost import Cost, count_flops, count_params
 from autoformer.errors import ArchitectureError, short
-from autoformer.geometry import SubnetGeometry
 from autoformer.networks.block import INIT_STD, Attention, Block, check_rate
 from autoformer.networks.positions import farther, fitted_weights, resample_positions, spread_untrained
 from autoformer.networks.relative_position import Form, Geometry, Tables, geometry
@@ -282,12 +281,12 @@ class Subnet(nn.Module):
         """The space that holds just this network. Square images and pooled features only."""
         if self.geometry.global_pool == "":
             raise ArchitectureError("a network that does not pool its features (global_pool '') is in no space")
-        return self._whole_geometry.space(self.architecture)
+        return SearchSpace.of_one(self.architecture, self._whole_geometry)
 
     @property
     def cost(self) -> Cost:
         """Params and FLOPs (multiply-adds, canonical form) in closed form. Square images only."""
-        space = self._whole_geometry.space(self.architecture)
+        space = SearchSpace.of_one(self.architecture, self._whole_geometry)
         flops = count_flops(self.architecture, space)
         if self.geometry.global_pool == "":  # the classifier runs on every token
             flops += self.patch_embed.num_patches * self.num_classes * self.embed_dim
@@ -310,7 +309,7 @@ class Subnet(nn.Module):
     def from_space(cls, space: SearchSpace, architecture: Architecture, **options: Any) -> Subnet:
         """A network of `space` with fresh weights. `options` are further arguments of timm, like `drop_path_rate`."""
         space.check(architecture)
-        arguments = SubnetGeometry.of_space(space, architecture).arguments(architecture)
+        arguments = space.geometry_of(architecture).arguments(architecture)
         return cast(Subnet, timm.create_model(TIMM_NAME, **{**arguments, **options}))
 
     @classmethod
@@ -347,7 +346,7 @@ default_cfgs = generate_default_cfgs(
 
 @register_model  # type: ignore[untyped-decorator]
 def autoformer_subnet(pretrained: bool = False, **kwargs: Any) -> Subnet:
-    """A subnet by the flat form of its architecture and geometry (`autoformer.geometry`), and the options of `Subnet`."""
+    """A subnet by the flat form of its architecture and geometry (`autoformer.architecture`), and the options of `Subnet`."""
     defaults = {"embed_dim": 192, "num_heads": (3,) * 12, "mlp_ratio": (4.0,) * 12}
     arguments = {**defaults, **kwargs}
     features = {"out_indices": min(3, len(arguments["num_heads"])), "feature_cls": "getter"}  # for features_only=True

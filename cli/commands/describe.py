@@ -109,16 +109,16 @@ def facts_of_folder(path: Path) -> dict[str, Any]:
 
 def facts_of_network(path: Path) -> dict[str, Any]:
     """What the folder of a network holds, without loading torch. Raises `CheckpointError` when its files contradict."""
-    from autoformer.architecture import Architecture
+    from autoformer.architecture import Architecture, SubnetGeometry
     from autoformer.errors import ArchitectureError, CheckpointError
     from autoformer.files import read_json
-    from autoformer.geometry import SubnetGeometry
+    from autoformer.space import SearchSpace
 
     file = path / "config.json"
     arguments = read_json(file, "model_args")["model_args"]
     try:
         architecture, geometry = SubnetGeometry.of_file(arguments)
-        space = geometry.space(architecture)
+        space = SearchSpace.of_one(architecture, geometry)
     except (ArchitectureError, CheckpointError) as error:
         raise CheckpointError(f"{file} does not describe a network: {error}") from error
     try:

@@ -21,7 +21,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("__init__", "errors", "progress", "settings"),
         ("architecture", "files", "metric", "records"),
         ("data", "space", "tensors"),
-        ("cost", "geometry"),
+        ("cost",),
         ("facts", "networks", "parsing", "region"),
         ("budgeted", "evaluate", "pretrained"),
         ("search", "training"),

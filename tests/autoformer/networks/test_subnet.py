@@ -16,9 +16,8 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from autoformer.architecture import Architecture
+from autoformer.architecture import Architecture, SubnetGeometry
 from autoformer.errors import ArchitectureError, CheckpointError, OutputExistsError
-from autoformer.geometry import SubnetGeometry
 from autoformer.networks.folders import load_subnet, save_subnet
 from autoformer.networks.relative_position import Tables
 from autoformer.networks.subnet import Subnet
