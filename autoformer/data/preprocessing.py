@@ -113,7 +113,7 @@ class Preprocessing:
         import numpy as np
 
         mean, std = np.array(self.mean, dtype=np.float32), np.array(self.std, dtype=np.float32)
-        values = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+        values = normalised(pixels.astype(np.float32), mean, std)
         values = np.moveaxis(values, -1, -3)
         if self.network_size not in (None, self.image_size):
             resize = resize_matrix(self.image_size, self.network_size)
@@ -162,6 +162,11 @@ def _finite(value: object) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # a whole number too large for a float
         return False
+
+
+def normalised(pixels: Any, mean: Any, std: Any) -> Any:
+    """Pixels 0..255 as the values a network takes; all three are floating point arrays of any one library that broadcast."""
+    return (pixels / 255 - mean) / std
 
 
 def resize_matrix(old: int, new: int) -> NDArray[np.float32]:
