@@ -14,12 +14,11 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from autoformer.errors import AutoformerError, CheckpointError, OutputExistsError, short
 
-if TYPE_CHECKING:
-    pass
+TIMM = "timm:"  # begins the name of one of timm's networks where a path could stand
 
 
 @contextmanager

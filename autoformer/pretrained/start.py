@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from autoformer.data.preprocessing import Normalisation
 from autoformer.errors import ArchitectureError, CheckpointError
+from autoformer.files import TIMM
 from autoformer.networks.folders import images_of_supernet, load_supernet
 from autoformer.networks.relative_position import Tables
 from autoformer.networks.subnet import Subnet
@@ -26,7 +27,7 @@ from autoformer.pretrained.adapt import Wanted, adapt_subnet, adapt_supernet
 from autoformer.pretrained.foreign_weights import read_foreign_weights
 from autoformer.pretrained.importance import assumed_moments, order_by_importance
 from autoformer.pretrained.official import import_official
-from autoformer.pretrained.timm_models import PREFIX, name_and_file, open_timm, plain_subnet
+from autoformer.pretrained.timm_models import name_and_file, open_timm, plain_subnet
 from autoformer.space import PRESETS, SearchSpace
 
 OFFICIAL = "official:"
@@ -49,7 +50,7 @@ def start_from(words: str, wanted: Wanted = AS_IT_IS, *, space: SearchSpace | No
     preset of its width) or are those of the folder. Raises `CheckpointError` when nothing can be read there, `ArchitectureError`
     when the space or the image size does not fit.
     """
-    if words.startswith(PREFIX):
+    if words.startswith(TIMM):
         return supernet_from_timm(words, wanted, space=space)
     path = Path(words.removeprefix(OFFICIAL)).expanduser()
     if words.startswith(OFFICIAL) or path.suffix in (".pth", ".pt"):
@@ -101,14 +102,14 @@ def supernet_from_timm(
     size does not fit.
     """
     plain, name, trained_with = _opened(model_or_words)
-    around = space_around(plain.space, PREFIX + name)
+    around = space_around(plain.space, TIMM + name)
     if space is not None:  # tables of zeros can have any size
         around = replace(around, relative_position=space.relative_position, max_relative_position=space.max_relative_position)
     supernet = Supernet(around)
     supernet.to(plain.cls_token.dtype).load_state_dict(_super_weights(plain, supernet))
     order_by_importance(supernet, assumed_moments(supernet))
     if space is not None:
-        supernet = _within(supernet, space, PREFIX + name)
+        supernet = _within(supernet, space, TIMM + name)
     return adapt_supernet(supernet.eval(), wanted, trained_with)
 
 

@@ -23,17 +23,16 @@ from torch import Tensor, nn
 
 from autoformer.architecture import Architecture
 from autoformer.errors import CheckpointError
+from autoformer.files import TIMM
 from autoformer.networks.subnet import Subnet
 from autoformer.pretrained.foreign_weights import read_foreign_weights
 from autoformer.space import SearchSpace
 from autoformer.tensors import check_weights
 
-PREFIX = "timm:"
-
 
 def name_and_file(words: str) -> tuple[str, Path | None]:
     """What `timm:NAME` and `timm:NAME@FILE` say: timm's name of the network, and the file with its weights, if one is named."""
-    name, _, file = words.removeprefix(PREFIX).partition("@")
+    name, _, file = words.removeprefix(TIMM).partition("@")
     return name, Path(file).expanduser() if file else None
 
 

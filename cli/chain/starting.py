@@ -12,13 +12,12 @@ from autoformer.cli.chain.recipe import Recipe
 from autoformer.data.loading import check_readable, load_parts, parts_of_record, without_recorded
 from autoformer.data.parts import DataConfig, DataParts
 from autoformer.errors import DataError
-from autoformer.files import read_json
+from autoformer.files import TIMM, read_json
 from autoformer.networks.folders import images_of_supernet, load_subnet
 from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import Supernet
 from autoformer.pretrained.adapt import Wanted, adapt_subnet
 from autoformer.pretrained.start import start_from, subnet_from_timm
-from autoformer.pretrained.timm_models import PREFIX
 from autoformer.progress import Progress
 from autoformer.space import SearchSpace
 from autoformer.training.distributed import World
@@ -54,7 +53,7 @@ def network_and_parts(words: str, given: Mapping[str, Any], image_size: int | No
     and channels, and to images of `image_size` pixels (None: the size it takes). Raises `DataError` when a network of timm comes
     without data.
     """
-    if words.startswith(PREFIX):
+    if words.startswith(TIMM):
         if "source" not in given:
             raise DataError(f"{words} brings no images; give --data")
         size = image_size or given.get("image_size") or subnet_from_timm(words).geometry.img_size[0]
