@@ -40,12 +40,12 @@ def is_whole(value: object, most: int, least: int = 1) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """Whether `value` is a number; true and false are none."""
+    """Whether `value` is a number; true and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_list_of_numbers(value: object) -> bool:
-    """Whether `value` is a sequence of nothing but numbers. A text is none, although its letters could be read as digits."""
+    """Whether `value` is a sequence of nothing but numbers. A text is not, although its letters could be read as digits."""
     return isinstance(value, Sequence) and not isinstance(value, str | bytes) and all(is_number(item) for item in value)
 
 
@@ -121,7 +121,7 @@ class Architecture:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Architecture:
-        """Reads the JSON form. Raises `ArchitectureError` when it is no object, and on unknown or missing keys."""
+        """Reads the JSON form. Raises `ArchitectureError` when it is not an object, and on unknown or missing keys."""
         if not isinstance(values, Mapping):
             raise ArchitectureError(f"not an architecture: a {type(values).__name__}, expected a JSON object")
         known = {"embed_dim", "num_heads", "mlp_ratio", "image_size"}

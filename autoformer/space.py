@@ -236,7 +236,7 @@ class SearchSpace:
 
     @property
     def largest(self) -> Architecture:
-        """The architecture with the most of everything; the dearest by params and FLOPs."""
+        """The architecture with the most of everything; the most expensive by params and FLOPs."""
         return self.uniform(self.embed_dims[-1], self.depths[-1], self.num_heads[-1], self.mlp_ratios[-1], self.image_sizes[-1])
 
     @property
@@ -334,7 +334,7 @@ class SearchSpace:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SearchSpace:
-        """Reads the JSON form. Raises `ArchitectureError` when it is no object, on unknown or missing keys and on impossible
+        """Reads the JSON form. Raises `ArchitectureError` when it is not an object, on unknown or missing keys and on impossible
         values."""
         if not isinstance(values, Mapping):
             raise ArchitectureError(f"not a search space: a {type(values).__name__}, expected a JSON object")
@@ -348,7 +348,7 @@ class SearchSpace:
             )
         arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "format"}
         if isinstance(arguments.get("norm_eps"), str):  # YAML 1.1 reads 1e-6 as a text, 1.0e-6 as a number
-            with contextlib.suppress(ValueError):  # what is no number is named below
+            with contextlib.suppress(ValueError):  # what is not a number is named below
                 arguments["norm_eps"] = float(arguments["norm_eps"])
         try:
             return cls(**arguments)

@@ -124,7 +124,7 @@ def _check_images(subnet: Subnet, preprocessing: Preprocessing, classes: Iterabl
 
 def _names(value: object, key: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise CheckpointError(f"{key} is no list of names")
+        raise CheckpointError(f"{key} is not a list of names")
     return tuple(value)
 
 
@@ -199,8 +199,9 @@ def extract(supernet_folder: Path, architecture: Architecture, out: Path) -> Sub
 
     Raises `ArchitectureError` when the space does not contain it, `OutputExistsError` when `out` holds something.
     """
-    subnet = Subnet.from_supernet(load_supernet(supernet_folder), architecture)
+    supernet = load_supernet(supernet_folder)
     record = read_json(supernet_folder / "supernet.json", "data", "weights_digest")
+    subnet = Subnet.from_supernet(supernet, architecture)
     preprocessing, classes = images_of_supernet(supernet_folder)
     if architecture.image_size not in (None, preprocessing.image_size):
         preprocessing = replace(preprocessing, network_size=architecture.image_size)

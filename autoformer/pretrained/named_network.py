@@ -134,7 +134,7 @@ def _checked_arguments(arguments: object, source: Path, num_tensors: int) -> dic
         raise CheckpointError(f"{source}: model_args is a {type(arguments).__name__}, expected a JSON object")
     for name, value in arguments.items():
         if name.startswith("pretrained") or name in NOT_OF_THE_NETWORK:
-            raise CheckpointError(f"{source}: model_args holds {name!r}, which is no argument of a network; refused")
+            raise CheckpointError(f"{source}: model_args holds {name!r}, which is not an argument of a network; refused")
         values = value if isinstance(value, list) else [value]
         if not all(entry is None or isinstance(entry, bool | int | float | str) for entry in values):
             raise CheckpointError(f"{source}: model_args.{name} is {str(value)[:60]}, expected plain values")

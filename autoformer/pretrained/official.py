@@ -89,7 +89,13 @@ def load_official(state_dict: Mapping[str, Tensor], form: OfficialForm) -> Super
     Raises `CheckpointError`, in one line, naming the missing, unexpected and misshapen tensors, those that are not dense finite
     floating numbers, and sizes that no network has.
     """
-    return _built(state_dict, _space_of(state_dict, form))
+    space = _space_of(state_dict, form)
+    _check_shapes(state_dict, _official_shapes(space))
+    if infinite := [name for name, tensor in state_dict.items() if not tensor.isfinite().all()]:
+        raise CheckpointError(f"the weights hold numbers that are not finite: {_listed(infinite)}")
+    supernet = Supernet(space)  # no larger than the tensors, whose shapes it was compared with
+    supernet.load_state_dict(_translated(state_dict, space))
+    return supernet
 
 
 def import_official(path: Path, space: SearchSpace) -> Supernet:
@@ -107,7 +113,8 @@ def import_official(path: Path, space: SearchSpace) -> Supernet:
                 "official code trains; leave it out"
             )
     try:
-        found = _space_of(state_dict, OfficialForm.of(space))
+        form = OfficialForm.of(space)
+        found = _space_of(state_dict, form)
         for name, in_file, in_space in (
             ("width", found.stored_embed_dim, space.stored_embed_dim),
             ("query width", found.stored_qkv_dim, space.stored_qkv_dim),
@@ -118,20 +125,10 @@ def import_official(path: Path, space: SearchSpace) -> Supernet:
                 raise CheckpointError(
                     f"{name} is {in_file} in the file and {in_space} in the space; choose the space it was trained in"
                 )
-        supernet = _built(state_dict, found)
+        supernet = load_official(state_dict, form)
     except CheckpointError as error:
         raise CheckpointError(f"{path} does not fit space {space.name!r}: {error}") from error
     supernet.space = replace(space, prefix_qkv_bias=found.prefix_qkv_bias, in_chans=found.in_chans, num_classes=found.num_classes)
-    return supernet
-
-
-def _built(state_dict: Mapping[str, Tensor], space: SearchSpace) -> Supernet:
-    """The supernet of `space` with these weights, which `_space_of` has read the sizes of."""
-    _check_shapes(state_dict, _official_shapes(space))
-    if infinite := [name for name, tensor in state_dict.items() if not tensor.isfinite().all()]:
-        raise CheckpointError(f"the weights hold numbers that are not finite: {_listed(infinite)}")
-    supernet = Supernet(space)  # no larger than the tensors, whose shapes it was compared with
-    supernet.load_state_dict(_translated(state_dict, space))
     return supernet
 
 

@@ -56,7 +56,7 @@ def start_from(words: str, wanted: Wanted = AS_IT_IS, *, space: SearchSpace | No
     if words.startswith(OFFICIAL) or path.suffix in (".pth", ".pt"):
         supernet, trained_with = _official(path, space), Normalisation(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     elif not path.is_dir():
-        raise CheckpointError(f"cannot start from {words!r}: it is no folder; expected {FORMS}")
+        raise CheckpointError(f"cannot start from {words!r}: it is not a folder; expected {FORMS}")
     else:
         run = path / "supernet"
         folder = run if run.is_dir() and not (path / "supernet.json").exists() else path

@@ -55,7 +55,7 @@ def open_timm(
 ) -> Any:
     """timm's network `name` with the weights of the file `checkpoint`, or else the pretrained ones that timm downloads.
 
-    A file without a classifier gives a network without one. With `plain`, one that is no plain vision transformer is refused
+    A file without a classifier gives a network without one. With `plain`, one that is not a plain vision transformer is refused
     before anything is fetched. `arguments` are further ones of the network, which must be checked. Raises `CheckpointError`
     when the name is unknown, the download fails or the file does not fit.
     """
@@ -102,7 +102,7 @@ def _sizes(tensors: Mapping[str, Tensor], sketch: Any, source: Path) -> dict[str
         number = positions.shape[1] - (0 if sketch.no_embed_class else sketch.num_prefix_tokens)
         grid = math.isqrt(max(number, 0))
         if grid * grid != number or grid == 0:
-            raise CheckpointError(f"{source} has positions of {number} patches, which is no square grid")
+            raise CheckpointError(f"{source} has positions of {number} patches, which is not a square grid")
         sizes["img_size"] = grid * sketch.patch_embed.patch_size[0]
     return sizes
 
@@ -110,7 +110,7 @@ def _sizes(tensors: Mapping[str, Tensor], sketch: Any, source: Path) -> dict[str
 def plain_subnet(model: nn.Module, name: str) -> Subnet:
     """The `Subnet` that computes what timm's `model` computes, with a copy of its weights; the logits are equal.
 
-    A model without a classifier gets one of a single class, all zeros. Raises `CheckpointError` when it is no plain vision
+    A model without a classifier gets one of a single class, all zeros. Raises `CheckpointError` when it is not a plain vision
     transformer.
     """
     check_plain(model, name)

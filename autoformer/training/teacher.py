@@ -57,7 +57,7 @@ class Teacher:
 
 
 def imitation(logits: Tensor, taught: Tensor, temperature: float = 1.0, *, hard: bool = False) -> Tensor:
-    """Cross entropy with another network's logits [B, classes]: its probabilities, or its first guess.
+    """Cross entropy with another network's logits [B, classes]: its probabilities, or its first prediction.
 
     With its probabilities the Kullback-Leibler divergence, times the temperature squared so that gradients keep their size.
     """

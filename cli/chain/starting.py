@@ -31,11 +31,15 @@ def beginning(recipe: Recipe, parts: DataParts) -> tuple[SearchSpace, Supernet |
     A supernet brings its space unless the recipe has one too. Its head stays where the images have the classes it knows.
     """
     if recipe.train.start is None:
-        return recipe.space.make(parts), None, False
+        return _space(recipe, parts), None, False
     new_head = _classes_of(recipe.train.start) != parts.classes
-    space = recipe.space.make(parts) if recipe.space.model_fields_set else None
+    space = _space(recipe, parts) if recipe.space.model_fields_set else None
     supernet = start_from(recipe.train.start, Wanted.by(parts), space=space)
     return supernet.space, without_head(supernet) if new_head else supernet, new_head
+
+
+def _space(recipe: Recipe, parts: DataParts) -> SearchSpace:
+    return recipe.space.make(parts.preprocessing.image_size, parts.preprocessing.in_chans, len(parts.classes))
 
 
 def _classes_of(words: str) -> tuple[str, ...] | None:
