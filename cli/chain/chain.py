@@ -55,6 +55,7 @@ from autoformer.search.result import SearchResult
 from autoformer.space import SearchSpace
 from autoformer.training.batches import Plan
 from autoformer.training.runs import finetune, preprocessing_of, train_supernet
+from autoformer.training.trainer import Surroundings
 
 Result = TypeVar("Result")
 
@@ -96,7 +97,7 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent, workers: 
 def _run(
     recipe: Recipe, parts: DataParts, space: SearchSpace, start: Supernet | None, out: Path, progress: Progress, workers: str
 ) -> dict[str, Any]:
-    steps = Steps(out)
+    steps, around = Steps(out), Surroundings(progress=progress)
     run = {
         "format": "autoformer/run/1",
         "version": __version__,
@@ -112,7 +113,7 @@ def _run(
     supernet = steps.timed(
         "train",
         lambda: train_supernet(
-            space, parts, recipe.train, out / "supernet", start=start, metric=recipe.metric, seed=recipe.seed, progress=progress
+            space, parts, recipe.train, out / "supernet", start=start, metric=recipe.metric, seed=recipe.seed, around=around
         ),
     )
     with search_helpers(recipe, out, workers):
@@ -140,7 +141,7 @@ def _run(
             out / "finetuned",
             metric=recipe.metric,
             seed=recipe.seed,
-            progress=progress,
+            around=around,
         ),
     )
     preprocessing = preprocessing_of(finetuned, parts)

@@ -25,8 +25,8 @@ from autoformer.evaluate import EvaluationSet, predictions
 from autoformer.export.bundle import unpack_bundle
 from autoformer.export.manifest import FILE_NAME as MANIFEST
 from autoformer.export.predictor import EXPECTED, open_predictor
+from autoformer.files import TIMM
 from autoformer.metric import WORDS, Difference, Metric, Score, paired_difference, score
-from autoformer.profiling.backends.of_artefacts import TIMM
 from autoformer.profiling.measuring.measure import MeasureConfig, Measurement
 from autoformer.profiling.profiles.artefact_costs import Costs, costs_of
 from autoformer.profiling.profiles.latency import NO_GPU, NotMeasured, Profile, ProfileRequest, expand, profile_artefacts
