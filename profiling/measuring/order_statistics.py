@@ -32,7 +32,8 @@ CONFIDENCE = 0.95
 SPIKE = 2.0  # a run slower than this many medians is counted as a spike
 
 VALID, UNSTABLE, INVALID = "VALID", "UNSTABLE", "INVALID"
-WITHIN_BUDGET, OVER_BUDGET, INCONCLUSIVE = "met", "not met", "not shown"  # what becomes of a limit
+WITHIN_BUDGET, OVER_BUDGET, INCONCLUSIVE = "within budget", "over budget", "inconclusive"  # what a measurement says of a limit
+_EARLIER = {"met": WITHIN_BUDGET, "not met": OVER_BUDGET, "not shown": INCONCLUSIVE}  # as earlier versions wrote them
 
 
 @dataclass(frozen=True)
@@ -242,10 +243,18 @@ class Verdict:
 
 
 def limit_status(limit_ms: float, level: str, low_ms: float | None, high_ms: float | None) -> str:
-    """What a measurement of this verdict, with this 95 % interval, says about a limit: `MET`, `NOT_MET` or `NOT_SHOWN`."""
+    """What a measurement of this verdict, with this 95 % interval, says about a limit: within it, over it, or inconclusive."""
     if level != VALID or low_ms is None or high_ms is None:
         return INCONCLUSIVE
     return WITHIN_BUDGET if high_ms <= limit_ms else OVER_BUDGET if low_ms > limit_ms else INCONCLUSIVE
+
+
+def status_from(label: object) -> str:
+    """The status that a file names, by its present or its earlier label. Raises `MeasurementError` for any other."""
+    status = _EARLIER.get(str(label), str(label))
+    if status not in _EARLIER.values():
+        raise MeasurementError(f"status {short(label, 40)!r}; expected {', '.join(_EARLIER.values())}")
+    return status
 
 
 def judge(

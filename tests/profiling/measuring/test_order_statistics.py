@@ -13,15 +13,19 @@ from scipy.stats import binom
 
 from autoformer.errors import MeasurementError
 from autoformer.profiling.measuring.order_statistics import (
+    INCONCLUSIVE,
     INVALID,
+    OVER_BUDGET,
     UNSTABLE,
     VALID,
+    WITHIN_BUDGET,
     Gates,
     LatencyStats,
     interval_of,
     judge,
     median_interval_ranks,
     percentile_interval_ranks,
+    status_from,
 )
 
 
@@ -182,3 +186,15 @@ def test_every_reason_is_named() -> None:
     assert verdict.level == UNSTABLE
     assert [reason.split()[0] for reason in verdict.reasons] == ["drift", "width", "coefficient"]
     assert str(verdict).startswith("UNSTABLE: drift of the median from first to last third 10 %, limit 5 %; width")
+
+
+def test_a_status_is_read_by_its_present_and_its_earlier_label() -> None:
+    assert [status_from(label) for label in ("met", "not met", "not shown")] == [WITHIN_BUDGET, OVER_BUDGET, INCONCLUSIVE]
+    assert [status_from(label) for label in (WITHIN_BUDGET, OVER_BUDGET, INCONCLUSIVE)] == [
+        WITHIN_BUDGET,
+        OVER_BUDGET,
+        INCONCLUSIVE,
+    ]
+    for wrong in ("fine", "", None, ["met"]):
+        with pytest.raises(MeasurementError, match="expected within budget, over budget, inconclusive"):
+            status_from(wrong)
