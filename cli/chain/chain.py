@@ -42,7 +42,7 @@ from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import MeasureConfig
 from autoformer.profiling.profiles.int8_speed import note_int8_speed
 from autoformer.profiling.profiles.latency import Profile, profile_until_valid
-from autoformer.profiling.reports.page import build_report
+from autoformer.profiling.reports.run_page import build_report
 from autoformer.profiling.tables.costs import TableCosts, searched_with
 from autoformer.profiling.tables.limit import finally_chosen
 from autoformer.profiling.tables.loop import measured_answer

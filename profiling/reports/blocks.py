@@ -66,9 +66,9 @@ def common_layout(x: str, y: str, **more: Any) -> Plot:
 
 # Words that a page may colour.
 TONES = {
-    "met": "good", "exported": "good", "VALID": "good",
-    "not met": "bad", "rejected": "bad", "INVALID": "bad",
-    "not shown": "open", "skipped": "open", "UNSTABLE": "open", "not measured": "open", "not asked for": "open",
+    "within budget": "good", "exported": "good", "VALID": "good",
+    "over budget": "bad", "rejected": "bad", "INVALID": "bad",
+    "inconclusive": "open", "skipped": "open", "UNSTABLE": "open", "not measured": "open", "not asked for": "open",
 }  # fmt: skip
 
 

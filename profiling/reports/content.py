@@ -1,25 +1,22 @@
-"""What a report says, as values for programs: the content of `report.json`. The pages are made from it.
-
-Every score has its interval and every latency its qualification. A limit on latency is met when a measurement that means
-the same as the limit is VALID and its median's whole interval lies inside; not met when the whole interval lies outside; and
-otherwise it is not shown, with the reason.
-"""
+"""What a report says, as values for programs: the content of `report.json`. The pages are made from it."""
 
 from __future__ import annotations
 
 import shlex
-from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
-from autoformer.export.manifest import Artefact
-from autoformer.metric import wilson
 from autoformer.profiling.kits.board_results import results_of
 from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, MIN_SAMPLES_P99
-from autoformer.profiling.reports.latency import _latency, _table, limits, loop_content
-from autoformer.profiling.reports.run_folder import FP32, INT8, Epoch, Run
+from autoformer.profiling.reports.boards import boards_content
+from autoformer.profiling.reports.budget import limits
+from autoformer.profiling.reports.delivered import _files, _label
+from autoformer.profiling.reports.latency import _latency
+from autoformer.profiling.reports.latency_table import _table, loop_content
+from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.search import search_content
-from autoformer.profiling.reports.tables import boards_content
+from autoformer.profiling.reports.test_part import _int8, _test_readings, int8_disagreement
+from autoformer.profiling.reports.training import _epoch
 
 FORMAT = "autoformer/report/3"
 
@@ -82,91 +79,6 @@ def content(run: Run) -> dict[str, Any]:
         "recipe": run.recipe,
         "command": command(run),
     }
-
-
-# --- limits ------------------------------------------------------------------------------------------------------
-
-
-# --- parts of the content ----------------------------------------------------------------------------------------
-
-
-def int8_disagreement(run: Run) -> dict[str, Any] | None:
-    """On how many test images int8 names another class than fp32, image by image; None where there is no int8 file."""
-    if INT8 not in run.predictions:
-        return None
-    fp32, int8 = run.predictions[FP32], run.predictions[INT8]
-    different = int((fp32 != int8).sum())
-    low, high = wilson(different / len(fp32), len(fp32))
-    return {
-        "images": len(fp32),
-        "different": different,
-        "share": different / len(fp32),
-        "low": low,
-        "high": high,
-        "only_fp32_right": int(((fp32 == run.labels) & (int8 != run.labels)).sum()),
-        "only_int8_right": int(((int8 == run.labels) & (fp32 != run.labels)).sum()),
-    }
-
-
-def _int8(run: Run) -> dict[str, Any]:
-    """What became of the int8 file."""
-    artefact = run.manifest.find("onnx", "int8")
-    if artefact is None:
-        return {"status": "not asked for", "reason": "the recipe's export.precisions does not name int8", "advice": ""}
-    return {"status": artefact.status, "reason": artefact.reason, "advice": artefact.advice}
-
-
-def _test_readings(run: Run) -> dict[str, Any]:
-    """How often the test part was read: by this run, and by all whose folders lie beside it."""
-    split = run.parts["test"].digest
-    by_split = Counter(reading.split for reading in run.readings)
-    return {
-        "split": split,
-        "by_split": dict(by_split),
-        "this_run": by_split[split],
-        "all_runs": by_split[split] + run.beside.readings,
-        "runs": 1 + run.beside.runs,
-        "damaged": list(run.beside.damaged),
-        "readings": [asdict(reading) for reading in run.readings],
-    }
-
-
-def _epoch(epoch: Epoch) -> dict[str, Any]:
-    return {
-        "epoch": epoch.epoch,
-        "loss": epoch.loss,
-        "learning_rate": epoch.learning_rate,
-        "seconds": epoch.seconds,
-        "scores": {name: score.to_dict() for name, score in epoch.scores.items()},
-    }
-
-
-def _label(artefact: Artefact) -> str:
-    names = {"onnx": "ONNX", "tensorrt": "TensorRT"}
-    return f"{names.get(artefact.format, artefact.format)} {artefact.precision}"
-
-
-def _files(run: Run) -> dict[str, Any]:
-    """Where everything lies, relative to the run's folder."""
-    files: dict[str, Any] = {
-        "supernet": {"path": "supernet"},
-        "search": {"path": "search/search.json"},
-        "network as inherited": {"path": "subnet"},
-        "network finetuned": {"path": "finetuned"},
-        "latency samples": {"path": "latency.json"},
-        **({"layers": {"path": "layers.json"}} if run.layers is not None else {}),
-        "report": {"path": "report.html"},
-        "recipe": {"path": "recipe.yaml"},
-    }
-    for artefact in run.manifest.artefacts:
-        if artefact.file is not None:
-            files[_label(artefact)] = {
-                "path": f"export/{artefact.file}",
-                "bytes": artefact.bytes,
-                "sha256": artefact.sha256,
-                "proof": artefact.reason,
-            }
-    return files
 
 
 def not_measured(run: Run) -> list[dict[str, str]]:

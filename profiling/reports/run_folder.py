@@ -198,7 +198,9 @@ class Run:
             if values["search"].metric != values["metric"]:
                 raise ValueError(f"it searched by {values['search'].metric}, the run's metric is {values['metric']}")
             measurement_conditions = record["latency_qualification"]
-            values["measurement_conditions"] = None if measurement_conditions is None else MeasurementConditions(**measurement_conditions)
+            values["measurement_conditions"] = (
+                None if measurement_conditions is None else MeasurementConditions(**measurement_conditions)
+            )
             values["search_config"] = dict(record["config"])
             for needed in ("method", "choose"):
                 record["config"][needed]

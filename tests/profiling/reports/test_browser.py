@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from autoformer.files import write_json
-from autoformer.profiling.reports.joint_pages import build_joint_report
-from autoformer.profiling.reports.page import build_report
+from autoformer.profiling.reports.joint_page import build_joint_report
+from autoformer.profiling.reports.run_page import build_report
 from tests.support.batch_sweeps import profile
 from tests.support.layer_profiles import PROFILE
 from tests.support.run_folder import make_run

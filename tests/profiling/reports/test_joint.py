@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from autoformer.errors import CheckpointError, OutputExistsError
-from autoformer.profiling.reports.joint_pages import build_joint_report
-from autoformer.profiling.reports.page import build_report
+from autoformer.profiling.reports.joint_page import build_joint_report
+from autoformer.profiling.reports.run_page import build_report
 from tests.support.batch_sweeps import profile
 from tests.support.commands import command
 from tests.support.layer_profiles import PROFILE

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from autoformer.cost import count_flops
 from autoformer.profiling.measuring.order_statistics import Verdict
-from autoformer.profiling.reports.latency import loop_content, loop_table, loop_text
-from autoformer.profiling.reports.page import build_report
+from autoformer.profiling.reports.latency_table import loop_content, loop_table, loop_text
+from autoformer.profiling.reports.run_page import build_report
 from autoformer.profiling.tables.limit import FinalistNetwork, LatencyAnswer, LatencyRound, Timing
 from autoformer.search.result import load_search
 from tests.support.run_folder import DEVICE, QUALIFICATION, SPACE, make_run

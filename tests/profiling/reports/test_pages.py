@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from autoformer.profiling.reports.figures import figures
-from autoformer.profiling.reports.page import build_report, markdown
+from autoformer.profiling.reports.page import markdown
 from autoformer.profiling.reports.run_folder import Run
+from autoformer.profiling.reports.run_page import build_report, figures
 from tests.support.run_folder import make_run
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)">'

@@ -16,13 +16,11 @@ from autoformer.cost import Cost, ExactCosts
 from autoformer.errors import CheckpointError
 from autoformer.metric import score
 from autoformer.profiling.reports.blocks import Figure, Plot
+from autoformer.profiling.reports.budget import main_measurement
 from autoformer.profiling.reports.content import content
-from autoformer.profiling.reports.figures import figures
-from autoformer.profiling.reports.latency import main_measurement
-from autoformer.profiling.reports.page import build_report, render_markdown, summary_lines
+from autoformer.profiling.reports.preferences import preference_tables, preferences, preferences_figure
 from autoformer.profiling.reports.run_folder import Run
-from autoformer.profiling.reports.search import preference_tables, preferences
-from autoformer.profiling.reports.search_figures import preferences_figure
+from autoformer.profiling.reports.run_page import build_report, figures, render_markdown, summary_lines
 from autoformer.search.candidate import Candidate
 from autoformer.search.result import SearchResult, conclude
 from autoformer.space import SearchSpace

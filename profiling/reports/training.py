@@ -1,44 +1,33 @@
-"""The figures of the report: of the search (report_search_figures.py), of training and of latency."""
+"""Training in a report: losses and scores by epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from autoformer.metric import WORDS, Metric
-from autoformer.profiling.reports.blocks import (
-    GREY,
-    SERIES,
-    SYMBOLS,
-    Figure,
-    Plot,
-    common_layout,
-    plain,
-)
-from autoformer.profiling.reports.latency import blocks_figure
-from autoformer.profiling.reports.latency_figures import distribution_figure, table_figure, timeline_figure
-from autoformer.profiling.reports.run_folder import Epoch, Run
-from autoformer.profiling.reports.search_figures import candidates_figure, preferences_figure, progress_figure, shapes_figure
-from autoformer.profiling.reports.wording import capital, score_text
+from autoformer.profiling.reports.blocks import GREY, SERIES, SYMBOLS, Figure, Plot, common_layout, plain
+from autoformer.profiling.reports.run_folder import Epoch
+from autoformer.profiling.reports.wording import capital, score_text, words_of
 
 
-def figures(run: Run) -> list[Figure]:
-    """All figures that this run has the numbers for."""
-    found = [
-        candidates_figure(run),
-        progress_figure(run),
-        preferences_figure(run),
-        shapes_figure(run),
-        training_figure("supernet", "Training of the supernet", run.supernet_history, run.metric),
-        training_figure("finetune", "Finetuning of the chosen network", run.finetune_history, run.metric),
-        distribution_figure(run.profile.measurements),
-        timeline_figure([*run.profile.measurements, run.profile.reference]),
-        blocks_figure([run.layers]) if run.layers is not None else None,
-        table_figure(run) if run.table is not None else None,
-    ]
-    return [figure for figure in found if figure is not None]
+def _epoch(epoch: Epoch) -> dict[str, Any]:
+    return {
+        "epoch": epoch.epoch,
+        "loss": epoch.loss,
+        "learning_rate": epoch.learning_rate,
+        "seconds": epoch.seconds,
+        "scores": {name: score.to_dict() for name, score in epoch.scores.items()},
+    }
 
 
-# --- training ----------------------------------------------------------------------------------------------------
+def _training_text(report: Mapping[str, Any]) -> tuple[str, ...]:
+    supernet, finetune = report["training"]["supernet"], report["training"]["finetune"]
+    return (
+        f"Supernet: {len(supernet)} epochs, last loss {supernet[-1]['loss']:.3g}; every step trains one network of the space. "
+        f"Finetuning: {len(finetune)} epochs, last loss {finetune[-1]['loss']:.3g}. The curves of the "
+        f"{words_of(report)} are on the search part, with 95 % intervals.",
+    )
 
 
 def training_figure(name: str, title: str, history: Sequence[Epoch], metric: Metric) -> Figure:
@@ -91,6 +80,3 @@ def training_figure(name: str, title: str, history: Sequence[Epoch], metric: Met
         ),
         views={"": {"data": traces, "layout": layout}},
     )
-
-
-# --- latency -----------------------------------------------------------------------------------------------------

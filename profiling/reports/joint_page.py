@@ -1,4 +1,4 @@
-"""The report of several runs, exports and profiles as pages: badges, tables and figures from the joint content."""
+"""The report of several runs, exports and profiles as a page: badges, tables and figures from the joint content."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from autoformer.files import write_folder, write_json
 from autoformer.profiling.measuring.gpu_sensors import GpuReading
 from autoformer.profiling.measuring.sensors import Reading
 from autoformer.profiling.reports.blocks import SERIES, TONES, Figure, Headline, Plot, Section, Table, common_layout, plain
+from autoformer.profiling.reports.delivered import machine_table
 from autoformer.profiling.reports.joint import UNVERIFIED, Joined, join_sources, joint_content
-from autoformer.profiling.reports.latency import LAYERS_TEXT, blocks_figure, layer_table
-from autoformer.profiling.reports.latency_figures import distribution_figure, timeline_figure
+from autoformer.profiling.reports.latency import LAYERS_TEXT, blocks_figure, distribution_figure, layer_table, timeline_figure
 from autoformer.profiling.reports.page import page_html, page_markdown
-from autoformer.profiling.reports.tables import machine_table
 from autoformer.profiling.reports.wording import change, latency_text, percent
 
 MOST_CURVES = 12  # in one figure
@@ -227,7 +226,7 @@ def _missing_table(report: Mapping[str, Any]) -> Table:
     return Table(title="No number here is about", columns=("source", "what", "why"), rows=tuple(rows))
 
 
-# --- figures -----------------------------------------------------------------------------------------------------
+# --- figures ---
 
 
 def joint_figures(joined: Joined) -> list[Figure]:

@@ -1,0 +1,117 @@
+"""What a run delivered, on which machine, and how long it took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from autoformer.export.manifest import Artefact
+from autoformer.profiling.reports.blocks import Table
+from autoformer.profiling.reports.run_folder import Run
+from autoformer.profiling.reports.wording import DIGEST_DIGITS, duration, file_size
+
+
+def _files(run: Run) -> dict[str, Any]:
+    """Where everything lies, relative to the run's folder."""
+    files: dict[str, Any] = {
+        "supernet": {"path": "supernet"},
+        "search": {"path": "search/search.json"},
+        "network as inherited": {"path": "subnet"},
+        "network finetuned": {"path": "finetuned"},
+        "latency samples": {"path": "latency.json"},
+        **({"layers": {"path": "layers.json"}} if run.layers is not None else {}),
+        "report": {"path": "report.html"},
+        "recipe": {"path": "recipe.yaml"},
+    }
+    for artefact in run.manifest.artefacts:
+        if artefact.file is not None:
+            files[_label(artefact)] = {
+                "path": f"export/{artefact.file}",
+                "bytes": artefact.bytes,
+                "sha256": artefact.sha256,
+                "proof": artefact.reason,
+            }
+    return files
+
+
+def _label(artefact: Artefact) -> str:
+    names = {"onnx": "ONNX", "tensorrt": "TensorRT"}
+    return f"{names.get(artefact.format, artefact.format)} {artefact.precision}"
+
+
+def export_table(report: Mapping[str, Any]) -> Table:
+    """The exported files with what proved them."""
+    rows = tuple(
+        (name, file["path"], file_size(file["bytes"]), file["sha256"][:DIGEST_DIGITS], file["proof"])
+        for name, file in report["files"].items()
+        if "sha256" in file
+    )
+    return Table(
+        title="Exported files",
+        columns=("what", "where in this folder", "size", "SHA-256", "compared with its source"),
+        rows=rows,
+        numbers=(2,),
+        note="Every file was compared with the network on images of the search part before it counted as exported.",
+    )
+
+
+def folder_table(report: Mapping[str, Any]) -> Table:
+    """What else lies in the run's folder."""
+    rows = tuple((name, file["path"]) for name, file in report["files"].items() if "sha256" not in file)
+    return Table(title="Also in this folder", columns=("what", "where"), rows=rows)
+
+
+def skipped_table(report: Mapping[str, Any]) -> Table:
+    """Artefacts that were asked for and are not there."""
+    rows = [(item["what"], item["status"], item["reason"]) for item in report["skipped"]]
+    return Table(
+        title="Not delivered", columns=("what", "status", "reason"), rows=tuple(rows) or (("nothing", "–", "–"),)
+    )  # fmt: skip
+
+
+def not_measured_table(report: Mapping[str, Any]) -> Table:
+    """What has no number, and why."""
+    rows = tuple((item["what"], item["reason"]) for item in report["not_measured"])
+    return Table(title="No number here is about", columns=("what", "why"), rows=rows)
+
+
+STEPS = ("latency table", "train", "search", "extract", "finetune", "export", "profile", "test")  # in their order
+
+
+def machine_table(report: Mapping[str, Any]) -> Table:
+    """The machine and its software."""
+    device = report["device"]
+    absent = "not reported by this machine"
+    facts = [
+        ("processor", device["cpu"]),
+        ("cores in use", str(device["cores"])),
+        ("instructions", ", ".join(device["isa"]) or absent),
+        ("frequency governor", device["governor"] or absent),
+        ("load before the run", absent if device["load_average"] is None else f"{device['load_average']:.2g}"),
+        ("memory", absent if device["memory_mib"] is None else f"{device['memory_mib'] / 1024:.3g} GiB"),
+        ("GPU", "; ".join(f"{gpu['name']}, driver {gpu['driver']}, compute capability {gpu['compute_capability']}"
+                          for gpu in device["gpus"]) or "none found"),
+        *([("Jetson", f"{device['jetson']}; {device['l4t']}")] if device["jetson"] else []),
+        *([("power mode", device["power_mode"])] if device["power_mode"] else []),
+        *([("clocks", "locked" if device["clocks_locked"] else "free to move")] if device["clocks_locked"] is not None else []),
+        *([("temperature before", f"{device['cpu_temperature_c']:.3g} °C")] if device["cpu_temperature_c"] is not None else []),
+        *([("container", device["container"])] if device["container"] else []),
+        *((name, value) for name, value in sorted(device["thread_settings"].items())),
+        ("operating system", device["operating_system"]),
+        ("Python", device["python"]),
+        ("autoformer-toolchain", report["version"]),
+        *((name, version) for name, version in sorted(device["versions"].items()) if name != "autoformer-toolchain"),
+    ]  # fmt: skip
+    return Table(title="Machine and versions", columns=("", ""), rows=tuple(facts))
+
+
+def step_table(report: Mapping[str, Any]) -> Table:
+    """Time per step."""
+    steps = report["steps"]
+    order = [name for name in STEPS if name in steps] + [name for name in steps if name not in STEPS]
+    rows = [(name, duration(steps[name])) for name in order]
+    rows.append(("all steps", duration(sum(report["steps"].values()))))
+    return Table(
+        title="Time per step", columns=("step", "time"), rows=tuple(rows), numbers=(1,),
+        note="Summed over all resumptions of the run.",
+    )  # fmt: skip

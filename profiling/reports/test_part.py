@@ -1,0 +1,150 @@
+"""The test part in a report: the score of every network, int8 against fp32 image by image, and how often the part was read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from autoformer.metric import WORDS, Metric, metric_from, wilson
+from autoformer.profiling.reports.blocks import Table
+from autoformer.profiling.reports.run_folder import FP32, INT8, Run
+from autoformer.profiling.reports.wording import DIGEST_DIGITS, capital, interval, percent, percent_value, readings_words
+
+
+def int8_disagreement(run: Run) -> dict[str, Any] | None:
+    """On how many test images int8 names another class than fp32, image by image; None where there is no int8 file."""
+    if INT8 not in run.predictions:
+        return None
+    fp32, int8 = run.predictions[FP32], run.predictions[INT8]
+    different = int((fp32 != int8).sum())
+    low, high = wilson(different / len(fp32), len(fp32))
+    return {
+        "images": len(fp32),
+        "different": different,
+        "share": different / len(fp32),
+        "low": low,
+        "high": high,
+        "only_fp32_right": int(((fp32 == run.labels) & (int8 != run.labels)).sum()),
+        "only_int8_right": int(((int8 == run.labels) & (fp32 != run.labels)).sum()),
+    }
+
+
+def _int8(run: Run) -> dict[str, Any]:
+    """What became of the int8 file."""
+    artefact = run.manifest.find("onnx", "int8")
+    if artefact is None:
+        return {"status": "not asked for", "reason": "the recipe's export.precisions does not name int8", "advice": ""}
+    return {"status": artefact.status, "reason": artefact.reason, "advice": artefact.advice}
+
+
+def _test_readings(run: Run) -> dict[str, Any]:
+    """How often the test part was read: by this run, and by all whose folders lie beside it."""
+    split = run.parts["test"].digest
+    by_split = Counter(reading.split for reading in run.readings)
+    return {
+        "split": split,
+        "by_split": dict(by_split),
+        "this_run": by_split[split],
+        "all_runs": by_split[split] + run.beside.readings,
+        "runs": 1 + run.beside.runs,
+        "damaged": list(run.beside.damaged),
+        "readings": [asdict(reading) for reading in run.readings],
+    }
+
+
+# --- words ---
+
+
+NETWORKS = {
+    "inherited": "supernet weights, as inherited",
+    "finetuned": "finetuned",
+    "onnx fp32": "ONNX fp32",
+    "onnx fp16": "ONNX fp16",
+    "onnx int8": "ONNX int8",
+}
+MEANINGS: dict[Metric, str] = {
+    "top1": "The share of images whose first guess is right (top-1), with Wilson's interval.",
+    "balanced_accuracy": "The mean over classes of the share of a class's images that are right: every class counts alike, "
+    "however many images it has. Intervals are Wilson's for as many images as the score is as sure as.",
+    "macro_f1": "The mean over classes of F1, the harmonic mean of precision and recall: every class counts alike, however "
+    "many images it has. Intervals are Wilson's for as many images as the score is as sure as.",
+}
+
+
+def networks(name: str) -> str:
+    """A name of test.json in words."""
+    return NETWORKS.get(name, name)
+
+
+def _test_text(report: Mapping[str, Any]) -> tuple[str, ...]:
+    paired = report["int8_disagreement"]
+    if paired is None:
+        return (f"There is no int8 file to compare with fp32: {report['int8']['status']}, {report['int8']['reason']}.",)
+    return (
+        f"Image by image, int8 names another class than fp32 on {paired['different']} of {paired['images']} test images, "
+        f"{percent(paired['share'], paired['low'], paired['high'])}; on {paired['only_fp32_right']} of them only fp32 is right, "
+        f"on {paired['only_int8_right']} only int8.",
+        *((f"int8 is {report['int8']['advice']}.",) if report["int8"]["advice"] else ()),
+    )
+
+
+def test_table(report: Mapping[str, Any]) -> Table:
+    """The score of every network on the test part."""
+    metric, rows = metric_from(report["metric"]), list[tuple[str, ...]]()
+    counted = metric == "top1"
+    for name, score in report["test"].items():
+        images = f"{score['correct']} of {score['images']}" if counted else str(score["images"])
+        rows.append((networks(name), percent_value(score["value"], score["low"], score["high"]), interval(score), images))
+    rows.sort(key=lambda row: [*NETWORKS.values(), row[0]].index(row[0]))
+    if "onnx int8" not in report["test"]:
+        rows.append(("ONNX int8", "not measured", "–", "–"))
+    return Table(
+        title=f"{capital(WORDS[metric])} on images that nothing was chosen by",
+        columns=("network", WORDS[metric], "95 % interval", "right" if counted else "images"),
+        rows=tuple(rows),
+        numbers=(1, 2, 3),
+        note=f"{MEANINGS[metric]} All networks see the same images, so neighbouring rows differ by less than they suggest.",
+    )
+
+
+def _data_text(report: Mapping[str, Any]) -> tuple[str, ...]:
+    data = report["data"]
+    size, channels = data["preprocessing"]["image_size"], data["preprocessing"]["in_chans"]
+    colour = "grey" if channels == 1 else "RGB" if channels == 3 else f"{channels} channels"
+    names = data["classes"]
+    shown = ", ".join(names[:20]) + (f", and {len(names) - 20} more" if len(names) > 20 else "")
+    return (
+        f"{report['source']}: {len(names)} classes ({shown}); images of {size} × {size} px, {colour}. Parts: {data['layout']}.",
+        f"The {readings_words(report)}.",
+    )
+
+
+def part_table(report: Mapping[str, Any]) -> Table:
+    """The parts of the data."""
+    use = {
+        "train": "supernet and finetuning",
+        "search": "scoring candidates, calibrating and judging int8",
+        "test": "read at the end, when every choice was made",
+    }
+    parts = report["data"]["parts"]
+    rows = [(name, str(parts[name]["images"]), use[name], parts[name]["digest"][:DIGEST_DIGITS]) for name in use]
+    return Table(title="Parts", columns=("part", "images", "used for", "digest"), rows=tuple(rows), numbers=(1,))
+
+
+def reading_table(report: Mapping[str, Any]) -> Table:
+    """Who read the test part."""
+    readings = report["test_readings"]
+    rows = [
+        (networks(reading["reader"]), reading["time"], str(reading["images"]), reading["split"][:DIGEST_DIGITS])
+        for reading in readings["readings"]
+    ]
+    return Table(
+        title="Readings of the test part in this run",
+        columns=("by", "time", "images", "digest"),
+        rows=tuple(rows) or (("nothing", "–", "–", "–"),),
+        numbers=(2,),
+        note="Each reading beyond one per network would make its score less of a test, and so does every run that goes by "
+        "what an earlier one read.",
+    )
