@@ -12,7 +12,7 @@ from autoformer.errors import CheckpointError, DataError, MissingPackageError
 from autoformer.export.engines.artefact import few_calls, profiles_of, trtexec_of
 from autoformer.export.engines.builder import PRECISIONS
 from autoformer.files import refuse_existing_file, write_json
-from autoformer.profiling.measuring.order_statistics import limit_status
+from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, OVER_BUDGET, WITHIN_BUDGET, limit_status
 
 
 def verify(arguments: argparse.Namespace) -> Answer:
@@ -43,27 +43,27 @@ def verify(arguments: argparse.Namespace) -> Answer:
             status = "as promised" if parity.passed else "differs"
             answer["artefacts"][name] = {"status": status, "reason": parity.reason, "right": right, "images": len(labels)}
     states = [entry["status"] for entry in answer["artefacts"].values()]
-    kept = all(entry["status"] != "not met" for entry in answer["budget"].values())
+    kept = all(entry["status"] != OVER_BUDGET for entry in answer["budget"].values())
     if arguments.out is not None:
         write_json(result_of("verify", bundle, answer), arguments.out)
     return answer, not answer["files"] and "differs" not in states and "as promised" in states and kept
 
 
 def budget(bundle: Bundle, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Each limit with what is known here: "met", "not met", "not shown"."""
+    """Each limit with what is known here: within budget, over budget, or inconclusive."""
     found: dict[str, dict[str, Any]] = {}
     for name, limit in bundle.promises["budget"].items():
         kind, measure = name.split("_", 1)
         if measure != "latency_ms":
             value = getattr(bundle.manifest, measure)
             kept = value is not None and (value <= limit if kind == "max" else value >= limit)
-            found[name] = {"limit": limit, "value": value, "status": "met" if kept else "not met"}
+            found[name] = {"limit": limit, "value": value, "status": WITHIN_BUDGET if kept else OVER_BUDGET}
             continue
         means = bundle.promises.get("latency_means")
         precision, backend = meant_by(means)
         taken, _ = measured(bundle, arguments, only=precision)
         if not taken:
-            found[name] = {"limit": limit, "status": "not shown", "reason": "no runtime here measures it"}
+            found[name] = {"limit": limit, "status": INCONCLUSIVE, "reason": "no runtime here measures it"}
         for what, entry in sorted(taken.items(), key=lambda row: row[1].backend != backend):
             low, high = entry.stats.p50_low_ms, entry.stats.p50_high_ms
             status = limit_status(limit, entry.verdict.level, low, high)

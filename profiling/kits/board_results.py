@@ -19,7 +19,7 @@ from autoformer.files import believing, read_document, replacing
 from autoformer.profiling.kits.result import KitResult
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import Measurement
-from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, OVER_BUDGET, WITHIN_BUDGET, limit_status
+from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, OVER_BUDGET, WITHIN_BUDGET, limit_status, status_from
 
 FORMAT = "autoformer/board/1"
 COMMANDS = ("verify", "bench")
@@ -109,7 +109,7 @@ def _entries(answer: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
 
 def _budget(answer: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The limits of `verify`. Raises `ValueError` where a status does not follow from the numbers beside it."""
-    found = _entries(answer, "budget")
+    found = {name: {**entry, "status": status_from(entry["status"])} for name, entry in _entries(answer, "budget").items()}
     for name, entry in found.items():
         limit, status = entry["limit"], entry["status"]
         if "median_ms" in entry:

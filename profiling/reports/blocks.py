@@ -1,4 +1,4 @@
-"""What the figures of the report share: plotly figures in plain JSON (`data` and `layout`), colours, marks and words.
+"""What pages are made of: a headline, sections of sentences and tables, and plotly figures in plain JSON (`data` and `layout`).
 
 Colours of text and grid are the page's. Whatever comes from files goes through `plain`: plotly reads its texts as a small HTML.
 """
@@ -6,12 +6,14 @@ Colours of text and grid are the page's. Whatever comes from files goes through 
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autoformer import __version__
 from autoformer.architecture import Architecture
 
-# Readable on white and on near-black, and told apart by people who see red and green alike (after Okabe and Ito).
+# Readable on white and on near-black, and different for people who see red and green alike (after Okabe and Ito).
 BLUE, ORANGE, GREEN, PURPLE, OLIVE, GREY = "#3f8fd2", "#e07b1a", "#12936f", "#b5669f", "#9a8700", "#8b919a"
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, OLIVE, GREY)
 SYMBOLS = ("circle", "diamond", "square", "cross", "triangle-up", "x")
@@ -73,8 +75,23 @@ TONES = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table. `numbers` are the columns that stand to the right; `note` is a sentence below.
+
+    On a phone the rows of a table with many columns are taken apart, except where its cells are so short that it is `compact`.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numbers: tuple[int, ...] = ()
+    note: str = ""
+    compact: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of the report. `figures` are names of figures (report_figures.py)."""
+    """A part of the report. `figures` are names of figures of the page; those that it lacks are left out."""
 
     name: str
     title: str
@@ -97,15 +114,11 @@ class Headline:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
-    """A table. `numbers` are the columns that stand to the right; `note` is a sentence below.
+class Page:
+    """A whole page, and the same as JSON values for programs."""
 
-    On a phone the rows of a table with many columns are taken apart, except where its cells are so short that it is `compact`.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    numbers: tuple[int, ...] = ()
-    note: str = ""
-    compact: bool = False
+    headline: Headline
+    sections: tuple[Section, ...]
+    figures: tuple[Figure, ...]
+    values: Mapping[str, Any]
+    version: str = __version__  # that wrote what the page is about

@@ -9,7 +9,7 @@ from autoformer.profiling.kits.board_results import BoardResult
 from autoformer.profiling.reports.blocks import Section, Table
 
 
-def boards_content(results: Sequence[BoardResult]) -> list[dict[str, Any]]:
+def values(results: Sequence[BoardResult]) -> list[dict[str, Any]]:
     """One entry for each imported result, in the order of their dates."""
     return [
         {
@@ -33,11 +33,11 @@ def boards_content(results: Sequence[BoardResult]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _boards_section(report: Mapping[str, Any]) -> list[Section]:
+def sections(report: Mapping[str, Any]) -> list[Section]:
     """What other devices found; nothing where no result was imported."""
     if not report["boards"]:
         return []
-    text = ("As the program of the bundle found it on these devices; imported with autoformer report import.",)
+    text = ("The program of the bundle found this on these devices; autoformer report import took it in.",)
     return [Section(name="boards", title="On other devices", text=text, tables=board_tables(report["boards"]))]
 
 

@@ -7,14 +7,17 @@ from typing import Any
 
 from autoformer.errors import MeasurementError
 from autoformer.profiling.measuring.measure import Measurement
-from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, OVER_BUDGET, VALID, WITHIN_BUDGET
-from autoformer.profiling.reports.blocks import Table
+from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, OVER_BUDGET, WITHIN_BUDGET
+from autoformer.profiling.reports.blocks import Section, Table
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.wording import latency_text, shown_value
+from autoformer.profiling.tables.limit import Timing
+
+MEASURES = {"params": "parameters", "flops": "FLOPs (multiply-adds)", "latency_ms": "latency"}
 
 
 def limits(run: Run) -> list[dict[str, Any]]:
-    """Each limit: as stated, its value, what was found, and whether it is met; in the order of `Budget`."""
+    """Each limit: as stated, its value, what was found, and the status that follows (`met`); in the order of `Budget`."""
     found = []
     for name, value in run.limits.to_dict().items():
         kind, measure = name.split("_", 1)
@@ -32,34 +35,25 @@ def limits(run: Run) -> list[dict[str, Any]]:
 
 
 def _latency_limit(run: Run, limit_ms: float) -> dict[str, Any]:
-    """What is known about a limit on latency."""
+    """What is known about a limit on latency; `limit_status` decides, as everywhere."""
     known: dict[str, Any] = {"found": None, "low": None, "high": None, "predicted": run.search.chosen.cost.latency_ms}
     known["qualification"] = None if run.measurement_conditions is None else str(run.measurement_conditions)
     measurement, reason = measurement_of_limit(run)
     if measurement is None:
         return {**known, "met": INCONCLUSIVE, "reason": reason}
-    stats, verdict = measurement.stats, measurement.verdict
+    stats = measurement.stats
     known |= {"found": stats.p50_ms, "low": stats.p50_low_ms, "high": stats.p50_high_ms, "measured_as": measurement.name}
-    if stats.p50_low_ms is None or stats.p50_high_ms is None:
-        return {**known, "met": INCONCLUSIVE, "reason": f"{stats.n} runs are too few for an interval of the median"}
-    if stats.p50_low_ms > limit_ms:
-        return {**known, "met": OVER_BUDGET, "reason": f"the whole interval of the median is above the limit; {verdict}"}
-    if verdict.level != VALID:
-        return {**known, "met": INCONCLUSIVE, "reason": f"the measurement is {verdict}"}
-    if stats.p50_high_ms > limit_ms:
-        return {**known, "met": INCONCLUSIVE, "reason": "the limit lies inside the interval of the median"}
-    return {
-        **known,
-        "met": WITHIN_BUDGET,
-        "reason": "the whole interval of the median is inside the limit; the measurement is VALID",
-    }
+    timing = Timing(
+        measured_ms=stats.p50_ms, low_ms=stats.p50_low_ms, high_ms=stats.p50_high_ms, runs=stats.n, verdict=measurement.verdict
+    )
+    return {**known, "met": timing.status(limit_ms), "reason": timing.why(limit_ms)}
 
 
 def measurement_of_limit(run: Run) -> tuple[Measurement | None, str]:
     """The measurement that means the same as the limit on latency; or None and the reason."""
     wanted = run.measurement_conditions
     if wanted is None:
-        return None, "the run has no latency table, so it is not said what a latency means"
+        return None, "the run has no latency table, so nothing says what a latency means"
     if wanted.statistic != "p50":
         return None, f"the limit is on {wanted.statistic}; only the median has an interval here"
     for measurement in run.profile.measurements:
@@ -81,14 +75,16 @@ def main_measurement(run: Run) -> Measurement:
     return next((measurement for measurement in every if measurement.precision == "fp32"), every[0])
 
 
-# --- words ---
+# --- words -------------------------------------------------------------------------------------------------------
 
 
-MEASURES = {"params": "parameters", "flops": "FLOPs (multiply-adds)", "latency_ms": "latency"}
+def section(report: Mapping[str, Any]) -> Section:
+    """The limits beside what was found."""
+    return Section(name="budget", title="Cost against the budget", tables=(limit_table(report),))
 
 
 def limit_table(report: Mapping[str, Any]) -> Table:
-    """Each limit, what was found, and whether it is met."""
+    """Each limit, what was found, and the status that follows."""
     rows = []
     for limit in report["budget"]:
         measure = limit["measure"]
@@ -112,11 +108,12 @@ def limit_table(report: Mapping[str, Any]) -> Table:
             rows.append(row)
     return Table(
         title="Limits",
-        columns=("cost", "stated", "limit", "found", "verdict", "how it is known"),
+        columns=("cost", "stated", "limit", "found", "status", "how it is known"),
         rows=tuple(rows),
         numbers=(2, 3),
         note=(
             "Percentages are of the largest network of the space. FLOPs are multiply-adds of one image, counted as fvcore "
-            "does. A latency limit is met when the measurement is VALID and the whole 95 % interval of the median is inside."
+            "does. A latency is within budget when its measurement is VALID and the whole 95 % interval of the median lies "
+            "inside the limit, and over budget when it is VALID and the whole interval lies above. Anything else is inconclusive."
         ),
     )

@@ -1,4 +1,7 @@
-"""What a report says, as values for programs: the content of `report.json`. The pages are made from it."""
+"""What a report says, as values for programs: the content of `report.json`. The page is made from it.
+
+Every score has its interval, and every latency its measurement conditions.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,12 @@ from typing import Any
 
 from autoformer.profiling.kits.board_results import results_of
 from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, MIN_SAMPLES_P99
-from autoformer.profiling.reports.boards import boards_content
+from autoformer.profiling.reports import boards, latency, latency_table, search
 from autoformer.profiling.reports.budget import limits
-from autoformer.profiling.reports.delivered import _files, _label
-from autoformer.profiling.reports.latency import _latency
-from autoformer.profiling.reports.latency_table import _table, loop_content
+from autoformer.profiling.reports.delivered import file_values, label
 from autoformer.profiling.reports.run_folder import Run
-from autoformer.profiling.reports.search import search_content
-from autoformer.profiling.reports.test_part import _int8, _test_readings, int8_disagreement
-from autoformer.profiling.reports.training import _epoch
+from autoformer.profiling.reports.test_part import int8_disagreement, int8_values, reading_values
+from autoformer.records import to_json
 
 FORMAT = "autoformer/report/3"
 
@@ -49,31 +49,31 @@ def content(run: Run) -> dict[str, Any]:
         "budget": limits(run),
         "latency_qualification": None if run.measurement_conditions is None else asdict(run.measurement_conditions),
         "test": {name: run.score(name).to_dict() for name in run.predictions},
-        "int8": _int8(run),
+        "int8": int8_values(run),
         "int8_disagreement": int8_disagreement(run),
         "candidates": len(run.search.candidates),
         "tied": len(run.search.tied),
-        "search": search_content(run),
+        "search": search.values(run),
         "training": {
-            "supernet": [_epoch(epoch) for epoch in run.supernet_history],
-            "finetune": [_epoch(epoch) for epoch in run.finetune_history],
+            "supernet": to_json(run.supernet_history),
+            "finetune": to_json(run.finetune_history),
         },
-        "latency": {measurement.name: _latency(run, measurement) for measurement in run.profile.measurements},
-        "reference": _latency(run, run.profile.reference),
+        "latency": {measurement.name: latency.values(run, measurement) for measurement in run.profile.measurements},
+        "reference": latency.values(run, run.profile.reference),
         "latency_measured": run.profile.created,
         "latency_attempt": run.profile.attempt,
-        "latency_table": _table(run),
-        "latency_loop": loop_content(run.answer),
-        "boards": boards_content(results_of(run.folder)),
+        "latency_table": latency_table.values(run),
+        "latency_loop": latency_table.loop_content(run.answer),
+        "boards": boards.values(results_of(run.folder)),
         "layers": run.layers and run.layers.to_dict(),
         "skipped": [
-            {"what": _label(artefact), "status": artefact.status, "reason": artefact.reason}
+            {"what": label(artefact), "status": artefact.status, "reason": artefact.reason}
             for artefact in run.manifest.artefacts
             if artefact.file is None
         ],
         "not_measured": not_measured(run),
-        "test_readings": _test_readings(run),
-        "files": _files(run),
+        "test_readings": reading_values(run),
+        "files": file_values(run),
         "steps": run.seconds,
         "device": run.device.to_dict(),
         "recipe": run.recipe,
@@ -84,15 +84,15 @@ def content(run: Run) -> dict[str, Any]:
 def not_measured(run: Run) -> list[dict[str, str]]:
     """What this report does not show, and why."""
     of_manifest = {f"{artefact.status}: {artefact.reason}" for artefact in run.manifest.artefacts if artefact.file is None}
-    missing = [(_label(a), f"{a.status}: {a.reason}") for a in run.manifest.artefacts if a.file is None]
+    missing = [(label(a), f"{a.status}: {a.reason}") for a in run.manifest.artefacts if a.file is None]
     missing += [
         (f"{item.name} on {item.backend}", item.reason) for item in run.profile.not_measured if item.reason not in of_manifest
     ]
     if run.manifest.find("onnx", "int8") is None:
-        missing.append(("ONNX int8", _int8(run)["reason"]))
+        missing.append(("ONNX int8", int8_values(run)["reason"]))
     for limit in limits(run):
         if limit["met"] == INCONCLUSIVE:
-            missing.append((f"Whether {limit['limit']} is kept", limit["reason"]))
+            missing.append((f"Whether {limit['limit']} is within budget", limit["reason"]))
     for measurement in run.profile.measurements:
         if measurement.stats.p99_ms is None:
             missing.append((f"p99 of {measurement.name}", f"{measurement.stats.n} runs, {MIN_SAMPLES_P99} needed"))

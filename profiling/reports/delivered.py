@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autoformer.export.manifest import Artefact
-from autoformer.profiling.reports.blocks import Table
+from autoformer.profiling.reports.blocks import Section, Table
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.wording import DIGEST_DIGITS, duration, file_size
 
 
-def _files(run: Run) -> dict[str, Any]:
+def file_values(run: Run) -> dict[str, Any]:
     """Where everything lies, relative to the run's folder."""
     files: dict[str, Any] = {
         "supernet": {"path": "supernet"},
@@ -25,7 +25,7 @@ def _files(run: Run) -> dict[str, Any]:
     }
     for artefact in run.manifest.artefacts:
         if artefact.file is not None:
-            files[_label(artefact)] = {
+            files[label(artefact)] = {
                 "path": f"export/{artefact.file}",
                 "bytes": artefact.bytes,
                 "sha256": artefact.sha256,
@@ -34,9 +34,33 @@ def _files(run: Run) -> dict[str, Any]:
     return files
 
 
-def _label(artefact: Artefact) -> str:
+def label(artefact: Artefact) -> str:
+    """An artefact in words: `ONNX int8`."""
     names = {"onnx": "ONNX", "tensorrt": "TensorRT"}
     return f"{names.get(artefact.format, artefact.format)} {artefact.precision}"
+
+
+# --- words -------------------------------------------------------------------------------------------------------
+
+STEPS = ("latency table", "train", "search", "extract", "finetune", "export", "profile", "test")  # in their order
+
+
+def section(report: Mapping[str, Any]) -> Section:
+    """The exported files, those that are missing, and what else lies in the folder."""
+    tables = (export_table(report), skipped_table(report), folder_table(report))
+    return Section(name="files", title="What was delivered", tables=tables)
+
+
+def gaps_section(rows: Sequence[tuple[str, ...]]) -> Section:
+    """What has no number, and why: (what, why), or with where it would have come from before."""
+    columns = ("what", "why") if not rows or len(rows[0]) == 2 else ("source", "what", "why")
+    gaps = Table(title="Not in this report", columns=columns, rows=tuple(rows))
+    return Section(name="not-measured", title="What was not measured", tables=(gaps,))
+
+
+def machine_section(report: Mapping[str, Any]) -> Section:
+    """The machine, its software, and how long the steps took on it."""
+    return Section(name="machine", title="Machine, versions, time", tables=(machine_table(report), step_table(report)))
 
 
 def export_table(report: Mapping[str, Any]) -> Table:
@@ -67,15 +91,6 @@ def skipped_table(report: Mapping[str, Any]) -> Table:
     return Table(
         title="Not delivered", columns=("what", "status", "reason"), rows=tuple(rows) or (("nothing", "–", "–"),)
     )  # fmt: skip
-
-
-def not_measured_table(report: Mapping[str, Any]) -> Table:
-    """What has no number, and why."""
-    rows = tuple((item["what"], item["reason"]) for item in report["not_measured"])
-    return Table(title="No number here is about", columns=("what", "why"), rows=rows)
-
-
-STEPS = ("latency table", "train", "search", "extract", "finetune", "export", "profile", "test")  # in their order
 
 
 def machine_table(report: Mapping[str, Any]) -> Table:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from autoformer.cost import show
-from autoformer.files import write_folder, write_json
+from autoformer.files import write_folder
 from autoformer.profiling.measuring.gpu_sensors import GpuReading
 from autoformer.profiling.measuring.sensors import Reading
-from autoformer.profiling.reports.blocks import SERIES, TONES, Figure, Headline, Plot, Section, Table, common_layout, plain
-from autoformer.profiling.reports.delivered import machine_table
+from autoformer.profiling.reports import page
+from autoformer.profiling.reports.blocks import SERIES, TONES, Figure, Headline, Page, Plot, Section, Table, common_layout, plain
+from autoformer.profiling.reports.delivered import gaps_section, machine_table
 from autoformer.profiling.reports.joint import UNVERIFIED, Joined, join_sources, joint_content
-from autoformer.profiling.reports.latency import LAYERS_TEXT, blocks_figure, distribution_figure, layer_table, timeline_figure
-from autoformer.profiling.reports.page import page_html, page_markdown
+from autoformer.profiling.reports.latency import blocks_figure, distribution_figure, layer_section, timeline_figure
 from autoformer.profiling.reports.wording import change, latency_text, percent
 
 MOST_CURVES = 12  # in one figure
@@ -42,16 +42,14 @@ def build_joint_report(paths: Sequence[Path], out: Path) -> dict[str, Any]:
     """
     joined = join_sources(paths)
     report = joint_content(joined)
-    drawn = joint_figures(joined)
-    head, parts = joint_headline(report), joint_sections(report, [figure.name for figure in drawn])
+    whole = Page(headline=headline(report), sections=sections(report), figures=tuple(figures(joined)), values=report)
     with write_folder(out) as folder:
-        (folder / "report.html").write_text(page_html(head, parts, drawn, report["version"]), encoding="utf-8", newline="\n")
-        (folder / "report.md").write_text(page_markdown(head, parts, report["version"]), encoding="utf-8", newline="\n")
-        write_json(report, folder / "report.json")
+        for suffix in page.SUFFIXES:
+            page.save(whole, folder / f"report{suffix}")
     return report
 
 
-def joint_headline(report: Mapping[str, Any]) -> Headline:
+def headline(report: Mapping[str, Any]) -> Headline:
     """The first screen: how much is here, and how many of the latencies are to be trusted."""
     taken = report["measurements"]
     levels = Counter(one["verdict"] for one in taken)
@@ -77,47 +75,34 @@ def joint_headline(report: Mapping[str, Any]) -> Headline:
     )
 
 
-def joint_sections(report: Mapping[str, Any], figures: Sequence[str]) -> list[Section]:
+def sections(report: Mapping[str, Any]) -> tuple[Section, ...]:
     """Everything below; what nothing is known about is left out, and named under what was not measured."""
-
-    def drawn(*names: str) -> tuple[str, ...]:
-        return tuple(name for name in names if name in figures)
-
-    sections = []
+    found = []
     if report["sources"]:
-        sections.append(Section(name="networks", title="Networks", tables=(_source_table(report),)))
+        found.append(Section(name="networks", title="Networks", tables=(_source_table(report),)))
     if report["measurements"]:
         text = "Times are of one call, waiting included (wall_ms), or with the copies between host and GPU (e2e_ms). "
         text += "Compare times of one file of `profile run` by themselves, others by the ratio to the reference network."
-        sections.append(
+        found.append(
             Section(
                 name="latency", title="Latency and accuracy", text=(text,), tables=(_latency_table(report), _trust_table(report)),
-                figures=drawn("latency", "timeline", "clocks"),
+                figures=("latency", "timeline", "clocks"),
             )
         )  # fmt: skip
     if report["predictions"]:
-        sections.append(Section(name="predictions", title="Predicted against measured", tables=(_prediction_table(report),)))
-    if report["layers"]:
-        sections.append(
-            Section(
-                name="layers",
-                title="Where the time goes",
-                text=(LAYERS_TEXT,),
-                tables=tuple(layer_table(one, one["source"]) for one in report["layers"]),
-                figures=drawn("layers"),
-            )
-        )
+        found.append(Section(name="predictions", title="Predicted against measured", tables=(_prediction_table(report),)))
+    found += layer_section(report["layers"], [one["source"] for one in report["layers"]])
     if report["cold_starts"] or report["energy"]:
         tables = (
             *([_cold_table(report)] if report["cold_starts"] else []),
             *([_energy_table(report)] if report["energy"] else []),
         )
-        sections.append(Section(name="besides", title="Cold start, memory and energy", tables=tables))
-    sections.append(Section(name="not-measured", title="What was not measured", tables=(_missing_table(report),)))
+        found.append(Section(name="besides", title="Cold start, memory and energy", tables=tables))
+    found.append(gaps_section(_missing(report)))
     if report["devices"]:
         tables = tuple(machine_table({"device": device, "version": report["version"]}) for device in report["devices"])
-        sections.append(Section(name="machine", title="Machines and versions", tables=tables))
-    return sections
+        found.append(Section(name="machine", title="Machines and versions", tables=tables))
+    return tuple(found)
 
 
 def _per_image_ms(one: Mapping[str, Any]) -> float:
@@ -215,21 +200,21 @@ def _energy_table(report: Mapping[str, Any]) -> Table:
     return Table(title="Energy", columns=columns, rows=tuple(rows), numbers=(2, 3, 4, 5))
 
 
-def _missing_table(report: Mapping[str, Any]) -> Table:
-    rows = [(one["source"], one["what"], one["reason"]) for one in report["not_measured"]]
+def _missing(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """What the sources have no number of, and how to get one."""
+    rows: list[tuple[str, ...]] = [(one["source"], one["what"], one["reason"]) for one in report["not_measured"]]
     taken = report["measurements"]
     absent = [("per-layer times", not report["layers"], "profile layers FILE --out FILE.json")]
     absent += [("cold start and memory", not report["cold_starts"], "profile run --cold-start")]
     absent += [("energy", not report["energy"], "profile run --energy, where a sensor tells the power")]
     absent += [("other batches", len({one["batch"] for one in taken}) < 2, "profile run --sweep")]
-    rows += [("all", what, f"no file here has it; {how} measures it") for what, missing, how in absent if missing]
-    return Table(title="No number here is about", columns=("source", "what", "why"), rows=tuple(rows))
+    return rows + [("all", what, f"no file here has it; {how} measures it") for what, missing, how in absent if missing]
 
 
 # --- figures ---
 
 
-def joint_figures(joined: Joined) -> list[Figure]:
+def figures(joined: Joined) -> list[Figure]:
     """Distribution and timeline of the measurements, clocks and heat while measuring, and time by block."""
     taken = [one.measurement for one in joined.timed][:MOST_CURVES]
     found = [distribution_figure(taken), timeline_figure(taken)] if taken else []

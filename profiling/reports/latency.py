@@ -14,8 +14,8 @@ from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.wording import latency_text
 
 
-def _latency(run: Run, measurement: Measurement) -> dict[str, Any]:
-    """One measurement without its samples, which stand in latency.json."""
+def values(run: Run, measurement: Measurement) -> dict[str, Any]:
+    """One measurement as JSON, without its samples, which stand in latency.json."""
     return {
         "backend": measurement.backend,
         "precision": measurement.precision,
@@ -33,16 +33,20 @@ def _latency(run: Run, measurement: Measurement) -> dict[str, Any]:
     }
 
 
-def _latency_text(report: Mapping[str, Any]) -> tuple[str, ...]:
-    return (
+# --- words -------------------------------------------------------------------------------------------------------
+
+
+def section(report: Mapping[str, Any]) -> Section:
+    """The times of every file, and whether they can be trusted."""
+    number = report["latency_attempt"]
+    attempt = "" if number == 1 else f", attempt {number}: the earlier ones were not steady"
+    text = (
         "All files were run in turns, after warm-up, with a small fixed network among them (the reference). Absolute times of "
         "a machine drift by some per cent from hour to hour; compare runs by the ratio to the reference. "
-        f"Measured {report['latency_measured']}{_attempt(report['latency_attempt'])}.",
+        f"Measured {report['latency_measured']}{attempt}."
     )
-
-
-def _attempt(number: int) -> str:
-    return "" if number == 1 else f", attempt {number}: the earlier ones were not steady"
+    tables = (latency_table(report), trust_table(report))
+    return Section(name="latency", title="Latency", text=(text,), tables=tables, figures=("latency", "timeline"))
 
 
 def _timed(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -204,16 +208,12 @@ def _rounded(value: float) -> float:
 LAYERS_TEXT = "Per-layer times are taken with the runtime's profiler, which slows it down; their sum is not scaled to fit."
 
 
-def _layer_section(report: Mapping[str, Any], figures: tuple[str, ...]) -> list[Section]:
-    """Where the time of the fp32 file goes; nothing where the run did not take it apart."""
-    layers = report["layers"]
-    if layers is None:
+def layer_section(layers: Sequence[Mapping[str, Any]], sources: Sequence[str] = ("",)) -> list[Section]:
+    """Where the time of each profile goes, in its JSON form; nothing without profiles."""
+    if not layers:
         return []
-    return [
-        Section(
-            name="layers", title="Where the time goes", text=(LAYERS_TEXT,), tables=(layer_table(layers),), figures=figures
-        )
-    ]  # fmt: skip
+    tables = tuple(layer_table(one, source) for one, source in zip(layers, sources, strict=True))
+    return [Section(name="layers", title="Where the time goes", text=(LAYERS_TEXT,), tables=tables, figures=("layers",))]
 
 
 def layer_table(layers: Mapping[str, Any], source: str = "") -> Table:

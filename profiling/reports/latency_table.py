@@ -12,7 +12,7 @@ from autoformer.profiling.reports.wording import change, latency_text
 from autoformer.profiling.tables.limit import LatencyAnswer
 
 
-def _table(run: Run) -> dict[str, Any] | None:
+def values(run: Run) -> dict[str, Any] | None:
     """The latency table's fit, and how its prediction for the chosen network compares with the measurement."""
     table = run.table
     if table is None:
@@ -37,17 +37,20 @@ def _table(run: Run) -> dict[str, Any] | None:
     }
 
 
-def _table_section(report: Mapping[str, Any], figures: tuple[str, ...]) -> list[Section]:
-    """How well the latency table predicts; nothing where the run has none."""
+# --- words and figure --------------------------------------------------------------------------------------------
+
+
+def sections(report: Mapping[str, Any]) -> list[Section]:
+    """How well the latency table predicts, and what was measured in the loop; nothing where the run has no table."""
     table = report["latency_table"]
     if table is None:
-        return []
+        return _loop_section(report)
     prediction = table["prediction"]
     facts = [
         ("model", table["model"]),
-        ("meaning", table["qualification"]),
+        ("measurement conditions", table["qualification"]),
         ("networks measured", f"{table['networks']}, of these {table['doubtful']} not VALID"),
-        ("error on a network left out of the fit", f"mean {100 * table['left_out_mape']:.2g} %, "
+        ("cross-validation error", f"mean {100 * table['left_out_mape']:.2g} %, "
          f"worst {100 * table['left_out_worst']:.2g} %"),
         ("margin taken off the limit", f"{100 * table['margin']:.2g} %"),
         ("chosen network, predicted", "no prediction" if prediction["predicted_ms"] is None
@@ -56,9 +59,13 @@ def _table_section(report: Mapping[str, Any], figures: tuple[str, ...]) -> list[
          else change(prediction["predicted_ms"], prediction["measured_ms"])),
         ("measured", table["created"]),
     ]  # fmt: skip
-    text = "The search cannot time every candidate; it predicts from networks that were timed before it began."
+    text = (
+        "The search cannot time every candidate. It predicts latencies from networks that were timed before it began. For the "
+        "cross-validation error, each of these networks was predicted by a fit without it."
+    )
     known = Table(title="Fit", columns=("", ""), rows=tuple(facts))
-    return [Section(name="table", title="The latency table", text=(text,), tables=(known,), figures=figures)]
+    fit = Section(name="table", title="The latency table", text=(text,), tables=(known,), figures=("table",))
+    return [fit, *_loop_section(report)]
 
 
 def table_figure(run: Run) -> Figure:
@@ -107,12 +114,12 @@ def table_figure(run: Run) -> Figure:
     return Figure(
         name="table",
         title="Latency against FLOPs",
-        caption=f"Latency means {table.measurement_conditions}.",
+        caption=f"Measurement conditions: {table.measurement_conditions}.",
         views={"": {"data": traces, "layout": layout}},
     )
 
 
-# --- measured before the choice was final ---
+# --- measured before the choice was final ------------------------------------------------------------------------
 
 
 def loop_content(answer: LatencyAnswer | None) -> dict[str, Any] | None:
@@ -142,17 +149,20 @@ def _loop_section(report: Mapping[str, Any]) -> list[Section]:
 def loop_text(loop: Mapping[str, Any]) -> tuple[str, ...]:
     """What the measurements changed, in sentences."""
     if not loop["rounds"]:
-        return (f"The networks that the search offered were not measured: {loop['not_measured']}.",)
+        return (f"The networks that the search chose were not measured: {loop['not_measured']}.",)
     count = sum(len(slugs) for slugs in loop["slugs"])
     speed_factors = sorted({network["pace"] for taken in loop["rounds"] for network in taken["networks"]} - {1.0})
     shown = " to ".join(f"{value:.3f}" for value in dict.fromkeys((*speed_factors[:1], *speed_factors[-1:])))
-    beside = f" Networks of the latency table ran beside them and took {shown} times as long as then; times are divided by that."
+    beside = (
+        f" Networks of the latency table ran beside them and took {shown} times as long as then. The times are divided by this "
+        "machine speed factor."
+    )
     speed_factor = beside if speed_factors else ""
-    changed = f" It is chosen instead of {loop['instead_of']}, which the search offered first." if loop["instead_of"] else ""
+    changed = f" It replaces {loop['instead_of']}, which the search chose first." if loop["instead_of"] else ""
     return (
-        f"Before the choice was final {count} networks were exported and measured in {len(loop['rounds'])} rounds. Measured ones "
-        f"count with their measurement, the others with the corrected table. The limit of {loop['limit_ms']:.4g} ms is "
-        f"{loop['status']} by {loop['slug']}: {loop['reason']} ({loop['qualification']}).{speed_factor}{changed}",
+        f"Before the choice was final, {count} networks were exported and measured in {len(loop['rounds'])} rounds. Measured "
+        f"networks count with their measurement, all others with the corrected table. For the limit of {loop['limit_ms']:.4g} ms "
+        f"{loop['slug']} is {loop['status']}: {loop['reason']} ({loop['qualification']}).{speed_factor}{changed}",
     )
 
 
@@ -168,8 +178,8 @@ def loop_table(loop: Mapping[str, Any]) -> Table:
             rows.append((str(number), slug, f"{network['predicted_ms']:.4g} ms", measured, error, network["status"], mark))
     return Table(
         title="Measured in the loop",
-        columns=("round", "network", "predicted", "measured, 95 % interval", "error of the prediction", "limit", ""),
+        columns=("round", "network", "predicted", "measured, 95 % interval", "error of the prediction", "status", ""),
         rows=tuple(rows),
         numbers=(2, 3, 4),
-        note="Weights are fresh in these measurements; the delivered files are measured once more below.",
+        note="These measurements use fresh weights; the delivered files are measured once more (see Latency).",
     )

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autoformer.profiling.reports.blocks import BLUE, GREY, Figure, Plot, Table, common_layout
+from autoformer.profiling.reports.blocks import BLUE, GREY, Figure, Plot, Section, Table, common_layout
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.wording import capital, words_of
 from autoformer.search.result import SearchResult, fronts
@@ -53,22 +53,30 @@ def _counts(choices: Sequence[float], taken: Mapping[str, Sequence[float]]) -> l
     return [{"choice": choice, **{name: counts[choice] for name, counts in counted.items()}} for choice in every]
 
 
-# --- words ---
-
-
-def _preferences_text(report: Mapping[str, Any]) -> tuple[str, ...]:
-    found = report["search"]["preferences"]
-    one = found["front"] == 1
-    return (
-        f"{found['front']} of {found['evaluated']} networks {'is' if one else 'are'} on the front: nothing that was scored on "
-        f"all images is at least as good in {words_of(report)} and every cost, and better in one. Shares of few networks are "
-        "rough, and a search that follows its best candidates proposes more of what they have, so a preference may be stronger "
-        "than it looks here.",
-        "In the tables, 67 / 40 means that a choice is made by 67 % of the networks on the front and by 40 % of all evaluated.",
-    )
+# --- words ---------------------------------------------------------------------------------------------------------
 
 
 KINDS = (("heads", "Heads", "heads"), ("mlp_ratio", "MLP ratios", "ratio"))
+
+
+def section(report: Mapping[str, Any]) -> Section:
+    """The preferences in sentences, figures and numbers."""
+    found = report["search"]["preferences"]
+    one = found["front"] == 1
+    text = (
+        f"{found['front']} of {found['evaluated']} networks {'is' if one else 'are'} on the front: no other that saw all images "
+        f"is at least as good in {words_of(report)} and every cost, and better in one. Shares of few networks are rough. A "
+        "search proposes more of what its best candidates have, so a preference may be stronger than it looks here.",
+        "In the tables, 67 / 40 means: 67 % of the networks on the front and 40 % of all evaluated make this choice.",
+    )
+    return Section(
+        name="preferences",
+        title="What the Pareto front prefers",
+        text=text,
+        tables=preference_tables(report),
+        figures=("blocks", "shapes"),
+        figures_first=True,
+    )
 
 
 def preference_tables(report: Mapping[str, Any]) -> tuple[Table, ...]:
@@ -107,7 +115,7 @@ def _shares(entry: Mapping[str, Any] | None, networks: Mapping[str, Any]) -> str
     return " / ".join(shares)
 
 
-# --- figures ---
+# --- figures -------------------------------------------------------------------------------------------------------
 
 
 MOST_BLOCKS_WITH_NUMBERS = 8  # cells of more are too narrow on a phone

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +13,23 @@ import yaml
 
 from autoformer.cost import show
 from autoformer.errors import CheckpointError
-from autoformer.files import write_json
 from autoformer.metric import WORDS
-from autoformer.profiling.reports.blocks import TONES, Figure, Headline, Section
-from autoformer.profiling.reports.boards import _boards_section
-from autoformer.profiling.reports.budget import limit_table, main_measurement
-from autoformer.profiling.reports.content import FORMAT, content
-from autoformer.profiling.reports.delivered import (
-    export_table,
-    folder_table,
-    machine_table,
-    not_measured_table,
-    skipped_table,
-    step_table,
-)
-from autoformer.profiling.reports.latency import (
-    _latency_text,
-    _layer_section,
-    blocks_figure,
-    distribution_figure,
+from autoformer.profiling.reports import (
+    boards,
+    budget,
+    delivered,
+    latency,
     latency_table,
-    timeline_figure,
-    trust_table,
+    page,
+    preferences,
+    search,
+    test_part,
+    training,
 )
-from autoformer.profiling.reports.latency_table import _loop_section, _table_section, table_figure
-from autoformer.profiling.reports.page import _write_text, page_html, page_markdown
-from autoformer.profiling.reports.preferences import _preferences_text, preference_tables, preferences_figure, shapes_figure
+from autoformer.profiling.reports.blocks import TONES, Figure, Headline, Page, Section
+from autoformer.profiling.reports.content import FORMAT, content
 from autoformer.profiling.reports.run_folder import Run
-from autoformer.profiling.reports.search import _choice_text, candidates_figure, compared_table, progress_figure
-from autoformer.profiling.reports.test_part import _data_text, _test_text, networks, part_table, reading_table, test_table
-from autoformer.profiling.reports.training import _training_text, training_figure
 from autoformer.profiling.reports.wording import (
-    capital,
     device_words,
     interval,
     latency_interval,
@@ -68,40 +53,35 @@ def build_report(run_folder: Path) -> dict[str, Any]:
     """
     run = Run.load(run_folder)
     report = content(run)
-    drawn = figures(run)
-    main = main_measurement(run).name
-    _write_text(render_html(report, drawn, main), run_folder / "report.html")
-    _write_text(render_markdown(report, main), run_folder / "report.md")
+    whole = run_page(run, report)
+    page.save(whole, run_folder / "report.html")
+    page.save(whole, run_folder / "report.md")
     recipe = "# The resolved recipe of this run; every setting, defaults included.\n"
-    _write_text(recipe + yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True), run_folder / "recipe.yaml")
-    write_json(report, run_folder / "report.json")
+    page.write_text(recipe + _yaml(run.recipe), run_folder / "recipe.yaml")
+    page.save(whole, run_folder / "report.json")
     return report
 
 
-def render_html(report: Mapping[str, Any], drawn: list[Figure], main: str) -> str:
-    """The page of one run. `main` names the measurement of the headline."""
-    parts = sections(report, [figure.name for figure in drawn])
-    return page_html(headline(report, main), parts, drawn, report["version"])
-
-
-def render_markdown(report: Mapping[str, Any], main: str) -> str:
-    """The same sentences and tables as Markdown."""
-    return page_markdown(headline(report, main), sections(report, []), report["version"])
+def run_page(run: Run, report: dict[str, Any]) -> Page:
+    """The page of one run and the content of its `report.json`."""
+    found = tuple(figures(run))
+    head = headline(report, budget.main_measurement(run).name)
+    return Page(headline=head, sections=sections(report), figures=found, values=report, version=run.version)
 
 
 def figures(run: Run) -> list[Figure]:
     """All figures that this run has the numbers for."""
     found = [
-        candidates_figure(run),
-        progress_figure(run),
-        preferences_figure(run),
-        shapes_figure(run),
-        training_figure("supernet", "Training of the supernet", run.supernet_history, run.metric),
-        training_figure("finetune", "Finetuning of the chosen network", run.finetune_history, run.metric),
-        distribution_figure(run.profile.measurements),
-        timeline_figure([*run.profile.measurements, run.profile.reference]),
-        blocks_figure([run.layers]) if run.layers is not None else None,
-        table_figure(run) if run.table is not None else None,
+        search.candidates_figure(run),
+        search.progress_figure(run),
+        preferences.preferences_figure(run),
+        preferences.shapes_figure(run),
+        training.training_figure("supernet", "Training of the supernet", run.supernet_history, run.metric),
+        training.training_figure("finetune", "Finetuning of the chosen network", run.finetune_history, run.metric),
+        latency.distribution_figure(run.profile.measurements),
+        latency.timeline_figure([*run.profile.measurements, run.profile.reference]),
+        latency.blocks_figure([run.layers]) if run.layers is not None else None,
+        latency_table.table_figure(run) if run.table is not None else None,
     ]
     return [figure for figure in found if figure is not None]
 
@@ -124,7 +104,7 @@ def headline(report: Mapping[str, Any], main_latency: str) -> Headline:
     return Headline(
         title=f"A vision transformer for {short_source(report['source'])}",
         sentence=(
-            f"Out of {report['candidates']} networks scored inside the budget, the search chose {chosen['slug']}: "
+            f"Of {report['candidates']} scored networks within the budget, the search chose {chosen['slug']}: "
             f"{chosen['words']}. Finetuned and exported, it was measured on {device_words(report['device'])}."
         ),
         numbers=(
@@ -139,61 +119,36 @@ def headline(report: Mapping[str, Any], main_latency: str) -> Headline:
     )  # fmt: skip
 
 
-def sections(report: Mapping[str, Any], figures: Sequence[str]) -> list[Section]:
-    """The whole report below the headline. `figures` are the names of those that can be drawn."""
-
-    def drawn(*names: str) -> tuple[str, ...]:
-        return tuple(name for name in names if name in figures)
-
-    words = capital(words_of(report))
-    recipe = yaml.safe_dump(report["recipe"], sort_keys=False, allow_unicode=True)
-    return [
-        Section(
-            name="choice",
-            title="The choice",
-            text=_choice_text(report),
-            tables=(compared_table(report),),
-            figures=drawn("candidates", "progress"),
-        ),
-        Section(
-            name="preferences",
-            title="What the Pareto front prefers",
-            text=_preferences_text(report),
-            tables=preference_tables(report),
-            figures=drawn("blocks", "shapes"),
-            figures_first=True,
-        ),
-        Section(name="budget", title="Cost against the budget", tables=(limit_table(report),)),
-        Section(name="test", title=f"{words} on the test part", text=_test_text(report), tables=(test_table(report),)),
-        Section(
-            name="latency",
-            title="Latency",
-            text=_latency_text(report),
-            tables=(latency_table(report), trust_table(report)),
-            figures=drawn("latency", "timeline"),
-        ),
-        *_layer_section(report, drawn("layers")),
-        *_table_section(report, drawn("table")),
-        *_loop_section(report),
-        *_boards_section(report),
-        Section(name="training", title="Training", text=_training_text(report), figures=drawn("supernet", "finetune")),
-        Section(
-            name="files",
-            title="What was delivered",
-            tables=(export_table(report), skipped_table(report), folder_table(report)),
-        ),
-        Section(name="not-measured", title="What was not measured", tables=(not_measured_table(report),)),
-        Section(name="data", title="Data", text=_data_text(report), tables=(part_table(report), reading_table(report))),
-        Section(name="machine", title="Machine, versions, time", tables=(machine_table(report), step_table(report))),
+def sections(report: Mapping[str, Any]) -> tuple[Section, ...]:
+    """The whole report below the headline."""
+    layers = report["layers"]
+    return (
+        search.section(report),
+        preferences.section(report),
+        budget.section(report),
+        test_part.section(report),
+        latency.section(report),
+        *latency.layer_section([] if layers is None else [layers]),
+        *latency_table.sections(report),
+        *boards.sections(report),
+        training.section(report),
+        delivered.section(report),
+        delivered.gaps_section([(item["what"], item["reason"]) for item in report["not_measured"]]),
+        test_part.data_section(report),
+        delivered.machine_section(report),
         Section(name="again", title="Do it again", text=(_again_text(report),), code=report["command"], code_title="Command"),
         Section(
             name="recipe",
             title="Recipe",
             text=("Every setting, defaults included; also in recipe.yaml.",),
-            code=recipe,
+            code=_yaml(report["recipe"]),
             code_title="Resolved recipe",
         ),
-    ]
+    )
+
+
+def _yaml(recipe: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
 
 
 def _images(score: Mapping[str, Any]) -> str:
@@ -208,7 +163,7 @@ def _again_text(report: Mapping[str, Any]) -> str:
     return text + " Measured times differ from one run to the next."
 
 
-# --- the answer in a few lines ---
+# --- the answer in a few lines -------------------------------------------------------------------------------------
 
 
 def summary_lines(report: Mapping[str, Any]) -> list[str]:
@@ -226,15 +181,15 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     if not report["budget"]:
         lines.append("budget: no limits were set")
     images = report["test"]["onnx fp32"]["images"]
-    scores = "; ".join(f"{networks(name)} {score_text(report['test'][name])}" for name in _order(report["test"]))
+    scores = "; ".join(f"{test_part.networks(name)} {score_text(report['test'][name])}" for name in _order(report["test"]))
     lines.append(f"{WORDS[report['metric']]} on {images} test images: {scores}")
     lines.append(_int8_line(report))
-    search = report["search"]
-    confirmed = search["compared"]["chosen"]["confirmed"]
-    again = "" if confirmed is None else f"; on {confirmed['images']} images that took no part in it: {score_text(confirmed)}"
+    found = report["search"]
+    confirmed = found["compared"]["chosen"]["confirmed"]
+    again = "" if confirmed is None else f"; on {confirmed['images']} held-out images: {score_text(confirmed)}"
     lines.append(
-        f"{report['tied']} of {report['candidates']} candidates cannot be told from the best on "
-        f"{search['images']} search images; chosen: {search['choose']}{again}"
+        f"{report['tied']} of {report['candidates']} candidates are not significantly different from the best on "
+        f"{found['images']} search images; chosen: {found['choose']}{again}"
     )
     lines.append(readings_words(report))
     latencies = [f"{name}: {latency_text(stats)} p50, {stats['verdict']}" for name, stats in report["latency"].items()]

@@ -1,4 +1,8 @@
-"""What a report says about the search, as values: every candidate, who is compared with whom, and what the front prefers."""
+"""The search in a report: every candidate, the chosen network beside the best and the baselines, and the progress.
+
+With successive halving, candidates have seen different numbers of search images. Comparisons and fronts are of those that saw
+the most. Held-out images took no part in the choice; a few networks are scored on them once more (`confirmation` in files).
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ from autoformer.profiling.reports.blocks import (
     SERIES,
     Figure,
     Plot,
+    Section,
     Table,
     common_layout,
     plain,
@@ -28,16 +33,18 @@ from autoformer.profiling.reports.wording import score_text, words_of
 from autoformer.search.candidate import Candidate, known_best
 from autoformer.search.result import SearchResult, fronts
 
-BASELINES = {"dearest": "dearest inside", "uniform": "best uniform"}  # names of search.json in words
+BASELINES = {"dearest": "dearest inside", "uniform": "best uniform"}  # keys of search.json, and of report.json
+MOST_EXPENSIVE, HOMOGENEOUS = "most expensive in the budget", "homogeneous baseline"
+WORDS_OF = {"dearest inside": MOST_EXPENSIVE, "best uniform": HOMOGENEOUS}  # keys of report.json in words
 
 
 def compared(result: SearchResult) -> dict[str, Candidate]:
-    """The candidates that a reader asks for, by what they are; one may be several of them."""
+    """The candidates that a reader asks for, by their keys in report.json; one may be several of them."""
     known = {BASELINES.get(name, name): candidate for name, candidate in result.baselines.items()}
     return {"chosen": result.chosen, "best": result.best, **known}
 
 
-def search_content(run: Run) -> dict[str, Any]:
+def values(run: Run) -> dict[str, Any]:
     """How the search went, and every candidate; JSON."""
     result = run.search
     tied = {candidate.number for candidate in result.tied}
@@ -85,7 +92,7 @@ def _compared(result: SearchResult, candidate: Candidate) -> dict[str, Any]:
     elif candidate.score.images < chosen.score.images:
         against = "saw fewer images"
     elif result.on_par(candidate):
-        against = "cannot be told apart"
+        against = "not significantly different"
     else:
         against = "worse" if candidate.score.value < chosen.score.value else "better"
     again = result.confirmed.get(candidate.number)
@@ -101,7 +108,7 @@ def _compared(result: SearchResult, candidate: Candidate) -> dict[str, Any]:
 
 
 def _confirmation(result: SearchResult) -> dict[str, Any] | None:
-    """Every confirmed score, by the number of the candidate; None where nothing was confirmed."""
+    """Every held-out score, by the number of the candidate; None where no image was held out."""
     if not result.confirmed:
         return None
     scores = {str(number): score.to_dict() for number, score in sorted(result.confirmed.items())}
@@ -109,34 +116,38 @@ def _confirmation(result: SearchResult) -> dict[str, Any] | None:
 
 
 def _work(result: SearchResult) -> dict[str, Any]:
-    """Guesses that were asked for, and what halving saved of asking every network about every search image, as a share."""
+    """Predictions that were made, and the share that halving saved of predictions for every network and search image."""
     whole = len(result.candidates) * len(result.labels)
     return {**result.images, "saved": 1 - result.images["evaluated"] / whole}
 
 
-# --- words ---
+# --- words ---------------------------------------------------------------------------------------------------------
 
 
-def _choice_text(report: Mapping[str, Any]) -> tuple[str, ...]:
+def section(report: Mapping[str, Any]) -> Section:
+    """How the network was chosen, and what it is compared with."""
+    text = (_choice_text(report), *_work_text(report), _accuracy_text(report))
+    return Section(
+        name="choice", title="The choice", text=text, tables=(compared_table(report),), figures=("candidates", "progress")
+    )
+
+
+def _choice_text(report: Mapping[str, Any]) -> str:
     search = report["search"]
     how = {"best": f"the highest {words_of(report)}", "cheapest": "the fewest FLOPs"}[search["choose"]]
     tied = report["tied"]
-    test = "McNemar's exact test" if report["metric"] == "top1" else "random swaps of guesses"
+    test = "McNemar's exact test" if report["metric"] == "top1" else "random swaps of predictions"
     if tied == 1:
-        ties = f"No other candidate is within reach of the best on these images ({test}, 5 %)."
+        ties = f"Every other candidate is significantly worse than the best on these images ({test}, 5 %)."
     else:
         ties = (
-            f"{tied} of the {report['candidates']}, the best included, cannot be told apart from the best on these images "
-            f"({test}, 5 %); among them the one with {how} was chosen."
+            f"{tied} of the {report['candidates']}, the best included, are not significantly different from the best on these "
+            f"images ({test}, 5 %); the one of them with {how} was chosen."
         )
     loop = report["latency_loop"]
     if loop is not None and loop["instead_of"]:
-        ties += f" That was {loop['instead_of']}; after measuring, {loop['slug']} was chosen instead, see below."
-    return (
-        f"{report['candidates']} networks were scored with inherited weights on {_seen_words(search)}. {ties}",
-        *_work_text(report),
-        _accuracy_text(report),
-    )
+        ties += f" That was {loop['instead_of']}; after measuring, {loop['slug']} replaced it (see Latency in the loop)."
+    return f"{report['candidates']} networks were scored with inherited weights on {_seen_words(search)}. {ties}"
 
 
 def _seen_words(search: Mapping[str, Any]) -> str:
@@ -152,38 +163,38 @@ def _work_text(report: Mapping[str, Any]) -> tuple[str, ...]:
     work = report["search"]["work"]
     if not work["saved"] and not work["reused"]:
         return ()
-    text = f"Together they were given {work['evaluated']:,} images"
+    text = f"Together they saw {work['evaluated']:,} images"
     if work["saved"] > 0:
-        text += f", {100 * work['saved']:.0f} % less than if every one had seen every image"
-    return (text + (f"; {work['reused']:,} guesses came from earlier searches." if work["reused"] else "."),)
+        text += f", {100 * work['saved']:.0f} % fewer than if every network had seen every image"
+    return (text + (f"; {work['reused']:,} predictions came from earlier searches." if work["reused"] else "."),)
 
 
 def _accuracy_text(report: Mapping[str, Any]) -> str:
-    """The score of the chosen network and of the best: the confirmed ones where there are, and how far to trust them."""
+    """The score of the chosen network and of the best: held-out ones where there are, and how far to trust them."""
     search, metric = report["search"], words_of(report)
     chosen, best = search["compared"]["chosen"], search["compared"]["best"]
     alone = chosen["number"] == best["number"]
     of_best = "" if alone else f" and {score_text(best['score'])} for the best"
     on_search = f"{score_text(chosen['score'])} for the chosen network{', the best of all' if alone else ''}{of_best}"
-    optimistic = "such scores are optimistic, because the best of many was picked by them"
+    optimistic = "such scores are optimistic, because they picked the best of many"
     if chosen["confirmed"] is None:
-        return f"On the search images the {metric} is {on_search}; {optimistic}. Only the test part is free of that."
+        return f"On the search images the {metric} is {on_search}; {optimistic}. Only the score on the test part is not."
     again = "" if alone or best["confirmed"] is None else f", that of the best {score_text(best['confirmed'])}"
     return (
-        f"The {metric} of the chosen network is {score_text(chosen['confirmed'])} on {search['confirmation']['images']} images "
-        f"that took no part in the choice{again}. On the search images it is {on_search}; {optimistic}."
+        f"The {metric} of the chosen network is {score_text(chosen['confirmed'])} on {search['confirmation']['images']} held-out "
+        f"images, which took no part in the choice{again}. On the search images it is {on_search}; {optimistic}."
     )
 
 
 def compared_table(report: Mapping[str, Any]) -> Table:
-    """The chosen network, the best and the baselines: scores on the search images and on those that confirm them."""
+    """The chosen network, the best and the baselines: scores on the search images and on held-out ones."""
     search = report["search"]
     confirmation, metric = search["confirmation"], WORDS[metric_from(report["metric"])]
     rows = []
     for name, network in search["compared"].items():
         again = "not scored" if network["confirmed"] is None else score_text(network["confirmed"])
         row = (
-            f"{name} ({network['slug']})",
+            f"{WORDS_OF.get(name, name)} ({network['slug']})",
             score_text(network["score"]),
             *(() if confirmation is None else (again,)),
             "–" if name == "chosen" else network["against_chosen"],
@@ -192,11 +203,11 @@ def compared_table(report: Mapping[str, Any]) -> Table:
         )
         rows.append(row)
     columns = ["network", f"{metric} on the search images"]
-    columns += [] if confirmation is None else [f"on {confirmation['images']} other images"]
+    columns += [] if confirmation is None else [f"on {confirmation['images']} held-out images"]
     columns += ["against the chosen", "parameters", "FLOPs"]
     notes = {
-        "dearest inside": "Dearest inside: the most FLOPs that the budget allows.",
-        "best uniform": "Best uniform: the best of the evaluated networks that have the same block throughout.",
+        "dearest inside": "Most expensive in the budget: the network with the most FLOPs that the budget allows.",
+        "best uniform": "Homogeneous baseline: the best evaluated network whose blocks are all alike.",
     }
     return Table(
         title="The chosen network beside others",
@@ -208,7 +219,7 @@ def compared_table(report: Mapping[str, Any]) -> Table:
     )  # fmt: skip
 
 
-# --- candidates ---
+# --- candidates ----------------------------------------------------------------------------------------------------
 
 
 COSTS = {
@@ -219,10 +230,15 @@ COSTS = {
 # Open marks around the points of candidates that have a name; they differ in shape and size, so they can lie on one point.
 MARKS: dict[str, dict[str, Any]] = {
     "best": {"symbol": "circle-open", "size": 17, "color": BLUE},
-    BASELINES["dearest"]: {"symbol": "diamond-open", "size": 15, "color": PURPLE},
-    BASELINES["uniform"]: {"symbol": "square-open", "size": 13, "color": OLIVE},
+    MOST_EXPENSIVE: {"symbol": "diamond-open", "size": 15, "color": PURPLE},
+    HOMOGENEOUS: {"symbol": "square-open", "size": 13, "color": OLIVE},
 }
-DASHES = {BASELINES["dearest"]: "dash", BASELINES["uniform"]: "dot"}
+DASHES = {MOST_EXPENSIVE: "dash", HOMOGENEOUS: "dot"}
+
+
+def _in_words(result: SearchResult) -> dict[str, Candidate]:
+    """The compared candidates, by words."""
+    return {WORDS_OF.get(name, name): candidate for name, candidate in compared(result).items()}
 
 
 def candidates_figure(run: Run) -> Figure:
@@ -238,9 +254,10 @@ def candidates_figure(run: Run) -> Figure:
         name="candidates",
         title=f"Every evaluated network: {WORDS[run.metric]} on the search part against cost",
         caption=(
-            "A point is one network with inherited weights; hovering shows it. The line is the Pareto front in the cost shown. "
-            f"Tied (blue): cannot be told from the best on these images. {faint}The bar is the 95 % interval of the chosen one; "
-            "all others are about as wide. Dashed: the limit; dotted: the limit that was searched with, where it differs."
+            "A point is one network with inherited weights; hover over it to read more. The line is the Pareto front in the cost "
+            f"shown. Tied (blue): not significantly different from the best on these images. {faint}The bar is the 95 % interval "
+            "of the chosen one; all others are about as wide. Dashed: the limit; dotted: the limit that was searched with, where "
+            "it differs."
         ),
         views=views,
         switch="cost on the horizontal axis",
@@ -281,7 +298,7 @@ def _candidates(run: Run, measure: str, title: str) -> Plot:
         "type": "data", "symmetric": False, "array": [100 * (high - value)], "arrayminus": [100 * (value - low)],
         "color": ORANGE, "thickness": 1.5,
     }  # fmt: skip
-    named = compared(result)
+    named = _in_words(result)
     for name, mark in MARKS.items():
         if name in named:
             look = {**mark, "line": {"width": 2, "color": mark["color"]}}
@@ -304,11 +321,11 @@ def _points(run: Run, members: Sequence[Candidate], confirmed: Mapping[int, Scor
 
 def _hover(run: Run, candidate: Candidate, again: Score | None) -> str:
     cost, result = candidate.cost, run.search
-    names = ", ".join(name for name, other in compared(result).items() if other.number == candidate.number)
+    names = ", ".join(name for name, other in _in_words(result).items() if other.number == candidate.number)
     latency = "" if cost.latency_ms is None else f", {show('latency_ms', cost.latency_ms)} predicted"
     seen, every = candidate.score.images, len(result.labels)
     fewer = "" if seen == every else f"<br>saw only {seen} of {every} search images"
-    on_others = "" if again is None else f"<br>on {again.images} other images {score_text(again.to_dict())}"
+    on_others = "" if again is None else f"<br>on {again.images} held-out images {score_text(again.to_dict())}"
     return (
         f"<b>{candidate.architecture.slug}</b>{f' ({names})' if names else ''}<br>"
         f"{words(candidate.architecture)}<br>"
@@ -330,7 +347,7 @@ def _limit_lines(run: Run, measure: str) -> list[Plot]:
     return lines
 
 
-# --- progress ---
+# --- progress ------------------------------------------------------------------------------------------------------
 
 
 def progress_figure(run: Run) -> Figure | None:
@@ -349,7 +366,7 @@ def progress_figure(run: Run) -> Figure | None:
             }
         )  # fmt: skip
     ends = [images for points in run.progress.values() for images, _ in points]
-    for name, candidate in compared(run.search).items():
+    for name, candidate in _in_words(run.search).items():
         if name in DASHES and candidate.score.images == len(run.search.labels):
             text = f"{name}: {score_text(candidate.score.to_dict())}"
             colour, y = MARKS[name]["color"], 100 * candidate.score.value
@@ -367,9 +384,9 @@ def progress_figure(run: Run) -> Figure | None:
     layout["xaxis"]["rangemode"] = "tozero"
     return Figure(
         name="progress",
-        title="The best so far against the work done",
+        title="The best score so far against the work done",
         caption=(
-            "An image counts once for every network that was given it. Level lines are the baselines, which need no search: one "
+            "An image counts once for every network that saw it. Level lines are the baselines, which need no search: one "
             "network each. Scores are on the search part, where the best of many looks better than it is."
         ),
         views={"": {"data": traces, "layout": layout}},

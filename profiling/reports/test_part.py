@@ -1,4 +1,4 @@
-"""The test part in a report: the score of every network, int8 against fp32 image by image, and how often the part was read."""
+"""The data in a report: every network's score on the test part, int8 against fp32 image by image, and who read the part."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ from dataclasses import asdict
 from typing import Any
 
 from autoformer.metric import WORDS, Metric, metric_from, wilson
-from autoformer.profiling.reports.blocks import Table
+from autoformer.profiling.reports.blocks import Section, Table
 from autoformer.profiling.reports.run_folder import FP32, INT8, Run
-from autoformer.profiling.reports.wording import DIGEST_DIGITS, capital, interval, percent, percent_value, readings_words
+from autoformer.profiling.reports.wording import (
+    DIGEST_DIGITS,
+    capital,
+    interval,
+    percent,
+    percent_value,
+    readings_words,
+    words_of,
+)
 
 
 def int8_disagreement(run: Run) -> dict[str, Any] | None:
@@ -31,7 +39,7 @@ def int8_disagreement(run: Run) -> dict[str, Any] | None:
     }
 
 
-def _int8(run: Run) -> dict[str, Any]:
+def int8_values(run: Run) -> dict[str, Any]:
     """What became of the int8 file."""
     artefact = run.manifest.find("onnx", "int8")
     if artefact is None:
@@ -39,7 +47,7 @@ def _int8(run: Run) -> dict[str, Any]:
     return {"status": artefact.status, "reason": artefact.reason, "advice": artefact.advice}
 
 
-def _test_readings(run: Run) -> dict[str, Any]:
+def reading_values(run: Run) -> dict[str, Any]:
     """How often the test part was read: by this run, and by all whose folders lie beside it."""
     split = run.parts["test"].digest
     by_split = Counter(reading.split for reading in run.readings)
@@ -54,7 +62,7 @@ def _test_readings(run: Run) -> dict[str, Any]:
     }
 
 
-# --- words ---
+# --- words -------------------------------------------------------------------------------------------------------
 
 
 NETWORKS = {
@@ -65,11 +73,11 @@ NETWORKS = {
     "onnx int8": "ONNX int8",
 }
 MEANINGS: dict[Metric, str] = {
-    "top1": "The share of images whose first guess is right (top-1), with Wilson's interval.",
+    "top1": "The share of images whose most probable class is the right one (top-1), with Wilson's interval.",
     "balanced_accuracy": "The mean over classes of the share of a class's images that are right: every class counts alike, "
-    "however many images it has. Intervals are Wilson's for as many images as the score is as sure as.",
+    "however many images it has. Intervals are Wilson's, for the number of images that would make an accuracy as certain.",
     "macro_f1": "The mean over classes of F1, the harmonic mean of precision and recall: every class counts alike, however "
-    "many images it has. Intervals are Wilson's for as many images as the score is as sure as.",
+    "many images it has. Intervals are Wilson's, for the number of images that would make an accuracy as certain.",
 }
 
 
@@ -78,7 +86,13 @@ def networks(name: str) -> str:
     return NETWORKS.get(name, name)
 
 
-def _test_text(report: Mapping[str, Any]) -> tuple[str, ...]:
+def section(report: Mapping[str, Any]) -> Section:
+    """The scores on the test part, and what int8 changes."""
+    title = f"{capital(words_of(report))} on the test part"
+    return Section(name="test", title=title, text=_int8_text(report), tables=(test_table(report),))
+
+
+def _int8_text(report: Mapping[str, Any]) -> tuple[str, ...]:
     paired = report["int8_disagreement"]
     if paired is None:
         return (f"There is no int8 file to compare with fp32: {report['int8']['status']}, {report['int8']['reason']}.",)
@@ -101,7 +115,7 @@ def test_table(report: Mapping[str, Any]) -> Table:
     if "onnx int8" not in report["test"]:
         rows.append(("ONNX int8", "not measured", "–", "–"))
     return Table(
-        title=f"{capital(WORDS[metric])} on images that nothing was chosen by",
+        title=f"{capital(WORDS[metric])} on images that took no part in any choice",
         columns=("network", WORDS[metric], "95 % interval", "right" if counted else "images"),
         rows=tuple(rows),
         numbers=(1, 2, 3),
@@ -109,16 +123,18 @@ def test_table(report: Mapping[str, Any]) -> Table:
     )
 
 
-def _data_text(report: Mapping[str, Any]) -> tuple[str, ...]:
+def data_section(report: Mapping[str, Any]) -> Section:
+    """The images, their parts, and the readings of the test part."""
     data = report["data"]
     size, channels = data["preprocessing"]["image_size"], data["preprocessing"]["in_chans"]
     colour = "grey" if channels == 1 else "RGB" if channels == 3 else f"{channels} channels"
     names = data["classes"]
     shown = ", ".join(names[:20]) + (f", and {len(names) - 20} more" if len(names) > 20 else "")
-    return (
+    text = (
         f"{report['source']}: {len(names)} classes ({shown}); images of {size} × {size} px, {colour}. Parts: {data['layout']}.",
         f"The {readings_words(report)}.",
     )
+    return Section(name="data", title="Data", text=text, tables=(part_table(report), reading_table(report)))
 
 
 def part_table(report: Mapping[str, Any]) -> Table:
@@ -126,7 +142,7 @@ def part_table(report: Mapping[str, Any]) -> Table:
     use = {
         "train": "supernet and finetuning",
         "search": "scoring candidates, calibrating and judging int8",
-        "test": "read at the end, when every choice was made",
+        "test": "read once per network, after every choice was made",
     }
     parts = report["data"]["parts"]
     rows = [(name, str(parts[name]["images"]), use[name], parts[name]["digest"][:DIGEST_DIGITS]) for name in use]
@@ -145,6 +161,6 @@ def reading_table(report: Mapping[str, Any]) -> Table:
         columns=("by", "time", "images", "digest"),
         rows=tuple(rows) or (("nothing", "–", "–", "–"),),
         numbers=(2,),
-        note="Each reading beyond one per network would make its score less of a test, and so does every run that goes by "
-        "what an earlier one read.",
+        note="A network that is read twice has a score that is less of a test. So has a run that was set up by what an earlier "
+        "run read.",
     )

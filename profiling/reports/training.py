@@ -6,28 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autoformer.metric import WORDS, Metric
-from autoformer.profiling.reports.blocks import GREY, SERIES, SYMBOLS, Figure, Plot, common_layout, plain
+from autoformer.profiling.reports.blocks import GREY, SERIES, SYMBOLS, Figure, Plot, Section, common_layout, plain
 from autoformer.profiling.reports.run_folder import Epoch
 from autoformer.profiling.reports.wording import capital, score_text, words_of
 
 
-def _epoch(epoch: Epoch) -> dict[str, Any]:
-    return {
-        "epoch": epoch.epoch,
-        "loss": epoch.loss,
-        "learning_rate": epoch.learning_rate,
-        "seconds": epoch.seconds,
-        "scores": {name: score.to_dict() for name, score in epoch.scores.items()},
-    }
-
-
-def _training_text(report: Mapping[str, Any]) -> tuple[str, ...]:
+def section(report: Mapping[str, Any]) -> Section:
+    """Both trainings in a sentence each, and their curves."""
     supernet, finetune = report["training"]["supernet"], report["training"]["finetune"]
-    return (
+    text = (
         f"Supernet: {len(supernet)} epochs, last loss {supernet[-1]['loss']:.3g}; every step trains one network of the space. "
         f"Finetuning: {len(finetune)} epochs, last loss {finetune[-1]['loss']:.3g}. The curves of the "
-        f"{words_of(report)} are on the search part, with 95 % intervals.",
+        f"{words_of(report)} are on the search part, with 95 % intervals."
     )
+    return Section(name="training", title="Training", text=(text,), figures=("supernet", "finetune"))
 
 
 def training_figure(name: str, title: str, history: Sequence[Epoch], metric: Metric) -> Figure:

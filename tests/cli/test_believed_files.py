@@ -61,7 +61,7 @@ def test_nothing_is_shown_beside_a_reference_network_that_is_not_valid(which: st
     unsteady = replace(whole.reference, verdict=Verdict("UNSTABLE", ("drift",)))
     pair = [replace(one, reference=unsteady) if which == name else one for name, one in (("A", whole), ("B", slow))]
     found = compare_profiles([pair[0]], [pair[1]]).ratios[0]
-    assert (found.verdict, found.reason) == ("not shown", f"the reference network of {which} is UNSTABLE: drift")
+    assert (found.verdict, found.reason) == ("inconclusive", f"the reference network of {which} is UNSTABLE: drift")
     assert compare_profiles([pair[0]], [pair[1]], other_device=True).ratios[0].verdict == "slower"  # it is not divided by then
 
 
@@ -151,27 +151,30 @@ def test_an_out_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path
 @pytest.mark.parametrize(
     ("name", "entry", "follows"),
     [
-        ("max_latency_ms", {"median_ms": 2.0, "low_ms": 1.9, "high_ms": 2.1, "verdict": "VALID", "limit": 2.2}, "met"),
-        ("max_latency_ms", {"median_ms": 2.0, "low_ms": 1.9, "high_ms": 2.1, "verdict": "VALID", "limit": 1.5}, "not met"),
-        ("max_latency_ms", {"median_ms": 2.0, "low_ms": 1.9, "high_ms": 2.1, "verdict": "VALID", "limit": 2.0}, "not shown"),
+        ("max_latency_ms", {"median_ms": 2.0, "low_ms": 1.9, "high_ms": 2.1, "verdict": "VALID", "limit": 2.2}, "within budget"),
+        ("max_latency_ms", {"median_ms": 2.0, "low_ms": 1.9, "high_ms": 2.1, "verdict": "VALID", "limit": 1.5}, "over budget"),
+        ("max_latency_ms", {"median_ms": 2.0, "low_ms": 1.9, "high_ms": 2.1, "verdict": "VALID", "limit": 2.0}, "inconclusive"),
         (
             "max_latency_ms",
             {"median_ms": 2.0, "low_ms": 1.9, "high_ms": 2.1, "verdict": "UNSTABLE: drift", "limit": 9},
-            "not shown",
+            "inconclusive",
         ),
-        ("max_latency_ms", {"limit": 9, "reason": "no runtime here measures it"}, "not shown"),
-        ("max_params", {"limit": 10, "value": 11}, "not met"),
-        ("min_flops", {"limit": 10, "value": 11}, "met"),
+        ("max_latency_ms", {"limit": 9, "reason": "no runtime here measures it"}, "inconclusive"),
+        ("max_params", {"limit": 10, "value": 11}, "over budget"),
+        ("min_flops", {"limit": 10, "value": 11}, "within budget"),
     ],
 )
 def test_the_status_of_a_limit_follows_from_the_numbers_beside_it(
     name: str, entry: dict[str, Any], follows: str, tmp_path: Path
 ) -> None:
-    for status in ("met", "not met", "not shown"):
-        answer = {"artefacts": {"onnx fp32": {"status": "as promised"}}, "budget": {name: {**entry, "status": status}}}
+    present = ("within budget", "over budget", "inconclusive")
+    earlier = dict(zip(("met", "not met", "not shown"), present, strict=True))
+    for label in (*present, *earlier):
+        status = earlier.get(label, label)
+        answer = {"artefacts": {"onnx fp32": {"status": "as promised"}}, "budget": {name: {**entry, "status": label}}}
         path = result(tmp_path / "b.json", command="verify", answer=answer)
         if status == follows:
             assert BoardResult.load(path).budget[name]["status"] == follows
-        elif "reason" not in entry or status == "met":
+        elif "reason" not in entry or status == "within budget":
             with pytest.raises(CheckpointError, match=f"{name} is '{status}', the numbers beside it say '{follows}'"):
                 BoardResult.load(path)

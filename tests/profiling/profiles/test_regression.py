@@ -25,7 +25,7 @@ BEFORE = profile(1, 10.0, samples=SAMPLES)
 
 @pytest.mark.parametrize(
     ("factor", "verdict"),
-    [(1.2, "slower"), (1.0, "no regression"), (0.9, "faster"), (1.05, "not shown")],
+    [(1.2, "slower"), (1.0, "no regression"), (0.9, "faster"), (1.05, "inconclusive")],
 )
 def test_a_regression_is_shown_when_the_whole_interval_lies_above_what_is_permitted(factor: float, verdict: str) -> None:
     found = compare_profiles([BEFORE], [profile(1, 10.0, samples=scaled(factor))], permitted=0.05).ratios
@@ -56,7 +56,7 @@ def test_what_is_not_valid_shows_nothing() -> None:
     after = profile(1, 10.0, samples=scaled(2.0))
     doubtful = replace(after.measurements[0], verdict=Verdict("UNSTABLE", ("drift",)))
     found = compare_profiles([BEFORE], [replace(after, measurements=(doubtful,))], permitted=0.05).ratios[0]
-    assert (found.verdict, found.reason) == ("not shown", "B is UNSTABLE: drift")
+    assert (found.verdict, found.reason) == ("inconclusive", "B is UNSTABLE: drift")
 
 
 def test_other_devices_settings_and_batches_are_not_compared_unless_permitted() -> None:
@@ -90,7 +90,7 @@ def test_the_exit_code_tells_a_regression(tmp_path: Path) -> None:
     assert command(*base, tmp_path / "near.json").code == 0
     strict = command(*base, tmp_path / "near.json", "--strict")
     assert strict.code == 1
-    assert "not shown" in strict.out
+    assert "inconclusive" in strict.out
     both = profile(1, 10.0, samples=scaled(1.0))
     replace(both, measurements=(*both.measurements, replace(both.measurements[0], name="b"))).save(tmp_path / "both.json")
     more = ("profile", "compare", tmp_path / "both.json", tmp_path / "same.json")
