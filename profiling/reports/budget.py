@@ -83,22 +83,36 @@ def section(report: Mapping[str, Any]) -> Section:
     return Section(name="budget", title="Cost against the budget", tables=(limit_table(report),))
 
 
+def found_text(limit: Mapping[str, Any]) -> str:
+    """What was found about a limit: a count, a median with its interval, or that nothing was measured."""
+    if limit["found"] is None:
+        return "not measured"
+    if limit["measure"] != "latency_ms":
+        return shown_value(limit["measure"], limit["found"])
+    return latency_text({"p50_ms": limit["found"], "p50_low_ms": limit["low"], "p50_high_ms": limit["high"]})
+
+
 def limit_table(report: Mapping[str, Any]) -> Table:
     """Each limit, what was found, and the status that follows."""
     rows = []
     for limit in report["budget"]:
         measure = limit["measure"]
         sign = "at most" if limit["limit"].startswith("max") else "at least"
-        found, basis = shown_value(measure, limit["found"]) if measure != "latency_ms" else "not measured", limit["reason"]
+        basis = limit["reason"]
         if measure == "latency_ms":
-            if limit["found"] is not None:
-                found = latency_text({"p50_ms": limit["found"], "p50_low_ms": limit["low"], "p50_high_ms": limit["high"]})
             predicted = limit["predicted"]
             basis = "" if predicted is None else f"predicted {shown_value(measure, predicted)}; "
             basis += f"searched with {shown_value(measure, limit['searched_with'])} (the limit less the table's margin); "
             basis += limit["reason"] + ("" if limit["qualification"] is None else f"; {limit['qualification']}")
         stated = limit["stated"] or "not recorded"
-        row = (MEASURES[measure], f"{sign} {stated}", shown_value(measure, limit["value"]), found, limit["met"], basis)
+        row = (
+            MEASURES[measure],
+            f"{sign} {stated}",
+            shown_value(measure, limit["value"]),
+            found_text(limit),
+            limit["met"],
+            basis,
+        )
         rows.append(row)
     stated = {limit["measure"] for limit in report["budget"]}
     chosen = report["chosen"]

@@ -61,8 +61,11 @@ def comparison_page(comparison: Comparison) -> Page:
     """The page of a comparison, and its JSON."""
     figure, values = comparison_figure(comparison), comparison.to_dict()
     text = (*notes(comparison), *(() if figure else (f"No figure is drawn: {NOTHING}.",)))
-    rows = Table(title=capital(comparison.words), columns=COLUMNS, rows=tuple(table(comparison)), numbers=(4, 5, 6, 8, 9))
-    sections = [Section(name="table", title="The table", text=text, tables=(rows,), figures=("comparison",), figures_first=True)]
+    rows = tuple((f"{number}  {name}", *rest) for number, name, *rest in table(comparison))
+    side_by_side = Table(title=capital(comparison.words), columns=COLUMNS[1:], rows=rows, numbers=(3, 4, 5, 7, 8, 9))
+    sections = [
+        Section(name="table", title="The table", text=text, tables=(side_by_side,), figures=("comparison",), figures_first=True)
+    ]
     if comparison.missing:
         sections.append(gaps_section([(item.name, item.backend, item.reason) for item in comparison.missing]))
     if values["device"] is not None:

@@ -11,9 +11,9 @@ from typing import Any
 
 from autoformer.profiling.kits.board_results import results_of
 from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, MIN_SAMPLES_P99
-from autoformer.profiling.reports import boards, latency, latency_table, search
+from autoformer.profiling.reports import latency, latency_table, search
 from autoformer.profiling.reports.budget import limits
-from autoformer.profiling.reports.delivered import file_values, label
+from autoformer.profiling.reports.delivered import board_values, file_values, label
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.test_part import int8_disagreement, int8_values, reading_values
 from autoformer.records import to_json
@@ -64,7 +64,7 @@ def content(run: Run) -> dict[str, Any]:
         "latency_attempt": run.profile.attempt,
         "latency_table": latency_table.values(run),
         "latency_loop": latency_table.loop_content(run.answer),
-        "boards": boards.values(results_of(run.folder)),
+        "boards": board_values(results_of(run.folder)),
         "layers": run.layers and run.layers.to_dict(),
         "skipped": [
             {"what": label(artefact), "status": artefact.status, "reason": artefact.reason}

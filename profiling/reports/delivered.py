@@ -1,4 +1,4 @@
-"""What a run delivered, on which machine, and how long it took."""
+"""What a run delivered, on which machine and in what time; and what other target devices found about its bundle."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autoformer.export.manifest import Artefact
+from autoformer.profiling.kits.board_results import BoardResult
 from autoformer.profiling.reports.blocks import Section, Table
 from autoformer.profiling.reports.run_folder import Run
-from autoformer.profiling.reports.wording import DIGEST_DIGITS, duration, file_size
+from autoformer.profiling.reports.wording import DIGEST_DIGITS, duration, file_size, latency_text
 
 
 def file_values(run: Run) -> dict[str, Any]:
@@ -130,3 +131,70 @@ def step_table(report: Mapping[str, Any]) -> Table:
         title="Time per step", columns=("step", "time"), rows=tuple(rows), numbers=(1,),
         note="Summed over all resumptions of the run.",
     )  # fmt: skip
+
+
+# --- on other devices -----------------------------------------------------------------------------------------------
+
+
+def board_values(results: Sequence[BoardResult]) -> list[dict[str, Any]]:
+    """One entry for each imported result, in the order of their dates."""
+    return [
+        {
+            "command": result.command,
+            "bundle": result.bundle,
+            "created": result.created,
+            "device": result.device.to_dict(),
+            "ran_on": [{"runtime": row.runtime, "device": row.device} for row in result.ran_on()],
+            "latency": {
+                name: {
+                    "backend": taken.backend, "precision": taken.precision, "batch": taken.batch, **taken.stats.to_dict(),
+                    "settings": dict(taken.settings), "verdict": taken.verdict.level, "reasons": list(taken.verdict.reasons),
+                }
+                for name, taken in result.measurements.items()
+            },
+            "artefacts": {name: dict(found) for name, found in result.artefacts.items()},
+            "budget": {name: dict(found) for name, found in result.budget.items()},
+            "not_measured": dict(result.not_measured),
+        }
+        for result in results
+    ]  # fmt: skip
+
+
+def board_sections(report: Mapping[str, Any]) -> list[Section]:
+    """What other devices found; nothing where no result was imported."""
+    if not report["boards"]:
+        return []
+    text = ("The program of the bundle found this on these devices; autoformer report import took it in.",)
+    return [Section(name="boards", title="On other devices", text=text, tables=board_tables(report["boards"]))]
+
+
+def board_tables(boards: Sequence[Mapping[str, Any]]) -> tuple[Table, ...]:
+    """Latencies, and what was verified, each named with its device."""
+    timed, verified = list[tuple[str, ...]](), list[tuple[str, ...]]()
+    for board in boards:
+        where = "; ".join(f"{row['device']}, {row['runtime']}" for row in board["ran_on"])
+        day = str(board["created"])[:10]
+        for name, found in board["latency"].items():
+            timed.append((where, f"{name}, batch {found['batch']}", latency_text(found), found["verdict"], day))
+        for name, found in board["artefacts"].items():
+            verified.append((where, name, str(found.get("status")), str(found.get("reason")), day))
+        for name, found in board["budget"].items():
+            verified.append((where, f"limit {name}", str(found.get("status")), _limit_words(found), day))
+        for name, reason in board["not_measured"].items():
+            verified.append((where, name, "not measured", reason, day))
+    tables = []
+    if timed:
+        tables.append(
+            Table(title="Latency there", columns=("device", "file", "p50 [95 % interval]", "verdict", "date"), rows=tuple(timed))
+        )
+    if verified:
+        tables.append(Table(title="Verified there", columns=("device", "what", "status", "why", "date"), rows=tuple(verified)))
+    return tuple(tables)
+
+
+def _limit_words(found: Mapping[str, Any]) -> str:
+    if found.get("reason"):
+        return str(found["reason"])
+    value = found.get("median_ms", found.get("value"))
+    shown = f"{value:.4g}" if isinstance(value, int | float) else "unknown"
+    return f"{shown}, limit {found.get('limit')}" + (f", of {found['measured']}" if found.get("measured") else "")

@@ -15,7 +15,6 @@ from autoformer.cost import show
 from autoformer.errors import CheckpointError
 from autoformer.metric import WORDS
 from autoformer.profiling.reports import (
-    boards,
     budget,
     delivered,
     latency,
@@ -130,7 +129,7 @@ def sections(report: Mapping[str, Any]) -> tuple[Section, ...]:
         latency.section(report),
         *latency.layer_section([] if layers is None else [layers]),
         *latency_table.sections(report),
-        *boards.sections(report),
+        *delivered.board_sections(report),
         training.section(report),
         delivered.section(report),
         delivered.gaps_section([(item["what"], item["reason"]) for item in report["not_measured"]]),
@@ -176,12 +175,14 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     chosen = report["chosen"]
     lines = [
         f"found {chosen['slug']} for {short_source(report['source'])} (seed {report['seed']}): {chosen['words']}",
-        *(f"{limit_words(limit)}: {_found(limit)}, {limit['met']}" for limit in report["budget"]),
+        *(f"{limit_words(limit)}: {budget.found_text(limit)}, {limit['met']}" for limit in report["budget"]),
     ]
     if not report["budget"]:
         lines.append("budget: no limits were set")
     images = report["test"]["onnx fp32"]["images"]
-    scores = "; ".join(f"{test_part.networks(name)} {score_text(report['test'][name])}" for name in _order(report["test"]))
+    scores = "; ".join(
+        f"{test_part.networks(name)} {score_text(report['test'][name])}" for name in test_part.in_order(report["test"])
+    )
     lines.append(f"{WORDS[report['metric']]} on {images} test images: {scores}")
     lines.append(_int8_line(report))
     found = report["search"]
@@ -205,19 +206,6 @@ def _within(lines: list[str], most: int) -> list[str]:
     if len(lines) <= most:
         return lines
     return [*lines[: most - 1], f"{lines[most - 1]} (and {len(lines) - most} more in the report)"]
-
-
-def _found(limit: Mapping[str, Any]) -> str:
-    if limit["measure"] != "latency_ms":
-        return show(limit["measure"], limit["found"])
-    if limit["found"] is None:
-        return "not measured"
-    return latency_text({"p50_ms": limit["found"], "p50_low_ms": limit["low"], "p50_high_ms": limit["high"]})
-
-
-def _order(test: Mapping[str, Any]) -> list[str]:
-    known = [name for name in ("inherited", "finetuned", "onnx fp32", "onnx fp16", "onnx int8") if name in test]
-    return known + [name for name in test if name not in known]
 
 
 def _int8_line(report: Mapping[str, Any]) -> str:

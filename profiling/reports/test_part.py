@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -86,6 +86,11 @@ def networks(name: str) -> str:
     return NETWORKS.get(name, name)
 
 
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of test.json in the order in which the networks came about."""
+    return sorted(names, key=lambda name: [*NETWORKS, name].index(name))
+
+
 def section(report: Mapping[str, Any]) -> Section:
     """The scores on the test part, and what int8 changes."""
     title = f"{capital(words_of(report))} on the test part"
@@ -108,10 +113,10 @@ def test_table(report: Mapping[str, Any]) -> Table:
     """The score of every network on the test part."""
     metric, rows = metric_from(report["metric"]), list[tuple[str, ...]]()
     counted = metric == "top1"
-    for name, score in report["test"].items():
+    for name in in_order(report["test"]):
+        score = report["test"][name]
         images = f"{score['correct']} of {score['images']}" if counted else str(score["images"])
         rows.append((networks(name), percent_value(score["value"], score["low"], score["high"]), interval(score), images))
-    rows.sort(key=lambda row: [*NETWORKS.values(), row[0]].index(row[0]))
     if "onnx int8" not in report["test"]:
         rows.append(("ONNX int8", "not measured", "–", "–"))
     return Table(

@@ -221,7 +221,10 @@ def test_a_changed_file_a_broken_budget_and_other_logits_fail(
 
 
 def test_a_latency_limit_is_measured_on_the_device(export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, limit, status in (("slow", 1e5, {"within budget", "inconclusive"}), ("fast", 1e-6, {"over budget", "inconclusive"})):
+    for name, limit, status in (
+        ("slow", 1e5, {"within budget", "inconclusive"}),
+        ("fast", 1e-6, {"over budget", "inconclusive"}),
+    ):
         folder = written(export, tmp_path / name, budget={"max_latency_ms": limit}, latency_means="p50, batch 1")
         _, out, _ = board(folder, "verify", "--seconds", "0.1", "--json", capsys=capsys)
         found = json.loads(out)["budget"]["max_latency_ms"]
