@@ -259,7 +259,7 @@ def _onnx_models(folder: Path) -> dict[str, Predict]:
 def score_on_test(
     predictors: dict[str, Predict], test: TestPart, preprocessing: Preprocessing, out: Path, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Reads the test part once per predictor and writes `out/test.json`: labels, and each one's guesses."""
+    """Reads the test part once per predictor and writes `out/test.json`: labels, and each one's predictions."""
     path = out / "test.json"
     record: dict[str, Any] = {"format": "autoformer/test/1", "split": test.digest, "guesses": {}}
     if path.exists():

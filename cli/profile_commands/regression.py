@@ -49,6 +49,6 @@ def compare(
         for which, names in (("A", found.only_before), ("B", found.only_after)):
             for name in names:
                 note(f"only in {which}: {name}")
-    untold = bool(found.only_before) or any(ratio.verdict == INCONCLUSIVE for ratio in found.ratios)
-    if found.shown or (strict and untold):
+    inconclusive = bool(found.only_before) or any(ratio.verdict == INCONCLUSIVE for ratio in found.ratios)
+    if found.shown or (strict and inconclusive):
         raise typer.Exit(REGRESSION)

@@ -75,7 +75,7 @@ def main_measurement(run: Run) -> Measurement:
     return next((measurement for measurement in every if measurement.precision == "fp32"), every[0])
 
 
-# --- words -------------------------------------------------------------------------------------------------------
+# --- words ---------------------------------------------------------------------------------------------------------
 
 
 def section(report: Mapping[str, Any]) -> Section:
@@ -104,22 +104,13 @@ def limit_table(report: Mapping[str, Any]) -> Table:
             basis = "" if predicted is None else f"predicted {shown_value(measure, predicted)}; "
             basis += f"searched with {shown_value(measure, limit['searched_with'])} (the limit less the table's margin); "
             basis += limit["reason"] + ("" if limit["qualification"] is None else f"; {limit['qualification']}")
-        stated = limit["stated"] or "not recorded"
-        row = (
-            MEASURES[measure],
-            f"{sign} {stated}",
-            shown_value(measure, limit["value"]),
-            found_text(limit),
-            limit["met"],
-            basis,
-        )
-        rows.append(row)
-    stated = {limit["measure"] for limit in report["budget"]}
-    chosen = report["chosen"]
+        stated, value = f"{sign} {limit['stated'] or 'not recorded'}", shown_value(measure, limit["value"])
+        rows.append((MEASURES[measure], stated, value, found_text(limit), limit["met"], basis))
+    limited = {limit["measure"] for limit in report["budget"]}
     for measure in ("params", "flops"):
-        if measure not in stated:
-            row = (MEASURES[measure], "no limit", "–", shown_value(measure, chosen[measure]), "–", "counted exactly")
-            rows.append(row)
+        if measure not in limited:
+            found = shown_value(measure, report["chosen"][measure])
+            rows.append((MEASURES[measure], "no limit", "–", found, "–", "counted exactly"))
     return Table(
         title="Limits",
         columns=("cost", "stated", "limit", "found", "status", "how it is known"),

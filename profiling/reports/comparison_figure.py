@@ -60,7 +60,7 @@ def _is_logarithmic(points: Sequence[Point]) -> bool:
     return max(times) > LOGARITHMIC_FROM * min(times)
 
 
-# --- for a page --------------------------------------------------------------------------------------------------
+# --- for a page ----------------------------------------------------------------------------------------------------
 
 
 def comparison_figure(comparison: Comparison) -> Figure | None:
@@ -108,7 +108,7 @@ def _marks(points: Sequence[Point], colour: str) -> Plot:
     }  # fmt: skip
 
 
-# --- by itself ---------------------------------------------------------------------------------------------------
+# --- by itself -----------------------------------------------------------------------------------------------------
 
 WIDTH, HEIGHT = 760, 460
 NUMBER_WIDTH, NUMBER_HEIGHT = 18, 14

@@ -41,7 +41,7 @@ def label(artefact: Artefact) -> str:
     return f"{names.get(artefact.format, artefact.format)} {artefact.precision}"
 
 
-# --- words -------------------------------------------------------------------------------------------------------
+# --- words ---------------------------------------------------------------------------------------------------------
 
 STEPS = ("latency table", "train", "search", "extract", "finetune", "export", "profile", "test")  # in their order
 
@@ -133,7 +133,7 @@ def step_table(report: Mapping[str, Any]) -> Table:
     )  # fmt: skip
 
 
-# --- on other devices -----------------------------------------------------------------------------------------------
+# --- on other devices ----------------------------------------------------------------------------------------------
 
 
 def board_values(results: Sequence[BoardResult]) -> list[dict[str, Any]]:

@@ -76,7 +76,7 @@ def headline(report: Mapping[str, Any]) -> Headline:
 
 
 def sections(report: Mapping[str, Any]) -> tuple[Section, ...]:
-    """Everything below; what nothing is known about is left out, and named under what was not measured."""
+    """Everything below. A subject without numbers has no section; it is named under what was not measured."""
     found = []
     if report["sources"]:
         found.append(Section(name="networks", title="Networks", tables=(_source_table(report),)))
@@ -168,12 +168,14 @@ def _prediction_table(report: Mapping[str, Any]) -> Table:
         error = change(one["predicted_ms"], one["measured_ms"]) if known else "–"
         rows.append((one["source"], one["network"], f"{one['predicted_ms']:.3g} ms", measured, error))
     columns = ("source", "network", "predicted", "measured", "error")
-    return Table(title="What the latency table said, and what was measured", columns=columns, rows=tuple(rows), numbers=(2, 3, 4))
+    return Table(
+        title="What the latency table predicted, and what was measured", columns=columns, rows=tuple(rows), numbers=(2, 3, 4)
+    )
 
 
 def _cold_table(report: Mapping[str, Any]) -> Table:
     def mib(value: float | None) -> str:
-        return "not told" if value is None else f"{value:.1f} MiB"
+        return "not known" if value is None else f"{value:.1f} MiB"
 
     rows = [
         (
@@ -183,9 +185,9 @@ def _cold_table(report: Mapping[str, Any]) -> Table:
         )
         for one in report["cold_starts"]
     ]  # fmt: skip
-    columns = ("source", "file", "loading", "first run", "warm run", "run after a rest", "memory", "GPU memory")
+    columns = ("source", "file", "loading", "first run", "warm run", "run after a pause", "memory", "GPU memory")
     note = "In a process of its own. Memory is the growth of its peak by loading and running."
-    return Table(title="The beginning", columns=columns, rows=tuple(rows), numbers=tuple(range(2, 8)), note=note)
+    return Table(title="Cold start", columns=columns, rows=tuple(rows), numbers=tuple(range(2, 8)), note=note)
 
 
 def _energy_table(report: Mapping[str, Any]) -> Table:
@@ -206,12 +208,12 @@ def _missing(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     taken = report["measurements"]
     absent = [("per-layer times", not report["layers"], "profile layers FILE --out FILE.json")]
     absent += [("cold start and memory", not report["cold_starts"], "profile run --cold-start")]
-    absent += [("energy", not report["energy"], "profile run --energy, where a sensor tells the power")]
+    absent += [("energy", not report["energy"], "profile run --energy, where a sensor shows the power")]
     absent += [("other batches", len({one["batch"] for one in taken}) < 2, "profile run --sweep")]
     return rows + [("all", what, f"no file here has it; {how} measures it") for what, missing, how in absent if missing]
 
 
-# --- figures ---
+# --- figures -------------------------------------------------------------------------------------------------------
 
 
 def figures(joined: Joined) -> list[Figure]:
@@ -245,5 +247,7 @@ def clocks_figure(joined: Joined) -> Figure | None:
     layout["yaxis"]["domain"] = [0.7, 1]
     layout["yaxis2"] = {"title": {"text": "°C"}, "domain": [0.35, 0.65], "anchor": "x"}
     layout["yaxis3"] = {"title": {"text": "W"}, "domain": [0, 0.3], "anchor": "x"}
-    caption = "Clocks, temperatures and power as the sensors said them between the visits of the networks."
-    return Figure(name="clocks", title="The machine meanwhile", caption=caption, views={"": {"data": traces, "layout": layout}})
+    caption = "Clocks, temperatures and power as the sensors showed them between the visits of the networks."
+    return Figure(
+        name="clocks", title="The machine while measuring", caption=caption, views={"": {"data": traces, "layout": layout}}
+    )

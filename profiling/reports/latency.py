@@ -13,6 +13,10 @@ from autoformer.profiling.reports.blocks import SERIES, Figure, Plot, Section, T
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.wording import latency_text
 
+MAX_CDF_POINTS = 400
+SPANS_PER_ROUND = 20  # of the timeline
+TAIL = 99  # percentile that the distribution is drawn to
+
 
 def values(run: Run, measurement: Measurement) -> dict[str, Any]:
     """One measurement as JSON, without its samples, which stand in latency.json."""
@@ -33,7 +37,7 @@ def values(run: Run, measurement: Measurement) -> dict[str, Any]:
     }
 
 
-# --- words -------------------------------------------------------------------------------------------------------
+# --- words ---------------------------------------------------------------------------------------------------------
 
 
 def section(report: Mapping[str, Any]) -> Section:
@@ -104,12 +108,7 @@ def trust_table(report: Mapping[str, Any]) -> Table:
     )
 
 
-# --- figures ---
-
-
-MAX_CDF_POINTS = 400
-SPANS_PER_ROUND = 20  # of the timeline
-TAIL = 99  # percentile that the distribution is drawn to
+# --- figures -------------------------------------------------------------------------------------------------------
 
 
 def distribution_figure(measurements: Sequence[Measurement]) -> Figure:
@@ -144,7 +143,7 @@ def distribution_figure(measurements: Sequence[Measurement]) -> Figure:
         name="latency",
         title="Distribution of wall times",
         caption=(
-            f"Of {total} runs, {outside} took longer than the picture is wide; a double click shows all. "
+            f"Of {total} runs, {outside} took longer than the figure shows; a double click shows all. "
             "A curve is drawn through at most 400 of its runs, the fastest and the slowest included."
         ),
         views={"": {"data": traces, "layout": layout}},
@@ -202,18 +201,16 @@ def _rounded(value: float) -> float:
     return float(f"{value:.5g}")
 
 
-# --- layers ---
-
-
-LAYERS_TEXT = "Per-layer times are taken with the runtime's profiler, which slows it down; their sum is not scaled to fit."
+# --- layers --------------------------------------------------------------------------------------------------------
 
 
 def layer_section(layers: Sequence[Mapping[str, Any]], sources: Sequence[str] = ("",)) -> list[Section]:
     """Where the time of each profile goes, in its JSON form; nothing without profiles."""
     if not layers:
         return []
+    text = "Per-layer times are taken with the runtime's profiler, which slows it down; their sum is not scaled to fit."
     tables = tuple(layer_table(one, source) for one, source in zip(layers, sources, strict=True))
-    return [Section(name="layers", title="Where the time goes", text=(LAYERS_TEXT,), tables=tables, figures=("layers",))]
+    return [Section(name="layers", title="Where the time goes", text=(text,), tables=tables, figures=("layers",))]
 
 
 def layer_table(layers: Mapping[str, Any], source: str = "") -> Table:

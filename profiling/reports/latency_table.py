@@ -37,7 +37,7 @@ def values(run: Run) -> dict[str, Any] | None:
     }
 
 
-# --- words and figure --------------------------------------------------------------------------------------------
+# --- words and figure ----------------------------------------------------------------------------------------------
 
 
 def sections(report: Mapping[str, Any]) -> list[Section]:
@@ -119,7 +119,7 @@ def table_figure(run: Run) -> Figure:
     )
 
 
-# --- measured before the choice was final ------------------------------------------------------------------------
+# --- measured before the choice was final --------------------------------------------------------------------------
 
 
 def loop_content(answer: LatencyAnswer | None) -> dict[str, Any] | None:

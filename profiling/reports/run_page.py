@@ -179,11 +179,9 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     ]
     if not report["budget"]:
         lines.append("budget: no limits were set")
-    images = report["test"]["onnx fp32"]["images"]
-    scores = "; ".join(
-        f"{test_part.networks(name)} {score_text(report['test'][name])}" for name in test_part.in_order(report["test"])
-    )
-    lines.append(f"{WORDS[report['metric']]} on {images} test images: {scores}")
+    test = report["test"]
+    scores = "; ".join(f"{test_part.networks(name)} {score_text(test[name])}" for name in test_part.in_order(test))
+    lines.append(f"{WORDS[report['metric']]} on {test['onnx fp32']['images']} test images: {scores}")
     lines.append(_int8_line(report))
     found = report["search"]
     confirmed = found["compared"]["chosen"]["confirmed"]

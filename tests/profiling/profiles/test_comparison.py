@@ -13,21 +13,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from autoformer.metric import newcombe, paired_difference, score, tied
-from autoformer.profiling.measuring.device import DeviceFacts
-from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, measure
+from autoformer.metric import newcombe, paired_difference, tied
 from autoformer.profiling.profiles.artefact_costs import Costs
-from autoformer.profiling.profiles.comparison import Comparison, Row, compare_artefacts, marked, with_ratios
-from autoformer.profiling.profiles.latency import NotMeasured, Profile
+from autoformer.profiling.profiles.comparison import Row, compare_artefacts, marked, with_ratios
+from autoformer.profiling.profiles.latency import NotMeasured
 from autoformer.profiling.reports.comparison_figure import Axis, comparison_figure, picture
 from autoformer.profiling.reports.comparison_page import comparison_page, notes, save, table
 from autoformer.profiling.reports.page import html, markdown
 from tests.support.commands import command
-from tests.support.fakes import ScriptedBackend, ScriptedClock
+from tests.support.comparisons import SHORT, comparison, rows_of
 from tests.support.pages import Page
-
-HERE = DeviceFacts.collect()
-SHORT = MeasureConfig(warmup_s=0.0, warmup_max_s=0.0, min_runs=20, rounds=2, min_s=0.0, max_s=1.0)
 
 
 def colour_reader(path: Path, order: tuple[int, int, int] = (0, 1, 2), batch: int | str = "batch", classes: int = 3) -> Path:
@@ -46,26 +41,6 @@ def colour_reader(path: Path, order: tuple[int, int, int] = (0, 1, 2), batch: in
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())
     return path
-
-
-def measured(**times_ms: float) -> dict[str, Measurement]:
-    """Measurements whose every run took as long as said."""
-    clock = ScriptedClock()
-
-    def scripted(name: str, time: float) -> ScriptedBackend:
-        return ScriptedBackend(clock, lambda _: time, name="torch-cuda" if name.startswith("gpu") else "torch-cpu")
-
-    backends = {name: scripted(name, time) for name, time in times_ms.items()}
-    return measure(backends, SHORT, clock=clock, cpu_clock=clock, device=HERE)
-
-
-def rows_of(times_ms: dict[str, float], right: dict[str, int]) -> list[Row]:
-    labels = np.zeros(100, np.int64)
-    taken = measured(**times_ms)
-    return [
-        Row(name=name, costs=Costs(), measurement=taken.get(name), score=score((np.arange(100) >= count).astype(int), labels))
-        for name, count in right.items()
-    ]
 
 
 # --- from the command line ---------------------------------------------------------------------------------------
@@ -197,12 +172,6 @@ def test_equal_guesses_are_tied_and_leave_the_mean_over_classes_open() -> None:
 
 
 # --- pictures ----------------------------------------------------------------------------------------------------
-
-
-def comparison(*rows: Row, missing: tuple[NotMeasured, ...] = ()) -> Comparison:
-    taken = tuple(row.measurement for row in rows if row.measurement)
-    profile = Profile(taken, taken[0], (), SHORT, "2026-01-01T00:00:00+00:00") if taken else None
-    return Comparison(rows=rows, missing=missing, metric="top1", images=100, part="search", split="0" * 64, profile=profile)
 
 
 def test_an_axis_puts_values_where_they_belong() -> None:
