@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from autoformer.metric import WORDS
 from autoformer.profiling.profiles.comparison import Comparison
-from autoformer.profiling.reports.blocks import BLUE, ORANGE, Figure, Plot, common_layout, plain
+from autoformer.profiling.reports.plots import BLUE, ORANGE, Figure, Plot, common_layout, error_bars, one_view, plain
 from autoformer.profiling.reports.wording import capital
 
 NOTHING = "nothing has both a score and a time"
@@ -81,27 +81,19 @@ def comparison_figure(comparison: Comparison) -> Figure | None:
     layout = common_layout(*axis_titles(comparison))
     if _is_logarithmic(points):
         layout["xaxis"] |= {"type": "log", "dtick": "D2"}
-    return Figure(
-        name="comparison",
-        title=f"{capital(WORDS[comparison.metric])} against latency",
-        caption=(
-            "Numbers are those of the table; bars are 95 % intervals. Filled: no other on the same kind of device beats it in "
-            "score and median time at once. Rows without a score or a time are not drawn."
-        ),
-        views={"": {"data": traces, "layout": layout}},
+    caption = (
+        "Numbers are those of the table; bars are 95 % intervals. Filled: no other on the same kind of device beats it in score "
+        "and median time at once. Rows without a score or a time are not drawn."
     )
+    return one_view("comparison", f"{capital(WORDS[comparison.metric])} against latency", caption, traces, layout)
 
 
 def _marks(points: Sequence[Point], colour: str) -> Plot:
-    def bars(spans: Sequence[tuple[float, float, float]]) -> Plot:
-        rest = {"array": [high - value for _, value, high in spans], "arrayminus": [value - low for low, value, _ in spans]}
-        return {"type": "data", "symmetric": False, "color": colour, "thickness": 1.5, **rest}
-
     times, scores = [point.times_ms for point in points], [point.scores for point in points]
     return {
         "type": "scatter", "mode": "markers+text", "textposition": "top right",
         "x": [time for _, time, _ in times], "y": [score for _, score, _ in scores],
-        "error_x": bars(times), "error_y": bars(scores),
+        "error_x": error_bars(times, colour), "error_y": error_bars(scores, colour),
         "marker": {"size": 12, "color": colour, "symbol": ["circle" if point.pareto else "circle-open" for point in points]},
         "text": [str(point.number) for point in points], "hovertext": [plain(point.words) for point in points],
         "hovertemplate": "%{hovertext}<extra></extra>",

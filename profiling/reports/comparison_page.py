@@ -69,7 +69,7 @@ def comparison_page(comparison: Comparison) -> Page:
     if comparison.missing:
         sections.append(gaps_section([(item.name, item.backend, item.reason) for item in comparison.missing]))
     if values["device"] is not None:
-        machine = machine_table({"device": values["device"], "version": __version__})
+        machine = machine_table(values["device"], __version__)
         sections.append(Section(name="machine", title="Machine and versions", tables=(machine,)))
     drawn = () if figure is None else (figure,)
     return Page(headline=_headline(comparison), sections=tuple(sections), figures=drawn, values=values)

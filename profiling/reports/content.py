@@ -15,7 +15,7 @@ from autoformer.profiling.reports import latency, latency_table, search
 from autoformer.profiling.reports.budget import limits
 from autoformer.profiling.reports.delivered import board_values, file_values, label
 from autoformer.profiling.reports.run_folder import Run
-from autoformer.profiling.reports.test_part import int8_disagreement, int8_values, reading_values
+from autoformer.profiling.reports.scores import int8_disagreement, int8_values, reading_values
 from autoformer.records import to_json
 
 FORMAT = "autoformer/report/3"

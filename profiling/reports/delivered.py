@@ -61,7 +61,8 @@ def gaps_section(rows: Sequence[tuple[str, ...]]) -> Section:
 
 def machine_section(report: Mapping[str, Any]) -> Section:
     """The machine, its software, and how long the steps took on it."""
-    return Section(name="machine", title="Machine, versions, time", tables=(machine_table(report), step_table(report)))
+    tables = (machine_table(report["device"], report["version"]), step_table(report))
+    return Section(name="machine", title="Machine, versions, time", tables=tables)
 
 
 def export_table(report: Mapping[str, Any]) -> Table:
@@ -94,9 +95,8 @@ def skipped_table(report: Mapping[str, Any]) -> Table:
     )  # fmt: skip
 
 
-def machine_table(report: Mapping[str, Any]) -> Table:
-    """The machine and its software."""
-    device = report["device"]
+def machine_table(device: Mapping[str, Any], version: str) -> Table:
+    """The machine and its software, from the JSON form of `DeviceFacts`; `version` is this package's."""
     absent = "not reported by this machine"
     facts = [
         ("processor", device["cpu"]),
@@ -115,7 +115,7 @@ def machine_table(report: Mapping[str, Any]) -> Table:
         *((name, value) for name, value in sorted(device["thread_settings"].items())),
         ("operating system", device["operating_system"]),
         ("Python", device["python"]),
-        ("autoformer-toolchain", report["version"]),
+        ("autoformer-toolchain", version),
         *((name, version) for name, version in sorted(device["versions"].items()) if name != "autoformer-toolchain"),
     ]  # fmt: skip
     return Table(title="Machine and versions", columns=("", ""), rows=tuple(facts))

@@ -12,11 +12,12 @@ from autoformer.files import write_folder
 from autoformer.profiling.measuring.gpu_sensors import GpuReading
 from autoformer.profiling.measuring.sensors import Reading
 from autoformer.profiling.reports import page
-from autoformer.profiling.reports.blocks import SERIES, TONES, Figure, Headline, Page, Plot, Section, Table, common_layout, plain
+from autoformer.profiling.reports.blocks import TONES, Headline, Page, Section, Table
 from autoformer.profiling.reports.delivered import gaps_section, machine_table
 from autoformer.profiling.reports.joint import UNVERIFIED, Joined, join_sources, joint_content
 from autoformer.profiling.reports.latency import blocks_figure, distribution_figure, layer_section, timeline_figure
-from autoformer.profiling.reports.wording import change, latency_text, percent
+from autoformer.profiling.reports.plots import SERIES, Figure, Plot, common_layout, one_view, plain
+from autoformer.profiling.reports.wording import change, how_words, latency_text, percent
 
 MOST_CURVES = 12  # in one figure
 
@@ -37,8 +38,7 @@ SENSED: tuple[tuple[str, str, Callable[[Reading], float | None]], ...] = (
 def build_joint_report(paths: Sequence[Path], out: Path) -> dict[str, Any]:
     """Writes report.html, report.md and report.json into the new folder `out`; gives the JSON.
 
-    Raises `CheckpointError` for a path that is none of what a report is made of, and `OutputExistsError` when something stands at
-    `out`.
+    Raises `CheckpointError` for a path that is no source of a report, and `OutputExistsError` when `out` exists.
     """
     joined = join_sources(paths)
     report = joint_content(joined)
@@ -100,7 +100,7 @@ def sections(report: Mapping[str, Any]) -> tuple[Section, ...]:
         found.append(Section(name="besides", title="Cold start, memory and energy", tables=tables))
     found.append(gaps_section(_missing(report)))
     if report["devices"]:
-        tables = tuple(machine_table({"device": device, "version": report["version"]}) for device in report["devices"])
+        tables = tuple(machine_table(device, report["version"]) for device in report["devices"])
         found.append(Section(name="machine", title="Machines and versions", tables=tables))
     return tuple(found)
 
@@ -133,8 +133,7 @@ def _latency_table(report: Mapping[str, Any]) -> Table:
         accuracy = UNVERIFIED if score == UNVERIFIED else f"{percent(score['value'], score['low'], score['high'])}"
         wall = one["metrics"].get("wall_ms") or one["metrics"]["e2e_ms"]
         tails = ["–" if wall[name] is None else f"{wall[name]:.3g} ms" for name in ("p90_ms", "p99_ms")]
-        how = f"{one['backend']}, {one['precision']}, batch {one['batch']}"
-        how += "" if one["threads"] is None else f", {one['threads']} thread{'' if one['threads'] == 1 else 's'}"
+        how = how_words(one)
         how += "".join(f", {name} {value}" for name, value in one["settings"].items() if (name, value) != ("mode", "eager"))
         times = (_metric(one, "wall_ms", "e2e_ms"), *tails, _metric(one, "gpu_ms"), f"{one['images_per_s']:.4g}")
         rows.append((one["source"], one["name"], how, accuracy, *times, f"{one['ratio_to_reference']:.3g}", one["verdict"]))
@@ -208,7 +207,7 @@ def _missing(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     taken = report["measurements"]
     absent = [("per-layer times", not report["layers"], "profile layers FILE --out FILE.json")]
     absent += [("cold start and memory", not report["cold_starts"], "profile run --cold-start")]
-    absent += [("energy", not report["energy"], "profile run --energy, where a sensor shows the power")]
+    absent += [("energy", not report["energy"], "profile run --energy (where a sensor shows the power)")]
     absent += [("other batches", len({one["batch"] for one in taken}) < 2, "profile run --sweep")]
     return rows + [("all", what, f"no file here has it; {how} measures it") for what, missing, how in absent if missing]
 
@@ -248,6 +247,4 @@ def clocks_figure(joined: Joined) -> Figure | None:
     layout["yaxis2"] = {"title": {"text": "°C"}, "domain": [0.35, 0.65], "anchor": "x"}
     layout["yaxis3"] = {"title": {"text": "W"}, "domain": [0, 0.3], "anchor": "x"}
     caption = "Clocks, temperatures and power as the sensors showed them between the visits of the networks."
-    return Figure(
-        name="clocks", title="The machine while measuring", caption=caption, views={"": {"data": traces, "layout": layout}}
-    )
+    return one_view("clocks", "The machine while measuring", caption, traces, layout)

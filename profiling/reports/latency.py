@@ -9,9 +9,10 @@ from typing import Any
 from autoformer.profiling.insides.layers import LayerProfile
 from autoformer.profiling.measuring.measure import Measurement
 from autoformer.profiling.measuring.order_statistics import percentile
-from autoformer.profiling.reports.blocks import SERIES, Figure, Plot, Section, Table, common_layout, plain
+from autoformer.profiling.reports.blocks import Section, Table
+from autoformer.profiling.reports.plots import SERIES, Figure, Plot, common_layout, one_view, plain
 from autoformer.profiling.reports.run_folder import Run
-from autoformer.profiling.reports.wording import latency_text
+from autoformer.profiling.reports.wording import how_words, latency_text
 
 MAX_CDF_POINTS = 400
 SPANS_PER_ROUND = 20  # of the timeline
@@ -68,12 +69,11 @@ def latency_table(report: Mapping[str, Any]) -> Table:
     has_clock = any(stats["device_clock"] for _, stats in _timed(report))
     rows = []
     for name, stats in _timed(report):
-        threads = "" if stats["threads"] is None else f", {stats['threads']} thread{'' if stats['threads'] == 1 else 's'}"
         clock = latency_text(stats["device_clock"]) if stats["device_clock"] else "none"
         rows.append(
             (
                 name,
-                f"{stats['backend']}, {stats['precision']}, batch {stats['batch']}{threads}",
+                how_words(stats),
                 latency_text(stats),
                 *((clock,) if has_clock else ()),
                 *(tail(stats, figure) for figure in ("p90_ms", "p99_ms", "max_ms")),
@@ -139,15 +139,11 @@ def distribution_figure(measurements: Sequence[Measurement]) -> Figure:
     layout["yaxis"]["range"] = [0, 101]
     outside = sum(sample > high + space for ordered in every for sample in ordered)
     total = sum(map(len, every))
-    return Figure(
-        name="latency",
-        title="Distribution of wall times",
-        caption=(
-            f"Of {total} runs, {outside} took longer than the figure shows; a double click shows all. "
-            "A curve is drawn through at most 400 of its runs, the fastest and the slowest included."
-        ),
-        views={"": {"data": traces, "layout": layout}},
+    caption = (
+        f"Of {total} runs, {outside} took longer than the figure shows; a double click shows all. A curve is drawn through at "
+        f"most {MAX_CDF_POINTS} of its runs, the fastest and the slowest included."
     )
+    return one_view("latency", "Distribution of wall times", caption, traces, layout)
 
 
 def timeline_figure(measurements: Sequence[Measurement]) -> Figure:
@@ -171,15 +167,11 @@ def timeline_figure(measurements: Sequence[Measurement]) -> Figure:
         ]  # fmt: skip
     layout = common_layout("round of the measurement", "time of one run, ms")
     layout["xaxis"]["dtick"] = 1
-    return Figure(
-        name="timeline",
-        title="Wall times while measuring",
-        caption=(
-            f"Each round visits every network. Lines are medians of {SPANS_PER_ROUND} spans of a round, bands hold the middle "
-            "80 % of their runs; slower runs are not drawn, the table has the slowest."
-        ),
-        views={"": {"data": traces, "layout": layout}},
+    caption = (
+        f"Each round visits every network. Lines are medians of {SPANS_PER_ROUND} spans of a round, bands hold the middle 80 % "
+        "of their runs; slower runs are not drawn, the table has the slowest."
     )
+    return one_view("timeline", "Wall times while measuring", caption, traces, layout)
 
 
 def _spans(measurement: Measurement) -> list[tuple[float, list[float]]]:

@@ -5,8 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from autoformer.profiling.reports.blocks import BLUE, GREEN, ORANGE, Figure, Plot, Section, Table, common_layout, plain, words
+from autoformer.profiling.reports.blocks import Section, Table
 from autoformer.profiling.reports.budget import measurement_of_limit
+from autoformer.profiling.reports.plots import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    Figure,
+    Plot,
+    common_layout,
+    error_bars,
+    one_view,
+    plain,
+    words,
+)
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.wording import change, latency_text
 from autoformer.profiling.tables.limit import LatencyAnswer
@@ -104,19 +116,11 @@ def table_figure(run: Run) -> Figure:
             "hovertemplate": "%{text}<extra></extra>",
         }  # fmt: skip
         if stats.p50_low_ms is not None and stats.p50_high_ms is not None:
-            point["error_y"] = {
-                "type": "data", "symmetric": False, "color": ORANGE,
-                "array": [stats.p50_high_ms - stats.p50_ms], "arrayminus": [stats.p50_ms - stats.p50_low_ms],
-            }  # fmt: skip
+            point["error_y"] = error_bars([(stats.p50_low_ms, stats.p50_ms, stats.p50_high_ms)], ORANGE)
         traces.append(point)
     layout = common_layout("multiply-adds of one image", "latency, ms")
     layout["xaxis"]["exponentformat"] = "SI"
-    return Figure(
-        name="table",
-        title="Latency against FLOPs",
-        caption=f"Measurement conditions: {table.measurement_conditions}.",
-        views={"": {"data": traces, "layout": layout}},
-    )
+    return one_view("table", "Latency against FLOPs", f"Measurement conditions: {table.measurement_conditions}.", traces, layout)
 
 
 # --- measured before the choice was final --------------------------------------------------------------------------

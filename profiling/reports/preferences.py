@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autoformer.profiling.reports.blocks import BLUE, GREY, Figure, Plot, Section, Table, common_layout
+from autoformer.profiling.reports.blocks import Section, Table
+from autoformer.profiling.reports.plots import BLUE, GREY, Figure, Plot, common_layout, one_view
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.wording import capital, words_of
 from autoformer.search.result import SearchResult, fronts
@@ -155,16 +156,11 @@ def preferences_figure(run: Run) -> Figure:
     more = " The number in a cell is the share on the front in %." if len(blocks) <= MOST_BLOCKS_WITH_NUMBERS else ""
     if any(not block["front"] for block in blocks):
         more += " Empty: no network on the front is so deep."
-    return Figure(
-        name="blocks",
-        title="Heads and MLP ratios, block by block",
-        caption=(
-            f"Blue: a larger share of the {found['front']} networks on the front makes this choice than of all "
-            f"{found['evaluated']} evaluated; orange: a smaller one. Networks that are too shallow for a block are left out "
-            f"there.{more}"
-        ),
-        views={"": {"data": traces, "layout": layout}},
+    caption = (
+        f"Blue: a larger share of the {found['front']} networks on the front makes this choice than of all {found['evaluated']} "
+        f"evaluated; orange: a smaller one. Networks that are too shallow for a block are left out there.{more}"
     )
+    return one_view("blocks", "Heads and MLP ratios, block by block", caption, traces, layout)
 
 
 def _cells(blocks: list[dict[str, Any]], kind: str, word: str, axis: str, found: Mapping[str, Any]) -> Plot:
@@ -218,9 +214,5 @@ def shapes_figure(run: Run) -> Figure:
     layout["xaxis"] |= {"rangemode": "tozero"}
     layout["yaxis"] = {"autorange": "reversed", "showgrid": False}
     kinds = [kind if kind != "image size" else "image size (px)" for kind in found["shapes"]]
-    return Figure(
-        name="shapes",
-        title=capital(", ".join(kinds[:-1]) + f" and {kinds[-1]}"),
-        caption="Of the same networks: which share has each value.",
-        views={"": {"data": traces, "layout": layout}},
-    )
+    title = capital(", ".join(kinds[:-1]) + f" and {kinds[-1]}")
+    return one_view("shapes", title, "Of the same networks: which share has each value.", traces, layout)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 from autoformer.profiling.profiles.regression import FASTER, SAME, SLOWER, Ratio, Regressions
-from autoformer.profiling.reports.blocks import BLUE, GREY, Figure, Headline, Page, Section, Table, common_layout, plain
+from autoformer.profiling.reports.blocks import Headline, Page, Section, Table
 from autoformer.profiling.reports.delivered import gaps_section
+from autoformer.profiling.reports.plots import BLUE, GREY, Figure, common_layout, error_bars, one_view, plain
 
 COLUMNS = ("artefact", "", "statistic", "A ms", "B ms", "B / A, 95 % interval", "verdict")
 TONE_OF = {SLOWER: "bad", FASTER: "good", SAME: "good"}
@@ -54,11 +55,7 @@ def ratio_figure(found: Regressions) -> Figure:
     points = {
         "type": "scatter", "mode": "markers", "name": "B / A", "marker": {"color": BLUE, "size": 9},
         "x": [one.ratio for one in ratios], "y": [_words(one) for one in ratios],
-        "error_x": {
-            "type": "data", "symmetric": False, "color": BLUE,
-            "array": [(one.high or one.ratio) - one.ratio for one in ratios],
-            "arrayminus": [one.ratio - (one.low or one.ratio) for one in ratios],
-        },
+        "error_x": error_bars([(one.low or one.ratio, one.ratio, one.high or one.ratio) for one in ratios], BLUE),
         "text": [f"{one.ratio:.3f}<br>{plain(f'{one.verdict}: {one.reason}')}" for one in ratios],
         "hovertemplate": "%{text}<extra></extra>",
     }  # fmt: skip
@@ -69,7 +66,7 @@ def ratio_figure(found: Regressions) -> Figure:
     ]
     layout = common_layout("B / A", "", shapes=shapes, showlegend=False)
     caption = "Bars are 95 % intervals. Dotted: as fast as before; dashed: what is permitted."
-    return Figure(name="ratios", title="Ratio of the times", caption=caption, views={"": {"data": [points], "layout": layout}})
+    return one_view("ratios", "Ratio of the times", caption, [points], layout)
 
 
 def _words(one: Ratio) -> str:

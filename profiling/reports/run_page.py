@@ -14,19 +14,10 @@ import yaml
 from autoformer.cost import show
 from autoformer.errors import CheckpointError
 from autoformer.metric import WORDS
-from autoformer.profiling.reports import (
-    budget,
-    delivered,
-    latency,
-    latency_table,
-    page,
-    preferences,
-    search,
-    test_part,
-    training,
-)
-from autoformer.profiling.reports.blocks import TONES, Figure, Headline, Page, Section
+from autoformer.profiling.reports import budget, delivered, latency, latency_table, page, preferences, scores, search
+from autoformer.profiling.reports.blocks import TONES, Headline, Page, Section
 from autoformer.profiling.reports.content import FORMAT, content
+from autoformer.profiling.reports.plots import Figure
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.wording import (
     device_words,
@@ -75,8 +66,8 @@ def figures(run: Run) -> list[Figure]:
         search.progress_figure(run),
         preferences.preferences_figure(run),
         preferences.shapes_figure(run),
-        training.training_figure("supernet", "Training of the supernet", run.supernet_history, run.metric),
-        training.training_figure("finetune", "Finetuning of the chosen network", run.finetune_history, run.metric),
+        scores.training_figure("supernet", "Training of the supernet", run.supernet_history, run.metric),
+        scores.training_figure("finetune", "Finetuning of the chosen network", run.finetune_history, run.metric),
         latency.distribution_figure(run.profile.measurements),
         latency.timeline_figure([*run.profile.measurements, run.profile.reference]),
         latency.blocks_figure([run.layers]) if run.layers is not None else None,
@@ -125,15 +116,15 @@ def sections(report: Mapping[str, Any]) -> tuple[Section, ...]:
         search.section(report),
         preferences.section(report),
         budget.section(report),
-        test_part.section(report),
+        scores.section(report),
         latency.section(report),
         *latency.layer_section([] if layers is None else [layers]),
         *latency_table.sections(report),
         *delivered.board_sections(report),
-        training.section(report),
+        scores.training_section(report),
         delivered.section(report),
         delivered.gaps_section([(item["what"], item["reason"]) for item in report["not_measured"]]),
-        test_part.data_section(report),
+        scores.data_section(report),
         delivered.machine_section(report),
         Section(name="again", title="Do it again", text=(_again_text(report),), code=report["command"], code_title="Command"),
         Section(
@@ -180,8 +171,8 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     if not report["budget"]:
         lines.append("budget: no limits were set")
     test = report["test"]
-    scores = "; ".join(f"{test_part.networks(name)} {score_text(test[name])}" for name in test_part.in_order(test))
-    lines.append(f"{WORDS[report['metric']]} on {test['onnx fp32']['images']} test images: {scores}")
+    shown = "; ".join(f"{scores.networks(name)} {score_text(test[name])}" for name in scores.in_order(test))
+    lines.append(f"{WORDS[report['metric']]} on {test['onnx fp32']['images']} test images: {shown}")
     lines.append(_int8_line(report))
     found = report["search"]
     confirmed = found["compared"]["chosen"]["confirmed"]

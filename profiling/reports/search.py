@@ -11,7 +11,8 @@ from typing import Any
 
 from autoformer.cost import show
 from autoformer.metric import WORDS, Score, metric_from
-from autoformer.profiling.reports.blocks import (
+from autoformer.profiling.reports.blocks import Section, Table
+from autoformer.profiling.reports.plots import (
     BLUE,
     GREEN,
     GREY,
@@ -21,9 +22,9 @@ from autoformer.profiling.reports.blocks import (
     SERIES,
     Figure,
     Plot,
-    Section,
-    Table,
     common_layout,
+    error_bars,
+    one_view,
     plain,
     words,
 )
@@ -294,10 +295,7 @@ def _candidates(run: Run, measure: str, title: str) -> Plot:
             shown = name if name == "chosen" else f"{name} ({len(members)})"
             traces.append({**_points(run, members, confirmed, measure), "name": shown, "marker": looks[name]})
     value, low, high = result.chosen.score.value, result.chosen.score.low, result.chosen.score.high
-    traces[-1]["error_y"] = {
-        "type": "data", "symmetric": False, "array": [100 * (high - value)], "arrayminus": [100 * (value - low)],
-        "color": ORANGE, "thickness": 1.5,
-    }  # fmt: skip
+    traces[-1]["error_y"] = error_bars([(100 * low, 100 * value, 100 * high)], ORANGE)
     named = _in_words(result)
     for name, mark in MARKS.items():
         if name in named:
@@ -382,12 +380,8 @@ def progress_figure(run: Run) -> Figure | None:
             traces += [level, mark]
     layout = common_layout("images evaluated", f"best {WORDS[run.metric]} so far, %")
     layout["xaxis"]["rangemode"] = "tozero"
-    return Figure(
-        name="progress",
-        title="The best score so far against the work done",
-        caption=(
-            "An image counts once for every network that saw it. Level lines are the baselines, which need no search: one "
-            "network each. Scores are on the search part, where the best of many looks better than it is."
-        ),
-        views={"": {"data": traces, "layout": layout}},
+    caption = (
+        "An image counts once for every network that saw it. Level lines are the baselines, which need no search: one network "
+        "each. Scores are on the search part, where the best of many looks better than it is."
     )
+    return one_view("progress", "The best score so far against the work done", caption, traces, layout)

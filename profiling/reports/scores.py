@@ -1,15 +1,16 @@
-"""The data in a report: every network's score on the test part, int8 against fp32 image by image, and who read the part."""
+"""Scores in a report: on the test part, where int8 is compared with fp32 image by image, and on the search part by epoch."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from autoformer.metric import WORDS, Metric, metric_from, wilson
 from autoformer.profiling.reports.blocks import Section, Table
-from autoformer.profiling.reports.run_folder import FP32, INT8, Run
+from autoformer.profiling.reports.plots import GREY, SERIES, SYMBOLS, Figure, Plot, common_layout, error_bars, one_view, plain
+from autoformer.profiling.reports.run_folder import FP32, INT8, Epoch, Run
 from autoformer.profiling.reports.wording import (
     DIGEST_DIGITS,
     capital,
@@ -17,6 +18,7 @@ from autoformer.profiling.reports.wording import (
     percent,
     percent_value,
     readings_words,
+    score_text,
     words_of,
 )
 
@@ -169,3 +171,61 @@ def reading_table(report: Mapping[str, Any]) -> Table:
         note="A network that is read twice has a score that is less of a test. So has a run that was set up by what an earlier "
         "run read.",
     )
+
+
+# --- training ------------------------------------------------------------------------------------------------------
+
+
+def training_section(report: Mapping[str, Any]) -> Section:
+    """Both trainings in a sentence each, and their curves."""
+    supernet, finetune = report["training"]["supernet"], report["training"]["finetune"]
+    text = (
+        f"Supernet: {len(supernet)} epochs, last loss {supernet[-1]['loss']:.3g}; every step trains one network of the space. "
+        f"Finetuning: {len(finetune)} epochs, last loss {finetune[-1]['loss']:.3g}. The curves of the "
+        f"{words_of(report)} are on the search part, with 95 % intervals."
+    )
+    return Section(name="training", title="Training", text=(text,), figures=("supernet", "finetune"))
+
+
+def training_figure(name: str, title: str, history: Sequence[Epoch], metric: Metric) -> Figure:
+    """Scores on the search part above, the loss below, over epochs."""
+    names = list(dict.fromkeys(network for epoch in history for network in epoch.scores))
+    traces: list[Plot] = []
+    for index, network in enumerate(names):
+        scored = [epoch for epoch in history if network in epoch.scores]
+        scores = [epoch.scores[network] for epoch in scored]
+        colour = SERIES[index % len(SERIES)]
+        traces.append(
+            {
+                "type": "scatter", "mode": "lines+markers", "name": plain(network), "line": {"color": colour},
+                "marker": {"symbol": SYMBOLS[index % len(SYMBOLS)]},
+                "x": [epoch.epoch for epoch in scored],
+                "y": [100 * score.value for score in scores],
+                "error_y": error_bars([(100 * score.low, 100 * score.value, 100 * score.high) for score in scores], colour),
+                "text": [
+                    f"{plain(network)}, epoch {epoch.epoch}<br>{score_text(score.to_dict())}"
+                    for epoch, score in zip(scored, scores, strict=True)
+                ],
+                "hovertemplate": "%{text}<extra></extra>",
+            }
+        )  # fmt: skip
+    traces.append(
+        {
+            "type": "scatter", "mode": "lines", "name": "loss", "xaxis": "x", "yaxis": "y2", "line": {"color": GREY},
+            "x": [epoch.epoch for epoch in history],
+            "y": [epoch.loss for epoch in history],
+            "text": [
+                f"epoch {epoch.epoch}: loss {epoch.loss:.4g}<br>learning rate {epoch.learning_rate:.2g}, {epoch.seconds:.2g} s"
+                for epoch in history
+            ],
+            "hovertemplate": "%{text}<extra></extra>",
+        }
+    )  # fmt: skip
+    layout = common_layout("epoch", f"{WORDS[metric]}, %")
+    layout["xaxis"]["anchor"] = "y2"
+    layout["yaxis"]["domain"] = [0.42, 1]
+    layout["yaxis2"] = {"title": {"text": "loss"}, "domain": [0, 0.34], "anchor": "x"}
+    caption = (
+        f"{capital(WORDS[metric])} on the search part with 95 % intervals where it was taken; mean loss of each epoch below."
+    )
+    return one_view(name, title, caption, traces, layout)
