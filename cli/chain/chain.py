@@ -42,7 +42,7 @@ from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import MeasureConfig
 from autoformer.profiling.profiles.int8_speed import note_int8_speed
 from autoformer.profiling.profiles.latency import Profile, profile_until_valid
-from autoformer.profiling.reports.page import build_report
+from autoformer.profiling.reports.run_page import build_report
 from autoformer.profiling.tables.costs import TableCosts, margin_of, searched_with
 from autoformer.profiling.tables.limit import finally_chosen
 from autoformer.profiling.tables.loop import LatencyQuestion, answer_latency
@@ -260,7 +260,7 @@ def _onnx_models(folder: Path) -> dict[str, Predict]:
 def score_on_test(
     predictors: dict[str, Predict], test: TestPart, preprocessing: Preprocessing, out: Path, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Reads the test part once per predictor and writes `out/test.json`: labels, and each one's guesses."""
+    """Reads the test part once per predictor and writes `out/test.json`: labels, and each one's predictions."""
     path = out / "test.json"
     record: dict[str, Any] = {"format": "autoformer/test/1", "split": test.digest, "guesses": {}}
     if path.exists():
