@@ -94,7 +94,7 @@ def _read(hint: Any, value: Any, place: str) -> Any:
     if origin in (list, dict) or (isinstance(origin, type) and issubclass(origin, Mapping)):
         return _collection(origin, arguments, value, place)
     if hint is float:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if is_finite(value):
             return value
     elif hint in EXPECTED:
         if type(value) is hint:
@@ -107,6 +107,14 @@ def _read(hint: Any, value: Any, place: str) -> Any:
     elif isinstance(hint, type) and is_dataclass(hint):
         return from_json(hint, value, place)
     raise CheckpointError(f"{place} is {_seen(value)}, expected {_words(hint)}")
+
+
+def is_finite(value: object) -> bool:
+    """Whether `value` is a number (no bool) that a float can hold."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def _one_of(kinds: tuple[Any, ...], value: Any, place: str) -> Any:

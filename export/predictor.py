@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoformer.errors import CheckpointError, DataError, MissingPackageError
 from autoformer.export.manifest import FILE_NAME, Manifest
+from autoformer.files import TIMM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from autoformer.data.preprocessing import Preprocessing
 
 MAX_BATCH = 64  # images in one call
-TIMM = "timm:"  # begins the name of one of timm's networks, which is no path
 EXPECTED = (
     "the folder of a network, timm:NAME or timm:NAME@FILE, an export folder, a bundle, an .onnx file or a .plan file with its "
     "manifest"

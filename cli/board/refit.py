@@ -81,16 +81,6 @@ def inspect(arguments: argparse.Namespace) -> Answer:
         raise CheckpointError(f"{bundle.folder} holds no engine; build there first: python3 board.pyz build")
     for plan, artefact, graph in plans_of(bundle.folder / ENGINES):
         found = look_inside(plan, artefact, graph, twin=graph is not None)
-        if arguments.json:
-            answer[artefact.precision] = found.to_dict()
-            continue
-        slowest = sorted(found.times, key=lambda time: -time.median_ms)[:SLOWEST]
-        answer[artefact.precision] = {
-            "layers": len(found.layers.layers),
-            "attention in one kernel": str(found.layers.attention),
-            "layer normalisation fused": str(found.layers.layer_norm),
-            "int8 products that run in int8": str(found.layers.int8),
-            "layers that only move values": len(found.layers.reformats),
-            "slowest layers": [{"name": time.name, "ms": time.median_ms} for time in slowest],
-        }
+        slowest = [{"name": time.name, "ms": time.median_ms} for time in found.slowest(SLOWEST)]
+        answer[artefact.precision] = found.to_dict() if arguments.json else {**found.facts(), "slowest layers": slowest}
     return answer, True

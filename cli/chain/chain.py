@@ -42,7 +42,7 @@ from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import MeasureConfig
 from autoformer.profiling.profiles.int8_speed import note_int8_speed
 from autoformer.profiling.profiles.latency import Profile, profile_until_valid
-from autoformer.profiling.reports.page import build_report
+from autoformer.profiling.reports.run_page import build_report
 from autoformer.profiling.tables.costs import TableCosts, margin_of, searched_with
 from autoformer.profiling.tables.limit import finally_chosen
 from autoformer.profiling.tables.loop import LatencyQuestion, answer_latency
@@ -55,6 +55,7 @@ from autoformer.search.result import SearchResult
 from autoformer.space import SearchSpace
 from autoformer.training.batches import Plan
 from autoformer.training.runs import finetune, preprocessing_of, train_supernet
+from autoformer.training.trainer import Surroundings
 
 Result = TypeVar("Result")
 
@@ -96,7 +97,7 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent, workers: 
 def _run(
     recipe: Recipe, parts: DataParts, space: SearchSpace, start: Supernet | None, out: Path, progress: Progress, workers: str
 ) -> dict[str, Any]:
-    steps = Steps(out)
+    steps, around = Steps(out), Surroundings(progress=progress)
     run = {
         "format": "autoformer/run/1",
         "version": __version__,
@@ -112,7 +113,7 @@ def _run(
     supernet = steps.timed(
         "train",
         lambda: train_supernet(
-            space, parts, recipe.train, out / "supernet", start=start, metric=recipe.metric, seed=recipe.seed, progress=progress
+            space, parts, recipe.train, out / "supernet", start=start, metric=recipe.metric, seed=recipe.seed, around=around
         ),
     )
     with search_helpers(recipe, out, workers):
@@ -140,7 +141,7 @@ def _run(
             out / "finetuned",
             metric=recipe.metric,
             seed=recipe.seed,
-            progress=progress,
+            around=around,
         ),
     )
     preprocessing = preprocessing_of(finetuned, parts)
@@ -259,7 +260,7 @@ def _onnx_models(folder: Path) -> dict[str, Predict]:
 def score_on_test(
     predictors: dict[str, Predict], test: TestPart, preprocessing: Preprocessing, out: Path, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Reads the test part once per predictor and writes `out/test.json`: labels, and each one's guesses."""
+    """Reads the test part once per predictor and writes `out/test.json`: labels, and each one's predictions."""
     path = out / "test.json"
     record: dict[str, Any] = {"format": "autoformer/test/1", "split": test.digest, "guesses": {}}
     if path.exists():

@@ -40,9 +40,9 @@ def bundle(
     from autoformer.export.bundle import write_bundle
     from autoformer.export.manifest import FILE_NAME, Manifest
     from autoformer.export.program import board_program
-    from autoformer.files import read_json, refuse_existing, refuse_existing_file
+    from autoformer.files import TIMM, read_json, refuse_existing, refuse_existing_file
     from autoformer.pretrained.named_network import is_network
-    from autoformer.pretrained.timm_models import PREFIX, name_and_file
+    from autoformer.pretrained.timm_models import name_and_file
     from autoformer.search.rungs import balanced_order
 
     terms = None if licence is None else licence_text(licence)
@@ -50,7 +50,7 @@ def bundle(
     run = place if (place / "run.json").is_file() else None
     if run is None and not (place / FILE_NAME).is_file() and is_network(source):
         (refuse_existing_file if out.suffix == ".zip" else refuse_existing)(out)  # before anything is exported
-        own_name = name_and_file(source)[0] if source.startswith(PREFIX) else place.resolve().name
+        own_name = name_and_file(source)[0] if source.startswith(TIMM) else place.resolve().name
         with progress_bar(quiet) as progress, exported_network(source, data, progress) as folder:
             bundle(str(folder), out, name=name or own_name, licence=licence, images=images, json=json, quiet=quiet)
         return

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from autoformer.errors import CheckpointError, MeasurementError
 from autoformer.export.manifest import FILE_NAME as MANIFEST
 from autoformer.export.manifest import Manifest
+from autoformer.files import TIMM
 from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
 from autoformer.profiling.measuring.backend import LatencyBackend
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     import onnx
 
 PLAN_SUFFIXES = (".plan", ".engine")
-TIMM = "timm:"  # begins the name of one of timm's networks, which is not a path
 BACKENDS = (
     "onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch-cpu", "torch-compiled-cpu", "torch-cuda",
     "torch-compiled-cuda", "torch-graph-cuda", "tensorrt", "tensorrt-graph",

@@ -39,6 +39,21 @@ class EngineInsides:
         """As JSON."""
         return {**{name: value for name, value in fields_to_json(self).items() if name != "layers"}, **self.layers.to_dict()}
 
+    def facts(self) -> dict[str, str]:
+        """What TensorRT made of the network, in words by question."""
+        layers = self.layers
+        return {
+            "layers": f"{len(layers.layers)}, {sum(layer.is_opaque for layer in layers.layers)} of them opaque",
+            "attention in one kernel": f"{layers.attention}; {len(layers.attention_kernels)} attention kernels",
+            "layer normalisation fused": str(layers.layer_norm),
+            "int8 products that run in int8": str(layers.int8),
+            "layers that only move values": str(len(layers.reformats)),
+        }
+
+    def slowest(self, count: int) -> list[LayerTime]:
+        """The slowest layers, the slowest first."""
+        return sorted(self.times, key=lambda time: -time.median_ms)[:count]
+
 
 def plans_of(path: Path) -> list[tuple[Path, Artefact, Path | None]]:
     """The plans of a folder, or the one plan, each with its record and the ONNX file it was built from where that is beside it.

@@ -82,6 +82,7 @@ def test_a_key_of_a_later_version_is_its_default_and_a_key_beside_is_passed_over
         ({"leaves": [{"name": "a", "size": [-1, 1]}]}, "leaves[0]: a size of -1"),
         ({"leaves": [{"name": "a", "size": [1, 1], "weight": float("nan")}]}, "leaves[0].weight is nan, expected a number"),
         ({"heights": {"one": "high"}}, "heights.one is 'high', expected a number"),
+        ({"heights": {"one": 10**400}}, f"heights.one is 1{'0' * 59} … (401 letters), expected a number"),
         ({"heights": [1]}, "heights is [1], expected a JSON object"),
         ({"place": 5}, "place is 5, expected a text"),
         ({"mixed": 1.5}, "mixed is 1.5, expected a whole number or a text"),

@@ -36,7 +36,7 @@ def export(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     torch.manual_seed(0)
     images = np.random.default_rng(0).standard_normal((96, 1, 8, 8)).astype(np.float32)
     network, out = Subnet.from_space(SPACE, SPACE.smallest).eval(), tmp_path_factory.mktemp("check") / "export"
-    assert network.relative_position
+    assert network.geometry.relative_position
     export_network(
         network, out, images=images, preprocessing=Preprocessing(8, 1, (0.0,), (1.0,)), classes=[str(i) for i in range(10)],
         formats=("onnx",), opset=request.param, max_disagreement=1.0, max_class_loss=1.0,

@@ -117,7 +117,7 @@ def test_describe_counts_a_folder_without_classes(small_network: Path, tmp_path:
     [
         ({"num_heads": 3}, "num_heads must be a list"),
         ({"mlp_ratio": "111"}, "mlp_ratio must be a list"),
-        ({"img_size": [16, 24]}, "image_sizes"),
+        ({"img_size": [16, 24]}, "8×12 patches"),
         ({"head_dim": "wide"}, "head_dim"),
         ({"searched_size": 32}, "searched_size 32 contradicts img_size 16"),
         ({"relative_position": "no"}, "relative_position must be true or false"),
@@ -179,7 +179,7 @@ def test_a_run_searches_the_space_of_a_yaml_file(tmp_path: Path) -> None:
 
 def official_file(path: Path) -> None:
     """The small official supernet of tests/data in the layout of the released files."""
-    numbers = np.load(Path(__file__).parents[1] / "data" / "official_small.npz")
+    numbers = np.load(Path(__file__).parents[2] / "data" / "official_small.npz")
     state = {name[6:]: torch.from_numpy(numbers[name].astype(np.float32)) for name in numbers.files if name.startswith("state/")}
     torch.save({"model": state, "epoch": 499, "args": argparse.Namespace(lr=1e-3)}, path)
 

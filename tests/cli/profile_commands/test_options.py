@@ -52,7 +52,9 @@ def test_options_of_layers_that_were_timed_already_are_refused(tmp_path: Path) -
     listed.write_text('[{"count": 1}, {"name": "a", "timeMs": 1, "averageMs": 1, "percentage": 100}]')
     assert command("profile", "layers", listed).code == 0
     for option in ("--batch", "--threads", "--runs"):
-        assert f"{option} has no effect on times that were taken already" in command("profile", "layers", listed, option, 2).error
+        assert (
+            f"{option} has no effect on times that were measured already" in command("profile", "layers", listed, option, 2).error
+        )
     (tmp_path / "net.plan").write_bytes(b"plan")
     assert "--threads has no effect on an engine" in command("profile", "layers", tmp_path / "net.plan", "--threads", 2).error
 
