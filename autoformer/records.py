@@ -62,12 +62,12 @@ def from_json(kind: type[T], values: object, what: str = "", *, beside: Collecti
     if unknown := sorted(set(values) - set(known) - set(beside)):
         raise CheckpointError(f"{name} has unknown keys {short(unknown)}; known are {', '.join(known)}")
     given = {}
-    for key, (item, hint) in known.items():
-        if key in values:
-            given[item.name] = _read(hint, values[key], f"{what}.{key}" if what else key)
-        elif item.default is MISSING and item.default_factory is MISSING:
-            raise CheckpointError(f"{name} lacks {key!r}; it was edited or damaged")
     try:
+        for key, (item, hint) in known.items():
+            if key in values:
+                given[item.name] = _read(hint, values[key], f"{what}.{key}" if what else key)
+            elif item.default is MISSING and item.default_factory is MISSING:
+                raise CheckpointError(f"{name} lacks {key!r}; it was edited or damaged")
         return kind(**given)
     except (TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{name}: {short(' '.join(str(error).split()))}") from error

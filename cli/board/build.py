@@ -29,7 +29,7 @@ def build(arguments: argparse.Namespace) -> Answer:
     """TensorRT engines of the fp32, fp16 and int8 files, each compared with the logits of the bundle before it counts."""
     bundle, program = Bundle.open(arguments.bundle), how_to_build()
     images, expected = bundle.check_images(), bundle.expected_logits()
-    labels = bundle.promises.labels
+    labels = bundle.expected.labels
     out = bundle.folder / ENGINES
     out.mkdir(exist_ok=True)
     config = EngineConfig(

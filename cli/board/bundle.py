@@ -1,68 +1,44 @@
-"""A bundle on the device: what it promises, its files, its check images, and each file as a function of images.
+"""A bundle on the device: the results it expects, its files, its check images, and each file as a function of images.
 
 Standard library only; works on Python 3.10. numpy, Pillow and the runtimes are imported by what needs them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoformer.errors import CheckpointError, short
+from autoformer.errors import CheckpointError
+from autoformer.export.expected import ExpectedResults
 from autoformer.export.manifest import Artefact, Manifest, check_inside, sha256_of
-from autoformer.files import believing, read_document
-from autoformer.records import from_json
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FORMAT = "autoformer/bundle/1"
 ENGINES = "engines"  # folder that `build` writes
-BATCHES = (1, 2, 5)
-LIMITS = tuple(f"{kind}_{measure}" for kind in ("max", "min") for measure in ("params", "flops", "latency_ms"))
 NO_IMAGE = (OSError, SyntaxError, ValueError, TypeError, OverflowError, MemoryError)  # what Pillow meets damaged files with
-
-
-@dataclass(frozen=True, kw_only=True)
-class Promises:
-    """What this program reads in bundle.json. Raises `ValueError` for what cannot be promised."""
-
-    files: Mapping[str, str]  # digest by name
-    labels: tuple[int, ...]  # class of each check image
-    budget: Mapping[str, float]
-    name: str | None = None
-    latency_means: str | None = None  # the measurement conditions of a limit on latency
-
-    def __post_init__(self) -> None:
-        if unknown := sorted(set(self.budget) - set(LIMITS)):
-            raise ValueError(f"its budget limits {short(unknown[0], 40)!r}; known limits are {', '.join(LIMITS)}")
-        if not self.labels or not all(0 <= label < 2**31 for label in self.labels):
-            raise ValueError("its labels are not the number of a class for each check image")
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An unpacked bundle: its folder, what it promises, and the manifests of its files and of engines built here."""
+    """An unpacked bundle: its folder, the results it expects, and the manifests of its files and of engines built here."""
 
     folder: Path
-    promises: Promises
+    expected: ExpectedResults
     manifest: Manifest
     engines: Manifest | None
 
     @classmethod
     def open(cls, folder: Path) -> Bundle:
-        """Raises `CheckpointError` when `folder` is not a bundle."""
-        path = folder / "bundle.json"
-        values = read_document(path, FORMAT, expected="a bundle")
-        with believing(path, "it was edited or damaged, copy the bundle again"):
-            promises = from_json(Promises, values, beside=values)
+        """Raises `CheckpointError` when `folder` is no bundle."""
+        expected = ExpectedResults.load(folder)
         built = folder / ENGINES
         engines = Manifest.load(built) if (built / "manifest.json").is_file() else None
-        return cls(folder, promises, Manifest.load(folder), engines)
+        return cls(folder, expected, Manifest.load(folder), engines)
 
     def artefacts(self) -> Iterator[tuple[Path, Artefact]]:
         """The exported files with their folders."""
@@ -77,7 +53,7 @@ class Bundle:
         from PIL import Image
 
         pixels = []
-        for index in range(len(self.promises.labels)):
+        for index in range(len(self.expected.labels)):
             path = self.folder / "check" / f"{index:04d}.png"
             size, channels = self.manifest.preprocessing.image_size, self.manifest.preprocessing.in_chans
             try:
@@ -87,7 +63,7 @@ class Bundle:
                     pixels.append(np.asarray(image, np.uint8).reshape(size, size, channels))
             except (*NO_IMAGE, Image.DecompressionBombError) as error:
                 raise CheckpointError(
-                    f"{path} is not a check image of {size} pixels ({one_line(error)}); copy the bundle again"
+                    f"{path} is no check image of {size} pixels ({one_line(error)}); copy the bundle again"
                 ) from error
         return self.manifest.preprocessing.prepare(np.stack(pixels))
 
@@ -95,7 +71,7 @@ class Bundle:
         """What the network gave these images on the machine that made the bundle, float32 [n, classes]."""
         import numpy as np
 
-        path, wanted = self.folder / "check" / "logits.npy", (len(self.promises.labels), len(self.manifest.classes))
+        path, wanted = self.folder / "check" / "logits.npy", (len(self.expected.labels), len(self.manifest.classes))
         try:
             header = path.stat().st_size - 4 * wanted[0] * wanted[1]
             if not 0 < header < 1024:  # before numpy believes a shape that the file could not hold
@@ -118,7 +94,7 @@ def one_line(error: Exception) -> str:
 def damaged(bundle: Bundle) -> list[str]:
     """Files that are missing or not those of the bundle."""
     found = []
-    for name, digest in sorted(bundle.promises.files.items()):
+    for name, digest in sorted(bundle.expected.files.items()):
         check_inside(name)
         path = bundle.folder / name
         if not path.is_file():

@@ -14,13 +14,13 @@ from typing import Any
 from autoformer.cli.board.bundle import ENGINES, Bundle
 from autoformer.cli.board.program import Answer
 from autoformer.errors import AutoformerError, CheckpointError, ExportError
-from autoformer.export.engines.artefact import BATCHES, in_profiles, trtexec_of
+from autoformer.export.engines.artefact import trtexec_of
 from autoformer.export.engines.builder import PRECISIONS
 from autoformer.export.engines.engine import Engine
 from autoformer.export.engines.refit import refit_engine
 from autoformer.export.engines.tensorrt_versions import import_tensorrt
 from autoformer.export.manifest import Artefact
-from autoformer.export.parity import TOLERANCES, compare, run_in_batches
+from autoformer.export.parity import BATCHES, TOLERANCES, compare, in_profiles, run_in_batches
 from autoformer.profiling.insides.engine_insides import look_inside, plans_of
 
 SLOWEST = 5  # layers shown
@@ -68,7 +68,7 @@ def _refitted(bundle: Bundle, source: Path, engine: Artefact) -> Artefact:
         return Artefact(format="tensorrt", precision=engine.precision, status="rejected", reason=str(error))
     return replace(
         engine, reason=parity.reason, file=plan.name, sha256=refitted.sha256, bytes=plan.stat().st_size, parity=parity,
-        correct=int((given.argmax(1) == bundle.promises.labels).sum()), speed={},
+        correct=int((given.argmax(1) == bundle.expected.labels).sum()), speed={},
         made={**refitted.made(), "config": engine.made.get("config")},
     )  # fmt: skip
 

@@ -29,7 +29,7 @@ from autoformer.data.parts import DataParts, TestPart
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import RecipeError
 from autoformer.evaluate import EvaluationSet, Predict, predict_with, predictions
-from autoformer.export.artefacts import export_network
+from autoformer.export.artefacts import ExportSource, export_network
 from autoformer.export.manifest import Manifest
 from autoformer.export.predictor import Predictor, open_predictor
 from autoformer.files import claim_folder, file_digest, read_json, sole_worker, write_json
@@ -200,17 +200,13 @@ def _export(
 ) -> None:
     """Writes `export/`, `latency.json` and `layers.json`, each unless it is there; the manifest then says what int8 gains."""
     if not (out / "export").exists():
+        source = ExportSource.of(images, parts.classes, parts.record)
         steps.timed(
             "export",
             lambda: export_network(
-                network, out / "export", images=images.images(), labels=images.labels, preprocessing=images.preprocessing,
-                classes=parts.classes, data=parts.record, precisions=recipe.export.precisions, formats=recipe.export.formats,
-                calibration_images=recipe.export.calibration_images, max_disagreement=recipe.export.max_disagreement,
-                max_class_loss=recipe.export.max_class_loss,
-                opset=recipe.export.opset, batch=recipe.export.batch, engines=recipe.export.engines(),
-                on_progress=lambda message: progress("export", 0, 1, message),
+                network, out / "export", source, recipe.export, lambda message: progress("export", 0, 1, message)
             ),
-        )  # fmt: skip
+        )
         progress("export", 1, 1)
     if not (out / "latency.json").exists():
         config = MeasureConfig.lasting(recipe.profile.seconds)

@@ -18,6 +18,7 @@ from autoformer.export.engines.builder import PRECISIONS, EngineBuilder
 from autoformer.export.engines.engine import Engine
 from autoformer.export.engines.layers import EngineLayers, LayerTime, inspect_engine, layer_times, read_layers
 from autoformer.export.engines.tensorrt_versions import how_to_build_one
+from autoformer.export.engines.trtexec import PlanInput
 from autoformer.export.manifest import FILE_NAME, Artefact, Manifest, sha256_of
 from autoformer.records import fields_to_json
 
@@ -107,10 +108,7 @@ def look_inside(plan: Path, artefact: Artefact, graph: Path | None, *, twin: boo
             built = EngineBuilder(config).build(graph, copy)
             same = replace(artefact, sha256=built.sha256, made=built.made())
         else:
-            made = checked_trtexec(plan, artefact).build(
-                graph, copy, config, input_name=str(artefact.input_name), fixed_batch=artefact.batch is not None,
-                image_shape=[int(size) for size in artefact.input_shape[1:]],
-            )  # fmt: skip
+            made = checked_trtexec(plan, artefact).build(graph, copy, config, PlanInput.of(artefact))
             same = replace(artefact, sha256=sha256_of(copy), made=made)
         return replace(_inside(copy, same, graph, batch, runs, is_twin=True), plan=plan)
 
@@ -122,10 +120,7 @@ def _inside(plan: Path, artefact: Artefact, graph: Path | None, batch: int, runs
             layers = inspect_engine(engine, graph)
             times = layer_times(engine, runs, layers)
         return EngineInsides(plan, artefact.precision, is_twin, batch, layers, times)
-    profile, described = checked_trtexec(plan, artefact).layers(
-        plan, batch=batch, input_name=str(artefact.input_name), fixed_batch=artefact.batch is not None,
-        image_shape=[int(size) for size in artefact.input_shape[1:]],
-    )  # fmt: skip
+    profile, described = checked_trtexec(plan, artefact).layers(plan, PlanInput.of(artefact), batch)
     layers = read_layers(json.dumps(described), graph)
     modules = {layer.name: layer.modules for layer in layers.layers}
     taken = {str(entry["name"]): float(entry.get("medianMs", entry["averageMs"])) for entry in profile}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autoformer.errors import DataError, short
+from autoformer.export.expected import DIFFERS, EARLIER, MATCHES
 from autoformer.export.manifest import FILE_NAME, Manifest, sha256_of
 from autoformer.files import believing, read_document, replacing
 from autoformer.profiling.kits.result import KitResult
@@ -23,7 +24,6 @@ from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, VALID,
 from autoformer.records import from_json
 
 FORMAT = "autoformer/board/1"
-MATCH, DIFFERS = "match", "does not match"  # status of a file that ran, against the network where it was made
 PARTS = ("measurements", "not_measured", "artefacts", "budget")  # of an answer, which says "not measured"
 FOLDER = "boards"  # in the folder of a run
 COLUMNS = ("runtime", "device", "what was run", "date")
@@ -72,7 +72,10 @@ class BoardResult:
             return replace(
                 found,
                 measurements={name: taken.believed() for name, taken in found.measurements.items()},
-                artefacts={name: {**entry, "status": _now(entry["status"])} for name, entry in found.artefacts.items()},
+                artefacts={
+                    name: {**entry, "status": EARLIER.get(str(entry["status"]), entry["status"])}
+                    for name, entry in found.artefacts.items()
+                },
                 budget={name: _followed(name, entry) for name, entry in found.budget.items()},
             )
 
@@ -82,7 +85,7 @@ class BoardResult:
         for name, taken in self.measurements.items():
             ran.setdefault(_family(taken.backend), []).append(f"{name}, batch {taken.batch}")
         for name, found in self.artefacts.items():
-            if found["status"] in (MATCH, DIFFERS):
+            if found["status"] in (MATCHES, DIFFERS):
                 family = "onnxruntime" if name.startswith("onnx") else "trtexec" if "trtexec" in self.versions else "tensorrt"
                 ran.setdefault(family, []).append(f"{name} {found['status']}")
         if not ran:
@@ -97,11 +100,6 @@ class BoardResult:
             )
             for family, words in ran.items()
         )
-
-
-def _now(status: object) -> object:
-    """The present label of a file's status; earlier versions wrote "as promised" and "differs"."""
-    return {"as promised": MATCH, "differs": DIFFERS}.get(str(status), status)
 
 
 def _followed(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,10 +149,17 @@ def add_rows(text: str, rows: Sequence[RanOn]) -> str:
     before, rest = text.split(BEGIN)
     table, after = rest.split(END)
     lines = [line.strip() for line in table.splitlines() if line.strip().startswith("|")]
-    there = [line for line in lines if line not in (_HEAD, _RULE)]
-    new = ["| " + " | ".join(_cell(word) for word in (row.runtime, row.device, row.what, row.date)) + " |" for row in rows]
-    every = list(dict.fromkeys([*there, *new]))
+    new = {_line(row, earlier=True): _line(row) for row in rows}  # by the line that earlier versions wrote
+    there = [new.get(line, line) for line in lines if line not in (_HEAD, _RULE)]
+    every = list(dict.fromkeys([*there, *new.values()]))
     return f"{before}{BEGIN}\n{_HEAD}\n{_RULE}\n" + "".join(f"{line}\n" for line in every) + END + after
+
+
+def _line(row: RanOn, *, earlier: bool = False) -> str:
+    what = row.what
+    for old, word in EARLIER.items() if earlier else ():
+        what = what.replace(f" {word}", f" {old}")
+    return "| " + " | ".join(map(_cell, (row.runtime, row.device, what, row.date))) + " |"
 
 
 def _cell(words: str) -> str:

@@ -99,6 +99,11 @@ def test_what_cannot_be_is_named_with_its_place(changes: dict[str, Any], said: s
     assert str(caught.value) == said
 
 
+def test_what_the_reader_of_a_part_refuses_is_an_error_of_the_whole() -> None:
+    with pytest.raises(CheckpointError, match="Tree: not an architecture"):
+        from_json(Tree, {"kind": "oak", "leaves": [], "architecture": {"embed_dim": 64}})
+
+
 def test_what_is_no_object_is_refused_under_the_name_of_its_place() -> None:
     with pytest.raises(CheckpointError, match=r"^device is 'Orin', expected a JSON object$"):
         from_json(Leaf, "Orin", "device")

@@ -145,13 +145,13 @@ def _sign(folder: Path) -> None:
             entry["sha256"] = sha256_of(folder / entry["file"])
         (folder / "manifest.json").write_text(json.dumps(manifest))
     with contextlib.suppress(ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError):
-        promises = json.loads((folder / "bundle.json").read_text())
-        promises["files"] = {
+        record = json.loads((folder / "bundle.json").read_text())
+        record["files"] = {
             path.relative_to(folder).as_posix(): sha256_of(path)
             for path in folder.rglob("*")
             if path.is_file() and path.name != "bundle.json"
         }
-        (folder / "bundle.json").write_text(json.dumps(promises))
+        (folder / "bundle.json").write_text(json.dumps(record))
 
 
 def try_image(originals: Path, place: Path, rng: random.Random) -> Iterator[str]:

@@ -27,7 +27,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("search", "training"),
     ),
     "autoformer.export": (
-        ("__init__", "class_losses", "parity", "program"),
+        ("__init__", "class_losses", "expected", "parity", "program"),
         ("manifest",),
         ("graphs",),
         ("bundle", "engines"),

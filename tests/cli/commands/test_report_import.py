@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,19 @@ def test_rows_stand_in_the_table_once_and_keep_what_was_there() -> None:
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| TensorRT 10.3.0", "| TensorRT 11.0.0"]
     assert twice.startswith("# Title\n")
     assert twice.endswith("\nafter\n")
+
+
+def test_results_and_rows_in_the_words_of_earlier_versions_are_recognised(tmp_path: Path) -> None:
+    files = {"onnx fp32": {"status": "as promised"}, "onnx int8": {"status": "differs"}, "onnx fp16": {"status": "not run"}}
+    loaded = BoardResult.load(result(tmp_path / "r.json", command="verify", answer={"artefacts": files}))
+    assert [found["status"] for found in loaded.artefacts.values()] == ["matches", "does not match", "not run"]
+    (row,) = loaded.ran_on()
+    assert row.what.endswith("onnx fp32 matches; onnx int8 does not match")
+    empty, earlier = (
+        f"{BEGIN}\n{END}",
+        replace(row, what=row.what.replace("matches", "as promised").replace("does not match", "differs")),
+    )
+    assert add_rows(add_rows(empty, [earlier]), [row]) == add_rows(empty, [row])
 
 
 def test_a_file_without_a_place_for_the_table_says_which_lines_it_needs() -> None:

@@ -21,17 +21,17 @@ from autoformer.errors import CheckpointError, DataError, ExportError, MissingPa
 from autoformer.export.graphs.onnx_graph import OnnxGraph
 from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.graphs.quantization import Calibration, qdq_objections, quantize_int8
-from autoformer.export.parity import compare_models
 from autoformer.export.predictor import open_predictor, torch_model
 from autoformer.networks.subnet import Attention, Subnet
 from autoformer.tensors import tensors_digest
+from tests.support.comparing import compare_models
 from tests.support.exported_subnets import ARCHITECTURE, CLASSES, PREPROCESSING, SPACE, graph, int8, network, noise, subnet
 
 __all__ = ["graph", "int8", "subnet"]  # fixtures
 
 
 def check_parity(subnet: Subnet, graph: OnnxGraph) -> None:
-    parity = compare_models(torch_model(subnet), OnnxModel(graph.path), noise(16, graph.image_shape[1]), (1, 2, 5))
+    parity = compare_models(torch_model(subnet), OnnxModel(graph.path), noise(16, graph.image_shape[1]))
     assert parity.batches == (1, 2, 5)
     assert parity.passed, parity.reason
     assert parity.max_abs < 1e-4

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from autoformer.errors import CheckpointError
-from autoformer.export.bundle import Promise, model_card
+from autoformer.export.bundle import model_card
+from autoformer.export.expected import ExpectedResults
 from autoformer.export.manifest import Manifest
 from autoformer.profiling.measuring.measure import Measurement
 from autoformer.profiling.measuring.order_statistics import Verdict
@@ -76,7 +77,7 @@ def test_a_slower_file_stays_and_is_called_rejected_on_this_device_everywhere(tm
     for page in ("report.md", "report.html"):
         shown = re.sub(r"\\(.)", r"\1", (run / page).read_text())  # without the backslashes of Markdown
         assert words in shown, page
-    assert int8.advice in model_card(noted, Promise(name="m"), 4)
+    assert int8.advice in model_card(noted, ExpectedResults(labels=(0,)))
 
 
 def test_verdicts_of_several_devices_stand_side_by_side(tmp_path: Path) -> None:
