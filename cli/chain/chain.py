@@ -64,8 +64,8 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent, workers: 
     """Runs the whole chain into `out` and gives the content of its `report.json`.
 
     `workers` processes share the search step (`helpers`), with the result of one. Called again it goes on where it stopped; a
-    finished run is only read. Raises `BudgetError` before anything is trained
-    when no network can keep the budget, `OutputExistsError` when `out` holds a run of another recipe or of other data.
+    finished run is only read. Raises `BudgetError` before anything is trained when no network keeps the budget, and
+    `OutputExistsError` when `out` holds a run of another recipe or of other data.
     """
     if recipe.export.batch not in (None, recipe.profile.batch):
         raise RecipeError(
@@ -187,7 +187,7 @@ def _budget(recipe: Recipe, space: SearchSpace, costs: CostModel, out: Path) -> 
 
 
 def _measure(recipe: Recipe, result: SearchResult, table: LatencyTable, stated: Budget, out: Path, progress: Progress) -> None:
-    """Writes `search/latency_answer.json`: the best few measured, and what is chosen then."""
+    """Writes `search/latency_answer.json`: the measured finalists, and which of them is chosen."""
     question = LatencyQuestion(
         stated=stated, first=result.chosen.architecture, choose=recipe.search.choose, rounds=recipe.profile.rounds,
         finalists=recipe.profile.finalists, config=MeasureConfig.lasting(recipe.profile.seconds),
@@ -198,7 +198,7 @@ def _measure(recipe: Recipe, result: SearchResult, table: LatencyTable, stated: 
 def _export(
     recipe: Recipe, network: Subnet, images: EvaluationSet, parts: DataParts, out: Path, steps: Steps, progress: Progress
 ) -> None:
-    """Writes `export/`, `latency.json` and `layers.json`, each unless it is there; the manifest then says what int8 gains."""
+    """Writes `export/`, `latency.json` and `layers.json`, each unless it exists; the manifest then says what int8 gains."""
     if not (out / "export").exists():
         source = ExportSource.of(images, parts.classes, parts.record)
         steps.timed(

@@ -32,7 +32,6 @@ from autoformer.export.graphs.attention_pattern import GraphView
 from autoformer.export.graphs.model_metadata import ModelMetadata
 from autoformer.export.graphs.onnx_graph import OnnxGraph
 from autoformer.export.graphs.onnx_model import OnnxModel
-from autoformer.export.graphs.quantization import qdq_objections
 from autoformer.export.graphs.tensorrt_rules import check_model, check_tensorrt
 from autoformer.export.manifest import Manifest
 from autoformer.export.parity import run_in_batches
@@ -214,7 +213,7 @@ def test_half_precision_and_int8_take_pixels_too(tmp_path: Path) -> None:
     assert "patch_embed.proj" in Manifest.load(folder).artefacts[1].made["kept_in_fp32"]
     products = {graph.types[node.input[0]] for node in half.graph.node if node.op_type == "Gemm"}
     assert products == {TensorProto.FLOAT16}
-    assert not qdq_objections(folder / "model.int8.onnx")
+    assert not [finding for finding in check_tensorrt(folder / "model.int8.onnx") if finding.rule == "quantisation"]
     # The resizing of pixels is no layer: it stays exact.
     before = int8.graph.node[: next(i for i, node in enumerate(int8.graph.node) if node.op_type == "Conv")]
     resizing = [node for node in before if node.op_type == "MatMul"]
