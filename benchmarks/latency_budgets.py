@@ -36,7 +36,7 @@ from autoformer.profiling.tables.loop import answer_latency, measure_networks
 from autoformer.profiling.tables.measuring import measure_table
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.search.answer import StoredSearch
-from autoformer.search.config import SearchConfig
+from autoformer.search.config import Goal, SearchConfig
 from autoformer.search.loop import search_supernet
 from autoformer.space import SearchSpace
 from autoformer.training.config import SupernetConfig
@@ -140,10 +140,8 @@ def main() -> None:
         limit = ends[0] + (ends[1] - ends[0]) * index / (options.budgets + 1)
         folder = work / f"limit-{index}"
         budget = near_the_limit(within_margin(Budget(max_latency_ms=limit), table), options.near)
-        search_supernet(
-            network, images, parts.preprocessing, TableCosts(network.space, table), budget, search, folder,
-            stored=work / "evaluations.db", latency_margin=table.margin,
-        )  # fmt: skip
+        goal = Goal(costs=TableCosts(network.space, table), budget=budget, latency_margin=table.margin)
+        search_supernet(network, images, parts.preprocessing, goal, search, folder, memory=work / "evaluations.db")
         for choose, found in rows.items():
             found.append(row(answered(folder, table, limit, choose, config, finalists[choose], graphs)))
             show(choose, found[-1])

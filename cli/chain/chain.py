@@ -49,6 +49,7 @@ from autoformer.profiling.tables.loop import measured_answer
 from autoformer.profiling.tables.measuring import measure_table
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.progress import Progress, silent
+from autoformer.search.config import Goal
 from autoformer.search.loop import search_supernet
 from autoformer.search.result import SearchResult
 from autoformer.space import SearchSpace
@@ -115,12 +116,13 @@ def _run(
         ),
     )
     with search_helpers(recipe, out, workers):
+        margin = costs.table.margin if isinstance(costs, TableCosts) else 0.0
+        goal = Goal(costs=costs, budget=sought, metric=recipe.metric, seed=recipe.seed, latency_margin=margin)
         result = steps.timed(
             "search",
             lambda: search_supernet(
-                supernet, parts.search, parts.preprocessing, costs, sought, recipe.search, out / "search",
-                metric=recipe.metric, seed=recipe.seed, stored=out / "supernet" / "evaluations.db",
-                latency_margin=costs.table.margin if isinstance(costs, TableCosts) else 0.0, progress=progress,
+                supernet, parts.search, parts.preprocessing, goal, recipe.search, out / "search",
+                memory=out / "supernet" / "evaluations.db", progress=progress,
             ),
         )  # fmt: skip
     stated = read_budget(space, costs, **recipe.budget.model_dump())

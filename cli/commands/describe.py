@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,12 +91,13 @@ def facts_of_folder(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"{file} is damaged: {error}") from error
     if (path / "search.json").exists():
         from autoformer.profiling.tables.limit import finally_chosen
-        from autoformer.search.result import load_search
+        from autoformer.search.record import SearchRecord
 
-        record = read_json(path / "search.json", "result", "budget")
-        chosen = finally_chosen(load_search(path)[0], path).chosen
-        cost = {"params": chosen.cost.params, "flops": chosen.cost.flops, "latency_ms": chosen.cost.latency_ms}
-        return {"kind": "search", "budget": record["budget"], "chosen": chosen.architecture.to_dict(), **cost}
+        search = SearchRecord.load(path)
+        chosen = finally_chosen(search.result, path).chosen
+        return {
+            "kind": "search", "budget": search.budget.to_dict(), "chosen": chosen.architecture.to_dict(), **asdict(chosen.cost),
+        }  # fmt: skip
     if (path / "manifest.json").exists():
         from autoformer.export.manifest import Manifest
 

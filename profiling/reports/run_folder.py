@@ -27,7 +27,8 @@ from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.profiles.latency import Profile
 from autoformer.profiling.tables.limit import FILE_NAME, LatencyAnswer, finally_chosen
 from autoformer.profiling.tables.table import LatencyTable
-from autoformer.search.result import SearchResult, load_search
+from autoformer.search.record import SearchRecord
+from autoformer.search.result import SearchResult
 from autoformer.space import SearchSpace
 
 LEDGER, FORMAT = "test_ledger.json", "autoformer/test-ledger/1"
@@ -191,18 +192,16 @@ class Run:
         with checked(folder / "finetuned" / "subnet.json", "autoformer/subnet/1") as record:
             values["finetune_history"] = _history(record, values["metric"])
         with checked(folder / "search" / "search.json", "autoformer/search/3"):
-            found, record = load_search(folder / "search")
-            values["search"] = finally_chosen(found, folder / "search")
+            found = SearchRecord.load(folder / "search")
+            values["search"] = finally_chosen(found.result, folder / "search")
             answered = (folder / "search" / FILE_NAME).exists()
             values["answer"] = LatencyAnswer.load(folder / "search") if answered else None
             if values["search"].metric != values["metric"]:
                 raise ValueError(f"it searched by {values['search'].metric}, the run's metric is {values['metric']}")
-            measurement_conditions = record["latency_qualification"]
-            values["qualification"] = None if measurement_conditions is None else MeasurementConditions(**measurement_conditions)
-            values["search_config"] = dict(record["config"])
-            for needed in ("method", "choose"):
-                record["config"][needed]
-            values["progress"] = _progress(record.get("history", {}))
+            values["measurement_conditions"] = found.measurement_conditions
+            values["search_config"] = found.config.to_dict()
+            steps = {method: taken for method, taken in found.history.items() if taken}
+            values["progress"] = {method: tuple((step.images, step.best) for step in taken) for method, taken in steps.items()}
         values["manifest"] = Manifest.load(folder / "export")
         values["profile"] = Profile.load(folder / "latency.json")
         values["layers"] = LayerProfile.load(folder / "layers.json") if (folder / "layers.json").exists() else None
@@ -278,16 +277,6 @@ def _history(record: Mapping[str, Any], metric: Metric) -> tuple[Epoch, ...]:
     if others := {kept.metric for epoch in found for kept in epoch.scores.values()} - {metric}:
         raise ValueError(f"its history has scores of {' and '.join(sorted(others))}, the run's metric is {metric}")
     return found
-
-
-def _progress(history: Mapping[str, Any]) -> dict[str, tuple[tuple[int, float], ...]]:
-    """The history of `search.json`; an answer from stored evaluations has none."""
-    found = {}
-    for name, points in history.items():
-        found[str(name)] = tuple((_count(point["images"]), _finite(point["best"])) for point in points)
-        if any(not 0 <= best <= 1 for _, best in found[str(name)]):
-            raise ValueError(f"the history of {str(name)[:40]} holds a score outside 0 to 1")
-    return {name: points for name, points in found.items() if points}
 
 
 def _count(value: Any) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 from autoformer.architecture import Architecture
@@ -24,22 +24,6 @@ class PredictedCosts:
     def __call__(self, architecture: Architecture) -> Cost:
         params, flops = count_params(architecture, self.space), count_flops(architecture, self.space)
         return Cost(params=params, flops=flops, latency_ms=self.predict(architecture))
-
-
-@dataclass(frozen=True)
-class MeasuredCosts:
-    """Another cost model, with direct measurements in place of its latencies where there are any.
-
-    Over a model without latencies it knows those of the measured networks alone; `qualification` says what they mean.
-    """
-
-    costs: CostModel
-    measured_ms: Mapping[Architecture, float]
-    measurement_conditions: MeasurementConditions | None
-
-    def __call__(self, architecture: Architecture) -> Cost:
-        cost = self.costs(architecture)
-        return replace(cost, latency_ms=self.measured_ms.get(architecture, cost.latency_ms))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from tests.support.source_tree import FOLDERS, ROOT, files, import_graph, import
 FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "autoformer": (
         ("__init__", "errors", "progress", "settings"),
-        ("architecture", "files", "metric", "records"),
+        ("records",),
+        ("architecture", "files", "metric"),
         ("data", "space", "tensors"),
         ("cost",),
         ("facts", "networks", "parsing", "region"),
