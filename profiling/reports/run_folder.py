@@ -209,17 +209,17 @@ class Run:
             raise CheckpointError(f"{folder / 'latency.json'} holds no measurement; profile again")
         with checked(folder / "test.json", "autoformer/test/1") as record:
             values["labels"] = np.array(record["labels"], dtype=np.int64)
-            values["guesses"] = {name: np.array(found, dtype=np.int64) for name, found in record["guesses"].items()}
+            values["predictions"] = {name: np.array(found, dtype=np.int64) for name, found in record["guesses"].items()}
             test = values["parts"]["test"]
             if record["split"] != test.digest:
                 raise ValueError("it was scored on another test part than run.json names")
-            for name, found in (("labels", values["labels"]), *values["guesses"].items()):
+            for name, found in (("labels", values["labels"]), *values["predictions"].items()):
                 if found.shape != (test.images,):
                     raise ValueError(f"{name} has {found.shape} entries, the test part {test.images} images")
                 if found.min() < 0 or found.max() >= len(values["classes"]):
                     raise ValueError(f"{name} names classes beyond the {len(values['classes'])} of run.json")
             for name in (INHERITED, FINETUNED, FP32):
-                if name not in values["guesses"]:
+                if name not in values["predictions"]:
                     raise ValueError(f"guesses of {name!r} are missing")
         values["readings"] = read_ledger(folder / "test_ledger.json")
         values["beside"] = readings_beside(folder, test.digest)
