@@ -54,8 +54,8 @@ def test_the_fuzzing_itself_reports_errors_that_are_not_ours_and_messages_of_sev
 
 def test_a_process_that_dies_is_recorded_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A worker that dies of mutation 3, played by a small program."""
-    worker = tmp_path / "tests"
-    worker.mkdir()
+    worker = tmp_path / "tests" / "support"
+    worker.mkdir(parents=True)
     (worker / "__init__.py").touch()
     (worker / "fuzz_worker.py").write_text(
         "import json, os, sys\n"

@@ -26,7 +26,9 @@ from autoformer.export.predictor import Predictor
 from autoformer.networks.folders import load_subnet
 from autoformer.profiling.profiles.latency import profile_artefacts
 from autoformer.space import SearchSpace
-from tests.support.edited_folders import CLASSES, PREPROCESSING, SPACE, edit, one_line
+from tests.support.edited_folders import CLASSES, PREPROCESSING, SPACE, edit, folder, one_line
+
+__all__ = ["folder"]  # fixtures
 
 # --- values ------------------------------------------------------------------------------------------------------
 

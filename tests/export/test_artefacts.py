@@ -18,7 +18,9 @@ from autoformer.export.manifest import Manifest
 from autoformer.export.predictor import open_predictor, torch_model
 from autoformer.networks.folders import save_subnet
 from autoformer.networks.subnet import Subnet
-from tests.support.exported_subnets import ARCHITECTURE, CLASSES, PREPROCESSING, network, noise
+from tests.support.exported_subnets import ARCHITECTURE, CLASSES, PREPROCESSING, graph, network, noise, subnet
+
+__all__ = ["graph", "subnet"]  # fixtures
 
 # --- the folder ------------------------------------------------------------------------------------------------------
 

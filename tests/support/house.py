@@ -75,7 +75,7 @@ def arrows(graph: dict[str, set[str]]) -> dict[str, set[tuple[str, str]]]:
     for module, targets in graph.items():
         for target in targets:
             (package, box), (other, target_box) = box_of(module), box_of(target)
-            if package == other and box != target_box:
+            if package == other and box != target_box and target_box != "__init__":
                 found[package].add((box, target_box))
     return found
 

@@ -18,7 +18,9 @@ from autoformer.networks.relative_position import Tables
 from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import Supernet
 from tests.support.small_spaces import shrunk
-from tests.support.subnets import CLASSES, PREPROCESSING, damaged, images, make_subnet
+from tests.support.subnets import CLASSES, PREPROCESSING, damaged, folder, images, make_subnet
+
+__all__ = ["folder"]  # fixtures
 
 # --- other image sizes -------------------------------------------------------------------------------------------
 

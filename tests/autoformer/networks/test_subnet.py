@@ -25,7 +25,9 @@ from autoformer.networks.supernet import Supernet
 from autoformer.profiling.insides.fvcore_counts import count_by_operator
 from autoformer.tensors import write_tensors
 from tests.support.small_spaces import shrunk
-from tests.support.subnets import CLASSES, PREPROCESSING, damaged, images, make_subnet
+from tests.support.subnets import CLASSES, PREPROCESSING, damaged, folder, images, make_subnet
+
+__all__ = ["folder"]  # fixtures
 
 # --- folders -----------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,9 @@ from autoformer.training.config import SubnetsConfig, SupernetConfig
 from autoformer.training.runs import train_supernet
 from autoformer.training.teacher import imitation
 from tests.support.small_spaces import NAMES, shrunk
-from tests.support.trainings import QUICK, SPACE, trainer_of
+from tests.support.trainings import QUICK, SPACE, parts, trainer_of
+
+__all__ = ["parts"]  # fixtures
 
 # --- which networks ----------------------------------------------------------------------------------------------
 

@@ -30,7 +30,9 @@ from autoformer.training.config import FinetuneConfig, SubnetsConfig, SupernetCo
 from autoformer.training.runs import finetune, train_supernet
 from autoformer.training.step import TrainStep
 from autoformer.training.trainer import Trainer
-from tests.support.trainings import QUICK, SPACE, trainer_of
+from tests.support.trainings import QUICK, SPACE, parts, trainer_of
+
+__all__ = ["parts"]  # fixtures
 
 
 def weights_of(folder: Path) -> str:

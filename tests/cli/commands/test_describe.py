@@ -179,7 +179,7 @@ def test_a_run_searches_the_space_of_a_yaml_file(tmp_path: Path) -> None:
 
 def official_file(path: Path) -> None:
     """The small official supernet of tests/data in the layout of the released files."""
-    numbers = np.load(Path(__file__).parents[1] / "data" / "official_small.npz")
+    numbers = np.load(Path(__file__).parents[2] / "data" / "official_small.npz")
     state = {name[6:]: torch.from_numpy(numbers[name].astype(np.float32)) for name in numbers.files if name.startswith("state/")}
     torch.save({"model": state, "epoch": 499, "args": argparse.Namespace(lr=1e-3)}, path)
 

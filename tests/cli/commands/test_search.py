@@ -24,7 +24,9 @@ from autoformer.search.record import SearchRecord
 from autoformer.search.space_table import SpaceTable
 from autoformer.space import SearchSpace
 from tests.support.commands import command
-from tests.support.searches import SPACE, words
+from tests.support.searches import SPACE, supernet, words
+
+__all__ = ["supernet"]  # fixtures
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,9 @@ from autoformer.export.parity import compare_models
 from autoformer.export.predictor import open_predictor, torch_model
 from autoformer.networks.subnet import Attention, Subnet
 from autoformer.tensors import tensors_digest
-from tests.support.exported_subnets import ARCHITECTURE, CLASSES, PREPROCESSING, SPACE, network, noise
+from tests.support.exported_subnets import ARCHITECTURE, CLASSES, PREPROCESSING, SPACE, graph, int8, network, noise, subnet
+
+__all__ = ["graph", "int8", "subnet"]  # fixtures
 
 
 def check_parity(subnet: Subnet, graph: OnnxGraph) -> None:

@@ -156,7 +156,7 @@ def test_anchors_are_the_tables_networks_nearest_in_time_that_are_not_measured_a
 
 
 @pytest.mark.parametrize(
-    ("ratios", "pace"),
+    ("ratios", "speed_factor"),
     [((1.1, 1.05, 0.9), 1.05), ((0.9, 0.9, 0.95), 0.9), ((1.4, 1.5, 1.3), 1.0), ((0.5, 0.6, 0.7), 1.0), ((), 1.0)],
 )
 def test_the_pace_is_the_median_ratio_unless_the_machine_is_another_one(ratios: Sequence[float], speed_factor: float) -> None:
@@ -203,7 +203,7 @@ class Opened(AbstractContextManager["Opened"]):
         return None
 
 
-@pytest.mark.parametrize(("factor", "pace"), [(1.0, 1.0), (1.08, 1.08), (0.93, 0.93), (1.5, 1.0)])
+@pytest.mark.parametrize(("factor", "speed_factor"), [(1.0, 1.0), (1.08, 1.08), (0.93, 0.93), (1.5, 1.0)])
 def test_finalists_are_measured_at_the_tables_pace(factor: float, speed_factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Sequence[str]] = []
     monkeypatch.setattr(drift, "measure", fake_measure(factor, seen))
