@@ -42,7 +42,7 @@ def metric_from(name: object) -> Metric:
     for known in get_args(Metric):
         if name == known:
             return known  # type: ignore[no-any-return]
-    raise CheckpointError(f"{str(name)[:40]!r} is no metric; known are {', '.join(get_args(Metric))}")
+    raise CheckpointError(f"{str(name)[:40]!r} is not a metric; known are {', '.join(get_args(Metric))}")
 
 
 @dataclass(frozen=True)

@@ -15,24 +15,10 @@ from numpy.typing import NDArray
 
 from autoformer.architecture import Architecture
 from autoformer.cost import Cost
-from autoformer.errors import ArchitectureError, CheckpointError
+from autoformer.errors import CheckpointError
+from autoformer.files import believing
 from autoformer.metric import WORDS, Metric, Score, score
 from autoformer.records import fields_to_json, from_json
-
-
-def packed(classes: NDArray[np.int64]) -> str:
-    """Class numbers [n] as hexadecimal digits: little-endian, each in the fewest of 1, 2 or 4 bytes that hold the largest."""
-    size = next(size for size in (1, 2, 4) if classes.max(initial=0) < 256**size)
-    return classes.astype(f"<u{size}").tobytes().hex()
-
-
-def unpacked(digits: str, count: int) -> NDArray[np.int64]:
-    """The `count` class numbers that `packed` wrote. Raises `ValueError` for digits of another number of classes."""
-    held = bytes.fromhex(digits)
-    size = next((size for size in (1, 2, 4) if size * count == len(held)), None)
-    if size is None:
-        raise ValueError(f"{len(held)} bytes of predictions for {count} images")
-    return np.frombuffer(held, f"<u{size}").astype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +34,11 @@ class Candidate:
     confirmation: NDArray[np.int64] | None = None  # the class it gives each held-out image, of finalists
     reused: int = 0  # images of both whose predictions an earlier search had stored
 
+    def __post_init__(self) -> None:
+        cost = self.cost
+        if min(self.number, self.generation, cost.params, cost.flops, self.reused) < 0 or (cost.latency_ms or 1) <= 0:
+            raise ValueError(f"number {self.number} of generation {self.generation}, {cost}, {self.reused} images reused")
+
     @property
     def known(self) -> int:
         """Images it was asked about, held-out ones included."""
@@ -55,63 +46,20 @@ class Candidate:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; predictions as hexadecimal digits (`packed`)."""
-        held = None if self.confirmation is None else _HeldOut(images=len(self.confirmation), guesses=packed(self.confirmation))
-        values = fields_to_json(
-            _Stored(
-                number=self.number,
-                generation=self.generation,
-                architecture=self.architecture,
-                cost=self.cost,
-                score=self.score,
-                guesses=packed(self.predictions),
-                reused=self.reused,
-                confirmation=held,
-            )
-        )
-        return {name: value for name, value in values.items() if value is not None}
+        values = fields_to_json(self)
+        values["guesses"], held = packed(values.pop("predictions")), values.pop("confirmation")
+        return values if held is None else values | {"confirmation": {"images": len(held), "guesses": packed(held)}}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Candidate:
         """Reads the JSON form. Raises `CheckpointError` naming what is missing or impossible."""
-        try:
-            stored = from_json(_Stored, values, "candidate")
-            cost, held = stored.cost, stored.confirmation
-            if min(stored.number, stored.generation, cost.params, cost.flops, stored.reused) < 0:
-                raise ValueError("a count is negative")
-            if cost.latency_ms is not None and cost.latency_ms <= 0:
-                raise ValueError(f"latency_ms is {cost.latency_ms}")
-            return cls(
-                number=stored.number,
-                generation=stored.generation,
-                architecture=stored.architecture,
-                cost=cost,
-                predictions=unpacked(stored.guesses, stored.score.images),
-                score=stored.score,
-                confirmation=None if held is None else unpacked(held.guesses, held.images),
-                reused=stored.reused,
-            )
-        except (ArchitectureError, ValueError) as error:
-            raise CheckpointError(f"a candidate cannot be read: {error}; it was edited or damaged") from error
-
-
-@dataclass(frozen=True, kw_only=True)
-class _HeldOut:
-    images: int
-    guesses: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Stored:
-    """A candidate as JSON has it."""
-
-    number: int
-    generation: int
-    architecture: Architecture
-    cost: Cost
-    score: Score
-    guesses: str
-    reused: int
-    confirmation: _HeldOut | None = None
+        with believing("a candidate", "it was edited or damaged", fault="cannot be read"):
+            given = dict(values)
+            given["predictions"] = unpacked(given.pop("guesses"), Score.from_dict(given["score"]).images)
+            if (held := given.get("confirmation")) is not None:
+                given["confirmation"] = unpacked(held["guesses"], held["images"])
+            return from_json(cls, given, "candidate")
+        raise AssertionError("unreachable")
 
 
 def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -147,3 +95,18 @@ def check_scores(
         figures = ((kept.value, made.value), (kept.low, made.low), (kept.high, made.high))
         if not all(math.isclose(*pair, abs_tol=1e-9) for pair in figures):
             raise CheckpointError(f"evaluation {candidate.number} scored {kept}, its predictions for these images give {made}")
+
+
+def packed(classes: NDArray[np.int64]) -> str:
+    """Class numbers [n] as hexadecimal digits: little-endian, each in the fewest of 1, 2 or 4 bytes that hold the largest."""
+    size = next(size for size in (1, 2, 4) if classes.max(initial=0) < 256**size)
+    return classes.astype(f"<u{size}").tobytes().hex()
+
+
+def unpacked(digits: str, count: int) -> NDArray[np.int64]:
+    """The `count` class numbers that `packed` wrote. Raises `ValueError` for digits of another number of classes."""
+    held = bytes.fromhex(digits)
+    size = next((size for size in (1, 2, 4) if size * count == len(held)), None)
+    if size is None:
+        raise ValueError(f"{len(held)} bytes of predictions for {count} images")
+    return np.frombuffer(held, f"<u{size}").astype(np.int64)

@@ -84,7 +84,7 @@ def facts_of_folder(path: Path) -> dict[str, Any]:
     if (file := path / "supernet.json").exists():
         record = read_json(file, "space", "data")
         if not isinstance(record["data"], dict):
-            raise CheckpointError(f"{file} does not describe its images: data is no object; it was edited or damaged")
+            raise CheckpointError(f"{file} does not describe its images: data is not an object; it was edited or damaged")
         try:
             return {**facts_of_space(SearchSpace.from_dict(record["space"])), "data": record["data"].get("source")}
         except ArchitectureError as error:

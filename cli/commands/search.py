@@ -28,6 +28,7 @@ from autoformer.cli.options import (
 
 if TYPE_CHECKING:
     from autoformer.cost import Budget, CostModel
+    from autoformer.parsing import BudgetConfig
     from autoformer.profiling.tables.limit import LatencyAnswer
     from autoformer.profiling.tables.table import LatencyTable as Table
     from autoformer.search.answer import StoredSearch
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 class Request:
     """What both ways to a network are asked alike: a search, and an answer from a finished one."""
 
-    limits: dict[str, str | None]
+    limits: BudgetConfig
     latency_table: Path | None
     out: Path | None
     settings: list[str] | None
@@ -111,10 +112,11 @@ def search(
 
       autoformer search --from runs/s2 --max-latency 2ms --out runs/s3
     """
-    limits = {
-        "max_params": max_params, "min_params": min_params, "max_flops": max_flops, "min_flops": min_flops,
-        "max_latency": max_latency,
-    }  # fmt: skip
+    from autoformer.parsing import BudgetConfig
+
+    limits = BudgetConfig(
+        max_params=max_params, min_params=min_params, max_flops=max_flops, min_flops=min_flops, max_latency=max_latency
+    )
     request = Request(
         limits=limits, latency_table=latency_table, out=out, settings=settings, measure=measure, seconds=seconds, json=json,
         quiet=quiet,
@@ -173,7 +175,7 @@ def _search(
     network = load_supernet(supernet).to(best_device())
     record = read_json(supernet / "supernet.json")
     table, costs = _costs(request, network.space)
-    stated = read_budget(network.space, costs, **request.limits)
+    stated = read_budget(network.space, costs, request.limits)
     goal = Goal(
         costs=costs,
         budget=searched_with(stated, network.space, costs, table),
@@ -215,7 +217,7 @@ def _answer(source: Path, request: Request) -> None:
         raise typer.BadParameter(f"--set {idle[0]} has no effect with --from; only choose= has")
     stored = StoredSearch(source)
     table, costs = _costs(request, stored)
-    budget = stated = read_budget(stored.space, costs, **request.limits)
+    budget = stated = read_budget(stored.space, costs, request.limits)
     if table is not None:
         budget = searched_with(stated, stored.space, costs, table)
     elif stated.max_latency_ms is not None:
@@ -338,28 +340,15 @@ def print_answer(answer: LatencyAnswer) -> None:
         for network in taken.networks:
             timing = network.timing
             interval = "too few runs" if timing.low_ms is None else f"{timing.low_ms:.4g} to {timing.high_ms:.4g}"
-            marks = [
-                mark
-                for mark, holds in (
-                    ("asked first", taken is answer.rounds[0] and network is taken.chosen),
-                    ("taken", network is answer.chosen),
-                )
-                if holds
-            ]
+            asked = ["asked first"] if taken is answer.rounds[0] and network is taken.chosen else []
+            marks = ", ".join([*asked, "taken"] if network is answer.chosen else asked)
+            score, predicted, measured = network.score, f"{network.predicted_ms:.4g}", f"{timing.measured_ms:.4g}"
             rows.append(
                 (
-                    str(number),
-                    network.architecture.slug,
-                    f"{100 * network.score.value:.2f} %",
-                    f"{network.predicted_ms:.4g}",
-                    f"{timing.measured_ms:.4g}",
-                    interval,
-                    f"{100 * network.error:+.1f} %",
-                    timing.verdict.level,
-                    timing.status(answer.limit_ms),
-                    ", ".join(marks),
+                    str(number), network.architecture.slug, f"{100 * score.value:.2f} %", predicted, measured, interval,
+                    f"{100 * network.error:+.1f} %", timing.verdict.level, timing.status(answer.limit_ms), marks,
                 )
-            )
+            )  # fmt: skip
     if rows:
         columns = (
             "round", "network", answer.rounds[0].chosen.score.words, "predicted ms", "measured ms", "95 % interval", "error",

@@ -226,8 +226,8 @@ def test_the_report_says_which_methods_beat_random_and_the_baselines_and_the_fig
         made_rows(
             evolution=[[1.0, 1.2], [1.1, 1.3], [1.0, 1.0]],
             random=[[1.5, 1.8], [1.6, 1.8], [1.5, 1.6]],
-            dearest_inside=[[1.0, 1.0], [1.2, 1.2], [1.1, 1.1]],
-            best_uniform=[[2.0, 2.0], [2.1, 2.0], [2.2, 2.0]],
+            most_expensive_in_the_budget=[[1.0, 1.0], [1.2, 1.2], [1.1, 1.1]],
+            homogeneous_baseline=[[2.0, 2.0], [2.1, 2.0], [2.2, 2.0]],
         )
     )
     text = report.markdown(record)
