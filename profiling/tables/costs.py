@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 from autoformer.architecture import Architecture
@@ -14,18 +14,15 @@ from autoformer.space import SearchSpace
 
 
 @dataclass(frozen=True)
-class MeasuredCosts:
-    """Exact params and FLOPs; latencies as measured where there are any, else as `predict` gives them (None: not known)."""
+class PredictedCosts:
+    """Exact params and FLOPs, and the latency that a function predicts."""
 
     space: SearchSpace
-    measured_ms: Mapping[Architecture, float]
-    predict: Callable[[Architecture], float | None]
+    predict: Callable[[Architecture], float]
     measurement_conditions: MeasurementConditions
 
     def __call__(self, architecture: Architecture) -> Cost:
-        measured = self.measured_ms.get(architecture)
-        latency_ms = self.predict(architecture) if measured is None else measured
-        return replace(ExactCosts(self.space)(architecture), latency_ms=latency_ms)
+        return replace(ExactCosts(self.space)(architecture), latency_ms=self.predict(architecture))
 
 
 @dataclass(frozen=True)
