@@ -78,7 +78,7 @@ def test_text_from_a_device_cannot_break_the_table_or_bring_markup() -> None:
         ({"versions": 3}, "is damaged"),
         ({"created": "9999-99-99"}, "command, bundle or date cannot be read"),
         ({"command": "rm"}, "command, bundle or date cannot be read"),
-        ({"device": {**DEVICE.to_dict(), "cpu": None}}, "expected names and a number of cores"),
+        ({"device": {**DEVICE.to_dict(), "cpu": None}}, "device.cpu is None, expected a text"),
         ({"answer": {"artefacts": {"onnx fp32": 3}}}, "its artefacts are no facts by name"),
         ({"answer": {"artefacts": {"onnx fp32": {"status": "as promised"}}, "budget": [1]}}, "its budget are no facts by name"),
     ],
