@@ -30,8 +30,8 @@ MOST_BYTES = 2 << 30  # of images as float32 at once; a search part of large ima
 def network_and_images(words: str, data: str | None) -> tuple[NamedNetwork, tuple[str, ...], DataParts]:
     """The network that `words` name, the names of its classes, and its images: those it was made from, or `data`.
 
-    Raises `CheckpointError` for what is no network, `DataError` when a network of others comes without `data`, or with images of
-    other classes than it knows.
+    Raises `CheckpointError` for something that is not a network, `DataError` when a foreign network comes without `data`, or with
+    images of other classes than it knows.
     """
     if words.endswith((".onnx", ".plan", ".zip")):
         raise CheckpointError(f"{words} is exported already; give the network it was made from, or use it as it is")

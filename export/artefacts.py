@@ -1,9 +1,8 @@
-"""From a network to a folder of proved files: ONNX in fp32, fp16 and int8, engines of them where TensorRT is, and the manifest.
+"""A network becomes a folder of verified files: ONNX in fp32, fp16 and int8, engines of them where TensorRT is, the manifest.
 
-Every file is compared with the network it came from, on real images, before it counts as exported. An int8 file that names
-another class too often, or loses one class (`class_losses`), is rejected, and says so in the manifest; what this machine
-cannot make is skipped, and says why.
-The images that int8 is judged on are others than those it was calibrated on, wherever there are enough.
+Every file is compared with the network it came from, on real images, before it counts as exported. An int8 file that disagrees
+too often, or loses a class (`class_losses`), is rejected; what this machine cannot make is skipped; the manifest says why.
+int8 is judged on other images than it was calibrated on, where there are enough.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class ExportSource:
     preprocessing: Preprocessing  # what it says is what the files take
     classes: Sequence[str]
     data: Mapping[str, Any] | None = None  # the record of the data set, kept so that `evaluate` finds it again
-    name: str | None = None  # of a network that is none of ours
+    name: str | None = None  # of a foreign network
     flops: int | None = None  # multiply-adds of a network that does not count its own
 
     def __post_init__(self) -> None:

@@ -156,7 +156,7 @@ def model_card(manifest: Manifest, expected: ExpectedResults, licence: str | Non
     used = (
         f"{sizes or 'sizes not recorded'}"
         if manifest.network is None
-        else "the images that its files were calibrated and checked on; what it was trained on, those who made it must say"
+        else "the images that its files were calibrated and checked on; only its makers know what it was trained on"
     )
     kind = f"{_one_line(manifest.network)}, a network" if manifest.network else "a vision transformer"
     takes = {
@@ -213,8 +213,9 @@ def _one_line(text: str) -> str:
 def unpack_bundle(archive: Path, out: Path) -> Path:
     """Unpacks an archived bundle into the new folder `out` and gives the folder that holds its bundle.json.
 
-    Raises `CheckpointError`, with nothing left behind, for what is no zip file, names files outside its folder, holds links,
-    would unpack to more than 8 GiB or 10,000 files, or is no bundle; `OutputExistsError` when `out` exists.
+    Raises `CheckpointError`, with nothing left behind, for a file that is not a zip archive, names files outside its
+    folder, holds links, would unpack to more than 8 GiB or 10,000 files, or is not a bundle. Raises `OutputExistsError` when
+    `out` exists.
     """
     refuse_existing(out)
     try:
@@ -239,7 +240,7 @@ def unpack_bundle(archive: Path, out: Path) -> Path:
     except FileNotFoundError as error:
         raise CheckpointError(f"{archive} does not exist; expected a bundle") from error
     except BAD_ARCHIVE as error:
-        raise CheckpointError(f"{archive} is truncated or no zip file ({error}); copy it again") from error
+        raise CheckpointError(f"{archive} is truncated or not a zip file ({error}); copy it again") from error
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{archive} cannot be unpacked ({' '.join(str(error).split())})") from error
 

@@ -26,7 +26,7 @@ EARLIER = {"as promised": MATCHES, "differs": DIFFERS}  # as earlier versions sa
 class ExpectedResults:
     """The results that a bundle's files should give again, and the budget that they should keep.
 
-    Raises `ValueError` for a limit that is none of `LIMITS`, and labels that are no numbers of classes.
+    Raises `ValueError` for a limit that is none of `LIMITS`, and labels that are not numbers of classes.
     """
 
     name: str = "model"  # in the model card and the Triton repository

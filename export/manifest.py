@@ -1,4 +1,4 @@
-"""`Manifest`: what stands beside exported files and says what each is, how it was made and what proved it.
+"""`Manifest`: what stands beside exported files and says what each is, how it was made and how it was verified.
 
 Paths in it are relative and stay inside its folder; a manifest that points elsewhere is refused. Runs on boards: standard
 library only, Python 3.10.
@@ -51,8 +51,8 @@ class Artefact:
 
     format: str  # "onnx", "tensorrt"
     precision: str  # "fp32", "fp16", "int8"; of engines "tf32" too
-    status: Literal["exported", "rejected", "skipped"]  # proved and here; could not be proved; not tried
-    reason: str  # one line: what proved it, what was wrong, or what is missing
+    status: Literal["exported", "rejected", "skipped"]  # verified and here; not verified; not tried
+    reason: str  # one line: what verified it, what was wrong, or what is missing
     file: str | None = None  # relative to the manifest's folder
     sha256: str | None = None
     bytes: int | None = None
@@ -105,7 +105,7 @@ class Manifest:
     flops: int | None = None  # multiply-adds of one image, canonical form; None: not known in closed form
     weights_digest: str | None = None
     data: Mapping[str, Any] | None = None  # the record of the images the network was made for, as its folder holds it
-    network: str | None = None  # what others call a network that is none of ours, like timm:NAME
+    network: str | None = None  # the name of a foreign network, like timm:NAME
 
     def __post_init__(self) -> None:
         for name, count in (("params", self.params), ("flops", self.flops or 0)):

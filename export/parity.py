@@ -155,7 +155,7 @@ def filled_up(model: Model, batch: int | None) -> Model:
 
 
 def in_profiles(model: Model, profiles: Sequence[Batches]) -> Model:
-    """`model`, which takes the batches of these profiles, for any number of images from one on.
+    """`model`, which takes the batches of these profiles, for any number of images.
 
     A batch between two profiles is filled up with copies of its last image, whose answers are dropped.
     """
@@ -164,7 +164,7 @@ def in_profiles(model: Model, profiles: Sequence[Batches]) -> Model:
         import numpy as np
 
         most, found = max(high for _, _, high in profiles), []
-        for start in range(0, len(images), most):
+        for start in range(0, max(1, len(images)), most):
             batch = images[start : start + most]
             size = min(max(low, len(batch)) for low, _, high in profiles if high >= len(batch))
             whole = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])

@@ -16,8 +16,9 @@ from autoformer.errors import CheckpointError, ExportError, MeasurementError
 from autoformer.export.manifest import sha256_of
 from autoformer.files import refuse_existing_file, sole_worker
 from autoformer.profiling.kits.kit import FILE_NAME, PRECISIONS, Kit
-from autoformer.profiling.kits.measuring import Rows, Setting, head_of, measure_setting, settings_of
+from autoformer.profiling.kits.measuring import head_of, measure_setting, settings_of
 from autoformer.profiling.kits.result import KitResult
+from autoformer.profiling.kits.rows import Rows, Setting
 from autoformer.profiling.kits.runtimes import RUNTIMES, runtime_here
 from autoformer.profiling.measuring.clock_lock import LOCK_OPTION, NOT_HERE, locked_clocks
 from autoformer.profiling.measuring.device import DeviceFacts

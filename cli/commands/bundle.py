@@ -21,7 +21,7 @@ def bundle(
         typer.Argument(help="Folder of a finished run or an export, or a network (folder, timm:NAME[@FILE]), exported first."),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder to write, or a .zip file; refused if it exists.")],
-    name: Annotated[str | None, typer.Option("--name", help="Of the model. Default: the folder's.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the model. Default: the folder's.")] = None,
     licence: Annotated[Path | None, typer.Option("--licence", help="Text file with the licence of the model.")] = None,
     images: Annotated[int, typer.Option("--images", min=1, help="Check images, taken from the search part.")] = 64,
     data: Data = None,
@@ -32,7 +32,7 @@ def bundle(
 
     The program, board.pyz, verifies, predicts, times and builds on the device with Python, numpy, Pillow and a runtime alone.
 
-    A network is exported as `autoformer export` does it unasked; for other settings, export it and give that folder.
+    A network is exported with the default settings; for others, run `autoformer export` and give its folder.
 
     Example: autoformer bundle runs/quickstart --out runs/digits-bundle
     """
@@ -47,9 +47,9 @@ def bundle(
     from autoformer.export.bundle import write_bundle
     from autoformer.export.manifest import FILE_NAME, Manifest
     from autoformer.export.program import board_program
-    from autoformer.files import read_json, refuse_existing, refuse_existing_file
+    from autoformer.files import TIMM, read_json, refuse_existing, refuse_existing_file
     from autoformer.pretrained.named_network import is_network
-    from autoformer.pretrained.timm_models import PREFIX, name_and_file
+    from autoformer.pretrained.timm_models import name_and_file
     from autoformer.search.rungs import balanced_order
 
     terms = None if licence is None else licence_text(licence)
@@ -57,7 +57,7 @@ def bundle(
     run = place if (place / "run.json").is_file() else None
     if run is None and not (place / FILE_NAME).is_file() and is_network(source):
         (refuse_existing_file if out.suffix == ".zip" else refuse_existing)(out)  # before anything is exported
-        own_name = name_and_file(source)[0] if source.startswith(PREFIX) else place.resolve().name
+        own_name = name_and_file(source)[0] if source.startswith(TIMM) else place.resolve().name
         with progress_bar(quiet) as progress, exported_network(source, data, progress) as folder:
             bundle(str(folder), out, name=name or own_name, licence=licence, images=images, json=json, quiet=quiet)
         return
@@ -85,13 +85,13 @@ def bundle(
 
 
 def licence_text(path: Path) -> str:
-    """The text of a licence. Raises `DataError` when the file is no text in UTF-8."""
+    """The text of a licence. Raises `DataError` when the file is not UTF-8 text."""
     from autoformer.errors import DataError
 
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no text in UTF-8 ({error.reason}, byte {error.start}); save the licence as such") from error
+        raise DataError(f"{path} is not UTF-8 text ({error.reason}, byte {error.start}); save the licence as such") from error
 
 
 def expected_results(run: Path | None, manifest: Manifest, name: str, labels: Sequence[int]) -> ExpectedResults:

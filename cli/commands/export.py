@@ -24,7 +24,8 @@ def export(
         ),
     ] = None,
     format: Annotated[
-        list[str] | None, typer.Option("--format", help="onnx or tensorrt; onnx always is. Default: what is there.")
+        list[str] | None,
+        typer.Option("--format", help="onnx or tensorrt; onnx always is. Default: both, engines where TensorRT is."),
     ] = None,
     input: Annotated[
         str, typer.Option("--input", help="float32 (normalised), or uint8: pixels, with the normalisation folded into the files.")
@@ -33,7 +34,8 @@ def export(
     max_disagreement: Annotated[float, typer.Option(help="Share of images that int8 may give another class than fp32.")] = 0.01,
     max_class_loss: Annotated[float, typer.Option(help="Share of a class's images that int8 may lose against fp32.")] = 0.05,
     measure: Annotated[
-        bool, typer.Option("--measure/--no-measure", help="Time int8 against fp32 here, about 10 seconds; slower is said.")
+        bool,
+        typer.Option("--measure/--no-measure", help="Time int8 against fp32 here, about 10 seconds, and note if it is slower."),
     ] = True,
     opset: Annotated[int, typer.Option(help="Of the ONNX files; 17 for old runtimes.")] = 20,
     batch: Annotated[
@@ -63,9 +65,9 @@ def export(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write ONNX files and TensorRT engines, each proved against the network on real images.
+    """Write ONNX files and TensorRT engines, each compared with the network on real images.
 
-    What cannot be proved is left out and named; the exit code is 3 where that was asked for by --precision or --format.
+    A file that does not pass is left out and named; the exit code is 3 where --precision or --format asked for it.
 
     Examples:
 

@@ -145,10 +145,12 @@ def _search(
     from autoformer.files import read_json
     from autoformer.networks.folders import load_supernet
     from autoformer.parsing import read_budget
-    from autoformer.profiling.tables.costs import TableCosts, searched_with
+    from autoformer.profiling.measuring.measure import MeasureConfig
+    from autoformer.profiling.tables.costs import TableCosts, margin_of, searched_with
     from autoformer.profiling.tables.limit import finally_chosen
-    from autoformer.profiling.tables.loop import measured_answer
+    from autoformer.profiling.tables.loop import SECONDS, LatencyQuestion, answer_latency
     from autoformer.profiling.tables.table import LatencyTable as Table
+    from autoformer.search.answer import StoredSearch
     from autoformer.search.loop import search_supernet
     from autoformer.search.space_table import SpaceTable
     from autoformer.training.distributed import best_device
@@ -161,7 +163,7 @@ def _search(
     table = None if latency_table is None else Table.load(latency_table)
     costs: CostModel = ExactCosts(network.space) if table is None else TableCosts(network.space, table)
     stated = read_budget(network.space, costs, **limits)
-    budget = searched_with(stated, network.space, costs, table)
+    budget = searched_with(stated, network.space, costs)
     sought = metric_of(metric, chosen.metric if recipe is not None else None, record)
     parts = parts_of_record(record["data"], data)
     if not json:
@@ -170,18 +172,20 @@ def _search(
         result = search_supernet(
             network, parts.search, parts.preprocessing, costs, budget, chosen.search, out,
             metric=sought, seed=chosen.seed, storage=storage, stored=supernet / "evaluations.db",
-            latency_margin=0.0 if table is None else table.margin,
-            progress=progress,
+            latency_margin=margin_of(costs), progress=progress,
         )  # fmt: skip
 
     def finish(measure: bool, seconds: float | None) -> None:
         answer = None
         if measure and table is not None and stated.max_latency_ms is not None:
             with progress_bar(quiet) as progress:
-                answer = measured_answer(
-                    out, table, stated, out, first=result.chosen.architecture, choose=chosen.search.choose, seconds=seconds,
-                    progress=progress,
-                )  # fmt: skip
+                question = LatencyQuestion(
+                    stated=stated,
+                    first=result.chosen.architecture,
+                    choose=chosen.search.choose,
+                    config=MeasureConfig.lasting(seconds or SECONDS),
+                )
+                answer = answer_latency(StoredSearch(out), table, question, out, progress=progress)
         if json:
             print_json(read_json(out / "search.json") | ({} if answer is None else {"latency_answer": answer.to_dict()}))
             return
@@ -207,15 +211,14 @@ def _answer(
 
     A latency is measured where `out` can keep the answer and a table can be corrected by it.
     """
-    from dataclasses import replace
-
     from autoformer.cli.chain.recipe import recipe_of
     from autoformer.cli.console import note, print_json, progress_bar
     from autoformer.cost import CostModel
     from autoformer.parsing import read_budget
-    from autoformer.profiling.tables.costs import TableCosts, searched_with
+    from autoformer.profiling.measuring.measure import MeasureConfig
+    from autoformer.profiling.tables.costs import TableCosts, searched_with, within_margin
     from autoformer.profiling.tables.limit import finally_chosen
-    from autoformer.profiling.tables.loop import measured_answer
+    from autoformer.profiling.tables.loop import SECONDS, LatencyQuestion, answer_latency
     from autoformer.profiling.tables.table import LatencyTable as Table
     from autoformer.search.answer import StoredSearch
 
@@ -225,11 +228,8 @@ def _answer(
     stored = StoredSearch(source)
     table = None if latency_table is None else Table.load(latency_table)
     costs: CostModel = stored.costs if table is None else TableCosts(stored.space, table)
-    budget = stated = read_budget(stored.space, costs, **limits)
-    if table is not None:
-        budget = searched_with(stated, stored.space, costs, table)
-    elif stated.max_latency_ms is not None:
-        budget = replace(stated, max_latency_ms=stated.max_latency_ms / (1 + stored.margin))
+    stated = read_budget(stored.space, costs, **limits)
+    budget = within_margin(stated, stored.margin) if table is None else searched_with(stated, stored.space, costs)
     answer = stored.answer(budget, costs, chosen.choose if settings else None)
     answer.margin = None if table is None else table.margin
     if out is not None:
@@ -237,10 +237,13 @@ def _answer(
     measured = None
     if measure and table is not None and out is not None and stated.max_latency_ms is not None:
         with progress_bar(quiet) as progress:
-            measured = measured_answer(
-                stored, table, stated, out, first=answer.result.chosen.architecture, choose=answer.choose, seconds=seconds,
-                progress=progress,
-            )  # fmt: skip
+            question = LatencyQuestion(
+                stated=stated,
+                first=answer.result.chosen.architecture,
+                choose=answer.choose,
+                config=MeasureConfig.lasting(seconds or SECONDS),
+            )
+            measured = answer_latency(stored, table, question, out, progress=progress)
     if json:
         print_json(answer.record | ({} if measured is None else {"latency_answer": measured.to_dict()}))
         return

@@ -1,18 +1,15 @@
-"""`autoformer profile run`, `table`, and in files of their own `kit`, `layers`, `counts` and `compare`."""
+"""`autoformer profile run` and `table`; `kit`, `layers`, `counts` and `compare` have files of their own."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from autoformer.cli.options import AnyBatch, AnyThreads, Json, LockClocks, Quiet, Threads
 from autoformer.cli.profile_commands import counts, layers, regression
 from autoformer.cli.profile_commands.kit import kit
-
-if TYPE_CHECKING:
-    pass
 from autoformer.cli.words import count_of, space_to_measure
 
 app = typer.Typer(help="Measure latency.", no_args_is_help=True, rich_markup_mode=None)
@@ -74,7 +71,7 @@ def run(
         raise MeasurementError(f"--batches {short(batches, 40)!r} is not a list of numbers from 1; write 1,2,4,8")
     if out is not None:
         refuse_existing_file(out)
-    config = MeasureConfig(min_s=seconds, max_s=4 * seconds)
+    config = MeasureConfig.lasting(seconds)
     asked = ProfileRequest(
         batch=batch, threads=threads, spinning=spinning, backends=backend or USUAL_BACKENDS, cold_starts=cold_start,
         energy_s=seconds if energy else 0.0, lock_clocks=lock_clocks,
@@ -105,7 +102,7 @@ def table(
     image_size: Annotated[int | None, typer.Option("--image-size", help="Pixels; with --space.")] = None,
     result: Annotated[
         Path | None,
-        typer.Option("--from", help="result.json that a kit's board.pyz wrote on another device; nothing is measured."),
+        typer.Option("--from", help="result.json that a kit's board.pyz wrote on a target device; nothing is measured."),
     ] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="With --from: which, where it holds several.")] = None,
     backend: Annotated[
@@ -127,14 +124,14 @@ def table(
 
     Example: autoformer profile table --supernet runs/super --out laptop.json
 
-    What a kit measured on another device: autoformer profile table --from result.json --out orin.json
+    What a kit measured on a target device: autoformer profile table --from result.json --out orin.json
     """
     from shutil import rmtree
 
     from autoformer.cli.console import print_json, print_table, progress_bar
     from autoformer.cli.options import refuse_without_effect
     from autoformer.files import refuse_existing_file, sole_worker
-    from autoformer.profiling.tables.measuring import check_backend, measure_table
+    from autoformer.profiling.tables.measuring import TableConfig, measure_table
 
     refuse_existing_file(out)
     if result is not None:
@@ -149,16 +146,15 @@ def table(
             asked = space_to_measure(supernet, space, image_size)
         found = table_of(brought, chosen_setting(brought, precision, batch), asked)
     else:
-        measured, count = space_to_measure(supernet, space, image_size), count_of(networks or "auto")
-        backend, precision = backend or "onnxruntime-cpu", precision or "fp32"
-        check_backend(backend, precision)
+        measured = space_to_measure(supernet, space, image_size)
+        how = TableConfig(
+            backend=backend or "onnxruntime-cpu", precision=precision or "fp32", batch=batch or 1, threads=threads or 1,
+            networks=count_of(networks or "auto"),
+        )  # fmt: skip
         work = out.with_name(f"{out.name}.work")  # graphs and finished measurements, until the table is there
         work.mkdir(parents=True, exist_ok=True)
         with sole_worker(work), progress_bar(quiet) as progress:
-            found = measure_table(
-                measured, backend=backend, precision=precision, count=count, batch=batch or 1, threads=threads or 1, folder=work,
-                progress=progress,
-            )  # fmt: skip
+            found = measure_table(measured, how, folder=work, progress=progress)
     found.save(out)
     if result is None:
         rmtree(work)
@@ -169,11 +165,11 @@ def table(
         (n.architecture.slug, f"{n.flops / 1e6:.2f} M", f"{n.measured_ms:.3f}", f"{n.left_out_ms:.3f}", n.verdict)
         for n in found.networks
     ]
-    print_table(str(found), ("network", "FLOPs", "measured ms", "predicted left out ms", "verdict"), rows)
+    print_table(str(found), ("network", "FLOPs", "measured ms", "predicted by the others ms", "verdict"), rows)
     kinds = []
     for kind, errors in found.compared.items():
         taus = ("none" if tau is None else f"{tau:.2f}" for tau in (errors.tau, errors.tau_near))
         wrong = (f"{100 * errors.mape:.2f} %", f"{100 * errors.worst:.2f} %")
         kinds.append((kind, "kept" if kind == found.kind else "", *wrong, *taus))
-    columns = ("formula", "", "left-out error", "worst", "Kendall's tau", "tau, near pairs")
+    columns = ("formula", "", "cross-validation error", "worst", "Kendall's tau", "tau, near pairs")
     print_table(f"formulas compared; {found.stopped}", columns, kinds)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from autoformer.export.parity import Model
 
-    # Compares a model, run in batches of these sizes: the comparison, and how many images are named right, where known.
+    # Compares a model, run in batches of these sizes: the comparison, and how many images it gets right, where known.
     Judge = Callable[[Model, tuple[int, ...]], tuple[Parity, int | None]]
 
 BUILT_WITH = "built_with"  # in `Artefact.made`: names trtexec where that built the plan
@@ -97,7 +97,7 @@ def engine_artefact(
     program: Trtexec | None = None,
     on_progress: OnProgress | None = None,
 ) -> Artefact:
-    """Builds the engine of an exported ONNX file and compares it; the plan is gone again when it cannot be proved.
+    """Builds the engine of an exported ONNX file and compares it; the plan is removed again when it does not pass.
 
     `program` builds and runs it, or TensorRT's bindings when None. A failure is an answer, not an exception: "rejected" with
     its reason.

@@ -344,4 +344,4 @@ def _followed(command: Sequence[str], listener: Listener | None) -> tuple[int, s
 
 
 def _not_started(command: Sequence[str], error: OSError) -> MissingPackageError:
-    return MissingPackageError(f"{command[0]} cannot be started ({error.strerror}); it is for another machine?")
+    return MissingPackageError(f"{command[0]} cannot be started ({error.strerror}); is it built for another machine?")

@@ -9,7 +9,7 @@ Imports the standard library only and works on Python 3.10.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,12 @@ WARMUP_S, WARMUP_MAX_S = 0.5, 3.0  # of a visit, unless it is shorter
 
 def config_of(rule: StoppingRule) -> MeasureConfig:
     """One visit; its warm-up takes no longer than twice the measuring."""
-    return MeasureConfig(
+    return replace(
+        MeasureConfig.lasting(rule.seconds),
         warmup_s=min(WARMUP_S, rule.seconds),
         warmup_max_s=min(WARMUP_MAX_S, 2 * rule.seconds),
         rounds=1,
         min_runs=rule.min_runs,
-        min_s=rule.seconds,
-        max_s=4 * rule.seconds,
     )
 
 
@@ -54,13 +53,9 @@ class OnnxRuntimeRuntime:
     sensors: Sensors
 
     def __post_init__(self) -> None:
-        from autoformer.export.graphs.onnx_model import PROVIDERS, import_onnxruntime
+        from autoformer.profiling.backends.onnxruntime_backend import onnxruntime_with
 
-        runtime = import_onnxruntime()
-        if PROVIDERS[self.provider] not in runtime.get_available_providers():
-            raise MeasurementError(
-                f"this onnxruntime has no {PROVIDERS[self.provider]}, only {', '.join(runtime.get_available_providers())}"
-            )
+        onnxruntime_with(self.provider)
 
     @property
     def name(self) -> str:

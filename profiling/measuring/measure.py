@@ -69,6 +69,11 @@ class MeasureConfig:
                 f"measurement {self.min_s} to {self.max_s} s"
             )
 
+    @classmethod
+    def lasting(cls, seconds: float) -> MeasureConfig:
+        """So many seconds of measuring per network; four times as many where it is too slow for `min_runs`."""
+        return cls(min_s=seconds, max_s=4 * seconds)
+
 
 @dataclass(frozen=True)
 class Warmup:

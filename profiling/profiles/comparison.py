@@ -1,4 +1,4 @@
-"""Networks of any kind side by side: accuracy on the same images, size, and latency measured in one interleaved go.
+"""Networks of any kind side by side: accuracy on the same images, size, and latency measured in one interleaved session.
 
 An artefact is what `open_predictor` opens: a network's folder or name, an ONNX file, an engine, a folder of exported files or a
 bundle, which stands for all its files, as a finished run does. Every one is asked about the same images, each prepared as it
@@ -25,8 +25,8 @@ from autoformer.evaluate import EvaluationSet, predictions
 from autoformer.export.bundle import unpack_bundle
 from autoformer.export.manifest import FILE_NAME as MANIFEST
 from autoformer.export.predictor import EXPECTED, open_predictor
+from autoformer.files import TIMM
 from autoformer.metric import WORDS, Difference, Metric, Score, paired_difference, score
-from autoformer.profiling.backends.of_artefacts import TIMM
 from autoformer.profiling.measuring.measure import MeasureConfig, Measurement
 from autoformer.profiling.profiles.artefact_costs import Costs, costs_of
 from autoformer.profiling.profiles.latency import NO_GPU, NotMeasured, Profile, ProfileRequest, expand, profile_artefacts
@@ -160,7 +160,7 @@ def compare_artefacts(
 
 
 def _scored(row: Row, found: Mapping[str, NDArray[np.int64]], first: str, labels: NDArray[np.int64], metric: Metric) -> Row:
-    """The row with what its guesses amount to, and how far that is from the first's."""
+    """The row with what its predictions amount to, and how far that is from the first's."""
     if row.name not in found:
         return row
     own = found[row.name]

@@ -131,7 +131,7 @@ def test_an_export_without_a_run_knows_how_many_of_the_judged_images_each_file_g
 
 def test_a_licence_that_is_no_text_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "licence.txt").write_bytes("Lizenz für alle".encode("latin-1"))
-    with pytest.raises(DataError, match="no text in UTF-8"):
+    with pytest.raises(DataError, match="not UTF-8 text"):
         licence_text(tmp_path / "licence.txt")
 
 
@@ -338,8 +338,8 @@ def test_archives_that_mean_harm_leave_nothing_behind(tmp_path: Path, monkeypatc
     cut.write_bytes(whole.read_bytes()[:-30])
     cases = {
         link: "holds a link",
-        text: "truncated or no zip file",
-        cut: "truncated or no zip file",
+        text: "truncated or not a zip file",
+        cut: "truncated or not a zip file",
         archive_of(tmp_path / "up.zip", **{"../bundle.json": "{}"}): "not inside its folder",
         archive_of(tmp_path / "root.zip", **{"/bundle.json": "{}"}): "not inside its folder",
         archive_of(tmp_path / "empty.zip", **{"readme.txt": "-"}): "holds 0 bundles",

@@ -20,7 +20,7 @@ from autoformer.export.manifest import Manifest
 from autoformer.export.parity import in_profiles
 from autoformer.export.predictor import open_predictor
 from autoformer.networks.subnet import Subnet
-from autoformer.profiling.backends.of_spaces import opened_networks
+from autoformer.profiling.backends.of_spaces import Setup, opened_networks
 from autoformer.profiling.insides.engine_insides import look_inside, plans_of
 from autoformer.profiling.profiles.refitting import refit_folder
 from autoformer.space import SearchSpace
@@ -160,7 +160,7 @@ def test_networks_of_a_table_become_engines_once_and_share_one_timing_cache(tmp_
     place = tmp_path / "networks"
     place.mkdir()
     for backend in ("tensorrt", "tensorrt-graph"):
-        with opened_networks(SPACE, [SPACE.smallest], backend, 2, None, instances=2, folder=place) as opened:
+        with opened_networks(SPACE, [SPACE.smallest], Setup(backend=backend, batch=2), instances=2, folder=place) as opened:
             ((first, second),) = opened.values()
             assert (first.name, first.batch, first.threads) == (backend, 2, None)
             assert first.run() is not None
@@ -169,7 +169,7 @@ def test_networks_of_a_table_become_engines_once_and_share_one_timing_cache(tmp_
     assert len(list((tmp_path / "cache" / "autoformer" / "timing").glob("*.cache"))) == 1
     (record,) = place.glob("*.b2.json")
     record.write_text("{")
-    with opened_networks(SPACE, [SPACE.smallest], "tensorrt", 2, None, instances=1, folder=place):
+    with opened_networks(SPACE, [SPACE.smallest], Setup(backend="tensorrt", batch=2), instances=1, folder=place):
         assert json.loads(record.read_text())["tensorrt"] == "10.3.0"
 
 

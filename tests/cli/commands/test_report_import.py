@@ -13,8 +13,9 @@ from autoformer.errors import CheckpointError, DataError
 from autoformer.export.manifest import Manifest
 from autoformer.profiling.kits.board_results import BEGIN, END, BoardResult, RanOn, add_rows
 from autoformer.profiling.kits.kit import Kit
-from autoformer.profiling.kits.measuring import Rows, Setting, head_of, measure_setting
+from autoformer.profiling.kits.measuring import head_of, measure_setting
 from autoformer.profiling.kits.result import KitResult
+from autoformer.profiling.kits.rows import Rows, Setting
 from tests.support.board_files import result
 from tests.support.commands import command
 from tests.support.kits import FACTS, ScriptedRuntime, small_kit
@@ -74,13 +75,16 @@ def test_text_from_a_device_cannot_break_the_table_or_bring_markup() -> None:
     [
         ({"format": "autoformer/profile/1"}, "expected 'autoformer/board/1'"),
         ({"device": {}}, "is damaged"),
-        ({"created": "yesterday"}, "command, bundle or date cannot be read"),
+        ({"created": "yesterday"}, "is damaged (BoardResult: "),
         ({"versions": 3}, "is damaged"),
-        ({"created": "9999-99-99"}, "command, bundle or date cannot be read"),
-        ({"command": "rm"}, "command, bundle or date cannot be read"),
-        ({"device": {**DEVICE.to_dict(), "cpu": None}}, "device.cpu is None, expected a text"),
-        ({"answer": {"artefacts": {"onnx fp32": 3}}}, "its artefacts are no facts by name"),
-        ({"answer": {"artefacts": {"onnx fp32": {"status": "as promised"}}, "budget": [1]}}, "its budget are no facts by name"),
+        ({"created": "9999-99-99"}, "is damaged (BoardResult: "),
+        ({"command": "rm"}, "command is 'rm', expected one of verify, bench"),
+        ({"device": {**DEVICE.to_dict(), "cpu": None}}, "cpu is None, expected a text"),
+        ({"answer": {"artefacts": {"onnx fp32": 3}}}, "artefacts.onnx fp32 is 3, expected a JSON object"),
+        (
+            {"answer": {"artefacts": {"onnx fp32": {"status": "as promised"}}, "budget": [1]}},
+            "budget is [1], expected a JSON object",
+        ),
     ],
 )
 def test_a_foreign_or_damaged_result_is_refused_in_one_line(tmp_path: Path, change: dict[str, Any], said: str) -> None:

@@ -245,7 +245,7 @@ def test_times_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no times"):
         read_times(path)
     path.write_text("[{")
-    with pytest.raises(CheckpointError, match="no JSON that trtexec wrote"):
+    with pytest.raises(CheckpointError, match="not JSON as trtexec writes it"):
         read_times(path)
 
 

@@ -16,7 +16,7 @@ from autoformer.profiling.measuring.measure import Measurement
 from autoformer.profiling.measuring.order_statistics import Verdict
 from autoformer.profiling.profiles.int8_speed import int8_speed, note_int8_speed
 from autoformer.profiling.profiles.latency import Profile
-from autoformer.profiling.reports.page import build_report
+from autoformer.profiling.reports.run_page import build_report
 from tests.support.run_folder import make_run, measurement
 
 # Of 101 runs, 1.00 to 2.00 ms in steps of a hundredth, the median is 1.50; that 40 or fewer of 101 fair coins fall one way has a
