@@ -169,7 +169,8 @@ def profiles_of(artefact: Artefact) -> tuple[Batches, ...]:
 
 def settings_of(artefact: Artefact) -> EngineConfig:
     """What a plan was built with, from its record. Raises `CheckpointError` where that does not say."""
-    with believing(f"the manifest's entry of {artefact.file}", how_to_rebuild(), fault="does not say how it was built"):
+    entry, fault = f"the manifest's entry of {artefact.file}", "does not say with which settings it was built"
+    with believing(entry, how_to_rebuild(), fault=fault):
         return EngineConfig.from_dict(artefact.made["config"])
 
 

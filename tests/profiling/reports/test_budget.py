@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from autoformer.cli.board import verify
+from autoformer.export.expected import ExpectedResults
 from autoformer.profiling.kits.board_results import BoardResult
 from autoformer.profiling.measuring.measure import Measurement
 from autoformer.profiling.measuring.order_statistics import Verdict
@@ -26,7 +27,7 @@ ABOVE, INSIDE, AROUND = (1.20, 1.22) * 500, (0.80, 0.82) * 500, (0.99, 1.01) * 5
 def of_bundle(taken: Measurement, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What `board.pyz verify` says of the limit on a device where this is measured."""
     monkeypatch.setattr(verify, "measured", lambda *_, **__: ({"onnx fp32": taken}, {}))
-    bundle = SimpleNamespace(promises={"budget": {"max_latency_ms": LIMIT_MS}}, manifest=None)
+    bundle = SimpleNamespace(expected=ExpectedResults(labels=(0,), budget={"max_latency_ms": LIMIT_MS}), manifest=None)
     return verify.budget(cast(Any, bundle), argparse.Namespace())["max_latency_ms"]
 
 
