@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from autoformer.space import SearchSpace
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Request:
     """What both ways to a network are asked alike: a search, and an answer from a finished one."""
 
@@ -117,10 +117,7 @@ def search(
     limits = BudgetConfig(
         max_params=max_params, min_params=min_params, max_flops=max_flops, min_flops=min_flops, max_latency=max_latency
     )
-    request = Request(
-        limits=limits, latency_table=latency_table, out=out, settings=settings, measure=measure, seconds=seconds, json=json,
-        quiet=quiet,
-    )  # fmt: skip
+    request = Request(limits, latency_table, out, settings, measure, seconds, json, quiet)
     if max_latency is None and (not measure or seconds is not None):
         raise typer.BadParameter(f"{'--seconds' if measure else '--no-measure'} has no effect without --max-latency")
     if (supernet is None) == (source is None):
