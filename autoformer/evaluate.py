@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from autoformer.architecture import Architecture
 from autoformer.data.parts import Part
-from autoformer.data.preprocessing import Preprocessing, resize_matrix
+from autoformer.data.preprocessing import Preprocessing, normalised, resize_matrix
 from autoformer.networks.supernet import Supernet
 from autoformer.progress import Progress, silent
 
@@ -67,6 +67,17 @@ def predictions(predict: Predict, images: EvaluationSet, batch_size: int = 256, 
         found.append(predict(batch).argmax(-1).astype(np.int64))
         progress("evaluate", sum(map(len, found)), len(images))
     return np.concatenate(found)
+
+
+class Normalise:
+    """uint8 pixels [B, C, H, W] on a device as normalised values: those of `Preprocessing.normalise`, before it resizes."""
+
+    def __init__(self, preprocessing: Preprocessing, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        mean, std = (torch.tensor(values, device=device, dtype=dtype) for values in preprocessing.normalisation)
+        self.mean, self.std, self.dtype = mean.view(-1, 1, 1), std.view(-1, 1, 1), dtype
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return cast(Tensor, normalised(pixels.to(self.dtype), self.mean, self.std))
 
 
 def resize_images(images: Tensor, size: int) -> Tensor:
@@ -123,11 +134,7 @@ class ResidentImages:
             free, _ = torch.cuda.mem_get_info(self.device)
             pixels = pixels.to(self.device) if pixels.nbytes < SHARE_OF_FREE * free else pixels.pin_memory()
         self.pixels, self.size = pixels, images.preprocessing.input_size
-        # The same steps in the same order as `Preprocessing.normalise`, so that the values are the same.
-        self.mean, self.std = (
-            torch.tensor(values, dtype=torch.float32, device=self.device)[:, None, None]
-            for values in (images.preprocessing.mean, images.preprocessing.std)
-        )
+        self.normalise = Normalise(images.preprocessing, self.device)
 
     def predictions(self, architecture: Architecture, portion: slice = slice(None)) -> NDArray[np.int64]:
         """The class that the subnet gives each image of `portion`, [n]."""
@@ -138,7 +145,7 @@ class ResidentImages:
         low = self.precision != "fp32"
         with torch.inference_mode(), torch.autocast(self.device.type, TYPES.get(self.precision), enabled=low):
             for pixels in self.pixels[portion].split(self.batch_size):
-                images = (pixels.to(self.device, non_blocking=True).to(torch.float32) / 255 - self.mean) / self.std
+                images = self.normalise(pixels.to(self.device, non_blocking=True))
                 images = resize_images(resize_images(images, self.size), size)
                 found.append(network(images, architecture).argmax(-1))
         network.train(training)

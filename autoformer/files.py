@@ -14,12 +14,11 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from autoformer.errors import AutoformerError, CheckpointError, OutputExistsError, short
 
-if TYPE_CHECKING:
-    pass
+TIMM = "timm:"  # begins the name of one of timm's networks where a path could stand
 
 
 @contextmanager
@@ -165,7 +164,7 @@ def write_json(value: Any, path: Path) -> None:
 def read_json(path: Path, *keys: str, expected: str = "a folder written by this tool") -> dict[str, Any]:
     """A JSON object with at least these top-level `keys`; `expected` says in an error what was looked for.
 
-    Raises `CheckpointError` when the file is missing, cannot be read, is no JSON, no object or lacks a key.
+    Raises `CheckpointError` when the file is missing, cannot be read, is not JSON, not an object or lacks a key.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -175,7 +174,7 @@ def read_json(path: Path, *keys: str, expected: str = "a folder written by this 
         raise CheckpointError(f"{path} cannot be read as JSON: it is nested too deeply") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # no UTF-8, no JSON, or a number of thousands of digits
+    except ValueError as error:  # not UTF-8, not JSON, or a number of thousands of digits
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a {type(value).__name__}, expected a JSON object")
@@ -183,6 +182,24 @@ def read_json(path: Path, *keys: str, expected: str = "a folder written by this 
         if key not in value:
             raise CheckpointError(f"{path} lacks {key!r}; it was edited or damaged")
     return value
+
+
+def append_line(value: Any, path: Path) -> None:
+    """Adds a line of JSON to a file; it is on disk when this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.write(json.dumps(value, separators=(",", ":")).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def whole_lines(path: Path) -> list[bytes]:
+    """The lines of a file, none where it does not exist. One without an end is cut off: a process died while it wrote it."""
+    content = path.read_bytes() if path.exists() else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        os.truncate(path, len(whole))
+    return whole.splitlines()
 
 
 def read_document(path: Path, *formats: str, expected: str) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Literal
 from pydantic import Field
 
 from autoformer.cost import Budget, CostModel
-from autoformer.data.parts import DataParts
 from autoformer.errors import ArchitectureError, BudgetError, RecipeError
 from autoformer.settings import Settings
 from autoformer.space import PRESETS, SearchSpace
@@ -30,14 +29,14 @@ class SpaceConfig(Settings):
     max_relative_position: int | None = None
     sharing: Literal["entangled", "classical"] | None = Field(None, description="classical: independent weights per choice")
 
-    def make(self, parts: DataParts) -> SearchSpace:
+    def make(self, image_size: int, in_chans: int, num_classes: int) -> SearchSpace:
         """The space for these images and classes. Raises `ArchitectureError` when sizes do not fit."""
-        size: int | None = parts.preprocessing.image_size
+        size: int | None = image_size
         from_file = self.preset not in PRESETS
         searched = () if from_file else PRESETS[self.preset].image_sizes
         if from_file or self.image_sizes is not None or (len(searched) > 1 and searched[-1] == size):
             size = None  # the space names its sizes; where there are several, images are stored in the largest
-        space = read_space(self.preset, image_size=size, in_chans=parts.preprocessing.in_chans, num_classes=len(parts.classes))
+        space = read_space(self.preset, image_size=size, in_chans=in_chans, num_classes=num_classes)
         changes = {name: value for name, value in self if name != "preset" and value is not None}
         return SearchSpace.from_dict({**space.to_dict(), **changes})
 

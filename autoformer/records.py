@@ -1,7 +1,8 @@
 """Values and their JSON form: dataclasses are written field by field, and read back with the type of every value checked.
 
 The type hints of a dataclass are its schema: numbers, texts, None, tuples, mappings by name, `Literal`, `Path`, dataclasses.
-A class with a `from_dict` of its own is read by that. Standard library alone and Python 3.10, since boards read such files.
+A class with a `from_dict` of its own is read by that. A field that is called otherwise in files says so: `stored_as("pace")`.
+Standard library alone and Python 3.10, since boards read such files.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ T = TypeVar("T")
 EXPECTED = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
 
 
+def stored_as(key: str) -> dict[str, str]:
+    """The metadata of a field that has this name in files."""
+    return {"key": key}
+
+
 def to_json(value: Any) -> Any:
     """What JSON holds of a value: dataclasses as objects, tuples as lists, paths as text."""
     if hasattr(value, "to_dict"):
@@ -35,7 +41,11 @@ def to_json(value: Any) -> Any:
 
 def fields_to_json(record: Any) -> dict[str, Any]:
     """The JSON form of a dataclass, field by field; for a `to_dict` that adds to it."""
-    return {item.name: to_json(getattr(record, item.name)) for item in fields(record)}
+    return {_key(item): to_json(getattr(record, item.name)) for item in fields(record)}
+
+
+def _key(item: Field[Any]) -> str:
+    return str(item.metadata.get("key", item.name))
 
 
 def from_json(kind: type[T], values: object, what: str = "", *, beside: Collection[str] = ()) -> T:
@@ -52,12 +62,12 @@ def from_json(kind: type[T], values: object, what: str = "", *, beside: Collecti
     if unknown := sorted(set(values) - set(known) - set(beside)):
         raise CheckpointError(f"{name} has unknown keys {short(unknown)}; known are {', '.join(known)}")
     given = {}
-    for key, (item, hint) in known.items():
-        if key in values:
-            given[key] = _read(hint, values[key], f"{what}.{key}" if what else key)
-        elif item.default is MISSING and item.default_factory is MISSING:
-            raise CheckpointError(f"{name} lacks {key!r}; it was edited or damaged")
     try:
+        for key, (item, hint) in known.items():
+            if key in values:
+                given[item.name] = _read(hint, values[key], f"{what}.{key}" if what else key)
+            elif item.default is MISSING and item.default_factory is MISSING:
+                raise CheckpointError(f"{name} lacks {key!r}; it was edited or damaged")
         return kind(**given)
     except (TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{name}: {short(' '.join(str(error).split()))}") from error
@@ -66,7 +76,7 @@ def from_json(kind: type[T], values: object, what: str = "", *, beside: Collecti
 @cache
 def _fields(kind: Any) -> dict[str, tuple[Field[Any], Any]]:
     hints = get_type_hints(kind)
-    return {item.name: (item, hints[item.name]) for item in fields(kind) if item.init}
+    return {_key(item): (item, hints[item.name]) for item in fields(kind) if item.init}
 
 
 def _read(hint: Any, value: Any, place: str) -> Any:
@@ -84,7 +94,7 @@ def _read(hint: Any, value: Any, place: str) -> Any:
     if origin in (list, dict) or (isinstance(origin, type) and issubclass(origin, Mapping)):
         return _collection(origin, arguments, value, place)
     if hint is float:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if is_finite(value):
             return value
     elif hint in EXPECTED:
         if type(value) is hint:
@@ -99,6 +109,14 @@ def _read(hint: Any, value: Any, place: str) -> Any:
     elif isinstance(hint, type) and is_dataclass(hint):
         return from_json(hint, value, place)
     raise CheckpointError(f"{place} is {_seen(value)}, expected {_words(hint)}")
+
+
+def is_finite(value: object) -> bool:
+    """Whether `value` is a number (no bool) that a float can hold."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def _one_of(kinds: tuple[Any, ...], value: Any, place: str) -> Any:
@@ -118,6 +136,8 @@ def _one_of(kinds: tuple[Any, ...], value: Any, place: str) -> Any:
 def _tuple(kinds: tuple[Any, ...], value: Any, place: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
         raise CheckpointError(f"{place} is {_seen(value)}, expected a list")
+    if kinds == (float, ...) and all(type(item) is float and math.isfinite(item) for item in value):  # thousands of samples
+        return tuple(value)
     if len(kinds) == 2 and kinds[1] is ...:
         return tuple(_read(kinds[0], item, f"{place}[{index}]") for index, item in enumerate(value))
     if len(value) != len(kinds):

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from autoformer.architecture import (
+    LARGEST_SIZES,
     MAX_DEPTH,
     MAX_EMBED_DIM,
     MAX_HEADS,
@@ -21,6 +22,7 @@ from autoformer.architecture import (
     MAX_MLP_RATIO,
     PUBLISHED,
     Architecture,
+    SubnetGeometry,
     is_list_of_numbers,
     is_number,
     is_whole,
@@ -30,16 +32,10 @@ from autoformer.errors import ArchitectureError, short
 FORMAT = "autoformer/space/1"
 CHOICES = ("embed_dims", "depths", "num_heads", "mlp_ratios", "image_sizes")
 FLAGS = ("relative_position", "absolute_position", "any_up_to_largest", "prefix_qkv_bias", "scale_by_width")
+SHARED = (*LARGEST_SIZES, "relative_position", "absolute_position", "norm_eps", "scale_by_width")  # with `SubnetGeometry`
 
 # The largest numbers that are believed, as in `architecture.py`.
 LARGEST_CHOICES = {"embed_dims": MAX_EMBED_DIM, "depths": MAX_DEPTH, "num_heads": MAX_HEADS, "image_sizes": MAX_IMAGE_SIZE}
-LARGEST_SIZES = {
-    "head_dim": 4096,
-    "patch_size": 1024,
-    "in_chans": 1024,
-    "num_classes": 10_000_000,
-    "max_relative_position": MAX_IMAGE_SIZE,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +236,7 @@ class SearchSpace:
 
     @property
     def largest(self) -> Architecture:
-        """The architecture with the most of everything; the dearest by params and FLOPs."""
+        """The architecture with the most of everything; the most expensive by params and FLOPs."""
         return self.uniform(self.embed_dims[-1], self.depths[-1], self.num_heads[-1], self.mlp_ratios[-1], self.image_sizes[-1])
 
     @property
@@ -305,6 +301,31 @@ class SearchSpace:
             image_size=rng.choice((first, second)).image_size,
         )
 
+    # --- single networks -----------------------------------------------------------------------------------------
+
+    def geometry_of(self, architecture: Architecture) -> SubnetGeometry:
+        """What a network of this space has beside its architecture."""
+        side = self.image_size_of(architecture)
+        pool: Literal["avg", "token"] = "avg" if self.pooling == "mean" else "token"
+        return SubnetGeometry(img_size=(side, side), global_pool=pool, **{name: getattr(self, name) for name in SHARED})
+
+    @classmethod
+    def of_one(cls, architecture: Architecture, geometry: SubnetGeometry) -> SearchSpace:
+        """The space of one network, whose counts are the network's. Raises `ArchitectureError` unless images are square."""
+        rows, columns = geometry.img_size
+        if rows != columns:
+            raise ArchitectureError(f"images of {rows}×{columns} px: costs in closed form know square images only")
+        return cls(
+            name="one",
+            embed_dims=(architecture.embed_dim,),
+            depths=(architecture.depth,),
+            num_heads=architecture.num_heads,
+            mlp_ratios=architecture.mlp_ratio,
+            image_sizes=(rows,),
+            pooling="mean" if geometry.global_pool == "avg" else "token",
+            **{name: getattr(geometry, name) for name in SHARED},
+        )
+
     # --- JSON and presets ----------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
@@ -313,7 +334,7 @@ class SearchSpace:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SearchSpace:
-        """Reads the JSON form. Raises `ArchitectureError` when it is no object, on unknown or missing keys and on impossible
+        """Reads the JSON form. Raises `ArchitectureError` when it is not an object, on unknown or missing keys and on impossible
         values."""
         if not isinstance(values, Mapping):
             raise ArchitectureError(f"not a search space: a {type(values).__name__}, expected a JSON object")
@@ -327,7 +348,7 @@ class SearchSpace:
             )
         arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "format"}
         if isinstance(arguments.get("norm_eps"), str):  # YAML 1.1 reads 1e-6 as a text, 1.0e-6 as a number
-            with contextlib.suppress(ValueError):  # what is no number is named below
+            with contextlib.suppress(ValueError):  # what is not a number is named below
                 arguments["norm_eps"] = float(arguments["norm_eps"])
         try:
             return cls(**arguments)

@@ -28,7 +28,7 @@ from autoformer.data.parts import DataConfig, DataParts
 from autoformer.evaluate import EvaluationSet, predict_with, predictions
 from autoformer.files import write_json
 from autoformer.metric import score
-from autoformer.pretrained.adapt import Normalisation
+from autoformer.pretrained.adapt import Wanted
 from autoformer.pretrained.start import start_from
 from autoformer.search.config import Goal, SearchConfig
 from autoformer.search.loop import search_supernet
@@ -71,10 +71,8 @@ def run(folder: Path, seed: int, start: Path | None, rate: float, work: Path) ->
     """Trains, searches and scores one supernet."""
     parts = parts_of(folder)
     of = space(len(parts.classes))
-    normalisation = Normalisation(parts.preprocessing.mean, parts.preprocessing.std)
-    begun = (
-        None if start is None else start_from(str(start), space=of, num_classes=len(parts.classes), normalisation=normalisation)
-    )
+    wanted = Wanted(num_classes=len(parts.classes), normalisation=parts.preprocessing.normalisation)
+    begun = None if start is None else start_from(str(start), wanted, space=of)
     epochs, out = EPOCHS[folder.name], work / f"{folder.name}-{'adapted' if start else 'fresh'}-{seed}"
     started = time.perf_counter()
     supernet = train_supernet(of, parts, config(epochs, rate), out / "supernet", start=begun, seed=seed)

@@ -4,7 +4,7 @@
 
 Trains a small supernet for a few epochs (or takes `--supernet`; latency does not depend on the weights), measures one latency
 table, searches every limit (with `--near 0.97` only networks that are predicted to use that share of it), and lets
-`answer_latency` measure, correct and choose again; all at the table's pace, some of its own networks running beside. Per limit:
+`answer_latency` measure, correct and choose again; all at the table's machine speed, some of its own networks beside. Per limit:
 what was predicted, the first measurement of the winner, whether that keeps the limit, the share of the limit it uses, and the
 answer in the end; with `choose=best`, and with the default, the cheapest of the tied, beside it. Finished steps stay in a work
 folder beside the output: the program can be stopped and started again.
@@ -30,10 +30,11 @@ from autoformer.networks.supernet import Supernet
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.drift import ROUNDS
 from autoformer.profiling.measuring.measure import MeasureConfig
+from autoformer.profiling.measuring.order_statistics import WITHIN_BUDGET
 from autoformer.profiling.tables.costs import TableCosts, within_margin
 from autoformer.profiling.tables.limit import LatencyAnswer
-from autoformer.profiling.tables.loop import answer_latency, measure_networks
-from autoformer.profiling.tables.measuring import measure_table
+from autoformer.profiling.tables.loop import LatencyQuestion, answer_latency, measure_networks
+from autoformer.profiling.tables.measuring import TableConfig, measure_table
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.search.answer import StoredSearch
 from autoformer.search.config import Goal, SearchConfig
@@ -72,13 +73,12 @@ def answered(
 ) -> LatencyAnswer:
     """The loop's answer to one limit, from a finished search."""
     stored, stated = StoredSearch(folder), Budget(max_latency_ms=limit_ms)
-    first = stored.answer(within_margin(stated, table), TableCosts(stored.space, table), choose).result.chosen
+    first = stored.answer(within_margin(stated, table.margin), TableCosts(stored.space, table), choose).result.chosen
     out = folder / choose
     out.mkdir(exist_ok=True)
-    return answer_latency(
-        stored, table, stated, out, first=first.architecture, choose=choose, config=config, finalists=finalists,
-        measurer=lambda wanted: measure_networks(table, wanted, config, folder=graphs),
-    )  # fmt: skip
+    question = LatencyQuestion(stated=stated, first=first.architecture, choose=choose, config=config, finalists=finalists)
+    measurer = lambda wanted: measure_networks(table, wanted, config, folder=graphs)  # noqa: E731
+    return answer_latency(stored, table, question, out, measurer=measurer)
 
 
 def row(answer: LatencyAnswer) -> dict[str, Any]:
@@ -88,7 +88,8 @@ def row(answer: LatencyAnswer) -> dict[str, Any]:
     found: dict[str, Any] = {"limit_ms": answer.limit_ms, "rounds": len(answer.rounds), "answer": answer.status}
     for name, network in (("first", first), ("last", last)):
         found[name] = {
-            **network.to_dict(answer.limit_ms),
+            **network.to_dict(),
+            "status": network.timing.status(answer.limit_ms),
             "slug": network.architecture.slug,
             "used": network.timing.measured_ms / answer.limit_ms,
         }
@@ -122,11 +123,9 @@ def main() -> None:
     table_file, graphs = work / "table.json", work / "graphs"
     graphs.mkdir(parents=True, exist_ok=True)
     if not table_file.exists():
-        table_config = MeasureConfig(min_s=options.seconds, max_s=4 * options.seconds, rounds=ROUNDS)
-        measured = measure_table(
-            network.space, count=options.networks, threads=1, config=table_config, attempts=6, folder=graphs
-        )  # fmt: skip
-        measured.save(table_file)
+        timing = MeasureConfig(min_s=options.seconds, max_s=4 * options.seconds, rounds=ROUNDS)
+        how = TableConfig(networks=options.networks, threads=1, config=timing, attempts=6)
+        measure_table(network.space, how, folder=graphs).save(table_file)
     table, half = LatencyTable.load(table_file), options.population // 2
     print(table, flush=True)
     ends = [table.predict(end) for end in (network.space.smallest, network.space.largest)]
@@ -139,7 +138,7 @@ def main() -> None:
     for index in range(1, options.budgets + 1):
         limit = ends[0] + (ends[1] - ends[0]) * index / (options.budgets + 1)
         folder = work / f"limit-{index}"
-        budget = near_the_limit(within_margin(Budget(max_latency_ms=limit), table), options.near)
+        budget = near_the_limit(within_margin(Budget(max_latency_ms=limit), table.margin), options.near)
         goal = Goal(costs=TableCosts(network.space, table), budget=budget, latency_margin=table.margin)
         search_supernet(network, images, parts.preprocessing, goal, search, folder, memory=work / "evaluations.db")
         for choose, found in rows.items():
@@ -163,10 +162,10 @@ def main() -> None:
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """How many were met at the first measurement and in the end, and the median share of the limit."""
+    """How many were within budget at the first measurement and in the end, and the median share of the limit."""
     return {
-        "met_at_first_measurement": sum(found["first"]["status"] == "met" for found in rows),
-        "met_after_the_loop": sum(found["answer"] == "met" for found in rows),
+        "met_at_first_measurement": sum(found["first"]["status"] == WITHIN_BUDGET for found in rows),
+        "met_after_the_loop": sum(found["answer"] == WITHIN_BUDGET for found in rows),
         "budgets": len(rows),
         "median_used_at_first": statistics.median(found["first"]["used"] for found in rows),
         "median_used_after_the_loop": statistics.median(found["last"]["used"] for found in rows),
@@ -180,7 +179,8 @@ def show(choose: str, found: dict[str, Any]) -> None:
     interval = f"[{first['low_ms']:.3f}, {first['high_ms']:.3f}]"
     print(
         f"{choose:<8} at most {found['limit_ms']:.3f} ms: predicted {first['predicted_ms']:.3f}, measured "
-        f"{first['measured_ms']:.3f} {interval} at pace {first['pace']:.3f} ({first['verdict']['level']}), {first['status']}, "
+        f"{first['measured_ms']:.3f} {interval} at machine speed factor {first['pace']:.3f} "
+        f"({first['verdict']['level']}), {first['status']}, "
         f"uses {first['used']:.1%}; in the end {found['answer']} with {last['used']:.1%} after {found['rounds']} round(s)",
         flush=True,
     )

@@ -33,7 +33,8 @@ from autoformer import __version__
 from autoformer.architecture import Architecture
 from autoformer.cost import count_flops
 from autoformer.files import json_digest, read_json, write_json
-from autoformer.profiling.backends.of_spaces import BACKENDS, open_network
+from autoformer.profiling.backends.of_artefacts import USUAL_BACKENDS
+from autoformer.profiling.backends.of_spaces import Setup, open_network
 from autoformer.profiling.measuring.backend import LatencyBackend
 from autoformer.profiling.measuring.drift import as_one, without_common_drift
 from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, measure
@@ -83,7 +84,7 @@ def measured(
             opened: dict[str, LatencyBackend] = {}
             for architecture in random.Random(number).sample(architectures, len(architectures)):
                 print(f"{where} open {len(opened) + 1} of {len(architectures)}   ", end="", flush=True)
-                network = open_network(space, architecture, backend, 1, 1, 0, work)
+                network = open_network(space, architecture, Setup(backend=backend, threads=1), work)
                 opened[architecture.digest] = stack.enter_context(network)
             print(f"{where} measuring {len(opened)} networks", end="", flush=True)
             found.append(measure(opened, config))
@@ -196,7 +197,7 @@ def row(space: SearchSpace, backend: str, options: argparse.Namespace, work: Pat
 def show(found: dict[str, Any]) -> None:
     """The table of one row."""
     spread = "" if found["between_passes"] is None else f", {100 * found['between_passes']:.2g} % between passes"
-    print(f"{found['space']} on {found['backend']}: {found['test']} left-out networks{spread}; verdicts {found['verdicts']}")
+    print(f"{found['space']} on {found['backend']}: {found['test']} test networks{spread}; verdicts {found['verdicts']}")
     print(f"  fitted on {found['train']}: {found['stopped']}")
     best = min(model["mape"] for model in found["models"].values())
     for kind, model in found["models"].items():
@@ -216,7 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", nargs="+", default=["edge", "tiny"], help="names of presets")
     parser.add_argument("--image-size", type=int, default=None, help="pixels; default: the space's own sizes")
-    parser.add_argument("--backend", nargs="+", choices=BACKENDS, default=["onnxruntime-cpu", "torch-cpu"])
+    parser.add_argument("--backend", nargs="+", choices=USUAL_BACKENDS, default=["onnxruntime-cpu", "torch-cpu"])
     parser.add_argument("--test", type=int, default=30, help="networks that they are judged on")
     parser.add_argument("--seed", type=int, default=1, help="of drawing those")
     parser.add_argument("--passes", type=int, default=16, help="times that every network is opened and measured")

@@ -27,7 +27,7 @@ from autoformer.networks.subnet import Subnet
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import MeasureConfig
 from autoformer.profiling.measuring.system_files import usable_cores
-from autoformer.profiling.profiles.latency import Profile, profile_artefacts
+from autoformer.profiling.profiles.latency import Profile, ProfileRequest, profile_artefacts
 from autoformer.space import SearchSpace
 
 BAR = 0.03  # from the smallest median to the largest, relative to their median
@@ -79,7 +79,7 @@ def main() -> None:
         OnnxGraph.from_network(Subnet.from_space(space, PUBLISHED[words.network]), path)
 
         def once() -> Profile:
-            return profile_artefacts([path], config=config, threads=words.threads, backends=["onnxruntime-cpu"])
+            return profile_artefacts([path], ProfileRequest(threads=words.threads, backends=["onnxruntime-cpu"]), config=config)
 
         profiles = []
         for number in range(words.repeats):

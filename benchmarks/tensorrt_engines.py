@@ -32,6 +32,7 @@ from autoformer.files import read_json, write_json
 from autoformer.profiling.backends.tensorrt_backend import TensorRTBackend
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, measure
+from autoformer.records import fields_to_json
 
 NETWORKS = ("AutoFormer-T", "AutoFormer-S", "AutoFormer-B")
 FORMS = ("bias", "fused", "without")  # of relative position
@@ -120,7 +121,7 @@ def engine_row(entry: dict[str, Any], folder: Path, words: argparse.Namespace, s
     layers = inspect_engine(twin.path, graph, sha256=twin.sha256)
     row = {
         **entry, "build_cold_s": cold.build_s, "build_warm_s": warm.build_s, "plan_bytes": warm.path.stat().st_size,
-        "parity": parity.to_dict(), "made": warm.made(),
+        "parity": fields_to_json(parity), "made": warm.made(),
         "layers": {"attention": str(layers.attention), "layer_norm": str(layers.layer_norm), "reformats": len(layers.reformats)},
     }  # fmt: skip
     backends: dict[str, Any] = {}

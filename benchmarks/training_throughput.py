@@ -68,7 +68,7 @@ def measure(name: str, supernet: Supernet, parts: DataParts, config: SupernetCon
         trainer.steps.prepare = preparing.around(trainer.steps.prepare)  # type: ignore[method-assign]
         run = whole.around(trainer.steps.run)
         supernet.train()
-        loader, began, losses = trainer._loader(0), 0.0, []
+        loader, began, losses = trainer.loader(0), 0.0, []
         for step in range(steps + 10):
             if step == 10:
                 sum(float(loss) for loss in losses)  # waits for the device

@@ -1,4 +1,4 @@
-"""The `autoformer` program: commands, and the one place where errors become a line and an exit code."""
+"""The `autoformer` program: its commands, and the one place where errors become a line and an exit code."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from autoformer.cli.commands import (
     extract,
     finetune,
     import_official,
+    inspect_engine,
     predict,
     refit,
     report,
@@ -31,10 +32,7 @@ from autoformer.cli.commands import (
     search,
     train,
 )
-from autoformer.cli.commands import (
-    inspect_engine as inspect,
-)
-from autoformer.cli.profile_commands import latency  # fmt: skip
+from autoformer.cli.profile_commands import latency
 
 INTERRUPTED = 130  # the exit code of Ctrl-C
 TERMINATED = 143  # of SIGTERM
@@ -42,30 +40,19 @@ LONGEST = 600  # characters of an error's line
 
 app = typer.Typer(
     name="autoformer",
-    help="From images and a device budget to a vision transformer that fits, deployed and proved.\n\n"
+    help="From images and a device budget to a vision transformer that fits, deployed and verified.\n\n"
     "The whole chain: autoformer run recipes/quickstart.yaml",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command()(run.run)
-app.command()(train.train)
-app.command()(audit.audit)
-app.command()(search.search)
-app.command()(extract.extract)
-app.command()(finetune.finetune)
-app.command()(export.export)
-app.command()(refit.refit)
-app.command()(inspect.inspect)
-app.command()(check.check)
-app.command()(bundle.bundle)
-app.command(name="import-official")(import_official.import_official)
-app.command()(evaluate.evaluate)
-app.command()(compare.compare)
-app.command()(predict.predict)
-app.command()(describe.describe)
-app.command()(doctor.doctor)
+for command in (
+    run.run, train.train, audit.audit, search.search, extract.extract, finetune.finetune, export.export, refit.refit,
+    inspect_engine.inspect, check.check, bundle.bundle, import_official.import_official, evaluate.evaluate, compare.compare,
+    predict.predict, describe.describe, doctor.doctor,
+):  # fmt: skip
+    app.command()(command)
 app.add_typer(latency.app, name="profile")
 app.add_typer(report.app, name="report")
 app.add_typer(data.app, name="data")
@@ -89,7 +76,7 @@ def options(
 
 
 def main() -> None:
-    """Runs the program. What a user can cause is one line on stderr and an exit code; `--debug` shows the traceback."""
+    """Runs the program. An error that a user can cause is one line on stderr and an exit code; `--debug` shows the traceback."""
     from autoformer.errors import AutoformerError, InterruptedRunError, MissingPackageError
 
     with contextlib.suppress(ValueError):  # in a thread of somebody else's program
@@ -132,12 +119,12 @@ def main() -> None:
 
 
 def terminated(*_: object) -> None:
-    """A scheduler's wish: ends the work as an exception does, so that what is half written is removed."""
+    """A scheduler asks to stop: the work ends as by an exception, so that half-written files are removed."""
     raise SystemExit(TERMINATED)
 
 
 def debug() -> None:
-    """Raises the error in hand again where `--debug` was given."""
+    """Raises the present error again where `--debug` was given."""
     if os.environ.get("AUTOFORMER_DEBUG"):
         raise
 

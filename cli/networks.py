@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
+
+from torch import nn
 
 from autoformer.data.loading import load_parts, parts_of_record
 from autoformer.data.parts import DataConfig, DataParts, Part
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import CheckpointError, DataError
 from autoformer.evaluate import EvaluationSet
-from autoformer.export.artefacts import export_network
+from autoformer.export.artefacts import ExportSource, export_network
 from autoformer.files import read_json
 from autoformer.networks.subnet import Subnet
 from autoformer.pretrained.named_network import NamedNetwork, open_network
@@ -27,8 +30,8 @@ MOST_BYTES = 2 << 30  # of images as float32 at once; a search part of large ima
 def network_and_images(words: str, data: str | None) -> tuple[NamedNetwork, tuple[str, ...], DataParts]:
     """The network that `words` name, the names of its classes, and its images: those it was made from, or `data`.
 
-    Raises `CheckpointError` for what is no network, `DataError` when a network of others comes without `data`, or with images of
-    other classes than it knows.
+    Raises `CheckpointError` for something that is not a network, `DataError` when a foreign network comes without `data`, or with
+    images of other classes than it knows.
     """
     if words.endswith((".onnx", ".plan", ".zip")):
         raise CheckpointError(f"{words} is exported already; give the network it was made from, or use it as it is")
@@ -50,17 +53,21 @@ def judged_part(part: Part, preprocessing: Preprocessing) -> Part:
     return replace(part, indices=tuple(part.indices[int(position)] for position in sorted(balanced_order(part.labels)[:most])))
 
 
+def export_source(words: str, data: str | None, input: Literal["float32", "uint8"] = "float32") -> tuple[nn.Module, ExportSource]:
+    """The network that `words` name, and the images it is exported with, as files of this `input` take them."""
+    named, classes, parts = network_and_images(words, data)
+    preprocessing = replace(named.preprocessing, input_type=input)
+    images = EvaluationSet.of(judged_part(parts.search, preprocessing), preprocessing)
+    source = ExportSource.of(images, classes, parts.record)
+    return named.network, replace(source, name=named.name, flops=counted_flops(named))
+
+
 @contextmanager
 def exported_network(words: str, data: str | None, progress: Progress) -> Iterator[Path]:
     """An export folder of the network that `words` name, made with the settings of `autoformer export`; gone afterwards."""
-    named, classes, parts = network_and_images(words, data)
-    images = EvaluationSet.of(judged_part(parts.search, named.preprocessing), named.preprocessing)
+    network, source = export_source(words, data)
     with tempfile.TemporaryDirectory(prefix="autoformer-export-") as temporary:
         folder = Path(temporary) / "export"
-        export_network(
-            named.network, folder, images=images.images(), labels=images.labels, preprocessing=named.preprocessing,
-            classes=classes, data=parts.record, flops=counted_flops(named), name=named.name,
-            on_progress=lambda message: progress("export", 0, 1, message),
-        )  # fmt: skip
+        export_network(network, folder, source, on_progress=lambda message: progress("export", 0, 1, message))
         progress("export", 1, 1)
         yield folder

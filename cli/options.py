@@ -8,24 +8,22 @@ from typing import Annotated
 
 import typer
 
-Out = Annotated[Path, typer.Option("--out", help="Folder to write; refused if it holds something else.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder to write; refused if it holds anything.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress on stderr.")]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any recipe key: --set train.epochs=50.")
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any key of the recipe: --set train.epochs=50.")
 ]
 Data = Annotated[
-    str | None, typer.Option("--data", help="digits, a folder, a .tar file, or a timm data set name like torch/cifar10.")
+    str | None, typer.Option("--data", help="digits, a folder, a .tar file, or a data set name of timm like torch/cifar10.")
 ]
 GroupBy = Annotated[
     str | None,
-    typer.Option(
-        "--group-by", help="Regular expression in an image's path; images of one group stay in one part: '(video[0-9]+)'"
-    ),
+    typer.Option("--group-by", help="Regular expression on image paths; images of one group stay in one part: '(video[0-9]+)'."),
 ]
 Seed = Annotated[
     int | None,
-    typer.Option("--seed", min=0, max=2**31 - 1, help="Everything random follows from it. Default the recipe's."),
+    typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of all random choices. Default: the recipe's."),
 ]
 
 
@@ -36,35 +34,35 @@ class MetricName(StrEnum):
 
 
 Metric = Annotated[
-    MetricName | None, typer.Option("--metric", help="What networks are compared by. Default: what they were trained with.")
+    MetricName | None,
+    typer.Option("--metric", help="Measure of accuracy that networks are compared by. Default: that of their training."),
 ]
 Recipe = Annotated[
-    Path | None, typer.Option("--recipe", help="A YAML file; its section for this command, its seed and its threads are used.")
+    Path | None, typer.Option("--recipe", help="YAML file; its section for this command, its seed and its threads are used.")
 ]
-MaxParams = Annotated[str | None, typer.Option("--max-params", help="Upper limit on parameters: 6M, or 60%.")]
+MaxParams = Annotated[
+    str | None, typer.Option("--max-params", help="Upper limit on parameters: 6M, or 60% of the largest network.")
+]
 MinParams = Annotated[str | None, typer.Option("--min-params", help="Lower limit on parameters.")]
-MaxFlops = Annotated[str | None, typer.Option("--max-flops", help="Upper limit on FLOPs (multiply-adds): 1.3G, or 60%.")]
+MaxFlops = Annotated[
+    str | None, typer.Option("--max-flops", help="Upper limit on FLOPs (multiply-adds): 1.3G, or 60% of the largest network.")
+]
 MinFlops = Annotated[str | None, typer.Option("--min-flops", help="Lower limit on FLOPs (multiply-adds).")]
 MaxLatency = Annotated[
-    str | None, typer.Option("--max-latency", help="Upper limit on latency as the table qualifies it: 2.5ms, or 60%.")
+    str | None,
+    typer.Option("--max-latency", help="Upper limit on latency, under the measurement conditions of the table: 2.5ms, or 60%."),
 ]
 LatencyTable = Annotated[
-    Path | None, typer.Option("--latency-table", help="Table measured on the target; see `autoformer profile table`.")
+    Path | None, typer.Option("--latency-table", help="Latency table of the target device; see `autoformer profile table`.")
 ]
 Threads = Annotated[int, typer.Option("--threads", min=1, max=1024, help="Threads of the CPU backend.")]
-Batch = Annotated[int, typer.Option("--batch", min=1, help="Images in one call.")]
 AnyBatch = Annotated[
-    int | None, typer.Option("--batch", min=1, help="Images in one call. Default 1, or what a file is fixed to.")
+    int | None, typer.Option("--batch", min=1, help="Images in one call. Default: 1, or the batch that a file is fixed to.")
 ]
 LockClocks = Annotated[
-    bool, typer.Option("--lock-clocks", help="Hold a GPU's clock while it is measured; needs sudo, and frees it afterwards.")
+    bool, typer.Option("--lock-clocks", help="Lock a GPU's clock while it is measured, and free it afterwards; needs sudo.")
 ]
-AnyThreads = Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Threads of the CPU backend. Default 1.")]
-
-
-def is_count(words: str) -> bool:
-    """Whether `words` are a whole number that may count something here; Python itself stumbles over thousands of digits."""
-    return words.isdecimal() and len(words) < 10
+AnyThreads = Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Threads of the CPU backend. Default: 1.")]
 
 
 def refuse_without_effect(where: str, **given: object) -> None:

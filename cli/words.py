@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoformer.cli.options import is_count
+from autoformer.architecture import whole_number
 from autoformer.errors import ArchitectureError, CheckpointError, MeasurementError, short
 from autoformer.files import read_json
 
@@ -19,9 +19,9 @@ def count_of(networks: str) -> int | None:
     """The number that --networks says; None for auto. Raises `MeasurementError` for anything else."""
     if networks == "auto":
         return None
-    if not is_count(networks) or int(networks) < 4:
+    if (count := whole_number(networks) or 0) < 4:
         raise MeasurementError(f"--networks takes auto or a whole number from 4, got {short(networks, 40)!r}")
-    return int(networks)
+    return count
 
 
 def space_to_measure(supernet: Path | None, space: str | None, image_size: int | None) -> SearchSpace:

@@ -1,6 +1,6 @@
 """`write_bundle`: one folder with everything a deployment needs, from an export folder.
 
-    bundle.json           what is promised: digest of every file, budget, accuracy, how it was made
+    bundle.json           what a device should find again: digest of every file, budget, accuracy; and how it was made
     manifest.json         the files' own manifest, and the files
     board.pyz             verifies, predicts, times and builds on the device (Python 3.10, numpy, Pillow, a runtime)
     labels.txt            class names, a line each
@@ -19,22 +19,20 @@ import json
 import shutil
 import zipfile
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from autoformer.errors import CheckpointError, ExportError
+from autoformer.export.expected import FILE_NAME, ExpectedResults
 from autoformer.export.graphs.onnx_model import OnnxModel
-from autoformer.export.manifest import Manifest, check_inside, sha256_of
+from autoformer.export.manifest import Artefact, Manifest, check_inside, sha256_of
 from autoformer.export.parity import filled_up, run_in_batches
 from autoformer.files import refuse_existing, refuse_existing_file, replacing, write_folder, write_json
 
-FORMAT = "autoformer/bundle/1"
 MAX_UNPACKED_BYTES = 8 << 30
 MAX_FILES = 10_000
 BAD_ARCHIVE = (
@@ -48,82 +46,65 @@ BAD_ARCHIVE = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Promise:
-    """What is known about a network beside its files."""
-
-    name: str  # of the model, for the model card and the Triton repository
-    licence: str | None = None  # text of the user
-    budget: Mapping[str, float] = field(default_factory=dict)  # limits by name, as `Budget.to_dict` has them
-    latency_means: str | None = None  # what a limit on latency means
-    accuracy: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # scores by "onnx fp32", ..., and on which part
-    latency: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # measured where it was made, by file
-    made: Mapping[str, Any] = field(default_factory=dict)  # versions, recipe, seed
-
-
 def write_bundle(
-    export: Path, out: Path, *, pixels: NDArray[np.uint8], labels: NDArray[np.int64], program: bytes, promise: Promise
+    export: Path, out: Path, expected: ExpectedResults, *, pixels: NDArray[np.uint8], program: bytes, licence: str | None = None
 ) -> Path:
     """Writes the bundle of an export folder, whole or not at all, into a folder or, where `out` ends in .zip, an archive.
 
-    `pixels` are check images as the preprocessing leaves them before normalising, uint8 [n, H, W, C], with their classes
-    [n]; `program` is the board program. Raises `CheckpointError` when a file is not the one its manifest describes, and
-    `OutputExistsError` when something stands at `out`.
+    `pixels` are check images as the preprocessing leaves them before normalising, uint8 [n, H, W, C], whose classes `expected`
+    names; the digests of the files, the costs and the architecture are added to it. `program` is the board program, `licence` the
+    text of a licence. Raises `CheckpointError` when a file is not the one its manifest describes, and `OutputExistsError` when
+    something stands at `out`.
     """
     if out.suffix == ".zip":
         refuse_existing_file(out)
         with replacing(out) as beside:
             folder = beside.with_name(beside.name + ".content")
             try:
-                write_bundle(export, folder, pixels=pixels, labels=labels, program=program, promise=promise)
+                write_bundle(export, folder, expected, pixels=pixels, program=program, licence=licence)
                 with zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as archive:
-                    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+                    for path in _files(folder):
                         archive.write(path, Path(out.stem) / path.relative_to(folder))
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
         return out
     refuse_existing(out)
     manifest = Manifest.load(export)
-    exported = [artefact for artefact in manifest.artefacts if artefact.status == "exported"]
-    files = {artefact.file: manifest.verified_file(export, artefact) for artefact in exported if artefact.file is not None}
     onnx = manifest.find("onnx", "fp32")
     if onnx is None or onnx.file is None:
         raise ExportError(f"{export} holds no fp32 ONNX file, which a bundle is verified with; export it again")
-    if not len(pixels) or len(pixels) != len(labels):
-        raise ExportError(f"{len(pixels)} check images with {len(labels)} labels; expected as many, at least one")
+    if len(pixels) != len(expected.labels):
+        raise ExportError(f"{len(pixels)} check images with {len(expected.labels)} labels; expected as many")
+    paths = [manifest.verified_file(export, artefact) for artefact in manifest.artefacts if artefact.file is not None]
     with write_folder(out) as folder:
-        for name, path in files.items():
-            shutil.copyfile(path, folder / name)
-            scopes = path.with_suffix(".scopes.json")
-            if scopes.is_file():
+        for path in paths:
+            shutil.copyfile(path, folder / path.name)
+            if (scopes := path.with_suffix(".scopes.json")).is_file():
                 shutil.copyfile(scopes, folder / scopes.name)
         manifest.save(folder)
-        (folder / "labels.txt").write_text("".join(f"{_one_line(name)}\n" for name in manifest.classes), encoding="utf-8")
+        _write_labels(folder, manifest)
         write_json(manifest.preprocessing.to_dict(), folder / "preprocessing.json")
         (folder / "board.pyz").write_bytes(program)
         _write_check(folder / "check", manifest, OnnxModel(folder / onnx.file), pixels)
-        _write_triton(folder / "triton" / promise.name, manifest, folder / onnx.file)
-        if promise.licence is not None:
-            (folder / "licence.txt").write_text(promise.licence, encoding="utf-8")
-        (folder / "README.md").write_text(model_card(manifest, promise, len(labels)), encoding="utf-8")
-        every = sorted(path for path in folder.rglob("*") if path.is_file())
-        write_json(
-            {
-                "format": FORMAT,
-                "name": promise.name,
-                "budget": dict(promise.budget),
-                "latency_means": promise.latency_means,
-                "accuracy": {name: dict(found) for name, found in promise.accuracy.items()},
-                "latency": {name: dict(found) for name, found in promise.latency.items()},
-                "costs": {"params": manifest.params, "flops": manifest.flops},
-                "architecture": manifest.architecture and manifest.architecture.to_dict(),
-                "made": dict(promise.made),
-                "labels": labels.tolist(),
-                "files": {str(path.relative_to(folder).as_posix()): sha256_of(path) for path in every},
-            },
-            folder / "bundle.json",
-        )
+        _write_triton(folder / "triton" / expected.name, manifest, onnx, folder / onnx.file)
+        if licence is not None:
+            (folder / "licence.txt").write_text(licence, encoding="utf-8")
+        (folder / "README.md").write_text(model_card(manifest, expected, licence), encoding="utf-8")
+        replace(
+            expected,
+            costs={"params": manifest.params, "flops": manifest.flops},
+            architecture=manifest.architecture,
+            files={path.relative_to(folder).as_posix(): sha256_of(path) for path in _files(folder)},
+        ).save(folder)
     return out
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _write_labels(folder: Path, manifest: Manifest) -> None:
+    (folder / "labels.txt").write_text("".join(f"{_one_line(name)}\n" for name in manifest.classes), encoding="utf-8")
 
 
 def _write_check(folder: Path, manifest: Manifest, model: OnnxModel, pixels: NDArray[np.uint8]) -> None:
@@ -134,10 +115,8 @@ def _write_check(folder: Path, manifest: Manifest, model: OnnxModel, pixels: NDA
     np.save(folder / "logits.npy", logits, allow_pickle=False)
 
 
-def _write_triton(folder: Path, manifest: Manifest, onnx: Path) -> None:
+def _write_triton(folder: Path, manifest: Manifest, artefact: Artefact, onnx: Path) -> None:
     """A repository of one model: config.pbtxt, labels, and version 1."""
-    artefact = manifest.find("onnx", "fp32")
-    assert artefact is not None
     (folder / "1").mkdir(parents=True)
     shutil.copyfile(onnx, folder / "1" / "model.onnx")
     any_batch = artefact.batch is None
@@ -154,38 +133,38 @@ def _write_triton(folder: Path, manifest: Manifest, onnx: Path) -> None:
         + ("dynamic_batching { }\n" if any_batch else ""),
         encoding="utf-8",
     )
-    (folder / "labels.txt").write_text("".join(f"{_one_line(name)}\n" for name in manifest.classes), encoding="utf-8")
+    _write_labels(folder, manifest)
 
 
-def model_card(manifest: Manifest, promise: Promise, check_images: int) -> str:
+def model_card(manifest: Manifest, expected: ExpectedResults, licence: str | None = None) -> str:
     """The README of a bundle: what the network is for, how good it is, on what, and where that ends."""
     data = manifest.data or {}
     parts = data.get("parts", {})
     sizes = ", ".join(f"{part['images']} to {use}" for name, use in USES.items() if (part := parts.get(name)))
     rows = []
     for artefact in manifest.artefacts:
-        name = f"{artefact.format} {artefact.precision}"
-        score, time = promise.accuracy.get(name), promise.latency.get(artefact.file or "")
+        name = artefact.name
+        score, time = expected.accuracy.get(name), expected.latency.get(artefact.file or "")
         shown = f"{100 * score['value']:.1f} % [{100 * score['low']:.1f}, {100 * score['high']:.1f}]" if score else "not scored"
         timed = f"{time['p50_ms']:.3g} ms ({time['means']}; {time['verdict']})" if time else "not measured"
         why = "; ".join(filter(None, (artefact.reason, artefact.advice)))
         rows.append(f"| {artefact.file or name} | {artefact.status} | {shown} | {timed} | {why} |")
-    first = next(iter(promise.accuracy.values()), None)
+    first = next(iter(expected.accuracy.values()), None)
     on = f"{first['words']} on {first['images']} images of the {first['part']} part" if first else "accuracy"
     size = manifest.preprocessing.input_size
     shape = next((a.input_shape for a in manifest.artefacts if a.file), ("batch", manifest.preprocessing.in_chans, size, size))
     used = (
         f"{sizes or 'sizes not recorded'}"
         if manifest.network is None
-        else "the images that its files were calibrated and checked on; what it was trained on, those who made it must say"
+        else "the images that its files were calibrated and checked on; only its makers know what it was trained on"
     )
     kind = f"{_one_line(manifest.network)}, a network" if manifest.network else "a vision transformer"
     takes = {
         "float32": "float32 images, normalised as preprocessing.json says",
         "uint8": "uint8 pixels, resized and cropped as preprocessing.json says; normalising is part of the network",
     }[manifest.preprocessing.input_type]
-    licence = "see licence.txt" if promise.licence else "not stated by those who made this bundle"
-    return f"""# {promise.name}
+    terms = "see licence.txt" if licence else "not stated by those who made this bundle"
+    return f"""# {expected.name}
 
 A classifier of {len(manifest.classes)} classes ({", ".join(map(_one_line, manifest.classes[:12]))}{
         " ..." if len(manifest.classes) > 12 else ""
@@ -202,7 +181,9 @@ for images of {size} × {size} pixels: {kind} of {manifest.params:,} parameters{
     python3 board.pyz build      # TensorRT engines, on a device that has it
 
 The program needs Python 3.10 or newer, numpy, Pillow, and onnxruntime or tensorrt. `verify` compares every file with the logits
-that the network gave {check_images} check images where this bundle was made, and measures the budget on the device itself.
+that the network gave {
+        len(expected.labels)
+    } check images where this bundle was made, and measures the budget on the device itself.
 Without the program: the files take {takes}, [{", ".join(map(str, shape))}].
 
 ## How good it is
@@ -218,7 +199,7 @@ classes they say nothing. Every image gets one of the {len(manifest.classes)} cl
 
 ## Licence
 
-{licence}
+{terms}
 """
 
 
@@ -232,8 +213,9 @@ def _one_line(text: str) -> str:
 def unpack_bundle(archive: Path, out: Path) -> Path:
     """Unpacks an archived bundle into the new folder `out` and gives the folder that holds its bundle.json.
 
-    Raises `CheckpointError`, with nothing left behind, for what is no zip file, names files outside its folder, holds links,
-    would unpack to more than 8 GiB or 10,000 files, or is no bundle; `OutputExistsError` when `out` exists.
+    Raises `CheckpointError`, with nothing left behind, for a file that is not a zip archive, names files outside its
+    folder, holds links, would unpack to more than 8 GiB or 10,000 files, or is not a bundle. Raises `OutputExistsError` when
+    `out` exists.
     """
     refuse_existing(out)
     try:
@@ -249,7 +231,7 @@ def unpack_bundle(archive: Path, out: Path) -> Path:
             left = MAX_UNPACKED_BYTES
             for entry in entries:
                 left = _unpack(packed, entry, folder, left, archive)
-            found = sorted(folder.glob("bundle.json")) + sorted(folder.glob("*/bundle.json"))
+            found = sorted(folder.glob(FILE_NAME)) + sorted(folder.glob(f"*/{FILE_NAME}"))
             if len(found) != 1:
                 raise CheckpointError(f"{archive} holds {len(found)} bundles, expected one")
             json.loads(found[0].read_text(encoding="utf-8"))
@@ -258,7 +240,7 @@ def unpack_bundle(archive: Path, out: Path) -> Path:
     except FileNotFoundError as error:
         raise CheckpointError(f"{archive} does not exist; expected a bundle") from error
     except BAD_ARCHIVE as error:
-        raise CheckpointError(f"{archive} is truncated or no zip file ({error}); copy it again") from error
+        raise CheckpointError(f"{archive} is truncated or not a zip file ({error}); copy it again") from error
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{archive} cannot be unpacked ({' '.join(str(error).split())})") from error
 

@@ -22,7 +22,7 @@ class ExportConfig(Settings):
     input: Literal["float32", "uint8"] = Field(
         "float32", description="of the files; uint8: pixels, with the normalisation folded in"
     )
-    max_disagreement: float = Field(0.01, ge=0, le=1, description="share of images where int8 may guess otherwise than fp32")
+    max_disagreement: float = Field(0.01, ge=0, le=1, description="share of images that int8 may give another class than fp32")
     max_class_loss: float = Field(0.05, ge=0, le=1, description="share of a class's images that int8 may lose against fp32")
     opset: int = Field(20, ge=17, le=25, description="of the ONNX files; 17 for old runtimes")
     batch: int | None = Field(None, gt=0, le=4096, description="images in each call; empty or dynamic: any number")

@@ -1,4 +1,4 @@
-"""`Manifest`: what stands beside exported files and says what each is, how it was made and what proved it.
+"""`Manifest`: what stands beside exported files and says what each is, how it was made and how it was verified.
 
 Paths in it are relative and stay inside its folder; a manifest that points elsewhere is refused. Runs on boards: standard
 library only, Python 3.10.
@@ -7,22 +7,20 @@ library only, Python 3.10.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from autoformer.architecture import Architecture, is_whole
 from autoformer.data.preprocessing import Preprocessing
-from autoformer.errors import ArchitectureError, CheckpointError, short
+from autoformer.errors import CheckpointError, short
 from autoformer.export.parity import Parity
 from autoformer.files import read_json, write_json
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from autoformer.records import fields_to_json, from_json
 
 FORMAT = "autoformer/manifest/1"
 FILE_NAME = "manifest.json"
-STATUSES = ("exported", "rejected", "skipped")
 
 
 def sha256_of(path: Path) -> str:
@@ -52,9 +50,9 @@ class Artefact:
     """One file, or the reason why there is none. Raises `CheckpointError` when status and file contradict each other."""
 
     format: str  # "onnx", "tensorrt"
-    precision: str  # "fp32", "fp16", "int8"
-    status: str  # "exported": proved and here; "rejected": could not be proved; "skipped": not tried
-    reason: str  # one line: what proved it, what was wrong, or what is missing
+    precision: str  # "fp32", "fp16", "int8"; of engines "tf32" too
+    status: Literal["exported", "rejected", "skipped"]  # verified and here; not verified; not tried
+    reason: str  # one line: what verified it, what was wrong, or what is missing
     file: str | None = None  # relative to the manifest's folder
     sha256: str | None = None
     bytes: int | None = None
@@ -64,26 +62,21 @@ class Artefact:
     parity: Parity | None = None
     correct: int | None = None  # of the images of `parity`, where their labels were given
     made: dict[str, Any] = field(default_factory=dict)  # opset, versions, calibration, seconds
-    # of int8 by device: "verdict" ("slower", "faster", "not shown") against fp32, and "reason"; measured after the export
+    # of int8 by device: the "verdict" ("slower", "faster" or open) against fp32, and its "reason"; measured after the export
     speed: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("format", "precision", "status", "reason"):
-            if not isinstance(getattr(self, name), str):
-                raise CheckpointError(f"artefact {name} is {short(repr(getattr(self, name)))}, expected text")
-        if self.status not in STATUSES:
-            raise CheckpointError(f"artefact status is {short(repr(self.status))}, expected one of {', '.join(STATUSES)}")
         if (self.status == "exported") != (self.file is not None and self.sha256 is not None):
-            raise CheckpointError(
-                f"artefact {short(self.format)} {short(self.precision)} is {self.status!r} with file {short(repr(self.file))}"
-            )
-        if not isinstance(self.made, dict):
-            raise CheckpointError(f"artefact made is {short(repr(self.made))}, expected how it was made")
+            raise CheckpointError(f"artefact {short(self.name)} is {self.status!r} with file {short(repr(self.file))}")
         if self.file is not None:
             check_inside(self.file)
-        for device, found in self.speed.items():
-            if set(found) != {"verdict", "reason"} or not all(isinstance(word, str) for word in (device, *found.values())):
-                raise CheckpointError(f"artefact {self.format} {self.precision} has a speed that is no verdict with its reason")
+        if not all(set(found) == {"verdict", "reason"} for found in self.speed.values()):
+            raise CheckpointError(f"artefact {short(self.name)} has a speed other than a verdict with its reason")
+
+    @property
+    def name(self) -> str:
+        """ "onnx fp32" and so on."""
+        return f"{self.format} {self.precision}"
 
     @property
     def advice(self) -> str:
@@ -99,31 +92,6 @@ class Artefact:
         first = self.input_shape[0] if self.input_shape else None
         return first if isinstance(first, int) and first > 0 else None
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form."""
-        return asdict(self) | {
-            "input_shape": list(self.input_shape),
-            "parity": self.parity and self.parity.to_dict(),
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Artefact:
-        """Reads the JSON form. Raises `CheckpointError` on unknown or missing keys."""
-        known = {entry.name for entry in fields(cls)}
-        if unknown := set(values) - known:
-            raise CheckpointError(f"artefact has unknown keys {short(sorted(unknown))}; known are {sorted(known)}")
-        parity = values.get("parity")
-        try:
-            return cls(
-                **{
-                    **values,
-                    "input_shape": tuple(values.get("input_shape", ())),
-                    "parity": None if parity is None else Parity.from_dict(parity),
-                }
-            )
-        except (TypeError, AttributeError) as error:
-            raise CheckpointError(f"artefact cannot be read: {error}") from error
-
 
 @dataclass(frozen=True)
 class Manifest:
@@ -137,7 +105,12 @@ class Manifest:
     flops: int | None = None  # multiply-adds of one image, canonical form; None: not known in closed form
     weights_digest: str | None = None
     data: Mapping[str, Any] | None = None  # the record of the images the network was made for, as its folder holds it
-    network: str | None = None  # what others call a network that is none of ours, like timm:NAME
+    network: str | None = None  # the name of a foreign network, like timm:NAME
+
+    def __post_init__(self) -> None:
+        for name, count in (("params", self.params), ("flops", self.flops or 0)):
+            if not is_whole(count, 10**18, least=0):
+                raise CheckpointError(f"manifest {name} is {short(repr(count))}, expected a whole number")
 
     def find(self, format: str, precision: str) -> Artefact | None:
         """The artefact of this format and precision, whatever its status."""
@@ -149,47 +122,14 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
-        return {
-            "format": FORMAT,
-            "artefacts": [artefact.to_dict() for artefact in self.artefacts],
-            "classes": list(self.classes),
-            "preprocessing": self.preprocessing.to_dict(),
-            "params": self.params,
-            "flops": self.flops,
-            "architecture": self.architecture and self.architecture.to_dict(),
-            "weights_digest": self.weights_digest,
-            "data": self.data,
-            "network": self.network,
-        }
+        return {"format": FORMAT, **fields_to_json(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Manifest:
         """Reads the JSON form. Raises `CheckpointError` on another format, unknown or missing keys, and bad paths."""
         if values.get("format") != FORMAT:
             raise CheckpointError(f"not a manifest: format {short(repr(values.get('format')))}, expected {FORMAT!r}")
-        known = {entry.name for entry in fields(cls)} | {"format"}
-        if unknown := set(values) - known:
-            raise CheckpointError(f"manifest has unknown keys {short(sorted(unknown))}; known are {sorted(known)}")
-        try:
-            architecture, network = values.get("architecture"), values.get("network")
-            if not isinstance(network, str | None):
-                raise CheckpointError(f"manifest network is {str(network)[:40]!r}, expected a name")
-            for name, count in (("params", values["params"]), ("flops", values.get("flops"))):
-                if not is_whole(count, 10**18, least=0) and not (name == "flops" and count is None):
-                    raise CheckpointError(f"manifest {name} is {short(repr(count))}, expected a whole number")
-            return cls(
-                artefacts=tuple(Artefact.from_dict(entry) for entry in values["artefacts"]),
-                classes=tuple(values["classes"]),
-                preprocessing=Preprocessing.from_dict(values["preprocessing"]),
-                params=values["params"],
-                flops=values.get("flops"),
-                architecture=None if architecture is None else Architecture.from_dict(architecture),
-                weights_digest=values.get("weights_digest"),
-                data=values.get("data"),
-                network=network,
-            )
-        except (KeyError, TypeError, AttributeError, ValueError, ArchitectureError) as error:
-            raise CheckpointError(f"manifest cannot be read: {short(repr(error))}") from error
+        return from_json(cls, values, "manifest", beside=("format",))
 
     def save(self, folder: Path) -> None:
         """Writes `manifest.json` into `folder`, whole or not at all."""
@@ -211,7 +151,7 @@ class Manifest:
         Raises `CheckpointError` when it is not exported, missing, leads outside `folder` or has other content.
         """
         if artefact.file is None:
-            raise CheckpointError(f"{artefact.format} {artefact.precision} was {artefact.status}: {artefact.reason}")
+            raise CheckpointError(f"{artefact.name} was {artefact.status}: {artefact.reason}")
         path = folder / artefact.file
         if not path.resolve().is_relative_to(folder.resolve()):
             raise CheckpointError(f"{path} leads outside {folder}; refused")

@@ -10,19 +10,19 @@ Letters: n images, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from autoformer.errors import CheckpointError, ExportError, short
+from autoformer.errors import ExportError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import numpy as np
     from numpy.typing import NDArray
 
     Model = Callable[[NDArray[Any]], NDArray[np.float32]]  # images [n, C, H, W] of the type it takes to logits
 
+Batches = tuple[int, int, int]  # of a model that takes several sizes: smallest, the one it is tuned for, largest
+BATCHES = (1, 2, 5)  # sizes that candidates are run with in turn
 REFERENCE_BATCH = 64  # images per call of the reference: other batches than the candidate's, so that batches may not matter
 
 
@@ -63,22 +63,6 @@ class Parity:
     def disagreement(self) -> float:
         """Share of images that the candidate gives another class than the reference."""
         return 1.0 - self.top1_agreement
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form."""
-        return asdict(self) | {"batches": list(self.batches)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Parity:
-        """Reads the JSON form. Raises `CheckpointError` on unknown or missing keys."""
-        names = {field.name for field in fields(cls)}
-        if set(values) != names:
-            raise CheckpointError(f"not a parity record: has {short(sorted(values))}, expected {sorted(names)}")
-        try:
-            given = {**values, "tolerance": Tolerance(**values["tolerance"]), "batches": tuple(values["batches"])}
-        except TypeError as error:
-            raise CheckpointError(f"not a parity record: {error}") from error
-        return cls(**given)
 
 
 def compare(
@@ -166,34 +150,25 @@ def run_in_batches(model: Model, images: NDArray[Any], batches: Sequence[int]) -
 
 
 def filled_up(model: Model, batch: int | None) -> Model:
-    """`model`, which takes exactly `batch` images, for any number of them; as it is where it takes any (None).
+    """`model`, which takes exactly `batch` images, for any number of them; as it is where it takes any (None)."""
+    return model if batch is None else in_profiles(model, ((batch,) * 3,))
 
-    The last call is filled up with copies of its last image, whose answers are dropped.
+
+def in_profiles(model: Model, profiles: Sequence[Batches]) -> Model:
+    """`model`, which takes the batches of these profiles, for any number of images.
+
+    A batch between two profiles is filled up with copies of its last image, whose answers are dropped.
     """
-    if batch is None:
-        return model
 
     def run(images: NDArray[Any]) -> NDArray[np.float32]:
         import numpy as np
 
-        missing = -len(images) % batch
-        whole = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
-        found = [model(np.ascontiguousarray(whole[start : start + batch])) for start in range(0, len(whole), batch)]
-        return np.concatenate(found)[: len(images)]
+        most, found = max(high for _, _, high in profiles), []
+        for start in range(0, max(1, len(images)), most):
+            batch = images[start : start + most]
+            size = min(max(low, len(batch)) for low, _, high in profiles if high >= len(batch))
+            whole = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
+            found.append(model(np.ascontiguousarray(whole))[: len(batch)])
+        return np.concatenate(found)
 
     return run
-
-
-def compare_models(
-    reference: Model,
-    candidate: Model,
-    images: NDArray[np.float32],
-    batches: Sequence[int] = (1, 2, 5),
-    *,
-    precision: str = "fp32",
-    tolerance: Tolerance | None = None,
-) -> Parity:
-    """Runs both on float32 images [n, channels, height, width], the candidate in batches of these sizes in turn."""
-    expected, _ = run_in_batches(reference, images, (REFERENCE_BATCH,))
-    given, sizes = run_in_batches(candidate, images, batches)
-    return compare(expected, given, precision=precision, batches=sizes, tolerance=tolerance)

@@ -1,8 +1,8 @@
 """`open_predictor`: whatever can classify images, behind one call.
 
-A network's folder or name (`autoformer.pretrained.named_network`), an ONNX file, a folder written by `export_network` or a
-bundle (their fp32 file unless asked otherwise), or a TensorRT plan with its manifest beside it. Each is imported only when it is
-opened, so that a board needs only what it runs.
+A network's folder or name (`autoformer.pretrained.named_network`), an ONNX file, an export folder or a bundle (their fp32 file
+unless asked for another), or a TensorRT plan with its manifest beside it. What each needs is imported when it is opened, so that
+a board needs only what it runs.
 
 Letters: n images, C channels, H × W pixels.
 """
@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from autoformer.errors import CheckpointError, DataError, MissingPackageError
 from autoformer.export.manifest import FILE_NAME, Manifest
+from autoformer.export.parity import filled_up
+from autoformer.files import TIMM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from autoformer.data.preprocessing import Preprocessing
 
 MAX_BATCH = 64  # images in one call
-TIMM = "timm:"  # begins the name of one of timm's networks, which is no path
 EXPECTED = (
     "the folder of a network, timm:NAME or timm:NAME@FILE, an export folder, a bundle, an .onnx file or a .plan file with its "
     "manifest"
@@ -50,7 +51,6 @@ class Predictor:
     classes: tuple[str, ...] | None  # None: the file does not say
     run: Callable[[NDArray[Any]], NDArray[np.float32]]  # one call of at most `max_batch` images
     max_batch: int = MAX_BATCH
-    fixed_batch: bool = False  # every call takes exactly `max_batch`; the last is filled up with its last image
     release: Callable[[], None] = field(default=lambda: None)
     image_shape: tuple[int | None, ...] | None = None  # channels, height, width, as far as an ONNX file fixes them
     input_type: str = "float32"  # "uint8" for an ONNX file that takes pixels
@@ -88,16 +88,13 @@ class Predictor:
 
         found = []
         for start in range(0, max(1, len(images)), self.max_batch):
-            batch = images[start : start + self.max_batch]
-            missing = self.max_batch - len(batch) if self.fixed_batch and len(batch) else 0
-            filled = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
-            logits = self.run(np.ascontiguousarray(filled))
+            logits = self.run(np.ascontiguousarray(images[start : start + self.max_batch]))
             if self.classes is not None and logits.shape[-1] != len(self.classes):
                 raise CheckpointError(
                     f"{self.path} gives logits of {logits.shape[-1]} classes, expected {len(self.classes)}; export it again, or "
                     "give the images it was made for"
                 )
-            found.append(logits[: len(batch)])
+            found.append(logits)
         every = np.concatenate(found)
         if broken := int((~np.isfinite(every)).any(-1).sum()):
             raise CheckpointError(
@@ -128,7 +125,9 @@ def open_predictor(
     words, path = str(path), Path(path)
     if words.startswith(TIMM):
         if precision not in (None, "fp32"):
-            raise CheckpointError(f"{words} is no export folder, so precision {precision!r} cannot be chosen; export it first")
+            raise CheckpointError(
+                f"{words} is not an export folder, so precision {precision!r} cannot be chosen; export it first"
+            )
         return _network(words, provider)
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; expected {EXPECTED}")
@@ -142,7 +141,7 @@ def open_predictor(
                 raise CheckpointError(f"{path} holds no ONNX file of precision {wanted!r}, only {made or 'none at all'}")
             return _onnx(manifest.verified_file(path, artefact), provider, threads)
         if precision not in (None, "fp32"):
-            raise CheckpointError(f"{path} is no export folder, so precision {precision!r} cannot be chosen; export it first")
+            raise CheckpointError(f"{path} is not an export folder, so precision {precision!r} cannot be chosen; export it first")
         if (path / "config.json").is_file():
             return _network(words, provider)
     elif path.suffix == ".onnx":
@@ -181,9 +180,8 @@ def _onnx(path: Path, provider: str, threads: int | None) -> Predictor:
         precision=model.precision,
         preprocessing=model.preprocessing,
         classes=model.classes,
-        run=model,
+        run=filled_up(model, model.batch),
         max_batch=model.batch or MAX_BATCH,
-        fixed_batch=model.batch is not None,
         image_shape=model.image_shape,
         input_type=model.input_type,
     )
@@ -208,7 +206,7 @@ def _engine(path: Path) -> Predictor:
         Engine.load(path).close()  # refuses it, and says why
         raise AssertionError("a plan that no manifest describes was loaded")
     if artefact.parity is None or not artefact.parity.passed:
-        raise CheckpointError(f"{path} was never compared with its network, so its answers count for nothing; export it again")
+        raise CheckpointError(f"{path} was never compared with its network, so its answers are not trusted; export it again")
     stack = ExitStack()
     return Predictor(
         path=path,

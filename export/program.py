@@ -1,8 +1,7 @@
 """One file that runs on a board: the modules that work without torch, packed as a Python program (a zipapp).
 
-The host runs the same modules, so nothing is written twice. What belongs into the file is found by following the imports
-from its entry; a module that needs more than the standard library when it is loaded would be refused there, on the board, so
-it is refused here.
+The host runs the same modules, so nothing is written twice. What belongs into the file is found by following the imports from
+its entry. A module that imports more than the standard library at its top would fail on the board, so it is refused here.
 """
 
 from __future__ import annotations
@@ -78,7 +77,16 @@ def imports_of(name: str) -> Iterator[tuple[str, bool]]:
         if isinstance(node, ast.Import):
             yield from ((alias.name, node in top) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module, node in top
+            names = [f"{node.module}.{alias.name}" for alias in node.names] if is_room(node.module) else [node.module]
+            yield from ((name, node in top) for name in names)
+
+
+def is_room(name: str) -> bool:
+    """Whether this is a package below the outermost: a name that is imported from it is a module."""
+    if not name.startswith(f"{PACKAGE}."):
+        return False
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.submodule_search_locations is not None
 
 
 def source_of(name: str) -> str:

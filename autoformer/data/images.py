@@ -19,6 +19,7 @@ from autoformer.errors import DataError
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")  # in any case
 IDENTITY_BYTES = 4096  # read at either end of a file
+NO_IMAGE = "file that is not an image was", "files that are not images were"
 
 
 class Images(Protocol):
@@ -44,7 +45,7 @@ def decode(content: bytes, name: str) -> Image.Image:
         image.load()
         return image
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        reason = "it is no image" if isinstance(error, UnidentifiedImageError) else str(error)
+        reason = "it is not an image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataError(f"{name} cannot be read as an image ({reason}); repair or remove it") from error
 
 
@@ -119,14 +120,8 @@ class FileImages:
     @property
     def left_out(self) -> str:
         """What lay among the images and was not taken, in words that continue a sentence; "" where that is nothing."""
-        words = ""
-        for paths, one, many in (
-            (self.no_images, "file that is no image was", "files that are no images were"),
-            (self.repeated, "link to what is there already was", "links to what is there already were"),
-        ):
-            if paths:
-                words += f"; {len(paths)} {one if len(paths) == 1 else many} left out, e.g. {printable(paths[0])}"
-        return words
+        repeated = words_left_out(self.repeated, "link to what is there already was", "links to what is there already were")
+        return words_left_out(self.no_images, *NO_IMAGE) + repeated
 
 
 @dataclass(frozen=True)
@@ -288,6 +283,11 @@ def _utf8(path: str) -> None:
         path.encode()
     except UnicodeEncodeError as error:
         raise DataError(f"the name {printable(path)} is not UTF-8, so no record can hold it; rename it") from error
+
+
+def words_left_out(paths: Sequence[Path | str], one: str, many: str) -> str:
+    """How many files were not taken, in words that continue a sentence; "" where there are none."""
+    return f"; {len(paths)} {one if len(paths) == 1 else many} left out, e.g. {printable(paths[0])}" if paths else ""
 
 
 def printable(path: Path | str) -> str:

@@ -195,9 +195,6 @@ class DataParts:
         return json_digest({key: value for key, value in self.record.items() if key not in BESIDE_THE_DIGEST})
 
 
-# --- parts -------------------------------------------------------------------------------------------------------
-
-
 def describe_parts(parts: DataParts) -> Iterable[str]:
     """The parts in lines for people."""
     sizes = json.dumps({name: part["images"] for name, part in parts.record["parts"].items()}).strip("{}").replace('"', "")

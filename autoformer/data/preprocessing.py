@@ -1,16 +1,15 @@
 """How an image file becomes a network's input; the same few lines on the host, in a bundle and on a board.
 
-Imports numpy and Pillow inside the functions that need them and beyond them only the errors, and works on Python 3.10.
+Imports numpy and Pillow inside the functions that need them, and works on Python 3.10.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from autoformer.errors import CheckpointError, DataError, short
+from autoformer.errors import DataError, short
+from autoformer.records import from_json, is_finite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +24,13 @@ INPUT_TYPES = ("float32", "uint8")
 
 class PreprocessingError(DataError, ValueError):
     """A preprocessing that no image could go through."""
+
+
+class Normalisation(NamedTuple):
+    """What pixels from 0 to 1 are normalised with, per channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Preprocessing:
             raise PreprocessingError(f"in_chans must be 1 (grey) or 3 (RGB), got {short(repr(self.in_chans))}")
         for name in ("mean", "std"):
             values = getattr(self, name)
-            if not isinstance(values, tuple) or len(values) != self.in_chans or not all(_finite(value) for value in values):
+            if not isinstance(values, tuple) or len(values) != self.in_chans or not all(is_finite(value) for value in values):
                 raise PreprocessingError(f"{name} must be {self.in_chans} finite numbers, one per channel, got {short(values)}")
         if not all(value > 0 for value in self.std):
             raise PreprocessingError(f"std must be positive in every channel, got {short(self.std)}")
@@ -66,13 +72,18 @@ class Preprocessing:
             )
         if self.input_type not in INPUT_TYPES:
             raise PreprocessingError(f"input_type must be one of {', '.join(INPUT_TYPES)}, got {short(repr(self.input_type))}")
-        if not _finite(self.crop_pct) or not 0 < self.crop_pct <= 1:
+        if not is_finite(self.crop_pct) or not 0 < self.crop_pct <= 1:
             raise PreprocessingError(f"crop_pct must be above 0 and at most 1, got {short(repr(self.crop_pct))}")
 
     @property
     def input_size(self) -> int:
         """The side in pixels of what is fed in: a file that takes uint8 pixels resizes them itself."""
         return self.image_size if self.input_type == "uint8" else self.network_size or self.image_size
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """What its pixels are normalised with."""
+        return Normalisation(self.mean, self.std)
 
     def to_pil(self, image: Image.Image) -> Image.Image:
         """The resized and cropped image in the network's colour mode."""
@@ -101,7 +112,7 @@ class Preprocessing:
         import numpy as np
 
         mean, std = np.array(self.mean, dtype=np.float32), np.array(self.std, dtype=np.float32)
-        values = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+        values = normalised(pixels.astype(np.float32), mean, std)
         values = np.moveaxis(values, -1, -3)
         if self.network_size not in (None, self.image_size):
             resize = resize_matrix(self.image_size, self.network_size)
@@ -127,29 +138,14 @@ class Preprocessing:
         return values
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+    def from_dict(cls, values: object) -> Preprocessing:
         """Reads the JSON form. Raises `CheckpointError` on unknown or missing keys and impossible values."""
-        if not isinstance(values, Mapping):
-            raise CheckpointError(f"preprocessing is a {type(values).__name__}, expected a JSON object")
-        known = [entry.name for entry in fields(cls)]
-        if unknown := sorted(set(values) - set(known)):
-            raise CheckpointError(f"preprocessing has unknown keys {short(unknown)}; known are {known}")
-        if missing := [name for name in known[:4] if name not in values]:
-            raise CheckpointError(f"preprocessing lacks {missing[0]!r}; it was edited or damaged")
-        lists = {
-            name: tuple(values[name]) if isinstance(values[name], list | tuple) else values[name] for name in ("mean", "std")
-        }
-        try:
-            return cls(**{**values, **lists})
-        except PreprocessingError as error:
-            raise CheckpointError(f"preprocessing: {error}; it was edited or damaged") from error
+        return from_json(cls, values, "preprocessing")
 
 
-def _finite(value: object) -> bool:
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # a whole number too large for a float
-        return False
+def normalised(pixels: Any, mean: Any, std: Any) -> Any:
+    """Pixels 0..255 as the values a network takes; all three are floating point arrays of any one library that broadcast."""
+    return (pixels / 255 - mean) / std
 
 
 def resize_matrix(old: int, new: int) -> NDArray[np.float32]:

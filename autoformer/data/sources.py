@@ -21,7 +21,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoformer.data.images import Images, dataset_images, digits, folder_images, printable, visible_files, visible_folders
+from autoformer.data.images import (
+    NO_IMAGE,
+    Images,
+    dataset_images,
+    digits,
+    folder_images,
+    printable,
+    visible_files,
+    visible_folders,
+    words_left_out,
+)
 from autoformer.data.tar_images import COMPRESSED, TarIndex, index_archives
 from autoformer.errors import DataError
 
@@ -87,9 +97,7 @@ def _of_index(root: Path, index: TarIndex) -> Labelled:
             images, names = part.images(classes)
         except DataError as error:
             raise DataError(f"{printable(root)}{f', {folder}' if folder else ''}: {error}") from error
-        others = len(part.others)
-        words = "file that is no image was" if others == 1 else "files that are no images were"
-        return images, names, f"; {others} {words} left out, e.g. {printable(part.others[0])}" if others else ""
+        return images, names, words_left_out(part.others, *NO_IMAGE)
 
     return images_of
 

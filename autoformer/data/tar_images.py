@@ -117,7 +117,7 @@ class TarIndex:
             raise DataError(f"image {printable(self.loose[0])} lies in no folder of the archive; expected CLASS/IMAGE")
         found = self.folders
         if classes and (strange := sorted(set(found) - set(classes))):
-            raise DataError(f"class {strange[0]!r} is none that train knows; known are {', '.join(classes[:8])}")
+            raise DataError(f"class {strange[0]!r} is not one that train knows; known are {', '.join(classes[:8])}")
         names = tuple(classes or found)
         numbers = {name: number for number, name in enumerate(names)}
         return TarImages(self.members, [numbers[member.name.partition("/")[0]] for member in self.members]), names
@@ -134,7 +134,7 @@ class TarIndex:
 def index_archives(archives: Iterable[tuple[Path, str]]) -> TarIndex:
     """The images of archives; what an archive holds is laid below the path that stands beside it ("": nothing).
 
-    Raises `DataError` for a file that is no tar archive, is compressed or is damaged.
+    Raises `DataError` for a file that is not a tar archive, is compressed or is damaged.
     """
     members: dict[str, Member] = {}
     others: list[str] = []

@@ -8,30 +8,32 @@ import torch
 from timm.layers import DropPath, Mlp, trunc_normal_
 from torch import Tensor, nn
 
+from autoformer.architecture import SubnetGeometry
 from autoformer.errors import ArchitectureError
-from autoformer.networks.relative_position import Form, Geometry, Tables, attend
+from autoformer.networks.relative_position import Form, Geometry, Tables, attend, logit_scale
 
 INIT_STD = 0.02  # truncated normal, official code
 
 
-def check_drop_path(rate: float) -> None:
-    """Raises `ArchitectureError` for a rate of stochastic depth that is not from 0 to below 1."""
-    if not 0 <= rate < 1:
-        raise ArchitectureError(f"drop_path_rate must be from 0 to below 1, got {rate}")
+def check_rate(name: str, rate: float) -> None:
+    """Raises `ArchitectureError` for a rate of dropout or stochastic depth that is not from 0 to below 1."""
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
+        raise ArchitectureError(f"{name} must be from 0 to below 1, got {str(rate)[:40]}")
 
 
 class Attention(nn.Module):
     """Multi-head attention with relative position on keys and values; [B, N, E] in and out."""
 
-    def __init__(self, dim: int, heads: int, head_dim: int, max_relative_position: int | None, scale: float, form: Form) -> None:
+    def __init__(self, dim: int, heads: int, geometry: SubnetGeometry, form: Form) -> None:
         super().__init__()
-        self.num_heads, self.head_dim, self.scale, self.form = heads, head_dim, scale, form
-        self.qkv = nn.Linear(dim, 3 * heads * head_dim)
-        self.proj = nn.Linear(heads * head_dim, dim)
-        self.relative_position = max_relative_position is not None
-        if max_relative_position is not None:
+        self.num_heads, self.head_dim, self.form = heads, geometry.head_dim, form
+        self.scale = logit_scale(dim, heads, self.head_dim, by_width=geometry.scale_by_width)
+        self.qkv = nn.Linear(dim, 3 * heads * self.head_dim)
+        self.proj = nn.Linear(heads * self.head_dim, dim)
+        self.relative_position = geometry.relative_position
+        if self.relative_position:
             for name in Tables._fields:
-                table = nn.Parameter(torch.empty(2 * max_relative_position + 2, head_dim))
+                table = nn.Parameter(torch.empty(2 * geometry.max_relative_position + 2, self.head_dim))
                 self.register_parameter(name, trunc_normal_(table, std=INIT_STD))
 
     def forward(self, x: Tensor, where: Geometry) -> Tensor:
@@ -43,17 +45,19 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """One pre-norm transformer block."""
 
-    def __init__(
-        self, dim: int, heads: int, hidden: int, head_dim: int, max_relative_position: int | None, eps: float,
-        drop_path: float, scale: float, form: Form,
-    ) -> None:  # fmt: skip
+    def __init__(self, dim: int, heads: int, hidden: int, geometry: SubnetGeometry, form: Form) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=eps)
-        self.attn = Attention(dim, heads, head_dim, max_relative_position, scale, form)
-        self.drop_path1 = DropPath(drop_path) if drop_path else nn.Identity()
-        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.norm1 = nn.LayerNorm(dim, eps=geometry.norm_eps)
+        self.attn = Attention(dim, heads, geometry, form)
+        self.drop_path1: nn.Module = nn.Identity()
+        self.norm2 = nn.LayerNorm(dim, eps=geometry.norm_eps)
         self.mlp = Mlp(dim, hidden_features=hidden)
-        self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
+        self.drop_path2: nn.Module = nn.Identity()
+
+    def set_drop_path(self, rate: float) -> None:
+        """Stochastic depth of this rate from now on."""
+        self.drop_path1 = DropPath(rate) if rate else nn.Identity()
+        self.drop_path2 = DropPath(rate) if rate else nn.Identity()
 
     def forward(self, x: Tensor, where: Geometry) -> Tensor:
         x = x + self.drop_path1(self.attn(self.norm1(x), where))

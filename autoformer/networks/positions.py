@@ -14,8 +14,10 @@ from torch import Tensor
 
 from autoformer.networks.relative_position import Tables, spread_edge
 
+Grid = tuple[int, int]  # rows and columns of patches
 
-def resample_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+
+def resample_positions(positions: Tensor, old: Grid, new: Grid) -> Tensor:
     """Absolute positions [1, 1 + R·C, E] of the grid `old` (R, C) for the grid `new`: bicubic, antialiased, class token kept.
 
     Half precision is resampled in float32.
@@ -27,9 +29,6 @@ def resample_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, 
     image = image.to(torch.promote_types(image.dtype, torch.float32))
     image = F.interpolate(image, size=new, mode="bicubic", antialias=True, align_corners=False).to(positions.dtype)
     return torch.cat([positions[:, :1], image.flatten(2).transpose(1, 2)], 1)
-
-
-Grid = tuple[int, int]  # rows and columns of patches
 
 
 def farther(trained: Grid | None, grid: Grid) -> Grid:

@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from autoformer.architecture import Architecture
 from autoformer.errors import ArchitectureError
-from autoformer.networks.block import INIT_STD, check_drop_path
+from autoformer.networks.block import INIT_STD, check_rate
 from autoformer.networks.positions import resample_positions
 from autoformer.networks.relative_position import Form, Geometry, Tables, attend, geometry, logit_scale
 from autoformer.space import SearchSpace
@@ -191,7 +191,7 @@ class Supernet(nn.Module):
             raise ArchitectureError(f"space {space.name!r} has num_classes 0; a supernet needs at least one class")
         self.space = space
         self.form: Form = form
-        self.checkpoint_activations = False  # recompute each block in the backward pass instead of keeping its activations
+        self.grad_checkpointing = False
         embed_dim = space.stored_embed_dim
         self.set_drop_path(drop_path_rate)
         self.patch_embed = PatchEmbed(space)
@@ -231,7 +231,7 @@ class Supernet(nn.Module):
             rate = self.drop_path_rates[index] if self.training else 0.0
             block = self.block(index, embed_dim, heads, hidden)
             factors = branch_factors(x, rate, None if draws is None else draws[index])
-            if self.checkpoint_activations and self.training:
+            if self.grad_checkpointing and self.training:
                 x = cast(Tensor, checkpoint(block, x, heads, hidden, where, self.form, factors, use_reentrant=False))
             else:
                 x = block(x, heads, hidden, where, self.form, factors)
@@ -247,8 +247,12 @@ class Supernet(nn.Module):
 
     def set_drop_path(self, rate: float) -> None:
         """Stochastic depth from now on: the rate of the deepest block, rising linearly from 0 at the first."""
-        check_drop_path(rate)
+        check_rate("drop_path_rate", rate)
         self.drop_path_rates: list[float] = torch.linspace(0, rate, self.space.depths[-1], device="cpu").tolist()
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recomputes each block in the backward pass instead of keeping its activations (timm's interface)."""
+        self.grad_checkpointing = enable
 
     def compile_blocks(self, **options: Any) -> None:
         """Compiles the blocks with `torch.compile(**options)`: one graph per distinct block shape, shared by all depths.

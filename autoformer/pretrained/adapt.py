@@ -12,13 +12,14 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import torch
 from timm.models import adapt_input_conv
 from torch import nn
 
+from autoformer.data.parts import DataParts
+from autoformer.data.preprocessing import Normalisation
 from autoformer.errors import ArchitectureError
 from autoformer.networks.positions import resample_positions
 from autoformer.networks.relative_position import Tables, spread_edge
@@ -26,35 +27,41 @@ from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import SuperBlock, SuperLinear, Supernet
 
 
-class Normalisation(NamedTuple):
-    """What pixels from 0 to 1 are normalised with, per channel."""
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """The images and classes that a trained network is to serve. None keeps what the network has."""
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    num_classes: int | None = None
+    image_size: int | None = None  # pixels; of a space with several sizes the largest
+    in_chans: int | None = None
+    normalisation: Normalisation | None = None  # of the images; None: the patch embedding takes no notice
+
+    @classmethod
+    def by(cls, parts: DataParts) -> Wanted:
+        """What these images want."""
+        own = parts.preprocessing
+        return cls(
+            num_classes=len(parts.classes),
+            image_size=own.image_size,
+            in_chans=own.in_chans,
+            normalisation=own.normalisation,
+        )
 
 
-def adapt_supernet(
-    supernet: Supernet,
-    *,
-    num_classes: int | None = None,
-    image_size: int | None = None,
-    in_chans: int | None = None,
-    trained_with: Normalisation | None = None,
-    normalisation: Normalisation | None = None,
-) -> Supernet:
-    """A copy of `supernet` for these images and classes; None keeps what it has.
+def adapt_supernet(supernet: Supernet, wanted: Wanted, trained_with: Normalisation | None = None) -> Supernet:
+    """A copy of `supernet` for the images and classes that are wanted.
 
-    `trained_with` is how its images were normalised so far, `normalisation` how they will be; without either, the patch
-    embedding takes no notice. `image_size` is the largest size in pixels. Where the space has several, the others keep their
-    ratio to it, rounded to whole patches. Raises `ArchitectureError` when the patch does not divide `image_size`.
+    `trained_with` is how its images were normalised so far; None: the patch embedding takes no notice of normalisation.
+    Where the space has several image sizes, the others keep their ratio to the largest, rounded to whole patches.
+    Raises `ArchitectureError` when the patch does not divide the wanted image size.
     """
     adapted = copy.deepcopy(supernet)
-    old = supernet.space
+    old, size = supernet.space, wanted.image_size
     new = replace(
         old,
-        num_classes=old.num_classes if num_classes is None else num_classes,
-        in_chans=old.in_chans if in_chans is None else in_chans,
-        image_sizes=old.image_sizes if image_size is None else _scaled_sizes(old.image_sizes, image_size, old.patch_size),
+        num_classes=old.num_classes if wanted.num_classes is None else wanted.num_classes,
+        in_chans=old.in_chans if wanted.in_chans is None else wanted.in_chans,
+        image_sizes=old.image_sizes if size is None else _scaled_sizes(old.image_sizes, size, old.patch_size),
     )
     adapted.space = new
     with torch.no_grad():
@@ -62,7 +69,7 @@ def adapt_supernet(
             head = SuperLinear(old.stored_embed_dim, new.num_classes)
             adapted.head = head.to(supernet.head.weight)
             nn.init.zeros_(adapted.head.weight)
-        adapted.patch_embed.proj = _for_images(adapted.patch_embed.proj, new.in_chans, trained_with, normalisation)
+        adapted.patch_embed.proj = _for_images(adapted.patch_embed.proj, new.in_chans, trained_with, wanted.normalisation)
         grid, old_grid = new.image_size // new.patch_size, old.image_size // old.patch_size
         if old.absolute_position and grid != old_grid:
             adapted.pos_embed = nn.Parameter(resample_positions(adapted.pos_embed, (old_grid, old_grid), (grid, grid)).clone())
@@ -112,28 +119,21 @@ def _for_images(
     return adapted
 
 
-def adapt_subnet(
-    subnet: Subnet,
-    *,
-    num_classes: int | None = None,
-    image_size: int | None = None,
-    in_chans: int | None = None,
-    trained_with: Normalisation | None = None,
-    normalisation: Normalisation | None = None,
-) -> Subnet:
-    """A copy of `subnet` for these images and classes, as `adapt_supernet` does it; None keeps what it has.
+def adapt_subnet(subnet: Subnet, wanted: Wanted, trained_with: Normalisation | None = None) -> Subnet:
+    """A copy of `subnet` for the images and classes that are wanted, as `adapt_supernet` does it.
 
-    Raises `ArchitectureError` when the patch does not divide `image_size` (pixels).
+    Raises `ArchitectureError` when the patch does not divide the wanted image size.
     """
-    adapted = copy.deepcopy(subnet)
+    adapted, geometry = copy.deepcopy(subnet), subnet.geometry
+    in_chans, side = wanted.in_chans or geometry.in_chans, wanted.image_size
     with torch.no_grad():
-        if num_classes is not None and num_classes != subnet.num_classes:
-            adapted.reset_classifier(num_classes)
+        if wanted.num_classes not in (None, geometry.num_classes):
+            adapted.reset_classifier(wanted.num_classes)
             for weight in adapted.head.parameters():
                 nn.init.zeros_(weight)
-        adapted.in_chans = subnet.in_chans if in_chans is None else in_chans
-        adapted.patch_embed.proj = _for_images(adapted.patch_embed.proj, adapted.in_chans, trained_with, normalisation)
-    if image_size is not None and (image_size, image_size) != tuple(subnet.patch_embed.img_size):
-        _check_divides(image_size, subnet.patch_size)
-        adapted.set_input_size(image_size)
+        adapted.geometry = replace(adapted.geometry, in_chans=in_chans)
+        adapted.patch_embed.proj = _for_images(adapted.patch_embed.proj, in_chans, trained_with, wanted.normalisation)
+    if side is not None and (side, side) != geometry.img_size:
+        _check_divides(side, geometry.patch_size)
+        adapted.set_input_size(side)
     return adapted

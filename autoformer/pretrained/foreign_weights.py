@@ -37,8 +37,8 @@ def read_foreign_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} does not exist; expected weights, as .safetensors or as a checkpoint of torch") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} was not loaded and nothing in it was run: {_reason(error)}") from error
-    except Exception as error:  # whatever a damaged file makes the zip reader or the unpickler stumble over
-        raise CheckpointError(f"{path} is truncated or no checkpoint of torch: {_reason(error)}; copy it again") from error
+    except Exception as error:  # whatever a damaged file makes the zip reader or the unpickler raise
+        raise CheckpointError(f"{path} is truncated or not a checkpoint of torch: {_reason(error)}; copy it again") from error
     if isinstance(content, Mapping):
         content = next((content[place] for place in PLACES if isinstance(content.get(place), Mapping)), content)
     if not isinstance(content, Mapping) or not content or not all(isinstance(value, Tensor) for value in content.values()):

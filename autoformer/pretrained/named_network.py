@@ -22,11 +22,11 @@ from torch import nn
 from autoformer.architecture import is_whole
 from autoformer.data.preprocessing import INTERPOLATIONS, Preprocessing, PreprocessingError
 from autoformer.errors import CheckpointError, DataError
-from autoformer.files import read_json
+from autoformer.files import TIMM, read_json
 from autoformer.networks.folders import load_subnet
 from autoformer.networks.subnet import TIMM_NAME
 from autoformer.pretrained.foreign_weights import read_foreign_weights
-from autoformer.pretrained.timm_models import PREFIX, name_and_file, open_timm, timm_network
+from autoformer.pretrained.timm_models import name_and_file, open_timm, timm_network
 
 FORMS = "the folder of a network (ours or timm's), timm:NAME, or timm:NAME@FILE"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # as timm names them in a folder
@@ -67,7 +67,7 @@ class NamedNetwork:
 
 def is_network(words: str) -> bool:
     """Whether `words` have a form that `open_network` reads; what stands there may still be damaged."""
-    return words.startswith(PREFIX) or (Path(words) / "config.json").is_file()
+    return words.startswith(TIMM) or (Path(words) / "config.json").is_file()
 
 
 def open_network(words: str) -> NamedNetwork:
@@ -76,7 +76,7 @@ def open_network(words: str) -> NamedNetwork:
     Raises `CheckpointError` when it cannot be had, is damaged, has no classifier, or wants images prepared in a way that
     `Preprocessing` cannot.
     """
-    if words.startswith(PREFIX):
+    if words.startswith(TIMM):
         return _described(timm_network(words), words, weights=name_and_file(words)[1])
     folder = Path(words)
     if not (folder / "config.json").is_file():
@@ -134,7 +134,7 @@ def _checked_arguments(arguments: object, source: Path, num_tensors: int) -> dic
         raise CheckpointError(f"{source}: model_args is a {type(arguments).__name__}, expected a JSON object")
     for name, value in arguments.items():
         if name.startswith("pretrained") or name in NOT_OF_THE_NETWORK:
-            raise CheckpointError(f"{source}: model_args holds {name!r}, which is no argument of a network; refused")
+            raise CheckpointError(f"{source}: model_args holds {name!r}, which is not an argument of a network; refused")
         values = value if isinstance(value, list) else [value]
         if not all(entry is None or isinstance(entry, bool | int | float | str) for entry in values):
             raise CheckpointError(f"{source}: model_args.{name} is {str(value)[:60]}, expected plain values")
@@ -150,7 +150,7 @@ def _described(network: Any, words: str, *, weights: Path | None, names: object 
         raise CheckpointError(f"{words} has no classifier; give weights that have one, or finetune it on your images first")
     return NamedNetwork(
         network=network.eval(),
-        name=f"{PREFIX}{network.pretrained_cfg['architecture']}",
+        name=f"{TIMM}{network.pretrained_cfg['architecture']}",
         preprocessing=timm_preprocessing(network.pretrained_cfg, words),
         classes=_names(names, network.num_classes),
         num_classes=network.num_classes,

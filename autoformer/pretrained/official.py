@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -52,18 +52,35 @@ TABLE_NAMES = {
 }
 
 
-def load_official(
-    state_dict: Mapping[str, Tensor],
-    *,
-    image_size: int,
-    patch_size: int,
-    num_heads: int,
-    max_relative_position: int = 14,
-    global_pool: bool = True,
-    relative_position: bool = True,
-    absolute_position: bool = True,
-    change_qkv: bool = True,
-) -> Supernet:
+@dataclass(frozen=True, kw_only=True)
+class OfficialForm:
+    """The settings of an official training that no tensor shows, under the names of the official code."""
+
+    image_size: int  # pixels
+    patch_size: int  # pixels
+    num_heads: int  # the supernet's
+    max_relative_position: int = 14
+    global_pool: bool = True
+    relative_position: bool = True
+    absolute_position: bool = True
+    change_qkv: bool = True
+
+    @classmethod
+    def of(cls, space: SearchSpace) -> OfficialForm:
+        """The settings that weights of `space` were trained with."""
+        return cls(
+            image_size=space.image_size,
+            patch_size=space.patch_size,
+            num_heads=space.num_heads[-1],
+            max_relative_position=space.max_relative_position,
+            global_pool=space.pooling == "mean",
+            relative_position=space.relative_position,
+            absolute_position=space.absolute_position,
+            change_qkv=not space.scale_by_width,
+        )
+
+
+def load_official(state_dict: Mapping[str, Tensor], form: OfficialForm) -> Supernet:
     """A supernet with these official weights; it computes what the official code does, for every subnet.
 
     Width, depth, MLP ratio, input channels and classes are read off the tensors; the head width is width / `num_heads`, and with
@@ -72,18 +89,13 @@ def load_official(
     Raises `CheckpointError`, in one line, naming the missing, unexpected and misshapen tensors, those that are not dense finite
     floating numbers, and sizes that no network has.
     """
-    space = _space_of(
-        state_dict,
-        image_size=image_size,
-        patch_size=patch_size,
-        num_heads=num_heads,
-        max_relative_position=max_relative_position,
-        global_pool=global_pool,
-        relative_position=relative_position,
-        absolute_position=absolute_position,
-        change_qkv=change_qkv,
-    )
-    return _built(state_dict, space)
+    space = _space_of(state_dict, form)
+    _check_shapes(state_dict, _official_shapes(space))
+    if infinite := [name for name, tensor in state_dict.items() if not tensor.isfinite().all()]:
+        raise CheckpointError(f"the weights hold numbers that are not finite: {_listed(infinite)}")
+    supernet = Supernet(space)  # no larger than the tensors, whose shapes it was compared with
+    supernet.load_state_dict(_translated(state_dict, space))
+    return supernet
 
 
 def import_official(path: Path, space: SearchSpace) -> Supernet:
@@ -101,17 +113,8 @@ def import_official(path: Path, space: SearchSpace) -> Supernet:
                 "official code trains; leave it out"
             )
     try:
-        found = _space_of(
-            state_dict,
-            image_size=space.image_size,
-            patch_size=space.patch_size,
-            num_heads=space.num_heads[-1],
-            max_relative_position=space.max_relative_position,
-            global_pool=space.pooling == "mean",
-            relative_position=space.relative_position,
-            absolute_position=space.absolute_position,
-            change_qkv=not space.scale_by_width,
-        )
+        form = OfficialForm.of(space)
+        found = _space_of(state_dict, form)
         for name, in_file, in_space in (
             ("width", found.stored_embed_dim, space.stored_embed_dim),
             ("query width", found.stored_qkv_dim, space.stored_qkv_dim),
@@ -122,20 +125,10 @@ def import_official(path: Path, space: SearchSpace) -> Supernet:
                 raise CheckpointError(
                     f"{name} is {in_file} in the file and {in_space} in the space; choose the space it was trained in"
                 )
-        supernet = _built(state_dict, found)
+        supernet = load_official(state_dict, form)
     except CheckpointError as error:
         raise CheckpointError(f"{path} does not fit space {space.name!r}: {error}") from error
     supernet.space = replace(space, prefix_qkv_bias=found.prefix_qkv_bias, in_chans=found.in_chans, num_classes=found.num_classes)
-    return supernet
-
-
-def _built(state_dict: Mapping[str, Tensor], space: SearchSpace) -> Supernet:
-    """The supernet of `space` with these weights, which `_space_of` has read the sizes of."""
-    _check_shapes(state_dict, _official_shapes(space))
-    if infinite := [name for name, tensor in state_dict.items() if not tensor.isfinite().all()]:
-        raise CheckpointError(f"the weights hold numbers that are not finite: {_listed(infinite)}")
-    supernet = Supernet(space)  # no larger than the tensors, whose shapes it was compared with
-    supernet.load_state_dict(_translated(state_dict, space))
     return supernet
 
 
@@ -166,19 +159,9 @@ def _check_kinds(state_dict: Mapping[str, Tensor]) -> None:
 # --- sizes -------------------------------------------------------------------------------------------------------
 
 
-def _space_of(
-    state_dict: Mapping[str, Tensor],
-    *,
-    image_size: int,
-    patch_size: int,
-    num_heads: int,
-    max_relative_position: int,
-    global_pool: bool,
-    relative_position: bool,
-    absolute_position: bool,
-    change_qkv: bool,
-) -> SearchSpace:
+def _space_of(state_dict: Mapping[str, Tensor], form: OfficialForm) -> SearchSpace:
     """The space of all that the tensors hold, by their sizes and these settings; no number of them is read."""
+    num_heads = form.num_heads
     _check_kinds(state_dict)
     if not is_whole(num_heads, MAX_HEADS):
         raise CheckpointError(f"num_heads must be a whole number from 1 to {MAX_HEADS}, got {str(num_heads)[:40]}")
@@ -207,20 +190,20 @@ def _space_of(
             name="official",
             embed_dims=(embed_dim,),
             depths=tuple(range(1, depth + 1)),
-            num_heads=tuple(range(1, num_heads + 1)) if change_qkv else (num_heads,),
+            num_heads=tuple(range(1, num_heads + 1)) if form.change_qkv else (num_heads,),
             mlp_ratios=(ratio,),
-            image_sizes=(image_size,),
+            image_sizes=(form.image_size,),
             head_dim=embed_dim // num_heads,
-            patch_size=patch_size,
+            patch_size=form.patch_size,
             in_chans=in_chans,
             num_classes=state_dict["head.weight"].shape[0],
-            max_relative_position=max_relative_position,
-            relative_position=relative_position,
-            absolute_position=absolute_position,
-            pooling="mean" if global_pool else "token",
+            max_relative_position=form.max_relative_position,
+            relative_position=form.relative_position,
+            absolute_position=form.absolute_position,
+            pooling="mean" if form.global_pool else "token",
             any_up_to_largest=True,
-            prefix_qkv_bias=change_qkv,
-            scale_by_width=not change_qkv,
+            prefix_qkv_bias=form.change_qkv,
+            scale_by_width=not form.change_qkv,
         )
     except ArchitectureError as error:
         raise CheckpointError(str(error)) from error

@@ -16,22 +16,23 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from autoformer.data.preprocessing import Preprocessing
+from autoformer.data.preprocessing import Normalisation
 from autoformer.errors import ArchitectureError, CheckpointError
-from autoformer.files import read_json
-from autoformer.networks.folders import load_supernet
+from autoformer.files import TIMM
+from autoformer.networks.folders import images_of_supernet, load_supernet
 from autoformer.networks.relative_position import Tables
 from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import Supernet
-from autoformer.pretrained.adapt import Normalisation, adapt_subnet, adapt_supernet
+from autoformer.pretrained.adapt import Wanted, adapt_subnet, adapt_supernet
 from autoformer.pretrained.foreign_weights import read_foreign_weights
 from autoformer.pretrained.importance import assumed_moments, order_by_importance
 from autoformer.pretrained.official import import_official
-from autoformer.pretrained.timm_models import PREFIX, name_and_file, open_timm, plain_subnet
+from autoformer.pretrained.timm_models import name_and_file, open_timm, plain_subnet
 from autoformer.space import PRESETS, SearchSpace
 
 OFFICIAL = "official:"
 FORMS = "timm:NAME, timm:NAME@FILE, official:FILE, or the folder of a supernet or run"
+AS_IT_IS = Wanted()
 
 # What of a space belongs to the weights; the rest are choices among them, and sizes that adapt.
 FIXED = (
@@ -40,64 +41,29 @@ FIXED = (
 )  # fmt: skip
 
 
-def start_from(
-    words: str,
-    *,
-    space: SearchSpace | None = None,
-    num_classes: int | None = None,
-    image_size: int | None = None,
-    in_chans: int | None = None,
-    normalisation: Normalisation | None = None,
-) -> Supernet:
-    """The supernet that `words` name, in evaluation mode, for these images and classes; None keeps what it has.
+def start_from(words: str, wanted: Wanted = AS_IT_IS, *, space: SearchSpace | None = None) -> Supernet:
+    """The supernet that `words` name, in evaluation mode, for the images and classes that are wanted.
 
     Words are `timm:NAME` (downloaded), `timm:NAME@FILE` (local weights), `official:FILE` or a path ending in .pth or .pt (a
     released supernet), or a folder that `autoformer train`, `import-official` or `run` wrote. `space` restricts or names the
     choices, which must fit the weights; without it they follow from the model (`space_around`), the released supernet (the
-    preset of its width) or are those of the folder. `normalisation` is that of the images at hand. Raises `CheckpointError` when
-    nothing can be read there, `ArchitectureError` when the space or the image size does not fit.
+    preset of its width) or are those of the folder. Raises `CheckpointError` when nothing can be read there, `ArchitectureError`
+    when the space or the image size does not fit.
     """
-    if words.startswith(PREFIX):
-        name, checkpoint = name_and_file(words)
-        return supernet_from_timm(
-            name,
-            space=space,
-            num_classes=num_classes,
-            image_size=image_size,
-            in_chans=in_chans,
-            checkpoint=checkpoint,
-            normalisation=normalisation,
-        )
+    if words.startswith(TIMM):
+        return supernet_from_timm(words, wanted, space=space)
     path = Path(words.removeprefix(OFFICIAL)).expanduser()
     if words.startswith(OFFICIAL) or path.suffix in (".pth", ".pt"):
         supernet, trained_with = _official(path, space), Normalisation(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     elif not path.is_dir():
-        raise CheckpointError(f"cannot start from {words!r}: it is no folder; expected {FORMS}")
+        raise CheckpointError(f"cannot start from {words!r}: it is not a folder; expected {FORMS}")
     else:
         run = path / "supernet"
         folder = run if run.is_dir() and not (path / "supernet.json").exists() else path
-        supernet, trained_with = load_supernet(folder), _normalisation_of(folder)
+        supernet, trained_with = load_supernet(folder), images_of_supernet(folder)[0].normalisation
     if space is not None:
         supernet = _within(supernet, space, words)
-    return adapt_supernet(
-        supernet.eval(),
-        num_classes=num_classes,
-        image_size=image_size,
-        in_chans=in_chans,
-        trained_with=trained_with,
-        normalisation=normalisation,
-    )
-
-
-def _normalisation_of(folder: Path) -> Normalisation:
-    """What the supernet of a folder was trained with."""
-    path = folder / "supernet.json"
-    data = read_json(path, "data")["data"]
-    try:
-        preprocessing = Preprocessing.from_dict(data["preprocessing"])
-    except (KeyError, TypeError, CheckpointError) as error:
-        raise CheckpointError(f"{path} does not describe its images ({error}); it was edited or damaged") from error
-    return Normalisation(preprocessing.mean, preprocessing.std)
+    return adapt_supernet(supernet.eval(), wanted, trained_with)
 
 
 def _official(path: Path, space: SearchSpace | None) -> Supernet:
@@ -124,67 +90,36 @@ def _official(path: Path, space: SearchSpace | None) -> Supernet:
 
 
 def supernet_from_timm(
-    model_or_name: nn.Module | str,
-    *,
-    space: SearchSpace | None = None,
-    num_classes: int | None = None,
-    image_size: int | None = None,
-    in_chans: int | None = None,
-    checkpoint: Path | None = None,
-    normalisation: Normalisation | None = None,
+    model_or_words: nn.Module | str, wanted: Wanted = AS_IT_IS, *, space: SearchSpace | None = None
 ) -> Supernet:
     """A supernet, in evaluation mode, whose largest network computes what timm's plain vision transformer computes.
 
-    A name is downloaded, or its weights are read from `checkpoint`. Without `space` the choices are those of `space_around`.
+    Words are `timm:NAME` (downloaded) or `timm:NAME@FILE`. Without `space` the choices are those of `space_around`.
     A given space must have the model's sizes, pooling and `norm_eps`, and its image sizes hold. Classes and channels stay the
-    model's, and image sizes too without a space, unless given here. `normalisation` is that of the images at hand; the patch
-    embedding makes up for the difference to what timm says of the model. Weights are ordered by importance. Raises
+    model's, and image sizes too without a space, unless others are wanted; the patch embedding makes up for the difference
+    between the normalisation of the wanted images and what timm says of the model. Weights are ordered by importance. Raises
     `CheckpointError` when the model cannot be read or computes something else, `ArchitectureError` when the space or the image
     size does not fit.
     """
-    name = _name_of(model_or_name)
-    plain, trained_with = _opened(model_or_name, name, checkpoint)
-    around = space_around(plain.space, f"timm:{name}")
+    plain, name, trained_with = _opened(model_or_words)
+    around = space_around(plain.space, TIMM + name)
     if space is not None:  # tables of zeros can have any size
         around = replace(around, relative_position=space.relative_position, max_relative_position=space.max_relative_position)
     supernet = Supernet(around)
     supernet.to(plain.cls_token.dtype).load_state_dict(_super_weights(plain, supernet))
     order_by_importance(supernet, assumed_moments(supernet))
     if space is not None:
-        supernet = _within(supernet, space, f"timm:{name}")
-    return adapt_supernet(
-        supernet.eval(),
-        num_classes=num_classes,
-        image_size=image_size,
-        in_chans=in_chans,
-        trained_with=trained_with,
-        normalisation=normalisation,
-    )
+        supernet = _within(supernet, space, TIMM + name)
+    return adapt_supernet(supernet.eval(), wanted, trained_with)
 
 
-def subnet_from_timm(
-    model_or_name: nn.Module | str,
-    *,
-    num_classes: int | None = None,
-    image_size: int | None = None,
-    in_chans: int | None = None,
-    checkpoint: Path | None = None,
-    normalisation: Normalisation | None = None,
-) -> Subnet:
-    """timm's plain vision transformer as one network, in evaluation mode, adapted to these images and classes.
+def subnet_from_timm(model_or_words: nn.Module | str, wanted: Wanted = AS_IT_IS) -> Subnet:
+    """timm's plain vision transformer as one network, in evaluation mode, for the images and classes that are wanted.
 
-    Without adaptation its logits are timm's. Arguments are those of `supernet_from_timm`. Raises `CheckpointError` when the
-    model cannot be read or computes something else, `ArchitectureError` when the image size does not fit.
+    Without adaptation its logits are timm's. Words and errors are those of `supernet_from_timm`.
     """
-    subnet, trained_with = _opened(model_or_name, _name_of(model_or_name), checkpoint)
-    return adapt_subnet(
-        subnet,
-        num_classes=num_classes,
-        image_size=image_size,
-        in_chans=in_chans,
-        trained_with=trained_with,
-        normalisation=normalisation,
-    )
+    subnet, _, trained_with = _opened(model_or_words)
+    return adapt_subnet(subnet, wanted, trained_with)
 
 
 def space_around(one: SearchSpace, name: str) -> SearchSpace:
@@ -207,25 +142,20 @@ def space_around(one: SearchSpace, name: str) -> SearchSpace:
     )
 
 
-def _name_of(model_or_name: nn.Module | str) -> str:
-    if isinstance(model_or_name, str):
-        return model_or_name.removeprefix(PREFIX)
-    return _described(model_or_name).get("architecture") or type(model_or_name).__name__
-
-
-def _described(model: nn.Module) -> dict[str, Any]:
-    """What timm says of a model beside its weights."""
-    described = getattr(model, "pretrained_cfg", None)
-    return described if isinstance(described, dict) else {}
-
-
-def _opened(model_or_name: nn.Module | str, name: str, checkpoint: Path | None) -> tuple[Subnet, Normalisation | None]:
-    """The network, and what timm says its images were normalised with."""
-    model = open_timm(name, checkpoint, plain=True) if isinstance(model_or_name, str) else model_or_name
+def _opened(model_or_words: nn.Module | str) -> tuple[Subnet, str, Normalisation | None]:
+    """The network, its name in timm, and what timm says its images were normalised with."""
+    if isinstance(model_or_words, str):
+        name, checkpoint = name_and_file(model_or_words)
+        model: nn.Module = open_timm(name, checkpoint, plain=True)
+    else:
+        model, name = model_or_words, ""
+    told: Any = getattr(model, "pretrained_cfg", None)
+    described = told if isinstance(told, dict) else {}
+    name = name or described.get("architecture") or type(model).__name__
     subnet = plain_subnet(model, name)
-    mean, std = _described(model).get("mean") or (), _described(model).get("std") or ()
+    mean, std = described.get("mean") or (), described.get("std") or ()
     known = len(mean) == len(std) == subnet.in_chans  # else the description is of other weights
-    return subnet, Normalisation(tuple(mean), tuple(std)) if known else None
+    return subnet, name, Normalisation(tuple(mean), tuple(std)) if known else None
 
 
 def _super_weights(plain: Subnet, supernet: Supernet) -> dict[str, Tensor]:
@@ -258,7 +188,7 @@ def _within(supernet: Supernet, space: SearchSpace, source: str) -> Supernet:
         differences.append(f"depth {own.depths[-1]} (the space has {space.depths[-1]})")
     if differences:
         raise ArchitectureError(f"space {space.name!r} does not fit the weights of {source}: they have {', '.join(differences)}")
-    adapted = adapt_supernet(supernet, image_size=space.image_size)
+    adapted = adapt_supernet(supernet, Wanted(image_size=space.image_size))
     adapted.space = replace(space, num_classes=own.num_classes, in_chans=own.in_chans, prefix_qkv_bias=own.prefix_qkv_bias)
     return adapted
 

@@ -23,17 +23,16 @@ from torch import Tensor, nn
 
 from autoformer.architecture import Architecture
 from autoformer.errors import CheckpointError
+from autoformer.files import TIMM
 from autoformer.networks.subnet import Subnet
 from autoformer.pretrained.foreign_weights import read_foreign_weights
 from autoformer.space import SearchSpace
 from autoformer.tensors import check_weights
 
-PREFIX = "timm:"
-
 
 def name_and_file(words: str) -> tuple[str, Path | None]:
     """What `timm:NAME` and `timm:NAME@FILE` say: timm's name of the network, and the file with its weights, if one is named."""
-    name, _, file = words.removeprefix(PREFIX).partition("@")
+    name, _, file = words.removeprefix(TIMM).partition("@")
     return name, Path(file).expanduser() if file else None
 
 
@@ -56,7 +55,7 @@ def open_timm(
 ) -> Any:
     """timm's network `name` with the weights of the file `checkpoint`, or else the pretrained ones that timm downloads.
 
-    A file without a classifier gives a network without one. With `plain`, one that is no plain vision transformer is refused
+    A file without a classifier gives a network without one. With `plain`, one that is not a plain vision transformer is refused
     before anything is fetched. `arguments` are further ones of the network, which must be checked. Raises `CheckpointError`
     when the name is unknown, the download fails or the file does not fit.
     """
@@ -103,7 +102,7 @@ def _sizes(tensors: Mapping[str, Tensor], sketch: Any, source: Path) -> dict[str
         number = positions.shape[1] - (0 if sketch.no_embed_class else sketch.num_prefix_tokens)
         grid = math.isqrt(max(number, 0))
         if grid * grid != number or grid == 0:
-            raise CheckpointError(f"{source} has positions of {number} patches, which is no square grid")
+            raise CheckpointError(f"{source} has positions of {number} patches, which is not a square grid")
         sizes["img_size"] = grid * sketch.patch_embed.patch_size[0]
     return sizes
 
@@ -111,7 +110,7 @@ def _sizes(tensors: Mapping[str, Tensor], sketch: Any, source: Path) -> dict[str
 def plain_subnet(model: nn.Module, name: str) -> Subnet:
     """The `Subnet` that computes what timm's `model` computes, with a copy of its weights; the logits are equal.
 
-    A model without a classifier gets one of a single class, all zeros. Raises `CheckpointError` when it is no plain vision
+    A model without a classifier gets one of a single class, all zeros. Raises `CheckpointError` when it is not a plain vision
     transformer.
     """
     check_plain(model, name)

@@ -33,7 +33,7 @@ Choose = Callable[[int], tuple[Architecture | None, ...]]  # step to the network
 
 
 def only_one(step: int) -> tuple[None]:
-    """The choice where there is none: a network that is no supernet."""
+    """The choice where there is none: a network that is not a supernet."""
     return (None,)
 
 

@@ -6,7 +6,7 @@ images, how often is saved and what is shown changes speed and files, never weig
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
@@ -21,12 +21,22 @@ WITHOUT_EFFECT = ("workers", "keep_checkpoints", "save_minutes", "log_every", "t
 
 
 class TeacherConfig(Settings):
-    """A network whose guesses the trained ones learn beside the labels (Hinton et al., arXiv 1503.02531)."""
+    """A network whose predictions the trained ones learn beside the labels (Hinton et al., arXiv 1503.02531)."""
 
     network: str = Field(description="timm:NAME, timm:NAME@FILE with its weights, or the folder of a network of ours")
     weight: float = Field(0.5, gt=0, le=1, description="of the teacher's part of the loss; the labels have the rest")
-    temperature: float = Field(1.0, gt=0, description="softens both guesses; the loss is scaled by its square")
-    hard: bool = Field(False, description="learn the teacher's first guess (DeiT) instead of its probabilities")
+    temperature: float = Field(1.0, gt=0, description="softens both predictions; the loss is scaled by its square")
+    hard: bool = Field(False, description="learn the teacher's first prediction (DeiT) instead of its probabilities")
+
+
+class Differences(NamedTuple):
+    """What trainings of supernets and of single networks differ in; the defaults are what holds where nothing is set."""
+
+    layer_decay: float | None = None
+    patience: int | None = None
+    watches_search: bool = True  # the search part is scored now and then
+    distill: bool = False
+    freeze_unused: bool = False
 
 
 class TrainConfig(Settings):
@@ -105,6 +115,11 @@ class TrainConfig(Settings):
         return self.learning_rate * (self.batch_size / self.learning_rate_images if self.learning_rate_images else 1.0)
 
     @property
+    def differences(self) -> Differences:
+        """The settings that one kind of training has and the other lacks."""
+        return Differences()
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What of it decides the weights; JSON."""
         return self.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
@@ -150,6 +165,10 @@ class SupernetConfig(TrainConfig):
         INIT_STD, gt=0, description="of fresh weights; the paper's 0.02 suits widths from 192, narrow ones need more"
     )
 
+    @property
+    def differences(self) -> Differences:
+        return Differences(distill=self.subnets.distill, freeze_unused=self.subnets.freeze_unused)
+
 
 class FinetuneConfig(TrainConfig):
     """Training of one network."""
@@ -169,6 +188,10 @@ class FinetuneConfig(TrainConfig):
         if self.fold_search and self.patience is not None:
             raise ValueError("patience watches the search part, which fold_search trains on; choose one")
         return self
+
+    @property
+    def differences(self) -> Differences:
+        return Differences(layer_decay=self.layer_decay, patience=self.patience, watches_search=not self.fold_search)
 
 
 def read_preferred(architecture: str | dict[str, Any]) -> Architecture:

@@ -1,4 +1,4 @@
-"""The two trainings, each into a folder of its own: `train_supernet` and `finetune`.
+"""The two trainings, each into a folder of its own: `train_supernet` and `finetune`; `rehearse` measures what one would take.
 
 The folder holds `identity.json` (what the training is), `data.json` (its images), `checkpoints/` while it runs, `log.jsonl`, and,
 when finished, the weights with their record. The same call again goes on where it stopped, or loads what is finished.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,14 +27,14 @@ from autoformer.networks.block import INIT_STD
 from autoformer.networks.folders import fill_folder, load_subnet, load_supernet
 from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import Supernet
-from autoformer.progress import Progress, silent
 from autoformer.space import SearchSpace
 from autoformer.tensors import tensors_digest, write_tensors
 from autoformer.training.choosing import chooser, only_one
 from autoformer.training.config import FinetuneConfig, SupernetConfig
-from autoformer.training.distributed import World, best_device
-from autoformer.training.log import Hook
-from autoformer.training.trainer import Trainer
+from autoformer.training.distributed import World
+from autoformer.training.trainer import Surroundings, Trained, Trainer
+
+STEPS, SECONDS, WARMUP = 30, 20.0, 2  # of a rehearsal: measured steps, or as many as fit in this time, after a warm-up
 
 
 def train_supernet(
@@ -46,16 +46,14 @@ def train_supernet(
     start: Supernet | None = None,
     seed: int = 0,
     metric: Metric = "top1",
-    world: World | None = None,
-    progress: Progress = silent,
-    hooks: Sequence[Hook] = (),
+    around: Surroundings | None = None,
 ) -> Supernet:
     """Trains all networks of `space` at once and writes the folder `out` that `load_supernet` reads.
 
     `start`: a supernet of `space` whose weights it starts from; it is trained in place. Raises `OutputExistsError` when
     `out` holds something else, and what `Trainer.run` raises.
     """
-    world = world or World(device=best_device())
+    around = around or Surroundings()
     check_images(space.image_size, space.in_chans, space.num_classes, parts)
     if start is not None and start.space != space:
         raise DataError(f"the weights to start from are of space {start.space.name!r}, which is not the one to train")
@@ -70,35 +68,20 @@ def train_supernet(
         "start": None if start is None else tensors_digest(start.state_dict()),
         "train": config.identity,
     }
-    if world.leads:
-        claim_folder(out, identity)
-        write_json(parts.record, out / "data.json")
-    if world.from_leader((out / "supernet.json").exists()):
+    if _is_finished(out, "supernet.json", identity, parts, around.world):
         return load_supernet(out)
-    with sole_worker(out) if world.leads else nullcontext():
-        supernet.to(world.device)
+    with sole_worker(out) if around.world.leads else nullcontext():
+        supernet.to(around.world.device)
         trainer = Trainer(
             supernet, parts, config, out, chooser(config.subnets, space, seed), dict(space.anchors), parts.preprocessing,
-            seed=seed, metric=metric, world=world, progress=progress, work="train supernet", hooks=hooks,
+            seed=seed, metric=metric, around=around, work="train supernet",
         )  # fmt: skip
         trained = trainer.run()
-        if world.leads:
-            weights = trained.network.state_dict()
-            write_tensors(weights, out / "model.safetensors")
-            record = {
-                "format": "autoformer/supernet/1",
-                "space": space.to_dict(),
-                "data": parts.record,
-                "seed": seed,
-                "metric": metric,
-                "train": config.model_dump(mode="json"),
-                "processes": world.size,
-                "weights_digest": tensors_digest(weights),
-                "history": trained.history,
-                "best": trainer.state.best,
-            }
+        if around.world.leads:
+            write_tensors(trained.network.state_dict(), out / "model.safetensors")
+            record = {"format": "autoformer/supernet/1", "space": space.to_dict(), **_record(trainer, trained, parts)}
             write_json(record, out / "supernet.json")
-            keep_best(trainer, out)
+            _keep_best(trainer, out)
     network = trained.network
     assert isinstance(network, Supernet)
     return network
@@ -123,16 +106,14 @@ def finetune(
     *,
     seed: int = 0,
     metric: Metric = "top1",
-    world: World | None = None,
-    progress: Progress = silent,
-    hooks: Sequence[Hook] = (),
+    around: Surroundings | None = None,
 ) -> Subnet:
     """Trains one network further on `parts.train` and writes the folder `out` that `load_subnet` reads.
 
     With `config.patience` the best epoch's weights are kept, else the last one's; scores on the search part are in the record.
     With `config.fold_search` the search part is trained on as well. Raises as `train_supernet` does.
     """
-    world = world or World(device=best_device())
+    around = around or Surroundings()
     stored_size = subnet.patch_embed.img_size[0] if subnet.architecture.image_size is None else parts.preprocessing.image_size
     check_images(stored_size, subnet.in_chans, subnet.num_classes, parts)
     identity = {
@@ -144,42 +125,50 @@ def finetune(
         "metric": metric,
         "train": config.identity,
     }
-    if world.leads:
-        claim_folder(out, identity)
-        write_json(parts.record, out / "data.json")
-    if world.from_leader((out / "subnet.json").exists()):
+    if _is_finished(out, "subnet.json", identity, parts, around.world):
         return load_subnet(out)[0]
-    with sole_worker(out) if world.leads else nullcontext():
-        subnet.to(world.device)
+    with sole_worker(out) if around.world.leads else nullcontext():
+        subnet.to(around.world.device)
         subnet.set_drop_path(config.drop_path_rate)
         preprocessing = preprocessing_of(subnet, parts)
         trainer = Trainer(
-            subnet, folded(parts) if config.fold_search else parts, config, out, only_one, {"network": None}, preprocessing,
-            seed=seed, metric=metric, world=world, progress=progress, work="finetune", hooks=hooks,
+            subnet, _folded(parts) if config.fold_search else parts, config, out, only_one, {"network": None}, preprocessing,
+            seed=seed, metric=metric, around=around, work="finetune",
         )  # fmt: skip
         trained = trainer.run()
         network = trained.network
         assert isinstance(network, Subnet)
-        if world.leads:
-            record = {
-                "format": "autoformer/subnet/1",
-                "made_by": "finetune",
-                "data": parts.record,
-                "folded": config.fold_search,
-                "seed": seed,
-                "metric": metric,
-                "train": config.model_dump(mode="json"),
-                "processes": world.size,
-                "weights_digest": tensors_digest(network.state_dict()),
-                "history": trained.history,
-                "best": trainer.state.best,
-            }
+        if around.world.leads:
+            made = {"format": "autoformer/subnet/1", "made_by": "finetune", "folded": config.fold_search}
+            record = {**made, **_record(trainer, trained, parts)}
             fill_folder(network, out, preprocessing=preprocessing, classes=parts.classes, record=record)
             shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return network
 
 
-def keep_best(trainer: Trainer, out: Path) -> None:
+def _is_finished(out: Path, result: str, identity: Mapping[str, Any], parts: DataParts, world: World) -> bool:
+    """Makes `out` the folder of this training; whether it holds the `result` already."""
+    if world.leads:
+        claim_folder(out, identity)
+        write_json(parts.record, out / "data.json")
+    return world.from_leader((out / result).exists())
+
+
+def _record(trainer: Trainer, trained: Trained, parts: DataParts) -> dict[str, Any]:
+    """What a finished training says of itself."""
+    return {
+        "data": parts.record,
+        "seed": trainer.seed,
+        "metric": trainer.metric,
+        "train": trainer.config.model_dump(mode="json"),
+        "processes": trainer.world.size,
+        "weights_digest": tensors_digest(trained.network.state_dict()),
+        "history": trained.history,
+        "best": trainer.state.best,
+    }
+
+
+def _keep_best(trainer: Trainer, out: Path) -> None:
     """Removes the checkpoints; the best weights stay as `best.safetensors` where an epoch before the last scored higher."""
     best, checkpoints = trainer.state.best, out / "checkpoints"
     if best is not None and best["epoch"] != trainer.state.epoch and (checkpoints / "best.safetensors").exists():
@@ -187,7 +176,7 @@ def keep_best(trainer: Trainer, out: Path) -> None:
     shutil.rmtree(checkpoints, ignore_errors=True)
 
 
-def folded(parts: DataParts) -> DataParts:
+def _folded(parts: DataParts) -> DataParts:
     """The parts with the search images in the train part too; only once nothing is chosen by them any more."""
     train, search = parts.train, parts.search
     if train.images is search.images:
@@ -209,9 +198,6 @@ def check_images(image_size: int, in_chans: int, num_classes: int, parts: DataPa
             f"{parts.source} has images of {have[0]} px, {have[1]} channels, {have[2]} classes; the network takes "
             f"{image_size} px, {in_chans} channels, {num_classes} classes"
         )
-
-
-STEPS, SECONDS, WARMUP = 30, 20.0, 2  # measured steps, or as many as fit in this time, after so many to warm up
 
 
 @dataclass(frozen=True)
@@ -241,7 +227,7 @@ def rehearse(trainer: Trainer, out: Path) -> Rehearsal:
     forward = trainer.world.wrap(trainer.network, some_unused=True)
     trainer.network.train()
     began = time.perf_counter()
-    loader = trainer._loader(0)
+    loader = trainer.loader(0)
     for step in range(min(STEPS + WARMUP, trainer.plan.steps)):
         asked = time.perf_counter()
         pixels, facts = next(loader)
@@ -264,7 +250,7 @@ def rehearse(trainer: Trainer, out: Path) -> Rehearsal:
         wait_share=sum(waits) / sum(times),
         hours=seconds * trainer.plan.steps / 3600,
         checkpoint_bytes=checkpoint,
-        disk_bytes=(trainer.config.keep_checkpoints + 1) * checkpoint
-        + 2 * weights,  # one more while one is written; best, result
+        # One checkpoint more while one is written; the best weights and the result.
+        disk_bytes=(trainer.config.keep_checkpoints + 1) * checkpoint + 2 * weights,
         free_bytes=shutil.disk_usage(place).free,
     )

@@ -186,7 +186,7 @@ class TrainingState:
         records = history if isinstance(history, list) else []
         numbered = isinstance(step, int) and path.name == f"step-{step:09d}.safetensors"
         if not numbered or not isinstance(step, int) or len(records) != step // self.steps_per_epoch:
-            raise CheckpointError(f"{path} is no checkpoint of this step; it was edited or comes from elsewhere")
+            raise CheckpointError(f"{path} is not a checkpoint of this step; it was edited or comes from elsewhere")
         best, sums, groups = metadata.get("best"), metadata.get("epoch_sums"), metadata.get("groups")
         known = [_plain(group) for group in self.optimizer.state_dict()["param_groups"]]
         readable = (
@@ -213,7 +213,7 @@ class TrainingState:
         counters = {name for name in counters if int(name.split(".")[1]) < len(known)}
         known_kinds = ("network", "average", "optimizer")
         if unknown := [name for name in tensors if name.partition(".")[0] not in known_kinds and name not in counters]:
-            raise CheckpointError(f"{path} holds {unknown[0]}, which is no part of a checkpoint")
+            raise CheckpointError(f"{path} holds {unknown[0]}, which is not part of a checkpoint")
 
     def _check_optimizer(self, path: Path, kinds: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]

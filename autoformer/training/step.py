@@ -22,15 +22,14 @@ from torch import Tensor, nn
 
 from autoformer.architecture import Architecture
 from autoformer.data.parts import DataParts
-from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import TrainingError
-from autoformer.evaluate import resize_images
+from autoformer.evaluate import Normalise, resize_images
 from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import Supernet
 from autoformer.training.augment import erase, seed_torch
 from autoformer.training.batches import Plan, mirrored_piece
 from autoformer.training.choosing import Choose, frozen_outside, used_weights
-from autoformer.training.config import FinetuneConfig, SupernetConfig, TrainConfig
+from autoformer.training.config import TrainConfig
 from autoformer.training.distributed import World
 from autoformer.training.teacher import Teacher, imitation
 
@@ -53,6 +52,7 @@ class TrainStep:
         self.network, self.parts, self.config, self.choose = network, parts, config, choose
         self.plan, self.seed, self.world = plan, seed, world
         self.device, self.dtype = (weight := next(network.parameters())).device, weight.dtype
+        self.normalise = Normalise(parts.preprocessing, self.device, self.dtype)
         self.fused = config.optimizer in FUSED
         self.optimizer = self._optimizer()
         self.schedule = self._schedule()
@@ -63,10 +63,7 @@ class TrainStep:
         self.teacher = None
         if config.teacher is not None:
             self.teacher = Teacher(config.teacher, parts.preprocessing, parts.classes, self.device)
-        if isinstance(network, Supernet):
-            network.checkpoint_activations = config.checkpoint_activations
-        else:
-            network.set_grad_checkpointing(config.checkpoint_activations)
+        network.set_grad_checkpointing(config.checkpoint_activations)
         if config.compile:
             network.compile_blocks()
         self.skipped = torch.zeros((), device=self.device)
@@ -97,7 +94,7 @@ class TrainStep:
                         logits = self._logits(forward, images, architecture, draws)
                     loss = self.loss(logits.to(self.dtype), targets, taught, largest) / (len(pieces) * len(architectures))
                     (loss if self.scaler is None else self.scaler.scale(loss)).backward()
-                if largest is None and isinstance(self.config, SupernetConfig) and self.config.subnets.distill:
+                if largest is None and self.config.differences.distill:
                     largest = logits.detach()
                 total += loss.detach()
         bad = self._update(architectures, step)
@@ -106,7 +103,7 @@ class TrainStep:
 
     def prepare(self, pixels: Tensor, facts: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Normalised, erased and mixed images on the device, and labels [B] or mixed targets [B, classes]."""
-        images = normalise(pixels.to(self.device, non_blocking=True), self.parts.preprocessing, self.dtype)
+        images = self.normalise(pixels.to(self.device, non_blocking=True))
         labels = facts[:, 0].to(self.device, non_blocking=True)
         if self.config.augment.erase:
             images = erase(images, facts[:, 1].tolist(), self.config.augment.erase)
@@ -137,7 +134,7 @@ class TrainStep:
         return cast(Tensor, forward(resize_images(images, self.network.space.image_size_of(architecture)), architecture, draws))
 
     def loss(self, logits: Tensor, targets: Tensor, taught: Tensor | None, largest: Tensor | None) -> Tensor:
-        """Cross entropy with the labels, shared with the teacher's part; the largest network's guesses replace both."""
+        """Cross entropy with the labels, shared with the teacher's part; the largest network's predictions replace both."""
         if largest is not None:
             return imitation(logits, largest)
         if targets.ndim == 2:
@@ -178,7 +175,7 @@ class TrainStep:
 
     @contextmanager
     def _unused_frozen(self, architectures: Sequence[Architecture | None]) -> Iterator[None]:
-        if not isinstance(self.config, SupernetConfig) or not self.config.subnets.freeze_unused:
+        if not self.config.differences.freeze_unused:
             yield
             return
         assert isinstance(self.network, Supernet)
@@ -196,7 +193,7 @@ class TrainStep:
                 config.optimizer,
                 lr=config.peak_learning_rate,
                 weight_decay=config.weight_decay,
-                layer_decay=config.layer_decay if isinstance(config, FinetuneConfig) else None,
+                layer_decay=config.differences.layer_decay,
                 **({"fused": True} if self.fused else {}),
             )
         except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
@@ -245,10 +242,3 @@ class TrainStep:
         if self.config.amp == "auto":
             return torch.bfloat16 if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else None
         return {"off": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.config.amp]
-
-
-def normalise(pixels: Tensor, preprocessing: Preprocessing, dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8 [B, C, H, W] to the float input of the network, on the device."""
-    mean = torch.tensor(preprocessing.mean, device=pixels.device, dtype=dtype).view(-1, 1, 1)
-    std = torch.tensor(preprocessing.std, device=pixels.device, dtype=dtype).view(-1, 1, 1)
-    return (pixels.to(dtype) / 255 - mean) / std

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import DataError
 from autoformer.evaluate import resize_images
+from autoformer.files import TIMM
 from autoformer.networks.folders import load_subnet
-from autoformer.pretrained.timm_models import PREFIX, timm_network
+from autoformer.pretrained.timm_models import timm_network
 from autoformer.training.config import TeacherConfig
 
 
@@ -24,7 +25,7 @@ class Teacher:
     def __init__(self, config: TeacherConfig, preprocessing: Preprocessing, classes: Sequence[str], device: torch.device) -> None:
         """Raises `DataError` when it knows other classes, `CheckpointError` when it cannot be loaded."""
         self.config = config
-        if config.network.startswith(PREFIX):
+        if config.network.startswith(TIMM):
             network: Any = timm_network(config.network, num_classes=len(classes))
             data = network.pretrained_cfg
             self.size, mean, std = int(data["input_size"][-1]), data["mean"], data["std"]
@@ -56,7 +57,7 @@ class Teacher:
 
 
 def imitation(logits: Tensor, taught: Tensor, temperature: float = 1.0, *, hard: bool = False) -> Tensor:
-    """Cross entropy with another network's logits [B, classes]: its probabilities, or its first guess.
+    """Cross entropy with another network's logits [B, classes]: its probabilities, or its first prediction.
 
     With its probabilities the Kullback-Leibler divergence, times the temperature squared so that gradients keep their size.
     """

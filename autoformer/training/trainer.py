@@ -3,6 +3,8 @@
 Everything random is a pure function of (seed, step): the order of images, their augmentation, the networks of a step, mixing,
 drop path. So a resumed run needs no random states, and on a CPU it ends with the weights of an undisturbed one, bit for bit, with
 the same number of threads. Processes that share a step average their gradients; together they do what one process would.
+
+A signal (Ctrl-C, a scheduler's SIGTERM) ends the training after the step it interrupts, with a checkpoint.
 """
 
 from __future__ import annotations
@@ -37,47 +39,23 @@ from autoformer.tensors import write_tensors
 from autoformer.training.augment import TrainingImages
 from autoformer.training.batches import Plan
 from autoformer.training.choosing import Choose
-from autoformer.training.config import FinetuneConfig, TrainConfig
-from autoformer.training.distributed import World
+from autoformer.training.config import TrainConfig
+from autoformer.training.distributed import World, best_device
 from autoformer.training.log import Hook, Stopwatch, TrainingLog, tensorboard_hook
 from autoformer.training.state import TrainingState
 from autoformer.training.step import TrainStep
 
-SAME_WISH_S = 2.0
-
-
-@dataclass
-class StopWish:
-    """The number of the signal that asked for the end, or 0."""
-
-    signal_number: int = 0
-    noted: float = 0.0  # when, on the monotonic clock
-
-
-@contextmanager
-def stop_wish() -> Iterator[StopWish]:
-    """Collects SIGINT and SIGTERM while the block runs; elsewhere than in the main thread nothing is collected."""
-    wish = StopWish()
-    if threading.current_thread() is not threading.main_thread():
-        yield wish
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if wish.signal_number and time.monotonic() - wish.noted > SAME_WISH_S:
-            raise KeyboardInterrupt
-        if not wish.signal_number:
-            wish.signal_number, wish.noted = number, time.monotonic()
-
-    before: dict[signal.Signals, Any] = {kind: signal.signal(kind, note) for kind in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield wish
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
-
-
 CHECK_EVERY = 50  # steps between looks at the device's count of skipped steps; a look waits for the device
-FUSED = ("adamw", "adam")  # optimisers whose fused form skips a step on the device, without a word to the CPU
+SAME_WISH_S = 2.0  # signals of one wish: a scheduler may send several; a later one is another wish, to stop at once
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """The processes that share a training, and who is told how it goes. Nothing of it changes the weights."""
+
+    world: World = field(default_factory=lambda: World(device=best_device()))
+    progress: Progress = silent
+    hooks: Sequence[Hook] = ()  # each gets every record of the log
 
 
 @dataclass(frozen=True)
@@ -101,13 +79,11 @@ class Trainer:
     preprocessing: Preprocessing
     seed: int = 0
     metric: Metric = "top1"
-    world: World = field(default_factory=World)
-    progress: Progress = silent
+    around: Surroundings = field(default_factory=Surroundings)
     work: str = "train"
-    hooks: Sequence[Hook] = ()
 
     def __post_init__(self) -> None:
-        config = self.config
+        config, self.world = self.config, self.around.world
         skip = self.parts.config.unreadable == "skip"
         self.images = TrainingImages(self.parts.train, self.parts.preprocessing, config.augment, skip_unreadable=skip)
         self.plan = Plan(len(self.images), config.batch_size, config.epochs, config.repeats, self.seed)
@@ -129,11 +105,9 @@ class Trainer:
         `DataError` when images cannot be read.
         """
         config, state, plan = self.config, self.state, self.plan
-        watched = None
-        if not (isinstance(config, FinetuneConfig) and config.fold_search):
-            watched = EvaluationSet.of(self.parts.search, self.preprocessing)
+        watched = EvaluationSet.of(self.parts.search, self.preprocessing) if config.differences.watches_search else None
         state.load_newest()
-        hooks = [*self.hooks]
+        hooks = [*self.around.hooks]
         if config.tensorboard and self.world.leads:
             hooks.append(tensorboard_hook(self.folder / "tensorboard", state.step))
         log = TrainingLog(self.folder if self.world.leads else None, state.step, hooks)
@@ -143,7 +117,7 @@ class Trainer:
         forward = self.world.wrap(self.network, some_unused=isinstance(self.network, Supernet))
         self.network.train()
         with deterministic(self.device), stop_wish() as wish:
-            loader = self._loader(state.step)
+            loader = self.loader(state.step)
             while state.step < plan.steps and not self._has_stopped_rising():
                 asked = time.perf_counter()
                 pixels, facts = next(loader)
@@ -180,7 +154,7 @@ class Trainer:
                         f"stopped in epoch {state.epoch + 1} of {config.epochs}; run the same command again to go on from there",
                         wish.signal_number or 15,
                     )
-        if isinstance(config, FinetuneConfig) and config.patience is not None and state.best is not None:
+        if config.differences.patience is not None and state.best is not None:
             state.load_best()
         return Trained(state.result.eval(), state.history)
 
@@ -188,7 +162,7 @@ class Trainer:
 
     def _scores_are_due(self) -> bool:
         """Every so many epochs and after the last; after each where they decide when to stop."""
-        patient = isinstance(self.config, FinetuneConfig) and self.config.patience is not None
+        patient = self.config.differences.patience is not None
         return patient or due(self.state.epoch, self.config.evaluate_every) or self.state.epoch == self.config.epochs
 
     def _ends_epoch(self) -> bool:
@@ -221,9 +195,10 @@ class Trainer:
         self.state.keep_best(sum(entry["value"] for entry in scores.values()) / len(scores))
 
     def _has_stopped_rising(self) -> bool:
-        if not isinstance(self.config, FinetuneConfig) or self.config.patience is None or self.state.best is None:
+        patience, best = self.config.differences.patience, self.state.best
+        if patience is None or best is None:
             return False
-        return self._ends_epoch() and self.state.epoch - int(self.state.best["epoch"]) >= self.config.patience
+        return self._ends_epoch() and self.state.epoch - int(best["epoch"]) >= patience
 
     def _stop_if_nonfinite(self) -> None:
         """Raises `TrainingError` after too many skipped steps in a row, the last one's networks and images saved."""
@@ -250,7 +225,7 @@ class Trainer:
         new = {int(position) for position in facts[:, 2].tolist() if position >= 0} - self.unreadable
         for position in sorted(new):
             self.unreadable.add(position)
-            self.progress(self.work, self.state.step, self.plan.steps, f"left out {self._name(position)}")
+            self.around.progress(self.work, self.state.step, self.plan.steps, f"left out {self._name(position)}")
         if len(self.unreadable) > self.parts.config.max_unreadable:
             limit, first = self.parts.config.max_unreadable, self._name(min(self.unreadable))
             raise DataError(
@@ -267,9 +242,10 @@ class Trainer:
         words = (
             f"epoch {record['epoch']} {loss} rate {record['learning_rate']:.2g} {record['images_per_s']:.0f} images/s {scores}"
         )
-        self.progress(self.work, self.state.step, self.plan.steps, words.rstrip())
+        self.around.progress(self.work, self.state.step, self.plan.steps, words.rstrip())
 
-    def _loader(self, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def loader(self, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process's share of the images of each step from `first_step` on: uint8 [B, C, H, W] and facts [B, 3]."""
         shares = self.plan.shares(first_step, self.world.rank, self.world.size, self.config.accumulate)
         loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
             self.images,  # type: ignore[arg-type]
@@ -303,3 +279,33 @@ def deterministic(device: torch.device) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before)
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+
+
+@dataclass
+class StopWish:
+    """The number of the signal that asked for the end, or 0."""
+
+    signal_number: int = 0
+    noted: float = 0.0  # when, on the monotonic clock
+
+
+@contextmanager
+def stop_wish() -> Iterator[StopWish]:
+    """Collects SIGINT and SIGTERM while the block runs; elsewhere than in the main thread nothing is collected."""
+    wish = StopWish()
+    if threading.current_thread() is not threading.main_thread():
+        yield wish
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if wish.signal_number and time.monotonic() - wish.noted > SAME_WISH_S:
+            raise KeyboardInterrupt
+        if not wish.signal_number:
+            wish.signal_number, wish.noted = number, time.monotonic()
+
+    before: dict[signal.Signals, Any] = {kind: signal.signal(kind, note) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield wish
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)

@@ -19,7 +19,7 @@ from autoformer.cli.board.bundle import Bundle
 from autoformer.cli.board.program import Answer
 from autoformer.errors import CheckpointError, MeasurementError, MissingPackageError
 from autoformer.export.engines.artefact import checked_trtexec, trtexec_of
-from autoformer.export.engines.trtexec import Listener, Trtexec, TrtexecTimes
+from autoformer.export.engines.trtexec import Listener, PlanInput, Timing, Trtexec, TrtexecTimes
 from autoformer.export.manifest import Artefact
 from autoformer.files import refuse_existing_file, write_json
 from autoformer.profiling.measuring.backend import LatencyBackend
@@ -58,7 +58,7 @@ def result_of(command: str, bundle: Bundle, answer: dict[str, Any]) -> dict[str,
     return {
         "format": FORMAT,
         "command": command,
-        "bundle": bundle.promises.get("name"),
+        "bundle": bundle.expected.name,
         "model": None if (model := bundle.manifest.find("onnx", "fp32")) is None else model.sha256,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),  # noqa: UP017 - Python 3.10 has no UTC
         "device": _device(bundle).to_dict(),
@@ -145,16 +145,8 @@ def _opened(path: Path, artefact: Artefact, batch: int, cuda_graph: bool, thread
 def _by_trtexec(
     program: Trtexec, path: Path, artefact: Artefact, batch: int, cuda_graph: bool, seconds: float
 ) -> Callable[[Listener], TrtexecTimes]:
-    assert artefact.input_name is not None, "an exported file has an input"
-    input_name, image_shape = artefact.input_name, [int(size) for size in artefact.input_shape[1:]]
-
-    def timed(listener: Listener) -> TrtexecTimes:
-        return program.time(
-            path, batch=batch, input_name=input_name, image_shape=image_shape, fixed_batch=artefact.batch is not None,
-            cuda_graph=cuda_graph, seconds=seconds, listener=listener,
-        )  # fmt: skip
-
-    return timed
+    how = Timing(batch=batch, cuda_graph=cuda_graph, seconds=seconds)
+    return lambda listener: program.time(path, PlanInput.of(artefact), how, listener)
 
 
 def _visit(

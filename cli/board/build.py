@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from autoformer.cli.board.bundle import ENGINES, Bundle
-from autoformer.cli.board.program import Answer, whole
+from autoformer.cli.board.program import Answer, tell
 from autoformer.export.engines.artefact import engine_artefact, how_to_build, read_batches
 from autoformer.export.engines.builder import PRECISIONS, EngineConfig
 from autoformer.export.manifest import Artefact
@@ -29,7 +29,7 @@ def build(arguments: argparse.Namespace) -> Answer:
     """TensorRT engines of the fp32, fp16 and int8 files, each compared with the logits of the bundle before it counts."""
     bundle, program = Bundle.open(arguments.bundle), how_to_build()
     images, expected = bundle.check_images(), bundle.expected_logits()
-    labels = bundle.promises["labels"]
+    labels = bundle.expected.labels
     out = bundle.folder / ENGINES
     out.mkdir(exist_ok=True)
     config = EngineConfig(
@@ -55,7 +55,7 @@ def build(arguments: argparse.Namespace) -> Answer:
         made.append(
             engine_artefact(
                 source, graph, plan, replace(config, precision=precision), judge, program=program,
-                on_progress=None if arguments.quiet else tell,
+                on_progress=tell if sys.stderr.isatty() and not arguments.quiet else None,
             )
         )  # fmt: skip
         kept = [entry for entry in kept if entry.precision != precision] + made[-1:]
@@ -63,28 +63,3 @@ def build(arguments: argparse.Namespace) -> Answer:
     answer = {entry.precision: {"status": entry.status, "reason": entry.reason} for entry in made}
     how = "TensorRT's Python bindings" if program is None else f"trtexec {program.tensorrt}"
     return {"built with": how, **answer}, bool(made) and all(entry.status == "exported" for entry in made)
-
-
-def tell(phase: str, done: int, steps: int) -> None:
-    """Progress of a build, one line that is written over where a person looks on."""
-    if sys.stderr.isatty():
-        print(f"\r{phase[:60]}: {done} of {steps}\033[K", end="", file=sys.stderr, flush=True)
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `build` alone."""
-    parser.add_argument(
-        "--precision", action="append", choices=tuple(PRECISIONS), help="default: fp32, fp16, int8 as files are there"
-    )
-    parser.add_argument(
-        "--engine-batch",
-        action="append",
-        metavar="N|MIN:TUNED:MAX",
-        help="a profile of batches; may repeat; default 1:1:8",
-    )
-    parser.add_argument(
-        "--workspace", type=whole, default=None, metavar="MIB", help="limit of scratch memory; shared on a Jetson"
-    )
-    parser.add_argument("--builder-level", type=int, default=3, choices=range(6), help="higher builds longer; default 3")
-    parser.add_argument("--refittable", action="store_true", help="weights can be replaced later; may run slower")
-    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")

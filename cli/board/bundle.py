@@ -1,51 +1,44 @@
-"""A bundle on the device: what it promises, its files, its check images, and each file as a function of images.
+"""A bundle on the device: the results it expects, its files, its check images, and each file as a function of images.
 
 Standard library only; works on Python 3.10. numpy, Pillow and the runtimes are imported by what needs them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoformer.errors import CheckpointError
+from autoformer.export.expected import ExpectedResults
 from autoformer.export.manifest import Artefact, Manifest, check_inside, sha256_of
-from autoformer.files import read_json
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FORMAT = "autoformer/bundle/1"
 ENGINES = "engines"  # folder that `build` writes
-BATCHES = (1, 2, 5)
-LIMITS = tuple(f"{kind}_{measure}" for kind in ("max", "min") for measure in ("params", "flops", "latency_ms"))
 NO_IMAGE = (OSError, SyntaxError, ValueError, TypeError, OverflowError, MemoryError)  # what Pillow meets damaged files with
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An unpacked bundle: its folder, what it promises, and the manifests of its files and of engines built here."""
+    """An unpacked bundle: its folder, the results it expects, and the manifests of its files and of engines built here."""
 
     folder: Path
-    promises: Mapping[str, Any]
+    expected: ExpectedResults
     manifest: Manifest
     engines: Manifest | None
 
     @classmethod
     def open(cls, folder: Path) -> Bundle:
         """Raises `CheckpointError` when `folder` is no bundle."""
-        promises = read_json(folder / "bundle.json", "format", "files", "budget", "labels")
-        if promises["format"] != FORMAT:
-            raise CheckpointError(f"{folder / 'bundle.json'} has format {str(promises['format'])[:40]!r}, expected {FORMAT!r}")
-        for key, objection in objections(promises):
-            raise CheckpointError(f"{folder / 'bundle.json'}: {key} {objection}; it was edited or damaged, copy the bundle again")
+        expected = ExpectedResults.load(folder)
         built = folder / ENGINES
         engines = Manifest.load(built) if (built / "manifest.json").is_file() else None
-        return cls(folder, promises, Manifest.load(folder), engines)
+        return cls(folder, expected, Manifest.load(folder), engines)
 
     def artefacts(self) -> Iterator[tuple[Path, Artefact]]:
         """The exported files with their folders."""
@@ -60,7 +53,7 @@ class Bundle:
         from PIL import Image
 
         pixels = []
-        for index in range(len(self.promises["labels"])):
+        for index in range(len(self.expected.labels)):
             path = self.folder / "check" / f"{index:04d}.png"
             size, channels = self.manifest.preprocessing.image_size, self.manifest.preprocessing.in_chans
             try:
@@ -78,7 +71,7 @@ class Bundle:
         """What the network gave these images on the machine that made the bundle, float32 [n, classes]."""
         import numpy as np
 
-        path, wanted = self.folder / "check" / "logits.npy", (len(self.promises["labels"]), len(self.manifest.classes))
+        path, wanted = self.folder / "check" / "logits.npy", (len(self.expected.labels), len(self.manifest.classes))
         try:
             header = path.stat().st_size - 4 * wanted[0] * wanted[1]
             if not 0 < header < 1024:  # before numpy believes a shape that the file could not hold
@@ -93,22 +86,6 @@ class Bundle:
             ) from error
 
 
-def objections(promises: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What cannot be in a bundle.json, by key."""
-    limits, labels, files = promises["budget"], promises["labels"], promises["files"]
-    if not isinstance(limits, dict) or not all(name in LIMITS and is_number(limit) for name, limit in limits.items()):
-        yield "budget", f"is {str(limits)[:80]!r}, expected limits like max_params with a number each"
-    if not isinstance(labels, list) or not labels or not all(type(label) is int and 0 <= label < 2**31 for label in labels):
-        yield "labels", "are not the numbers of classes, one per check image"
-    if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
-        yield "files", "are not names with a digest each"
-
-
-def is_number(value: object) -> bool:
-    """Whether JSON gave a finite number."""
-    return type(value) in (int, float) and abs(value) < float("inf")  # type: ignore[arg-type]
-
-
 def one_line(error: Exception) -> str:
     """What an error says, short."""
     return " ".join(str(error).split())[:100] or type(error).__name__
@@ -117,7 +94,7 @@ def one_line(error: Exception) -> str:
 def damaged(bundle: Bundle) -> list[str]:
     """Files that are missing or not those of the bundle."""
     found = []
-    for name, digest in sorted(bundle.promises["files"].items()):
+    for name, digest in sorted(bundle.expected.files.items()):
         check_inside(name)
         path = bundle.folder / name
         if not path.is_file():

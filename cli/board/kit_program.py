@@ -8,20 +8,19 @@ measured, 1 something was not, 2 the command or the kit cannot be used, 130 stop
 from __future__ import annotations
 
 import argparse
-import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-from autoformer.cli.board.program import Answer, run_command, whole
+from autoformer.cli.board.program import Answer, Program, tell, whole
 from autoformer.errors import CheckpointError, ExportError, MeasurementError
 from autoformer.export.manifest import sha256_of
 from autoformer.files import refuse_existing_file, sole_worker
 from autoformer.profiling.kits.kit import FILE_NAME, PRECISIONS, Kit
-from autoformer.profiling.kits.measuring import Rows, Setting, head_of, measure_setting, settings_of
+from autoformer.profiling.kits.measuring import head_of, measure_setting, settings_of
 from autoformer.profiling.kits.result import KitResult
+from autoformer.profiling.kits.rows import Rows, Setting
 from autoformer.profiling.kits.runtimes import RUNTIMES, runtime_here
-from autoformer.profiling.measuring.clock_lock import LOCK_HELP, LOCK_OPTION, NOT_HERE, locked_clocks
+from autoformer.profiling.measuring.clock_lock import LOCK_OPTION, NOT_HERE, locked_clocks
 from autoformer.profiling.measuring.device import DeviceFacts
 
 WORK = "measured"  # folder of finished visits and built engines, beside the kit's files
@@ -51,7 +50,7 @@ def measure(arguments: argparse.Namespace) -> Answer:
         missing: dict[str, str] = {}
         for setting in settings_of(kit, precisions, arguments.batch or []):
             try:
-                stopped[setting] = measure_setting(kit, runtime, setting, rows, None if arguments.quiet else _tell)
+                stopped[setting] = measure_setting(kit, runtime, setting, rows, None if arguments.quiet else tell)
             except (CheckpointError, ExportError, MeasurementError) as error:  # the next setting may run all the same
                 missing[str(setting)] = " ".join(str(error).split())
         if not stopped:
@@ -70,36 +69,17 @@ def measure(arguments: argparse.Namespace) -> Answer:
     return answer, not missing
 
 
-def _tell(work: str, done: int, total: int, note: str = "") -> None:
-    """Progress, one line that is written over where a person looks on."""
-    if sys.stderr.isatty():
-        print(f"\r{work}: {done} of {total}   ", end="\n" if done == total else "", file=sys.stderr, flush=True)
-    elif done == total:
-        print(f"{work}: done", file=sys.stderr, flush=True)
-
-
 def main(words: list[str] | None = None) -> int:
     """The program."""
-    parser = argparse.ArgumentParser(prog="board.pyz", description="Measures the networks of a kit on this device.")
-    parser.add_argument("--kit", type=Path, default=Path(sys.argv[0]).resolve().parent, help="folder of the kit")
-    one = parser.add_subparsers(dest="command", required=True).add_parser("measure", help=measure.__doc__)
+    program = Program(
+        "kit", "Measures the networks of a benchmark package (kit) on this device.",
+        stopped="stopped; every finished visit is kept, the same command goes on from there",
+    )  # fmt: skip
+    one = program.add(measure, "--threads", LOCK_OPTION, "--quiet")
     one.add_argument("--runtime", choices=RUNTIMES, help="default: the first of these that is here")
     one.add_argument("--trtexec", type=Path, help="the program, where it is not found by itself")
     one.add_argument("--precision", action="append", choices=PRECISIONS, help="default: all of the kit; fp32 on a CPU")
     one.add_argument("--batch", action="append", type=whole, help="images in one call; default: all of the kit")
-    one.add_argument("--threads", type=whole, default=1, help="CPU threads of ONNX Runtime")
-    one.add_argument(LOCK_OPTION, action="store_true", help=LOCK_HELP)
     one.add_argument("--work", type=Path, help="folder for what is finished so far; default: in the kit")
     one.add_argument("--out", type=Path, help="result file; default: result.json in the kit")
-    one.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    one.add_argument("--json", action="store_true", help="one JSON document instead of lines")
-    stopped = "stopped; every finished visit is kept, the same command goes on from there"
-    return run_command(measure, parser.parse_args(words), _lines, stopped=stopped)
-
-
-def _lines(answer: dict[str, Any]) -> list[str]:
-    found = []
-    for name, value in answer.items():
-        for part in [f"{key}: {words}" for key, words in value.items()] if isinstance(value, dict) else [value]:
-            found.append(f"{name}: {part}")
-    return found
+    return program.main(words)

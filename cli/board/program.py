@@ -1,4 +1,4 @@
-"""What the two programs for devices share: numbers on the command line, and errors that become one line and an exit code.
+"""What the two programs for devices share: the command line, progress, answers, and errors as one line and an exit code.
 
 Standard library only; works on Python 3.10.
 """
@@ -9,51 +9,23 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from autoformer.errors import AutoformerError
+from autoformer.architecture import whole_number
+from autoformer.errors import AutoformerError, short
+from autoformer.profiling.measuring.clock_lock import LOCK_HELP, LOCK_OPTION
 
-Answer = tuple[dict[str, Any], bool]  # of a command: what it found, and whether all is as promised
+Answer = tuple[dict[str, Any], bool]  # of a command: what it found, and whether all is as it should be
 UNUSABLE, INTERRUPTED = 2, 130  # exit codes
-
-
-def run_command(
-    command: Callable[[argparse.Namespace], Answer],
-    arguments: argparse.Namespace,
-    shown: Callable[[dict[str, Any]], Iterable[str]],
-    *,
-    stopped: str,
-) -> int:
-    """Runs a command, prints its answer (the lines that `shown` makes of it, or JSON), and gives the program's exit code.
-
-    0: all is as promised, 1: something is not, 2: one line says what cannot be used, 130: Ctrl-C, after which `stopped` is said.
-    """
-    try:
-        answer, good = command(arguments)
-        print(json.dumps(answer, indent=2, ensure_ascii=False) if arguments.json else "\n".join(shown(answer)), flush=True)
-    except KeyboardInterrupt:
-        print(stopped, file=sys.stderr)
-        return INTERRUPTED
-    except ModuleNotFoundError as error:
-        return _unusable(f"package {error.name!r} is missing; install it with: pip install {error.name}")
-    except AutoformerError as error:
-        return _unusable(" ".join(str(error).split()))
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        return _unusable(f"{error.filename or 'a file'}: {error.strerror or error}; check the path and its permissions")
-    except MemoryError:
-        return _unusable("there is not enough memory; end other programs, or take a smaller batch")
-    return 0 if good else 1
 
 
 def whole(words: str) -> int:
     """A number of things on the command line, from 1."""
-    if not words.isdecimal() or len(words) > 9 or int(words) < 1:
+    if not (number := whole_number(words)):
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {words[:40]!r}")
-    return int(words)
+    return number
 
 
 def duration(words: str) -> float:
@@ -65,6 +37,91 @@ def duration(words: str) -> float:
     if not 0 < seconds < float("inf"):
         raise argparse.ArgumentTypeError(f"expected seconds, more than 0, got {words[:40]!r}")
     return seconds
+
+
+OPTIONS: Mapping[str, Mapping[str, Any]] = {  # those that several commands have
+    "--threads": {"type": whole, "default": 1, "help": "CPU threads of ONNX Runtime; default 1"},
+    "--seconds": {"type": duration, "default": 3.0, "help": "measuring time per file; default 3"},
+    LOCK_OPTION: {"action": "store_true", "help": LOCK_HELP},
+    "--quiet": {"action": "store_true", "help": "no progress on stderr"},
+    "--json": {"action": "store_true", "help": "one JSON document instead of lines"},
+}
+
+
+class Program:
+    """`board.pyz` of a folder of this `kind`, which is the one that the program lies in unless an option names another."""
+
+    def __init__(self, kind: str, description: str, *, stopped: str) -> None:
+        """`stopped` is said after Ctrl-C."""
+        self._stopped = stopped
+        self._parser = argparse.ArgumentParser(prog="board.pyz", description=description)
+        here = Path(sys.argv[0]).resolve().parent
+        self._parser.add_argument(f"--{kind}", type=Path, default=here, help=f"folder of the {kind}; default: where board.pyz is")
+        self._commands = self._parser.add_subparsers(dest="command", required=True)
+
+    def add(self, command: Callable[[argparse.Namespace], Answer], *options: str) -> argparse.ArgumentParser:
+        """A command with the name of its function, and these of `OPTIONS`; gives its parser for more."""
+        found = self._commands.add_parser(command.__name__, help=(command.__doc__ or "").splitlines()[0])
+        found.set_defaults(run=command)
+        for name in (*options, "--json"):
+            found.add_argument(name, **OPTIONS[name])
+        return found
+
+    def main(self, words: list[str] | None) -> int:
+        """Runs the command that `words` (else those of the process) name, prints its answer and gives the exit code.
+
+        0: all is well, 1: something is not, 2: one line says what cannot be used, 130: Ctrl-C.
+        """
+        arguments = self._parser.parse_args(words)
+        try:
+            answer, good = arguments.run(arguments)
+            if sys.stderr.isatty():
+                print("\r\033[K", end="", file=sys.stderr, flush=True)  # the line of progress
+            text = json.dumps(answer, indent=2, ensure_ascii=False) if arguments.json else "\n".join(_lines(answer))
+            print(text, flush=True)
+        except KeyboardInterrupt:
+            print(self._stopped, file=sys.stderr)
+            return INTERRUPTED
+        except ModuleNotFoundError as error:
+            return _unusable(f"package {error.name!r} is missing; install it with: pip install {error.name}")
+        except AutoformerError as error:
+            return _unusable(" ".join(str(error).split()))
+        except BrokenPipeError:  # the reader of our output went away, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except OSError as error:
+            return _unusable(f"{error.filename or 'a file'}: {error.strerror or error}; check the path and its permissions")
+        except MemoryError:
+            return _unusable("there is not enough memory; end other programs, or take a smaller batch")
+        return 0 if good else 1
+
+
+def tell(work: str, done: int, total: int, note: str = "") -> None:
+    """Progress on stderr: one line that is written over on a terminal; elsewhere a line for each finished work."""
+    if sys.stderr.isatty():
+        print(f"\r{short(work, 60)}: {done} of {total}\033[K", end="", file=sys.stderr, flush=True)
+    elif done == total:
+        print(f"{work}: done", file=sys.stderr, flush=True)
+
+
+def _lines(answer: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """An answer for people: a line per entry, samples left out."""
+    for name, value in answer.items():
+        if name.endswith("samples_ms") or name in ("device", "settings", "conditions", "round_runs", "instances_ms"):
+            continue
+        if isinstance(value, Mapping) and value:
+            yield f"{indent}{name}"
+            yield from _lines(value, indent + "  ")
+        elif isinstance(value, list | Mapping):
+            yield f"{indent}{name}: " + ("; ".join(_words(entry) for entry in value) or "none")
+        else:
+            yield f"{indent}{name}: {_words(value)}"
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(_words(entry) for entry in value.values())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _unusable(reason: str) -> int:

@@ -14,13 +14,13 @@ from typing import Any
 from autoformer.cli.board.bundle import ENGINES, Bundle
 from autoformer.cli.board.program import Answer
 from autoformer.errors import AutoformerError, CheckpointError, ExportError
-from autoformer.export.engines.artefact import BATCHES, in_profiles, trtexec_of
+from autoformer.export.engines.artefact import trtexec_of
 from autoformer.export.engines.builder import PRECISIONS
 from autoformer.export.engines.engine import Engine
 from autoformer.export.engines.refit import refit_engine
 from autoformer.export.engines.tensorrt_versions import import_tensorrt
 from autoformer.export.manifest import Artefact
-from autoformer.export.parity import TOLERANCES, compare, run_in_batches
+from autoformer.export.parity import BATCHES, TOLERANCES, compare, in_profiles, run_in_batches
 from autoformer.profiling.insides.engine_insides import look_inside, plans_of
 
 SLOWEST = 5  # layers shown
@@ -68,7 +68,7 @@ def _refitted(bundle: Bundle, source: Path, engine: Artefact) -> Artefact:
         return Artefact(format="tensorrt", precision=engine.precision, status="rejected", reason=str(error))
     return replace(
         engine, reason=parity.reason, file=plan.name, sha256=refitted.sha256, bytes=plan.stat().st_size, parity=parity,
-        correct=int((given.argmax(1) == bundle.promises["labels"]).sum()), speed={},
+        correct=int((given.argmax(1) == bundle.expected.labels).sum()), speed={},
         made={**refitted.made(), "config": engine.made.get("config")},
     )  # fmt: skip
 
@@ -81,16 +81,6 @@ def inspect(arguments: argparse.Namespace) -> Answer:
         raise CheckpointError(f"{bundle.folder} holds no engine; build there first: python3 board.pyz build")
     for plan, artefact, graph in plans_of(bundle.folder / ENGINES):
         found = look_inside(plan, artefact, graph, twin=graph is not None)
-        if arguments.json:
-            answer[artefact.precision] = found.to_dict()
-            continue
-        slowest = sorted(found.times, key=lambda time: -time.median_ms)[:SLOWEST]
-        answer[artefact.precision] = {
-            "layers": len(found.layers.layers),
-            "attention in one kernel": str(found.layers.attention),
-            "layer normalisation fused": str(found.layers.layer_norm),
-            "int8 products that run in int8": str(found.layers.int8),
-            "layers that only move values": len(found.layers.reformats),
-            "slowest layers": [{"name": time.name, "ms": time.median_ms} for time in slowest],
-        }
+        slowest = [{"name": time.name, "ms": time.median_ms} for time in found.slowest(SLOWEST)]
+        answer[artefact.precision] = found.to_dict() if arguments.json else {**found.facts(), "slowest layers": slowest}
     return answer, True

@@ -6,28 +6,29 @@ import argparse
 from typing import Any
 
 from autoformer.cli.board.bench import measured, result_of
-from autoformer.cli.board.bundle import BATCHES, NO_IMAGE, Bundle, chosen, damaged, one_line, opened
+from autoformer.cli.board.bundle import NO_IMAGE, Bundle, chosen, damaged, one_line, opened
 from autoformer.cli.board.program import Answer
 from autoformer.errors import CheckpointError, DataError, MissingPackageError
 from autoformer.export.engines.artefact import few_calls, profiles_of, trtexec_of
 from autoformer.export.engines.builder import PRECISIONS
+from autoformer.export.expected import DIFFERS, MATCHES
 from autoformer.files import refuse_existing_file, write_json
-from autoformer.profiling.measuring.order_statistics import limit_status
+from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, OVER_BUDGET, WITHIN_BUDGET, limit_status
 
 
 def verify(arguments: argparse.Namespace) -> Answer:
     """Digests, logits and accuracy of every file that runs here, and the budget."""
-    from autoformer.export.parity import TOLERANCES, compare, run_in_batches
+    from autoformer.export.parity import BATCHES, TOLERANCES, compare, run_in_batches
 
     if arguments.out is not None:
         refuse_existing_file(arguments.out)
     bundle = Bundle.open(arguments.bundle)
     answer: dict[str, Any] = {"files": damaged(bundle), "artefacts": {}, "budget": budget(bundle, arguments)}
-    labels = bundle.promises["labels"]
+    labels = bundle.expected.labels
     if not answer["files"]:
         images, expected = bundle.check_images(), bundle.expected_logits()
         for folder, artefact in bundle.artefacts():
-            name = f"{artefact.format} {artefact.precision}"
+            name = artefact.name
             try:
                 by_trtexec = artefact.format == "tensorrt" and trtexec_of(artefact) is not None
                 with opened(folder, artefact) as run:
@@ -40,30 +41,30 @@ def verify(arguments: argparse.Namespace) -> Answer:
                 expected, given, precision=artefact.precision, batches=sizes, tolerance=TOLERANCES[artefact.precision]
             )
             right = int((given.argmax(1) == labels).sum())
-            status = "as promised" if parity.passed else "differs"
+            status = MATCHES if parity.passed else DIFFERS
             answer["artefacts"][name] = {"status": status, "reason": parity.reason, "right": right, "images": len(labels)}
     states = [entry["status"] for entry in answer["artefacts"].values()]
-    kept = all(entry["status"] != "not met" for entry in answer["budget"].values())
+    kept = all(entry["status"] != OVER_BUDGET for entry in answer["budget"].values())
     if arguments.out is not None:
         write_json(result_of("verify", bundle, answer), arguments.out)
-    return answer, not answer["files"] and "differs" not in states and "as promised" in states and kept
+    return answer, not answer["files"] and DIFFERS not in states and MATCHES in states and kept
 
 
 def budget(bundle: Bundle, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Each limit with what is known here: "met", "not met", "not shown"."""
+    """Each limit with what is known here: within budget, over budget, or inconclusive."""
     found: dict[str, dict[str, Any]] = {}
-    for name, limit in bundle.promises["budget"].items():
+    for name, limit in bundle.expected.budget.items():
         kind, measure = name.split("_", 1)
         if measure != "latency_ms":
             value = getattr(bundle.manifest, measure)
             kept = value is not None and (value <= limit if kind == "max" else value >= limit)
-            found[name] = {"limit": limit, "value": value, "status": "met" if kept else "not met"}
+            found[name] = {"limit": limit, "value": value, "status": WITHIN_BUDGET if kept else OVER_BUDGET}
             continue
-        means = bundle.promises.get("latency_means")
+        means = bundle.expected.latency_means
         precision, backend = meant_by(means)
         taken, _ = measured(bundle, arguments, only=precision)
         if not taken:
-            found[name] = {"limit": limit, "status": "not shown", "reason": "no runtime here measures it"}
+            found[name] = {"limit": limit, "status": INCONCLUSIVE, "reason": "no runtime here measures it"}
         for what, entry in sorted(taken.items(), key=lambda row: row[1].backend != backend):
             low, high = entry.stats.p50_low_ms, entry.stats.p50_high_ms
             status = limit_status(limit, entry.verdict.level, low, high)
@@ -76,7 +77,7 @@ def budget(bundle: Bundle, arguments: argparse.Namespace) -> dict[str, dict[str,
 
 
 def meant_by(means: Any) -> tuple[str, str | None]:
-    """Precision and backend that a limit on latency is about, as `LatencyQualification` writes them; else fp32."""
+    """Precision and backend that a limit on latency is about, as `MeasurementConditions` writes them; else fp32."""
     words = str(means).split(", ")
     return (words[2], words[3]) if len(words) > 4 and words[2] in PRECISIONS else ("fp32", None)
 

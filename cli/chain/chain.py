@@ -29,7 +29,7 @@ from autoformer.data.parts import DataParts, TestPart
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import RecipeError
 from autoformer.evaluate import EvaluationSet, Predict, predict_with, predictions
-from autoformer.export.artefacts import export_network
+from autoformer.export.artefacts import ExportSource, export_network
 from autoformer.export.manifest import Manifest
 from autoformer.export.predictor import Predictor, open_predictor
 from autoformer.files import claim_folder, file_digest, read_json, sole_worker, write_json
@@ -42,19 +42,21 @@ from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import MeasureConfig
 from autoformer.profiling.profiles.int8_speed import note_int8_speed
 from autoformer.profiling.profiles.latency import Profile, profile_until_valid
-from autoformer.profiling.reports.page import build_report
-from autoformer.profiling.tables.costs import TableCosts, searched_with
+from autoformer.profiling.reports.run_page import build_report
+from autoformer.profiling.tables.costs import TableCosts, margin_of, searched_with
 from autoformer.profiling.tables.limit import finally_chosen
-from autoformer.profiling.tables.loop import measured_answer
-from autoformer.profiling.tables.measuring import measure_table
+from autoformer.profiling.tables.loop import LatencyQuestion, answer_latency
+from autoformer.profiling.tables.measuring import TableConfig, measure_table
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.progress import Progress, silent
+from autoformer.search.answer import StoredSearch
 from autoformer.search.config import Goal
 from autoformer.search.loop import search_supernet
 from autoformer.search.result import SearchResult
 from autoformer.space import SearchSpace
 from autoformer.training.batches import Plan
 from autoformer.training.runs import finetune, preprocessing_of, train_supernet
+from autoformer.training.trainer import Surroundings
 
 Result = TypeVar("Result")
 
@@ -63,8 +65,8 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent, workers: 
     """Runs the whole chain into `out` and gives the content of its `report.json`.
 
     `workers` processes share the search step (`helpers`), with the result of one. Called again it goes on where it stopped; a
-    finished run is only read. Raises `BudgetError` before anything is trained
-    when no network can keep the budget, `OutputExistsError` when `out` holds a run of another recipe or of other data.
+    finished run is only read. Raises `BudgetError` before anything is trained when no network keeps the budget, and
+    `OutputExistsError` when `out` holds a run of another recipe or of other data.
     """
     if recipe.export.batch not in (None, recipe.profile.batch):
         raise RecipeError(
@@ -96,7 +98,7 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent, workers: 
 def _run(
     recipe: Recipe, parts: DataParts, space: SearchSpace, start: Supernet | None, out: Path, progress: Progress, workers: str
 ) -> dict[str, Any]:
-    steps = Steps(out)
+    steps, around = Steps(out), Surroundings(progress=progress)
     run = {
         "format": "autoformer/run/1",
         "version": __version__,
@@ -112,12 +114,11 @@ def _run(
     supernet = steps.timed(
         "train",
         lambda: train_supernet(
-            space, parts, recipe.train, out / "supernet", start=start, metric=recipe.metric, seed=recipe.seed, progress=progress
+            space, parts, recipe.train, out / "supernet", start=start, metric=recipe.metric, seed=recipe.seed, around=around
         ),
     )
     with search_helpers(recipe, out, workers):
-        margin = costs.table.margin if isinstance(costs, TableCosts) else 0.0
-        goal = Goal(costs=costs, budget=sought, metric=recipe.metric, seed=recipe.seed, latency_margin=margin)
+        goal = Goal(costs=costs, budget=sought, metric=recipe.metric, seed=recipe.seed, latency_margin=margin_of(costs))
         result = steps.timed(
             "search",
             lambda: search_supernet(
@@ -141,7 +142,7 @@ def _run(
             out / "finetuned",
             metric=recipe.metric,
             seed=recipe.seed,
-            progress=progress,
+            around=around,
         ),
     )
     preprocessing = preprocessing_of(finetuned, parts)
@@ -179,7 +180,7 @@ def search_helpers(recipe: Recipe, out: Path, workers: str) -> Iterator[None]:
 def _budget(recipe: Recipe, space: SearchSpace, costs: CostModel, out: Path) -> Budget:
     """The limits to search with, checked and stored beside the stated ones in `budget.json`."""
     stated = read_budget(space, costs, recipe.budget)
-    sought = searched_with(stated, space, costs, costs.table if isinstance(costs, TableCosts) else None)
+    sought = searched_with(stated, space, costs)
     write_json(
         {"stated": recipe.budget.model_dump(), "limits": stated.to_dict(), "searched_with": sought.to_dict()}, out / "budget.json"
     )
@@ -187,32 +188,29 @@ def _budget(recipe: Recipe, space: SearchSpace, costs: CostModel, out: Path) -> 
 
 
 def _measure(recipe: Recipe, result: SearchResult, table: LatencyTable, stated: Budget, out: Path, progress: Progress) -> None:
-    """Writes `search/latency_answer.json`: the best few measured, and what is chosen then."""
-    measured_answer(
-        out / "search", table, stated, out / "search", first=result.chosen.architecture, choose=recipe.search.choose,
-        seconds=recipe.profile.seconds, rounds=recipe.profile.rounds, finalists=recipe.profile.finalists, progress=progress,
+    """Writes `search/latency_answer.json`: the measured finalists, and which of them is chosen."""
+    question = LatencyQuestion(
+        stated=stated, first=result.chosen.architecture, choose=recipe.search.choose, rounds=recipe.profile.rounds,
+        finalists=recipe.profile.finalists, config=MeasureConfig.lasting(recipe.profile.seconds),
     )  # fmt: skip
+    answer_latency(StoredSearch(out / "search"), table, question, out / "search", progress=progress)
 
 
 def _export(
     recipe: Recipe, network: Subnet, images: EvaluationSet, parts: DataParts, out: Path, steps: Steps, progress: Progress
 ) -> None:
-    """Writes `export/`, `latency.json` and `layers.json`, each unless it is there; the manifest then says what int8 gains."""
+    """Writes `export/`, `latency.json` and `layers.json`, each unless it exists; the manifest then says what int8 gains."""
     if not (out / "export").exists():
+        source = ExportSource.of(images, parts.classes, parts.record)
         steps.timed(
             "export",
             lambda: export_network(
-                network, out / "export", images=images.images(), labels=images.labels, preprocessing=images.preprocessing,
-                classes=parts.classes, data=parts.record, precisions=recipe.export.precisions, formats=recipe.export.formats,
-                calibration_images=recipe.export.calibration_images, max_disagreement=recipe.export.max_disagreement,
-                max_class_loss=recipe.export.max_class_loss,
-                opset=recipe.export.opset, batch=recipe.export.batch, engines=recipe.export.engines(),
-                on_progress=lambda message: progress("export", 0, 1, message),
+                network, out / "export", source, recipe.export, lambda message: progress("export", 0, 1, message)
             ),
-        )  # fmt: skip
+        )
         progress("export", 1, 1)
     if not (out / "latency.json").exists():
-        config = MeasureConfig(min_s=recipe.profile.seconds, max_s=4 * recipe.profile.seconds)
+        config = MeasureConfig.lasting(recipe.profile.seconds)
         steps.timed(
             "profile",
             lambda: profile_until_valid(
@@ -239,11 +237,9 @@ def _costs(recipe: Recipe, space: SearchSpace, out: Path, progress: Progress) ->
     if not path.exists():
         work = out / "latency_table.work"  # graphs and finished measurements, until the table is there
         work.mkdir(exist_ok=True)
-        table = measure_table(
-            space, backend=recipe.profile.backend, count=recipe.profile.networks, batch=recipe.profile.batch,
-            threads=recipe.profile.threads, folder=work, progress=progress,
-        )  # fmt: skip
-        table.save(path)
+        profile = recipe.profile
+        how = TableConfig(backend=profile.backend, batch=profile.batch, threads=profile.threads, networks=profile.networks)
+        measure_table(space, how, folder=work, progress=progress).save(path)
         shutil.rmtree(work)
     return TableCosts(space, LatencyTable.load(path))
 
@@ -261,7 +257,7 @@ def _onnx_models(folder: Path) -> dict[str, Predict]:
 def score_on_test(
     predictors: dict[str, Predict], test: TestPart, preprocessing: Preprocessing, out: Path, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Reads the test part once per predictor and writes `out/test.json`: labels, and each one's guesses."""
+    """Reads the test part once per predictor and writes `out/test.json`: labels, and each one's predictions."""
     path = out / "test.json"
     record: dict[str, Any] = {"format": "autoformer/test/1", "split": test.digest, "guesses": {}}
     if path.exists():

@@ -8,21 +8,21 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import typer
-
+from autoformer.architecture import whole_number
 from autoformer.cli.console import note
+from autoformer.errors import RecipeError, short
 
 
 @contextmanager
 def helpers(workers: str, *own_words: str, command: Sequence[str] | None = None) -> Iterator[None]:
     """Runs a command in further processes while the block runs, `workers` in all, and waits for them.
 
-    `command` are its words, None: those of this one. `own_words` are options that only the others get, for what this process does
-    alone after the block.
+    `command` are its words; None means those of this process. `own_words` are options for the further processes alone, about what
+    this one does after the block.
 
     "auto" is one per GPU, or one where there is none. With GPUs each process gets its own, in turn; without, the cores are
-    shared out until the block ends. A helper that fails is named on stderr: the others do its work. They end with the block if
-    that fails.
+    shared out until the block ends. A process that fails is named on stderr, and the others do its work. All end when the
+    block fails.
     """
     count, devices = processes(workers)
     if count == 1:
@@ -55,9 +55,9 @@ def helpers(workers: str, *own_words: str, command: Sequence[str] | None = None)
 
 
 def processes(workers: str) -> tuple[int, list[str]]:
-    """How many processes, and the GPUs they may see. Raises typer's error for what is neither a number nor auto."""
-    if workers != "auto" and not (workers.isdecimal() and int(workers) > 0):
-        raise typer.BadParameter(f"--workers takes a number from 1 or auto, got {workers!r}")
+    """How many processes, and the GPUs they may see. Raises `RecipeError` for what is neither a number nor auto."""
+    if workers != "auto" and not whole_number(workers):
+        raise RecipeError(f"--workers takes a number from 1 or auto, got {short(workers, 40)!r}")
     if workers == "1":
         return 1, []
     import torch

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from autoformer.cli.chain.recipe import Recipe
 from autoformer.data.loading import check_readable, load_parts, parts_of_record, without_recorded
 from autoformer.data.parts import DataConfig, DataParts
-from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import DataError
-from autoformer.files import read_json
-from autoformer.networks.folders import load_subnet
+from autoformer.files import TIMM, read_json
+from autoformer.networks.folders import images_of_supernet, load_subnet
 from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import Supernet
-from autoformer.pretrained.adapt import Normalisation, adapt_subnet
+from autoformer.pretrained.adapt import Wanted, adapt_subnet
 from autoformer.pretrained.start import start_from, subnet_from_timm
-from autoformer.pretrained.timm_models import PREFIX, name_and_file
 from autoformer.progress import Progress
 from autoformer.space import SearchSpace
 from autoformer.training.distributed import World
+
+Network = TypeVar("Network", Supernet, Subnet)
 
 
 def beginning(recipe: Recipe, parts: DataParts) -> tuple[SearchSpace, Supernet | None, bool]:
@@ -31,29 +31,22 @@ def beginning(recipe: Recipe, parts: DataParts) -> tuple[SearchSpace, Supernet |
     A supernet brings its space unless the recipe has one too. Its head stays where the images have the classes it knows.
     """
     if recipe.train.start is None:
-        return recipe.space.make(parts), None, False
-    known, preprocessing = _classes_of(recipe.train.start), parts.preprocessing
-    new_head = known != parts.classes
-    supernet = start_from(
-        recipe.train.start,
-        space=recipe.space.make(parts) if recipe.space.model_fields_set else None,
-        num_classes=len(parts.classes),
-        image_size=preprocessing.image_size,
-        in_chans=preprocessing.in_chans,
-        normalisation=normalisation_of(preprocessing),
-    )
-    if new_head:
-        with torch.no_grad():
-            for weight in supernet.head.parameters():
-                weight.zero_()
-    return supernet.space, supernet, new_head
+        return _space(recipe, parts), None, False
+    new_head = _classes_of(recipe.train.start) != parts.classes
+    space = _space(recipe, parts) if recipe.space.model_fields_set else None
+    supernet = start_from(recipe.train.start, Wanted.by(parts), space=space)
+    return supernet.space, without_head(supernet) if new_head else supernet, new_head
+
+
+def _space(recipe: Recipe, parts: DataParts) -> SearchSpace:
+    return recipe.space.make(parts.preprocessing.image_size, parts.preprocessing.in_chans, len(parts.classes))
 
 
 def _classes_of(words: str) -> tuple[str, ...] | None:
     """The names of the classes that the weights know, if they say so."""
     for folder in (Path(words), Path(words) / "supernet"):
         if (folder / "supernet.json").exists():
-            return tuple(map(str, read_json(folder / "supernet.json", "data")["data"].get("classes", ())))
+            return images_of_supernet(folder)[1]
     return None
 
 
@@ -64,22 +57,12 @@ def network_and_parts(words: str, given: Mapping[str, Any], image_size: int | No
     and channels, and to images of `image_size` pixels (None: the size it takes). Raises `DataError` when a network of timm comes
     without data.
     """
-    if words.startswith(PREFIX):
+    if words.startswith(TIMM):
         if "source" not in given:
             raise DataError(f"{words} brings no images; give --data")
-        name, checkpoint = name_and_file(words)
-        plain = subnet_from_timm(name, checkpoint=checkpoint)
-        size = image_size or given.get("image_size") or plain.patch_embed.img_size[0]
+        size = image_size or given.get("image_size") or subnet_from_timm(words).geometry.img_size[0]
         parts = load_parts(DataConfig.model_validate({**given, "image_size": size}))
-        network = subnet_from_timm(
-            name,
-            num_classes=len(parts.classes),
-            image_size=parts.preprocessing.image_size,
-            in_chans=parts.preprocessing.in_chans,
-            checkpoint=checkpoint,
-            normalisation=normalisation_of(parts.preprocessing),
-        )
-        return without_head(network), parts, True
+        return without_head(subnet_from_timm(words, Wanted.by(parts))), parts, True
     network, preprocessing, classes = load_subnet(Path(words))
     record = read_json(Path(words) / "subnet.json", "data")["data"]
     if not given and image_size is None:
@@ -87,18 +70,11 @@ def network_and_parts(words: str, given: Mapping[str, Any], image_size: int | No
     own = DataConfig() if "source" in given else parts_of_record(record).config
     changes = {"image_size": preprocessing.input_size, **given} | ({} if image_size is None else {"image_size": image_size})
     parts = load_parts(DataConfig.model_validate({**own.model_dump(), **changes}))
-    adapted = adapt_subnet(
-        network,
-        num_classes=len(parts.classes),
-        image_size=parts.preprocessing.image_size,
-        in_chans=parts.preprocessing.in_chans,
-        trained_with=normalisation_of(preprocessing),
-        normalisation=normalisation_of(parts.preprocessing),
-    )
+    adapted = adapt_subnet(network, Wanted.by(parts), preprocessing.normalisation)
     return (adapted, parts, False) if parts.classes == classes else (without_head(adapted), parts, True)
 
 
-def without_head(network: Subnet) -> Subnet:
+def without_head(network: Network) -> Network:
     """The network with a head of zeros: the same start whatever the seed, so that a training of it can be resumed."""
     with torch.no_grad():
         for weight in network.head.parameters():
@@ -112,8 +88,3 @@ def readable(parts: DataParts, out: Path, world: World, progress: Progress) -> D
         return without_recorded(parts, read_json(out / "data.json"))
     found = check_readable(parts, progress).unreadable if world.leads else {}
     return without_recorded(parts, {"unreadable": {name: list(names) for name, names in world.from_leader(found).items()}})
-
-
-def normalisation_of(preprocessing: Preprocessing) -> Normalisation:
-    """What its pixels are normalised with."""
-    return Normalisation(preprocessing.mean, preprocessing.std)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autoformer.cli.options import Data, Json, Quiet
+
+if TYPE_CHECKING:
+    from autoformer.export.expected import ExpectedResults
+    from autoformer.export.manifest import Manifest
 
 
 def bundle(
@@ -16,7 +21,7 @@ def bundle(
         typer.Argument(help="Folder of a finished run or an export, or a network (folder, timm:NAME[@FILE]), exported first."),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder to write, or a .zip file; refused if it exists.")],
-    name: Annotated[str | None, typer.Option("--name", help="Of the model. Default: the folder's.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the model. Default: the folder's.")] = None,
     licence: Annotated[Path | None, typer.Option("--licence", help="Text file with the licence of the model.")] = None,
     images: Annotated[int, typer.Option("--images", min=1, help="Check images, taken from the search part.")] = 64,
     data: Data = None,
@@ -27,11 +32,13 @@ def bundle(
 
     The program, board.pyz, verifies, predicts, times and builds on the device with Python, numpy, Pillow and a runtime alone.
 
-    A network is exported as `autoformer export` does it unasked; for other settings, export it and give that folder.
+    A network is exported with the default settings; for others, run `autoformer export` and give its folder.
 
     Example: autoformer bundle runs/quickstart --out runs/digits-bundle
     """
     import re
+
+    import numpy as np
 
     from autoformer.cli.console import print_facts, print_json, progress_bar
     from autoformer.cli.networks import exported_network
@@ -40,9 +47,9 @@ def bundle(
     from autoformer.export.bundle import write_bundle
     from autoformer.export.manifest import FILE_NAME, Manifest
     from autoformer.export.program import board_program
-    from autoformer.files import read_json, refuse_existing, refuse_existing_file
+    from autoformer.files import TIMM, read_json, refuse_existing, refuse_existing_file
     from autoformer.pretrained.named_network import is_network
-    from autoformer.pretrained.timm_models import PREFIX, name_and_file
+    from autoformer.pretrained.timm_models import name_and_file
     from autoformer.search.rungs import balanced_order
 
     terms = None if licence is None else licence_text(licence)
@@ -50,7 +57,7 @@ def bundle(
     run = place if (place / "run.json").is_file() else None
     if run is None and not (place / FILE_NAME).is_file() and is_network(source):
         (refuse_existing_file if out.suffix == ".zip" else refuse_existing)(out)  # before anything is exported
-        own_name = name_and_file(source)[0] if source.startswith(PREFIX) else place.resolve().name
+        own_name = name_and_file(source)[0] if source.startswith(TIMM) else place.resolve().name
         with progress_bar(quiet) as progress, exported_network(source, data, progress) as folder:
             bundle(str(folder), out, name=name or own_name, licence=licence, images=images, json=json, quiet=quiet)
         return
@@ -64,14 +71,9 @@ def bundle(
         raise DataError("the search part holds no image to check with")
     pixels = [manifest.preprocessing.pixels(part[int(index)][0]) for index in order]
     called = re.sub(r"[^A-Za-z0-9_.-]+", "-", name or place.resolve().name).strip("-.") or "model"
-    promise = promised(run, manifest, called, terms)
-
-    import numpy as np
-
-    write_bundle(
-        export, out, pixels=np.stack(pixels), labels=part.labels[order], promise=promise,
-        program=board_program("autoformer.cli.board.bundle_program"),
-    )  # fmt: skip
+    expected = expected_results(run, manifest, called, part.labels[order].tolist())
+    program = board_program("autoformer.cli.board.bundle_program")
+    write_bundle(export, out, expected, pixels=np.stack(pixels), program=program, licence=terms)
     if json:
         print_json(read_json(out / "bundle.json") if out.is_dir() else {"bundle": str(out), "bytes": out.stat().st_size})
         return
@@ -83,37 +85,34 @@ def bundle(
 
 
 def licence_text(path: Path) -> str:
-    """The text of a licence. Raises `DataError` when the file is no text in UTF-8."""
+    """The text of a licence. Raises `DataError` when the file is not UTF-8 text."""
     from autoformer.errors import DataError
 
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no text in UTF-8 ({error.reason}, byte {error.start}); save the licence as such") from error
+        raise DataError(f"{path} is not UTF-8 text ({error.reason}, byte {error.start}); save the licence as such") from error
 
 
-def promised(run: Path | None, manifest: Any, name: str, licence: str | None) -> Any:
-    """What a run knows about its files; of an export folder alone its manifest and how many images each file got right."""
+def expected_results(run: Path | None, manifest: Manifest, name: str, labels: Sequence[int]) -> ExpectedResults:
+    """What a run knows about its files; of an export folder alone, how many images each file got right.
+
+    `labels` are the classes of the check images.
+    """
     from autoformer import __version__
-    from autoformer.export.bundle import Promise
+    from autoformer.export.expected import ExpectedResults
     from autoformer.files import read_json
     from autoformer.metric import WORDS, Score, metric_from, score, wilson
 
     if run is None:
-        counted = {
-            f"{a.format} {a.precision}": (a.correct, a.parity.images)
-            for a in manifest.artefacts
-            if a.correct is not None and a.parity is not None
-        }
-        accuracy = {
-            key: {
-                **Score("top1", right / images, *wilson(right / images, images), images, right).to_dict(),
-                "words": WORDS["top1"],
-                "part": "search",
-            }
-            for key, (right, images) in counted.items()
-        }
-        return Promise(name=name, licence=licence, accuracy=accuracy, made={"version": __version__})
+        accuracy = {}
+        for artefact in manifest.artefacts:
+            if artefact.correct is not None and artefact.parity is not None:
+                images = artefact.parity.images
+                share = artefact.correct / images
+                found = Score("top1", share, *wilson(share, images), images, artefact.correct)
+                accuracy[artefact.name] = {**found.to_dict(), "words": WORDS["top1"], "part": "search"}
+        return ExpectedResults(name=name, labels=tuple(labels), accuracy=accuracy, made={"version": __version__})
 
     import numpy as np
 
@@ -121,9 +120,9 @@ def promised(run: Path | None, manifest: Any, name: str, licence: str | None) ->
     from autoformer.profiling.profiles.latency import Profile
 
     record, tested = read_json(run / "run.json", "recipe"), read_json(run / "test.json", "guesses", "labels")
-    labels, metric = np.asarray(tested["labels"], np.int64), metric_from(record["recipe"].get("metric", "top1"))
+    truth, metric = np.asarray(tested["labels"], np.int64), metric_from(record["recipe"].get("metric", "top1"))
     accuracy = {
-        key: {**score(np.asarray(predictions, np.int64), labels, metric).to_dict(), "words": WORDS[metric], "part": "test"}
+        key: {**score(np.asarray(predictions, np.int64), truth, metric).to_dict(), "words": WORDS[metric], "part": "test"}
         for key, predictions in tested["guesses"].items()
     }
     latency = {  # "model.fp32.onnx (onnxruntime-cpu)"; the first of several backends counts
@@ -136,9 +135,9 @@ def promised(run: Path | None, manifest: Any, name: str, licence: str | None) ->
     }
     table = read_json(run / "latency_table.json", "qualification") if (run / "latency_table.json").is_file() else None
     means = None if table is None else str(MeasurementConditions(**table["qualification"]))
-    return Promise(
+    return ExpectedResults(
         name=name,
-        licence=licence,
+        labels=tuple(labels),
         budget=read_json(run / "budget.json", "limits")["limits"],
         latency_means=means,
         accuracy=accuracy,

@@ -25,7 +25,7 @@ def check(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Tell what TensorRT would refuse, compute otherwise or not fuse in an ONNX file, without TensorRT.
+    """Show what TensorRT would refuse, compute in another type or not fuse in an ONNX file, without TensorRT.
 
     Exit code 3 when none of the versions would read it.
 
@@ -38,7 +38,7 @@ def check(
     versions = tuple(version or TARGETS)
     try:
         [parsed(one) for one in versions]
-    except ExportError as error:  # a slip of the pen is no verdict on the file
+    except ExportError as error:  # a typo says nothing about the file
         raise typer.BadParameter(str(error)) from error
     if file.is_dir():
         raise typer.BadParameter(f"{file} is a folder; give one of its ONNX files")

@@ -22,7 +22,7 @@ def compare(
     threads: Threads = 1,
     seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="Measuring time per artefact.")] = 1.0,
     ledger: Annotated[Path | None, typer.Option(help="Ledger of test readings; default beside each artefact.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="File to write: .html, .svg or .json.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="File to write: .html, .md, .json, or .svg for the figure.")] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

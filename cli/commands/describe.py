@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from autoformer.cli.options import Json
-from autoformer.facts import WHY_COUNTS_DIFFER, facts_of_architecture, facts_of_space, published_counts, space_of_model
+from autoformer.facts import WHY_COUNTS_DIFFER, facts_of_architecture, facts_of_space, published_counts
 
 
 def describe(
@@ -111,16 +111,16 @@ def facts_of_folder(path: Path) -> dict[str, Any]:
 
 def facts_of_network(path: Path) -> dict[str, Any]:
     """What the folder of a network holds, without loading torch. Raises `CheckpointError` when its files contradict."""
-    from autoformer.architecture import Architecture
+    from autoformer.architecture import Architecture, SubnetGeometry
     from autoformer.errors import ArchitectureError, CheckpointError
     from autoformer.files import read_json
+    from autoformer.space import SearchSpace
 
     file = path / "config.json"
     arguments = read_json(file, "model_args")["model_args"]
     try:
-        space = space_of_model(arguments)
-        choices = {name: arguments[name] for name in ("embed_dim", "num_heads", "mlp_ratio")}
-        architecture = Architecture.from_dict({**choices, "image_size": arguments.get("searched_size")})
+        architecture, geometry = SubnetGeometry.of_file(arguments)
+        space = SearchSpace.of_one(architecture, geometry)
     except (ArchitectureError, CheckpointError) as error:
         raise CheckpointError(f"{file} does not describe a network: {error}") from error
     try:

@@ -6,7 +6,7 @@ from autoformer.cli.options import Json
 
 
 def doctor(json: Json = False) -> None:
-    """Say what this machine can do, and what to install for the rest."""
+    """Say what works on this machine, and what to install for the rest."""
     from autoformer.cli.console import print_json, print_table
     from autoformer.profiling.profiles.doctor import examine
 

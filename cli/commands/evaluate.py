@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from autoformer.cli.options import Data, Json, Metric, Quiet
-
-TIMM = "timm:"  # begins the name of one of timm's networks, which lies nowhere
+from autoformer.files import TIMM
 
 
 class PartName(StrEnum):

@@ -24,16 +24,18 @@ def export(
         ),
     ] = None,
     format: Annotated[
-        list[str] | None, typer.Option("--format", help="onnx or tensorrt; onnx always is. Default: what is there.")
+        list[str] | None,
+        typer.Option("--format", help="onnx or tensorrt; onnx always is. Default: both, engines where TensorRT is."),
     ] = None,
     input: Annotated[
         str, typer.Option("--input", help="float32 (normalised), or uint8: pixels, with the normalisation folded into the files.")
     ] = "float32",
     calibration_images: Annotated[int, typer.Option(help="Images of the search part that int8 is calibrated on.")] = 128,
-    max_disagreement: Annotated[float, typer.Option(help="Share of images that int8 may guess otherwise.")] = 0.01,
+    max_disagreement: Annotated[float, typer.Option(help="Share of images that int8 may give another class than fp32.")] = 0.01,
     max_class_loss: Annotated[float, typer.Option(help="Share of a class's images that int8 may lose against fp32.")] = 0.05,
     measure: Annotated[
-        bool, typer.Option("--measure/--no-measure", help="Time int8 against fp32 here, about 10 seconds; slower is said.")
+        bool,
+        typer.Option("--measure/--no-measure", help="Time int8 against fp32 here, about 10 seconds, and note if it is slower."),
     ] = True,
     opset: Annotated[int, typer.Option(help="Of the ONNX files; 17 for old runtimes.")] = 20,
     batch: Annotated[
@@ -63,9 +65,9 @@ def export(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write ONNX files and TensorRT engines, each proved against the network on real images.
+    """Write ONNX files and TensorRT engines, each compared with the network on real images.
 
-    What cannot be proved is left out and named; the exit code is 3 where that was asked for by --precision or --format.
+    A file that does not pass is left out and named; the exit code is 3 where --precision or --format asked for it.
 
     Examples:
 
@@ -75,19 +77,15 @@ def export(
 
       autoformer export timm:deit_tiny_patch16_224@deit.pth --data photos --out runs/deit
     """
-    from dataclasses import replace
-
     from autoformer.cli.chain.recipe import checked
     from autoformer.cli.console import note, print_json, print_table, progress_bar
-    from autoformer.cli.networks import judged_part, network_and_images
+    from autoformer.cli.networks import export_source
     from autoformer.errors import ExportError
-    from autoformer.evaluate import EvaluationSet
     from autoformer.export.artefacts import export_network
     from autoformer.export.config import ExportConfig
     from autoformer.export.engines.artefact import how_to_build
     from autoformer.export.manifest import FILE_NAME
     from autoformer.profiling.measuring.measure import MeasureConfig
-    from autoformer.profiling.profiles.artefact_costs import counted_flops
     from autoformer.profiling.profiles.int8_speed import note_int8_speed
     from autoformer.profiling.profiles.latency import profile_until_valid
 
@@ -109,17 +107,9 @@ def export(
     config = checked(ExportConfig, wanted, "export")
     if format and "tensorrt" in format:
         how_to_build()  # raises where it is missing: asked for by name; by default it is skipped with this as its reason
-    named, classes, parts = network_and_images(network, data)
-    record, preprocessing = parts.record, replace(named.preprocessing, input_type=config.input)
-    images = EvaluationSet.of(judged_part(parts.search, preprocessing), preprocessing)
+    exported, source = export_source(network, data, config.input)
     with progress_bar(quiet) as progress:
-        manifest = export_network(
-            named.network, out, images=images.images(), labels=images.labels, preprocessing=preprocessing, classes=classes,
-            precisions=config.precisions, formats=config.formats, calibration_images=config.calibration_images,
-            max_disagreement=config.max_disagreement, max_class_loss=config.max_class_loss, opset=config.opset,
-            batch=config.batch, engines=config.engines(), flops=counted_flops(named), name=named.name, data=record,
-            on_progress=lambda message: progress("export", 0, 1, message),
-        )  # fmt: skip
+        manifest = export_network(exported, out, source, config, lambda message: progress("export", 0, 1, message))
         progress("export", 1, 1)
         files = [out / a.file for a in manifest.artefacts if a.format == "onnx" and a.precision in ("fp32", "int8") and a.file]
         if measure and len(files) == 2:
@@ -135,10 +125,7 @@ def export(
     if json:
         print_json(manifest.to_dict())
     else:
-        rows = [
-            (f"{a.format} {a.precision}", a.status, a.file or "", "; ".join(filter(None, (a.reason, a.advice))))
-            for a in manifest.artefacts
-        ]
+        rows = [(a.name, a.status, a.file or "", "; ".join(filter(None, (a.reason, a.advice)))) for a in manifest.artefacts]
         print_table(f"exported to {out}", ("artefact", "status", "file", "why"), rows)
     if missing := not_delivered(manifest, precision or (), format or ()):
         note(f"not delivered: {', '.join(missing)}; {out / FILE_NAME} says why, and the other files are good")

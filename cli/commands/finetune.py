@@ -44,6 +44,7 @@ def finetune(
     from autoformer.metric import WORDS
     from autoformer.training.distributed import joined
     from autoformer.training.runs import finetune as finetune_network
+    from autoformer.training.trainer import Surroundings
 
     chosen = recipe_of(recipe, "finetune", settings, seed)
     if chosen.threads is not None:
@@ -60,7 +61,8 @@ def finetune(
                 note(line)
             if new_head:
                 note(f"a new head for {len(parts.classes)} classes")
-        finetune_network(network, parts, chosen.finetune, out, metric=sought, seed=chosen.seed, world=world, progress=progress)
+        around = Surroundings(world, progress)
+        finetune_network(network, parts, chosen.finetune, out, metric=sought, seed=chosen.seed, around=around)
         if not world.leads:
             return
     record = read_json(out / "subnet.json", "history")

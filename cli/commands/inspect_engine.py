@@ -13,10 +13,10 @@ from autoformer.cli.options import Json
 def inspect(
     engines: Annotated[Path, typer.Argument(help="A .plan file, or the folder of an export or of a bundle's engines.")],
     twin: Annotated[
-        bool, typer.Option("--twin", help="Build each engine once more with every layer described, and look into that one.")
+        bool, typer.Option("--twin", help="Build each engine again with every layer described, and inspect that one.")
     ] = False,
-    runs: Annotated[int, typer.Option("--runs", min=1, help="Runs that each layer's time is the median of.")] = 50,
-    top: Annotated[int, typer.Option("--top", min=1, help="Layers shown, the slowest first; all with --json.")] = 15,
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Timed runs; a layer's time is the median over them.")] = 50,
+    top: Annotated[int, typer.Option("--top", min=1, help="Slowest layers to show; --json has all.")] = 15,
     json: Json = False,
 ) -> None:
     """Show what TensorRT made of a network: is attention fused, do int8 layers run in int8, where does the time go.
@@ -31,17 +31,11 @@ def inspect(
         print_json([one.to_dict() for one in found])
         return
     for one in found:
-        layers = one.layers
-        answers = [
-            ("layers", f"{len(layers.layers)}, {sum(layer.is_opaque for layer in layers.layers)} of them opaque"),
-            ("attention in one kernel", f"{layers.attention}; {len(layers.attention_kernels)} attention kernels"),
-            ("layer normalisation fused", str(layers.layer_norm)),
-            ("int8 products that run in int8", str(layers.int8)),
-            ("layers that only move values", str(len(layers.reformats))),
+        which = "a twin, described in full" if one.is_twin else "as it is; --twin shows more"
+        print_table(f"{one.plan} ({one.precision}, {which})", ("question", "answer"), list(one.facts().items()))
+        rows = [
+            (time.name[:60], ", ".join(time.modules)[:60], f"{time.median_ms:.4g} ms", f"{100 * time.share:.1f} %")
+            for time in one.slowest(top)
         ]
-        which = "a twin, described in full" if one.is_twin else "as it is; --twin tells more"
-        print_table(f"{one.plan} ({one.precision}, {which})", ("question", "answer"), answers)
-        slowest = sorted(one.times, key=lambda time: -time.median_ms)[:top]
-        rows = [(t.name[:60], ", ".join(t.modules)[:60], f"{t.median_ms:.4g} ms", f"{100 * t.share:.1f} %") for t in slowest]
         print_table(f"slowest layers, batch {one.batch}", ("layer", "torch modules", "median", "share"), rows)
-    note("layers are timed one by one, which costs time: their sum is not the latency")
+    note("timing each layer adds time: the sum of the layers is not the latency")

@@ -12,18 +12,18 @@ from autoformer.cli.options import Data, Json, Out, Quiet
 
 def refit(
     engines: Annotated[Path, typer.Argument(help="Export folder whose engines were built with --refittable.")],
-    network: Annotated[str, typer.Option("--network", help="Folder of the finetuned network, of the same architecture.")],
+    network: Annotated[str, typer.Option("--network", help="Folder of a finetuned network of the same architecture.")],
     out: Out,
     data: Data = None,
     measure: Annotated[
-        bool, typer.Option("--measure/--no-measure", help="Time each engine beside one that is built without --refittable.")
+        bool, typer.Option("--measure/--no-measure", help="Time each engine in turn with one that is built without --refittable.")
     ] = True,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Put a finetuned network's weights into engines of its architecture, in seconds instead of a build.
+    """Put the weights of a finetuned network into engines of its architecture, in seconds instead of a build.
 
-    The network is exported as the folder's files were; every engine is compared with it before it counts.
+    The network is exported with the settings of the folder. Every engine is compared with it before it counts.
 
     Example: autoformer refit runs/export --network runs/finetuned --out runs/refitted
     """
@@ -49,7 +49,7 @@ def refit(
         for a in refitted.artefacts
         if a.format == "tensorrt"
     ]
-    print_table(f"refitted to {out}", ("artefact", "status", "file", "why", "p50 refitted, built for good"), rows)
+    print_table(f"refitted to {out}", ("artefact", "status", "file", "why", "p50 refitted, built without --refittable"), rows)
 
 
 def _latency(found: dict[str, float] | None) -> str:

@@ -33,11 +33,11 @@ def build(
     """
     from autoformer.cli.console import note, print_json
     from autoformer.errors import OutputExistsError
-    from autoformer.profiling.reports.page import build_report, summary_lines
+    from autoformer.profiling.reports.run_page import build_report, summary_lines
 
     run = sources[0]
     if out is not None or len(sources) > 1 or not (run / "run.json").is_file():
-        from autoformer.profiling.reports.joint_pages import build_joint_report
+        from autoformer.profiling.reports.joint_page import build_joint_report
 
         if out is None:
             raise OutputExistsError("a report of several sources needs a folder of its own; give --out FOLDER")
@@ -83,7 +83,7 @@ def import_results(
     from autoformer.files import read_json, replacing
     from autoformer.profiling.kits import result as kit_result
     from autoformer.profiling.kits.board_results import COLUMNS, BoardResult, add_rows, keep_with_run, read_markdown, rows_of_kit
-    from autoformer.profiling.reports.page import build_report
+    from autoformer.profiling.reports.run_page import build_report
 
     expected = "what board.pyz verify, bench or measure wrote"
     kits = [path for path in results if read_json(path, "format", expected=expected)["format"] == kit_result.FORMAT]

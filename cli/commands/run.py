@@ -38,7 +38,7 @@ def run(
     from autoformer.cli.chain.chain import run_recipe
     from autoformer.cli.chain.recipe import load_recipe
     from autoformer.cli.console import note, print_json, progress_bar
-    from autoformer.profiling.reports.page import summary_lines
+    from autoformer.profiling.reports.run_page import summary_lines
 
     processes(workers)  # a mistake in it should not end the run after its training
     given = {"data.source": data, "data.group_by": group_by, "metric": metric and metric.value}

@@ -159,7 +159,7 @@ def _search(
     from autoformer.files import read_json
     from autoformer.networks.folders import load_supernet
     from autoformer.parsing import read_budget
-    from autoformer.profiling.tables.costs import searched_with
+    from autoformer.profiling.tables.costs import margin_of, searched_with
     from autoformer.search.answer import StoredSearch
     from autoformer.search.config import Goal
     from autoformer.search.loop import search_supernet
@@ -175,10 +175,10 @@ def _search(
     stated = read_budget(network.space, costs, request.limits)
     goal = Goal(
         costs=costs,
-        budget=searched_with(stated, network.space, costs, table),
+        budget=searched_with(stated, network.space, costs),
         metric=metric_of(metric, chosen.metric if recipe is not None else None, record),
         seed=chosen.seed,
-        latency_margin=0.0 if table is None else table.margin,
+        latency_margin=margin_of(costs),
     )
     parts = parts_of_record(record["data"], data)
     if not request.json:
@@ -201,12 +201,10 @@ def _answer(source: Path, request: Request) -> None:
 
     A latency is measured where `out` can keep the answer and a table can be corrected by it.
     """
-    from dataclasses import replace
-
     from autoformer.cli.chain.recipe import recipe_of
     from autoformer.cli.console import note
     from autoformer.parsing import read_budget
-    from autoformer.profiling.tables.costs import searched_with
+    from autoformer.profiling.tables.costs import searched_with, within_margin
     from autoformer.search.answer import StoredSearch, save_answer
 
     chosen = recipe_of(None, "search", request.settings, None).search
@@ -214,13 +212,10 @@ def _answer(source: Path, request: Request) -> None:
         raise typer.BadParameter(f"--set {idle[0]} has no effect with --from; only choose= has")
     stored = StoredSearch(source)
     table, costs = _costs(request, stored)
-    budget = stated = read_budget(stored.space, costs, request.limits)
-    if table is not None:
-        budget = searched_with(stated, stored.space, costs, table)
-    elif stated.max_latency_ms is not None:
-        budget = replace(stated, max_latency_ms=stated.max_latency_ms / (1 + stored.record.latency_margin))
-    choose, margin = chosen.choose if request.settings else None, None if table is None else table.margin
-    answer = stored.answer(budget, costs, choose, margin)
+    stated = read_budget(stored.space, costs, request.limits)
+    margin = stored.record.latency_margin if table is None else table.margin
+    budget = within_margin(stated, margin) if table is None else searched_with(stated, stored.space, costs)
+    answer = stored.answer(budget, costs, chosen.choose if request.settings else None, margin)
     if request.out is not None:
         save_answer(answer, request.out)
     inside, every = len(answer.result.candidates), len(stored.result.candidates)
@@ -249,16 +244,20 @@ def _show(
 ) -> LatencyAnswer | None:
     """Measures the best few where that is asked for and possible, then shows what was found; gives what was measured."""
     from autoformer.cli.console import print_json, progress_bar
+    from autoformer.profiling.measuring.measure import MeasureConfig
     from autoformer.profiling.tables.limit import finally_chosen
-    from autoformer.profiling.tables.loop import measured_answer
+    from autoformer.profiling.tables.loop import SECONDS, LatencyQuestion, answer_latency
 
     out, result, measured = request.out, record.result, None
     if request.measure and table is not None and out is not None and stated.max_latency_ms is not None:
+        question = LatencyQuestion(
+            stated=stated,
+            first=result.chosen.architecture,
+            choose=record.config.choose,
+            config=MeasureConfig.lasting(request.seconds or SECONDS),
+        )
         with progress_bar(request.quiet) as progress:
-            measured = measured_answer(
-                stored, table, stated, out, first=result.chosen.architecture, choose=record.config.choose,
-                seconds=request.seconds, progress=progress,
-            )  # fmt: skip
+            measured = answer_latency(stored, table, question, out, progress=progress)
     if request.json:
         print_json(record.to_dict() | ({} if measured is None else {"latency_answer": measured.to_dict()}))
         return measured

@@ -53,6 +53,7 @@ def train(
     from autoformer.data.parts import describe_parts
     from autoformer.training.distributed import joined
     from autoformer.training.runs import train_supernet
+    from autoformer.training.trainer import Surroundings
 
     given = {
         "data.source": data, "data.group_by": group_by, "metric": metric and metric.value, "seed": seed, "train.start": start
@@ -72,8 +73,9 @@ def train(
             _show_price(chosen, parts, space, begun, out, world, json)
             return
         train_supernet(
-            space, parts, chosen.train, out, start=begun, seed=chosen.seed, metric=chosen.metric, world=world, progress=progress
-        )
+            space, parts, chosen.train, out, start=begun, seed=chosen.seed, metric=chosen.metric,
+            around=Surroundings(world, progress),
+        )  # fmt: skip
         if world.leads:
             _show_result(out, chosen.metric, json)
 
@@ -84,11 +86,12 @@ def _show_price(
     from autoformer.cli.console import print_facts, print_json
     from autoformer.training.choosing import chooser
     from autoformer.training.runs import fresh_supernet, rehearse
-    from autoformer.training.trainer import Trainer
+    from autoformer.training.trainer import Surroundings, Trainer
 
     supernet = (start or fresh_supernet(space, recipe.train, recipe.seed)).to(world.device)
     choose = chooser(recipe.train.subnets, space, recipe.seed)
-    trainer = Trainer(supernet, parts, recipe.train, out, choose, dict(space.anchors), parts.preprocessing, world=world)
+    around = Surroundings(world)
+    trainer = Trainer(supernet, parts, recipe.train, out, choose, dict(space.anchors), parts.preprocessing, around=around)
     price = rehearse(trainer, out)
     if not world.leads:
         return

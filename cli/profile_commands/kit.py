@@ -20,16 +20,17 @@ def kit(
     batch: Annotated[list[int] | None, typer.Option("--batch", min=1, help="Images in one call; default 1.")] = None,
     opset: Annotated[int, typer.Option("--opset", help="17 is read by TensorRT 8.6 and everything newer.")] = 17,
     statistic: Annotated[str, typer.Option("--statistic", help="p50, p90 or p99: what the table will be of.")] = "p50",
-    rounds: Annotated[int, typer.Option("--rounds", min=6, help="Rounds at most.")] = 20,
+    rounds: Annotated[int, typer.Option("--rounds", min=6, help="Most rounds.")] = 20,
     seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="Measuring time per network and round.")] = 1.0,
     interval: Annotated[
-        float, typer.Option("--interval", min=0.001, max=1, help="Stop when each median is known so well.")
+        float,
+        typer.Option("--interval", min=0.001, max=1, help="Stop when each median's 95 % interval is this narrow, relative."),
     ] = 0.02,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the choice of networks.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed of the choice of networks.")] = 0,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a folder that measures the networks of a latency table on another device.
+    """Write a benchmark package (kit) that measures the networks of a latency table on a target device.
 
     Example: autoformer profile kit --supernet runs/super --out kit
     """
@@ -37,16 +38,15 @@ def kit(
     from autoformer.cli.words import space_to_measure
     from autoformer.export.program import board_program
     from autoformer.profiling.kits.kit import StoppingRule
-    from autoformer.profiling.kits.writing import write_kit
+    from autoformer.profiling.kits.writing import KitConfig, write_kit
 
     measured = space_to_measure(supernet, space, image_size)
-    rule = StoppingRule(max_rounds=rounds, seconds=seconds, max_interval=interval)
+    config = KitConfig(
+        networks=networks, precisions=tuple(precision or ("fp32", "fp16")), batches=tuple(batch or (1,)), statistic=statistic,
+        opset=opset, rule=StoppingRule(max_rounds=rounds, seconds=seconds, max_interval=interval), seed=seed,
+    )  # fmt: skip
     with progress_bar(quiet) as progress:
-        written = write_kit(
-            measured, out, program=board_program("autoformer.cli.board.kit_program"), count=networks,
-            precisions=precision or ("fp32", "fp16"), batches=batch or (1,), statistic=statistic, opset=opset, rule=rule,
-            seed=seed, progress=progress,
-        )  # fmt: skip
+        written = write_kit(measured, out, config, program=board_program("autoformer.cli.board.kit_program"), progress=progress)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     if json:
         print_json({**written.to_dict(), "bytes": size})

@@ -1,18 +1,15 @@
-"""`autoformer profile run`, `table`, and in files of their own `kit`, `layers`, `counts` and `compare`."""
+"""`autoformer profile run` and `table`; `kit`, `layers`, `counts` and `compare` have files of their own."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from autoformer.cli.options import AnyBatch, AnyThreads, Json, LockClocks, Quiet, Threads, is_count
+from autoformer.cli.options import AnyBatch, AnyThreads, Json, LockClocks, Quiet, Threads
 from autoformer.cli.profile_commands import counts, layers, regression
 from autoformer.cli.profile_commands.kit import kit
-
-if TYPE_CHECKING:
-    pass
 from autoformer.cli.words import count_of, space_to_measure
 
 app = typer.Typer(help="Measure latency.", no_args_is_help=True, rich_markup_mode=None)
@@ -54,6 +51,9 @@ def run(
 
     Example: autoformer profile run runs/quickstart/export --threads 1
     """
+    from dataclasses import replace
+
+    from autoformer.architecture import whole_number
     from autoformer.cli.console import note, print_json, progress_bar
     from autoformer.cli.profile_commands.measurement_tables import doubtful, show_profile, show_sweep
     from autoformer.errors import MeasurementError, short
@@ -61,30 +61,28 @@ def run(
     from autoformer.profiling.backends.of_artefacts import USUAL_BACKENDS
     from autoformer.profiling.measuring.measure import MeasureConfig
     from autoformer.profiling.profiles.batch_sweep import BatchSweep, measure_batches
-    from autoformer.profiling.profiles.latency import Profile, profile_artefacts
+    from autoformer.profiling.profiles.latency import Profile, ProfileRequest, profile_artefacts
 
     several = batches is not None or sweep
     if (batch is not None) + (batches is not None) + sweep > 1:
         raise MeasurementError("--batch, --batches and --sweep each say which batches to measure; give one of them")
-    if batches is not None and not all(is_count(number.strip()) for number in batches.split(",")):
-        raise MeasurementError(f"--batches {short(batches, 40)!r} is no list of numbers; write 1,2,4,8")
+    sizes = None if batches is None else [whole_number(number.strip()) or 0 for number in batches.split(",")]
+    if sizes is not None and 0 in sizes:
+        raise MeasurementError(f"--batches {short(batches, 40)!r} is not a list of numbers from 1; write 1,2,4,8")
     if out is not None:
         refuse_existing_file(out)
-    config = MeasureConfig(min_s=seconds, max_s=4 * seconds)
+    config = MeasureConfig.lasting(seconds)
+    asked = ProfileRequest(
+        batch=batch, threads=threads, spinning=spinning, backends=backend or USUAL_BACKENDS, cold_starts=cold_start,
+        energy_s=seconds if energy else 0.0, lock_clocks=lock_clocks,
+    )  # fmt: skip
     with progress_bar(quiet) as progress:
 
         def profiled(images: int | None, file: Path | None) -> Profile:
-            return profile_artefacts(
-                artefacts, config=config, batch=images, threads=threads, spinning=spinning, backends=backend or USUAL_BACKENDS,
-                cold_starts=cold_start, energy_s=seconds if energy else 0.0, lock_clocks=lock_clocks, out=file, progress=progress,
-            )  # fmt: skip
+            request = replace(asked, batch=images)
+            return profile_artefacts(artefacts, request, config=config, out=file, progress=progress)
 
-        found: Profile | BatchSweep
-        if several:
-            wanted = None if batches is None else [int(number) for number in batches.split(",")]
-            found = measure_batches(lambda images: profiled(images, None), wanted, out)
-        else:
-            found = profiled(batch, out)
+        found = measure_batches(lambda images: profiled(images, None), sizes, out) if several else profiled(batch, out)
     if json:
         print_json(found.to_dict())
     elif isinstance(found, BatchSweep):
@@ -104,7 +102,7 @@ def table(
     image_size: Annotated[int | None, typer.Option("--image-size", help="Pixels; with --space.")] = None,
     result: Annotated[
         Path | None,
-        typer.Option("--from", help="result.json that a kit's board.pyz wrote on another device; nothing is measured."),
+        typer.Option("--from", help="result.json that a kit's board.pyz wrote on a target device; nothing is measured."),
     ] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="With --from: which, where it holds several.")] = None,
     backend: Annotated[
@@ -126,14 +124,14 @@ def table(
 
     Example: autoformer profile table --supernet runs/super --out laptop.json
 
-    What a kit measured on another device: autoformer profile table --from result.json --out orin.json
+    What a kit measured on a target device: autoformer profile table --from result.json --out orin.json
     """
     from shutil import rmtree
 
     from autoformer.cli.console import print_json, print_table, progress_bar
     from autoformer.cli.options import refuse_without_effect
     from autoformer.files import refuse_existing_file, sole_worker
-    from autoformer.profiling.tables.measuring import check_backend, measure_table
+    from autoformer.profiling.tables.measuring import TableConfig, measure_table
 
     refuse_existing_file(out)
     if result is not None:
@@ -148,16 +146,15 @@ def table(
             asked = space_to_measure(supernet, space, image_size)
         found = table_of(brought, chosen_setting(brought, precision, batch), asked)
     else:
-        measured, count = space_to_measure(supernet, space, image_size), count_of(networks or "auto")
-        backend, precision = backend or "onnxruntime-cpu", precision or "fp32"
-        check_backend(backend, precision)
+        measured = space_to_measure(supernet, space, image_size)
+        how = TableConfig(
+            backend=backend or "onnxruntime-cpu", precision=precision or "fp32", batch=batch or 1, threads=threads or 1,
+            networks=count_of(networks or "auto"),
+        )  # fmt: skip
         work = out.with_name(f"{out.name}.work")  # graphs and finished measurements, until the table is there
         work.mkdir(parents=True, exist_ok=True)
         with sole_worker(work), progress_bar(quiet) as progress:
-            found = measure_table(
-                measured, backend=backend, precision=precision, count=count, batch=batch or 1, threads=threads or 1, folder=work,
-                progress=progress,
-            )  # fmt: skip
+            found = measure_table(measured, how, folder=work, progress=progress)
     found.save(out)
     if result is None:
         rmtree(work)
@@ -168,11 +165,11 @@ def table(
         (n.architecture.slug, f"{n.flops / 1e6:.2f} M", f"{n.measured_ms:.3f}", f"{n.left_out_ms:.3f}", n.verdict)
         for n in found.networks
     ]
-    print_table(str(found), ("network", "FLOPs", "measured ms", "predicted left out ms", "verdict"), rows)
+    print_table(str(found), ("network", "FLOPs", "measured ms", "predicted by the others ms", "verdict"), rows)
     kinds = []
     for kind, errors in found.compared.items():
         taus = ("none" if tau is None else f"{tau:.2f}" for tau in (errors.tau, errors.tau_near))
         wrong = (f"{100 * errors.mape:.2f} %", f"{100 * errors.worst:.2f} %")
         kinds.append((kind, "kept" if kind == found.kind else "", *wrong, *taus))
-    columns = ("formula", "", "left-out error", "worst", "Kendall's tau", "tau, near pairs")
+    columns = ("formula", "", "cross-validation error", "worst", "Kendall's tau", "tau, near pairs")
     print_table(f"formulas compared; {found.stopped}", columns, kinds)

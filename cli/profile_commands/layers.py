@@ -16,18 +16,18 @@ def layers(
     artefact: Annotated[Path, typer.Argument(help="An ONNX file, an engine, or a JSON file of trtexec --exportProfile.")],
     batch: AnyBatch = None,
     threads: AnyThreads = None,
-    runs: Annotated[int | None, typer.Option("--runs", min=1, help="Profiled runs. Default 50.")] = None,
+    runs: Annotated[int | None, typer.Option("--runs", min=1, help="Profiled runs. Default: 50.")] = None,
     scopes: Annotated[
-        Path | None, typer.Option("--scopes", help="The .scopes.json of the ONNX file that an engine was built from.")
+        Path | None, typer.Option("--scopes", help="The .scopes.json of the ONNX file that the engine was built from.")
     ] = None,
-    graph: Annotated[Path | None, typer.Option("--graph", help="The ONNX file that an engine was built from.")] = None,
+    graph: Annotated[Path | None, typer.Option("--graph", help="The ONNX file that the engine was built from.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="JSON file to write.")] = None,
     export_profile: Annotated[
         Path | None, typer.Option("--export-profile", help="JSON file to write in the form of trtexec --exportProfile.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show where the time goes: per layer, joined to torch modules, kinds and blocks.
+    """Show where the time goes: by layer, by torch module, by kind of layer and by block.
 
     Example: autoformer profile layers runs/quickstart/export/model.fp32.onnx
     """
@@ -42,11 +42,11 @@ def layers(
         if path is not None:
             refuse_existing_file(path)
     if artefact.suffix not in PLAN_SUFFIXES:
-        refuse_without_effect("but on an engine", graph=graph)
+        refuse_without_effect("except on an engine", graph=graph)
     if artefact.suffix != ".json":
-        refuse_without_effect("but on a JSON file of trtexec", scopes=scopes)
+        refuse_without_effect("except on a JSON file of trtexec", scopes=scopes)
     if artefact.suffix == ".json":
-        refuse_without_effect("on times that were taken already", batch=batch, threads=threads, runs=runs)
+        refuse_without_effect("on times that were measured already", batch=batch, threads=threads, runs=runs)
         found = LayerProfile.load(artefact, {} if scopes is None else read_scopes(scopes))
     elif artefact.suffix == ".onnx":
         batch = batch or fixed_batch(str(artefact)) or 1
@@ -57,7 +57,9 @@ def layers(
         refuse_without_effect("on an engine, which runs on the GPU", threads=threads)
         found = layers_of_engine(artefact, graph=graph, batch=batch or 1, runs=runs or RUNS)
     else:
-        raise MeasurementError(f"{artefact} is no .onnx file, no engine ({', '.join(PLAN_SUFFIXES)}) and no .json file of layers")
+        raise MeasurementError(
+            f"{artefact} is not an .onnx file, an engine ({', '.join(PLAN_SUFFIXES)}) or a .json file of layers"
+        )
     if out is not None:
         write_json(found.to_dict(), out)
     if export_profile is not None:
@@ -68,9 +70,9 @@ def layers(
     for what in ("kind", "block"):
         rows = [(name, f"{ms:.4f}", f"{100 * ms / found.sum_ms:.1f} %") for name, ms in found.by(what).items()]
         print_table(f"{found.name} on {found.backend}, by {what}", (what, "ms a run", "share"), rows)
-    most_expensive = sorted(found.layers, key=lambda layer: -layer.average_ms)[:10]
-    shown = [(layer.name, layer.operator, layer.scope or "unknown", f"{layer.average_ms:.4f}") for layer in most_expensive]
-    print_table("the dearest layers", ("layer", "operator", "torch module", "ms a run"), shown)
+    slowest = sorted(found.layers, key=lambda layer: -layer.average_ms)[:10]
+    shown = [(layer.name, layer.operator, layer.scope or "unknown", f"{layer.average_ms:.4f}") for layer in slowest]
+    print_table("slowest layers", ("layer", "operator", "torch module", "ms a run"), shown)
     whole = "" if found.end_to_end_ms is None else f"; a run without the profiler {found.end_to_end_ms:.4f} ms"
     ratio = "" if found.ratio is None else f", ratio {found.ratio:.3f}"
-    note(f"sum of the layers {found.sum_ms:.4f} ms{whole}{ratio}; {100 * found.joined:.0f} % of it joined to torch modules")
+    note(f"sum of the layers {found.sum_ms:.4f} ms{whole}{ratio}; torch modules are known for {100 * found.joined:.0f} % of it")

@@ -11,7 +11,7 @@ from autoformer.profiling.profiles.latency import Profile
 
 
 def show_profile(profile: Profile, threads: int) -> None:
-    """Latencies, then what else was asked for, then what could not be measured."""
+    """Latencies, then cold starts and energy, then what could not be measured."""
     rows = []
     for measured in profile.measurements:
         stats = measured.stats
@@ -48,7 +48,7 @@ def show_sweep(sweep: BatchSweep) -> None:
 
 
 def _show_besides(profiles: Sequence[Profile]) -> None:
-    """Where a GPU's clock was held, and cold starts and energy, where they were asked for."""
+    """The clock that a GPU was locked at, and cold starts and energy where they were asked for."""
     for words in dict.fromkeys(taken.gpu_clock for profile in profiles for taken in profile.measurements):
         if words is not None and words != NOT_LOCKED:  # that stands beside the verdict
             note(f"the GPU's clock was {words}")
@@ -75,7 +75,7 @@ def _show_besides(profiles: Sequence[Profile]) -> None:
 
 
 def verdict_words(measured: Measurement) -> str:
-    """The verdict, and that a GPU's clock was free to move."""
+    """The verdict, and whether a GPU's clock was not locked."""
     return f"{measured.verdict}{' (clocks unlocked)' if measured.gpu_clock == NOT_LOCKED else ''}"
 
 
@@ -92,4 +92,4 @@ def _metric_row(taken: Measurement) -> tuple[str, str, str]:
 
 
 def _mib(value: float | None) -> str:
-    return "not told" if value is None else f"{value:.1f}"
+    return "unknown" if value is None else f"{value:.1f}"

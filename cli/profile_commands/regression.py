@@ -19,7 +19,8 @@ def compare(
     other_device: Annotated[
         bool, typer.Option("--other-device", help="Compare times of different devices, threads or settings.")
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 as well where it cannot be told, or B lacks one.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 as well where it is inconclusive, or B lacks one.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="File to write: .html, .md or .json.")] = None,
     json: Json = False,
 ) -> None:
     """Compare two profiles; exit 1 when B is shown to be slower than permitted.
@@ -27,29 +28,27 @@ def compare(
     Example: autoformer profile compare before.json after.json --max-regression 5%
     """
     from autoformer.cli.console import note, print_json, print_table
+    from autoformer.files import refuse_existing_file
     from autoformer.parsing import percentage
+    from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE
     from autoformer.profiling.profiles.batch_sweep import load_profiles
-    from autoformer.profiling.profiles.regression import UNSHOWN, compare_profiles
+    from autoformer.profiling.profiles.regression import compare_profiles
+    from autoformer.profiling.reports import page, regression_page
 
+    if out is not None:
+        page.check_suffix(out)
+        refuse_existing_file(out)
     permitted = percentage(max_regression)
     found = compare_profiles(load_profiles(before), load_profiles(after), permitted=permitted, other_device=other_device)
+    if out is not None:
+        page.save(regression_page.regression_page(found), out)
     if json:
         print_json(found.to_dict())
     else:
-        rows = [
-            (
-                ratio.name, f"{ratio.precision}, batch {ratio.batch}", ratio.statistic, f"{ratio.before_ms:.3f}",
-                f"{ratio.after_ms:.3f}",
-                f"{ratio.ratio:.3f}" + ("" if ratio.low is None else f" [{ratio.low:.3f}, {ratio.high:.3f}]"),
-                f"{ratio.verdict}: {ratio.reason}",
-            )
-            for ratio in found.ratios
-        ]  # fmt: skip
-        columns = ("artefact", "", "statistic", "A ms", "B ms", "B / A, 95 % interval", "verdict")
-        print_table(f"B against A, at most {100 * permitted:g} % slower", columns, rows)
+        print_table(regression_page.title(found), regression_page.COLUMNS, regression_page.table(found))
         for which, names in (("A", found.only_before), ("B", found.only_after)):
             for name in names:
                 note(f"only in {which}: {name}")
-    untold = bool(found.only_before) or any(ratio.verdict == UNSHOWN for ratio in found.ratios)
-    if found.shown or (strict and untold):
+    inconclusive = bool(found.only_before) or any(ratio.verdict == INCONCLUSIVE for ratio in found.ratios)
+    if found.shown or (strict and inconclusive):
         raise typer.Exit(REGRESSION)

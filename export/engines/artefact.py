@@ -12,14 +12,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoformer.architecture import whole_number
 from autoformer.errors import CheckpointError, ExportError, MeasurementError, MissingPackageError, short
 from autoformer.export.engines.build_progress import OnProgress
-from autoformer.export.engines.builder import MAX_BATCH, Batches, EngineBuilder, EngineConfig
+from autoformer.export.engines.builder import MAX_BATCH, EngineBuilder, EngineConfig
 from autoformer.export.engines.engine import Engine
 from autoformer.export.engines.tensorrt_versions import how_to_rebuild, tensorrt_missing
-from autoformer.export.engines.trtexec import Trtexec, trtexec_path
+from autoformer.export.engines.trtexec import PlanInput, Trtexec, trtexec_path
 from autoformer.export.manifest import Artefact, sha256_of
-from autoformer.export.parity import Parity
+from autoformer.export.parity import BATCHES, Batches, Parity, in_profiles
+from autoformer.files import believing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,10 +29,9 @@ if TYPE_CHECKING:
 
     from autoformer.export.parity import Model
 
-    # Compares a model, run in batches of these sizes: the comparison, and how many images are named right, where known.
+    # Compares a model, run in batches of these sizes: the comparison, and how many images it gets right, where known.
     Judge = Callable[[Model, tuple[int, ...]], tuple[Parity, int | None]]
 
-BATCHES = (1, 2, 5)  # sizes that every engine is compared with, beside those that its profiles are tuned for
 BUILT_WITH = "built_with"  # in `Artefact.made`: names trtexec where that built the plan
 
 
@@ -40,25 +41,28 @@ class TrtexecModel:
 
     program: Trtexec
     plan: Path
-    input_name: str
+    taken: PlanInput
     output_name: str
-    fixed_batch: bool
+
+    @classmethod
+    def of(cls, program: Trtexec, plan: Path, artefact: Artefact) -> TrtexecModel:
+        """The plan of an artefact, or of one that is made from it."""
+        assert artefact.output_name is not None, "an exported file has an output"
+        return cls(program, plan, PlanInput.of(artefact), artefact.output_name)
 
     def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """Raises `MeasurementError` with trtexec's reason."""
         import numpy as np
 
-        values = self.program.logits(
-            self.plan, np.ascontiguousarray(images).tobytes(), batch=len(images), input_name=self.input_name,
-            image_shape=images.shape[1:], output_name=self.output_name, fixed_batch=self.fixed_batch,
-        )  # fmt: skip
+        content = np.ascontiguousarray(images).tobytes()
+        values = self.program.logits(self.plan, content, len(images), self.taken, self.output_name)
         return np.asarray(values, np.float32).reshape(len(images), -1)
 
 
 def read_batches(words: str) -> Batches:
     """ "8" is tuned for and takes 8 images, "1:8:32" takes 1 to 32 and is tuned for 8. Raises `ExportError` for others."""
     sizes = words.split(":")
-    if len(sizes) not in (1, 3) or not all(size.isdecimal() and 1 <= int(size) <= MAX_BATCH for size in sizes):
+    if len(sizes) not in (1, 3) or not all(1 <= (whole_number(size) or 0) <= MAX_BATCH for size in sizes):
         raise ExportError(
             f"batches {words[:40]!r} cannot be read; expected one number like 8, or smallest:tuned for:largest like 1:8:32"
         )
@@ -92,13 +96,11 @@ def engine_artefact(
     program: Trtexec | None = None,
     on_progress: OnProgress | None = None,
 ) -> Artefact:
-    """Builds the engine of an exported ONNX file and compares it; the plan is gone again when it cannot be proved.
+    """Builds the engine of an exported ONNX file and compares it; the plan is removed again when it does not pass.
 
     `program` builds and runs it, or TensorRT's bindings when None. A failure is an answer, not an exception: "rejected" with
     its reason.
     """
-    assert source.input_name is not None, "an exported file has an input"
-    assert source.output_name is not None, "an exported file has an output"
     made: dict[str, Any] = {}
     try:
         if program is None:
@@ -107,25 +109,22 @@ def engine_artefact(
             with Engine.load(plan, sha256=built.sha256) as engine:
                 parity, correct = judge(in_profiles(engine, engine.profiles), _compared(engine.profiles))
         else:
-            made = program.build(
-                graph, plan, config, input_name=source.input_name, image_shape=_image_shape(source),
-                fixed_batch=source.batch is not None,
-            )  # fmt: skip
+            made = program.build(graph, plan, config, PlanInput.of(source))
             profiles = profiles_of(replace(source, made=made))
-            model = in_profiles(_with_trtexec(program, plan, source), profiles)
+            model = in_profiles(TrtexecModel.of(program, plan, source), profiles)
             parity, correct = judge(model, few_calls(profiles))
     except (ExportError, CheckpointError, MeasurementError) as error:  # the ONNX file is good all the same
         plan.unlink(missing_ok=True)
         return Artefact(format="tensorrt", precision=config.precision, status="rejected", reason=str(error), made=made)
+    found = Artefact(
+        format="tensorrt", precision=config.precision, status="rejected", reason=parity.reason, parity=parity, made=made
+    )
     if not parity.passed:
         plan.unlink()
-        return Artefact(
-            format="tensorrt", precision=config.precision, status="rejected", reason=parity.reason, parity=parity, made=made
-        )
-    return Artefact(
-        format="tensorrt", precision=config.precision, status="exported", reason=parity.reason, file=plan.name,
-        sha256=sha256_of(plan), bytes=plan.stat().st_size, input_name=source.input_name, input_shape=source.input_shape,
-        output_name=source.output_name, parity=parity, correct=correct, made=made,
+        return found
+    return replace(
+        found, status="exported", file=plan.name, sha256=sha256_of(plan), bytes=plan.stat().st_size,
+        input_name=source.input_name, input_shape=source.input_shape, output_name=source.output_name, correct=correct,
     )  # fmt: skip
 
 
@@ -139,28 +138,7 @@ def opened_engine(path: Path, artefact: Artefact) -> Iterator[Model]:
         with Engine.load(path, sha256=artefact.sha256) as engine:
             yield in_profiles(engine, engine.profiles)
         return
-    yield in_profiles(_with_trtexec(checked_trtexec(path, artefact), path, artefact), profiles_of(artefact))
-
-
-def in_profiles(model: Model, profiles: Sequence[Batches]) -> Model:
-    """`model`, which takes the batches of these profiles, for any number of images: a batch between them is filled up.
-
-    The images added are copies of the last, and their answers are dropped.
-    """
-
-    def run(images: NDArray[Any]) -> NDArray[np.float32]:
-        import numpy as np
-
-        most, found, start = max(high for _, _, high in profiles), [], 0
-        while start < len(images):
-            batch = images[start : start + most]
-            size = min(max(low, len(batch)) for low, _, high in profiles if high >= len(batch))
-            whole = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
-            found.append(model(np.ascontiguousarray(whole))[: len(batch)])
-            start += len(batch)
-        return np.concatenate(found)
-
-    return run
+    yield in_profiles(TrtexecModel.of(checked_trtexec(path, artefact), path, artefact), profiles_of(artefact))
 
 
 def profiles_of(artefact: Artefact) -> tuple[Batches, ...]:
@@ -170,12 +148,8 @@ def profiles_of(artefact: Artefact) -> tuple[Batches, ...]:
 
 def settings_of(artefact: Artefact) -> EngineConfig:
     """What a plan was built with, from its record. Raises `CheckpointError` where that does not say."""
-    try:
+    with believing(f"the manifest's entry of {artefact.file}", how_to_rebuild(), fault="does not say how it was built"):
         return EngineConfig.from_dict(artefact.made["config"])
-    except (KeyError, TypeError, ExportError) as error:
-        raise CheckpointError(
-            f"the manifest does not say with which settings {artefact.file} was built ({short(error)}); {how_to_rebuild()}"
-        ) from error
 
 
 def few_calls(profiles: Sequence[Batches]) -> tuple[int, ...]:
@@ -209,14 +183,3 @@ def checked_trtexec(path: Path, artefact: Artefact) -> Trtexec:
     if None not in (built_for, here) and built_for != here:
         raise CheckpointError(f"{path} was built for {short(built_for)}, here is {here}; {how_to_rebuild()}")
     return program
-
-
-def _with_trtexec(program: Trtexec, plan: Path, artefact: Artefact) -> TrtexecModel:
-    assert artefact.input_name is not None, "an exported file has an input"
-    assert artefact.output_name is not None, "an exported file has an output"
-    return TrtexecModel(program, plan, artefact.input_name, artefact.output_name, artefact.batch is not None)
-
-
-def _image_shape(artefact: Artefact) -> tuple[int, ...]:
-    """Channels, height, width."""
-    return tuple(int(size) for size in artefact.input_shape[1:])

@@ -13,32 +13,31 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from autoformer.errors import ExportError, short
 from autoformer.export.engines.build_progress import OnProgress, progress_monitor, stoppable
-from autoformer.export.engines.cuda_runtime import Cuda
 from autoformer.export.engines.tensorrt_versions import (
-    collecting_logger,
+    Here,
     created,
-    import_tensorrt,
     network_flags,
-    parser_error_line,
+    parser_errors,
     set_precision,
     share_profiles,
 )
 from autoformer.export.engines.timing_cache import TimingCache, locked_timing_cache
 from autoformer.export.graphs.external_data import check_external_data
-from autoformer.export.graphs.onnx_file import OnnxFile, module_scopes
+from autoformer.export.graphs.onnx_file import OnnxFile
 from autoformer.export.manifest import sha256_of
+from autoformer.export.parity import Batches
 from autoformer.files import replacing
+from autoformer.records import fields_to_json, from_json
 
-Batches = tuple[int, int, int]  # smallest, the one that kernels are tuned for, largest
 PRECISIONS = {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16", "int8": "int8"}  # and the file that each is built from
 MAX_BATCH = 4096
-INPUT_TYPES = {"FLOAT": "float32", "UINT8": "uint8"}
+INPUT_TYPES = ("FLOAT", "UINT8")  # of images, among TensorRT's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,25 +72,24 @@ class EngineConfig:
             raise ExportError(f"workspace_mib must be positive, got {self.workspace_mib}")
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        cache = None if self.timing_cache is None else str(self.timing_cache)
-        return asdict(self) | {"profiles": [list(profile) for profile in self.profiles], "timing_cache": cache}
+        """As a manifest holds it: without the folder of the timing cache, which is of this machine."""
+        return {name: value for name, value in fields_to_json(self).items() if name != "timing_cache"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EngineConfig:
-        """Reads what `to_dict` gave. Raises `ExportError` for unknown keys and values of another kind."""
-        known = [entry.name for entry in fields(cls)]
-        if unknown := sorted(set(values) - set(known)):
-            raise ExportError(f"engine settings have no {short(repr(unknown[0]))}; known are {', '.join(known)}")
-        try:
-            given = dict(values)
-            if "profiles" in given:
-                given["profiles"] = tuple(tuple(int(size) for size in profile) for profile in given["profiles"])
-            if given.get("timing_cache") is not None:
-                given["timing_cache"] = Path(given["timing_cache"])
-            return cls(**given)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise ExportError(f"engine settings cannot be read ({short(error)}); expected what to_dict gives") from error
+        """Reads what `to_dict` gave. Raises `CheckpointError` for unknown keys and values of another type."""
+        return from_json(cls, values, "engine settings")
+
+    def source(self, graph: Path) -> OnnxFile:
+        """The file to build from. Raises `ExportError` when it computes in another type than the engine shall."""
+        check_external_data(graph)
+        file = OnnxFile.read(graph)
+        if file.precision != PRECISIONS[self.precision]:
+            raise ExportError(
+                f"{graph} computes in {file.precision}, asked for an engine of {self.precision}; an engine computes in "
+                f"what its file says, so build from the {PRECISIONS[self.precision]} file"
+            )
+        return file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,30 +100,16 @@ class BuiltEngine:
     sha256: str
     graph_sha256: str  # of the ONNX file
     config: EngineConfig  # with the profiles as they are: a graph of fixed batch has one, of its batch
-    input_name: str
-    output_name: str
-    image_shape: tuple[int, ...]  # channels, height, width
-    input_type: str  # "float32" or "uint8"
-    tensorrt: str  # version
-    gpu: str
-    compute_capability: str
-    driver: str
-    cuda: str
+    here: Mapping[str, str]  # TensorRT and the device, as `Here.made` names them
     build_s: float
-    timing_cache: dict[str, str | None] | None = None  # "file", and its SHA-256 "before" and "after"
-    warnings: tuple[str, ...] = field(default=())
+    timing_cache: Mapping[str, str | None] | None  # "file", and its SHA-256 "before" and "after"
+    warnings: tuple[str, ...]
 
     def made(self) -> dict[str, Any]:
-        """The record for `Artefact.made`, as JSON. `Engine.load` compares versions and device with it."""
-        settings = self.config.to_dict()
-        del settings["timing_cache"]  # a folder of this machine
+        """The record for `Artefact.made`, as JSON."""
         return {
-            "tensorrt": self.tensorrt,
-            "gpu": self.gpu,
-            "compute_capability": self.compute_capability,
-            "driver": self.driver,
-            "cuda": self.cuda,
-            "config": settings,
+            **self.here,
+            "config": self.config.to_dict(),
             "graph_sha256": self.graph_sha256,
             "seconds": round(self.build_s, 2),
             "timing_cache": self.timing_cache,
@@ -146,25 +130,14 @@ class EngineBuilder:
         a build; kernel timings taken until then stay in the timing cache. Raises `ExportError` when the file computes in another
         type than asked for, and with TensorRT's reason when parsing or building fails.
         """
-        trt = import_tensorrt()
-        gpu = Cuda().gpu()
+        trt, logger, gpu = here = Here.begin()
         started = time.monotonic()
-        check_external_data(graph)
-        file = OnnxFile.read(graph)
-        if file.precision != PRECISIONS[self.config.precision]:
-            raise ExportError(
-                f"{graph} computes in {file.precision}, asked for an engine of {self.config.precision}; an engine computes in "
-                f"what its file says, so build from the {PRECISIONS[self.config.precision]} file"
-            )
-        logger = collecting_logger(trt)
-        logger.take()  # what was said before has nothing to do with this build
+        file = self.config.source(graph)
         builder = created(trt, "Builder", logger)
         network = builder.create_network(network_flags(trt))
-        _parse(trt, network, file)
+        _parse(here, network, file)
         config = builder.create_builder_config()
-        entry = network.get_input(0)
-        image_shape = tuple(entry.shape)[1:]
-        done = self._set_up(trt, builder, network, config, file)
+        done = self._set_up(here, builder, network, config, file)
         with ExitStack() as stack:
             tell = on_progress or (lambda phase, steps, total: None)
             cache: TimingCache | None = None
@@ -188,22 +161,15 @@ class EngineBuilder:
             sha256=sha256_of(plan),
             graph_sha256=sha256_of(graph),
             config=done,
-            input_name=entry.name,
-            output_name=network.get_output(0).name,
-            image_shape=image_shape,
-            input_type=_input_type(trt, entry, graph),
-            tensorrt=trt.__version__,
-            gpu=gpu.name,
-            compute_capability=gpu.compute_capability,
-            driver=gpu.driver,
-            cuda=gpu.cuda,
+            here=here.made(),
             build_s=time.monotonic() - started,
             timing_cache=cache.record() if cache is not None else None,
             warnings=(*(cache.warnings if cache is not None else ()), *logger.warnings),
         )
 
-    def _set_up(self, trt: Any, builder: Any, network: Any, config: Any, file: OnnxFile) -> EngineConfig:
+    def _set_up(self, here: Here, builder: Any, network: Any, config: Any, file: OnnxFile) -> EngineConfig:
         """Puts the settings into TensorRT's `config`; returns them as they are for this graph."""
+        trt = here.trt
         config.builder_optimization_level = self.config.optimization_level
         if self.config.workspace_mib is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self.config.workspace_mib << 20)
@@ -225,27 +191,19 @@ class EngineBuilder:
             except ValueError:
                 refused = True
             if refused:
-                raise ExportError(f"TensorRT refuses batches {batches} for {file.path}: {collecting_logger(trt).take()}")
+                raise ExportError(f"TensorRT refuses batches {batches} for {file.path}: {here.logger.take()}")
         return self.config
 
 
-def _parse(trt: Any, network: Any, file: OnnxFile) -> None:
+def _parse(here: Here, network: Any, file: OnnxFile) -> None:
     """Reads the file into `network`. Raises `ExportError` naming operator, node and torch module."""
-    logger = collecting_logger(trt)
-    parser = trt.OnnxParser(network, logger)
+    trt = here.trt
+    parser = trt.OnnxParser(network, here.logger)
     if not parser.parse(file.path.read_bytes(), str(file.path)):  # the path leads to weights beside the file
-        names, scopes = [node.name for node in file.nodes], module_scopes(file.path)
-        errors = [parser_error_line(parser.get_error(index), names, scopes) for index in range(parser.num_errors)]
-        said = "; ".join(dict.fromkeys(errors))
-        raise ExportError(f"TensorRT {trt.__version__} cannot read {file.path}: {said or logger.take()}")
+        said = parser_errors(parser, file) or here.logger.take()
+        raise ExportError(f"TensorRT {trt.__version__} cannot read {file.path}: {said}")
     if network.num_inputs != 1 or network.num_outputs != 1:
         raise ExportError(f"{file.path} has {network.num_inputs} inputs and {network.num_outputs} outputs; expected one of each")
-    _input_type(trt, network.get_input(0), file.path)
-
-
-def _input_type(trt: Any, entry: Any, graph: Path) -> str:
-    """ "float32" or "uint8". Raises `ExportError` for others."""
-    for name, word in INPUT_TYPES.items():
-        if entry.dtype == getattr(trt.DataType, name):
-            return word
-    raise ExportError(f"{graph} takes images of {entry.dtype}; expected float32 or uint8")
+    taken = network.get_input(0).dtype
+    if taken not in [getattr(trt.DataType, name) for name in INPUT_TYPES]:
+        raise ExportError(f"{file.path} takes images of {taken}; expected float32 or uint8")

@@ -1,7 +1,7 @@
 """`Engine`: a TensorRT plan, run from numpy arrays and timed by the device's own events, with and without a CUDA graph.
 
 A plan is executable code: it is loaded only when its digest is known, from whoever just built it or from the manifest beside
-it, and only on the device and by the TensorRT that it was built for. Building is in `engine_builder.py`.
+it, and only on the device and by the TensorRT that it was built for. `builder.py` builds it.
 
 Runs on boards: numpy, tensorrt and cuda-python are imported inside the functions that need them.
 
@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoformer.errors import CheckpointError, DataError, MeasurementError
-from autoformer.export.engines.builder import Batches
 from autoformer.export.engines.cuda_runtime import Cuda
 from autoformer.export.engines.tensorrt_versions import collecting_logger, created, how_to_rebuild, import_tensorrt
 from autoformer.export.manifest import FILE_NAME, Manifest
+from autoformer.export.parity import Batches
 
 if TYPE_CHECKING:
     from types import TracebackType

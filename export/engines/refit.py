@@ -9,17 +9,16 @@ again before it counts. Runs on boards.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autoformer.errors import ExportError
-from autoformer.export.engines.cuda_runtime import Cuda
 from autoformer.export.engines.engine import deserialized, read_plan
-from autoformer.export.engines.tensorrt_versions import collecting_logger, created, import_tensorrt, parser_error_line
+from autoformer.export.engines.tensorrt_versions import Here, created, parser_errors
 from autoformer.export.graphs.external_data import check_external_data
-from autoformer.export.graphs.onnx_file import FLOAT, FLOAT16, INT8, OnnxFile, module_scopes
+from autoformer.export.graphs.onnx_file import FLOAT, FLOAT16, INT8, OnnxFile
 from autoformer.export.manifest import sha256_of
 from autoformer.files import replacing
 
@@ -37,18 +36,13 @@ class RefittedEngine:
     graph_sha256: str  # of the ONNX file that the weights came from
     num_weights: int
     is_refittable: bool  # whether the written plan can be refitted again: from TensorRT 10.14 on
-    tensorrt: str
-    gpu: str
-    compute_capability: str
-    driver: str
-    cuda: str
+    here: Mapping[str, str]  # TensorRT and the device, as `Here.made` names them
     refit_s: float
 
     def made(self) -> dict[str, Any]:
-        """The record for `Artefact.made`, as JSON. `Engine.load` compares versions and device with it."""
-        record = asdict(self)
-        del record["path"], record["sha256"], record["refit_s"]
-        return record | {"refit_seconds": round(self.refit_s, 2)}
+        """The record for `Artefact.made`, as JSON."""
+        names = ("source_sha256", "graph_sha256", "num_weights", "is_refittable")
+        return {**self.here, **{name: getattr(self, name) for name in names}, "refit_seconds": round(self.refit_s, 2)}
 
 
 def refit_engine(plan: Path, graph: Path, out: Path, *, sha256: str | None = None) -> RefittedEngine:
@@ -56,15 +50,11 @@ def refit_engine(plan: Path, graph: Path, out: Path, *, sha256: str | None = Non
 
     The plan is checked as `Engine.load` does. Raises `ExportError` when it is not refittable, or the weights do not fit it.
     """
-    trt = import_tensorrt()
-    cuda = Cuda()
-    gpu = cuda.gpu()
+    trt, logger, _ = here = Here.begin()
     started = time.monotonic()
     content = read_plan(plan, sha256)
     check_external_data(graph)
     file = OnnxFile.read(graph)
-    logger = collecting_logger(trt)
-    logger.take()
     engine = deserialized(created(trt, "Runtime", logger), content, plan)
     if not engine.refittable:
         raise ExportError(f"{plan} was not built to be refitted; build it refittable, or build a new engine from {graph}")
@@ -72,7 +62,7 @@ def refit_engine(plan: Path, graph: Path, out: Path, *, sha256: str | None = Non
     wanted = list(refitter.get_all_weights())
     if wrong := list(_misfits(trt, refitter, wanted, file)):
         raise ExportError(f"weights of {graph} do not fit {plan}: {_some(wrong)}")
-    kept = _give(trt, refitter, wanted, file)
+    kept = _give(here, refitter, wanted, file)
     if missing := sorted(refitter.get_missing_weights()):
         raise ExportError(f"{graph} has no weights for {_some(missing)} of {plan}; export the same architecture the same way")
     if not refitter.refit_cuda_engine():
@@ -90,11 +80,7 @@ def refit_engine(plan: Path, graph: Path, out: Path, *, sha256: str | None = Non
         graph_sha256=sha256_of(graph),
         num_weights=len(wanted),
         is_refittable=is_refittable,
-        tensorrt=trt.__version__,
-        gpu=gpu.name,
-        compute_capability=gpu.compute_capability,
-        driver=gpu.driver,
-        cuda=gpu.cuda,
+        here=here.made(),
         refit_s=time.monotonic() - started,
     )
 
@@ -114,17 +100,15 @@ def _misfits(trt: Any, refitter: Any, wanted: list[str], file: OnnxFile) -> Iter
             yield f"{name} is {TYPE_NAMES[weight.data_type]}, the engine's {expected.dtype}"
 
 
-def _give(trt: Any, refitter: Any, wanted: list[str], file: OnnxFile) -> Any:
+def _give(here: Here, refitter: Any, wanted: list[str], file: OnnxFile) -> Any:
     """Hands the weights over; returns what must live until the refit. Raises `ExportError` for what TensorRT does not take."""
     import numpy as np
 
-    logger = collecting_logger(trt)
+    trt, logger = here.trt, here.logger
     if hasattr(trt, "OnnxParserRefitter"):
         parser = trt.OnnxParserRefitter(refitter, logger)
         if not parser.refit_from_bytes(file.path.read_bytes(), str(file.path)):
-            names, scopes = [node.name for node in file.nodes], module_scopes(file.path)
-            errors = [parser_error_line(parser.get_error(index), names, scopes) for index in range(parser.num_errors)]
-            said = "; ".join(errors) or logger.take()
+            said = parser_errors(parser, file) or logger.take()
             raise ExportError(f"TensorRT {trt.__version__} cannot refit with {file.path}: {said}; nothing was written")
         return parser
     kept = []

@@ -9,12 +9,11 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from autoformer.errors import MeasurementError, MissingPackageError
-
-if TYPE_CHECKING:
-    from autoformer.export.graphs.onnx_file import OnnxFile
+from autoformer.export.engines.cuda_runtime import Cuda, Gpu
+from autoformer.export.graphs.onnx_file import OnnxFile, module_scopes
 
 MAX_WARNINGS = 20  # different ones kept of a build
 # What computes numbers and can be held in a type; moving and shaping layers take the type of their neighbours.
@@ -72,14 +71,37 @@ def import_tensorrt() -> Any:
 
 def tensorrt_missing() -> str | None:
     """Why engines cannot be built or run here, in one line; None when they can. Looks at package, libraries and device."""
-    from autoformer.export.engines.cuda_runtime import Cuda
-
     try:
         import_tensorrt()
         devices = Cuda().device_count()
     except (MissingPackageError, MeasurementError) as error:
         return str(error)
     return None if devices else "there is no CUDA device; TensorRT needs an NVIDIA GPU and its driver"
+
+
+class Here(NamedTuple):
+    """What a build and a refit begin with: TensorRT, its logger without what was said before, and the device."""
+
+    trt: Any
+    logger: Any
+    gpu: Gpu
+
+    @classmethod
+    def begin(cls) -> Here:
+        """Raises `MissingPackageError` without TensorRT, `MeasurementError` without a device."""
+        trt = import_tensorrt()
+        gpu = Cuda().gpu()
+        logger = collecting_logger(trt)
+        logger.take()
+        return cls(trt, logger, gpu)
+
+    def made(self) -> dict[str, str]:
+        """Their part of the record in `Artefact.made`; `read_plan` compares version and device with it."""
+        gpu = self.gpu
+        return {
+            "tensorrt": self.trt.__version__, "gpu": gpu.name, "compute_capability": gpu.compute_capability,
+            "driver": gpu.driver, "cuda": gpu.cuda,
+        }  # fmt: skip
 
 
 def network_flags(trt: Any) -> int:
@@ -131,6 +153,13 @@ def share_profiles(trt: Any, config: Any) -> None:
 def is_strongly_typed(trt: Any) -> bool:
     """Whether this version computes in the types that the file states: 10 and newer."""
     return hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+
+
+def parser_errors(parser: Any, file: OnnxFile) -> str:
+    """What a parser says against a file, in one line: operator, node and torch module of each error; empty for nothing."""
+    names, scopes = [node.name for node in file.nodes], module_scopes(file.path)
+    errors = [parser_error_line(parser.get_error(index), names, scopes) for index in range(parser.num_errors)]
+    return "; ".join(dict.fromkeys(errors))
 
 
 def parser_error_line(parser_error: Any, nodes: Sequence[str] = (), scopes: Mapping[str, str] = {}) -> str:

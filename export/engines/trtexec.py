@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from autoformer.errors import ExportError, MeasurementError, MissingPackageError, short
-from autoformer.export.engines.builder import PRECISIONS, EngineConfig
+from autoformer.export.engines.builder import EngineConfig
 from autoformer.export.engines.trtexec_output import (
     check_summary,
     read_gpu,
@@ -33,9 +33,8 @@ from autoformer.export.engines.trtexec_output import (
     read_warnings,
     reason_of,
 )
-from autoformer.export.graphs.external_data import check_external_data
 from autoformer.export.graphs.onnx_file import OnnxFile
-from autoformer.export.manifest import sha256_of
+from autoformer.export.manifest import Artefact, sha256_of
 from autoformer.files import replacing
 
 PLACES = ("/usr/src/tensorrt/bin", "/opt/tensorrt/bin", "/usr/local/tensorrt/bin")  # JetPack, NVIDIA's containers, by hand
@@ -61,6 +60,38 @@ class Listener(Protocol):
 
     def heard(self, line: str) -> None:
         """It printed a line just now; it writes each one out at once."""
+
+
+@dataclass(frozen=True)
+class PlanInput:
+    """The images that a plan takes, as trtexec must be told."""
+
+    name: str
+    image_shape: tuple[int, ...]  # channels, height, width
+    fixed_batch: bool = False
+
+    @classmethod
+    def of(cls, artefact: Artefact) -> PlanInput:
+        """What the plan or the graph of an exported file takes."""
+        assert artefact.input_name is not None, "an exported file has an input"
+        return cls(artefact.input_name, tuple(int(size) for size in artefact.input_shape[1:]), artefact.batch is not None)
+
+    def flag(self, name: str, batch: int) -> list[str]:
+        """The flag `name` with the shape of a batch; none where the plan takes one batch alone."""
+        shape = "x".join(map(str, (batch, *self.image_shape)))
+        return [] if self.fixed_batch else [f"--{name}={self.name}:{shape}"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """How a plan is timed."""
+
+    batch: int = 1
+    cuda_graph: bool = True
+    copies: bool = False  # between host and GPU, counted
+    seconds: float = 3.0  # at least
+    min_runs: int = 100
+    warmup_s: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -116,36 +147,21 @@ class Trtexec:
         """The GPU it would run on, which it names before it looks for the engine that is not there; None where it does not."""
         return read_gpu(_run([str(self.path), f"--loadEngine={NO_ENGINE}"], timeout_s=60)[1])
 
-    def build(
-        self,
-        graph: Path,
-        plan: Path,
-        config: EngineConfig = EngineConfig(),
-        *,
-        input_name: str,
-        image_shape: Sequence[int],
-        fixed_batch: bool = False,
-    ) -> dict[str, Any]:
+    def build(self, graph: Path, plan: Path, config: EngineConfig, taken: PlanInput) -> dict[str, Any]:
         """Writes the plan of an ONNX file and gives how it was made, as `BuiltEngine.made` does. Takes seconds to minutes.
 
         Raises `ExportError` when the file computes in another type than asked for, with trtexec's reason when it fails, and for
         several profiles, which it cannot be told in one way in all versions.
         """
-        check_external_data(graph)
-        file = OnnxFile.read(graph)
-        if file.precision != PRECISIONS[config.precision]:
-            raise ExportError(
-                f"{graph} computes in {file.precision}, asked for an engine of {config.precision}; use its own file"
-            )
+        file = config.source(graph)
         if len(config.profiles) != 1:
             raise ExportError(
                 f"trtexec builds one profile of batches, asked for {len(config.profiles)}; build an engine for each"
             )
         words = [f"--onnx={graph}", *self._precision(config.precision, file)]
         words.append(f"--builderOptimizationLevel={config.optimization_level}")
-        if not fixed_batch:
-            for name, batch in zip(("min", "opt", "max"), config.profiles[0], strict=True):
-                words.append(f"--{name}Shapes={_shape(input_name, batch, image_shape)}")
+        for name, batch in zip(("minShapes", "optShapes", "maxShapes"), config.profiles[0], strict=True):
+            words += taken.flag(name, batch)
         if config.workspace_mib is not None:
             words.append(f"--memPoolSize=workspace:{config.workspace_mib}")
         words += ["--refit"] * config.refittable + ["--profilingVerbosity=detailed"] * config.detailed
@@ -157,13 +173,11 @@ class Trtexec:
             if code or not beside.is_file() or not beside.stat().st_size:
                 raise ExportError(f"trtexec {self.tensorrt} cannot build an engine from {graph}: {reason_of(said)}")
             timings = None if cache is None else {"file": cache.name, "before": before, "after": _digest(cache)}
-        settings = config.to_dict()
-        del settings["timing_cache"]  # a folder of this machine
         return {
             "built_with": f"trtexec {self.tensorrt}",
             "tensorrt": self.tensorrt,
             "gpu": read_gpu(said),
-            "config": settings,
+            "config": config.to_dict(),
             "graph_sha256": sha256_of(graph),
             "seconds": round(time.monotonic() - started, 2),
             "timing_cache": timings,
@@ -188,28 +202,12 @@ class Trtexec:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield path
 
-    def time(
-        self,
-        plan: Path,
-        *,
-        batch: int = 1,
-        input_name: str,
-        image_shape: Sequence[int],
-        fixed_batch: bool = False,
-        cuda_graph: bool = True,
-        copies: bool = False,
-        spinning: bool = True,
-        seconds: float = 3.0,
-        min_runs: int = 100,
-        warmup_s: float = 1.0,
-        listener: Listener | None = None,
-    ) -> TrtexecTimes:
+    def time(self, plan: Path, taken: PlanInput, how: Timing = Timing(), listener: Listener | None = None) -> TrtexecTimes:
         """Times a plan with one query in flight; `listener` follows it. Raises `MeasurementError` with trtexec's reason."""
-        words, settings = self._conditions(cuda_graph=cuda_graph, copies=copies, spinning=spinning)
-        words += [f"--warmUp={round(1000 * warmup_s)}", f"--duration={math.ceil(seconds)}", f"--iterations={min_runs}"]
+        words, settings = self._conditions(cuda_graph=how.cuda_graph, copies=how.copies)
+        words += [f"--warmUp={round(1000 * how.warmup_s)}", f"--duration={math.ceil(how.seconds)}"]
+        words += [f"--iterations={how.min_runs}", *taken.flag("shapes", how.batch)]
         words += ["--avgRuns=1", f"--loadEngine={plan}"]  # one line a run, should the file of times be missing
-        if not fixed_batch:
-            words.append(f"--shapes={_shape(input_name, batch, image_shape)}")
         with tempfile.TemporaryDirectory(prefix="trtexec-") as folder:
             times = Path(folder) / "times.json"
             code, said = _followed([str(self.path), *words, f"--exportTimes={times}"], listener)
@@ -224,19 +222,16 @@ class Trtexec:
             latency_ms=tuple(run[0] for run in runs),
             gpu_ms=gpu_ms,
             enqueue_ms=tuple(run[2] for run in runs),
-            batch=batch,
+            batch=how.batch,
             warmup_runs=read_warmup(said),
-            warmup_s=warmup_s,
+            warmup_s=how.warmup_s,
             gpu=read_gpu(said),
             settings=settings,
             command=("trtexec", *words),
             warnings=read_warnings(said),
         )
 
-    def logits(
-        self, plan: Path, images: bytes, *, batch: int, input_name: str, image_shape: Sequence[int], output_name: str,
-        fixed_batch: bool = False,
-    ) -> list[float]:  # fmt: skip
+    def logits(self, plan: Path, images: bytes, batch: int, taken: PlanInput, output_name: str) -> list[float]:
         """What a plan gives for `batch` images, as they lie in memory, flat and in order.
 
         Raises `MeasurementError` with trtexec's reason.
@@ -244,10 +239,9 @@ class Trtexec:
         with tempfile.TemporaryDirectory(prefix="trtexec-") as folder:
             given, answer = Path(folder) / "images.bin", Path(folder) / "output.json"
             given.write_bytes(images)
-            words = [f"--loadEngine={plan}", f"--loadInputs={input_name}:{given}", f"--exportOutput={answer}"]
+            words = [f"--loadEngine={plan}", f"--loadInputs={taken.name}:{given}", f"--exportOutput={answer}"]
             words += ["--iterations=1", "--duration=0", "--warmUp=0", *self._conditions(copies=True)[0]]
-            if not fixed_batch:
-                words.append(f"--shapes={_shape(input_name, batch, image_shape)}")
+            words += taken.flag("shapes", batch)
             code, said = _run([str(self.path), *words])
             if code or not answer.is_file():
                 raise MeasurementError(f"trtexec {self.tensorrt} cannot run {plan}: {reason_of(said)}")
@@ -256,9 +250,7 @@ class Trtexec:
                     return [float(value) for value in tensor["values"]]
         raise MeasurementError(f"trtexec {self.tensorrt} gave no output {output_name!r} of {plan}")
 
-    def layers(
-        self, plan: Path, *, batch: int = 1, input_name: str, image_shape: Sequence[int], fixed_batch: bool = False
-    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    def layers(self, plan: Path, taken: PlanInput, batch: int = 1) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Times by layer, `[{"name", "timeMs", "averageMs", "percentage", …}]`, and the engine's own description as JSON.
 
         Slower than a timed run, and never the same: the profiler waits after every layer. Raises `MeasurementError`.
@@ -268,8 +260,7 @@ class Trtexec:
             words = [f"--loadEngine={plan}", f"--exportProfile={profile}", f"--exportLayerInfo={layers}"]
             words += ["--profilingVerbosity=detailed", *self._conditions(cuda_graph=False)[0]]
             words += ["--separateProfileRun"] * ("--separateProfileRun" in self.flags)
-            if not fixed_batch:
-                words.append(f"--shapes={_shape(input_name, batch, image_shape)}")
+            words += taken.flag("shapes", batch)
             code, said = _run([str(self.path), *words])
             if code or not profile.is_file() or not layers.is_file():
                 raise MeasurementError(f"trtexec {self.tensorrt} cannot profile {plan}: {reason_of(said)}")
@@ -292,21 +283,19 @@ class Trtexec:
                 words.append("--precisionConstraints=obey")
         return words
 
-    def _conditions(
-        self, *, cuda_graph: bool = False, copies: bool = False, spinning: bool = True
-    ) -> tuple[list[str], dict[str, str]]:
-        """The flags that bring these conditions about in this version, and the conditions in words."""
+    def _conditions(self, *, cuda_graph: bool = False, copies: bool = False) -> tuple[list[str], dict[str, str]]:
+        """The flags that bring these conditions about in this version, and the conditions in words; the host always spins."""
         if self.version[0] >= 11:
-            words = ["--noCudaGraph"] * (not cuda_graph) + ["--includeDataTransfers"] * copies + ["--noSpinWait"] * (not spinning)
+            words = ["--noCudaGraph"] * (not cuda_graph) + ["--includeDataTransfers"] * copies
         else:
-            words = ["--useCudaGraph"] * cuda_graph + ["--noDataTransfers"] * (not copies) + ["--useSpinWait"] * spinning
+            words = ["--useCudaGraph"] * cuda_graph + ["--noDataTransfers"] * (not copies) + ["--useSpinWait"]
         words += ["--infStreams=1"] * ("--infStreams" in self.flags)
         words += ["--exposeDMA"] * ("--exposeDMA" in self.flags)  # else two queries are in flight
         return words, {
             "trtexec": self.tensorrt,
             "cuda_graph": "on" if cuda_graph else "off",
             "copies": "counted" if copies else "none",
-            "waiting": "spins" if spinning else "blocks",
+            "waiting": "spins",
             "in_flight": "1" if "--exposeDMA" in self.flags else "2",
             "clock": "CUDA events; waiting of the host is not counted",
         }
@@ -314,10 +303,6 @@ class Trtexec:
 
 def _digest(cache: Path | None) -> str | None:
     return None if cache is None or not cache.is_file() else sha256_of(cache)
-
-
-def _shape(input_name: str, batch: int, image_shape: Sequence[int]) -> str:
-    return f"{input_name}:{'x'.join(map(str, (batch, *image_shape)))}"
 
 
 def _run(command: Sequence[str], timeout_s: float | None = None) -> tuple[int, str]:
@@ -359,4 +344,4 @@ def _followed(command: Sequence[str], listener: Listener | None) -> tuple[int, s
 
 
 def _not_started(command: Sequence[str], error: OSError) -> MissingPackageError:
-    return MissingPackageError(f"{command[0]} cannot be started ({error.strerror}); it is for another machine?")
+    return MissingPackageError(f"{command[0]} cannot be started ({error.strerror}); is it built for another machine?")

@@ -48,7 +48,7 @@ def read_log(said: str) -> list[tuple[float, float, float]]:
     try:
         return [_positive(float(host), float(gpu), float(enqueue)) for gpu, host, enqueue in RUN.findall(said)]
     except ValueError as error:
-        raise MeasurementError(f"trtexec printed a time that cannot be ({error}); time the engine again") from error
+        raise MeasurementError(f"trtexec printed an impossible time ({error}); time the engine again") from error
 
 
 def _positive(latency: float, gpu: float, enqueue: float) -> tuple[float, float, float]:
@@ -67,7 +67,7 @@ def check_summary(said: str, gpu_ms: Sequence[float]) -> None:
     if abs(median - float(printed[1])) > 0.001 * median + 1e-4:  # it prints six digits
         raise MeasurementError(
             f"trtexec prints a median of {printed[1]} ms, its {len(gpu_ms)} runs have {median:.6g} ms; this version writes its "
-            "times otherwise than known here"
+            "times in an unknown way"
         )
 
 
@@ -119,11 +119,11 @@ def reason_of(said: str) -> str:
 
 
 def read_json_file(path: Path) -> Any:
-    """A JSON file it wrote. Raises `CheckpointError` when it is none."""
+    """A JSON file it wrote. Raises `CheckpointError` when it is not JSON."""
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is no JSON that trtexec wrote ({short(error)}); run it again") from error
+        raise CheckpointError(f"{path} is not JSON as trtexec writes it ({short(error)}); run it again") from error
 
 
 def _lines(said: str, letter: str) -> list[str]:

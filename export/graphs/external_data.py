@@ -50,7 +50,7 @@ def check_external_data(path: Path) -> None:
 
 
 def external_locations(content: bytes) -> Iterator[str]:
-    """The names of files that tensors of a serialised model are kept in. Raises `ValueError` where the bytes are no messages."""
+    """The names of files that tensors of a serialised model are kept in. Raises `ValueError` where the bytes are not messages."""
     view = memoryview(content)
     waiting = [("model", view)]
     while waiting:
@@ -99,7 +99,7 @@ def fields_of(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             if at > end:
                 raise ValueError("a number is cut off")
         else:
-            raise ValueError(f"a field of kind {kind}, which ONNX has none of")
+            raise ValueError(f"a field of kind {kind}, which ONNX does not use")
 
 
 def varint_at(message: memoryview, at: int) -> tuple[int, int]:

@@ -34,7 +34,7 @@ def fold_normalisation(network: nn.Module, preprocessing: Preprocessing) -> nn.M
     embed, name = getattr(folded, "patch_embed", None), type(network).__name__
     proj = getattr(embed, "proj", None)
     cannot = f"the normalisation cannot be folded into {name}"
-    # Exactly Conv2d: its kin pad, or change their weights as they run. Behind a backbone it would not see the images.
+    # Exactly Conv2d: its subclasses pad, or change their weights as they run. Behind a backbone it would not see the images.
     if embed is None or type(proj) is not nn.Conv2d or hasattr(embed, "backbone"):
         raise ExportError(
             f"{cannot}: it has no patch embedding that is one Conv2d (patch_embed.proj); export it with float32 input"

@@ -7,17 +7,17 @@ boards: standard library only.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autoformer.architecture import Architecture
 from autoformer.data.preprocessing import Preprocessing
-from autoformer.errors import ArchitectureError, CheckpointError, short
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from autoformer.files import believing
+from autoformer.records import fields_to_json, from_json
 
 PREFIX = "autoformer."
+WORDS = ("weights_digest", "precision")  # stored as they are, all others as JSON
 
 
 @dataclass(frozen=True)
@@ -33,46 +33,21 @@ class ModelMetadata:
 
     def to_properties(self) -> dict[str, str]:
         """The string properties; `from_properties` reads them back."""
-        values: dict[str, Any] = {
-            "architecture": self.architecture and self.architecture.to_dict(),
-            "weights_digest": self.weights_digest,
-            "preprocessing": self.preprocessing and self.preprocessing.to_dict(),
-            "classes": self.classes and list(self.classes),
-            "precision": self.precision,
-        }
+        values = {name: value for name, value in fields_to_json(self).items() if name != "other" and value is not None}
         ours = {
-            PREFIX + name: value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+            PREFIX + name: value if name in WORDS else json.dumps(value, sort_keys=True, ensure_ascii=False)
             for name, value in values.items()
-            if value is not None
         }
         return {**self.other, **ours}
 
     @classmethod
     def from_properties(cls, properties: Mapping[str, str], source: object) -> ModelMetadata:
         """Reads the properties of the file `source`. Raises `CheckpointError` naming the one that makes no sense."""
-        ours = {key[len(PREFIX) :]: value for key, value in properties.items() if key.startswith(PREFIX)}
-        known = {"architecture", "weights_digest", "preprocessing", "classes", "precision"}
-        name = ""
-        try:
-            architecture = preprocessing = classes = None
-            if (name := "architecture") in ours:
-                architecture = Architecture.from_dict(json.loads(ours[name]))
-            if (name := "preprocessing") in ours:
-                preprocessing = Preprocessing.from_dict(json.loads(ours[name]))
-            if (name := "classes") in ours:
-                words = json.loads(ours[name])
-                if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-                    raise TypeError("expected a list of names")
-                classes = tuple(words)
-        except (ArchitectureError, CheckpointError, RecursionError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{source} carries {PREFIX}{name} that cannot be read ({short(error)}); export it again"
-            ) from error
-        return cls(
-            architecture=architecture,
-            weights_digest=ours.get("weights_digest"),
-            preprocessing=preprocessing,
-            classes=classes,
-            precision=ours.get("precision"),
-            other={key: value for key, value in properties.items() if key not in {PREFIX + word for word in known}},
-        )
+        values: dict[str, Any] = {"other": dict(properties)}
+        for name in ("architecture", "preprocessing", "classes", *WORDS):
+            if (key := PREFIX + name) in properties:
+                with believing(source, "export it again", fault=f"carries {key} that cannot be read"):
+                    text = values["other"].pop(key)
+                    values[name] = text if name in WORDS else json.loads(text)
+                    from_json(cls, {name: values[name]})
+        return from_json(cls, values)

@@ -95,7 +95,7 @@ class OnnxFile:
 
     @classmethod
     def read(cls, path: Path) -> OnnxFile:
-        """Raises `CheckpointError` when `path` cannot be read or is no ONNX file."""
+        """Raises `CheckpointError` when `path` cannot be read or is not an ONNX file."""
         try:
             content = memoryview(path.read_bytes())
             graphs = [value for number, value in fields_of(content) if number == 7 and isinstance(value, memoryview)]

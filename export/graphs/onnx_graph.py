@@ -44,9 +44,9 @@ OLDEST_WRITTEN = 18  # what torch has operators for; 17 is converted here
 IR_VERSION = 10  # newer ones are refused by runtimes of today's boards
 MAX_ONE_FILE_BYTES = 1_800_000_000  # protobuf ends at 2 GiB
 MAX_SIZE_RATIO = 1.12  # file against weights
-OTHERS_SIZE_RATIO = 2.0  # of networks that are none of ours, whose tables and masks are theirs
+OTHERS_SIZE_RATIO = 2.0  # of foreign networks, which may hold tables and masks
 BYTES_PER_NODE = 512  # room for the graph itself, so that the ratio is about the weights
-SMALL_CONSTANT = 4096  # elements; below it a constant is no waste worth an error
+SMALL_CONSTANT = 4096  # elements; smaller constants are allowed
 EXAMPLE_BATCH = 2  # a batch of one would let older exporters treat the dimension as fixed
 
 
@@ -191,7 +191,7 @@ def read_model(path: Path, *, weights_beside: bool = False) -> onnx.ModelProto:
         words = [word for entry in model.metadata_props for word in (entry.key, entry.value)]
         words += [value.name for value in (*model.graph.input, *model.graph.output)]
         if not all(isinstance(word, str) for word in words):  # protobuf gives bytes where it finds no text
-            raise ValueError("names that are no text")
+            raise ValueError("names that are not text")
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist; expected an ONNX file") from error
     except CheckpointError:

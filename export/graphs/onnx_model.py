@@ -101,7 +101,7 @@ class OnnxModel:
         try:
             found = short(f"inputs {[(i.name, i.type, i.shape) for i in inputs]}, outputs {[(o.name, o.shape) for o in outputs]}")
         except UnicodeDecodeError as error:
-            raise CheckpointError(f"{self.path} has inputs or outputs whose names are no text; export it again") from error
+            raise CheckpointError(f"{self.path} has inputs or outputs whose names are not text; export it again") from error
         classifies = len(inputs) == len(outputs) == 1 and inputs[0].type in TYPES and outputs[0].type == "tensor(float)"
         if not classifies or len(inputs[0].shape) != 4 or len(outputs[0].shape) != 2:
             raise CheckpointError(

@@ -16,18 +16,20 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
 from autoformer.errors import CheckpointError, ExportError
-from autoformer.export.graphs.onnx_graph import OnnxGraph, read_model
+from autoformer.export.graphs.attention_pattern import GraphView
+from autoformer.export.graphs.onnx_graph import OnnxGraph
 from autoformer.export.graphs.onnx_model import OnnxModel, import_onnxruntime
+from autoformer.export.graphs.tensorrt_rules import STANDARD, TARGETS, parsed, quantisation
 from autoformer.export.parity import run_in_batches
 from autoformer.files import replacing
 
@@ -71,15 +73,11 @@ class Trial:
     disagreement: float  # share of images given another class
     mean_abs: float  # logits
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form."""
-        return asdict(self)
-
 
 def quantize_int8(
     graph: OnnxGraph, images: NDArray[Any], path: Path, *, candidates: Sequence[Calibration] = CANDIDATES
 ) -> tuple[OnnxGraph, tuple[Trial, ...]]:
-    """Writes the int8 twin of `graph` to `path`, calibrated on its input [n, C, H, W]; and all trials, the kept one first.
+    """Writes the int8 form of `graph` to `path`, calibrated on its input [n, C, H, W]; and all trials, the kept one first.
 
     Raises `ExportError` when the images do not fit, nothing can be quantised, or the file would not be legal for TensorRT.
     """
@@ -107,8 +105,8 @@ def quantize_int8(
             trials.append((Trial(calibration, disagreement, moved), made))
         trials.sort(key=lambda trial: (trial[0].disagreement, trial[0].mean_abs))
         model = onnx.load(trials[0][1])
-        if objections := _objections(model):
-            raise ExportError(f"the quantised graph is not legal for TensorRT: {objections[0]}")
+        if refused := refused_quantisation(model):
+            raise ExportError(f"the quantised graph is not legal for TensorRT: {refused}")
         metadata = replace(graph.metadata, precision="int8")
         del model.metadata_props[:]
         onnx.helper.set_model_props(model, metadata.to_properties())
@@ -134,36 +132,12 @@ def _runnable(made: Path, graph: OnnxGraph) -> OnnxModel:
         ) from error
 
 
-def qdq_objections(path: Path) -> list[str]:
-    """Why TensorRT would refuse the quantisation in this file, or not run it in int8; empty when it is legal.
-
-    The rules are those of TensorRT's ONNX importer: int8 data, zero points zero, positive scales that are stored, no
-    dequantised int32 biases; and at least one Q/DQ pair. Raises `CheckpointError` when the file cannot be read.
-    """
-    return _objections(read_model(path))
-
-
-def _objections(model: onnx.ModelProto) -> list[str]:
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    nodes = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
-    found = [] if nodes else ["no QuantizeLinear or DequantizeLinear in the graph: nothing is quantised"]
-    for node in nodes:
-        name = f"{node.op_type} {node.name!r}"
-        if node.domain not in ("", "ai.onnx"):
-            found.append(f"{name} is of domain {node.domain!r}, expected a standard operator")
-        scale = stored.get(node.input[1])
-        if scale is None:
-            found.append(f"{name} computes its scale; it must be stored")
-        elif not (numpy_helper.to_array(scale) > 0).all():
-            found.append(f"{name} has a scale that is not positive")
-        zero_point = stored.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-        if zero_point is None:
-            found.append(f"{name} has no stored zero point: its type would be uint8")
-        elif zero_point.data_type != TensorProto.INT8:
-            found.append(f"{name} is {TensorProto.DataType.Name(zero_point.data_type)}, expected INT8")
-        elif numpy_helper.to_array(zero_point).any():
-            found.append(f"{name} has zero points other than zero")
-    return found
+def refused_quantisation(model: onnx.ModelProto) -> str | None:
+    """Why TensorRT would refuse the quantisation in this graph, of 8.6 on; None when it is legal."""
+    if not any(node.op_type == "QuantizeLinear" and node.domain in STANDARD for node in model.graph.node):
+        return "nothing is quantised"
+    refused = (found for found in quantisation(model, GraphView.of(model), parsed(TARGETS[0])) if found.level == "fails")
+    return next((f"{found.where}: {found.why}" for found in refused), None)
 
 
 def _prepare(graph: OnnxGraph, folder: Path) -> Path:

@@ -1,7 +1,7 @@
-"""What TensorRT objects to in an ONNX graph, a rule each, with the page that says so.
+"""What TensorRT would refuse, compute in another type or not fuse in an ONNX file, found without TensorRT.
 
-A rule is a function of the graph and a version of TensorRT. It knows nothing but what NVIDIA wrote down: where behaviour
-differs between versions, the version is in the rule.
+First the check and what it finds; then the rules, a function each of the graph and a version, with the page that says so. A rule
+knows nothing but what NVIDIA wrote down: where behaviour differs between versions, the version is in the rule.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import onnx
 from onnx import TensorProto, numpy_helper
@@ -20,7 +20,79 @@ from autoformer.export.graphs.attention_pattern import GraphView, attentions
 from autoformer.export.graphs.onnx_graph import opset_of, read_model
 
 Level = Literal["fails", "falls back", "not fused", "risk"]
+LEVELS: tuple[Level, ...] = get_args(Level)  # the worst first
 Version = tuple[int, int]
+TARGETS = ("8.6", "10.3", "10.9", "10.13", "10.16", "11.4")  # JetPack 6.0, JetPack 6.1 and 6.2, servers, Thor, servers
+
+
+class Objection(NamedTuple):
+    """One thing that one version objects to."""
+
+    level: Level
+    where: str  # node, value, or the file
+    why: str
+    source: str  # where it is written
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What some of the versions asked about object to, with the rule that found it."""
+
+    level: Level
+    where: str
+    why: str
+    source: str
+    rule: str
+    versions: tuple[str, ...]
+
+
+def check_tensorrt(path: Path, versions: Sequence[str] = TARGETS) -> list[Finding]:
+    """The findings for any ONNX file, the worst first. Raises `CheckpointError` when it cannot be read."""
+    return check_model(read_model(path, weights_beside=True), versions)
+
+
+def check_model(model: onnx.ModelProto, versions: Sequence[str] = TARGETS) -> list[Finding]:
+    """The findings for a model, the worst first; what several versions object to is one finding."""
+    graph = GraphView.of(model)
+    held: dict[tuple[str, Objection], list[str]] = {}
+    for version in versions:
+        target = parsed(version)
+        for name, rule in RULES.items():
+            for objection in dict.fromkeys(rule(model, graph, target)):
+                held.setdefault((name, objection), []).append(version)
+    found = [Finding(**objection._asdict(), rule=name, versions=tuple(texts)) for (name, objection), texts in held.items()]
+    return sorted(found, key=lambda finding: LEVELS.index(finding.level))
+
+
+def parsed(version: str) -> Version:
+    """A version as numbers. Raises `ExportError` for what is not like 10.3, or not 8.6, 10.x or 11.x."""
+    major, dot, rest = version.partition(".")
+    minor = rest.partition(".")[0]
+    if not (dot and major.isdecimal() and minor.isdecimal()):
+        raise ExportError(f"TensorRT version {version[:40]!r} is not understood; write it like {TARGETS[1]}")
+    if (int(major), int(minor)) != (8, 6) and int(major) not in (10, 11):
+        raise ExportError(f"nothing is known about TensorRT {version[:40]}; known are 8.6, 10.x and 11.x")
+    return int(major), int(minor)
+
+
+def grouped(findings: Sequence[Finding]) -> list[tuple[Finding, int]]:
+    """Findings that differ only in the place, as the first of them and how many there are."""
+    counts = Counter((finding.level, finding.why, finding.versions) for finding in findings)
+    first = {(finding.level, finding.why, finding.versions): finding for finding in reversed(findings)}
+    return [(first[key], count) for key, count in counts.items()]
+
+
+def to_dict(findings: Sequence[Finding], versions: Sequence[str]) -> dict[str, Any]:
+    """The JSON form, with the versions for which nothing fails."""
+    return {
+        "format": "autoformer/tensorrt-check/1",
+        "versions": list(versions),
+        "readable": [text for text in versions if not any(f.level == "fails" and text in f.versions for f in findings)],
+        "findings": [asdict(finding) for finding in findings],
+    }
+
+
+# --- what NVIDIA wrote down ---
 
 OPERATORS = "operator list of TensorRT's ONNX parser (onnx-tensorrt, docs/operators.md)"
 BYTES = "TensorRT documentation, DataType UINT8 (the same since 8.5); issue NVIDIA/TensorRT 3985"
@@ -52,18 +124,6 @@ FOREIGN_TYPES = (
 )  # fmt: skip
 
 
-class Objection(NamedTuple):
-    """One thing that one version objects to."""
-
-    level: Level
-    where: str  # node, value, or the file
-    why: str
-    source: str
-
-
-Rule = Callable[[onnx.ModelProto, GraphView, Version], Iterator[Objection]]
-
-
 def opset(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterator[Objection]:
     """Newer operator sets than the parser reads."""
     newest = max(newest for since, newest in NEWEST_OPSET if since <= target)
@@ -77,7 +137,9 @@ def operators(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iter
     for node in graph.nodes:
         kind = node.op_type
         if node.domain not in STANDARD:
-            yield Objection("fails", named(node), f"{node.domain}.{kind} is no standard operator; it needs a plugin", OPERATORS)
+            yield Objection(
+                "fails", named(node), f"{node.domain}.{kind} is not a standard operator; it needs a plugin", OPERATORS
+            )
         elif kind in UNSUPPORTED:
             yield Objection("fails", named(node), f"{kind} is not supported", OPERATORS)
         elif (since := SINCE.get(kind, (0, 0))) > target:
@@ -182,11 +244,6 @@ def shapes(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterato
             yield Objection("falls back", value.name, why, "TensorRT documentation, optimisation profiles")
 
 
-RULES: dict[str, Rule] = {
-    rule.__name__: rule for rule in (opset, operators, types, quantisation, attention, normalisation, shapes)
-}  # fmt: skip
-
-
 def type_name(kind: int) -> str:
     """The name of an ONNX data type."""
     return TensorProto.DataType.Name(kind) if kind in TensorProto.DataType.values() else f"type {kind}"
@@ -206,63 +263,6 @@ def _of_a_variance(node: onnx.NodeProto, graph: GraphView) -> bool:
     return before is not None and before.op_type == "ReduceMean" and bool(after & {"Div", "Reciprocal"})
 
 
-LEVELS: tuple[Level, ...] = ("fails", "falls back", "not fused", "risk")
-TARGETS = ("8.6", "10.3", "10.9", "10.13", "10.16", "11.4")  # JetPack 6.0, JetPack 6.1 and 6.2, servers, Thor, servers
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that TensorRT would object to, in some of the versions asked about."""
-
-    level: Level
-    rule: str
-    where: str  # node, value, or the file
-    why: str
-    source: str  # where it is written
-    versions: tuple[str, ...]
-
-
-def parsed(version: str) -> Version:
-    """A version as numbers. Raises `ExportError` for what is not like 10.3, or not 8.6, 10.x or 11.x."""
-    major, dot, rest = version.partition(".")
-    minor = rest.partition(".")[0]
-    if not (dot and major.isdecimal() and minor.isdecimal()):
-        raise ExportError(f"TensorRT version {version[:40]!r} is not understood; write it like {TARGETS[1]}")
-    if (int(major), int(minor)) != (8, 6) and int(major) not in (10, 11):
-        raise ExportError(f"nothing is known about TensorRT {version[:40]}; known are 8.6, 10.x and 11.x")
-    return int(major), int(minor)
-
-
-def check_tensorrt(path: Path, versions: Sequence[str] = TARGETS) -> list[Finding]:
-    """The findings for any ONNX file, the worst first. Raises `CheckpointError` when it cannot be read."""
-    return check_model(read_model(path, weights_beside=True), versions)
-
-
-def check_model(model: onnx.ModelProto, versions: Sequence[str] = TARGETS) -> list[Finding]:
-    """The findings for a model, the worst first; what several versions object to is one finding."""
-    graph = GraphView.of(model)
-    held: dict[tuple[str, Any], list[str]] = {}
-    for version in versions:
-        target = parsed(version)
-        for name, rule in RULES.items():
-            for objection in dict.fromkeys(rule(model, graph, target)):
-                held.setdefault((name, objection), []).append(version)
-    found = [Finding(o.level, name, o.where, o.why, o.source, tuple(texts)) for (name, o), texts in held.items()]
-    return sorted(found, key=lambda finding: LEVELS.index(finding.level))
-
-
-def grouped(findings: Sequence[Finding]) -> list[tuple[Finding, int]]:
-    """Findings that differ only in the place, as the first of them and how many there are."""
-    counts = Counter((finding.level, finding.why, finding.versions) for finding in findings)
-    first = {(finding.level, finding.why, finding.versions): finding for finding in reversed(findings)}
-    return [(first[key], count) for key, count in counts.items()]
-
-
-def to_dict(findings: Sequence[Finding], versions: Sequence[str]) -> dict[str, Any]:
-    """The JSON form, with the versions for which nothing fails."""
-    return {
-        "format": "autoformer/tensorrt-check/1",
-        "versions": list(versions),
-        "readable": [text for text in versions if not any(f.level == "fails" and text in f.versions for f in findings)],
-        "findings": [asdict(finding) for finding in findings],
-    }
+RULES: dict[str, Callable[[onnx.ModelProto, GraphView, Version], Iterator[Objection]]] = {
+    rule.__name__: rule for rule in (opset, operators, types, quantisation, attention, normalisation, shapes)
+}  # fmt: skip

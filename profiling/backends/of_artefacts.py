@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from autoformer.errors import CheckpointError, MeasurementError
 from autoformer.export.manifest import FILE_NAME as MANIFEST
 from autoformer.export.manifest import Manifest
+from autoformer.files import TIMM
 from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
 from autoformer.profiling.measuring.backend import LatencyBackend
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     import onnx
 
 PLAN_SUFFIXES = (".plan", ".engine")
-TIMM = "timm:"  # begins the name of one of timm's networks, which is no path
 BACKENDS = (
     "onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch-cpu", "torch-compiled-cpu", "torch-cuda",
     "torch-compiled-cuda", "torch-graph-cuda", "tensorrt", "tensorrt-graph",
@@ -32,14 +32,14 @@ USUAL_BACKENDS = ("onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cud
 class Job:
     """One artefact on one backend."""
 
-    words: str
-    name: str
-    backend: str
+    words: str  # that name it on the command line
+    name: str  # in tables and files
+    backend: str  # of `BACKENDS`
     open: Callable[[], LatencyBackend]
 
 
 def fixed_batch(words: str) -> int | None:
-    """How many images each call of an ONNX file takes exactly; None: any number, or it is no such file."""
+    """How many images each call of an ONNX file takes exactly; None: any number, or it is not an ONNX file."""
     if not words.endswith(".onnx") or not Path(words).is_file():
         return None
     graph = _onnx(Path(words)).graph
@@ -71,7 +71,10 @@ def prepare_imports(backend: str) -> None:
 
 
 def jobs_of(words: str, label: str, batch: int, threads: int | None, spinning: bool) -> list[Job]:
-    """Every backend that the artefact `words` could run on, under the name `label`. Raises `CheckpointError` for no artefact."""
+    """Every backend that the artefact `words` could run on, under the name `label`.
+
+    Raises `CheckpointError` where `words` name none.
+    """
     path = Path(words)
     if path.suffix == ".onnx" and path.is_file():
         precision = onnx_precision(path)

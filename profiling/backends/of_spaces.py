@@ -1,52 +1,77 @@
 """Networks of a space, opened to be timed together: exported first, then each opened several times, in a new order every time.
 
 The same file opened twice in one process differs by 2 to 4 per cent for as long as it stays open, because its pages lie elsewhere
-in the caches, and what a process opens first tends to be the slowest. So every network is opened once for nothing (those stay,
-so that their pages are taken), then several times in random orders, and the openings are averaged (`drift.as_one`). Networks
-that outweigh the caches many times do not need it, and their memory is not there.
+in the caches, and what a process opens first tends to be the slowest. So every network has one session that is not timed (it
+stays open, so that its pages are taken), then several in random orders, whose times are averaged (`drift.as_one`). Networks
+that outweigh the caches many times do not need it, and there is no memory for it.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoformer.architecture import Architecture
 from autoformer.cost import count_params
-from autoformer.files import json_digest
+from autoformer.errors import CheckpointError, MeasurementError
+from autoformer.export.engines.builder import EngineBuilder, EngineConfig
+from autoformer.export.engines.cuda_runtime import Cuda
+from autoformer.export.engines.tensorrt_versions import import_tensorrt
+from autoformer.export.manifest import sha256_of
+from autoformer.files import json_digest, read_json, write_json
+from autoformer.profiling.backends.of_artefacts import USUAL_BACKENDS
+from autoformer.profiling.backends.tensorrt_backend import GRAPH, PLAIN, TensorRTBackend
 from autoformer.profiling.measuring.backend import LatencyBackend
 from autoformer.progress import Progress
 from autoformer.space import SearchSpace
 
 if TYPE_CHECKING:
     from autoformer.networks.subnet import Subnet
-import os
 
-from autoformer.errors import CheckpointError
-from autoformer.export.engines.builder import EngineBuilder, EngineConfig
-from autoformer.export.engines.cuda_runtime import Cuda
-from autoformer.export.engines.tensorrt_versions import import_tensorrt
-from autoformer.export.manifest import sha256_of
-from autoformer.files import read_json, write_json
-from autoformer.profiling.backends.tensorrt_backend import GRAPH, PLAIN, TensorRTBackend
-
-BACKENDS = ("onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda", "tensorrt", "tensorrt-graph")
-INSTANCES = 8  # openings of each network that is timed
-INSTANCES_MIB = 1024  # of weights: no more openings than fit, beside the first
+INSTANCES = 8  # timed sessions of each network
+INSTANCES_MIB = 1024  # of weights: no more sessions than fit, beside the first
+KEYS = ("sha256", "graph", "tensorrt", "gpu")  # of the record beside an engine
 
 Exporter = Callable[["Subnet", Path], object]  # writes an ONNX file
 
 
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What networks of a space run on. Raises `MeasurementError` for an unknown backend, or a precision that a kit measures."""
+
+    backend: str = "onnxruntime-cpu"  # of `USUAL_BACKENDS`
+    precision: str = "fp32"
+    batch: int = 1  # images in one call
+    threads: int | None = None  # of a CPU; None: the cores this process may use
+    seed: int = 0  # of the images, and of the order of sessions
+
+    def __post_init__(self) -> None:
+        if self.backend not in USUAL_BACKENDS:
+            raise MeasurementError(f"no table for backend {self.backend!r}; known are {', '.join(USUAL_BACKENDS)}")
+        if self.precision != "fp32":
+            raise MeasurementError(
+                f"tables are measured here in fp32, asked for {self.precision!r}; others come from a kit (`profile kit`)"
+            )
+
+
 @contextmanager
 def opened_networks(
-    space: SearchSpace, architectures: Sequence[Architecture], backend: str, batch: int, threads: int | None, *,
-    instances: int, folder: Path | None = None, seed: int = 0, exporter: Exporter | None = None, progress: Progress | None = None,
-) -> Iterator[dict[Architecture, list[LatencyBackend]]]:  # fmt: skip
-    """Every network with as many openings as `instances` says, or fewer where their weights would come to 1 GiB.
+    space: SearchSpace,
+    architectures: Sequence[Architecture],
+    setup: Setup,
+    *,
+    instances: int = INSTANCES,
+    folder: Path | None = None,
+    exporter: Exporter | None = None,
+    progress: Progress | None = None,
+) -> Iterator[dict[Architecture, list[LatencyBackend]]]:
+    """Every network in as many sessions as `instances` says, or fewer where their weights would come to 1 GiB.
 
     `folder` keeps the exported graphs for another time; None puts them into a temporary one. Weights are fresh.
     """
@@ -57,15 +82,32 @@ def opened_networks(
         for index, architecture in enumerate(architectures):
             if progress:
                 progress("export networks", index + 1, len(architectures))
-            export_for(space, architecture, backend, place, exporter)
+            export_for(space, architecture, setup.backend, place, exporter)
         opened: dict[Architecture, list[LatencyBackend]] = {architecture: [] for architecture in architectures}
-        rng = random.Random(seed)
+        rng = random.Random(setup.seed)
         for kept in [False] * (fitting > 1) + [True] * fitting:
             for architecture in rng.sample(architectures, len(architectures)):
-                one = stack.enter_context(open_network(space, architecture, backend, batch, threads, seed, place))
+                one = stack.enter_context(open_network(space, architecture, setup, place))
                 if kept:
                     opened[architecture].append(one)
         yield opened
+
+
+def open_network(space: SearchSpace, architecture: Architecture, setup: Setup, folder: Path) -> LatencyBackend:
+    """A network of `space` with fresh weights, ready to be timed; exported into `folder` where needed."""
+    device = setup.backend.rsplit("-", 1)[-1]
+    path = export_for(space, architecture, setup.backend, folder)
+    if path is None:
+        from autoformer.profiling.backends.torch_backend import TorchBackend
+
+        network, size = fresh_network(space, architecture), space.image_size_of(architecture)
+        shape = (space.in_chans, size, size)
+        return TorchBackend(network, shape, batch=setup.batch, device=device, threads=setup.threads, seed=setup.seed)
+    if setup.backend in (PLAIN, GRAPH):
+        return engine_of(path, batch=setup.batch, backend=setup.backend)
+    from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend(path, batch=setup.batch, provider=device, threads=setup.threads, seed=setup.seed)
 
 
 def export_for(
@@ -81,23 +123,10 @@ def export_for(
     return path
 
 
-def open_network(
-    space: SearchSpace, architecture: Architecture, backend: str, batch: int, threads: int | None, seed: int, folder: Path
-) -> LatencyBackend:
-    """A network of `space` with fresh weights on one of `BACKENDS`, ready to be timed; exported into `folder` where needed."""
-    device = backend.rsplit("-", 1)[-1]
-    path = export_for(space, architecture, backend, folder)
-    if path is not None and backend in ("tensorrt", "tensorrt-graph"):
-        return engine_of(path, batch=batch, backend=backend)
-    if path is None:
-        from autoformer.profiling.backends.torch_backend import TorchBackend
+def _export(network: Subnet, path: Path) -> None:
+    from autoformer.export.graphs.onnx_graph import OnnxGraph
 
-        size = space.image_size_of(architecture)
-        shape = (space.in_chans, size, size)
-        return TorchBackend(fresh_network(space, architecture), shape, batch=batch, device=device, threads=threads, seed=seed)
-    from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
-
-    return OnnxRuntimeBackend(path, batch=batch, provider=device, threads=threads, seed=seed)
+    OnnxGraph.from_network(network, path)
 
 
 def fresh_network(space: SearchSpace, architecture: Architecture) -> Subnet:
@@ -109,21 +138,6 @@ def fresh_network(space: SearchSpace, architecture: Architecture) -> Subnet:
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on as if nothing had been made
         torch.manual_seed(0)
         return Subnet.from_space(space, architecture).eval()
-
-
-def _export(network: Subnet, path: Path) -> None:
-    from autoformer.export.graphs.onnx_graph import OnnxGraph
-
-    OnnxGraph.from_network(network, path)
-
-
-ENGINES = (PLAIN, GRAPH)  # backends
-KEYS = ("sha256", "graph", "tensorrt", "gpu")
-
-
-def timing_folder() -> Path:
-    """The timing caches of this user."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "autoformer" / "timing"
 
 
 def engine_of(graph: Path, *, batch: int, backend: str) -> TensorRTBackend:
@@ -140,6 +154,11 @@ def engine_of(graph: Path, *, batch: int, backend: str) -> TensorRTBackend:
         write_json({"sha256": built.sha256, **here}, record)
     digest = read_json(record, *KEYS)["sha256"]
     return TensorRTBackend(plan, batch=batch, sha256=digest, cuda_graph=backend == GRAPH)
+
+
+def timing_folder() -> Path:
+    """The timing caches of this user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "autoformer" / "timing"
 
 
 def _is_of(record: Path, plan: Path, here: dict[str, str]) -> bool:

@@ -15,27 +15,40 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from autoformer.errors import CheckpointError, DataError, MeasurementError, MissingPackageError, short
+from autoformer.errors import CheckpointError, MeasurementError, short
 from autoformer.export.graphs.external_data import check_external_data
+from autoformer.export.graphs.onnx_model import PROVIDERS, import_onnxruntime
 from autoformer.profiling.measuring.system_files import usable_cores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 MAX_INPUT_VALUES = 1 << 28  # of one input, 1 GiB in float32; a damaged file must not exhaust a machine
+
+
+def onnxruntime_with(provider: str) -> Any:
+    """The module `onnxruntime`, which has this one of `PROVIDERS`.
+
+    Raises `MissingPackageError` without it, and `MeasurementError` without the provider.
+    """
+    runtime = import_onnxruntime()
+    if provider not in PROVIDERS:
+        raise MeasurementError(f"unknown provider {provider!r}; known are {', '.join(PROVIDERS)}")
+    if PROVIDERS[provider] not in (there := runtime.get_available_providers()):
+        raise MeasurementError(f"this onnxruntime has no {PROVIDERS[provider]}, only {', '.join(there)}; install onnxruntime-gpu")
+    return runtime
 
 
 class OnnxRuntimeBackend:
     """A loaded ONNX graph with its input in place.
 
-    `graph` is a file or the bytes of one. `images` [B, ...] replaces the seeded random input and decides the batch. A free
-    first dimension becomes `batch`; a fixed one must equal it. `threads` None means the cores this process may use, `precision`
-    None what the file says of itself (fp32 if nothing). `profile_into` is a folder for ONNX Runtime's profile of single
-    nodes, which slows it down, and for the graph that it really runs, as executed.onnx.
+    `graph` is a file or the bytes of one. Its input is random, from `seed`. A free first dimension becomes `batch`; a fixed one
+    must equal it. `threads` None means the cores this process may use, `precision` None what the file says of itself (fp32 if
+    nothing). `profile_into` is a folder for ONNX Runtime's profile of single nodes, which slows it down, and for the graph that
+    it really runs, as executed.onnx.
 
     Raises `MissingPackageError` without ONNX Runtime, `CheckpointError` for a file it cannot read and `MeasurementError`
-    when the provider is absent or the input has a shape that cannot be chosen, `DataError` for images of another type.
+    when the provider is absent or the input has a shape that cannot be chosen.
     """
 
     def __init__(
@@ -47,24 +60,13 @@ class OnnxRuntimeBackend:
         threads: int | None = None,
         spinning: bool = False,
         precision: str | None = None,
-        images: NDArray[Any] | None = None,
         seed: int = 0,
         profile_into: Path | None = None,
     ) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise MissingPackageError(f"ONNX Runtime is missing ({error}); pip install onnxruntime") from error
-        if provider not in PROVIDERS:
-            raise MeasurementError(f"unknown provider {provider!r}; known are {', '.join(PROVIDERS)}")
-        if PROVIDERS[provider] not in onnxruntime.get_available_providers():
-            raise MeasurementError(
-                f"this onnxruntime has no {PROVIDERS[provider]}, only {', '.join(onnxruntime.get_available_providers())}; "
-                "install onnxruntime-gpu"
-            )
+        onnxruntime = onnxruntime_with(provider)
         self._name = f"onnxruntime-{provider}"
         self._threads = threads or usable_cores()
-        self._batch = batch if images is None else len(images)
+        self._batch = batch
         self._spinning = spinning
 
         options = onnxruntime.SessionOptions()
@@ -99,11 +101,10 @@ class OnnxRuntimeBackend:
             self._precision = precision or self._session.get_modelmeta().custom_metadata_map.get("autoformer.precision", "fp32")
             self._outputs = [output.name for output in self._session.get_outputs()]
             self._feed = {
-                node.name: _input(node, self._batch, images if index == 0 else None, seed + index, shown)
-                for index, node in enumerate(self._session.get_inputs())
+                node.name: _input(node, batch, seed + index, shown) for index, node in enumerate(self._session.get_inputs())
             }
         except UnicodeDecodeError as error:
-            raise CheckpointError(f"{shown} has names that are no text; export it again") from error
+            raise CheckpointError(f"{shown} has names that are not text; export it again") from error
         if not any(value.ndim for value in self._feed.values()):
             raise MeasurementError(f"{shown} has no input with a first dimension, so no batch of images can be given to it")
         self._binding: Any = None
@@ -171,8 +172,8 @@ class OnnxRuntimeBackend:
         del self._binding, self._feed, self._session  # frees its memory and threads
 
 
-def _input(node: Any, batch: int, images: NDArray[Any] | None, seed: int, shown: str) -> NDArray[Any]:
-    """The values of one graph input: `images`, or random ones of the shape the graph asks for."""
+def _input(node: Any, batch: int, seed: int, shown: str) -> NDArray[Any]:
+    """Random values for one graph input, of the shape that the graph asks for."""
     import numpy as np
 
     types = {
@@ -194,12 +195,6 @@ def _input(node: Any, batch: int, images: NDArray[Any] | None, seed: int, shown:
         raise MeasurementError(
             f"{shown}: input {node.name!r} is fixed to batch {dimensions[0]}, asked for {batch}; export it with a free batch"
         )
-    if images is not None:
-        if list(images.shape) != dimensions:
-            raise MeasurementError(f"{shown}: input {node.name!r} has shape {dimensions}, the images {list(images.shape)}")
-        if not np.can_cast(images.dtype, types[node.type], "same_kind"):  # values in 0..1 would all become 0
-            raise DataError(f"{shown}: input {node.name!r} takes {np.dtype(types[node.type])}, the images are {images.dtype}")
-        return np.ascontiguousarray(images, dtype=types[node.type])
     generator = np.random.default_rng(seed)
     if types[node.type] is np.uint8:
         return generator.integers(0, 256, dimensions, np.uint8)  # pixels; other whole numbers are mostly indices

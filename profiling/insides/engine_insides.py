@@ -1,14 +1,14 @@
 """What TensorRT made of a network, for one plan of a manifest: its layers, what was fused, and what each takes.
 
-An engine that was not built to be described knows little more than names; a twin, built the same way but `detailed`, tells more.
-It is looked into and thrown away, for being described costs time.
+An engine that was not built to be described knows little more than names of layers. A twin, built the same way but `detailed`,
+knows more; it is thrown away afterwards, since a detailed engine may be slower.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from autoformer.export.engines.builder import PRECISIONS, EngineBuilder
 from autoformer.export.engines.engine import Engine
 from autoformer.export.engines.layers import EngineLayers, LayerTime, inspect_engine, layer_times, read_layers
 from autoformer.export.engines.tensorrt_versions import how_to_build_one
+from autoformer.export.engines.trtexec import PlanInput
 from autoformer.export.manifest import FILE_NAME, Artefact, Manifest, sha256_of
+from autoformer.records import fields_to_json
 
 RUNS = 50  # of the profiler
 
@@ -36,11 +38,22 @@ class EngineInsides:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
-        times = [asdict(time) for time in self.times]
+        return {**{name: value for name, value in fields_to_json(self).items() if name != "layers"}, **self.layers.to_dict()}
+
+    def facts(self) -> dict[str, str]:
+        """What TensorRT made of the network, in words by question."""
+        layers = self.layers
         return {
-            "plan": str(self.plan), "precision": self.precision, "is_twin": self.is_twin, "batch": self.batch,
-            **self.layers.to_dict(), "times": times,
-        }  # fmt: skip
+            "layers": f"{len(layers.layers)}, {sum(layer.is_opaque for layer in layers.layers)} of them opaque",
+            "attention in one kernel": f"{layers.attention}; {len(layers.attention_kernels)} attention kernels",
+            "layer normalisation fused": str(layers.layer_norm),
+            "int8 products that run in int8": str(layers.int8),
+            "layers that only move values": str(len(layers.reformats)),
+        }
+
+    def slowest(self, count: int) -> list[LayerTime]:
+        """The slowest layers, the slowest first."""
+        return sorted(self.times, key=lambda time: -time.median_ms)[:count]
 
 
 def plans_of(path: Path) -> list[tuple[Path, Artefact, Path | None]]:
@@ -95,10 +108,7 @@ def look_inside(plan: Path, artefact: Artefact, graph: Path | None, *, twin: boo
             built = EngineBuilder(config).build(graph, copy)
             same = replace(artefact, sha256=built.sha256, made=built.made())
         else:
-            made = checked_trtexec(plan, artefact).build(
-                graph, copy, config, input_name=str(artefact.input_name), fixed_batch=artefact.batch is not None,
-                image_shape=[int(size) for size in artefact.input_shape[1:]],
-            )  # fmt: skip
+            made = checked_trtexec(plan, artefact).build(graph, copy, config, PlanInput.of(artefact))
             same = replace(artefact, sha256=sha256_of(copy), made=made)
         return replace(_inside(copy, same, graph, batch, runs, is_twin=True), plan=plan)
 
@@ -110,10 +120,7 @@ def _inside(plan: Path, artefact: Artefact, graph: Path | None, batch: int, runs
             layers = inspect_engine(engine, graph)
             times = layer_times(engine, runs, layers)
         return EngineInsides(plan, artefact.precision, is_twin, batch, layers, times)
-    profile, described = checked_trtexec(plan, artefact).layers(
-        plan, batch=batch, input_name=str(artefact.input_name), fixed_batch=artefact.batch is not None,
-        image_shape=[int(size) for size in artefact.input_shape[1:]],
-    )  # fmt: skip
+    profile, described = checked_trtexec(plan, artefact).layers(plan, PlanInput.of(artefact), batch)
     layers = read_layers(json.dumps(described), graph)
     modules = {layer.name: layer.modules for layer in layers.layers}
     taken = {str(entry["name"]): float(entry.get("medianMs", entry["averageMs"])) for entry in profile}

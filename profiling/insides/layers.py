@@ -1,8 +1,8 @@
 """Where the time of a network goes: the time of each layer that a runtime ran, joined to the torch module it came from.
 
-A layer is what the runtime computes in one go, often several nodes of the ONNX file. Its `scope` is the name of a torch module,
-"blocks.3.attn.qkv", `ROOT` for the network itself, or empty where nothing says it. Times are taken with the runtime's
-profiler on, which slows it down, so their sum is told beside the time of a run without it and is never scaled to fit.
+A layer is what the runtime computes at once, often several nodes of the ONNX file. Its `scope` is the name of a torch module,
+"blocks.3.attn.qkv", `ROOT` for the network itself, or empty where it is unknown. Times are taken with the runtime's profiler
+on, which slows it down, so their sum is reported beside the time of a run without it and is never scaled to fit.
 
 The JSON of trtexec's --exportProfile is read and written: [{"count": N}, {"name", "timeMs", "averageMs", "medianMs",
 "percentage"}, …].
@@ -11,28 +11,24 @@ The JSON of trtexec's --exportProfile is read and written: [{"count": N}, {"name
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 from autoformer.errors import CheckpointError, MeasurementError, short
 from autoformer.files import believing
+from autoformer.records import fields_to_json, from_json
 
 FORMAT = "autoformer/layers/1"
 REFORMAT = "Reformat"  # what a layer of an engine that only copies is called here
 COPIES = {
-    REFORMAT,
-    "ReorderInput",
-    "ReorderOutput",
-    "Cast",
-    "MemcpyFromHost",
-    "MemcpyToHost",
-    "QuantizeLinear",
-    "DequantizeLinear",
-}
+    REFORMAT, "ReorderInput", "ReorderOutput", "Cast", "MemcpyFromHost", "MemcpyToHost", "QuantizeLinear", "DequantizeLinear",
+}  # fmt: skip
 NORMS = {"LayerNormalization", "SkipLayerNormalization", "SimplifiedLayerNormalization", "BatchNormalization"}
 # What a part of a module's name says about it; the first that fits counts.
 KINDS = (
@@ -45,6 +41,8 @@ KINDS = (
 BLOCK = re.compile(r"^((?:[\w.]*\.)?(?:blocks|layers|layer)\.\d+)(?:\.|$)")
 OTHER, NO_BLOCK = "other", "outside of blocks"
 ROOT = "network"
+GROUPS = ("kind", "block", "operator")  # whose times stand in the file
+BESIDE = ("format", "sum_ms", "sum_over_end_to_end", "joined_share")  # in the file, derived from the layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +55,16 @@ class LayerTime:
     total_ms: float  # over all runs
     average_ms: float  # of one run
     median_ms: float
+
+    def __post_init__(self) -> None:
+        if not all(0 <= time < math.inf for time in (self.total_ms, self.average_ms, self.median_ms)):
+            raise MeasurementError(f"layer {short(self.name, 40)!r} has a time below 0 or without end")
+
+    @classmethod
+    def of(cls, name: str, operator: str, scope: str, times_ms: Sequence[float]) -> LayerTime:
+        """From the time of each run."""
+        total, average, middle = sum(times_ms), fmean(times_ms), median(times_ms)
+        return cls(name=name, operator=operator, scope=scope, total_ms=total, average_ms=average, median_ms=middle)
 
     @property
     def kind(self) -> str:
@@ -72,6 +80,15 @@ class LayerTime:
         """The transformer block, "blocks.3", or `NO_BLOCK`."""
         found = BLOCK.match(self.scope)
         return found[1] if found else NO_BLOCK
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form; `from_dict` reads it back."""
+        return {**fields_to_json(self), "kind": self.kind, "block": self.block}
+
+    @classmethod
+    def from_dict(cls, values: object) -> LayerTime:
+        """Reads the JSON form. Raises `CheckpointError` for what it does not hold, `MeasurementError` for impossible times."""
+        return from_json(cls, values, "layer", beside=("kind", "block"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +120,7 @@ class LayerProfile:
         return sum(layer.average_ms for layer in self.layers if layer.scope) / self.sum_ms if self.sum_ms else 0.0
 
     def by(self, what: str) -> dict[str, float]:
-        """Average ms of one run by "kind", "block", "operator" or "scope"; blocks in their order, others dearest first."""
+        """Average ms of one run by "kind", "block", "operator" or "scope"; blocks in their order, others slowest first."""
         found: dict[str, float] = {}
         for layer in self.layers:
             key = getattr(layer, what) or "unknown"
@@ -116,14 +133,11 @@ class LayerProfile:
         """The JSON form; `load` reads it back."""
         return {
             "format": FORMAT,
-            **asdict(self),
-            "layers": [{**asdict(layer), "kind": layer.kind, "block": layer.block} for layer in self.layers],
+            **fields_to_json(self),
             "sum_ms": self.sum_ms,
             "sum_over_end_to_end": self.ratio,
             "joined_share": self.joined,
-            "by_kind_ms": self.by("kind"),
-            "by_block_ms": self.by("block"),
-            "by_operator_ms": self.by("operator"),
+            **{f"by_{what}_ms": self.by(what) for what in GROUPS},
         }
 
     def to_trtexec(self) -> list[dict[str, Any]]:
@@ -157,16 +171,9 @@ class LayerProfile:
             values: Any = json.loads(text)
             if isinstance(values, list):
                 return _from_trtexec(values, path.stem, scopes)
-            if values.get("format") != FORMAT:
-                raise MeasurementError(f"its format is {short(values.get('format'), 40)!r}, expected {FORMAT!r}")
-            layers = tuple(
-                LayerTime(**{name: entry[name] for name in LayerTime.__dataclass_fields__}) for entry in values["layers"]
-            )
-            known = {name: values[name] for name in cls.__dataclass_fields__ if name != "layers"}
-            read = cls(**known, layers=layers)
-            if not all(_is_time(value) for layer in layers for value in (layer.total_ms, layer.average_ms, layer.median_ms)):
-                raise MeasurementError("times of layers are no numbers")
-            return read
+            if (have := values.get("format")) != FORMAT:
+                raise MeasurementError(f"its format is {short(have, 40)!r}, expected {FORMAT!r}")
+            return from_json(cls, values, beside=(*BESIDE, *(f"by_{what}_ms" for what in GROUPS)))
 
 
 def _from_trtexec(values: Sequence[Mapping[str, Any]], name: str, scopes: Mapping[str, str]) -> LayerProfile:
@@ -184,10 +191,8 @@ def _from_trtexec(values: Sequence[Mapping[str, Any]], name: str, scopes: Mappin
         )
         for entry in entries
     )
-    if not layers or not all(
-        _is_time(value) for layer in layers for value in (layer.total_ms, layer.average_ms, layer.median_ms)
-    ):
-        raise MeasurementError("there is no layer, or its time is no number")
+    if not layers:
+        raise MeasurementError("there is no layer")
     runs = count["count"]
     if type(runs) is not int or runs < 1:
         raise MeasurementError(f"it counts {short(runs, 40)} runs")
@@ -226,7 +231,3 @@ def scope_in_path(name: str) -> str:
 def _place(block: str) -> tuple[int, int]:
     number = re.search(r"(\d+)$", block)
     return (0, int(number[1])) if number else (1, 0)
-
-
-def _is_time(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")

@@ -1,8 +1,8 @@
 """The times of an ONNX file's layers from ONNX Runtime's own profile, with the torch module each came from.
 
-ONNX Runtime fuses and adds nodes when it loads a file, so much of what it runs has no name in the file. It writes the graph
-that it runs; in it a node is found in the file by its name, by the name in front of a slash (fused products), or by a value that
-it gives; what is still unknown belongs to the node that takes its value, or else to the one whose value it takes.
+ONNX Runtime fuses and adds nodes when it loads a file, so many nodes that run have no name in the file. ONNX Runtime writes the
+graph that it runs. A node of that graph is found in the file by its name, by the name before a slash (fused products), or by a
+value that it gives; one that is still unknown belongs to the node that takes its value, else to the one whose value it takes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean, median
 from typing import Any
 
 import onnx
@@ -72,18 +71,9 @@ def layer_times(events: list[Mapping[str, Any]], joined: Mapping[str, str], runs
             name = event["name"].removesuffix(EVENT)
             durations[name].append(event["dur"] / 1000)
             operators[name] = event.get("args", {}).get("op_name", "")
-    found = []
-    for name, all_times in durations.items():
-        times = all_times[-runs:]
-        found.append(
-            LayerTime(
-                name=name, operator=operators[name], scope=joined.get(name, ""), total_ms=sum(times),
-                average_ms=fmean(times), median_ms=median(times),
-            )
-        )  # fmt: skip
-    if not found:
+    if not durations:
         raise MeasurementError("ONNX Runtime's profile names no layer; is its version one that profiles nodes?")
-    return tuple(found)
+    return tuple(LayerTime.of(name, operators[name], joined.get(name, ""), all_ms[-runs:]) for name, all_ms in durations.items())
 
 
 def scopes_of(path: Path, model: onnx.ModelProto | None = None) -> dict[str, str]:

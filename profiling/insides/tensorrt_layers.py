@@ -1,13 +1,13 @@
 """The times of an engine's layers from TensorRT's profiler, joined to torch modules, beside a run without it.
 
-The modules come from the inspector's record of which ONNX nodes a layer was made of (engine_layers.py), where the ONNX file
-that the engine was built from is given, and from the names of the layers otherwise.
+The modules come from the ONNX nodes that a layer was made of, as the inspector records them, where the ONNX file that the engine
+was built from is given; else from the names of the layers.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 
 from autoformer.errors import MeasurementError
 from autoformer.export.engines.engine import Engine
@@ -42,16 +42,13 @@ def layers_of_engine(
             once[name] = once.get(name, 0.0) + ms
         for name, ms in once.items():
             taken.setdefault(name, []).append(ms)
-    layers = tuple(
-        LayerTime(
-            name=name, operator=operators.get(name, ""),
-            scope=common_scope(modules.get(name, ())) or scope_of_engine_layer(name, scopes),
-            total_ms=sum(times), average_ms=fmean(times), median_ms=median(times),
-        )
-        for name, times in taken.items()
-    )  # fmt: skip
-    if not layers:
+    if not taken:
         raise MeasurementError(f"{plan} reports no layer times")
+
+    def scope(name: str) -> str:
+        return common_scope(modules.get(name, ())) or scope_of_engine_layer(name, scopes)
+
+    layers = tuple(LayerTime.of(name, operators.get(name, ""), scope(name), times) for name, times in taken.items())
     return LayerProfile(
         name=plan.name, backend="tensorrt", precision=None, batch=batch, threads=None, runs=runs, layers=layers,
         end_to_end_ms=median(whole),

@@ -1,4 +1,4 @@
-"""Results that came back from a device: files of `board.pyz verify | bench --out` and of kits, as rows of a table.
+"""Results that came back from a target device: files of `board.pyz verify | bench --out` and of kits, as rows of a table.
 
 A file says what it was run on; nothing here can check that. What can be checked is: the format, every verdict against its
 samples, and that a run's bundle is the one that the result is of.
@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from autoformer.errors import DataError, short
+from autoformer.export.expected import DIFFERS, EARLIER, MATCHES
 from autoformer.export.manifest import FILE_NAME, Manifest, sha256_of
 from autoformer.files import believing, read_document, replacing
 from autoformer.profiling.kits.result import KitResult
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import Measurement
-from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, OVER_BUDGET, WITHIN_BUDGET, limit_status
+from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, VALID, WITHIN_BUDGET, limit_status, status_from
+from autoformer.records import from_json
 
 FORMAT = "autoformer/board/1"
-COMMANDS = ("verify", "bench")
+PARTS = ("measurements", "not_measured", "artefacts", "budget")  # of an answer, which says "not measured"
 FOLDER = "boards"  # in the folder of a run
 COLUMNS = ("runtime", "device", "what was run", "date")
 BEGIN, END = "<!-- ran on: begin -->", "<!-- ran on: end -->"  # around the table in a Markdown file
@@ -39,13 +41,13 @@ class RanOn:
     date: str  # ISO 8601
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BoardResult:
-    """What one command of a board program found."""
+    """What one command of a board program found. Raises `ValueError` for a date that there is not."""
 
-    command: str  # "verify" or "bench"
+    command: Literal["verify", "bench"]
     bundle: str
-    model: str | None  # SHA-256 of the bundle's fp32 ONNX file, which every other file is made from
+    model: str | None = None  # SHA-256 of the bundle's fp32 ONNX file, which every other file is made from
     created: str
     device: DeviceFacts
     measurements: Mapping[str, Measurement]
@@ -54,26 +56,27 @@ class BoardResult:
     budget: Mapping[str, Mapping[str, Any]]
     versions: Mapping[str, str]  # of the runtimes that ran
 
+    def __post_init__(self) -> None:
+        if date.fromisoformat(self.created[:10]).isoformat() != self.created[:10]:
+            raise ValueError(f"created on {short(self.created, 40)!r}")
+
     @classmethod
     def load(cls, path: Path) -> BoardResult:
         """Raises `CheckpointError` when the file is missing, damaged, edited or something else."""
         values = read_document(path, FORMAT, expected="a file of board.pyz verify or bench --out")
         with believing(path, "run the board program again"):
-            answer = values["answer"]
-            found = answer.get("measurements", {})
-            taken = {str(name): Measurement.from_dict({**entry, "name": str(name)}).believed() for name, entry in found.items()}
-            words = {key: values[key] for key in ("command", "bundle", "created")}
-            if words["command"] not in COMMANDS or not isinstance(words["bundle"], str) or not _is_date(words["created"]):
-                raise ValueError("command, bundle or date cannot be read")
-            return cls(
-                **words,
-                model=values.get("model"),
-                device=DeviceFacts.from_dict(values["device"]),
-                measurements=taken,
-                not_measured={str(name): str(reason) for name, reason in answer.get("not measured", {}).items()},
-                artefacts=_entries(answer, "artefacts"),
-                budget=_budget(answer),
-                versions={str(name): str(version) for name, version in values["versions"].items()},
+            answer = values.pop("answer")
+            parts = {name: answer.get(name.replace("_", " "), {}) for name in PARTS}
+            parts["measurements"] = {name: {**entry, "name": name} for name, entry in parts["measurements"].items()}
+            found = from_json(cls, {**values, **parts}, beside=("format",))
+            return replace(
+                found,
+                measurements={name: taken.believed() for name, taken in found.measurements.items()},
+                artefacts={
+                    name: {**entry, "status": EARLIER.get(str(entry["status"]), entry["status"])}
+                    for name, entry in found.artefacts.items()
+                },
+                budget={name: _followed(name, entry) for name, entry in found.budget.items()},
             )
 
     def ran_on(self) -> tuple[RanOn, ...]:
@@ -82,7 +85,7 @@ class BoardResult:
         for name, taken in self.measurements.items():
             ran.setdefault(_family(taken.backend), []).append(f"{name}, batch {taken.batch}")
         for name, found in self.artefacts.items():
-            if found.get("status") in ("as promised", "differs"):
+            if found["status"] in (MATCHES, DIFFERS):
                 family = "onnxruntime" if name.startswith("onnx") else "trtexec" if "trtexec" in self.versions else "tensorrt"
                 ran.setdefault(family, []).append(f"{name} {found['status']}")
         if not ran:
@@ -99,35 +102,19 @@ class BoardResult:
         )
 
 
-def _entries(answer: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
-    """A part of an answer. Raises `TypeError` unless it has facts by name."""
-    found = answer.get(name, {})
-    if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
-        raise TypeError(f"its {name} are no facts by name")
-    return found
-
-
-def _budget(answer: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The limits of `verify`. Raises `ValueError` where a status does not follow from the numbers beside it."""
-    found = _entries(answer, "budget")
-    for name, entry in found.items():
-        limit, status = entry["limit"], entry["status"]
-        if "median_ms" in entry:
-            follows = limit_status(limit, str(entry["verdict"]).split(":")[0], entry["low_ms"], entry["high_ms"])
-        elif (value := entry.get("value")) is not None:
-            follows = WITHIN_BUDGET if (value <= limit if name.startswith("max_") else value >= limit) else OVER_BUDGET
-        else:
-            follows = status if status in (OVER_BUDGET, INCONCLUSIVE) else INCONCLUSIVE
-        if status != follows:
-            raise ValueError(f"{short(name, 40)} is {short(status, 40)!r}, the numbers beside it say {follows!r}")
-    return found
-
-
-def _is_date(words: object) -> bool:
-    try:
-        return isinstance(words, str) and date.fromisoformat(words[:10]).isoformat() == words[:10]
-    except ValueError:
-        return False
+def _followed(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A limit of `verify`. Raises `ValueError` where its status does not follow from the numbers beside it."""
+    status, limit = status_from(entry["status"]), entry["limit"]
+    if "median_ms" in entry:
+        follows = limit_status(limit, str(entry["verdict"]).split(":")[0], entry["low_ms"], entry["high_ms"])
+    elif (value := entry.get("value")) is not None:  # a count, which is its own interval
+        sign = 1 if name.startswith("max_") else -1
+        follows = limit_status(sign * limit, VALID, sign * value, sign * value)
+    else:
+        follows = INCONCLUSIVE if status == WITHIN_BUDGET else status
+    if status != follows:
+        raise ValueError(f"{short(name, 40)} is {status!r}, the numbers beside it say {follows!r}")
+    return {**entry, "status": status}
 
 
 def rows_of_kit(result: KitResult) -> tuple[RanOn, ...]:
@@ -149,7 +136,7 @@ def read_markdown(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is no Markdown file in UTF-8; expected one with marks for the table") from error
+        raise DataError(f"{path} is not a Markdown file in UTF-8; expected one with marks for the table") from error
 
 
 def add_rows(text: str, rows: Sequence[RanOn]) -> str:
@@ -162,10 +149,17 @@ def add_rows(text: str, rows: Sequence[RanOn]) -> str:
     before, rest = text.split(BEGIN)
     table, after = rest.split(END)
     lines = [line.strip() for line in table.splitlines() if line.strip().startswith("|")]
-    there = [line for line in lines if line not in (_HEAD, _RULE)]
-    new = ["| " + " | ".join(_cell(word) for word in (row.runtime, row.device, row.what, row.date)) + " |" for row in rows]
-    every = list(dict.fromkeys([*there, *new]))
+    new = {_line(row, earlier=True): _line(row) for row in rows}  # by the line that earlier versions wrote
+    there = [new.get(line, line) for line in lines if line not in (_HEAD, _RULE)]
+    every = list(dict.fromkeys([*there, *new.values()]))
     return f"{before}{BEGIN}\n{_HEAD}\n{_RULE}\n" + "".join(f"{line}\n" for line in every) + END + after
+
+
+def _line(row: RanOn, *, earlier: bool = False) -> str:
+    what = row.what
+    for old, word in EARLIER.items() if earlier else ():
+        what = what.replace(f" {word}", f" {old}")
+    return "| " + " | ".join(map(_cell, (row.runtime, row.device, what, row.date))) + " |"
 
 
 def _cell(words: str) -> str:
@@ -183,10 +177,10 @@ _RULE = "|" + "---|" * len(COLUMNS)
 def keep_with_run(path: Path, result: BoardResult, run: Path) -> Path:
     """Copies a result file into the folder of its run, under its own digest, so that once imported is imported once.
 
-    Raises `DataError` when `run` is no run, or the result is of other files than the run exported.
+    Raises `DataError` when `run` is not a finished run, or the result is of other files than the run exported.
     """
     if not (run / "export" / FILE_NAME).is_file():
-        raise DataError(f"{run} is no finished run: it has no export/{FILE_NAME}")
+        raise DataError(f"{run} is not a finished run: it has no export/{FILE_NAME}")
     model = Manifest.load(run / "export").find("onnx", "fp32")
     if model is None or result.model != model.sha256:
         raise DataError(f"{path} is of the bundle {short(result.bundle)!r}, which holds other files than {run} exported")

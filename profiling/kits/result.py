@@ -1,7 +1,7 @@
-"""`KitResult`: what a device sends back, as one JSON file: raw samples, the device, and the networks they are of.
+"""`KitResult`: what a target device sends back, as one JSON file: raw samples, the device, and the networks they are of.
 
 It carries its own digest and that of the kit, so that a file that was cut off, edited or made for something else is refused.
-Whoever wants to can compute a digest anew: it guards against accidents, not against people who measure for you.
+A digest can be computed anew: it guards against accidents, not against people who measure for you.
 Imports the standard library only and works on Python 3.10.
 """
 
@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,11 @@ from autoformer.errors import CheckpointError, MeasurementError
 from autoformer.export.manifest import sha256_of
 from autoformer.files import believing, json_digest, read_document, replacing
 from autoformer.profiling.kits.kit import FILE_NAME, Kit
-from autoformer.profiling.kits.measuring import Rows, Setting
+from autoformer.profiling.kits.rows import Build, Rows, Setting, Visit, visits_of
 from autoformer.profiling.measuring.device import DeviceFacts, GpuFacts
-from autoformer.profiling.measuring.drift import KINDS_OF_SAMPLES, joined, without_common_drift
-from autoformer.profiling.measuring.machine_state import MachineState
-from autoformer.profiling.measuring.measure import Measurement, Warmup
-from autoformer.profiling.measuring.order_statistics import Gates, LatencyStats, judge
+from autoformer.profiling.measuring.drift import joined, without_common_drift
+from autoformer.profiling.measuring.measure import KINDS_OF_SAMPLES, Measurement, Warmup, judged
+from autoformer.records import fields_to_json, from_json
 
 FORMAT = "autoformer/kit-result/1"
 ADVICE = "copy it again from the device"
@@ -40,7 +40,7 @@ class KitResult:
     device: DeviceFacts
     stopped: Mapping[Setting, str]  # why each finished setting ended
     not_measured: Mapping[str, str]  # by setting, why
-    rows: tuple[Mapping[str, Any], ...]
+    rows: tuple[Build | Visit, ...]
     created: str  # ISO 8601, UTC
 
     @classmethod
@@ -54,10 +54,9 @@ class KitResult:
         not_measured: Mapping[str, str],
     ) -> KitResult:
         """What was measured of the kit in `folder`; rows of unfinished settings are left out."""
-        wanted = {(setting.precision, setting.batch) for setting in stopped}
-        said = next((row["gpu"] for row in rows.rows if row["row"] == "build" and row.get("gpu")), None)
+        said = next((row.gpu for row in rows.rows if isinstance(row, Build) and row.gpu), None)
         if said is not None and not device.gpus and device.jetson is None:  # without nvidia-smi only the runtime knows the GPU
-            device = replace(device, gpus=(GpuFacts(str(said), "unknown", "unknown", None),))
+            device = replace(device, gpus=(GpuFacts(said, "unknown", "unknown", None),))
         return cls(
             kit=kit,
             kit_digest=sha256_of(folder / FILE_NAME),
@@ -66,7 +65,7 @@ class KitResult:
             device=device,
             stopped=dict(stopped),
             not_measured=dict(not_measured),
-            rows=tuple(row for row in rows.rows if (row["precision"], row["batch"]) in wanted),
+            rows=tuple(row for row in rows.rows if row.setting in stopped),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),  # noqa: UP017 (Python 3.10)
         )
 
@@ -82,54 +81,35 @@ class KitResult:
             return self._steady(setting)
 
     def _steady(self, setting: Setting) -> dict[tuple[str, int], Measurement]:
-        rounds: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
-        for row in self.rows:
-            if row["row"] == "visit" and (row["precision"], row["batch"]) == (setting.precision, setting.batch):
-                rounds.setdefault((row["network"], row["build"]), []).append(row)
-        found = {}
-        for (name, build), visits in rounds.items():
-            taken = [self._measurement(row) for row in sorted(visits, key=lambda row: int(row["round"]))]
-            whole = taken[0]
-            for one in taken[1:]:
-                whole = joined(whole, one)
-            found[f"{build} {name}"] = whole
-        if unseen := [network.name for network in self.kit.networks if f"0 {network.name}" not in found]:
+        visits = visits_of(self.rows, setting)
+        if unseen := [network.name for network in self.kit.networks if (network.name, 0) not in visits]:
             raise ValueError(f"network {unseen[0]} was never visited")
-        if len({len(one.round_runs) for one in found.values()}) > 1:
+        if len({len(own) for own in visits.values()}) > 1:
             raise ValueError("not all networks were visited equally often")
-        steady = without_common_drift(found)
+        whole = {
+            f"{build} {name}": reduce(joined, map(self._measurement, sorted(own, key=lambda visit: visit.round)))
+            for (name, build), own in visits.items()
+        }
+        steady = without_common_drift(whole)
         return {(name.split(" ", 1)[1], int(name.split(" ", 1)[0])): one for name, one in steady.items()}
 
-    def _measurement(self, row: Mapping[str, Any]) -> Measurement:
-        samples = {kind: tuple(time / 1000 for time in row[kind.replace("_ms", "_us")]) for kind in KINDS_OF_SAMPLES}
-        said, wall = row["conditions"], samples["samples_ms"]
-        stats = LatencyStats.from_samples(wall)
+    def _measurement(self, visit: Visit) -> Measurement:
+        samples = {kind: tuple(time / 1000 for time in getattr(visit, kind.replace("_ms", "_us"))) for kind in KINDS_OF_SAMPLES}
         return Measurement(
-            name=row["network"], backend=self.runtime, precision=row["precision"], batch=row["batch"], threads=row["threads"],
-            settings={**row["settings"], **self.facts}, device=self.device,
-            warmup=Warmup(row["warmup_runs"], 0.0, row["settled"]), stats=stats, cpu_stats=None, device_stats=None,
-            verdict=judge(stats, Gates.for_backend(self.runtime)), round_runs=(len(wall),),
-            conditions=None if said is None else MachineState.from_dict(said), **samples,
-        ).with_samples()  # fmt: skip
+            name=visit.network, backend=self.runtime, precision=visit.precision, batch=visit.batch, threads=visit.threads,
+            settings={**visit.settings, **self.facts}, device=self.device, warmup=Warmup(visit.warmup_runs, 0.0, visit.settled),
+            round_runs=(len(visit.samples_us),), conditions=visit.conditions,
+            **judged(self.runtime, samples, visit.conditions),
+        )  # fmt: skip
 
     # --- file ----------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form without its digest."""
-        return {
-            "format": FORMAT,
-            "kit": {**self.kit.to_dict(), "sha256": self.kit_digest},
-            "runtime": self.runtime,
-            "facts": dict(self.facts),
-            "device": self.device.to_dict(),
-            "stopped": [
-                {"precision": setting.precision, "batch": setting.batch, "reason": reason}
-                for setting, reason in self.stopped.items()
-            ],
-            "not_measured": dict(self.not_measured),
-            "rows": [dict(row) for row in self.rows],
-            "created": self.created,
-        }
+        values = fields_to_json(self)
+        digest = values.pop("kit_digest")
+        stopped = [{**fields_to_json(setting), "reason": reason} for setting, reason in self.stopped.items()]
+        return {"format": FORMAT, **values, "kit": {**values["kit"], "sha256": digest}, "stopped": stopped}
 
     def save(self, path: Path) -> None:
         """Writes the file, whole or not at all, on one line: thousands of samples."""
@@ -145,15 +125,6 @@ class KitResult:
         if digest != json_digest(values):
             raise CheckpointError(f"{path} is not as the device wrote it (its digest differs); copy it again from there")
         with believing(path, ADVICE):
-            kit = Kit.from_dict({key: value for key, value in values["kit"].items() if key != "sha256"})
-            return cls(
-                kit=kit,
-                kit_digest=str(values["kit"]["sha256"]),
-                runtime=str(values["runtime"]),
-                facts={str(key): str(value) for key, value in values["facts"].items()},
-                device=DeviceFacts.from_dict(values["device"]),
-                stopped={Setting(one["precision"], int(one["batch"])): str(one["reason"]) for one in values["stopped"]},
-                not_measured={str(key): str(value) for key, value in values["not_measured"].items()},
-                rows=tuple(values["rows"]),
-                created=str(values["created"]),
-            )
+            stopped = {from_json(Setting, one, "stopped", beside=("reason",)): one["reason"] for one in values["stopped"]}
+            read = {**values, "kit_digest": values["kit"]["sha256"], "stopped": stopped}
+            return from_json(cls, read, beside=("format",))

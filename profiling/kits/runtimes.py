@@ -9,13 +9,13 @@ Imports the standard library only and works on Python 3.10.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from autoformer.errors import CheckpointError, MeasurementError, MissingPackageError
 from autoformer.export.engines.builder import EngineConfig
-from autoformer.export.engines.trtexec import Listener, Trtexec, TrtexecTimes
+from autoformer.export.engines.trtexec import Listener, PlanInput, Timing, Trtexec, TrtexecTimes
 from autoformer.export.manifest import sha256_of
 from autoformer.files import read_json, write_json
 from autoformer.profiling.kits.kit import KitNetwork, StoppingRule
@@ -33,13 +33,12 @@ WARMUP_S, WARMUP_MAX_S = 0.5, 3.0  # of a visit, unless it is shorter
 
 def config_of(rule: StoppingRule) -> MeasureConfig:
     """One visit; its warm-up takes no longer than twice the measuring."""
-    return MeasureConfig(
+    return replace(
+        MeasureConfig.lasting(rule.seconds),
         warmup_s=min(WARMUP_S, rule.seconds),
         warmup_max_s=min(WARMUP_MAX_S, 2 * rule.seconds),
         rounds=1,
         min_runs=rule.min_runs,
-        min_s=rule.seconds,
-        max_s=4 * rule.seconds,
     )
 
 
@@ -54,13 +53,9 @@ class OnnxRuntimeRuntime:
     sensors: Sensors
 
     def __post_init__(self) -> None:
-        from autoformer.export.graphs.onnx_model import PROVIDERS, import_onnxruntime
+        from autoformer.profiling.backends.onnxruntime_backend import onnxruntime_with
 
-        runtime = import_onnxruntime()
-        if PROVIDERS[self.provider] not in runtime.get_available_providers():
-            raise MeasurementError(
-                f"this onnxruntime has no {PROVIDERS[self.provider]}, only {', '.join(runtime.get_available_providers())}"
-            )
+        onnxruntime_with(self.provider)
 
     @property
     def name(self) -> str:
@@ -151,19 +146,18 @@ class TrtexecRuntime:
         if self._plans.held(plan, graph):
             return {}
         made = self.program.build(
-            graph, plan, self._plans.config(precision, batch, build), input_name=INPUT_NAME, image_shape=network.input_shape
+            graph, plan, self._plans.config(precision, batch, build), PlanInput(INPUT_NAME, network.input_shape)
         )
         return {"seconds": made["seconds"], "sha256": self._plans.note(plan, graph), "gpu": made["gpu"]}
 
     def visit(self, network: KitNetwork, precision: str, batch: int, build: int, rule: StoppingRule) -> Measurement:
         """See `Runtime`."""
 
+        how = Timing(batch=batch, seconds=rule.seconds, min_runs=rule.min_runs, warmup_s=WARMUP_S)
+
         def run(listener: Listener) -> TrtexecTimes:
-            return self.program.time(
-                self._plans.path(network, precision, batch, build), batch=batch, input_name=INPUT_NAME,
-                image_shape=network.input_shape, seconds=rule.seconds, min_runs=rule.min_runs, warmup_s=WARMUP_S,
-                listener=listener,
-            )  # fmt: skip
+            plan = self._plans.path(network, precision, batch, build)
+            return self.program.time(plan, PlanInput(INPUT_NAME, network.input_shape), how, listener)
 
         times, conditions = watched(run, self.sensors, self.device, self.sensors.read(0.0))
         return trtexec_measurement(network.name, times, precision=precision, device=self.device, conditions=conditions)
@@ -214,7 +208,7 @@ class TensorRTRuntime:
         if self._plans.held(plan, graph):
             return {}
         made = EngineBuilder(self._plans.config(precision, batch, build)).build(graph, plan)
-        return {"seconds": round(made.build_s, 2), "sha256": self._plans.note(plan, graph), "gpu": made.gpu}
+        return {"seconds": round(made.build_s, 2), "sha256": self._plans.note(plan, graph), "gpu": made.here["gpu"]}
 
     def visit(self, network: KitNetwork, precision: str, batch: int, build: int, rule: StoppingRule) -> Measurement:
         """See `Runtime`."""

@@ -1,12 +1,12 @@
-"""The latency table of what a device sent back."""
+"""The latency table of what a target device sent back."""
 
 from __future__ import annotations
 
 from statistics import median
 
 from autoformer.errors import MeasurementError
-from autoformer.profiling.kits.measuring import Setting
 from autoformer.profiling.kits.result import KitResult
+from autoformer.profiling.kits.rows import Setting
 from autoformer.profiling.measuring.drift import as_one
 from autoformer.profiling.measuring.measure import Measurement
 from autoformer.profiling.measuring.order_statistics import interval_of

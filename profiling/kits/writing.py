@@ -9,11 +9,11 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoformer import __version__
 from autoformer.architecture import Architecture
 from autoformer.errors import MeasurementError
 from autoformer.export.manifest import sha256_of
@@ -24,6 +24,7 @@ from autoformer.profiling.measuring.order_statistics import FLOORS
 from autoformer.profiling.tables.design import designed_architectures
 from autoformer.progress import Progress
 from autoformer.space import SearchSpace
+from autoformer.versions import installed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,42 +36,49 @@ CALIBRATION_IMAGES = 16  # random ones: scales decide no latency
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 
-def write_kit(
-    space: SearchSpace,
-    out: Path,
-    *,
-    program: bytes,
-    count: int = 30,
-    precisions: Sequence[str] = ("fp32", "fp16"),
-    batches: Sequence[int] = (1,),
-    statistic: str = "p50",
-    opset: int = OPSET,
-    rule: StoppingRule = StoppingRule(),
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Kit:
-    """Writes the folder `out`, whole or not at all; `program` is the board program.
+@dataclass(frozen=True, kw_only=True)
+class KitConfig:
+    """What a kit measures, and when it stops. Raises `MeasurementError` for what no kit can be made of."""
 
-    Visits are made long enough that all rounds together carry `statistic`. Networks have fresh weights. Raises
-    `MeasurementError` for an unknown precision, or as `designed_architectures` does,
-    `OutputExistsError` where `out` holds something, and `ExportError` as the export does.
+    networks: int = 30
+    precisions: tuple[str, ...] = ("fp32", "fp16")
+    batches: tuple[int, ...] = (1,)
+    statistic: str = "p50"  # that the table is wanted of
+    opset: int = OPSET
+    rule: StoppingRule = field(default_factory=StoppingRule)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "precisions", tuple(dict.fromkeys(self.precisions)))
+        if unknown := [name for name in self.precisions if name not in PRECISIONS]:
+            raise MeasurementError(f"no kit in precision {unknown[0]!r}; known are {', '.join(PRECISIONS)}")
+        if self.statistic not in ("p50", "p90", "p99"):
+            raise MeasurementError(f"no kit for statistic {self.statistic!r}; known are p50, p90, p99")
+        if not self.precisions or not self.batches or min(self.batches) < 1:
+            raise MeasurementError("a kit needs at least one precision and one batch of one image or more")
+
+    @property
+    def long_enough(self) -> StoppingRule:
+        """The rule, its visits made so long that all rounds together carry the statistic."""
+        least = -(-FLOORS.get(self.statistic, 1) // self.rule.max_rounds)
+        return replace(self.rule, min_runs=max(self.rule.min_runs, least))
+
+
+def write_kit(space: SearchSpace, out: Path, config: KitConfig, *, program: bytes, progress: Progress | None = None) -> Kit:
+    """Writes the folder `out`, whole or not at all; `program` is the board program. Networks have fresh weights.
+
+    Raises `MeasurementError` for an opset that is not written, or as `designed_architectures` does, `OutputExistsError` where
+    `out` holds something, and `ExportError` as the export does.
     """
-    wanted = tuple(dict.fromkeys(precisions))
-    if unknown := [name for name in wanted if name not in PRECISIONS]:
-        raise MeasurementError(f"no kit in precision {unknown[0]!r}; known are {', '.join(PRECISIONS)}")
-    if statistic not in ("p50", "p90", "p99"):
-        raise MeasurementError(f"no kit for statistic {statistic!r}; known are p50, p90, p99")
-    if not wanted or not batches or min(batches) < 1:
-        raise MeasurementError("a kit needs at least one precision and one batch of one image or more")
     from autoformer.export.graphs.onnx_graph import OPSETS
 
-    if opset not in OPSETS:
-        raise MeasurementError(f"no kit in opset {opset}; known are {OPSETS[0]} to {OPSETS[-1]}")
+    wanted, count = config.precisions, config.networks
+    if config.opset not in OPSETS:
+        raise MeasurementError(f"no kit in opset {config.opset}; known are {OPSETS[0]} to {OPSETS[-1]}")
     refuse_existing(out)
-    rule = replace(rule, min_runs=max(rule.min_runs, -(-FLOORS.get(statistic, 1) // rule.max_rounds)))
-    architectures = designed_architectures(space, count, seed)
+    architectures = designed_architectures(space, count, config.seed)
     work = out.with_name(f"{out.name}.work")
-    asked = {"space": space.to_dict(), "precisions": wanted, "count": count, "seed": seed, "opset": opset}
+    asked = {"space": space.to_dict(), "precisions": wanted, "count": count, "seed": config.seed, "opset": config.opset}
     work.mkdir(parents=True, exist_ok=True)
     claim_folder(work, {"format": "autoformer/kit-work/1", **asked})
     with sole_worker(work):
@@ -78,7 +86,7 @@ def write_kit(
         for index, architecture in enumerate(architectures):
             if progress:
                 progress("export networks", index, count)
-            graphs |= _exported(space, architecture, wanted, opset, work)
+            graphs |= _exported(space, architecture, config, work)
         if progress:
             progress("export networks", count, count)
         with write_folder(out) as folder:
@@ -98,21 +106,21 @@ def write_kit(
                 )
                 for index, architecture in enumerate(architectures)
             )
-            (folder / "README.md").write_text(_readme(space, networks, wanted, batches, rule), encoding="utf-8")
+            (folder / "README.md").write_text(_readme(space, config, networks), encoding="utf-8")
             kit = Kit(
                 space=space.to_dict(),
                 networks=networks,
-                statistic=statistic,
+                statistic=config.statistic,
                 precisions=wanted,
-                batches=tuple(batches),
-                opset=opset,
-                seed=seed,
-                rule=rule,
+                batches=config.batches,
+                opset=config.opset,
+                seed=config.seed,
+                rule=config.long_enough,
                 files={
                     path.relative_to(folder).as_posix(): sha256_of(path)
                     for path in sorted(path for path in folder.rglob("*") if path.is_file())
                 },
-                made=_versions(),
+                made={"autoformer": __version__, **installed(*PACKAGES)},
             )
             kit.save(folder)
         shutil.rmtree(work)
@@ -123,14 +131,12 @@ def _file_name(architecture: Architecture, precision: str) -> str:
     return f"{architecture.slug}.{precision}.onnx"
 
 
-def _exported(
-    space: SearchSpace, architecture: Architecture, precisions: Sequence[str], opset: int, work: Path
-) -> dict[str, Path]:
+def _exported(space: SearchSpace, architecture: Architecture, config: KitConfig, work: Path) -> dict[str, Path]:
     """The graphs of one network without their weights, by file name; those that are in `work` are used again."""
-    found = {_file_name(architecture, precision): work / _file_name(architecture, precision) for precision in precisions}
-    missing = [precision for precision in precisions if not (work / _file_name(architecture, precision)).exists()]
+    found = {precision: work / _file_name(architecture, precision) for precision in config.precisions}
+    missing = [precision for precision, path in found.items() if not path.exists()]
     if not missing:
-        return found
+        return {path.name: path for path in found.values()}
     import onnx
 
     from autoformer.export.graphs.shared_weights import give_up_weights
@@ -138,12 +144,12 @@ def _exported(
     network = fresh_network(space, architecture)
     with tempfile.TemporaryDirectory(prefix="autoformer-kit-") as temporary:
         for precision in missing:
-            path = _export(network, precision, opset, Path(temporary))
+            path = _export(network, precision, config.opset, Path(temporary))
             model = onnx.load(path)
             give_up_weights(model, work)
-            with replacing(work / _file_name(architecture, precision)) as beside:
+            with replacing(found[precision]) as beside:
                 beside.write_bytes(model.SerializeToString())
-    return found
+    return {path.name: path for path in found.values()}
 
 
 def _export(network: nn.Module, precision: str, opset: int, folder: Path) -> Path:
@@ -171,21 +177,8 @@ def _export(network: nn.Module, precision: str, opset: int, folder: Path) -> Pat
     return path
 
 
-def _versions() -> dict[str, str]:
-    from autoformer import __version__
-
-    found = {"autoformer": __version__}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # onnxruntime-gpu
-            continue
-    return found
-
-
-def _readme(
-    space: SearchSpace, networks: Sequence[KitNetwork], precisions: Sequence[str], batches: Sequence[int], rule: StoppingRule
-) -> str:
+def _readme(space: SearchSpace, config: KitConfig, networks: Sequence[KitNetwork]) -> str:
+    rule = config.long_enough
     minutes = sum(network.builds for network in networks) * rule.seconds / 60
     return f"""# {len(networks)} networks of the space {" ".join(space.name.split())} to measure on a device
 
@@ -198,7 +191,7 @@ measures them and writes `result.json`, which goes back to the machine with the 
 The device needs Python 3.10 or newer and one of: TensorRT with its Python bindings; the program `trtexec`, which comes with
 TensorRT (nothing else is needed then); numpy and onnxruntime. `python3 board.pyz measure --help` lists what can be chosen.
 
-Precisions: {", ".join(precisions)}; images in a call: {", ".join(map(str, batches))}. All networks are visited in
+Precisions: {", ".join(config.precisions)}; images in a call: {", ".join(map(str, config.batches))}. All networks are visited in
 rounds, in one order and then in the other, {rule.min_rounds} rounds at least and {rule.max_rounds} at most, until the median
 of each is known within {100 * rule.max_interval:g} % (the width of its 95 % interval). A visit measures for {rule.seconds:g} s
 or more after a warm-up, so a round takes at least {minutes:.1f} minutes for each precision and batch.

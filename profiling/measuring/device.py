@@ -5,17 +5,18 @@ A fact that the system does not give is None or empty. Imports the standard libr
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autoformer.errors import MeasurementError, short
-from autoformer.profiling.measuring.system_files import _output, text_of, usable_cores
+from autoformer.profiling.measuring.gpu_sensors import clocks_locked
+from autoformer.profiling.measuring.system_files import cpu_temperature_c, output_of, text_of, usable_cores
+from autoformer.records import fields_to_json, from_json
+from autoformer.versions import installed
 
 # Instructions that decide how fast int8 and half precision run on a CPU.
 ISA_OF_INTEREST = (
@@ -27,8 +28,6 @@ PACKAGES = (
     "numpy", "autoformer-toolchain",
 )  # fmt: skip
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
-# Files of earlier versions do not have them.
-LATER_FACTS = {"power_mode", "clocks_locked", "container", "cpu_temperature_c", "thread_settings"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class DeviceFacts:
     versions: Mapping[str, str] = field(default_factory=dict)
     power_mode: str | None = None  # of a Jetson, as nvpmodel names it
     clocks_locked: bool | None = None  # of a Jetson; a GPU of a PC does not say it, unless this program locked it (clock_lock.py)
-    container: str | None = None  # what this process is shut in, "docker" for instance
+    container: str | None = None  # that this process runs in, "docker" for instance
     cpu_temperature_c: float | None = None
     thread_settings: Mapping[str, str] = field(default_factory=dict)  # variables of the environment that set threads
 
@@ -84,9 +83,6 @@ class DeviceFacts:
     @classmethod
     def collect(cls, root: Path = Path("/")) -> DeviceFacts:
         """The facts of this machine. `root` is where its /proc, /sys and /etc are looked up."""
-        from autoformer.profiling.measuring.gpu_sensors import clocks_locked
-        from autoformer.profiling.measuring.system_files import cpu_temperature_c
-
         cpuinfo = text_of(root / "proc/cpuinfo") or ""
         model = text_of(root / "proc/device-tree/model")
         flags = set(re.findall(r"\S+", " ".join(re.findall(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)[:1])))
@@ -106,8 +102,8 @@ class DeviceFacts:
             gpus=_gpus(),
             jetson=model if model and release else None,
             l4t=release.splitlines()[0] if release else None,
-            versions=_versions(),
-            power_mode=power_mode(_output("nvpmodel", "-q")) if release and on_this_machine else None,
+            versions=installed(*PACKAGES),
+            power_mode=power_mode(output_of("nvpmodel", "-q")) if release and on_this_machine else None,
             clocks_locked=clocks_locked(root),
             container=_container(root),
             cpu_temperature_c=cpu_temperature_c(root),
@@ -116,36 +112,12 @@ class DeviceFacts:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; `from_dict` reads it back."""
-        return {**asdict(self), "isa": list(self.isa), "gpus": [asdict(gpu) for gpu in self.gpus]}
+        return fields_to_json(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> DeviceFacts:
-        """Reads the JSON form, of earlier versions too. Raises `MeasurementError` on unknown or missing keys."""
-        known = {item.name for item in fields(cls)}
-        if not known - LATER_FACTS <= set(values) <= known:
-            raise MeasurementError(f"not device facts: keys {sorted(values)}, expected {sorted(known)}")
-        for name, kinds in _KINDS.items():
-            if not isinstance(values.get(name), kinds | None):
-                raise MeasurementError(f"device fact {name} cannot be {short(values[name], 60)}")
-        words = [*values["isa"], *values["versions"].values(), *values.get("thread_settings", {}).values()]
-        if not all(isinstance(word, str) for word in words):
-            raise MeasurementError("instructions, versions or thread settings of the device are no words")
-        facts = cls(**{**values, "isa": tuple(values["isa"]), "gpus": tuple(GpuFacts(**gpu) for gpu in values["gpus"])})
-        names = [facts.cpu, facts.jetson or "", *(gpu.name for gpu in facts.gpus)]
-        if not all(isinstance(name, str) for name in names) or type(facts.cores) is not int:
-            raise MeasurementError(f"not device facts: {short([*names, facts.cores])}, expected names and a number of cores")
-        return facts
-
-
-_KINDS: Mapping[str, Any] = {
-    **dict.fromkeys(("cpu", "governor", "operating_system", "python", "jetson", "l4t", "power_mode", "container"), str),
-    **dict.fromkeys(("load_average", "memory_mib", "cpu_temperature_c"), int | float),
-    "cores": int,
-    "versions": dict,
-    "thread_settings": dict,
-    "isa": list | tuple,
-    "clocks_locked": bool,
-}
+    def from_dict(cls, values: object) -> DeviceFacts:
+        """Reads the JSON form, of earlier versions too. Raises `CheckpointError` for what device facts do not hold."""
+        return from_json(cls, values, "device")
 
 
 def _cpu_name(cpuinfo: str, model: str | None) -> str:
@@ -154,7 +126,7 @@ def _cpu_name(cpuinfo: str, model: str | None) -> str:
         return " ".join(re.sub(r"\((?:R|TM|r|tm)\)", "", named[1]).split())
     if model:  # Arm boards name the board, and their cores by numbers only
         return model
-    return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor() or platform.machine()  # macOS
+    return output_of("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor() or platform.machine()  # macOS
 
 
 def _gpus() -> tuple[GpuFacts, ...]:
@@ -163,7 +135,7 @@ def _gpus() -> tuple[GpuFacts, ...]:
         import pynvml
     except ImportError:
         return parse_nvidia_smi(
-            _output("nvidia-smi", "--query-gpu=name,driver_version,compute_cap,memory.total", "--format=csv,noheader,nounits")
+            output_of("nvidia-smi", "--query-gpu=name,driver_version,compute_cap,memory.total", "--format=csv,noheader,nounits")
         )
     try:
         pynvml.nvmlInit()
@@ -209,20 +181,10 @@ def power_mode(answer: str | None) -> str | None:
 
 
 def _container(root: Path) -> str | None:
-    """What this process is shut in, by the files that the usual programs leave there; None for nothing known."""
+    """The kind of container this process runs in, by the files that the usual programs leave there; None for none known."""
     if (root / ".dockerenv").exists():
         return "docker"
     if (root / "run/.containerenv").exists():
         return "podman"
     named = re.search(r"\b(kubepods|docker|lxc|containerd|garden)\b", text_of(root / "proc/1/cgroup") or "")
     return named[1] if named else None
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

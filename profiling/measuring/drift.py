@@ -1,13 +1,13 @@
-"""Takes out of interleaved measurements what befell all networks alike, and averages over where each came to lie in memory.
+"""Takes the drift that all networks share out of interleaved measurements, and averages over several sessions of each network.
 
-A machine grows slower and faster over seconds, and networks that are compared with each other need that gone: what counts
-for a latency table is how much slower one is than another. Every round visits every network, so the logarithm of a
-round's median is a network's own time plus the round's drift; both are found by median polish (Tukey 1977), which one
-disturbed visit does not move. Times are then as in the middle of all rounds.
+A machine grows slower and faster over seconds. Networks that are compared with each other need that gone: a latency table
+says how much slower one is than another. Every round visits every network, so the logarithm of a round's median is a
+network's own time plus the round's drift; both are found by median polish (Tukey 1977), which one disturbed visit does not
+move. Times are then as in the middle of all rounds.
 
-The same file opened twice in one process differs by 2 to 4 per cent, for as long as it stays open: its pages came to lie
-elsewhere in the caches, now and then much more. So a network may be given as several openings, its instances, and counts as
-their median (of two, the geometric mean).
+Two sessions of the same file in one process differ by 2 to 4 per cent, now and then by much more, for as long as they stay open:
+their pages lie elsewhere in the caches. So a network may be given as several sessions, its instances, and counts as their median
+(of two, the geometric mean).
 
 Imports the standard library only and works on Python 3.10.
 """
@@ -23,13 +23,12 @@ from statistics import median
 from autoformer.profiling.measuring.backend import LatencyBackend
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.machine_state import MachineState
-from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, measure
+from autoformer.profiling.measuring.measure import KINDS_OF_SAMPLES, MeasureConfig, Measurement, measure
 from autoformer.profiling.measuring.sensors import MachineSensors
 from autoformer.progress import Progress
 
 ROUNDS = 10  # visits of each network: drift of the machine is found as finely as this
 SWEEPS = 10  # of the polish; two or three are enough
-KINDS_OF_SAMPLES = ("samples_ms", "cpu_samples_ms", "device_samples_ms", "enqueue_samples_ms")
 
 
 def measure_together(
@@ -41,10 +40,10 @@ def measure_together(
     earlier: Sequence[Mapping[str, Measurement]] = (),
     keep: Callable[[Mapping[str, Measurement]], object] | None = None,
 ) -> Iterator[dict[str, Measurement]]:
-    """Measures all instances of all `networks` in common rounds, as long again at each step; the networks' times so far.
+    """Measures all instances of all `networks` in common rounds; after each of `attempts` passes, gives the times of all so far.
 
-    `config` is about a network; its instances share the time. What comes is without common drift, the instances joined. Steps
-    that are in `earlier` are not made again; each new one is given to `keep`, by instance and with its drift.
+    `config` is about a network; its instances share the time. Times come without common drift, instances joined. Passes that are
+    in `earlier` are not made again; each new one is given to `keep`, by instance and with its drift.
     """
     most = max(len(instances) for instances in networks.values())
     of = {f"{name} #{index}": name for name, instances in networks.items() for index in range(len(instances))}
@@ -92,8 +91,8 @@ def drift_of_rounds(medians_ms: Sequence[Sequence[float]]) -> list[float]:
 def without_common_drift(taken: Mapping[str, Measurement]) -> dict[str, Measurement]:
     """The measurements of one interleaved `measure`, every sample divided by its round's drift, judged anew.
 
-    A clock or a temperature that changed meanwhile is no reason against them any more: what it did to all alike is out, and what
-    it did to one network alone is in its times. The readings stay.
+    A clock or a temperature that changed meanwhile no longer counts against them: its effect on all alike is out, and its
+    effect on one network alone is in the times. The readings stay.
     """
     rounds = {name: _by_round(one.samples_ms, one.round_runs) for name, one in taken.items()}
     factors = drift_of_rounds([[median(samples) for samples in own] for own in rounds.values()])

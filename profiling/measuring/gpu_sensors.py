@@ -1,7 +1,8 @@
-"""A GPU's clocks, heat, power and processes through NVIDIA's management library (the package nvidia-ml-py).
+"""A GPU's clock, heat, power, throttling and processes: of a PC through NVIDIA's management library, of a Jetson from its files.
 
-Which of its questions a GPU answers depends on the GPU; one that it does not answer leaves its value None. The numbers of the
-reasons are those of nvml.h, since the package has renamed its constants ("throttle" became "event").
+The library is the package nvidia-ml-py. Which of its questions a GPU answers depends on the GPU; one without an answer leaves its
+value None. A Jetson's GPU is no device of that library: its clock is in devfreq, its heat in a thermal zone, and the power of the
+whole module is what INA3221 monitors say of its rails.
 
 Imports the standard library only and works on Python 3.10.
 """
@@ -13,7 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from autoformer.profiling.measuring.system_files import text_of
+from autoformer.profiling.measuring.system_files import number_of, temperatures_c, text_of
+
+# By bit of nvmlClocksEventReason… in nvml.h; the package has changed its names ("throttle" became "event"). Idle, application
+# clocks and sync boost are no slowdown.
+THROTTLE_BITS = {
+    0x04: "power cap",
+    0x08: "hardware slowdown",
+    0x20: "heat (driver)",
+    0x40: "heat (hardware)",
+    0x80: "power brake",
+}
+JETSON_GPUS = {"ga10b", "gv11b", "gp10b", "gpu"}  # Orin, Xavier, TX2, later ones
+TOTAL_RAIL = "VDD_IN"
 
 
 @dataclass(frozen=True)
@@ -37,22 +50,12 @@ class GpuSensors(Protocol):
 
 
 def gpu_sensors(root: Path = Path("/")) -> GpuSensors | None:
-    """Those of the first GPU, or of the Jetson; None where neither answers."""
-
+    """Those of the Jetson, or of the first GPU; None where neither answers."""
     return JetsonSensors.open(root) or NvmlSensors.open()
 
 
-THROTTLE_BITS = {
-    0x04: "power cap",
-    0x08: "hardware slowdown",
-    0x20: "heat (driver)",
-    0x40: "heat (hardware)",
-    0x80: "power brake",
-}  # nvmlClocksEventReason…; idle, application clocks and sync boost are no slowdown
-
-
 class NvmlSensors:
-    """The sensors of GPU number `index`."""
+    """The sensors of GPU number `index` of a PC."""
 
     def __init__(self, library: Any, index: int = 0) -> None:
         self._library = library
@@ -76,7 +79,8 @@ class NvmlSensors:
         ask, handle, nvml = self._ask, self._handle, self._library
         reasons = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None) or nvml.nvmlDeviceGetCurrentClocksThrottleReasons
         bits = ask(lambda: reasons(handle)) or 0
-        milliwatts, millijoules = ask(lambda: nvml.nvmlDeviceGetPowerUsage(handle)), ask(self._energy_mj)
+        milliwatts = ask(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
+        millijoules = ask(lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle))
         memory = ask(lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
         processes = ask(lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle))
         return GpuReading(
@@ -89,9 +93,6 @@ class NvmlSensors:
             processes=None if processes is None else len(processes),
         )
 
-    def _energy_mj(self) -> Any:
-        return self._library.nvmlDeviceGetTotalEnergyConsumption(self._handle)
-
     def _ask(self, question: Callable[[], Any]) -> Any:
         try:
             return question()
@@ -99,58 +100,34 @@ class NvmlSensors:
             return None
 
 
-CHIPS = {"ga10b", "gv11b", "gp10b", "gpu"}  # Orin, Xavier, TX2, later ones
-TOTAL_RAIL = "VDD_IN"
-
-
 class JetsonSensors:
-    """The sensors of one Jetson: its GPU's devfreq folder and the files of its power monitors."""
+    """The sensors of one Jetson; `gpu` is the devfreq folder of its GPU."""
 
     def __init__(self, root: Path, gpu: Path) -> None:
-        self._root, self._gpu = root, gpu
+        self._root, self.gpu = root, gpu
 
     @classmethod
     def open(cls, root: Path = Path("/")) -> JetsonSensors | None:
         """None where no Jetson's GPU is found."""
         for place in sorted((root / "sys/class/devfreq").glob("*")):
-            if text_of(place / "device/of_node/name") in CHIPS:
+            if text_of(place / "device/of_node/name") in JETSON_GPUS:
                 return cls(root, place)
         return None
 
     def read(self) -> GpuReading:
         """How the Jetson is now."""
-        clock = number(self._gpu / "cur_freq")  # Hz
+        hertz = number_of(self.gpu / "cur_freq")
         return GpuReading(
-            clock_mhz=None if clock is None else clock / 1e6,
-            temperature_c=self._temperature_c(),
+            clock_mhz=None if hertz is None else hertz / 1e6,
+            temperature_c=next((value for name, value in temperatures_c(self._root) if name.startswith("gpu")), None),
             power_w=power_w(self._root),
         )
 
-    def _temperature_c(self) -> float | None:
-        for zone in sorted((self._root / "sys/class/thermal").glob("thermal_zone*")):
-            if (text_of(zone / "type") or "").lower().startswith("gpu"):
-                value = number(zone / "temp")
-                return None if value is None else value / 1000
-        return None
-
-
-def clocks_locked(root: Path = Path("/")) -> bool | None:
-    """Whether the GPU's clock and every CPU's cannot move (least, greatest and present are one); None on other machines."""
-    sensors = JetsonSensors.open(root)
-    if sensors is None:
-        return None
-    found = [tuple(number(sensors._gpu / f"{which}_freq") for which in ("min", "max", "cur"))]
-    for core in sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq")):
-        found.append(tuple(number(core / f"scaling_{which}_freq") for which in ("min", "max", "cur")))
-    return all(None not in three and len(set(three)) == 1 for three in found)
-
 
 def power_w(root: Path = Path("/")) -> float | None:
-    """What the module draws now; None where no monitor answers."""
+    """What a Jetson's module draws now; None where no monitor answers."""
     rails = dict(_rails(root))
-    if TOTAL_RAIL in rails:
-        return rails[TOTAL_RAIL]
-    return sum(rails.values()) if rails else None
+    return rails.get(TOTAL_RAIL, sum(rails.values())) if rails else None
 
 
 def _rails(root: Path) -> Iterator[tuple[str, float]]:
@@ -161,12 +138,19 @@ def _rails(root: Path) -> Iterator[tuple[str, float]]:
         for monitor in sorted(device.glob("hwmon/hwmon*")):
             for index in range(1, 7):
                 label = text_of(monitor / f"in{index}_label")
-                millivolts, milliamperes = number(monitor / f"in{index}_input"), number(monitor / f"curr{index}_input")
+                millivolts, milliamperes = number_of(monitor / f"in{index}_input"), number_of(monitor / f"curr{index}_input")
                 if label is not None and label != "NC" and millivolts is not None and milliamperes is not None:
                     yield label, millivolts * milliamperes / 1e6
 
 
-def number(path: Path) -> float | None:
-    """A file that holds one whole number."""
-    text = text_of(path) or ""
-    return float(text) if text.lstrip("-").isdigit() else None
+def clocks_locked(root: Path = Path("/")) -> bool | None:
+    """Whether no clock of a Jetson can move: of its GPU and every core least, greatest and present are one. None elsewhere."""
+    sensors = JetsonSensors.open(root)
+    if sensors is None:
+        return None
+    cores = sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq"))
+    clocks = [
+        {number_of(place / f"{prefix}{which}_freq") for which in ("min", "max", "cur")}
+        for place, prefix in ((sensors.gpu, ""), *((core, "scaling_") for core in cores))
+    ]
+    return all(None not in three and len(three) == 1 for three in clocks)

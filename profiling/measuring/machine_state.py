@@ -1,4 +1,4 @@
-"""Under which conditions one network was measured: what the sensors said around its visits, put together for the verdict.
+"""`MachineState`: the machine while one network ran, put together for the verdict from what the sensors said around its visits.
 
 Imports the standard library only and works on Python 3.10.
 """
@@ -6,16 +6,17 @@ Imports the standard library only and works on Python 3.10.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
-from autoformer.errors import MeasurementError
-from autoformer.profiling.measuring.gpu_sensors import GpuReading
+from autoformer.errors import CheckpointError
 from autoformer.profiling.measuring.sensors import Reading
+from autoformer.records import fields_to_json, from_json
 
 SHORTEST_S = 0.5  # of all visits, to tell who was busy: the system counts in hundredths of a second, on every core
-Number = TypeVar("Number", int, float)
+LATER = {"visits_s", "locked_clock_mhz"}  # files of earlier versions do not have them
 LOCKED_MHZ = 15  # one step of an NVIDIA GPU's clock: a clock that moves by no more is held
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +54,8 @@ class MachineState:
     ) -> MachineState:
         """From the readings before and after each visit.
 
-        The GPU's clock has the last word on `clocks_locked`: it is held when it is the same after every visit. Where nobody says
-        that it was locked (None), it must have been the same `at_rest` too, before anything ran.
+        The GPU's clock decides `clocks_locked`: it is held when it is the same after every visit. Where nobody says that it was
+        locked (None), it must have been the same `at_rest` too, before anything ran.
         """
         if not visits:
             return cls(load_average=load_average, cores=cores, threads=threads, clocks_locked=clocks_locked)
@@ -109,26 +110,19 @@ class MachineState:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; `from_dict` reads it back."""
-        return {**asdict(self), "throttle": list(self.throttle), "readings": [asdict(reading) for reading in self.readings]}
+        return fields_to_json(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> MachineState:
-        """Reads the JSON form, of earlier versions too. Raises `MeasurementError` on unknown or missing keys."""
-        known = {item.name for item in fields(cls)}
-        if not known - {"visits_s", "locked_clock_mhz"} <= set(values) <= known:
-            raise MeasurementError(f"not conditions: keys {sorted(values)}, expected {sorted(known)}")
-        readings = tuple(_reading(entry) for entry in values["readings"])
-        return cls(**{**values, "throttle": tuple(values["throttle"]), "readings": readings})
+    def from_dict(cls, values: object) -> MachineState:
+        """Reads the JSON form, of earlier versions too. Raises `CheckpointError` for what conditions do not hold."""
+        if isinstance(values, Mapping) and (missing := {item.name for item in fields(cls)} - LATER - set(values)):
+            raise CheckpointError(f"conditions lack {', '.join(sorted(missing))}; they were edited or damaged")
+        return from_json(cls, values, "conditions")
 
 
 def _larger(first: Number | None, second: Number | None) -> Number | None:
     known = [value for value in (first, second) if value is not None]
     return max(known) if known else None
-
-
-def _reading(values: Mapping[str, Any]) -> Reading:
-    gpu = values["gpu"]
-    return Reading(**{**values, "gpu": gpu and GpuReading(**{**gpu, "throttle": tuple(gpu["throttle"])})})
 
 
 def _clock(reading: Reading, on_gpu: bool) -> float | None:
@@ -145,15 +139,13 @@ def _temperature(reading: Reading, on_gpu: bool) -> float | None:
 
 def _throttle(visits: Sequence[tuple[Reading, Reading]], on_gpu: bool) -> tuple[str, ...]:
     if on_gpu:
-        seen = [reason for _, after in visits if after.gpu is not None for reason in after.gpu.throttle]
-        return tuple(dict.fromkeys(seen))
-    counts = [(before.cpu_throttles, after.cpu_throttles) for before, after in visits]
-    rose = any(before is not None and after is not None and after > before for before, after in counts)
+        return tuple(dict.fromkeys(reason for _, after in visits if after.gpu is not None for reason in after.gpu.throttle))
+    rose = any((_spent(before.cpu_throttles, after.cpu_throttles) or 0) > 0 for before, after in visits)
     return ("heat (processor)",) if rose else ()
 
 
 def _others(visits: Sequence[tuple[Reading, Reading]]) -> int | None:
-    """Other processes on the GPU. One of those that are listed is this one, whatever number it has inside a container."""
+    """Other processes on the GPU. One of those listed is this one, whatever its number is inside a container."""
     seen = [after.gpu.processes for _, after in visits if after.gpu is not None and after.gpu.processes is not None]
     return max(0, max(seen) - 1) if seen else None
 
@@ -162,10 +154,13 @@ def _other_cores(visits: Sequence[tuple[Reading, Reading]]) -> float | None:
     """CPU time of everybody less that of this process, over the time that passed."""
     others = passed = 0.0
     for before, after in visits:
-        if None in (before.busy_cpu_s, after.busy_cpu_s, before.own_cpu_s, after.own_cpu_s):
+        busy, own = _spent(before.busy_cpu_s, after.busy_cpu_s), _spent(before.own_cpu_s, after.own_cpu_s)
+        if busy is None or own is None:
             return None
-        assert before.busy_cpu_s is not None and after.busy_cpu_s is not None  # noqa: PT018 (for the type checker)
-        assert before.own_cpu_s is not None and after.own_cpu_s is not None  # noqa: PT018
-        others += (after.busy_cpu_s - before.busy_cpu_s) - (after.own_cpu_s - before.own_cpu_s)
+        others += busy - own
         passed += after.seconds - before.seconds
     return max(0.0, others / passed) if passed > 0 else None
+
+
+def _spent(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else after - before

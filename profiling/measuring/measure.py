@@ -17,7 +17,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from autoformer.cost import MeasurementConditions
@@ -27,10 +27,13 @@ from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.machine_state import MachineState
 from autoformer.profiling.measuring.order_statistics import Gates, LatencyStats, Verdict, judge, percentile
 from autoformer.profiling.measuring.sensors import MachineSensors, Reading, Sensors
-from autoformer.progress import Progress
+from autoformer.progress import Progress, silent
+from autoformer.records import fields_to_json, from_json
 
 Clock = Callable[[], int]  # nanoseconds
 
+KINDS_OF_SAMPLES = ("samples_ms", "cpu_samples_ms", "device_samples_ms", "enqueue_samples_ms")  # fields of a `Measurement`
+MOST_IMAGES = 10**9  # in one run
 WINDOWS = 3  # as many warm-up windows must agree
 NOT_LOCKED = "not locked"
 STEADY_CLOCK = 0.01  # relative spread of the GPU's clock after them, from highest to lowest
@@ -66,6 +69,11 @@ class MeasureConfig:
                 f"measurement {self.min_s} to {self.max_s} s"
             )
 
+    @classmethod
+    def lasting(cls, seconds: float) -> MeasureConfig:
+        """So many seconds of measuring per network; four times as many where it is too slow for `min_runs`."""
+        return cls(min_s=seconds, max_s=4 * seconds)
+
 
 @dataclass(frozen=True)
 class Warmup:
@@ -95,10 +103,14 @@ class Measurement:
     samples_ms: tuple[float, ...] = field(repr=False)  # wall times in the order they were taken
     cpu_samples_ms: tuple[float, ...] = field(repr=False)
     device_samples_ms: tuple[float, ...] = field(repr=False)
-    round_runs: tuple[int, ...] = ()  # samples of each round
-    instances_ms: tuple[float, ...] = ()  # medians of the openings that were joined into this, where there were several
+    round_runs: tuple[int, ...]  # samples of each round
+    instances_ms: tuple[float, ...] = ()  # medians of the sessions that were joined into this, where there were several
     enqueue_samples_ms: tuple[float, ...] = field(default=(), repr=False)  # host time of handing the work to a GPU
     conditions: MachineState | None = field(default=None, repr=False)  # None where no sensors were read
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch <= MOST_IMAGES:
+            raise MeasurementError(f"batch of {short(self.name, 40)!r} is {short(self.batch, 40)}, expected 1 or more images")
 
     @property
     def metrics(self) -> dict[str, LatencyStats]:
@@ -137,14 +149,11 @@ class Measurement:
     def with_samples(self, **changes: Any) -> Measurement:
         """The same with some fields changed, samples above all: figures and verdict are made anew from what is there then."""
         changed = replace(self, **changes)
-        stats, cpu = LatencyStats.from_samples(changed.samples_ms), stats_or_none(changed.cpu_samples_ms)
-        gpu, enqueue = stats_or_none(changed.device_samples_ms), stats_or_none(changed.enqueue_samples_ms)
-        gates = Gates.for_backend(changed.backend)
-        verdict = judge(stats, gates, cpu=cpu, gpu=gpu, enqueue=enqueue, conditions=changed.conditions)
-        return replace(changed, stats=stats, cpu_stats=cpu, device_stats=gpu, verdict=verdict)
+        samples = {kind: getattr(changed, kind) for kind in KINDS_OF_SAMPLES}
+        return replace(changed, **judged(changed.backend, samples, changed.conditions))
 
     def believed(self) -> Measurement:
-        """The same as what its samples and conditions say of it, for one that came from a file: judged anew, where that is worse.
+        """For one that came from a file: the same, with the verdict of its samples and conditions where that is worse.
 
         Raises `MeasurementError` where its figures are not those of its samples.
         """
@@ -155,59 +164,33 @@ class Measurement:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, raw samples included; `from_dict` reads it back."""
-        return {
-            **{item.name: getattr(self, item.name) for item in fields(self)},
-            "settings": dict(self.settings),
-            "device": self.device.to_dict(),
-            "warmup": asdict(self.warmup),
-            "stats": self.stats.to_dict(),
-            "cpu_stats": self.cpu_stats and self.cpu_stats.to_dict(),
-            "device_stats": self.device_stats and self.device_stats.to_dict(),
-            "verdict": {"level": self.verdict.level, "reasons": list(self.verdict.reasons)},
-            **{name: list(getattr(self, name)) for name in _LISTS},
-            "conditions": self.conditions and self.conditions.to_dict(),
-        }
+        return fields_to_json(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Measurement:
-        """Reads the JSON form, of earlier versions too. Raises `MeasurementError` on unknown or missing keys."""
-        known = {item.name for item in fields(cls)}
-        if not known - _LATER <= set(values) <= known:
-            raise MeasurementError(f"not a measurement: keys {sorted(values)}, expected {sorted(known)}")
-        read: dict[str, Any] = {
-            "device": DeviceFacts.from_dict(values["device"]),
-            "warmup": Warmup(**values["warmup"]),
-            "stats": LatencyStats.from_dict(values["stats"], values["samples_ms"]),
-            "cpu_stats": _stats(values, "cpu_stats", "cpu_samples_ms"),
-            "device_stats": _stats(values, "device_stats", "device_samples_ms"),
-            "verdict": Verdict.from_dict(values["verdict"]),
-            **{name: tuple(values.get(name, ())) for name in _LISTS},
-        }
-        settings = values["settings"]
-        if not isinstance(settings, dict) or not all(isinstance(word, str) for item in settings.items() for word in item):
-            raise MeasurementError(f"settings of {short(values['name'], 40)} are not words by name: {short(settings)}")
-        if values.get("conditions") is not None:
-            read["conditions"] = MachineState.from_dict(values["conditions"])
-        return cls(**{**values, **read})
+    def from_dict(cls, values: object) -> Measurement:
+        """Reads the JSON form, of earlier versions too.
 
-
-def _stats(values: Mapping[str, Any], name: str, samples: str) -> LatencyStats | None:
-    return None if values[name] is None else LatencyStats.from_dict(values[name], values[samples])
-
-
-_LISTS = ("samples_ms", "cpu_samples_ms", "device_samples_ms", "round_runs", "instances_ms", "enqueue_samples_ms")
-_LATER = {"instances_ms", "enqueue_samples_ms", "conditions"}  # files of earlier versions do not have them
+        Raises `CheckpointError` for what a measurement does not hold, `MeasurementError` for an impossible verdict or batch.
+        """
+        read = from_json(cls, values, "measurement")
+        cpu, gpu = read.cpu_stats, read.device_stats
+        return replace(
+            read,
+            stats=read.stats.with_tails(read.samples_ms),
+            cpu_stats=cpu and cpu.with_tails(read.cpu_samples_ms),
+            device_stats=gpu and gpu.with_tails(read.device_samples_ms),
+        )
 
 
 def device_name(device: DeviceFacts, backend: str, threads: int | None) -> str:
-    """The device as a qualification names it: CPU, cores and threads in use, or the GPU."""
+    """The device as measurement conditions name it: CPU, cores and threads in use, or the GPU."""
     if not backend.endswith("-cpu"):
         return device.gpu_name
     return device.short_name + ("" if threads is None else f", {threads} thread{'' if threads == 1 else 's'}")
 
 
 def threads_of(measurement_conditions: MeasurementConditions) -> int | None:
-    """The CPU threads that `device_name` wrote into a qualification; None where it names none."""
+    """The CPU threads that `device_name` wrote into measurement conditions; None where it names none."""
     named = re.search(r", (\d+) threads?$", measurement_conditions.device)
     return int(named[1]) if named else None
 
@@ -216,10 +199,10 @@ def threads_of(measurement_conditions: MeasurementConditions) -> int | None:
 class _Taken:
     """Samples of one network while they are collected."""
 
-    wall_ms: list[float] = field(default_factory=list)
-    cpu_ms: list[float] = field(default_factory=list)
-    device_ms: list[float] = field(default_factory=list)
-    enqueue_ms: list[float] = field(default_factory=list)
+    samples_ms: list[float] = field(default_factory=list)
+    cpu_samples_ms: list[float] = field(default_factory=list)
+    device_samples_ms: list[float] = field(default_factory=list)
+    enqueue_samples_ms: list[float] = field(default_factory=list)
     visits: list[tuple[Reading, Reading]] = field(default_factory=list)
     round_runs: list[int] = field(default_factory=list)
 
@@ -246,15 +229,14 @@ def measure(
         sensors = MachineSensors()
     look = _Look(sensors, clock)
     at_rest = look()
-    steps, done = len(backends) * (1 + config.rounds), 0
+    tell, steps, done = progress or silent, len(backends) * (1 + config.rounds), 0
     taken = {name: _Taken() for name in backends}
     warmups = {}
     with _no_garbage_collection():
         for name, backend in backends.items():
             warmups[name] = warm_up(backend, config, clock, look.gpu_clock_mhz if _on_gpu(backend) else None)
             done += 1
-            if progress:
-                progress("measure latency", done, steps)
+            tell("measure latency", done, steps)
         for index in range(config.rounds):
             for name in list(backends) if index % 2 == 0 else reversed(list(backends)):
                 before = look()
@@ -262,13 +244,12 @@ def measure(
                 if before is not None and (after := look()) is not None:
                     taken[name].visits.append((before, after))
                 done += 1
-                if progress:
-                    progress("measure latency", done, steps)
+                tell("measure latency", done, steps)
     return {name: _finish(name, backends[name], facts, warmups[name], taken[name], at_rest) for name in backends}
 
 
 class _Look:
-    """Reads the sensors, where there are any, with the time since the measurement began."""
+    """Reads the sensors, where there are any, with the seconds since the measurement began."""
 
     def __init__(self, sensors: Sensors | None, clock: Clock) -> None:
         self._sensors, self._clock, self._start = sensors, clock, clock()
@@ -328,12 +309,12 @@ def _visit(backend: LatencyBackend, config: MeasureConfig, taken: _Taken, clock:
         cpu_before, before = cpu_clock(), clock()
         device_ms = backend.run()
         after, cpu_after = clock(), cpu_clock()
-        taken.wall_ms.append((after - before) / 1e6)
-        taken.cpu_ms.append((cpu_after - cpu_before) / 1e6)
+        taken.samples_ms.append((after - before) / 1e6)
+        taken.cpu_samples_ms.append((cpu_after - cpu_before) / 1e6)
         if device_ms is not None:
-            taken.device_ms.append(device_ms)
+            taken.device_samples_ms.append(device_ms)
         if enqueues is not None and enqueues.enqueue_ms is not None:
-            taken.enqueue_ms.append(enqueues.enqueue_ms)
+            taken.enqueue_samples_ms.append(enqueues.enqueue_ms)
         runs, elapsed = runs + 1, (after - start) / 1e9
     taken.round_runs.append(runs)
 
@@ -341,8 +322,6 @@ def _visit(backend: LatencyBackend, config: MeasureConfig, taken: _Taken, clock:
 def _finish(
     name: str, backend: LatencyBackend, facts: DeviceFacts, warmup: Warmup, taken: _Taken, at_rest: Reading | None
 ) -> Measurement:
-    stats = LatencyStats.from_samples(taken.wall_ms)
-    cpu, gpu, enqueue = (stats_or_none(times) for times in (taken.cpu_ms, taken.device_ms, taken.enqueue_ms))
     conditions = None
     if taken.visits:
         on_gpu = _on_gpu(backend)
@@ -351,26 +330,20 @@ def _finish(
             # a Jetson's are those of its processor too
             clocks_locked=facts.clocks_locked if on_gpu or facts.jetson else None, at_rest=at_rest,
         )  # fmt: skip
+    samples = {kind: tuple(getattr(taken, kind)) for kind in KINDS_OF_SAMPLES}
     return Measurement(
-        name=name,
-        backend=backend.name,
-        precision=backend.precision,
-        batch=backend.batch,
-        threads=backend.threads,
-        settings=dict(backend.settings),
-        device=facts,
-        warmup=warmup,
-        stats=stats,
-        cpu_stats=cpu,
-        device_stats=gpu,
-        verdict=judge(stats, Gates.for_backend(backend.name), cpu=cpu, gpu=gpu, enqueue=enqueue, conditions=conditions),
-        samples_ms=tuple(taken.wall_ms),
-        cpu_samples_ms=tuple(taken.cpu_ms),
-        device_samples_ms=tuple(taken.device_ms),
-        round_runs=tuple(taken.round_runs),
-        enqueue_samples_ms=tuple(taken.enqueue_ms),
-        conditions=conditions,
-    )
+        name=name, backend=backend.name, precision=backend.precision, batch=backend.batch, threads=backend.threads,
+        settings=dict(backend.settings), device=facts, warmup=warmup, round_runs=tuple(taken.round_runs), conditions=conditions,
+        **judged(backend.name, samples, conditions),
+    )  # fmt: skip
+
+
+def judged(backend: str, samples: Mapping[str, tuple[float, ...]], conditions: MachineState | None) -> dict[str, Any]:
+    """Samples by `KINDS_OF_SAMPLES`, and what follows from them, as fields of a `Measurement`: statistics and the verdict."""
+    stats = LatencyStats.from_samples(samples["samples_ms"])
+    cpu, gpu, enqueue = (stats_or_none(samples[kind]) for kind in KINDS_OF_SAMPLES[1:])
+    verdict = judge(stats, Gates.for_backend(backend), cpu=cpu, gpu=gpu, enqueue=enqueue, conditions=conditions)
+    return {**samples, "stats": stats, "cpu_stats": cpu, "device_stats": gpu, "verdict": verdict}
 
 
 def _on_gpu(backend: LatencyBackend) -> bool:

@@ -13,12 +13,13 @@ Imports the standard library only and works on Python 3.10.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from autoformer.errors import MeasurementError, short
+from autoformer.records import fields_to_json
 
 if TYPE_CHECKING:
     from autoformer.profiling.measuring.machine_state import MachineState
@@ -31,11 +32,12 @@ PERCENTS = {"p50": 50, "p90": 90, "p95": 95, "p99": 99, "p999": 99.9}
 CONFIDENCE = 0.95
 SPIKE = 2.0  # a run slower than this many medians is counted as a spike
 
-VALID, UNSTABLE, INVALID = "VALID", "UNSTABLE", "INVALID"
-WITHIN_BUDGET, OVER_BUDGET, INCONCLUSIVE = "met", "not met", "not shown"  # what becomes of a limit
+LEVELS = VALID, UNSTABLE, INVALID = "VALID", "UNSTABLE", "INVALID"  # of a verdict, from good to bad
+WITHIN_BUDGET, OVER_BUDGET, INCONCLUSIVE = "within budget", "over budget", "inconclusive"  # what a measurement says of a limit
+_EARLIER = {"met": WITHIN_BUDGET, "not met": OVER_BUDGET, "not shown": INCONCLUSIVE}  # as earlier versions wrote them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LatencyStats:
     """Figures of one list of times in milliseconds; None where the count does not carry the figure."""
 
@@ -45,9 +47,9 @@ class LatencyStats:
     min_ms: float
     p50_ms: float
     p90_ms: float | None  # from 64 runs
-    p95_ms: float | None  # from 130 runs
+    p95_ms: float | None = None  # from 130 runs
     p99_ms: float | None  # from 662 runs
-    p999_ms: float | None  # from 6636 runs
+    p999_ms: float | None = None  # from 6636 runs
     max_ms: float
     p50_low_ms: float | None  # 95 % interval of the median; from 6 runs
     p50_high_ms: float | None
@@ -110,24 +112,18 @@ class LatencyStats:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form; `from_dict` reads it back."""
-        return asdict(self)
+        """The JSON form."""
+        return fields_to_json(self)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], samples_ms: Sequence[float] = ()) -> LatencyStats:
-        """Reads the JSON form. Files of earlier versions have no p95 and p999, which are then taken from `samples_ms`, the runs.
-
-        Raises `MeasurementError` on unknown or missing keys.
-        """
-        known = {field.name for field in fields(cls)}
-        if not known - _LATER <= set(values) <= known:
-            raise MeasurementError(f"not latency statistics: keys {sorted(values)}, expected {sorted(known)}")
-        whole = cls.from_samples(samples_ms) if samples_ms and set(values) != known else None
-        return cls(**{**{name: whole and getattr(whole, name) for name in _LATER}, **values})
+    def with_tails(self, samples_ms: Sequence[float]) -> LatencyStats:
+        """The same with p95 and p999 of the runs, which files of earlier versions lack."""
+        if None not in (self.p95_ms, self.p999_ms) or not samples_ms:
+            return self
+        whole = LatencyStats.from_samples(samples_ms)
+        return replace(self, p95_ms=whole.p95_ms, p999_ms=whole.p999_ms)
 
 
 FLOORS = {"p90": MIN_SAMPLES_P90, "p95": MIN_SAMPLES_P95, "p99": MIN_SAMPLES_P99, "p999": MIN_SAMPLES_P999}  # runs
-_LATER = {"p95_ms", "p999_ms"}
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
@@ -225,27 +221,31 @@ class Verdict:
     level: str  # VALID, UNSTABLE or INVALID
     reasons: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.level not in LEVELS:
+            raise MeasurementError(f"no verdict: {short(self.level, 40)}; expected {', '.join(LEVELS)}")
+
     def __str__(self) -> str:
         return f"{self.level}: {'; '.join(self.reasons)}" if self.reasons else self.level
 
     def is_worse_than(self, other: Verdict) -> bool:
         """Whether its level is further from VALID."""
-        levels = (VALID, UNSTABLE, INVALID)
-        return levels.index(self.level) > levels.index(other.level)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Verdict:
-        """Reads the JSON form. Raises `MeasurementError` for a level that there is not."""
-        if values["level"] not in (VALID, UNSTABLE, INVALID):
-            raise MeasurementError(f"no verdict: {short(values['level'], 40)}; expected {VALID}, {UNSTABLE} or {INVALID}")
-        return cls(values["level"], tuple(values["reasons"]))
+        return LEVELS.index(self.level) > LEVELS.index(other.level)
 
 
 def limit_status(limit_ms: float, level: str, low_ms: float | None, high_ms: float | None) -> str:
-    """What a measurement of this verdict, with this 95 % interval, says about a limit: `MET`, `NOT_MET` or `NOT_SHOWN`."""
+    """What a measurement of this verdict, with this 95 % interval, says about a limit: within it, over it, or inconclusive."""
     if level != VALID or low_ms is None or high_ms is None:
         return INCONCLUSIVE
     return WITHIN_BUDGET if high_ms <= limit_ms else OVER_BUDGET if low_ms > limit_ms else INCONCLUSIVE
+
+
+def status_from(label: object) -> str:
+    """The status that a file names, by its present or its earlier label. Raises `MeasurementError` for any other."""
+    status = _EARLIER.get(str(label), str(label))
+    if status not in _EARLIER.values():
+        raise MeasurementError(f"status {short(label, 40)!r}; expected {', '.join(_EARLIER.values())}")
+    return status
 
 
 def judge(

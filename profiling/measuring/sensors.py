@@ -1,8 +1,7 @@
 """What a machine says of itself while it is measured: clocks, temperatures, power, throttling, and who else runs.
 
-Sensors are read between timed runs, never during one of this process. `MachineSensors` reads this machine: the system's files
-for the CPU, and for the GPU NVIDIA's management library (nvml.py) or a Jetson's files (jetson.py), whichever is there. What
-the machine does not say is None. A test gives its own `Sensors`.
+Sensors are read between timed runs, never during one of this process. `MachineSensors` reads this machine: the CPU from the
+system's files, the GPU as `gpu_sensors` does. What the machine does not say is None. A test gives its own `Sensors`.
 
 Imports the standard library only and works on Python 3.10.
 """
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from autoformer.profiling.measuring.gpu_sensors import GpuReading, GpuSensors, gpu_sensors
-from autoformer.profiling.measuring.system_files import cpu_temperature_c, text_of
+from autoformer.profiling.measuring.system_files import cpu_temperature_c, number_of, text_of
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,8 @@ class MachineSensors:
         )
 
     def _cpu_files(self, name: str) -> list[float]:
-        places = (text_of(self._root / f"sys/devices/system/cpu/cpu{core}/{name}") for core in self._cores)
-        return [float(text) for text in places if text is not None and text.isdigit()]
+        found = (number_of(self._root / f"sys/devices/system/cpu/cpu{core}/{name}") for core in self._cores)
+        return [number for number in found if number is not None]
 
     def _cpu_clock_mhz(self) -> float | None:
         clocks = self._cpu_files("cpufreq/scaling_cur_freq")  # kHz
@@ -106,7 +105,7 @@ def sampled(sensors: Sensors, clock: Callable[[], float], interval_s: float) -> 
 
 
 def process_cpu_s(process: int, root: Path = Path("/")) -> float | None:
-    """CPU time that a process has spent over all its threads, in seconds; None where the system does not say it."""
+    """CPU time that a process has spent over all its threads, in seconds; None where the system does not say."""
     said = (text_of(root / f"proc/{process}/stat") or "").rpartition(")")[2].split()  # its name may hold spaces
     if len(said) < 13 or not hasattr(os, "sysconf"):
         return None

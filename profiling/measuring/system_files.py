@@ -1,11 +1,17 @@
-"""What the operating system says of the machine in files and programs: one text, or none."""
+"""What the operating system says of the machine: the text of a small file, its number, the answer of a program; None for nothing.
+
+Imports the standard library only and works on Python 3.10.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+
+PROCESSOR_ZONES = ("cpu", "x86_pkg", "soc", "tj")  # words in the names of thermal zones
 
 
 def usable_cores() -> int:
@@ -14,15 +20,21 @@ def usable_cores() -> int:
 
 
 def text_of(path: Path) -> str | None:
-    """The words of a small file of the system, or None when it cannot be read."""
+    """The words of a small file."""
     try:
         return path.read_bytes().decode(errors="replace").strip(" \t\n\0") or None
     except OSError:
         return None
 
 
-def _output(*command: str) -> str | None:
-    """What a program prints, or None when it is absent or fails."""
+def number_of(path: Path) -> float | None:
+    """The whole number that a small file holds."""
+    text = text_of(path) or ""
+    return float(text) if text.lstrip("-").isdigit() else None
+
+
+def output_of(*command: str) -> str | None:
+    """What a program prints; None where it is absent or fails."""
     if shutil.which(command[0]) is None:
         return None
     try:
@@ -32,10 +44,13 @@ def _output(*command: str) -> str | None:
     return done.stdout.strip() or None
 
 
-def cpu_temperature_c(root: Path = Path("/")) -> float | None:
-    """The temperature of the processor as the system's thermal zones say it."""
+def temperatures_c(root: Path = Path("/")) -> Iterator[tuple[str, float]]:
+    """Name in lower case and temperature of each thermal zone that tells one."""
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
-        kind, value = text_of(zone / "type") or "", text_of(zone / "temp") or ""
-        if any(word in kind.lower() for word in ("cpu", "x86_pkg", "soc", "tj")) and value.lstrip("-").isdigit():
-            return int(value) / 1000
-    return None
+        if (millidegrees := number_of(zone / "temp")) is not None:
+            yield (text_of(zone / "type") or "").lower(), millidegrees / 1000
+
+
+def cpu_temperature_c(root: Path = Path("/")) -> float | None:
+    """The temperature of the processor, of the first thermal zone that is about it."""
+    return next((value for name, value in temperatures_c(root) if any(word in name for word in PROCESSOR_ZONES)), None)

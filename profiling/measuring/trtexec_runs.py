@@ -1,8 +1,9 @@
-"""The sensors around a run of `trtexec`, which is a process of its own: they are read five times a second while it runs.
+"""A run of `trtexec` as a `Measurement`: its times, and the state of the machine while it took them.
 
-What counts are the readings of the part that is timed. trtexec loads and warms up before it, with clocks that still move,
-and prints how long that part was as soon as it is over; so it is known afterwards which readings fell into it. The CPU
-time of trtexec's process counts as our own, and one of the processes on the GPU is trtexec.
+trtexec is a process of its own, so the sensors are read five times a second while it runs. The readings of its timed part
+count: it loads and warms up before, with clocks that still move, and prints how long the timed part was as soon as that is
+over; so it is known afterwards which readings fell into it. The CPU time of its process counts as our own, and one of the
+processes on the GPU is trtexec.
 
 Imports the standard library only and works on Python 3.10.
 """
@@ -18,10 +19,10 @@ from autoformer.export.engines.trtexec import Listener, TrtexecTimes
 from autoformer.export.engines.trtexec_output import read_trace_s
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.machine_state import MachineState
-from autoformer.profiling.measuring.measure import Measurement, Warmup, stats_or_none
-from autoformer.profiling.measuring.order_statistics import Gates, LatencyStats, judge
+from autoformer.profiling.measuring.measure import Measurement, Warmup, judged
 from autoformer.profiling.measuring.sensors import Reading, Sensors, process_cpu_s, sampled
 
+BACKEND = "trtexec"
 INTERVAL_S = 0.2  # a reading takes about a millisecond of another core than the one that waits for the GPU
 
 ProcessTime = Callable[[int], float | None]  # CPU seconds of a process by its number
@@ -65,7 +66,7 @@ def watched(
     interval_s: float = INTERVAL_S,
     process_time: ProcessTime = process_cpu_s,
 ) -> tuple[TrtexecTimes, MachineState]:
-    """What `run` gives, and the conditions that it was timed under; `at_rest` is of the machine before anything ran.
+    """What `run` gives, and the state of the machine while it was timed; `at_rest` is a reading from before anything ran.
 
     Raises what `run` raises.
     """
@@ -91,35 +92,19 @@ def watched(
     return times, conditions
 
 
-BACKEND = "trtexec"
-
-
 def trtexec_measurement(
     name: str, times: TrtexecTimes, *, precision: str, device: DeviceFacts | None = None, conditions: MachineState | None = None
 ) -> Measurement:
-    """One visit of trtexec to one engine, under `conditions` where sensors were read (trtexec_conditions.py).
+    """One visit of trtexec to one engine, under the `conditions` that `watched` gave.
 
     `device` None collects the facts of this machine. Raises `MeasurementError`.
     """
-    stats, gpu = LatencyStats.from_samples(times.latency_ms), stats_or_none(times.gpu_ms)
-    enqueue = stats_or_none(times.enqueue_ms)
+    samples = {
+        "samples_ms": times.latency_ms, "cpu_samples_ms": (), "device_samples_ms": times.gpu_ms,
+        "enqueue_samples_ms": times.enqueue_ms,
+    }  # fmt: skip
     return Measurement(
-        name=name,
-        backend=BACKEND,
-        precision=precision,
-        batch=times.batch,
-        threads=None,
-        settings=times.settings,
-        device=device or DeviceFacts.collect(),
-        warmup=Warmup(runs=times.warmup_runs, seconds=times.warmup_s, settled=False),
-        stats=stats,
-        cpu_stats=None,
-        device_stats=gpu,
-        verdict=judge(stats, Gates.for_backend(BACKEND), gpu=gpu, enqueue=enqueue, conditions=conditions),
-        samples_ms=times.latency_ms,
-        cpu_samples_ms=(),
-        device_samples_ms=times.gpu_ms,
-        round_runs=(len(times.latency_ms),),
-        enqueue_samples_ms=times.enqueue_ms,
-        conditions=conditions,
-    )
+        name=name, backend=BACKEND, precision=precision, batch=times.batch, threads=None, settings=times.settings,
+        device=device or DeviceFacts.collect(), warmup=Warmup(runs=times.warmup_runs, seconds=times.warmup_s, settled=False),
+        round_runs=(len(times.latency_ms),), conditions=conditions, **judged(BACKEND, samples, conditions),
+    )  # fmt: skip

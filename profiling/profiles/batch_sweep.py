@@ -16,6 +16,7 @@ from autoformer.errors import AutoformerError, CheckpointError, MeasurementError
 from autoformer.files import read_document, refuse_existing_file, write_json
 from autoformer.profiling.profiles.latency import FORMAT as PROFILE_FORMAT
 from autoformer.profiling.profiles.latency import WRITES, Profile
+from autoformer.records import to_json
 
 FORMAT = "autoformer/batches/1"
 GAIN = 0.05  # of throughput, from one batch to its double, below which a sweep ends
@@ -45,7 +46,7 @@ class BatchSweep:
             "batches": list(self.batches),
             "images_per_s": throughput,
             "ended": self.ended,
-            "profiles": [profile.to_dict() for profile in self.profiles],
+            "profiles": to_json(self.profiles),
         }
 
     def save(self, path: Path) -> None:

@@ -12,15 +12,15 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from autoformer.errors import MeasurementError
 from autoformer.profiling.measuring.gpu_sensors import gpu_sensors
+from autoformer.records import fields_to_json
 
 WARM_RUNS = 10
 TIME_LIMIT_S = 900  # of the process; engines and compiled networks take minutes to load
@@ -42,13 +42,8 @@ class ColdStart:
     gpu_memory_mib: float | None  # growth of what is in use on the GPU, by everybody
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form; `from_dict` reads it back."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ColdStart:
-        """Reads the JSON form. Raises `KeyError` for a missing value."""
-        return cls(**{item.name: values[item.name] for item in fields(cls)})
+        """The JSON form."""
+        return fields_to_json(self)
 
 
 def cold_start(

@@ -1,4 +1,4 @@
-"""Networks of any kind side by side: accuracy on the same images, size, and latency measured in one interleaved go.
+"""Networks of any kind side by side: accuracy on the same images, size, and latency measured in one interleaved session.
 
 An artefact is what `open_predictor` opens: a network's folder or name, an ONNX file, an engine, a folder of exported files or a
 bundle, which stands for all its files, as a finished run does. Every one is asked about the same images, each prepared as it
@@ -25,11 +25,11 @@ from autoformer.evaluate import EvaluationSet, predictions
 from autoformer.export.bundle import unpack_bundle
 from autoformer.export.manifest import FILE_NAME as MANIFEST
 from autoformer.export.predictor import EXPECTED, open_predictor
+from autoformer.files import TIMM
 from autoformer.metric import WORDS, Difference, Metric, Score, paired_difference, score
-from autoformer.profiling.backends.of_artefacts import TIMM
 from autoformer.profiling.measuring.measure import MeasureConfig, Measurement
 from autoformer.profiling.profiles.artefact_costs import Costs, costs_of
-from autoformer.profiling.profiles.latency import NO_GPU, NotMeasured, Profile, expand, profile_artefacts
+from autoformer.profiling.profiles.latency import NO_GPU, NotMeasured, Profile, ProfileRequest, expand, profile_artefacts
 from autoformer.progress import Progress, silent
 from autoformer.search.pareto import nondominated_ranks
 
@@ -160,7 +160,7 @@ def compare_artefacts(
 
 
 def _scored(row: Row, found: Mapping[str, NDArray[np.int64]], first: str, labels: NDArray[np.int64], metric: Metric) -> Row:
-    """The row with what its guesses amount to, and how far that is from the first's."""
+    """The row with what its predictions amount to, and how far that is from the first's."""
     if row.name not in found:
         return row
     own = found[row.name]
@@ -223,7 +223,9 @@ def _profile(
 ) -> Profile | None:
     """The times; None, with the reason in `missing`, where nothing could be measured."""
     try:
-        profile = profile_artefacts([words for words, _ in named], config=config, batch=batch, threads=threads, progress=progress)
+        profile = profile_artefacts(
+            [words for words, _ in named], ProfileRequest(batch=batch, threads=threads), config=config, progress=progress
+        )
     except MeasurementError as error:
         missing.append(NotMeasured("all", "latency", str(error)))
         return None

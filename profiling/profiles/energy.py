@@ -9,13 +9,14 @@ Imports the standard library only and works on Python 3.10.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from autoformer.errors import MeasurementError
 from autoformer.profiling.measuring.backend import LatencyBackend
 from autoformer.profiling.measuring.sensors import Reading, Sensors, sampled
+from autoformer.records import fields_to_json, from_json
 
 INTERVAL_S = 0.1
 NO_SENSOR = "no sensor here tells the power: neither NVML nor a Jetson's INA3221"
@@ -42,12 +43,12 @@ class Energy:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; `from_dict` reads it back."""
-        return {**asdict(self), "images_per_joule": self.images_per_joule}
+        return {**fields_to_json(self), "images_per_joule": self.images_per_joule}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Energy:
-        """Reads the JSON form. Raises `KeyError` for a missing value."""
-        return cls(**{item.name: values[item.name] for item in fields(cls)})
+    def from_dict(cls, values: object) -> Energy:
+        """Reads the JSON form. Raises `CheckpointError` for what it does not hold."""
+        return from_json(cls, values, "energy", beside=("images_per_joule",))
 
 
 def measure_energy(

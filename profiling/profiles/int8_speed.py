@@ -1,7 +1,7 @@
 """Is int8 worth it on this device? Its measured median against that of fp32, both taken in turns in one measurement.
 
-int8 is slower when the whole 95 % interval of its median lies at or above that of fp32, faster when it lies wholly below, and
-anything else shows neither; so does a measurement that is not VALID. A file that is slower here may be the faster one
+int8 is slower when the whole 95 % interval of its median lies at or above that of fp32, and faster when it lies wholly below.
+Anything else is inconclusive, and so is a measurement that is not VALID. A file that is slower here may be the faster one
 elsewhere (a CPU without int8 instructions against TensorRT), so it stays: the verdict goes into the manifest under the device
 that it was measured on, and says there that the file is rejected on that device.
 """
@@ -14,13 +14,13 @@ from pathlib import Path
 
 from autoformer.export.manifest import Manifest
 from autoformer.profiling.measuring.measure import Measurement, device_name
-from autoformer.profiling.measuring.order_statistics import VALID
+from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, VALID
 
 RUNTIME = "onnxruntime-"
 
 
 def int8_speed(measurements: Sequence[Measurement]) -> dict[str, dict[str, str]]:
-    """By device and backend: the verdict ("slower", "faster", "not shown") on int8 against fp32, and one line that says why."""
+    """By device and backend: the verdict ("slower", "faster", "inconclusive") on int8 against fp32, and one line of reason."""
     found = {}
     for int8 in measurements:
         same = (int8.backend, int8.batch, int8.threads)
@@ -55,16 +55,16 @@ def _verdict(int8: Measurement, fp32: Measurement) -> dict[str, str]:
     figures = f"{_median(int8)} against {_median(fp32)} of fp32"
     unsteady = next((m for m in (int8, fp32) if m.verdict.level != VALID), None)
     if unsteady is not None:
-        return {"verdict": "not shown", "reason": f"median {figures}; {unsteady.precision} was {unsteady.verdict}"}
+        return {"verdict": INCONCLUSIVE, "reason": f"median {figures}; {unsteady.precision} was {unsteady.verdict}"}
     int8_low, int8_high = int8.stats.p50_low_ms, int8.stats.p50_high_ms
     fp32_low, fp32_high = fp32.stats.p50_low_ms, fp32.stats.p50_high_ms
     if int8_low is None or int8_high is None or fp32_low is None or fp32_high is None:
-        return {"verdict": "not shown", "reason": f"median {figures}; too few runs for an interval"}
+        return {"verdict": INCONCLUSIVE, "reason": f"median {figures}; too few runs for an interval"}
     if int8_low >= fp32_high:
         return {"verdict": "slower", "reason": f"slower than fp32: median {figures}"}
     if int8_high < fp32_low:
         return {"verdict": "faster", "reason": f"faster than fp32: median {figures}"}
-    return {"verdict": "not shown", "reason": f"median {figures}; the intervals overlap"}
+    return {"verdict": INCONCLUSIVE, "reason": f"median {figures}; the intervals overlap"}
 
 
 def _median(measurement: Measurement) -> str:

@@ -1,4 +1,4 @@
-"""Measures files: ONNX graphs, TensorRT plans, networks of ours and of timm, export folders, all interleaved in one go.
+"""Measures files: ONNX graphs, TensorRT plans, networks of ours and of timm, export folders, all interleaved in one session.
 
 A small fixed network (the reference) runs among them on the CPU. Absolute times of a shared machine move by several per
 cent from one hour to the next, their ratio to the reference hardly does; so a repeat is compared by ratios. Whatever could
@@ -7,19 +7,18 @@ not be measured stands in the answer with its reason.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from autoformer.architecture import is_whole
-from autoformer.errors import CheckpointError, MeasurementError, MissingPackageError
+from autoformer.errors import CheckpointError, MeasurementError, MissingPackageError, short
 from autoformer.export.manifest import FILE_NAME as MANIFEST
 from autoformer.export.manifest import Manifest
-from autoformer.files import believing, read_document, refuse_existing_file, write_json
-from autoformer.profiling.backends.of_artefacts import BACKENDS, TIMM, USUAL_BACKENDS, Job, fixed_batch, jobs_of
+from autoformer.files import TIMM, believing, read_document, refuse_existing_file, write_json
+from autoformer.profiling.backends.of_artefacts import BACKENDS, USUAL_BACKENDS, Job, fixed_batch, jobs_of
 from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
 from autoformer.profiling.measuring.backend import CopiesImages, LatencyBackend, WithCopies
 from autoformer.profiling.measuring.clock_lock import NOT_HERE, locked_clocks
@@ -29,6 +28,7 @@ from autoformer.profiling.measuring.sensors import MachineSensors
 from autoformer.profiling.profiles.cold_start import ColdStart, cold_start
 from autoformer.profiling.profiles.energy import Energy, measure_energy
 from autoformer.progress import Progress
+from autoformer.records import fields_to_json, from_json, to_json
 
 FORMAT = "autoformer/profile/1"
 WRITES = "a file of `profile run --out`"
@@ -39,7 +39,7 @@ REFERENCE_WIDTH, REFERENCE_ROWS, REFERENCE_LAYERS = 192, 64, 4  # 9.4 M multiply
 
 @dataclass(frozen=True)
 class NotMeasured:
-    """Something that has no number, and why."""
+    """Something that could not be measured, and why."""
 
     name: str
     backend: str
@@ -66,19 +66,10 @@ class Profile:
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; `from_dict` reads it back."""
         return {
+            **fields_to_json(self),
             "format": FORMAT,
-            "measurements": [measurement.to_dict() for measurement in self.measurements],
-            "ratios": {measurement.name: self.ratio(measurement) for measurement in self.measurements},
-            "metrics": {
-                taken.name: {name: stats.to_dict() for name, stats in taken.metrics.items()} for taken in self.measurements
-            },
-            "reference": self.reference.to_dict(),
-            "not_measured": [asdict(missing) for missing in self.not_measured],
-            "config": asdict(self.config),
-            "created": self.created,
-            "attempt": self.attempt,
-            "cold_starts": [start.to_dict() for start in self.cold_starts],
-            "energy": [energy.to_dict() for energy in self.energy],
+            "ratios": {taken.name: self.ratio(taken) for taken in self.measurements},
+            "metrics": {taken.name: to_json(taken.metrics) for taken in self.measurements},
         }
 
     @classmethod
@@ -87,122 +78,97 @@ class Profile:
         return cls.from_dict(read_document(path, FORMAT, expected=WRITES), path)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], path: Path) -> Profile:
+    def from_dict(cls, values: object, path: Path) -> Profile:
         """Reads the JSON form, which came from `path`. Raises `CheckpointError` naming that file when it cannot be right."""
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
-            have = values.get("format") if isinstance(values, dict) else type(values).__name__
-            raise CheckpointError(f"{path} has format {have!r}, expected {FORMAT!r}; profile again")
+        if isinstance(values, Mapping) and (have := values.get("format")) != FORMAT:
+            raise CheckpointError(f"{path} has format {short(repr(have), 60)}, expected {FORMAT!r}; profile again")
         with believing(path, "profile again"):
-            measurements = tuple(Measurement.from_dict(item).believed() for item in values["measurements"])
-            reference = Measurement.from_dict(values["reference"]).believed()
-            for taken in (*measurements, reference):
-                words = (taken.name, taken.backend, taken.precision, taken.verdict.level, *taken.verdict.reasons)
-                if not all(isinstance(word, str) for word in words) or not is_whole(taken.batch, 10**9):
-                    raise ValueError(f"name, backend, precision, verdict or batch of {str(taken.name)[:40]!r} cannot be right")
-            missing = tuple(NotMeasured(**item) for item in values["not_measured"])
-            if not all(isinstance(word, str) for item in missing for word in (item.name, item.backend, item.reason)):
-                raise ValueError("what was not measured is not described in words")
-            return cls(
-                measurements=measurements,
-                reference=reference,
-                not_measured=missing,
-                config=MeasureConfig(**values["config"]),
-                created=values["created"],
-                attempt=values.get("attempt", 1),
-                cold_starts=tuple(ColdStart.from_dict(item) for item in values.get("cold_starts", ())),
-                energy=tuple(Energy.from_dict(item) for item in values.get("energy", ())),
-            )
+            read = from_json(cls, values, "profile", beside=("format", "ratios", "metrics"))
+            measurements = tuple(taken.believed() for taken in read.measurements)
+            return replace(read, measurements=measurements, reference=read.reference.believed())
 
     def save(self, path: Path) -> None:
         """Writes the JSON file, raw samples included, whole or not at all."""
         write_json(self.to_dict(), path)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProfileRequest:
+    """What is measured of each artefact. Raises `MeasurementError` for impossible values."""
+
+    batch: int | None = 1  # None: the one that the first file with a fixed batch takes, and 1 without such a file
+    threads: int | None = None  # None: the cores this process may use
+    spinning: bool = False  # lets ONNX Runtime's threads burn a core while they wait
+    backends: Sequence[str] = USUAL_BACKENDS  # of `BACKENDS`, to run on
+    cold_starts: bool = False  # a process for each besides, which loads it, runs it and rests for ten seconds
+    energy_s: float = 0.0  # runs each so long again to read its power
+    lock_clocks: bool = False  # holds the GPU's clock meanwhile (clock_lock.py)
+
+    def __post_init__(self) -> None:
+        for name, count in (("batch", self.batch), ("threads", self.threads)):
+            if count is not None and count < 1:
+                raise MeasurementError(f"{name} is {count}, expected 1 or more")
+        if unknown := [name for name in self.backends if name not in BACKENDS]:
+            raise MeasurementError(f"unknown backend {unknown[0]!r}; known are {', '.join(BACKENDS)}")
+
+
 def profile_artefacts(
     paths: Sequence[Path | str],
+    asked: ProfileRequest = ProfileRequest(),
     *,
     config: MeasureConfig = MeasureConfig(),
-    batch: int | None = 1,
-    threads: int | None = None,
-    spinning: bool = False,
-    backends: Sequence[str] = USUAL_BACKENDS,
-    cold_starts: bool = False,
-    energy_s: float = 0.0,
-    lock_clocks: bool = False,
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> Profile:
     """Measures every artefact of `paths` on each backend it can run on here; writes JSON to the file `out` if given.
 
-    `paths` are paths, or names of timm's networks. `batch` None means the one that the first file with a fixed batch takes, and 1
-    without such a file; `threads` None the cores this process may use. `backends` are those of `BACKENDS` to run on, and
-    `spinning` lets ONNX Runtime's threads burn a core while they wait. On a GPU every network is a second row with the copies
-    between host and GPU. `cold_starts` starts a process for each besides, which loads it and rests for ten seconds; `energy_s`
-    runs each so long again to read its power; `lock_clocks` holds the GPU's clock meanwhile (clock_lock.py). Raises
-    `CheckpointError` for a path that is no artefact or cannot be read, `OutputExistsError` when something stands at `out`, and
-    `MeasurementError` when `batch` or `threads` is below 1, `spinning` would change nothing, nothing at all could be measured,
-    or clocks are to be locked that cannot be. What this machine lacks (a GPU, a provider, TensorRT) is no error: it is listed
-    in `not_measured`.
+    `paths` are paths, or names of timm's networks. On a GPU every network is a second row with the copies between host and GPU.
+    Raises `CheckpointError` for a path that is no artefact or cannot be read, `OutputExistsError` when something stands at `out`,
+    and `MeasurementError` when spinning would change nothing, nothing at all could be measured, or clocks are to be locked that
+    cannot be. What this machine lacks (a GPU, a provider, TensorRT) is no error: it is listed in `not_measured`.
     """
-    for name, count in (("batch", batch), ("threads", threads)):
-        if count is not None and count < 1:
-            raise MeasurementError(f"{name} is {count}, expected 1 or more")
-    if unknown := [name for name in backends if name not in BACKENDS]:
-        raise MeasurementError(f"unknown backend {unknown[0]!r}; known are {', '.join(BACKENDS)}")
     if out is not None:
         refuse_existing_file(out)
-    facts = DeviceFacts.collect()
-    jobs: list[Job] = []
-    missing: list[NotMeasured] = []
+    facts, missing = DeviceFacts.collect(), list[NotMeasured]()
     named = expand(paths, missing)
-    if batch is None:
-        batch = next((size for words, _ in named if (size := fixed_batch(words)) is not None), 1)
-    for words, label in named:
-        jobs += [job for job in jobs_of(words, label, batch, threads, spinning) if job.backend in backends]
-    if spinning and not any(job.backend.startswith("onnxruntime") for job in jobs):
-        raise MeasurementError("spinning is about the threads of ONNX Runtime, which runs nothing of this; leave --spinning out")
+    batch = asked.batch or next((size for words, _ in named if (size := fixed_batch(words)) is not None), 1)
+    jobs = _jobs(named, asked, batch)
     starts: list[ColdStart] = []
     energies: list[Energy] = []
     with ExitStack() as stack:
-        opened: dict[str, LatencyBackend] = {}
-        if lock_clocks:
+        if asked.lock_clocks:
             facts = stack.enter_context(locked_clocks(facts))
+        opened: dict[str, LatencyBackend] = {}
         for job in jobs:
-            if not job.backend.endswith("-cpu") and not facts.has_gpu:
+            on_gpu = not job.backend.endswith("-cpu")
+            if on_gpu and not facts.has_gpu:
                 missing.append(NotMeasured(job.name, job.backend, NO_GPU))
                 continue
-            if cold_starts:
-                try:
-                    starts.append(cold_start(job.words, job.name, job.backend, batch=batch, threads=threads, spinning=spinning))
-                except MeasurementError as error:
-                    missing.append(NotMeasured(job.name, "cold start", str(error)))
-            try:
-                name, backend = f"{job.name} ({job.backend})", stack.enter_context(job.open())
-            except (MeasurementError, MissingPackageError) as error:
-                missing.append(NotMeasured(job.name, job.backend, str(error)))
-                continue
-            opened[name] = backend
-            if not job.backend.endswith("-cpu") and isinstance(backend, CopiesImages):
-                opened[f"{name} with copies"] = WithCopies(backend)
-        if not jobs and named:
-            runs_on = {job.backend: None for words, label in named for job in jobs_of(words, label, batch, threads, spinning)}
-            raise MeasurementError(f"nothing of this runs on {', '.join(backends)}; it runs on {', '.join(runs_on)}")
+            if asked.cold_starts:
+                with _noting(missing, job.name, "cold start"):
+                    start = cold_start(
+                        job.words, job.name, job.backend, batch=batch, threads=asked.threads, spinning=asked.spinning
+                    )
+                    starts.append(start)
+            with _noting(missing, job.name, job.backend):
+                backend, name = stack.enter_context(job.open()), f"{job.name} ({job.backend})"
+                opened[name] = backend
+                if on_gpu and isinstance(backend, CopiesImages):
+                    opened[f"{name} with copies"] = WithCopies(backend)
         if not opened:
             reasons = "; ".join(f"{item.name} on {item.backend}: {item.reason}" for item in missing) or "no path was given"
             raise MeasurementError(f"nothing could be measured: {reasons}")
-        if lock_clocks and all(backend.name.endswith("-cpu") for backend in opened.values()):
+        if asked.lock_clocks and all(backend.name.endswith("-cpu") for backend in opened.values()):
             raise MeasurementError(NOT_HERE)
         sensors = MachineSensors()
-        reference = stack.enter_context(OnnxRuntimeBackend(reference_network(), batch=REFERENCE_ROWS, threads=threads))
+        reference = stack.enter_context(OnnxRuntimeBackend(reference_network(), batch=REFERENCE_ROWS, threads=asked.threads))
         taken = measure({**opened, REFERENCE: reference}, config, device=facts, sensors=sensors, progress=progress)
-        for name, backend in opened.items() if energy_s else ():
+        for name, backend in opened.items() if asked.energy_s else ():
             if facts.jetson is None and backend.name.endswith("-cpu"):
                 missing.append(NotMeasured(name, "energy", "no sensor here tells the power of the processor"))
             elif not isinstance(backend, WithCopies):
-                try:
-                    energies.append(measure_energy(name, backend, sensors, seconds=energy_s))
-                except MeasurementError as error:
-                    missing.append(NotMeasured(name, "energy", str(error)))
+                with _noting(missing, name, "energy"):
+                    energies.append(measure_energy(name, backend, sensors, seconds=asked.energy_s))
     profile = Profile(
         measurements=tuple(taken[name] for name in opened),
         reference=taken[REFERENCE],
@@ -215,6 +181,27 @@ def profile_artefacts(
     if out is not None:
         profile.save(out)
     return profile
+
+
+def _jobs(named: Sequence[tuple[str, str]], asked: ProfileRequest, batch: int) -> list[Job]:
+    """Each artefact on each backend that was asked for. Raises `MeasurementError` where that leaves none."""
+    every = [job for words, label in named for job in jobs_of(words, label, batch, asked.threads, asked.spinning)]
+    jobs = [job for job in every if job.backend in asked.backends]
+    if asked.spinning and not any(job.backend.startswith("onnxruntime") for job in jobs):
+        raise MeasurementError("spinning is about the threads of ONNX Runtime, which runs nothing of this; leave --spinning out")
+    if every and not jobs:
+        runs_on = ", ".join(dict.fromkeys(job.backend for job in every))
+        raise MeasurementError(f"nothing of this runs on {', '.join(asked.backends)}; it runs on {runs_on}")
+    return jobs
+
+
+@contextmanager
+def _noting(missing: list[NotMeasured], name: str, backend: str) -> Iterator[None]:
+    """What the block cannot measure goes into `missing`, with its reason."""
+    try:
+        yield
+    except (MeasurementError, MissingPackageError) as error:
+        missing.append(NotMeasured(name, backend, str(error)))
 
 
 def profile_until_valid(
@@ -231,12 +218,12 @@ def profile_until_valid(
 
     Whether a measurement is repeated depends on its steadiness alone, never on whether the times are good.
     """
-
+    asked = ProfileRequest(batch=batch, threads=threads)
     if out is not None:
         refuse_existing_file(out)
 
     def once(attempt: int) -> Profile:
-        return replace(profile_artefacts(paths, config=config, batch=batch, threads=threads, progress=progress), attempt=attempt)
+        return replace(profile_artefacts(paths, asked, config=config, progress=progress), attempt=attempt)
 
     profile = once(1)
     while profile.attempt < attempts and any(taken.verdict.level != "VALID" for taken in profile.measurements):

@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoformer.errors import AutoformerError, CheckpointError, ExportError
-from autoformer.export.artefacts import export_network
-from autoformer.export.engines.artefact import BATCHES, in_profiles, settings_of
+from autoformer.export.artefacts import ExportSource, export_network
+from autoformer.export.config import ExportConfig
+from autoformer.export.engines.artefact import settings_of
 from autoformer.export.engines.builder import PRECISIONS, EngineBuilder
 from autoformer.export.engines.engine import Engine
 from autoformer.export.engines.refit import refit_engine
 from autoformer.export.engines.tensorrt_versions import import_tensorrt
 from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.manifest import Artefact, Manifest
-from autoformer.export.parity import TOLERANCES, compare, filled_up, run_in_batches
-from autoformer.files import refuse_existing, write_folder
+from autoformer.export.parity import BATCHES, TOLERANCES, compare, filled_up, in_profiles, run_in_batches
+from autoformer.files import believing, refuse_existing, write_folder
 from autoformer.profiling.backends.tensorrt_backend import TensorRTBackend
 from autoformer.profiling.measuring.measure import MeasureConfig, measure
 from autoformer.progress import Progress, silent
@@ -67,12 +68,13 @@ def refit_folder(
     latency: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(prefix="autoformer-refit-") as temporary:
         exported = Path(temporary) / "export"
-        manifest = export_network(
-            network, exported, images=images, labels=labels, preprocessing=before.preprocessing, classes=classes,
-            precisions=tuple(dict.fromkeys(["fp32", *(PRECISIONS[engine.precision] for engine in engines)])),
-            formats=("onnx",), opset=opset, batch=file.batch, data=data,
-            on_progress=lambda message: progress("export", 0, 1, message),
-        )  # fmt: skip
+        given = ExportSource(images=images, labels=labels, preprocessing=before.preprocessing, classes=classes, data=data)
+        with believing(f"the manifest of {source}", "export it again"):
+            config = ExportConfig.model_validate({
+                "precisions": list(dict.fromkeys(["fp32", *(PRECISIONS[engine.precision] for engine in engines)])),
+                "formats": ["onnx"], "opset": opset, "batch": file.batch, "input": before.preprocessing.input_type,
+            })  # fmt: skip
+        manifest = export_network(network, exported, given, config, lambda message: progress("export", 0, 1, message))
         if manifest.architecture != before.architecture:
             raise ExportError(f"{source} holds engines of another architecture; a refit changes weights alone, build new engines")
         made = []

@@ -9,17 +9,18 @@ whole interval lies above 1 + the permitted part, and all of it was measured VAL
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from autoformer.errors import MeasurementError
 from autoformer.profiling.measuring.measure import Measurement, device_name
-from autoformer.profiling.measuring.order_statistics import VALID, interval_of
+from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, VALID, interval_of
 from autoformer.profiling.profiles.latency import Profile
+from autoformer.records import fields_to_json
 
 FORMAT = "autoformer/regressions/1"
 STATISTICS = ("p50", "p99")
-SLOWER, FASTER, SAME, UNSHOWN = "slower", "faster", "no regression", "not shown"
+SLOWER, FASTER, SAME = "slower", "faster", "no regression"  # or INCONCLUSIVE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +59,8 @@ class Regressions:
         """The JSON form."""
         return {
             "format": FORMAT,
-            "permitted": self.permitted,
-            "ratios": [asdict(ratio) for ratio in self.ratios],
-            "only_before": list(self.only_before),
-            "only_after": list(self.only_after),
             "regressions": len(self.shown),
+            **fields_to_json(self),
         }
 
 
@@ -151,13 +149,13 @@ def _judged(
 ) -> tuple[str, str]:
     for which, taken in measured:
         if taken.verdict.level != VALID:
-            return UNSHOWN, f"{which} is {taken.verdict}"
+            return INCONCLUSIVE, f"{which} is {taken.verdict}"
     if low is None or high is None:
-        return UNSHOWN, "too few runs for an interval"
+        return INCONCLUSIVE, "too few runs for an interval"
     if low > 1 + permitted:
         return SLOWER, f"the whole interval lies above {1 + permitted:g}"
     if high < 1:
         return FASTER, "the whole interval lies below 1"
     if high > 1 + permitted:
-        return UNSHOWN, f"{1 + permitted:g} lies inside the interval; measure longer"
+        return INCONCLUSIVE, f"{1 + permitted:g} lies inside the interval; measure longer"
     return SAME, f"the whole interval lies below {1 + permitted:g}"

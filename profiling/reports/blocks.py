@@ -1,80 +1,40 @@
-"""What the figures of the report share: plotly figures in plain JSON (`data` and `layout`), colours, marks and words.
-
-Colours of text and grid are the page's. Whatever comes from files goes through `plain`: plotly reads its texts as a small HTML.
-"""
+"""What pages are made of: a headline, and sections of sentences, tables and figures. The page's writer is `page`."""
 
 from __future__ import annotations
 
-import html
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autoformer.architecture import Architecture
-
-# Readable on white and on near-black, and told apart by people who see red and green alike (after Okabe and Ito).
-BLUE, ORANGE, GREEN, PURPLE, OLIVE, GREY = "#3f8fd2", "#e07b1a", "#12936f", "#b5669f", "#9a8700", "#8b919a"
-SERIES = (BLUE, ORANGE, GREEN, PURPLE, OLIVE, GREY)
-SYMBOLS = ("circle", "diamond", "square", "cross", "triangle-up", "x")
-
-Plot = dict[str, Any]  # {"data": [...], "layout": {...}}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """One figure, or several views of it to switch between, by the word on the switch; `switch` says what it changes."""
-
-    name: str
-    title: str
-    caption: str
-    views: dict[str, Plot]
-    switch: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """What the page's script draws."""
-        views = [{"word": word, "plot": plot} for word, plot in self.views.items()]
-        return {"name": self.name, "switch": self.switch, "views": views}
-
-
-def plain(text: str) -> str:
-    """`text` as plotly shows it letter by letter."""
-    return html.escape(text, quote=False)
-
-
-def words(architecture: Architecture) -> str:
-    """An architecture in the short lines of a hover label."""
-    heads = ", ".join(map(str, architecture.num_heads))
-    ratios = ", ".join(f"{ratio:g}" for ratio in architecture.mlp_ratio)
-    size = "" if architecture.image_size is None else f", image {architecture.image_size} px"
-    return f"width {architecture.embed_dim}, depth {architecture.depth}{size}<br>heads {heads}<br>MLP ratios {ratios}"
-
-
-def common_layout(x: str, y: str, **more: Any) -> Plot:
-    """The common look: no background of its own, legend above, axis titles."""
-    return {
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "margin": {"l": 60, "r": 16, "t": 24, "b": 52},
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-        "showlegend": True,
-        "hovermode": "closest",
-        "hoverlabel": {"align": "left"},
-        "xaxis": {"title": {"text": x}},
-        "yaxis": {"title": {"text": y}},
-        **more,
-    }
-
+from autoformer import __version__
+from autoformer.profiling.reports.plots import Figure
 
 # Words that a page may colour.
 TONES = {
-    "met": "good", "exported": "good", "VALID": "good",
-    "not met": "bad", "rejected": "bad", "INVALID": "bad",
-    "not shown": "open", "skipped": "open", "UNSTABLE": "open", "not measured": "open", "not asked for": "open",
+    "within budget": "good", "exported": "good", "VALID": "good",
+    "over budget": "bad", "rejected": "bad", "INVALID": "bad",
+    "inconclusive": "open", "skipped": "open", "UNSTABLE": "open", "not measured": "open", "not asked for": "open",
 }  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table. `numbers` are the columns that stand to the right; `note` is a sentence below.
+
+    On a phone the rows of a table with many columns are taken apart, except where its cells are so short that it is `compact`.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numbers: tuple[int, ...] = ()
+    note: str = ""
+    compact: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of the report. `figures` are names of figures (report_figures.py)."""
+    """A part of the report. `figures` are names of figures of the page; those that it lacks are left out."""
 
     name: str
     title: str
@@ -97,15 +57,11 @@ class Headline:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
-    """A table. `numbers` are the columns that stand to the right; `note` is a sentence below.
+class Page:
+    """A whole page, and the same as JSON values for programs."""
 
-    On a phone the rows of a table with many columns are taken apart, except where its cells are so short that it is `compact`.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    numbers: tuple[int, ...] = ()
-    note: str = ""
-    compact: bool = False
+    headline: Headline
+    sections: tuple[Section, ...]
+    figures: tuple[Figure, ...]
+    values: Mapping[str, Any]
+    version: str = __version__  # that wrote what the page is about

@@ -1,25 +1,22 @@
-"""What a report says, as values for programs: the content of `report.json`. The pages are made from it.
+"""What a report says, as values for programs: the content of `report.json`. The page is made from it.
 
-Every score has its interval and every latency its qualification. A limit on latency is met when a measurement that means
-the same as the limit is VALID and its median's whole interval lies inside; not met when the whole interval lies outside; and
-otherwise it is not shown, with the reason.
+Every score has its interval, and every latency its measurement conditions.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
-from autoformer.export.manifest import Artefact
-from autoformer.metric import wilson
 from autoformer.profiling.kits.board_results import results_of
 from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, MIN_SAMPLES_P99
-from autoformer.profiling.reports.latency import _latency, _table, limits, loop_content
-from autoformer.profiling.reports.run_folder import FP32, INT8, Epoch, Run
-from autoformer.profiling.reports.search import search_content
-from autoformer.profiling.reports.tables import boards_content
+from autoformer.profiling.reports import latency, latency_table, search
+from autoformer.profiling.reports.budget import limits
+from autoformer.profiling.reports.delivered import board_values, file_values, label
+from autoformer.profiling.reports.run_folder import Run
+from autoformer.profiling.reports.scores import int8_disagreement, int8_values, reading_values
+from autoformer.records import to_json
 
 FORMAT = "autoformer/report/3"
 
@@ -52,31 +49,31 @@ def content(run: Run) -> dict[str, Any]:
         "budget": limits(run),
         "latency_qualification": None if run.measurement_conditions is None else asdict(run.measurement_conditions),
         "test": {name: run.score(name).to_dict() for name in run.predictions},
-        "int8": _int8(run),
+        "int8": int8_values(run),
         "int8_disagreement": int8_disagreement(run),
         "candidates": len(run.search.candidates),
         "tied": len(run.search.tied),
-        "search": search_content(run),
+        "search": search.values(run),
         "training": {
-            "supernet": [_epoch(epoch) for epoch in run.supernet_history],
-            "finetune": [_epoch(epoch) for epoch in run.finetune_history],
+            "supernet": to_json(run.supernet_history),
+            "finetune": to_json(run.finetune_history),
         },
-        "latency": {measurement.name: _latency(run, measurement) for measurement in run.profile.measurements},
-        "reference": _latency(run, run.profile.reference),
+        "latency": {measurement.name: latency.values(run, measurement) for measurement in run.profile.measurements},
+        "reference": latency.values(run, run.profile.reference),
         "latency_measured": run.profile.created,
         "latency_attempt": run.profile.attempt,
-        "latency_table": _table(run),
-        "latency_loop": loop_content(run.answer),
-        "boards": boards_content(results_of(run.folder)),
+        "latency_table": latency_table.values(run),
+        "latency_loop": latency_table.loop_content(run.answer),
+        "boards": board_values(results_of(run.folder)),
         "layers": run.layers and run.layers.to_dict(),
         "skipped": [
-            {"what": _label(artefact), "status": artefact.status, "reason": artefact.reason}
+            {"what": label(artefact), "status": artefact.status, "reason": artefact.reason}
             for artefact in run.manifest.artefacts
             if artefact.file is None
         ],
         "not_measured": not_measured(run),
-        "test_readings": _test_readings(run),
-        "files": _files(run),
+        "test_readings": reading_values(run),
+        "files": file_values(run),
         "steps": run.seconds,
         "device": run.device.to_dict(),
         "recipe": run.recipe,
@@ -84,103 +81,18 @@ def content(run: Run) -> dict[str, Any]:
     }
 
 
-# --- limits ------------------------------------------------------------------------------------------------------
-
-
-# --- parts of the content ----------------------------------------------------------------------------------------
-
-
-def int8_disagreement(run: Run) -> dict[str, Any] | None:
-    """On how many test images int8 names another class than fp32, image by image; None where there is no int8 file."""
-    if INT8 not in run.predictions:
-        return None
-    fp32, int8 = run.predictions[FP32], run.predictions[INT8]
-    different = int((fp32 != int8).sum())
-    low, high = wilson(different / len(fp32), len(fp32))
-    return {
-        "images": len(fp32),
-        "different": different,
-        "share": different / len(fp32),
-        "low": low,
-        "high": high,
-        "only_fp32_right": int(((fp32 == run.labels) & (int8 != run.labels)).sum()),
-        "only_int8_right": int(((int8 == run.labels) & (fp32 != run.labels)).sum()),
-    }
-
-
-def _int8(run: Run) -> dict[str, Any]:
-    """What became of the int8 file."""
-    artefact = run.manifest.find("onnx", "int8")
-    if artefact is None:
-        return {"status": "not asked for", "reason": "the recipe's export.precisions does not name int8", "advice": ""}
-    return {"status": artefact.status, "reason": artefact.reason, "advice": artefact.advice}
-
-
-def _test_readings(run: Run) -> dict[str, Any]:
-    """How often the test part was read: by this run, and by all whose folders lie beside it."""
-    split = run.parts["test"].digest
-    by_split = Counter(reading.split for reading in run.readings)
-    return {
-        "split": split,
-        "by_split": dict(by_split),
-        "this_run": by_split[split],
-        "all_runs": by_split[split] + run.beside.readings,
-        "runs": 1 + run.beside.runs,
-        "damaged": list(run.beside.damaged),
-        "readings": [asdict(reading) for reading in run.readings],
-    }
-
-
-def _epoch(epoch: Epoch) -> dict[str, Any]:
-    return {
-        "epoch": epoch.epoch,
-        "loss": epoch.loss,
-        "learning_rate": epoch.learning_rate,
-        "seconds": epoch.seconds,
-        "scores": {name: score.to_dict() for name, score in epoch.scores.items()},
-    }
-
-
-def _label(artefact: Artefact) -> str:
-    names = {"onnx": "ONNX", "tensorrt": "TensorRT"}
-    return f"{names.get(artefact.format, artefact.format)} {artefact.precision}"
-
-
-def _files(run: Run) -> dict[str, Any]:
-    """Where everything lies, relative to the run's folder."""
-    files: dict[str, Any] = {
-        "supernet": {"path": "supernet"},
-        "search": {"path": "search/search.json"},
-        "network as inherited": {"path": "subnet"},
-        "network finetuned": {"path": "finetuned"},
-        "latency samples": {"path": "latency.json"},
-        **({"layers": {"path": "layers.json"}} if run.layers is not None else {}),
-        "report": {"path": "report.html"},
-        "recipe": {"path": "recipe.yaml"},
-    }
-    for artefact in run.manifest.artefacts:
-        if artefact.file is not None:
-            files[_label(artefact)] = {
-                "path": f"export/{artefact.file}",
-                "bytes": artefact.bytes,
-                "sha256": artefact.sha256,
-                "proof": artefact.reason,
-            }
-    return files
-
-
 def not_measured(run: Run) -> list[dict[str, str]]:
     """What this report does not show, and why."""
     of_manifest = {f"{artefact.status}: {artefact.reason}" for artefact in run.manifest.artefacts if artefact.file is None}
-    missing = [(_label(a), f"{a.status}: {a.reason}") for a in run.manifest.artefacts if a.file is None]
+    missing = [(label(a), f"{a.status}: {a.reason}") for a in run.manifest.artefacts if a.file is None]
     missing += [
         (f"{item.name} on {item.backend}", item.reason) for item in run.profile.not_measured if item.reason not in of_manifest
     ]
     if run.manifest.find("onnx", "int8") is None:
-        missing.append(("ONNX int8", _int8(run)["reason"]))
+        missing.append(("ONNX int8", int8_values(run)["reason"]))
     for limit in limits(run):
         if limit["met"] == INCONCLUSIVE:
-            missing.append((f"Whether {limit['limit']} is kept", limit["reason"]))
+            missing.append((f"Whether {limit['limit']} is within budget", limit["reason"]))
     for measurement in run.profile.measurements:
         if measurement.stats.p99_ms is None:
             missing.append((f"p99 of {measurement.name}", f"{measurement.stats.n} runs, {MIN_SAMPLES_P99} needed"))

@@ -1,7 +1,7 @@
-"""What several runs, exports, bundles and profiles say together: the content of one report, as values for programs.
+"""What several runs, exports, bundles and profiles show together: the content of one report, as values for programs.
 
 A folder may be a finished run, an export, a bundle, or any folder that holds JSON files of `profile run` and `profile layers`; a
-file may be one of these. Beside every latency stands an accuracy, or the word that nothing here verified it. A score counts for a
+file may be one of these. Beside every latency stands an accuracy, or the word `unverified`. A score counts for a
 measurement when the file that was measured has the name and the precision of one that was scored in the same folder.
 """
 
@@ -72,7 +72,7 @@ class Joined:
 
 
 def join_sources(paths: Sequence[Path]) -> Joined:
-    """Reads all `paths`. Raises `CheckpointError` naming the first that is none of what a report is made of, or is damaged."""
+    """Reads all `paths`. Raises `CheckpointError` naming the first that is no source of a report, or is damaged."""
     joined = Joined()
     names = [path.resolve().name for path in paths]
     for path, name in zip(paths, names, strict=True):
@@ -107,6 +107,8 @@ def _add_run(joined: Joined, source: str, folder: Path) -> None:
             words = f"{run.metric} on {images} images of the test part"
             scores[artefact.file] = Known(value=found.value, low=found.low, high=found.high, words=words)
     _add_profile(joined, source, run.profile, scores)
+    if run.layers is not None:
+        joined.layers.append((source, run.layers))
     if values["latency_table"] is not None and values["latency_table"]["prediction"]["predicted_ms"] is not None:
         prediction = values["latency_table"]["prediction"]
         joined.predictions.append({"source": source, "network": chosen["slug"], **prediction})
@@ -161,7 +163,7 @@ def _exported_scores(manifest: Manifest) -> Iterator[tuple[str, Known]]:
 
 
 def _add_file(joined: Joined, source: str, path: Path, scores: Mapping[str, Known]) -> bool:
-    """Adds one file; False where it is none of ours."""
+    """Adds one file; False where it is of another kind."""
     try:
         form = read_json(path).get("format")
     except CheckpointError:

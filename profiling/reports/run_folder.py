@@ -6,10 +6,9 @@ A report is only as good as what it is made of: whatever is missing, damaged, of
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,16 @@ from numpy.typing import NDArray
 
 from autoformer.cost import Budget, MeasurementConditions
 from autoformer.data.preprocessing import Preprocessing
-from autoformer.errors import AutoformerError, CheckpointError
+from autoformer.errors import CheckpointError
 from autoformer.export.manifest import Manifest
-from autoformer.files import read_json
+from autoformer.files import believing, read_document, read_json
 from autoformer.metric import Metric, Score, metric_from, score
 from autoformer.profiling.insides.layers import LayerProfile
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.profiles.latency import Profile
 from autoformer.profiling.tables.limit import FILE_NAME, LatencyAnswer, finally_chosen
 from autoformer.profiling.tables.table import LatencyTable
+from autoformer.records import from_json
 from autoformer.search.record import SearchRecord
 from autoformer.search.result import SearchResult
 from autoformer.space import SearchSpace
@@ -45,6 +45,11 @@ class Reading:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Ledger:
+    readings: tuple[Reading, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Beside:
     """What other runs in the same parent folder read of one test part."""
 
@@ -55,17 +60,9 @@ class Beside:
 
 def read_ledger(path: Path) -> tuple[Reading, ...]:
     """Every reading in the ledger. Raises `CheckpointError` naming the file when it is missing, damaged or something else."""
-    record = read_json(path, "format", "readings")
-    if record["format"] != FORMAT:
-        raise CheckpointError(f"{path} has format {str(record['format'])[:40]!r}, expected {FORMAT!r}")
-    try:
-        found = tuple(Reading(**reading) for reading in record["readings"])
-    except TypeError as error:
-        raise CheckpointError(f"{path} is damaged: a reading cannot be read ({error})") from error
-    for reading in found:
-        if not all(isinstance(word, str) for word in (reading.reader, reading.split, reading.time)):
-            raise CheckpointError(f"{path} is damaged: a reading names no reader, split or time")
-    return found
+    with checked(path, FORMAT) as record:
+        ledger = from_json(_Ledger, record, beside=("format",))
+    return ledger.readings
 
 
 def readings_beside(folder: Path, split: str) -> Beside:
@@ -96,7 +93,11 @@ class Epoch:
     loss: float
     learning_rate: float
     seconds: float
-    scores: dict[str, Score]
+    scores: dict[str, Score] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.epoch < 1:
+            raise ValueError(f"{self.epoch} is no number of an epoch; they begin with 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +106,15 @@ class Part:
 
     images: int
     digest: str
+
+    def __post_init__(self) -> None:
+        if self.images < 1:
+            raise ValueError(f"a part of {self.images} images")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Steps:
+    seconds: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,76 +165,34 @@ class Run:
         """Reads a run's folder. Raises `CheckpointError` naming the first file that is missing or cannot be right."""
         if not (folder / "run.json").is_file():
             raise CheckpointError(f"{folder} is no run: it has no run.json; expected the folder that `autoformer run` fills")
-        values: dict[str, Any] = {"folder": folder}
         with checked(folder / "run.json", "autoformer/run/1") as record:
-            data = record["data"]
-            values |= {
-                "version": str(record["version"]),
-                "recipe": dict(record["recipe"]),
-                "metric": metric_from(record["recipe"]["metric"]),
-                "source": str(data["source"]),
-                "layout": str(data["layout"]),
-                "classes": tuple(data["classes"]),
-                "parts": {
-                    name: Part(images=_count(part["images"]), digest=str(part["digest"])) for name, part in data["parts"].items()
-                },
-                "preprocessing": dict(data["preprocessing"]),
-                "space": SearchSpace.from_dict(record["space"]),
-                "device": DeviceFacts.from_dict(record["device"]),
-            }
-            Preprocessing.from_dict(data["preprocessing"])
-            int(record["recipe"]["seed"])
-            dict(record["recipe"]["profile"])["table"]
-            if not values["classes"] or not all(isinstance(name, str) for name in values["classes"]):
-                raise ValueError("classes is no list of names")
-            for needed in ("train", "search", "test"):
-                record["data"]["parts"][needed]
+            values = {"folder": folder, **_described(record)}
+        metric, parts = values["metric"], values["parts"]
         with checked(folder / "budget.json") as record:
             values |= {
                 "stated": {name: str(words) for name, words in record["stated"].items() if words is not None},
-                "limits": Budget(**record["limits"]),
-                "searched_with": Budget(**record["searched_with"]),
+                "limits": from_json(Budget, record["limits"], "limits"),
+                "searched_with": from_json(Budget, record["searched_with"], "searched_with"),
             }
-        table = folder / "latency_table.json"
+        table, layers = folder / "latency_table.json", folder / "layers.json"
         values["table"] = LatencyTable.load(table) if table.exists() else None
         with checked(folder / "supernet" / "supernet.json", "autoformer/supernet/1") as record:
-            values["supernet_history"] = _history(record, values["metric"])
+            values["supernet_history"] = _history(record, metric)
         with checked(folder / "finetuned" / "subnet.json", "autoformer/subnet/1") as record:
-            values["finetune_history"] = _history(record, values["metric"])
+            values["finetune_history"] = _history(record, metric)
         with checked(folder / "search" / "search.json", "autoformer/search/3"):
-            found = SearchRecord.load(folder / "search")
-            values["search"] = finally_chosen(found.result, folder / "search")
-            answered = (folder / "search" / FILE_NAME).exists()
-            values["answer"] = LatencyAnswer.load(folder / "search") if answered else None
-            if values["search"].metric != values["metric"]:
-                raise ValueError(f"it searched by {values['search'].metric}, the run's metric is {values['metric']}")
-            values["measurement_conditions"] = found.measurement_conditions
-            values["search_config"] = found.config.to_dict()
-            steps = {method: taken for method, taken in found.history.items() if taken}
-            values["progress"] = {method: tuple((step.images, step.best) for step in taken) for method, taken in steps.items()}
+            values |= _searched(folder / "search", metric)
         values["manifest"] = Manifest.load(folder / "export")
         values["profile"] = Profile.load(folder / "latency.json")
-        values["layers"] = LayerProfile.load(folder / "layers.json") if (folder / "layers.json").exists() else None
         if not values["profile"].measurements:
             raise CheckpointError(f"{folder / 'latency.json'} holds no measurement; profile again")
+        values["layers"] = LayerProfile.load(layers) if layers.exists() else None
         with checked(folder / "test.json", "autoformer/test/1") as record:
-            values["labels"] = np.array(record["labels"], dtype=np.int64)
-            values["predictions"] = {name: np.array(found, dtype=np.int64) for name, found in record["guesses"].items()}
-            test = values["parts"]["test"]
-            if record["split"] != test.digest:
-                raise ValueError("it was scored on another test part than run.json names")
-            for name, found in (("labels", values["labels"]), *values["predictions"].items()):
-                if found.shape != (test.images,):
-                    raise ValueError(f"{name} has {found.shape} entries, the test part {test.images} images")
-                if found.min() < 0 or found.max() >= len(values["classes"]):
-                    raise ValueError(f"{name} names classes beyond the {len(values['classes'])} of run.json")
-            for name in (INHERITED, FINETUNED, FP32):
-                if name not in values["predictions"]:
-                    raise ValueError(f"guesses of {name!r} are missing")
-        values["readings"] = read_ledger(folder / "test_ledger.json")
-        values["beside"] = readings_beside(folder, test.digest)
+            values |= _tested(record, parts["test"], len(values["classes"]))
+        values["readings"] = read_ledger(folder / LEDGER)
+        values["beside"] = readings_beside(folder, parts["test"].digest)
         with checked(folder / "steps.json", "autoformer/steps/1") as record:
-            values["seconds"] = {str(name): _finite(seconds) for name, seconds in record["seconds"].items()}
+            values["seconds"] = from_json(_Steps, record, beside=("format",)).seconds
         run = cls(**values)
         run._check_files()
         return run
@@ -241,51 +209,84 @@ class Run:
                 self.manifest.verified_file(self.folder / "export", artefact)
 
 
+def _described(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What `run.json` says: the recipe, the data, the space and the device."""
+    recipe, data = dict(record["recipe"]), record["data"]
+    int(recipe["seed"])
+    dict(recipe["profile"])["table"]
+    Preprocessing.from_dict(data["preprocessing"])
+    classes = tuple(data["classes"])
+    if not classes or not all(isinstance(name, str) for name in classes):
+        raise ValueError("its classes are no list of names")
+    parts = {name: from_json(Part, part, f"data.parts.{name}") for name, part in data["parts"].items()}
+    for needed in ("train", "search", "test"):
+        parts[needed]
+    return {
+        "version": str(record["version"]),
+        "recipe": recipe,
+        "metric": metric_from(recipe["metric"]),
+        "source": str(data["source"]),
+        "layout": str(data["layout"]),
+        "classes": classes,
+        "parts": parts,
+        "preprocessing": dict(data["preprocessing"]),
+        "space": SearchSpace.from_dict(record["space"]),
+        "device": DeviceFacts.from_dict(record["device"]),
+    }
+
+
+def _searched(folder: Path, metric: Metric) -> dict[str, Any]:
+    """What the search found, with the network that was chosen after measuring, if any was measured."""
+    found = SearchRecord.load(folder)
+    if found.result.metric != metric:
+        raise ValueError(f"it searched by {found.result.metric}, the run's metric is {metric}")
+    return {
+        "search": finally_chosen(found.result, folder),
+        "answer": LatencyAnswer.load(folder) if (folder / FILE_NAME).exists() else None,
+        "measurement_conditions": found.measurement_conditions,
+        "search_config": found.config.to_dict(),
+        "progress": {name: tuple((step.images, step.best) for step in steps) for name, steps in found.history.items() if steps},
+    }
+
+
+def _tested(record: Mapping[str, Any], part: Part, classes: int) -> dict[str, Any]:
+    """The labels of the test images, and what each network predicted."""
+    labels = np.array(record["labels"], dtype=np.int64)
+    predictions = {name: np.array(found, dtype=np.int64) for name, found in record["guesses"].items()}
+    if record["split"] != part.digest:
+        raise ValueError("it was scored on another test part than run.json names")
+    for name, found in (("labels", labels), *predictions.items()):
+        if found.shape != (part.images,):
+            raise ValueError(f"{name} has {found.shape} entries, the test part {part.images} images")
+        if found.min() < 0 or found.max() >= classes:
+            raise ValueError(f"{name} names classes beyond the {classes} of run.json")
+    for name in (INHERITED, FINETUNED, FP32):
+        if name not in predictions:
+            raise ValueError(f"predictions of {name!r} are missing")
+    return {"labels": labels, "predictions": predictions}
+
+
 @contextmanager
 def checked(path: Path, format: str | None = None) -> Iterator[Mapping[str, Any]]:
     """The JSON of `path` for a block that reads it; whatever is wrong becomes a `CheckpointError` naming the file."""
-    values = read_json(path) if format is None else read_json(path, "format")
-    if format is not None and values["format"] != format:
-        raise CheckpointError(f"{path} has format {values['format']!r}, expected {format!r}; finish the run first")
+    values = read_json(path) if format is None else read_document(path, format, expected="a file of a finished run")
     try:
-        yield values
+        with believing(path, "copy the whole folder again or run into a new one"):
+            yield values
     except CheckpointError as error:
-        if str(path.parent) in str(error):
-            raise
-        raise CheckpointError(f"{path} is damaged: {error}") from error
-    except KeyError as error:
-        raise CheckpointError(
-            f"{path} is damaged: {error} is missing; copy the whole folder again or run into a new one"
-        ) from error
-    except (AutoformerError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}; copy the whole folder again or run into a new one") from error
+        if isinstance(error.__cause__, CheckpointError) and str(path.parent) in str(error.__cause__):
+            raise error.__cause__ from None  # it names a file already
+        raise
 
 
 def _history(record: Mapping[str, Any], metric: Metric) -> tuple[Epoch, ...]:
+    known = {item.name for item in fields(Epoch)}  # beside what only the log of the training needs
     found = tuple(
-        Epoch(
-            epoch=_count(epoch["epoch"]),
-            loss=_finite(epoch["loss"]),
-            learning_rate=_finite(epoch["learning_rate"]),
-            seconds=_finite(epoch["seconds"]),
-            scores={str(name): Score.from_dict(value) for name, value in epoch.get("scores", {}).items()},
-        )
-        for epoch in record["history"]
+        from_json(Epoch, {key: value for key, value in epoch.items() if key in known}, f"history[{index}]")
+        for index, epoch in enumerate(record["history"])
     )
     if not found:
         raise ValueError("its history has no epoch")
     if others := {kept.metric for epoch in found for kept in epoch.scores.values()} - {metric}:
         raise ValueError(f"its history has scores of {' and '.join(sorted(others))}, the run's metric is {metric}")
     return found
-
-
-def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{str(value)[:40]!r} is no count")
-    return value
-
-
-def _finite(value: Any) -> float:
-    if not math.isfinite(number := float(value)):
-        raise ValueError(f"{value} is no finite number")
-    return number

@@ -66,6 +66,13 @@ def latency_text(stats: Mapping[str, Any]) -> str:
     return f"{value:.{places}f} ms [{low:.{places}f}, {high:.{places}f}]"
 
 
+def how_words(measurement: Mapping[str, Any]) -> str:
+    """How something was measured, from the JSON form: backend, precision, batch and threads."""
+    threads = measurement["threads"]
+    words = f"{measurement['backend']}, {measurement['precision']}, batch {measurement['batch']}"
+    return words + ("" if threads is None else f", {threads} thread{'' if threads == 1 else 's'}")
+
+
 def change(value: float, reference: float) -> str:
     """By how much `value` differs from `reference`, relative, two digits: `+3.2 %`."""
     return f"{100 * (value / reference - 1):+.2g} %"

@@ -1,4 +1,4 @@
-"""How a latency table is corrected after the finalists were measured."""
+"""`CorrectedTable`: a latency table after the finalists of a search were measured."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ import numpy as np
 from autoformer.architecture import Architecture
 from autoformer.errors import MeasurementError
 from autoformer.profiling.measuring.order_statistics import VALID
-from autoformer.profiling.tables.limit import Timing
+from autoformer.profiling.tables.limit import Correction, Timing
+from autoformer.profiling.tables.loads import Numbers
 from autoformer.profiling.tables.table import LatencyTable
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
-    """The latency table as corrected by measurements, and the margin that its predictions keep from a limit."""
+class CorrectedTable:
+    """A latency table as corrected by measurements, and the margin that its predictions keep from a limit."""
 
     table: LatencyTable
     factor: float = 1.0
     margin: float
-    correction: str = "none"
+    correction: Correction = "none"
 
     @classmethod
-    def corrected(cls, table: LatencyTable, timings: Mapping[Architecture, Timing]) -> Model:
+    def by(cls, table: LatencyTable, timings: Mapping[Architecture, Timing]) -> CorrectedTable:
         """The correction of `table` that predicts each VALID measurement best from the others, or none.
 
         None where every prediction lies in its measurement's interval, or no correction predicts better than the table does.
@@ -40,13 +41,16 @@ class Model:
         if len(steady) == 1:
             return cls(table=table, factor=factor, margin=table.margin, correction="local factor")
         others = (np.log(ratios).sum() - np.log(ratios)) / (len(ratios) - 1)
-        left_out = {"none": times / ratios, "local factor": times / ratios * np.exp(others)}
+        left_out: dict[Correction, Numbers] = {
+            "none": times / ratios,
+            "local factor": times / ratios * np.exp(others),
+        }
         refitted: LatencyTable | None = None
         try:
             refitted = _refitted(table, steady)
             found = {network.architecture: network.left_out_ms for network in refitted.networks}
             left_out["refit"] = np.array([found[network] for network in steady])
-        except MeasurementError:  # a fit that does not grow with FLOPs is no correction
+        except MeasurementError:  # a fit that does not grow with FLOPs corrects nothing
             pass
         best = min(left_out, key=lambda name: float(np.abs(left_out[name] / times - 1).mean()))
         margin = max(0.0, float((times / left_out[best] - 1).max()))
@@ -58,7 +62,7 @@ class Model:
         )
 
     def predict(self, architecture: Architecture) -> float:
-        """Milliseconds, as the table's qualification says. Raises as `LatencyTable.predict` does."""
+        """Milliseconds, as the table's measurement conditions say. Raises as `LatencyTable.predict` does."""
         return self.factor * self.table.predict(architecture)
 
     def cautious(self, architecture: Architecture) -> float:

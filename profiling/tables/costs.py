@@ -1,29 +1,15 @@
-"""A latency table as a cost model, and the latencies that a search believes."""
+"""Latency tables and measurements as cost models, and the budget that a search under a latency limit keeps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 from autoformer.architecture import Architecture
-from autoformer.cost import Budget, Cost, CostModel, MeasurementConditions, check_feasible, count_flops, count_params, show
+from autoformer.cost import Budget, Cost, CostModel, ExactCosts, MeasurementConditions, check_feasible, show
 from autoformer.errors import BudgetError, MeasurementError
-from autoformer.profiling.tables.formulas import Terms
+from autoformer.profiling.tables.loads import Terms
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.space import SearchSpace
-
-
-@dataclass(frozen=True)
-class PredictedCosts:
-    """Exact counts, and the latency that a function gives."""
-
-    space: SearchSpace
-    predict: Callable[[Architecture], float]
-    measurement_conditions: MeasurementConditions | None
-
-    def __call__(self, architecture: Architecture) -> Cost:
-        params, flops = count_params(architecture, self.space), count_flops(architecture, self.space)
-        return Cost(params=params, flops=flops, latency_ms=self.predict(architecture))
 
 
 @dataclass(frozen=True)
@@ -37,17 +23,13 @@ class TableCosts:
     table: LatencyTable
 
     def __post_init__(self) -> None:
-        if self.space != self.table.space:
-            other = [
-                item.name
-                for item in fields(SearchSpace)
-                if getattr(self.space, item.name) != getattr(self.table.space, item.name)
-            ]
-            name = other[0]
-            raise MeasurementError(
-                f"the latency table was measured for another space: {name} is {getattr(self.table.space, name)} there and "
-                f"{getattr(self.space, name)} here; measure one for this space"
-            )
+        here, there = self.space, self.table.space
+        for name in (item.name for item in fields(SearchSpace)):
+            if getattr(here, name) != getattr(there, name):
+                raise MeasurementError(
+                    f"the latency table was measured for another space: {name} is {getattr(there, name)} there and "
+                    f"{getattr(here, name)} here; measure one for this space"
+                )
 
     @property
     def measurement_conditions(self) -> MeasurementConditions:
@@ -55,11 +37,7 @@ class TableCosts:
         return self.table.measurement_conditions
 
     def __call__(self, architecture: Architecture) -> Cost:
-        return Cost(
-            params=count_params(architecture, self.space),
-            flops=count_flops(architecture, self.space),
-            latency_ms=self.table.predict(architecture),
-        )
+        return replace(ExactCosts(self.space)(architecture), latency_ms=self.table.predict(architecture))
 
     def latency_terms(self, embed_dim: int, depth: int, image_size: int) -> Terms:
         """See `LinearLatency`."""
@@ -70,28 +48,31 @@ class TableCosts:
         return self.table.time_of(architecture, flops)
 
 
-def searched_with(stated: Budget, space: SearchSpace, costs: CostModel, table: LatencyTable | None) -> Budget:
-    """The budget to search with, checked: the stated one, its latency limit less the table's margin.
+def margin_of(costs: CostModel) -> float:
+    """By how much a network may be slower than `costs` predicts, relative; 0 where nothing is predicted."""
+    return costs.table.margin if isinstance(costs, TableCosts) else 0.0
+
+
+def within_margin(budget: Budget, margin: float) -> Budget:
+    """The budget to search with so that the stated one is kept as measured: the latency limit less the margin."""
+    return replace(budget, max_latency_ms=budget.max_latency_ms and budget.max_latency_ms / (1 + margin))
+
+
+def searched_with(stated: Budget, space: SearchSpace, costs: CostModel) -> Budget:
+    """The budget to search with, checked: the stated one, its latency limit less the margin of `costs`.
 
     Raises `BudgetError` when no network can keep the stated budget, or none can keep it with the margin.
     """
+    margin = margin_of(costs)
     check_feasible(stated, space, costs)
-    sought = within_margin(stated, table)
+    sought = within_margin(stated, margin)
     try:
         check_feasible(sought, space, costs)
     except BudgetError as error:
         least = costs(space.smallest).latency_ms
-        assert table is not None, "only the margin makes the two differ"
-        assert least is not None, "a table prices every network"
+        assert least is not None, "only a margin makes the two differ, and a table prices every network"
         raise BudgetError(
             f"{error} (the limit here is the stated {show('latency_ms', stated.max_latency_ms or 0)} less the table's margin of "
-            f"{100 * table.margin:.2g} %; {show('latency_ms', least * (1 + table.margin))} can be searched with)"
+            f"{100 * margin:.2g} %; {show('latency_ms', least * (1 + margin))} can be searched with)"
         ) from error
     return sought
-
-
-def within_margin(budget: Budget, table: LatencyTable | None) -> Budget:
-    """The budget to search with so that the stated one is kept as measured: the latency limit less the table's margin."""
-    if table is None or budget.max_latency_ms is None:
-        return budget
-    return replace(budget, max_latency_ms=budget.max_latency_ms / (1 + table.margin))

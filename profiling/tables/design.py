@@ -1,10 +1,10 @@
 """Which networks to measure, so that a latency table says most about those that a search draws.
 
-With what is known before anything is measured (`latency_prior.py`), every network that is measured narrows what is predicted of
+With what is known before anything is measured (`prior.py`), every network that is measured narrows what is predicted of
 all others (a Bayesian I-optimal design; Chaloner and Verdinelli 1995). Networks are taken one by one, each the one of a few drawn
 ones that narrows most, on average over networks as a search draws them. Only a few, because the best of all would be corners of
-the space, and the errors of left-out corners do not tell which formula suits a search. A choice that no network has yet goes
-before: a table should have seen every width, depth and size it prices.
+the space, and cross-validation errors at corners do not tell which formula suits a search. A choice that no network has yet
+goes before: a table should have seen every width, depth and size it prices.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import numpy as np
 from autoformer.architecture import Architecture
 from autoformer.cost import count_flops
 from autoformer.errors import MeasurementError
-from autoformer.profiling.tables.formulas import NOISE, Numbers, prior_covariance
+from autoformer.profiling.tables.loads import Numbers
+from autoformer.profiling.tables.prior import NOISE, prior_covariance
 from autoformer.profiling.tables.table import MIN_NETWORKS
 from autoformer.space import SearchSpace
 

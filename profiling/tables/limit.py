@@ -1,48 +1,69 @@
-"""`LatencyAnswer`: whether a chosen network keeps a limit on latency, as measured; met, not met, or not shown.
+"""`LatencyAnswer`: whether a chosen network keeps a limit on latency, as measured: within budget, over budget, or inconclusive.
 
-Met means that the measurement is VALID and the upper end of the statistic's 95 % interval lies inside the stated limit, not met
-that it is VALID and the lower end lies above. Anything else is not shown: an unsteady machine, an interval that holds the
-limit, or a limit that is about another device. The file stands beside `search.json`; what it says is checked against its numbers
-when it is read back.
+It is within budget when the measurement is VALID and the upper end of the statistic's 95 % interval lies inside the stated limit,
+over budget when it is VALID and the lower end lies above. Anything else is inconclusive: an unsteady machine, an interval that
+holds the limit, or a limit that is about another device. The file stands beside `search.json`; what it says is checked against
+its numbers when it is read back.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from autoformer.architecture import Architecture, is_whole
+from autoformer.architecture import Architecture
 from autoformer.cost import MeasurementConditions
-from autoformer.errors import AutoformerError, CheckpointError
-from autoformer.files import read_json, write_json
+from autoformer.errors import CheckpointError, short
+from autoformer.files import believing, read_document, write_json
 from autoformer.metric import Score
 from autoformer.profiling.measuring.device import DeviceFacts
-from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, OVER_BUDGET, VALID, WITHIN_BUDGET, Verdict, limit_status
+from autoformer.profiling.measuring.order_statistics import (
+    INCONCLUSIVE,
+    OVER_BUDGET,
+    VALID,
+    WITHIN_BUDGET,
+    Verdict,
+    limit_status,
+    status_from,
+)  # fmt: skip
+from autoformer.records import fields_to_json, from_json, stored_as
 from autoformer.search.result import SearchResult
 
 FORMAT = "autoformer/latency-answer/1"
 FILE_NAME = "latency_answer.json"
-CORRECTIONS = ("none", "local factor", "refit")
+Correction = Literal["none", "local factor", "refit"]  # of a latency table (`correction.py`)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """The statistic of one measured network, as the qualification says, at the pace of the latency table (`anchors.py`)."""
+    """The statistic of one measured network, as the measurement conditions say, divided by the machine speed factor.
+
+    Raises `ValueError` for times that cannot be.
+    """
 
     measured_ms: float
     low_ms: float | None  # 95 % interval of the statistic; None where the runs carry none
     high_ms: float | None
     runs: int
     verdict: Verdict
-    speed_factor: float = 1.0  # what the clock showed is this many times as much: the table's own networks beside it, now to then
-    speed_factor_error: float = 0.0  # its standard error, relative; the interval does not hold it
-    instances_ms: tuple[float, ...] = ()  # by the clock, of each opening that was joined into this; where its pages lie matters
+    speed_factor: float = field(default=1.0, metadata=stored_as("pace"))  # how much longer the table's own networks take now
+    speed_factor_error: float = field(default=0.0, metadata=stored_as("pace_error"))  # standard, relative; not in the interval
+    instances_ms: tuple[float, ...] = ()  # by the clock, of each session that was joined into this; where its pages lie matters
+
+    def __post_init__(self) -> None:
+        interval = [time for time in (self.low_ms, self.measured_ms, self.high_ms) if time is not None]
+        if len(interval) == 2 or not all(0 < time < math.inf for time in (*interval, *self.instances_ms)):
+            raise ValueError(f"times of {self.low_ms}, {self.measured_ms}, {self.high_ms} ms")
+        if sorted(interval) != interval:
+            raise ValueError(f"{self.measured_ms} ms lies outside its own interval")
+        if not (self.runs > 0 and 0 < self.speed_factor < math.inf and 0 <= self.speed_factor_error < math.inf):
+            raise ValueError(f"{self.runs} runs, a machine speed factor of {self.speed_factor} ± {self.speed_factor_error}")
 
     def status(self, limit_ms: float) -> str:
-        """Met, not met or not shown."""
+        """Within budget, over budget or inconclusive."""
         return limit_status(limit_ms, self.verdict.level, self.low_ms, self.high_ms)
 
     def why(self, limit_ms: float) -> str:
@@ -64,83 +85,42 @@ class FinalistNetwork:
     score: Score  # on the search images
     flops: int  # multiply-adds of one image
     predicted_ms: float
-    timing: Timing
+    timing: Timing  # its fields stand beside the others in the file
+
+    def __post_init__(self) -> None:
+        if not (0 < self.predicted_ms < math.inf and self.flops > 0):
+            raise ValueError(f"{self.flops} FLOPs, predicted times of {self.predicted_ms} ms")
 
     @property
     def error(self) -> float:
         """Prediction against measurement, relative; negative where the prediction was too low."""
         return self.predicted_ms / self.timing.measured_ms - 1
 
-    def to_dict(self, limit_ms: float) -> dict[str, Any]:
-        """The JSON form; error and status stand there for readers."""
-        timing = self.timing
-        return {
-            "architecture": self.architecture.to_dict(),
-            "score": self.score.to_dict(),
-            "flops": self.flops,
-            "predicted_ms": self.predicted_ms,
-            "measured_ms": timing.measured_ms,
-            "low_ms": timing.low_ms,
-            "high_ms": timing.high_ms,
-            "runs": timing.runs,
-            "pace": timing.speed_factor,
-            "pace_error": timing.speed_factor_error,
-            "instances_ms": list(timing.instances_ms),
-            "verdict": {"level": timing.verdict.level, "reasons": list(timing.verdict.reasons)},
-            "error": self.error,
-            "status": timing.status(limit_ms),
-        }
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form; the error stands there for readers."""
+        values = fields_to_json(self)
+        return {**values.pop("timing"), **values, "error": self.error}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], limit_ms: float) -> FinalistNetwork:
-        """Reads the JSON form. Raises `ValueError` for numbers that cannot be, or a status that does not follow from them."""
-        interval = [values["low_ms"], values["measured_ms"], values["high_ms"]]
-        times = [time for time in (*interval, values["predicted_ms"]) if time is not None]
-        if not all(isinstance(time, int | float) and 0 < time < math.inf for time in times) or len(times) not in (2, 4):
-            raise ValueError(f"times of {str(times)[:80]} ms")
-        if len(times) == 4 and sorted(interval) != interval:
-            raise ValueError(f"{interval[1]} ms lies outside its own interval")
-        if not is_whole(values["runs"], 10**12) or not is_whole(values["flops"], 10**18):
-            raise ValueError(f"runs {str(values['runs'])[:40]}, FLOPs {str(values['flops'])[:40]}")
-        speed_factor = values.get("pace", 1.0)
-        if not isinstance(speed_factor, int | float) or not 0 < speed_factor < math.inf:
-            raise ValueError(f"a pace of {str(speed_factor)[:40]}")
-        speed_factor_error = values.get("pace_error", 0.0)
-        if not isinstance(speed_factor_error, int | float) or not 0 <= speed_factor_error < math.inf:
-            raise ValueError(f"a pace known to {str(speed_factor_error)[:40]}")
-        sessions = values.get("instances_ms", [])
-        if not all(isinstance(time, int | float) and 0 < time < math.inf for time in sessions):
-            raise ValueError(f"openings of {str(sessions)[:80]} ms")
-        verdict = Verdict(values["verdict"]["level"], tuple(values["verdict"]["reasons"]))
-        found = cls(
-            architecture=Architecture.from_dict(values["architecture"]),
-            score=Score.from_dict(values["score"]),
-            flops=values["flops"],
-            predicted_ms=values["predicted_ms"],
-            timing=Timing(
-                measured_ms=interval[1],
-                low_ms=interval[0],
-                high_ms=interval[2],
-                runs=values["runs"],
-                verdict=verdict,
-                speed_factor=speed_factor,
-                speed_factor_error=speed_factor_error,
-                instances_ms=tuple(sessions),
-            ),
-        )
-        if values["status"] != found.timing.status(limit_ms):
-            raise ValueError(f"{found.architecture.slug} is said to be {str(values['status'])[:40]!r}, its numbers say otherwise")
-        return found
+    def from_dict(cls, values: Mapping[str, Any]) -> FinalistNetwork:
+        """Reads the JSON form. Raises `CheckpointError` for what is missing or cannot be."""
+        own = {name: values[name] for name in ("architecture", "score", "flops", "predicted_ms") if name in values}
+        timing = {name: value for name, value in values.items() if name not in {*own, "error", "status"}}
+        return from_json(cls, {**own, "timing": timing})
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyRound:
-    """One round: the model of latency in force, the network it chose, and what was measured, the chosen one first."""
+    """One round: the latency predictions in force, the network they chose, and what was measured, the chosen one first."""
 
-    correction: str  # of the table by the rounds before: "none", "local factor" or "refit"
+    correction: Correction  # of the table by the rounds before
     model: str  # in words
     margin: float  # by which a prediction stayed below the limit, relative
     networks: tuple[FinalistNetwork, ...]
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.margin < math.inf and self.networks):
+            raise ValueError(f"a round with margin {self.margin} and {len(self.networks)} networks")
 
     @property
     def chosen(self) -> FinalistNetwork:
@@ -153,7 +133,7 @@ class LatencyAnswer:
     """The answer to a limit on latency, and the rounds of measuring that led to it."""
 
     limit_ms: float  # as stated
-    measurement_conditions: MeasurementConditions
+    measurement_conditions: MeasurementConditions = field(metadata=stored_as("qualification"))
     architecture: Architecture  # the final choice; the search's own where nothing was measured
     rounds: tuple[LatencyRound, ...]
     not_measured: str | None  # why, where there is no round
@@ -161,15 +141,25 @@ class LatencyAnswer:
     basis: Mapping[str, str]  # digests of what was asked; another question is another answer
     created: str  # ISO 8601, UTC
 
+    def __post_init__(self) -> None:
+        if not 0 < self.limit_ms < math.inf:
+            raise ValueError(f"a limit of {self.limit_ms} ms")
+        if self.rounds and self.chosen is None:
+            raise ValueError(f"its choice {self.architecture.slug} was not measured")
+
+    @property
+    def networks(self) -> list[FinalistNetwork]:
+        """Those of all rounds."""
+        return [network for taken in self.rounds for network in taken.networks]
+
     @property
     def chosen(self) -> FinalistNetwork | None:
         """The final choice as measured; None where nothing was."""
-        every = [network for taken in self.rounds for network in taken.networks]
-        return next((network for network in every if network.architecture == self.architecture), None)
+        return next((network for network in self.networks if network.architecture == self.architecture), None)
 
     @property
     def status(self) -> str:
-        """Met, not met or not shown."""
+        """Within budget, over budget or inconclusive."""
         return INCONCLUSIVE if self.chosen is None else self.chosen.timing.status(self.limit_ms)
 
     @property
@@ -184,68 +174,35 @@ class LatencyAnswer:
         first = self.rounds[0].chosen.architecture
         instead = "" if first == self.architecture else f", chosen instead of {first.slug}"
         timing = self.chosen.timing
-        speed_factor = ""
+        speed = ""
         if timing.speed_factor != 1:
             known = f"{timing.speed_factor:.3f} times as long just now, known to {100 * timing.speed_factor_error:.2g} %"
-            speed_factor = f", at the table's pace; the machine takes {known}"
+            speed = f", at the machine speed of the table; the machine takes {known}"
         return (
             f"latency {self.status}: {name}{instead} takes {timing.measured_ms:.4g} ms (predicted "
-            f"{self.chosen.predicted_ms:.4g}, {100 * self.chosen.error:+.1f} %{speed_factor}); {self.reason} "
+            f"{self.chosen.predicted_ms:.4g}, {100 * self.chosen.error:+.1f} %{speed}); {self.reason} "
             f"({self.measurement_conditions})"
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form; `from_dict` reads it back."""
-        return {
-            "format": FORMAT,
-            "status": self.status,
-            "reason": self.reason,
-            "limit_ms": self.limit_ms,
-            "qualification": asdict(self.measurement_conditions),
-            "architecture": self.architecture.to_dict(),
-            "rounds": [
-                {
-                    "correction": taken.correction,
-                    "model": taken.model,
-                    "margin": taken.margin,
-                    "networks": [network.to_dict(self.limit_ms) for network in taken.networks],
-                }
-                for taken in self.rounds
-            ],
-            "not_measured": self.not_measured,
-            "device": self.device.to_dict(),
-            "basis": dict(self.basis),
-            "created": self.created,
-        }
+        """The JSON form; `from_dict` reads it back. Status and reason stand there for readers."""
+        values = {"format": FORMAT, "status": self.status, "reason": self.reason, **fields_to_json(self)}
+        for network, entry in zip(self.networks, _entries(values), strict=True):
+            entry["status"] = network.timing.status(self.limit_ms)
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LatencyAnswer:
-        """Reads the JSON form. Raises `CheckpointError` for another format, or what is missing or cannot be."""
-        if values.get("format") != FORMAT:
-            raise CheckpointError(f"format is {values.get('format')!r}, expected {FORMAT!r}; search again")
-        try:
-            limit = values["limit_ms"]
-            if not isinstance(limit, int | float) or not 0 < limit < math.inf:
-                raise ValueError(f"a limit of {str(limit)[:40]} ms")
-            answer = cls(
-                limit_ms=limit,
-                measurement_conditions=MeasurementConditions(**values["qualification"]),
-                architecture=Architecture.from_dict(values["architecture"]),
-                rounds=tuple(_round(taken, limit) for taken in values["rounds"]),
-                not_measured=values["not_measured"],
-                device=DeviceFacts.from_dict(values["device"]),
-                basis=dict(values["basis"]),
-                created=values["created"],
-            )
-            if answer.rounds and answer.chosen is None:
-                raise ValueError(f"its choice {answer.architecture.slug} was not measured")
-            if not isinstance(answer.not_measured, str | None):
-                raise ValueError("why nothing was measured is not said in words")
-            if values["status"] != answer.status:
-                raise ValueError(f"status {str(values['status'])[:40]!r}, its numbers say {answer.status!r}")
-        except (KeyError, TypeError, ValueError, AttributeError, AutoformerError) as error:
-            what = f"{error} is missing" if isinstance(error, KeyError) else error
-            raise CheckpointError(f"damaged ({what}); remove it and search again") from error
+        """Reads the JSON form. Raises `CheckpointError` for what is missing or cannot be, or a status that does not follow."""
+        answer = from_json(cls, values, beside=("format", "status", "reason"))
+        said = [(values, answer.status)]
+        said += [
+            (entry, network.timing.status(answer.limit_ms))
+            for network, entry in zip(answer.networks, _entries(values), strict=True)
+        ]
+        for entry, status in said:
+            if status_from(entry["status"]) != status:
+                raise CheckpointError(f"status {short(entry['status'], 40)!r}, its numbers say {status!r}")
         return answer
 
     def save(self, folder: Path) -> None:
@@ -256,14 +213,13 @@ class LatencyAnswer:
     def load(cls, folder: Path) -> LatencyAnswer:
         """Reads the answer in a search's folder. Raises `CheckpointError` naming the file when it is missing or damaged."""
         path = folder / FILE_NAME
-        try:
-            values = read_json(path)
-        except CheckpointError as error:
-            raise CheckpointError(f"{error}; remove it, and the best few are measured again") from error
-        try:
-            return cls.from_dict(values)
-        except CheckpointError as error:
-            raise CheckpointError(f"{path} is no answer that can be used: {error}") from error
+        with believing(path, "remove it, and the best few are measured again", fault="cannot be used"):
+            return cls.from_dict(read_document(path, FORMAT, expected="the answer to a limit on latency"))
+
+
+def _entries(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The networks of all rounds in the JSON form of an answer."""
+    return [entry for taken in values["rounds"] for entry in taken["networks"]]
 
 
 def finally_chosen(result: SearchResult, folder: Path) -> SearchResult:
@@ -278,16 +234,3 @@ def finally_chosen(result: SearchResult, folder: Path) -> SearchResult:
     if chosen is None:
         raise CheckpointError(f"{folder / FILE_NAME} chose {wanted.slug}, which the search beside it did not evaluate; remove it")
     return replace(result, chosen=chosen)
-
-
-def _round(values: Mapping[str, Any], limit_ms: float) -> LatencyRound:
-    if values["correction"] not in CORRECTIONS or not isinstance(values["model"], str):
-        raise ValueError(f"correction {str(values['correction'])[:40]!r}, known are {', '.join(CORRECTIONS)}")
-    if not isinstance(values["margin"], int | float) or not 0 <= values["margin"] < math.inf or not values["networks"]:
-        raise ValueError(f"a round with margin {str(values['margin'])[:40]} and {len(values['networks'])} networks")
-    return LatencyRound(
-        correction=values["correction"],
-        model=values["model"],
-        margin=values["margin"],
-        networks=tuple(FinalistNetwork.from_dict(network, limit_ms) for network in values["networks"]),
-    )

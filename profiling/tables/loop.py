@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -22,58 +22,73 @@ from autoformer.architecture import Architecture
 from autoformer.cost import Budget, MeasuredCosts, MeasurementConditions, count_flops
 from autoformer.errors import BudgetError, MeasurementError, MissingPackageError
 from autoformer.files import json_digest
-from autoformer.profiling.backends.of_spaces import BACKENDS, INSTANCES, Exporter, opened_networks
+from autoformer.profiling.backends.of_artefacts import USUAL_BACKENDS
+from autoformer.profiling.backends.of_spaces import Exporter, Setup, opened_networks
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.drift import ROUNDS as ROUNDS_OF_MEASURING
 from autoformer.profiling.measuring.drift import measure_together
 from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, device_name, threads_of
 from autoformer.profiling.measuring.order_statistics import MIN_SAMPLES_P99, VALID, WITHIN_BUDGET, interval_of
-from autoformer.profiling.tables.correction import Model
-from autoformer.profiling.tables.costs import PredictedCosts
+from autoformer.profiling.tables.correction import CorrectedTable
 from autoformer.profiling.tables.limit import FILE_NAME, FinalistNetwork, LatencyAnswer, LatencyRound, Timing
 from autoformer.profiling.tables.speed_factor import anchors_of, speed_factor_of
 from autoformer.profiling.tables.table import LatencyTable
-from autoformer.progress import Progress, silent
+from autoformer.progress import Progress
 from autoformer.search.answer import StoredSearch
 from autoformer.search.candidate import ranked
 from autoformer.search.result import SearchResult
 
-ROUNDS = 3
-FINALISTS = 5  # measured in a round: the chosen one and four more
+SECONDS = 3.0  # of measuring per network
 ATTEMPTS = 3  # at a VALID measurement
 
+Choose = Literal["cheapest", "best"]
 Measurer = Callable[[Sequence[Architecture]], Mapping[Architecture, Timing]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyQuestion:
+    """Whether the network that a search offers keeps a limit on latency, and how that is answered."""
+
+    stated: Budget  # with a limit on latency
+    first: Architecture  # what the search chose by the table, less its margin
+    choose: Choose
+    config: MeasureConfig = field(default_factory=lambda: MeasureConfig.lasting(SECONDS))
+    rounds: int = 3
+    finalists: int = 5  # measured in a round: the chosen one and four more
+
+    @property
+    def limit_ms(self) -> float:
+        """The limit on latency."""
+        assert self.stated.max_latency_ms is not None, "an answer about latency needs a limit on it"
+        return self.stated.max_latency_ms
 
 
 def answer_latency(
     stored: StoredSearch,
     table: LatencyTable,
-    stated: Budget,
+    question: LatencyQuestion,
     out: Path,
     *,
-    first: Architecture,
-    choose: Literal["cheapest", "best"],
-    config: MeasureConfig = MeasureConfig(),
-    rounds: int = ROUNDS,
-    finalists: int = FINALISTS,
     measurer: Measurer | None = None,
     facts: DeviceFacts | None = None,
     progress: Progress | None = None,
 ) -> LatencyAnswer:
-    """Whether the network that `stored` offers keeps `stated` as measured here; writes `out/latency_answer.json`.
+    """Whether the network that `stored` offers keeps the limit as measured here; writes `out/latency_answer.json`.
 
-    `first` is what was chosen by `table` (less its margin). A finished answer to the same question in `out` is read, nothing
-    measured again; processes that ask at once wait for one of them. Where the table is of another device nothing is measured.
-    `measurer` and `facts` None mean this machine.
+    A finished answer to the same question in `out` is read, nothing measured again; processes that ask at once wait for one of
+    them. Where the table is of another device nothing is measured. `measurer` and `facts` None mean this machine.
     """
-    assert stated.max_latency_ms is not None, "an answer about latency needs a limit on it"
     facts = facts or DeviceFacts.collect()
-    measurer = measurer or (lambda wanted: measure_networks(table, wanted, config, progress=progress))
+    measurer = measurer or (lambda wanted: measure_networks(table, wanted, question.config, progress=progress))
     reason = elsewhere(table.measurement_conditions, facts)
+    asked = [
+        question.stated.to_dict(), question.choose, question.first.to_dict(), asdict(question.config), question.rounds,
+        question.finalists,
+    ]  # fmt: skip
     basis = {
         "search": json_digest(stored.result.to_dict()),
         "table": json_digest(table.to_dict()),
-        "asked": json_digest([stated.to_dict(), choose, first.to_dict(), asdict(config), rounds, finalists]),
+        "asked": json_digest(asked),
     }
     with (out / ".latency.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -81,16 +96,16 @@ def answer_latency(
             held = LatencyAnswer.load(out)
             if held.basis == basis and (held.rounds or reason is not None):
                 return held
-        loop = _Loop(stored, table, stated, choose, finalists, measurer)
+        loop = _Loop(stored, table, question, measurer)
         if reason is None:
             try:
-                loop.run(first, rounds)
+                loop.run()
             except (MeasurementError, MissingPackageError) as error:
                 reason = f"it could not be measured: {error}"
         answer = LatencyAnswer(
-            limit_ms=stated.max_latency_ms,
+            limit_ms=question.limit_ms,
             measurement_conditions=table.measurement_conditions,
-            architecture=loop.final() if loop.rounds else first,
+            architecture=loop.final() if loop.rounds else question.first,
             rounds=tuple(loop.rounds),
             not_measured=None if loop.rounds else reason or "no round was asked for",
             device=facts,
@@ -104,27 +119,18 @@ def answer_latency(
 class _Loop:
     """The rounds of one answer."""
 
-    def __init__(
-        self,
-        stored: StoredSearch,
-        table: LatencyTable,
-        stated: Budget,
-        choose: Literal["cheapest", "best"],
-        finalists: int,
-        measurer: Measurer,
-    ) -> None:
-        self.stored, self.table, self.stated, self.choose = stored, table, stated, choose
-        self.finalists, self.measurer = finalists, measurer
-        self.model = Model(table=table, margin=table.margin)
+    def __init__(self, stored: StoredSearch, table: LatencyTable, question: LatencyQuestion, measurer: Measurer) -> None:
+        self.stored, self.table, self.question, self.measurer = stored, table, question, measurer
+        self.model = CorrectedTable(table=table, margin=table.margin)
         self.timings: dict[Architecture, Timing] = {}
         self.rounds: list[LatencyRound] = []
 
-    def run(self, first: Architecture, rounds: int) -> None:
-        """Measures and corrects until the choice is measured, nothing is left to choose, or after so many rounds."""
-        chosen: Architecture | None = first
-        while chosen is not None and chosen not in self.timings and len(self.rounds) < rounds:
+    def run(self) -> None:
+        """Measures and corrects until the choice is measured, nothing is left to choose, or all rounds are made."""
+        chosen: Architecture | None = self.question.first
+        while chosen is not None and chosen not in self.timings and len(self.rounds) < self.question.rounds:
             more = [network for network in self._order(self.model.predict) if network not in (chosen, *self.timings)]
-            wanted = [chosen, *more[: self.finalists - 1]]
+            wanted = [chosen, *more[: self.question.finalists - 1]]
             found = self.measurer(wanted)
             self.rounds.append(
                 LatencyRound(
@@ -135,32 +141,29 @@ class _Loop:
                 )
             )
             self.timings |= found
-            self.model = Model.corrected(self.table, self.timings)
+            self.model = CorrectedTable.by(self.table, self.timings)
             chosen = next(iter(self._order(self.model.cautious)), None)
             if chosen is None:  # only networks that the margin keeps out are left
                 untried = [network for network in self._order(self.model.predict) if network not in self.timings]
                 chosen = next(iter(untried), None)
 
     def final(self) -> Architecture:
-        """The measured network to take: the choice, else the first in order that is met, else what the last round chose."""
-        order = self._order(self.model.cautious)
-        limit = self.stated.max_latency_ms
-        assert limit is not None
+        """The measured network to take: the choice, else the first in order within budget, else what the last round chose."""
+        order, limit = self._order(self.model.cautious), self.question.limit_ms
         if order and order[0] in self.timings:
             return order[0]
-        met = [network for network in order if network in self.timings and self.timings[network].status(limit) == WITHIN_BUDGET]
-        return met[0] if met else self.rounds[-1].chosen.architecture
+        kept = (network for network in order if network in self.timings and self.timings[network].status(limit) == WITHIN_BUDGET)
+        return next(kept, self.rounds[-1].chosen.architecture)
 
     def _order(self, predict: Callable[[Architecture], float]) -> list[Architecture]:
         """The stored networks inside the stated budget in the order of choice, priced by `predict` where not measured."""
-        space, meaning = self.stored.space, self.table.measurement_conditions
         upper = {network: timing.high_ms or timing.measured_ms for network, timing in self.timings.items()}
-        costs = MeasuredCosts(PredictedCosts(space, predict, meaning), upper, meaning)
+        costs = MeasuredCosts(self.stored.space, upper, predict, self.table.measurement_conditions)
         try:
-            result = self.stored.answer(self.stated, costs, self.choose).result
+            result = self.stored.answer(self.question.stated, costs, self.question.choose).result
         except BudgetError:  # none is inside
             return []
-        return order_of_choice(result, self.choose)
+        return order_of_choice(result, self.question.choose)
 
     def _network(self, architecture: Architecture, timing: Timing) -> FinalistNetwork:
         score = next(c.score for c in self.stored.result.candidates if c.architecture == architecture)
@@ -169,7 +172,7 @@ class _Loop:
         return FinalistNetwork(architecture=architecture, score=score, flops=flops, predicted_ms=predicted, timing=timing)
 
 
-def order_of_choice(result: SearchResult, choose: Literal["cheapest", "best"]) -> list[Architecture]:
+def order_of_choice(result: SearchResult, choose: Choose) -> list[Architecture]:
     """The chosen network, then what would be chosen without it and so on: of the tied the cheapest first, or by score."""
     images = len(result.best.predictions)
     every = ranked([candidate for candidate in result.candidates if len(candidate.predictions) == images])
@@ -184,7 +187,7 @@ def elsewhere(measurement_conditions: MeasurementConditions, facts: DeviceFacts)
         "the search's folder, or `python3 board.pyz verify` with the bundle"
     )
     here = device_name(facts, measurement_conditions.backend, threads_of(measurement_conditions))
-    if measurement_conditions.backend not in BACKENDS or measurement_conditions.precision != "fp32":
+    if measurement_conditions.backend not in USUAL_BACKENDS or measurement_conditions.precision != "fp32":
         return (
             f"this command does not measure {measurement_conditions.precision} on {measurement_conditions.backend}; "
             "use `autoformer profile run`, or on the device `python3 board.pyz verify` with the bundle"
@@ -205,12 +208,12 @@ def measure_networks(
     exporter: Exporter | None = None,
     progress: Progress | None = None,
 ) -> dict[Architecture, Timing]:
-    """Exports and measures networks of the table's space on this machine, interleaved, as the table's qualification says.
+    """Exports and measures networks of the table's space on this machine, interleaved, as the table's measurement conditions say.
 
-    `folder` keeps the exported graphs for another time. Each network is opened eight times (`instances.py`), and a few networks
-    of the table run beside them, which brings all times to the table's pace (`anchors.py`). While a verdict is not VALID all are
-    measured for as long again, at most three times. Raises `MeasurementError` where what was measured means something else
-    than the table does.
+    `folder` keeps the exported graphs for another time. Each network has eight sessions (`of_spaces.py`), and a few networks of
+    the table run beside them; all times are divided by the machine speed factor that these tell (`speed_factor.py`). While a
+    verdict is not VALID all are measured for as long again, at most three times. Raises `MeasurementError` where the measurement
+    conditions are not those of the table.
     """
     meaning, found = table.measurement_conditions, dict[Architecture, Timing]()
     config = replace(config, rounds=max(config.rounds, ROUNDS_OF_MEASURING))
@@ -218,10 +221,8 @@ def measure_networks(
         config = replace(config, min_runs=max(config.min_runs, MIN_SAMPLES_P99))
     anchors = anchors_of(table, table.predict(architectures[0]), without=architectures)
     steady: dict[str, Measurement] = {}
-    with opened_networks(
-        table.space, [*architectures, *anchors], meaning.backend, meaning.batch, threads_of(meaning), instances=INSTANCES,
-        folder=folder, exporter=exporter, progress=progress,
-    ) as opened:  # fmt: skip
+    setup, together = Setup(backend=meaning.backend, batch=meaning.batch, threads=threads_of(meaning)), [*architectures, *anchors]
+    with opened_networks(table.space, together, setup, folder=folder, exporter=exporter, progress=progress) as opened:
         backends = {str(architecture): instances for architecture, instances in opened.items()}
         for steady in measure_together(backends, config, ATTEMPTS, progress):
             if all(one.verdict.level == VALID for one in steady.values()):
@@ -229,47 +230,18 @@ def measure_networks(
     for one in steady.values():
         if one.measurement_conditions(meaning.statistic) != meaning:
             raise MeasurementError(f"measured {one.measurement_conditions(meaning.statistic)}, the table means {meaning}")
-    speed_factor = speed_factor_of(table, {anchor: steady[str(anchor)].stats.value(meaning.statistic) for anchor in anchors})
+    speed = speed_factor_of(table, {anchor: steady[str(anchor)].stats.value(meaning.statistic) for anchor in anchors})
     for architecture in architectures:
         one = steady[str(architecture)]
         low, high = interval_of(one.samples_ms, meaning.statistic) or (None, None)
         found[architecture] = Timing(
-            measured_ms=one.stats.value(meaning.statistic) / speed_factor.factor,
-            low_ms=None if low is None else low / speed_factor.factor,
-            high_ms=None if high is None else high / speed_factor.factor,
+            measured_ms=one.stats.value(meaning.statistic) / speed.factor,
+            low_ms=low and low / speed.factor,
+            high_ms=high and high / speed.factor,
             runs=one.stats.n,
             verdict=one.verdict,
-            speed_factor=speed_factor.factor,
-            speed_factor_error=speed_factor.error,
+            speed_factor=speed.factor,
+            speed_factor_error=speed.error,
             instances_ms=one.instances_ms,
         )
     return found
-
-
-SECONDS = 3.0  # of measuring per network
-
-
-def measured_answer(
-    source: Path | StoredSearch,
-    table: LatencyTable,
-    stated: Budget,
-    out: Path,
-    *,
-    first: Architecture,
-    choose: Literal["cheapest", "best"],
-    seconds: float | None = None,
-    rounds: int | None = None,
-    finalists: int | None = None,
-    progress: Progress = silent,
-) -> LatencyAnswer:
-    """`answer_latency` on this machine, for so many seconds per network; None means the defaults."""
-    from autoformer.profiling.measuring.measure import MeasureConfig
-    from autoformer.profiling.tables import loop as latency_loop
-    from autoformer.search.answer import StoredSearch
-
-    time_s = seconds or SECONDS
-    return latency_loop.answer_latency(
-        StoredSearch(source) if isinstance(source, Path) else source, table, stated, out, first=first, choose=choose,
-        config=MeasureConfig(min_s=time_s, max_s=4 * time_s), rounds=latency_loop.ROUNDS if rounds is None else rounds,
-        finalists=finalists or latency_loop.FINALISTS, progress=progress,
-    )  # fmt: skip

@@ -1,17 +1,17 @@
 """`LatencyTable`: what one device says about a whole search space, from one to three dozen measured networks.
 
-A candidate of a search cannot be exported and measured (that takes seconds); its latency is predicted. Networks that
-cover the range of FLOPs and every choice are measured as a whole, and formulas of a few coefficients are fitted
-(`latency_models.py`) by least squares of the relative error. Every network is also predicted by a fit that has not seen it.
-The kind with the smaller left-out errors is kept (the plainer one where noise could make the difference); the errors say how
-far to trust the table and by how much a limit should be undercut (`margin`).
+A candidate of a search cannot be exported and measured (that takes seconds); its latency is predicted. Networks that cover the
+range of FLOPs and every choice are measured as a whole, and formulas of a few coefficients are fitted (`formulas.py`) by least
+squares of the relative error. Every network is also predicted by a fit that has not seen it. The kind with the smaller errors in
+this cross-validation is kept (the plainer one where noise could make the difference); the errors say how far to trust the table
+and by how much a limit should be undercut (`margin`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -20,53 +20,66 @@ from typing import Any
 import numpy as np
 
 from autoformer.architecture import Architecture
-from autoformer.cost import (  # fmt: skip
-    MeasurementConditions,
-    count_flops,
-)
-from autoformer.errors import ArchitectureError, CheckpointError, MeasurementError
-from autoformer.files import believing, read_json, write_json
+from autoformer.cost import MeasurementConditions, count_flops
+from autoformer.errors import ArchitectureError, MeasurementError, short
+from autoformer.files import believing, read_document, write_json
 from autoformer.profiling.measuring.device import DeviceFacts
-from autoformer.profiling.tables.errors import (
-    NEAR,
-    CrossValidationErrors,
-    MeasuredNetwork,
-    RankAgreement,
-    rank_agreement,
-    standard_error,
-)
-from autoformer.profiling.tables.formulas import (
-    KINDS,
-    PRICES,
-    SHAPED,
-    ShapeFactors,
-    Terms,
-    fits_of,
-    in_words,
-    kept_of,
-    load,
-    loads_of,
-)
+from autoformer.profiling.measuring.order_statistics import VALID
+from autoformer.profiling.tables.errors import NEAR, CrossValidationErrors, RankAgreement, rank_agreement, standard_error
+from autoformer.profiling.tables.formulas import KINDS, SHAPED, fits_of, in_words, kept_of
+from autoformer.profiling.tables.loads import PRICES, Terms, load, loads_of
+from autoformer.profiling.tables.prior import ShapeFactors
+from autoformer.records import fields_to_json, from_json, stored_as, to_json
 from autoformer.space import SearchSpace
 
-ANCHORS = 6  # networks of the table that run beside the others
-MEDIAN_OF_NORMAL = math.sqrt(math.pi / 2)  # a median's standard error over a mean's, of many normal values
 FORMAT = "autoformer/latency-table/3"
 OLDER = (
     "autoformer/latency-table/1",  # without intervals, instances, orders and why it has so many networks
     "autoformer/latency-table/2",  # without shape factors
 )
+DERIVED = ("left_out", "rebuilding")  # stand in the file for readers
 MIN_NETWORKS = 4  # two coefficients, one network left out, one to spare
 REACH = 0.05  # FLOPs may lie this far outside the measured range, relative
+ANCHORS = 6  # networks of the table that run beside others, for the machine speed factor (`speed_factor.py`)
+MEDIAN_OF_NORMAL = math.sqrt(math.pi / 2)  # a median's standard error over a mean's, of many normal values
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredNetwork:
+    """One network the table was fitted on. Raises `ValueError` for times that are not positive."""
+
+    architecture: Architecture
+    flops: int  # multiply-adds of one image, canonical form
+    measured_ms: float
+    predicted_ms: float  # by the table
+    left_out_ms: float  # predicted by the fit on all the others
+    verdict: str = VALID  # of its measurement
+    low_ms: float | None = None  # 95 % interval of the measured time; None where the runs give none
+    high_ms: float | None = None
+    instances_ms: tuple[float, ...] = ()  # of each session or build that was measured apart, where there were several
+
+    def __post_init__(self) -> None:
+        bounds = [bound for bound in (self.low_ms, self.high_ms) if bound is not None]
+        times = (self.measured_ms, self.predicted_ms, self.left_out_ms, *bounds, *self.instances_ms)
+        if not all(0 < time < math.inf for time in times):
+            raise ValueError(f"{self.architecture.slug} with times of {min(times)} to {max(times)} ms; expected positive ones")
+
+    @property
+    def cross_validation_error(self) -> float:
+        """Prediction against measurement, relative; negative where the prediction was too low."""
+        return self.left_out_ms / self.measured_ms - 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyTable:
-    """A fitted model of latency for one space, with what its milliseconds mean and how wrong it may be."""
+    """A fitted model of latency for one space, with what its milliseconds mean and how wrong it may be.
+
+    Raises `ValueError` for what no fit gives.
+    """
 
     space: SearchSpace
-    measurement_conditions: MeasurementConditions
-    kind: str  # of formula, as `latency_models.KINDS` names them
+    measurement_conditions: MeasurementConditions = field(metadata=stored_as("qualification"))
+    kind: str  # of formula, one of `KINDS`
     coefficients: Mapping[str, float]  # constant_ms, ms_per_gflop, ...
     networks: tuple[MeasuredNetwork, ...]
     device: DeviceFacts
@@ -74,6 +87,19 @@ class LatencyTable:
     compared: Mapping[str, CrossValidationErrors] = field(default_factory=dict)  # by kind, of all that were fitted
     stopped: str = ""  # why no more networks were measured
     shapes: ShapeFactors | None = None  # on top of the formula, for kinds that have it
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind of model is {short(self.kind, 40)!r}, known are {', '.join(KINDS)}")
+        if missing := [PRICES[load][0] for load in KINDS[self.kind] if PRICES[load][0] not in self.coefficients]:
+            raise ValueError(f"{missing[0]!r} is missing")
+        if (self.shapes is None) == self.kind.endswith(SHAPED):
+            raise ValueError(f"{self.kind} {'with' if self.shapes else 'without'} shape factors")
+        prices = [price for name, price in self.coefficients.items() if name != PRICES["constant"][0]]
+        if not (all(0 <= price < math.inf for price in prices) and any(prices)):
+            raise ValueError(f"latency that does not grow: {self.model}")
+        if len(self.networks) < MIN_NETWORKS:
+            raise ValueError(f"{len(self.networks)} networks, expected {MIN_NETWORKS} or more")
 
     # --- making --------------------------------------------------------------------------------------------------
 
@@ -92,10 +118,10 @@ class LatencyTable:
     ) -> LatencyTable:
         """Fits the pairs of architecture and milliseconds in `measured`.
 
-        `verdicts` are those of the measurements, `intervals` their 95 % intervals and `instances` the times of openings or builds
-        that were measured apart, of each network in this order.
+        `verdicts` are those of the measurements, `intervals` their 95 % intervals and `instances` the times of sessions or builds
+        that were measured apart, of each network in this order. Kinds with more coefficients need more networks, and are kept
+        where their cross-validation errors are smaller.
 
-        Kinds with more coefficients need more networks, and are kept where their left-out errors are smaller.
         Raises `MeasurementError` when fewer than four different networks are given, when their FLOPs are all alike, or when
         latency does not grow with FLOPs, and `ArchitectureError` for a network outside `space`.
         """
@@ -129,12 +155,14 @@ class LatencyTable:
                     measured_ms=float(times[index]),
                     predicted_ms=float(kept.predicted[index]),
                     left_out_ms=float(kept.left_out[index]),
-                    verdict=verdicts[index] if verdicts else "VALID",
-                    low_ms=interval[0] if intervals and (interval := intervals[index]) else None,
-                    high_ms=interval[1] if intervals and (interval := intervals[index]) else None,
+                    verdict=verdicts[index] if verdicts else VALID,
+                    low_ms=interval[0] if interval else None,
+                    high_ms=interval[1] if interval else None,
                     instances_ms=tuple(instances[index]) if instances else (),
                 )
-                for index, (architecture, _) in enumerate(measured)
+                for index, (architecture, interval) in enumerate(
+                    zip(architectures, intervals or [None] * len(flops), strict=True)
+                )
             ),
             device=device,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -146,7 +174,7 @@ class LatencyTable:
     # --- using ---------------------------------------------------------------------------------------------------
 
     def predict(self, architecture: Architecture) -> float:
-        """Milliseconds, as the qualification says. Microseconds of work.
+        """Milliseconds, as the measurement conditions say. Microseconds of work.
 
         Raises `MeasurementError` for an architecture outside the space, or with FLOPs beyond the measured range.
         """
@@ -190,22 +218,22 @@ class LatencyTable:
 
     @property
     def cross_validation_mape(self) -> float:
-        """Mean absolute error on left-out networks, relative."""
+        """Mean absolute error on networks that the fit has not seen, relative."""
         return float(np.mean([abs(network.cross_validation_error) for network in self.networks]))
 
     @property
     def cross_validation_worst(self) -> float:
-        """Largest absolute error on a left-out network, relative."""
+        """Largest absolute error on a network that the fit has not seen, relative."""
         return max(abs(network.cross_validation_error) for network in self.networks)
 
     def cross_validation_quantile(self, quantile: float) -> float:
-        """The absolute relative error that this share of the left-out networks keeps (inverted_cdf)."""
+        """The absolute relative error that this share of the networks keeps, each left out of the fit (inverted_cdf)."""
         errors = [abs(network.cross_validation_error) for network in self.networks]
         return float(np.quantile(errors, quantile, method="inverted_cdf"))
 
     @property
     def rebuilding(self) -> float | None:
-        """By how much one opening or build of a network differs from the next (standard deviation, relative), pooled over the
+        """By how much one session or build of a network differs from the next (standard deviation, relative), pooled over the
         networks that were measured as several; None where none was.
         """
         logs = [np.log(network.instances_ms) for network in self.networks if len(network.instances_ms) > 1]
@@ -213,7 +241,7 @@ class LatencyTable:
         return math.sqrt(sum(float(((own - own.mean()) ** 2).sum()) for own in logs) / free) if free else None
 
     def cross_validation_order(self, within: float | None = None) -> RankAgreement:
-        """How well the left-out predictions order the networks, over all pairs or those within this share of each other.
+        """How well predictions by the other networks order them, over all pairs or those within this share of each other.
 
         The ceiling counts the intervals of the measurements and, divided among its instances, what rebuilding changes.
         """
@@ -234,9 +262,9 @@ class LatencyTable:
     def margin(self) -> float:
         """By how much a network may be slower than predicted, relative to the prediction: what 39 in 40 keep.
 
-        The one-sided 97.5 % prediction bound of a further network (Student's t) from how left-out networks came out, when it is
-        measured at a pace that so many anchors give (`anchors.py`); and at least what nine in ten left-out networks keep. With
-        ten networks or fewer that is the worst of them.
+        The one-sided 97.5 % prediction bound of a further network (Student's t) from the cross-validation errors, when its time
+        is divided by a machine speed factor of `ANCHORS` networks; and at least what nine in ten networks keep in the
+        cross-validation. With ten networks or fewer that is the worst of them.
         """
         from scipy.special import stdtrit
 
@@ -249,7 +277,7 @@ class LatencyTable:
     @property
     def doubtful(self) -> tuple[MeasuredNetwork, ...]:
         """The networks whose measurement was not VALID."""
-        return tuple(network for network in self.networks if network.verdict != "VALID")
+        return tuple(network for network in self.networks if network.verdict != VALID)
 
     @property
     def model(self) -> str:
@@ -265,77 +293,26 @@ class LatencyTable:
         compared = f"; {self.kind} kept over {', '.join(others)}" if others else ""
         near = self.cross_validation_order(NEAR)
         order = f", order of near pairs {near}" if near.pairs else ""
-        again = "" if self.rebuilding is None else f", opening one again changes {100 * self.rebuilding:.2g} %"
+        again = "" if self.rebuilding is None else f", another session changes {100 * self.rebuilding:.2g} %"
         return (
-            f"{self.model} ({self.measurement_conditions}; {len(self.networks)} networks, left-out error "
+            f"{self.model} ({self.measurement_conditions}; {len(self.networks)} networks, cross-validation error "
             f"{100 * self.cross_validation_mape:.2g} %, worst {100 * self.cross_validation_worst:.2g} %{order}{again}{compared})"
         )
 
     # --- file ----------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form; `from_dict` reads it back. What derives from the networks stands there for readers."""
-        return {
-            "format": FORMAT,
-            "kind": self.kind,
-            "space": self.space.to_dict(),
-            "qualification": asdict(self.measurement_conditions),
-            "coefficients": dict(self.coefficients),
-            "shapes": None if self.shapes is None else asdict(self.shapes),
-            "compared": {kind: asdict(errors) for kind, errors in self.compared.items()},
-            "networks": [network.to_dict() for network in self.networks],
-            "left_out": {
-                "mape": self.cross_validation_mape,
-                "worst": self.cross_validation_worst,
-                "p50": self.cross_validation_quantile(0.5),
-                "p90": self.cross_validation_quantile(0.9),
-                "p95": self.cross_validation_quantile(0.95),
-                "margin": self.margin,
-                "order": asdict(self.cross_validation_order()),
-                "order_near": asdict(self.cross_validation_order(NEAR)),
-                "near": NEAR,
-            },
-            "rebuilding": self.rebuilding,
-            "stopped": self.stopped,
-            "device": self.device.to_dict(),
-            "created": self.created,
+        """The JSON form. What derives from the networks stands there for readers."""
+        left_out = {
+            "mape": self.cross_validation_mape,
+            "worst": self.cross_validation_worst,
+            **{f"p{percent}": self.cross_validation_quantile(percent / 100) for percent in (50, 90, 95)},
+            "margin": self.margin,
+            "order": to_json(self.cross_validation_order()),
+            "order_near": to_json(self.cross_validation_order(NEAR)),
+            "near": NEAR,
         }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> LatencyTable:
-        """Reads the JSON form. Raises `CheckpointError` when it is of another format or something is missing or impossible."""
-        if values.get("format") not in (FORMAT, *OLDER):
-            raise CheckpointError(f"format is {values.get('format')!r}, expected {FORMAT!r}; measure the table anew")
-        kind = values.get("kind")
-        if not isinstance(kind, str) or kind not in KINDS:
-            raise CheckpointError(f"kind of model is {str(kind)[:40]!r}, known are {', '.join(KINDS)}; measure the table anew")
-        with believing("it", "measure the table anew"):
-            table = cls(
-                space=SearchSpace.from_dict(values["space"]),
-                measurement_conditions=MeasurementConditions(**values["qualification"]),
-                kind=kind,
-                coefficients={PRICES[name][0]: float(values["coefficients"][PRICES[name][0]]) for name in KINDS[kind]},
-                networks=tuple(MeasuredNetwork.from_dict(network) for network in values["networks"]),
-                device=DeviceFacts.from_dict(values["device"]),
-                created=values["created"],
-                compared={
-                    name: CrossValidationErrors(**errors) for name, errors in values.get("compared", {}).items()
-                },  # none in old files
-                stopped=str(values.get("stopped", "")),
-                shapes=ShapeFactors.from_dict(values["shapes"]) if kind.endswith(SHAPED) else None,
-            )
-            prices = [price for name, price in table.coefficients.items() if name != "constant_ms"]
-            if not (all(0 <= price < math.inf for price in prices) and any(prices)) or not math.isfinite(
-                table.coefficients.get("constant_ms", 0.0)
-            ):
-                raise ValueError(f"latency that does not grow: {table.model}")
-            times = [time for network in table.networks for time in network.times]
-            if len(table.networks) < MIN_NETWORKS or not all(math.isfinite(time) and time > 0 for time in times):
-                raise ValueError(f"{len(table.networks)} networks, expected {MIN_NETWORKS} or more with positive times")
-            errors = [error for found in table.compared.values() for error in (found.mape, found.worst)]
-            if not all(math.isfinite(error) and error >= 0 for error in errors):
-                raise ValueError(f"left-out errors {errors}")
-        return table
+        return {"format": FORMAT, **fields_to_json(self), "left_out": left_out, "rebuilding": self.rebuilding}
 
     def save(self, path: Path) -> None:
         """Writes the JSON file, whole or not at all."""
@@ -343,9 +320,7 @@ class LatencyTable:
 
     @classmethod
     def load(cls, path: Path) -> LatencyTable:
-        """Reads a file. Raises `CheckpointError` naming it when it is missing, damaged or of another format."""
-        values = read_json(path, expected="a table of `profile table --out`")
-        try:
-            return cls.from_dict(values)
-        except CheckpointError as error:
-            raise CheckpointError(f"{path} is no latency table that can be used: {error}") from error
+        """Reads a file, of earlier versions too. Raises `CheckpointError` naming it when it is missing, damaged or foreign."""
+        values = read_document(path, FORMAT, *OLDER, expected="a table of `profile table --out`")
+        with believing(path, "measure the table anew"):
+            return from_json(cls, values, beside=("format", *DERIVED))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from autoformer.architecture import PUBLISHED, Architecture
+from autoformer.architecture import PUBLISHED, Architecture, SubnetGeometry
 from autoformer.errors import ArchitectureError, AutoformerError
 
 SMALL = Architecture(embed_dim=48, num_heads=(2, 3), mlp_ratio=(1.5, 2), image_size=32)
@@ -118,3 +118,18 @@ def test_only_the_standard_library_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_flat_form_that_timm_and_files_know_gives_architecture_and_geometry_back() -> None:
+    geometry = SubnetGeometry(img_size=(16, 24), patch_size=4, trained_grid=(8, 8), num_classes=0, global_pool="", head_dim=8)
+    architecture = Architecture(embed_dim=24, num_heads=(1, 2), mlp_ratio=(1.0, 2.0))
+    flat = json.loads(json.dumps(geometry.arguments(architecture)))
+    assert (flat["img_size"], flat["trained_grid"], flat["searched_size"]) == ([16, 24], 8, None)
+    assert SubnetGeometry.of_file(flat) == SubnetGeometry.of_arguments(flat) == (architecture, geometry)
+    for changes, message in (
+        ({"img_size": [16, 26]}, "multiple of patch_size 4"), ({"trained_grid": 5}, "trained_grid must hold the 4×6 patches"),
+        ({"searched_size": 16}, "searched_size 16 contradicts"), ({"widths": 3}, "unknown keys"),
+        ({"norm_eps": True}, "norm_eps must be"), ({"img_size": 10**5}, "img_size must be"), ({"patch_size": 0}, "patch_size"),
+    ):  # fmt: skip
+        with pytest.raises(AutoformerError, match=message):
+            SubnetGeometry.of_file({**flat, **changes})

@@ -12,7 +12,7 @@ import pytest
 
 from autoformer.architecture import PUBLISHED, Architecture
 from autoformer.errors import CheckpointError
-from autoformer.records import from_json, to_json
+from autoformer.records import from_json, stored_as, to_json
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,18 @@ def test_the_json_form_is_the_fields_by_name_with_lists_for_tuples() -> None:
     assert to_json(Leaf("a", (1, 2))) == {"name": "a", "size": [1, 2], "weight": None}
 
 
+def test_a_field_has_the_name_in_files_that_it_says() -> None:
+    @dataclass(frozen=True)
+    class Renamed:
+        speed: float = field(default=1.0, metadata=stored_as("pace"))
+
+    assert to_json(Renamed(2.0)) == {"pace": 2.0}
+    assert from_json(Renamed, {"pace": 2.0}) == Renamed(2.0)
+    assert from_json(Renamed, {}) == Renamed()
+    with pytest.raises(CheckpointError, match=r"has unknown keys \['speed'\]; known are pace"):
+        from_json(Renamed, {"speed": 2.0})
+
+
 def test_a_key_of_a_later_version_is_its_default_and_a_key_beside_is_passed_over() -> None:
     values = {"kind": "elm", "leaves": [], "format": "tree/1"}
     assert from_json(Tree, values, beside=("format",)) == Tree("elm", ())
@@ -70,6 +82,7 @@ def test_a_key_of_a_later_version_is_its_default_and_a_key_beside_is_passed_over
         ({"leaves": [{"name": "a", "size": [-1, 1]}]}, "leaves[0]: a size of -1"),
         ({"leaves": [{"name": "a", "size": [1, 1], "weight": float("nan")}]}, "leaves[0].weight is nan, expected a number"),
         ({"heights": {"one": "high"}}, "heights.one is 'high', expected a number"),
+        ({"heights": {"one": 10**400}}, f"heights.one is 1{'0' * 59} … (401 letters), expected a number"),
         ({"heights": [1]}, "heights is [1], expected a JSON object"),
         ({"place": 5}, "place is 5, expected a text"),
         ({"mixed": 1.5}, "mixed is 1.5, expected a whole number or a text"),
@@ -84,6 +97,11 @@ def test_what_cannot_be_is_named_with_its_place(changes: dict[str, Any], said: s
     with pytest.raises(CheckpointError) as caught:
         from_json(Tree, {"kind": "oak", "leaves": [], **changes})
     assert str(caught.value) == said
+
+
+def test_what_the_reader_of_a_part_refuses_is_an_error_of_the_whole() -> None:
+    with pytest.raises(CheckpointError, match="Tree: not an architecture"):
+        from_json(Tree, {"kind": "oak", "leaves": [], "architecture": {"embed_dim": 64}})
 
 
 def test_what_is_no_object_is_refused_under_the_name_of_its_place() -> None:

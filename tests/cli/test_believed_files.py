@@ -13,7 +13,7 @@ import pytest
 from autoformer.errors import CheckpointError, MeasurementError
 from autoformer.profiling.insides.layers import LayerProfile
 from autoformer.profiling.kits.board_results import BEGIN, END, BoardResult
-from autoformer.profiling.kits.measuring import Rows
+from autoformer.profiling.kits.rows import Rows
 from autoformer.profiling.measuring.order_statistics import Verdict
 from autoformer.profiling.profiles.latency import Profile
 from autoformer.profiling.profiles.regression import compare_profiles
@@ -61,7 +61,7 @@ def test_nothing_is_shown_beside_a_reference_network_that_is_not_valid(which: st
     unsteady = replace(whole.reference, verdict=Verdict("UNSTABLE", ("drift",)))
     pair = [replace(one, reference=unsteady) if which == name else one for name, one in (("A", whole), ("B", slow))]
     found = compare_profiles([pair[0]], [pair[1]]).ratios[0]
-    assert (found.verdict, found.reason) == ("not shown", f"the reference network of {which} is UNSTABLE: drift")
+    assert (found.verdict, found.reason) == ("inconclusive", f"the reference network of {which} is UNSTABLE: drift")
     assert compare_profiles([pair[0]], [pair[1]], other_device=True).ratios[0].verdict == "slower"  # it is not divided by then
 
 
@@ -75,7 +75,7 @@ def test_numbers_too_large_for_a_clock_are_one_line(tmp_path: Path) -> None:
     assert "b.json is damaged" in command("report", "import", board).error
     fitted(lambda index, flops: 0.2 + 50 * flops / 1e9).save(tmp_path / "t.json")
     edited(tmp_path / "t.json", lambda values: values["coefficients"].update(constant_ms=HUGE))
-    with pytest.raises(CheckpointError, match="it is damaged"):
+    with pytest.raises(CheckpointError, match=r"t\.json is damaged"):
         LatencyTable.load(tmp_path / "t.json")
     for count in (HUGE, float("inf")):
         listed = [{"count": count}, {"name": "a", "timeMs": HUGE, "averageMs": 1}]
@@ -110,7 +110,7 @@ def test_a_line_of_a_board_that_is_no_visit_says_which_to_move_away(row: object,
     path = tmp_path / "rows.jsonl"
     Rows.open(path, {"kit": "digest"})
     path.write_text(path.read_text() + json.dumps(row) + "\n")
-    with pytest.raises(CheckpointError, match=r"rows\.jsonl is damaged \(line 2 is no finished visit\); move it away"):
+    with pytest.raises(CheckpointError, match=r"line 2 of .*rows\.jsonl is damaged \(.*\); move the file away"):
         Rows.open(path, {"kit": "digest"})
 
 
@@ -133,11 +133,11 @@ def test_what_is_missing_or_foreign_is_named_by_what_would_fit(tmp_path: Path) -
 def test_a_table_of_what_ran_is_not_written_when_the_run_is_refused(tmp_path: Path) -> None:
     page, board = tmp_path / "page.md", result(tmp_path / "b.json")
     page.write_text(f"{BEGIN}\n{END}\n")
-    assert "is no finished run" in command("report", "import", board, "--into", page, "--run", tmp_path).error
+    assert "is not a finished run" in command("report", "import", board, "--into", page, "--run", tmp_path).error
     assert page.read_text() == f"{BEGIN}\n{END}\n"
     page.write_bytes(b"\xff\xfe")
     for place in (page, tmp_path, tmp_path / "none.md"):
-        assert "is no Markdown file in UTF-8" in command("report", "import", board, "--into", place).error
+        assert "is not a Markdown file in UTF-8" in command("report", "import", board, "--into", place).error
 
 
 def test_an_out_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
@@ -151,27 +151,30 @@ def test_an_out_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path
 @pytest.mark.parametrize(
     ("name", "entry", "follows"),
     [
-        ("max_latency_ms", {"median_ms": 2.0, "low_ms": 1.9, "high_ms": 2.1, "verdict": "VALID", "limit": 2.2}, "met"),
-        ("max_latency_ms", {"median_ms": 2.0, "low_ms": 1.9, "high_ms": 2.1, "verdict": "VALID", "limit": 1.5}, "not met"),
-        ("max_latency_ms", {"median_ms": 2.0, "low_ms": 1.9, "high_ms": 2.1, "verdict": "VALID", "limit": 2.0}, "not shown"),
+        ("max_latency_ms", {"median_ms": 2.0, "low_ms": 1.9, "high_ms": 2.1, "verdict": "VALID", "limit": 2.2}, "within budget"),
+        ("max_latency_ms", {"median_ms": 2.0, "low_ms": 1.9, "high_ms": 2.1, "verdict": "VALID", "limit": 1.5}, "over budget"),
+        ("max_latency_ms", {"median_ms": 2.0, "low_ms": 1.9, "high_ms": 2.1, "verdict": "VALID", "limit": 2.0}, "inconclusive"),
         (
             "max_latency_ms",
             {"median_ms": 2.0, "low_ms": 1.9, "high_ms": 2.1, "verdict": "UNSTABLE: drift", "limit": 9},
-            "not shown",
+            "inconclusive",
         ),
-        ("max_latency_ms", {"limit": 9, "reason": "no runtime here measures it"}, "not shown"),
-        ("max_params", {"limit": 10, "value": 11}, "not met"),
-        ("min_flops", {"limit": 10, "value": 11}, "met"),
+        ("max_latency_ms", {"limit": 9, "reason": "no runtime here measures it"}, "inconclusive"),
+        ("max_params", {"limit": 10, "value": 11}, "over budget"),
+        ("min_flops", {"limit": 10, "value": 11}, "within budget"),
     ],
 )
 def test_the_status_of_a_limit_follows_from_the_numbers_beside_it(
     name: str, entry: dict[str, Any], follows: str, tmp_path: Path
 ) -> None:
-    for status in ("met", "not met", "not shown"):
-        answer = {"artefacts": {"onnx fp32": {"status": "as promised"}}, "budget": {name: {**entry, "status": status}}}
+    present = ("within budget", "over budget", "inconclusive")
+    earlier = dict(zip(("met", "not met", "not shown"), present, strict=True))
+    for label in (*present, *earlier):
+        status = earlier.get(label, label)
+        answer = {"artefacts": {"onnx fp32": {"status": "as promised"}}, "budget": {name: {**entry, "status": label}}}
         path = result(tmp_path / "b.json", command="verify", answer=answer)
         if status == follows:
             assert BoardResult.load(path).budget[name]["status"] == follows
-        elif "reason" not in entry or status == "met":
+        elif "reason" not in entry or status == "within budget":
             with pytest.raises(CheckpointError, match=f"{name} is '{status}', the numbers beside it say '{follows}'"):
                 BoardResult.load(path)

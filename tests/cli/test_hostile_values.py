@@ -24,7 +24,7 @@ from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.manifest import Artefact, Manifest
 from autoformer.export.predictor import Predictor
 from autoformer.networks.folders import load_subnet
-from autoformer.profiling.profiles.latency import profile_artefacts
+from autoformer.profiling.profiles.latency import ProfileRequest, profile_artefacts
 from autoformer.space import SearchSpace
 from tests.support.edited_folders import CLASSES, PREPROCESSING, SPACE, edit, folder, one_line
 
@@ -251,7 +251,7 @@ def test_an_export_whose_file_was_changed_is_not_measured(tmp_path: Path) -> Non
 def test_measurements_need_a_batch_and_a_thread(tmp_path: Path, numbers: dict[str, int]) -> None:
     path = write_onnx(tmp_path / "m.onnx", {})
     with pytest.raises(MeasurementError, match=rf"{next(iter(numbers))} is -?\d, expected 1 or more"):
-        profile_artefacts([path], **numbers)  # type: ignore[arg-type]
+        profile_artefacts([path], ProfileRequest(**numbers))  # type: ignore[arg-type]
 
 
 def test_a_file_at_the_place_of_the_answer_is_left_alone(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import CheckpointError
-from autoformer.export.artefacts import export_network
 from autoformer.export.config import ExportConfig
 from autoformer.export.graphs.attention_pattern import GraphView, attentions
 from autoformer.export.graphs.onnx_graph import OnnxGraph, opset_of
@@ -31,6 +30,7 @@ from autoformer.networks.subnet import Subnet
 from autoformer.profiling.backends.of_artefacts import fixed_batch
 from autoformer.space import SearchSpace
 from tests.support.commands import command
+from tests.support.exporting import write_export
 
 SPACE = SearchSpace.preset("micro", image_size=16, in_chans=3, num_classes=4)
 PREPROCESSING = Preprocessing(image_size=16, in_chans=3, mean=(0.5,) * 3, std=(0.2,) * 3)
@@ -103,7 +103,7 @@ def test_its_bundle_is_verified_on_a_device_and_names_it(
     assert "max_batch_size: 0" in (tmp_path / "bundle" / "triton" / "shapes" / "config.pbtxt").read_text()
     assert board(["--bundle", str(tmp_path / "bundle"), "verify", "--json"]) == 0
     verified = json.loads(capsys.readouterr().out)["artefacts"]["onnx fp32"]
-    assert (verified["status"], verified["images"]) == ("as promised", 5)
+    assert (verified["status"], verified["images"]) == ("matches", 5)
     assert board(["--bundle", str(tmp_path / "bundle"), "bench", "--json", "--seconds", "0.01"]) == 0
     assert json.loads(capsys.readouterr().out)["measurements"]["onnx fp32"]["batch"] == 4
 
@@ -158,7 +158,7 @@ def test_int8_is_calibrated_and_judged_in_a_fixed_batch(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = Subnet.from_space(SPACE, SPACE.smallest).eval()
     images = np.random.default_rng(0).standard_normal((11, 3, 16, 16)).astype(np.float32)
-    manifest = export_network(
+    manifest = write_export(
         network, tmp_path / "export", images=images, preprocessing=PREPROCESSING, classes="abcd", precisions=("fp32", "int8"),
         formats=("onnx",), batch=4, max_disagreement=1.0,
     )  # fmt: skip
@@ -181,7 +181,7 @@ def test_every_operator_set_gives_files_that_say_so(tmp_path: Path, opset: int, 
     torch.manual_seed(0)
     network = Subnet.from_space(SPACE, SPACE.smallest).eval()
     images = np.random.default_rng(0).standard_normal((33, 3, 16, 16)).astype(np.float32)
-    manifest = export_network(
+    manifest = write_export(
         network, tmp_path / "export", images=images, preprocessing=PREPROCESSING, classes="abcd", formats=("onnx",),
         opset=opset, batch=batch, max_disagreement=1.0, calibration_images=16,
     )  # fmt: skip
@@ -201,7 +201,7 @@ def test_an_int8_file_that_nothing_runs_is_rejected_and_the_others_stay(tmp_path
 
     monkeypatch.setattr("autoformer.export.graphs.quantization.OnnxModel", Refuses)
     network, images = Subnet.from_space(SPACE, SPACE.smallest).eval(), np.ones((4, 3, 16, 16), np.float32)
-    manifest = export_network(
+    manifest = write_export(
         network, tmp_path / "export", images=images, preprocessing=PREPROCESSING, classes="abcd", precisions=("fp32", "int8"),
         formats=("onnx",), batch=2,
     )  # fmt: skip
@@ -219,7 +219,7 @@ def test_networks_that_are_no_plain_transformers_are_exported_too(name: str, tmp
     model = timm.create_model(name, num_classes=4).eval()
     size = model.pretrained_cfg["input_size"][-1]
     images = np.random.default_rng(0).standard_normal((5, 3, size, size)).astype(np.float32)
-    manifest = export_network(
+    manifest = write_export(
         model, tmp_path / "export", images=images, preprocessing=replace(PREPROCESSING, image_size=size), classes="abcd",
         formats=("onnx",), max_disagreement=1.0,
     )  # fmt: skip

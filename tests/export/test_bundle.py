@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from autoformer.cli.board.bundle_program import main
-from autoformer.cli.commands.bundle import licence_text, promised
+from autoformer.cli.commands.bundle import expected_results, licence_text
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import AutoformerError, CheckpointError, DataError, ExportError, OutputExistsError
 from autoformer.export import bundle as bundles
-from autoformer.export.artefacts import export_network
-from autoformer.export.bundle import Promise, model_card, unpack_bundle, write_bundle
+from autoformer.export.bundle import model_card, unpack_bundle, write_bundle
+from autoformer.export.expected import ExpectedResults
 from autoformer.export.manifest import Manifest
 from autoformer.export.predictor import open_predictor
 from autoformer.export.program import board_program, modules_of
@@ -32,6 +32,7 @@ from autoformer.networks.subnet import Subnet
 from autoformer.space import SearchSpace
 from tests.support.bundles import python310
 from tests.support.commands import command
+from tests.support.exporting import write_export
 
 SPACE = SearchSpace.preset("micro", image_size=16, in_chans=3, num_classes=4)
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
@@ -45,16 +46,16 @@ PROGRAM = board_program("autoformer.cli.board.bundle_program")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     out = tmp_path_factory.mktemp("bundle") / "export"
-    export_network(
+    write_export(
         Subnet.from_space(SPACE, SPACE.smallest).eval(), out, images=PREPROCESSING.normalise(PIXELS), labels=LABELS,
         preprocessing=PREPROCESSING, classes=CLASSES, precisions=("fp32",), formats=("onnx",),
     )  # fmt: skip
     return out
 
 
-def written(export: Path, out: Path, **promised: Any) -> Path:
-    given: dict[str, Any] = {"name": "animals", "budget": {"max_params": 1e6}, **promised}
-    return write_bundle(export, out, pixels=PIXELS, labels=LABELS, program=PROGRAM, promise=Promise(**given))
+def written(export: Path, out: Path, licence: str | None = None, **changes: Any) -> Path:
+    given: dict[str, Any] = {"name": "animals", "budget": {"max_params": 1e6}, "labels": tuple(LABELS.tolist()), **changes}
+    return write_bundle(export, out, ExpectedResults(**given), pixels=PIXELS, program=PROGRAM, licence=licence)
 
 
 @pytest.fixture
@@ -75,12 +76,12 @@ def board(folder: Path, *words: str, capsys: pytest.CaptureFixture[str]) -> tupl
 def test_a_bundle_names_every_file_with_its_digest_and_holds_nothing_else(bundle: Path) -> None:
     import hashlib
 
-    promises = json.loads((bundle / "bundle.json").read_text())
+    record = json.loads((bundle / "bundle.json").read_text())
     files = {path.relative_to(bundle).as_posix(): path for path in bundle.rglob("*") if path.is_file()}
     del files["bundle.json"]
-    assert promises["files"] == {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    assert record["files"] == {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
     assert {"model.fp32.onnx", "board.pyz", "labels.txt", "preprocessing.json", "README.md"} <= set(files)
-    assert promises["labels"] == LABELS.tolist()
+    assert record["labels"] == LABELS.tolist()
 
 
 def test_check_images_are_the_pixels_and_their_logits_those_of_the_file(bundle: Path) -> None:
@@ -119,28 +120,29 @@ def test_the_card_says_how_far_a_latency_can_be_trusted_and_what_shape_the_files
     assert "[batch, 3, 16, 16]" in card
 
 
-def test_an_export_without_a_run_promises_how_many_of_the_judged_images_each_file_got_right(export: Path) -> None:
+def test_an_export_without_a_run_knows_how_many_of_the_judged_images_each_file_got_right(export: Path) -> None:
     manifest = Manifest.load(export)
     (artefact,) = manifest.artefacts
     assert artefact.parity is not None
-    found = promised(None, manifest, "animals", None).accuracy["onnx fp32"]
+    found = expected_results(None, manifest, "animals", [0]).accuracy["onnx fp32"]
     assert (found["correct"], found["images"], found["part"]) == (artefact.correct, artefact.parity.images, "search")
     assert found["low"] <= found["value"] <= found["high"]
 
 
 def test_a_licence_that_is_no_text_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "licence.txt").write_bytes("Lizenz für alle".encode("latin-1"))
-    with pytest.raises(DataError, match="no text in UTF-8"):
+    with pytest.raises(DataError, match="not UTF-8 text"):
         licence_text(tmp_path / "licence.txt")
 
 
 def test_a_network_of_others_is_not_said_to_be_trained_on_the_check_images(export: Path) -> None:
     record = {"source": "/home/me/photos", "parts": {"train": {"images": 7}}}
     manifest = replace(Manifest.load(export), data=record)
-    ours = model_card(manifest, Promise(name="a"), 1)
+    one = ExpectedResults(name="a", labels=(0,))
+    ours = model_card(manifest, one)
     assert "photos: 7 to train on" in ours
     assert "/home/me" not in ours
-    others = model_card(replace(manifest, network="timm:x"), Promise(name="a"), 1)
+    others = model_card(replace(manifest, network="timm:x"), one)
     assert "to train on" not in others
     assert "calibrated and checked on" in others
 
@@ -192,10 +194,10 @@ def test_a_bundle_as_it_was_made_verifies(bundle: Path, capsys: pytest.CaptureFi
     answer = json.loads(out)
     assert code == 0
     assert answer["files"] == []
-    assert answer["artefacts"]["onnx fp32"]["status"] == "as promised"
+    assert answer["artefacts"]["onnx fp32"]["status"] == "matches"
     right = (np.load(bundle / "check" / "logits.npy").argmax(1) == LABELS).sum()
     assert answer["artefacts"]["onnx fp32"]["right"] == right
-    assert answer["budget"]["max_params"]["status"] == "met"
+    assert answer["budget"]["max_params"]["status"] == "within budget"
 
 
 def test_a_changed_file_a_broken_budget_and_other_logits_fail(
@@ -207,26 +209,29 @@ def test_a_changed_file_a_broken_budget_and_other_logits_fail(
     assert code == 1
     assert json.loads(out)["files"] == ["README.md is missing", "labels.txt is another file than the bundle was made with"]
 
-    dear = written(export, tmp_path / "dear", budget={"max_params": 10.0})
-    code, out, _ = board(dear, "verify", "--json", capsys=capsys)
-    assert (code, json.loads(out)["budget"]["max_params"]["status"]) == (1, "not met")
+    large = written(export, tmp_path / "large", budget={"max_params": 10.0})
+    code, out, _ = board(large, "verify", "--json", capsys=capsys)
+    assert (code, json.loads(out)["budget"]["max_params"]["status"]) == (1, "over budget")
 
     other = written(export, tmp_path / "other")
     np.save(other / "check" / "logits.npy", np.load(other / "check" / "logits.npy") + 1, allow_pickle=False)
-    promises = json.loads((other / "bundle.json").read_text())
-    del promises["files"]["check/logits.npy"]
-    (other / "bundle.json").write_text(json.dumps(promises))
+    record = json.loads((other / "bundle.json").read_text())
+    del record["files"]["check/logits.npy"]
+    (other / "bundle.json").write_text(json.dumps(record))
     code, out, _ = board(other, "verify", "--json", capsys=capsys)
-    assert (code, json.loads(out)["artefacts"]["onnx fp32"]["status"]) == (1, "differs")
+    assert (code, json.loads(out)["artefacts"]["onnx fp32"]["status"]) == (1, "does not match")
 
 
 def test_a_latency_limit_is_measured_on_the_device(export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, limit, status in (("slow", 1e5, {"met", "not shown"}), ("fast", 1e-6, {"not met", "not shown"})):
+    for name, limit, status in (
+        ("slow", 1e5, {"within budget", "inconclusive"}),
+        ("fast", 1e-6, {"over budget", "inconclusive"}),
+    ):
         folder = written(export, tmp_path / name, budget={"max_latency_ms": limit}, latency_means="p50, batch 1")
         _, out, _ = board(folder, "verify", "--seconds", "0.1", "--json", capsys=capsys)
         found = json.loads(out)["budget"]["max_latency_ms"]
         assert found["status"] in status
-        assert (found["status"] == "not shown") == (not found["verdict"].startswith("VALID"))
+        assert (found["status"] == "inconclusive") == (not found["verdict"].startswith("VALID"))
         assert found["low_ms"] <= found["median_ms"] <= found["high_ms"]
 
 
@@ -257,12 +262,35 @@ def test_what_the_program_cannot_use_is_one_line(bundle: Path, tmp_path: Path, c
     code, _, err = board(tmp_path, "verify", capsys=capsys)
     assert code == 2
     assert "bundle.json does not exist" in err
-    promises = json.loads((bundle / "bundle.json").read_text())
-    promises["files"]["../outside"] = "00"
-    (bundle / "bundle.json").write_text(json.dumps(promises))
+    record = json.loads((bundle / "bundle.json").read_text())
+    record["files"]["../outside"] = "00"
+    (bundle / "bundle.json").write_text(json.dumps(record))
     code, _, err = board(bundle, "verify", capsys=capsys)
     assert code == 2
     assert "not inside its folder" in err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"format": "autoformer/bundle/9"}, "has format 'autoformer/bundle/9', expected 'autoformer/bundle/1'"),
+        ({"budget": {"max_price": 3}}, "a limit 'max_price' in the budget, known are max_params"),
+        ({"budget": {"max_params": "small"}}, "budget.max_params is 'small', expected a number"),
+        ({"labels": []}, "labels that are not the numbers of classes"),
+        ({"labels": [0, -1]}, "labels that are not the numbers of classes"),
+        ({"files": {"model.onnx": 3}}, "files.model.onnx is 3, expected a text"),
+        ({"architecture": {"embed_dim": 3}}, "not an architecture"),
+    ],
+)
+def test_a_damaged_record_of_a_bundle_is_one_line(
+    bundle: Path, change: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = json.loads((bundle / "bundle.json").read_text())
+    (bundle / "bundle.json").write_text(json.dumps({**record, **change}))
+    code, out, err = board(bundle, "verify", capsys=capsys)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{bundle / 'bundle.json'}" in err
+    assert said in err
 
 
 def test_bench_measures_every_file_that_runs_here(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -310,8 +338,8 @@ def test_archives_that_mean_harm_leave_nothing_behind(tmp_path: Path, monkeypatc
     cut.write_bytes(whole.read_bytes()[:-30])
     cases = {
         link: "holds a link",
-        text: "truncated or no zip file",
-        cut: "truncated or no zip file",
+        text: "truncated or not a zip file",
+        cut: "truncated or not a zip file",
         archive_of(tmp_path / "up.zip", **{"../bundle.json": "{}"}): "not inside its folder",
         archive_of(tmp_path / "root.zip", **{"/bundle.json": "{}"}): "not inside its folder",
         archive_of(tmp_path / "empty.zip", **{"readme.txt": "-"}): "holds 0 bundles",

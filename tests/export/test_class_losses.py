@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import DataError, ExportError
-from autoformer.export.artefacts import export_network
 from autoformer.export.class_losses import ClassLoss, class_losses
 from autoformer.export.graphs.onnx_model import OnnxModel
+from tests.support.exporting import write_export
 
 CLASSES = ("ape", "bee")
 
@@ -134,7 +134,7 @@ def test_an_int8_file_that_loses_a_rare_class_is_rejected_for_it(
         return logits + np.asarray([10.0, -10.0], np.float32) if self.precision == "int8" else logits
 
     monkeypatch.setattr(OnnxModel, "__call__", shifted)
-    manifest = export_network(
+    manifest = write_export(
         Brightness(), tmp_path / "out", images=images, labels=labels, preprocessing=Preprocessing(8, 1, (0.0,), (1.0,)),
         classes=CLASSES, precisions=("fp32", "int8"), formats=("onnx",), calibration_images=64, max_disagreement=0.02,
         max_class_loss=max_class_loss,
@@ -152,7 +152,7 @@ def test_an_int8_file_that_loses_a_rare_class_is_rejected_for_it(
 def test_labels_outside_the_classes_are_refused(tmp_path: Path) -> None:
     images, labels = pictures()
     with pytest.raises(DataError, match="expected 0 to 1"):
-        export_network(
+        write_export(
             Brightness(), tmp_path / "out", images=images, labels=labels + 1, preprocessing=Preprocessing(8, 1, (0.0,), (1.0,)),
             classes=CLASSES,
         )  # fmt: skip

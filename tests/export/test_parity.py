@@ -13,7 +13,9 @@ from autoformer.architecture import Architecture
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import CheckpointError, ExportError
 from autoformer.export.manifest import Artefact, Manifest, check_inside, sha256_of
-from autoformer.export.parity import Parity, compare, compare_models, run_in_batches
+from autoformer.export.parity import Parity, compare, run_in_batches
+from autoformer.records import fields_to_json, from_json
+from tests.support.comparing import compare_models
 
 LOGITS = np.array([[1.0, 0.0, 2.0], [3.0, -1.0, 0.0], [0.0, 4.0, 1.0], [2.0, 1.0, 0.0]], dtype=np.float32)
 
@@ -55,7 +57,7 @@ def test_non_finite_logits_fail_in_every_precision(bad: float, precision: str) -
     assert parity.non_finite == 1
     assert not parity.passed
     assert "infinite or not a number" in parity.reason
-    json.dumps(parity.to_dict(), allow_nan=False)
+    json.dumps(fields_to_json(parity), allow_nan=False)
 
 
 def test_a_dead_candidate_does_not_pass_as_parallel() -> None:
@@ -142,8 +144,10 @@ def test_link_that_leads_outside_the_folder_is_refused(tmp_path: Path) -> None:
         (lambda text: text.replace("autoformer/manifest/1", "autoformer/manifest/9"), "expected 'autoformer/manifest/1'"),
         (lambda text: text.replace('"skipped"', '"perhaps"'), "expected one of exported, rejected, skipped"),
         (lambda text: text.replace('"params"', '"parameters"'), "unknown keys"),
-        (lambda text: text.replace('"max_abs"', '"maxabs"'), "not a parity record"),
-        (lambda text: text.replace('"classes"', '"params"', 1), "cannot be read"),
+        (lambda text: text.replace('"max_abs"', '"maxabs"'), r"parity has unknown keys \['maxabs'\]"),
+        (lambda text: text.replace('"classes"', '"params"', 1), "lacks 'classes'"),
+        (lambda text: text.replace('"mlp_ratio"', '"ratio"'), "missing keys .'mlp_ratio'"),
+        (lambda text: text.replace('"params": 10', '"params": -1'), "params is -1, expected a whole number"),
     ],
 )
 def test_damaged_manifest_is_one_clear_line(damage: object, message: str, tmp_path: Path) -> None:
@@ -167,8 +171,8 @@ def test_changed_file_is_not_taken_for_the_proved_one(tmp_path: Path) -> None:
 
 
 def test_parity_record_names_what_it_lacks() -> None:
-    values = compare(LOGITS, LOGITS, precision="fp32").to_dict()
-    assert Parity.from_dict(values) == compare(LOGITS, LOGITS, precision="fp32")
+    values = json.loads(json.dumps(fields_to_json(compare(LOGITS, LOGITS, precision="fp32"))))
+    assert from_json(Parity, values) == compare(LOGITS, LOGITS, precision="fp32")
     del values["reason"]
-    with pytest.raises(CheckpointError, match="not a parity record"):
-        Parity.from_dict(values)
+    with pytest.raises(CheckpointError, match="Parity lacks 'reason'"):
+        from_json(Parity, values)

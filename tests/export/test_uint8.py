@@ -24,15 +24,14 @@ from autoformer.data.parts import DataConfig
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import CheckpointError, DataError, ExportError
 from autoformer.evaluate import Predict, predict_with
-from autoformer.export.artefacts import export_network
-from autoformer.export.bundle import Promise, write_bundle
+from autoformer.export.bundle import write_bundle
 from autoformer.export.engines.builder import EngineBuilder
 from autoformer.export.engines.engine import Engine
+from autoformer.export.expected import ExpectedResults
 from autoformer.export.graphs.attention_pattern import GraphView
 from autoformer.export.graphs.model_metadata import ModelMetadata
 from autoformer.export.graphs.onnx_graph import OnnxGraph
 from autoformer.export.graphs.onnx_model import OnnxModel
-from autoformer.export.graphs.quantization import qdq_objections
 from autoformer.export.graphs.tensorrt_rules import check_model, check_tensorrt
 from autoformer.export.manifest import Manifest
 from autoformer.export.parity import run_in_batches
@@ -42,6 +41,7 @@ from autoformer.networks.subnet import Subnet
 from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
 from autoformer.space import SearchSpace
 from tests.support.commands import command
+from tests.support.exporting import write_export
 from tests.support.fake_tensorrt import FakeCuda, make_tensorrt
 
 SPACE = SearchSpace.preset("micro", image_size=16, in_chans=3, num_classes=4)
@@ -71,7 +71,7 @@ SHOWN = photo_pieces()
 
 def exported(out: Path, *precisions: str) -> Path:
     labels = torch_model(network())(FLOATS.prepare(SHOWN)).argmax(1)
-    export_network(
+    write_export(
         network(), out, images=PIXELS.prepare(SHOWN), labels=labels, preprocessing=PIXELS, classes=CLASSES,
         precisions=precisions, formats=("onnx",), calibration_images=64, max_disagreement=0.5,
     )  # fmt: skip
@@ -109,7 +109,7 @@ def test_the_comparison_covers_the_fold(folder: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr(OnnxGraph, "from_network", lambda *_, **__: graph)
     other = replace(PIXELS, mean=(0.48, 0.45, 0.41))
     with pytest.raises(ExportError, match="differs from the network it came from"):
-        export_network(
+        write_export(
             network(), tmp_path / "x", images=PIXELS.prepare(SHOWN), preprocessing=other, classes=CLASSES, formats=("onnx",)
         )
     assert not list(tmp_path.iterdir())
@@ -120,12 +120,10 @@ def test_images_of_the_wrong_type_are_refused_in_a_line(folder: Path, tmp_path: 
     floats = np.zeros((2, 3, 21, 21), np.float32)
     with pytest.raises(DataError, match=r"takes uint8 images \[batch, 3, 21, 21\], got float32"):
         open_predictor(path)(floats)
-    with pytest.raises(DataError, match="input 'images' takes uint8, the images are float32"):
-        OnnxRuntimeBackend(path, images=floats, threads=1)
     with pytest.raises(DataError, match=r"images to compare on are float32 .* expected uint8"):
-        export_network(network(), tmp_path / "x", images=floats, preprocessing=PIXELS, classes=CLASSES)
+        write_export(network(), tmp_path / "x", images=floats, preprocessing=PIXELS, classes=CLASSES)
     with pytest.raises(DataError, match=r"images to compare on are uint8 .* expected float32"):
-        export_network(network(), tmp_path / "x", images=PIXELS.prepare(SHOWN), preprocessing=FLOATS, classes=CLASSES)
+        write_export(network(), tmp_path / "x", images=PIXELS.prepare(SHOWN), preprocessing=FLOATS, classes=CLASSES)
     with pytest.raises(ExportError, match="input 'int8' cannot be written; choose one of float32, uint8"):
         OnnxGraph.from_network(network(), tmp_path / "x.onnx", input_type="int8")
 
@@ -157,14 +155,14 @@ def test_a_bundle_of_it_verifies_and_predicts_and_tells_triton(folder: Path, tmp
 
     few = SHOWN[:12]
     bundle = write_bundle(
-        folder, tmp_path / "bundle", pixels=few, labels=np.arange(12) % 4, program=b"", promise=Promise(name="animals")
+        folder, tmp_path / "bundle", ExpectedResults(name="animals", labels=(0, 1, 2, 3) * 3), pixels=few, program=b""
     )
     assert 'name: "images" data_type: TYPE_UINT8 dims: [ 3, 21, 21 ]' in (bundle / "triton/animals/config.pbtxt").read_text()
     assert "take uint8 pixels, resized and cropped" in (bundle / "README.md").read_text()
     assert json.loads((bundle / "preprocessing.json").read_text())["input_type"] == "uint8"
     assert board(["--bundle", str(bundle), "verify", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert answer["artefacts"]["onnx fp32"]["status"] == "as promised"
+    assert answer["artefacts"]["onnx fp32"]["status"] == "matches"
     image = tmp_path / "piece.png"
     Image.fromarray(few[0]).save(image)
     assert board(["--bundle", str(bundle), "predict", str(image), "--json", "--top", "4"]) == 0
@@ -215,7 +213,7 @@ def test_half_precision_and_int8_take_pixels_too(tmp_path: Path) -> None:
     assert "patch_embed.proj" in Manifest.load(folder).artefacts[1].made["kept_in_fp32"]
     products = {graph.types[node.input[0]] for node in half.graph.node if node.op_type == "Gemm"}
     assert products == {TensorProto.FLOAT16}
-    assert not qdq_objections(folder / "model.int8.onnx")
+    assert not [finding for finding in check_tensorrt(folder / "model.int8.onnx") if finding.rule == "quantisation"]
     # The resizing of pixels is no layer: it stays exact.
     before = int8.graph.node[: next(i for i, node in enumerate(int8.graph.node) if node.op_type == "Conv")]
     resizing = [node for node in before if node.op_type == "MatMul"]

@@ -19,6 +19,7 @@ from autoformer.space import SearchSpace
 from autoformer.training.config import SupernetConfig
 from autoformer.training.distributed import joined
 from autoformer.training.runs import train_supernet
+from autoformer.training.trainer import Surroundings
 
 SPACE = SearchSpace(
     name="small digits", embed_dims=(16, 24), depths=(1, 2), num_heads=(1, 2), mlp_ratios=(1.0, 2.0), head_dim=8,
@@ -37,7 +38,7 @@ def main(folder: Path, config: SupernetConfig) -> None:
             if world.leads:
                 print(record["step"], flush=True)
 
-        train_supernet(SPACE, parts, config, folder, start=start, world=world, hooks=[told])
+        train_supernet(SPACE, parts, config, folder, start=start, around=Surroundings(world, hooks=[told]))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,6 @@ from autoformer.errors import AutoformerError
 from autoformer.export.bundle import unpack_bundle
 from autoformer.export.graphs.onnx_graph import OnnxGraph
 from autoformer.export.graphs.onnx_model import OnnxModel
-from autoformer.export.graphs.quantization import qdq_objections
 from autoformer.export.graphs.tensorrt_rules import check_tensorrt
 from autoformer.export.manifest import sha256_of
 from autoformer.export.predictor import Predictor, open_predictor
@@ -97,7 +96,6 @@ def try_onnx(originals: Path, place: Path, rng: random.Random) -> Iterator[str]:
     yield attempt(lambda: used(open_predictor(path)))
     yield attempt(lambda: OnnxModel(path, threads=1)(np.zeros((2, 1, 8, 8), np.float32)))
     yield attempt(lambda: check_tensorrt(path))
-    yield attempt(lambda: qdq_objections(path))
     yield attempt(lambda: timed(path))
     yield said("predict", path, originals / "image.png")
     yield said("check", path, "--target", "tensorrt")
@@ -145,13 +143,13 @@ def _sign(folder: Path) -> None:
             entry["sha256"] = sha256_of(folder / entry["file"])
         (folder / "manifest.json").write_text(json.dumps(manifest))
     with contextlib.suppress(ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError):
-        promises = json.loads((folder / "bundle.json").read_text())
-        promises["files"] = {
+        record = json.loads((folder / "bundle.json").read_text())
+        record["files"] = {
             path.relative_to(folder).as_posix(): sha256_of(path)
             for path in folder.rglob("*")
             if path.is_file() and path.name != "bundle.json"
         }
-        (folder / "bundle.json").write_text(json.dumps(promises))
+        (folder / "bundle.json").write_text(json.dumps(record))
 
 
 def try_image(originals: Path, place: Path, rng: random.Random) -> Iterator[str]:

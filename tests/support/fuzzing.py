@@ -24,13 +24,14 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from autoformer.data.preprocessing import Preprocessing
-from autoformer.export.artefacts import export_network
-from autoformer.export.bundle import Promise, write_bundle
+from autoformer.export.bundle import write_bundle
+from autoformer.export.expected import ExpectedResults
 from autoformer.export.graphs.model_metadata import ModelMetadata
 from autoformer.export.manifest import Artefact, Manifest, sha256_of
 from autoformer.export.program import board_program
 from autoformer.networks.subnet import Subnet
 from autoformer.space import SearchSpace
+from tests.support.exporting import write_export
 
 SUBJECTS = ("onnx", "bundle", "image")
 CLASSES = ("ape", "bee", "cat")
@@ -69,7 +70,7 @@ def make_originals(folder: Path, *, exported: bool) -> Path:
     if exported:
         torch.manual_seed(0)
         space = SearchSpace.preset("micro", image_size=8, in_chans=1, num_classes=3)
-        export_network(
+        write_export(
             Subnet.from_space(space, space.smallest).eval(), folder / "export",
             images=PREPROCESSING.normalise(np.random.default_rng(1).integers(0, 256, (96, 8, 8, 1), dtype=np.uint8)),
             preprocessing=PREPROCESSING, classes=CLASSES, formats=("onnx",), max_disagreement=1.0, max_class_loss=1.0,
@@ -84,11 +85,8 @@ def make_originals(folder: Path, *, exported: bool) -> Path:
         bytes=small.stat().st_size, input_name="images", input_shape=("batch", 1, 8, 8), output_name="logits",
     )  # fmt: skip
     Manifest((artefact,), CLASSES, PREPROCESSING, params=192).save(source)
-    write_bundle(
-        source, folder / "bundle", pixels=PIXELS, labels=np.arange(6) % 3,
-        program=board_program("autoformer.cli.board.bundle_program"),
-        promise=Promise(name="small", budget={"max_params": 1000.0}),
-    )  # fmt: skip
+    expected = ExpectedResults(name="small", budget={"max_params": 1000.0}, labels=(0, 1, 2, 0, 1, 2))
+    write_bundle(source, folder / "bundle", expected, pixels=PIXELS, program=board_program("autoformer.cli.board.bundle_program"))
     photo = Image.fromarray(np.random.default_rng(2).integers(0, 256, (40, 30, 3), dtype=np.uint8))
     for suffix in ("png", "jpg", "gif", "bmp", "webp", "tiff", "ppm"):
         photo.save(folder / f"image.{suffix}")

@@ -46,7 +46,8 @@ def small_kit(out: Path, count: int = 4, precisions: tuple[str, ...] = ("fp32",)
     """Writes a kit of small graphs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kit_writing, "_export", write_small_graph)
-        return kit_writing.write_kit(SPACE, out, program=b"a program", count=count, precisions=precisions, rule=rule, **more)
+        config = kit_writing.KitConfig(networks=count, precisions=precisions, rule=rule, **more)
+        return kit_writing.write_kit(SPACE, out, config, program=b"a program")
 
 
 @dataclass

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from autoformer.profiling.measuring.measure import device_name
 from autoformer.profiling.measuring.order_statistics import VALID, Verdict
 from autoformer.profiling.tables.costs import TableCosts, within_margin
 from autoformer.profiling.tables.limit import LatencyAnswer, Timing
-from autoformer.profiling.tables.loop import answer_latency
+from autoformer.profiling.tables.loop import Choose, LatencyQuestion, answer_latency
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.search.answer import StoredSearch
 from autoformer.search.candidate import Candidate
@@ -35,7 +35,6 @@ HERE = MeasurementConditions(
 LABELS = np.arange(400) % 10
 LIMIT_MS = 0.22  # most of the space is inside, and some is not
 LIMIT = Budget(max_latency_ms=LIMIT_MS)
-Choose = Literal["cheapest", "best"]
 
 
 def truth(architecture: Architecture) -> float:
@@ -112,6 +111,7 @@ def answered(
     folder: Path, table: LatencyTable, measurer: Measurer, choose: Choose = "best", stated: Budget = LIMIT, **options: Any
 ) -> LatencyAnswer:
     search = stored(folder, table, choose)
-    first = search.answer(within_margin(stated, table), TableCosts(SPACE, table), choose).result.chosen
-    options = {"facts": FACTS, **options}
-    return answer_latency(search, table, stated, folder, first=first.architecture, choose=choose, measurer=measurer, **options)
+    first = search.answer(within_margin(stated, table.margin), TableCosts(SPACE, table), choose).result.chosen
+    facts = options.pop("facts", FACTS)
+    question = LatencyQuestion(stated=stated, first=first.architecture, choose=choose, **options)
+    return answer_latency(search, table, question, folder, measurer=measurer, facts=facts)

@@ -121,7 +121,7 @@ def test_unreadable_images_are_left_out_named_and_found_again_from_the_record(tm
 
 def test_more_unreadable_images_than_allowed_are_refused_with_their_number(tmp_path: Path) -> None:
     config = DataConfig(source=str(damaged_folder(tmp_path, BROKEN)), unreadable="skip", max_unreadable=2)
-    with pytest.raises(DataError, match=r"3 images cannot be read, more than max_unreadable=2; the first: .*no image"):
+    with pytest.raises(DataError, match=r"3 images cannot be read, more than max_unreadable=2; the first: .*not an image"):
         check_readable(load_parts(config))
 
 

@@ -206,7 +206,7 @@ def test_files_that_are_no_images_are_counted_and_named_and_leave_the_digest_alo
     for name in ("notes.txt", "a/list.csv", "b/list.csv", ".hidden", "a/.hidden.png"):
         (tmp_path / name).write_text("words")
     parts = load_parts(DataConfig(source=str(tmp_path)))
-    assert parts.layout == before.layout + "; 3 files that are no images were left out, e.g. a/list.csv"
+    assert parts.layout == before.layout + "; 3 files that are not images were left out, e.g. a/list.csv"
     assert parts.digest == before.digest
 
 

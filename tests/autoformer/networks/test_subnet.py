@@ -16,7 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from autoformer.architecture import Architecture
+from autoformer.architecture import Architecture, SubnetGeometry
 from autoformer.errors import ArchitectureError, CheckpointError, OutputExistsError
 from autoformer.networks.folders import load_subnet, save_subnet
 from autoformer.networks.relative_position import Tables
@@ -25,9 +25,7 @@ from autoformer.networks.supernet import Supernet
 from autoformer.profiling.insides.fvcore_counts import count_by_operator
 from autoformer.tensors import write_tensors
 from tests.support.small_spaces import shrunk
-from tests.support.subnets import CLASSES, PREPROCESSING, damaged, folder, images, make_subnet
-
-__all__ = ["folder"]  # fixtures
+from tests.support.subnets import CLASSES, PREPROCESSING, damaged, images, make_subnet
 
 # --- folders -----------------------------------------------------------------------------------------------------
 
@@ -272,9 +270,15 @@ def test_copies_pickles_and_compiled_networks_give_the_same_logits() -> None:
 def test_contradictory_sizes_are_refused() -> None:
     sizes: dict[str, Any] = {"embed_dim": 24, "num_heads": (1, 2), "mlp_ratio": (1.0, 2.0), "img_size": 16, "patch_size": 4}
     with pytest.raises(ArchitectureError, match="global_pool is 'map'"):
-        Subnet(**sizes, global_pool="map")
+        timm.create_model("autoformer_subnet", **sizes, global_pool="map")
     with pytest.raises(ArchitectureError, match="2 entries in num_heads and 1 in mlp_ratio"):
-        Subnet(**{**sizes, "mlp_ratio": (1.0,)})
+        timm.create_model("autoformer_subnet", **{**sizes, "mlp_ratio": (1.0,)})
+    with pytest.raises(ArchitectureError, match="super_depth must be from 2 to"):
+        timm.create_model("autoformer_subnet", **sizes, super_depth=1)
+    architecture, geometry = SubnetGeometry.of_arguments({**sizes, "searched_size": 16})
+    assert Subnet(architecture, geometry).model_args == {**geometry.arguments(architecture), "trained_grid": 4}
+    with pytest.raises(ArchitectureError, match="an architecture for images of 16 px in a geometry for"):
+        Subnet(architecture, replace(geometry, img_size=(32, 32)))
 
 
 def test_drop_path_rates_are_those_of_the_supernets_depth() -> None:

@@ -108,8 +108,8 @@ def test_a_preparation_that_cannot_be_repeated_is_refused(changes: dict[str, Any
     [
         ({"architecture": "no_such_net"}, "names the architecture 'no_such_net', which is neither ours nor timm's"),
         ({"architecture": "hf_hub:timm/test_vit"}, "neither ours nor timm's"),
-        ({"model_args": {"checkpoint_path": "/etc/passwd"}}, "'checkpoint_path', which is no argument of a network"),
-        ({"model_args": {"pretrained_cfg": {"url": "http://x"}}}, "'pretrained_cfg', which is no argument of a network"),
+        ({"model_args": {"checkpoint_path": "/etc/passwd"}}, "'checkpoint_path', which is not an argument of a network"),
+        ({"model_args": {"pretrained_cfg": {"url": "http://x"}}}, "'pretrained_cfg', which is not an argument of a network"),
         ({"model_args": {"embed_dim": 1 << 40}}, "embed_dim is 1099511627776, at most 16384"),
         ({"model_args": {"depth": 9999}}, "depth is 9999"),
         ({"model_args": {"embed_dim": 65}}, "timm cannot make test_vit with these model_args"),

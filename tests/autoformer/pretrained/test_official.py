@@ -27,7 +27,7 @@ from autoformer.networks.folders import load_subnet, save_subnet
 from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import Supernet
 from autoformer.pretrained.foreign_weights import read_foreign_weights
-from autoformer.pretrained.official import import_official, load_official
+from autoformer.pretrained.official import OfficialForm, import_official, load_official
 from autoformer.space import SearchSpace
 
 DATA = Path(__file__).parents[2] / "data"
@@ -54,8 +54,7 @@ def load_case(numbers: dict[str, np.ndarray[Any, Any]], flags: dict[str, bool]) 
     if not flags["relative_position"]:
         weights = {name: tensor for name, tensor in weights.items() if "rel_pos" not in name}
     model = RECORD["model"]
-    return load_official(
-        weights,
+    form = OfficialForm(
         image_size=model["img_size"],
         patch_size=model["patch_size"],
         num_heads=model["num_heads"],
@@ -64,7 +63,8 @@ def load_case(numbers: dict[str, np.ndarray[Any, Any]], flags: dict[str, bool]) 
         relative_position=flags["relative_position"],
         absolute_position=flags["abs_pos"],
         change_qkv=flags["change_qkv"],
-    ).eval()
+    )
+    return load_official(weights, form).eval()
 
 
 def architecture_of(config: dict[str, Any]) -> Architecture:
@@ -144,7 +144,7 @@ def test_the_mlp_width_is_kept_when_its_ratio_is_no_round_number(numbers: dict[s
         weights[f"blocks.{index}.fc1.weight"] = torch.zeros(hidden, 128)
         weights[f"blocks.{index}.fc1.bias"] = torch.zeros(hidden)
         weights[f"blocks.{index}.fc2.weight"] = torch.zeros(128, hidden)
-    space = load_official(weights, image_size=32, patch_size=8, num_heads=2).space
+    space = load_official(weights, OfficialForm(image_size=32, patch_size=8, num_heads=2)).space
     assert space.stored_hidden_dim == hidden
     assert space.largest.hidden_dims == (hidden,) * 3
 
@@ -155,7 +155,7 @@ def test_the_mlp_width_is_kept_when_its_ratio_is_no_round_number(numbers: dict[s
 def refusal(weights: dict[str, Tensor], **changes: Any) -> str:
     arguments: dict[str, Any] = {"image_size": 32, "patch_size": 8, "num_heads": 2, **changes}
     with pytest.raises(CheckpointError) as caught:
-        load_official(weights, **arguments)
+        load_official(weights, OfficialForm(**arguments))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

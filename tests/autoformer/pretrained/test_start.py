@@ -20,11 +20,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from autoformer.architecture import Architecture
+from autoformer.data.preprocessing import Normalisation
 from autoformer.errors import ArchitectureError, AutoformerError, CheckpointError
 from autoformer.networks.folders import save_supernet
 from autoformer.networks.relative_position import Tables
 from autoformer.networks.subnet import TIMM_NAME, Subnet
-from autoformer.pretrained.adapt import Normalisation, adapt_subnet
+from autoformer.pretrained.adapt import Wanted, adapt_subnet
 from autoformer.pretrained.start import space_around, start_from, subnet_from_timm, supernet_from_timm
 from autoformer.pretrained.timm_models import timm_network
 from autoformer.space import SearchSpace
@@ -64,7 +65,7 @@ def test_a_subnet_from_timm_gives_its_logits(name: str) -> None:
     with torch.no_grad():
         assert_close(subnet(images), model(images))
         assert_close(subnet_from_timm(model.double())(images.double()), model(images.double()), 1e-11)
-    assert not subnet.relative_position
+    assert not subnet.geometry.relative_position
     assert sum(weight.numel() for weight in subnet.parameters()) - sum(w.numel() for w in model.parameters()) == (
         48 if model.no_embed_class else 0  # the class token's position, which stays zero until trained
     )
@@ -185,10 +186,10 @@ def test_local_weights_give_the_logits_of_the_model_they_came_from(
 def test_weights_without_a_classifier_start_with_one_of_zeros(small_timm: None, tmp_path: Path) -> None:
     model = random_vit("deit_tiny_patch16_224", num_classes=0)
     file = stored(model, tmp_path / "weights.safetensors", "safetensors")
-    supernet = start_from(f"timm:deit_tiny_patch16_224@{file}", num_classes=6)
+    supernet = start_from(f"timm:deit_tiny_patch16_224@{file}", Wanted(num_classes=6))
     assert supernet.head.weight.shape == (6, 48)
     assert not supernet.head.weight.any()
-    assert subnet_from_timm(model, num_classes=5)(pixels(model)).shape == (3, 5)
+    assert subnet_from_timm(model, Wanted(num_classes=5))(pixels(model)).shape == (3, 5)
 
 
 def test_a_teacher_may_be_any_network_of_timm(tmp_path: Path) -> None:
@@ -235,7 +236,7 @@ def test_files_that_do_not_fit_are_refused_in_one_line(small_timm: None, tmp_pat
         "distilled.pth": ({**state, "dist_token": state["cls_token"]}, "unexpected dist_token"),
         "lacks.pth": ({n: t for n, t in state.items() if n != "norm.bias"}, "missing norm.bias"),
         "wide.pth": ({**state, "cls_token": torch.zeros(1, 1, 64)}, "cls_token is"),
-        "oblong.pth": ({**state, "pos_embed": torch.zeros(1, 16, 48)}, "no square grid"),
+        "oblong.pth": ({**state, "pos_embed": torch.zeros(1, 16, 48)}, "not a square grid"),
         "numbers.pth": ({"epoch": 3}, "no weights"),
         "object.pth": ({"model": state, "why": Foreign()}, "nothing in it was run"),
     }
@@ -283,7 +284,7 @@ def test_a_folder_starts_with_its_weights_and_choices(tmp_path: Path, inside_run
     supernet = trained_like(SPACE).float()
     run = tmp_path / "run"
     save_supernet(supernet, run / "supernet" if inside_run else run, source="a test")
-    started = start_from(str(run), num_classes=4)
+    started = start_from(str(run), Wanted(num_classes=4))
     assert started.space == replace(SPACE, num_classes=4)
     assert torch.equal(blocks(started)[0].fc1.weight, blocks(supernet)[0].fc1.weight)
     assert start_from(str(run), space=replace(SPACE, name="deep", depths=(3,))).space.depths == (3,)
@@ -291,7 +292,7 @@ def test_a_folder_starts_with_its_weights_and_choices(tmp_path: Path, inside_run
     # Its images were normalised as ImageNet's; those at hand are normalised with 0.5.
     image = torch.rand(2, 3, 16, 16)
     imagenet = (image - torch.tensor([0.485, 0.456, 0.406]).view(-1, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(-1, 1, 1)
-    started = start_from(str(run), normalisation=Normalisation((0.5,) * 3, (0.5,) * 3))
+    started = start_from(str(run), Wanted(normalisation=Normalisation((0.5,) * 3, (0.5,) * 3)))
     assert_close(largest_logits(started, (image - 0.5) / 0.5), largest_logits(supernet, imagenet), 2e-5)
 
 
@@ -301,7 +302,7 @@ def test_classical_weights_serve_only_the_choices_they_were_made_for(tmp_path: P
     save_supernet(supernet, tmp_path / "run", source="a test")
     larger = start_from(str(tmp_path / "run"), space=replace(space, depths=(3,), image_sizes=(24,)))
     images = pixels(larger, size=24)
-    subnet = adapt_subnet(Subnet.from_supernet(supernet, space.largest), image_size=24)
+    subnet = adapt_subnet(Subnet.from_supernet(supernet, space.largest), Wanted(image_size=24))
     with torch.no_grad():
         assert_close(largest_logits(larger, images), subnet(images))
     with pytest.raises(ArchitectureError, match="a block for each of their own choices"):
@@ -340,7 +341,7 @@ def test_an_official_file_starts_with_the_weights_of_the_official_code(tmp_path:
         name="of the file", embed_dims=(config["embed_dim"][0], 128), depths=(len(config["num_heads"]), 3), num_heads=(1, 2),
         mlp_ratios=(*config["mlp_ratio"], 3.0), patch_size=8, image_sizes=(64,),
     )  # fmt: skip
-    supernet = start_from(f"official:{tmp_path / 'official.pth'}", space=space, image_size=32)
+    supernet = start_from(f"official:{tmp_path / 'official.pth'}", Wanted(image_size=32), space=space)
     architecture = Architecture(
         embed_dim=config["embed_dim"][0], num_heads=config["num_heads"], mlp_ratio=tuple(config["mlp_ratio"])
     )

@@ -22,9 +22,7 @@ from autoformer.training.config import SubnetsConfig, SupernetConfig
 from autoformer.training.runs import train_supernet
 from autoformer.training.teacher import imitation
 from tests.support.small_spaces import NAMES, shrunk
-from tests.support.trainings import QUICK, SPACE, parts, trainer_of
-
-__all__ = ["parts"]  # fixtures
+from tests.support.trainings import QUICK, SPACE, trainer_of
 
 # --- which networks ----------------------------------------------------------------------------------------------
 
@@ -136,7 +134,7 @@ def test_unused_weights_move_by_momentum_and_decay_unless_frozen(parts: DataPart
         subnets = SubnetsConfig(strategy="preferred", preferred=(SPACE.largest.to_dict(),), freeze_unused=freeze)
         config = QUICK.model_copy(update={"subnets": subnets, "warmup_epochs": 0.0})
         trainer = trainer_of(parts, tmp_path, config)
-        pixels, facts = next(trainer._loader(0))
+        pixels, facts = next(trainer.loader(0))
         trainer.steps.run(trainer.network, pixels, facts, 0)  # the largest network gives every weight a momentum
         assert isinstance(trainer.network, Supernet)
         unused = ~used_weights(trainer.network, [SPACE.smallest])[trainer.network.head.weight]
@@ -194,7 +192,7 @@ def test_in_place_distillation_teaches_all_but_the_largest(parts: DataParts, tmp
         return loss(logits, targets, taught, largest)
 
     trainer.steps.loss = spy  # type: ignore[method-assign]
-    trainer.steps.run(trainer.network, *next(trainer._loader(0)), 0)
+    trainer.steps.run(trainer.network, *next(trainer.loader(0)), 0)
     assert seen == [False, True, True, True]
 
 

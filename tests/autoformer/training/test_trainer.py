@@ -29,10 +29,8 @@ from autoformer.training.choosing import chooser, only_one
 from autoformer.training.config import FinetuneConfig, SubnetsConfig, SupernetConfig
 from autoformer.training.runs import finetune, train_supernet
 from autoformer.training.step import TrainStep
-from autoformer.training.trainer import Trainer
-from tests.support.trainings import QUICK, SPACE, parts, trainer_of
-
-__all__ = ["parts"]  # fixtures
+from autoformer.training.trainer import Surroundings, Trainer
+from tests.support.trainings import QUICK, SPACE, trainer_of
 
 
 def weights_of(folder: Path) -> str:
@@ -44,7 +42,7 @@ def weights_of(folder: Path) -> str:
 
 def test_gradients_that_are_not_finite_move_nothing(parts: DataParts, tmp_path: Path) -> None:
     trainer = trainer_of(parts, tmp_path)
-    pixels, facts = next(trainer._loader(0))
+    pixels, facts = next(trainer.loader(0))
     trainer.steps.run(trainer.network, pixels, facts, 0)
     before = tensors_digest(trainer.network.state_dict())
     loss = trainer.steps.loss
@@ -179,7 +177,7 @@ def test_the_moving_average_is_what_a_training_ends_with_and_what_is_scored(part
     config = QUICK.model_copy(update={"epochs": 1, "batch_size": 400, "ema_decay": 0.999, "warmup_epochs": 0.0})
     trainer = trainer_of(parts, tmp_path / "hand", config)
     expected: dict[str, Tensor] = {}
-    for step, (pixels, facts) in enumerate(trainer._loader(0)):
+    for step, (pixels, facts) in enumerate(trainer.loader(0)):
         trainer.steps.run(trainer.network, pixels, facts, step)
         decay = 0.0 if step == 0 else 1 - (1 + step) ** (-2 / 3)
         for name, weight in trainer.network.state_dict().items():
@@ -248,9 +246,8 @@ def test_skipped_steps_are_counted_and_leave_the_loss_of_the_others(parts: DataP
 def test_progress_is_told_in_steps_with_loss_and_rate(parts: DataParts, tmp_path: Path) -> None:
     told: list[tuple[int, int, str]] = []
     config = QUICK.model_copy(update={"log_every": 5})
-    train_supernet(
-        SPACE, parts, config, tmp_path / "s", progress=lambda work, done, total, note="": told.append((done, total, note))
-    )
+    around = Surroundings(progress=lambda work, done, total, note="": told.append((done, total, note)))
+    train_supernet(SPACE, parts, config, tmp_path / "s", around=around)
     assert [(done, total) for done, total, _ in told] == [(step, 30) for step in (5, 10, 15, 20, 25, 30)]
     assert all(word in told[0][2] for word in ("epoch 1", "loss", "rate", "images/s"))
 
@@ -269,7 +266,7 @@ def resumed_equals_undisturbed(optimizer: str, parts: DataParts, folder: Path) -
     config = SupernetConfig(epochs=1, batch_size=64, optimizer=optimizer, learning_rate=1e-3, warmup_epochs=0)
 
     def steps(trainer: Trainer, first: int, last: int) -> None:
-        loader = trainer._loader(first)
+        loader = trainer.loader(first)
         for step in range(first, last):
             trainer.steps.run(trainer.network, *next(loader), step)
         trainer.state.step = last

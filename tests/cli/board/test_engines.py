@@ -17,14 +17,15 @@ import torch
 from autoformer.cli.board.bundle_program import main
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import ExportError, MissingPackageError
-from autoformer.export.artefacts import export_network
-from autoformer.export.bundle import Promise, write_bundle
+from autoformer.export.bundle import write_bundle
 from autoformer.export.engines import tensorrt_versions
 from autoformer.export.engines.artefact import how_to_build, read_batches
+from autoformer.export.expected import ExpectedResults
 from autoformer.export.predictor import open_predictor
 from autoformer.export.program import board_program
 from autoformer.networks.subnet import Subnet
 from autoformer.space import SearchSpace
+from tests.support.exporting import write_export
 from tests.support.scripted_trtexec import calls, write_trtexec
 
 SPACE = SearchSpace.preset("micro", image_size=16, in_chans=3, num_classes=4)
@@ -38,7 +39,7 @@ Board = Callable[..., tuple[int, Any]]
 def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     out = tmp_path_factory.mktemp("board") / "export"
-    export_network(
+    write_export(
         Subnet.from_space(SPACE, SPACE.smallest).eval(), out, images=PREPROCESSING.normalise(PIXELS), labels=LABELS,
         preprocessing=PREPROCESSING, classes=tuple("abcd"), precisions=("fp32", "fp16"), formats=("onnx",),
     )  # fmt: skip
@@ -48,8 +49,11 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def board(export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Board:
     """The board program on a device with this trtexec: exit code and its answer, or its error."""
-    promise = Promise(name="letters", budget={"max_latency_ms": 3.0}, latency_means="p50, batch 1, fp16, trtexec, Orin")
-    write_bundle(export, tmp_path / "bundle", pixels=PIXELS, labels=LABELS, program=b"", promise=promise)
+    expected = ExpectedResults(
+        name="letters", budget={"max_latency_ms": 3.0}, latency_means="p50, batch 1, fp16, trtexec, Orin",
+        labels=tuple(LABELS.tolist()),
+    )  # fmt: skip
+    write_bundle(export, tmp_path / "bundle", expected, pixels=PIXELS, program=b"")
 
     def run(*words: str, version: str | None = "10.3.0", **script: Any) -> tuple[int, Any]:
         if version is not None:
@@ -75,9 +79,9 @@ def test_engines_are_built_compared_and_verified_without_bindings(board: Board, 
     assert record["correct"] is not None
     code, answer = board("verify", version=version, gpu_ms=(2.0,))
     assert code == 0, answer
-    assert answer["artefacts"]["tensorrt fp16"]["status"] == "as promised"
+    assert answer["artefacts"]["tensorrt fp16"]["status"] == "matches"
     limit = answer["budget"]["max_latency_ms"]
-    assert (limit["measured"], limit["median_ms"], limit["status"]) == ("tensorrt fp16", 2.0, "met")
+    assert (limit["measured"], limit["median_ms"], limit["status"]) == ("tensorrt fp16", 2.0, "within budget")
 
 
 @pytest.mark.slow
@@ -134,7 +138,7 @@ def test_a_failed_build_keeps_the_engines_that_are_there(board: Board, tmp_path:
     assert code == 1
     assert "out of memory" in answer["fp16"]["reason"]
     code, answer = board("verify", "--seconds", "0.01")
-    assert answer["artefacts"]["tensorrt fp32"]["status"] == "as promised"
+    assert answer["artefacts"]["tensorrt fp32"]["status"] == "matches"
 
 
 def test_without_tensorrt_one_line_says_what_is_missing_and_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,15 +173,8 @@ def test_batches_are_read_as_people_write_them() -> None:
 
 @pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path, export: Path) -> None:
-    promise = Promise(name="letters")
-    write_bundle(
-        export,
-        tmp_path / "b",
-        pixels=PIXELS,
-        labels=LABELS,
-        program=board_program("autoformer.cli.board.bundle_program"),
-        promise=promise,
-    )
+    expected, program = ExpectedResults(labels=tuple(LABELS.tolist())), board_program("autoformer.cli.board.bundle_program")
+    write_bundle(export, tmp_path / "b", expected, pixels=PIXELS, program=program)
     words = f"{sys.executable} {tmp_path / 'b' / 'board.pyz'} predict {tmp_path / 'b' / 'check' / '0000.png'} | true"
     done = subprocess.run(words, shell=True, capture_output=True, text=True, check=False)
     assert done.stderr == ""

@@ -12,9 +12,10 @@ import pytest
 
 from autoformer.cli.board.bundle_program import main
 from autoformer.data.preprocessing import Preprocessing
-from autoformer.export.artefacts import export_network
-from autoformer.export.bundle import Promise, write_bundle
+from autoformer.export.bundle import write_bundle
+from autoformer.export.expected import ExpectedResults
 from tests.support.engines import Install, small_subnet
+from tests.support.exporting import write_export
 
 pytestmark = pytest.mark.slow  # two exports
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
@@ -27,7 +28,7 @@ Board = Callable[..., tuple[int, Any]]
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exports")
     for seed in (0, 1):
-        export_network(
+        write_export(
             small_subnet(seed), folder / str(seed), images=PREPROCESSING.normalise(PIXELS), labels=LABELS,
             preprocessing=PREPROCESSING, classes=tuple("abcde"), precisions=("fp32",), formats=("onnx",),
         )  # fmt: skip
@@ -38,8 +39,8 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def board(exports: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Board:
     """The board program of the bundle "first" or "second"."""
     for seed, name in ((0, "first"), (1, "second")):
-        promise = Promise(name=name, budget={}, latency_means=None)
-        write_bundle(exports / str(seed), tmp_path / name, pixels=PIXELS, labels=LABELS, program=b"", promise=promise)
+        expected = ExpectedResults(name=name, labels=tuple(LABELS.tolist()))
+        write_bundle(exports / str(seed), tmp_path / name, expected, pixels=PIXELS, program=b"")
 
     def run(bundle: str, *words: str) -> tuple[int, Any]:
         code = main(["--bundle", str(tmp_path / bundle), *words, "--json"])
@@ -55,8 +56,8 @@ def test_engines_of_another_bundle_get_the_weights_of_this_one(board: Board, tmp
     code, answer = board("second", "refit", str(tmp_path / "first"))
     assert (code, answer["fp32"]["status"]) == (0, "exported"), answer
     code, answer = board("second", "verify")
-    assert answer["artefacts"]["tensorrt fp32"]["status"] == "as promised"
-    assert board("first", "verify")[1]["artefacts"]["tensorrt fp32"]["status"] == "as promised"
+    assert answer["artefacts"]["tensorrt fp32"]["status"] == "matches"
+    assert board("first", "verify")[1]["artefacts"]["tensorrt fp32"]["status"] == "matches"
 
 
 def test_engines_that_cannot_be_refitted_are_rejected_with_the_reason(board: Board, tmp_path: Path, install: Install) -> None:

@@ -97,9 +97,9 @@ def test_a_board_with_onnx_runtime(kit: Path, board_python: Path, tmp_path: Path
         board_python, board / "bundle" / "board.pyz", "verify", "--json", "--seconds", "0.5", "--out", board / "found.json"
     )
     assert verified["files"] == []
-    assert verified["artefacts"]["onnx fp32"]["status"] == "as promised"
+    assert verified["artefacts"]["onnx fp32"]["status"] == "matches"
     latency = verified["budget"]["max_latency_ms"]
-    assert latency["status"] in ("met", "not met", "not shown")
+    assert latency["status"] in ("within budget", "over budget", "inconclusive")
     assert latency["limit means"] == str(table.measurement_conditions)
     assert latency["limit"] == pytest.approx(0.9 * table.predict(SPACE.largest), rel=1e-6)
 

@@ -39,7 +39,7 @@ def test_two_processes_share_the_search_of_a_run_and_find_what_one_finds(
         time.sleep(1.0)
         return predictions(*arguments)
 
-    monkeypatch.setattr(ResidentImages, "guesses", slowly)
+    monkeypatch.setattr(ResidentImages, "predictions", slowly)
     out = before_its_search(finished_run, tmp_path / "run")
     threads = torch.get_num_threads()
     answer = command("run", QUICKSTART, "--out", out, "--quiet", "--json", "--workers", "2", *shortened(latency_table))

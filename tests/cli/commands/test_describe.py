@@ -117,7 +117,7 @@ def test_describe_counts_a_folder_without_classes(small_network: Path, tmp_path:
     [
         ({"num_heads": 3}, "num_heads must be a list"),
         ({"mlp_ratio": "111"}, "mlp_ratio must be a list"),
-        ({"img_size": [16, 24]}, "image_sizes"),
+        ({"img_size": [16, 24]}, "8×12 patches"),
         ({"head_dim": "wide"}, "head_dim"),
         ({"searched_size": 32}, "searched_size 32 contradicts img_size 16"),
         ({"relative_position": "no"}, "relative_position must be true or false"),

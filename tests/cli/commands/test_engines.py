@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from autoformer.data.preprocessing import Preprocessing
-from autoformer.errors import CheckpointError, ExportError
-from autoformer.export.artefacts import export_network
-from autoformer.export.engines.artefact import in_profiles
-from autoformer.export.engines.builder import EngineConfig
+from autoformer.errors import CheckpointError
 from autoformer.export.manifest import Manifest
+from autoformer.export.parity import in_profiles
 from autoformer.export.predictor import open_predictor
 from autoformer.networks.subnet import Subnet
-from autoformer.profiling.backends.of_spaces import opened_networks
+from autoformer.profiling.backends.of_spaces import Setup, opened_networks
 from autoformer.profiling.insides.engine_insides import look_inside, plans_of
 from autoformer.profiling.profiles.refitting import refit_folder
 from autoformer.space import SearchSpace
 from tests.support.commands import command
+from tests.support.exporting import write_export
 from tests.support.fake_cuda import FakeCuda
 
 SPACE = SearchSpace.preset("micro", image_size=16, in_chans=3, num_classes=4)
@@ -46,15 +46,15 @@ def network(seed: int = 0) -> Subnet:
 
 def exported(out: Path, **changed: Any) -> Manifest:
     given: dict[str, Any] = {"precisions": ("fp32",), "formats": ("onnx", "tensorrt"), **changed}
-    return export_network(
-        network(), out, images=IMAGES, labels=LABELS, preprocessing=PREPROCESSING, classes=tuple("abcd"), **given
-    )
+    return write_export(network(), out, images=IMAGES, labels=LABELS, preprocessing=PREPROCESSING, classes=tuple("abcd"), **given)
 
 
 def test_an_export_builds_one_engine_of_each_precision_as_it_is_told(tmp_path: Path, install: Install) -> None:
     install()
-    engines = EngineConfig(profiles=((1, 1, 1), (1, 4, 8)), timing_cache=tmp_path / "timing", refittable=True)
-    manifest = exported(tmp_path / "out", precisions=("fp32", "tf32"), engines=engines)
+    manifest = exported(
+        tmp_path / "out", precisions=("fp32", "tf32"), engine_batches=("1", "1:4:8"), timing_cache=tmp_path / "timing",
+        refittable=True,
+    )  # fmt: skip
     made = {artefact.precision: artefact for artefact in manifest.artefacts if artefact.format == "tensorrt"}
     assert {name: (one.status, one.file) for name, one in made.items()} == {
         "fp32": ("exported", "model.fp32.plan"), "tf32": ("exported", "model.tf32.plan"),
@@ -81,10 +81,8 @@ def test_a_plan_that_was_never_compared_predicts_nothing(tmp_path: Path, install
 
 
 def test_settings_of_engines_without_engines_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="precision tf32 is of TensorRT engines alone"):
+    with pytest.raises(ValidationError, match="precision tf32 is of TensorRT engines alone"):
         exported(tmp_path / "out", precisions=("fp32", "tf32"), formats=("onnx",))
-    with pytest.raises(ExportError, match="not fp16; give it as a precision"):
-        exported(tmp_path / "out", engines=EngineConfig(precision="fp16"))
 
 
 def test_batches_between_profiles_are_filled_up() -> None:
@@ -105,7 +103,7 @@ def test_batches_between_profiles_are_filled_up() -> None:
 @pytest.mark.slow
 def test_a_finetuned_network_goes_into_the_engine_and_is_compared(tmp_path: Path, install: Install) -> None:
     install()
-    exported(tmp_path / "out", engines=EngineConfig(refittable=True))
+    exported(tmp_path / "out", refittable=True)
     manifest, latency = refit_folder(
         tmp_path / "out", network(seed=1), tmp_path / "refitted", images=IMAGES, labels=LABELS, classes=tuple("abcd"), data={},
         timed=False,
@@ -166,7 +164,7 @@ def test_networks_of_a_table_become_engines_once_and_share_one_timing_cache(tmp_
     place = tmp_path / "networks"
     place.mkdir()
     for backend in ("tensorrt", "tensorrt-graph"):
-        with opened_networks(SPACE, [SPACE.smallest], backend, 2, None, instances=2, folder=place) as opened:
+        with opened_networks(SPACE, [SPACE.smallest], Setup(backend=backend, batch=2), instances=2, folder=place) as opened:
             ((first, second),) = opened.values()
             assert (first.name, first.batch, first.threads) == (backend, 2, None)
             assert first.run() is not None
@@ -175,7 +173,7 @@ def test_networks_of_a_table_become_engines_once_and_share_one_timing_cache(tmp_
     assert len(list((tmp_path / "cache" / "autoformer" / "timing").glob("*.cache"))) == 1
     (record,) = place.glob("*.b2.json")
     record.write_text("{")
-    with opened_networks(SPACE, [SPACE.smallest], "tensorrt", 2, None, instances=1, folder=place):
+    with opened_networks(SPACE, [SPACE.smallest], Setup(backend="tensorrt", batch=2), instances=1, folder=place):
         assert json.loads(record.read_text())["tensorrt"] == "10.3.0"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from autoformer.errors import CheckpointError, DataError
 from autoformer.export.manifest import Manifest
 from autoformer.profiling.kits.board_results import BEGIN, END, BoardResult, RanOn, add_rows
 from autoformer.profiling.kits.kit import Kit
-from autoformer.profiling.kits.measuring import Rows, Setting, head_of, measure_setting
+from autoformer.profiling.kits.measuring import head_of, measure_setting
 from autoformer.profiling.kits.result import KitResult
+from autoformer.profiling.kits.rows import Rows, Setting
 from tests.support.board_files import result
 from tests.support.commands import command
 from tests.support.kits import FACTS, ScriptedRuntime, small_kit
@@ -40,6 +42,19 @@ def test_rows_stand_in_the_table_once_and_keep_what_was_there() -> None:
     assert twice.endswith("\nafter\n")
 
 
+def test_results_and_rows_in_the_words_of_earlier_versions_are_recognised(tmp_path: Path) -> None:
+    files = {"onnx fp32": {"status": "as promised"}, "onnx int8": {"status": "differs"}, "onnx fp16": {"status": "not run"}}
+    loaded = BoardResult.load(result(tmp_path / "r.json", command="verify", answer={"artefacts": files}))
+    assert [found["status"] for found in loaded.artefacts.values()] == ["matches", "does not match", "not run"]
+    (row,) = loaded.ran_on()
+    assert row.what.endswith("onnx fp32 matches; onnx int8 does not match")
+    empty, earlier = (
+        f"{BEGIN}\n{END}",
+        replace(row, what=row.what.replace("matches", "as promised").replace("does not match", "differs")),
+    )
+    assert add_rows(add_rows(empty, [earlier]), [row]) == add_rows(empty, [row])
+
+
 def test_a_file_without_a_place_for_the_table_says_which_lines_it_needs() -> None:
     with pytest.raises(DataError, match="put these two lines where it shall stand"):
         add_rows("# no marks\n", [])
@@ -60,13 +75,16 @@ def test_text_from_a_device_cannot_break_the_table_or_bring_markup() -> None:
     [
         ({"format": "autoformer/profile/1"}, "expected 'autoformer/board/1'"),
         ({"device": {}}, "is damaged"),
-        ({"created": "yesterday"}, "command, bundle or date cannot be read"),
+        ({"created": "yesterday"}, "is damaged (BoardResult: "),
         ({"versions": 3}, "is damaged"),
-        ({"created": "9999-99-99"}, "command, bundle or date cannot be read"),
-        ({"command": "rm"}, "command, bundle or date cannot be read"),
-        ({"device": {**DEVICE.to_dict(), "cpu": None}}, "expected names and a number of cores"),
-        ({"answer": {"artefacts": {"onnx fp32": 3}}}, "its artefacts are no facts by name"),
-        ({"answer": {"artefacts": {"onnx fp32": {"status": "as promised"}}, "budget": [1]}}, "its budget are no facts by name"),
+        ({"created": "9999-99-99"}, "is damaged (BoardResult: "),
+        ({"command": "rm"}, "command is 'rm', expected one of verify, bench"),
+        ({"device": {**DEVICE.to_dict(), "cpu": None}}, "cpu is None, expected a text"),
+        ({"answer": {"artefacts": {"onnx fp32": 3}}}, "artefacts.onnx fp32 is 3, expected a JSON object"),
+        (
+            {"answer": {"artefacts": {"onnx fp32": {"status": "as promised"}}, "budget": [1]}},
+            "budget is [1], expected a JSON object",
+        ),
     ],
 )
 def test_a_foreign_or_damaged_result_is_refused_in_one_line(tmp_path: Path, change: dict[str, Any], said: str) -> None:

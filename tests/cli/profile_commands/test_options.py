@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import typer
 from onnx import TensorProto, helper, numpy_helper
 
+from autoformer.cli.board.program import whole
+from autoformer.cli.chain.helpers import processes
+from autoformer.errors import ExportError
+from autoformer.export.engines.artefact import read_batches
 from autoformer.networks.subnet import Subnet
 from autoformer.space import SearchSpace
 from tests.support.commands import command
@@ -46,7 +52,9 @@ def test_options_of_layers_that_were_timed_already_are_refused(tmp_path: Path) -
     listed.write_text('[{"count": 1}, {"name": "a", "timeMs": 1, "averageMs": 1, "percentage": 100}]')
     assert command("profile", "layers", listed).code == 0
     for option in ("--batch", "--threads", "--runs"):
-        assert f"{option} has no effect on times that were taken already" in command("profile", "layers", listed, option, 2).error
+        assert (
+            f"{option} has no effect on times that were measured already" in command("profile", "layers", listed, option, 2).error
+        )
     (tmp_path / "net.plan").write_bytes(b"plan")
     assert "--threads has no effect on an engine" in command("profile", "layers", tmp_path / "net.plan", "--threads", 2).error
 
@@ -128,3 +136,19 @@ def test_a_kit_of_an_unknown_opset_leaves_nothing_behind(tmp_path: Path) -> None
     answer = command("profile", "kit", "--space", "micro", "--networks", 4, "--opset", 3, "--out", tmp_path / "kit")
     assert "no kit in opset 3; known are 17 to 25" in answer.error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_of_thousands_of_digits_are_refused_in_one_line(tmp_path: Path) -> None:
+    """Python itself reads no whole number of more than 4300 digits."""
+    many = "9" * 5000
+    assert "is not a list of numbers" in command("profile", "run", "a.onnx", "--batches", many).error
+    assert (
+        "--networks takes auto or a whole number"
+        in command("profile", "table", "--space", "micro", "--networks", many, "--out", tmp_path / "t.json").error
+    )
+    with pytest.raises(typer.BadParameter, match="--workers takes a number from 1 or auto"):
+        processes(many)
+    with pytest.raises(ExportError, match="cannot be read; expected one number like 8"):
+        read_batches(many)
+    with pytest.raises(argparse.ArgumentTypeError, match="expected a whole number from 1"):
+        whole(many)

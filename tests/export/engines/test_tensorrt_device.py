@@ -57,7 +57,7 @@ def test_published_network_is_built_run_refitted_and_equal(precision: str, tmp_p
     )  # fmt: skip
     phases: set[str] = set()
     built = EngineBuilder(config).build(graph, tmp_path / "first.plan", on_progress=lambda phase, *_: phases.add(phase))
-    assert phases or built.tensorrt.startswith("8.")
+    assert phases or built.here["tensorrt"].startswith("8.")
     with Engine.load(built.path, sha256=built.sha256) as engine:
         check(first, engine, precision)
         plain = engine(IMAGES[:1])

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from autoformer.errors import CheckpointError, ExportError, MeasurementError, MissingPackageError
 from autoformer.export.engines import trtexec as trtexec_module
 from autoformer.export.engines.builder import PRECISIONS, EngineConfig
-from autoformer.export.engines.trtexec import Trtexec
+from autoformer.export.engines.trtexec import PlanInput, Timing, Trtexec
 from autoformer.export.engines.trtexec_output import check_summary, read_log, read_times, read_version
 from autoformer.export.manifest import sha256_of
 from autoformer.profiling.measuring.device import DeviceFacts
@@ -23,7 +23,7 @@ from autoformer.profiling.measuring.trtexec_runs import trtexec_measurement
 from tests.support.scripted_trtexec import calls, write_trtexec
 
 VERSIONS = ("8.6.2", "10.3.0", "11.0.0")
-INPUT: dict[str, Any] = {"input_name": "image", "image_shape": (3, 32, 32)}
+INPUT = PlanInput("image", (3, 32, 32))
 TIMES = (2.0, 2.5, 2.0, 3.0, 2.25)
 
 # NVIDIA/TensorRT issue 4177, a run of 10.x, shortened
@@ -71,7 +71,7 @@ def write_graph(path: Path, precision: str = "fp32") -> Path:
 def built(folder: Path, graph: Path, version: str = "10.3.0", **script: Any) -> tuple[Trtexec, Path]:
     program = Trtexec.find(write_trtexec(folder / "bin", version, **script))
     plan = folder / "model.plan"
-    program.build(graph, plan, **INPUT)
+    program.build(graph, plan, EngineConfig(), INPUT)
     return program, plan
 
 
@@ -137,7 +137,7 @@ def test_each_version_is_told_the_precision_in_its_own_flags(
         refittable=True, detailed=True,
     )  # fmt: skip
     graph = write_graph(tmp_path / "model.onnx", PRECISIONS[precision])
-    made = Trtexec.find(path).build(graph, tmp_path / "x.plan", config, **INPUT)
+    made = Trtexec.find(path).build(graph, tmp_path / "x.plan", config, INPUT)
     (flags,) = calls(path)
     assert there <= set(flags)
     assert not absent & set(flags)
@@ -157,7 +157,7 @@ def test_gpus_have_timing_caches_of_their_own_and_the_record_says_what_a_build_c
 
     def cached(gpu: str) -> dict[str, str | None]:
         program = Trtexec.find(write_trtexec(tmp_path / "bin", gpu=gpu))
-        found: dict[str, str | None] = program.build(graph, tmp_path / "x.plan", config, **INPUT)["timing_cache"]
+        found: dict[str, str | None] = program.build(graph, tmp_path / "x.plan", config, INPUT)["timing_cache"]
         return found
 
     first, second, other = cached("NVIDIA H200"), cached("NVIDIA H200"), cached("Orin")
@@ -171,7 +171,7 @@ def test_gpus_have_timing_caches_of_their_own_and_the_record_says_what_a_build_c
 def test_layers_that_the_file_computes_in_fp32_are_held_there_by_8_6(tmp_path: Path) -> None:
     path = write_trtexec(tmp_path / "bin", "8.6.2")
     graph = write_graph(tmp_path / "model.onnx", "fp16")
-    Trtexec.find(path).build(graph, tmp_path / "x.plan", EngineConfig(precision="fp16"), **INPUT)
+    Trtexec.find(path).build(graph, tmp_path / "x.plan", EngineConfig(precision="fp16"), INPUT)
     (flags,) = calls(path)
     assert "norm:fp32" in flags["--layerPrecisions"].split(",")
     assert "product:fp32" not in flags["--layerPrecisions"].split(",")
@@ -181,16 +181,16 @@ def test_layers_that_the_file_computes_in_fp32_are_held_there_by_8_6(tmp_path: P
 def test_what_trtexec_cannot_build_is_refused_before_it_starts(tmp_path: Path, graph: Path) -> None:
     program = Trtexec.find(write_trtexec(tmp_path / "bin"))
     with pytest.raises(ExportError, match="computes in fp32, asked for an engine of fp16"):
-        program.build(graph, tmp_path / "x.plan", EngineConfig(precision="fp16"), **INPUT)
+        program.build(graph, tmp_path / "x.plan", EngineConfig(precision="fp16"), INPUT)
     with pytest.raises(ExportError, match="one profile of batches, asked for 2"):
-        program.build(graph, tmp_path / "x.plan", EngineConfig(profiles=((1, 1, 1), (8, 8, 8))), **INPUT)
+        program.build(graph, tmp_path / "x.plan", EngineConfig(profiles=((1, 1, 1), (8, 8, 8))), INPUT)
     assert calls(program.path) == []
 
 
 def test_a_failed_build_is_one_line_with_its_reason_and_leaves_nothing(tmp_path: Path, graph: Path) -> None:
     program = Trtexec.find(write_trtexec(tmp_path / "bin", fails={"--onnx": "[TRT] In node 4 with name: /norm: Unsupported"}))
     with pytest.raises(ExportError, match=r"trtexec 10\.3\.0 cannot build .*node 4 with name: /norm"):
-        program.build(graph, tmp_path / "x.plan", **INPUT)
+        program.build(graph, tmp_path / "x.plan", EngineConfig(), INPUT)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "model.onnx"]
 
 
@@ -201,7 +201,7 @@ def test_the_conditions_asked_for_hold_in_every_version(
     tmp_path: Path, graph: Path, version: str, cuda_graph: bool, copies: bool
 ) -> None:
     program, plan = built(tmp_path, graph, version, gpu_ms=TIMES, copy_ms=0.5)
-    times = program.time(plan, cuda_graph=cuda_graph, copies=copies, min_runs=5, **INPUT)
+    times = program.time(plan, INPUT, Timing(cuda_graph=cuda_graph, copies=copies, min_runs=5))
     factor = 0.75 if cuda_graph else 1.0
     assert times.gpu_ms == pytest.approx([factor * value for value in TIMES])
     assert times.latency_ms == pytest.approx([factor * value + 1.0 * copies for value in TIMES])
@@ -214,7 +214,7 @@ def test_the_conditions_asked_for_hold_in_every_version(
 @pytest.mark.parametrize("version", VERSIONS)
 def test_without_the_file_of_times_the_printed_runs_are_read(tmp_path: Path, graph: Path, version: str) -> None:
     program, plan = built(tmp_path, graph, version, gpu_ms=TIMES, without=["--exportTimes"])
-    times = program.time(plan, cuda_graph=False, min_runs=5, **INPUT)
+    times = program.time(plan, INPUT, Timing(cuda_graph=False, min_runs=5))
     assert times.gpu_ms == pytest.approx(TIMES)
     assert times.enqueue_ms == pytest.approx([0.1] * 5)
 
@@ -228,7 +228,7 @@ def test_printed_runs_of_a_real_program_are_read() -> None:
 
 def test_the_median_of_the_runs_is_the_printed_one(tmp_path: Path, graph: Path) -> None:
     program, plan = built(tmp_path, graph, gpu_ms=(2.0, 4.0))
-    times = program.time(plan, cuda_graph=False, min_runs=4, **INPUT)
+    times = program.time(plan, INPUT, Timing(cuda_graph=False, min_runs=4))
     assert statistics.median(times.gpu_ms) == 3.0
 
 
@@ -236,7 +236,7 @@ def test_a_stale_plan_and_a_refused_flag_are_one_line_each(tmp_path: Path, graph
     _, plan = built(tmp_path, graph, "8.6.2")
     newer = Trtexec.find(write_trtexec(tmp_path / "newer", "11.0.0"))
     with pytest.raises(MeasurementError, match=r"trtexec 11\.0\.0 cannot time .*version tag does not match"):
-        newer.time(plan, **INPUT)
+        newer.time(plan, INPUT)
 
 
 def test_times_that_are_none_are_refused(tmp_path: Path) -> None:
@@ -245,21 +245,21 @@ def test_times_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no times"):
         read_times(path)
     path.write_text("[{")
-    with pytest.raises(CheckpointError, match="no JSON that trtexec wrote"):
+    with pytest.raises(CheckpointError, match="not JSON as trtexec writes it"):
         read_times(path)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_layer_times_come_with_the_engines_own_description(tmp_path: Path, graph: Path, version: str) -> None:
     program, plan = built(tmp_path, graph, version)
-    layers, described = program.layers(plan, **INPUT)
+    layers, described = program.layers(plan, INPUT)
     assert [layer["name"] for layer in layers] == [layer["Name"] for layer in described["Layers"]]
     assert layers[0]["averageMs"] == 0.8
 
 
 def test_its_runs_get_the_statistics_of_every_other_measurement(tmp_path: Path, graph: Path) -> None:
     program, plan = built(tmp_path, graph, gpu_ms=[2.0] * 10 + [2.5])
-    times = program.time(plan, cuda_graph=False, copies=True, min_runs=33, **INPUT)
+    times = program.time(plan, INPUT, Timing(cuda_graph=False, copies=True, min_runs=33))
     taken = trtexec_measurement("model.plan", times, precision="fp16", device=DeviceFacts.collect())
     assert (taken.backend, taken.precision, taken.stats.n, taken.stats.p50_ms) == ("trtexec", "fp16", 33, 2.5)  # 2 copies of 0.25
     assert taken.device_stats is not None

@@ -14,7 +14,6 @@ from onnx import TensorProto
 
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import ExportError
-from autoformer.export.artefacts import export_network
 from autoformer.export.graphs.attention_pattern import GraphView, attentions
 from autoformer.export.graphs.half_precision import HalfPrecision, Peaks, measure_peaks, part_of
 from autoformer.export.graphs.onnx_graph import OnnxGraph
@@ -22,6 +21,7 @@ from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.graphs.tensorrt_rules import check_tensorrt
 from autoformer.networks.subnet import Subnet
 from autoformer.space import SearchSpace
+from tests.support.exporting import write_export
 
 SPACE = SearchSpace.preset("micro", image_size=16, in_chans=3, num_classes=4)
 IMAGES = np.random.default_rng(0).standard_normal((40, 3, 16, 16)).astype(np.float32)
@@ -141,7 +141,7 @@ def test_parts_are_the_attentions_and_mlps_of_blocks(name: str, part: str | None
 
 def exported(given: Subnet, out: Path) -> dict[str, str]:
     preprocessing = Preprocessing(image_size=16, in_chans=3, mean=(0.5,) * 3, std=(0.2,) * 3)
-    manifest = export_network(
+    manifest = write_export(
         given, out, images=IMAGES, preprocessing=preprocessing, classes="abcd", precisions=("fp32", "fp16"), formats=("onnx",),
     )  # fmt: skip
     assert [artefact.precision for artefact in manifest.artefacts] == ["fp32", "fp16"]

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
 import torch
 from onnx import TensorProto, helper
@@ -31,15 +30,6 @@ def test_a_free_batch_is_filled_in_and_a_fixed_one_must_match() -> None:
         backend.run()
     with pytest.raises(MeasurementError, match="fixed to batch 1, asked for 5"):
         OnnxRuntimeBackend(graph([1, 3, 4, 4]), batch=5)
-
-
-def test_given_images_decide_the_batch_and_must_have_the_graphs_shape() -> None:
-    images = np.zeros((3, 1, 4, 4), dtype=np.float32)
-    with OnnxRuntimeBackend(graph(["batch", 1, 4, 4]), images=images) as backend:
-        assert backend.batch == 3
-        backend.run()
-    with pytest.raises(MeasurementError, match="the images"):
-        OnnxRuntimeBackend(graph(["batch", 3, 4, 4]), images=images)
 
 
 def test_other_free_dimensions_and_strange_types_are_refused() -> None:

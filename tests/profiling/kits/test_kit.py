@@ -16,7 +16,7 @@ from autoformer.export.graphs.external_data import check_external_data
 from autoformer.export.program import modules_of
 from autoformer.profiling.kits import writing as kit_writing
 from autoformer.profiling.kits.kit import Kit, StoppingRule
-from autoformer.profiling.kits.writing import write_kit
+from autoformer.profiling.kits.writing import KitConfig, write_kit
 from autoformer.profiling.tables.design import designed_architectures
 from autoformer.space import SearchSpace
 from tests.support.kits import RULE, SPACE, small_kit, write_small_graph
@@ -57,9 +57,9 @@ def test_an_interrupted_kit_goes_on_with_the_graphs_it_has(tmp_path: Path, monke
 
     monkeypatch.setattr(kit_writing, "_export", export)
     with pytest.raises(KeyboardInterrupt):
-        write_kit(SPACE, tmp_path / "kit", program=b"p", count=4, precisions=("fp32",), rule=RULE)
+        write_kit(SPACE, tmp_path / "kit", KitConfig(networks=4, precisions=("fp32",), rule=RULE), program=b"p")
     assert not (tmp_path / "kit").exists()
-    write_kit(SPACE, tmp_path / "kit", program=b"p", count=4, precisions=("fp32",), rule=RULE)
+    write_kit(SPACE, tmp_path / "kit", KitConfig(networks=4, precisions=("fp32",), rule=RULE), program=b"p")
     assert made == ["fp32", "fp32", "stopped", "fp32", "fp32"]
     assert [path.name for path in tmp_path.iterdir()] == ["kit"]
 
@@ -70,9 +70,9 @@ def test_a_folder_of_another_kit_is_not_gone_on_with(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(kit_writing, "_export", export)
     with pytest.raises(KeyboardInterrupt):
-        write_kit(SPACE, tmp_path / "kit", program=b"p", count=4, precisions=("fp32",))
+        write_kit(SPACE, tmp_path / "kit", KitConfig(networks=4, precisions=("fp32",)), program=b"p")
     with pytest.raises(OutputExistsError, match="holds another run: its count is 4, now 5"):
-        write_kit(SPACE, tmp_path / "kit", program=b"p", count=5, precisions=("fp32",))
+        write_kit(SPACE, tmp_path / "kit", KitConfig(networks=5, precisions=("fp32",)), program=b"p")
 
 
 @pytest.mark.parametrize(
@@ -82,12 +82,13 @@ def test_a_folder_of_another_kit_is_not_gone_on_with(tmp_path: Path, monkeypatch
         ({"precisions": ()}, "at least one precision"),
         ({"batches": (0,)}, "one batch of one image or more"),
         ({"statistic": "mean"}, "no kit for statistic 'mean'"),
-        ({"count": 3}, "at least 4 networks"),
+        ({"networks": 3}, "at least 4 networks"),
+        ({"opset": 12}, "no kit in opset 12; known are 17 to 25"),
     ],
 )
 def test_what_no_kit_can_be_made_of_is_refused(tmp_path: Path, given: dict[str, Any], message: str) -> None:
     with pytest.raises(MeasurementError, match=message):
-        write_kit(SPACE, tmp_path / "kit", program=b"p", **given)
+        write_kit(SPACE, tmp_path / "kit", KitConfig(**given), program=b"p")
     assert not list(tmp_path.iterdir())
 
 
@@ -111,8 +112,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda values: values.update(format="autoformer/kit/9"), "format is 'autoformer/kit/9', expected"),
-        (lambda values: values.pop("rule"), "'rule' is missing"),
+        (lambda values: values.update(format="autoformer/kit/9"), "has format 'autoformer/kit/9', expected"),
+        (lambda values: values.pop("rule"), "lacks 'rule'"),
         (lambda values: values["networks"].clear(), "0 networks"),
         (lambda values: values["networks"].append(values["networks"][0]), "different names"),
         (lambda values: values.update(precisions=["bf16"]), "precisions"),
@@ -121,14 +122,20 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> str:
         (lambda values: values["networks"][0]["files"].update(fp32="/etc/passwd"), "'/etc/passwd' of network .* has no digest"),
         (lambda values: values["networks"][0].update(builds=-1), "takes images"),
         (lambda values: values["rule"].update(min_rounds=1), "not a stopping rule"),
-        (lambda values: values.update(networks=7), "damaged"),
+        (lambda values: values["rule"].update(min_runs="few"), "rule.min_runs is 'few', expected a whole number"),
+        (lambda values: values.update(networks=7), "networks is 7, expected a list"),
     ],
 )
-def test_a_damaged_manifest_is_one_line(written: str, change: Callable[[dict[str, Any]], object], message: str) -> None:
+def test_a_damaged_manifest_is_one_line(
+    written: str, change: Callable[[dict[str, Any]], object], message: str, tmp_path: Path
+) -> None:
     values = json.loads(written)
     change(values)
-    with pytest.raises(CheckpointError, match=message):
-        Kit.from_dict(values)
+    (tmp_path / "kit.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=message) as raised:
+        Kit.load(tmp_path)
+    assert "kit.json" in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_rules_that_never_end_are_refused() -> None:

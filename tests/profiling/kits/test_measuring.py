@@ -14,14 +14,13 @@ from autoformer.profiling.kits.kit import Kit
 from autoformer.profiling.kits.measuring import (
     ROUNDS_OUT,
     RULE_MET,
-    Rows,
-    Setting,
     head_of,
     instances_of,
     measure_setting,
     settings_of,
     widest_interval,
 )
+from autoformer.profiling.kits.rows import Rows, Setting
 from tests.support.kits import FACTS, SPACE, ScriptedRuntime, small_kit
 
 SETTING = Setting("fp32", 1)
@@ -108,7 +107,7 @@ def test_a_line_damaged_in_the_middle_is_no_torn_end(kit: Kit, tmp_path: Path) -
     path = tmp_path / "rows.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:3], b"{half\n", *lines[4:]]))
-    with pytest.raises(CheckpointError, match=r"is damaged .* move it away"):
+    with pytest.raises(CheckpointError, match=r"line 4 of .* is damaged .* move the file away"):
         rows(tmp_path, runtime)
 
 

@@ -105,7 +105,7 @@ def test_the_program_measures_with_onnx_runtime_and_goes_on_when_called_again(
     assert answer["networks"] == 4
     assert list(answer["measured"]) == ["fp32, batch 1"]
     result = KitResult.load(tmp_path / "result.json")
-    assert {row["network"] for row in result.rows} == {network.name for network in Kit.load(folder).networks}
+    assert {row.network for row in result.rows} == {network.name for network in Kit.load(folder).networks}
     rows = (tmp_path / "work" / "onnxruntime-cpu.jsonl").read_bytes()
     assert main([*words, "--out", str(tmp_path / "again.json")]) == 0  # nothing is left to measure
     assert (tmp_path / "work" / "onnxruntime-cpu.jsonl").read_bytes() == rows

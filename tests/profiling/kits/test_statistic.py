@@ -9,7 +9,8 @@ import pytest
 from autoformer.architecture import Architecture
 from autoformer.cli.board.kit_program import main
 from autoformer.profiling.kits.kit import StoppingRule
-from autoformer.profiling.kits.measuring import RULE_MET, Rows, Setting, head_of, instances_of, measure_setting
+from autoformer.profiling.kits.measuring import RULE_MET, head_of, instances_of, measure_setting
+from autoformer.profiling.kits.rows import Rows, Setting
 from tests.support.kits import FACTS, ScriptedRuntime, small_kit
 
 

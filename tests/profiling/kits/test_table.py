@@ -15,8 +15,9 @@ from autoformer.cost import count_flops
 from autoformer.errors import CheckpointError, MeasurementError
 from autoformer.files import json_digest
 from autoformer.profiling.kits.kit import Kit
-from autoformer.profiling.kits.measuring import Rows, Setting, head_of, measure_setting
+from autoformer.profiling.kits.measuring import head_of, measure_setting
 from autoformer.profiling.kits.result import KitResult
+from autoformer.profiling.kits.rows import Rows, Setting
 from autoformer.profiling.kits.table import chosen_setting, table_of
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.space import SearchSpace

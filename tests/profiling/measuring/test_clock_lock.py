@@ -27,7 +27,7 @@ from autoformer.profiling.measuring.machine_state import MachineState
 from autoformer.profiling.measuring.measure import MeasureConfig
 from autoformer.profiling.measuring.sensors import Reading
 from autoformer.profiling.profiles import latency
-from autoformer.profiling.profiles.latency import Profile, profile_artefacts
+from autoformer.profiling.profiles.latency import Profile, ProfileRequest, profile_artefacts
 from tests.support.commands import command
 from tests.support.fake_nvml import BASE_MHZ, FakeNvml
 from tests.support.fakes import ScriptedBackend, ScriptedClock
@@ -141,7 +141,7 @@ def profiled(monkeypatch: pytest.MonkeyPatch, name: str = "torch-cuda", *, lock_
     backend = ScriptedBackend(ScriptedClock(), lambda run: 1.0, name=name, device_ms=1.0)
     monkeypatch.setattr(latency, "jobs_of", lambda words, label, *_: [Job(words, label, name, lambda: backend)])
     monkeypatch.setattr(latency, "expand", lambda paths, missing: [(str(path), str(path)) for path in paths])
-    return profile_artefacts(["a"], config=QUICK, backends=[name], threads=1, lock_clocks=lock_clocks)
+    return profile_artefacts(["a"], ProfileRequest(backends=[name], threads=1, lock_clocks=lock_clocks), config=QUICK)
 
 
 def test_the_record_says_where_the_clock_was_held(nvml: Nvml, monkeypatch: pytest.MonkeyPatch) -> None:

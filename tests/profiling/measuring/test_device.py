@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from autoformer.errors import MeasurementError
+from autoformer.errors import CheckpointError
 from autoformer.profiling.measuring.device import DeviceFacts, GpuFacts, parse_nvidia_smi
 from autoformer.profiling.measuring.system_files import usable_cores
 from tests.support.devices import system
@@ -74,5 +74,5 @@ def test_this_machine_is_described_and_survives_json() -> None:
     assert facts.versions["torch"][0].isdigit()
     assert "tensorrt-nonsense" not in facts.versions
     assert DeviceFacts.from_dict(json.loads(json.dumps(facts.to_dict()))) == facts
-    with pytest.raises(MeasurementError, match="not device facts"):
+    with pytest.raises(CheckpointError, match="device lacks 'cores'"):
         DeviceFacts.from_dict({"cpu": "x"})

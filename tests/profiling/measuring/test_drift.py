@@ -136,15 +136,15 @@ def test_large_networks_are_opened_once(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(instances, "open_network", note)
     base = SearchSpace.preset("base")
     wanted = [base.largest, *(base.sample(random.Random(seed)) for seed in range(3))]
-    with instances.opened_networks(base, wanted, "onnxruntime-cpu", 1, 1, instances=3, folder=tmp_path) as found:
+    with instances.opened_networks(base, wanted, instances.Setup(threads=1), instances=3, folder=tmp_path) as found:
         assert {len(one) for one in found.values()} == {1}  # four times about 54 M weights of four bytes are 0.8 GiB
     assert sorted(opened, key=str) == sorted(wanted, key=str)
-    with instances.opened_networks(SPACE, [SPACE.largest], "onnxruntime-cpu", 1, 1, instances=3, folder=tmp_path) as found:
+    with instances.opened_networks(SPACE, [SPACE.largest], instances.Setup(threads=1), instances=3, folder=tmp_path) as found:
         assert len(found[SPACE.largest]) == 3
     assert len(opened) == 4 + 1 + 3  # what a process opens first is not timed
 
 
-# --- the table's pace --------------------------------------------------------------------------------------------
+# --- the machine speed factor --------------------------------------------------------------------------------------------
 
 
 def test_anchors_are_the_tables_networks_nearest_in_time_that_are_not_measured_anyway() -> None:
@@ -159,13 +159,15 @@ def test_anchors_are_the_tables_networks_nearest_in_time_that_are_not_measured_a
     ("ratios", "speed_factor"),
     [((1.1, 1.05, 0.9), 1.05), ((0.9, 0.9, 0.95), 0.9), ((1.4, 1.5, 1.3), 1.0), ((0.5, 0.6, 0.7), 1.0), ((), 1.0)],
 )
-def test_the_pace_is_the_median_ratio_unless_the_machine_is_another_one(ratios: Sequence[float], speed_factor: float) -> None:
+def test_the_speed_factor_is_a_median_ratio_unless_the_machine_is_another_one(
+    ratios: Sequence[float], speed_factor: float
+) -> None:
     table = table_of(truth)
     now = {network.architecture: ratio * network.measured_ms for network, ratio in zip(table.networks, ratios, strict=False)}
     assert speed_factor_of(table, now).factor == pytest.approx(speed_factor)
 
 
-def test_the_pace_is_known_as_well_as_a_median_of_networks_that_differ() -> None:
+def test_the_speed_factor_is_known_as_well_as_a_median_of_networks_that_differ() -> None:
     table = table_of(truth)
     now = {
         network.architecture: ratio * network.measured_ms for network, ratio in zip(table.networks, (0.9, 1.0, 1.1), strict=False)
@@ -204,7 +206,9 @@ class Opened(AbstractContextManager["Opened"]):
 
 
 @pytest.mark.parametrize(("factor", "speed_factor"), [(1.0, 1.0), (1.08, 1.08), (0.93, 0.93), (1.5, 1.0)])
-def test_finalists_are_measured_at_the_tables_pace(factor: float, speed_factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finalists_are_measured_at_the_machine_speed_of_the_table(
+    factor: float, speed_factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[Sequence[str]] = []
     monkeypatch.setattr(drift, "measure", fake_measure(factor, seen))
     monkeypatch.setattr(instances, "export_for", lambda *_: None)
@@ -223,7 +227,7 @@ def test_finalists_are_measured_at_the_tables_pace(factor: float, speed_factor: 
         assert timing.verdict.level == VALID
 
 
-def test_the_pace_stands_in_the_answers_file_and_its_words(tmp_path: Path) -> None:
+def test_the_speed_factor_stands_in_the_answers_file_and_its_words(tmp_path: Path) -> None:
     class Slow(Measurer):
         def __call__(self, wanted: Sequence[Architecture]) -> Mapping[Architecture, Timing]:
             return {
@@ -247,5 +251,5 @@ def test_the_pace_stands_in_the_answers_file_and_its_words(tmp_path: Path) -> No
     ):
         values = answer.to_dict()
         values["rounds"][0]["networks"][0][name] = impossible
-        with pytest.raises(CheckpointError, match=r"a pace (of|known to)"):
+        with pytest.raises(CheckpointError, match=r"a machine speed factor of|pace(_error)? is .*, expected a number"):
             LatencyAnswer.from_dict(values)

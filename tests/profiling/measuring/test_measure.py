@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from autoformer.cost import MeasurementConditions
-from autoformer.errors import MeasurementError
+from autoformer.errors import CheckpointError, MeasurementError
 from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
 from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, measure, warm_up
 from autoformer.profiling.profiles.latency import REFERENCE_ROWS, reference_network
@@ -114,7 +114,7 @@ def test_device_clock_is_kept_apart_and_a_gpu_names_the_device() -> None:
     assert taken.measurement_conditions().device == "Test GPU"
 
 
-def test_qualification_says_what_the_number_means() -> None:
+def test_measurement_conditions_say_what_the_number_means() -> None:
     taken = one(ScriptedBackend(ScriptedClock(), lambda run: 3.0))
     assert taken.measurement_conditions() == MeasurementConditions(
         statistic="p50", batch=2, precision="fp32", backend="torch-cpu", device="Test CPU, 2 cores, 1 thread"
@@ -130,7 +130,7 @@ def test_measurement_survives_json_with_its_raw_samples() -> None:
     assert len(read.samples_ms) == 30
     before = {name: value for name, value in taken.to_dict().items() if name != "instances_ms"}
     assert Measurement.from_dict(json.loads(json.dumps(before))) == taken  # files of version 0.1 lack it
-    with pytest.raises(MeasurementError, match="not a measurement"):
+    with pytest.raises(CheckpointError, match="measurement lacks 'backend'"):
         Measurement.from_dict({"name": "a"})
 
 

@@ -11,18 +11,23 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from autoformer.errors import MeasurementError
+from autoformer.errors import CheckpointError, MeasurementError
 from autoformer.profiling.measuring.order_statistics import (
+    INCONCLUSIVE,
     INVALID,
+    OVER_BUDGET,
     UNSTABLE,
     VALID,
+    WITHIN_BUDGET,
     Gates,
     LatencyStats,
     interval_of,
     judge,
     median_interval_ranks,
     percentile_interval_ranks,
+    status_from,
 )
+from autoformer.records import from_json
 
 
 def test_figures_of_ten_runs_by_hand() -> None:
@@ -104,14 +109,14 @@ def test_five_runs_carry_no_interval() -> None:
 
 def test_statistics_survive_json() -> None:
     stats = LatencyStats.from_samples([1.0, 2.5, 2.0])
-    assert LatencyStats.from_dict(json.loads(json.dumps(stats.to_dict()))) == stats
+    assert from_json(LatencyStats, json.loads(json.dumps(stats.to_dict()))) == stats
     samples = [1.0 + k for k in range(200)]
     stats = LatencyStats.from_samples(samples)
     earlier = {name: value for name, value in stats.to_dict().items() if name not in ("p95_ms", "p999_ms")}
-    assert LatencyStats.from_dict(earlier, samples) == stats
-    assert LatencyStats.from_dict(earlier).p95_ms is None
-    with pytest.raises(MeasurementError, match="not latency statistics"):
-        LatencyStats.from_dict({"n": 3})
+    assert from_json(LatencyStats, earlier).p95_ms is None
+    assert from_json(LatencyStats, earlier).with_tails(samples) == stats
+    with pytest.raises(CheckpointError, match="LatencyStats lacks 'mean_ms'"):
+        from_json(LatencyStats, {"n": 3})
 
 
 @pytest.mark.parametrize("samples", [[], [1.0, 0.0], [1.0, -2.0], [1.0, math.nan], [math.inf]])
@@ -182,3 +187,15 @@ def test_every_reason_is_named() -> None:
     assert verdict.level == UNSTABLE
     assert [reason.split()[0] for reason in verdict.reasons] == ["drift", "width", "coefficient"]
     assert str(verdict).startswith("UNSTABLE: drift of the median from first to last third 10 %, limit 5 %; width")
+
+
+def test_a_status_is_read_by_its_present_and_its_earlier_label() -> None:
+    assert [status_from(label) for label in ("met", "not met", "not shown")] == [WITHIN_BUDGET, OVER_BUDGET, INCONCLUSIVE]
+    assert [status_from(label) for label in (WITHIN_BUDGET, OVER_BUDGET, INCONCLUSIVE)] == [
+        WITHIN_BUDGET,
+        OVER_BUDGET,
+        INCONCLUSIVE,
+    ]
+    for wrong in ("fine", "", None, ["met"]):
+        with pytest.raises(MeasurementError, match="expected within budget, over budget, inconclusive"):
+            status_from(wrong)

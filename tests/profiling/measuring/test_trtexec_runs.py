@@ -10,11 +10,10 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from autoformer.export.engines.trtexec import Listener, Trtexec, TrtexecTimes
+from autoformer.export.engines.trtexec import Listener, PlanInput, Timing, Trtexec, TrtexecTimes
 from autoformer.export.engines.trtexec_output import read_trace_s
 from autoformer.profiling.measuring.gpu_sensors import GpuReading
 from autoformer.profiling.measuring.measure import Measurement
@@ -24,7 +23,7 @@ from tests.support.devices import system
 from tests.support.measurements import FACTS
 from tests.support.scripted_trtexec import write_trtexec
 
-INPUT: dict[str, Any] = {"input_name": "image", "image_shape": (3, 32, 32)}
+INPUT = PlanInput("image", (3, 32, 32))
 STEADY = GpuReading(clock_mhz=1500, temperature_c=50, power_w=30, processes=1)
 IDLE = replace(STEADY, clock_mhz=300, temperature_c=30, throttle=("power cap",), processes=4)  # while it loads: counts nowhere
 AT_REST = Reading(0, gpu=IDLE)
@@ -80,7 +79,7 @@ def taken(tmp_path: Path, reading: Callable[[int], Reading], cpu_s: float = 0.0)
     plan.write_text('{"graph": "model.onnx", "version": "10.3.0", "flags": {}}')
 
     def run(listener: Listener) -> TrtexecTimes:
-        return program.time(plan, cuda_graph=False, min_runs=100, listener=machine.around(listener), **INPUT)
+        return program.time(plan, INPUT, Timing(cuda_graph=False, min_runs=100), machine.around(listener))
 
     def process_time(process: int) -> float:
         assert process == machine.process
@@ -158,7 +157,7 @@ def test_a_run_that_fails_says_why_and_leaves_no_thread(tmp_path: Path) -> None:
     program = Trtexec.find(write_trtexec(tmp_path / "bin", fails={"--loadEngine": "[TRT] no memory"}))
     machine = ScriptedMachine(lambda index: Reading(0, gpu=STEADY), tmp_path / "enough")
     with pytest.raises(Exception, match=r"cannot time .*no memory"):
-        watched(lambda listener: program.time(tmp_path / "x.plan", listener=listener, **INPUT), machine, FACTS, AT_REST)
+        watched(lambda listener: program.time(tmp_path / "x.plan", INPUT, listener=listener), machine, FACTS, AT_REST)
 
 
 def test_trtexec_ends_when_whoever_listens_to_it_is_stopped(tmp_path: Path) -> None:
@@ -175,7 +174,7 @@ def test_trtexec_ends_when_whoever_listens_to_it_is_stopped(tmp_path: Path) -> N
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        program.time(plan, listener=Stopped(), **INPUT)
+        program.time(plan, INPUT, listener=Stopped())
     with pytest.raises(ProcessLookupError):  # it was ended and waited for
         os.kill(processes[0], 0)
 

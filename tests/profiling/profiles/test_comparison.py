@@ -13,18 +13,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from autoformer.metric import newcombe, paired_difference, score, tied
-from autoformer.profiling.measuring.device import DeviceFacts
-from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, measure
+from autoformer.metric import newcombe, paired_difference, tied
 from autoformer.profiling.profiles.artefact_costs import Costs
-from autoformer.profiling.profiles.comparison import Comparison, Row, compare_artefacts, marked, with_ratios
-from autoformer.profiling.profiles.latency import NotMeasured, Profile
-from autoformer.profiling.reports.comparison_page import Axis, draw, notes, render_html, save, table
+from autoformer.profiling.profiles.comparison import Row, compare_artefacts, marked, with_ratios
+from autoformer.profiling.profiles.latency import NotMeasured
+from autoformer.profiling.reports.comparison_figure import Axis, comparison_figure, picture
+from autoformer.profiling.reports.comparison_page import comparison_page, notes, save, table
+from autoformer.profiling.reports.page import html, markdown
 from tests.support.commands import command
-from tests.support.fakes import ScriptedBackend, ScriptedClock
-
-HERE = DeviceFacts.collect()
-SHORT = MeasureConfig(warmup_s=0.0, warmup_max_s=0.0, min_runs=20, rounds=2, min_s=0.0, max_s=1.0)
+from tests.support.comparisons import SHORT, comparison, rows_of
+from tests.support.pages import Page
 
 
 def colour_reader(path: Path, order: tuple[int, int, int] = (0, 1, 2), batch: int | str = "batch", classes: int = 3) -> Path:
@@ -43,26 +41,6 @@ def colour_reader(path: Path, order: tuple[int, int, int] = (0, 1, 2), batch: in
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())
     return path
-
-
-def measured(**times_ms: float) -> dict[str, Measurement]:
-    """Measurements whose every run took as long as said."""
-    clock = ScriptedClock()
-
-    def scripted(name: str, time: float) -> ScriptedBackend:
-        return ScriptedBackend(clock, lambda _: time, name="torch-cuda" if name.startswith("gpu") else "torch-cpu")
-
-    backends = {name: scripted(name, time) for name, time in times_ms.items()}
-    return measure(backends, SHORT, clock=clock, cpu_clock=clock, device=HERE)
-
-
-def rows_of(times_ms: dict[str, float], right: dict[str, int]) -> list[Row]:
-    labels = np.zeros(100, np.int64)
-    taken = measured(**times_ms)
-    return [
-        Row(name=name, costs=Costs(), measurement=taken.get(name), score=score((np.arange(100) >= count).astype(int), labels))
-        for name, count in right.items()
-    ]
 
 
 # --- from the command line ---------------------------------------------------------------------------------------
@@ -114,10 +92,15 @@ def test_each_reading_of_the_test_part_is_counted(compared: tuple[Any, Path]) ->
 
 
 def test_the_page_shows_the_rows_and_loads_nothing(compared: tuple[Any, Path]) -> None:
-    page = (compared[1] / "page.html").read_text()
-    assert "<td>knows.onnx</td><td>100.00 %" in page
-    assert "two.onnx, accuracy:" in page
-    assert not [word for word in ("<script", "src=", "href=", "url(") if word in page]
+    page = Page((compared[1] / "page.html").read_text())
+    for number, row in enumerate(compared[0]["rows"], 1):
+        shown = next(cells for cells in page.rows if cells[0].split()[0] == str(number) and row["name"] in cells[0])
+        assert shown[6] == "onnxruntime-cpu fp32"
+        assert (shown[1] == "–") == (row["score"] is None)
+    assert any("knows.onnx" in cells[0] and cells[1].startswith("100.00 %") for cells in page.rows)
+    assert any(cells[:2] == ["two.onnx", "accuracy"] and "logits of 2 classes" in cells[2] for cells in page.rows)
+    assert "Times were measured in turns, in one session: p50, batch 1, fp32, onnxruntime-cpu" in page.text
+    page.check_it_loads_nothing()
 
 
 @pytest.mark.parametrize(
@@ -125,7 +108,7 @@ def test_the_page_shows_the_rows_and_loads_nothing(compared: tuple[Any, Path]) -
     [
         (("nowhere.onnx",), "nowhere.onnx does not exist; expected the folder of a network"),
         (("timm:test_vitt@x.pth",), "did you mean test_vit"),
-        (("README.md", "--out", "table.pdf"), "expected one of .html, .svg, .json"),
+        (("README.md", "--out", "table.pdf"), "expected one of .html, .md, .json, .svg"),
     ],
 )
 def test_what_cannot_be_compared_is_said_in_one_line(words: tuple[str, ...], said: str) -> None:
@@ -191,12 +174,6 @@ def test_equal_guesses_are_tied_and_leave_the_mean_over_classes_open() -> None:
 # --- pictures ----------------------------------------------------------------------------------------------------
 
 
-def comparison(*rows: Row, missing: tuple[NotMeasured, ...] = ()) -> Comparison:
-    taken = tuple(row.measurement for row in rows if row.measurement)
-    profile = Profile(taken, taken[0], (), SHORT, "2026-01-01T00:00:00+00:00") if taken else None
-    return Comparison(rows=rows, missing=missing, metric="top1", images=100, part="search", split="0" * 64, profile=profile)
-
-
 def test_an_axis_puts_values_where_they_belong() -> None:
     even, logarithmic = Axis(0, 10, 100, 200), Axis(1, 100, 100, 200, logarithmic=True)
     assert [even(value) for value in (0, 2.5, 10)] == [100, 125, 200]
@@ -208,7 +185,7 @@ def test_an_axis_puts_values_where_they_belong() -> None:
 def test_the_figure_is_sound_whatever_names_hold(tmp_path: Path) -> None:
     rows = rows_of({"a": 1.0, "b": 1.01, "gpu": 90.0}, {"a": 90, "b": 95, "gpu": 97, "untimed": 99})
     rows[0] = Row(**{**vars(rows[0]), "name": "<b>&\"'"})
-    drawn = xml.fromstring(draw(comparison(*rows)))
+    drawn = xml.fromstring(picture(comparison(*rows)))
     circles = drawn.findall(".//{*}circle")
     assert len(circles) == 3
     assert [float(circle.get("cy", "")) for circle in circles] == sorted([float(c.get("cy", "")) for c in circles], reverse=True)
@@ -217,13 +194,44 @@ def test_the_figure_is_sound_whatever_names_hold(tmp_path: Path) -> None:
     assert "4  untimed (not drawn)" in texts
     numbers = [(float(t.get("x", "")), float(t.get("y", ""))) for t in drawn.findall(".//{*}text") if t.text in ("1", "2", "3")]
     assert all(math.dist(a, b) > 10 for a in numbers for b in numbers if a != b)
-    assert "<b>&" not in render_html(comparison(*rows, missing=(NotMeasured("<b>&", "x", "<i>"),)))
-    save(comparison(*rows), tmp_path / "plot.svg")
+    whole = comparison_page(comparison(*rows, missing=(NotMeasured("<b>&", "x", "<i>"),)))
+    assert "<b>&" not in html(whole)
+    assert "<b>" not in markdown(whole)
+    for name in ("plot.svg", "page.html", "page.md", "page.json"):
+        save(comparison(*rows), tmp_path / name)
+    assert json.loads((tmp_path / "page.json").read_text()) == comparison(*rows).to_dict()
     assert xml.parse(tmp_path / "plot.svg").getroot().tag.endswith("svg")
+
+
+def test_the_page_draws_every_interval_and_the_front_of_each_kind_of_device() -> None:
+    import plotly.graph_objects as plotly
+
+    rows = marked(
+        rows_of({"a": 1.0, "b": 1.5, "slow": 2.0, "gpu": 90.0}, {"a": 90, "b": 95, "slow": 80, "gpu": 97, "untimed": 99})
+    )
+    figure = comparison_figure(comparison(*rows))
+    assert figure is not None
+    plot = figure.views[""]
+    plotly.Figure(plot)  # raises on a property that plotly does not have
+    drawn = {trace["name"]: trace for trace in plot["data"]}
+    assert list(drawn) == ["Pareto front, CPU", "CPU", "GPU"]
+    assert (drawn["CPU"]["text"], drawn["GPU"]["text"]) == (["1", "2", "3"], ["4"])
+    assert drawn["CPU"]["x"] == pytest.approx([1.0, 1.5, 2.0])
+    assert drawn["CPU"]["y"] == pytest.approx([90, 95, 80])
+    assert drawn["CPU"]["marker"]["symbol"] == ["circle", "circle", "circle-open"]
+    assert drawn["Pareto front, CPU"]["y"] == pytest.approx([90, 95])
+    score_of_a = rows[0].score
+    assert score_of_a is not None
+    assert drawn["CPU"]["error_y"]["array"][0] == pytest.approx(100 * (score_of_a.high - score_of_a.value))
+    assert drawn["CPU"]["error_y"]["arrayminus"][0] == pytest.approx(100 * (score_of_a.value - score_of_a.low))
+    assert drawn["CPU"]["error_x"]["array"][0] == 0  # every run took as long
+    assert plot["layout"]["xaxis"]["type"] == "log"
 
 
 def test_nothing_to_draw_is_said() -> None:
     bare = comparison(Row(name="a", costs=Costs(params=5_900_000, flops=1_300_000_000, bytes=2_500_000)))
-    assert "nothing has both a score and a time" in draw(bare)
+    assert "nothing has both a score and a time" in picture(bare)
+    assert comparison_figure(bare) is None
+    assert "No figure is drawn: nothing has both a score and a time." in markdown(comparison_page(bare))
     assert table(bare) == [("1", "a", "–", "", "5.9M", "1.3G", "2.5 MB", "–", "–", "–", "–")]
     assert notes(bare)[0].startswith("Scores are accuracy on 100 images of the search part")

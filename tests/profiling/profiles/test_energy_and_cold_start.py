@@ -13,6 +13,7 @@ from autoformer.profiling.measuring.gpu_sensors import GpuReading
 from autoformer.profiling.measuring.sensors import Reading
 from autoformer.profiling.profiles.cold_start import ColdStart, cold_start, memory_mib
 from autoformer.profiling.profiles.energy import Energy, measure_energy
+from autoformer.records import from_json
 from tests.support.fakes import ScriptedBackend, ScriptedClock
 from tests.support.layer_profiles import graph
 
@@ -73,6 +74,6 @@ def test_a_network_begins_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert (found.name, found.backend, found.batch, found.idle_s) == ("model", "onnxruntime-cpu", 2, 0.0)
     assert min(found.load_ms, found.first_ms, found.warm_ms, found.after_idle_ms) > 0
     assert found.memory_mib is None or 0 <= found.memory_mib < 1000
-    assert ColdStart.from_dict(found.to_dict()) == found
+    assert from_json(ColdStart, found.to_dict()) == found
     with pytest.raises(MeasurementError, match=r"absent\.onnx"):
         cold_start(str(tmp_path / "absent.onnx"), "absent", "onnxruntime-cpu", batch=1, threads=1)

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from autoformer.errors import CheckpointError
-from autoformer.export.bundle import Promise, model_card
+from autoformer.export.bundle import model_card
+from autoformer.export.expected import ExpectedResults
 from autoformer.export.manifest import Manifest
 from autoformer.profiling.measuring.measure import Measurement
 from autoformer.profiling.measuring.order_statistics import Verdict
 from autoformer.profiling.profiles.int8_speed import int8_speed, note_int8_speed
 from autoformer.profiling.profiles.latency import Profile
-from autoformer.profiling.reports.page import build_report
+from autoformer.profiling.reports.run_page import build_report
 from tests.support.run_folder import make_run, measurement
 
 # Of 101 runs, 1.00 to 2.00 ms in steps of a hundredth, the median is 1.50; that 40 or fewer of 101 fair coins fall one way has a
@@ -39,15 +40,16 @@ def test_the_interval_is_the_one_worked_out_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shift_ms", "verdict"), [(0.25, "slower"), (0.15, "not shown"), (0.0, "not shown"), (-0.15, "not shown"), (-0.25, "faster")]
+    ("shift_ms", "verdict"),
+    [(0.25, "slower"), (0.15, "inconclusive"), (0.0, "inconclusive"), (-0.15, "inconclusive"), (-0.25, "faster")],
 )
 def test_only_intervals_that_lie_apart_say_which_is_faster(shift_ms: float, verdict: str) -> None:
     assert verdict_of(timed("fp32"), timed("int8", shift_ms)) == verdict
 
 
 def test_a_measurement_that_is_not_valid_shows_nothing() -> None:
-    assert verdict_of(timed("fp32", verdict=UNSTABLE), timed("int8", 5.0)) == "not shown"
-    assert verdict_of(timed("fp32"), timed("int8", 5.0, UNSTABLE)) == "not shown"
+    assert verdict_of(timed("fp32", verdict=UNSTABLE), timed("int8", 5.0)) == "inconclusive"
+    assert verdict_of(timed("fp32"), timed("int8", 5.0, UNSTABLE)) == "inconclusive"
 
 
 def test_backends_batches_and_threads_are_never_mixed() -> None:
@@ -75,7 +77,7 @@ def test_a_slower_file_stays_and_is_called_rejected_on_this_device_everywhere(tm
     for page in ("report.md", "report.html"):
         shown = re.sub(r"\\(.)", r"\1", (run / page).read_text())  # without the backslashes of Markdown
         assert words in shown, page
-    assert int8.advice in model_card(noted, Promise(name="m"), 4)
+    assert int8.advice in model_card(noted, ExpectedResults(labels=(0,)))
 
 
 def test_verdicts_of_several_devices_stand_side_by_side(tmp_path: Path) -> None:

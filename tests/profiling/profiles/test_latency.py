@@ -17,7 +17,13 @@ from autoformer.networks.subnet import Subnet
 from autoformer.profiling.backends.of_artefacts import onnx_precision
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import MeasureConfig
-from autoformer.profiling.profiles.latency import Profile, profile_artefacts, profile_until_valid, reference_network
+from autoformer.profiling.profiles.latency import (
+    Profile,
+    ProfileRequest,
+    profile_artefacts,
+    profile_until_valid,
+    reference_network,
+)
 from autoformer.space import SearchSpace
 from tests.support.backends import graph
 
@@ -38,7 +44,7 @@ def test_files_and_folders_are_measured_beside_a_reference(tmp_path: Path, subne
     model = tmp_path / "model.onnx"
     model.write_bytes(graph(["batch", 3, 8, 8]))
     out = tmp_path / "profile.json"
-    profile = profile_artefacts([model, subnet_folder], config=QUICK, batch=2, threads=1, out=out)
+    profile = profile_artefacts([model, subnet_folder], ProfileRequest(batch=2, threads=1), config=QUICK, out=out)
     on_cpu = [taken.name for taken in profile.measurements if taken.backend.endswith("-cpu")]
     assert on_cpu == ["model.onnx (onnxruntime-cpu)", "best (torch-cpu)"]
     assert all(taken.batch == 2 for taken in profile.measurements)
@@ -52,7 +58,7 @@ def test_files_and_folders_are_measured_beside_a_reference(tmp_path: Path, subne
 def test_what_a_machine_without_gpu_cannot_measure_is_listed_with_its_reason(tmp_path: Path, subnet_folder: Path) -> None:
     plan = tmp_path / "model.plan"
     plan.write_bytes(b"plan")
-    profile = profile_artefacts([subnet_folder, plan], config=QUICK, threads=1)
+    profile = profile_artefacts([subnet_folder, plan], ProfileRequest(threads=1), config=QUICK)
     missing = [(item.name, item.backend, item.reason) for item in profile.not_measured]
     reason = "no NVIDIA GPU was found"
     plans = [("model.plan", "tensorrt", reason), ("model.plan", "tensorrt-graph", reason)]
@@ -69,7 +75,7 @@ def test_an_export_folder_stands_for_its_files_and_says_what_it_lacks(tmp_path: 
     preprocessing = Preprocessing(image_size=8, in_chans=1, mean=(0.5,), std=(0.5,))
     manifest = Manifest(artefacts=(exported, rejected), classes=("a", "b"), preprocessing=preprocessing, params=1)
     manifest.save(tmp_path)
-    profile = profile_artefacts([tmp_path], config=QUICK, threads=1)
+    profile = profile_artefacts([tmp_path], ProfileRequest(threads=1), config=QUICK)
     assert profile.measurements[0].name == "model.fp32.onnx (onnxruntime-cpu)"
     reasons = {item.name: item.reason for item in profile.not_measured}
     assert reasons[f"{tmp_path.name}/onnx int8"] == "rejected: disagrees on 3 % of the images"
@@ -80,7 +86,7 @@ def test_equal_file_names_are_told_apart(tmp_path: Path) -> None:
     for path in paths:
         path.parent.mkdir()
         path.write_bytes(graph(["batch", 4]))
-    profile = profile_artefacts([*paths, paths[0]], config=QUICK, threads=1)
+    profile = profile_artefacts([*paths, paths[0]], ProfileRequest(threads=1), config=QUICK)
     names = [taken.name for taken in profile.measurements if taken.backend == "onnxruntime-cpu"]
     assert names == [f"{path} (onnxruntime-cpu)" for path in paths]
 
@@ -102,7 +108,7 @@ def test_a_fixed_batch_that_does_not_fit_is_listed_as_not_measured(tmp_path: Pat
     fixed, free = tmp_path / "fixed.onnx", tmp_path / "free.onnx"
     fixed.write_bytes(graph([1, 4]))
     free.write_bytes(graph(["batch", 4]))
-    profile = profile_artefacts([fixed, free], config=QUICK, batch=2, threads=1)
+    profile = profile_artefacts([fixed, free], ProfileRequest(batch=2, threads=1), config=QUICK)
     reasons = {(item.name, item.backend): item.reason for item in profile.not_measured}
     assert "fixed to batch 1, asked for 2" in reasons["fixed.onnx", "onnxruntime-cpu"]
 
@@ -144,7 +150,7 @@ def test_an_unsteady_measurement_is_repeated_and_the_last_attempt_is_the_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, levels: list[str], attempt: int
 ) -> None:
     (tmp_path / "model.onnx").write_bytes(graph(["batch", 3, 4, 4]))
-    real = profile_artefacts([tmp_path / "model.onnx"], config=QUICK, threads=1)
+    real = profile_artefacts([tmp_path / "model.onnx"], ProfileRequest(threads=1), config=QUICK)
     answers = iter(levels)
 
     def scripted(*_: object, **__: object) -> Profile:

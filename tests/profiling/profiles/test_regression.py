@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import plotly.graph_objects as plotly
 import pytest
 
 from autoformer.errors import MeasurementError
 from autoformer.profiling.measuring.order_statistics import Verdict
 from autoformer.profiling.profiles.regression import compare_profiles
+from autoformer.profiling.reports.regression_page import ratio_figure
 from tests.support.batch_sweeps import profile
 from tests.support.commands import command
+from tests.support.pages import Page
 
 SAMPLES = (9.9, 10.0, 10.1)
 
@@ -25,7 +29,7 @@ BEFORE = profile(1, 10.0, samples=SAMPLES)
 
 @pytest.mark.parametrize(
     ("factor", "verdict"),
-    [(1.2, "slower"), (1.0, "no regression"), (0.9, "faster"), (1.05, "not shown")],
+    [(1.2, "slower"), (1.0, "no regression"), (0.9, "faster"), (1.05, "inconclusive")],
 )
 def test_a_regression_is_shown_when_the_whole_interval_lies_above_what_is_permitted(factor: float, verdict: str) -> None:
     found = compare_profiles([BEFORE], [profile(1, 10.0, samples=scaled(factor))], permitted=0.05).ratios
@@ -56,7 +60,7 @@ def test_what_is_not_valid_shows_nothing() -> None:
     after = profile(1, 10.0, samples=scaled(2.0))
     doubtful = replace(after.measurements[0], verdict=Verdict("UNSTABLE", ("drift",)))
     found = compare_profiles([BEFORE], [replace(after, measurements=(doubtful,))], permitted=0.05).ratios[0]
-    assert (found.verdict, found.reason) == ("not shown", "B is UNSTABLE: drift")
+    assert (found.verdict, found.reason) == ("inconclusive", "B is UNSTABLE: drift")
 
 
 def test_other_devices_settings_and_batches_are_not_compared_unless_permitted() -> None:
@@ -79,6 +83,24 @@ def test_what_stands_in_one_profile_alone_is_named() -> None:
     assert (found.only_before, found.only_after) == ((), ("b, torch-cpu, fp32, batch 1",))
 
 
+def test_the_answer_is_written_as_a_page_of_the_same_kind_as_reports(tmp_path: Path) -> None:
+    for name, factor in (("a", 1.0), ("slow", 1.2)):
+        profile(1, 10.0, samples=scaled(factor)).save(tmp_path / f"{name}.json")
+    call = ("profile", "compare", tmp_path / "a.json", tmp_path / "slow.json", "--json")
+    answer = command(*call, "--out", tmp_path / "page.html")
+    assert answer.code == 1  # it is a regression all the same
+    page = Page((tmp_path / "page.html").read_text())
+    page.check_it_loads_nothing()
+    assert any(cells[5:] == ["1.200 [1.176, 1.224]", "slower: the whole interval lies above 1.05"] for cells in page.rows)
+    assert command(*call, "--out", tmp_path / "page.json").code == 1
+    assert json.loads((tmp_path / "page.json").read_text()) == answer.json
+    assert "expected one of .html, .md, .json" in command(*call, "--out", tmp_path / "page.pdf").error
+    figure = ratio_figure(compare_profiles([BEFORE], [profile(1, 10.0, samples=scaled(1.2))]))
+    (points,) = figure.views[""]["data"]
+    plotly.Figure(figure.views[""])  # raises on a property that plotly does not have
+    assert points["x"][0] + points["error_x"]["array"][0] == pytest.approx(1.2 * 10.1 / 9.9)
+
+
 def test_the_exit_code_tells_a_regression(tmp_path: Path) -> None:
     for name, factor in (("a", 1.0), ("same", 1.0), ("slow", 1.2), ("near", 1.05)):
         profile(1, 10.0, samples=scaled(factor)).save(tmp_path / f"{name}.json")
@@ -90,7 +112,7 @@ def test_the_exit_code_tells_a_regression(tmp_path: Path) -> None:
     assert command(*base, tmp_path / "near.json").code == 0
     strict = command(*base, tmp_path / "near.json", "--strict")
     assert strict.code == 1
-    assert "not shown" in strict.out
+    assert "inconclusive" in strict.out
     both = profile(1, 10.0, samples=scaled(1.0))
     replace(both, measurements=(*both.measurements, replace(both.measurements[0], name="b"))).save(tmp_path / "both.json")
     more = ("profile", "compare", tmp_path / "both.json", tmp_path / "same.json")

@@ -13,9 +13,15 @@ from typing import Any
 import pytest
 
 from autoformer.files import write_json
-from autoformer.profiling.reports.joint_pages import build_joint_report
-from autoformer.profiling.reports.page import build_report
+from autoformer.profiling.profiles.comparison import marked, with_ratios
+from autoformer.profiling.profiles.regression import compare_profiles
+from autoformer.profiling.reports.comparison_page import comparison_page
+from autoformer.profiling.reports.joint_page import build_joint_report
+from autoformer.profiling.reports.page import save
+from autoformer.profiling.reports.regression_page import regression_page
+from autoformer.profiling.reports.run_page import build_report
 from tests.support.batch_sweeps import profile
+from tests.support.comparisons import comparison, rows_of
 from tests.support.layer_profiles import PROFILE
 from tests.support.run_folder import make_run
 
@@ -162,25 +168,39 @@ addEventListener("load", () => setTimeout(() => {{
 
 
 @pytest.fixture(scope="module")
-def joint_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("joint")
-    profile(1, 2.0, name="</script><img src=x>" * 3).save(folder / "latency.json")
+def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The page of several sources, of a comparison of networks, and of one of two profiles."""
+    folder = tmp_path_factory.mktemp("others")
+    hostile = "</script><img src=x>" * 3
+    profile(1, 2.0, name=hostile).save(folder / "latency.json")
     write_json(PROFILE.to_dict(), folder / "layers.json")
     build_joint_report([make_run(folder / "run"), folder / "latency.json", folder / "layers.json"], folder / "report")
-    return folder / "report" / "report.html"
+    rows = rows_of({hostile: 1.0, "b" * 60: 1.5, "gpu": 90.0}, {hostile: 90, "b" * 60: 80, "gpu": 97, "untimed": 99})
+    save(comparison_page(comparison(*marked(with_ratios(rows)))), folder / "compared.html")
+    pair = [[profile(1, 10.0, name=hostile, samples=(9.9 * factor, 10.1 * factor))] for factor in (1, 1.2)]
+    save(regression_page(compare_profiles(*pair)), folder / "regressions.html")
+    return {
+        "sources": folder / "report" / "report.html",
+        "networks": folder / "compared.html",
+        "profiles": folder / "regressions.html",
+    }
 
 
 @pytest.mark.parametrize("width", [360, 1280])
-def test_a_report_of_several_sources_draws_fits_and_asks_for_nothing(joint_report: Path, tmp_path: Path, width: int) -> None:
+@pytest.mark.parametrize(("which", "figures"), [("sources", 3), ("networks", 1), ("profiles", 1)])
+def test_every_page_that_lays_measurements_side_by_side_draws_fits_and_asks_for_nothing(
+    which: str, figures: int, width: int, others: dict[str, Path], tmp_path: Path
+) -> None:
     frame = tmp_path / "frame.html"
-    frame.write_text(JOINT.format(width=width, page=html.escape(joint_report.read_text(encoding="utf-8"))), encoding="utf-8")
+    page = html.escape(others[which].read_text(encoding="utf-8"))
+    frame.write_text(JOINT.format(width=width, page=page), encoding="utf-8")
     document, log = browse(frame, tmp_path)
     answer = re.search(r"<body>(\{.*\})</body>", document, re.DOTALL)
     assert answer, log[-2000:]
     found = json.loads(html.unescape(answer[1]))
     assert found["width"] <= width
     assert found["overflow"] == 0
-    assert found["drawn"] == found["plots"] == 3  # distribution, timeline, time by block
-    hosts, asked = hosts_asked(joint_report, tmp_path)
+    assert found["drawn"] == found["plots"] == figures  # of sources: distribution, timeline, time by block
+    hosts, asked = hosts_asked(others[which], tmp_path)
     assert not hosts
     assert "CONSOLE" not in log + asked, log

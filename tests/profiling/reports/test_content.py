@@ -14,7 +14,7 @@ from autoformer.errors import CheckpointError
 from autoformer.export.manifest import Manifest
 from autoformer.metric import Metric
 from autoformer.profiling.measuring.order_statistics import Verdict
-from autoformer.profiling.reports.page import build_report, summary_lines
+from autoformer.profiling.reports.run_page import build_report, summary_lines
 from autoformer.profiling.reports.wording import decimals, duration, file_size, latency_text, percent
 from tests.support.run_folder import SPACE, TEST_IMAGES, make_run
 
@@ -96,7 +96,7 @@ def test_scores_of_another_metric_than_the_runs_are_refused(tmp_path: Path, name
     folder = make_run(tmp_path / "run")
     other = make_run(tmp_path / "other", metric="macro_f1")
     shutil.copy(other / name, folder / name)
-    with pytest.raises(CheckpointError, match=f"{Path(name).name} is damaged: .*metric is top1"):
+    with pytest.raises(CheckpointError, match=f"{Path(name).name} is damaged .*metric is top1"):
         build_report(folder)
 
 
@@ -127,57 +127,57 @@ def test_candidates_tied_with_the_best_are_counted(report: dict[str, Any]) -> No
 # --- limits ------------------------------------------------------------------------------------------------------
 
 
-def test_a_counted_limit_is_met_exactly(report: dict[str, Any], run: Path) -> None:
+def test_a_counted_limit_is_within_budget_exactly(report: dict[str, Any], run: Path) -> None:
     limit = report["budget"][0]
-    assert (limit["limit"], limit["stated"], limit["value"], limit["met"]) == ("max_params", "80%", 200_000, "met")
+    assert (limit["limit"], limit["stated"], limit["value"], limit["met"]) == ("max_params", "80%", 200_000, "within budget")
     assert limit["found"] == report["chosen"]["params"] == Manifest.load(run / "export").params
 
 
-def test_a_counted_limit_that_is_broken_is_not_met(tmp_path: Path) -> None:
+def test_a_counted_limit_that_is_broken_is_over_budget(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     budget = json.loads((folder / "budget.json").read_text())
     budget["limits"] = {"max_params": 10, "min_flops": 1e12}
     budget["searched_with"] = budget["limits"]
     (folder / "budget.json").write_text(json.dumps(budget))
-    assert [limit["met"] for limit in build_report(folder)["budget"]] == ["not met", "not met"]
+    assert [limit["met"] for limit in build_report(folder)["budget"]] == ["over budget", "over budget"]
 
 
-def test_a_latency_limit_is_met_when_the_whole_interval_is_inside(report: dict[str, Any]) -> None:
+def test_a_latency_is_within_budget_when_the_whole_interval_is_inside(report: dict[str, Any]) -> None:
     limit = latency_limit(report)
-    assert limit["met"] == "met"
+    assert limit["met"] == "within budget"
     assert limit["low"] <= limit["found"] <= limit["high"] < limit["value"] == 1.0
     assert limit["qualification"] == "p50, batch 1, fp32, onnxruntime-cpu, Test CPU, 2 cores, 1 thread"
 
 
-def test_a_latency_limit_inside_the_interval_is_not_shown(tmp_path: Path) -> None:
+def test_a_latency_limit_inside_the_interval_is_inconclusive(tmp_path: Path) -> None:
     limit = latency_limit(build_report(make_run(tmp_path / "run", limit_ms=0.81, samples_ms=(0.80, 0.82) * 500)))
     assert limit["low"] <= 0.81 <= limit["high"]
-    assert limit["met"] == "not shown"
+    assert limit["met"] == "inconclusive"
 
 
-def test_a_latency_limit_below_the_interval_is_not_met(tmp_path: Path) -> None:
-    assert latency_limit(build_report(make_run(tmp_path / "run", samples_ms=(1.2, 1.3) * 500)))["met"] == "not met"
+def test_a_latency_limit_below_the_interval_is_over_budget(tmp_path: Path) -> None:
+    assert latency_limit(build_report(make_run(tmp_path / "run", samples_ms=(1.20, 1.22) * 500)))["met"] == "over budget"
 
 
-def test_an_unstable_measurement_shows_no_limit_to_be_kept(tmp_path: Path) -> None:
+def test_an_unstable_measurement_is_inconclusive(tmp_path: Path) -> None:
     limit = latency_limit(build_report(make_run(tmp_path / "run", verdict=Verdict("UNSTABLE", ("it drifted",)))))
-    assert limit["met"] == "not shown"
+    assert limit["met"] == "inconclusive"
     assert "it drifted" in limit["reason"]
 
 
-def test_too_few_runs_show_no_limit_to_be_kept(tmp_path: Path) -> None:
+def test_too_few_runs_are_inconclusive(tmp_path: Path) -> None:
     limit = latency_limit(build_report(make_run(tmp_path / "run", samples_ms=(0.5, 0.5, 0.5))))
-    assert (limit["met"], limit["low"]) == ("not shown", None)
+    assert (limit["met"], limit["low"]) == ("inconclusive", None)
 
 
-def test_a_measurement_of_another_device_shows_nothing_about_the_limit(tmp_path: Path) -> None:
+def test_a_measurement_of_another_device_is_inconclusive(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     search = json.loads((folder / "search" / "search.json").read_text())
     search["latency_qualification"]["device"] = "Board"
     (folder / "search" / "search.json").write_text(json.dumps(search))
     report = build_report(folder)
     limit = latency_limit(report)
-    assert (limit["met"], limit["found"]) == ("not shown", None)
+    assert (limit["met"], limit["found"]) == ("inconclusive", None)
     assert "Board" in limit["reason"]
     assert report["latency_table"]["prediction"]["error"] is None
     assert any("not measured" in line for line in summary_lines(report))
@@ -219,7 +219,15 @@ def test_the_summary_is_short_and_says_what_matters(report: dict[str, Any]) -> N
     lines = summary_lines(report)
     text = "\n".join(lines)
     assert len(lines) <= 15
-    for needed in ("met", "98.3 % [96.9, 99.1]", "3 of 540", "2 of 12", "VALID", "TensorRT is not installed", "model.fp32.onnx"):
+    for needed in (
+        "within budget",
+        "98.3 % [96.9, 99.1]",
+        "3 of 540",
+        "2 of 12",
+        "VALID",
+        "TensorRT is not installed",
+        "model.fp32.onnx",
+    ):
         assert needed in text
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from autoformer.errors import CheckpointError, OutputExistsError
-from autoformer.profiling.reports.joint_pages import build_joint_report
-from autoformer.profiling.reports.page import build_report
+from autoformer.profiling.reports.joint_page import build_joint_report
+from autoformer.profiling.reports.run_page import build_report
 from tests.support.batch_sweeps import profile
 from tests.support.commands import command
 from tests.support.layer_profiles import PROFILE
@@ -106,6 +106,9 @@ def test_a_run_that_took_its_file_apart_says_where_the_time_goes(tmp_path: Path)
     report = build_report(run)
     assert report["layers"]["by_block_ms"]["blocks.0"] == 5.5
     assert report["files"]["layers"] == {"path": "layers.json"}
+    joint = build_joint_report([run], tmp_path / "joint")
+    assert [one["source"] for one in joint["layers"]] == ["run"]
+    assert "per-layer times" not in (tmp_path / "joint" / "report.md").read_text()
     assert "Where the time goes" in (run / "report.md").read_text()
     assert 'id="figure-layers"' in (run / "report.html").read_text()
     (run / "layers.json").write_text("{}")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from autoformer.cost import count_flops
 from autoformer.profiling.measuring.order_statistics import Verdict
-from autoformer.profiling.reports.latency import loop_content, loop_table, loop_text
-from autoformer.profiling.reports.page import build_report
+from autoformer.profiling.reports.latency_table import loop_content, loop_table, loop_text
+from autoformer.profiling.reports.run_page import build_report
 from autoformer.profiling.tables.limit import FinalistNetwork, LatencyAnswer, LatencyRound, Timing
 from autoformer.search.record import SearchRecord
 from tests.support.run_folder import DEVICE, QUALIFICATION, SPACE, make_run
@@ -44,27 +44,27 @@ def test_every_measured_network_stands_in_the_table_with_prediction_and_error(tm
     assert loop is not None
     first, second = loop_table(loop).rows
     assert first[0] == "1"
-    assert first[2:] == ("0.9 ms", "1.2 ms [1.188, 1.212]", "-25.0 %", "not met", "")
-    assert second[2:] == ("0.96 ms", "0.8 ms [0.792, 0.808]", "+20.0 %", "met", "final choice")
+    assert first[2:] == ("0.9 ms", "1.2 ms [1.188, 1.212]", "-25.0 %", "over budget", "")
+    assert second[2:] == ("0.96 ms", "0.8 ms [0.792, 0.808]", "+20.0 %", "within budget", "final choice")
     (text,) = loop_text(loop)
     assert "2 networks were exported and measured in 2 rounds" in text
-    assert "The limit of 1 ms is met by" in text
+    assert f"For the limit of 1 ms {second[1]} is within budget" in text
     assert "ran beside them and took 1.040 times as long as then" in text
-    assert f"It is chosen instead of {first[1]}" in text
+    assert f"It replaces {first[1]}" in text
 
 
 def test_the_report_tells_of_the_loop_and_of_why_nothing_was_measured(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     answer = answered(folder)
     answer.save(folder / "search")
-    assert build_report(folder)["latency_loop"]["status"] == "met"
+    assert build_report(folder)["latency_loop"]["status"] == "within budget"
     page = (folder / "report.html").read_text()
     assert "Latency in the loop" in page
     assert "0.792, 0.808" in page
 
     other = make_run(tmp_path / "other")
     replace(answer, rounds=(), not_measured="the latency table is of an Orin").save(other / "search")
-    assert build_report(other)["latency_loop"]["status"] == "not shown"
+    assert build_report(other)["latency_loop"]["status"] == "inconclusive"
     assert "were not measured: the latency table is of an Orin." in (other / "report.html").read_text()
 
     plain = make_run(tmp_path / "plain")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from autoformer.errors import CheckpointError
-from autoformer.profiling.reports.page import build_report, summary_lines
 from autoformer.profiling.reports.run_folder import Beside, read_ledger, readings_beside
+from autoformer.profiling.reports.run_page import build_report, summary_lines
 from tests.support.run_folder import make_run
 
 SPLIT, OTHER = "a" * 64, "b" * 64

@@ -15,14 +15,12 @@ from autoformer.architecture import Architecture
 from autoformer.cost import Cost, ExactCosts
 from autoformer.errors import CheckpointError
 from autoformer.metric import score
-from autoformer.profiling.reports.blocks import Figure, Plot
 from autoformer.profiling.reports.content import content
-from autoformer.profiling.reports.figures import figures
-from autoformer.profiling.reports.latency import main_measurement
-from autoformer.profiling.reports.page import build_report, render_markdown, summary_lines
+from autoformer.profiling.reports.page import markdown
+from autoformer.profiling.reports.plots import Figure, Plot
+from autoformer.profiling.reports.preferences import preference_tables, preferences, preferences_figure
 from autoformer.profiling.reports.run_folder import Run
-from autoformer.profiling.reports.search import preference_tables, preferences
-from autoformer.profiling.reports.search_figures import preferences_figure
+from autoformer.profiling.reports.run_page import build_report, figures, run_page, summary_lines
 from autoformer.search.candidate import Candidate
 from autoformer.search.result import SearchResult, conclude
 from autoformer.space import SearchSpace
@@ -47,7 +45,7 @@ def traces(plot: Plot) -> dict[str, Plot]:
 
 def text_of(run: Run) -> str:
     """The words of the report in one line."""
-    return " ".join(render_markdown(content(run), main_measurement(run).name).replace("\\", "").split())
+    return " ".join(markdown(run_page(run, content(run))).replace("\\", "").split())
 
 
 # --- accuracy against cost ---------------------------------------------------------------------------------------
@@ -63,9 +61,9 @@ def test_the_candidates_figure_has_every_candidate_once_in_each_cost(run: Run) -
 
 
 def test_the_best_and_the_baselines_have_marks_of_their_own(run: Run) -> None:
-    """Numbers as tests/support/run_folder.py makes them: 7 has the best score, 5 is the dearest, 11 the only uniform shape."""
+    """As tests/support/run_folder.py makes them: 7 has the best score, 5 is the most expensive, 11 the only homogeneous one."""
     drawn = traces(figure(run, "candidates").views["FLOPs"])
-    for name, number in (("best", 7), ("dearest inside", 5), ("best uniform", 11)):
+    for name, number in (("best", 7), ("most expensive in the budget", 5), ("homogeneous baseline", 11)):
         candidate = run.search.candidates[number]
         assert (drawn[name]["x"], drawn[name]["y"]) == ([candidate.cost.flops], [100 * candidate.score.value])
         assert name in drawn[name]["text"][0]
@@ -139,7 +137,7 @@ def test_a_baseline_that_saw_fewer_images_is_not_compared_with_the_chosen_networ
     few = replace(run.search.candidates[5], predictions=seen, score=score(seen, seen))
     run = replace(run, search=replace(run.search, baselines={"dearest": few}))
     assert content(run)["search"]["compared"]["dearest inside"]["against_chosen"] == "saw fewer images"
-    assert "dearest inside" not in traces(figure(run, "progress").views[""])
+    assert "most expensive in the budget" not in traces(figure(run, "progress").views[""])
 
 
 # --- the best so far ---------------------------------------------------------------------------------------------
@@ -163,8 +161,8 @@ def test_baselines_are_level_lines_beside_the_progress(run: Run) -> None:
     data = figure(run, "progress").views[""]["data"]
     levels = {trace["legendgroup"]: trace["y"] for trace in data if trace.get("showlegend") is False}
     assert levels == {
-        "dearest inside": pytest.approx([100 * 245 / 270] * 2),
-        "best uniform": pytest.approx([100 * 150 / 270] * 2),
+        "most expensive in the budget": pytest.approx([100 * 245 / 270] * 2),
+        "homogeneous baseline": pytest.approx([100 * 150 / 270] * 2),
     }
 
 
@@ -231,7 +229,7 @@ def searched(space: SearchSpace, networks: list[tuple[Architecture, int]]) -> Se
 
 @pytest.fixture(scope="module")
 def small() -> SearchResult:
-    """Four networks; the second is dearer and worse than the first, so it is not on the front."""
+    """Four networks; the second is more expensive and worse than the first, so it is not on the front."""
     return searched(
         SPACE,
         [
@@ -317,11 +315,11 @@ def test_the_confirmed_score_is_quoted_and_the_one_of_the_choice_stands_beside(r
     interval = binomtest(120, 150).proportion_ci(method="wilson")
     words = f"80 % [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
     text, report = text_of(run), content(run)
-    assert f"of the chosen network is {words} on 150 images that took no part in the choice" in text
+    assert f"of the chosen network is {words} on 150 held-out images, which took no part in the choice" in text
     assert "On the search images it is 91.9 % [88.0, 94.6] for the chosen network" in text
-    assert "| on 150 other images |" in text
-    assert f"; on 150 images that took no part in it: {words}" in "\n".join(summary_lines(report))
-    assert f"on 150 other images {words}" in traces(figure(run, "candidates").views["FLOPs"])["chosen"]["text"][0]
+    assert "| on 150 held-out images |" in text
+    assert f"; on 150 held-out images: {words}" in "\n".join(summary_lines(report))
+    assert f"on 150 held-out images {words}" in traces(figure(run, "candidates").views["FLOPs"])["chosen"]["text"][0]
     assert report["search"]["confirmation"]["scores"][str(result.chosen.number)]["correct"] == 120
     assert report["search"]["compared"]["dearest inside"]["confirmed"] is None
 
@@ -329,8 +327,8 @@ def test_the_confirmed_score_is_quoted_and_the_one_of_the_choice_stands_beside(r
 def test_without_a_confirmation_the_scores_are_called_optimistic(run: Run) -> None:
     text = text_of(run)
     assert "such scores are optimistic" in text
-    assert "Only the test part is free of that." in text
-    assert "took no part" not in text
+    assert "Only the score on the test part is not." in text
+    assert "held-out" not in text
     assert content(run)["search"]["confirmation"] is None
 
 
@@ -339,6 +337,6 @@ def test_a_sentence_says_what_halving_and_earlier_searches_saved(run: Run) -> No
     few = halved(run)
     few = replace(few, search=replace(few.search, candidates=tuple(replace(c, reused=100) for c in few.search.candidates)))
     assert content(few)["search"]["work"]["saved"] == pytest.approx(240 / 3240)
-    sentence = "Together they were given 3,000 images, 7 % less than if every one had seen every image; 1,200 guesses came from"
+    sentence = "Together they saw 3,000 images, 7 % fewer than if every network had seen every image; 1,200 predictions came from"
     assert sentence in text_of(few)
-    assert "Together they were given" not in text_of(run)  # nothing was saved
+    assert "Together they saw" not in text_of(run)  # nothing was saved

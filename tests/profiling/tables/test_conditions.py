@@ -1,4 +1,4 @@
-"""The machine is watched while the networks of tables and kits are measured; what befell all alike speaks against none."""
+"""The machine is watched while the networks of tables and kits are measured; drift that all share counts against none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from autoformer.profiling.kits.kit import Kit
-from autoformer.profiling.kits.measuring import row_of
+from autoformer.profiling.kits.rows import Visit
 from autoformer.profiling.kits.runtimes import OnnxRuntimeRuntime
 from autoformer.profiling.measuring import drift
 from autoformer.profiling.measuring.device import DeviceFacts
@@ -20,6 +20,7 @@ from autoformer.profiling.measuring.machine_state import MachineState
 from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, measure
 from autoformer.profiling.measuring.order_statistics import VALID
 from autoformer.profiling.measuring.sensors import Reading
+from autoformer.records import to_json
 from tests.support.conditions import ScriptedSensors
 from tests.support.drifts import taken
 from tests.support.fakes import ScriptedBackend, ScriptedClock
@@ -30,7 +31,7 @@ CONFIG = MeasureConfig(warmup_s=0, warmup_max_s=1, rounds=3, lead_in_runs=0, min
 
 @pytest.fixture
 def together(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Measurement]]:
-    """Measures three networks of 10, 20 and 30 ms, two openings each, while the sensors say `readings(k)` at the k-th look."""
+    """Measures three networks of 10, 20 and 30 ms, two sessions each, while the sensors say `readings(k)` at the k-th look."""
 
     def run(readings: Callable[[int], Reading], name: str = "torch-cpu") -> dict[str, Measurement]:
         clock = ScriptedClock()
@@ -98,5 +99,5 @@ def test_a_kits_visits_hold_what_the_sensors_said(tmp_path: Path) -> None:
     network = Kit.load(tmp_path / "kit").networks[0]
     sensors = ScriptedSensors(lambda look: Reading(0, cpu_throttles=look))
     runtime = OnnxRuntimeRuntime(tmp_path / "kit", "cpu", 1, FACTS, sensors)
-    row = row_of(runtime.visit(network, "fp32", 1, 0, RULE))
-    assert row["conditions"]["throttle"] == ["heat (processor)"]
+    visit = Visit.of(runtime.visit(network, "fp32", 1, 0, RULE), 0, precision="fp32", batch=1, network=network.name, build=0)
+    assert to_json(visit)["conditions"]["throttle"] == ["heat (processor)"]

@@ -21,7 +21,7 @@ def flops(architecture: Architecture) -> int:
 
 
 class Measured:
-    """Tables whose left-out errors are `errors`, one after the other."""
+    """Tables whose cross-validation errors are `errors`, one after the other."""
 
     def __init__(self, *errors: float) -> None:
         self.errors, self.asked = list(errors), list[int]()
@@ -40,7 +40,7 @@ def test_it_stops_when_the_error_falls_no_more() -> None:
     assert measured.asked == [FIRST, FIRST + STEP, FIRST + 2 * STEP]
     assert len(table.networks) == FIRST + 2 * STEP
     assert table.stopped == (
-        "the left-out error fell no more by a tenth (12 networks 4.00 %, 24 networks 3.00 %, 36 networks 2.90 %)"
+        "the cross-validation error fell no more by a tenth (12 networks 4.00 %, 24 networks 3.00 %, 36 networks 2.90 %)"
     )
 
 

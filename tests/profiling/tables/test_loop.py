@@ -19,11 +19,10 @@ from autoformer.metric import score
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import MeasureConfig, device_name, threads_of
 from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, OVER_BUDGET, UNSTABLE, VALID, WITHIN_BUDGET, Verdict
-from autoformer.profiling.tables.correction import Model
-from autoformer.profiling.tables.costs import TableCosts
+from autoformer.profiling.tables.correction import CorrectedTable
 from autoformer.profiling.tables.limit import FinalistNetwork, LatencyAnswer, Timing, finally_chosen
-from autoformer.profiling.tables.loop import elsewhere, measure_networks, order_of_choice
-from autoformer.profiling.tables.measuring import measure_table
+from autoformer.profiling.tables.loop import Choose, elsewhere, measure_networks, order_of_choice
+from autoformer.profiling.tables.measuring import TableConfig, measure_table
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.search.answer import StoredSearch
 from autoformer.search.record import SearchRecord
@@ -33,7 +32,6 @@ from tests.support.latency_loops import (
     LABELS,
     LIMIT_MS,
     SPACE,
-    Choose,
     Measurer,
     answered,
     candidate,
@@ -68,10 +66,9 @@ def with_errors(errors: Sequence[float]) -> LatencyTable:
         (None, None, VALID, INCONCLUSIVE),
     ],
 )
-def test_a_limit_is_met_not_met_or_not_shown(low: float | None, high: float | None, level: str, status: str) -> None:
-    taken = Timing(
-        measured_ms=1.0, low_ms=low, high_ms=high, runs=9, verdict=Verdict(level, ("drift",) if level != VALID else ())
-    )
+def test_a_limit_is_kept_broken_or_inconclusive(low: float | None, high: float | None, level: str, status: str) -> None:
+    verdict = Verdict(level, ("drift",) if level != VALID else ())
+    taken = Timing(measured_ms=low or 1.0, low_ms=low, high_ms=high, runs=9, verdict=verdict)
     assert taken.status(1.0) == status
     assert {WITHIN_BUDGET: "lies inside", OVER_BUDGET: "lies above"}.get(status, "") in taken.why(1.0)
     if level != VALID:
@@ -90,7 +87,7 @@ def test_a_right_table_is_done_after_one_round(tmp_path: Path) -> None:
     assert answer.chosen.error == pytest.approx(0, abs=1e-6)
     inside = [c for c in StoredSearch(tmp_path).result.candidates if truth(c.architecture) * 1.002 <= LIMIT_MS]
     assert answer.chosen.score.value == max(c.score.value for c in inside)
-    assert "latency met" in str(answer)
+    assert "latency within budget" in str(answer)
 
 
 def test_a_table_that_is_too_fast_is_corrected_and_another_network_taken(tmp_path: Path) -> None:
@@ -133,11 +130,11 @@ def test_a_wrong_slope_takes_a_refit(tmp_path: Path) -> None:
     networks = designed(SPACE, 8)
     table = table_of(truth)
     mostly = {n: timing(0.02 + 75 * count_flops(n, SPACE) / 1e9) for n in networks[2:7]}
-    model = Model.corrected(table, mostly)
+    model = CorrectedTable.by(table, mostly)
     assert model.correction in ("refit", "local factor")
     left_out = np.mean([abs(model.predict(n) / t.measured_ms - 1) for n, t in mostly.items()])
     assert left_out < np.mean([abs(table.predict(n) / t.measured_ms - 1) for n, t in mostly.items()])
-    everything = Model.corrected(table, {n: timing(0.02 + 75 * count_flops(n, SPACE) / 1e9) for n in networks})
+    everything = CorrectedTable.by(table, {n: timing(0.02 + 75 * count_flops(n, SPACE) / 1e9) for n in networks})
     assert everything.correction == "refit"
     assert everything.table.coefficients["constant_ms"] == pytest.approx(0.02, rel=1e-3)
     assert everything.table.coefficients["ms_per_gflop"] == pytest.approx(75, rel=1e-3)
@@ -197,7 +194,7 @@ def test_a_measurement_that_fails_is_not_shown_with_its_reason(tmp_path: Path) -
 
 def test_two_networks_with_one_error_give_that_factor_and_no_margin() -> None:
     table, networks = table_of(truth), designed(SPACE, 8)[3:5]
-    model = Model.corrected(table, {n: timing(1.1 * truth(n)) for n in networks})
+    model = CorrectedTable.by(table, {n: timing(1.1 * truth(n)) for n in networks})
     assert model.correction == "local factor"
     assert model.factor == pytest.approx(1.1)
     assert model.margin == pytest.approx(0, abs=1e-6)
@@ -206,7 +203,7 @@ def test_two_networks_with_one_error_give_that_factor_and_no_margin() -> None:
 
 def test_one_network_can_only_shift_the_table() -> None:
     table, network = with_errors([0.01, -0.01] * 4), designed(SPACE, 8)[3]
-    model = Model.corrected(table, {network: timing(0.7)})
+    model = CorrectedTable.by(table, {network: timing(0.7)})
     assert (model.correction, model.margin) == ("local factor", table.margin)
     assert model.predict(network) == pytest.approx(0.7)
 
@@ -216,7 +213,7 @@ def test_errors_that_contradict_each_other_leave_the_table_as_it_is() -> None:
     table = table_of(truth)
     networks = [one for one in designed(SPACE, 12) if one != reverse(one)][:3]
     times = {n: timing(1.06 * truth(n)) for n in networks} | {reverse(n): timing(0.94 * truth(n)) for n in networks}
-    model = Model.corrected(table, times)
+    model = CorrectedTable.by(table, times)
     assert (model.correction, model.factor) == ("none", 1.0)
     assert model.margin == pytest.approx(0.06, abs=1e-6)
 
@@ -227,18 +224,16 @@ def reverse(network: Architecture) -> Architecture:
 
 def test_predictions_inside_the_intervals_need_no_correction() -> None:
     table, networks = table_of(truth), designed(SPACE, 8)[3:6]
-    model = Model.corrected(table, {n: timing(1.001 * truth(n), width=0.004) for n in networks})
+    model = CorrectedTable.by(table, {n: timing(1.001 * truth(n), width=0.004) for n in networks})
     assert (model.correction, model.margin) == ("none", table.margin)
 
 
 def test_direct_measurement_is_a_cost_model() -> None:
-    costs = MeasuredCosts(ExactCosts(SPACE), {SPACE.middle: 0.7}, HERE)
+    costs = MeasuredCosts(SPACE, {SPACE.middle: 0.7}, lambda _: None, HERE)
     assert costs.measurement_conditions == HERE
     assert costs(SPACE.middle) == replace(ExactCosts(SPACE)(SPACE.middle), latency_ms=0.7)
     assert costs(SPACE.smallest).latency_ms is None
-    assert MeasuredCosts(TableCosts(SPACE, table_of(truth)), {}, HERE)(SPACE.largest).latency_ms == pytest.approx(
-        truth(SPACE.largest)
-    )
+    assert MeasuredCosts(SPACE, {}, truth, HERE)(SPACE.largest).latency_ms == truth(SPACE.largest)
 
 
 def test_the_order_of_choice_is_the_cheapest_of_the_tied_and_then_the_rest_by_score() -> None:
@@ -280,7 +275,7 @@ def test_what_cannot_be_measured_here_is_said(change: dict[str, Any], words: str
     assert words in (elsewhere(replace(HERE, **change), FACTS) or "")
 
 
-def test_the_threads_of_a_qualification_are_read_back() -> None:
+def test_the_threads_of_measurement_conditions_are_read_back() -> None:
     assert threads_of(HERE) == 1
     assert threads_of(replace(HERE, device=device_name(FACTS, "torch-cpu", 16))) == 16
     assert threads_of(replace(HERE, device="NVIDIA H200")) is None
@@ -300,22 +295,41 @@ def test_a_finished_answer_is_read_and_another_question_asked_anew(tmp_path: Pat
     assert len(measurer.asked) == 3
 
 
+def test_an_answer_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """With the labels of then, and without a machine speed factor and sessions."""
+    answer = answered(tmp_path, table_of(truth), Measurer(lambda network: 1.02 * truth(network)))
+    labels = {WITHIN_BUDGET: "met", OVER_BUDGET: "not met", INCONCLUSIVE: "not shown"}
+    values = answer.to_dict()
+    entries = [entry for taken in values["rounds"] for entry in taken["networks"]]
+    assert {entry["status"] for entry in entries} >= {WITHIN_BUDGET, OVER_BUDGET}
+    for entry in (values, *entries):
+        entry["status"] = labels[entry["status"]]
+    for entry in entries:
+        for name in ("pace", "pace_error", "instances_ms"):
+            del entry[name]
+    (tmp_path / "latency_answer.json").write_text(json.dumps(values))
+    assert LatencyAnswer.load(tmp_path) == answer
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda values: values.update(format="autoformer/latency-answer/9"), "format is"),
-        (lambda values: values.update(status="not met"), "status 'not met', its numbers say 'met'"),
+        (lambda values: values.update(format="autoformer/latency-answer/9"), "has format"),
+        (lambda values: values.update(status="not met"), "status 'not met', its numbers say 'within budget'"),
+        (lambda values: values.update(status="fine"), "status 'fine'; expected within budget, over budget, inconclusive"),
+        (lambda values: values.pop("status"), "'status' is missing"),
         (lambda values: values.update(limit_ms=0), "a limit of 0 ms"),
-        (lambda values: values.update(limit_ms=0.15), "its numbers say otherwise"),
-        (lambda values: values.pop("device"), "'device' is missing"),
-        (lambda values: values.update(not_measured=3), "not said in words"),
+        (lambda values: values.update(limit_ms=0.15), "its numbers say 'over budget'"),
+        (lambda values: values["rounds"][0]["networks"][0].update(status="over budget"), "its numbers say 'within budget'"),
+        (lambda values: values.pop("device"), "lacks 'device'"),
+        (lambda values: values.update(not_measured=3), "not_measured is 3, expected a text"),
         (lambda values: values.update(architecture=SPACE.smallest.to_dict()), "was not measured"),
-        (lambda values: values["rounds"][0].update(correction="magic"), "known are none, local factor, refit"),
+        (lambda values: values["rounds"][0].update(correction="magic"), "expected one of none, local factor, refit"),
         (lambda values: values["rounds"][0].update(networks=[]), "0 networks"),
         (lambda values: values["rounds"][0]["networks"][0].update(measured_ms=-1), "times of"),
         (lambda values: values["rounds"][0]["networks"][0].update(measured_ms=9.0), "outside its own interval"),
         (lambda values: values["rounds"][0]["networks"][0].update(low_ms=None), "times of"),
-        (lambda values: values["rounds"][0]["networks"][0].update(runs="many"), "runs many"),
+        (lambda values: values["rounds"][0]["networks"][0].update(runs="many"), "runs is 'many', expected a whole number"),
     ],
 )
 def test_an_answer_that_was_edited_is_refused(tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
@@ -355,7 +369,7 @@ QUICK = MeasureConfig(warmup_s=0, warmup_max_s=0.05, warmup_window=2, rounds=2, 
 @pytest.mark.serial
 @pytest.mark.slow
 def test_networks_are_measured_as_the_table_says() -> None:
-    table = measure_table(WIDE, backend="torch-cpu", count=4, threads=1, config=QUICK)
+    table = measure_table(WIDE, TableConfig(backend="torch-cpu", networks=4, threads=1, config=QUICK))
     assert elsewhere(table.measurement_conditions, DeviceFacts.collect()) is None
     found = measure_networks(table, [WIDE.smallest, WIDE.largest], QUICK)
     assert found[WIDE.smallest].measured_ms < found[WIDE.largest].measured_ms

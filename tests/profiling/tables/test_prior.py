@@ -1,4 +1,4 @@
-"""What is known before anything is measured, and how it weighs the errors of left-out networks."""
+"""What is known before anything is measured, and how it weighs cross-validation errors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from autoformer.profiling.tables.design import designed_architectures
-from autoformer.profiling.tables.formulas import NOISE, Fit, cross_validation_variances, fits_of, kept_of, prior_covariance
+from autoformer.profiling.tables.formulas import Fit, fits_of, kept_of
+from autoformer.profiling.tables.prior import NOISE, cross_validation_variances, prior_covariance
 from autoformer.space import SearchSpace
 
 EDGE = SearchSpace.preset("edge")

@@ -16,7 +16,9 @@ from autoformer.architecture import Architecture
 from autoformer.cost import MeasurementConditions, count_flops
 from autoformer.errors import CheckpointError
 from autoformer.profiling.measuring.device import DeviceFacts
-from autoformer.profiling.tables.formulas import LENGTH, NOISE, SHAPED, SPREAD, ShapeFactors, features, fits_of
+from autoformer.profiling.tables.formulas import SHAPED, fits_of
+from autoformer.profiling.tables.loads import features
+from autoformer.profiling.tables.prior import LENGTH, NOISE, SPREAD, ShapeFactors
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.space import SearchSpace
 

@@ -20,7 +20,7 @@ from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import MeasureConfig
 from autoformer.profiling.tables.costs import TableCosts
 from autoformer.profiling.tables.design import designed_architectures
-from autoformer.profiling.tables.measuring import measure_table
+from autoformer.profiling.tables.measuring import TableConfig, measure_table
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.space import SearchSpace
 from tests.support.backends import graph
@@ -58,7 +58,7 @@ def test_fit_has_the_least_relative_error_and_left_out_errors_are_those_of_refit
     assert table.cross_validation_mape == pytest.approx(np.mean(np.abs(expected)), abs=1e-6)
     assert table.cross_validation_worst == pytest.approx(np.max(np.abs(expected)), abs=1e-6)
     upwards = np.array([1 / (1 + error) - 1 for error in expected])
-    # Student's t with 7 degrees of freedom, 97.5 %: a further network, the mean of 8, and the median of 6 that give the pace.
+    # Student's t with 7 degrees of freedom, 97.5 %: a further network, the mean of 8, and the median of 6 that give the factor.
     bound = upwards.mean() + 2.3646 * upwards.std(ddof=1) * np.sqrt(1 + 1 / 8 + np.pi / 12)
     assert table.margin == pytest.approx(max(bound, upwards.max()), abs=1e-4)
     assert table.cross_validation_quantile(0.5) == pytest.approx(sorted(np.abs(expected))[3], abs=1e-6)
@@ -197,17 +197,24 @@ def test_a_table_survives_its_file(tmp_path: Path) -> None:
     [
         ("{", "cannot be read as JSON"),
         ("[]", "holds a list"),
-        ('{"format": "autoformer/latency-table/9"}', "format is 'autoformer/latency-table/9', expected"),
-        (lambda values: values.pop("coefficients"), "'coefficients' is missing"),
+        ('{"format": "autoformer/latency-table/9"}', "has format 'autoformer/latency-table/9', expected"),
+        (lambda values: values.pop("coefficients"), "lacks 'coefficients'"),
         (lambda values: values.update(kind="magic"), "kind of model is 'magic'"),
         (lambda values: values.update(kind="constant+depth+flops"), "'ms_per_block' is missing"),
-        (lambda values: values.update(kind=[]), "kind of model is"),
+        (lambda values: values.update(kind=[]), r"kind is \[\], expected a text"),
         (lambda values: values.update(coefficients={"constant_ms": 1, "ms_per_gflop": -1}), "does not grow"),
-        (lambda values: values.update(compared={"constant+flops": {"mape": -1, "worst": 2}}), "left-out errors"),
+        (lambda values: values.update(compared={"constant+flops": {"mape": -1, "worst": 2}}), "cross-validation errors -1"),
         (lambda values: values.update(compared={"constant+flops": {"mape": 1}}), "worst"),
         (lambda values: values.update(networks=[]), "0 networks, expected 4 or more"),
         (lambda values: values.update(space={"name": "x"}), "not a search space"),
-        (lambda values: values.update(measurement_conditions={"batch": 1}), "missing"),
+        (lambda values: values.update(qualification={"batch": 1}), "qualification lacks 'statistic'"),
+        (lambda values: values["networks"][2].update(measured_ms=-1), r"networks\[2\]: .* expected positive ones"),
+        (
+            lambda values: values["networks"][2].update(measured_ms="slow"),
+            r"networks\[2\].measured_ms is 'slow', expected",
+        ),
+        (lambda values: values.update(shapes={"shapes": [[1, 1, 1]], "weights": [0.0]}), "constant.flops with shape factors"),
+        (lambda values: values.update(kind="constant+depth+flops × shape"), "'ms_per_block' is missing"),
         (lambda values: values.update(device=3), "damaged"),
     ],
 )
@@ -281,14 +288,8 @@ def test_torch_networks_are_measured_into_a_table_and_random_numbers_stay() -> N
     expected = torch.rand(3)
     torch.manual_seed(7)
     steps: list[str] = []
-    table = measure_table(
-        WIDE,
-        backend="torch-cpu",
-        count=4,
-        threads=1,
-        config=QUICK,
-        progress=lambda work, *_: steps.append(work),
-    )
+    how = TableConfig(backend="torch-cpu", networks=4, threads=1, config=QUICK)
+    table = measure_table(WIDE, how, progress=lambda work, *_: steps.append(work))
     assert torch.equal(torch.rand(3), expected)
     assert table.measurement_conditions.backend == "torch-cpu"
     assert table.measurement_conditions.device == f"{DeviceFacts.collect().short_name}, 1 thread"
@@ -315,29 +316,29 @@ class CountingExporter:
 @pytest.mark.serial
 def test_exported_graphs_are_kept_and_used_again(tmp_path: Path) -> None:
     exporter = CountingExporter()
-    options = {"count": 4, "threads": 1, "config": QUICK, "folder": tmp_path}
-    table = measure_table(MICRO, exporter=exporter, **options)  # type: ignore[arg-type]
+    how = TableConfig(networks=4, threads=1, config=QUICK)
+    table = measure_table(MICRO, how, exporter=exporter, folder=tmp_path)
     assert len(set(exporter.paths)) == 4
     assert table.measurement_conditions.backend == "onnxruntime-cpu"
-    measure_table(MICRO, exporter=exporter, **options)  # type: ignore[arg-type]
+    measure_table(MICRO, how, exporter=exporter, folder=tmp_path)
     assert len(exporter.paths) == 4  # nothing was exported again
     exporter.paths[0].unlink()
-    measure_table(MICRO, exporter=exporter, **options)  # type: ignore[arg-type]
+    measure_table(MICRO, how, exporter=exporter, folder=tmp_path)
     assert exporter.paths[4:] == exporter.paths[:1]
-    measure_table(replace(MICRO, num_classes=9), exporter=exporter, **options)  # type: ignore[arg-type]
+    measure_table(replace(MICRO, num_classes=9), how, exporter=exporter, folder=tmp_path)
     assert len(exporter.paths) == 9  # another space shares nothing
 
 
 @pytest.mark.slow
 @pytest.mark.serial
 def test_a_table_is_measured_through_the_real_export(tmp_path: Path) -> None:
-    table = measure_table(WIDE, count=4, threads=1, config=QUICK, folder=tmp_path)
+    table = measure_table(WIDE, TableConfig(networks=4, threads=1, config=QUICK), folder=tmp_path)
     assert len(list(tmp_path.glob("*.onnx"))) == 4
     assert table.predict(WIDE.largest) > table.predict(WIDE.smallest) > 0
 
 
 def test_unknown_backends_and_precisions_are_refused() -> None:
     with pytest.raises(MeasurementError, match="no table for backend 'abacus'; known are onnxruntime-cpu"):
-        measure_table(MICRO, backend="abacus")
+        TableConfig(backend="abacus")
     with pytest.raises(MeasurementError, match="asked for 'int8'"):
-        measure_table(MICRO, precision="int8")
+        TableConfig(precision="int8")

@@ -1,4 +1,4 @@
-"""The report of several runs, exports and profiles as pages: badges, tables and figures from the joint content."""
+"""The report of several runs, exports and profiles as a page: badges, tables and figures from the joint content."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from autoformer.cost import show
-from autoformer.files import write_folder, write_json
+from autoformer.files import write_folder
 from autoformer.profiling.measuring.gpu_sensors import GpuReading
 from autoformer.profiling.measuring.sensors import Reading
-from autoformer.profiling.reports.blocks import SERIES, TONES, Figure, Headline, Plot, Section, Table, common_layout, plain
+from autoformer.profiling.reports import page
+from autoformer.profiling.reports.blocks import TONES, Headline, Page, Section, Table
+from autoformer.profiling.reports.delivered import gaps_section, machine_table
 from autoformer.profiling.reports.joint import UNVERIFIED, Joined, join_sources, joint_content
-from autoformer.profiling.reports.latency import LAYERS_TEXT, blocks_figure, layer_table
-from autoformer.profiling.reports.latency_figures import distribution_figure, timeline_figure
-from autoformer.profiling.reports.page import page_html, page_markdown
-from autoformer.profiling.reports.tables import machine_table
-from autoformer.profiling.reports.wording import change, latency_text, percent
+from autoformer.profiling.reports.latency import blocks_figure, distribution_figure, layer_section, timeline_figure
+from autoformer.profiling.reports.plots import SERIES, Figure, Plot, common_layout, one_view, plain
+from autoformer.profiling.reports.wording import change, how_words, latency_text, percent
 
 MOST_CURVES = 12  # in one figure
 
@@ -38,21 +38,18 @@ SENSED: tuple[tuple[str, str, Callable[[Reading], float | None]], ...] = (
 def build_joint_report(paths: Sequence[Path], out: Path) -> dict[str, Any]:
     """Writes report.html, report.md and report.json into the new folder `out`; gives the JSON.
 
-    Raises `CheckpointError` for a path that is none of what a report is made of, and `OutputExistsError` when something stands at
-    `out`.
+    Raises `CheckpointError` for a path that is no source of a report, and `OutputExistsError` when `out` exists.
     """
     joined = join_sources(paths)
     report = joint_content(joined)
-    drawn = joint_figures(joined)
-    head, parts = joint_headline(report), joint_sections(report, [figure.name for figure in drawn])
+    whole = Page(headline=headline(report), sections=sections(report), figures=tuple(figures(joined)), values=report)
     with write_folder(out) as folder:
-        (folder / "report.html").write_text(page_html(head, parts, drawn, report["version"]), encoding="utf-8", newline="\n")
-        (folder / "report.md").write_text(page_markdown(head, parts, report["version"]), encoding="utf-8", newline="\n")
-        write_json(report, folder / "report.json")
+        for suffix in page.SUFFIXES:
+            page.save(whole, folder / f"report{suffix}")
     return report
 
 
-def joint_headline(report: Mapping[str, Any]) -> Headline:
+def headline(report: Mapping[str, Any]) -> Headline:
     """The first screen: how much is here, and how many of the latencies are to be trusted."""
     taken = report["measurements"]
     levels = Counter(one["verdict"] for one in taken)
@@ -78,47 +75,34 @@ def joint_headline(report: Mapping[str, Any]) -> Headline:
     )
 
 
-def joint_sections(report: Mapping[str, Any], figures: Sequence[str]) -> list[Section]:
-    """Everything below; what nothing is known about is left out, and named under what was not measured."""
-
-    def drawn(*names: str) -> tuple[str, ...]:
-        return tuple(name for name in names if name in figures)
-
-    sections = []
+def sections(report: Mapping[str, Any]) -> tuple[Section, ...]:
+    """Everything below. A subject without numbers has no section; it is named under what was not measured."""
+    found = []
     if report["sources"]:
-        sections.append(Section(name="networks", title="Networks", tables=(_source_table(report),)))
+        found.append(Section(name="networks", title="Networks", tables=(_source_table(report),)))
     if report["measurements"]:
         text = "Times are of one call, waiting included (wall_ms), or with the copies between host and GPU (e2e_ms). "
         text += "Compare times of one file of `profile run` by themselves, others by the ratio to the reference network."
-        sections.append(
+        found.append(
             Section(
                 name="latency", title="Latency and accuracy", text=(text,), tables=(_latency_table(report), _trust_table(report)),
-                figures=drawn("latency", "timeline", "clocks"),
+                figures=("latency", "timeline", "clocks"),
             )
         )  # fmt: skip
     if report["predictions"]:
-        sections.append(Section(name="predictions", title="Predicted against measured", tables=(_prediction_table(report),)))
-    if report["layers"]:
-        sections.append(
-            Section(
-                name="layers",
-                title="Where the time goes",
-                text=(LAYERS_TEXT,),
-                tables=tuple(layer_table(one, one["source"]) for one in report["layers"]),
-                figures=drawn("layers"),
-            )
-        )
+        found.append(Section(name="predictions", title="Predicted against measured", tables=(_prediction_table(report),)))
+    found += layer_section(report["layers"], [one["source"] for one in report["layers"]])
     if report["cold_starts"] or report["energy"]:
         tables = (
             *([_cold_table(report)] if report["cold_starts"] else []),
             *([_energy_table(report)] if report["energy"] else []),
         )
-        sections.append(Section(name="besides", title="Cold start, memory and energy", tables=tables))
-    sections.append(Section(name="not-measured", title="What was not measured", tables=(_missing_table(report),)))
+        found.append(Section(name="besides", title="Cold start, memory and energy", tables=tables))
+    found.append(gaps_section(_missing(report)))
     if report["devices"]:
-        tables = tuple(machine_table({"device": device, "version": report["version"]}) for device in report["devices"])
-        sections.append(Section(name="machine", title="Machines and versions", tables=tables))
-    return sections
+        tables = tuple(machine_table(device, report["version"]) for device in report["devices"])
+        found.append(Section(name="machine", title="Machines and versions", tables=tables))
+    return tuple(found)
 
 
 def _per_image_ms(one: Mapping[str, Any]) -> float:
@@ -149,8 +133,7 @@ def _latency_table(report: Mapping[str, Any]) -> Table:
         accuracy = UNVERIFIED if score == UNVERIFIED else f"{percent(score['value'], score['low'], score['high'])}"
         wall = one["metrics"].get("wall_ms") or one["metrics"]["e2e_ms"]
         tails = ["–" if wall[name] is None else f"{wall[name]:.3g} ms" for name in ("p90_ms", "p99_ms")]
-        how = f"{one['backend']}, {one['precision']}, batch {one['batch']}"
-        how += "" if one["threads"] is None else f", {one['threads']} thread{'' if one['threads'] == 1 else 's'}"
+        how = how_words(one)
         how += "".join(f", {name} {value}" for name, value in one["settings"].items() if (name, value) != ("mode", "eager"))
         times = (_metric(one, "wall_ms", "e2e_ms"), *tails, _metric(one, "gpu_ms"), f"{one['images_per_s']:.4g}")
         rows.append((one["source"], one["name"], how, accuracy, *times, f"{one['ratio_to_reference']:.3g}", one["verdict"]))
@@ -184,12 +167,14 @@ def _prediction_table(report: Mapping[str, Any]) -> Table:
         error = change(one["predicted_ms"], one["measured_ms"]) if known else "–"
         rows.append((one["source"], one["network"], f"{one['predicted_ms']:.3g} ms", measured, error))
     columns = ("source", "network", "predicted", "measured", "error")
-    return Table(title="What the latency table said, and what was measured", columns=columns, rows=tuple(rows), numbers=(2, 3, 4))
+    return Table(
+        title="What the latency table predicted, and what was measured", columns=columns, rows=tuple(rows), numbers=(2, 3, 4)
+    )
 
 
 def _cold_table(report: Mapping[str, Any]) -> Table:
     def mib(value: float | None) -> str:
-        return "not told" if value is None else f"{value:.1f} MiB"
+        return "not known" if value is None else f"{value:.1f} MiB"
 
     rows = [
         (
@@ -199,9 +184,9 @@ def _cold_table(report: Mapping[str, Any]) -> Table:
         )
         for one in report["cold_starts"]
     ]  # fmt: skip
-    columns = ("source", "file", "loading", "first run", "warm run", "run after a rest", "memory", "GPU memory")
+    columns = ("source", "file", "loading", "first run", "warm run", "run after a pause", "memory", "GPU memory")
     note = "In a process of its own. Memory is the growth of its peak by loading and running."
-    return Table(title="The beginning", columns=columns, rows=tuple(rows), numbers=tuple(range(2, 8)), note=note)
+    return Table(title="Cold start", columns=columns, rows=tuple(rows), numbers=tuple(range(2, 8)), note=note)
 
 
 def _energy_table(report: Mapping[str, Any]) -> Table:
@@ -216,21 +201,21 @@ def _energy_table(report: Mapping[str, Any]) -> Table:
     return Table(title="Energy", columns=columns, rows=tuple(rows), numbers=(2, 3, 4, 5))
 
 
-def _missing_table(report: Mapping[str, Any]) -> Table:
-    rows = [(one["source"], one["what"], one["reason"]) for one in report["not_measured"]]
+def _missing(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """What the sources have no number of, and how to get one."""
+    rows: list[tuple[str, ...]] = [(one["source"], one["what"], one["reason"]) for one in report["not_measured"]]
     taken = report["measurements"]
     absent = [("per-layer times", not report["layers"], "profile layers FILE --out FILE.json")]
     absent += [("cold start and memory", not report["cold_starts"], "profile run --cold-start")]
-    absent += [("energy", not report["energy"], "profile run --energy, where a sensor tells the power")]
+    absent += [("energy", not report["energy"], "profile run --energy (where a sensor shows the power)")]
     absent += [("other batches", len({one["batch"] for one in taken}) < 2, "profile run --sweep")]
-    rows += [("all", what, f"no file here has it; {how} measures it") for what, missing, how in absent if missing]
-    return Table(title="No number here is about", columns=("source", "what", "why"), rows=tuple(rows))
+    return rows + [("all", what, f"no file here has it; {how} measures it") for what, missing, how in absent if missing]
 
 
-# --- figures -----------------------------------------------------------------------------------------------------
+# --- figures -------------------------------------------------------------------------------------------------------
 
 
-def joint_figures(joined: Joined) -> list[Figure]:
+def figures(joined: Joined) -> list[Figure]:
     """Distribution and timeline of the measurements, clocks and heat while measuring, and time by block."""
     taken = [one.measurement for one in joined.timed][:MOST_CURVES]
     found = [distribution_figure(taken), timeline_figure(taken)] if taken else []
@@ -261,5 +246,5 @@ def clocks_figure(joined: Joined) -> Figure | None:
     layout["yaxis"]["domain"] = [0.7, 1]
     layout["yaxis2"] = {"title": {"text": "°C"}, "domain": [0.35, 0.65], "anchor": "x"}
     layout["yaxis3"] = {"title": {"text": "W"}, "domain": [0, 0.3], "anchor": "x"}
-    caption = "Clocks, temperatures and power as the sensors said them between the visits of the networks."
-    return Figure(name="clocks", title="The machine meanwhile", caption=caption, views={"": {"data": traces, "layout": layout}})
+    caption = "Clocks, temperatures and power as the sensors showed them between the visits of the networks."
+    return one_view("clocks", "The machine while measuring", caption, traces, layout)

@@ -1,0 +1,124 @@
+"""The budget in a report: each limit, what was found, and whether the network keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from autoformer.errors import MeasurementError
+from autoformer.profiling.measuring.measure import Measurement
+from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, OVER_BUDGET, WITHIN_BUDGET
+from autoformer.profiling.reports.blocks import Section, Table
+from autoformer.profiling.reports.run_folder import Run
+from autoformer.profiling.reports.wording import latency_text, shown_value
+from autoformer.profiling.tables.limit import Timing
+
+MEASURES = {"params": "parameters", "flops": "FLOPs (multiply-adds)", "latency_ms": "latency"}
+
+
+def limits(run: Run) -> list[dict[str, Any]]:
+    """Each limit: as stated, its value, what was found, and the status that follows (`met`); in the order of `Budget`."""
+    found = []
+    for name, value in run.limits.to_dict().items():
+        kind, measure = name.split("_", 1)
+        words = run.stated.get("max_latency" if measure == "latency_ms" else name)
+        limit: dict[str, Any] = {"limit": name, "measure": measure, "stated": words, "value": value}
+        limit["searched_with"] = getattr(run.searched_with, name)
+        if measure == "latency_ms":
+            limit |= _latency_limit(run, value)
+        else:
+            count = getattr(run.search.chosen.cost, measure)
+            kept = count <= value if kind == "max" else count >= value
+            limit |= {"found": count, "met": WITHIN_BUDGET if kept else OVER_BUDGET, "reason": "counted exactly"}
+        found.append(limit)
+    return found
+
+
+def _latency_limit(run: Run, limit_ms: float) -> dict[str, Any]:
+    """What is known about a limit on latency; `limit_status` decides, as everywhere."""
+    known: dict[str, Any] = {"found": None, "low": None, "high": None, "predicted": run.search.chosen.cost.latency_ms}
+    known["qualification"] = None if run.measurement_conditions is None else str(run.measurement_conditions)
+    measurement, reason = measurement_of_limit(run)
+    if measurement is None:
+        return {**known, "met": INCONCLUSIVE, "reason": reason}
+    stats = measurement.stats
+    known |= {"found": stats.p50_ms, "low": stats.p50_low_ms, "high": stats.p50_high_ms, "measured_as": measurement.name}
+    timing = Timing(
+        measured_ms=stats.p50_ms, low_ms=stats.p50_low_ms, high_ms=stats.p50_high_ms, runs=stats.n, verdict=measurement.verdict
+    )
+    return {**known, "met": timing.status(limit_ms), "reason": timing.why(limit_ms)}
+
+
+def measurement_of_limit(run: Run) -> tuple[Measurement | None, str]:
+    """The measurement that means the same as the limit on latency; or None and the reason."""
+    wanted = run.measurement_conditions
+    if wanted is None:
+        return None, "the run has no latency table, so nothing says what a latency means"
+    if wanted.statistic != "p50":
+        return None, f"the limit is on {wanted.statistic}; only the median has an interval here"
+    for measurement in run.profile.measurements:
+        try:
+            if measurement.measurement_conditions("p50") == wanted:
+                return measurement, ""
+        except MeasurementError:
+            continue
+    have = "; ".join(str(measurement.measurement_conditions("p50")) for measurement in run.profile.measurements) or "nothing"
+    return None, f"the limit means {wanted}; measured was {have}"
+
+
+def main_measurement(run: Run) -> Measurement:
+    """The measurement that the first lines show: of the limit, else of an fp32 file, else the first."""
+    of_limit = measurement_of_limit(run)[0]
+    if of_limit is not None:
+        return of_limit
+    every = run.profile.measurements
+    return next((measurement for measurement in every if measurement.precision == "fp32"), every[0])
+
+
+# --- words ---------------------------------------------------------------------------------------------------------
+
+
+def section(report: Mapping[str, Any]) -> Section:
+    """The limits beside what was found."""
+    return Section(name="budget", title="Cost against the budget", tables=(limit_table(report),))
+
+
+def found_text(limit: Mapping[str, Any]) -> str:
+    """What was found about a limit: a count, a median with its interval, or that nothing was measured."""
+    if limit["found"] is None:
+        return "not measured"
+    if limit["measure"] != "latency_ms":
+        return shown_value(limit["measure"], limit["found"])
+    return latency_text({"p50_ms": limit["found"], "p50_low_ms": limit["low"], "p50_high_ms": limit["high"]})
+
+
+def limit_table(report: Mapping[str, Any]) -> Table:
+    """Each limit, what was found, and the status that follows."""
+    rows = []
+    for limit in report["budget"]:
+        measure = limit["measure"]
+        sign = "at most" if limit["limit"].startswith("max") else "at least"
+        basis = limit["reason"]
+        if measure == "latency_ms":
+            predicted = limit["predicted"]
+            basis = "" if predicted is None else f"predicted {shown_value(measure, predicted)}; "
+            basis += f"searched with {shown_value(measure, limit['searched_with'])} (the limit less the table's margin); "
+            basis += limit["reason"] + ("" if limit["qualification"] is None else f"; {limit['qualification']}")
+        stated, value = f"{sign} {limit['stated'] or 'not recorded'}", shown_value(measure, limit["value"])
+        rows.append((MEASURES[measure], stated, value, found_text(limit), limit["met"], basis))
+    limited = {limit["measure"] for limit in report["budget"]}
+    for measure in ("params", "flops"):
+        if measure not in limited:
+            found = shown_value(measure, report["chosen"][measure])
+            rows.append((MEASURES[measure], "no limit", "–", found, "–", "counted exactly"))
+    return Table(
+        title="Limits",
+        columns=("cost", "stated", "limit", "found", "status", "how it is known"),
+        rows=tuple(rows),
+        numbers=(2, 3),
+        note=(
+            "Percentages are of the largest network of the space. FLOPs are multiply-adds of one image, counted as fvcore "
+            "does. A latency is within budget when its measurement is VALID and the whole 95 % interval of the median lies "
+            "inside the limit, and over budget when it is VALID and the whole interval lies above. Anything else is inconclusive."
+        ),
+    )

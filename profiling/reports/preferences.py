@@ -1,0 +1,218 @@
+"""What the Pareto front prefers: how often each choice of the space is taken there, and among all that were evaluated."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autoformer.profiling.reports.blocks import Section, Table
+from autoformer.profiling.reports.plots import BLUE, GREY, Figure, Plot, common_layout, one_view
+from autoformer.profiling.reports.run_folder import Run
+from autoformer.profiling.reports.wording import capital, words_of
+from autoformer.search.result import SearchResult, fronts
+from autoformer.space import SearchSpace
+
+
+def preferences(space: SearchSpace, result: SearchResult) -> dict[str, Any]:
+    """How often each choice of the space is taken on the front of the score and all costs, and among all evaluated.
+
+    Counts of networks. A block counts those that are deep enough to have it; the image size is there when it is a choice.
+    """
+    networks = {
+        "front": [candidate.architecture for candidate in fronts(result.candidates)["all"]],
+        "evaluated": [candidate.architecture for candidate in result.candidates],
+    }
+    shapes = {
+        "width": _counts(space.embed_dims, {name: [a.embed_dim for a in members] for name, members in networks.items()}),
+        "depth": _counts(space.depths, {name: [a.depth for a in members] for name, members in networks.items()}),
+    }
+    if len(space.image_sizes) > 1:
+        sizes = {name: list(map(space.image_size_of, members)) for name, members in networks.items()}
+        shapes["image size"] = _counts(space.image_sizes, sizes)
+    blocks = []
+    for index in range(max(architecture.depth for architecture in networks["evaluated"])):
+        having = {name: [a for a in members if a.depth > index] for name, members in networks.items()}
+        heads = {name: [a.num_heads[index] for a in members] for name, members in having.items()}
+        ratios = {name: [a.mlp_ratio[index] for a in members] for name, members in having.items()}
+        blocks.append(
+            {
+                "block": index + 1,
+                **{name: len(members) for name, members in having.items()},
+                "heads": _counts(space.num_heads, heads),
+                "mlp_ratio": _counts(space.mlp_ratios, ratios),
+            }
+        )
+    return {**{name: len(members) for name, members in networks.items()}, "shapes": shapes, "blocks": blocks}
+
+
+def _counts(choices: Sequence[float], taken: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+    """By choice, how many of each group took it."""
+    counted = {name: Counter(values) for name, values in taken.items()}
+    every = sorted(set(choices).union(*taken.values()))  # a space may have members beyond the listed choices
+    return [{"choice": choice, **{name: counts[choice] for name, counts in counted.items()}} for choice in every]
+
+
+# --- words ---------------------------------------------------------------------------------------------------------
+
+
+KINDS = (("heads", "Heads", "heads"), ("mlp_ratio", "MLP ratios", "ratio"))
+
+
+def section(report: Mapping[str, Any]) -> Section:
+    """The preferences in sentences, figures and numbers."""
+    found = report["search"]["preferences"]
+    one = found["front"] == 1
+    text = (
+        f"{found['front']} of {found['evaluated']} networks {'is' if one else 'are'} on the front: no other that saw all images "
+        f"is at least as good in {words_of(report)} and every cost, and better in one. Shares of few networks are rough. A "
+        "search proposes more of what its best candidates have, so a preference may be stronger than it looks here.",
+        "In the tables, 67 / 40 means: 67 % of the networks on the front and 40 % of all evaluated make this choice.",
+    )
+    return Section(
+        name="preferences",
+        title="What the Pareto front prefers",
+        text=text,
+        tables=preference_tables(report),
+        figures=("blocks", "shapes"),
+        figures_first=True,
+    )
+
+
+def preference_tables(report: Mapping[str, Any]) -> tuple[Table, ...]:
+    """The figures of the front's preferences in numbers: heads and MLP ratios by block, then the shapes."""
+    found = report["search"]["preferences"]
+    tables = []
+    for kind, title, word in KINDS:
+        choices = sorted({entry["choice"] for block in found["blocks"] for entry in block[kind]})
+        rows = []
+        for block in found["blocks"]:
+            counts = {entry["choice"]: entry for entry in block[kind]}
+            cells = (_shares(counts.get(choice), block) for choice in choices)
+            rows.append((str(block["block"]), f"{block['front']} / {block['evaluated']}", *cells))
+        tables.append(
+            Table(
+                title=f"{title} by block",
+                columns=("block", "networks", *(f"{word} {choice:g}" for choice in choices)),
+                rows=tuple(rows),
+                numbers=tuple(range(1, 2 + len(choices))),
+                compact=True,
+            )
+        )
+    shapes = [
+        (f"{kind} {entry['choice']:g}{' px' if kind == 'image size' else ''}", _shares(entry, found))
+        for kind, entries in found["shapes"].items()
+        for entry in entries
+    ]
+    columns = ("choice", f"{found['front']} / {found['evaluated']}")
+    return (*tables, Table(title="Shapes", columns=columns, rows=tuple(shapes), numbers=(1,), compact=True))
+
+
+def _shares(entry: Mapping[str, Any] | None, networks: Mapping[str, Any]) -> str:
+    """`67 / 40`: per cent of the networks on the front, and of all evaluated; a stroke where there is no network."""
+    counts = {"front": 0, "evaluated": 0} if entry is None else entry
+    shares = (f"{100 * counts[group] / networks[group]:.0f}" if networks[group] else "–" for group in ("front", "evaluated"))
+    return " / ".join(shares)
+
+
+# --- figures -------------------------------------------------------------------------------------------------------
+
+
+MOST_BLOCKS_WITH_NUMBERS = 8  # cells of more are too narrow on a phone
+# See-through, so that the page's own background and letters keep their contrast in both schemes.
+_DIVERGING = [[0, "rgba(224,123,26,0.7)"], [0.5, "rgba(139,145,154,0.15)"], [1, "rgba(63,143,210,0.7)"]]
+
+
+def preferences_figure(run: Run) -> Figure:
+    """Heads above, MLP ratios below: each choice in each block, as its share on the front less that among all evaluated."""
+    found = preferences(run.space, run.search)
+    blocks = found["blocks"]
+    kinds = (("heads", "heads", ""), ("mlp_ratio", "MLP ratio", "2"))
+    traces = [_cells(blocks, kind, word, axis, found) for kind, word, axis in kinds]
+    reach = max((abs(cell) for trace in traces for row in trace["z"] for cell in row if cell is not None), default=0)
+    most = max(10, 10 * math.ceil(reach / 10))
+    layout = common_layout("block", "heads", showlegend=False)
+    layout["margin"]["t"] = 40
+    layout["xaxis"] |= {
+        "anchor": "y2",
+        "range": [0.5, len(blocks) + 0.5],
+        "tick0": 1,
+        "tickangle": 0,
+        "dtick": 2 ** max(0, math.ceil(math.log2(len(blocks) / MOST_BLOCKS_WITH_NUMBERS))),
+        "showgrid": False,
+    }
+    layout["yaxis"] |= {"type": "category", "domain": [0.54, 1], "showgrid": False}
+    layout["yaxis2"] = {
+        "title": {"text": "MLP ratio"}, "type": "category", "domain": [0, 0.46], "anchor": "x", "showgrid": False,
+    }  # fmt: skip
+    layout["coloraxis"] = {
+        "cmin": -most, "cmax": most, "colorscale": _DIVERGING,
+        "colorbar": {
+            "orientation": "h", "ypad": 0, "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "len": 0.6, "thickness": 10,
+            "outlinewidth": 0, "tickvals": [-most, 0, most], "ticktext": [f"−{most} points", "as often", f"+{most} points"],
+        },
+    }  # fmt: skip
+    more = " The number in a cell is the share on the front in %." if len(blocks) <= MOST_BLOCKS_WITH_NUMBERS else ""
+    if any(not block["front"] for block in blocks):
+        more += " Empty: no network on the front is so deep."
+    caption = (
+        f"Blue: a larger share of the {found['front']} networks on the front makes this choice than of all {found['evaluated']} "
+        f"evaluated; orange: a smaller one. Networks that are too shallow for a block are left out there.{more}"
+    )
+    return one_view("blocks", "Heads and MLP ratios, block by block", caption, traces, layout)
+
+
+def _cells(blocks: list[dict[str, Any]], kind: str, word: str, axis: str, found: Mapping[str, Any]) -> Plot:
+    """The heat map of one kind of choice; cells of blocks that nothing on the front has are empty."""
+    choices = sorted({entry["choice"] for block in blocks for entry in block[kind]})
+    z: list[list[float | None]] = []
+    shown, hover = [], []
+    for choice in choices:
+        differences: list[float | None] = []
+        shares, texts = [], []
+        for block in blocks:
+            counts = next((entry for entry in block[kind] if entry["choice"] == choice), {"front": 0, "evaluated": 0})
+            among = 100 * counts["evaluated"] / block["evaluated"]
+            here = f"block {block['block']}, {word} {choice:g}<br>"
+            everywhere = f"{counts['evaluated']} of {block['evaluated']} evaluated ({among:.0f} %)"
+            if block["front"]:
+                share = 100 * counts["front"] / block["front"]
+                differences.append(round(share - among, 2))
+                shares.append(f"{share:.0f}" if len(blocks) <= MOST_BLOCKS_WITH_NUMBERS else "")
+                texts.append(f"{here}{counts['front']} of {block['front']} on the front ({share:.0f} %)<br>{everywhere}")
+            else:
+                differences.append(None)
+                shares.append("")
+                texts.append(f"{here}no network on the front is so deep<br>{everywhere}")
+        z.append(differences)
+        shown.append(shares)
+        hover.append(texts)
+    return {
+        "type": "heatmap", "name": word, "coloraxis": "coloraxis", "xgap": 2, "ygap": 2, "hoverongaps": True,
+        "x": [block["block"] for block in blocks], "y": [f"{choice:g}" for choice in choices], "yaxis": f"y{axis}",
+        "z": z, "text": shown, "texttemplate": "%{text}", "hovertext": hover, "hovertemplate": "%{hovertext}<extra></extra>",
+    }  # fmt: skip
+
+
+def shapes_figure(run: Run) -> Figure:
+    """Width, depth and image size: shares on the front beside those among all evaluated, as bars."""
+    found = preferences(run.space, run.search)
+    rows = [(kind, entry) for kind, entries in found["shapes"].items() for entry in entries]
+    groups = {"front": ("on the front", BLUE), "evaluated": ("among all evaluated", GREY)}
+    traces = [
+        {
+            "type": "bar", "orientation": "h", "name": f"{word} ({found[group]})", "marker": {"color": colour},
+            "y": [[kind for kind, _ in rows], [f"{entry['choice']:g}" for _, entry in rows]],
+            "x": [100 * entry[group] / found[group] for _, entry in rows],
+            "text": [f"{kind} {entry['choice']:g}: {entry[group]} of {found[group]} {word}" for kind, entry in rows],
+            "textposition": "none", "hovertemplate": "%{text} (%{x:.0f} %)<extra></extra>",
+        }
+        for group, (word, colour) in groups.items()
+    ]  # fmt: skip
+    layout = common_layout("share of the networks, %", "", bargap=0.25)
+    layout["xaxis"] |= {"rangemode": "tozero"}
+    layout["yaxis"] = {"autorange": "reversed", "showgrid": False}
+    kinds = [kind if kind != "image size" else "image size (px)" for kind in found["shapes"]]
+    title = capital(", ".join(kinds[:-1]) + f" and {kinds[-1]}")
+    return one_view("shapes", title, "Of the same networks: which share has each value.", traces, layout)

@@ -1,0 +1,207 @@
+"""The report of a run: its page from top to bottom, the files it is written to, and the answer in a few lines for a terminal.
+
+`report.json` is written last: a run that has it is finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from autoformer.cost import show
+from autoformer.errors import CheckpointError
+from autoformer.metric import WORDS
+from autoformer.profiling.reports import budget, delivered, latency, latency_table, page, preferences, scores, search
+from autoformer.profiling.reports.blocks import TONES, Headline, Page, Section
+from autoformer.profiling.reports.content import FORMAT, content
+from autoformer.profiling.reports.plots import Figure
+from autoformer.profiling.reports.run_folder import Run
+from autoformer.profiling.reports.wording import (
+    device_words,
+    interval,
+    latency_interval,
+    latency_text,
+    limit_words,
+    percent,
+    percent_value,
+    readings_words,
+    score_text,
+    short_source,
+    words_of,
+)
+
+MOST_LINES = 15  # of the summary
+
+
+def build_report(run_folder: Path) -> dict[str, Any]:
+    """Writes `report.html`, `report.md`, `recipe.yaml` and at last `report.json` into the folder of a run; gives the JSON.
+
+    The same folder gives the same files. Raises `CheckpointError` naming the file that is missing or damaged.
+    """
+    run = Run.load(run_folder)
+    report = content(run)
+    whole = run_page(run, report)
+    page.save(whole, run_folder / "report.html")
+    page.save(whole, run_folder / "report.md")
+    recipe = "# The resolved recipe of this run; every setting, defaults included.\n"
+    page.write_text(recipe + _yaml(run.recipe), run_folder / "recipe.yaml")
+    page.save(whole, run_folder / "report.json")
+    return report
+
+
+def run_page(run: Run, report: dict[str, Any]) -> Page:
+    """The page of one run and the content of its `report.json`."""
+    found = tuple(figures(run))
+    head = headline(report, budget.main_measurement(run).name)
+    return Page(headline=head, sections=sections(report), figures=found, values=report, version=run.version)
+
+
+def figures(run: Run) -> list[Figure]:
+    """All figures that this run has the numbers for."""
+    found = [
+        search.candidates_figure(run),
+        search.progress_figure(run),
+        preferences.preferences_figure(run),
+        preferences.shapes_figure(run),
+        scores.training_figure("supernet", "Training of the supernet", run.supernet_history, run.metric),
+        scores.training_figure("finetune", "Finetuning of the chosen network", run.finetune_history, run.metric),
+        latency.distribution_figure(run.profile.measurements),
+        latency.timeline_figure([*run.profile.measurements, run.profile.reference]),
+        latency.blocks_figure([run.layers]) if run.layers is not None else None,
+        latency_table.table_figure(run) if run.table is not None else None,
+    ]
+    return [figure for figure in found if figure is not None]
+
+
+def headline(report: Mapping[str, Any], main_latency: str) -> Headline:
+    """The first screen. `main_latency` names the measurement that is shown there."""
+    chosen, score = report["chosen"], report["test"]["onnx fp32"]
+    latency = report["latency"][main_latency]
+    verdicts = [
+        (f"{limit_words(limit)}: {limit['met']}", TONES[limit["met"]]) for limit in report["budget"]
+    ] or [("no limits were set", "open")]  # fmt: skip
+    slower = bool(report["int8"]["advice"])  # on the device of this run
+    verdicts.append(
+        ("int8: rejected on this device", TONES["rejected"])
+        if slower
+        else (f"int8: {report['int8']['status']}", TONES[report["int8"]["status"]])
+    )
+    verdicts.append((f"timing: {latency['verdict']}", TONES[latency["verdict"]]))
+    verdicts += [(f"{item['what']}: {item['status']}", "open") for item in report["skipped"] if item["status"] == "skipped"]
+    return Headline(
+        title=f"A vision transformer for {short_source(report['source'])}",
+        sentence=(
+            f"Of {report['candidates']} scored networks within the budget, the search chose {chosen['slug']}: "
+            f"{chosen['words']}. Finetuned and exported, it was measured on {device_words(report['device'])}."
+        ),
+        numbers=(
+            (f"{words_of(report)} on test", percent_value(score["value"], score["low"], score["high"]),
+             f"95 % interval {interval(score)}; {_images(score)} images, ONNX fp32"),
+            ("parameters", show("params", chosen["params"]), "of the network that was exported"),
+            ("FLOPs", show("flops", chosen["flops"]), "multiply-adds for one image"),
+            ("latency", latency_text(latency).split(" [")[0],
+             f"{latency_interval(latency)}; {latency['qualification']}"),
+        ),
+        verdicts=tuple(verdicts),
+    )  # fmt: skip
+
+
+def sections(report: Mapping[str, Any]) -> tuple[Section, ...]:
+    """The whole report below the headline."""
+    layers = report["layers"]
+    return (
+        search.section(report),
+        preferences.section(report),
+        budget.section(report),
+        scores.section(report),
+        latency.section(report),
+        *latency.layer_section([] if layers is None else [layers]),
+        *latency_table.sections(report),
+        *delivered.board_sections(report),
+        scores.training_section(report),
+        delivered.section(report),
+        delivered.gaps_section([(item["what"], item["reason"]) for item in report["not_measured"]]),
+        scores.data_section(report),
+        delivered.machine_section(report),
+        Section(name="again", title="Do it again", text=(_again_text(report),), code=report["command"], code_title="Command"),
+        Section(
+            name="recipe",
+            title="Recipe",
+            text=("Every setting, defaults included; also in recipe.yaml.",),
+            code=_yaml(report["recipe"]),
+            code_title="Resolved recipe",
+        ),
+    )
+
+
+def _yaml(recipe: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+
+
+def _images(score: Mapping[str, Any]) -> str:
+    """On how many images a score is, and how many of them are right where it counts that."""
+    return f"{score['correct']} of {score['images']}" if score["metric"] == "top1" else str(score["images"])
+
+
+def _again_text(report: Mapping[str, Any]) -> str:
+    text = "Run from where this run was started."
+    if "profile.table" in report["command"]:
+        text += " With the stored latency table, this machine finds the same architecture and the same weights again."
+    return text + " Measured times differ from one run to the next."
+
+
+# --- the answer in a few lines -------------------------------------------------------------------------------------
+
+
+def summary_lines(report: Mapping[str, Any]) -> list[str]:
+    """The answer in at most 15 lines for a terminal, from the content of `report.json`.
+
+    Raises `CheckpointError` for a report of another format.
+    """
+    if report.get("format") != FORMAT:
+        raise CheckpointError(f"report has format {report.get('format')!r}, expected {FORMAT!r}; build it again")
+    chosen = report["chosen"]
+    lines = [
+        f"found {chosen['slug']} for {short_source(report['source'])} (seed {report['seed']}): {chosen['words']}",
+        *(f"{limit_words(limit)}: {budget.found_text(limit)}, {limit['met']}" for limit in report["budget"]),
+    ]
+    if not report["budget"]:
+        lines.append("budget: no limits were set")
+    test = report["test"]
+    shown = "; ".join(f"{scores.networks(name)} {score_text(test[name])}" for name in scores.in_order(test))
+    lines.append(f"{WORDS[report['metric']]} on {test['onnx fp32']['images']} test images: {shown}")
+    lines.append(_int8_line(report))
+    found = report["search"]
+    confirmed = found["compared"]["chosen"]["confirmed"]
+    again = "" if confirmed is None else f"; on {confirmed['images']} held-out images: {score_text(confirmed)}"
+    lines.append(
+        f"{report['tied']} of {report['candidates']} candidates are not significantly different from the best on "
+        f"{found['images']} search images; chosen: {found['choose']}{again}"
+    )
+    lines.append(readings_words(report))
+    latencies = [f"{name}: {latency_text(stats)} p50, {stats['verdict']}" for name, stats in report["latency"].items()]
+    skipped = [f"{item['what']} {item['status']}: {item['reason']}" for item in report["skipped"] if item["what"] != "ONNX int8"]
+    files = "; ".join(file["path"] for file in report["files"].values() if "sha256" in file)
+    end = [f"files: {files}"] if files else []
+    room = MOST_LINES - len(lines) - len(end)
+    return lines + _within(latencies, max(1, room - len(skipped))) + _within(skipped, max(1, room - len(latencies))) + end
+
+
+def _within(lines: list[str], most: int) -> list[str]:
+    """At most `most` lines; what does not fit is counted in the last."""
+    if len(lines) <= most:
+        return lines
+    return [*lines[: most - 1], f"{lines[most - 1]} (and {len(lines) - most} more in the report)"]
+
+
+def _int8_line(report: Mapping[str, Any]) -> str:
+    paired = report["int8_disagreement"]
+    if paired is None:
+        return f"int8 {report['int8']['status']}: {report['int8']['reason']}"
+    share = percent(paired["share"], paired["low"], paired["high"])
+    advice = f"; {report['int8']['advice']}" if report["int8"]["advice"] else ""
+    different = f"another class than fp32 on {paired['different']} of {paired['images']}, {share}"
+    return f"int8 {report['int8']['status']}: {different}{advice}"

@@ -1,0 +1,59 @@
+"""One function decides what a measurement says of a limit: report, answer of the search, device's result and bundle agree."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from autoformer.cli.board import verify
+from autoformer.profiling.kits.board_results import BoardResult
+from autoformer.profiling.measuring.measure import Measurement
+from autoformer.profiling.measuring.order_statistics import Verdict
+from autoformer.profiling.reports.run_folder import Run
+from autoformer.profiling.reports.run_page import build_report
+from autoformer.profiling.tables.limit import Timing
+from tests.support.board_files import result
+from tests.support.run_folder import make_run
+
+LIMIT_MS = 1.0
+ABOVE, INSIDE, AROUND = (1.20, 1.22) * 500, (0.80, 0.82) * 500, (0.99, 1.01) * 500  # intervals reach from one to the other
+
+
+def of_bundle(taken: Measurement, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What `board.pyz verify` says of the limit on a device where this is measured."""
+    monkeypatch.setattr(verify, "measured", lambda *_, **__: ({"onnx fp32": taken}, {}))
+    bundle = SimpleNamespace(promises={"budget": {"max_latency_ms": LIMIT_MS}}, manifest=None)
+    return verify.budget(cast(Any, bundle), argparse.Namespace())["max_latency_ms"]
+
+
+@pytest.mark.parametrize(
+    ("samples_ms", "level", "status"),
+    [
+        (ABOVE, "VALID", "over budget"),
+        (ABOVE, "UNSTABLE", "inconclusive"),
+        (ABOVE, "INVALID", "inconclusive"),
+        (INSIDE, "VALID", "within budget"),
+        (INSIDE, "UNSTABLE", "inconclusive"),
+        (AROUND, "VALID", "inconclusive"),
+        ((0.5, 0.5, 0.5), "VALID", "inconclusive"),  # too few for an interval
+    ],
+)
+def test_every_place_says_the_same_of_a_measurement(
+    samples_ms: tuple[float, ...], level: str, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdict = Verdict(level, () if level == "VALID" else ("drift",))
+    folder = make_run(tmp_path / "run", limit_ms=LIMIT_MS, samples_ms=samples_ms, verdict=verdict)
+    limit = next(one for one in build_report(folder)["budget"] if one["limit"] == "max_latency_ms")
+    taken = Run.load(folder).profile.measurements[0]
+    stats = taken.stats
+    timing = Timing(
+        measured_ms=stats.p50_ms, low_ms=stats.p50_low_ms, high_ms=stats.p50_high_ms, runs=stats.n, verdict=taken.verdict
+    )
+    found = of_bundle(taken, monkeypatch)
+    answer = {"artefacts": {"onnx fp32": {"status": "as promised"}}, "budget": {"max_latency_ms": found}}
+    imported = BoardResult.load(result(tmp_path / "b.json", command="verify", answer=answer)).budget["max_latency_ms"]
+    assert {limit["met"], timing.status(LIMIT_MS), found["status"], imported["status"]} == {status}
