@@ -10,7 +10,7 @@ channels, C classes, g grid, m max_relative_position.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -182,18 +182,17 @@ class ExactCosts:
 
 @dataclass(frozen=True)
 class MeasuredCosts:
-    """Another cost model, with latencies that are known of some architectures in place of its own.
+    """Exact params and FLOPs; latencies as measured where there are any, else as `predict` gives them (None: not known)."""
 
-    Over a model without latencies it knows those alone; `measurement_conditions` says what they mean.
-    """
-
-    costs: CostModel
+    space: SearchSpace
     measured_ms: Mapping[Architecture, float]
+    predict: Callable[[Architecture], float | None]
     measurement_conditions: MeasurementConditions | None
 
     def __call__(self, architecture: Architecture) -> Cost:
-        cost = self.costs(architecture)
-        return replace(cost, latency_ms=self.measured_ms.get(architecture, cost.latency_ms))
+        measured = self.measured_ms.get(architecture)
+        latency_ms = self.predict(architecture) if measured is None else measured
+        return replace(ExactCosts(self.space)(architecture), latency_ms=latency_ms)
 
 
 # --- budget ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from autoformer import __version__
-from autoformer.cost import Budget, CostModel, ExactCosts, MeasuredCosts, check_feasible, show
+from autoformer.cost import Budget, CostModel, MeasuredCosts, check_feasible, show
 from autoformer.errors import BudgetError
 from autoformer.files import claim_folder, file_digest
 from autoformer.search.record import FILE_NAME, SearchRecord, Source
@@ -26,7 +26,7 @@ class StoredSearch:
         known = {candidate.architecture: candidate.cost.latency_ms for candidate in self.result.candidates}
         ends = dict(zip((self.space.smallest, self.space.largest), self.record.latency_ends, strict=False))
         measured = {network: time for network, time in (ends | known).items() if time is not None}
-        self.costs = MeasuredCosts(ExactCosts(self.space), measured, self.record.measurement_conditions)
+        self.costs = MeasuredCosts(self.space, measured, lambda _: None, self.record.measurement_conditions)
 
     def answer(
         self,

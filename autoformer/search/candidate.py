@@ -58,8 +58,8 @@ class Candidate:
             given["predictions"] = unpacked(given.pop("guesses"), Score.from_dict(given["score"]).images)
             if (held := given.get("confirmation")) is not None:
                 given["confirmation"] = unpacked(held["guesses"], held["images"])
-            return from_json(cls, given, "candidate")
-        raise AssertionError("unreachable")
+            candidate = from_json(cls, given, "candidate")
+        return candidate
 
 
 def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:

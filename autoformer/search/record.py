@@ -81,9 +81,7 @@ class SearchRecord:
         with believing(path, "it was edited or damaged; search again", fault="is not a search result"):
             named = {NAMES.get(key, key): value for key, value in values.items()}
             record = from_json(cls, named, "search", beside=("format",))
-            steps = record.history.get(record.config.method, ())
-            return replace(record, result=replace(record.result, history=steps))
-        raise AssertionError("unreachable")
+        return replace(record, result=replace(record.result, history=record.history.get(record.config.method, ())))
 
     def save(self, folder: Path) -> None:
         """Writes `search.json`, whole or not at all."""

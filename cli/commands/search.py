@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from autoformer.space import SearchSpace
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Request:
     """What both ways to a network are asked alike: a search, and an answer from a finished one."""
 
@@ -117,10 +117,7 @@ def search(
     limits = BudgetConfig(
         max_params=max_params, min_params=min_params, max_flops=max_flops, min_flops=min_flops, max_latency=max_latency
     )
-    request = Request(
-        limits=limits, latency_table=latency_table, out=out, settings=settings, measure=measure, seconds=seconds, json=json,
-        quiet=quiet,
-    )  # fmt: skip
+    request = Request(limits, latency_table, out, settings, measure, seconds, json, quiet)
     if max_latency is None and (not measure or seconds is not None):
         raise typer.BadParameter(f"{'--seconds' if measure else '--no-measure'} has no effect without --max-latency")
     if (supernet is None) == (source is None):
@@ -216,9 +213,9 @@ def _answer(source: Path, request: Request) -> None:
     stored = StoredSearch(source)
     table, costs = _costs(request, stored)
     stated = read_budget(stored.space, costs, request.limits)
-    choose, margin = chosen.choose if request.settings else None, stored.record.latency_margin if table is None else table.margin
+    margin = stored.record.latency_margin if table is None else table.margin
     budget = within_margin(stated, margin) if table is None else searched_with(stated, stored.space, costs)
-    answer = stored.answer(budget, costs, choose, margin)
+    answer = stored.answer(budget, costs, chosen.choose if request.settings else None, margin)
     if request.out is not None:
         save_answer(answer, request.out)
     inside, every = len(answer.result.candidates), len(stored.result.candidates)
@@ -254,9 +251,11 @@ def _show(
     out, result, measured = request.out, record.result, None
     if request.measure and table is not None and out is not None and stated.max_latency_ms is not None:
         question = LatencyQuestion(
-            stated=stated, first=result.chosen.architecture, choose=record.config.choose,
+            stated=stated,
+            first=result.chosen.architecture,
+            choose=record.config.choose,
             config=MeasureConfig.lasting(request.seconds or SECONDS),
-        )  # fmt: skip
+        )
         with progress_bar(request.quiet) as progress:
             measured = answer_latency(stored, table, question, out, progress=progress)
     if request.json:

@@ -6,7 +6,6 @@ A report is only as good as what it is made of: whatever is missing, damaged, of
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -246,9 +245,7 @@ def _searched(folder: Path, metric: Metric) -> dict[str, Any]:
         "answer": LatencyAnswer.load(folder) if (folder / FILE_NAME).exists() else None,
         "measurement_conditions": found.measurement_conditions,
         "search_config": found.config.to_dict(),
-        "progress": {
-            method: tuple((step.images, step.best) for step in taken) for method, taken in found.history.items() if taken
-        },
+        "progress": {name: tuple((step.images, step.best) for step in steps) for name, steps in found.history.items() if steps},
     }
 
 
@@ -293,15 +290,3 @@ def _history(record: Mapping[str, Any], metric: Metric) -> tuple[Epoch, ...]:
     if others := {kept.metric for epoch in found for kept in epoch.scores.values()} - {metric}:
         raise ValueError(f"its history has scores of {' and '.join(sorted(others))}, the run's metric is {metric}")
     return found
-
-
-def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{str(value)[:40]!r} is no count")
-    return value
-
-
-def _finite(value: Any) -> float:
-    if not math.isfinite(number := float(value)):
-        raise ValueError(f"{value} is no finite number")
-    return number

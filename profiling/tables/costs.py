@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 from autoformer.architecture import Architecture
@@ -11,18 +10,6 @@ from autoformer.errors import BudgetError, MeasurementError
 from autoformer.profiling.tables.loads import Terms
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.space import SearchSpace
-
-
-@dataclass(frozen=True)
-class PredictedCosts:
-    """Exact params and FLOPs, and the latency that a function predicts."""
-
-    space: SearchSpace
-    predict: Callable[[Architecture], float]
-    measurement_conditions: MeasurementConditions
-
-    def __call__(self, architecture: Architecture) -> Cost:
-        return replace(ExactCosts(self.space)(architecture), latency_ms=self.predict(architecture))
 
 
 @dataclass(frozen=True)

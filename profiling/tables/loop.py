@@ -30,7 +30,6 @@ from autoformer.profiling.measuring.drift import measure_together
 from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, device_name, threads_of
 from autoformer.profiling.measuring.order_statistics import MIN_SAMPLES_P99, VALID, WITHIN_BUDGET, interval_of
 from autoformer.profiling.tables.correction import CorrectedTable
-from autoformer.profiling.tables.costs import PredictedCosts
 from autoformer.profiling.tables.limit import FILE_NAME, FinalistNetwork, LatencyAnswer, LatencyRound, Timing
 from autoformer.profiling.tables.speed_factor import anchors_of, speed_factor_of
 from autoformer.profiling.tables.table import LatencyTable
@@ -159,8 +158,7 @@ class _Loop:
     def _order(self, predict: Callable[[Architecture], float]) -> list[Architecture]:
         """The stored networks inside the stated budget in the order of choice, priced by `predict` where not measured."""
         upper = {network: timing.high_ms or timing.measured_ms for network, timing in self.timings.items()}
-        meaning = self.table.measurement_conditions
-        costs = MeasuredCosts(PredictedCosts(self.stored.space, predict, meaning), upper, meaning)
+        costs = MeasuredCosts(self.stored.space, upper, predict, self.table.measurement_conditions)
         try:
             result = self.stored.answer(self.question.stated, costs, self.question.choose).result
         except BudgetError:  # none is inside

@@ -20,7 +20,6 @@ from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import MeasureConfig, device_name, threads_of
 from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, OVER_BUDGET, UNSTABLE, VALID, WITHIN_BUDGET, Verdict
 from autoformer.profiling.tables.correction import CorrectedTable
-from autoformer.profiling.tables.costs import PredictedCosts
 from autoformer.profiling.tables.limit import FinalistNetwork, LatencyAnswer, Timing, finally_chosen
 from autoformer.profiling.tables.loop import Choose, elsewhere, measure_networks, order_of_choice
 from autoformer.profiling.tables.measuring import TableConfig, measure_table
@@ -230,11 +229,11 @@ def test_predictions_inside_the_intervals_need_no_correction() -> None:
 
 
 def test_direct_measurement_is_a_cost_model() -> None:
-    costs = MeasuredCosts(ExactCosts(SPACE), {SPACE.middle: 0.7}, HERE)
+    costs = MeasuredCosts(SPACE, {SPACE.middle: 0.7}, lambda _: None, HERE)
     assert costs.measurement_conditions == HERE
     assert costs(SPACE.middle) == replace(ExactCosts(SPACE)(SPACE.middle), latency_ms=0.7)
     assert costs(SPACE.smallest).latency_ms is None
-    assert MeasuredCosts(PredictedCosts(SPACE, truth, HERE), {}, HERE)(SPACE.largest).latency_ms == truth(SPACE.largest)
+    assert MeasuredCosts(SPACE, {}, truth, HERE)(SPACE.largest).latency_ms == truth(SPACE.largest)
 
 
 def test_the_order_of_choice_is_the_cheapest_of_the_tied_and_then_the_rest_by_score() -> None:
