@@ -282,8 +282,8 @@ class EvaluationStore:
         mine = sql.and_(SCORES.c.key == self.key, SCORES.c.architecture == architecture.digest, SCORES.c.start <= start)
         found = np.empty(0, np.int64)
         with self._readable(), self._engine.connect() as connection:
-            for row in connection.execute(sql.select(SCORES.c.start, SCORES.c.images, SCORES.c.guesses).where(mine)):
-                held = unpacked(row.guesses, row.images)
+            for row in connection.execute(sql.select(SCORES.c.start, SCORES.c.images, SCORES.c.predictions).where(mine)):
+                held = unpacked(row.predictions, row.images)
                 if held.size and held.max() >= self.classes:
                     raise ValueError(f"a prediction of class {held.max()} of {self.classes}")
                 held = held[start - row.start : stop - row.start]
