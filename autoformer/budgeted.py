@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from autoformer.architecture import Architecture
 from autoformer.cost import Budget, Cost, CostModel, LinearLatency, check_feasible, show
@@ -64,7 +65,7 @@ class Candidates:
             broken = self.budget.excess(cost)
             if not broken:
                 return architecture, cost
-            region = self._no_dearer_than(flops) if "max_latency_ms" in broken else self.region
+            region = self._up_to(flops) if "max_latency_ms" in broken else self.region
         if (found := self._walked(architecture, rng)) is None:
             raise BudgetError(self._nearest())
         return found
@@ -114,19 +115,9 @@ class Candidates:
 
     def _within(self, max_flops: float | None) -> Region:
         """The networks that keep the limits on params and FLOPs, with this upper limit on FLOPs."""
-        budget = self.budget
-        return Region(
-            self._shapes,
-            max_params=budget.max_params,
-            min_params=budget.min_params,
-            max_flops=max_flops,
-            min_flops=budget.min_flops,
-            max_latency_ms=budget.max_latency_ms,
-            min_latency_ms=budget.min_latency_ms,
-            latency=self._closed,
-        )
+        return Region(self._shapes, replace(self.budget, max_flops=max_flops), self._closed)
 
-    def _no_dearer_than(self, flops: int) -> Region:
+    def _up_to(self, flops: int) -> Region:
         """The networks of the region up to the first rung that is at or above `flops`."""
         least, most = self._ends
         rung = math.ceil((flops - least) / max(1, most - least) * RUNGS)

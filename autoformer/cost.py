@@ -10,8 +10,8 @@ channels, C classes, g grid, m max_relative_position.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from autoformer.architecture import Architecture
@@ -141,7 +141,7 @@ class Cost:
 
     params: int
     flops: int  # multiply-adds of one image, canonical form
-    latency_ms: float | None = None  # as the cost model's qualification says; None: not part of the model
+    latency_ms: float | None = None  # as the cost model's measurement conditions say; None: not part of the model
 
 
 class CostModel(Protocol):
@@ -180,6 +180,21 @@ class ExactCosts:
         return Cost(params=count_params(architecture, self.space), flops=count_flops(architecture, self.space))
 
 
+@dataclass(frozen=True)
+class MeasuredCosts:
+    """Exact params and FLOPs; latencies as measured where there are any, else as `predict` gives them (None: not known)."""
+
+    space: SearchSpace
+    measured_ms: Mapping[Architecture, float]
+    predict: Callable[[Architecture], float | None]
+    measurement_conditions: MeasurementConditions | None
+
+    def __call__(self, architecture: Architecture) -> Cost:
+        measured = self.measured_ms.get(architecture)
+        latency_ms = self.predict(architecture) if measured is None else measured
+        return replace(ExactCosts(self.space)(architecture), latency_ms=latency_ms)
+
+
 # --- budget ------------------------------------------------------------------------------------------------------
 
 LIMITS = ("params", "flops", "latency_ms")
@@ -193,7 +208,7 @@ class Budget:
     min_params: float | None = None
     max_flops: float | None = None  # multiply-adds
     min_flops: float | None = None
-    max_latency_ms: float | None = None  # means what the cost model's qualification says
+    max_latency_ms: float | None = None  # under the cost model's measurement conditions
     min_latency_ms: float | None = None  # of a library's user: only networks that nearly use the limit up
 
     def __post_init__(self) -> None:
@@ -233,12 +248,12 @@ class Budget:
 
 
 def check_feasible(budget: Budget, space: SearchSpace, costs: CostModel) -> None:
-    """Raises `BudgetError` when even the cheapest network is too dear, or the dearest below a lower limit.
+    """Raises `BudgetError` when even the cheapest network is too expensive, or the most expensive below a lower limit.
 
-    The message names the tightest limit, the cheapest (dearest) value of the space and the architecture that has it.
+    The message names the tightest limit, the cheapest (most expensive) value of the space and the architecture that has it.
     Costs grow with every choice, so the smallest and the largest architecture decide.
     """
-    for architecture, kind, word in ((space.smallest, "max", "cheapest"), (space.largest, "min", "dearest")):
+    for architecture, kind, word in ((space.smallest, "max", "cheapest"), (space.largest, "min", "most expensive")):
         cost = costs(architecture)
         broken = {name: by for name, by in budget.excess(cost).items() if name.startswith(kind)}
         if broken:

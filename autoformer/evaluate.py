@@ -1,17 +1,7 @@
-"""How well a network guesses, with its uncertainty: of one network, and of two on the same images.
+"""Running a network on images: which class it gives each. What that is worth as a number is the business of `metric`.
 
-A run has one metric, and everything after training goes by it. With K the classes that the labels name, n_k the images of
-class k, h_k those of them that are right and g_k the images that the network calls k:
-
-    top1                h / n over all images
-    balanced_accuracy   mean over the K classes of the recall h_k / n_k
-    macro_f1            mean over the K classes of 2 h_k / (n_k + g_k)
-
-A class without an image has no recall, so it stands in no mean; naming it is an error like any other, and never changes K.
-(scikit-learn's macro-F1 counts a class that was only guessed as a zero; two networks would be averaged over other classes.)
-
-Every interval is Wilson's, 95 %, for the number of images that the score is as sure as (`effective_images`). Two networks
-are compared image by image, far sharper than two intervals: see `tied`.
+`predictions` takes any function from prepared images to logits, and decoded images from the CPU. `ResidentImages` is for the
+search, which asks hundreds of subnets about the same images: they lie on the device, where it has room.
 """
 
 from __future__ import annotations

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
-from autoformer.architecture import Architecture
-from autoformer.cost import count_flops
-from autoformer.space import SearchSpace
+from autoformer.architecture import PUBLISHED, PUBLISHED_SPACES, Architecture
+from autoformer.cost import alignment_waste, count_flops, count_params, count_supernet_params, show
+from autoformer.errors import ArchitectureError, CheckpointError
+from autoformer.space import PRESETS, SearchSpace
 
 # What the paper states (table 3) and what the official code's get_complexity gives for the published networks.
 OTHER_COUNTS: dict[str, dict[str, float]] = {
@@ -18,8 +20,6 @@ WHY_COUNTS_DIFFER = (
     "Ours are the multiply-adds of the factorised relative position, LayerNorm as fvcore counts it. The official code counts one "
     "token too many in every product and the head for all tokens, relative position as 2·14·n² per layer, and no LayerNorm."
 )
-
-
 # The paper does not say how it counts; these are inferences from the sums of `published_counts`.
 PAPER_PROBABLY = {
     "AutoFormer-T": "The paper's number probably leaves the N×N embedding of relative position out, since it would be {products} "
@@ -30,19 +30,17 @@ PAPER_PROBABLY = {
     "with it, which is 11 only if cut off; whether it holds LayerNorm does not show in two digits.",
 }
 
+ExecutedForm = Literal["bias", "fused", "tiled"]
+WHERE = {"bias": "what counters see", "tiled": "torch on a CPU", "fused": "exported graphs, torch on an accelerator"}  # of `auto`
 
-def facts_of_space(space: Any) -> dict[str, Any]:
+
+def facts_of_space(space: SearchSpace) -> dict[str, Any]:
     """Choices, number of architectures, the costs of the smallest, middle and largest, and the supernet's memory."""
-    from dataclasses import replace
-
-    from autoformer.cost import count_flops, count_params, count_supernet_params
-
+    anchors = {"smallest": space.smallest, "middle": space.middle, "largest": space.largest}.items()
     return {
         "kind": "space",
         "networks": space.size,
-        "smallest": {"params": count_params(space.smallest, space), "flops": count_flops(space.smallest, space)},
-        "middle": {"params": count_params(space.middle, space), "flops": count_flops(space.middle, space)},
-        "largest": {"params": count_params(space.largest, space), "flops": count_flops(space.largest, space)},
+        **{name: {"params": count_params(anchor, space), "flops": count_flops(anchor, space)} for name, anchor in anchors},
         "supernet_memory_mib": {  # weights in float32, with shared and with independent weights per choice
             sharing: round(4 * count_supernet_params(replace(space, sharing=sharing)) / 2**20, 1)
             for sharing in ("entangled", "classical")
@@ -52,13 +50,11 @@ def facts_of_space(space: Any) -> dict[str, Any]:
     }
 
 
-def facts_of_architecture(architecture: Any, space: Any) -> dict[str, Any]:
+def facts_of_architecture(architecture: Architecture, space: SearchSpace) -> dict[str, Any]:
     """Choices and costs of one network, and what padding its widths to multiples of 32 would add.
 
     Beside the canonical `flops` stand those of relative position as it is executed, by form.
     """
-    from autoformer.cost import alignment_waste, count_flops, count_params
-
     return {
         "kind": "architecture",
         "slug": architecture.slug,
@@ -71,32 +67,6 @@ def facts_of_architecture(architecture: Any, space: Any) -> dict[str, Any]:
         "num_classes": space.num_classes,
         "architecture": architecture.to_dict(),
     }
-
-
-def published_counts(name: str) -> dict[str, Any]:
-    """How others count a published network, and of what the differences to ours consist; all in multiply-adds."""
-    from autoformer.architecture import PUBLISHED, PUBLISHED_SPACES
-    from autoformer.cost import count_flops, show
-    from autoformer.space import PRESETS
-
-    network = (PUBLISHED[name], PRESETS[PUBLISHED_SPACES[name]])
-    layer_norm, factorised = count_layer_norm_flops(*network), count_relative_position_flops(*network)
-    without_either = count_flops(*network) - layer_norm - factorised
-    unfactorised = count_unfactorised_flops(*network)
-    return {
-        **OTHER_COUNTS[name],
-        "layer_norm_flops": layer_norm,
-        "relative_position_flops": factorised,
-        "unfactorised_relative_position_flops": unfactorised,
-        "without_either_flops": without_either,
-        "official_products_flops": without_either + unfactorised,
-        "why_they_differ": WHY_COUNTS_DIFFER,
-        "paper_probably": PAPER_PROBABLY[name].format(products=show("flops", without_either + unfactorised)),
-    }
-
-
-ExecutedForm = Literal["bias", "fused", "tiled"]
-WHERE = {"bias": "what counters see", "tiled": "torch on a CPU", "fused": "exported graphs, torch on an accelerator"}  # of `auto`
 
 
 def count_executed_flops(architecture: Architecture, space: SearchSpace, form: ExecutedForm) -> int:
@@ -136,3 +106,54 @@ def count_unfactorised_flops(architecture: Architecture, space: SearchSpace) -> 
 def count_layer_norm_flops(architecture: Architecture, space: SearchSpace) -> int:
     """The share of LayerNorm in the canonical count: 5 an element, as fvcore has it."""
     return 5 * (space.grid_of(architecture) ** 2 + 1) * architecture.embed_dim * (2 * architecture.depth + 1)
+
+
+def published_counts(name: str) -> dict[str, Any]:
+    """How others count a published network, and of what the differences to ours consist; all in multiply-adds."""
+    network = (PUBLISHED[name], PRESETS[PUBLISHED_SPACES[name]])
+    layer_norm, factorised = count_layer_norm_flops(*network), count_relative_position_flops(*network)
+    without_either = count_flops(*network) - layer_norm - factorised
+    unfactorised = count_unfactorised_flops(*network)
+    return {
+        **OTHER_COUNTS[name],
+        "layer_norm_flops": layer_norm,
+        "relative_position_flops": factorised,
+        "unfactorised_relative_position_flops": unfactorised,
+        "without_either_flops": without_either,
+        "official_products_flops": without_either + unfactorised,
+        "why_they_differ": WHY_COUNTS_DIFFER,
+        "paper_probably": PAPER_PROBABLY[name].format(products=show("flops", without_either + unfactorised)),
+    }
+
+
+def space_of_model(values: Any) -> Any:
+    """The space of the one network that a saved folder describes, without loading torch.
+
+    Raises `CheckpointError` when something is missing, `ArchitectureError` when something cannot be.
+    """
+    needed = {"embed_dim", "num_heads", "mlp_ratio", "img_size", "head_dim", "patch_size", "in_chans", "num_classes"}
+    needed |= {"max_relative_position", "relative_position", "absolute_position"}
+    if not isinstance(values, dict):
+        raise CheckpointError(f"model_args is a {type(values).__name__}, expected a JSON object")
+    if missing := needed - set(values):
+        raise CheckpointError(f"it lacks {', '.join(sorted(missing))}")
+    for name in ("num_heads", "mlp_ratio"):
+        if not isinstance(values[name], list):
+            raise ArchitectureError(f"{name} must be a list of numbers, one per block; got {str(values[name])[:40]}")
+    if values.get("searched_size") not in (None, values["img_size"]):
+        raise ArchitectureError(f"searched_size {values['searched_size']} contradicts img_size {str(values['img_size'])[:40]}")
+    return SearchSpace(
+        name="one",
+        embed_dims=(values["embed_dim"],),
+        depths=(len(values["num_heads"]),),
+        num_heads=tuple(values["num_heads"]),
+        mlp_ratios=tuple(values["mlp_ratio"]),
+        image_sizes=(values["img_size"],),
+        head_dim=values["head_dim"],
+        patch_size=values["patch_size"],
+        in_chans=values["in_chans"],
+        num_classes=values["num_classes"],
+        max_relative_position=values["max_relative_position"],
+        relative_position=values["relative_position"],
+        absolute_position=values["absolute_position"],
+    )

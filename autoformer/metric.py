@@ -1,22 +1,39 @@
-"""How good a network is, as a number with its uncertainty: scores, intervals, and which networks are as good as the best."""
+"""How good a network is, as a number with its uncertainty: of one network, and of two on the same images.
+
+A run has one metric, and everything after training goes by it. With K the classes that the labels name, n_k the images of
+class k, h_k those of them that are right and g_k the images that the network calls k:
+
+    top1                h / n over all images
+    balanced_accuracy   mean over the K classes of the recall h_k / n_k
+    macro_f1            mean over the K classes of 2 h_k / (n_k + g_k)
+
+A class without an image has no recall, so it stands in no mean; naming it is an error like any other, and never changes K.
+(scikit-learn's macro-F1 counts a class that was only predicted as a zero; two networks would be averaged over other classes.)
+
+Every interval is Wilson's, 95 %, for the number of images that the score is as sure as (`effective_images`). Two networks
+are compared image by image, far sharper than two intervals: see `tied`. How far the scores of equally good networks spread by
+chance follows from their predictions as well: see `chance_spread`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import comb, isfinite, sqrt
+from math import sqrt
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autoformer.errors import CheckpointError
+from autoformer.records import from_json
 
 Metric = Literal["top1", "balanced_accuracy", "macro_f1"]
 WORDS: dict[Metric, str] = {"top1": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
 Z95 = 1.959964  # two-sided 95 % of the normal distribution
 SWAPS = 999  # random ones that decide a tie; with the answer itself 1000, of which 5 % is a whole number
 SWAPS_AT_ONCE = 111  # bounds the memory
+DEALS = 20  # of the predictions among networks; the spread of 32 of them is then known to 3 %
 NO_VARIANCE = 1e-14  # below what one image in a million adds to a sum over classes, above rounding
 
 
@@ -25,7 +42,7 @@ def metric_from(name: object) -> Metric:
     for known in get_args(Metric):
         if name == known:
             return known  # type: ignore[no-any-return]
-    raise CheckpointError(f"{str(name)[:40]!r} is no metric; known are {', '.join(get_args(Metric))}")
+    raise CheckpointError(f"{str(name)[:40]!r} is not a metric; known are {', '.join(get_args(Metric))}")
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,14 @@ class Score:
     images: int
     correct: int | None = None
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.low <= self.value <= self.high <= 1 or self.images < 1:
+            raise ValueError(f"{self.value:g} from {self.low:g} to {self.high:g} on {self.images} images cannot be")
+        if (self.correct is None) is (self.metric == "top1"):
+            raise ValueError(f"{self.correct} right images do not go with {self.words}")
+        if self.correct is not None and not abs(self.correct / self.images - self.value) < 1e-9:
+            raise ValueError(f"{self.correct} right of {self.images} are not {self.value:g}")
+
     @property
     def words(self) -> str:
         """The metric as people say it: accuracy, balanced accuracy, macro-F1."""
@@ -51,25 +76,7 @@ class Score:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Score:
         """Reads the JSON form. Raises `CheckpointError` naming what is missing or impossible."""
-        try:
-            metric = metric_from(values["metric"])
-            shares = [values[name] for name in ("low", "value", "high")]
-            images: Any = values["images"]
-            correct: Any = values["correct"] if metric == "top1" else None
-        except (AttributeError, KeyError, TypeError) as error:
-            lacking = f"it lacks {error}" if isinstance(error, KeyError) else "it is no JSON object"
-            raise CheckpointError(f"a score cannot be read: {lacking}; it was edited or damaged") from error
-        if not all(isinstance(share, int | float) and isfinite(share) for share in shares):
-            raise CheckpointError(f"a score holds {str(shares)[:80]}, expected three numbers; it was edited or damaged")
-        if not 0 <= shares[0] <= shares[1] <= shares[2] <= 1:
-            raise CheckpointError(f"a score of {shares[1]:g} from {shares[0]:g} to {shares[2]:g} cannot be; it was edited")
-        whole = (images, correct) if metric == "top1" else (images,)
-        if not all(isinstance(number, int) and not isinstance(number, bool) for number in whole) or images < 1:
-            given = f"{str(correct)[:40]} right " if metric == "top1" else ""
-            raise CheckpointError(f"a score of {given}on {str(images)[:40]} images cannot be; it was edited or damaged")
-        if metric == "top1" and not (0 <= correct <= images and abs(correct / images - shares[1]) < 1e-9):
-            raise CheckpointError(f"{correct} right of {images} are not {shares[1]:g}; the score was edited or damaged")
-        return cls(metric, float(shares[1]), float(shares[0]), float(shares[2]), images, correct)
+        return from_json(cls, values, "score")
 
     def __str__(self) -> str:
         return f"{100 * self.value:.2f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
@@ -83,20 +90,20 @@ def wilson(share: float, images: float) -> tuple[float, float]:
 
 
 def score(predicted: NDArray[np.int64], labels: NDArray[np.int64], metric: Metric = "top1") -> Score:
-    """The metric of guesses [n] of images of these classes [n], n at least 1."""
-    assert predicted.shape == labels.shape, f"{predicted.shape} guesses, {labels.shape} labels"
+    """The metric of predictions [n] for images of these classes [n], n at least 1."""
+    assert predicted.shape == labels.shape, f"{predicted.shape} predictions, {labels.shape} labels"
     assert len(labels), "a score of no images"
     if metric == "top1":
         right = int((predicted == labels).sum())
         return Score(metric, right / len(labels), *wilson(right / len(labels), len(labels)), len(labels), right)
     table = ClassTable.of(predicted, labels)
-    value = float(_per_class(table.hits, table.named, table.images, metric).mean())
+    value = table.value(metric)
     return Score(metric, value, *wilson(value, effective_images(table, metric)), len(labels))
 
 
 @dataclass(frozen=True)
 class ClassTable:
-    """Guesses and labels counted over the K classes that have images; `guessed` K stands for every other class."""
+    """Predictions and labels counted over the K classes that have images; the prediction K stands for every other class."""
 
     predicted: NDArray[np.int64]  # [n], 0..K
     labels: NDArray[np.int64]  # [n], 0..K - 1
@@ -118,6 +125,10 @@ class ClassTable:
     def named(self) -> NDArray[np.int64]:
         """Images that are given each class, [K]."""
         return np.bincount(self.predicted, minlength=len(self.images) + 1)[:-1]
+
+    def value(self, metric: Metric) -> float:
+        """The mean over classes."""
+        return float(_per_class(self.hits, self.named, self.images, metric).mean())
 
 
 def _per_class(hits: NDArray[Any], named: NDArray[Any], images: NDArray[np.int64], metric: Metric) -> NDArray[np.float64]:
@@ -161,19 +172,16 @@ def effective_images(table: ClassTable, metric: Metric) -> float:
 def tied(
     first: NDArray[np.int64], second: NDArray[np.int64], labels: NDArray[np.int64], metric: Metric = "top1", level: float = 0.05
 ) -> bool:
-    """Whether two networks' guesses [n] on the same images cannot be told apart by the metric, at `level`.
+    """Whether two networks' predictions [n] for the same images do not differ significantly in the metric, at `level`.
 
-    For top-1, McNemar's exact test. It asks: if it did not matter which network a guess comes from, how often would
-    swapping the two guesses of images at random give as large a difference? For the means over classes the same is asked
+    For top-1, McNemar's exact test. It asks: if it did not matter which network a prediction comes from, how often would
+    swapping the two predictions of images at random give as large a difference? For the means over classes the same is asked
     of the difference over its standard error (to first order, with the images of each class fixed), of random swaps, always
-    the same ones. A bootstrap would ask less of small classes: it tells equal networks apart twice as often as it says.
+    the same ones. A bootstrap would ask less of small classes: it finds equal networks different twice as often as it says.
     """
     if metric == "top1":
         right, also = first == labels, second == labels
-        wins, losses = int((right & ~also).sum()), int((also & ~right).sum())
-        n = wins + losses
-        tail: float = sum(comb(n, k) for k in range(min(wins, losses) + 1)) / 2**n
-        return bool(2 * tail >= level)
+        return mcnemar(int((right & ~also).sum()), int((also & ~right).sum())) >= level
     pairs = Pairs.of(ClassTable.of(first, labels), ClassTable.of(second, labels))
     seen = pairs.contrast(np.zeros((1, len(pairs.sizes)), np.int64), metric)[0]
     needed, found, rng = level * (SWAPS + 1), 1, np.random.default_rng(0)  # the difference as it is counts as one
@@ -185,17 +193,44 @@ def tied(
     return False
 
 
+def mcnemar(wins: int, losses: int) -> float:
+    """The two-sided p-value of McNemar's exact test, from the images that only one or only the other network has right."""
+    from scipy.special import bdtr  # of scipy.stats.binomtest the part that computes, without its second of imports
+
+    return min(1.0, 2 * float(bdtr(min(wins, losses), wins + losses, 0.5))) if wins + losses else 1.0
+
+
+def chance_spread(predicted: Sequence[NDArray[np.int64]], labels: NDArray[np.int64], metric: Metric) -> float:
+    """The standard deviation that the scores of these networks would have if they were equally good; 0 of fewer than two.
+
+    It is asked what `tied` asks: if it did not matter which network a prediction comes from, how far would the scores spread
+    after the predictions for each image are dealt anew among the networks? So classes of few images count as they count in
+    the metric. An accuracy and a mean of recalls are sums over images, so the expected variance is a sum as well: of the
+    variance over networks of each image's share. Macro-F1 is dealt `DEALS` times, always alike.
+    """
+    if len(predicted) < 2:
+        return 0.0
+    every = np.stack(predicted)
+    if metric == "macro_f1":
+        rng = np.random.default_rng(0)
+        dealt = (rng.permuted(every, axis=0) for _ in range(DEALS))
+        return sqrt(np.mean([np.var([ClassTable.of(row, labels).value(metric) for row in deal], ddof=1) for deal in dealt]))
+    _, numbered, images = np.unique(labels, return_inverse=True, return_counts=True)
+    share = 1 / len(labels) if metric == "top1" else 1 / (len(images) * images[numbered])
+    return sqrt(float((np.var(every == labels, axis=0, ddof=1) * share**2).sum()))
+
+
 @dataclass(frozen=True)
 class Pairs:
-    """Two networks' guesses of the same images, C different triples of label and guesses with the images that share each.
+    """Two networks' predictions for the same images, C different triples of label and predictions with the images of each.
 
-    Images of one triple are interchangeable, so a swap is the number of them whose two guesses change places.
+    Images of one triple are interchangeable, so a swap is the number of them whose two predictions change places.
     """
 
     first: ClassTable
     second: ClassTable
     label: NDArray[np.int64]  # [C]
-    one: NDArray[np.int64]  # the first network's guess, [C]
+    one: NDArray[np.int64]  # the first network's prediction, [C]
     other: NDArray[np.int64]  # the second's, [C]
     sizes: NDArray[np.int64]  # images, [C]
 
@@ -247,7 +282,7 @@ class Difference:
     value: float
     low: float | None  # None: the images do not tell
     high: float | None
-    tied: bool  # not told apart by the paired test of `tied`
+    tied: bool  # not significantly different by the paired test of `tied`
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -262,7 +297,7 @@ class Difference:
 def paired_difference(
     first: NDArray[np.int64], second: NDArray[np.int64], labels: NDArray[np.int64], metric: Metric = "top1"
 ) -> Difference:
-    """Compares guesses [n] of the same images of the classes `labels` [n]."""
+    """Compares predictions [n] for the same images of the classes `labels` [n]."""
     same = tied(first, second, labels, metric)
     if metric == "top1":
         found, low, high = newcombe(first == labels, second == labels)

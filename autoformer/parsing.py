@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from autoformer.cost import Budget, CostModel
-from autoformer.errors import BudgetError
+from autoformer.errors import ArchitectureError, BudgetError, RecipeError
 from autoformer.settings import Settings
 from autoformer.space import PRESETS, SearchSpace
 
@@ -57,10 +57,8 @@ def read_space(
     """The space of a preset's name or of a YAML file with the fields of `SearchSpace` (embed_dims, depths, num_heads,
     mlp_ratios, head_dim, image_sizes, patch_size, ...). What is given beside it replaces the space's own.
 
-    Raises `ArchitectureError` for an unknown name or field, `RecipeError` for a file that is no YAML.
+    Raises `ArchitectureError` for an unknown name or field, `RecipeError` for a file that is not YAML.
     """
-    from autoformer.space import PRESETS, SearchSpace
-
     path = Path(text)
     if text in PRESETS or path.suffix not in (".yaml", ".yml"):
         space = SearchSpace.preset(text, image_size=image_size)
@@ -75,9 +73,6 @@ def read_space(
 
 def _of_file(path: Path) -> SearchSpace:
     import yaml
-
-    from autoformer.errors import ArchitectureError, RecipeError
-    from autoformer.space import SearchSpace
 
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -117,32 +112,17 @@ def percentage(text: str) -> float:
     """A share like "5%" as a number, 0.05. Raises `BudgetError` on anything else."""
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*%\s*", text)
     if match is None:
-        raise BudgetError(f"{text!r} is no percentage; write 5%")
+        raise BudgetError(f"{text!r} is not a percentage; write 5%")
     return float(match[1]) / 100
 
 
-def read_budget(
-    space: SearchSpace,
-    costs: CostModel,
-    *,
-    max_params: str | None = None,
-    min_params: str | None = None,
-    max_flops: str | None = None,
-    min_flops: str | None = None,
-    max_latency: str | None = None,
-) -> Budget:
+def read_budget(space: SearchSpace, costs: CostModel, stated: BudgetConfig) -> Budget:
     """The limits in words as a `Budget`; percentages are of the largest network of `space`."""
-    largest = costs(space.largest)
-    if max_latency is not None and largest.latency_ms is None:
-        raise BudgetError(f"limit {max_latency!r} on latency needs measured latencies: give a latency table of the target")
-
-    def limit(measure: str, text: str | None) -> float | None:
-        return None if text is None else parse(measure, text, getattr(largest, measure))
-
-    return Budget(
-        max_params=limit("params", max_params),
-        min_params=limit("params", min_params),
-        max_flops=limit("flops", max_flops),
-        min_flops=limit("flops", min_flops),
-        max_latency_ms=limit("latency_ms", max_latency),
-    )
+    largest, limits = costs(space.largest), dict[str, float]()
+    if stated.max_latency is not None and largest.latency_ms is None:
+        raise BudgetError(f"limit {stated.max_latency!r} on latency needs measured latencies: give a latency table of the target")
+    for name, text in stated:
+        if text is not None:
+            name = name.replace("latency", "latency_ms")
+            limits[name] = parse(name[4:], text, getattr(largest, name[4:]))
+    return Budget(**limits)

@@ -102,6 +102,8 @@ def _read(hint: Any, value: Any, place: str) -> Any:
     elif hint is Path:
         if isinstance(value, str):
             return Path(value)
+    elif isinstance(origin, type) and isinstance(value, origin):  # made already, as an array is
+        return value
     elif hasattr(hint, "from_dict"):
         return hint.from_dict(value)
     elif isinstance(hint, type) and is_dataclass(hint):

@@ -1,10 +1,10 @@
 """`Region`: the part of a space that keeps limits on params and FLOPs, in closed form, and exact draws from it.
 
 Of one image size, width E and depth d, params and FLOPs (and latency, where a `LinearLatency` prices it) are linear in two
-sums over the blocks: H, the heads, and M, the
-hidden channels of the MLPs. So a limit leaves, for every (image size, E, d, H), an interval of M, and how many networks lie
-in it follows from how often each sum occurs. An architecture is drawn row by row: first (image size, E, d, H), then M, then
-the blocks with exactly these sums. Nothing is drawn and thrown away, however little the limits leave.
+sums over the blocks: H, the heads, and M, the hidden channels of the MLPs. So a limit leaves, for every (image size, E, d, H),
+an interval of M, and how many networks lie in it follows from how often each sum occurs. An architecture is drawn row by row:
+first (image size, E, d, H), then M, then the blocks with exactly these sums. Nothing is drawn and thrown away, however little
+the limits leave.
 
 The distribution is `SearchSpace.sample`'s (every choice independent and uniform) under the condition that the limits are
 kept: what drawing until one fits would give. Every network inside the limits has a positive probability.
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoformer.architecture import Architecture
-from autoformer.cost import LinearLatency, linear_costs
+from autoformer.cost import Budget, LinearLatency, linear_costs
 from autoformer.space import SearchSpace
 
 NONE = 2**62  # no limit; far above any count, and its sums still fit 64 bits
@@ -142,26 +142,17 @@ class Shapes:
 
 
 class Region:
-    """The networks with params in min_params..max_params and FLOPs in min_flops..max_flops, limits counted in.
-
-    With `latency`, also those whose latency is in min_latency_ms..max_latency_ms.
-    """
+    """The networks that keep the limits of a budget on params and FLOPs, and with `latency` also those on latency."""
 
     def __init__(
         self,
         shapes: Shapes,
-        *,
-        max_params: float | None = None,
-        min_params: float | None = None,
-        max_flops: float | None = None,
-        min_flops: float | None = None,
-        max_latency_ms: float | None = None,
-        min_latency_ms: float | None = None,
+        budget: Budget,
         latency: LinearLatency | None = None,
     ) -> None:
         self.shapes = shapes
-        most = [NONE if limit is None else math.floor(limit) for limit in (max_params, max_flops)]
-        least = [-NONE if limit is None else math.ceil(limit) for limit in (min_params, min_flops)]
+        most = [NONE if limit is None else math.floor(limit) for limit in (budget.max_params, budget.max_flops)]
+        least = [-NONE if limit is None else math.ceil(limit) for limit in (budget.min_params, budget.min_flops)]
         self._rows: list[tuple[Shape, int, int, int]] = []  # shape, step of heads, lowest and highest step of hidden channels
         weights: list[float] = []
         for shape in shapes.all:
@@ -177,10 +168,10 @@ class Region:
             if latency is not None:
                 terms = latency.latency_terms(shape.embed_dim, shape.depth, shape.image_size or shapes.space.image_size)
                 place = (terms, heads, start, shape.hidden.unit, len(shape.hidden.share) - 1)
-                if max_latency_ms is not None:
-                    high = np.minimum(high, steps_within(max_latency_ms, *place))
-                if min_latency_ms is not None:
-                    low = np.maximum(low, steps_within(math.nextafter(min_latency_ms, 0.0), *place) + 1)
+                if budget.max_latency_ms is not None:
+                    high = np.minimum(high, steps_within(budget.max_latency_ms, *place))
+                if budget.min_latency_ms is not None:
+                    low = np.maximum(low, steps_within(math.nextafter(budget.min_latency_ms, 0.0), *place) + 1)
             high = np.maximum(high, low - 1)  # an empty interval
             low, high = np.minimum(low, len(shape.hidden.share)), np.minimum(high, len(shape.hidden.share) - 1)
             share = shape.heads.share[steps] * shape.hidden.between(low, high)

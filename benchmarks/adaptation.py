@@ -30,7 +30,7 @@ from autoformer.files import write_json
 from autoformer.metric import score
 from autoformer.pretrained.adapt import Wanted
 from autoformer.pretrained.start import start_from
-from autoformer.search.config import SearchConfig
+from autoformer.search.config import Goal, SearchConfig
 from autoformer.search.loop import search_supernet
 from autoformer.space import SearchSpace
 from autoformer.training.config import SupernetConfig
@@ -80,7 +80,8 @@ def run(folder: Path, seed: int, start: Path | None, rate: float, work: Path) ->
     costs = ExactCosts(of)
     budget = Budget(max_flops=int(BUDGET * costs(of.largest).flops))
     sought = SearchConfig(population=24, generations=5, parents=6, mutated=12, crossed=12, choose="best")
-    found = search_supernet(supernet, parts.search, parts.preprocessing, costs, budget, sought, out / "search", seed=seed)
+    goal = Goal(costs=costs, budget=budget, seed=seed)
+    found = search_supernet(supernet, parts.search, parts.preprocessing, goal, sought, out / "search")
     images = EvaluationSet.of(parts.test.read(out.name), parts.preprocessing)
     right = score(predictions(predict_with(supernet, found.chosen.architecture), images), images.labels)
     largest = score(predictions(predict_with(supernet, of.largest), images), images.labels)

@@ -37,7 +37,7 @@ def upper_limit(space: SearchSpace, measure: str, share: float = SHARE) -> float
     low, high = getattr(costs(space.smallest), measure), getattr(costs(space.largest), measure)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if Region(shapes, **{f"max_{measure}": middle}).share > share else (middle, high)
+        low, high = (low, middle) if Region(shapes, Budget(**{f"max_{measure}": middle})).share > share else (middle, high)
     return float(low)
 
 
@@ -53,7 +53,7 @@ def window(space: SearchSpace) -> Budget:
     low, high = 0.0, 0.9
     for _ in range(40):
         width = (low + high) / 2
-        low, high = (low, width) if Region(shapes, **limits(width)).share >= SHARE else (width, high)
+        low, high = (low, width) if Region(shapes, Budget(**limits(width))).share >= SHARE else (width, high)
     return Budget(**limits(high))
 
 
@@ -71,7 +71,7 @@ def latency_limit(space: SearchSpace, costs: TableCosts) -> float:
     low, high = (costs(end).latency_ms or 0.0 for end in (space.smallest, space.largest))
     while high - low > 1e-6 * high:
         middle = (low + high) / 2
-        low, high = (low, middle) if Region(shapes, max_latency_ms=middle, latency=costs).share > SHARE else (middle, high)
+        low, high = (low, middle) if Region(shapes, Budget(max_latency_ms=middle), costs).share > SHARE else (middle, high)
     return low
 
 

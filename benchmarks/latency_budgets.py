@@ -37,7 +37,7 @@ from autoformer.profiling.tables.loop import LatencyQuestion, answer_latency, me
 from autoformer.profiling.tables.measuring import TableConfig, measure_table
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.search.answer import StoredSearch
-from autoformer.search.config import SearchConfig
+from autoformer.search.config import Goal, SearchConfig
 from autoformer.search.loop import search_supernet
 from autoformer.space import SearchSpace
 from autoformer.training.config import SupernetConfig
@@ -139,10 +139,8 @@ def main() -> None:
         limit = ends[0] + (ends[1] - ends[0]) * index / (options.budgets + 1)
         folder = work / f"limit-{index}"
         budget = near_the_limit(within_margin(Budget(max_latency_ms=limit), table.margin), options.near)
-        search_supernet(
-            network, images, parts.preprocessing, TableCosts(network.space, table), budget, search, folder,
-            stored=work / "evaluations.db", latency_margin=table.margin,
-        )  # fmt: skip
+        goal = Goal(costs=TableCosts(network.space, table), budget=budget, latency_margin=table.margin)
+        search_supernet(network, images, parts.preprocessing, goal, search, folder, memory=work / "evaluations.db")
         for choose, found in rows.items():
             found.append(row(answered(folder, table, limit, choose, config, finalists[choose], graphs)))
             show(choose, found[-1])

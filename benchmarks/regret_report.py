@@ -78,7 +78,7 @@ def markdown(record: Mapping[str, Any]) -> str:
     rows: Sequence[Mapping[str, Any]] = record["rows"]
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     methods = [arm for arm in record["arms"] if set(record["arms"][arm]) == {"method"}]
-    baselines = ["dearest inside", "best uniform"]
+    baselines = ["most expensive in the budget", "homogeneous baseline"]
     order = [*methods, *baselines, *(arm for arm in arms if arm not in (*methods, *baselines))]
     supernets, seeds = {row["supernet"] for row in rows}, {row["seed"] for row in rows}
     shares = sorted({row["share"] for row in rows})
@@ -99,7 +99,7 @@ def markdown(record: Mapping[str, Any]) -> str:
         own = [row for row in rows if row["arm"] == arm]
         counts = [f"{statistics.mean(row[name] for row in own):,.0f}" for name in ("networks", "images")]
         lines.append(f"| {arm} | {' | '.join(counts)} | {in_words(interval(regrets(rows, arm)))} |")
-    others = ("random", "dearest inside", "best uniform", "evolution")
+    others = ("random", "most expensive in the budget", "homogeneous baseline", "evolution")
     for unit, words in ((SUPERNET, "Of another supernet"), (SEED, "On these supernets, of another seed")):
         lines += [
             "",
@@ -113,8 +113,8 @@ def markdown(record: Mapping[str, Any]) -> str:
         lines += [
             "",
             f"Methods that beat random: {beating(rows, methods, 'random', unit)}. "
-            f"That beat the dearest inside the budget: {beating(rows, methods, 'dearest inside', unit)}. "
-            f"That beat the best uniform shape: {beating(rows, methods, 'best uniform', unit)}.",
+            f"That beat the most expensive in the budget: {beating(rows, methods, 'most expensive in the budget', unit)}. "
+            f"That beat the homogeneous baseline: {beating(rows, methods, 'homogeneous baseline', unit)}.",
         ]
     lines += [
         "",
@@ -169,11 +169,11 @@ LABEL, PANEL, GAP, ROW, TOP = 250, 250, 40, 26, 60  # pixels
 
 
 def figure(record: Mapping[str, Any]) -> str:
-    """An SVG of three panels: regret, and the differences against random and against the dearest inside."""
+    """An SVG of three panels: regret, and the differences against random and against the most expensive in the budget."""
     rows = record["rows"]
     arms = list(dict.fromkeys([*record["arms"], *(row["arm"] for row in rows if row["arm"] != "one drawn")]))  # far to the right
     panels = [("regret, points", {arm: interval(regrets(rows, arm), SEED) for arm in arms})]
-    for other in ("random", "dearest inside"):
+    for other in ("random", "most expensive in the budget"):
         pairs = {arm: difference(regrets(rows, arm), regrets(rows, other), SEED) for arm in arms if arm != other}
         panels.append((f"less (left) or more than {other}", pairs))
     height, width = TOP + ROW * len(arms) + 40, LABEL + len(panels) * (PANEL + GAP)

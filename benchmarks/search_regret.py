@@ -36,7 +36,7 @@ from autoformer.budgeted import Candidates
 from autoformer.cost import Budget, ExactCosts, count_flops
 from autoformer.files import json_digest, read_json, write_json
 from autoformer.profiling.measuring.device import DeviceFacts
-from autoformer.search.baselines import baselines, is_uniform
+from autoformer.search.baselines import baselines, is_homogeneous
 from autoformer.search.config import SearchConfig
 from autoformer.search.database import Study
 from autoformer.search.loop import search
@@ -123,7 +123,7 @@ def searched(table: Table, candidates: Candidates, settings: dict[str, Any], see
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = Study(None, "search")
     result = search(candidates, evaluate, table.labels, config, study, seed=seed)
-    images = result.history[-1][0]  # of the method; the baselines come after it
+    images = result.history[-1].images  # of the method; the baselines come after it
     known: Counter[Architecture] = Counter()
     for architecture, count in asked:
         if known.total() < images:
@@ -145,11 +145,11 @@ def searched(table: Table, candidates: Candidates, settings: dict[str, Any], see
 def compared(table: Table, candidates: Candidates, seed: int) -> dict[str, dict[str, Any]]:
     """What needs no method: the baselines, all of the budget evaluated, and one network drawn from it."""
     shapes = baselines(candidates, 4, seed)
-    uniform = [architecture for architecture in shapes if is_uniform(architecture)]
+    homogeneous = [architecture for architecture in shapes if is_homogeneous(architecture)]
     drawn, _ = candidates.draw(random.Random(f"{seed}/one"))
     picks = {
-        "dearest inside": (shapes[:1], shapes[0]),
-        "best uniform": (uniform, max(uniform, key=table.seen)),
+        "most expensive in the budget": (shapes[:1], shapes[0]),
+        "homogeneous baseline": (homogeneous, max(homogeneous, key=table.seen)),
         "all inside": (table.inside, max(table.inside, key=table.seen)),
         "one drawn": ([], drawn),
     }

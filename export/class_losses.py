@@ -10,7 +10,6 @@ then say so. Runs on boards: standard library only.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -38,7 +37,10 @@ class ClassLoss:
     def p_value(self) -> float:
         """How likely as many losses or more are if each of the disputed images went either way with equal chance."""
         disputed = self.lost + self.gained
-        outcomes = sum(math.comb(disputed, k) for k in range(self.lost, disputed + 1))
+        ways = outcomes = 1  # to choose k of them, and at most k; each from the one before, since thousands may be disputed
+        for k in range(self.gained):
+            ways = ways * (disputed - k) // (k + 1)
+            outcomes += ways
         return outcomes / (1 << disputed)
 
 

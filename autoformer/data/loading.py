@@ -1,4 +1,4 @@
-"""Images become three parts, and a record of them becomes the same three again."""
+"""Images become three parts, a record of them becomes the same three again; images that cannot be read are left out of both."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Is a supernet worth searching? Its anchors and random networks, scored with inherited weights on images it has not seen.
 
 A search can only order networks whose inherited scores differ by more than chance, and its winners are only as good as the
-supernet's order is true. Two things are told apart from noise: whether scores differ between networks at all, and whether larger
-networks score better, as they should. (The largest network of the published supernet-T scores below middle ones.)
+supernet's order is true. So two things are asked: whether scores differ between networks by more than chance, and whether
+larger networks score better, as they should. (The largest network of the published supernet-T scores below middle ones.)
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,12 @@ from numpy.typing import NDArray
 from autoformer.architecture import Architecture
 from autoformer.cost import count_flops, count_params
 from autoformer.evaluate import EvaluationSet, predict_with, predictions
-from autoformer.metric import Metric, Score, score, tied
+from autoformer.metric import Metric, Score, chance_spread, score, tied
 from autoformer.networks.supernet import Supernet
 from autoformer.progress import Progress, silent
+from autoformer.records import fields_to_json
+
+LEAST_SPREAD = 1.5  # times that of chance; of 32 equally good networks by any metric fewer than 5 % reach it
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,6 @@ class AuditedNetwork:
     flops: int
     score: Score
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form."""
-        costs = {"params": self.params, "flops": self.flops}
-        return {"name": self.name, "architecture": self.architecture.to_dict(), "score": self.score.to_dict(), **costs}
-
 
 @dataclass(frozen=True)
 class Audit:
@@ -46,22 +43,14 @@ class Audit:
 
     networks: tuple[AuditedNetwork, ...]  # anchors first
     spread: float  # standard deviation of the random networks' scores
-    chance: float  # the spread that networks of one true score would show, from pairs of networks on the same images
+    chance: float  # the spread that equally good networks would show, in the metric and on these images
     size_correlation: float  # Kendall's tau of FLOPs and score over the random networks
     searchable: bool
     reasons: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
-        return {
-            "format": "autoformer/audit/1",
-            "networks": [network.to_dict() for network in self.networks],
-            "spread": self.spread,
-            "chance": self.chance,
-            "size_correlation": self.size_correlation,
-            "searchable": self.searchable,
-            "reasons": list(self.reasons),
-        }
+        return {"format": "autoformer/audit/1", **fields_to_json(self)}
 
 
 def audit(
@@ -94,26 +83,12 @@ def audit(
     drawn = list(range(len(space.anchors), len(networks)))
     values = np.array([networks[index].score.value for index in drawn])
     spread = float(values.std(ddof=1)) if len(drawn) > 1 else 0.0
-    chance = _chance([predicted[index] for index in drawn], images.labels)
+    chance = chance_spread([predicted[index] for index in drawn], images.labels, metric)
     correlation = kendall_tau([networks[index].flops for index in drawn], values.tolist())
     anchors = {network.name: index for index, network in enumerate(networks[: len(space.anchors)])}
     reasons = _reasons(networks, predicted, anchors, images.labels, metric, spread, chance, correlation)
     bad = [reason for reason, is_bad in reasons if is_bad]
     return Audit(tuple(networks), spread, chance, correlation, not bad, tuple(reason for reason, _ in reasons))
-
-
-def _chance(predicted: list[NDArray[np.int64]], labels: NDArray[np.int64]) -> float:
-    """The spread that chance alone gives: of two networks the score differs by the images that exactly one gets right.
-
-    If both were truly alike each such image would fall to either with probability 1/2, so the difference of the shares of right
-    images has the variance (number of such images) / n², and each score half of it.
-    """
-    right = np.stack([prediction == labels for prediction in predicted]) if predicted else np.zeros((0, len(labels)), bool)
-    pairs = [(first, second) for first in range(len(right)) for second in range(first)]
-    if not pairs:
-        return 0.0
-    discordant = np.mean([(right[first] != right[second]).sum() for first, second in pairs])
-    return sqrt(float(discordant) / 2) / len(labels)
 
 
 def _reasons(
@@ -132,10 +107,10 @@ def _reasons(
     chance_rate = score(np.full(len(labels), np.bincount(labels).argmax()), labels, metric).value
     if networks[largest].score.low <= chance_rate:
         found.append(
-            (f"the largest network ({networks[largest].score}) is no better than always guessing the largest class", True)
+            (f"the largest network ({networks[largest].score}) is no better than always predicting the largest class", True)
         )
     words = f"random networks spread by {100 * spread:.2f} points, {100 * chance:.2f} of which chance alone gives"
-    found.append((words, spread <= 1.5 * chance))
+    found.append((words, spread <= LEAST_SPREAD * chance))
     found.append((f"FLOPs and score agree with tau {correlation:+.2f} over random networks", correlation < 0))
     if networks[largest].score.value < networks[smallest].score.value:
         weak = not tied(predicted[largest], predicted[smallest], labels, metric)

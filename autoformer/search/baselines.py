@@ -1,4 +1,4 @@
-"""What a sceptic would have evaluated without any search: the dearest network inside the budget, and plain uniform shapes."""
+"""What a sceptic would evaluate without any search: the most expensive network in the budget, and homogeneous networks."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from autoformer.space import SearchSpace
 
 
 def baselines(candidates: Candidates, uniform_shapes: int, seed: int) -> list[Architecture]:
-    """The dearest network inside the budget, then up to so many of the largest uniform shapes; each once.
+    """The most expensive network in the budget, then up to so many of the largest homogeneous ones; each once.
 
-    A uniform shape has the same heads and MLP ratio in every block. Of those inside the budget only such matter that no
+    A homogeneous network has the same heads and MLP ratio in every block. Of those inside the budget only such matter that no
     choice can be raised in without leaving it, and of these the ones with the most FLOPs come first.
     """
     space, costs, budget = candidates.space, candidates.costs, candidates.budget
@@ -27,13 +27,13 @@ def baselines(candidates: Candidates, uniform_shapes: int, seed: int) -> list[Ar
     return found
 
 
-def is_uniform(architecture: Architecture) -> bool:
+def is_homogeneous(architecture: Architecture) -> bool:
     """Whether all blocks are alike."""
     return len(set(architecture.num_heads)) == len(set(architecture.mlp_ratio)) == 1
 
 
 def uniform_choices(space: SearchSpace) -> Iterator[tuple[int, ...]]:
-    """Every uniform shape as indices into the choices: width, depth, heads, MLP ratio, image size."""
+    """Every homogeneous shape as indices into the choices: width, depth, heads, MLP ratio, image size."""
     choices = (space.embed_dims, space.depths, space.num_heads, space.mlp_ratios, space.image_sizes)
     return itertools.product(*(range(len(values)) for values in choices))
 

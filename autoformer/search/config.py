@@ -1,15 +1,34 @@
-"""How a search goes: the part of a recipe that `autoformer search` reads."""
+"""What a search looks for (`Goal`) and how it goes (`SearchConfig`, the part of a recipe that `autoformer search` reads).
+
+Of the search part some images are held out: no choice looks at them, so the score they give the finalists is not flattered by
+having been picked. The recipe calls their share `confirmation`.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from autoformer.cost import Budget, CostModel
+from autoformer.metric import Metric
 from autoformer.settings import Settings
 
 # Probability that mutation draws depth and width anew, and a block's choices; see `SearchSpace.mutate`.
 MUTATIONS = {"paper": (0.2, 0.4), "official": (0.4, 0.2)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """The best `metric` inside `budget`. The same seed finds the same network."""
+
+    costs: CostModel  # prices architectures
+    budget: Budget
+    metric: Metric = "top1"
+    seed: int = 0
+    latency_margin: float = 0.0  # by how much the limit on latency was tightened before, relative; for later answers
 
 
 class SearchConfig(Settings):
@@ -43,14 +62,18 @@ class SearchConfig(Settings):
         "empty: 1/16, 1/4 and 1, without rungs of fewer than 500 images; [1]: every candidate on all of them",
     )
     confirmation: float = Field(
-        0.2, ge=0, le=0.9, description="share of the search part that decides nothing and gives the finalists' reported score"
+        0.2,
+        ge=0,
+        le=0.9,
+        description="share of the search part that is held out: it decides nothing and gives the finalists' reported score",
     )
-    finalists: int = Field(10, gt=0, description="of those tied with the best, how many are confirmed beside the winner")
+    finalists: int = Field(10, gt=0, description="of those tied with the best, how many are scored on the held-out images")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="of the supernet while it is searched; auto: bf16 (else fp16) on a GPU, fp32 on the CPU"
     )
     choose: Literal["cheapest", "best"] = Field(
-        "cheapest", description="among the candidates that cannot be told from the best: the fewest FLOPs, or the best score"
+        "cheapest",
+        description="among the candidates that are not significantly worse than the best: the fewest FLOPs, or the best score",
     )
 
     @field_validator("rungs")
@@ -68,3 +91,12 @@ class SearchConfig(Settings):
             shape if self.shape_probability is None else self.shape_probability,
             block if self.block_probability is None else self.block_probability,
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, every setting."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SearchConfig:
+        """Reads the JSON form. Raises `ValueError` for what is unknown or impossible."""
+        return cls.model_validate(values)

@@ -1,4 +1,9 @@
-"""`Study`: the finished evaluations of one search, in an Optuna study, and who is at the others."""
+"""What a search keeps in databases: its finished evaluations, who is at the others, and what other searches may reuse.
+
+A `Study` holds the evaluations of one search in an Optuna study, so that it can be resumed. Processes that share it claim the
+evaluations they work on (`Claims`); a claim that its holder does not renew may be taken over. An `EvaluationStore` holds the
+predictions of a supernet's networks under whatever decides them, so that another search need not ask again: a cache.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +43,37 @@ CLAIMS = sql.Table(
     sql.Column("worker", sql.String(255), nullable=False),
     sql.Column("beat", sql.Integer, nullable=False),
 )
+SCORES = sql.Table(
+    "autoformer_evaluations",
+    sql.MetaData(),
+    sql.Column("key", sql.String(64), primary_key=True),
+    sql.Column("architecture", sql.String(64), primary_key=True),  # its digest
+    sql.Column("start", sql.Integer, primary_key=True, autoincrement=False),
+    sql.Column("images", sql.Integer, nullable=False),
+    sql.Column("guesses", sql.Text, key="predictions", nullable=False),
+)
+
+
+def database(storage: str, table: sql.Table) -> sql.Engine:
+    """The database of an SQLAlchemy URL, with `table` in it; several processes may ask at once."""
+    waits = {"timeout": 60} if storage.startswith("sqlite") else {}  # seconds for other writers of the file
+    engine = sql.create_engine(storage, poolclass=NullPool, connect_args=waits)
+    try:
+        table.create(engine, checkfirst=True)
+    except sql.exc.DBAPIError:  # another process created it between the check and the creation
+        if not sql.inspect(engine).has_table(table.name):
+            raise
+    return engine
+
+
+def shown(storage: str) -> str:
+    """A storage as messages name it: without the password that a URL may hold."""
+    return re.sub(r"//[^@/]*@", "//", storage.removeprefix("sqlite:///"))
+
+
+def first_line(error: Exception) -> str:
+    """Why a driver failed."""
+    return (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 class Claim(Enum):
@@ -72,13 +108,7 @@ class Claims:
         self.study, self.stale_s, self.beat_s, self.clock = study, stale_s, beat_s, clock
         self.worker = worker or f"{this_machine()}|{os.getpid()}|{TOKEN}"
         self._seen: dict[tuple[int, int], tuple[str, int, float]] = {}  # holder, beat, and since when
-        waits = {"timeout": 60} if storage.startswith("sqlite") else {}  # seconds for other writers of the file
-        self._engine = sql.create_engine(storage, poolclass=NullPool, connect_args=waits)
-        try:
-            CLAIMS.create(self._engine, checkfirst=True)
-        except sql.exc.DBAPIError:  # another process created it between the check and the creation
-            if not sql.inspect(self._engine).has_table(CLAIMS.name):
-                raise
+        self._engine = database(storage, CLAIMS)
 
     @contextmanager
     def claim(self, number: int, images: int) -> Iterator[Claim]:
@@ -167,20 +197,22 @@ def _runs(process: str) -> bool:
 class Study:
     """The evaluations of one search in an Optuna study, one trial each. `storage` is any URL Optuna takes; None: memory.
 
+    `store` is what earlier searches found, where it may be reused.
+
     Every method raises `CheckpointError` naming the storage when it is damaged or holds something else.
     """
 
-    def __init__(self, storage: str | None, name: str) -> None:
+    def __init__(self, storage: str | None, name: str, store: EvaluationStore | None = None) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        shown = "the study in memory" if storage is None else storage.removeprefix("sqlite:///")
-        self.place = re.sub(r"//[^@/]*@", "//", shown)  # a URL may hold a password
+        self.place = "the study in memory" if storage is None else shown(storage)
+        self.store = store
         with self._storage():
             self.study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
             self._claims = None if storage is None else Claims(storage, name)
         self._read: dict[int, Candidate] = {}  # by the number of the trial, which never changes
 
     @classmethod
-    def in_folder(cls, folder: Path, name: str) -> Study:
+    def in_folder(cls, folder: Path, name: str, store: EvaluationStore | None = None) -> Study:
         """The study in `folder/study.db`, made if it is missing; several processes may ask at once."""
         import fcntl
 
@@ -190,10 +222,10 @@ class Study:
             if not file.exists():
                 with replacing(file) as beside:  # Optuna sets a database up in many steps; half of them cannot be gone on from
                     cls(f"sqlite:///{beside}", name)
-            return cls(f"sqlite:///{file}", name)
+            return cls(f"sqlite:///{file}", name, store)
 
     def evaluations(self) -> dict[tuple[int, int], Candidate]:
-        """Every finished evaluation by the candidate's number and the images it is known from, those that confirm counted."""
+        """Every finished evaluation by the candidate's number and the images it is known from, held-out ones included."""
         found = {}
         with self._storage():
             for trial in self.study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE]):
@@ -228,20 +260,8 @@ class Study:
         try:
             yield
         except Exception as error:  # Optuna, SQLAlchemy and the drivers below share no base class
-            words = str(error.__cause__ or error).strip() if not isinstance(error, AutoformerError) else str(error)
-            reason = (words.splitlines() or [type(error).__name__])[0][:160]
+            reason = str(error) if isinstance(error, AutoformerError) else first_line(error)
             raise CheckpointError(f"{self.place} cannot be read as a study ({reason}); move it away to search anew") from error
-
-
-SCORES = sql.Table(
-    "autoformer_evaluations",
-    sql.MetaData(),
-    sql.Column("key", sql.String(64), primary_key=True),
-    sql.Column("architecture", sql.String(64), primary_key=True),  # its digest
-    sql.Column("start", sql.Integer, primary_key=True, autoincrement=False),
-    sql.Column("images", sql.Integer, nullable=False),
-    sql.Column("guesses", sql.Text, nullable=False),
-)
 
 
 class EvaluationStore:
@@ -251,34 +271,28 @@ class EvaluationStore:
     """
 
     def __init__(self, storage: str, key: Mapping[str, Any], classes: int) -> None:
-        """`key` says what guesses depend on beside the architecture; they are below `classes`."""
-        self.place = re.sub(r"//[^@/]*@", "//", storage.removeprefix("sqlite:///"))  # a URL may hold a password
+        """`key` says what predictions depend on beside the architecture; they are below `classes`."""
+        self.place = shown(storage)
         self.key, self.classes = json_digest(key), classes
-        waits = {"timeout": 60} if storage.startswith("sqlite") else {}  # seconds for other writers of the file
         with self._readable():
-            self._engine = sql.create_engine(storage, poolclass=NullPool, connect_args=waits)
-            try:
-                SCORES.create(self._engine, checkfirst=True)
-            except sql.exc.DBAPIError:  # another process created it between the check and the creation
-                if not sql.inspect(self._engine).has_table(SCORES.name):
-                    raise
+            self._engine = database(storage, SCORES)
 
     def get(self, architecture: Architecture, start: int, stop: int) -> NDArray[np.int64]:
-        """The guesses that are known of images start, start + 1, ... below `stop`; may be none."""
+        """The predictions that are known for images start, start + 1, ... below `stop`; may be none."""
         mine = sql.and_(SCORES.c.key == self.key, SCORES.c.architecture == architecture.digest, SCORES.c.start <= start)
         found = np.empty(0, np.int64)
         with self._readable(), self._engine.connect() as connection:
-            for row in connection.execute(sql.select(SCORES.c.start, SCORES.c.images, SCORES.c.guesses).where(mine)):
-                held = unpacked(row.guesses, row.images)
+            for row in connection.execute(sql.select(SCORES.c.start, SCORES.c.images, SCORES.c.predictions).where(mine)):
+                held = unpacked(row.predictions, row.images)
                 if held.size and held.max() >= self.classes:
-                    raise ValueError(f"a guess of class {held.max()} of {self.classes}")
+                    raise ValueError(f"a prediction of class {held.max()} of {self.classes}")
                 held = held[start - row.start : stop - row.start]
                 found = max(found, held, key=len)
         return found
 
     def put(self, architecture: Architecture, start: int, predictions: NDArray[np.int64]) -> None:
-        """Keeps the guesses of the images from `start` on, unless more are known."""
-        values = {"images": len(predictions), "guesses": packed(predictions)}
+        """Keeps the predictions for the images from `start` on, unless more are known."""
+        values = {"images": len(predictions), "predictions": packed(predictions)}
         row = {"key": self.key, "architecture": architecture.digest, "start": start}
         mine = sql.and_(*(SCORES.c[name] == value for name, value in row.items()))
         with self._readable(), self._engine.begin() as connection:
@@ -288,7 +302,7 @@ class EvaluationStore:
             if held is not None:
                 connection.execute(sql.update(SCORES).where(mine).values(values))
                 return
-            with suppress(sql.exc.IntegrityError):  # another process was faster, with the same guesses
+            with suppress(sql.exc.IntegrityError):  # another process was faster, with the same predictions
                 connection.execute(sql.insert(SCORES).values(row | values))
 
     @contextmanager
@@ -296,7 +310,6 @@ class EvaluationStore:
         try:
             yield
         except (sql.exc.SQLAlchemyError, ValueError) as error:
-            reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0][:160]
             raise CheckpointError(
-                f"{self.place} cannot be read as stored evaluations ({reason}); it is a cache, so it can be deleted"
+                f"{self.place} cannot be read as stored evaluations ({first_line(error)}); it is a cache, so it can be deleted"
             ) from error

@@ -19,7 +19,7 @@ from autoformer.errors import CheckpointError, InterruptedRunError
 from autoformer.metric import WORDS, Metric, score
 from autoformer.progress import Progress
 from autoformer.search.candidate import Candidate, check_scores, known_best
-from autoformer.search.database import Claim, EvaluationStore, Study
+from autoformer.search.database import Claim, Study
 from autoformer.search.rungs import Portions
 
 Evaluate = Callable[[Architecture, slice], NDArray[np.int64]]  # the class it gives each of these images, [n]
@@ -27,7 +27,7 @@ Evaluate = Callable[[Architecture, slice], NDArray[np.int64]]  # the class it gi
 
 @dataclass(frozen=True)
 class Task:
-    """A candidate to be evaluated on its first so many images; above those that decide: on the confirmation slice."""
+    """A candidate to be evaluated on its first so many images; above those that decide: on the held-out ones."""
 
     number: int
     generation: int
@@ -36,7 +36,7 @@ class Task:
 
 
 class Evaluations:
-    """The evaluations of a search; those that `study` holds are not repeated, those that `store` holds are taken over."""
+    """The evaluations of a search; those that `study` holds are not repeated, those in its store taken over."""
 
     poll_s = 0.2  # between looks at the study while other processes work on the rest of a stage
 
@@ -47,22 +47,20 @@ class Evaluations:
         labels: NDArray[np.int64],
         portions: Portions,
         study: Study,
-        store: EvaluationStore | None,
         metric: Metric,
         total: int,
         progress: Progress,
     ) -> None:
         """`labels` are of the images in their order; `total` candidates are expected."""
-        self.candidates, self.evaluate, self.portions, self.study, self.store = candidates, evaluate, portions, study, store
+        self.candidates, self.evaluate, self.portions, self.study = candidates, evaluate, portions, study
         self.metric, self.total, self.progress = metric, total, progress
         self.labels, self.confirmation = labels[: portions.search], labels[portions.search :]
         self.stored: dict[tuple[int, int], Candidate] = {}
         self.events: list[Candidate] = []  # finished evaluations in the order of the search, whoever did them
         self._asked, self._busy_s = 0, 0.0  # images this process had evaluated, and the time they took
         self._read()
-        if self.store is not None:  # a search that was killed may not have got to it
-            for candidate in self.stored.values():
-                self._keep(candidate)
+        for candidate in self.stored.values():  # a search that was killed may not have got to it
+            self._keep(candidate)
 
     @property
     def finished(self) -> list[Candidate]:
@@ -120,7 +118,7 @@ class Evaluations:
     def _evaluated(self, task: Task, before: Candidate | None) -> Candidate:
         confirms = task.images > self.portions.search
         start = self.portions.search if confirms else 0 if before is None else len(before.predictions)
-        known = np.empty(0, np.int64) if self.store is None else self.store.get(task.architecture, start, task.images)
+        known = np.empty(0, np.int64) if self.study.store is None else self.study.store.get(task.architecture, start, task.images)
         rest = slice(start + len(known), task.images)
         found = known
         if rest.start < rest.stop:
@@ -148,10 +146,10 @@ class Evaluations:
         )
 
     def _keep(self, candidate: Candidate) -> None:
-        if self.store is not None:
-            self.store.put(candidate.architecture, 0, candidate.predictions)
+        if (store := self.study.store) is not None:
+            store.put(candidate.architecture, 0, candidate.predictions)
             if candidate.confirmation is not None:
-                self.store.put(candidate.architecture, self.portions.search, candidate.confirmation)
+                store.put(candidate.architecture, self.portions.search, candidate.confirmation)
 
     def _report(self) -> None:
         latest = {number: self.stored[number, images] for number, images in sorted(self.stored)}

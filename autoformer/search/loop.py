@@ -1,9 +1,9 @@
 """The search: ask for architectures inside the budget, score them on the search part, learn from the answers.
 
 It knows numbers and choices, no networks: `search` takes any function from an architecture to the classes that it gives some
-of the search images, and maximises the run's metric of them. What is proposed is the method's business (`proposals.py`), on
+of the search images, and maximises the run's metric of them. What is proposed is the method's business (`methods.py`), on
 which images it is judged that of the rungs (`rungs.py`); after it the baselines (`baselines.py`) are evaluated on all images
-that decide, and may win. At the end the finalists are scored on images that have decided nothing.
+that decide, and may win. At the end the finalists are scored on held-out images, which have decided nothing.
 
 Each stage is a pure function of the seed and of the stages before it, so an interrupted search goes on to the same end, and
 so does one that several processes share (`evaluations.py`).
@@ -21,24 +21,23 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
-from autoformer import __version__
 from autoformer.budgeted import Candidates
-from autoformer.cost import Budget, CostModel
 from autoformer.data.parts import Part
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import DataError
 from autoformer.evaluate import EvaluationSet, ResidentImages, precision_on
-from autoformer.files import claim_folder, json_digest, write_json
+from autoformer.files import claim_folder, json_digest
 from autoformer.metric import Metric
 from autoformer.networks.supernet import Supernet
 from autoformer.progress import Progress, silent
 from autoformer.search.baselines import baselines
 from autoformer.search.candidate import Candidate
-from autoformer.search.config import SearchConfig
+from autoformer.search.config import Goal, SearchConfig
 from autoformer.search.database import EvaluationStore, Study
 from autoformer.search.evaluations import Evaluate, Evaluations, Task
 from autoformer.search.methods import Proposals
-from autoformer.search.result import FORMAT, SearchResult, conclude
+from autoformer.search.record import SearchRecord
+from autoformer.search.result import SearchResult, Step, conclude
 from autoformer.search.rungs import Portions, balanced_order
 from autoformer.search.space_table import SpaceTable
 from autoformer.tensors import tensors_digest
@@ -53,19 +52,18 @@ def search(
     *,
     metric: Metric = "top1",
     seed: int = 0,
-    store: EvaluationStore | None = None,
     progress: Progress = silent,
 ) -> SearchResult:
     """Runs the search to its end, from whatever `study` already holds, and gives the choice by `metric`.
 
-    `evaluate` gives an architecture's guesses of a slice of the images with these `labels` [n], which stand in the order that
-    the rungs take them in (`balanced_order`); `store` spares those it knows. Raises `CheckpointError` when the
-    study holds another search, and `InterruptedRunError` on Ctrl-C; at most the evaluation in flight is lost.
+    `evaluate` gives an architecture's predictions for a slice of the images with these `labels` [n], which stand in the order
+    that the rungs take them in (`balanced_order`). Raises `CheckpointError` when the study holds another search, and
+    `InterruptedRunError` on Ctrl-C; at most the evaluation in flight is lost.
     """
     portions = Portions.of(len(labels), config)
     compared = baselines(candidates, config.uniform_shapes, seed)
     total = config.generations * config.population + len(compared)
-    work = Evaluations(candidates, evaluate, labels, portions, study, store, metric, total, progress)
+    work = Evaluations(candidates, evaluate, labels, portions, study, metric, total, progress)
     proposals = Proposals(candidates, config, seed)
     for index in range(config.generations):
         proposed = proposals.generation(index, work.finished)
@@ -103,61 +101,52 @@ def again(candidate: Candidate, images: int) -> Task:
 
 
 def finalists(result: SearchResult, count: int) -> list[Candidate]:
-    """Whose scores are confirmed: the chosen, the best, the baselines, and the first `count` of those tied with the best."""
+    """For the held-out images: the chosen, the best, the baselines, and the first `count` of those tied with the best."""
     named = (result.chosen, result.best, *result.baselines.values(), *result.tied[:count])
     return sorted({candidate.number: candidate for candidate in named}.values(), key=lambda candidate: candidate.number)
 
 
-def best_so_far(events: Sequence[Candidate], images: int) -> Iterator[tuple[int, float]]:
-    """Images evaluated, and the best score on all `images` by then: wherever it rose, and at the end."""
+def best_so_far(events: Sequence[Candidate], images: int) -> Iterator[Step]:
+    """Where the best score on all `images` rose, and the end."""
     asked: dict[int, int] = {}  # by candidate
     best = -1.0
     for event in events:
         asked[event.number] = len(event.predictions)
         if len(event.predictions) == images and event.score.value > best:
             best = event.score.value
-            yield sum(asked.values()), best
+            yield Step(sum(asked.values()), best)
     if events and best >= 0:
-        yield sum(asked.values()), best
+        yield Step(sum(asked.values()), best)
 
 
 def search_supernet(
     supernet: Supernet,
     part: Part,
     preprocessing: Preprocessing,
-    costs: CostModel,
-    budget: Budget,
+    goal: Goal,
     config: SearchConfig,
     out: Path,
     *,
-    metric: Metric = "top1",
-    seed: int = 0,
-    batch_size: int = 256,
-    storage: str | None = None,
-    stored: Path | None = None,
-    latency_margin: float = 0.0,
+    memory: str | Path | None = None,
     progress: Progress = silent,
 ) -> SearchResult:
-    """Searches `supernet` for the best `metric` on the images of `part` (the search part); writes `out/search.json`, the study.
+    """Searches `supernet` for `goal` on the images of `part` (the search part); writes `out/search.json` and the study.
 
-    Guesses that an earlier search of the same weights, images and precision got are not asked for again: they are kept in the
-    database `storage`, or else in the file `stored` (None: not at all), usually beside the supernet.
-
-    `latency_margin` says by how much the latency limit was tightened before (`within_margin`); it is recorded, so that a
-    later answer from the same evaluations keeps it too.
     Called again with the same arguments it goes on where it stopped; called by several processes at once, they share the
-    work. `storage` is a database that processes on several hosts reach, as an Optuna URL; None: a file in `out`.
+    work. `memory` keeps predictions for other searches: those that an earlier one of the same weights, images and precision
+    got are not asked for again. A file keeps these alone and the study lies in `out`; a database that processes on several
+    hosts reach, as an Optuna URL, keeps both.
     Raises `BudgetError` when no network keeps the budget, `OutputExistsError` when `out` holds another search, `DataError` when
     given the test part.
     """
     if part.name == "test":
         raise DataError("a search was given the test part, which no choice may see; give it the search part")
-    space = supernet.space
-    candidates = Candidates(space, costs, budget)
-    weights_digest = tensors_digest(supernet.state_dict())
+    space, costs, meaning = supernet.space, goal.costs, goal.costs.measurement_conditions
+    candidates = Candidates(space, costs, goal.budget)
     precision = precision_on(next(supernet.parameters()).device, config.precision)
+    weights = tensors_digest(supernet.state_dict())
     seen = {
-        "weights": weights_digest,
+        "weights": weights,
         "images": part.digest,
         "preprocessing": preprocessing.to_dict(),
         "order": "balanced",
@@ -167,44 +156,41 @@ def search_supernet(
         "kind": "search",
         "space": space.to_dict(),
         **seen,
-        "metric": metric,
-        "budget": budget.to_dict(),
-        "latency": None if costs.measurement_conditions is None else str(costs.measurement_conditions),
+        "metric": goal.metric,
+        "budget": goal.budget.to_dict(),
+        "latency": None if meaning is None else str(meaning),
         "latency_ms": [costs(end).latency_ms for end in (space.smallest, space.middle, space.largest)],
-        "seed": seed,
-        "search": config.model_dump(mode="json"),
+        "seed": goal.seed,
+        "search": config.to_dict(),
     }
     claim_folder(out, identity)
     images = EvaluationSet.of(part, preprocessing).chosen(balanced_order(part.labels))
-    resident = ResidentImages(images, supernet, precision, batch_size)
+    resident = ResidentImages(images, supernet, precision)
+    place = f"sqlite:///{memory}" if isinstance(memory, Path) else memory
+    if isinstance(memory, Path) and not os.access(memory if memory.exists() else memory.parent, os.W_OK):
+        place = None
+    store = None if place is None else EvaluationStore(place, {**seen, "space": space.to_dict()}, space.num_classes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if storage is None:
-            study = Study.in_folder(out, f"search-{seed}")
-        else:  # the database may hold many searches
-            study = Study(storage, f"search-{seed}-{json_digest(identity)[:12]}")
-    place = storage
-    if storage is None and stored is not None and os.access(stored if stored.exists() else stored.parent, os.W_OK):
-        place = f"sqlite:///{stored}"
-    store = None if place is None else EvaluationStore(place, {**seen, "space": space.to_dict()}, space.num_classes)
+        if isinstance(memory, str):  # the database may hold many searches
+            study = Study(memory, f"search-{goal.seed}-{json_digest(identity)[:12]}", store)
+        else:
+            study = Study.in_folder(out, f"search-{goal.seed}", store)
     result = search(
-        candidates, resident.predictions, images.labels, config, study, metric=metric, seed=seed, store=store, progress=progress
+        candidates, resident.predictions, images.labels, config, study, metric=goal.metric, seed=goal.seed, progress=progress
     )
-    record = {
-        "format": FORMAT,
-        "version": __version__,
-        "space": space.to_dict(),
-        "budget": budget.to_dict(),
-        "latency_qualification": None if costs.measurement_conditions is None else costs.measurement_conditions.__dict__,
-        "seed": seed,
-        "config": config.model_dump(mode="json"),
-        "space_table": SpaceTable.of(space, costs, budget).to_dict(),
-        "latency_margin": latency_margin,
-        "weights_digest": weights_digest,
-        "images_digest": part.digest,
-        "images": {**result.images, "rungs": Portions.of(len(images), config).rungs, "precision": precision},
-        "result": result.to_dict(),
-        "history": {config.method: [{"images": asked, "best": best} for asked, best in result.history]},
-    }
-    write_json(record, out / "search.json")
+    SearchRecord(
+        result=result,
+        space=space,
+        budget=goal.budget,
+        measurement_conditions=meaning,
+        config=config,
+        latency_margin=goal.latency_margin,
+        seed=goal.seed,
+        weights_digest=weights,
+        images_digest=part.digest,
+        images={**result.images, "rungs": Portions.of(len(images), config).rungs, "precision": precision},
+        history={config.method: result.history},
+        space_table=SpaceTable.of(space, costs, goal.budget).to_dict(),
+    ).save(out)
     return result

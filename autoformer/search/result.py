@@ -1,10 +1,9 @@
-"""What a search finds: the candidates, the choice among them, what confirms it, and the file that keeps all of it."""
+"""What a search finds: the candidates, the choice among them, and the scores on held-out images that confirm it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,15 +11,44 @@ from numpy.typing import NDArray
 
 from autoformer.architecture import Architecture
 from autoformer.cost import LIMITS
-from autoformer.errors import CheckpointError
-from autoformer.files import read_json
-from autoformer.metric import Metric, Score, metric_from, score, tied
-from autoformer.search.baselines import is_uniform
+from autoformer.metric import Metric, Score, score, tied
+from autoformer.records import fields_to_json, from_json
+from autoformer.search.baselines import is_homogeneous
 from autoformer.search.candidate import Candidate, check_scores, known_best, packed, ranked, unpacked
 from autoformer.search.pareto import nondominated_ranks
 
-FORMAT = "autoformer/search/3"
 NOTHING = np.empty(0, np.int64)
+BASELINES = {"dearest": "most expensive in the budget", "uniform": "homogeneous baseline"}  # keys of JSON, in words
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far a search had come: images evaluated, and the best score on all search images by then."""
+
+    images: int
+    best: float
+
+    def __post_init__(self) -> None:
+        if self.images < 1 or not 0 <= self.best <= 1:
+            raise ValueError(f"a best score of {self.best} after {self.images} images")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stored:
+    """A result as JSON has it: candidates by number, classes as digits (`packed`). What has a default came later."""
+
+    chosen: int
+    best: int
+    tied: tuple[int, ...]
+    front: tuple[int, ...]
+    candidates: tuple[Candidate, ...]
+    metric: Metric
+    labels: str
+    confirmation_labels: str
+    confirmation_images: int
+    searched: int | None = None
+    baselines: Mapping[str, int] = field(default_factory=dict)
+    fronts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +57,14 @@ class SearchResult:
 
     chosen: Candidate
     best: Candidate  # the highest score of those evaluated on all search images
-    tied: tuple[Candidate, ...]  # cannot be told from the best on these images, the best included, cheapest first
+    tied: tuple[Candidate, ...]  # not significantly different from the best, the best included, cheapest first
     front: tuple[Candidate, ...]  # nothing evaluated on all images is both cheaper in FLOPs and better
     candidates: tuple[Candidate, ...]
     labels: NDArray[np.int64]  # of the search images, [n]
     searched: int  # the first so many candidates are what the method proposed; the others are baselines
-    baselines: Mapping[str, Candidate] = field(default_factory=dict)  # "dearest", and the best "uniform" shape evaluated
-    confirmation_labels: NDArray[np.int64] = field(default_factory=lambda: NOTHING)  # of the confirmation slice
-    history: tuple[tuple[int, float], ...] = ()  # images evaluated, and the best score on all search images by then
+    baselines: Mapping[str, Candidate] = field(default_factory=dict)  # by the keys of BASELINES
+    confirmation_labels: NDArray[np.int64] = field(default_factory=lambda: NOTHING)  # of the held-out images
+    history: tuple[Step, ...] = ()  # wherever the best score rose, and the end; none of an answer from stored evaluations
 
     @property
     def metric(self) -> Metric:
@@ -44,21 +72,51 @@ class SearchResult:
         return self.best.score.metric
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form; members are named by their number in `candidates`."""
-        return {
-            "chosen": self.chosen.number,
-            "best": self.best.number,
-            "tied": [candidate.number for candidate in self.tied],
-            "front": [candidate.number for candidate in self.front],
-            "candidates": [candidate.to_dict() for candidate in self.candidates],
-            "metric": self.metric,
-            "labels": packed(self.labels),
-            "confirmation_labels": packed(self.confirmation_labels),
-            "confirmation_images": len(self.confirmation_labels),
-            "searched": self.searched,
-            "baselines": {name: candidate.number for name, candidate in self.baselines.items()},
-            "fronts": {name: [c.number for c in members] for name, members in fronts(self.candidates).items()},
-        }
+        """The JSON form, without the history."""
+        return fields_to_json(
+            _Stored(
+                chosen=self.chosen.number,
+                best=self.best.number,
+                tied=_numbers(self.tied),
+                front=_numbers(self.front),
+                candidates=self.candidates,
+                metric=self.metric,
+                labels=packed(self.labels),
+                confirmation_labels=packed(self.confirmation_labels),
+                confirmation_images=len(self.confirmation_labels),
+                searched=self.searched,
+                baselines={name: candidate.number for name, candidate in self.baselines.items()},
+                fronts={name: _numbers(members) for name, members in fronts(self.candidates).items()},
+            )
+        )
+
+    @classmethod
+    def from_dict(cls, values: object) -> SearchResult:
+        """Reads the JSON form. Raises `CheckpointError` or `ValueError` for what is missing, impossible or contradicts."""
+        stored = from_json(_Stored, values, "result")
+        every = stored.candidates
+        if not every:
+            raise ValueError("it holds no candidate")
+        labels = unpacked(stored.labels, max(len(candidate.predictions) for candidate in every))
+        held_out = unpacked(stored.confirmation_labels, stored.confirmation_images)
+        check_scores(every, labels, held_out, stored.metric)
+        searched = len(every) if stored.searched is None else stored.searched
+        if searched not in range(len(every) + 1):
+            raise ValueError(f"{searched} of {len(every)} candidates were searched")
+        for number in (stored.chosen, stored.best, *stored.tied, *stored.front, *stored.baselines.values()):
+            if number not in range(len(every)):
+                raise ValueError(f"it names candidate {number} of {len(every)}")
+        return cls(
+            chosen=every[stored.chosen],
+            best=every[stored.best],
+            tied=tuple(every[number] for number in stored.tied),
+            front=tuple(every[number] for number in stored.front),
+            candidates=every,
+            labels=labels,
+            searched=searched,
+            baselines={name: every[number] for name, number in stored.baselines.items()},
+            confirmation_labels=held_out,
+        )
 
     @property
     def confirmed(self) -> dict[int, Score]:
@@ -71,8 +129,8 @@ class SearchResult:
 
     @property
     def images(self) -> dict[str, int]:
-        """Images that may decide and that confirm; guesses asked for in all for either, and of these found stored; and how many
-        candidates were evaluated on all search images."""
+        """Images that may decide and held-out ones; predictions asked for in all of either, and of these found stored; and how
+        many candidates were evaluated on all search images."""
         confirming = sum(len(c.confirmation) for c in self.candidates if c.confirmation is not None)
         return {
             "search": len(self.labels),
@@ -84,7 +142,7 @@ class SearchResult:
         }
 
     def on_par(self, candidate: Candidate) -> bool:
-        """Whether the chosen network cannot be told from `candidate` on the search images."""
+        """Whether the chosen network and `candidate` do not differ significantly on the search images."""
         return tied(self.chosen.predictions, candidate.predictions, self.labels, self.metric)
 
 
@@ -112,6 +170,10 @@ def fronts(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
     return found
 
 
+def _numbers(candidates: Sequence[Candidate]) -> tuple[int, ...]:
+    return tuple(candidate.number for candidate in candidates)
+
+
 def _front(candidates: Sequence[Candidate], measure: str) -> list[Candidate]:
     found: list[Candidate] = []
     for candidate in sorted(candidates, key=lambda c: (getattr(c.cost, measure), -c.score.value, c.number)):
@@ -131,7 +193,7 @@ def conclude(
     """The choice among candidates that were evaluated on images with these `labels`, numbered from 0.
 
     Only those known from the most images can be chosen. The first `searched` are the method's (by default all), the others
-    baselines; they can be chosen like any other. `dearest` is the dearest network inside the budget.
+    baselines; they can be chosen like any other. `most_expensive` is the most expensive network inside the budget.
     """
     best = ranked(candidates)[0]
     metric, comparable = best.score.metric, known_best(candidates)
@@ -140,7 +202,7 @@ def conclude(
     equals.sort(key=lambda c: (c.cost.flops, c.number))
     known = {
         "dearest": [c for c in comparable if c.architecture == most_expensive],
-        "uniform": ranked([c for c in comparable if is_uniform(c.architecture)]),
+        "uniform": ranked([c for c in comparable if is_homogeneous(c.architecture)]),
     }
     return SearchResult(
         chosen=equals[0] if choose == "cheapest" else best,
@@ -152,50 +214,3 @@ def conclude(
         searched=len(candidates) if searched is None else searched,
         baselines={name: members[0] for name, members in known.items() if members},
     )
-
-
-def load_search(folder: Path) -> tuple[SearchResult, dict[str, Any]]:
-    """A finished search and its record. Raises `CheckpointError` when `folder` holds none, naming what is missing."""
-    path = folder / "search.json"
-    record = read_json(path, "format", "result", "config", "latency_qualification")
-    if record["format"] != FORMAT:
-        raise CheckpointError(f"{path} has format {record['format']!r}, expected {FORMAT!r}; search again")
-    try:
-        values = record["result"]
-        every = tuple(Candidate.from_dict(value) for value in values["candidates"])
-        labels = unpacked(values["labels"], max(len(candidate.predictions) for candidate in every))
-        confirming = unpacked(values["confirmation_labels"], values["confirmation_images"])
-        check_scores(every, labels, confirming, metric_from(values["metric"]))
-        history = tuple((int(step["images"]), float(step["best"])) for step in _history(record))
-        named = dict(values.get("baselines", {}))
-        searched = values.get("searched", len(every))
-        if searched not in range(len(every) + 1):
-            raise ValueError(f"{str(searched)[:40]} of {len(every)} candidates were searched")
-        for number in (values["chosen"], values["best"], *values["tied"], *values["front"], *named.values()):
-            if number not in range(len(every)):
-                raise ValueError(f"it names candidate {str(number)[:40]} of {len(every)}")
-        return (
-            SearchResult(
-                chosen=every[values["chosen"]],
-                best=every[values["best"]],
-                tied=tuple(every[number] for number in values["tied"]),
-                front=tuple(every[number] for number in values["front"]),
-                candidates=every,
-                labels=labels,
-                searched=searched,
-                baselines={name: every[number] for name, number in named.items()},
-                confirmation_labels=confirming,
-                history=history,
-            ),
-            record,
-        )
-    except KeyError as error:
-        raise CheckpointError(f"{path} lacks {error}; it was edited or damaged") from error
-    except (CheckpointError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a search result: {error}") from error
-
-
-def _history(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """The steps of the one method; an answer from stored evaluations has none."""
-    found: Sequence[Mapping[str, Any]] = record.get("history", {}).get(record["config"]["method"], ())
-    return found

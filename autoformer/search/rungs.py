@@ -1,8 +1,8 @@
 """Which images of the search part decide what.
 
 The images are put into one order, the same for every search on them, in which every stretch holds the classes in about
-their shares. The last of them are the confirmation slice: no choice looks at them, so the score they give the finalists is not
-flattered by having been picked. The others come in rungs, each a prefix of the next: many candidates are compared on
+their shares. The last of them are held out: no choice looks at them, so the score they give the finalists is not flattered by
+having been picked. The others come in rungs, each a prefix of the next: many candidates are compared on
 few images and few on many (successive halving), always on common images, which compare far more sharply than different ones.
 """
 
@@ -35,10 +35,10 @@ def balanced_order(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Portions:
-    """How many images, in their order, decide at which rung, and how many confirm."""
+    """How many images, in their order, decide at which rung, and how many are held out."""
 
     rungs: tuple[int, ...]  # rising; the last is every image that may decide
-    confirmation: int  # images after those
+    confirmation: int  # held-out images, after those
 
     @classmethod
     def of(cls, images: int, config: SearchConfig) -> Portions:

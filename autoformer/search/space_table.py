@@ -60,7 +60,7 @@ class SpaceTable:
         low, high = wilson(inside / draws, draws)
         latency = costs if isinstance(costs, LinearLatency) else None
         closed = budget.max_latency_ms is None or latency is not None
-        exact = Region(Shapes(space), **budget.to_dict(), latency=latency).share if closed else None
+        exact = Region(Shapes(space), budget, latency).share if closed else None
         return cls(
             space=space.name,
             networks=space.size,

@@ -9,17 +9,13 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
 
 from autoformer.cli.board.bundle import ENGINES, Bundle
 from autoformer.cli.board.program import Answer, tell
 from autoformer.export.engines.artefact import engine_artefact, how_to_build, read_batches
 from autoformer.export.engines.builder import PRECISIONS, EngineConfig
 from autoformer.export.manifest import Artefact
-from autoformer.export.parity import TOLERANCES, Parity, compare, run_in_batches
-
-if TYPE_CHECKING:
-    from autoformer.export.parity import Model
 
 DEFAULT = ("fp32", "fp16", "int8")  # tf32 on request
 TIMING = "timing"  # folder beside the engines that later builds reuse
@@ -28,9 +24,7 @@ TIMING = "timing"  # folder beside the engines that later builds reuse
 def build(arguments: argparse.Namespace) -> Answer:
     """TensorRT engines of the fp32, fp16 and int8 files, each compared with the logits of the bundle before it counts."""
     bundle, program = Bundle.open(arguments.bundle), how_to_build()
-    images, expected = bundle.check_images(), bundle.expected_logits()
-    labels = bundle.expected.labels
-    out = bundle.folder / ENGINES
+    judge, out = bundle.judge(), bundle.folder / ENGINES
     out.mkdir(exist_ok=True)
     config = EngineConfig(
         profiles=tuple(map(read_batches, arguments.engine_batch or [f"1:{arguments.batch or 1}:{max(8, arguments.batch or 1)}"])),
@@ -45,16 +39,10 @@ def build(arguments: argparse.Namespace) -> Answer:
         source = bundle.manifest.find("onnx", PRECISIONS[precision])
         if source is None or source.status != "exported":
             continue
-
-        def judge(model: Model, batches: tuple[int, ...], precision: str = precision) -> tuple[Parity, int | None]:
-            given, sizes = run_in_batches(model, images, batches)
-            parity = compare(expected, given, precision=precision, batches=sizes, tolerance=TOLERANCES[precision])
-            return parity, int((given.argmax(1) == labels).sum())
-
         graph, plan = bundle.manifest.verified_file(bundle.folder, source), out / f"model.{precision}.plan"
         made.append(
             engine_artefact(
-                source, graph, plan, replace(config, precision=precision), judge, program=program,
+                source, graph, plan, replace(config, precision=precision), partial(judge, precision), program=program,
                 on_progress=tell if sys.stderr.isatty() and not arguments.quiet else None,
             )
         )  # fmt: skip

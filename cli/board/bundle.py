@@ -5,7 +5,7 @@ Standard library only; works on Python 3.10. numpy, Pillow and the runtimes are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 from autoformer.errors import CheckpointError
 from autoformer.export.expected import ExpectedResults
 from autoformer.export.manifest import Artefact, Manifest, check_inside, sha256_of
+from autoformer.export.parity import TOLERANCES, Parity, compare, filled_up, run_in_batches
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from autoformer.export.parity import Model
 
 ENGINES = "engines"  # folder that `build` writes
 NO_IMAGE = (OSError, SyntaxError, ValueError, TypeError, OverflowError, MemoryError)  # what Pillow meets damaged files with
@@ -34,7 +37,7 @@ class Bundle:
 
     @classmethod
     def open(cls, folder: Path) -> Bundle:
-        """Raises `CheckpointError` when `folder` is no bundle."""
+        """Raises `CheckpointError` when `folder` is not a bundle."""
         expected = ExpectedResults.load(folder)
         built = folder / ENGINES
         engines = Manifest.load(built) if (built / "manifest.json").is_file() else None
@@ -63,7 +66,7 @@ class Bundle:
                     pixels.append(np.asarray(image, np.uint8).reshape(size, size, channels))
             except (*NO_IMAGE, Image.DecompressionBombError) as error:
                 raise CheckpointError(
-                    f"{path} is no check image of {size} pixels ({one_line(error)}); copy the bundle again"
+                    f"{path} is not a check image of {size} pixels ({one_line(error)}); copy the bundle again"
                 ) from error
         return self.manifest.preprocessing.prepare(np.stack(pixels))
 
@@ -85,6 +88,20 @@ class Bundle:
                 f"{path} holds no float32 logits {list(wanted)} ({one_line(error)}); copy the bundle again"
             ) from error
 
+    def judge(self) -> Callable[[str, Model, Sequence[int]], tuple[Parity, int]]:
+        """What compares a model of a precision, run in batches of these sizes, with the logits that the network gave.
+
+        It gives the comparison, and how many check images the model gets right.
+        """
+        images, expected = self.check_images(), self.expected_logits()
+
+        def judged(precision: str, model: Model, batches: Sequence[int]) -> tuple[Parity, int]:
+            given, sizes = run_in_batches(model, images, batches)
+            parity = compare(expected, given, precision=precision, batches=sizes, tolerance=TOLERANCES[precision])
+            return parity, int((given.argmax(1) == self.expected.labels).sum())
+
+        return judged
+
 
 def one_line(error: Exception) -> str:
     """What an error says, short."""
@@ -105,10 +122,8 @@ def damaged(bundle: Bundle) -> list[str]:
 
 
 @contextmanager
-def opened(folder: Path, artefact: Artefact) -> Iterator[Callable[[NDArray[Any]], NDArray[np.float32]]]:
+def opened(folder: Path, artefact: Artefact) -> Iterator[Model]:
     """A file of the bundle as a function from images to logits. Raises `MissingPackageError` where its runtime is not."""
-    from autoformer.export.parity import filled_up
-
     assert artefact.file is not None
     path = folder / artefact.file
     if artefact.format == "tensorrt":

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from autoformer.cli.board.bundle import ENGINES, Bundle
 from autoformer.cli.board.program import Answer
-from autoformer.errors import AutoformerError, CheckpointError, ExportError
-from autoformer.export.engines.artefact import trtexec_of
+from autoformer.errors import CheckpointError
+from autoformer.export.engines.artefact import refitted_artefact, trtexec_of
 from autoformer.export.engines.builder import PRECISIONS
-from autoformer.export.engines.engine import Engine
-from autoformer.export.engines.refit import refit_engine
 from autoformer.export.engines.tensorrt_versions import import_tensorrt
 from autoformer.export.manifest import Artefact
-from autoformer.export.parity import BATCHES, TOLERANCES, compare, in_profiles, run_in_batches
 from autoformer.profiling.insides.engine_insides import look_inside, plans_of
 
 SLOWEST = 5  # layers shown
@@ -47,30 +45,19 @@ def refit(arguments: argparse.Namespace) -> Answer:
 
 def _refitted(bundle: Bundle, source: Path, engine: Artefact) -> Artefact:
     """One engine with this bundle's weights; rejected with the reason where that does not work."""
-    assert engine.file is not None, "chosen so"
-    plan = bundle.folder / ENGINES / f"model.{engine.precision}.plan"
-    try:
-        if trtexec_of(engine) is not None:
-            raise ExportError("trtexec built it, which cannot refit; build it anew")
-        graph = bundle.manifest.find("onnx", PRECISIONS[engine.precision])
-        if graph is None or graph.file is None:
-            raise ExportError(f"the bundle has no {PRECISIONS[engine.precision]} file to take weights from")
-        file = bundle.manifest.verified_file(bundle.folder, graph)
-        refitted = refit_engine(source / engine.file, file, plan, sha256=engine.sha256)
-        with Engine.load(plan, sha256=refitted.sha256) as loaded:
-            given, sizes = run_in_batches(in_profiles(loaded, loaded.profiles), bundle.check_images(), BATCHES)
-        tolerance = TOLERANCES[engine.precision]
-        parity = compare(bundle.expected_logits(), given, precision=engine.precision, batches=sizes, tolerance=tolerance)
-        if not parity.passed:
-            raise ExportError(parity.reason)
-    except AutoformerError as error:  # the other engines are good all the same
-        plan.unlink(missing_ok=True)
-        return Artefact(format="tensorrt", precision=engine.precision, status="rejected", reason=str(error))
-    return replace(
-        engine, reason=parity.reason, file=plan.name, sha256=refitted.sha256, bytes=plan.stat().st_size, parity=parity,
-        correct=int((given.argmax(1) == bundle.expected.labels).sum()), speed={},
-        made={**refitted.made(), "config": engine.made.get("config")},
-    )  # fmt: skip
+    graph, wanted = bundle.manifest.find("onnx", PRECISIONS[engine.precision]), PRECISIONS[engine.precision]
+    if trtexec_of(engine) is not None:
+        reason = "trtexec built it, which cannot refit; build it anew"
+    elif graph is None or graph.file is None:
+        reason = f"the bundle has no {wanted} file to take weights from"
+    else:
+        assert engine.file is not None, "chosen so"
+        file, plan = (
+            bundle.manifest.verified_file(bundle.folder, graph),
+            bundle.folder / ENGINES / f"model.{engine.precision}.plan",
+        )
+        return refitted_artefact(engine, source / engine.file, file, plan, partial(bundle.judge(), engine.precision))
+    return Artefact(format="tensorrt", precision=engine.precision, status="rejected", reason=reason)
 
 
 def inspect(arguments: argparse.Namespace) -> Answer:

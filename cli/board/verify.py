@@ -1,4 +1,4 @@
-"""`board.pyz verify` and `predict`: what the files of a bundle answer, against what the network answered where it was made."""
+"""`board.pyz verify` and `predict`: the answers of a bundle's files, against those of the network where the bundle was made."""
 
 from __future__ import annotations
 
@@ -12,37 +12,30 @@ from autoformer.errors import CheckpointError, DataError, MissingPackageError
 from autoformer.export.engines.artefact import few_calls, profiles_of, trtexec_of
 from autoformer.export.engines.builder import PRECISIONS
 from autoformer.export.expected import DIFFERS, MATCHES
+from autoformer.export.parity import BATCHES
 from autoformer.files import refuse_existing_file, write_json
 from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, OVER_BUDGET, WITHIN_BUDGET, limit_status
 
 
 def verify(arguments: argparse.Namespace) -> Answer:
     """Digests, logits and accuracy of every file that runs here, and the budget."""
-    from autoformer.export.parity import BATCHES, TOLERANCES, compare, run_in_batches
-
     if arguments.out is not None:
         refuse_existing_file(arguments.out)
     bundle = Bundle.open(arguments.bundle)
     answer: dict[str, Any] = {"files": damaged(bundle), "artefacts": {}, "budget": budget(bundle, arguments)}
-    labels = bundle.expected.labels
     if not answer["files"]:
-        images, expected = bundle.check_images(), bundle.expected_logits()
+        judge, images = bundle.judge(), len(bundle.expected.labels)
         for folder, artefact in bundle.artefacts():
-            name = artefact.name
+            by_trtexec = artefact.format == "tensorrt" and trtexec_of(artefact) is not None
             try:
-                by_trtexec = artefact.format == "tensorrt" and trtexec_of(artefact) is not None
                 with opened(folder, artefact) as run:
-                    batches = few_calls(profiles_of(artefact)) if by_trtexec else BATCHES
-                    given, sizes = run_in_batches(run, images, batches)
+                    parity, right = judge(artefact.precision, run, few_calls(profiles_of(artefact)) if by_trtexec else BATCHES)
             except MissingPackageError as error:
-                answer["artefacts"][name] = {"status": "not run", "reason": str(error)}
+                answer["artefacts"][artefact.name] = {"status": "not run", "reason": str(error)}
                 continue
-            parity = compare(
-                expected, given, precision=artefact.precision, batches=sizes, tolerance=TOLERANCES[artefact.precision]
-            )
-            right = int((given.argmax(1) == labels).sum())
             status = MATCHES if parity.passed else DIFFERS
-            answer["artefacts"][name] = {"status": status, "reason": parity.reason, "right": right, "images": len(labels)}
+            found = {"status": status, "reason": parity.reason, "right": right, "images": images}
+            answer["artefacts"][artefact.name] = found
     states = [entry["status"] for entry in answer["artefacts"].values()]
     kept = all(entry["status"] != OVER_BUDGET for entry in answer["budget"].values())
     if arguments.out is not None:
@@ -76,9 +69,9 @@ def budget(bundle: Bundle, arguments: argparse.Namespace) -> dict[str, dict[str,
     return found
 
 
-def meant_by(means: Any) -> tuple[str, str | None]:
+def meant_by(means: str | None) -> tuple[str, str | None]:
     """Precision and backend that a limit on latency is about, as `MeasurementConditions` writes them; else fp32."""
-    words = str(means).split(", ")
+    words = (means or "").split(", ")
     return (words[2], words[3]) if len(words) > 4 and words[2] in PRECISIONS else ("fp32", None)
 
 

@@ -50,6 +50,7 @@ from autoformer.profiling.tables.measuring import TableConfig, measure_table
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.progress import Progress, silent
 from autoformer.search.answer import StoredSearch
+from autoformer.search.config import Goal
 from autoformer.search.loop import search_supernet
 from autoformer.search.result import SearchResult
 from autoformer.space import SearchSpace
@@ -82,8 +83,8 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent, workers: 
     for config in (recipe.train, recipe.finetune):  # a batch larger than the set should not end a run after its training
         Plan(len(parts.train), config.batch_size, config.epochs, config.repeats, recipe.seed)
     space, start, _ = beginning(recipe, parts)
-    counted = recipe.budget.model_dump() | {"max_latency": None}
-    check_feasible(read_budget(space, ExactCosts(space), **counted), space, ExactCosts(space))
+    counted = recipe.budget.model_copy(update={"max_latency": None})
+    check_feasible(read_budget(space, ExactCosts(space), counted), space, ExactCosts(space))
     identity = {"kind": "run", "recipe": recipe.model_dump(mode="json"), "data": parts.digest}
     if recipe.profile.table is not None:
         identity["table"] = file_digest(recipe.profile.table)
@@ -117,15 +118,15 @@ def _run(
         ),
     )
     with search_helpers(recipe, out, workers):
+        goal = Goal(costs=costs, budget=sought, metric=recipe.metric, seed=recipe.seed, latency_margin=margin_of(costs))
         result = steps.timed(
             "search",
             lambda: search_supernet(
-                supernet, parts.search, parts.preprocessing, costs, sought, recipe.search, out / "search",
-                metric=recipe.metric, seed=recipe.seed, stored=out / "supernet" / "evaluations.db",
-                latency_margin=margin_of(costs), progress=progress,
+                supernet, parts.search, parts.preprocessing, goal, recipe.search, out / "search",
+                memory=out / "supernet" / "evaluations.db", progress=progress,
             ),
         )  # fmt: skip
-    stated = read_budget(space, costs, **recipe.budget.model_dump())
+    stated = read_budget(space, costs, recipe.budget)
     if isinstance(costs, TableCosts) and stated.max_latency_ms is not None and recipe.profile.rounds:
         steps.timed("latency in the loop", lambda: _measure(recipe, result, costs.table, stated, out, progress))
     if not (out / "subnet").exists():
@@ -178,7 +179,7 @@ def search_helpers(recipe: Recipe, out: Path, workers: str) -> Iterator[None]:
 
 def _budget(recipe: Recipe, space: SearchSpace, costs: CostModel, out: Path) -> Budget:
     """The limits to search with, checked and stored beside the stated ones in `budget.json`."""
-    stated = read_budget(space, costs, **recipe.budget.model_dump())
+    stated = read_budget(space, costs, recipe.budget)
     sought = searched_with(stated, space, costs)
     write_json(
         {"stated": recipe.budget.model_dump(), "limits": stated.to_dict(), "searched_with": sought.to_dict()}, out / "budget.json"

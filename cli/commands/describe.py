@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,19 +84,20 @@ def facts_of_folder(path: Path) -> dict[str, Any]:
     if (file := path / "supernet.json").exists():
         record = read_json(file, "space", "data")
         if not isinstance(record["data"], dict):
-            raise CheckpointError(f"{file} does not describe its images: data is no object; it was edited or damaged")
+            raise CheckpointError(f"{file} does not describe its images: data is not an object; it was edited or damaged")
         try:
             return {**facts_of_space(SearchSpace.from_dict(record["space"])), "data": record["data"].get("source")}
         except ArchitectureError as error:
             raise CheckpointError(f"{file} is damaged: {error}") from error
     if (path / "search.json").exists():
         from autoformer.profiling.tables.limit import finally_chosen
-        from autoformer.search.result import load_search
+        from autoformer.search.record import SearchRecord
 
-        record = read_json(path / "search.json", "result", "budget")
-        chosen = finally_chosen(load_search(path)[0], path).chosen
-        cost = {"params": chosen.cost.params, "flops": chosen.cost.flops, "latency_ms": chosen.cost.latency_ms}
-        return {"kind": "search", "budget": record["budget"], "chosen": chosen.architecture.to_dict(), **cost}
+        search = SearchRecord.load(path)
+        chosen = finally_chosen(search.result, path).chosen
+        return {
+            "kind": "search", "budget": search.budget.to_dict(), "chosen": chosen.architecture.to_dict(), **asdict(chosen.cost),
+        }  # fmt: skip
     if (path / "manifest.json").exists():
         from autoformer.export.manifest import Manifest
 

@@ -35,12 +35,12 @@ def extract(
     from autoformer.networks.folders import extract as extract_network
     from autoformer.networks.folders import load_supernet
     from autoformer.profiling.tables.limit import finally_chosen
-    from autoformer.search.result import load_search
+    from autoformer.search.record import SearchRecord
 
     if (search is None) == (architecture is None):
         raise ArchitectureError("say which network to cut out: either --search FOLDER or --architecture NAME")
     if search is not None:
-        chosen = finally_chosen(load_search(search)[0], search).chosen.architecture
+        chosen = finally_chosen(SearchRecord.load(search).result, search).chosen.architecture
     else:
         assert architecture is not None
         chosen = read_architecture(architecture, load_supernet(supernet).space.anchors)

@@ -30,6 +30,7 @@ def refit(
     from autoformer.cli.console import print_json, print_table, progress_bar
     from autoformer.cli.networks import judged_part, network_and_images
     from autoformer.evaluate import EvaluationSet
+    from autoformer.export.artefacts import ExportSource
     from autoformer.export.manifest import Manifest
     from autoformer.profiling.profiles.refitting import refit_folder
 
@@ -37,10 +38,8 @@ def refit(
     named, classes, parts = network_and_images(network, data)
     images = EvaluationSet.of(judged_part(parts.search, manifest.preprocessing), manifest.preprocessing)
     with progress_bar(quiet) as progress:
-        refitted, latency = refit_folder(
-            engines, named.network, out, images=images.images(), labels=images.labels, classes=classes, data=parts.record,
-            timed=measure, progress=progress,
-        )  # fmt: skip
+        given = ExportSource.of(images, classes, parts.record)
+        refitted, latency = refit_folder(engines, named.network, out, given, timed=measure, progress=progress)
     if json:
         print_json({"manifest": refitted.to_dict(), "latency": latency})
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,13 +27,29 @@ from autoformer.cli.options import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from autoformer.cost import Budget
+    from autoformer.cost import Budget, CostModel
+    from autoformer.parsing import BudgetConfig
+    from autoformer.profiling.tables.limit import LatencyAnswer
+    from autoformer.profiling.tables.table import LatencyTable as Table
+    from autoformer.search.answer import StoredSearch
+    from autoformer.search.record import SearchRecord
     from autoformer.search.result import SearchResult
     from autoformer.search.space_table import SpaceTable
-from typing import TYPE_CHECKING
+    from autoformer.space import SearchSpace
 
-if TYPE_CHECKING:
-    from autoformer.profiling.tables.limit import LatencyAnswer
+
+@dataclass(frozen=True)
+class Request:
+    """What both ways to a network are asked alike: a search, and an answer from a finished one."""
+
+    limits: BudgetConfig
+    latency_table: Path | None
+    out: Path | None
+    settings: list[str] | None
+    measure: bool
+    seconds: float | None  # of measuring per network
+    json: bool
+    quiet: bool
 
 
 def search(
@@ -84,7 +101,7 @@ def search(
     --set method=random, pareto or predictor searches otherwise than by evolution.
 
     Under --max-latency, with a table of this machine, the chosen network and the next few are exported and measured, the table
-    is corrected and the choice repeated; the answer is met, not met or not shown.
+    is corrected and the choice repeated; the answer is within budget, over budget or inconclusive.
 
     Examples:
 
@@ -95,10 +112,12 @@ def search(
 
       autoformer search --from runs/s2 --max-latency 2ms --out runs/s3
     """
-    limits = {
-        "max_params": max_params, "min_params": min_params, "max_flops": max_flops, "min_flops": min_flops,
-        "max_latency": max_latency,
-    }  # fmt: skip
+    from autoformer.parsing import BudgetConfig
+
+    limits = BudgetConfig(
+        max_params=max_params, min_params=min_params, max_flops=max_flops, min_flops=min_flops, max_latency=max_latency
+    )
+    request = Request(limits, latency_table, out, settings, measure, seconds, json, quiet)
     if max_latency is None and (not measure or seconds is not None):
         raise typer.BadParameter(f"{'--seconds' if measure else '--no-measure'} has no effect without --max-latency")
     if (supernet is None) == (source is None):
@@ -110,150 +129,142 @@ def search(
         }  # fmt: skip
         if given := [option for option, value in idle.items() if value is not None]:
             raise typer.BadParameter(f"{given[0]} has no effect with --from: nothing is evaluated")
-        _answer(source, out, limits, latency_table, settings, measure, seconds, json, quiet)
+        _answer(source, request)
         return
     assert supernet is not None
     if out is None:
         raise typer.BadParameter("give --out, the folder of the search")
     with helpers(workers, *(() if max_latency is None else ("--no-measure",))):
-        finish = _search(supernet, out, limits, latency_table, data, recipe, metric, seed, settings, storage, json, quiet)
-    finish(measure, seconds)  # when the other processes have left the cores
+        finish = _search(supernet, out, request, data, recipe, metric, seed, storage)
+    finish()  # when the other processes have left the cores
 
 
 def _search(
     supernet: Path,
     out: Path,
-    limits: dict[str, str | None],
-    latency_table: Path | None,
+    request: Request,
     data: str | None,
     recipe: Path | None,
     metric: str | None,
     seed: int | None,
-    settings: list[str] | None,
     storage: str | None,
-    json: bool,
-    quiet: bool,
-) -> Callable[[bool, float | None], None]:
-    """Searches; what it gives measures (or does not) for so many seconds per network, and shows the result."""
+) -> Callable[[], None]:
+    """Searches; what it gives measures the best few, where that is asked for, and shows the result."""
     import torch
 
     from autoformer.cli.chain.recipe import recipe_of
-    from autoformer.cli.console import print_json, progress_bar
+    from autoformer.cli.console import progress_bar
     from autoformer.cli.words import metric_of
-    from autoformer.cost import CostModel, ExactCosts
     from autoformer.data.loading import parts_of_record
     from autoformer.files import read_json
     from autoformer.networks.folders import load_supernet
     from autoformer.parsing import read_budget
-    from autoformer.profiling.measuring.measure import MeasureConfig
-    from autoformer.profiling.tables.costs import TableCosts, margin_of, searched_with
-    from autoformer.profiling.tables.limit import finally_chosen
-    from autoformer.profiling.tables.loop import SECONDS, LatencyQuestion, answer_latency
-    from autoformer.profiling.tables.table import LatencyTable as Table
+    from autoformer.profiling.tables.costs import margin_of, searched_with
     from autoformer.search.answer import StoredSearch
+    from autoformer.search.config import Goal
     from autoformer.search.loop import search_supernet
     from autoformer.search.space_table import SpaceTable
     from autoformer.training.distributed import best_device
 
-    chosen = recipe_of(recipe, "search", settings, seed)
+    chosen = recipe_of(recipe, "search", request.settings, seed)
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
     network = load_supernet(supernet).to(best_device())
     record = read_json(supernet / "supernet.json")
-    table = None if latency_table is None else Table.load(latency_table)
-    costs: CostModel = ExactCosts(network.space) if table is None else TableCosts(network.space, table)
-    stated = read_budget(network.space, costs, **limits)
-    budget = searched_with(stated, network.space, costs)
-    sought = metric_of(metric, chosen.metric if recipe is not None else None, record)
+    table, costs = _costs(request, network.space)
+    stated = read_budget(network.space, costs, request.limits)
+    goal = Goal(
+        costs=costs,
+        budget=searched_with(stated, network.space, costs),
+        metric=metric_of(metric, chosen.metric if recipe is not None else None, record),
+        seed=chosen.seed,
+        latency_margin=margin_of(costs),
+    )
     parts = parts_of_record(record["data"], data)
-    if not json:
-        print_space(SpaceTable.of(network.space, costs, budget), budget)
-    with progress_bar(quiet) as progress:
+    if not request.json:
+        print_space(SpaceTable.of(network.space, costs, goal.budget), goal.budget)
+    with progress_bar(request.quiet) as progress:
         result = search_supernet(
-            network, parts.search, parts.preprocessing, costs, budget, chosen.search, out,
-            metric=sought, seed=chosen.seed, storage=storage, stored=supernet / "evaluations.db",
-            latency_margin=margin_of(costs), progress=progress,
+            network, parts.search, parts.preprocessing, goal, chosen.search, out,
+            memory=storage or supernet / "evaluations.db", progress=progress,
         )  # fmt: skip
 
-    def finish(measure: bool, seconds: float | None) -> None:
-        answer = None
-        if measure and table is not None and stated.max_latency_ms is not None:
-            with progress_bar(quiet) as progress:
-                question = LatencyQuestion(
-                    stated=stated,
-                    first=result.chosen.architecture,
-                    choose=chosen.search.choose,
-                    config=MeasureConfig.lasting(seconds or SECONDS),
-                )
-                answer = answer_latency(StoredSearch(out), table, question, out, progress=progress)
-        if json:
-            print_json(read_json(out / "search.json") | ({} if answer is None else {"latency_answer": answer.to_dict()}))
-            return
-        print_result(finally_chosen(result, out), searched_words(result), stated)
-        if answer is not None:
-            print_answer(answer)
+    def finish() -> None:
+        stored = StoredSearch(out)
+        _show(request, stored, stored.record, table, stated, searched_words(result))
 
     return finish
 
 
-def _answer(
-    source: Path,
-    out: Path | None,
-    limits: dict[str, str | None],
-    latency_table: Path | None,
-    settings: list[str] | None,
-    measure: bool,
-    seconds: float | None,
-    json: bool,
-    quiet: bool,
-) -> None:
+def _answer(source: Path, request: Request) -> None:
     """Answers from the evaluations of a finished search; `--set choose=` is the one setting that matters.
 
     A latency is measured where `out` can keep the answer and a table can be corrected by it.
     """
     from autoformer.cli.chain.recipe import recipe_of
-    from autoformer.cli.console import note, print_json, progress_bar
-    from autoformer.cost import CostModel
+    from autoformer.cli.console import note
     from autoformer.parsing import read_budget
-    from autoformer.profiling.measuring.measure import MeasureConfig
-    from autoformer.profiling.tables.costs import TableCosts, searched_with, within_margin
-    from autoformer.profiling.tables.limit import finally_chosen
-    from autoformer.profiling.tables.loop import SECONDS, LatencyQuestion, answer_latency
-    from autoformer.profiling.tables.table import LatencyTable as Table
-    from autoformer.search.answer import StoredSearch
+    from autoformer.profiling.tables.costs import searched_with, within_margin
+    from autoformer.search.answer import StoredSearch, save_answer
 
-    chosen = recipe_of(None, "search", settings, None).search
-    if idle := [setting for setting in settings or () if setting.partition("=")[0].removeprefix("search.") != "choose"]:
+    chosen = recipe_of(None, "search", request.settings, None).search
+    if idle := [one for one in request.settings or () if one.partition("=")[0].removeprefix("search.") != "choose"]:
         raise typer.BadParameter(f"--set {idle[0]} has no effect with --from; only choose= has")
     stored = StoredSearch(source)
-    table = None if latency_table is None else Table.load(latency_table)
-    costs: CostModel = stored.costs if table is None else TableCosts(stored.space, table)
-    stated = read_budget(stored.space, costs, **limits)
-    budget = within_margin(stated, stored.margin) if table is None else searched_with(stated, stored.space, costs)
-    answer = stored.answer(budget, costs, chosen.choose if settings else None)
-    answer.margin = None if table is None else table.margin
-    if out is not None:
-        answer.write(out)
-    measured = None
-    if measure and table is not None and out is not None and stated.max_latency_ms is not None:
-        with progress_bar(quiet) as progress:
-            question = LatencyQuestion(
-                stated=stated,
-                first=answer.result.chosen.architecture,
-                choose=answer.choose,
-                config=MeasureConfig.lasting(seconds or SECONDS),
-            )
-            measured = answer_latency(stored, table, question, out, progress=progress)
-    if json:
-        print_json(answer.record | ({} if measured is None else {"latency_answer": measured.to_dict()}))
-        return
+    table, costs = _costs(request, stored)
+    stated = read_budget(stored.space, costs, request.limits)
+    margin = stored.record.latency_margin if table is None else table.margin
+    budget = within_margin(stated, margin) if table is None else searched_with(stated, stored.space, costs)
+    answer = stored.answer(budget, costs, chosen.choose if request.settings else None, margin)
+    if request.out is not None:
+        save_answer(answer, request.out)
     inside, every = len(answer.result.candidates), len(stored.result.candidates)
-    final = answer.result if out is None else finally_chosen(answer.result, out)
-    print_result(final, f"{inside} of {every} evaluated architectures lie inside the budget", stated)
+    title = f"{inside} of {every} evaluated architectures lie inside the budget"
+    measured = _show(request, stored, answer, table, stated, title)
+    if measured is None and request.measure and stated.max_latency_ms is not None and not request.json:
+        note("latency predicted, not measured: --latency-table and --out make it measure the best few on the table's device")
+
+
+def _costs(request: Request, of: SearchSpace | StoredSearch) -> tuple[Table | None, CostModel]:
+    """The latency table where one is given, and what prices architectures: the table, a stored search, or counts alone."""
+    from autoformer.cost import ExactCosts
+    from autoformer.profiling.tables.costs import TableCosts
+    from autoformer.profiling.tables.table import LatencyTable as Table
+    from autoformer.space import SearchSpace
+
+    space = of if isinstance(of, SearchSpace) else of.space
+    if request.latency_table is None:
+        return None, ExactCosts(of) if isinstance(of, SearchSpace) else of.costs
+    table = Table.load(request.latency_table)
+    return table, TableCosts(space, table)
+
+
+def _show(
+    request: Request, stored: StoredSearch, record: SearchRecord, table: Table | None, stated: Budget, title: str
+) -> LatencyAnswer | None:
+    """Measures the best few where that is asked for and possible, then shows what was found; gives what was measured."""
+    from autoformer.cli.console import print_json, progress_bar
+    from autoformer.profiling.measuring.measure import MeasureConfig
+    from autoformer.profiling.tables.limit import finally_chosen
+    from autoformer.profiling.tables.loop import SECONDS, LatencyQuestion, answer_latency
+
+    out, result, measured = request.out, record.result, None
+    if request.measure and table is not None and out is not None and stated.max_latency_ms is not None:
+        question = LatencyQuestion(
+            stated=stated,
+            first=result.chosen.architecture,
+            choose=record.config.choose,
+            config=MeasureConfig.lasting(request.seconds or SECONDS),
+        )
+        with progress_bar(request.quiet) as progress:
+            measured = answer_latency(stored, table, question, out, progress=progress)
+    if request.json:
+        print_json(record.to_dict() | ({} if measured is None else {"latency_answer": measured.to_dict()}))
+        return measured
+    print_result(result if out is None else finally_chosen(result, out), title, stated)
     if measured is not None:
         print_answer(measured)
-    elif measure and stated.max_latency_ms is not None:
-        note("latency predicted, not measured: --latency-table and --out make it measure the best few on the table's device")
+    return measured
 
 
 def searched_words(result: SearchResult) -> str:
@@ -264,7 +275,7 @@ def searched_words(result: SearchResult) -> str:
         words += f", {100 * cut:.0f} % of them cut by halving"
     asked = images["evaluated"] + images["confirming"]
     words += f", {100 * images['reused'] / asked:.0f} % known from earlier searches" if images["reused"] else ""
-    return f"{words}; confirmed on {images['confirmation']} others"
+    return f"{words}; scored again on {images['confirmation']} held-out images"
 
 
 def print_space(table: SpaceTable, budget: Budget) -> None:
@@ -284,17 +295,17 @@ def print_space(table: SpaceTable, budget: Budget) -> None:
 
 
 def print_result(result: SearchResult, title: str, budget: Budget) -> None:
-    """The chosen and the best network, and the baselines, each with whether the chosen one can be told from it.
+    """The chosen and the best network, and the baselines, each with whether the chosen one differs from it.
 
-    Beside the score that decided stands the one on the confirmation slice, where a network was a finalist.
+    Beside the score that decided stands the one on the held-out images, where a network was a finalist.
     """
     from autoformer.cli.console import print_table
     from autoformer.cost import show
     from autoformer.metric import WORDS
+    from autoformer.search.result import BASELINES
 
-    names = {"dearest": "dearest inside", "uniform": "best uniform"}
     compared = {"chosen": result.chosen, "best": result.best}
-    compared |= {names[name]: candidate for name, candidate in result.baselines.items()}
+    compared |= {BASELINES.get(name, name): candidate for name, candidate in result.baselines.items()}
     rows: list[tuple[Any, ...]] = []
     for name, candidate in compared.items():
         cost, chosen = candidate.cost, result.chosen
@@ -305,12 +316,12 @@ def print_result(result: SearchResult, title: str, budget: Budget) -> None:
             verdict = "tied"
         else:
             verdict = "worse" if candidate.score.value < chosen.score.value else "better"
-        confirmed = str(result.confirmed.get(candidate.number, "not confirmed"))
+        confirmed = str(result.confirmed.get(candidate.number, "not scored"))
         row = (str(candidate.score), confirmed, verdict, show("params", cost.params), show("flops", cost.flops), latency)
         rows.append((name, *row, str(candidate.architecture)))
     print_table(
-        f"{title}; {len(result.tied)} cannot be told from the best; budget {budget}",
-        ("", WORDS[result.metric], "confirmed", "against chosen", "params", "FLOPs", "latency", "architecture"),
+        f"{title}; {len(result.tied)} not significantly different from the best; budget {budget}",
+        ("", WORDS[result.metric], "on held-out images", "against chosen", "params", "FLOPs", "latency", "architecture"),
         rows,
     )
 
@@ -325,28 +336,15 @@ def print_answer(answer: LatencyAnswer) -> None:
         for network in taken.networks:
             timing = network.timing
             interval = "too few runs" if timing.low_ms is None else f"{timing.low_ms:.4g} to {timing.high_ms:.4g}"
-            marks = [
-                mark
-                for mark, holds in (
-                    ("asked first", taken is answer.rounds[0] and network is taken.chosen),
-                    ("taken", network is answer.chosen),
-                )
-                if holds
-            ]
+            asked = ["asked first"] if taken is answer.rounds[0] and network is taken.chosen else []
+            marks = ", ".join([*asked, "taken"] if network is answer.chosen else asked)
+            score, predicted, measured = network.score, f"{network.predicted_ms:.4g}", f"{timing.measured_ms:.4g}"
             rows.append(
                 (
-                    str(number),
-                    network.architecture.slug,
-                    f"{100 * network.score.value:.2f} %",
-                    f"{network.predicted_ms:.4g}",
-                    f"{timing.measured_ms:.4g}",
-                    interval,
-                    f"{100 * network.error:+.1f} %",
-                    timing.verdict.level,
-                    timing.status(answer.limit_ms),
-                    ", ".join(marks),
+                    str(number), network.architecture.slug, f"{100 * score.value:.2f} %", predicted, measured, interval,
+                    f"{100 * network.error:+.1f} %", timing.verdict.level, timing.status(answer.limit_ms), marks,
                 )
-            )
+            )  # fmt: skip
     if rows:
         columns = (
             "round", "network", answer.rounds[0].chosen.score.words, "predicted ms", "measured ms", "95 % interval", "error",

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoformer.architecture import whole_number
-from autoformer.errors import CheckpointError, ExportError, MeasurementError, MissingPackageError, short
+from autoformer.errors import AutoformerError, CheckpointError, ExportError, MeasurementError, MissingPackageError, short
 from autoformer.export.engines.build_progress import OnProgress
 from autoformer.export.engines.builder import MAX_BATCH, EngineBuilder, EngineConfig
 from autoformer.export.engines.engine import Engine
+from autoformer.export.engines.refit import refit_engine
 from autoformer.export.engines.tensorrt_versions import how_to_rebuild, tensorrt_missing
 from autoformer.export.engines.trtexec import PlanInput, Trtexec, trtexec_path
 from autoformer.export.manifest import Artefact, sha256_of
@@ -125,6 +126,26 @@ def engine_artefact(
     return replace(
         found, status="exported", file=plan.name, sha256=sha256_of(plan), bytes=plan.stat().st_size,
         input_name=source.input_name, input_shape=source.input_shape, output_name=source.output_name, correct=correct,
+    )  # fmt: skip
+
+
+def refitted_artefact(engine: Artefact, plan: Path, graph: Path, out: Path, judge: Judge) -> Artefact:
+    """The engine at `plan` with the weights of the file `graph`, written to `out` and compared.
+
+    A failure is an answer, not an exception: "rejected" with its reason, and nothing at `out`.
+    """
+    try:
+        refitted = refit_engine(plan, graph, out, sha256=engine.sha256)
+        with Engine.load(out, sha256=refitted.sha256) as loaded:
+            parity, correct = judge(in_profiles(loaded, loaded.profiles), BATCHES)
+        if not parity.passed:
+            raise ExportError(parity.reason)
+    except AutoformerError as error:
+        out.unlink(missing_ok=True)
+        return Artefact(format="tensorrt", precision=engine.precision, status="rejected", reason=str(error))
+    return replace(
+        engine, reason=parity.reason, file=out.name, sha256=refitted.sha256, bytes=out.stat().st_size, parity=parity,
+        correct=correct, made={**refitted.made(), "config": engine.made.get("config")}, speed={},
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf1
 
 
 class TorchBackend:
-    """`network` in evaluation mode with a seeded random input [batch, *image_shape], or with `images` as they are.
+    """`network` in evaluation mode with a random input [batch, *image_shape] from `seed`.
 
     `threads` None means the cores this process may use; torch's thread count belongs to the whole process and is put back
     when the context is left, as is the network's mode. `mode` is one of `MODES`; a CUDA graph needs a CUDA device. A
@@ -40,7 +40,6 @@ class TorchBackend:
         device: str = "cpu",
         mode: str = "eager",
         threads: int | None = None,
-        images: Tensor | None = None,
         seed: int = 0,
     ) -> None:
         if device not in ("cpu", "cuda"):
@@ -59,9 +58,7 @@ class TorchBackend:
         torch.set_num_threads(self._threads)
         self._network = network.to(device).eval()
         try:
-            if images is None:
-                generator = torch.Generator().manual_seed(seed)
-                images = torch.randn((batch, *image_shape), generator=generator)
+            images = torch.randn((batch, *image_shape), generator=torch.Generator().manual_seed(seed))
             self._images = images.to(device, parameter.dtype)
         except (RuntimeError, TypeError) as error:  # torch's ways to say that memory is short, or a number too large
             torch.set_num_threads(self._old_threads)

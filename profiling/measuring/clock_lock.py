@@ -1,4 +1,4 @@
-"""The GPU's clock held still while something is measured, and free again afterwards, whatever ends it.
+"""Locks the GPU's clock while something is measured, and frees it afterwards, however that ends.
 
 NVIDIA's management library is asked to hold the base clock, which a GPU keeps under its power limit (nvml.h: both bounds
 "TDP"); that takes administrator's rights. It cannot be asked for a lock that somebody else had set before, so such a lock is
@@ -21,11 +21,11 @@ from autoformer.profiling.measuring.device import DeviceFacts
 BASE_CLOCK = 0xFFFFFF01  # NVML_CLOCK_LIMIT_ID_TDP
 NO_PERMISSION = 4  # NVML_ERROR_NO_PERMISSION
 LOCK_OPTION = "--lock-clocks"
-LOCK_HELP = "hold the GPU's clock while it is measured; needs sudo, and frees it afterwards"
+LOCK_HELP = "lock the GPU's clock while it is measured, and free it afterwards; needs sudo"
 NOT_HERE = f"{LOCK_OPTION} is for what runs on an NVIDIA GPU, and nothing that is measured here does; leave it out"
 ON_A_JETSON = f"a Jetson's clocks are locked by its own program; run `sudo jetson_clocks` first and leave {LOCK_OPTION} out"
 NO_LIBRARY = f"{LOCK_OPTION} needs NVIDIA's management library: pip install nvidia-ml-py, or leave it out"
-ENDINGS = ("SIGTERM", "SIGHUP")  # a scheduler's wish, and a terminal that was closed; Ctrl-C is an exception already
+ENDINGS = ("SIGTERM", "SIGHUP")  # a scheduler asks to stop, or the terminal was closed; Ctrl-C is an exception already
 
 
 @contextmanager

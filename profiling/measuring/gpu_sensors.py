@@ -1,7 +1,7 @@
 """A GPU's clock, heat, power, throttling and processes: of a PC through NVIDIA's management library, of a Jetson from its files.
 
 The library is the package nvidia-ml-py. Which of its questions a GPU answers depends on the GPU; one without an answer leaves its
-value None. A Jetson's GPU is no device of that library: its clock is in devfreq, its heat in a thermal zone, and the power of the
+value None. That library does not know a Jetson's GPU: its clock is in devfreq, its heat in a thermal zone, and the power of the
 whole module is what INA3221 monitors say of its rails.
 
 Imports the standard library only and works on Python 3.10.

@@ -279,7 +279,7 @@ def judge(
     handing = None if gpu is None or enqueue is None else enqueue.p50_ms / gpu.p50_ms
     if handing is not None and gates.max_enqueue is not None and handing > gates.max_enqueue:
         most = f"limit {100 * gates.max_enqueue:g} %"
-        reasons.append(f"host bound: handing the work over takes, of the GPU's time, {100 * handing:.3g} %, {most}")
+        reasons.append(f"host bound: handing the work over takes {100 * handing:.3g} % of the GPU's time, {most}")
     if conditions is not None:
         reasons += _disturbed(conditions, gates)
     return Verdict(INVALID if invalid else UNSTABLE if reasons else VALID, tuple(reasons))
@@ -301,5 +301,5 @@ def _disturbed(conditions: MachineState, gates: Gates) -> list[str]:
     if others is not None and others > free + gates.max_other_cores:
         reasons.append(f"other programs kept {others:.2g} cores busy, {free} of {conditions.cores} were free for them")
     elif others is None and conditions.load_average is not None and conditions.load_average > conditions.cores:
-        reasons.append(f"load average {conditions.load_average:.3g} before it, {conditions.cores} cores")
+        reasons.append(f"load average {conditions.load_average:.3g} before the measurement, {conditions.cores} cores")
     return reasons

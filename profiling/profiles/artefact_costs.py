@@ -17,7 +17,7 @@ from autoformer.pretrained.named_network import NamedNetwork, is_network, open_n
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """What is known of an artefact; None where nothing says it."""
+    """What is known of an artefact; None where it is unknown."""
 
     params: int | None = None
     flops: int | None = None  # multiply-adds of one image

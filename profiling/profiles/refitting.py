@@ -1,7 +1,7 @@
 """A finetuned network goes into the engines of its architecture: exported as they were, refitted, compared, timed.
 
-Refitting takes seconds where building takes minutes, but an engine that can be refitted may be slower than one that cannot;
-so each is timed beside one that is built for good, in turn.
+Refitting takes seconds where building takes minutes, but an engine that can be refitted may be slower than one that cannot; so
+each is timed in turn with one that is built without that.
 """
 
 from __future__ import annotations
@@ -11,28 +11,26 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from autoformer.errors import AutoformerError, CheckpointError, ExportError
+from autoformer.errors import CheckpointError, ExportError
 from autoformer.export.artefacts import ExportSource, export_network
 from autoformer.export.config import ExportConfig
-from autoformer.export.engines.artefact import settings_of
+from autoformer.export.engines.artefact import refitted_artefact, settings_of
 from autoformer.export.engines.builder import PRECISIONS, EngineBuilder
-from autoformer.export.engines.engine import Engine
-from autoformer.export.engines.refit import refit_engine
 from autoformer.export.engines.tensorrt_versions import import_tensorrt
 from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.manifest import Artefact, Manifest
-from autoformer.export.parity import BATCHES, TOLERANCES, compare, filled_up, in_profiles, run_in_batches
+from autoformer.export.parity import BATCHES, TOLERANCES, Parity, compare, filled_up, run_in_batches
 from autoformer.files import believing, refuse_existing, write_folder
 from autoformer.profiling.backends.tensorrt_backend import TensorRTBackend
 from autoformer.profiling.measuring.measure import MeasureConfig, measure
 from autoformer.progress import Progress, silent
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import nn
+
+    from autoformer.export.parity import Model
 
 SECONDS = 2.0  # of measuring, for each engine
 
@@ -41,16 +39,14 @@ def refit_folder(
     source: Path,
     network: nn.Module,
     out: Path,
+    given: ExportSource,
     *,
-    images: NDArray[Any],
-    labels: NDArray[np.int64],
-    classes: Sequence[str],
-    data: dict[str, Any],
     timed: bool = True,
     progress: Progress = silent,
 ) -> tuple[Manifest, dict[str, dict[str, float]]]:
     """Writes the folder `out`: ONNX files of `network`, and the engines of the folder `source` with its weights.
 
+    The images of `given` are prepared as the manifest of `source` says.
     Gives the manifest and, with `timed`, the median latency in ms of each engine by precision: "refitted", and "fixed" of one
     that cannot be refitted. Raises `CheckpointError` when `source` holds no engine, `ExportError` when the network is of another
     architecture; an engine that cannot be refitted is rejected with its reason.
@@ -65,10 +61,10 @@ def refit_folder(
     if type(opset) is not int:
         raise CheckpointError(f"the manifest of {source} does not say which opset its files have; export it again")
     import_tensorrt()
+    given = replace(given, preprocessing=before.preprocessing)
     latency: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(prefix="autoformer-refit-") as temporary:
         exported = Path(temporary) / "export"
-        given = ExportSource(images=images, labels=labels, preprocessing=before.preprocessing, classes=classes, data=data)
         with believing(f"the manifest of {source}", "export it again"):
             config = ExportConfig.model_validate({
                 "precisions": list(dict.fromkeys(["fp32", *(PRECISIONS[engine.precision] for engine in engines)])),
@@ -84,9 +80,14 @@ def refit_folder(
             for index, engine in enumerate(engines):
                 progress("refit", index, len(engines), engine.precision)
                 plan = before.verified_file(source, engine)
-                made.append(_refitted(engine, plan, folder, manifest, images, labels))
+                made.append(_refitted(engine, plan, folder, manifest, given))
                 if timed and made[-1].file is not None:
-                    progress("refit", index, len(engines), f"{engine.precision}: building one for good, to compare latency")
+                    progress(
+                        "refit",
+                        index,
+                        len(engines),
+                        f"{engine.precision}: building one that cannot be refitted, to compare latency",
+                    )
                     latency[engine.precision] = _times(made[-1], engine, folder, Path(temporary), manifest)
             progress("refit", len(engines), len(engines))
             manifest = replace(manifest, artefacts=(*manifest.artefacts, *made))
@@ -94,36 +95,26 @@ def refit_folder(
     return manifest, latency
 
 
-def _refitted(
-    engine: Artefact, plan: Path, folder: Path, manifest: Manifest, images: NDArray[Any], labels: NDArray[np.int64]
-) -> Artefact:
+def _refitted(engine: Artefact, plan: Path, folder: Path, manifest: Manifest, given: ExportSource) -> Artefact:
     """The engine with the weights of its file in `folder`, compared with the fp32 file, which was compared with the network."""
-    graph = manifest.find("onnx", PRECISIONS[engine.precision])
-    reference = manifest.find("onnx", "fp32")
+    graph, reference = manifest.find("onnx", PRECISIONS[engine.precision]), manifest.find("onnx", "fp32")
     assert reference is not None, "every export has it"
-    out = folder / f"model.{engine.precision}.plan"
-    try:
-        if graph is None or graph.file is None:
-            raise ExportError("the finetuned network has no file of this precision: " + (graph.reason if graph else "not made"))
-        refitted = refit_engine(plan, folder / graph.file, out, sha256=engine.sha256)
-        model = filled_up(OnnxModel(manifest.verified_file(folder, reference)), reference.batch)
-        expected, _ = run_in_batches(model, images, (max(BATCHES),))
-        with Engine.load(out, sha256=refitted.sha256) as loaded:
-            given, sizes = run_in_batches(in_profiles(loaded, loaded.profiles), images, BATCHES)
-        parity = compare(expected, given, precision=engine.precision, batches=sizes, tolerance=TOLERANCES[engine.precision])
-        if not parity.passed:
-            raise ExportError(parity.reason)
-    except AutoformerError as error:
-        out.unlink(missing_ok=True)
-        return Artefact(format="tensorrt", precision=engine.precision, status="rejected", reason=str(error))
-    return replace(
-        engine, reason=parity.reason, file=out.name, sha256=refitted.sha256, bytes=out.stat().st_size, parity=parity,
-        correct=int((given.argmax(1) == labels).sum()), made={**refitted.made(), "config": engine.made.get("config")}, speed={},
-    )  # fmt: skip
+    if graph is None or graph.file is None:
+        reason = f"the finetuned network has no file of this precision: {graph.reason if graph else 'not made'}"
+        return Artefact(format="tensorrt", precision=engine.precision, status="rejected", reason=reason)
+    model = filled_up(OnnxModel(manifest.verified_file(folder, reference)), reference.batch)
+    expected, _ = run_in_batches(model, given.images, (max(BATCHES),))
+
+    def judge(model: Model, batches: Sequence[int]) -> tuple[Parity, int | None]:
+        logits, sizes = run_in_batches(model, given.images, batches)
+        parity = compare(expected, logits, precision=engine.precision, batches=sizes, tolerance=TOLERANCES[engine.precision])
+        return parity, None if given.labels is None else int((logits.argmax(1) == given.labels).sum())
+
+    return refitted_artefact(engine, plan, folder / graph.file, folder / f"model.{engine.precision}.plan", judge)
 
 
 def _times(made: Artefact, engine: Artefact, folder: Path, work: Path, manifest: Manifest) -> dict[str, float]:
-    """Medians in ms of the refitted engine and of one built for good with the same settings, measured in turn."""
+    """Medians in ms of the refitted engine and of one that cannot be refitted, else built with the same settings."""
     settings = settings_of(engine)
     cache = None if settings.optimization_level == 0 else work / "timing"
     config = replace(settings, refittable=False, timing_cache=cache)

@@ -39,8 +39,8 @@ def regression_page(found: Regressions) -> Page:
         verdicts=tuple((f"{count} {verdict}", TONE_OF.get(verdict, "open")) for verdict, count in counts.items()),
     )
     text = (
-        "On a CPU every time is first divided by that of the reference network of its own profile. The interval of a ratio "
-        "follows from the intervals of its times."
+        "On a CPU every time is first divided by that of the reference network of its own profile, unless other devices are "
+        "compared. The interval of a ratio follows from the intervals of its times."
     )
     rows = Table(title="Ratios", columns=COLUMNS, rows=tuple(table(found)), numbers=(3, 4, 5))
     sections = [Section(name="ratios", title="B over A", text=(text,), tables=(rows,), figures=("ratios",), figures_first=True)]
@@ -70,4 +70,4 @@ def ratio_figure(found: Regressions) -> Figure:
 
 
 def _words(one: Ratio) -> str:
-    return plain(f"{one.name}, {one.precision}, batch {one.batch}, {one.statistic}")
+    return plain(f"{one.name}, {one.backend}, {one.precision}, batch {one.batch}, {one.statistic}")

@@ -6,7 +6,6 @@ A report is only as good as what it is made of: whatever is missing, damaged, of
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -28,7 +27,8 @@ from autoformer.profiling.profiles.latency import Profile
 from autoformer.profiling.tables.limit import FILE_NAME, LatencyAnswer, finally_chosen
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.records import from_json
-from autoformer.search.result import SearchResult, load_search
+from autoformer.search.record import SearchRecord
+from autoformer.search.result import SearchResult
 from autoformer.space import SearchSpace
 
 LEDGER, FORMAT = "test_ledger.json", "autoformer/test-ledger/1"
@@ -237,18 +237,15 @@ def _described(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _searched(folder: Path, metric: Metric) -> dict[str, Any]:
     """What the search found, with the network that was chosen after measuring, if any was measured."""
-    found, record = load_search(folder)
-    if found.metric != metric:
-        raise ValueError(f"it searched by {found.metric}, the run's metric is {metric}")
-    means, config = record["latency_qualification"], dict(record["config"])
-    for needed in ("method", "choose"):
-        config[needed]
+    found = SearchRecord.load(folder)
+    if found.result.metric != metric:
+        raise ValueError(f"it searched by {found.result.metric}, the run's metric is {metric}")
     return {
-        "search": finally_chosen(found, folder),
+        "search": finally_chosen(found.result, folder),
         "answer": LatencyAnswer.load(folder) if (folder / FILE_NAME).exists() else None,
-        "measurement_conditions": None if means is None else from_json(MeasurementConditions, means),
-        "search_config": config,
-        "progress": _progress(record.get("history", {})),
+        "measurement_conditions": found.measurement_conditions,
+        "search_config": found.config.to_dict(),
+        "progress": {name: tuple((step.images, step.best) for step in steps) for name, steps in found.history.items() if steps},
     }
 
 
@@ -293,25 +290,3 @@ def _history(record: Mapping[str, Any], metric: Metric) -> tuple[Epoch, ...]:
     if others := {kept.metric for epoch in found for kept in epoch.scores.values()} - {metric}:
         raise ValueError(f"its history has scores of {' and '.join(sorted(others))}, the run's metric is {metric}")
     return found
-
-
-def _progress(history: Mapping[str, Any]) -> dict[str, tuple[tuple[int, float], ...]]:
-    """The history of `search.json`; an answer from stored evaluations has none."""
-    found = {}
-    for name, points in history.items():
-        found[str(name)] = tuple((_count(point["images"]), _finite(point["best"])) for point in points)
-        if any(not 0 <= best <= 1 for _, best in found[str(name)]):
-            raise ValueError(f"the history of {str(name)[:40]} holds a score outside 0 to 1")
-    return {name: points for name, points in found.items() if points}
-
-
-def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{str(value)[:40]!r} is no count")
-    return value
-
-
-def _finite(value: Any) -> float:
-    if not math.isfinite(number := float(value)):
-        raise ValueError(f"{value} is no finite number")
-    return number

@@ -14,6 +14,7 @@ import yaml
 from autoformer.cost import show
 from autoformer.errors import CheckpointError
 from autoformer.metric import WORDS
+from autoformer.profiling.measuring.order_statistics import status_from
 from autoformer.profiling.reports import budget, delivered, latency, latency_table, page, preferences, scores, search
 from autoformer.profiling.reports.blocks import TONES, Headline, Page, Section
 from autoformer.profiling.reports.content import FORMAT, content
@@ -166,7 +167,7 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     chosen = report["chosen"]
     lines = [
         f"found {chosen['slug']} for {short_source(report['source'])} (seed {report['seed']}): {chosen['words']}",
-        *(f"{limit_words(limit)}: {budget.found_text(limit)}, {limit['met']}" for limit in report["budget"]),
+        *(f"{limit_words(limit)}: {budget.found_text(limit)}, {status_from(limit['met'])}" for limit in report["budget"]),
     ]
     if not report["budget"]:
         lines.append("budget: no limits were set")

@@ -139,7 +139,7 @@ def _choice_text(report: Mapping[str, Any]) -> str:
     tied = report["tied"]
     test = "McNemar's exact test" if report["metric"] == "top1" else "random swaps of predictions"
     if tied == 1:
-        ties = f"Every other candidate is significantly worse than the best on these images ({test}, 5 %)."
+        ties = f"The others that saw all of them are significantly worse than the best ({test}, 5 %)."
     else:
         ties = (
             f"{tied} of the {report['candidates']}, the best included, are not significantly different from the best on these "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 
 from autoformer.architecture import Architecture
@@ -11,21 +10,6 @@ from autoformer.errors import BudgetError, MeasurementError
 from autoformer.profiling.tables.loads import Terms
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.space import SearchSpace
-
-
-@dataclass(frozen=True)
-class MeasuredCosts:
-    """Exact params and FLOPs; latencies as measured where there are any, else as `predict` gives them (None: not known)."""
-
-    space: SearchSpace
-    measured_ms: Mapping[Architecture, float]
-    predict: Callable[[Architecture], float | None]
-    measurement_conditions: MeasurementConditions
-
-    def __call__(self, architecture: Architecture) -> Cost:
-        measured = self.measured_ms.get(architecture)
-        latency_ms = self.predict(architecture) if measured is None else measured
-        return replace(ExactCosts(self.space)(architecture), latency_ms=latency_ms)
 
 
 @dataclass(frozen=True)

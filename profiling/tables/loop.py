@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from autoformer.architecture import Architecture
-from autoformer.cost import Budget, MeasurementConditions, count_flops
+from autoformer.cost import Budget, MeasuredCosts, MeasurementConditions, count_flops
 from autoformer.errors import BudgetError, MeasurementError, MissingPackageError
 from autoformer.files import json_digest
 from autoformer.profiling.backends.of_artefacts import USUAL_BACKENDS
@@ -30,7 +30,6 @@ from autoformer.profiling.measuring.drift import measure_together
 from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, device_name, threads_of
 from autoformer.profiling.measuring.order_statistics import MIN_SAMPLES_P99, VALID, WITHIN_BUDGET, interval_of
 from autoformer.profiling.tables.correction import CorrectedTable
-from autoformer.profiling.tables.costs import MeasuredCosts
 from autoformer.profiling.tables.limit import FILE_NAME, FinalistNetwork, LatencyAnswer, LatencyRound, Timing
 from autoformer.profiling.tables.speed_factor import anchors_of, speed_factor_of
 from autoformer.profiling.tables.table import LatencyTable
@@ -87,7 +86,7 @@ def answer_latency(
         question.finalists,
     ]  # fmt: skip
     basis = {
-        "search": json_digest(stored.record["result"]),
+        "search": json_digest(stored.result.to_dict()),
         "table": json_digest(table.to_dict()),
         "asked": json_digest(asked),
     }

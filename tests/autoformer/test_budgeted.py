@@ -221,7 +221,7 @@ def test_a_budget_of_one_in_a_thousand_is_drawn_from_without_rejections(name: st
     low, high = count_flops(space.smallest, space), count_flops(space.largest, space)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if Region(shapes, max_flops=middle).share > 1e-3 else (middle, high)
+        low, high = (low, middle) if Region(shapes, Budget(max_flops=middle)).share > 1e-3 else (middle, high)
     assert sum(count_flops(space.sample(rng), space) <= high for _ in range(4000)) <= 14  # 4 expected, 14 is 5 sigma
     candidates = Candidates(space, ExactCosts(space), Budget(max_flops=high))
     for _ in range(50):

@@ -213,7 +213,7 @@ def test_an_impossible_budget_names_the_tightest_limit_the_cheapest_value_and_it
     assert show("flops", count_flops(cheapest, space)) in message
     assert str(cheapest) in message
     check_feasible(Budget(max_params=count_params(cheapest, space)), space, ExactCosts(space))
-    with pytest.raises(BudgetError, match="dearest network has 10"):
+    with pytest.raises(BudgetError, match="most expensive network has 10"):
         check_feasible(Budget(min_params=20e6), space, ExactCosts(space))
 
 

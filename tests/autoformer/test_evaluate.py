@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from fractions import Fraction
+from math import comb
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from autoformer.errors import CheckpointError
-from autoformer.metric import Metric, Score, score, tied
+from autoformer.metric import Metric, Score, mcnemar, score, tied
 
 MEANS: tuple[Metric, ...] = ("balanced_accuracy", "macro_f1")
 
@@ -19,7 +21,7 @@ MEANS: tuple[Metric, ...] = ("balanced_accuracy", "macro_f1")
 def drawn(
     rng: np.random.Generator, counts: list[int], recalls: list[float]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # fmt: skip
-    """Guesses and labels: of class k `counts[k]` images, each right with `recalls[k]`, else the next class."""
+    """Predictions and labels: of class k `counts[k]` images, each right with `recalls[k]`, else the next class."""
     labels = np.repeat(np.arange(len(counts)), counts)
     right = rng.random(len(labels)) < np.asarray(recalls)[labels]
     return np.where(right, labels, (labels + 1) % len(counts)), labels
@@ -204,6 +206,24 @@ def test_equal_networks_are_told_apart_no_more_often_than_the_level_says(metric:
     assert np.mean(apart) < 0.084
 
 
+def test_mcnemar_is_the_exact_binomial_tail_of_both_sides() -> None:
+    """All pairs of up to 24 images, against fractions; and against scipy's test where fractions take seconds."""
+    for wins, losses in itertools.product(range(25), repeat=2):
+        outcomes = wins + losses
+        tail = Fraction(sum(comb(outcomes, k) for k in range(min(wins, losses) + 1)), 2**outcomes)
+        assert mcnemar(wins, losses) == pytest.approx(float(min(Fraction(1), 2 * tail)), rel=1e-12)
+    for wins, losses in ((2900, 3100), (2950, 3050), (0, 6000), (49_000, 51_000)):
+        assert mcnemar(wins, losses) == pytest.approx(binomtest(wins, wins + losses).pvalue, rel=1e-9)
+
+
+def test_thousands_of_images_that_one_network_alone_has_right_are_answered() -> None:
+    labels = np.zeros(20_000, np.int64)
+    first, close, far = (np.ones(20_000, np.int64) for _ in range(3))
+    first[:3000] = close[3000:5950] = far[3000:5800] = 0
+    assert tied(first, close, labels)  # 3000 against 2950
+    assert not tied(first, far, labels)  # 3000 against 2800
+
+
 # --- the JSON form -----------------------------------------------------------------------------------------------
 
 
@@ -224,16 +244,17 @@ def test_a_score_reads_as_percent_with_its_interval() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"metric": "loss"}, "'loss' is no metric; known are top1, balanced_accuracy, macro_f1"),
-        ({"value": "high"}, "expected three numbers"),
-        ({"value": float("nan")}, "expected three numbers"),
-        ({"low": 0.9}, "a score of 0.5 from 0.9"),
+        ({"metric": "loss"}, "metric is 'loss', expected one of top1, balanced_accuracy, macro_f1"),
+        ({"value": "high"}, "value is 'high', expected a number"),
+        ({"value": float("nan")}, "value is nan, expected a number"),
+        ({"low": 0.9}, "0.5 from 0.9 to 0.6"),
         ({"high": 1.5}, "cannot be"),
         ({"images": 0}, "on 0 images"),
         ({"correct": 4}, "4 right of 10 are not 0.5"),
-        ({"correct": True}, "cannot be"),
-        ({"correct": None}, "cannot be"),
-        ({"images": [10]}, "cannot be"),
+        ({"correct": True}, "correct is True, expected a whole number"),
+        ({"correct": None}, "None right images do not go with accuracy"),
+        ({"images": [10]}, "images is [10], expected a whole number"),
+        ({"metric": "macro_f1"}, "5 right images do not go with macro-F1"),
     ],
 )
 def test_an_impossible_score_is_refused(change: dict[str, object], words: str) -> None:
@@ -247,5 +268,5 @@ def test_an_impossible_score_is_refused(change: dict[str, object], words: str) -
 def test_a_score_that_lacks_something_is_refused() -> None:
     with pytest.raises(CheckpointError, match="lacks 'high'"):
         Score.from_dict({"metric": "macro_f1", "value": 0.5, "low": 0.4, "images": 10})
-    with pytest.raises(CheckpointError, match="no JSON object"):
+    with pytest.raises(CheckpointError, match="expected a JSON object"):
         Score.from_dict([0.5])  # type: ignore[arg-type]

@@ -34,7 +34,7 @@ def test_a_metric_comes_from_the_option_then_the_recipe_then_the_training(
 
 
 def test_a_record_with_an_unknown_metric_is_refused() -> None:
-    with pytest.raises(CheckpointError, match=r"'loss' is no metric; known are top1, .*; give --metric"):
+    with pytest.raises(CheckpointError, match=r"'loss' is not a metric; known are top1, .*; give --metric"):
         metric_of(None, None, {"metric": "loss"})
 
 
@@ -46,7 +46,7 @@ def test_a_recipe_with_an_unknown_metric_is_refused() -> None:
 
 @pytest.mark.parametrize("metric", ["top1", "balanced_accuracy", "macro_f1"])
 def test_evaluate_gives_the_metric_that_is_asked_for(finished_run: Path, tmp_path: Path, metric: str) -> None:
-    """The guesses of the run on the same images, scored by scikit-learn."""
+    """The predictions of the run for the same images, scored by scikit-learn."""
     record = read_json(finished_run / "test.json")
     labels, predicted = record["labels"], record["guesses"]["finetuned"]
     expected = {

@@ -22,7 +22,7 @@ from autoformer.networks.folders import extract
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.search.candidate import Candidate
 from autoformer.search.database import Study
-from autoformer.search.result import load_search
+from autoformer.search.record import SearchRecord
 from autoformer.tensors import read_metadata, read_tensors, write_tensors
 from autoformer.training.state import TrainingState
 from tests.support.edited_folders import SPACE, edit, one_line
@@ -64,7 +64,7 @@ def test_a_header_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 def test_a_search_without_a_result_is_refused(tmp_path: Path) -> None:
     (tmp_path / "search.json").write_text("{}")
-    one_line(lambda: load_search(tmp_path), "search.json lacks 'format'")
+    one_line(lambda: SearchRecord.load(tmp_path), "search.json lacks 'format'")
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_search_without_a_result_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_search_is_refused(tmp_path: Path, keys: Any, changes: dict[str, Any]) -> None:
     make_run(tmp_path / "run")
     edit(tmp_path / "run" / "search" / "search.json", *keys, **changes)
-    one_line(lambda: load_search(tmp_path / "run" / "search"), "search.json")
+    one_line(lambda: SearchRecord.load(tmp_path / "run" / "search"), "search.json")
 
 
 def test_an_empty_record_of_a_supernet_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,9 +97,9 @@ def test_the_python_example_runs_and_ends_with_a_network_that_has_learned(tmp_pa
     assert len([line for line in example.split("\n\n", 1)[1].splitlines() if line.strip()]) <= 15
     short = example.replace("epochs=60", "epochs=15").replace("epochs=20", "epochs=4").replace("population=20", "population=6")
     check = (
-        "\nfrom autoformer.evaluate import EvaluationSet, guesses, predict_with, score\n"
+        "\nfrom autoformer.evaluate import EvaluationSet, predict_with, predictions\nfrom autoformer.metric import score\n"
         "images = EvaluationSet.of(parts.search, parts.preprocessing)\n"
-        "print(score(guesses(predict_with(network), images), images.labels).value)\n"
+        "print(score(predictions(predict_with(network), images), images.labels).value)\n"
         "import timm\ntimm.create_model('local-dir:notebook/finetuned', pretrained=True)\n"
     )
     code = "import torch\ntorch.set_num_threads(1)\n" + short + check

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy.stats import binom
 from torch import Tensor, nn
 
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import DataError, ExportError
-from autoformer.export.class_losses import class_losses
+from autoformer.export.class_losses import ClassLoss, class_losses
 from autoformer.export.graphs.onnx_model import OnnxModel
 from tests.support.exporting import write_export
 
@@ -42,6 +45,13 @@ def test_pairs_are_counted_by_class_and_the_tail_is_that_of_the_binomial() -> No
     assert (ape.images, ape.lost, ape.gained, ape.loss, ape.p_value) == (10, 0, 0, 0.0, 1.0)
     assert (bee.images, bee.lost, bee.gained, bee.loss) == (20, 6, 1, 0.25)
     assert bee.p_value == (7 + 1) / 128  # of 7 fair coins 6 or more fall the same way: 7 + 1 of 128 outcomes
+
+
+def test_a_tail_is_exact_and_thousands_of_disputed_images_are_answered() -> None:
+    for lost, gained in itertools.product(range(20), repeat=2):
+        outcomes = sum(math.comb(lost + gained, k) for k in range(lost, lost + gained + 1))
+        assert ClassLoss("ape", 40, lost, gained).p_value == outcomes / 2 ** (lost + gained)
+    assert ClassLoss("ape", 50_000, 15_100, 14_900).p_value == pytest.approx(binom.sf(15_099, 30_000, 0.5))
 
 
 @pytest.mark.parametrize(

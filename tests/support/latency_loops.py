@@ -22,7 +22,8 @@ from autoformer.profiling.tables.loop import Choose, LatencyQuestion, answer_lat
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.search.answer import StoredSearch
 from autoformer.search.candidate import Candidate
-from autoformer.search.result import FORMAT, conclude
+from autoformer.search.record import FORMAT
+from autoformer.search.result import conclude
 from autoformer.space import SearchSpace
 from tests.support.measurements import FACTS
 from tests.support.small_spaces import designed
@@ -73,7 +74,8 @@ def stored(folder: Path, table: LatencyTable, choose: Choose = "best", seed: int
     ]
     record = {
         "format": FORMAT, "space": SPACE.to_dict(), "latency_qualification": asdict(HERE), "latency_margin": table.margin,
-        "config": {"choose": choose, "method": "random"}, "seed": seed, "result": conclude(every, LABELS, choose).to_dict(),
+        "budget": {}, "config": {"choose": choose, "method": "random"}, "seed": seed,
+        "result": conclude(every, LABELS, choose).to_dict(),
     }  # fmt: skip
     write_json(record, folder / "search.json")
     return StoredSearch(folder)

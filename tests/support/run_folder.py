@@ -62,8 +62,8 @@ def make_run(
     """Fills `folder` with a run. Its networks have 500, 530 and 531 of 540 test images right; int8 names another class than
     fp32 on `int8_wrong` images (None: it was rejected). fp32 runs take `samples_ms`, by default 1000 of 0.80 to 0.82 ms.
 
-    Of 12 candidates number n has 230 + 3 n of 270 search images right up to 7, the others 150; number 5 is the dearest inside
-    the budget, 11 of uniform shape. `search_record` is added to `search.json`.
+    Of 12 candidates number n has 230 + 3 n of 270 search images right up to 7, the others 150; number 5 is the most
+    expensive in the budget, 11 homogeneous. `search_record` is added to `search.json`.
     """
     rng = random.Random(0)
     table = _table()
@@ -116,6 +116,8 @@ def make_run(
     search = {
         "format": "autoformer/search/3",
         "latency_qualification": None if limit_ms is None else QUALIFICATION.__dict__,
+        "space": SPACE.to_dict(),
+        "budget": sought.to_dict(),
         "config": {"method": "evolution", "choose": "cheapest"},
         "result": result.to_dict(),
         "history": {

@@ -15,14 +15,14 @@ from autoformer.architecture import Architecture
 from autoformer.budgeted import Candidates
 from autoformer.cost import Budget, Cost, ExactCosts, count_flops
 from autoformer.metric import score
-from autoformer.search.baselines import baselines, is_uniform
+from autoformer.search.baselines import baselines, is_homogeneous
 from autoformer.search.candidate import Candidate
 from autoformer.search.config import SearchConfig
 from autoformer.search.database import Study
 from autoformer.search.loop import best_so_far, search
 from autoformer.search.methods import Predictor, features
 from autoformer.search.pareto import crowding, nondominated_ranks
-from autoformer.search.result import SearchResult, fronts
+from autoformer.search.result import SearchResult, Step, fronts
 from autoformer.space import SearchSpace
 
 SPACE = SearchSpace.preset("micro", image_size=8, in_chans=1, num_classes=10)
@@ -235,13 +235,13 @@ def test_baselines_stand_beside_the_winner_and_may_be_it() -> None:
     assert {c.architecture for c in result.candidates[60:]} <= set(baselines(Candidates(SPACE, ExactCosts(SPACE), BUDGET), 4, 0))
     assert result.baselines["dearest"].cost.flops == max(c.cost.flops for c in result.candidates)
     uniform = result.baselines["uniform"]
-    assert uniform.score.value == max(c.score.value for c in result.candidates if is_uniform(c.architecture))
+    assert uniform.score.value == max(c.score.value for c in result.candidates if is_homogeneous(c.architecture))
 
     def only_uniform(architecture: Architecture, images: slice) -> NDArray[np.int64]:
-        return (LABELS if is_uniform(architecture) else (LABELS + 1) % 10)[images]
+        return (LABELS if is_homogeneous(architecture) else (LABELS + 1) % 10)[images]
 
     won = search(Candidates(SPACE, ExactCosts(SPACE), BUDGET), only_uniform, LABELS, config("random"), Study(None, "s"))
-    assert is_uniform(won.chosen.architecture)
+    assert is_homogeneous(won.chosen.architecture)
     assert won.on_par(won.baselines["uniform"])
     assert not won.on_par(won.baselines["dearest"])
 
@@ -262,4 +262,4 @@ def test_the_history_says_what_was_best_after_how_many_images() -> None:
         )  # fmt: skip
 
     every = [candidate(number, right) for number, right in enumerate([3, 2, 5, 5, 4, 9])]
-    assert list(best_so_far(every[:5], 10)) == [(10, 0.3), (30, 0.5), (50, 0.5)]
+    assert list(best_so_far(every[:5], 10)) == [Step(10, 0.3), Step(30, 0.5), Step(50, 0.5)]

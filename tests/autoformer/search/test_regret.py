@@ -111,7 +111,7 @@ def test_regret_is_to_the_best_inside_the_budget_and_not_to_a_dearer_one() -> No
 
 
 def test_searches_of_a_truth_without_noise_pick_the_best_they_have_seen() -> None:
-    """Accuracy grows with FLOPs, on the search images as on the truth's: then the dearest inside is the best."""
+    """Accuracy grows with FLOPs, on the search images as on the truth's: then the most expensive in the budget is the best."""
     regret, truth = program("search_regret"), program("search_regret_truth")
     networks = truth.every_network(truth.SPACE)
     rank = np.argsort(np.argsort([count_flops(network, truth.SPACE) for network in networks]))
@@ -123,7 +123,7 @@ def test_searches_of_a_truth_without_noise_pick_the_best_they_have_seen() -> Non
     )
     others = regret.compared(table, candidates, 0)
     assert others["all inside"]["best"] == 0
-    assert others["dearest inside"]["best"] < 0.5  # networks of equal FLOPs share a place here
+    assert others["most expensive in the budget"]["best"] < 0.5  # networks of equal FLOPs share a place here
     assert others["all inside"]["images"] == len(table.inside) * 1008
     found = regret.searched(table, candidates, {"method": "random"}, 0)
     assert (found["networks"], found["images"]) == (50, 50 * 1008)
@@ -226,17 +226,17 @@ def test_the_report_says_which_methods_beat_random_and_the_baselines_and_the_fig
         made_rows(
             evolution=[[1.0, 1.2], [1.1, 1.3], [1.0, 1.0]],
             random=[[1.5, 1.8], [1.6, 1.8], [1.5, 1.6]],
-            dearest_inside=[[1.0, 1.0], [1.2, 1.2], [1.1, 1.1]],
-            best_uniform=[[2.0, 2.0], [2.1, 2.0], [2.2, 2.0]],
+            most_expensive_in_the_budget=[[1.0, 1.0], [1.2, 1.2], [1.1, 1.1]],
+            homogeneous_baseline=[[2.0, 2.0], [2.1, 2.0], [2.2, 2.0]],
         )
     )
     text = report.markdown(record)
     assert "Methods that beat random: evolution." in text
-    assert "That beat the dearest inside the budget: none." in text
-    assert "That beat the best uniform shape: evolution, random." in text
+    assert "That beat the most expensive in the budget: none." in text
+    assert "That beat the homogeneous baseline: evolution, random." in text
     assert "| random | 50 | 100 % | +0.53" in text  # of the table of halving, which names this pair
     root = xml.fromstring(report.figure(record))
     names = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert {"evolution", "random", "dearest inside", "best uniform"} <= set(names)
+    assert {"evolution", "random", "most expensive in the budget", "homogeneous baseline"} <= set(names)
     circles = list(root.iter("{http://www.w3.org/2000/svg}circle"))
     assert len(circles) == 4 + 3 + 3

@@ -36,7 +36,7 @@ LARGEST = count_flops(SPACE.largest, SPACE)
 
 
 class Network:
-    """Guesses that depend on the architecture alone, right more often for larger ones; notes what it was asked."""
+    """Predictions that depend on the architecture alone, right more often for larger ones; notes what it was asked."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Architecture, int, int]] = []
@@ -50,7 +50,7 @@ class Network:
 
 def found(network: Network, budget: Budget | None = None, config: SearchConfig = HALVING, **more: object) -> SearchResult:
     candidates = Candidates(SPACE, ExactCosts(SPACE), budget or Budget())
-    study = more.pop("study", None) or Study(None, "s")
+    study = more.pop("study", None) or Study(None, "s", more.pop("store", None))  # type: ignore[arg-type]
     return search(candidates, network, LABELS, config, study, **more)  # type: ignore[arg-type]
 
 

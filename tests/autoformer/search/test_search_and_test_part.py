@@ -21,7 +21,7 @@ from autoformer.networks.folders import load_supernet, save_supernet
 from autoformer.networks.supernet import Supernet
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.tables.table import LatencyTable
-from autoformer.search.config import SearchConfig
+from autoformer.search.config import Goal, SearchConfig
 from autoformer.search.loop import search_supernet
 from autoformer.space import SearchSpace
 from tests.support.commands import Answer, command
@@ -221,7 +221,8 @@ def test_whoever_opens_the_test_part_of_these_images_fails(supernet: Path, image
 
 def test_a_search_refuses_the_test_part(supernet: Path, images: Path, tmp_path: Path) -> None:
     network, parts = load_supernet(supernet), load_parts(DataConfig(source=str(images), image_size=8))
+    goal = Goal(costs=ExactCosts(SPACE), budget=Budget())
     for part in (parts.test.read("a test"), Part("test", parts.search.images, parts.search.indices)):
         with pytest.raises(DataError, match="was given the test part"):
-            search_supernet(network, part, parts.preprocessing, ExactCosts(SPACE), Budget(), SearchConfig(), tmp_path / "s")
+            search_supernet(network, part, parts.preprocessing, goal, SearchConfig(), tmp_path / "s")
     assert not (tmp_path / "s").exists()

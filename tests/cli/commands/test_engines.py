@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import CheckpointError
+from autoformer.export.artefacts import ExportSource
 from autoformer.export.manifest import Manifest
 from autoformer.export.parity import in_profiles
 from autoformer.export.predictor import open_predictor
@@ -31,6 +32,7 @@ SPACE = SearchSpace.preset("micro", image_size=16, in_chans=3, num_classes=4)
 PREPROCESSING = Preprocessing(image_size=16, in_chans=3, mean=(0.5,) * 3, std=(0.2,) * 3)
 IMAGES = PREPROCESSING.normalise(np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8))
 LABELS = np.arange(12) % 4
+GIVEN = ExportSource(images=IMAGES, labels=LABELS, preprocessing=PREPROCESSING, classes=tuple("abcd"))
 Install = Callable[..., FakeCuda]
 
 
@@ -104,10 +106,7 @@ def test_batches_between_profiles_are_filled_up() -> None:
 def test_a_finetuned_network_goes_into_the_engine_and_is_compared(tmp_path: Path, install: Install) -> None:
     install()
     exported(tmp_path / "out", refittable=True)
-    manifest, latency = refit_folder(
-        tmp_path / "out", network(seed=1), tmp_path / "refitted", images=IMAGES, labels=LABELS, classes=tuple("abcd"), data={},
-        timed=False,
-    )  # fmt: skip
+    manifest, latency = refit_folder(tmp_path / "out", network(seed=1), tmp_path / "refitted", GIVEN, timed=False)
     assert latency == {}
     engine = manifest.find("tensorrt", "fp32")
     assert engine is not None
@@ -120,10 +119,7 @@ def test_a_finetuned_network_goes_into_the_engine_and_is_compared(tmp_path: Path
 def test_an_engine_that_was_not_built_to_be_refitted_is_rejected_with_the_reason(tmp_path: Path, install: Install) -> None:
     install()
     exported(tmp_path / "out")
-    manifest, _ = refit_folder(
-        tmp_path / "out", network(seed=1), tmp_path / "refitted", images=IMAGES, labels=LABELS, classes=tuple("abcd"), data={},
-        timed=False,
-    )  # fmt: skip
+    manifest, _ = refit_folder(tmp_path / "out", network(seed=1), tmp_path / "refitted", GIVEN, timed=False)
     engine = manifest.find("tensorrt", "fp32")
     assert engine is not None
     assert engine.status == "rejected"
@@ -145,7 +141,7 @@ def test_a_look_inside_an_export_finds_the_graph_and_times_layers(tmp_path: Path
     written = {**artefact.made["config"], "timing_cache": str(tmp_path / "elsewhere")}
     look_inside(plan, replace(artefact, made={**artefact.made, "config": written}), graph, twin=True, runs=1)
     assert not (tmp_path / "elsewhere").exists(), "a manifest names no folder to write to"
-    with pytest.raises(CheckpointError, match="does not say with which settings"):
+    with pytest.raises(CheckpointError, match="does not say how it was built"):
         look_inside(plan, replace(artefact, made={}, input_shape=(1, 3, 16, 16)), graph, twin=True)
     answer = command("inspect", tmp_path / "out", "--top", "2")
     assert answer.code == 0, answer.err

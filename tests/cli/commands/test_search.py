@@ -20,7 +20,7 @@ from autoformer.profiling.measuring.measure import device_name
 from autoformer.profiling.tables.design import designed_architectures
 from autoformer.profiling.tables.table import LatencyTable as Table
 from autoformer.search.answer import StoredSearch
-from autoformer.search.result import load_search
+from autoformer.search.record import SearchRecord
 from autoformer.search.space_table import SpaceTable
 from autoformer.space import SearchSpace
 from tests.support.commands import command
@@ -96,8 +96,8 @@ def test_the_space_is_shown_before_the_search_and_recorded(searched: tuple[Path,
 
 def test_the_winner_stands_beside_the_baselines(searched: tuple[Path, str]) -> None:
     _, printed = searched
-    assert "dearest inside" in printed
-    assert "best uniform" in printed
+    assert "most expensive in the budget" in printed
+    assert "homogeneous baseline" in printed
 
 
 def test_a_search_records_its_fronts_and_the_best_after_so_many_images(searched: tuple[Path, str]) -> None:
@@ -140,13 +140,13 @@ def test_an_unknown_method_is_refused_with_the_known_ones(supernet: Path, tmp_pa
 
 def test_another_budget_is_answered_without_a_supernet(searched: tuple[Path, str], tmp_path: Path) -> None:
     source, out = searched[0], tmp_path / "answer"
-    every = load_search(source)[0].candidates
+    every = SearchRecord.load(source).result.candidates
     limit = sorted(c.cost.flops for c in every)[5]
     answer = command("search", "--from", source, "--max-flops", limit, "--out", out)
     assert answer.code == 0, answer.err
     inside = [c for c in every if c.cost.flops <= limit]
     assert f"{len(inside)} of {len(every)} evaluated architectures lie inside the budget" in answer.out
-    found, record = load_search(out)
+    found, record = SearchRecord.load(out).result, record_of(out)
     assert [c.architecture for c in found.candidates] == [c.architecture for c in inside]
     assert found.best.score.value == max(c.score.value for c in inside)
     assert found.chosen.cost.flops <= limit
@@ -156,7 +156,7 @@ def test_another_budget_is_answered_without_a_supernet(searched: tuple[Path, str
 
 def test_a_stored_latency_answers_with_the_margin_it_was_searched_with(searched: tuple[Path, str], latency_table: Path) -> None:
     record = record_of(searched[0])
-    every = load_search(searched[0])[0].candidates
+    every = SearchRecord.load(searched[0]).result.candidates
     limit = sorted(c.cost.latency_ms or 0 for c in every)[6]
     with_margin = limit / (1 + record["latency_margin"])
     answer = command("search", "--from", searched[0], "--max-latency", f"{limit}ms", "--json")
@@ -245,7 +245,7 @@ def test_the_best_instead_of_the_cheapest_can_be_asked_for(searched: tuple[Path,
 
 def test_a_budget_that_no_stored_network_keeps_is_refused_in_one_line(searched: tuple[Path, str], tmp_path: Path) -> None:
     """Above the cheapest of the space, below the cheapest that was evaluated."""
-    every = load_search(searched[0])[0].candidates
+    every = SearchRecord.load(searched[0]).result.candidates
     limit = min(c.cost.params for c in every) - 1
     assert limit > count_params(SPACE.smallest, SPACE)
     answer = command("search", "--from", searched[0], "--max-params", limit, "--out", tmp_path / "a")

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import typer
 from onnx import TensorProto, helper, numpy_helper
 
 from autoformer.cli.board.program import whole
 from autoformer.cli.chain.helpers import processes
-from autoformer.errors import ExportError
+from autoformer.errors import ExportError, RecipeError
 from autoformer.export.engines.artefact import read_batches
 from autoformer.networks.subnet import Subnet
 from autoformer.space import SearchSpace
@@ -146,7 +145,7 @@ def test_numbers_of_thousands_of_digits_are_refused_in_one_line(tmp_path: Path) 
         "--networks takes auto or a whole number"
         in command("profile", "table", "--space", "micro", "--networks", many, "--out", tmp_path / "t.json").error
     )
-    with pytest.raises(typer.BadParameter, match="--workers takes a number from 1 or auto"):
+    with pytest.raises(RecipeError, match="--workers takes a number from 1 or auto"):
         processes(many)
     with pytest.raises(ExportError, match="cannot be read; expected one number like 8"):
         read_batches(many)

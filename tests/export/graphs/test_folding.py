@@ -169,7 +169,7 @@ def test_the_input_type_is_recorded_and_float32_goes_unsaid() -> None:
     assert Preprocessing.from_dict(COLOUR.to_dict()).input_type == "float32"
     with pytest.raises(CheckpointError, match="input_type must be one of float32, uint8, got 'float16'"):
         Preprocessing.from_dict({**COLOUR.to_dict(), "input_type": "float16"})
-    with pytest.raises(CheckpointError, match=r"preprocessing.input_type is .'uint8'., expected a text"):
+    with pytest.raises(CheckpointError, match=r"preprocessing.input_type is \['uint8'\], expected a text"):
         Preprocessing.from_dict({**COLOUR.to_dict(), "input_type": ["uint8"]})
 
 

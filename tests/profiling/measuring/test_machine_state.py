@@ -83,7 +83,7 @@ def test_a_host_that_is_slower_than_the_gpu_flips_the_verdict(enqueue_ms: float,
     assert found.metrics["enqueue_ms"].p50_ms == enqueue_ms
     assert list(found.metrics) == ["wall_ms", "cpu_ms", "gpu_ms", "enqueue_ms"]
     if level != "VALID":
-        assert found.verdict.reasons == ("host bound: handing the work over takes, of the GPU's time, 90 %, limit 80 %",)
+        assert found.verdict.reasons == ("host bound: handing the work over takes 90 % of the GPU's time, limit 80 %",)
 
 
 @pytest.mark.parametrize(("others", "level"), [(1.0, "VALID"), (1.3, "UNSTABLE")])
@@ -109,7 +109,7 @@ def test_the_load_average_counts_where_the_system_does_not_say_who_is_busy(load:
     facts = replace(FACTS, load_average=load)
     found = measure({"a": backend}, CONFIG, clock=backend.clock, cpu_clock=backend.clock, device=facts, sensors=sensors)["a"]
     assert found.verdict.level == level
-    assert found.verdict.reasons == (() if level == "VALID" else ("load average 2.5 before it, 2 cores",))
+    assert found.verdict.reasons == (() if level == "VALID" else ("load average 2.5 before the measurement, 2 cores",))
 
 
 def test_a_processor_that_was_slowed_down_for_its_heat_flips_the_verdict() -> None:

@@ -149,7 +149,7 @@ def test_a_host_slower_than_the_gpu_flips_the_verdict_of_trtexec_too(tmp_path: P
         settings={}, command=(),
     )  # fmt: skip
     found = trtexec_measurement("model.plan", times, precision="fp16", device=FACTS)
-    assert found.verdict.reasons == ("host bound: handing the work over takes, of the GPU's time, 90 %, limit 80 %",)
+    assert found.verdict.reasons == ("host bound: handing the work over takes 90 % of the GPU's time, limit 80 %",)
     assert found.metrics["enqueue_ms"].p50_ms == 0.9
 
 

@@ -104,3 +104,14 @@ def test_a_speed_that_is_no_verdict_is_refused(tmp_path: Path, speed: object) ->
     values["artefacts"][0]["speed"] = speed
     with pytest.raises(CheckpointError):
         Manifest.from_dict(values)
+
+
+def test_a_verdict_with_the_label_of_earlier_versions_is_read(tmp_path: Path) -> None:
+    export = make_run(tmp_path / "run") / "export"
+    values = Manifest.load(export).to_dict()
+    values["artefacts"][1]["speed"] = {"Old CPU": {"verdict": "not shown", "reason": "the intervals overlap"}}
+    Manifest.from_dict(values).save(export)
+    noted = note_int8_speed(export, [timed("fp32"), timed("int8", 0.15)]).find("onnx", "int8")
+    assert noted is not None
+    assert [found["verdict"] for found in noted.speed.values()] == ["not shown", "inconclusive"]
+    assert noted.advice == ""

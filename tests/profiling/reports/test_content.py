@@ -231,6 +231,12 @@ def test_the_summary_is_short_and_says_what_matters(report: dict[str, Any]) -> N
         assert needed in text
 
 
+def test_a_report_of_an_earlier_version_is_summed_up_in_the_present_words(report: dict[str, Any]) -> None:
+    earlier = {"within budget": "met", "over budget": "not met", "inconclusive": "not shown"}
+    old = {**report, "budget": [{**limit, "met": earlier[limit["met"]]} for limit in report["budget"]]}
+    assert summary_lines(old) == summary_lines(report)
+
+
 def test_the_summary_stays_short_with_many_measurements(report: dict[str, Any]) -> None:
     one = next(iter(report["latency"].values()))
     skipped = [{"what": f"engine {index}", "status": "skipped", "reason": "absent"} for index in range(30)]

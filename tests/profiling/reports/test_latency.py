@@ -10,13 +10,13 @@ from autoformer.profiling.measuring.order_statistics import Verdict
 from autoformer.profiling.reports.latency_table import loop_content, loop_table, loop_text
 from autoformer.profiling.reports.run_page import build_report
 from autoformer.profiling.tables.limit import FinalistNetwork, LatencyAnswer, LatencyRound, Timing
-from autoformer.search.result import load_search
+from autoformer.search.record import SearchRecord
 from tests.support.run_folder import DEVICE, QUALIFICATION, SPACE, make_run
 
 
 def answered(folder: Path, limit_ms: float = 1.0) -> LatencyAnswer:
     """The chosen network as measured second, after another that turned out too slow."""
-    result, _ = load_search(folder / "search")
+    result = SearchRecord.load(folder / "search").result
     other = next(c for c in result.candidates if c.architecture != result.chosen.architecture)
 
     def network(candidate: object, predicted_ms: float, measured_ms: float) -> FinalistNetwork:

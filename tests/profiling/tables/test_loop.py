@@ -13,20 +13,20 @@ import numpy as np
 import pytest
 
 from autoformer.architecture import Architecture
-from autoformer.cost import Budget, ExactCosts, count_flops
+from autoformer.cost import Budget, ExactCosts, MeasuredCosts, count_flops
 from autoformer.errors import CheckpointError, MeasurementError
 from autoformer.metric import score
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import MeasureConfig, device_name, threads_of
 from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, OVER_BUDGET, UNSTABLE, VALID, WITHIN_BUDGET, Verdict
 from autoformer.profiling.tables.correction import CorrectedTable
-from autoformer.profiling.tables.costs import MeasuredCosts
 from autoformer.profiling.tables.limit import FinalistNetwork, LatencyAnswer, Timing, finally_chosen
 from autoformer.profiling.tables.loop import Choose, elsewhere, measure_networks, order_of_choice
 from autoformer.profiling.tables.measuring import TableConfig, measure_table
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.search.answer import StoredSearch
-from autoformer.search.result import conclude, load_search
+from autoformer.search.record import SearchRecord
+from autoformer.search.result import conclude
 from tests.support.latency_loops import (
     HERE,
     LABELS,
@@ -347,7 +347,7 @@ def test_what_comes_after_a_search_takes_the_network_that_was_chosen_last(tmp_pa
     result = stored(tmp_path, table_of(truth)).result
     assert finally_chosen(result, tmp_path) is result
     answer = answered(tmp_path, table_of(truth), Measurer(lambda network: 1.08 * truth(network)))
-    found = finally_chosen(load_search(tmp_path)[0], tmp_path)
+    found = finally_chosen(SearchRecord.load(tmp_path).result, tmp_path)
     assert found.chosen.architecture == answer.architecture != result.chosen.architecture
     assert found.best.number == result.best.number
     few = conclude([c for c in result.candidates if c.architecture != answer.architecture][:3], LABELS, "best")

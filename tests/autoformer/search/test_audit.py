@@ -1,0 +1,87 @@
+"""What an audit takes for chance, on simulated networks: equally good ones are not searchable by any metric, others are."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from autoformer.cost import count_flops
+from autoformer.metric import Metric, chance_spread, score
+from autoformer.search import audit as audits
+from autoformer.search.audit import LEAST_SPREAD, audit
+from autoformer.space import SearchSpace
+
+SPACE = SearchSpace.preset("micro", image_size=8, in_chans=1, num_classes=10)
+LABELS = np.repeat(np.arange(10), [60] * 5 + [3] * 5)  # five classes are rare
+METRICS: tuple[Metric, ...] = get_args(Metric)
+NETWORKS, REPEATS = 32, 200
+
+
+def answers(rng: np.random.Generator, right: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Predictions that are right with these probabilities [n], else of any other class."""
+    wrong = (LABELS + rng.integers(1, 10, len(LABELS))) % 10
+    return np.where(rng.random(len(LABELS)) < right, LABELS, wrong)
+
+
+def spread_beyond_chance(rng: np.random.Generator, metric: Metric, differ: float) -> float:
+    """The spread of networks over what chance gives; easier and harder images, networks that differ by so much in all."""
+    images = rng.beta(7, 3, len(LABELS))
+    networks = [answers(rng, images + differ * rng.normal()) for _ in range(NETWORKS)]
+    values = [score(one, LABELS, metric).value for one in networks]
+    return float(np.std(values, ddof=1)) / chance_spread(networks, LABELS, metric)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_equally_good_networks_are_rarely_taken_for_different_ones_by_any_metric(metric: Metric) -> None:
+    """Five rare classes of 3 images decide half of a mean over classes. Nominally 5 % pass; 10.5 % would be 3.5 sigma more."""
+    rng = np.random.default_rng(0)
+    found = np.asarray([spread_beyond_chance(rng, metric, differ=0) for _ in range(REPEATS)])
+    assert np.mean(found > LEAST_SPREAD) < 0.105
+    assert np.sqrt(np.mean(found**2)) == pytest.approx(1, abs=0.05)  # chance explains the spread, and no more
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_networks_that_differ_are_found_by_every_metric(metric: Metric) -> None:
+    rng = np.random.default_rng(1)
+    assert np.mean([spread_beyond_chance(rng, metric, differ=0.15) > LEAST_SPREAD for _ in range(30)]) > 0.9
+
+
+def test_chance_is_the_spread_of_networks_that_are_equally_good() -> None:
+    """Simulated: 60 networks, right on each of 500 images with probability 0.7; binomial spread of their scores."""
+    rng = np.random.default_rng(0)
+    labels = np.zeros(500, np.int64)
+    predicted = [(rng.random(500) > 0.7).astype(np.int64) for _ in range(60)]
+    spread = np.std([(prediction == labels).mean() for prediction in predicted], ddof=1)
+    assert chance_spread(predicted, labels, "top1") == pytest.approx((0.7 * 0.3 / 500) ** 0.5, rel=0.03)
+    assert chance_spread(predicted, labels, "top1") == pytest.approx(spread, rel=0.25)
+    assert chance_spread(predicted[:1], labels, "top1") == 0.0
+
+
+def test_the_chance_of_an_accuracy_is_that_of_the_images_that_one_of_two_networks_has_right() -> None:
+    """By hand: each such image falls to either with probability 1/2, so a score has the variance (their number) / 2 n²."""
+    rng = np.random.default_rng(0)
+    networks = [answers(rng, np.full(len(LABELS), 0.7)) for _ in range(5)]
+    right = [one == LABELS for one in networks]
+    disputed = np.mean([(a != b).sum() for index, a in enumerate(right) for b in right[:index]])
+    assert chance_spread(networks, LABELS, "top1") == pytest.approx((disputed / 2) ** 0.5 / len(LABELS))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_an_audit_goes_by_the_metric(metric: Metric, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, most = np.random.default_rng(0), count_flops(SPACE.largest, SPACE)
+    slope = 0.0  # of how often a network is right over its FLOPs
+
+    def predicted(network: Any, images: Any) -> NDArray[np.int64]:
+        return answers(rng, np.full(len(LABELS), 0.5 + slope * (count_flops(network, SPACE) / most - 0.6)))
+
+    monkeypatch.setattr(audits, "predict_with", lambda supernet, architecture: architecture)
+    monkeypatch.setattr(audits, "predictions", predicted)
+    given: Any = (SimpleNamespace(space=SPACE), SimpleNamespace(labels=LABELS))
+    alike = [audit(*given, seed=seed, metric=metric) for seed in range(5)]
+    assert all(found.spread < LEAST_SPREAD * found.chance and not found.searchable for found in alike)
+    slope = 1.2
+    assert audit(*given, metric=metric).searchable
