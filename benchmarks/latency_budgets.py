@@ -30,7 +30,7 @@ from autoformer.networks.supernet import Supernet
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.drift import ROUNDS
 from autoformer.profiling.measuring.measure import MeasureConfig
-from autoformer.profiling.measuring.order_statistics import WITHIN_BUDGET
+from autoformer.profiling.measuring.verdict import WITHIN_BUDGET
 from autoformer.profiling.tables.costs import TableCosts, within_margin
 from autoformer.profiling.tables.limit import LatencyAnswer
 from autoformer.profiling.tables.loop import LatencyQuestion, answer_latency, measure_networks

@@ -1,6 +1,7 @@
 """The search: which subnet of a supernet is best inside a budget.
 
-In: a supernet, the search part of the images, costs and a budget. Out: a `SearchResult` and the database that it can be resumed
-and answered from. `loop` is the search, `methods` propose, `evaluations` score, `database` remembers, `result` and `answer`
-choose.
+In: a supernet, the search part of the images, a `Goal` (`config`). Out: a `SearchRecord` (`record`) and the database that it resumes from.
+`loop` is the search; `methods` breed and pick (with `pareto`), `baselines` stand beside; `evaluations` score on growing shares
+(`rungs`); `database` remembers, also for later searches of the same supernet; `candidate` and `result` hold and choose, `answer`
+serves another budget. `space_table` shows a budget's share of the space, `audit` whether a supernet is worth searching.
 """

@@ -1,4 +1,5 @@
-"""The two programs for devices: that of a bundle and that of a benchmark package (kit).
+"""The two programs for target devices (boards): `bundle_program` and `kit_program` (of a benchmark package, or kit).
 
-argparse and the standard library alone, Python 3.10.
+`verify`, `bench`, `build` and `refit` are their commands, `bundle` opens what they work on, `program` is what both share.
+argparse and the standard library alone at the top, Python 3.10.
 """

@@ -14,7 +14,7 @@ from autoformer.export.engines.builder import PRECISIONS
 from autoformer.export.expected import DIFFERS, MATCHES
 from autoformer.export.parity import BATCHES
 from autoformer.files import refuse_existing_file, write_json
-from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, OVER_BUDGET, WITHIN_BUDGET, limit_status
+from autoformer.profiling.measuring.verdict import INCONCLUSIVE, OVER_BUDGET, WITHIN_BUDGET, limit_status
 
 
 def verify(arguments: argparse.Namespace) -> Answer:

@@ -30,7 +30,7 @@ def compare(
     from autoformer.cli.console import note, print_json, print_table
     from autoformer.files import refuse_existing_file
     from autoformer.parsing import percentage
-    from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE
+    from autoformer.profiling.measuring.verdict import INCONCLUSIVE
     from autoformer.profiling.profiles.batch_sweep import load_profiles
     from autoformer.profiling.profiles.regression import compare_profiles
     from autoformer.profiling.reports import page, regression_page

@@ -1,4 +1,5 @@
-"""What can be timed: a network or file, opened with ONNX Runtime, TensorRT or torch.
+"""What can be timed, opened: ONNX Runtime, TensorRT or torch, each a `LatencyBackend` for `measuring`.
 
-In: an artefact (`of_artefacts`) or an architecture of a space (`of_spaces`). Out: a `LatencyBackend` for `measuring`.
+`of_artefacts` opens files and folders, `of_spaces` exports and opens architectures of a space (fresh weights); the other modules are
+the runtimes.
 """

@@ -1,4 +1,5 @@
-"""Where the time goes and what is computed: layers, blocks and operators.
+"""Where the time goes and what is computed.
 
-In: an ONNX file, an engine or a network. Out: times by layer, counts by operator.
+`layers` are times by layer and block, measured by `onnxruntime_layers` and `tensorrt_layers`; `engine_insides` is what TensorRT made
+of a network, `fvcore_counts` what fvcore counts by operator.
 """

@@ -20,7 +20,7 @@ from autoformer.files import believing, read_document, replacing
 from autoformer.profiling.kits.result import KitResult
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import Measurement
-from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, VALID, WITHIN_BUDGET, limit_status, status_from
+from autoformer.profiling.measuring.verdict import INCONCLUSIVE, VALID, WITHIN_BUDGET, limit_status, status_from
 from autoformer.records import from_json
 
 FORMAT = "autoformer/board/1"

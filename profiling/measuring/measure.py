@@ -25,8 +25,9 @@ from autoformer.errors import MeasurementError, short
 from autoformer.profiling.measuring.backend import Enqueues, LatencyBackend
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.machine_state import MachineState
-from autoformer.profiling.measuring.order_statistics import Gates, LatencyStats, Verdict, judge, percentile
+from autoformer.profiling.measuring.order_statistics import LatencyStats, percentile
 from autoformer.profiling.measuring.sensors import MachineSensors, Reading, Sensors
+from autoformer.profiling.measuring.verdict import Gates, Verdict, judge
 from autoformer.progress import Progress, silent
 from autoformer.records import fields_to_json, from_json
 

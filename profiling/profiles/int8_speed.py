@@ -14,7 +14,7 @@ from pathlib import Path
 
 from autoformer.export.manifest import Manifest
 from autoformer.profiling.measuring.measure import Measurement, device_name
-from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, VALID
+from autoformer.profiling.measuring.verdict import INCONCLUSIVE, VALID
 
 RUNTIME = "onnxruntime-"
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from autoformer.errors import MeasurementError
 from autoformer.profiling.measuring.measure import Measurement, device_name
-from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, VALID, interval_of
+from autoformer.profiling.measuring.order_statistics import interval_of
+from autoformer.profiling.measuring.verdict import INCONCLUSIVE, VALID
 from autoformer.profiling.profiles.latency import Profile
 from autoformer.records import fields_to_json
 

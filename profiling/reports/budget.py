@@ -7,7 +7,7 @@ from typing import Any
 
 from autoformer.errors import MeasurementError
 from autoformer.profiling.measuring.measure import Measurement
-from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, OVER_BUDGET, WITHIN_BUDGET
+from autoformer.profiling.measuring.verdict import INCONCLUSIVE, OVER_BUDGET, WITHIN_BUDGET
 from autoformer.profiling.reports.blocks import Section, Table
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.wording import latency_text, shown_value

@@ -10,7 +10,8 @@ from dataclasses import asdict
 from typing import Any
 
 from autoformer.profiling.kits.board_results import results_of
-from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, MIN_SAMPLES_P99
+from autoformer.profiling.measuring.order_statistics import MIN_SAMPLES_P99
+from autoformer.profiling.measuring.verdict import INCONCLUSIVE
 from autoformer.profiling.reports import latency, latency_table, search
 from autoformer.profiling.reports.budget import limits
 from autoformer.profiling.reports.delivered import board_values, file_values, label

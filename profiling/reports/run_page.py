@@ -14,7 +14,7 @@ import yaml
 from autoformer.cost import show
 from autoformer.errors import CheckpointError
 from autoformer.metric import WORDS
-from autoformer.profiling.measuring.order_statistics import status_from
+from autoformer.profiling.measuring.verdict import status_from
 from autoformer.profiling.reports import budget, delivered, latency, latency_table, page, preferences, scores, search
 from autoformer.profiling.reports.blocks import TONES, Headline, Page, Section
 from autoformer.profiling.reports.content import FORMAT, content

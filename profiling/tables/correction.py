@@ -9,7 +9,7 @@ import numpy as np
 
 from autoformer.architecture import Architecture
 from autoformer.errors import MeasurementError
-from autoformer.profiling.measuring.order_statistics import VALID
+from autoformer.profiling.measuring.verdict import VALID
 from autoformer.profiling.tables.limit import Correction, Timing
 from autoformer.profiling.tables.loads import Numbers
 from autoformer.profiling.tables.table import LatencyTable

@@ -20,7 +20,7 @@ from autoformer.errors import CheckpointError, short
 from autoformer.files import believing, read_document, write_json
 from autoformer.metric import Score
 from autoformer.profiling.measuring.device import DeviceFacts
-from autoformer.profiling.measuring.order_statistics import (
+from autoformer.profiling.measuring.verdict import (
     INCONCLUSIVE,
     OVER_BUDGET,
     VALID,
@@ -28,7 +28,7 @@ from autoformer.profiling.measuring.order_statistics import (
     Verdict,
     limit_status,
     status_from,
-)  # fmt: skip
+)
 from autoformer.records import fields_to_json, from_json, stored_as
 from autoformer.search.result import SearchResult
 

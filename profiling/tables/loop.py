@@ -28,7 +28,8 @@ from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.drift import ROUNDS as ROUNDS_OF_MEASURING
 from autoformer.profiling.measuring.drift import measure_together
 from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, device_name, threads_of
-from autoformer.profiling.measuring.order_statistics import MIN_SAMPLES_P99, VALID, WITHIN_BUDGET, interval_of
+from autoformer.profiling.measuring.order_statistics import MIN_SAMPLES_P99, interval_of
+from autoformer.profiling.measuring.verdict import VALID, WITHIN_BUDGET
 from autoformer.profiling.tables.correction import CorrectedTable
 from autoformer.profiling.tables.limit import FILE_NAME, FinalistNetwork, LatencyAnswer, LatencyRound, Timing
 from autoformer.profiling.tables.speed_factor import anchors_of, speed_factor_of

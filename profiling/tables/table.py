@@ -24,7 +24,7 @@ from autoformer.cost import MeasurementConditions, count_flops
 from autoformer.errors import ArchitectureError, MeasurementError, short
 from autoformer.files import believing, read_document, write_json
 from autoformer.profiling.measuring.device import DeviceFacts
-from autoformer.profiling.measuring.order_statistics import VALID
+from autoformer.profiling.measuring.verdict import VALID
 from autoformer.profiling.tables.errors import NEAR, CrossValidationErrors, RankAgreement, rank_agreement, standard_error
 from autoformer.profiling.tables.formulas import KINDS, SHAPED, fits_of, in_words, kept_of
 from autoformer.profiling.tables.loads import PRICES, Terms, load, loads_of

@@ -14,7 +14,7 @@ from autoformer.errors import CheckpointError, MeasurementError
 from autoformer.profiling.insides.layers import LayerProfile
 from autoformer.profiling.kits.board_results import BEGIN, END, BoardResult
 from autoformer.profiling.kits.rows import Rows
-from autoformer.profiling.measuring.order_statistics import Verdict
+from autoformer.profiling.measuring.verdict import Verdict
 from autoformer.profiling.profiles.latency import Profile
 from autoformer.profiling.profiles.regression import compare_profiles
 from autoformer.profiling.tables.measuring import PassFile

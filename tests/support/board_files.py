@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from autoformer.profiling.measuring.measure import Measurement, Warmup
-from autoformer.profiling.measuring.order_statistics import LatencyStats, Verdict
+from autoformer.profiling.measuring.order_statistics import LatencyStats
+from autoformer.profiling.measuring.verdict import Verdict
 from tests.support.run_folder import DEVICE
 
 SAMPLES = (2.0, 2.5, 2.25, 2.0, 2.0, 2.25, 2.0)

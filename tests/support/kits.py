@@ -18,7 +18,8 @@ from autoformer.profiling.kits import writing as kit_writing
 from autoformer.profiling.kits.kit import Kit, KitNetwork, StoppingRule
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import Measurement, Warmup
-from autoformer.profiling.measuring.order_statistics import Gates, LatencyStats, judge
+from autoformer.profiling.measuring.order_statistics import LatencyStats
+from autoformer.profiling.measuring.verdict import Gates, judge
 from autoformer.space import SearchSpace
 
 SPACE = SearchSpace.preset("micro", image_size=8, in_chans=1, num_classes=10)

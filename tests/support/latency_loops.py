@@ -15,7 +15,7 @@ from autoformer.cost import Budget, MeasurementConditions, count_flops
 from autoformer.files import write_json
 from autoformer.metric import score
 from autoformer.profiling.measuring.measure import device_name
-from autoformer.profiling.measuring.order_statistics import VALID, Verdict
+from autoformer.profiling.measuring.verdict import VALID, Verdict
 from autoformer.profiling.tables.costs import TableCosts, within_margin
 from autoformer.profiling.tables.limit import LatencyAnswer, Timing
 from autoformer.profiling.tables.loop import Choose, LatencyQuestion, answer_latency

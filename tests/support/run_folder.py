@@ -18,7 +18,8 @@ from autoformer.files import write_json
 from autoformer.metric import Metric, score
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, Warmup
-from autoformer.profiling.measuring.order_statistics import LatencyStats, Verdict
+from autoformer.profiling.measuring.order_statistics import LatencyStats
+from autoformer.profiling.measuring.verdict import Verdict
 from autoformer.profiling.profiles.latency import NotMeasured, Profile
 from autoformer.profiling.tables.costs import TableCosts
 from autoformer.profiling.tables.table import LatencyTable

@@ -177,7 +177,7 @@ def test_a_table_of_another_device_leaves_the_latency_inconclusive(searched: tup
 @pytest.fixture
 def table_of_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A table as if of this machine, 0.05 ms and 50 ms per GFLOP, on which every network then takes 4 % longer."""
-    from autoformer.profiling.measuring.order_statistics import Verdict
+    from autoformer.profiling.measuring.verdict import Verdict
     from autoformer.profiling.tables import loop as latency_loop
     from autoformer.profiling.tables.limit import Timing
 

@@ -18,7 +18,7 @@ from autoformer.profiling.measuring import drift
 from autoformer.profiling.measuring.drift import as_one, drift_of_rounds, joined, measure_together, without_common_drift
 from autoformer.profiling.measuring.machine_state import MachineState
 from autoformer.profiling.measuring.measure import MeasureConfig, Measurement
-from autoformer.profiling.measuring.order_statistics import VALID
+from autoformer.profiling.measuring.verdict import VALID
 from autoformer.profiling.tables.limit import LatencyAnswer, Timing
 from autoformer.profiling.tables.loop import measure_networks
 from autoformer.profiling.tables.speed_factor import anchors_of, speed_factor_of

@@ -13,6 +13,12 @@ from scipy.stats import binom
 
 from autoformer.errors import CheckpointError, MeasurementError
 from autoformer.profiling.measuring.order_statistics import (
+    LatencyStats,
+    interval_of,
+    median_interval_ranks,
+    percentile_interval_ranks,
+)
+from autoformer.profiling.measuring.verdict import (
     INCONCLUSIVE,
     INVALID,
     OVER_BUDGET,
@@ -20,11 +26,7 @@ from autoformer.profiling.measuring.order_statistics import (
     VALID,
     WITHIN_BUDGET,
     Gates,
-    LatencyStats,
-    interval_of,
     judge,
-    median_interval_ranks,
-    percentile_interval_ranks,
     status_from,
 )
 from autoformer.records import from_json

@@ -13,7 +13,7 @@ from autoformer.export.bundle import model_card
 from autoformer.export.expected import ExpectedResults
 from autoformer.export.manifest import Manifest
 from autoformer.profiling.measuring.measure import Measurement
-from autoformer.profiling.measuring.order_statistics import Verdict
+from autoformer.profiling.measuring.verdict import Verdict
 from autoformer.profiling.profiles.int8_speed import int8_speed, note_int8_speed
 from autoformer.profiling.profiles.latency import Profile
 from autoformer.profiling.reports.run_page import build_report

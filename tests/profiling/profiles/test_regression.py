@@ -10,7 +10,7 @@ import plotly.graph_objects as plotly
 import pytest
 
 from autoformer.errors import MeasurementError
-from autoformer.profiling.measuring.order_statistics import Verdict
+from autoformer.profiling.measuring.verdict import Verdict
 from autoformer.profiling.profiles.regression import compare_profiles
 from autoformer.profiling.reports.regression_page import ratio_figure
 from tests.support.batch_sweeps import profile

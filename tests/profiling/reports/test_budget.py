@@ -13,7 +13,7 @@ from autoformer.cli.board import verify
 from autoformer.export.expected import ExpectedResults
 from autoformer.profiling.kits.board_results import BoardResult
 from autoformer.profiling.measuring.measure import Measurement
-from autoformer.profiling.measuring.order_statistics import Verdict
+from autoformer.profiling.measuring.verdict import Verdict
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.run_page import build_report
 from autoformer.profiling.tables.limit import Timing

@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 from autoformer.errors import CheckpointError
 from autoformer.export.manifest import Manifest
 from autoformer.metric import Metric
-from autoformer.profiling.measuring.order_statistics import Verdict
+from autoformer.profiling.measuring.verdict import Verdict
 from autoformer.profiling.reports.run_page import build_report, summary_lines
 from autoformer.profiling.reports.wording import decimals, duration, file_size, latency_text, percent
 from tests.support.run_folder import SPACE, TEST_IMAGES, make_run

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from autoformer.cost import count_flops
-from autoformer.profiling.measuring.order_statistics import Verdict
+from autoformer.profiling.measuring.verdict import Verdict
 from autoformer.profiling.reports.latency_table import loop_content, loop_table, loop_text
 from autoformer.profiling.reports.run_page import build_report
 from autoformer.profiling.tables.limit import FinalistNetwork, LatencyAnswer, LatencyRound, Timing

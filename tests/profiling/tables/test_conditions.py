@@ -18,8 +18,8 @@ from autoformer.profiling.measuring.drift import joined, measure_together
 from autoformer.profiling.measuring.gpu_sensors import GpuReading
 from autoformer.profiling.measuring.machine_state import MachineState
 from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, measure
-from autoformer.profiling.measuring.order_statistics import VALID
 from autoformer.profiling.measuring.sensors import Reading
+from autoformer.profiling.measuring.verdict import VALID
 from autoformer.records import to_json
 from tests.support.conditions import ScriptedSensors
 from tests.support.drifts import taken

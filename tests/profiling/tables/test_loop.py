@@ -18,7 +18,7 @@ from autoformer.errors import CheckpointError, MeasurementError
 from autoformer.metric import score
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import MeasureConfig, device_name, threads_of
-from autoformer.profiling.measuring.order_statistics import INCONCLUSIVE, OVER_BUDGET, UNSTABLE, VALID, WITHIN_BUDGET, Verdict
+from autoformer.profiling.measuring.verdict import INCONCLUSIVE, OVER_BUDGET, UNSTABLE, VALID, WITHIN_BUDGET, Verdict
 from autoformer.profiling.tables.correction import CorrectedTable
 from autoformer.profiling.tables.limit import FinalistNetwork, LatencyAnswer, Timing, finally_chosen
 from autoformer.profiling.tables.loop import Choose, elsewhere, measure_networks, order_of_choice
