@@ -5,9 +5,10 @@ Importing this package imports nothing heavy; take what you need from its module
     from autoformer.networks.supernet import Supernet
     from autoformer.space import SearchSpace
 
-At the door: `architecture` (the value that travels), `space` (sampling, mutation, crossover), `cost` (counts, limits), `region` and
-`budgeted` (networks inside a budget), `metric` (scores, intervals, comparisons), `evaluate` (a network on images), `parsing` (words
-become values), `facts` (what `describe` tells), `files`, `tensors` and `records` (JSON) for what is on disk, `settings`, `errors`.
+At the door: `architecture` (the value that travels), `space` (sampling, mutation, crossover), `cost` (counts, limits), `region`
+and `budgeted` (networks inside a budget), `metric` (scores, intervals, comparisons), `evaluate` (a network on images),
+`parsing` (words become values), `facts` (what `describe` tells), `files`, `tensors` and `records` (JSON) for what is on disk,
+`settings`, `errors`.
 """
 
 __version__ = "0.1.0"
