@@ -141,7 +141,7 @@ def test_a_look_inside_an_export_finds_the_graph_and_times_layers(tmp_path: Path
     written = {**artefact.made["config"], "timing_cache": str(tmp_path / "elsewhere")}
     look_inside(plan, replace(artefact, made={**artefact.made, "config": written}), graph, twin=True, runs=1)
     assert not (tmp_path / "elsewhere").exists(), "a manifest names no folder to write to"
-    with pytest.raises(CheckpointError, match="does not say how it was built"):
+    with pytest.raises(CheckpointError, match="does not say with which settings it was built"):
         look_inside(plan, replace(artefact, made={}, input_shape=(1, 3, 16, 16)), graph, twin=True)
     answer = command("inspect", tmp_path / "out", "--top", "2")
     assert answer.code == 0, answer.err
