@@ -33,9 +33,8 @@ from autoformer import __version__
 from autoformer.architecture import Architecture
 from autoformer.cost import count_flops
 from autoformer.files import json_digest, read_json, write_json
-from autoformer.profiling.backends.of_artefacts import USUAL_BACKENDS
 from autoformer.profiling.backends.of_spaces import Setup, open_network
-from autoformer.profiling.measuring.backend import LatencyBackend
+from autoformer.profiling.measuring.backend import USUAL_BACKENDS, LatencyBackend
 from autoformer.profiling.measuring.drift import as_one, without_common_drift
 from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, measure
 from autoformer.profiling.tables.design import designed_architectures

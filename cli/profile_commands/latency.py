@@ -58,7 +58,7 @@ def run(
     from autoformer.cli.profile_commands.measurement_tables import doubtful, show_profile, show_sweep
     from autoformer.errors import MeasurementError, short
     from autoformer.files import refuse_existing_file
-    from autoformer.profiling.backends.of_artefacts import USUAL_BACKENDS
+    from autoformer.profiling.measuring.backend import USUAL_BACKENDS
     from autoformer.profiling.measuring.measure import MeasureConfig
     from autoformer.profiling.profiles.batch_sweep import BatchSweep, measure_batches
     from autoformer.profiling.profiles.latency import Profile, ProfileRequest, profile_artefacts

@@ -20,12 +20,6 @@ if TYPE_CHECKING:
     import onnx
 
 PLAN_SUFFIXES = (".plan", ".engine")
-BACKENDS = (
-    "onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch-cpu", "torch-compiled-cpu", "torch-cuda",
-    "torch-compiled-cuda", "torch-graph-cuda", "tensorrt", "tensorrt-graph",
-)  # fmt: skip
-# The others compile first, or are another way to run the same kernels.
-USUAL_BACKENDS = ("onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda", "tensorrt", "tensorrt-graph")
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,8 @@ from autoformer.export.engines.cuda_runtime import Cuda
 from autoformer.export.engines.tensorrt_versions import import_tensorrt
 from autoformer.export.manifest import sha256_of
 from autoformer.files import json_digest, read_json, write_json
-from autoformer.profiling.backends.of_artefacts import USUAL_BACKENDS
 from autoformer.profiling.backends.tensorrt_backend import GRAPH, PLAIN, TensorRTBackend
-from autoformer.profiling.measuring.backend import LatencyBackend
+from autoformer.profiling.measuring.backend import USUAL_BACKENDS, LatencyBackend
 from autoformer.progress import Progress
 from autoformer.space import SearchSpace
 

@@ -10,6 +10,13 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Protocol, runtime_checkable
 
+BACKENDS = (
+    "onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch-cpu", "torch-compiled-cpu", "torch-cuda",
+    "torch-compiled-cuda", "torch-graph-cuda", "tensorrt", "tensorrt-graph",
+)  # fmt: skip
+# The others compile first, or are another way to run the same kernels.
+USUAL_BACKENDS = ("onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda", "tensorrt", "tensorrt-graph")
+
 
 class LatencyBackend(Protocol):
     """A network that is loaded, has its input in place and can be run again and again. Leaving the context releases it."""

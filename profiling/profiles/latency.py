@@ -18,9 +18,9 @@ from autoformer.errors import CheckpointError, MeasurementError, MissingPackageE
 from autoformer.export.manifest import FILE_NAME as MANIFEST
 from autoformer.export.manifest import Manifest
 from autoformer.files import TIMM, believing, read_document, refuse_existing_file, write_json
-from autoformer.profiling.backends.of_artefacts import BACKENDS, USUAL_BACKENDS, Job, fixed_batch, jobs_of
+from autoformer.profiling.backends.of_artefacts import Job, fixed_batch, jobs_of
 from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
-from autoformer.profiling.measuring.backend import CopiesImages, LatencyBackend, WithCopies
+from autoformer.profiling.measuring.backend import BACKENDS, USUAL_BACKENDS, CopiesImages, LatencyBackend, WithCopies
 from autoformer.profiling.measuring.clock_lock import NOT_HERE, locked_clocks
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, measure

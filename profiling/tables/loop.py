@@ -22,8 +22,8 @@ from autoformer.architecture import Architecture
 from autoformer.cost import Budget, MeasuredCosts, MeasurementConditions, count_flops
 from autoformer.errors import BudgetError, MeasurementError, MissingPackageError
 from autoformer.files import json_digest
-from autoformer.profiling.backends.of_artefacts import USUAL_BACKENDS
 from autoformer.profiling.backends.of_spaces import Exporter, Setup, opened_networks
+from autoformer.profiling.measuring.backend import USUAL_BACKENDS
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.drift import ROUNDS as ROUNDS_OF_MEASURING
 from autoformer.profiling.measuring.drift import measure_together

@@ -44,6 +44,7 @@ MODULES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "export/engines/tensorrt_versions.py": {
         "config": ("IBuilderConfig",), "network": ("INetworkDefinition",), "layer": ("ILayer",), "parser_error": ("ParserError",),
+        "parser": ("OnnxParser", "OnnxParserRefitter"),
     },
     "export/engines/timing_cache.py": {"config": ("IBuilderConfig",), "cache": ("ITimingCache",), "others": ("ITimingCache",)},
 }  # fmt: skip
