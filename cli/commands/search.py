@@ -316,8 +316,8 @@ def print_result(result: SearchResult, title: str, budget: Budget) -> None:
             verdict = "tied"
         else:
             verdict = "worse" if candidate.score.value < chosen.score.value else "better"
-        confirmed = str(result.confirmed.get(candidate.number, "not scored"))
-        row = (str(candidate.score), confirmed, verdict, show("params", cost.params), show("flops", cost.flops), latency)
+        held_out = str(result.held_out_scores.get(candidate.number, "not scored"))
+        row = (str(candidate.score), held_out, verdict, show("params", cost.params), show("flops", cost.flops), latency)
         rows.append((name, *row, str(candidate.architecture)))
     print_table(
         f"{title}; {len(result.tied)} not significantly different from the best; budget {budget}",

@@ -178,7 +178,7 @@ def test_images_that_confirm_are_asked_for_last_and_of_finalists_alone() -> None
     assert {(start, stop) for _, start, stop in asked} == {(1600, 2000)}
     wanted = {result.chosen.number, result.best.number, *(c.number for c in result.baselines.values())}
     wanted |= {candidate.number for candidate in result.tied[:2]}
-    assert set(result.confirmed) == wanted
+    assert set(result.held_out_scores) == wanted
 
 
 def test_what_confirms_changes_no_choice_and_is_what_the_finalists_score() -> None:
@@ -190,16 +190,16 @@ def test_what_confirms_changes_no_choice_and_is_what_the_finalists_score() -> No
     plain, contrary = found(Network()), found(Contrary())
     assert contrary.chosen.architecture == plain.chosen.architecture
     assert [candidate.score for candidate in contrary.candidates] == [candidate.score for candidate in plain.candidates]
-    assert {scored.value for scored in contrary.confirmed.values()} == {1.0}
+    assert {scored.value for scored in contrary.held_out_scores.values()} == {1.0}
     right = Network()(plain.chosen.architecture, slice(1600, 2000)) == LABELS[1600:]
-    assert plain.confirmed[plain.chosen.number].value == pytest.approx(right.mean(), abs=1e-12)
-    assert plain.confirmed[plain.chosen.number].images == 400
+    assert plain.held_out_scores[plain.chosen.number].value == pytest.approx(right.mean(), abs=1e-12)
+    assert plain.held_out_scores[plain.chosen.number].images == 400
 
 
 def test_without_a_confirmation_slice_every_image_decides() -> None:
     network = Network()
     result = found(network, config=HALVING.model_copy(update={"confirmation": 0.0}))
-    assert result.confirmed == {}
+    assert result.held_out_scores == {}
     assert max(stop for _, _, stop in network.asked) == len(result.labels) == 2000
 
 

@@ -310,8 +310,8 @@ def test_the_confirmed_score_is_quoted_and_the_one_of_the_choice_stands_beside(r
     """The chosen network has 120 of 150 images right that took no part in the choice."""
     result, labels = run.search, np.zeros(150, dtype=np.int64)
     predicted = (np.arange(150) >= 120).astype(np.int64)
-    again = [replace(c, confirmation=predicted) if c.number == result.chosen.number else c for c in result.candidates]
-    run = replace(run, search=replace(result, candidates=tuple(again), confirmation_labels=labels))
+    again = [replace(c, held_out=predicted) if c.number == result.chosen.number else c for c in result.candidates]
+    run = replace(run, search=replace(result, candidates=tuple(again), held_out_labels=labels))
     interval = binomtest(120, 150).proportion_ci(method="wilson")
     words = f"80 % [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
     text, report = text_of(run), content(run)
