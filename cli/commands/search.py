@@ -59,7 +59,7 @@ def search(
         typer.Option("--from", help="Folder of a finished search; its evaluations answer this budget, nothing is evaluated."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder to write; refused if it holds something else. --from can do without.")
+        Path | None, typer.Option("--out", help="Folder to write; refused if it holds something else. Optional with --from.")
     ] = None,
     max_params: MaxParams = None,
     min_params: MinParams = None,
@@ -97,8 +97,8 @@ def search(
 ) -> None:
     """Find the best architecture of a supernet within a budget, on images the supernet was not trained on.
 
-    FLOPs are multiply-adds. A latency is what the table qualifies: statistic, batch, precision, backend, device.
-    --set method=random, pareto or predictor searches otherwise than by evolution.
+    FLOPs are multiply-adds. A latency limit holds under the measurement conditions of its table: statistic, batch, precision,
+    backend, device. --set method=random, pareto or predictor replaces evolution.
 
     Under --max-latency, with a table of this machine, the chosen network and the next few are exported and measured, the table
     is corrected and the choice repeated; the answer is within budget, over budget or inconclusive.

@@ -1,4 +1,4 @@
-"""A report of several sources: what is said of each latency, what is missing, and what is no source."""
+"""A report of several sources: what is said of each latency, what is missing, and what is not a source."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_other_folders_and_files_are_refused(tmp_path: Path, sources: list[Path]
     with pytest.raises(CheckpointError, match="no run, export or bundle"):
         build_joint_report([tmp_path / "empty"], tmp_path / "report")
     (tmp_path / "a.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"a\.json is no file of"):
+    with pytest.raises(CheckpointError, match=r"a\.json is not a file of"):
         build_joint_report([tmp_path / "a.json"], tmp_path / "report")
     with pytest.raises(CheckpointError, match="absent does not exist"):
         build_joint_report([tmp_path / "absent"], tmp_path / "report")
