@@ -9,7 +9,7 @@ import typer
 
 from autoformer.cli.options import Json
 
-REGRESSION = 1  # exit code of a regression that is shown
+REGRESSION = 1  # exit code of a significant regression
 
 
 def compare(
@@ -52,5 +52,5 @@ def compare(
             for name in names:
                 note(f"only in {which}: {name}")
     inconclusive = bool(found.only_before) or any(ratio.verdict == INCONCLUSIVE for ratio in found.ratios)
-    if found.shown or (strict and inconclusive):
+    if found.regressions or (strict and inconclusive):
         raise typer.Exit(REGRESSION)
