@@ -2,9 +2,9 @@
 
     python benchmarks/exported_accuracy.py --runs runs/quickstart runs/colour --out benchmarks/results/exported_accuracy.json
 
-Reads the guesses that `autoformer run` stored when it read the test part once for each file; nothing is run and no image is read
-again. Every file is compared with the torch network and with the fp32 file on the same images (paired), and by class with the
-rule that rejects an int8 file. Prints a table for each run.
+Reads the predictions that `autoformer run` stored when it read the test part once for each file; it runs nothing and reads no
+image again. Every file is compared with the torch network and with the fp32 file on the same images (paired), and by class
+with the rule that rejects an int8 file. Prints a table for each run.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ def row(space: SearchSpace, backend: str, options: argparse.Namespace, work: Pat
         low, high = of[architecture].stats.p50_low_ms, of[architecture].stats.p50_high_ms
         assert low is not None
         assert high is not None
-        # The median of all passes scatters by what opening a network anew changes, divided among them.
+        # The median of all passes scatters by what opening a network again changes, divided among them.
         errors.append(float(np.hypot(standard_error(low, high), MEDIAN_OF_NORMAL * (rebuilt or 0.0) / np.sqrt(len(taken)))))
     times = np.array([of[one].stats.p50_ms for one in test])
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from autoformer.metric import WORDS
+from autoformer.profiling.measuring.order_statistics import status_from
 
 
 def run(recipe: Path, seed: int, folder: Path) -> dict[str, Any]:
@@ -60,11 +61,11 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     for entry in rows:
         different = entry["int8_disagreement"]
         differs = "–" if different is None else f"{different['different']} of {different['images']}"
-        met = ", ".join(sorted(set(entry["budget"].values())))
+        statuses = ", ".join(sorted({status_from(status) for status in entry["budget"].values()}))
         lines.append(
             f"| {entry['seed']} | {entry['network']} | {entry['params'] / 1e3:.0f}k | {entry['flops'] / 1e6:.2f}M "
             f"| {percent(entry['inherited'])} | {percent(entry['finetuned'])} | {percent(entry['onnx fp32'])} "
-            f"| {percent(entry['onnx int8'])} | {differs} | {met} | {entry['seconds']:.0f} s |"
+            f"| {percent(entry['onnx int8'])} | {differs} | {statuses} | {entry['seconds']:.0f} s |"
         )
     mean = sum(entry["onnx fp32"]["value"] for entry in rows) / len(rows)
     words = WORDS[rows[0]["onnx fp32"]["metric"]]

@@ -50,7 +50,7 @@ def difference(first: Mapping[Key, float], second: Mapping[Key, float], unit: in
 def verdict(found: Interval) -> str:
     """In words, of a difference in regret."""
     _, low, high = found
-    return "beats it" if high < 0 else "loses to it" if low > 0 else "not told apart"
+    return "beats it" if high < 0 else "loses to it" if low > 0 else "not significantly different"
 
 
 def in_words(found: Interval, sign: str = "") -> str:
@@ -148,8 +148,9 @@ def markdown(record: Mapping[str, Any]) -> str:
         lines.append(f"| {arm} | {' | '.join(f'{mean:.2f}' for mean in means)} |")
     lines += [
         "",
-        "What is chosen from the same evaluations: the best seen (above), the cheapest that cannot be told from it, or the best",
-        "with the baselines evaluated beside. Regret against that of the best seen, on these supernets; FLOPs against the limit.",
+        "What is chosen from the same evaluations: the best seen (above), the cheapest that does not differ significantly",
+        "from it, or the best with the baselines evaluated beside. Regret against that of the best seen, on these supernets;",
+        "FLOPs against the limit.",
         "",
         "| | cheapest tied: regret | FLOPs of the best | of the cheapest tied | with baselines: regret |",
         "|---" * 5 + "|",

@@ -47,7 +47,7 @@ SHARES = (0.2, 0.4, 0.6)  # of the way from the smallest to the largest network'
 SEEDS = 20
 NAMES = ("supernet", "share", "arm", "seed")  # of a row; the rest are numbers
 
-# 50 networks, each on all search images; none is held back to confirm, since the truth does that here.
+# 50 networks, each on all search images; none is held out, since the truth images are.
 BASE = {
     "population": 10, "generations": 5, "parents": 5, "mutated": 5, "crossed": 5, "rungs": (1.0,), "confirmation": 0.0,
 }  # fmt: skip
@@ -195,7 +195,7 @@ def main() -> None:
         for share in SHARES:
             for arm in (None, *ARMS):
                 how = json_digest({**BASE, **(ARMS[arm] if arm else {}), "seeds": words.seeds, "version": __version__})[:8]
-                name = f"{path.stem}-{facts[path.stem]['weights_digest'][:8]}-{100 * share:g}-{arm or 'compared'}-{how}"
+                name = f"{path.stem}-{facts[path.stem]['weights_digest'][:8]}-{100 * share:g}-{arm or 'baselines'}-{how}"
                 file = words.rows / f"{name.replace(' ', '_')}.json"
                 if not file.exists():
                     began = time.perf_counter()

@@ -2,7 +2,7 @@
 
     python benchmarks/search_regret_truth.py --data cifar10/ --seeds 0 1 2 3 --out benchmarks/results/search_regret
 
-Trains a supernet per seed and lets all 1,008 networks of the space guess the search images (2,000, out of the data's search part)
+Trains a supernet per seed. All 1,008 networks of the space classify the search images (2,000, out of the data's search part)
 and the truth images (3,000, cut out of its train part; the supernet trains on 10,000 others). The test part is not opened. A
 seed's file keeps a bit per network and search image, right or wrong, and per network how many truth images are right: all that a
 search by accuracy can ask. Stopped and started again, it goes on; a finished seed is not repeated.
@@ -94,7 +94,7 @@ class Truth:
             )  # fmt: skip
 
 
-# --- guesses -----------------------------------------------------------------------------------------------------
+# --- predictions -------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -128,7 +128,7 @@ def shared_beginnings(supernet: Supernet) -> Iterator[Callable[[Architecture], N
             del layer.forward  # the class's own again
 
 
-def guesses_of_all(supernet: Supernet, networks: Sequence[Architecture], images: NDArray[np.float32]) -> NDArray[np.uint8]:
+def predictions_of_all(supernet: Supernet, networks: Sequence[Architecture], images: NDArray[np.float32]) -> NDArray[np.uint8]:
     """The class each network gives each of these normalised images [n, C, H, W]: [networks, n]."""
     with shared_beginnings(supernet) as announce:
         found = np.empty((len(networks), len(images)), np.uint8)
@@ -168,9 +168,9 @@ def make(seed: int, parts: DataParts, truth: Part, epochs: int, work: Path) -> t
     for name, images in sets.items():
         rows = []
         for start, batch in zip(range(0, len(images), BATCH), images.batches(BATCH), strict=True):
-            path = work / f"guesses{seed}" / f"{digest[:12]}-{name}-{start}.npy"
+            path = work / f"predictions{seed}" / f"{digest[:12]}-{name}-{start}.npy"
             if not path.exists():
-                found = guesses_of_all(supernet, networks, batch)
+                found = predictions_of_all(supernet, networks, batch)
                 with replacing(path) as beside, beside.open("wb") as file:
                     np.save(file, found, allow_pickle=False)
             rows.append(np.load(path, allow_pickle=False))

@@ -53,7 +53,7 @@ def note(text: str) -> None:
 
 @contextmanager
 def progress_bar(quiet: bool = False) -> Iterator[Progress]:
-    """Bars on stderr, one per kind of work; plain lines every few seconds where stderr is no terminal."""
+    """Bars on stderr, one per kind of work; plain lines every few seconds where stderr is not a terminal."""
     if quiet:
         yield lambda work, done, total, note="": None
     elif not sys.stderr.isatty():

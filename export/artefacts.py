@@ -93,7 +93,7 @@ def export_network(
     """Writes the folder `out` whole or not at all, and returns its manifest.
 
     Of uint8 pixels the network itself gets the normalised values, so the comparison covers that the normalisation went into the
-    files. An int8 file is rejected that names another class too often, or is shown to lose too many of a class's right answers.
+    files. An int8 file is rejected if it names another class too often, or significantly loses too much of one class.
     Where TensorRT is, each file that counts is built into an engine of its precision; "tf32" asks for one more of the fp32 file.
 
     Raises `ExportError`, with nothing written, when the fp32 file differs from the network, or cannot take the normalisation.

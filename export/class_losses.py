@@ -4,7 +4,7 @@ An overall share hides a class that is rare: all images of one of a hundred clas
 alone, by the images on which one of the two is right and the other wrong (McNemar's pairs). If the candidate were as good as
 its source, such an image would go either way with equal chance; how unlikely the losses are then is an exact binomial tail.
 A class is lost when both hold: the tail is below 5 % shared among the classes (Bonferroni, so that a thousand classes raise no
-more false alarms than one), and the loss is larger than is allowed. A small class may lose without it being shown; the figures
+more false alarms than one), and the loss is larger than is allowed. A small class may lose without significance; the figures
 then say so. Runs on boards: standard library only.
 """
 

@@ -66,7 +66,7 @@ class StoredSearch:
         ends = {name: costs(end).latency_ms for name, end in (("smallest", self.space.smallest), ("largest", self.space.largest))}
         return replace(
             self.record,
-            result=replace(result, confirmation_labels=self.result.confirmation_labels),
+            result=replace(result, held_out_labels=self.result.held_out_labels),
             config=config,
             budget=budget,
             measurement_conditions=costs.measurement_conditions,

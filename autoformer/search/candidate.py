@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from autoformer.cost import Cost
 from autoformer.errors import CheckpointError
 from autoformer.files import believing
 from autoformer.metric import WORDS, Metric, Score, score
-from autoformer.records import fields_to_json, from_json
+from autoformer.records import fields_to_json, from_json, stored_as
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Candidate:
     cost: Cost
     predictions: NDArray[np.int64]  # the class it gives each of the first n search images, [n]
     score: Score  # of these predictions
-    confirmation: NDArray[np.int64] | None = None  # the class it gives each held-out image, of finalists
+    held_out: NDArray[np.int64] | None = field(default=None, metadata=stored_as("confirmation"))  # as `predictions`, of finalists
     reused: int = 0  # images of both whose predictions an earlier search had stored
 
     def __post_init__(self) -> None:
@@ -42,7 +42,7 @@ class Candidate:
     @property
     def known(self) -> int:
         """Images it was asked about, held-out ones included."""
-        return len(self.predictions) + (0 if self.confirmation is None else len(self.confirmation))
+        return len(self.predictions) + (0 if self.held_out is None else len(self.held_out))
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; predictions as hexadecimal digits (`packed`)."""
@@ -73,12 +73,10 @@ def known_best(candidates: Sequence[Candidate]) -> list[Candidate]:
     return [candidate for candidate in candidates if len(candidate.predictions) == most]
 
 
-def check_scores(
-    candidates: Sequence[Candidate], labels: NDArray[np.int64], confirmation: NDArray[np.int64], metric: Metric
-) -> None:
+def check_scores(candidates: Sequence[Candidate], labels: NDArray[np.int64], held_out: NDArray[np.int64], metric: Metric) -> None:
     """Raises `CheckpointError` unless each candidate's score is what `metric` makes of its predictions for the first images.
 
-    `labels` are the classes of the search images, `confirmation` those of the held-out images.
+    `labels` are the classes of the search images, `held_out` those of the held-out images.
     """
     for candidate in candidates:
         kept, count = candidate.score, len(candidate.predictions)
@@ -86,11 +84,9 @@ def check_scores(
             raise CheckpointError(f"evaluation {candidate.number} was scored by {kept.words}, expected {WORDS[metric]}")
         if count > len(labels):
             raise CheckpointError(f"evaluation {candidate.number} is of {count} images, expected {len(labels)} at most")
-        confirming = len(confirmation if candidate.confirmation is None else candidate.confirmation)
-        if confirming != len(confirmation):
-            raise CheckpointError(
-                f"evaluation {candidate.number} is of {confirming} held-out images, expected {len(confirmation)}"
-            )
+        asked = len(held_out if candidate.held_out is None else candidate.held_out)
+        if asked != len(held_out):
+            raise CheckpointError(f"evaluation {candidate.number} is of {asked} held-out images, expected {len(held_out)}")
         made = score(candidate.predictions, labels[:count], metric)
         figures = ((kept.value, made.value), (kept.low, made.low), (kept.high, made.high))
         if not all(math.isclose(*pair, abs_tol=1e-9) for pair in figures):

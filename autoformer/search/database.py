@@ -170,7 +170,7 @@ class Claims:
             sql.update(CLAIMS).where(self._row(number, images), CLAIMS.c.worker == self.worker).values(beat=CLAIMS.c.beat + 1)
         )
         while not done.wait(self.beat_s):
-            with suppress(sql.exc.SQLAlchemyError), self._engine.begin() as connection:  # a missed beat is no harm
+            with suppress(sql.exc.SQLAlchemyError), self._engine.begin() as connection:  # a missed beat does no harm
                 connection.execute(beating)
 
     def _row(self, number: int, images: int) -> sql.ColumnElement[bool]:

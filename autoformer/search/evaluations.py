@@ -54,7 +54,7 @@ class Evaluations:
         """`labels` are of the images in their order; `total` candidates are expected."""
         self.candidates, self.evaluate, self.portions, self.study = candidates, evaluate, portions, study
         self.metric, self.total, self.progress = metric, total, progress
-        self.labels, self.confirmation = labels[: portions.search], labels[portions.search :]
+        self.labels, self.held_out_labels = labels[: portions.search], labels[portions.search :]
         self.stored: dict[tuple[int, int], Candidate] = {}
         self.events: list[Candidate] = []  # finished evaluations in the order of the search, whoever did them
         self._asked, self._busy_s = 0, 0.0  # images this process had evaluated, and the time they took
@@ -110,14 +110,14 @@ class Evaluations:
         held = self.study.evaluations()
         new = {key: candidate for key, candidate in held.items() if key not in self.stored}
         try:
-            check_scores(list(new.values()), self.labels, self.confirmation, self.metric)
+            check_scores(list(new.values()), self.labels, self.held_out_labels, self.metric)
         except CheckpointError as error:
             raise CheckpointError(f"{self.study.place} holds another search: {error}; search into another folder") from error
         self.stored |= new
 
     def _evaluated(self, task: Task, before: Candidate | None) -> Candidate:
-        confirms = task.images > self.portions.search
-        start = self.portions.search if confirms else 0 if before is None else len(before.predictions)
+        held_out = task.images > self.portions.search
+        start = self.portions.search if held_out else 0 if before is None else len(before.predictions)
         known = np.empty(0, np.int64) if self.study.store is None else self.study.store.get(task.architecture, start, task.images)
         rest = slice(start + len(known), task.images)
         found = known
@@ -131,9 +131,9 @@ class Evaluations:
                 ) from stop
             self._asked, self._busy_s = self._asked + rest.stop - rest.start, self._busy_s + time.perf_counter() - began
         reused = len(known) + (0 if before is None else before.reused)
-        if confirms:
-            assert before is not None, "only what was evaluated is confirmed"
-            return replace(before, confirmation=found, reused=reused)
+        if held_out:
+            assert before is not None, "only a candidate that was evaluated is asked about held-out images"
+            return replace(before, held_out=found, reused=reused)
         predictions = found if before is None else np.concatenate([before.predictions, found])
         return Candidate(
             number=task.number,
@@ -148,8 +148,8 @@ class Evaluations:
     def _keep(self, candidate: Candidate) -> None:
         if (store := self.study.store) is not None:
             store.put(candidate.architecture, 0, candidate.predictions)
-            if candidate.confirmation is not None:
-                store.put(candidate.architecture, self.portions.search, candidate.confirmation)
+            if candidate.held_out is not None:
+                store.put(candidate.architecture, self.portions.search, candidate.held_out)
 
     def _report(self) -> None:
         latest = {number: self.stored[number, images] for number, images in sorted(self.stored)}

@@ -90,9 +90,9 @@ def search(
         labelled = labels[: portions.search]
         return conclude(work.finished, labelled, config.choose, searched=searched, most_expensive=compared[0])
 
-    if portions.confirmation:
+    if portions.held_out:
         work.do([again(candidate, len(labels)) for candidate in finalists(concluded(), config.finalists)])
-    return replace(concluded(), confirmation_labels=labels[portions.search :], history=history)
+    return replace(concluded(), held_out_labels=labels[portions.search :], history=history)
 
 
 def again(candidate: Candidate, images: int) -> Task:

@@ -1,4 +1,4 @@
-"""What a search finds: the candidates, the choice among them, and the scores on held-out images that confirm it."""
+"""What a search finds: the candidates, the choice among them, and the finalists' scores on held-out images."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class SearchResult:
     labels: NDArray[np.int64]  # of the search images, [n]
     searched: int  # the first so many candidates are what the method proposed; the others are baselines
     baselines: Mapping[str, Candidate] = field(default_factory=dict)  # by the keys of BASELINES
-    confirmation_labels: NDArray[np.int64] = field(default_factory=lambda: NOTHING)  # of the held-out images
+    held_out_labels: NDArray[np.int64] = field(default_factory=lambda: NOTHING)  # of the held-out images
     history: tuple[Step, ...] = ()  # wherever the best score rose, and the end; none of an answer from stored evaluations
 
     @property
@@ -82,8 +82,8 @@ class SearchResult:
                 candidates=self.candidates,
                 metric=self.metric,
                 labels=packed(self.labels),
-                confirmation_labels=packed(self.confirmation_labels),
-                confirmation_images=len(self.confirmation_labels),
+                confirmation_labels=packed(self.held_out_labels),
+                confirmation_images=len(self.held_out_labels),
                 searched=self.searched,
                 baselines={name: candidate.number for name, candidate in self.baselines.items()},
                 fronts={name: _numbers(members) for name, members in fronts(self.candidates).items()},
@@ -115,28 +115,28 @@ class SearchResult:
             labels=labels,
             searched=searched,
             baselines={name: every[number] for name, number in stored.baselines.items()},
-            confirmation_labels=held_out,
+            held_out_labels=held_out,
         )
 
     @property
-    def confirmed(self) -> dict[int, Score]:
+    def held_out_scores(self) -> dict[int, Score]:
         """The scores of the finalists on images that took no part in any choice, by the candidate's number."""
         return {
-            candidate.number: score(candidate.confirmation, self.confirmation_labels, self.metric)
+            candidate.number: score(candidate.held_out, self.held_out_labels, self.metric)
             for candidate in self.candidates
-            if candidate.confirmation is not None
+            if candidate.held_out is not None
         }
 
     @property
     def images(self) -> dict[str, int]:
         """Images that may decide and held-out ones; predictions asked for in all of either, and of these found stored; and how
         many candidates were evaluated on all search images."""
-        confirming = sum(len(c.confirmation) for c in self.candidates if c.confirmation is not None)
+        finalists = [candidate.held_out for candidate in self.candidates if candidate.held_out is not None]
         return {
             "search": len(self.labels),
-            "confirmation": len(self.confirmation_labels),
+            "confirmation": len(self.held_out_labels),
             "evaluated": sum(len(candidate.predictions) for candidate in self.candidates),
-            "confirming": confirming,
+            "confirming": sum(map(len, finalists)),
             "reused": sum(candidate.reused for candidate in self.candidates),
             "full": sum(len(candidate.predictions) == len(self.labels) for candidate in self.candidates),
         }

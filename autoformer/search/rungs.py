@@ -38,13 +38,13 @@ class Portions:
     """How many images, in their order, decide at which rung, and how many are held out."""
 
     rungs: tuple[int, ...]  # rising; the last is every image that may decide
-    confirmation: int  # held-out images, after those
+    held_out: int  # images after those
 
     @classmethod
     def of(cls, images: int, config: SearchConfig) -> Portions:
         """The portions of so many images. At least one image decides."""
-        confirmation = min(round(config.confirmation * images), images - 1)
-        return cls(rungs_of(images - confirmation, config.rungs), confirmation)
+        held_out = min(round(config.confirmation * images), images - 1)
+        return cls(rungs_of(images - held_out, config.rungs), held_out)
 
     @property
     def search(self) -> int:

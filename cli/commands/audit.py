@@ -15,7 +15,7 @@ def audit(
     data: Data = None,
     networks: Annotated[int, typer.Option("--networks", min=4, help="Random networks scored beside the anchors.")] = 32,
     images: Annotated[int, typer.Option("--images", min=100, help="At most so many images of the search part.")] = 2000,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Which random networks.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the random networks.")] = 0,
     metric: Metric = None,
     json: Json = False,
     quiet: Quiet = False,

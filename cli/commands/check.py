@@ -19,9 +19,10 @@ class Target(StrEnum):
 
 def check(
     file: Annotated[Path, typer.Argument(help="Any ONNX file.")],
-    target: Annotated[Target, typer.Option("--target", help="What it will run on.")] = Target.tensorrt,
+    target: Annotated[Target, typer.Option("--target", help="Runtime to check for.")] = Target.tensorrt,
     version: Annotated[
-        list[str] | None, typer.Option("--version", help="Of TensorRT, like 10.3; repeat for several. Default: all known.")
+        list[str] | None,
+        typer.Option("--version", help="Version of TensorRT, like 10.3; repeat for several. Default: all known."),
     ] = None,
     json: Json = False,
 ) -> None:

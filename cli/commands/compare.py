@@ -26,7 +26,7 @@ def compare(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Put networks of any kind into one table of accuracy against latency; the first is what the others are compared with.
+    """Put networks of any kind into one table of accuracy against latency; the others are compared with the first.
 
     Example: autoformer compare runs/export timm:deit_tiny_patch16_224@deit.pth --data photos --out compared.html
     """

@@ -20,12 +20,15 @@ def export(
     precision: Annotated[
         list[str] | None,
         typer.Option(
-            "--precision", help="fp32, fp16, int8, and tf32 of engines; repeat for several; fp32 always is. Default all but tf32."
+            "--precision",
+            help="fp32, fp16, int8, and tf32 of engines; repeat for several. fp32 is always written. Default: all but tf32.",
         ),
     ] = None,
     format: Annotated[
         list[str] | None,
-        typer.Option("--format", help="onnx or tensorrt; onnx always is. Default: both, engines where TensorRT is."),
+        typer.Option(
+            "--format", help="onnx or tensorrt. onnx is always written. Default: both, engines where TensorRT is installed."
+        ),
     ] = None,
     input: Annotated[
         str, typer.Option("--input", help="float32 (normalised), or uint8: pixels, with the normalisation folded into the files.")
@@ -37,7 +40,7 @@ def export(
         bool,
         typer.Option("--measure/--no-measure", help="Time int8 against fp32 here, about 10 seconds, and note if it is slower."),
     ] = True,
-    opset: Annotated[int, typer.Option(help="Of the ONNX files; 17 for old runtimes.")] = 20,
+    opset: Annotated[int, typer.Option(help="Operator set of the ONNX files; 17 for old runtimes.")] = 20,
     batch: Annotated[
         str, typer.Option(help="Images in each call: dynamic (any number), or a number that it is fixed to.")
     ] = "dynamic",
@@ -50,7 +53,8 @@ def export(
         ),
     ] = None,
     workspace: Annotated[
-        int | None, typer.Option("--workspace", metavar="MIB", help="Scratch memory of engines. Default: all of the device.")
+        int | None,
+        typer.Option("--workspace", metavar="MIB", help="Scratch memory of engines, at most. Default: all memory of the device."),
     ] = None,
     builder_level: Annotated[
         int | None, typer.Option("--builder-level", help="0 to 5; higher builds engines longer. Default 3.")

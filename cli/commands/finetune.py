@@ -15,7 +15,9 @@ def finetune(
     out: Out,
     recipe: Recipe = None,
     data: Data = None,
-    image_size: Annotated[int | None, typer.Option("--image-size", min=4, help="Pixels; default what the network takes.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", min=4, help="Pixels. Default: the size the network takes.")
+    ] = None,
     group_by: GroupBy = None,
     metric: Metric = None,
     seed: Seed = None,

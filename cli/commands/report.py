@@ -65,10 +65,12 @@ def import_results(
     into: Annotated[
         Path | None, typer.Option("--into", help="Markdown file whose table of what ran where gets a row; it has marks for it.")
     ] = None,
-    run: Annotated[Path | None, typer.Option("--run", help="Folder of the run the bundle is of; its report shows them.")] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="Folder of the run that the bundle came from; its report shows the results.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Take in what a device found: a row in a table of what ran where, and in the report of the run.
+    """Import the results of a target device: into a table of what ran where, and into the report of the run.
 
     Examples:
 

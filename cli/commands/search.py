@@ -59,7 +59,7 @@ def search(
         typer.Option("--from", help="Folder of a finished search; its evaluations answer this budget, nothing is evaluated."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder to write; refused if it holds something else. --from can do without.")
+        Path | None, typer.Option("--out", help="Folder to write; refused if it holds something else. Optional with --from.")
     ] = None,
     max_params: MaxParams = None,
     min_params: MinParams = None,
@@ -97,8 +97,8 @@ def search(
 ) -> None:
     """Find the best architecture of a supernet within a budget, on images the supernet was not trained on.
 
-    FLOPs are multiply-adds. A latency is what the table qualifies: statistic, batch, precision, backend, device.
-    --set method=random, pareto or predictor searches otherwise than by evolution.
+    FLOPs are multiply-adds. A latency limit holds under the measurement conditions of its table: statistic, batch, precision,
+    backend, device. --set method=random, pareto or predictor replaces evolution.
 
     Under --max-latency, with a table of this machine, the chosen network and the next few are exported and measured, the table
     is corrected and the choice repeated; the answer is within budget, over budget or inconclusive.
@@ -316,8 +316,8 @@ def print_result(result: SearchResult, title: str, budget: Budget) -> None:
             verdict = "tied"
         else:
             verdict = "worse" if candidate.score.value < chosen.score.value else "better"
-        confirmed = str(result.confirmed.get(candidate.number, "not scored"))
-        row = (str(candidate.score), confirmed, verdict, show("params", cost.params), show("flops", cost.flops), latency)
+        held_out = str(result.held_out_scores.get(candidate.number, "not scored"))
+        row = (str(candidate.score), held_out, verdict, show("params", cost.params), show("flops", cost.flops), latency)
         rows.append((name, *row, str(candidate.architecture)))
     print_table(
         f"{title}; {len(result.tied)} not significantly different from the best; budget {budget}",

@@ -13,14 +13,16 @@ from autoformer.cli.options import Json, Out, Quiet
 def kit(
     out: Out,
     supernet: Annotated[Path | None, typer.Option("--supernet", help="Folder of the supernet that will be searched.")] = None,
-    space: Annotated[str | None, typer.Option("--space", help="Or a preset like tiny, or a YAML file.")] = None,
+    space: Annotated[
+        str | None, typer.Option("--space", help="Instead of a supernet: a preset like tiny, or a YAML file.")
+    ] = None,
     image_size: Annotated[int | None, typer.Option("--image-size", help="Pixels; with --space.")] = None,
     networks: Annotated[int, typer.Option("--networks", min=4, max=1000, help="Networks to measure.")] = 30,
     precision: Annotated[list[str] | None, typer.Option("--precision", help="fp32, fp16, int8; default fp32 and fp16.")] = None,
     batch: Annotated[list[int] | None, typer.Option("--batch", min=1, help="Images in one call; default 1.")] = None,
     opset: Annotated[int, typer.Option("--opset", help="17 is read by TensorRT 8.6 and everything newer.")] = 17,
-    statistic: Annotated[str, typer.Option("--statistic", help="p50, p90 or p99: what the table will be of.")] = "p50",
-    rounds: Annotated[int, typer.Option("--rounds", min=6, help="Most rounds.")] = 20,
+    statistic: Annotated[str, typer.Option("--statistic", help="Statistic of the table: p50, p90 or p99.")] = "p50",
+    rounds: Annotated[int, typer.Option("--rounds", min=6, help="Rounds at most.")] = 20,
     seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="Measuring time per network and round.")] = 1.0,
     interval: Annotated[
         float,

@@ -98,13 +98,17 @@ def run(
 def table(
     out: Annotated[Path, typer.Option("--out", help="JSON file to write.")],
     supernet: Annotated[Path | None, typer.Option("--supernet", help="Folder of the supernet that will be searched.")] = None,
-    space: Annotated[str | None, typer.Option("--space", help="Or a preset like tiny, or a YAML file.")] = None,
+    space: Annotated[
+        str | None, typer.Option("--space", help="Instead of a supernet: a preset like tiny, or a YAML file.")
+    ] = None,
     image_size: Annotated[int | None, typer.Option("--image-size", help="Pixels; with --space.")] = None,
     result: Annotated[
         Path | None,
         typer.Option("--from", help="result.json that a kit's board.pyz wrote on a target device; nothing is measured."),
     ] = None,
-    precision: Annotated[str | None, typer.Option("--precision", help="With --from: which, where it holds several.")] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="With --from: the precision to take, if the file has several.")
+    ] = None,
     backend: Annotated[
         str | None,
         typer.Option("--backend", help="onnxruntime-cpu (the default), torch-cpu, tensorrt, tensorrt-graph (CUDA graph)…"),

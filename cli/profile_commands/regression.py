@@ -9,7 +9,7 @@ import typer
 
 from autoformer.cli.options import Json
 
-REGRESSION = 1  # exit code of a regression that is shown
+REGRESSION = 1  # exit code of a significant regression
 
 
 def compare(
@@ -19,11 +19,13 @@ def compare(
     other_device: Annotated[
         bool, typer.Option("--other-device", help="Compare times of different devices, threads or settings.")
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 as well where it is inconclusive, or B lacks one.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Also exit 1 if a comparison is inconclusive or B lacks a network.")
+    ] = False,
     out: Annotated[Path | None, typer.Option("--out", help="File to write: .html, .md or .json.")] = None,
     json: Json = False,
 ) -> None:
-    """Compare two profiles; exit 1 when B is shown to be slower than permitted.
+    """Compare two profiles; exit 1 when B is significantly slower than permitted.
 
     Example: autoformer profile compare before.json after.json --max-regression 5%
     """
@@ -50,5 +52,5 @@ def compare(
             for name in names:
                 note(f"only in {which}: {name}")
     inconclusive = bool(found.only_before) or any(ratio.verdict == INCONCLUSIVE for ratio in found.ratios)
-    if found.shown or (strict and inconclusive):
+    if found.regressions or (strict and inconclusive):
         raise typer.Exit(REGRESSION)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -54,14 +53,16 @@ def open_artefact(words: str, backend: str, *, batch: int, threads: int | None, 
 
 def prepare_imports(backend: str) -> None:
     """Imports what a backend needs, so that loading a network afterwards is that alone."""
-    needed = {
-        "torch": ("autoformer.pretrained.named_network", "autoformer.profiling.backends.torch_backend"),
-        "onnxruntime": ("onnx", "onnxruntime"),
-    }
-    for name in needed.get(
-        backend.split("-")[0], ("autoformer.export.engines.engine", "autoformer.profiling.backends.tensorrt_backend")
-    ):
-        importlib.import_module(name)
+    kind = backend.split("-")[0]
+    if kind == "torch":
+        from autoformer.pretrained import named_network  # noqa: F401
+        from autoformer.profiling.backends import torch_backend  # noqa: F401
+    elif kind == "onnxruntime":
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    else:
+        from autoformer.export.engines import engine  # noqa: F401
+        from autoformer.profiling.backends import tensorrt_backend  # noqa: F401
 
 
 def jobs_of(words: str, label: str, batch: int, threads: int | None, spinning: bool) -> list[Job]:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from autoformer.profiling.measuring.system_files import number_of, temperatures_c, text_of
 
 # By bit of nvmlClocksEventReason… in nvml.h; the package has changed its names ("throttle" became "event"). Idle, application
-# clocks and sync boost are no slowdown.
+# clocks and sync boost are not slowdowns.
 THROTTLE_BITS = {
     0x04: "power cap",
     0x08: "hardware slowdown",

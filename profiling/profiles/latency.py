@@ -123,9 +123,9 @@ def profile_artefacts(
     """Measures every artefact of `paths` on each backend it can run on here; writes JSON to the file `out` if given.
 
     `paths` are paths, or names of timm's networks. On a GPU every network is a second row with the copies between host and GPU.
-    Raises `CheckpointError` for a path that is no artefact or cannot be read, `OutputExistsError` when something stands at `out`,
+    Raises `CheckpointError` for what is not an artefact or cannot be read, `OutputExistsError` when something stands at `out`,
     and `MeasurementError` when spinning would change nothing, nothing at all could be measured, or clocks are to be locked that
-    cannot be. What this machine lacks (a GPU, a provider, TensorRT) is no error: it is listed in `not_measured`.
+    cannot be. What this machine lacks (a GPU, a provider, TensorRT) is not an error: it is listed in `not_measured`.
     """
     if out is not None:
         refuse_existing_file(out)

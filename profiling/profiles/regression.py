@@ -2,7 +2,7 @@
 
 The interval of a ratio is made of the two 95 % intervals, lowest over highest and highest over lowest, so it holds the true ratio
 at least as often as both hold theirs. On a CPU every time is first divided by that of the reference network of its own profile: a
-shared machine is some per cent faster or slower from hour to hour, and the reference with it. A regression is shown when the
+shared machine is some per cent faster or slower from hour to hour, and the reference with it. A regression is significant if the
 whole interval lies above 1 + the permitted part, and all of it was measured VALID, the reference included.
 """
 
@@ -52,15 +52,15 @@ class Regressions:
     permitted: float  # by how much B may be slower, relative
 
     @property
-    def shown(self) -> tuple[Ratio, ...]:
-        """Those that are shown to be slower than permitted."""
+    def regressions(self) -> tuple[Ratio, ...]:
+        """Those that are significantly slower than permitted."""
         return tuple(ratio for ratio in self.ratios if ratio.verdict == SLOWER)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
         return {
             "format": FORMAT,
-            "regressions": len(self.shown),
+            "regressions": len(self.regressions),
             **fields_to_json(self),
         }
 

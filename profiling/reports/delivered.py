@@ -66,7 +66,7 @@ def machine_section(report: Mapping[str, Any]) -> Section:
 
 
 def export_table(report: Mapping[str, Any]) -> Table:
-    """The exported files with what proved them."""
+    """The exported files, each with its comparison."""
     rows = tuple(
         (name, file["path"], file_size(file["bytes"]), file["sha256"][:DIGEST_DIGITS], file["proof"])
         for name, file in report["files"].items()

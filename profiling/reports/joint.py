@@ -72,7 +72,7 @@ class Joined:
 
 
 def join_sources(paths: Sequence[Path]) -> Joined:
-    """Reads all `paths`. Raises `CheckpointError` naming the first that is no source of a report, or is damaged."""
+    """Reads all `paths`. Raises `CheckpointError` naming the first that is not a source of a report, or is damaged."""
     joined = Joined()
     names = [path.resolve().name for path in paths]
     for path, name in zip(paths, names, strict=True):
@@ -81,7 +81,7 @@ def join_sources(paths: Sequence[Path]) -> Joined:
             raise CheckpointError(f"{path} does not exist; expected a run, an export, a bundle, or files of `profile run`")
         if path.is_file():
             if not _add_file(joined, source, path, {}):
-                raise CheckpointError(f"{path} is no file of `profile run` or `profile layers`; expected one, or a folder")
+                raise CheckpointError(f"{path} is not a file of `profile run` or `profile layers`; expected one, or a folder")
         elif (path / "run.json").is_file():
             _add_run(joined, source, path)
         else:
@@ -145,7 +145,7 @@ def _add_folder(joined: Joined, source: str, folder: Path) -> None:
     found = [_add_file(joined, source, path, scores) for path in sorted(folder.glob("*.json"))]
     if manifest is None and not any(found):
         raise CheckpointError(
-            f"{folder} is no run, export or bundle and holds no file of `profile run` or `profile layers`; expected one of these"
+            f"{folder} is not a run, export or bundle and holds no file of `profile run` or `profile layers`; expected one"
         )
     if not any(found):
         reason = f"{folder.name} holds no file of `profile run --out`"

@@ -38,7 +38,7 @@ SENSED: tuple[tuple[str, str, Callable[[Reading], float | None]], ...] = (
 def build_joint_report(paths: Sequence[Path], out: Path) -> dict[str, Any]:
     """Writes report.html, report.md and report.json into the new folder `out`; gives the JSON.
 
-    Raises `CheckpointError` for a path that is no source of a report, and `OutputExistsError` when `out` exists.
+    Raises `CheckpointError` for a path that is not a source of a report, and `OutputExistsError` when `out` exists.
     """
     joined = join_sources(paths)
     report = joint_content(joined)

@@ -97,7 +97,7 @@ class Epoch:
 
     def __post_init__(self) -> None:
         if self.epoch < 1:
-            raise ValueError(f"{self.epoch} is no number of an epoch; they begin with 1")
+            raise ValueError(f"{self.epoch} is not the number of an epoch; epochs begin with 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +164,7 @@ class Run:
     def load(cls, folder: Path) -> Run:
         """Reads a run's folder. Raises `CheckpointError` naming the first file that is missing or cannot be right."""
         if not (folder / "run.json").is_file():
-            raise CheckpointError(f"{folder} is no run: it has no run.json; expected the folder that `autoformer run` fills")
+            raise CheckpointError(f"{folder} is not a run: it has no run.json; expected the folder that `autoformer run` fills")
         with checked(folder / "run.json", "autoformer/run/1") as record:
             values = {"folder": folder, **_described(record)}
         metric, parts = values["metric"], values["parts"]
@@ -217,7 +217,7 @@ def _described(record: Mapping[str, Any]) -> dict[str, Any]:
     Preprocessing.from_dict(data["preprocessing"])
     classes = tuple(data["classes"])
     if not classes or not all(isinstance(name, str) for name in classes):
-        raise ValueError("its classes are no list of names")
+        raise ValueError("its classes are not a list of names")
     parts = {name: from_json(Part, part, f"data.parts.{name}") for name, part in data["parts"].items()}
     for needed in ("train", "search", "test"):
         parts[needed]

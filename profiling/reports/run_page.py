@@ -176,8 +176,8 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     lines.append(f"{WORDS[report['metric']]} on {test['onnx fp32']['images']} test images: {shown}")
     lines.append(_int8_line(report))
     found = report["search"]
-    confirmed = found["compared"]["chosen"]["confirmed"]
-    again = "" if confirmed is None else f"; on {confirmed['images']} held-out images: {score_text(confirmed)}"
+    held_out = found["compared"]["chosen"]["confirmed"]
+    again = "" if held_out is None else f"; on {held_out['images']} held-out images: {score_text(held_out)}"
     lines.append(
         f"{report['tied']} of {report['candidates']} candidates are not significantly different from the best on "
         f"{found['images']} search images; chosen: {found['choose']}{again}"

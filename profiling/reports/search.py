@@ -74,7 +74,7 @@ def values(run: Run) -> dict[str, Any]:
         "best": result.best.number,
         "best_score": result.best.score.to_dict(),
         "compared": {name: _compared(result, candidate) for name, candidate in compared(result).items()},
-        "confirmation": _confirmation(result),
+        "confirmation": _held_out(result),
         "work": _work(result),
         "fronts": {measure: [candidate.number for candidate in members] for measure, members in by_cost.items()},
         "history": {
@@ -96,7 +96,7 @@ def _compared(result: SearchResult, candidate: Candidate) -> dict[str, Any]:
         against = "not significantly different"
     else:
         against = "worse" if candidate.score.value < chosen.score.value else "better"
-    again = result.confirmed.get(candidate.number)
+    again = result.held_out_scores.get(candidate.number)
     return {
         "number": candidate.number,
         "slug": candidate.architecture.slug,
@@ -108,12 +108,12 @@ def _compared(result: SearchResult, candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def _confirmation(result: SearchResult) -> dict[str, Any] | None:
+def _held_out(result: SearchResult) -> dict[str, Any] | None:
     """Every held-out score, by the number of the candidate; None where no image was held out."""
-    if not result.confirmed:
+    if not result.held_out_scores:
         return None
-    scores = {str(number): score.to_dict() for number, score in sorted(result.confirmed.items())}
-    return {"images": len(result.confirmation_labels), "scores": scores}
+    scores = {str(number): score.to_dict() for number, score in sorted(result.held_out_scores.items())}
+    return {"images": len(result.held_out_labels), "scores": scores}
 
 
 def _work(result: SearchResult) -> dict[str, Any]:
@@ -190,21 +190,21 @@ def _accuracy_text(report: Mapping[str, Any]) -> str:
 def compared_table(report: Mapping[str, Any]) -> Table:
     """The chosen network, the best and the baselines: scores on the search images and on held-out ones."""
     search = report["search"]
-    confirmation, metric = search["confirmation"], WORDS[metric_from(report["metric"])]
+    held_out, metric = search["confirmation"], WORDS[metric_from(report["metric"])]
     rows = []
     for name, network in search["compared"].items():
         again = "not scored" if network["confirmed"] is None else score_text(network["confirmed"])
         row = (
             f"{WORDS_OF.get(name, name)} ({network['slug']})",
             score_text(network["score"]),
-            *(() if confirmation is None else (again,)),
+            *(() if held_out is None else (again,)),
             "–" if name == "chosen" else network["against_chosen"],
             show("params", network["params"]),
             show("flops", network["flops"]),
         )
         rows.append(row)
     columns = ["network", f"{metric} on the search images"]
-    columns += [] if confirmation is None else [f"on {confirmation['images']} held-out images"]
+    columns += [] if held_out is None else [f"on {held_out['images']} held-out images"]
     columns += ["against the chosen", "parameters", "FLOPs"]
     notes = {
         "dearest inside": "Most expensive in the budget: the network with the most FLOPs that the budget allows.",
@@ -268,7 +268,7 @@ def candidates_figure(run: Run) -> Figure:
 def _candidates(run: Run, measure: str, title: str) -> Plot:
     result = run.search
     tied = {candidate.number for candidate in result.tied}
-    full, confirmed = known_best(result.candidates), result.confirmed
+    full, held_out = known_best(result.candidates), result.held_out_scores
     whole = {candidate.number for candidate in full}
     groups = {
         "partial": [candidate for candidate in result.candidates if candidate.number not in whole],
@@ -293,26 +293,26 @@ def _candidates(run: Run, measure: str, title: str) -> Plot:
     for name, members in groups.items():
         if members:
             shown = name if name == "chosen" else f"{name} ({len(members)})"
-            traces.append({**_points(run, members, confirmed, measure), "name": shown, "marker": looks[name]})
+            traces.append({**_points(run, members, held_out, measure), "name": shown, "marker": looks[name]})
     value, low, high = result.chosen.score.value, result.chosen.score.low, result.chosen.score.high
     traces[-1]["error_y"] = error_bars([(100 * low, 100 * value, 100 * high)], ORANGE)
     named = _in_words(result)
     for name, mark in MARKS.items():
         if name in named:
             look = {**mark, "line": {"width": 2, "color": mark["color"]}}
-            traces.append({**_points(run, [named[name]], confirmed, measure), "name": name, "marker": look})
+            traces.append({**_points(run, [named[name]], held_out, measure), "name": name, "marker": look})
     layout = common_layout(title, f"{WORDS[run.metric]} on the search part, %", shapes=_limit_lines(run, measure))
     if measure != "latency_ms":
         layout["xaxis"] |= {"exponentformat": "SI"}
     return {"data": traces, "layout": layout}
 
 
-def _points(run: Run, members: Sequence[Candidate], confirmed: Mapping[int, Score], measure: str) -> Plot:
+def _points(run: Run, members: Sequence[Candidate], held_out: Mapping[int, Score], measure: str) -> Plot:
     return {
         "type": "scatter", "mode": "markers",
         "x": [getattr(candidate.cost, measure) for candidate in members],
         "y": [100 * candidate.score.value for candidate in members],
-        "text": [_hover(run, candidate, confirmed.get(candidate.number)) for candidate in members],
+        "text": [_hover(run, candidate, held_out.get(candidate.number)) for candidate in members],
         "hovertemplate": "%{text}<extra></extra>",
     }  # fmt: skip
 

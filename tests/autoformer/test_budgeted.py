@@ -190,7 +190,7 @@ def test_a_proposal_inside_the_budget_stays_as_it_is() -> None:
         assert candidates.draw(random.Random(0), lambda rng: network)[0] == network  # noqa: B023
 
 
-def test_the_dearest_network_inside_a_budget_has_the_most_flops_of_all() -> None:
+def test_the_most_expensive_network_inside_a_budget_has_the_most_flops_of_all() -> None:
     for budget in budgets():
         members = inside(budget)
         found = Candidates(SPACE, ExactCosts(SPACE), budget).most_expensive(random.Random(0))
@@ -198,7 +198,7 @@ def test_the_dearest_network_inside_a_budget_has_the_most_flops_of_all() -> None
 
 
 @pytest.mark.parametrize("limit", [1.02, 1.05, 1.2, 1.4])
-def test_the_dearest_network_under_a_latency_limit_has_the_most_flops_that_keep_it(limit: float) -> None:
+def test_the_most_expensive_network_under_a_latency_limit_has_the_most_flops_that_keep_it(limit: float) -> None:
     def of(network: Architecture) -> float:
         return 1 + FLOPS[network] / 1e6
 

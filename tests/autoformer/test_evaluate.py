@@ -148,7 +148,7 @@ def weighted(predicted: NDArray[np.int64], labels: NDArray[np.int64], metric: Me
 
 
 def exact_probability(first: NDArray[np.int64], second: NDArray[np.int64], labels: NDArray[np.int64], metric: Metric) -> float:
-    """The share of all ways to swap guesses that give as large a difference over its standard error, by brute force.
+    """The share of all ways to swap predictions that give as large a difference over its standard error, by brute force.
 
     What an image adds is measured by giving it a little more weight; its spread is taken within each class.
     """

@@ -26,7 +26,7 @@ LABELS = np.arange(400) % 10
 
 
 def pretend(architecture: Architecture, images: slice = slice(None)) -> NDArray[np.int64]:
-    """Larger is better, with noise that depends on the architecture alone; a wrong guess is the next class."""
+    """Larger is better, with noise that depends on the architecture alone; a wrong prediction is the next class."""
     share = 0.5 + 0.4 * count_flops(architecture, SPACE) / count_flops(SPACE.largest, SPACE)
     right = np.random.default_rng(int(architecture.digest[:8], 16)).random(400) < share
     return np.where(right, LABELS, (LABELS + 1) % 10)[images]
@@ -187,7 +187,7 @@ def test_an_interrupted_search_knows_its_scores_again(tmp_path: Path, metric: Me
 
 
 @pytest.mark.parametrize(("largest", "digits"), [(255, 2), (256, 4), (65_536, 8)])
-def test_guesses_are_stored_in_as_few_bytes_as_their_largest_class_needs(largest: int, digits: int) -> None:
+def test_predictions_are_stored_in_as_few_bytes_as_their_largest_class_needs(largest: int, digits: int) -> None:
     classes = np.asarray([0, 7, largest])
     assert len(packed(classes)) == 3 * digits
     assert unpacked(packed(classes), 3).tolist() == classes.tolist()
@@ -205,7 +205,7 @@ def test_a_budget_nobody_can_meet_names_the_tightest_limit_and_the_cheapest_netw
     assert str(SPACE.smallest) in message
 
 
-def test_a_lower_limit_above_the_dearest_network_is_refused_at_once() -> None:
+def test_a_lower_limit_above_the_most_expensive_network_is_refused_at_once() -> None:
     with pytest.raises(BudgetError, match="min_flops"):
         Candidates(SPACE, ExactCosts(SPACE), Budget(min_flops=2 * count_flops(SPACE.largest, SPACE)))
 

@@ -208,7 +208,7 @@ def test_choices_that_add_up_are_learned_from_fewer_networks_than_there_are_choi
 # --- baselines ---------------------------------------------------------------------------------------------------
 
 
-def test_the_baselines_are_the_dearest_network_and_the_largest_uniform_ones() -> None:
+def test_the_baselines_are_the_most_expensive_network_and_the_largest_homogeneous_ones() -> None:
     candidates = Candidates(SPACE, ExactCosts(SPACE), BUDGET)
     most_expensive, *uniform = baselines(candidates, 100, seed=0)
     assert count_flops(most_expensive, SPACE) > 0.99 * BUDGET.max_flops  # type: ignore[operator]
@@ -246,7 +246,7 @@ def test_baselines_stand_beside_the_winner_and_may_be_it() -> None:
     assert not won.on_par(won.baselines["dearest"])
 
 
-def test_a_search_without_uniform_shapes_still_has_the_dearest_network() -> None:
+def test_a_search_without_homogeneous_networks_still_has_the_most_expensive_one() -> None:
     result = found_by("random", uniform_shapes=0)
     assert len(result.candidates) == 61
     assert result.candidates[60] == result.baselines["dearest"]

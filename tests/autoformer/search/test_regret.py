@@ -46,7 +46,7 @@ def test_every_network_of_the_space_is_there_once() -> None:
     assert all(truth.SPACE.contains(network) for network in networks)
 
 
-def test_shared_beginnings_change_no_guess() -> None:
+def test_shared_beginnings_change_no_prediction() -> None:
     truth = program("search_regret_truth")
     torch.manual_seed(0)
     supernet = Supernet(truth.SPACE)
@@ -56,11 +56,11 @@ def test_shared_beginnings_change_no_guess() -> None:
                 weight.mul_(5)  # so that networks differ
     networks = truth.every_network(truth.SPACE)[::7]
     images = np.random.default_rng(0).normal(size=(20, 3, 32, 32)).astype(np.float32)
-    found = truth.guesses_of_all(supernet, networks, images)
+    found = truth.predictions_of_all(supernet, networks, images)
     alone = np.stack([predict_with(supernet, network)(images).argmax(-1) for network in networks])
     assert (found == alone).all()
     assert len({row.tobytes() for row in alone}) > len(networks) // 2
-    again = truth.guesses_of_all(supernet, networks, images[::-1].copy())  # nothing is remembered of other images
+    again = truth.predictions_of_all(supernet, networks, images[::-1].copy())  # nothing is remembered of other images
     assert (again == alone[:, ::-1]).all()
 
 
@@ -193,7 +193,7 @@ def test_differences_are_taken_search_by_search() -> None:
     assert found == (pytest.approx(-0.5), pytest.approx(-0.7484, abs=1e-3), pytest.approx(-0.2516, abs=1e-3))
     assert report.verdict(found) == "beats it"
     assert report.verdict((0.5, 0.2, 0.8)) == "loses to it"
-    assert report.verdict((-0.5, -1.1, 0.1)) == "not told apart"
+    assert report.verdict((-0.5, -1.1, 0.1)) == "not significantly different"
     with pytest.raises(AssertionError, match="same searches"):
         report.difference(report.regrets(rows, "a"), report.regrets(rows[:-1], "b"))
     with pytest.raises(AssertionError, match="twice"):

@@ -1,4 +1,4 @@
-"""Which images decide: the order, the rungs, the slice that confirms, and what earlier searches already know."""
+"""Which images decide: the order, the rungs, the held-out ones, and what earlier searches already know."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from autoformer.search.rungs import Portions, balanced_order, rungs_of
 from autoformer.space import SearchSpace
 
 SPACE = SearchSpace.preset("micro", image_size=8, in_chans=1, num_classes=10)
-IMAGES = 2000  # 1600 decide, 400 confirm
+IMAGES = 2000  # 1600 decide, 400 are held out
 LABELS = np.arange(IMAGES) % 10
 HALVING = SearchConfig(
     population=8, generations=3, parents=3, mutated=4, crossed=4, uniform_shapes=1, rungs=(1 / 16, 1 / 4, 1), finalists=2
@@ -167,10 +167,10 @@ def test_a_halving_search_killed_at_any_stage_goes_on_to_the_same_end(tmp_path: 
     assert len(network.asked) == len(whole.asked) + 1
 
 
-# --- confirmation ------------------------------------------------------------------------------------------------
+# --- held-out images ------------------------------------------------------------------------------------------------
 
 
-def test_images_that_confirm_are_asked_for_last_and_of_finalists_alone() -> None:
+def test_held_out_images_are_asked_for_last_and_of_finalists_alone() -> None:
     network = Network()
     result = found(network)
     asked = [entry for entry in network.asked if entry[2] > 1600]
@@ -178,10 +178,10 @@ def test_images_that_confirm_are_asked_for_last_and_of_finalists_alone() -> None
     assert {(start, stop) for _, start, stop in asked} == {(1600, 2000)}
     wanted = {result.chosen.number, result.best.number, *(c.number for c in result.baselines.values())}
     wanted |= {candidate.number for candidate in result.tied[:2]}
-    assert set(result.confirmed) == wanted
+    assert set(result.held_out_scores) == wanted
 
 
-def test_what_confirms_changes_no_choice_and_is_what_the_finalists_score() -> None:
+def test_held_out_images_change_no_choice_and_give_the_finalists_scores() -> None:
     class Contrary(Network):
         def __call__(self, architecture: Architecture, images: slice) -> NDArray[np.int64]:
             answer = super().__call__(architecture, images)
@@ -190,16 +190,16 @@ def test_what_confirms_changes_no_choice_and_is_what_the_finalists_score() -> No
     plain, contrary = found(Network()), found(Contrary())
     assert contrary.chosen.architecture == plain.chosen.architecture
     assert [candidate.score for candidate in contrary.candidates] == [candidate.score for candidate in plain.candidates]
-    assert {scored.value for scored in contrary.confirmed.values()} == {1.0}
+    assert {scored.value for scored in contrary.held_out_scores.values()} == {1.0}
     right = Network()(plain.chosen.architecture, slice(1600, 2000)) == LABELS[1600:]
-    assert plain.confirmed[plain.chosen.number].value == pytest.approx(right.mean(), abs=1e-12)
-    assert plain.confirmed[plain.chosen.number].images == 400
+    assert plain.held_out_scores[plain.chosen.number].value == pytest.approx(right.mean(), abs=1e-12)
+    assert plain.held_out_scores[plain.chosen.number].images == 400
 
 
-def test_without_a_confirmation_slice_every_image_decides() -> None:
+def test_without_held_out_images_every_image_decides() -> None:
     network = Network()
     result = found(network, config=HALVING.model_copy(update={"confirmation": 0.0}))
-    assert result.confirmed == {}
+    assert result.held_out_scores == {}
     assert max(stop for _, _, stop in network.asked) == len(result.labels) == 2000
 
 
@@ -285,7 +285,7 @@ def supernet() -> Supernet:
     return Supernet(space)
 
 
-def test_images_kept_for_many_networks_give_the_guesses_of_those_loaded_for_one(images: EvaluationSet) -> None:
+def test_images_kept_for_many_networks_give_the_predictions_of_those_loaded_for_one(images: EvaluationSet) -> None:
     network = supernet().train()
     resident = ResidentImages(images, network, "fp32", batch_size=16)
     for architecture in (network.space.smallest, network.space.middle, network.space.largest):
@@ -295,7 +295,7 @@ def test_images_kept_for_many_networks_give_the_guesses_of_those_loaded_for_one(
     assert network.training  # as it was
 
 
-def test_low_precision_computes_otherwise_but_guesses_mostly_the_same(images: EvaluationSet) -> None:
+def test_low_precision_computes_otherwise_but_predicts_mostly_the_same(images: EvaluationSet) -> None:
     network = supernet().eval()
     exact = ResidentImages(images, network, "fp32").predictions(network.space.largest)
     low = ResidentImages(images, network, "bf16").predictions(network.space.largest)

@@ -190,8 +190,8 @@ def test_latencies_and_other_budgets_need_no_test_image(supernet: Path, table: P
     assert not list(tmp_path.rglob("*ledger*"))
 
 
-def test_halving_and_the_confirmation_need_no_test_image(supernet: Path, tmp_path: Path) -> None:
-    """On the 24 search images: 5 confirm, 5 compare all candidates, 19 the best of them."""
+def test_halving_and_held_out_images_need_no_test_image(supernet: Path, tmp_path: Path) -> None:
+    """On the 24 search images: 5 are held out, 5 compare all candidates, 19 the best of them."""
     answer = searched(supernet, tmp_path / "s", "--json", settings=("rungs=[0.25, 1]", "confirmation=0.2"))
     assert answer.code == 0, answer.err
     assert answer.json["images"]["rungs"] == [5, 19]

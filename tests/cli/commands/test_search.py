@@ -102,7 +102,7 @@ def test_the_winner_stands_beside_the_baselines(searched: tuple[Path, str]) -> N
 
 def test_a_search_records_its_fronts_and_the_best_after_so_many_images(searched: tuple[Path, str]) -> None:
     record, images = record_of(searched[0]), len(load_parts(DataConfig()).search)
-    images -= round(0.2 * images)  # these only confirm
+    images -= round(0.2 * images)  # these are held out
     assert set(record["result"]["fronts"]) == {"params", "flops", "latency_ms", "all"}
     history = record["history"]["evolution"]
     assert history[0]["images"] == images

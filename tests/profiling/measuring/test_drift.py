@@ -68,7 +68,7 @@ def test_joined_measurements_are_one_of_more_rounds() -> None:
     assert both.stats.p50_ms == pytest.approx(1.5, rel=2e-3)
 
 
-# --- several openings of one network ---------------------------------------------------------------------------
+# --- several sessions of one network ---------------------------------------------------------------------------
 
 
 def test_two_instances_of_a_network_count_as_their_geometric_mean() -> None:

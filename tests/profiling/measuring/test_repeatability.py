@@ -1,4 +1,4 @@
-"""Five measurements on a simulated machine whose pace is known: what drifts falls out of the ratio, and a load is noticed."""
+"""Five measurements on a simulated machine whose speed is known: what drifts falls out of the ratio, and a load is noticed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CONFIG = MeasureConfig(warmup_s=0.1, warmup_max_s=1, rounds=5, min_runs=200, min
 
 
 def one(speed_factor: float, seed: int, cpu_share: float = 1.0, drift: float = 0.0) -> tuple[Measurement, Measurement]:
-    """A network of 10 ms and the reference of 1 ms on a machine that takes `pace` times as long, with noise of 2 %."""
+    """A network of 10 ms and the reference of 1 ms on a machine that takes `slowdown` times as long, with noise of 2 %."""
     clock, cpu_clock, rng = ScriptedClock(), ScriptedClock(), random.Random(seed)
 
     def times(base_ms: float) -> ScriptedBackend:

@@ -164,7 +164,7 @@ def test_the_interval_of_a_mean_over_classes_holds_what_new_images_show(metric: 
     assert 180 <= covered <= 198  # 95 % of 200 give 190; beyond these lie 0.4 % and 1 %
 
 
-def test_equal_guesses_are_tied_and_leave_the_mean_over_classes_open() -> None:
+def test_equal_predictions_are_tied_and_leave_the_mean_over_classes_open() -> None:
     labels = np.arange(30) % 3
     same = paired_difference(labels, labels, labels, "macro_f1")
     assert (same.value, same.low, same.high, same.tied) == (0.0, None, None, True)

@@ -74,7 +74,7 @@ def test_accuracies_and_their_intervals_are_those_of_scipy(report: dict[str, Any
 
 @pytest.mark.parametrize("metric", ["balanced_accuracy", "macro_f1"])
 def test_a_run_of_another_metric_has_it_in_every_score_and_in_its_words(tmp_path: Path, metric: Metric) -> None:
-    """Test guesses of tests/support/run_folder.py: inherited has the first 40 images of 540, 4 of each class, wrong."""
+    """Test predictions of tests/support/run_folder.py: inherited has the first 40 images of 540, 4 of each class, wrong."""
     folder = make_run(tmp_path / "run", metric=metric)
     report = build_report(folder)
     scores = [*report["test"].values(), report["chosen"]["search_score"], report["search"]["best_score"]]
@@ -294,7 +294,7 @@ def test_an_exported_file_that_changed_is_refused(run: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("key", "value"), [("split", "0" * 64), ("labels", [1, 2, 3]), ("guesses", {"inherited": [0] * 540})])
-def test_guesses_that_do_not_fit_the_test_part_are_refused(run: Path, tmp_path: Path, key: str, value: object) -> None:
+def test_predictions_that_do_not_fit_the_test_part_are_refused(run: Path, tmp_path: Path, key: str, value: object) -> None:
     folder = Path(shutil.copytree(run, tmp_path / "run"))
     record = json.loads((folder / "test.json").read_text())
     (folder / "test.json").write_text(json.dumps({**record, key: value}))

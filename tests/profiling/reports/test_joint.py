@@ -1,4 +1,4 @@
-"""A report of several sources: what is said of each latency, what is missing, and what is no source."""
+"""A report of several sources: what is said of each latency, what is missing, and what is not a source."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ def test_pages_hold_no_script_or_mark_from_files(sources: list[Path], tmp_path: 
 
 def test_other_folders_and_files_are_refused(tmp_path: Path, sources: list[Path]) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match="no run, export or bundle"):
+    with pytest.raises(CheckpointError, match="not a run, export or bundle"):
         build_joint_report([tmp_path / "empty"], tmp_path / "report")
     (tmp_path / "a.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"a\.json is no file of"):
+    with pytest.raises(CheckpointError, match=r"a\.json is not a file of"):
         build_joint_report([tmp_path / "a.json"], tmp_path / "report")
     with pytest.raises(CheckpointError, match="absent does not exist"):
         build_joint_report([tmp_path / "absent"], tmp_path / "report")

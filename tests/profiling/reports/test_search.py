@@ -1,4 +1,4 @@
-"""What a report says about its search: names, fronts, progress, preferences, confirmation, what halving saved."""
+"""What a report says about its search: names, fronts, progress, preferences, held-out images, what halving saved."""
 
 from __future__ import annotations
 
@@ -303,15 +303,15 @@ def test_cells_of_many_blocks_have_no_numbers_that_would_not_fit(run: Run) -> No
     assert any("% " in text or "%)" in text for row in heads["hovertext"] for text in row)
 
 
-# --- confirmation and halving ------------------------------------------------------------------------------------
+# --- held-out images and halving ------------------------------------------------------------------------------------
 
 
-def test_the_confirmed_score_is_quoted_and_the_one_of_the_choice_stands_beside(run: Run) -> None:
+def test_the_score_on_held_out_images_is_quoted_and_the_one_of_the_choice_stands_beside(run: Run) -> None:
     """The chosen network has 120 of 150 images right that took no part in the choice."""
     result, labels = run.search, np.zeros(150, dtype=np.int64)
     predicted = (np.arange(150) >= 120).astype(np.int64)
-    again = [replace(c, confirmation=predicted) if c.number == result.chosen.number else c for c in result.candidates]
-    run = replace(run, search=replace(result, candidates=tuple(again), confirmation_labels=labels))
+    again = [replace(c, held_out=predicted) if c.number == result.chosen.number else c for c in result.candidates]
+    run = replace(run, search=replace(result, candidates=tuple(again), held_out_labels=labels))
     interval = binomtest(120, 150).proportion_ci(method="wilson")
     words = f"80 % [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
     text, report = text_of(run), content(run)
@@ -324,7 +324,7 @@ def test_the_confirmed_score_is_quoted_and_the_one_of_the_choice_stands_beside(r
     assert report["search"]["compared"]["dearest inside"]["confirmed"] is None
 
 
-def test_without_a_confirmation_the_scores_are_called_optimistic(run: Run) -> None:
+def test_without_held_out_images_the_scores_are_called_optimistic(run: Run) -> None:
     text = text_of(run)
     assert "such scores are optimistic" in text
     assert "Only the score on the test part is not." in text
