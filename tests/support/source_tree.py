@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +49,7 @@ def imported_modules(tree: ast.AST, ours: dict[str, Path]) -> set[str]:
     return {name for name in found if name in packages or not any(inner.startswith(f"{name}.") for inner in packages)}
 
 
+@cache
 def import_graph(root: Path = ROOT) -> dict[str, set[str]]:
     """Module to the modules of ours that it imports, inside functions and for type checkers included."""
     ours = files(root)
