@@ -14,7 +14,7 @@ from autoformer.export.engines.builder import PRECISIONS
 from autoformer.export.expected import DIFFERS, MATCHES
 from autoformer.export.parity import BATCHES
 from autoformer.files import refuse_existing_file, write_json
-from autoformer.profiling.measuring.verdict import INCONCLUSIVE, OVER_BUDGET, WITHIN_BUDGET, limit_status
+from autoformer.profiling.measuring.verdict import INCONCLUSIVE, OVER_BUDGET, count_status, limit_status
 
 
 def verify(arguments: argparse.Namespace) -> Answer:
@@ -47,11 +47,11 @@ def budget(bundle: Bundle, arguments: argparse.Namespace) -> dict[str, dict[str,
     """Each limit with what is known here: within budget, over budget, or inconclusive."""
     found: dict[str, dict[str, Any]] = {}
     for name, limit in bundle.expected.budget.items():
-        kind, measure = name.split("_", 1)
+        measure = name.partition("_")[2]
         if measure != "latency_ms":
             value = getattr(bundle.manifest, measure)
-            kept = value is not None and (value <= limit if kind == "max" else value >= limit)
-            found[name] = {"limit": limit, "value": value, "status": WITHIN_BUDGET if kept else OVER_BUDGET}
+            status = OVER_BUDGET if value is None else count_status(name, limit, value)
+            found[name] = {"limit": limit, "value": value, "status": status}
             continue
         means = bundle.expected.latency_means
         precision, backend = meant_by(means)

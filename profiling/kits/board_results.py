@@ -20,7 +20,7 @@ from autoformer.files import believing, read_document, replacing
 from autoformer.profiling.kits.result import KitResult
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import Measurement
-from autoformer.profiling.measuring.verdict import INCONCLUSIVE, VALID, WITHIN_BUDGET, limit_status, status_from
+from autoformer.profiling.measuring.verdict import INCONCLUSIVE, WITHIN_BUDGET, count_status, limit_status, status_from
 from autoformer.records import from_json
 
 FORMAT = "autoformer/board/1"
@@ -107,9 +107,8 @@ def _followed(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     status, limit = status_from(entry["status"]), entry["limit"]
     if "median_ms" in entry:
         follows = limit_status(limit, str(entry["verdict"]).split(":")[0], entry["low_ms"], entry["high_ms"])
-    elif (value := entry.get("value")) is not None:  # a count, which is its own interval
-        sign = 1 if name.startswith("max_") else -1
-        follows = limit_status(sign * limit, VALID, sign * value, sign * value)
+    elif (value := entry.get("value")) is not None:
+        follows = count_status(name, limit, value)
     else:
         follows = INCONCLUSIVE if status == WITHIN_BUDGET else status
     if status != follows:

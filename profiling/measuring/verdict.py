@@ -72,6 +72,12 @@ def limit_status(limit_ms: float, level: str, low_ms: float | None, high_ms: flo
     return WITHIN_BUDGET if high_ms <= limit_ms else OVER_BUDGET if low_ms > limit_ms else INCONCLUSIVE
 
 
+def count_status(name: str, limit: float, count: float) -> str:
+    """What an exact count, which is its own interval, says of the limit `name`, like max_params or min_flops."""
+    sign = 1 if name.startswith("max_") else -1
+    return limit_status(sign * limit, VALID, sign * count, sign * count)
+
+
 def status_from(label: object) -> str:
     """The status that a file names, by its present or its earlier label. Raises `MeasurementError` for any other."""
     status = _EARLIER.get(str(label), str(label))

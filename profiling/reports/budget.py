@@ -7,7 +7,7 @@ from typing import Any
 
 from autoformer.errors import MeasurementError
 from autoformer.profiling.measuring.measure import Measurement
-from autoformer.profiling.measuring.verdict import INCONCLUSIVE, OVER_BUDGET, WITHIN_BUDGET
+from autoformer.profiling.measuring.verdict import INCONCLUSIVE, count_status
 from autoformer.profiling.reports.blocks import Section, Table
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.wording import latency_text, shown_value
@@ -20,7 +20,7 @@ def limits(run: Run) -> list[dict[str, Any]]:
     """Each limit: as stated, its value, what was found, and the status that follows (`met`); in the order of `Budget`."""
     found = []
     for name, value in run.limits.to_dict().items():
-        kind, measure = name.split("_", 1)
+        measure = name.partition("_")[2]
         words = run.stated.get("max_latency" if measure == "latency_ms" else name)
         limit: dict[str, Any] = {"limit": name, "measure": measure, "stated": words, "value": value}
         limit["searched_with"] = getattr(run.searched_with, name)
@@ -28,8 +28,7 @@ def limits(run: Run) -> list[dict[str, Any]]:
             limit |= _latency_limit(run, value)
         else:
             count = getattr(run.search.chosen.cost, measure)
-            kept = count <= value if kind == "max" else count >= value
-            limit |= {"found": count, "met": WITHIN_BUDGET if kept else OVER_BUDGET, "reason": "counted exactly"}
+            limit |= {"found": count, "met": count_status(name, value, count), "reason": "counted exactly"}
         found.append(limit)
     return found
 
