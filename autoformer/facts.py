@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from autoformer.architecture import PUBLISHED, PUBLISHED_SPACES, Architecture
 from autoformer.cost import alignment_waste, count_flops, count_params, count_supernet_params, show
-from autoformer.errors import ArchitectureError, CheckpointError
 from autoformer.space import PRESETS, SearchSpace
 
 # What the paper states (table 3) and what the official code's get_complexity gives for the published networks.
@@ -124,36 +123,3 @@ def published_counts(name: str) -> dict[str, Any]:
         "why_they_differ": WHY_COUNTS_DIFFER,
         "paper_probably": PAPER_PROBABLY[name].format(products=show("flops", without_either + unfactorised)),
     }
-
-
-def space_of_model(values: Any) -> Any:
-    """The space of the one network that a saved folder describes, without loading torch.
-
-    Raises `CheckpointError` when something is missing, `ArchitectureError` when something cannot be.
-    """
-    needed = {"embed_dim", "num_heads", "mlp_ratio", "img_size", "head_dim", "patch_size", "in_chans", "num_classes"}
-    needed |= {"max_relative_position", "relative_position", "absolute_position"}
-    if not isinstance(values, dict):
-        raise CheckpointError(f"model_args is a {type(values).__name__}, expected a JSON object")
-    if missing := needed - set(values):
-        raise CheckpointError(f"it lacks {', '.join(sorted(missing))}")
-    for name in ("num_heads", "mlp_ratio"):
-        if not isinstance(values[name], list):
-            raise ArchitectureError(f"{name} must be a list of numbers, one per block; got {str(values[name])[:40]}")
-    if values.get("searched_size") not in (None, values["img_size"]):
-        raise ArchitectureError(f"searched_size {values['searched_size']} contradicts img_size {str(values['img_size'])[:40]}")
-    return SearchSpace(
-        name="one",
-        embed_dims=(values["embed_dim"],),
-        depths=(len(values["num_heads"]),),
-        num_heads=tuple(values["num_heads"]),
-        mlp_ratios=tuple(values["mlp_ratio"]),
-        image_sizes=(values["img_size"],),
-        head_dim=values["head_dim"],
-        patch_size=values["patch_size"],
-        in_chans=values["in_chans"],
-        num_classes=values["num_classes"],
-        max_relative_position=values["max_relative_position"],
-        relative_position=values["relative_position"],
-        absolute_position=values["absolute_position"],
-    )

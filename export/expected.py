@@ -18,6 +18,7 @@ FORMAT = "autoformer/bundle/1"
 FILE_NAME = "bundle.json"
 LIMITS = tuple(f"{kind}_{measure}" for kind in ("max", "min") for measure in ("params", "flops", "latency_ms"))
 
+RESULT_FORMAT = "autoformer/board/1"  # of what the bundle's program finds on a device
 MATCHES, DIFFERS = "matches", "does not match"  # what a file's logits on a device are, as result files say it
 EARLIER = {"as promised": MATCHES, "differs": DIFFERS}  # as earlier versions said it
 

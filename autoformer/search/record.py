@@ -15,14 +15,12 @@ from typing import Any
 from autoformer import __version__
 from autoformer.cost import Budget, MeasurementConditions
 from autoformer.files import believing, read_document, write_json
-from autoformer.records import fields_to_json, from_json
+from autoformer.records import fields_to_json, from_json, stored_as
 from autoformer.search.config import SearchConfig
 from autoformer.search.result import SearchResult, Step
 from autoformer.space import SearchSpace
 
 FORMAT, FILE_NAME = "autoformer/search/3", "search.json"
-KEYS = {"measurement_conditions": "latency_qualification", "source": "from"}  # of fields whose names in the file are others
-NAMES = {key: name for name, key in KEYS.items()}
 OF_ONE_KIND = ("images", "history", "space_table", "from")  # keys that only a search or only an answer writes
 
 
@@ -43,7 +41,7 @@ class SearchRecord:
     result: SearchResult
     space: SearchSpace
     budget: Budget  # that was searched with: the stated one, its latency less the margin
-    measurement_conditions: MeasurementConditions | None  # what a latency means
+    measurement_conditions: MeasurementConditions | None = field(metadata=stored_as("latency_qualification"))  # of a latency
     config: SearchConfig
     latency_margin: float = 0.0  # by which the limit on latency was tightened, relative
     seed: int | None = None
@@ -52,7 +50,7 @@ class SearchRecord:
     images: Mapping[str, Any] = field(default_factory=dict)  # of a search: counts, the rungs, the precision
     history: Mapping[str, tuple[Step, ...]] = field(default_factory=dict)  # of a search, by method
     space_table: Mapping[str, Any] = field(default_factory=dict)  # of a search: a `SpaceTable`; of an answer: its latencies
-    source: Source | None = None  # of an answer
+    source: Source | None = field(default=None, metadata=stored_as("from"))  # of an answer
     version: str = __version__
 
     def __post_init__(self) -> None:
@@ -70,7 +68,7 @@ class SearchRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `search.json`."""
-        values = {KEYS.get(name, name): value for name, value in fields_to_json(self).items()}
+        values = fields_to_json(self)
         return {"format": FORMAT, **{key: value for key, value in values.items() if value or key not in OF_ONE_KIND}}
 
     @classmethod
@@ -79,8 +77,7 @@ class SearchRecord:
         path = folder / FILE_NAME
         values = read_document(path, FORMAT, expected="search again")
         with believing(path, "it was edited or damaged; search again", fault="is not a search result"):
-            named = {NAMES.get(key, key): value for key, value in values.items()}
-            record = from_json(cls, named, "search", beside=("format",))
+            record = from_json(cls, values, "search", beside=("format",))
         return replace(record, result=replace(record.result, history=record.history.get(record.config.method, ())))
 
     def save(self, folder: Path) -> None:

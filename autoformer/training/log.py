@@ -26,7 +26,7 @@ class TrainingLog:
         self.path = None if folder is None else folder / "log.jsonl"
         self.hooks = hooks
         if self.path is not None:
-            lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.exists() else []
             kept = [line for line in lines if _step(line) <= first_step]
             with replacing(self.path) as beside:
                 beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")

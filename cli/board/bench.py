@@ -20,6 +20,7 @@ from autoformer.cli.board.program import Answer
 from autoformer.errors import CheckpointError, MeasurementError, MissingPackageError
 from autoformer.export.engines.artefact import checked_trtexec, trtexec_of
 from autoformer.export.engines.trtexec import Listener, PlanInput, Timing, Trtexec, TrtexecTimes
+from autoformer.export.expected import RESULT_FORMAT
 from autoformer.export.manifest import Artefact
 from autoformer.files import refuse_existing_file, write_json
 from autoformer.profiling.measuring.backend import LatencyBackend
@@ -29,7 +30,6 @@ from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, m
 from autoformer.profiling.measuring.sensors import MachineSensors, Reading, Sensors
 from autoformer.profiling.measuring.trtexec_runs import trtexec_measurement, watched
 
-FORMAT = "autoformer/board/1"
 WITH_GRAPH = "CUDA graph"  # added to the name of the second row of an engine
 
 
@@ -56,7 +56,7 @@ def bench(arguments: argparse.Namespace) -> Answer:
 def result_of(command: str, bundle: Bundle, answer: dict[str, Any]) -> dict[str, Any]:
     """A result file: what a command found on this device, for `autoformer report import`."""
     return {
-        "format": FORMAT,
+        "format": RESULT_FORMAT,
         "command": command,
         "bundle": bundle.expected.name,
         "model": None if (model := bundle.manifest.find("onnx", "fp32")) is None else model.sha256,

@@ -164,7 +164,7 @@ class LayerProfile:
         Raises `CheckpointError` naming the file when it is neither.
         """
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_bytes()
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read ({error.strerror}); expected a JSON file of layers") from error
         with believing(path, "expected ours or trtexec's", fault="holds no times of layers"):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autoformer.errors import DataError, short
-from autoformer.export.expected import DIFFERS, EARLIER, MATCHES
+from autoformer.export.expected import DIFFERS, EARLIER, MATCHES, RESULT_FORMAT
 from autoformer.export.manifest import FILE_NAME, Manifest, sha256_of
 from autoformer.files import believing, read_document, replacing
 from autoformer.profiling.kits.result import KitResult
@@ -23,7 +23,6 @@ from autoformer.profiling.measuring.measure import Measurement
 from autoformer.profiling.measuring.verdict import INCONCLUSIVE, WITHIN_BUDGET, count_status, limit_status, status_from
 from autoformer.records import from_json
 
-FORMAT = "autoformer/board/1"
 PARTS = ("measurements", "not_measured", "artefacts", "budget")  # of an answer, which says "not measured"
 FOLDER = "boards"  # in the folder of a run
 COLUMNS = ("runtime", "device", "what was run", "date")
@@ -63,7 +62,7 @@ class BoardResult:
     @classmethod
     def load(cls, path: Path) -> BoardResult:
         """Raises `CheckpointError` when the file is missing, damaged, edited or something else."""
-        values = read_document(path, FORMAT, expected="a file of board.pyz verify or bench --out")
+        values = read_document(path, RESULT_FORMAT, expected="a file of board.pyz verify or bench --out")
         with believing(path, "run the board program again"):
             answer = values.pop("answer")
             parts = {name: answer.get(name.replace("_", " "), {}) for name in PARTS}

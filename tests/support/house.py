@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.source_tree import FOLDERS, ROOT, files, import_graph, imports
+from tests.support.source_tree import FOLDERS, ROOT, files, import_graph, imported_modules, imports
 
 # A box is a room, or a file at a folder's door. Each imports only boxes of its folder that stand above it, and anything of the
 # folders to the left. `docs/architecture.md` draws this table.
@@ -48,7 +48,19 @@ ORDER = tuple(FLOORS)  # each imports itself and what stands before it
 MOST_ARROWS = {"autoformer": 80, "autoformer.profiling": 20}
 WITHOUT_TORCH = tuple(
     f"autoformer.{name}"
-    for name in ("architecture", "space", "cost", "region", "budgeted", "metric", "parsing", "facts", "files", "errors")
+    for name in [
+        "architecture",
+        "space",
+        "cost",
+        "region",
+        "budgeted",
+        "metric",
+        "parsing",
+        "facts",
+        "files",
+        "records",
+        "errors",
+    ]
 )
 NUMBERS_ONLY = tuple(  # they hold or compare numbers, and import neither torch nor a network
     f"autoformer.{room}.{name}"
@@ -125,15 +137,44 @@ def upward_imports(graph: dict[str, set[str]]) -> list[str]:
 
 
 def beyond_the_standard_library(root: Path = ROOT) -> list[str]:
-    """What modules that run on boards import at their top beside the standard library and this package."""
+    """What modules that run on boards load from elsewhere than the standard library, themselves or through modules of ours."""
+    ours, found = files(root), []
+    for module in (name for name in ours if name.startswith(ON_BOARDS)):
+        waiting, seen = [module], set()
+        while waiting:
+            name = waiting.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            top = ast.Module(list(_loaded(ast.parse(ours[name].read_text()).body)), [])
+            waiting += imported_modules(top, ours)
+            others = {other.split(".")[0] for other, _ in imports(top)} - sys.stdlib_module_names - {"autoformer"}
+            found += [f"{name} imports {other}" for other in others]
+    return sorted(set(found))
+
+
+def _loaded(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The imports that run when a module is loaded: under `try` and `if` too, but not for type checkers or in functions."""
+    for node in body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from _loaded(node.orelse)
+        elif isinstance(node, ast.If | ast.Try | ast.With):
+            handlers = [inner for handler in getattr(node, "handlers", []) for inner in handler.body]
+            yield from _loaded([*node.body, *handlers, *getattr(node, "orelse", []), *getattr(node, "finalbody", [])])
+
+
+def maps_that_miss_a_file(root: Path = ROOT) -> list[str]:
+    """Files that the map of their room does not name; commands apart, which are named like the verbs that they are."""
     found = []
-    for module, path in files(root).items():
-        if module.startswith(ON_BOARDS):
-            body = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
-            names = {name for node in body for name, _ in imports(node)}
-            found += [
-                f"{module} imports {name}" for name in names if name.split(".")[0] not in {*sys.stdlib_module_names, "autoformer"}
-            ]
+    for path in files(root).values():
+        room = path.parent
+        if path.stem.startswith("__") or room == root / "profiling" or room == root / "cli" / "commands":
+            continue
+        said = ast.get_docstring(ast.parse((room / "__init__.py").read_text())) if (room / "__init__.py").exists() else ""
+        if f"`{path.stem}`" not in (said or ""):
+            found.append(path.relative_to(root).as_posix())
     return sorted(found)
 
 
