@@ -36,10 +36,12 @@ class ClassLoss:
     @property
     def p_value(self) -> float:
         """How likely as many losses or more are if each of the disputed images went either way with equal chance."""
-        from scipy.special import bdtr
-
         disputed = self.lost + self.gained
-        return float(bdtr(self.gained, disputed, 0.5)) if disputed else 1.0
+        ways = outcomes = 1  # to choose k of them, and at most k; each from the one before, since thousands may be disputed
+        for k in range(self.gained):
+            ways = ways * (disputed - k) // (k + 1)
+            outcomes += ways
+        return outcomes / (1 << disputed)
 
 
 @dataclass(frozen=True)

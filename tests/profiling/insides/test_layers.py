@@ -151,3 +151,9 @@ def test_modules_that_torch_recorded_in_a_file_are_read(tmp_path: Path) -> None:
     entry = model.graph.node[0].metadata_props.add()
     entry.key, entry.value = "pkg.torch.onnx.name_scopes", "['', 'blocks.0', 'blocks.0.attn.qkv', 'linear']"
     assert scopes_of(tmp_path / "model.onnx", model)["node_MatMul_1"] == "blocks.0.attn.qkv"
+
+
+def test_bytes_that_are_no_text_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "layers.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(CheckpointError, match=r"layers\.json holds no times of layers"):
+        LayerProfile.load(tmp_path / "layers.json")
