@@ -21,6 +21,9 @@ from autoformer.data.preprocessing import Preprocessing, normalised, resize_matr
 from autoformer.networks.supernet import Supernet
 from autoformer.progress import Progress, silent
 
+TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+SHARE_OF_FREE = 0.5  # of the device's memory that images may take; the network needs the rest
+
 
 @dataclass(frozen=True)
 class EvaluationSet:
@@ -110,8 +113,6 @@ def predict_with(network: nn.Module, architecture: Architecture | None = None) -
 
 
 Precision = Literal["fp32", "bf16", "fp16"]
-TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-SHARE_OF_FREE = 0.5  # of the device's memory that images may take; the network needs the rest
 
 
 def precision_on(device: torch.device, wanted: Literal["auto", "fp32", "bf16", "fp16"] = "auto") -> Precision:

@@ -14,6 +14,12 @@ from autoformer.errors import ArchitectureError, BudgetError, RecipeError
 from autoformer.settings import Settings
 from autoformer.space import PRESETS, SearchSpace
 
+UNITS = {
+    "params": {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9},
+    "flops": {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9},
+    "latency_ms": {"ms": 1.0, "us": 1e-3, "µs": 1e-3, "s": 1e3},
+}
+
 
 class SpaceConfig(Settings):
     """A preset or a YAML file, with any of its choices replaced."""
@@ -84,13 +90,6 @@ def _of_file(path: Path) -> SearchSpace:
         return SearchSpace.from_dict({"name": path.stem, **values})
     except ArchitectureError as error:
         raise ArchitectureError(f"{path}: {error}") from error
-
-
-UNITS = {
-    "params": {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9},
-    "flops": {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9},
-    "latency_ms": {"ms": 1.0, "us": 1e-3, "µs": 1e-3, "s": 1e3},
-}
 
 
 def parse(measure: str, text: str, largest: float | None) -> float:

@@ -44,6 +44,7 @@ BAD_ARCHIVE = (
     UnicodeDecodeError,
     EOFError,
 )
+USES = {"train": "train on", "search": "search and calibrate on", "test": "test on"}
 
 
 def write_bundle(
@@ -201,9 +202,6 @@ classes they say nothing. Every image gets one of the {len(manifest.classes)} cl
 
 {terms}
 """
-
-
-USES = {"train": "train on", "search": "search and calibrate on", "test": "test on"}
 
 
 def _one_line(text: str) -> str:

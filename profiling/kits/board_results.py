@@ -28,6 +28,8 @@ FOLDER = "boards"  # in the folder of a run
 COLUMNS = ("runtime", "device", "what was run", "date")
 BEGIN, END = "<!-- ran on: begin -->", "<!-- ran on: end -->"  # around the table in a Markdown file
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT", "trtexec": "trtexec of TensorRT", "torch": "torch"}
+_HEAD = "| " + " | ".join(COLUMNS) + " |"
+_RULE = "|" + "---|" * len(COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -166,10 +168,6 @@ def _cell(words: str) -> str:
     for letter, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("`", "'"), ("[", "("), ("]", ")")):
         shown = shown.replace(letter, safe)
     return shown
-
-
-_HEAD = "| " + " | ".join(COLUMNS) + " |"
-_RULE = "|" + "---|" * len(COLUMNS)
 
 
 def keep_with_run(path: Path, result: BoardResult, run: Path) -> Path:

@@ -28,6 +28,7 @@ MIN_SAMPLES_P999 = 6636
 PERCENTS = {"p50": 50, "p90": 90, "p95": 95, "p99": 99, "p999": 99.9}
 CONFIDENCE = 0.95
 SPIKE = 2.0  # a run slower than this many medians is counted as a spike
+FLOORS = {"p90": MIN_SAMPLES_P90, "p95": MIN_SAMPLES_P95, "p99": MIN_SAMPLES_P99, "p999": MIN_SAMPLES_P999}  # runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +115,6 @@ class LatencyStats:
             return self
         whole = LatencyStats.from_samples(samples_ms)
         return replace(self, p95_ms=whole.p95_ms, p999_ms=whole.p999_ms)
-
-
-FLOORS = {"p90": MIN_SAMPLES_P90, "p95": MIN_SAMPLES_P95, "p99": MIN_SAMPLES_P99, "p999": MIN_SAMPLES_P999}  # runs
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:

@@ -15,6 +15,10 @@ from autoformer.profiling.reports.wording import capital
 NOTHING = "nothing has both a score and a time"
 LOGARITHMIC_FROM = 5.0  # longest time over shortest
 COLOURS = {"CPU": BLUE, "GPU": ORANGE}
+STYLE = (
+    "text{font:13px system-ui,sans-serif;fill:#374151}.axis{stroke:#8b919a}.grid{stroke:#8b919a;stroke-opacity:.25}"
+    ".small{font-size:12px}@media(prefers-color-scheme:dark){text{fill:#d1d5db}}"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +109,6 @@ def _marks(points: Sequence[Point], colour: str) -> Plot:
 WIDTH, HEIGHT = 760, 460
 NUMBER_WIDTH, NUMBER_HEIGHT = 18, 14
 LEFT, RIGHT, TOP, BOTTOM = 70, 230, 24, 56  # around the axes; the names stand on the right
-STYLE = (
-    "text{font:13px system-ui,sans-serif;fill:#374151}.axis{stroke:#8b919a}.grid{stroke:#8b919a;stroke-opacity:.25}"
-    ".small{font-size:12px}@media(prefers-color-scheme:dark){text{fill:#d1d5db}}"
-)
 
 
 @dataclass(frozen=True)

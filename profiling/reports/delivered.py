@@ -11,6 +11,8 @@ from autoformer.profiling.reports.blocks import Section, Table
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.wording import DIGEST_DIGITS, duration, file_size, latency_text
 
+STEPS = ("latency table", "train", "search", "extract", "finetune", "export", "profile", "test")  # in their order
+
 
 def file_values(run: Run) -> dict[str, Any]:
     """Where everything lies, relative to the run's folder."""
@@ -42,8 +44,6 @@ def label(artefact: Artefact) -> str:
 
 
 # --- words ---------------------------------------------------------------------------------------------------------
-
-STEPS = ("latency table", "train", "search", "extract", "finetune", "export", "profile", "test")  # in their order
 
 
 def section(report: Mapping[str, Any]) -> Section:

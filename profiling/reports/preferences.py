@@ -14,6 +14,11 @@ from autoformer.profiling.reports.wording import capital, words_of
 from autoformer.search.result import SearchResult, fronts
 from autoformer.space import SearchSpace
 
+KINDS = (("heads", "Heads", "heads"), ("mlp_ratio", "MLP ratios", "ratio"))
+MOST_BLOCKS_WITH_NUMBERS = 8  # cells of more are too narrow on a phone
+# See-through, so that the page's own background and letters keep their contrast in both schemes.
+_DIVERGING = [[0, "rgba(224,123,26,0.7)"], [0.5, "rgba(139,145,154,0.15)"], [1, "rgba(63,143,210,0.7)"]]
+
 
 def preferences(space: SearchSpace, result: SearchResult) -> dict[str, Any]:
     """How often each choice of the space is taken on the front of the score and all costs, and among all evaluated.
@@ -55,9 +60,6 @@ def _counts(choices: Sequence[float], taken: Mapping[str, Sequence[float]]) -> l
 
 
 # --- words ---------------------------------------------------------------------------------------------------------
-
-
-KINDS = (("heads", "Heads", "heads"), ("mlp_ratio", "MLP ratios", "ratio"))
 
 
 def section(report: Mapping[str, Any]) -> Section:
@@ -117,11 +119,6 @@ def _shares(entry: Mapping[str, Any] | None, networks: Mapping[str, Any]) -> str
 
 
 # --- figures -------------------------------------------------------------------------------------------------------
-
-
-MOST_BLOCKS_WITH_NUMBERS = 8  # cells of more are too narrow on a phone
-# See-through, so that the page's own background and letters keep their contrast in both schemes.
-_DIVERGING = [[0, "rgba(224,123,26,0.7)"], [0.5, "rgba(139,145,154,0.15)"], [1, "rgba(63,143,210,0.7)"]]
 
 
 def preferences_figure(run: Run) -> Figure:

@@ -22,6 +22,21 @@ from autoformer.profiling.reports.wording import (
     words_of,
 )
 
+NETWORKS = {
+    "inherited": "supernet weights, as inherited",
+    "finetuned": "finetuned",
+    "onnx fp32": "ONNX fp32",
+    "onnx fp16": "ONNX fp16",
+    "onnx int8": "ONNX int8",
+}
+MEANINGS: dict[Metric, str] = {
+    "top1": "The share of images whose most probable class is the right one (top-1), with Wilson's interval.",
+    "balanced_accuracy": "The mean over classes of the share of a class's images that are right: every class counts alike, "
+    "however many images it has. Intervals are Wilson's, for the number of images that would make an accuracy as certain.",
+    "macro_f1": "The mean over classes of F1, the harmonic mean of precision and recall: every class counts alike, however "
+    "many images it has. Intervals are Wilson's, for the number of images that would make an accuracy as certain.",
+}
+
 
 def int8_disagreement(run: Run) -> dict[str, Any] | None:
     """On how many test images int8 names another class than fp32, image by image; None where there is no int8 file."""
@@ -65,22 +80,6 @@ def reading_values(run: Run) -> dict[str, Any]:
 
 
 # --- words ---------------------------------------------------------------------------------------------------------
-
-
-NETWORKS = {
-    "inherited": "supernet weights, as inherited",
-    "finetuned": "finetuned",
-    "onnx fp32": "ONNX fp32",
-    "onnx fp16": "ONNX fp16",
-    "onnx int8": "ONNX int8",
-}
-MEANINGS: dict[Metric, str] = {
-    "top1": "The share of images whose most probable class is the right one (top-1), with Wilson's interval.",
-    "balanced_accuracy": "The mean over classes of the share of a class's images that are right: every class counts alike, "
-    "however many images it has. Intervals are Wilson's, for the number of images that would make an accuracy as certain.",
-    "macro_f1": "The mean over classes of F1, the harmonic mean of precision and recall: every class counts alike, however "
-    "many images it has. Intervals are Wilson's, for the number of images that would make an accuracy as certain.",
-}
 
 
 def networks(name: str) -> str:

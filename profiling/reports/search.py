@@ -37,6 +37,18 @@ from autoformer.search.result import SearchResult, fronts
 BASELINES = {"dearest": "dearest inside", "uniform": "best uniform"}  # keys of search.json, and of report.json
 MOST_EXPENSIVE, HOMOGENEOUS = "most expensive in the budget", "homogeneous baseline"
 WORDS_OF = {"dearest inside": MOST_EXPENSIVE, "best uniform": HOMOGENEOUS}  # keys of report.json in words
+COSTS = {
+    "FLOPs": ("flops", "multiply-adds of one image"),
+    "Parameters": ("params", "parameters"),
+    "Predicted latency": ("latency_ms", "predicted latency, ms"),
+}
+# Open marks around the points of candidates that have a name; they differ in shape and size, so they can lie on one point.
+MARKS: dict[str, dict[str, Any]] = {
+    "best": {"symbol": "circle-open", "size": 17, "color": BLUE},
+    MOST_EXPENSIVE: {"symbol": "diamond-open", "size": 15, "color": PURPLE},
+    HOMOGENEOUS: {"symbol": "square-open", "size": 13, "color": OLIVE},
+}
+DASHES = {MOST_EXPENSIVE: "dash", HOMOGENEOUS: "dot"}
 
 
 def compared(result: SearchResult) -> dict[str, Candidate]:
@@ -221,20 +233,6 @@ def compared_table(report: Mapping[str, Any]) -> Table:
 
 
 # --- candidates ----------------------------------------------------------------------------------------------------
-
-
-COSTS = {
-    "FLOPs": ("flops", "multiply-adds of one image"),
-    "Parameters": ("params", "parameters"),
-    "Predicted latency": ("latency_ms", "predicted latency, ms"),
-}
-# Open marks around the points of candidates that have a name; they differ in shape and size, so they can lie on one point.
-MARKS: dict[str, dict[str, Any]] = {
-    "best": {"symbol": "circle-open", "size": 17, "color": BLUE},
-    MOST_EXPENSIVE: {"symbol": "diamond-open", "size": 15, "color": PURPLE},
-    HOMOGENEOUS: {"symbol": "square-open", "size": 13, "color": OLIVE},
-}
-DASHES = {MOST_EXPENSIVE: "dash", HOMOGENEOUS: "dot"}
 
 
 def _in_words(result: SearchResult) -> dict[str, Candidate]:
