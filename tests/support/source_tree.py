@@ -16,6 +16,7 @@ FOLDERS = {
 }
 
 
+@cache
 def files(root: Path = ROOT) -> dict[str, Path]:
     """Module name to file, of all four folders and their rooms. The links inside `autoformer/` are not followed."""
     found: dict[str, Path] = {}
