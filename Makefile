@@ -23,8 +23,9 @@ quickstart: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -q
+	@$(BIN)/mypy > $(VENV)/mypy.log 2>&1 & checking=$$!; \
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -q; tested=$$?; \
+	wait $$checking; checked=$$?; cat $(VENV)/mypy.log; exit $$((tested | checked))
 
 # What takes longer than make test may: more random architectures, many kills, the report in a browser, README commands in full.
 slow: $(INSTALLED)

@@ -140,6 +140,7 @@ def test_every_old_folder_is_described_as_before(old: Path) -> None:
         assert {key: found[key] for key in numbers} == numbers, folder
 
 
+@pytest.mark.slow
 def test_every_old_artefact_gets_as_many_images_right_as_before(old: Path) -> None:
     for artefact, right in EXPECTED["right"].items():
         found = answer("evaluate", artefact, "--quiet")
@@ -302,6 +303,7 @@ def test_old_runs_bundles_and_profiles_go_into_one_report(old: Path) -> None:
     assert (old / "joint" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_old_artefacts_of_all_kinds_stand_in_one_table_of_accuracy(old: Path) -> None:
     artefacts = ("run/finetuned", "run/export/model.fp32.onnx", "bundle")
     found = answer("compare", *artefacts, "--seconds", 0.01, "--quiet")
@@ -344,6 +346,7 @@ def test_an_old_killed_training_goes_on_and_ends_with_the_weights_of_an_undistur
     same_weights(out, old / "run" / "supernet", EXPECTED["weights"]["supernet"])
 
 
+@pytest.mark.slow
 def test_an_old_killed_finetuning_goes_on_and_ends_with_the_weights_of_an_undisturbed_one(old: Path) -> None:
     out = old / "interrupted" / "finetuned"
     words = ("finetune", "run/subnet", "--recipe", "recipe.yaml", "--out", out, "--quiet")

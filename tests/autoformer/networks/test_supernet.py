@@ -246,6 +246,7 @@ def test_logits_do_not_depend_on_what_ran_before(trained: tuple[Supernet, Tensor
     assert torch.equal(supernet(images, architecture), first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own, from inside its compiler
 def test_the_compiled_supernet_gives_the_same_logits_and_gradients(
@@ -262,6 +263,7 @@ def test_the_compiled_supernet_gives_the_same_logits_and_gradients(
         torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute of a Tensor")  # torch's own
 def test_blocks_compile_once_per_shape_and_are_shared_by_all_depths() -> None:
     space = replace(shrunk("small"), depths=(2, 3))

@@ -18,7 +18,7 @@ from autoformer.space import SearchSpace
 SPACE = SearchSpace.preset("micro", image_size=8, in_chans=1, num_classes=10)
 LABELS = np.repeat(np.arange(10), [60] * 5 + [3] * 5)  # five classes are rare
 METRICS: tuple[Metric, ...] = get_args(Metric)
-NETWORKS, REPEATS = 32, 200
+NETWORKS, REPEATS = 32, 100
 
 
 def answers(rng: np.random.Generator, right: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -37,10 +37,10 @@ def spread_beyond_chance(rng: np.random.Generator, metric: Metric, differ: float
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_equally_good_networks_are_rarely_taken_for_different_ones_by_any_metric(metric: Metric) -> None:
-    """Five rare classes of 3 images decide half of a mean over classes. Nominally 5 % pass; 10.5 % would be 3.5 sigma more."""
+    """Five rare classes of 3 images decide half of a mean over classes. Nominally 5 % pass; 13 % would be 3.7 sigma more."""
     rng = np.random.default_rng(0)
     found = np.asarray([spread_beyond_chance(rng, metric, differ=0) for _ in range(REPEATS)])
-    assert np.mean(found > LEAST_SPREAD) < 0.105
+    assert np.mean(found > LEAST_SPREAD) < 0.13
     assert np.sqrt(np.mean(found**2)) == pytest.approx(1, abs=0.05)  # chance explains the spread, and no more
 
 

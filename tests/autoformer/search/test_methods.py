@@ -100,6 +100,7 @@ def test_every_method_goes_on_to_the_same_end_after_an_interruption(method: Meth
     assert calls == len(resumed.candidates) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["evolution", "pareto", "predictor"])
 def test_what_learns_from_scores_beats_random_draws_where_choices_add_up(method: Method) -> None:
     """The best of 120 on 10 seeds; the baselines do not count."""

@@ -46,6 +46,7 @@ def test_every_network_of_the_space_is_there_once() -> None:
     assert all(truth.SPACE.contains(network) for network in networks)
 
 
+@pytest.mark.slow
 def test_shared_beginnings_change_no_prediction() -> None:
     truth = program("search_regret_truth")
     torch.manual_seed(0)

@@ -128,6 +128,7 @@ def test_who_goes_up_is_the_best_of_all_generations_that_has_not_gone_up() -> No
     assert len(waiting) == 18
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["evolution", "random", "pareto", "predictor"])
 def test_halving_finds_nearly_what_full_evaluation_finds_with_a_quarter_of_the_images(method: str) -> None:
     """On 5 seeds, truth by formula: the mean loss stays within what one step of one block costs."""

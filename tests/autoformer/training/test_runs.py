@@ -239,6 +239,7 @@ def test_mixup_and_cutmix_train_too(parts: DataParts, tmp_path: Path) -> None:
     assert all(bool(weight.isfinite().all()) for weight in supernet.state_dict().values())
 
 
+@pytest.mark.slow
 def test_every_training_option_changes_the_weights(trained: Path, tmp_path: Path) -> None:
     """An option that changes nothing would be a lie in the recipe."""
     parts = load_parts(DataConfig(search_fraction=0.05, test_fraction=0.8))  # five steps an epoch are enough

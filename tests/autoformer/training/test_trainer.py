@@ -133,6 +133,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(
 # --- finetuning --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_finetuning_stops_when_its_score_no_longer_rises_and_keeps_the_best(parts: DataParts, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = FinetuneConfig(epochs=40, batch_size=64, evaluate_every=1, patience=3, learning_rate=0.02, warmup_epochs=0)

@@ -51,6 +51,7 @@ def exported(out: Path, **changed: Any) -> Manifest:
     return write_export(network(), out, images=IMAGES, labels=LABELS, preprocessing=PREPROCESSING, classes=tuple("abcd"), **given)
 
 
+@pytest.mark.slow
 def test_an_export_builds_one_engine_of_each_precision_as_it_is_told(tmp_path: Path, install: Install) -> None:
     install()
     manifest = exported(

@@ -59,6 +59,7 @@ def test_the_published_recipe_has_the_published_numbers() -> None:
     assert not train.subnets.freeze_unused
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_steps_time_and_disk_and_writes_nothing(tmp_path: Path) -> None:
     answer = command("train", QUICKSTART, "--out", tmp_path / "s", "--dry-run", "--json", "--quiet", *TRAINING)
     assert answer.code == 0, answer.err

@@ -148,6 +148,7 @@ def exported(given: Subnet, out: Path) -> dict[str, str]:
     return {artefact.precision: f"{artefact.status}: {artefact.reason}" for artefact in manifest.artefacts}
 
 
+@pytest.mark.slow
 def test_an_fp16_file_out_of_range_is_rejected_with_its_reason_and_fp32_stays(tmp_path: Path) -> None:
     large = network()
     with torch.no_grad():

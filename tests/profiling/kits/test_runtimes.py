@@ -85,6 +85,7 @@ def test_the_first_runtime_that_is_here_is_taken(folder: Path, tmp_path: Path, m
     assert isinstance(here(trtexec=program), TrtexecRuntime)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_small_heap")
 def test_the_program_measures_with_onnx_runtime_and_goes_on_when_called_again(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -206,6 +206,7 @@ def test_a_clock_that_moved_all_the_same_was_not_held() -> None:
     assert MachineState.from_dict(values) == replace(held, locked_clock_mhz=None)
 
 
+@pytest.mark.slow
 def test_a_kit_is_measured_with_a_held_clock_and_its_visits_are_not_mixed_with_others(
     nvml: Nvml, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

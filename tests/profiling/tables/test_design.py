@@ -72,6 +72,7 @@ def unsureness(measured: Sequence[Architecture], asked: Sequence[Architecture]) 
     return float((before - np.einsum("ni,in->n", both, np.linalg.solve(known, both.T))).mean())
 
 
+@pytest.mark.slow
 def test_the_networks_tell_more_of_those_that_a_search_draws_than_as_many_drawn_ones() -> None:
     rng = random.Random(77)
     asked = [EDGE.sample(rng) for _ in range(300)]
@@ -79,6 +80,7 @@ def test_the_networks_tell_more_of_those_that_a_search_draws_than_as_many_drawn_
     assert unsureness(designed_architectures(EDGE, 18), asked) < by_chance
 
 
+@pytest.mark.slow
 def test_an_extension_keeps_what_was_measured_and_goes_on_with_the_design() -> None:
     chosen = designed_architectures(EDGE, 12)
     wider = extended_design(EDGE, chosen, 6)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pytest
+
 from autoformer.architecture import Architecture
 from autoformer.cost import count_flops
 from autoformer.profiling.tables.measuring import FIRST, MOST, STEP, grown_table
@@ -34,6 +36,7 @@ class Measured:
         return replace(table, networks=tuple(replace(one, left_out_ms=one.measured_ms * (1 + error)) for one in table.networks))
 
 
+@pytest.mark.slow
 def test_it_stops_when_the_error_falls_no_more() -> None:
     measured = Measured(0.04, 0.03, 0.029)
     table = grown_table(SPACE, measured)
@@ -44,6 +47,7 @@ def test_it_stops_when_the_error_falls_no_more() -> None:
     )
 
 
+@pytest.mark.slow
 def test_it_stops_at_once_when_the_error_is_small_and_at_last_with_the_most_networks() -> None:
     small = Measured(0.0005)
     assert "below 0.1 %" in grown_table(SPACE, small).stopped

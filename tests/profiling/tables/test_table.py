@@ -282,6 +282,7 @@ def test_a_table_of_another_space_is_refused() -> None:
         TableCosts(replace(MICRO, num_classes=7), table)
 
 
+@pytest.mark.slow
 @pytest.mark.serial
 def test_torch_networks_are_measured_into_a_table_and_random_numbers_stay() -> None:
     torch.manual_seed(7)
