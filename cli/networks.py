@@ -17,8 +17,8 @@ from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import CheckpointError, DataError
 from autoformer.evaluate import EvaluationSet
 from autoformer.export.artefacts import ExportSource, export_network
-from autoformer.files import read_json
-from autoformer.networks.subnet import Subnet
+from autoformer.files import TIMM
+from autoformer.networks.folders import record_of_network
 from autoformer.pretrained.named_network import NamedNetwork, open_network
 from autoformer.profiling.profiles.artefact_costs import counted_flops
 from autoformer.progress import Progress
@@ -36,8 +36,9 @@ def network_and_images(words: str, data: str | None) -> tuple[NamedNetwork, tupl
     if words.endswith((".onnx", ".plan", ".zip")):
         raise CheckpointError(f"{words} is exported already; give the network it was made from, or use it as it is")
     named = open_network(words)
-    if isinstance(named.network, Subnet) and (Path(words) / "subnet.json").exists():
-        parts = parts_of_record(read_json(Path(words) / "subnet.json", "data")["data"], data)
+    record = None if words.startswith(TIMM) else record_of_network(Path(words))
+    if record is not None:
+        parts = parts_of_record(record["data"], data)
         return named, named.classes or parts.classes, parts
     if data is None:
         raise DataError(f"{words} brings no images; give --data")

@@ -30,6 +30,8 @@ from autoformer.networks.supernet import Supernet
 from autoformer.space import SearchSpace
 from autoformer.tensors import check_weights, load_weights, read_tensors, tensors_digest, write_tensors
 
+RECORDS = ("subnet.json", "network.json")  # where a network came from: one of ours, one of timm's that was finetuned
+
 # --- subnets -----------------------------------------------------------------------------------------------------
 
 
@@ -107,6 +109,12 @@ def load_subnet(folder: Path) -> tuple[Subnet, Preprocessing, tuple[str, ...]]:
     subnet = cast(Subnet, timm.create_model(TIMM_NAME, **arguments))
     subnet.load_state_dict(tensors)
     return subnet.eval(), preprocessing, classes
+
+
+def record_of_network(folder: Path) -> dict[str, Any] | None:
+    """What a folder says of where its network came from, with its images under "data"; None where it says nothing, as timm's."""
+    found = next((folder / name for name in RECORDS if (folder / name).is_file()), None)
+    return None if found is None else read_json(found, "data")
 
 
 def _check_images(subnet: Subnet, preprocessing: Preprocessing, classes: Iterable[str]) -> None:

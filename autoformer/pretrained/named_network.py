@@ -12,7 +12,7 @@ that ours cannot repeat exactly is refused, since a score under another one woul
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,11 @@ def _open_folder(folder: Path, config: Mapping[str, Any]) -> NamedNetwork:
         kept["input_size"] = (own["input_size"][0], *size[1:])
     network.pretrained_cfg = {**own, **kept}
     names = config.get("label_names", described.get("label_names"))
-    return _described(network, str(folder), weights=weights, names=names)
+    named = _described(network, str(folder), weights=weights, names=names)
+    if "preprocessing" not in config:
+        return named
+    # A finetune of ours wrote the folder, and says more than timm's description can.
+    return replace(named, preprocessing=Preprocessing.from_dict(config["preprocessing"]))
 
 
 def _checked_arguments(arguments: object, source: Path, num_tensors: int) -> dict[str, Any]:

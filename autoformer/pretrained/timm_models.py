@@ -59,14 +59,9 @@ def open_timm(
     before anything is fetched. `arguments` are further ones of the network, which must be checked. Raises `CheckpointError`
     when the name is unknown, the download fails or the file does not fit.
     """
-    if not timm.is_model(name):
-        similar = difflib.get_close_matches(name, timm.list_models(), n=3)
-        advice = f"did you mean {' or '.join(similar)}" if similar else "timm.list_models() names them all"
-        raise CheckpointError(f"timm has no model {name!r}; {advice}")
-    with torch.device("meta"):  # shapes alone: whether the model is usable is known before anything is downloaded
-        sketch = timm.create_model(name, **arguments)
+    shape = sketch(name, arguments)  # whether the model is usable is known before anything is downloaded
     if plain:
-        check_plain(sketch, name)
+        check_plain(shape, name)
     if checkpoint is None:
         try:
             return timm.create_model(name, pretrained=True, **arguments)
@@ -76,7 +71,7 @@ def open_timm(
                 f"the weights of timm's {name} could not be fetched ({reason}); give a local file: timm:{name}@FILE"
             ) from error
     tensors = read_foreign_weights(checkpoint)
-    options = {**arguments, **_sizes(tensors, sketch, checkpoint)}
+    options = {**arguments, **_sizes(tensors, shape, checkpoint)}
     with torch.device("meta"):
         check_weights(timm.create_model(name, **options), tensors, checkpoint)
     network = timm.create_model(name, **options)
@@ -86,6 +81,16 @@ def open_timm(
         sides = [size, size] if isinstance(size, int) else list(size)
     network.pretrained_cfg = {**network.pretrained_cfg, "input_size": (options.get("in_chans", channels), *sides)}
     return network
+
+
+def sketch(name: str, arguments: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """timm's network `name` without memory: shapes alone. Raises `CheckpointError` when timm has none of this name."""
+    if not timm.is_model(name):
+        similar = difflib.get_close_matches(name, timm.list_models(), n=3)
+        advice = f"did you mean {' or '.join(similar)}" if similar else "timm.list_models() names them all"
+        raise CheckpointError(f"timm has no model {name!r}; {advice}")
+    with torch.device("meta"):
+        return timm.create_model(name, **arguments)
 
 
 def _sizes(tensors: Mapping[str, Tensor], sketch: Any, source: Path) -> dict[str, int]:
@@ -148,6 +153,11 @@ def plain_subnet(model: nn.Module, name: str) -> Subnet:
 
 
 # --- what is refused ---------------------------------------------------------------------------------------------
+
+
+def is_plain(name: str) -> bool:
+    """Whether timm's network `name` is a plain vision transformer. Raises `CheckpointError` when timm has none of this name."""
+    return next(_oddities(sketch(name)), None) is None
 
 
 def check_plain(model: nn.Module, name: str) -> None:

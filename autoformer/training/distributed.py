@@ -62,6 +62,13 @@ class World:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def with_shared_statistics(self, network: nn.Module) -> nn.Module:
+        """The network with batch norms over the images of all processes; on CPUs, where there are none, each has its own."""
+        if self.size == 1 or self.device.type != "cuda":
+            return network
+        shared: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        return shared
+
     def wrap(self, network: nn.Module, *, some_unused: bool) -> nn.Module:
         """The network with its gradients averaged over the processes; `some_unused`: a step may use a part of the weights."""
         if self.size == 1:

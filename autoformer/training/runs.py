@@ -16,22 +16,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autoformer.data.parts import DataParts, JoinedImages, Part
-from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import DataError
 from autoformer.files import claim_folder, sole_worker, write_json
 from autoformer.metric import Metric
 from autoformer.networks.block import INIT_STD
-from autoformer.networks.folders import fill_folder, load_subnet, load_supernet
+from autoformer.networks.folders import load_supernet
 from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import Supernet
+from autoformer.pretrained.classifier import Classifier
 from autoformer.space import SearchSpace
 from autoformer.tensors import tensors_digest, write_tensors
 from autoformer.training.choosing import chooser, only_one
 from autoformer.training.config import FinetuneConfig, SupernetConfig
 from autoformer.training.distributed import World
+from autoformer.training.subjects import check_images, subject_of
 from autoformer.training.trainer import Surroundings, Trained, Trainer
 
 STEPS, SECONDS, WARMUP = 30, 20.0, 2  # of a rehearsal: measured steps, or as many as fit in this time, after a warm-up
@@ -99,7 +100,7 @@ def fresh_supernet(space: SearchSpace, config: SupernetConfig, seed: int) -> Sup
 
 
 def finetune(
-    subnet: Subnet,
+    network: Subnet | Classifier,
     parts: DataParts,
     config: FinetuneConfig,
     out: Path,
@@ -107,43 +108,32 @@ def finetune(
     seed: int = 0,
     metric: Metric = "top1",
     around: Surroundings | None = None,
-) -> Subnet:
-    """Trains one network further on `parts.train` and writes the folder `out` that `load_subnet` reads.
+) -> nn.Module:
+    """Trains one network further on `parts.train` and writes the folder `out` that `open_network` reads.
 
     With `config.patience` the best epoch's weights are kept, else the last one's; scores on the search part are in the record.
     With `config.fold_search` the search part is trained on as well. Raises as `train_supernet` does.
     """
     around = around or Surroundings()
-    stored_size = subnet.patch_embed.img_size[0] if subnet.architecture.image_size is None else parts.preprocessing.image_size
-    check_images(stored_size, subnet.in_chans, subnet.num_classes, parts)
-    identity = {
-        "kind": "subnet",
-        "weights": tensors_digest(subnet.state_dict()),
-        "architecture": subnet.architecture.to_dict(),
-        "data": parts.digest,
-        "seed": seed,
-        "metric": metric,
-        "train": config.identity,
-    }
-    if _is_finished(out, "subnet.json", identity, parts, around.world):
-        return load_subnet(out)[0]
+    subject = subject_of(network)
+    identity = {**subject.identity, "data": parts.digest, "seed": seed, "metric": metric, "train": config.identity}
+    parts = subject.parts_of(parts)
+    if _is_finished(out, subject.record_name, identity, parts, around.world):
+        return subject.load(out)
     with sole_worker(out) if around.world.leads else nullcontext():
-        subnet.to(around.world.device)
-        subnet.set_drop_path(config.drop_path_rate)
-        preprocessing = preprocessing_of(subnet, parts)
+        trainee = around.world.with_shared_statistics(subject.network(config.drop_path_rate).to(around.world.device))
+        preprocessing = subject.preprocessing(parts)
         trainer = Trainer(
-            subnet, _folded(parts) if config.fold_search else parts, config, out, only_one, {"network": None}, preprocessing,
+            trainee, _folded(parts) if config.fold_search else parts, config, out, only_one, {"network": None}, preprocessing,
             seed=seed, metric=metric, around=around, work="finetune",
         )  # fmt: skip
         trained = trainer.run()
-        network = trained.network
-        assert isinstance(network, Subnet)
         if around.world.leads:
-            made = {"format": "autoformer/subnet/1", "made_by": "finetune", "folded": config.fold_search}
+            made = {"format": subject.record_format, "made_by": "finetune", "folded": config.fold_search}
             record = {**made, **_record(trainer, trained, parts)}
-            fill_folder(network, out, preprocessing=preprocessing, classes=parts.classes, record=record)
+            subject.write(trained.network, out, preprocessing, parts.classes, record)
             shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    return network
+    return trained.network
 
 
 def _is_finished(out: Path, result: str, identity: Mapping[str, Any], parts: DataParts, world: World) -> bool:
@@ -182,22 +172,6 @@ def _folded(parts: DataParts) -> DataParts:
     if train.images is search.images:
         return replace(parts, train=Part("train", train.images, tuple(sorted((*train.indices, *search.indices)))))
     return replace(parts, train=Part("train", JoinedImages(train, search), tuple(range(len(train) + len(search)))))
-
-
-def preprocessing_of(subnet: Subnet, parts: DataParts) -> Preprocessing:
-    """The data's preprocessing, followed by the resize to the network's own input where the search chose a smaller one."""
-    size = subnet.patch_embed.img_size[0]
-    return replace(parts.preprocessing, network_size=None if size == parts.preprocessing.image_size else size)
-
-
-def check_images(image_size: int, in_chans: int, num_classes: int, parts: DataParts) -> None:
-    """Raises `DataError` when the data do not suit a network."""
-    have = (parts.preprocessing.image_size, parts.preprocessing.in_chans, len(parts.classes))
-    if have != (image_size, in_chans, num_classes):
-        raise DataError(
-            f"{parts.source} has images of {have[0]} px, {have[1]} channels, {have[2]} classes; the network takes "
-            f"{image_size} px, {in_chans} channels, {num_classes} classes"
-        )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoformer.architecture import Architecture
 from autoformer.data.parts import DataParts
@@ -41,7 +42,7 @@ class TrainStep:
 
     def __init__(
         self,
-        network: Supernet | Subnet,
+        network: nn.Module,
         parts: DataParts,
         config: TrainConfig,
         choose: Choose,
@@ -63,9 +64,9 @@ class TrainStep:
         self.teacher = None
         if config.teacher is not None:
             self.teacher = Teacher(config.teacher, parts.preprocessing, parts.classes, self.device)
-        network.set_grad_checkpointing(config.checkpoint_activations)
-        if config.compile:
-            network.compile_blocks()
+        self._check_batch_norms()
+        self.statistics = [buffer for buffer in network.buffers() if isinstance(buffer, Tensor) and buffer.is_floating_point()]
+        self._adapt_network()
         self.skipped = torch.zeros((), device=self.device)
         self.nonfinite_in_a_row = torch.zeros((), device=self.device)
         self.nonfinite_step = torch.zeros((), device=self.device, dtype=torch.int64)
@@ -80,6 +81,7 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         pieces = list(zip(pixels.chunk(self.config.accumulate), facts.chunk(self.config.accumulate), strict=True))
         total = torch.zeros((), device=self.device)
+        before = [buffer.clone() for buffer in self.statistics]
         for index, (some_pixels, some_facts) in enumerate(pieces):
             images, targets = self.prepare(some_pixels, some_facts, step)
             with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
@@ -99,6 +101,8 @@ class TrainStep:
                 total += loss.detach()
         bad = self._update(architectures, step)
         self.skipped += bad
+        for buffer, old in zip(self.statistics, before, strict=True):  # a batch norm has seen the images of a skipped step
+            buffer.copy_(torch.where(bad, old, buffer))
         return torch.where(bad, 0.0, total)
 
     def prepare(self, pixels: Tensor, facts: Tensor, step: int) -> tuple[Tensor, Tensor]:
@@ -128,10 +132,13 @@ class TrainStep:
         return draws[..., own].to(self.device, non_blocking=True)
 
     def _logits(self, forward: nn.Module, images: Tensor, architecture: Architecture | None, draws: Tensor | None) -> Tensor:
+        if isinstance(self.network, Supernet):
+            assert architecture is not None
+            size = self.network.space.image_size_of(architecture)
+            return cast(Tensor, forward(resize_images(images, size), architecture, draws))
         if isinstance(self.network, Subnet):
-            return cast(Tensor, forward(resize_images(images, self.network.patch_embed.img_size[0])))
-        assert architecture is not None
-        return cast(Tensor, forward(resize_images(images, self.network.space.image_size_of(architecture)), architecture, draws))
+            images = resize_images(images, self.network.patch_embed.img_size[0])
+        return cast(Tensor, forward(images))
 
     def loss(self, logits: Tensor, targets: Tensor, taught: Tensor | None, largest: Tensor | None) -> Tensor:
         """Cross entropy with the labels, shared with the teacher's part; the largest network's predictions replace both."""
@@ -184,6 +191,31 @@ class TrainStep:
             yield
 
     # --- made from the config ------------------------------------------------------------------------------------
+
+    def _check_batch_norms(self) -> None:
+        """Raises `TrainingError` where a batch norm would see one image at a time, which has no spread."""
+        share = self.config.batch_size // (self.world.size * self.config.accumulate)
+        if share < 2 and any(isinstance(module, _BatchNorm) for module in self.network.modules()):
+            raise TrainingError(
+                f"a batch norm needs two images at once, got {share} for each of {self.world.size} processes and "
+                f"{self.config.accumulate} pieces; raise batch_size or lower accumulate"
+            )
+
+    def _adapt_network(self) -> None:
+        """Recomputing and compiling, as the config asks. Raises `TrainingError` for a network that cannot."""
+        network: Any = self.network
+        if self.config.checkpoint_activations or isinstance(network, Supernet | Subnet):
+            try:
+                network.set_grad_checkpointing(self.config.checkpoint_activations)
+            except (AssertionError, AttributeError) as error:
+                raise TrainingError(
+                    f"{type(network).__name__} cannot recompute its activations; set checkpoint_activations=false"
+                ) from error
+        if self.config.compile:
+            if isinstance(network, Supernet | Subnet):
+                network.compile_blocks()
+            else:
+                network.compile()
 
     def _optimizer(self) -> torch.optim.Optimizer:
         config = self.config

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +12,7 @@ from torch import Tensor, nn
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import DataError
 from autoformer.evaluate import resize_images
-from autoformer.files import TIMM
-from autoformer.networks.folders import load_subnet
-from autoformer.pretrained.timm_models import timm_network
+from autoformer.pretrained.named_network import open_network
 from autoformer.training.config import TeacherConfig
 
 
@@ -25,23 +22,19 @@ class Teacher:
     def __init__(self, config: TeacherConfig, preprocessing: Preprocessing, classes: Sequence[str], device: torch.device) -> None:
         """Raises `DataError` when it knows other classes, `CheckpointError` when it cannot be loaded."""
         self.config = config
-        if config.network.startswith(TIMM):
-            network: Any = timm_network(config.network, num_classes=len(classes))
-            data = network.pretrained_cfg
-            self.size, mean, std = int(data["input_size"][-1]), data["mean"], data["std"]
-        else:
-            network, own, known = load_subnet(Path(config.network))
-            if tuple(classes) != known and len(classes) == len(known):
-                strange = next(name for name, other in zip(known, classes, strict=True) if name != other)
-                raise DataError(
-                    f"teacher {config.network} knows class {strange!r} where the data have another; teach it their classes"
-                )
-            self.size, mean, std = network.patch_embed.img_size[0], own.mean, own.std
-        if network.num_classes != len(classes):
-            raise DataError(f"teacher {config.network} knows {network.num_classes} classes, the data have {len(classes)}")
+        named = open_network(config.network)
+        known, (mean, std) = named.classes, named.preprocessing.normalisation
+        if named.num_classes != len(classes):
+            raise DataError(f"teacher {config.network} knows {named.num_classes} classes, the data have {len(classes)}")
+        if known is not None and tuple(classes) != known:
+            strange = next(name for name, other in zip(known, classes, strict=True) if name != other)
+            raise DataError(
+                f"teacher {config.network} knows class {strange!r} where the data have another; teach it their classes"
+            )
         if len(mean) != preprocessing.in_chans:
             raise DataError(f"teacher {config.network} takes {len(mean)} channels, the data have {preprocessing.in_chans}")
-        self.network: nn.Module = network.to(device).eval().requires_grad_(False)
+        self.size = named.preprocessing.input_size
+        self.network: nn.Module = named.network.to(device).eval().requires_grad_(False)
         ours = torch.tensor([preprocessing.mean, preprocessing.std], device=device).view(2, 1, -1, 1, 1)
         theirs = torch.tensor([mean, std], device=device).view(2, 1, -1, 1, 1)
         self.factor, self.shift = ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]

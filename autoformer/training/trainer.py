@@ -32,7 +32,6 @@ from autoformer.errors import DataError, InterruptedRunError, TrainingError
 from autoformer.evaluate import EvaluationSet, predict_with, predictions
 from autoformer.files import write_json
 from autoformer.metric import Metric, score
-from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import Supernet
 from autoformer.progress import Progress, silent
 from autoformer.tensors import write_tensors
@@ -70,7 +69,7 @@ class Trained:
 class Trainer:
     """Trains `network` on `parts.train` and scores `anchors` on the search part now and then."""
 
-    network: Supernet | Subnet
+    network: nn.Module
     parts: DataParts
     config: TrainConfig
     folder: Path

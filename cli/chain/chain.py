@@ -55,7 +55,8 @@ from autoformer.search.loop import search_supernet
 from autoformer.search.result import SearchResult
 from autoformer.space import SearchSpace
 from autoformer.training.batches import Plan
-from autoformer.training.runs import finetune, preprocessing_of, train_supernet
+from autoformer.training.runs import finetune, train_supernet
+from autoformer.training.subjects import preprocessing_of
 from autoformer.training.trainer import Surroundings
 
 Result = TypeVar("Result")
@@ -145,6 +146,7 @@ def _run(
             around=around,
         ),
     )
+    assert isinstance(finetuned, Subnet)
     preprocessing = preprocessing_of(finetuned, parts)
     taken = replace(preprocessing, input_type=recipe.export.input)
     _export(recipe, finetuned, EvaluationSet.of(parts.search, taken), parts, out, steps, progress)

@@ -13,11 +13,13 @@ from autoformer.data.loading import check_readable, load_parts, parts_of_record,
 from autoformer.data.parts import DataConfig, DataParts
 from autoformer.errors import DataError
 from autoformer.files import TIMM, read_json
-from autoformer.networks.folders import images_of_supernet, load_subnet
-from autoformer.networks.subnet import Subnet
+from autoformer.networks.folders import images_of_supernet, load_subnet, record_of_network
+from autoformer.networks.subnet import TIMM_NAME, Subnet
 from autoformer.networks.supernet import Supernet
 from autoformer.pretrained.adapt import Wanted, adapt_subnet
+from autoformer.pretrained.classifier import Classifier, classifier_from, is_from_scratch, usual_size
 from autoformer.pretrained.start import start_from, subnet_from_timm
+from autoformer.pretrained.timm_models import is_plain, name_and_file
 from autoformer.progress import Progress
 from autoformer.space import SearchSpace
 from autoformer.training.distributed import World
@@ -50,13 +52,19 @@ def _classes_of(words: str) -> tuple[str, ...] | None:
     return None
 
 
-def network_and_parts(words: str, given: Mapping[str, Any], image_size: int | None) -> tuple[Subnet, DataParts, bool]:
-    """The network of a folder or of `timm:NAME[@FILE]`, its images, and whether its head is new.
+def network_and_parts(
+    words: str, given: Mapping[str, Any], image_size: int | None, seed: int = 0
+) -> tuple[Subnet | Classifier, DataParts, bool]:
+    """The network that `words` name, its images, and whether its head is new: what `finetune` begins with.
 
-    Images are those it was made from, but for what `given` says of them (keys of `DataConfig`); it is adapted to their classes
-    and channels, and to images of `image_size` pixels (None: the size it takes). Raises `DataError` when a network of timm comes
-    without data.
+    Words are a folder of a network (ours or timm's), `timm:NAME`, `timm:NAME@FILE` or `timm:NAME@scratch`; a plain vision
+    transformer with weights becomes one of ours. Images are those it was made from, but for what `given` says of them (keys of
+    `DataConfig`); it is adapted to their classes and channels, and to images of `image_size` pixels (None: the size it takes, or
+    from scratch the size of the images). `seed` decides fresh weights. Raises `DataError` when a network that brings no images
+    comes without data, `CheckpointError` when it cannot be had or does not fit.
     """
+    if not _becomes_ours(words):
+        return _classifier_and_parts(words, given, image_size, seed)
     if words.startswith(TIMM):
         if "source" not in given:
             raise DataError(f"{words} brings no images; give --data")
@@ -72,6 +80,31 @@ def network_and_parts(words: str, given: Mapping[str, Any], image_size: int | No
     parts = load_parts(DataConfig.model_validate({**own.model_dump(), **changes}))
     adapted = adapt_subnet(network, Wanted.by(parts), preprocessing.normalisation)
     return (adapted, parts, False) if parts.classes == classes else (without_head(adapted), parts, True)
+
+
+def _becomes_ours(words: str) -> bool:
+    """Whether these words name a network of ours, or a plain vision transformer of timm with weights."""
+    if words.startswith(TIMM):
+        return not is_from_scratch(words) and is_plain(name_and_file(words)[0])
+    config = Path(words) / "config.json"
+    return not config.is_file() or read_json(config).get("architecture") == TIMM_NAME
+
+
+def _classifier_and_parts(
+    words: str, given: Mapping[str, Any], image_size: int | None, seed: int
+) -> tuple[Classifier, DataParts, bool]:
+    """The same for any other network of timm."""
+    record = None if words.startswith(TIMM) else record_of_network(Path(words))
+    if "source" not in given and record is None:
+        raise DataError(f"{words} brings no images; give --data")
+    if record is not None and not given and image_size is None:
+        parts = parts_of_record(record["data"])
+    else:
+        size = image_size or given.get("image_size") or usual_size(words)
+        own = DataConfig() if record is None or "source" in given else parts_of_record(record["data"]).config
+        parts = load_parts(DataConfig.model_validate({**own.model_dump(), **given, "image_size": size}))
+    classifier, new_head = classifier_from(words, parts, seed)
+    return classifier, parts, new_head
 
 
 def without_head(network: Network) -> Network:

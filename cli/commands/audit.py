@@ -37,7 +37,7 @@ def audit(
     from autoformer.networks.folders import load_supernet
     from autoformer.search.audit import audit as audit_supernet
     from autoformer.training.distributed import best_device
-    from autoformer.training.runs import check_images
+    from autoformer.training.subjects import check_images
 
     record = read_json(supernet / "supernet.json", "data")
     sought = metric_of(metric, None, record)

@@ -96,7 +96,7 @@ def record_of(words: str, key: str) -> dict[str, Any] | None:
         with tempfile.TemporaryDirectory(prefix="autoformer-bundle-") as temporary:
             return record_of(str(unpack_bundle(artefact, Path(temporary) / "bundle")), key)
     for folder in (artefact, artefact.parent, artefact.parent.parent):
-        for name in ("subnet.json", "manifest.json", "supernet.json", "run.json"):
+        for name in ("subnet.json", "network.json", "manifest.json", "supernet.json", "run.json"):
             if (folder / name).is_file():
                 record = read_json(folder / name)
                 if isinstance(record.get(key), dict | str):

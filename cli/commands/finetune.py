@@ -11,7 +11,10 @@ from autoformer.cli.options import Data, GroupBy, Json, Metric, Out, Quiet, Reci
 
 
 def finetune(
-    subnet: Annotated[str, typer.Argument(help="Folder of a network, as `autoformer extract` writes it, or timm:NAME[@FILE].")],
+    subnet: Annotated[
+        str,
+        typer.Argument(help="Folder of a network (ours or timm's), timm:NAME[@FILE], or timm:NAME@scratch for fresh weights."),
+    ],
     out: Out,
     recipe: Recipe = None,
     data: Data = None,
@@ -34,6 +37,8 @@ def finetune(
       autoformer finetune runs/subnet --out runs/finetuned --set epochs=20
 
       autoformer finetune runs/subnet --data flowers/ --out runs/flowers --set patience=5 --set layer_decay=0.75
+
+      autoformer finetune timm:mobilenetv3_small_100@weights.pth --data flowers/ --image-size 96 --out runs/mobile
     """
     import torch
 
@@ -42,8 +47,8 @@ def finetune(
     from autoformer.cli.console import note, print_json, print_table, progress_bar
     from autoformer.cli.words import metric_of, score_cells
     from autoformer.data.parts import describe_parts
-    from autoformer.files import read_json
     from autoformer.metric import WORDS
+    from autoformer.networks.folders import record_of_network
     from autoformer.training.distributed import joined
     from autoformer.training.runs import finetune as finetune_network
     from autoformer.training.trainer import Surroundings
@@ -54,10 +59,9 @@ def finetune(
     with joined() as world, progress_bar(quiet or not world.leads) as progress:
         about = {name: getattr(chosen.data, name) for name in chosen.data.model_fields_set} if data or not recipe else {}
         about |= {key: value for key, value in (("source", data), ("group_by", group_by)) if value is not None}
-        network, parts, new_head = network_and_parts(subnet, about, image_size)
+        network, parts, new_head = network_and_parts(subnet, about, image_size, chosen.seed)
         parts = readable(parts, out, world, progress)
-        stored = Path(subnet) / "subnet.json"
-        sought = metric_of(metric, chosen.metric if recipe is not None else None, read_json(stored) if stored.exists() else None)
+        sought = metric_of(metric, chosen.metric if recipe is not None else None, record_of_network(Path(subnet)))
         if world.leads and not quiet:
             for line in describe_parts(parts):
                 note(line)
@@ -67,7 +71,8 @@ def finetune(
         finetune_network(network, parts, chosen.finetune, out, metric=sought, seed=chosen.seed, around=around)
         if not world.leads:
             return
-    record = read_json(out / "subnet.json", "history")
+    record = record_of_network(out)
+    assert record is not None, "a finished finetune has a record"
     kept = kept_epoch(record)
     if json:
         print_json({"folder": str(out), "last_epoch": record["history"][-1], "kept_epoch": kept})
