@@ -2,5 +2,5 @@
 
 In: a name or a file. Out: a supernet or subnet that starts from it (`start`). `timm_models` and `official` translate names,
 `foreign_weights` reads files of others, `importance` orders heads and channels, `adapt` fits to other images and classes;
-`named_network` opens a network that is only judged.
+`classifier` is any of timm's networks to train further, `named_network` opens a network that is only judged.
 """

@@ -22,7 +22,7 @@ from torch import nn
 
 from autoformer.data.parts import DataParts
 from autoformer.data.preprocessing import Normalisation, Preprocessing
-from autoformer.errors import CheckpointError, TrainingError
+from autoformer.errors import CheckpointError
 from autoformer.files import TIMM, write_json
 from autoformer.pretrained.named_network import NamedNetwork, open_network
 from autoformer.pretrained.timm_models import name_and_file, open_timm, sketch
@@ -42,14 +42,20 @@ class Classifier:
     network: nn.Module
     normalisation: Normalisation | None  # what its weights were trained with; None: nothing yet, or not known
 
-    def with_drop_path(self, rate: float) -> nn.Module:
-        """Its network, with stochastic depth as timm gives it. Raises `TrainingError` where the network has none."""
-        if not rate:
-            return self.network
+    @property
+    def has_drop_path(self) -> bool:
+        """Whether timm gives this network stochastic depth."""
         try:
-            network: nn.Module = timm.create_model(self.name, **self.arguments, drop_path_rate=rate)
-        except TypeError as error:
-            raise TrainingError(f"timm's {self.name} has no stochastic depth; set drop_path_rate to 0") from error
+            sketch(self.name, {**self.arguments, "drop_path_rate": 0.1})
+        except TypeError:
+            return False
+        return True
+
+    def with_drop_path(self, rate: float) -> nn.Module:
+        """Its network, with stochastic depth where timm has it for this one."""
+        if not rate or not self.has_drop_path:
+            return self.network
+        network: nn.Module = timm.create_model(self.name, **self.arguments, drop_path_rate=rate)
         network.load_state_dict(self.network.state_dict())
         return network
 

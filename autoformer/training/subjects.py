@@ -33,7 +33,7 @@ class Subject(Protocol):
         """The parts as it takes their images. Raises `DataError` when they do not suit it."""
 
     def network(self, drop_path_rate: float) -> nn.Module:
-        """The network to train. Raises `TrainingError` where it has no stochastic depth."""
+        """The network to train, with stochastic depth where it has one."""
 
     def preprocessing(self, parts: DataParts) -> Preprocessing:
         """What becomes of an image before the trained network sees it."""

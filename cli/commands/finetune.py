@@ -49,6 +49,7 @@ def finetune(
     from autoformer.data.parts import describe_parts
     from autoformer.metric import WORDS
     from autoformer.networks.folders import record_of_network
+    from autoformer.pretrained.classifier import Classifier
     from autoformer.training.distributed import joined
     from autoformer.training.runs import finetune as finetune_network
     from autoformer.training.trainer import Surroundings
@@ -67,6 +68,8 @@ def finetune(
                 note(line)
             if new_head:
                 note(f"a new head for {len(parts.classes)} classes")
+            if isinstance(network, Classifier) and chosen.finetune.drop_path_rate and not network.has_drop_path:
+                note(f"timm's {network.name} has no stochastic depth; drop_path_rate is left out")
         around = Surroundings(world, progress)
         finetune_network(network, parts, chosen.finetune, out, metric=sought, seed=chosen.seed, around=around)
         if not world.leads:

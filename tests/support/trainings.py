@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig, DataParts
@@ -13,6 +16,7 @@ from autoformer.networks.supernet import Supernet
 from autoformer.space import SearchSpace
 from autoformer.training.choosing import chooser
 from autoformer.training.config import SupernetConfig
+from autoformer.training.step import TrainStep
 from autoformer.training.trainer import Trainer
 
 SPACE = SearchSpace(
@@ -32,3 +36,18 @@ def trainer_of(parts: DataParts, folder: Path, config: SupernetConfig = QUICK, n
     network = network or Supernet(SPACE)
     choose = chooser(config.subnets, SPACE, 0)
     return Trainer(network, parts, config, folder, choose, dict(SPACE.anchors), parts.preprocessing)
+
+
+@contextmanager
+def dying_at(fatal_step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What trains in the block dies before its step `fatal_step`, as if memory ran out."""
+    steps = TrainStep.run
+
+    def dying(self: TrainStep, forward: nn.Module, pixels: Tensor, facts: Tensor, step: int) -> Tensor:
+        if step == fatal_step:
+            raise MemoryError("died")
+        return steps(self, forward, pixels, facts, step)
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):  # noqa: PT012
+        patch.setattr(TrainStep, "run", dying)
+        yield

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from torch import Tensor, nn
 
 from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig, DataParts
@@ -27,8 +25,8 @@ from autoformer.training.augment import AugmentConfig
 from autoformer.training.choosing import only_one
 from autoformer.training.config import WITHOUT_EFFECT, FinetuneConfig, SupernetConfig, TrainConfig
 from autoformer.training.runs import finetune, train_supernet
-from autoformer.training.step import TrainStep
 from autoformer.training.trainer import Trainer
+from tests.support.trainings import dying_at
 
 SPACE = SearchSpace(
     name="small digits", embed_dims=(16, 24), depths=(1, 2), num_heads=(1, 2), mlp_ratios=(1.0, 2.0), head_dim=8,
@@ -48,21 +46,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory, parts: DataParts) -> Path:
     out = tmp_path_factory.mktemp("train") / "supernet"
     train_supernet(SPACE, parts, QUICK, out)
     return out
-
-
-@contextmanager
-def dying_at(fatal_step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What trains in the block dies before its step `fatal_step`, as if memory ran out."""
-    steps = TrainStep.run
-
-    def dying(self: TrainStep, forward: nn.Module, pixels: Tensor, facts: Tensor, step: int) -> Tensor:
-        if step == fatal_step:
-            raise MemoryError("died")
-        return steps(self, forward, pixels, facts, step)
-
-    with monkeypatch.context() as patch, pytest.raises(MemoryError):  # noqa: PT012
-        patch.setattr(TrainStep, "run", dying)
-        yield
 
 
 def weights_of(folder: Path) -> str:
