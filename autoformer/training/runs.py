@@ -108,8 +108,11 @@ def finetune(
     seed: int = 0,
     metric: Metric = "top1",
     around: Surroundings | None = None,
+    until: int | None = None,
 ) -> nn.Module:
     """Trains one network further on `parts.train` and writes the folder `out` that `open_network` reads.
+
+    `until` stops after this many epochs of the same schedule; the network is given as it is by then, and a later call goes on.
 
     With `config.patience` the best epoch's weights are kept, else the last one's; scores on the search part are in the record.
     With `config.fold_search` the search part is trained on as well. Raises as `train_supernet` does.
@@ -127,8 +130,8 @@ def finetune(
             trainee, _folded(parts) if config.fold_search else parts, config, out, only_one, {"network": None}, preprocessing,
             seed=seed, metric=metric, around=around, work="finetune",
         )  # fmt: skip
-        trained = trainer.run()
-        if around.world.leads:
+        trained = trainer.run(until)
+        if around.world.leads and trainer.is_finished:
             made = {"format": subject.record_format, "made_by": "finetune", "folded": config.fold_search}
             record = {**made, **_record(trainer, trained, parts)}
             subject.write(trained.network, out, preprocessing, parts.classes, record)

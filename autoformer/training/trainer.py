@@ -96,8 +96,8 @@ class Trainer:
 
     # --- the loop ------------------------------------------------------------------------------------------------
 
-    def run(self) -> Trained:
-        """Trains to the end, from the newest checkpoint if there is one.
+    def run(self, until: int | None = None) -> Trained:
+        """Trains to the end, or to the end of epoch `until` of the same schedule, from the newest checkpoint if there is one.
 
         Raises `InterruptedRunError` after Ctrl-C or SIGTERM: the step is finished and saved, and the same call goes on
         from it. Raises `TrainingError` when gradients stay without finite values or a checkpoint cannot be written,
@@ -117,7 +117,8 @@ class Trainer:
         self.network.train()
         with deterministic(self.device), stop_wish() as wish:
             loader = self.loader(state.step)
-            while state.step < plan.steps and not self._has_stopped_rising():
+            last = plan.steps if until is None else min(plan.steps, until * plan.steps_per_epoch)
+            while state.step < last and not self._has_stopped_rising():
                 asked = time.perf_counter()
                 pixels, facts = next(loader)
                 self._note_unreadable(facts)
@@ -153,9 +154,14 @@ class Trainer:
                         f"stopped in epoch {state.epoch + 1} of {config.epochs}; run the same command again to go on from there",
                         wish.signal_number or 15,
                     )
-        if config.differences.patience is not None and state.best is not None:
+        if self.is_finished and config.differences.patience is not None and state.best is not None:
             state.load_best()
         return Trained(state.result.eval(), state.history)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing of the schedule is left to train."""
+        return self.state.step >= self.plan.steps or self._has_stopped_rising()
 
     # --- now and then --------------------------------------------------------------------------------------------
 

@@ -75,3 +75,14 @@ def test_a_finetuned_network_of_timm_teaches(parts: DataParts, tmp_path: Path) -
     config = FinetuneConfig.model_validate({"epochs": 1, "batch_size": 256, "teacher": {"network": str(tmp_path / "teacher")}})
     finetune(classifier_from("timm:test_resnet@scratch", parts)[0], parts, config, tmp_path / "pupil")
     assert read_tensors(tmp_path / "pupil" / "model.safetensors")
+
+
+def test_a_finetune_that_stops_after_some_epochs_goes_on_to_the_same_bits(parts: DataParts, tmp_path: Path) -> None:
+    config = TUNE.model_copy(update={"epochs": 3, "patience": 3})
+    finetune(classifier_from(WORDS, parts)[0], parts, config, tmp_path / "whole")
+    for until in (1, 2):
+        finetune(classifier_from(WORDS, parts)[0], parts, config, tmp_path / "rungs", until=until)
+        assert not (tmp_path / "rungs" / "network.json").exists()
+    finetune(classifier_from(WORDS, parts)[0], parts, config, tmp_path / "rungs", until=3)
+    whole, rungs = (read_tensors(tmp_path / name / "model.safetensors") for name in ("whole", "rungs"))
+    assert all(torch.equal(whole[name], rungs[name]) for name in whole)
