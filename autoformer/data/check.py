@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from autoformer.data.duplicates import THUMBNAIL, near_pairs, same_groups
-from autoformer.data.images import FileImages, called, decode
+from autoformer.data.images import FileImages, called, decode, printable
 from autoformer.data.loading import groups_by_part, load_parts
 from autoformer.data.parts import DataConfig, DataParts, Part
 from autoformer.data.preprocessing import ORIENTATION, Preprocessing, convert
@@ -125,6 +126,7 @@ def check_data(config: DataConfig, *, near: bool = True, progress: Progress = si
     entries = _entries(three, progress)
     findings = [
         *_unreadable(entries, parts, config),
+        *_beside(parts),
         *_classes(parts),
         *_odd(entries, parts.preprocessing),
         *_exact(entries, parts.classes),
@@ -227,6 +229,15 @@ def _unreadable(entries: Sequence[Entry], parts: DataParts, config: DataConfig) 
         yield from _finding("unreadable", broken, "cannot be read as images", "left out and named in the record of the run")
         return
     yield from _finding("unreadable", broken, "cannot be read as images", consequence, refuses=True)
+
+
+def _beside(parts: DataParts) -> Iterable[Finding]:
+    """What lies among the images and is not used."""
+    root = Path(parts.source)
+    for kind, paths, text, consequence in parts.remarks.found(root if root.is_dir() else None):
+        yield Finding(
+            kind=kind, count=len(paths), text=text, consequence=consequence, examples=tuple(map(printable, paths[:EXAMPLES]))
+        )  # fmt: skip
 
 
 def _classes(parts: DataParts) -> Iterable[Finding]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from autoformer.data.classes import recorded_names
 from autoformer.data.images import Images, called, dataset_images, printable
 from autoformer.data.parts import PARTS, DataConfig, DataParts, Part, TestPart
 from autoformer.data.preprocessing import PreprocessingError, convert
@@ -68,14 +69,14 @@ def _parts(source: Source, config: DataConfig) -> DataParts:
     layout = words.get(len(fractions), "search and test taken out, stratified by class")
     if config.group_by is not None:
         layout += _words_on_groups((train, search, tests), config.group_by, has_effect=bool(fractions))
-    layout += source.left_out
+    layout += source.remarks.words()
     preprocessing = sampled_preprocessing(
         images, train.indices, image_size=config.image_size, max_image_size=config.max_image_size, crop_pct=config.crop_pct,
         skip_unreadable=config.unreadable == "skip",
     )  # fmt: skip
     if config.normalisation == "imagenet":
         preprocessing = imagenet_normalised(preprocessing)
-    return DataParts(name, classes, train, search, TestPart(tests), preprocessing, layout, config)
+    return DataParts(name, classes, train, search, TestPart(tests), preprocessing, layout, config, remarks=source.remarks)
 
 
 def _cut(source: Source, fractions: Mapping[str, float], config: DataConfig) -> dict[str, tuple[int, ...]]:
@@ -126,7 +127,7 @@ def _words_on_groups(parts: Sequence[Part], group_by: str, has_effect: bool) -> 
 def parts_of_record(record: Mapping[str, Any], source: str | None = None) -> DataParts:
     """The parts that a record of data names, loaded again; `source` replaces where the images lie.
 
-    Raises `DataError` when the record is damaged, or the images there are no longer those of the record.
+    The classes have the order of the record. Raises `DataError` when it is damaged, or the images there are no longer its own.
     """
     try:
         if record["config"] is None and source is None:
@@ -144,10 +145,11 @@ def parts_of_record(record: Mapping[str, Any], source: str | None = None) -> Dat
         else:
             reason = f"{error} is missing" if isinstance(error, KeyError) else "it is not laid out as one"
         raise DataError(f"the record of data is damaged or foreign ({reason}); expected the one a run wrote") from error
+    names = recorded_names(record)
     if source is not None:
-        parts = load_parts(config.model_copy(update={"source": source}))
+        parts = load_parts(config.model_copy(update={"source": source})).in_order(names)
         return check_readable(parts) if config.unreadable == "skip" else parts
-    parts = without_recorded(load_parts(config), record)
+    parts = without_recorded(load_parts(config).in_order(names), record)
     for name, part in parts.record["parts"].items():
         digest, count = recorded[name]
         if part["digest"] != digest:

@@ -17,18 +17,20 @@ import json
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, field_validator
 
+from autoformer.data.classes import numbers_of, same_name
 from autoformer.data.images import Images
 from autoformer.data.preprocessing import Preprocessing
+from autoformer.data.remarks import Remarks
 from autoformer.files import json_digest, read_json, write_json
 from autoformer.settings import Settings
 
@@ -172,11 +174,28 @@ class DataParts:
     layout: str  # how the parts came about, in words
     config: DataConfig  # what made them, so that a later command finds the same parts
     unreadable: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names of images left out, by part
+    remarks: Remarks = Remarks()  # what else lies there
+
+    def in_order(self, names: Sequence[str] | None) -> DataParts:
+        """The same parts with classes numbered as in `names`, in whatever Unicode form; unchanged where some class is not there.
+
+        Other names may stand among them: those classes have no images. The members stay, since they are drawn before.
+        """
+        if names is None or tuple(names) == self.classes or not {*map(same_name, self.classes)} <= {*map(same_name, names)}:
+            return self
+        numbers = numbers_of(self.classes, names)
+        fresh = {id(images): _numbered(images, numbers) for images in (part.images for part in self._parts)}
+        train, search, sealed = (replace(part, images=fresh[id(part.images)]) for part in self._parts)
+        return replace(self, classes=tuple(names), train=train, search=search, test=replace(self.test, sealed=sealed))
+
+    @property
+    def _parts(self) -> tuple[Part, Part, Part]:
+        return self.train, self.search, self.test.sealed
 
     @cached_property
     def record(self) -> dict[str, Any]:
         """Sizes, digests and classes, for the record of a run; JSON."""
-        parts = {part.name: part for part in (self.train, self.search, self.test.sealed)}
+        parts = {part.name: part for part in self._parts}
         record: dict[str, Any] = {
             "source": self.source,
             "config": self.config.model_dump(mode="json"),
@@ -193,6 +212,12 @@ class DataParts:
     def digest(self) -> str:
         """SHA-256 of the record: equal for equal members, classes and preprocessing, wherever and beside what they lie."""
         return json_digest({key: value for key, value in self.record.items() if key not in BESIDE_THE_DIGEST})
+
+
+def _numbered(images: Images, numbers: Sequence[int]) -> Images:
+    """The images with another number for each class."""
+    assert is_dataclass(images)
+    return cast(Images, replace(images, labels=[numbers[label] for label in images.labels]))
 
 
 def describe_parts(parts: DataParts) -> Iterable[str]:
