@@ -11,13 +11,15 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from autoformer.errors import AutoformerError, CheckpointError, OutputExistsError, short
+from autoformer.errors import AutoformerError, CheckpointError, DataError, OutputExistsError, short
 
+SYSTEM = ("/dev/", "/proc/")
 TIMM = "timm:"  # begins the name of one of timm's networks where a path could stand
 
 
@@ -98,6 +100,22 @@ def _check_writable(path: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
     if not os.access(place, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+
+
+def refuse_pipes(words: Iterable[str]) -> None:
+    """Raises `DataError` for the first word that names a pipe, a socket or a disk's device: opening one may wait for ever.
+
+    Also looked at is what follows the first = or @ of a word. What the system itself names (/dev/stdin) is its own business.
+    """
+    for word in words:
+        for path in {word, word.partition("=")[2], word.partition("@")[2]}:
+            try:
+                mode = os.stat(path).st_mode if path and not path.startswith(SYSTEM) else 0
+            except (OSError, ValueError):
+                continue
+            kinds = ((stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISBLK, "a device"), (stat.S_ISCHR, "a device"))
+            if what := next((name for is_so, name in kinds if is_so(mode)), None):
+                raise DataError(f"{path} is {what}, not a file; it was not opened, since that may wait for ever: save a file first")
 
 
 def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:

@@ -78,10 +78,12 @@ def options(
 def main() -> None:
     """Runs the program. An error that a user can cause is one line on stderr and an exit code; `--debug` shows the traceback."""
     from autoformer.errors import AutoformerError, InterruptedRunError, MissingPackageError
+    from autoformer.files import refuse_pipes
 
     with contextlib.suppress(ValueError):  # in a thread of somebody else's program
         signal.signal(signal.SIGTERM, terminated)
     try:
+        refuse_pipes(sys.argv[1:])
         code = app(standalone_mode=False)
     except AutoformerError as error:
         debug()

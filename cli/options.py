@@ -17,6 +17,15 @@ Set = Annotated[
 Data = Annotated[
     str | None, typer.Option("--data", help="digits, a folder, a .tar file, or a data set name of timm like torch/cifar10.")
 ]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        metavar="text|natural|FILE",
+        help="Order of the classes of a network that names none: text (1, 10, 2; default), natural (1, 2, 10; timm's), or a class "
+        "map: a file with a name per line.",
+    ),
+]
 GroupBy = Annotated[
     str | None,
     typer.Option("--group-by", help="Regular expression on image paths; images of one group stay in one part: '(video[0-9]+)'."),

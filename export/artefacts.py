@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from autoformer.data.classes import write_class_map
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import DataError, ExportError, MissingPackageError
 from autoformer.export.class_losses import class_losses
@@ -126,6 +127,7 @@ def export_network(
             data=source.data,
             network=source.name,
         )
+        write_class_map(manifest.classes, folder)
         manifest.save(folder)
     return manifest
 

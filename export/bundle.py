@@ -4,6 +4,7 @@
     manifest.json         the files' own manifest, and the files
     board.pyz             verifies, predicts, times and builds on the device (Python 3.10, numpy, Pillow, a runtime)
     labels.txt            class names, a line each
+    class_map.txt         the same for timm's reader of images, where its form can hold them
     preprocessing.json    what becomes of an image
     check/                images of the search part as the network sees them, and the network's logits of them
     triton/NAME/          a model repository for NVIDIA's Triton server
@@ -26,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from autoformer.data.classes import write_class_map
 from autoformer.errors import CheckpointError, ExportError
 from autoformer.export.expected import FILE_NAME, ExpectedResults
 from autoformer.export.graphs.onnx_model import OnnxModel
@@ -84,6 +86,7 @@ def write_bundle(
                 shutil.copyfile(scopes, folder / scopes.name)
         manifest.save(folder)
         _write_labels(folder, manifest)
+        write_class_map(manifest.classes, folder)
         write_json(manifest.preprocessing.to_dict(), folder / "preprocessing.json")
         (folder / "board.pyz").write_bytes(program)
         _write_check(folder / "check", manifest, OnnxModel(folder / onnx.file), pixels)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from autoformer.data.preprocessing import Preprocessing
 
+    Run = Callable[[NDArray[Any]], NDArray[np.float32]]
+
 MAX_BATCH = 64  # images in one call
 EXPECTED = (
     "the folder of a network, timm:NAME or timm:NAME@FILE, an export folder, a bundle, an .onnx file or a .plan file with its "
@@ -49,23 +51,30 @@ class Predictor:
     precision: str
     preprocessing: Preprocessing | None  # None: the file does not say
     classes: tuple[str, ...] | None  # None: the file does not say
-    run: Callable[[NDArray[Any]], NDArray[np.float32]]  # one call of at most `max_batch` images
+    run: Run  # one call of at most `max_batch` images
     max_batch: int = MAX_BATCH
     release: Callable[[], None] = field(default=lambda: None)
     image_shape: tuple[int | None, ...] | None = None  # channels, height, width, as far as an ONNX file fixes them
     input_type: str = "float32"  # "uint8" for an ONNX file that takes pixels
 
-    def knowing(self, classes: Sequence[str]) -> Predictor:
-        """This predictor for images of these classes: from now on its answers must have as many.
+    def knowing(self, classes: Sequence[str], order: Sequence[str] | None = None) -> Predictor:
+        """This predictor for images of these classes: from now on its answers have their order, and must have as many.
 
-        Raises `DataError` when it knows other classes.
+        `order` is that of its outputs where it names no classes (None: that of `classes`); other names may stand in it, and come
+        last. Raises `DataError` when it knows other classes.
         """
-        if self.classes not in (None, tuple(classes)):
+        from autoformer.data.classes import are_the_same, numbers_of
+
+        own = tuple(self.classes or order or classes)
+        if self.classes is not None and not are_the_same(own, classes):
             raise DataError(
                 f"{self.path} knows the classes {list(self.classes or ())[:5]}, the images have {list(classes)[:5]}; give the "
                 "data set it was made for"
             )
-        return replace(self, classes=tuple(classes))
+        numbers = numbers_of(classes, own)
+        rest = sorted(set(range(len(own))) - set(numbers))
+        names = (*classes, *(own[number] for number in rest))
+        return replace(self, classes=names, run=_reordered(self.run, [*numbers, *rest]))
 
     def preparation(self, assumed: Preprocessing) -> Preprocessing:
         """What becomes of an image: as this predictor says, else `assumed`, in the type, size and colours that its input has."""
@@ -151,6 +160,18 @@ def open_predictor(
     elif path.suffix == ".zip":
         return _archived(path, provider, threads, precision)
     raise CheckpointError(f"{path} cannot predict; expected {EXPECTED}")
+
+
+def _reordered(run: Run, order: Sequence[int]) -> Run:
+    """`run` with its logits in another order; those of another number of classes stay, and are refused where they arrive."""
+    if list(order) == list(range(len(order))):
+        return run
+
+    def reordered(images: NDArray[Any]) -> NDArray[np.float32]:
+        logits = run(images)
+        return logits[..., list(order)] if logits.shape[-1] == len(order) else logits
+
+    return reordered
 
 
 def torch_model(network: nn.Module) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoformer.data.images import printable
 from autoformer.errors import DataError
 
 CLASS_MAP = "class_map.txt"
@@ -55,6 +54,23 @@ def _natural_key(name: str) -> list[Any]:
 ORDERS = {"text": by_text, "natural": by_number}
 
 
+def order_asked(option: str, classes: Sequence[str], source: str) -> tuple[str, ...]:
+    """The order that `option` says for the classes of a source: text, natural, or the path of a class map.
+
+    Raises `DataError` for a class map that lacks one of the classes.
+    """
+    if option in ORDERS:
+        return ORDERS[option](classes)
+    names = read_class_map(Path(option).expanduser())
+    held, wanted = set(map(same_name, names)), set(map(same_name, classes))
+    if strange := [name for name in classes if same_name(name) not in held]:
+        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+        unused = [name for name in names if same_name(name) not in wanted]
+        beside = f"; it names {unused[0]!r}, which {source} does not hold" if unused else ""
+        raise DataError(f"{source} holds class {strange[0]!r}{more}, which the class map {option} does not name{beside}")
+    return names
+
+
 def shown_order(names: Sequence[str], beside: Sequence[str]) -> str:
     """The beginning of an order from shortly before it leaves another one: "1, 10, 2"."""
     first = next((index for index, (name, other) in enumerate(zip(names, beside, strict=False)) if name != other), 0)
@@ -66,27 +82,6 @@ def numbers_of(names: Sequence[str], among: Sequence[str]) -> list[int]:
     """The place of each of `names` in `among`, in whatever Unicode form. Raises `KeyError` for one that is not there."""
     places = {same_name(name): place for place, name in enumerate(among)}
     return [places[same_name(name)] for name in names]
-
-
-def class_numbers(found: Sequence[str], classes: Sequence[str] | None, where: str) -> tuple[tuple[str, ...], dict[str, int]]:
-    """The names of the classes, `classes` or else those `found`, and the number of each that was found.
-
-    Raises `DataError` for a folder that is none of `classes`, and for one name in two Unicode forms.
-    """
-    held: dict[str, str] = {}
-    for name in found:
-        if (other := held.setdefault(same_name(name), name)) != name:
-            raise DataError(
-                f"{where} holds {printable(name)!r} twice, in two Unicode forms ({ascii(other)}, {ascii(name)}): one class to people, "
-                "two to computers; put their images into one folder"
-            )
-    names = tuple(classes or found)
-    try:
-        return names, dict(zip(found, numbers_of(found, names), strict=True))
-    except KeyError as error:
-        strange = held[error.args[0]]
-        known = ", ".join(names[:8])
-        raise DataError(f"{where} holds class {strange!r}, which train does not; known are {known}") from error
 
 
 def read_class_map(path: Path) -> tuple[str, ...]:

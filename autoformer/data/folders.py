@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from autoformer.data.classes import class_numbers
+from autoformer.data.classes import numbers_of, same_name
 from autoformer.data.images import IMAGE_ENDINGS, FileImages, printable
 from autoformer.data.remarks import Remarks, by_ending, is_hidden
 from autoformer.errors import DataError
@@ -44,6 +44,27 @@ def folder_images(root: Path, classes: Sequence[str] | None = None) -> tuple[Fil
     )
     labels = [numbers[file.parts[0]] for file in files]
     return FileImages(root, tuple(files), labels), names, remarks
+
+
+def class_numbers(found: Sequence[str], classes: Sequence[str] | None, where: str) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The names of the classes, `classes` or else those `found`, and the number of each that was found.
+
+    Raises `DataError` for a folder that is none of `classes`, and for one name in two Unicode forms.
+    """
+    held: dict[str, str] = {}
+    for name in found:
+        if (other := held.setdefault(same_name(name), name)) != name:
+            raise DataError(
+                f"{where} holds {printable(name)!r} twice, in two Unicode forms ({ascii(other)}, {ascii(name)}): one class to people, "
+                "two to computers; put their images into one folder"
+            )
+    names = tuple(classes or found)
+    try:
+        return names, dict(zip(found, numbers_of(found, names), strict=True))
+    except KeyError as error:
+        strange = held[error.args[0]]
+        known = ", ".join(names[:8])
+        raise DataError(f"{where} holds class {strange!r}, which train does not; known are {known}") from error
 
 
 def visible_folders(root: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from autoformer.data.classes import recorded_names
+from autoformer.data.classes import are_the_same, recorded_names
 from autoformer.data.images import Images, called, dataset_images, printable
 from autoformer.data.parts import PARTS, DataConfig, DataParts, Part, TestPart
 from autoformer.data.preprocessing import PreprocessingError, convert
@@ -147,9 +147,9 @@ def parts_of_record(record: Mapping[str, Any], source: str | None = None) -> Dat
         raise DataError(f"the record of data is damaged or foreign ({reason}); expected the one a run wrote") from error
     names = recorded_names(record)
     if source is not None:
-        parts = load_parts(config.model_copy(update={"source": source})).in_order(names)
+        parts = _in_order(load_parts(config.model_copy(update={"source": source})), names)
         return check_readable(parts) if config.unreadable == "skip" else parts
-    parts = without_recorded(load_parts(config).in_order(names), record)
+    parts = without_recorded(_in_order(load_parts(config), names), record)
     for name, part in parts.record["parts"].items():
         digest, count = recorded[name]
         if part["digest"] != digest:
@@ -158,6 +158,11 @@ def parts_of_record(record: Mapping[str, Any], source: str | None = None) -> Dat
                 "the images changed, or lie elsewhere: give --data"
             )
     return parts
+
+
+def _in_order(parts: DataParts, names: Sequence[str] | None) -> DataParts:
+    """The parts with their classes as in `names`, where these are the same classes."""
+    return parts if names is None or not are_the_same(parts.classes, names) else parts.in_order(names)
 
 
 def check_readable(parts: DataParts, progress: Progress = silent, most: int = 100_000) -> DataParts:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, field_validator
 
-from autoformer.data.classes import numbers_of, same_name
+from autoformer.data.classes import numbers_of
 from autoformer.data.images import Images
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.data.remarks import Remarks
@@ -176,12 +176,12 @@ class DataParts:
     unreadable: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names of images left out, by part
     remarks: Remarks = Remarks()  # what else lies there
 
-    def in_order(self, names: Sequence[str] | None) -> DataParts:
-        """The same parts with classes numbered as in `names`, in whatever Unicode form; unchanged where some class is not there.
+    def in_order(self, names: Sequence[str]) -> DataParts:
+        """The same parts with classes numbered as in `names`, which must hold them all, in whatever Unicode form.
 
         Other names may stand among them: those classes have no images. The members stay, since they are drawn before.
         """
-        if names is None or tuple(names) == self.classes or not {*map(same_name, self.classes)} <= {*map(same_name, names)}:
+        if tuple(names) == self.classes:
             return self
         numbers = numbers_of(self.classes, names)
         fresh = {id(images): _numbered(images, numbers) for images in (part.images for part in self._parts)}

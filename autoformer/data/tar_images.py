@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from autoformer.data.classes import class_numbers
+from autoformer.data.folders import class_numbers
 from autoformer.data.images import IDENTITY_BYTES, IMAGE_ENDINGS, decode, printable
 from autoformer.data.remarks import Remarks, is_hidden
 from autoformer.errors import DataError

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoformer.data.classes import are_the_same, numbers_of, order_asked
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import DataError
 from autoformer.evaluate import resize_images
@@ -25,22 +26,29 @@ class Teacher:
     def __init__(self, config: TeacherConfig, preprocessing: Preprocessing, classes: Sequence[str], device: torch.device) -> None:
         """Raises `DataError` when it knows other classes, `CheckpointError` when it cannot be loaded."""
         self.config = config
+        order: Sequence[str] = classes
         if config.network.startswith(TIMM):
             network: Any = timm_network(config.network, num_classes=len(classes))
             data = network.pretrained_cfg
             self.size, mean, std = int(data["input_size"][-1]), data["mean"], data["std"]
+            order = order_asked(config.classes, classes, "the data")
         else:
             network, own, known = load_subnet(Path(config.network))
-            if tuple(classes) != known and len(classes) == len(known):
-                strange = next(name for name, other in zip(known, classes, strict=True) if name != other)
+            if are_the_same(classes, known):
+                order = known
+            elif len(classes) == len(known):
+                strange = next(name for name in known if name not in classes)
                 raise DataError(
                     f"teacher {config.network} knows class {strange!r} where the data have another; teach it their classes"
                 )
             self.size, mean, std = network.patch_embed.img_size[0], own.mean, own.std
         if network.num_classes != len(classes):
             raise DataError(f"teacher {config.network} knows {network.num_classes} classes, the data have {len(classes)}")
+        if len(order) != len(classes):
+            raise DataError(f"the class map {config.classes} names {len(order)} classes, the data have {len(classes)}")
         if len(mean) != preprocessing.in_chans:
             raise DataError(f"teacher {config.network} takes {len(mean)} channels, the data have {preprocessing.in_chans}")
+        self.places = torch.tensor(numbers_of(classes, order), device=device)  # of the classes among its outputs
         self.network: nn.Module = network.to(device).eval().requires_grad_(False)
         ours = torch.tensor([preprocessing.mean, preprocessing.std], device=device).view(2, 1, -1, 1, 1)
         theirs = torch.tensor([mean, std], device=device).view(2, 1, -1, 1, 1)
@@ -49,7 +57,8 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Logits [B, classes] for images as the trained network sees them, before any resizing; [B, C, H, W]."""
-        return cast(Tensor, self.network(resize_images(images * self.factor + self.shift, self.size))).float()
+        logits = cast(Tensor, self.network(resize_images(images * self.factor + self.shift, self.size)))
+        return logits[:, self.places].float()
 
     def loss(self, logits: Tensor, taught: Tensor) -> Tensor:
         """How far `logits` are from the teacher's `taught`."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from autoformer.architecture import whole_number
 from autoformer.errors import AutoformerError, short
+from autoformer.files import refuse_pipes
 from autoformer.profiling.measuring.clock_lock import LOCK_HELP, LOCK_OPTION
 
 Answer = tuple[dict[str, Any], bool]  # of a command: what it found, and whether all is as it should be
@@ -74,6 +75,7 @@ class Program:
         """
         arguments = self._parser.parse_args(words)
         try:
+            refuse_pipes(sys.argv[1:] if words is None else words)
             answer, good = arguments.run(arguments)
             if sys.stderr.isatty():
                 print("\r\033[K", end="", file=sys.stderr, flush=True)  # the line of progress

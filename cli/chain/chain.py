@@ -23,9 +23,10 @@ from autoformer import __version__
 from autoformer.cli.chain.helpers import helpers
 from autoformer.cli.chain.recipe import Recipe
 from autoformer.cli.chain.starting import beginning
+from autoformer.cli.class_order import teacher_line
 from autoformer.cost import Budget, CostModel, ExactCosts, check_feasible
 from autoformer.data.loading import check_readable, load_parts, without_recorded
-from autoformer.data.parts import DataParts, TestPart
+from autoformer.data.parts import DataParts, TestPart, describe_parts
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import RecipeError
 from autoformer.evaluate import EvaluationSet, Predict, predict_with, predictions
@@ -61,10 +62,12 @@ from autoformer.training.trainer import Surroundings
 Result = TypeVar("Result")
 
 
-def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent, workers: str = "1") -> dict[str, Any]:
+def run_recipe(
+    recipe: Recipe, out: Path, progress: Progress = silent, workers: str = "1", say: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
     """Runs the whole chain into `out` and gives the content of its `report.json`.
 
-    `workers` processes share the search step (`helpers`), with the result of one. Called again it goes on where it stopped; a
+    `workers` processes share the search step (`helpers`), with the result of one. `say` is told what the images are. Called again it goes on where it stopped; a
     finished run is only read. Raises `BudgetError` before anything is trained when no network keeps the budget, and
     `OutputExistsError` when `out` holds a run of another recipe or of other data.
     """
@@ -80,6 +83,9 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent, workers: 
         parts = without_recorded(parts, read_json(out / "run.json", "data")["data"])
     else:
         parts = check_readable(parts, progress)  # an image that cannot be read should not end a run after its training
+    teachers = (line for config in (recipe.train, recipe.finetune) for line in teacher_line(config.teacher, parts))
+    for line in (*describe_parts(parts), *teachers):
+        say(line)
     for config in (recipe.train, recipe.finetune):  # a batch larger than the set should not end a run after its training
         Plan(len(parts.train), config.batch_size, config.epochs, config.repeats, recipe.seed)
     space, start, _ = beginning(recipe, parts)

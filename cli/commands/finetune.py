@@ -38,6 +38,7 @@ def finetune(
     import torch
 
     from autoformer.cli.chain.recipe import recipe_of
+    from autoformer.cli.class_order import teacher_line
     from autoformer.cli.chain.starting import network_and_parts, readable
     from autoformer.cli.console import note, print_json, print_table, progress_bar
     from autoformer.cli.words import metric_of, score_cells
@@ -59,7 +60,7 @@ def finetune(
         stored = Path(subnet) / "subnet.json"
         sought = metric_of(metric, chosen.metric if recipe is not None else None, read_json(stored) if stored.exists() else None)
         if world.leads and not quiet:
-            for line in describe_parts(parts):
+            for line in (*describe_parts(parts), *teacher_line(chosen.finetune.teacher, parts)):
                 note(line)
             if new_head:
                 note(f"a new head for {len(parts.classes)} classes")

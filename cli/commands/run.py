@@ -45,7 +45,7 @@ def run(
     chosen = load_recipe(recipe, settings or [], given)
     folder = out or Path("runs") / (recipe.stem if data is None else f"{recipe.stem}-{Path(data).name}")
     with progress_bar(quiet) as progress:
-        report = run_recipe(chosen, folder, progress, workers)
+        report = run_recipe(chosen, folder, progress, workers, (lambda line: None) if quiet else note)
     if json:
         print_json(report)
         return

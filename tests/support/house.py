@@ -37,7 +37,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "autoformer.profiling": (("measuring",), ("backends",), ("insides", "tables"), ("kits", "profiles"), ("reports",)),
     "autoformer.cli": (
-        ("__init__", "board", "console", "options"),
+        ("__init__", "board", "class_order", "console", "options"),
         ("chain", "networks", "words"),
         ("commands", "profile_commands"),
         ("app",),
