@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 WORDS = {"text": "as text", "natural": "natural (timm's)"}
 
 
-def order_of(
-    parts: DataParts, known: Sequence[str] | None, option: str | None, words: str
-) -> tuple[tuple[str, ...], str | None]:
+def order_of(parts: DataParts, known: Sequence[str] | None, option: str | None, words: str) -> tuple[tuple[str, ...], str | None]:
     """The classes of a network named by `words`, in the order of its outputs, and a line for people where that is a guess.
 
     `known` are the names that it carries, `option` is `--classes`. Raises `DataError` for an option beside known names, and for

@@ -95,7 +95,9 @@ def read_class_map(path: Path) -> tuple[str, ...]:
             content = file.read(MOST_BYTES + 1)
         text = content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as text ({getattr(error, 'strerror', None) or 'not UTF-8'}); {expected}") from error
+        raise DataError(
+            f"{path} cannot be read as text ({getattr(error, 'strerror', None) or 'not UTF-8'}); {expected}"
+        ) from error
     if len(content) > MOST_BYTES or "\0" in text:
         raise DataError(f"{path} is not a text file of names; {expected}")
     names = [line.strip() for line in re.split(r"\r\n|\n|\r", text)]
@@ -116,9 +118,13 @@ def write_class_map(names: Iterable[str], folder: Path) -> None:
     """
     held = list(names)
     lines = "".join(f"{name}\n" for name in held)
-    as_read = {line.strip(): number for number, line in enumerate(re.split(r"\r\n|\n|\r", lines)[:-1])}
-    if as_read == {name: number for number, name in enumerate(held)}:
-        (folder / CLASS_MAP).write_bytes(lines.encode("utf-8", "surrogateescape"))
+    as_read = [line.strip() for line in re.split(r"\r\n|\n|\r", lines)[:-1]]
+    try:
+        content = lines.encode()
+    except UnicodeEncodeError:
+        return
+    if as_read == held and all(held):
+        (folder / CLASS_MAP).write_bytes(content)
 
 
 def recorded_names(record: Mapping[str, Any]) -> tuple[str, ...] | None:

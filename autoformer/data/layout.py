@@ -27,8 +27,13 @@ ROLES = {  # words that tell of a part, inside a longer name
     **{word: part for part, words in SPLIT_FOLDERS.items() for word in words},
     "trainval": "train", "evaluation": "test", "holdout": "test",
 }  # fmt: skip
-BESIDE = frozenset("extra pred predict prediction predictions unlabeled unlabelled submission".split())  # of what lies beside parts
-PLAIN = frozenset("set sets data dataset image images img imgs folder folders dir split seg photos pictures new all a b".split()) | BESIDE
+BESIDE = frozenset(
+    "extra pred predict prediction predictions unlabeled unlabelled submission".split()
+)  # of what lies beside parts
+PLAIN = (
+    frozenset("set sets data dataset image images img imgs folder folders dir split seg photos pictures new all a b".split())
+    | BESIDE
+)
 ENDS = ("sets", "set", "data", "images", "imgs", "img", "split", "dir")  # written together with the word: trainset, testdata
 SHOWN = 3
 

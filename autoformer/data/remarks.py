@@ -19,7 +19,17 @@ UNREAD_ENDINGS = frozenset(  # images all the same; .avif where Pillow cannot re
     ".avif .heic .heif .jxl .jp2 .j2k .jxr .tga .dds .psd .svg .eps .ico .icns .pcx .pbm .pnm .pam .xbm .exr .hdr .dcm .nii .raw .dng "
     ".cr2 .cr3 .nef .arw .orf .rw2 .raf .npy .jpg_large .pjpeg .jfi".split()
 ) - set(IMAGE_ENDINGS)  # fmt: skip
-STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\0\0\0\x0cJXL ", b"\xff\x0a", b"\0\0\0\x0cjP  ")
+STARTS = (
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"GIF87a",
+    b"GIF89a",
+    b"II*\0",
+    b"MM\0*",
+    b"\0\0\0\x0cJXL ",
+    b"\xff\x0a",
+    b"\0\0\0\x0cjP  ",
+)
 BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heif", b"mif1", b"msf1")  # of ISO media files, after "ftyp"
 LOOKED_INTO = 100  # files of each ending whose first bytes are looked at
 MOST_ENDINGS = 6  # shown
@@ -134,7 +144,7 @@ def _disguised(root: Path, paths: set[str]) -> tuple[str, ...]:
 
 def _begins_as_an_image(path: Path) -> bool:
     try:
-        with path.open("rb", opener=_open_at_once) as file:
+        with open(path, "rb", opener=_open_at_once) as file:
             start = file.read(16) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
     except OSError:
         return False

@@ -18,7 +18,9 @@ def predict(
     top: Annotated[int, typer.Option("--top", min=1, help="Classes shown per image.")] = 3,
     classes: Annotated[
         Path | None,
-        typer.Option("--classes", metavar="FILE", help="Class map of a network that names no classes: a file with a name per line."),
+        typer.Option(
+            "--classes", metavar="FILE", help="Class map of a network that names no classes: a file with a name per line."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -30,7 +30,11 @@ def refused(**folders: Shape) -> str | None:
     "folders",
     [
         {"training_set": DEEP, "test_set": DEEP},
-        {"seg_train": Shape(False, ("seg_train",)), "seg_test": Shape(False, ("seg_test",)), "seg_pred": Shape(False, ("seg_pred",))},
+        {
+            "seg_train": Shape(False, ("seg_train",)),
+            "seg_test": Shape(False, ("seg_test",)),
+            "seg_pred": Shape(False, ("seg_pred",)),
+        },
         {"train": DEEP, "test1": FLAT},
         {"train": FLAT, "test1": FLAT},
         {"train": DEEP, "train_extra": DEEP},
@@ -84,7 +88,10 @@ def test_known_parts_are_taken_and_what_lies_beside_them_is_told() -> None:
     ("folders", "said"),
     [
         ({"train": DEEP, "training": DEEP, "test": DEEP}, "holds both train and training"),
-        ({"a": Shape(False, ("train", "test")), "b": Shape(False, ("test", "train"))}, r"parts inside its classes \(a/train, a/test\)"),
+        (
+            {"a": Shape(False, ("train", "test")), "b": Shape(False, ("test", "train"))},
+            r"parts inside its classes \(a/train, a/test\)",
+        ),
         ({"archive": DEEP}, "holds one folder, archive, with folders cat, dog in it; give what lies in it, photos/archive"),
         ({"val": DEEP, "test": DEEP}, "val and test but no train"),
     ],

@@ -190,7 +190,9 @@ def test_links_to_images_and_folders_elsewhere_are_followed_and_doubles_left_out
     assert images.open(0).size == (20, 20)
 
 
-@pytest.mark.parametrize("ending", [".jpg", ".JPEG", ".png", ".webp", ".bmp", ".gif", ".tif", ".TIFF", ".ppm", ".pgm", ".JPE", ".jfif"])
+@pytest.mark.parametrize(
+    "ending", [".jpg", ".JPEG", ".png", ".webp", ".bmp", ".gif", ".tif", ".TIFF", ".ppm", ".pgm", ".JPE", ".jfif"]
+)
 def test_an_image_of_each_ending_is_taken_and_read(tmp_path: Path, ending: str) -> None:
     (tmp_path / "a").mkdir()
     Image.new("L", (9, 7), 200).save(tmp_path / "a" / f"one{ending}", "JPEG" if ending == ".jfif" else None)
