@@ -44,16 +44,16 @@ def _line_on_guess(
     if other == parts.classes or not isinstance(parts.train.images, FileImages | TarImages):  # named sets number their classes
         return None
     return (
-        f"{words} does not name its classes, and orders differ: {WORDS['text']} {shown_order(parts.classes, other)} (taken here), "
-        f"{WORDS['natural']} {shown_order(other, parts.classes)}; {advice}"
+        f"{words} does not name its classes, and orders differ: {WORDS['text']} {shown_order(parts.classes, other)} (taken "
+        f"here), {WORDS['natural']} {shown_order(other, parts.classes)}; {advice}"
     )
 
 
 def teacher_line(teacher: TeacherConfig | None, parts: DataParts) -> Iterator[str]:
     """What is to be said of a teacher whose classes may be in another order than that of its setting."""
     if teacher is not None and teacher.network.startswith(TIMM) and "classes" not in teacher.model_fields_set:
-        if line := _line_on_guess(parts, f"teacher {teacher.network}", "set teacher.classes to natural, or to a class map"):
-            yield line
+        line = _line_on_guess(parts, f"teacher {teacher.network}", "set teacher.classes to natural, or to a class map")
+        yield from () if line is None else (line,)
 
 
 def better_order(
@@ -76,9 +76,9 @@ def better_order(
         if other.low > taken.high:
             order = sort(classes)
             return (
-                f"with classes {WORDS[name]}, {shown_order(order, own)}, {100 * other.value:.1f} % of the {len(labels)} images are "
-                f"right, as taken here, {shown_order(own, order)}, {100 * taken.value:.1f} %: the names are most likely mixed up; "
-                f"{advice} --classes {name}"
+                f"with classes {WORDS[name]}, {shown_order(order, own)}, {100 * other.value:.1f} % of the {len(labels)} images "
+                f"are right, as taken here, {shown_order(own, order)}, {100 * taken.value:.1f} %: the names are most likely "
+                f"mixed up; {advice} --classes {name}"
             )
     return None
 

@@ -33,8 +33,8 @@ MOST_BYTES = 2 << 30  # of images as float32 at once; a search part of large ima
 def network_and_images(words: str, data: str | None, classes: str | None = None) -> tuple[NamedNetwork, DataParts]:
     """The network that `words` name and its images, those it was made from, or `data`, with their classes in its order.
 
-    `classes` is `--classes`; a line says where the order is a guess. Raises `CheckpointError` for something that is not a network,
-    `DataError` when a foreign network comes without `data`, or with images of other classes than it knows.
+    `classes` is `--classes`; a line says where the order is a guess. Raises `CheckpointError` for something that is not a
+    network, `DataError` when a foreign network comes without `data`, or with images of other classes than it knows.
     """
     if words.endswith((".onnx", ".plan", ".zip")):
         raise CheckpointError(f"{words} is exported already; give the network it was made from, or use it as it is")

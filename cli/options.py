@@ -22,8 +22,8 @@ Classes = Annotated[
     typer.Option(
         "--classes",
         metavar="text|natural|FILE",
-        help="Order of the classes of a network that names none: text (1, 10, 2; default), natural (1, 2, 10; timm's), or a class "
-        "map: a file with a name per line.",
+        help="Order of the classes of a network that names none: text (1, 10, 2; the default), natural (1, 2, 10; timm's), or a "
+        "class map: a file with a name per line.",
     ),
 ]
 GroupBy = Annotated[

@@ -1,7 +1,8 @@
 """Images and their parts.
 
 In: a folder, an archive, the name of a data set, or one's own. Out: three disjoint parts and the record that restores them.
-`loading` makes and restores parts, `parts` are the values, `splits` cuts them; `sources`, `images` and `tar_images` open files,
+`loading` makes and restores parts, `parts` are the values, `splits` cuts them; `sources` opens what a name means, `layout` tells
+parts from classes, `classes` orders them; `folders`, `tar_images` and `images` open files, `remarks` say what was not taken,
 `reading` reads many at once; `preprocessing` makes numbers of an image (modes, orientation, resizing, normalising);
 `check` examines a data set, `duplicates` finds images alike.
 """

@@ -55,7 +55,7 @@ def class_numbers(found: Sequence[str], classes: Sequence[str] | None, where: st
     for name in found:
         if (other := held.setdefault(same_name(name), name)) != name:
             raise DataError(
-                f"{where} holds {printable(name)!r} twice, in two Unicode forms ({ascii(other)}, {ascii(name)}): one class to people, "
+                f"{where} holds {printable(name)!r} twice, in two Unicode forms ({other!a}, {name!a}): one class to people, "
                 "two to computers; put their images into one folder"
             )
     names = tuple(classes or found)

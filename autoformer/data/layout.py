@@ -1,8 +1,8 @@
 """Which folders at the top of a source are parts, and which only look like parts.
 
-Parts are known by their names, in any case. Folders of other names are classes, so a name that people give to parts (`training_set`,
-`seg_train`, `test1`) would silently become a class. Such names are refused where the folders also look like parts; a class whose
-name merely holds such a word (`freight_train`, `test_tube`) stays one.
+Parts are known by their names, in any case. Folders of other names are classes, so a name that people give to parts
+(`training_set`, `seg_train`, `test1`) would silently become a class. Such names are refused where the folders also look like
+parts; a class whose name merely holds such a word (`freight_train`, `test_tube`) stays one.
 """
 
 from __future__ import annotations
@@ -27,13 +27,10 @@ ROLES = {  # words that tell of a part, inside a longer name
     **{word: part for part, words in SPLIT_FOLDERS.items() for word in words},
     "trainval": "train", "evaluation": "test", "holdout": "test",
 }  # fmt: skip
-BESIDE = frozenset(
-    "extra pred predict prediction predictions unlabeled unlabelled submission".split()
-)  # of what lies beside parts
-PLAIN = (
-    frozenset("set sets data dataset image images img imgs folder folders dir split seg photos pictures new all a b".split())
-    | BESIDE
-)
+BESIDE_WORDS = "extra pred predict prediction predictions unlabeled unlabelled submission"
+BESIDE = frozenset(BESIDE_WORDS.split())  # words of what lies beside parts
+PLAIN_WORDS = "set sets data dataset image images img imgs folder folders dir split seg photos pictures new all a b"
+PLAIN = BESIDE | set(PLAIN_WORDS.split())  # what stands in a name beside the word and tells nothing
 ENDS = ("sets", "set", "data", "images", "imgs", "img", "split", "dir")  # written together with the word: trainset, testdata
 SHOWN = 3
 
@@ -123,27 +120,25 @@ def refuse_named_like_parts(archives: Sequence[Path]) -> None:
     if "train" in roles and len(roles) > 1 and (len(rests) == 1 or all(rest <= PLAIN for rest in rests)):
         names = ", ".join(printable(path.name) for path in archives[:SHOWN])
         raise DataError(
-            f"{printable(archives[0].parent)} holds {names}, which look like parts of a data set and would be mixed; {HOW_TO_NAME}: "
-            "rename them to train.tar, val.tar, test.tar (or train-0000.tar), and move others away"
+            f"{printable(archives[0].parent)} holds {names}, which look like parts of a data set and would be mixed; "
+            f"{HOW_TO_NAME}: rename them to train.tar, val.tar, test.tar (or train-0000.tar), and move others away"
         )
 
 
 def _refuse_parts_in_classes(where: str, folders: Sequence[str], shape_of: Callable[[str], Shape]) -> None:
-    """Raises `DataError` where every folder holds parts (CLASS/train, CLASS/test), or where there is one, which holds the classes."""
+    """Raises `DataError` where every folder holds parts (CLASS/train, CLASS/test), or where there is one, which holds them."""
     if not folders:
         return
-    first = shape_of(folders[0])
+    first, name = shape_of(folders[0]), printable(folders[0])
     if len(folders) == 1:
         if not first.flat and len(first.folders) > 1:
-            raise DataError(
-                f"{where} holds one folder, {printable(folders[0])}, with {first} in it; give what lies in it, {where}/{printable(folders[0])}"
-            )
+            raise DataError(f"{where} holds one folder, {name}, with {first} in it; give what lies in it, {where}/{name}")
         return
     inside = [folder for folder in first.folders if folder.lower() in KNOWN]
     if len({ROLES[folder.lower()] for folder in inside}) > 1 and all(
-        not (shape := shape_of(folder)).flat and any(name.lower() in KNOWN for name in shape.folders) for folder in folders
+        not (shape := shape_of(folder)).flat and any(inner.lower() in KNOWN for inner in shape.folders) for folder in folders
     ):
         raise DataError(
-            f"{where} holds parts inside its classes ({printable(folders[0])}/{inside[0]}, {printable(folders[0])}/{inside[1]}), which "
-            f"would be mixed; {HOW_TO_NAME}, and hold the classes: {inside[0]}/{printable(folders[0])}"
+            f"{where} holds parts inside its classes ({name}/{inside[0]}, {name}/{inside[1]}), which would be mixed; {HOW_TO_NAME}, "
+            f"and hold the classes: {inside[0]}/{name}"
         )

@@ -17,7 +17,7 @@ import json
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -30,7 +30,7 @@ from pydantic import Field, field_validator
 from autoformer.data.classes import numbers_of
 from autoformer.data.images import Images
 from autoformer.data.preprocessing import Preprocessing
-from autoformer.data.remarks import Remarks
+from autoformer.data.remarks import NOTHING, Remarks
 from autoformer.files import json_digest, read_json, write_json
 from autoformer.settings import Settings
 
@@ -174,7 +174,7 @@ class DataParts:
     layout: str  # how the parts came about, in words
     config: DataConfig  # what made them, so that a later command finds the same parts
     unreadable: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names of images left out, by part
-    remarks: Remarks = Remarks()  # what else lies there
+    remarks: Remarks = NOTHING  # what else lies there
 
     def in_order(self, names: Sequence[str]) -> DataParts:
         """The same parts with classes numbered as in `names`, which must hold them all, in whatever Unicode form.
@@ -216,8 +216,7 @@ class DataParts:
 
 def _numbered(images: Images, numbers: Sequence[int]) -> Images:
     """The images with another number for each class."""
-    assert is_dataclass(images)
-    return cast(Images, replace(images, labels=[numbers[label] for label in images.labels]))
+    return cast(Images, replace(cast(Any, images), labels=[numbers[label] for label in images.labels]))
 
 
 def describe_parts(parts: DataParts) -> Iterable[str]:

@@ -11,25 +11,18 @@ from pathlib import Path, PurePosixPath
 
 from autoformer.data.images import IMAGE_ENDINGS, printable
 
-CLUTTER = (  # what file managers, archivers and disks leave behind, in lower case; names that begin with "." are hidden as well
+CLUTTER = (  # what file managers, archivers and disks leave behind, in lower case; names that begin with "." are hidden too
     "@eadir", "@recycle", "@recently-snapshot", "#recycle", "$recycle.bin", "__macosx", "lost+found", "system volume information",
     "thumbs.db", "ehthumbs.db", "desktop.ini",
 )  # fmt: skip
-UNREAD_ENDINGS = frozenset(  # images all the same; .avif where Pillow cannot read it
-    ".avif .heic .heif .jxl .jp2 .j2k .jxr .tga .dds .psd .svg .eps .ico .icns .pcx .pbm .pnm .pam .xbm .exr .hdr .dcm .nii .raw .dng "
-    ".cr2 .cr3 .nef .arw .orf .rw2 .raf .npy .jpg_large .pjpeg .jfi".split()
-) - set(IMAGE_ENDINGS)  # fmt: skip
-STARTS = (
-    b"\xff\xd8\xff",
-    b"\x89PNG\r\n\x1a\n",
-    b"GIF87a",
-    b"GIF89a",
-    b"II*\0",
-    b"MM\0*",
-    b"\0\0\0\x0cJXL ",
-    b"\xff\x0a",
-    b"\0\0\0\x0cjP  ",
+UNREAD = (  # endings of images all the same; .avif where Pillow cannot read it
+    ".avif .heic .heif .jxl .jp2 .j2k .jxr .tga .dds .psd .svg .eps .ico .icns .pcx .pbm .pnm .pam .xbm .exr .hdr .dcm .nii "
+    ".raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .npy .pjpeg"
 )
+UNREAD_ENDINGS = frozenset(UNREAD.split()) - set(IMAGE_ENDINGS)
+STARTS = (
+    b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\0\0\0\x0cJXL ", b"\0\0\0\x0cjP  ",
+)  # fmt: skip
 BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heif", b"mif1", b"msf1")  # of ISO media files, after "ftyp"
 LOOKED_INTO = 100  # files of each ending whose first bytes are looked at
 MOST_ENDINGS = 6  # shown
@@ -38,7 +31,8 @@ SAID = {  # kind: one, many, what `data check` calls it, what is done
     "others": ("file is not taken as an image", "files are not taken as images",
                "files that are not taken as images", "left out"),
     "empty": ("folder holds no image and is no class", "folders hold no image and are no classes",
-              "folders of classes without an image that is taken", "no classes: networks will not know them; fill or remove them"),
+              "folders of classes without an image that is taken",
+              "no classes: networks will not know them; fill or remove them"),
     "beside": ("name beside the parts is not used", "names beside the parts are not used",
                "what lies beside the parts", "not used"),
     "hidden": ("hidden name or folder of thumbnails was left out", "hidden names and folders of thumbnails were left out",
@@ -115,6 +109,7 @@ class Remarks:
 
 
 _KINDS = tuple(field.name for field in fields(Remarks))
+NOTHING = Remarks()
 
 
 def is_hidden(name: str) -> bool:

@@ -24,8 +24,8 @@ from typing import Any
 from autoformer.data.folders import folder_images, holds_images, names_in, visible_files, visible_folders
 from autoformer.data.images import Images, dataset_images, digits, printable
 from autoformer.data.layout import KNOWN, Parts, Shape, parts_among, refuse_named_like_parts
-from autoformer.data.remarks import Remarks, is_hidden
-from autoformer.data.tar_images import COMPRESSED, TarIndex, index_archives
+from autoformer.data.remarks import NOTHING, Remarks, is_hidden
+from autoformer.data.tar_images import COMPRESSED, index_archives
 from autoformer.errors import DataError
 
 PREFIXES = ("torch", "hfds", "hfids", "tfds", "wds")
@@ -44,7 +44,7 @@ class Source:
     train: Images
     val: Images | None = None
     test: Images | None = None
-    remarks: Remarks = Remarks()
+    remarks: Remarks = NOTHING
 
 
 def open_source(source: str, root: Path | None, max_memory_mib: int) -> Source:
@@ -59,8 +59,8 @@ def open_source(source: str, root: Path | None, max_memory_mib: int) -> Source:
         folders = visible_folders(path)
         if archives := _archives(path, folders):
             return _of_archives(path, archives, set(names_in(path)) - {folder.name for folder in folders})
-        names = [folder.name for folder in folders]
-        parts = parts_among(printable(path), names, lambda name: _shape(path / name))
+        tops = [folder.name for folder in folders]
+        parts = parts_among(printable(path), tops, lambda name: _shape(path / name))
         return _laid_out(path, parts, _of_folder(path), names_in(path))
     if source.partition("/")[0].lower() in PREFIXES and "/" in source:
         return _named(source, root, max_memory_mib)

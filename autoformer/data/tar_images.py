@@ -19,7 +19,7 @@ from PIL import Image
 
 from autoformer.data.folders import class_numbers
 from autoformer.data.images import IDENTITY_BYTES, IMAGE_ENDINGS, decode, printable
-from autoformer.data.remarks import Remarks, is_hidden
+from autoformer.data.remarks import NOTHING, Remarks, is_hidden
 from autoformer.errors import DataError
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tar.zst")
@@ -84,7 +84,7 @@ class TarIndex:
     """What archives hold: images, and what else lies beside them."""
 
     members: tuple[Member, ...]  # sorted by name
-    remarks: Remarks = Remarks()  # files that are neither images nor .cls, links and the like
+    remarks: Remarks = NOTHING  # files that are neither images nor .cls, links and the like
     seen: frozenset[str] = frozenset()  # all folders, those without images too
 
     @property
@@ -141,7 +141,7 @@ def index_archives(archives: Iterable[tuple[Path, str]]) -> TarIndex:
     Raises `DataError` for a file that is not a tar archive, is compressed or is damaged.
     """
     members: dict[str, Member] = {}
-    remarks, seen = Remarks(), set[str]()
+    remarks, seen = NOTHING, set[str]()
     for archive, place in archives:
         index = _scan(archive)
         remarks += index.remarks.inside(place) if place else index.remarks

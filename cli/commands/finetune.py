@@ -38,8 +38,8 @@ def finetune(
     import torch
 
     from autoformer.cli.chain.recipe import recipe_of
-    from autoformer.cli.class_order import teacher_line
     from autoformer.cli.chain.starting import network_and_parts, readable
+    from autoformer.cli.class_order import teacher_line
     from autoformer.cli.console import note, print_json, print_table, progress_bar
     from autoformer.cli.words import metric_of, score_cells
     from autoformer.data.parts import describe_parts

@@ -110,8 +110,8 @@ class Comparison:
 class Images:
     """What the artefacts are asked about.
 
-    `read` gives the images to the artefact of these words, and may count that it did. `order` gives the order of its outputs, for its
-    words and the classes that it names, if it does.
+    `read` gives the images to the artefact of these words, and may count that it did. `order` gives the order of its outputs,
+    for its words and the classes that it names, if it does.
     """
 
     read: Callable[[str], Part]

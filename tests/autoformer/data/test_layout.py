@@ -78,7 +78,7 @@ def test_classes_whose_names_hold_such_a_word_stay_classes(folders: dict[str, Sh
 
 
 def test_known_parts_are_taken_and_what_lies_beside_them_is_told() -> None:
-    found = parts_among("photos", ["Test", "TRAIN", "labels", "val"], {}.__getitem__)
+    found = parts_among("photos", ["Test", "TRAIN", "labels", "val"], lambda name: DEEP)
     assert found is not None
     assert found.folders == {"train": "TRAIN", "val": "val", "test": "Test"}
     assert found.beside == ("labels",)
