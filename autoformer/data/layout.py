@@ -139,6 +139,6 @@ def _refuse_parts_in_classes(where: str, folders: Sequence[str], shape_of: Calla
         not (shape := shape_of(folder)).flat and any(inner.lower() in KNOWN for inner in shape.folders) for folder in folders
     ):
         raise DataError(
-            f"{where} holds parts inside its classes ({name}/{inside[0]}, {name}/{inside[1]}), which would be mixed; {HOW_TO_NAME}, "
-            f"and hold the classes: {inside[0]}/{name}"
+            f"{where} holds parts inside its classes ({name}/{inside[0]}, {name}/{inside[1]}), which would be mixed; "
+            f"{HOW_TO_NAME}, and hold the classes: {inside[0]}/{name}"
         )

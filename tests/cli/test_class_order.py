@@ -15,12 +15,16 @@ from PIL import Image
 from timm.data import create_dataset, create_transform
 from timm.models import save_for_hf
 
+from autoformer.cli.chain.starting import network_and_parts
 from autoformer.cli.networks import export_source
 from autoformer.data.classes import CLASS_MAP, read_class_map
 from autoformer.errors import DataError
+from autoformer.networks.folders import save_subnet
 from autoformer.training.config import TeacherConfig, TrainConfig
 from autoformer.training.teacher import Teacher
 from tests.support.commands import command
+from tests.support.small_images import draw_images
+from tests.support.subnets import CLASSES, PREPROCESSING, make_subnet
 
 NUMBERS = tuple(map(str, range(1, 13)))  # as timm sorts them
 TEXT = ("1", "10", "11", "12", *map(str, range(2, 10)))
@@ -176,6 +180,18 @@ def test_a_teacher_speaks_of_the_classes_in_the_order_that_is_set(place: Path) -
     (place / "short.txt").write_text("\n".join([*NUMBERS, "more"]))
     with pytest.raises(DataError, match="names 13 classes, the data have 12"):
         Teacher(TeacherConfig(network=network, classes=str(place / "short.txt")), source.preprocessing, TEXT, torch.device("cpu"))
+
+
+def test_a_network_of_ours_keeps_its_head_where_images_hold_its_classes_in_another_order(tmp_path: Path) -> None:
+    draw_images(tmp_path / "images", CLASSES, each=8)
+    order = tuple(reversed(CLASSES))
+    network = make_subnet(num_classes=len(order))
+    save_subnet(network, tmp_path / "network", preprocessing=PREPROCESSING, classes=order, record={"data": {}})
+    started, parts, new_head = network_and_parts(str(tmp_path / "network"), {"source": str(tmp_path / "images")}, None)
+    assert (parts.classes, new_head) == (order, False)
+    assert torch.equal(started.head.weight, network.head.weight)
+    label = parts.train[0][1]
+    assert parts.train.images.name(parts.train.indices[0]).split("/")[0] == order[label]  # type: ignore[union-attr]
 
 
 def test_trainings_from_before_teachers_had_an_order_are_gone_on_with() -> None:
