@@ -11,6 +11,7 @@
     ├── MissingPackageError    an optional package is absent
     ├── OutputExistsError      a folder already holds something else
     ├── RecipeError            a recipe key or value is not known
+    ├── StorageError           a database or a disk cannot be used now; nothing is damaged
     ├── TrainingError          the loss left the finite numbers, or a checkpoint could not be written
     ├── LostProcessError       a process of a training on several GPUs ended or went silent
     └── InterruptedRunError    a signal (Ctrl-C, a scheduler's SIGTERM) stopped the work; says how to go on
@@ -61,6 +62,10 @@ class OutputExistsError(AutoformerError):
 
 class RecipeError(AutoformerError, ValueError):
     """A recipe names an unknown key or holds an impossible value."""
+
+
+class StorageError(AutoformerError):
+    """A database or a disk cannot be used now: locked, full, not reached. Nothing is damaged; the same command goes on."""
 
 
 class TrainingError(AutoformerError):
