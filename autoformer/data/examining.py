@@ -89,7 +89,7 @@ def _channel_bits(image: Image.Image, content: bytes) -> int:
     if content.startswith(PNG_START):
         return content[PNG_DEPTH]
     try:
-        return max(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,)))
+        return int(max(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))))
     except Exception:  # damaged, and not needed for the pixels
         return 8
 

@@ -29,7 +29,7 @@ from pydantic import Field, field_validator
 
 from autoformer.data.images import Images, applied
 from autoformer.data.preprocessing import Preprocessing
-from autoformer.data.value_range import Range
+from autoformer.data.value_range import words_on_range
 from autoformer.files import json_digest, read_json, write_json
 from autoformer.settings import Settings
 
@@ -207,8 +207,3 @@ def describe_parts(parts: DataParts) -> Iterable[str]:
     yield f"{parts.source}: {len(parts.classes)} classes, images {sizes}; {parts.layout}"
     size, channels = parts.preprocessing.image_size, parts.preprocessing.in_chans
     yield f"images are {size} × {size} px, {'grey' if channels == 1 else 'RGB'}{words_on_range(parts.preprocessing.value_range)}"
-
-
-def words_on_range(found: Range | None) -> str:
-    """The range of values in words that continue a sentence; "" where no image has values beyond 8 bit."""
-    return "" if found is None else f"; values {found[0]:g}…{found[1]:g} of files beyond 8 bit become 0…255, others are clipped"

@@ -107,3 +107,8 @@ def measured_range(found: Sequence[Values]) -> Range | None:
         reach = STRETCH * (last - first)
         low, high = (low if low >= first - reach else first), (high if high <= last + reach else last)
     return (low, high) if low < high else None
+
+
+def words_on_range(found: Sequence[float] | None) -> str:
+    """The range of values in words that continue a sentence; "" where no image has values beyond 8 bit."""
+    return "" if found is None else f"; values {found[0]:g}…{found[1]:g} of files beyond 8 bit become 0…255, others are clipped"
