@@ -61,7 +61,7 @@ def to_grey(image: Image.Image, value_range: Range | None) -> Image.Image:
     values = values_of(image)
     if value_range is not None:
         low, high = value_range
-        scaled = (np.clip(values.astype(np.float64), low, high) - low) * (255 / (high - low))
+        scaled = (np.clip(values.astype(np.float64), low, high) - low) * 255 / (high - low)
         return pil.fromarray(np.rint(scaled).astype(np.uint8))
     if image.mode == "F":
         return image.convert("L")
