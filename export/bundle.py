@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from autoformer.data.value_range import words_on_range
 from autoformer.errors import CheckpointError, ExportError
 from autoformer.export.expected import FILE_NAME, ExpectedResults
 from autoformer.export.graphs.onnx_model import OnnxModel
@@ -164,6 +165,7 @@ def model_card(manifest: Manifest, expected: ExpectedResults, licence: str | Non
         "float32": "float32 images, normalised as preprocessing.json says",
         "uint8": "uint8 pixels, resized and cropped as preprocessing.json says; normalising is part of the network",
     }[manifest.preprocessing.input_type]
+    beyond = words_on_range(manifest.preprocessing.value_range)
     terms = "see licence.txt" if licence else "not stated by those who made this bundle"
     return f"""# {expected.name}
 
@@ -185,7 +187,7 @@ The program needs Python 3.10 or newer, numpy, Pillow, and onnxruntime or tensor
 that the network gave {
         len(expected.labels)
     } check images where this bundle was made, and measures the budget on the device itself.
-Without the program: the files take {takes}, [{", ".join(map(str, shape))}].
+Without the program: the files take {takes}, [{", ".join(map(str, shape))}]{beyond}.
 
 ## How good it is
 

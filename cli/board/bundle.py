@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoformer.errors import CheckpointError
+from autoformer.data.decoding import open_image
+from autoformer.errors import CheckpointError, DataError
 from autoformer.export.expected import ExpectedResults
 from autoformer.export.manifest import Artefact, Manifest, check_inside, sha256_of
 from autoformer.export.parity import TOLERANCES, Parity, compare, filled_up, run_in_batches
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from autoformer.export.parity import Model
 
 ENGINES = "engines"  # folder that `build` writes
-NO_IMAGE = (OSError, SyntaxError, ValueError, TypeError, OverflowError, MemoryError)  # what Pillow meets damaged files with
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,17 @@ class Bundle:
     def check_images(self) -> NDArray[Any]:
         """The check images as the files take them, [n, C, H, W]: normalised float32, or uint8 pixels."""
         import numpy as np
-        from PIL import Image
 
         pixels = []
         for index in range(len(self.expected.labels)):
             path = self.folder / "check" / f"{index:04d}.png"
             size, channels = self.manifest.preprocessing.image_size, self.manifest.preprocessing.in_chans
             try:
-                with Image.open(path) as image:
-                    if image.size != (size, size) or len(image.getbands()) != channels:
-                        raise ValueError(f"{image.size} pixels of {len(image.getbands())} channels")
-                    pixels.append(np.asarray(image, np.uint8).reshape(size, size, channels))
-            except (*NO_IMAGE, Image.DecompressionBombError) as error:
+                image = open_image(path)
+                if image.size != (size, size) or image.mode != {1: "L", 3: "RGB"}[channels]:
+                    raise DataError(f"{image.size} pixels of mode {image.mode}")
+                pixels.append(np.asarray(image).reshape(size, size, channels))
+            except DataError as error:
                 raise CheckpointError(
                     f"{path} is not a check image of {size} pixels ({one_line(error)}); copy the bundle again"
                 ) from error

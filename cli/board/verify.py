@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from autoformer.cli.board.bench import measured, result_of
-from autoformer.cli.board.bundle import NO_IMAGE, Bundle, chosen, damaged, one_line, opened
+from autoformer.cli.board.bundle import Bundle, chosen, damaged, opened
 from autoformer.cli.board.program import Answer
-from autoformer.errors import CheckpointError, DataError, MissingPackageError
+from autoformer.errors import CheckpointError, MissingPackageError
 from autoformer.export.engines.artefact import few_calls, profiles_of, trtexec_of
 from autoformer.export.engines.builder import PRECISIONS
 from autoformer.export.expected import DIFFERS, MATCHES
@@ -78,21 +79,13 @@ def meant_by(means: str | None) -> tuple[str, str | None]:
 def predict(arguments: argparse.Namespace) -> Answer:
     """The most probable classes of image files."""
     import numpy as np
-    from PIL import Image
 
     bundle = Bundle.open(arguments.bundle)
     folder, artefact = chosen(bundle, arguments.precision)
     found: dict[str, Any] = {}
     with opened(folder, artefact) as run:
         for path in arguments.images:
-            try:
-                with Image.open(path) as image:
-                    pixels = bundle.manifest.preprocessing(image)
-            except FileNotFoundError as error:
-                raise DataError(f"{path} does not exist; expected an image file") from error
-            except (*NO_IMAGE, Image.DecompressionBombError) as error:
-                raise DataError(f"{path} cannot be read as an image ({one_line(error)}); save it as PNG or JPEG") from error
-            logits = run(pixels[None])[0].astype(np.float64)
+            logits = run(bundle.manifest.preprocessing.of_file(Path(path))[None])[0].astype(np.float64)
             if logits.shape != (len(bundle.manifest.classes),):
                 raise CheckpointError(
                     f"{folder / 'manifest.json'} names {len(bundle.manifest.classes)} classes, {artefact.file} gives "
