@@ -1,7 +1,7 @@
 """Data sets by the names that timm has for them: `torch/cifar10`, `hfds/NAME`, `hfids/NAME`, `tfds/NAME`, `wds/NAME`.
 
-`data.root` says where their files lie; wherever a data set is named, `torch/cifar10@FOLDER` says the same (not for wds). The files
-of torchvision and tensorflow-datasets are not downloaded here: one line says how to get them, and what lies where then.
+`data.root` says where their files lie; wherever a data set is named, `torch/cifar10@FOLDER` says the same (not for wds). Files
+of torchvision and of tensorflow-datasets are not downloaded here: one line says how to get them, and what lies where then.
 """
 
 from __future__ import annotations

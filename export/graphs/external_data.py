@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from autoformer.errors import CheckpointError, short
-from autoformer.file_kinds import stand_in
 from autoformer.export.manifest import leads_outside
+from autoformer.file_kinds import stand_in
 
 # Message by message, the numbers of fields that hold further messages with tensors in them (onnx.proto3).
 HOLDS = {

@@ -42,7 +42,7 @@ def test_the_advised_program_names_a_class_of_torchvision(name: str) -> None:
         def __init__(self, root: str, *_: object, download: bool, **__: object) -> None:
             calls.append((root, download))
 
-    kinds = {kind: Recorded for kind in torchvision_sets.__all__}
+    kinds = dict.fromkeys(torchvision_sets.__all__, Recorded)
     exec(program[1].removeprefix("from torchvision.datasets import *; "), kinds)
     assert calls
     assert set(calls) == {("F", True)}
@@ -74,9 +74,7 @@ def test_unknown_names_list_the_known_ones() -> None:
 
 @pytest.mark.parametrize("words", [["data", "check", "torch/cifar10", "--json"], ["train", "r.yaml", "--out", "o", "--dry-run"],
                                    ["run", "r.yaml", "--out", "o"]])  # fmt: skip
-def test_commands_ask_for_the_folder_before_any_work(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commands_ask_for_the_folder_before_any_work(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.yaml").write_text(RECIPE, encoding="utf-8")
     answer = command(*words)

@@ -115,7 +115,9 @@ def test_a_released_supernet_of_another_width_names_its_space(tmp_path: Path) ->
     width = PRESETS["tiny"].stored_embed_dim
     path = saved(tmp_path / "tiny.pth", {"model": {"patch_embed_super.proj.weight": torch.zeros(width, 3, 16, 16)}})
     for name in ("small", "base"):
-        with pytest.raises(CheckpointError, match=rf"width is 256 in the file and {PRESETS[name].stored_embed_dim} .*: that of tiny"):
+        with pytest.raises(
+            CheckpointError, match=rf"width is 256 in the file and {PRESETS[name].stored_embed_dim} .*: that of tiny"
+        ):
             import_official(path, PRESETS[name])
 
 
