@@ -28,6 +28,7 @@ from PIL import Image
 
 from autoformer.data.value_range import words_on_range
 from autoformer.errors import CheckpointError, ExportError
+from autoformer.escaping import markdown
 from autoformer.export.expected import FILE_NAME, ExpectedResults
 from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.manifest import Artefact, Manifest, check_inside, sha256_of
@@ -130,9 +131,9 @@ def _write_triton(folder: Path, manifest: Manifest, artefact: Artefact, onnx: Pa
         f'name: "{folder.name}"\n'
         'platform: "onnxruntime_onnx"\n'
         f"max_batch_size: {64 if any_batch else 0}\n"
-        f'input [ {{ name: "{artefact.input_name}" data_type: {kind} dims: [ {sizes} ] }} ]\n'
-        f'output [ {{ name: "{artefact.output_name}" data_type: TYPE_FP32 dims: [ {outputs} ] label_filename: "labels.txt" }} ]\n'
-        + ("dynamic_batching { }\n" if any_batch else ""),
+        f"input [ {{ name: {json.dumps(artefact.input_name)} data_type: {kind} dims: [ {sizes} ] }} ]\n"
+        f"output [ {{ name: {json.dumps(artefact.output_name)} data_type: TYPE_FP32 dims: [ {outputs} ] "
+        'label_filename: "labels.txt" } ]\n' + ("dynamic_batching { }\n" if any_batch else ""),
         encoding="utf-8",
     )
     _write_labels(folder, manifest)
@@ -148,11 +149,11 @@ def model_card(manifest: Manifest, expected: ExpectedResults, licence: str | Non
         name = artefact.name
         score, time = expected.accuracy.get(name), expected.latency.get(artefact.file or "")
         shown = f"{100 * score['value']:.1f} % [{100 * score['low']:.1f}, {100 * score['high']:.1f}]" if score else "not scored"
-        timed = f"{time['p50_ms']:.3g} ms ({time['means']}; {time['verdict']})" if time else "not measured"
+        timed = f"{time['p50_ms']:.3g} ms ({markdown(time['means'])}; {markdown(time['verdict'])})" if time else "not measured"
         why = "; ".join(filter(None, (artefact.reason, artefact.advice)))
-        rows.append(f"| {artefact.file or name} | {artefact.status} | {shown} | {timed} | {why} |")
+        rows.append(f"| {markdown(artefact.file or name)} | {markdown(artefact.status)} | {shown} | {timed} | {markdown(why)} |")
     first = next(iter(expected.accuracy.values()), None)
-    on = f"{first['words']} on {first['images']} images of the {first['part']} part" if first else "accuracy"
+    on = markdown(f"{first['words']} on {first['images']} images of the {first['part']} part" if first else "accuracy")
     size = manifest.preprocessing.input_size
     shape = next((a.input_shape for a in manifest.artefacts if a.file), ("batch", manifest.preprocessing.in_chans, size, size))
     used = (
@@ -160,16 +161,16 @@ def model_card(manifest: Manifest, expected: ExpectedResults, licence: str | Non
         if manifest.network is None
         else "the images that its files were calibrated and checked on; only its makers know what it was trained on"
     )
-    kind = f"{_one_line(manifest.network)}, a network" if manifest.network else "a vision transformer"
+    kind = f"{markdown(manifest.network)}, a network" if manifest.network else "a vision transformer"
     takes = {
         "float32": "float32 images, normalised as preprocessing.json says",
         "uint8": "uint8 pixels, resized and cropped as preprocessing.json says; normalising is part of the network",
     }[manifest.preprocessing.input_type]
     beyond = words_on_range(manifest.preprocessing.value_range)
     terms = "see licence.txt" if licence else "not stated by those who made this bundle"
-    return f"""# {expected.name}
+    return f"""# {markdown(expected.name)}
 
-A classifier of {len(manifest.classes)} classes ({", ".join(map(_one_line, manifest.classes[:12]))}{
+A classifier of {len(manifest.classes)} classes ({", ".join(map(markdown, manifest.classes[:12]))}{
         " ..." if len(manifest.classes) > 12 else ""
     })
 for images of {size} × {size} pixels: {kind} of {manifest.params:,} parameters{
@@ -187,7 +188,7 @@ The program needs Python 3.10 or newer, numpy, Pillow, and onnxruntime or tensor
 that the network gave {
         len(expected.labels)
     } check images where this bundle was made, and measures the budget on the device itself.
-Without the program: the files take {takes}, [{", ".join(map(str, shape))}]{beyond}.
+Without the program: the files take {takes}, [{", ".join(markdown(str(entry)) for entry in shape)}]{beyond}.
 
 ## How good it is
 
@@ -197,7 +198,9 @@ Without the program: the files take {takes}, [{", ".join(map(str, shape))}]{beyo
 
 ## Data
 
-{Path(str(data.get("source", "not recorded"))).name}: {used}. Scores are of images like these; of other cameras, places or
+{markdown(Path(str(data.get("source", "not recorded"))).name)}: {
+        used
+    }. Scores are of images like these; of other cameras, places or
 classes they say nothing. Every image gets one of the {len(manifest.classes)} classes, also one that shows none of them.
 
 ## Licence
