@@ -5,7 +5,7 @@
     board.pyz             verifies, predicts, times and builds on the device (Python 3.10, numpy, Pillow, a runtime)
     labels.txt            class names, a line each
     preprocessing.json    what becomes of an image
-    check/                images of the search part as the network sees them, and the network's logits of them
+    check/                images of the search part as the network sees them, and what each ONNX file gave for them
     triton/NAME/          a model repository for NVIDIA's Triton server
     README.md             the model card
     licence.txt           as given by the user, where it was
@@ -88,7 +88,7 @@ def write_bundle(
         _write_labels(folder, manifest)
         write_json(manifest.preprocessing.to_dict(), folder / "preprocessing.json")
         (folder / "board.pyz").write_bytes(program)
-        _write_check(folder / "check", manifest, OnnxModel(folder / onnx.file), pixels)
+        logits = _write_check(folder, manifest, pixels)
         _write_triton(folder / "triton" / expected.name, manifest, onnx, folder / onnx.file)
         if licence is not None:
             (folder / "licence.txt").write_text(licence, encoding="utf-8")
@@ -97,6 +97,7 @@ def write_bundle(
             expected,
             costs={"params": manifest.params, "flops": manifest.flops},
             architecture=manifest.architecture,
+            logits=logits,
             files={path.relative_to(folder).as_posix(): sha256_of(path) for path in _files(folder)},
         ).save(folder)
     return out
@@ -110,12 +111,27 @@ def _write_labels(folder: Path, manifest: Manifest) -> None:
     (folder / "labels.txt").write_text("".join(f"{_one_line(name)}\n" for name in manifest.classes), encoding="utf-8")
 
 
-def _write_check(folder: Path, manifest: Manifest, model: OnnxModel, pixels: NDArray[np.uint8]) -> None:
-    folder.mkdir()
+def _write_check(folder: Path, manifest: Manifest, pixels: NDArray[np.uint8]) -> dict[str, str]:
+    """Writes the check images, and the logits that each ONNX file gives here; gives the names of those files by the artefact's.
+
+    A file that does not run here has none: it is compared with the logits of the fp32 file, as in earlier bundles.
+    """
+    (folder / "check").mkdir()
     for index, image in enumerate(pixels):
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / f"{index:04d}.png")
-    logits, _ = run_in_batches(filled_up(model, model.batch), manifest.preprocessing.prepare(pixels), (16,))
-    np.save(folder / "logits.npy", logits, allow_pickle=False)
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / "check" / f"{index:04d}.png")
+    images, found = manifest.preprocessing.prepare(pixels), {}
+    for artefact in manifest.artefacts:
+        if artefact.format != "onnx" or artefact.file is None:
+            continue
+        try:
+            logits, _ = run_in_batches(filled_up(OnnxModel(folder / artefact.file), artefact.batch), images, (16,))
+        except CheckpointError:
+            if artefact.precision == "fp32":
+                raise
+            continue
+        found[artefact.name] = "check/logits.npy" if artefact.precision == "fp32" else f"check/logits.{artefact.precision}.npy"
+        np.save(folder / found[artefact.name], logits, allow_pickle=False)
+    return found
 
 
 def _write_triton(folder: Path, manifest: Manifest, artefact: Artefact, onnx: Path) -> None:
@@ -185,9 +201,9 @@ for images of {size} × {size} pixels: {kind} of {manifest.params:,} parameters{
     python3 board.pyz build      # TensorRT engines, on a device that has it
 
 The program needs Python 3.10 or newer, numpy, Pillow, and onnxruntime or tensorrt. `verify` compares every file with the logits
-that the network gave {
+that it gave itself for {
         len(expected.labels)
-    } check images where this bundle was made, and measures the budget on the device itself.
+    } check images where this bundle was made, says how many of them it gets right, and measures the budget on the device.
 Without the program: the files take {takes}, [{", ".join(markdown(str(entry)) for entry in shape)}]{beyond}.
 
 ## How good it is

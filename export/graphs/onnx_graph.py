@@ -31,8 +31,8 @@ from torch import Tensor, nn
 
 from autoformer.data.preprocessing import INPUT_TYPES, Preprocessing
 from autoformer.errors import CheckpointError, ExportError, short
-from autoformer.export.graphs.external_data import check_external_data, external_locations
 from autoformer.export.graphs.model_metadata import ModelMetadata
+from autoformer.export.graphs.onnx_reading import read_model
 from autoformer.files import replacing, write_json
 from autoformer.tensors import tensors_digest
 
@@ -170,36 +170,6 @@ def image_shape_of(network: nn.Module) -> tuple[int, int, int]:
     if len(shape := tuple(config.get("input_size", ()))) == 3:
         return (int(shape[0]), int(shape[1]), int(shape[2]))
     raise ExportError(f"{type(network).__name__} does not say which images it takes; give image_shape=(channels, height, width)")
-
-
-def read_model(path: Path, *, weights_beside: bool = False) -> onnx.ModelProto:
-    """The file as a checked protobuf; with `weights_beside` those that it keeps in other files of its folder are read too.
-
-    Raises `CheckpointError` when it is missing, truncated or not ONNX, or keeps weights where they are not read.
-    """
-    try:
-        content = path.read_bytes()
-        model = onnx.load_model_from_string(content)
-        if weights_beside:
-            check_external_data(path)
-            onnx.load_external_data_for_model(model, str(path.parent))
-        elif any(True for _ in external_locations(content)):
-            raise CheckpointError(f"{path} keeps weights in other files, which is not supported; store them inside the file")
-        onnx.checker.check_model(model)
-        for tensor in model.graph.initializer:
-            onnx.numpy_helper.to_array(tensor)  # which the checker leaves out: as many values as the shape says
-        words = [word for entry in model.metadata_props for word in (entry.key, entry.value)]
-        words += [value.name for value in (*model.graph.input, *model.graph.output)]
-        if not all(isinstance(word, str) for word in words):  # protobuf gives bytes where it finds no text
-            raise ValueError("names that are not text")
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} does not exist; expected an ONNX file") from error
-    except CheckpointError:
-        raise
-    except Exception as error:  # protobuf's DecodeError, onnx's ValidationError and whatever mangled bytes provoke
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path} is truncated or not an ONNX file ({reason}); export it again") from error
-    return model
 
 
 def opset_of(model: onnx.ModelProto) -> int:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from autoformer.errors import CheckpointError, ExportError
-from autoformer.export.graphs.attention_pattern import GraphView
+from autoformer.export.graphs.graph_view import GraphView
 from autoformer.export.graphs.onnx_graph import OnnxGraph
 from autoformer.export.graphs.onnx_model import OnnxModel, import_onnxruntime
 from autoformer.export.graphs.tensorrt_rules import STANDARD, TARGETS, parsed, quantisation
