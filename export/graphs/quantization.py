@@ -25,7 +25,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from autoformer.errors import CheckpointError, ExportError
+from autoformer.errors import CheckpointError, ExportError, short
 from autoformer.export.graphs.attention_pattern import GraphView
 from autoformer.export.graphs.calibration import ValueRange, measure_ranges
 from autoformer.export.graphs.oldest_form import oldest_ir_version
@@ -95,13 +95,16 @@ def quantize_int8(
     source = OnnxModel(graph.path)
     batch = graph.batch or min(CALIBRATION_BATCH, len(images))
     # A graph of a fixed batch wants batches of one size: the last is filled up with the first images.
-    usable = images[np.arange(-(-len(images) // batch) * batch) % len(images)]
+    missing = -len(images) % batch
+    usable = images[np.arange(len(images) + missing) % len(images)] if missing else images
     expected, _ = run_in_batches(source, usable, (batch,))
     # Quantised in a folder of its own, so that whatever the quantiser leaves goes with it.
     with tempfile.TemporaryDirectory(prefix="autoformer-int8-") as temporary, _quiet():
         prepared = _prepare(graph, Path(temporary))
         model = onnx.load(prepared)
-        usual = [entry for entry in candidates if _nodes_to_quantize(model, entry.ends_in_fp32)]  # convolutions alone have no ends
+        usual = [
+            entry for entry in candidates if _nodes_to_quantize(model, entry.ends_in_fp32)
+        ]  # convolutions alone have no ends
         if not usual:
             raise ExportError("the graph holds no MatMul, Gemm or Conv with stored weights; there is nothing to quantise")
         given = {name for entry in usual for name in _given_to(_nodes_to_quantize(model, entry.ends_in_fp32))}
@@ -189,19 +192,25 @@ def _quantize(prepared: Path, path: Path, calibration: Calibration, ranges: Mapp
 
     model = load_model_with_shape_infer(prepared)
     nodes = _nodes_to_quantize(model, calibration.ends_in_fp32)
-    quantizer = QDQQuantizer(
-        model,
-        per_channel=True,
-        reduce_range=False,
-        weight_qType=QuantType.QInt8,
-        activation_qType=QuantType.QInt8,
-        tensors_range=TensorsData(CalibrationMethod.MinMax, {name: calibration.limits(ranges[name]) for name in _given_to(nodes)}),
-        nodes_to_quantize=[node.name for node in nodes],
-        nodes_to_exclude=[],
-        op_types_to_quantize=list(QUANTISED),
-        extra_options=dict(OPTIONS),
-    )
-    quantizer.quantize_model()
+    limits = {name: calibration.limits(ranges[name]) for name in _given_to(nodes)}
+    try:
+        quantizer = QDQQuantizer(
+            model,
+            per_channel=True,
+            reduce_range=False,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QInt8,
+            tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
+            nodes_to_quantize=[node.name for node in nodes],
+            nodes_to_exclude=[],
+            op_types_to_quantize=list(QUANTISED),
+            extra_options=dict(OPTIONS),
+        )
+        quantizer.quantize_model()
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # whatever it meets in a graph that it was not written for
+        raise ExportError(f"ONNX Runtime's quantiser cannot write this graph: {short(' '.join(str(error).split()))}") from error
     quantizer.model.save_model_to_file(str(path), False)
 
 
