@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from autoformer.data.classes import are_the_same, recorded_names
-from autoformer.data.images import Images, called, dataset_images, printable
+from autoformer.data.images import Images, applied, called, dataset_images, printable
 from autoformer.data.parts import PARTS, DataConfig, DataParts, Part, TestPart
-from autoformer.data.preprocessing import PreprocessingError, convert
+from autoformer.data.preprocessing import Preprocessing, convert
 from autoformer.data.reading import for_each, imagenet_normalised, sampled_preprocessing
 from autoformer.data.sources import Source, open_source
 from autoformer.data.splits import group_keys, grouped, stratified
@@ -145,11 +145,10 @@ def parts_of_record(record: Mapping[str, Any], source: str | None = None) -> Dat
         else:
             reason = f"{error} is missing" if isinstance(error, KeyError) else "it is not laid out as one"
         raise DataError(f"the record of data is damaged or foreign ({reason}); expected the one a run wrote") from error
-    names = recorded_names(record)
     if source is not None:
-        parts = _in_order(load_parts(config.model_copy(update={"source": source})), names)
+        parts = _as_recorded(load_parts(config.model_copy(update={"source": source})), record)
         return check_readable(parts) if config.unreadable == "skip" else parts
-    parts = without_recorded(_in_order(load_parts(config), names), record)
+    parts = without_recorded(_as_recorded(load_parts(config), record), record)
     for name, part in parts.record["parts"].items():
         digest, count = recorded[name]
         if part["digest"] != digest:
@@ -160,9 +159,18 @@ def parts_of_record(record: Mapping[str, Any], source: str | None = None) -> Dat
     return parts
 
 
-def _in_order(parts: DataParts, names: Sequence[str] | None) -> DataParts:
-    """The parts with their classes as in `names`, where these are the same classes."""
-    return parts if names is None or not are_the_same(parts.classes, names) else parts.in_order(names)
+def _as_recorded(parts: DataParts, record: Mapping[str, Any]) -> DataParts:
+    """The parts with the classes in the order of a record, where these are the same.
+
+    A record from before ranges of values were measured also keeps its preprocessing, where that would differ.
+    """
+    names = recorded_names(record)
+    if names is not None and are_the_same(parts.classes, names):
+        parts = parts.in_order(names)
+    if parts.preprocessing.value_range is None or record["config"] is None:
+        return parts
+    recorded = Preprocessing.from_dict(record.get("preprocessing"))
+    return replace(parts, preprocessing=recorded) if recorded.value_range is None else parts
 
 
 def check_readable(parts: DataParts, progress: Progress = silent, most: int = 100_000) -> DataParts:
@@ -196,9 +204,7 @@ def check_readable(parts: DataParts, progress: Progress = silent, most: int = 10
 
 def _read_error(images: Images, index: int) -> DataError | None:
     try:
-        convert(images.open(index), 3)
-    except PreprocessingError as error:
-        return DataError(f"{called(images, index)}: {error}")
+        applied(images, index, partial(convert, in_chans=3))
     except DataError as error:
         return error
     return None

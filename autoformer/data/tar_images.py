@@ -17,8 +17,9 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
+from autoformer.data.decoding import decode
 from autoformer.data.folders import class_numbers
-from autoformer.data.images import IDENTITY_BYTES, IMAGE_ENDINGS, decode, printable
+from autoformer.data.images import IDENTITY_BYTES, IMAGE_ENDINGS, printable
 from autoformer.data.remarks import NOTHING, Remarks, is_hidden
 from autoformer.errors import DataError
 

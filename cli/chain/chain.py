@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import yaml
 
 from autoformer import __version__
 from autoformer.cli.chain.helpers import helpers
@@ -54,6 +53,7 @@ from autoformer.search.answer import StoredSearch
 from autoformer.search.config import Goal
 from autoformer.search.loop import search_supernet
 from autoformer.search.result import SearchResult
+from autoformer.settings import write_yaml
 from autoformer.space import SearchSpace
 from autoformer.training.batches import Plan
 from autoformer.training.runs import finetune, preprocessing_of, train_supernet
@@ -171,7 +171,7 @@ def search_helpers(recipe: Recipe, out: Path, workers: str) -> Iterator[None]:
         return
     with tempfile.TemporaryDirectory() as folder:
         same = Path(folder) / "recipe.yaml"  # with the overrides of the command line; the threads are shared out
-        same.write_text(yaml.safe_dump({**recipe.model_dump(mode="json"), "threads": None}), encoding="utf-8")
+        same.write_text(write_yaml({**recipe.model_dump(mode="json"), "threads": None}), encoding="utf-8")
         words = ["search", "--supernet", str(out / "supernet"), "--out", str(out / "search"), "--recipe", str(same)]
         for name, limit in recipe.budget:
             if limit is not None:
