@@ -72,12 +72,12 @@ def _show(found: DataCheck) -> None:
         say()
         print_table("images", ("class", *names), rows)
     if found.findings:
-        rows = [
+        lines = [
             (f"{finding.count:,}", finding.text, finding.examples, finding.consequence)
             for finding in sorted(found.findings, key=lambda finding: not finding.refuses)
         ]
         say()
-        print_table("found", ("count", "what", "for example", "what is done"), rows)
+        print_table("found", ("count", "what", "for example", "what is done"), lines)
     else:
         say()
         say("nothing odd was found")
