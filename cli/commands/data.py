@@ -23,7 +23,9 @@ def group() -> None:
 
 @app.command()
 def check(
-    source: Annotated[str, typer.Argument(help="digits, a folder, a .tar file, or a timm data set name like torch/cifar10@FOLDER.")],
+    source: Annotated[
+        str, typer.Argument(help="digits, a folder, a .tar file, or a data set name of timm: torch/cifar10@FOLDER.")
+    ],
     group_by: GroupBy = None,
     near: Annotated[bool, typer.Option("--near/--no-near", help="Compare all images across parts for near duplicates.")] = True,
     settings: Set = None,

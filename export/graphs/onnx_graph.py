@@ -33,6 +33,7 @@ from autoformer.data.preprocessing import INPUT_TYPES, Preprocessing
 from autoformer.errors import CheckpointError, ExportError, short
 from autoformer.export.graphs.external_data import check_external_data, external_locations
 from autoformer.export.graphs.model_metadata import ModelMetadata
+from autoformer.file_kinds import stand_in
 from autoformer.files import replacing, write_json
 from autoformer.tensors import tensors_digest
 
@@ -197,6 +198,8 @@ def read_model(path: Path, *, weights_beside: bool = False) -> onnx.ModelProto:
     except CheckpointError:
         raise
     except Exception as error:  # protobuf's DecodeError, onnx's ValidationError and whatever mangled bytes provoke
+        if (kind := stand_in(path)) is not None:
+            raise CheckpointError(f"{path} {kind}; expected an ONNX file") from error
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path} is truncated or not an ONNX file ({reason}); export it again") from error
     return model

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from autoformer.errors import CheckpointError, MeasurementError
 from autoformer.export.manifest import FILE_NAME as MANIFEST
 from autoformer.export.manifest import Manifest
+from autoformer.file_kinds import stand_in
 from autoformer.files import TIMM
 from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
 from autoformer.profiling.measuring.backend import LatencyBackend
@@ -126,6 +127,8 @@ def _onnx(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path, load_external_data=False)
     except (OSError, DecodeError, ValueError) as error:
+        if (kind := stand_in(path)) is not None:
+            raise CheckpointError(f"{path} {kind}; expected an ONNX file") from error
         raise CheckpointError(f"{path} is truncated or not an ONNX file ({error}); export it again") from error
     return model
 
