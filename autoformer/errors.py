@@ -112,7 +112,7 @@ def memory_shortage(error: BaseException | None) -> str | None:
 
 def said(error: AutoformerError) -> str:
     """The message of an error, after the memory that was short where that made a file or a network seem at fault."""
-    shortage = memory_shortage(error.__cause__) if isinstance(error, CheckpointError | ExportError) else None
+    shortage = memory_shortage(error.__cause__) if isinstance(error, CheckpointError | ExportError | TrainingError) else None
     return str(error) if shortage is None else f"{shortage}, or {error}"
 
 

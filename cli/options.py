@@ -15,7 +15,8 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any key of the recipe: --set train.epochs=50.")
 ]
 Data = Annotated[
-    str | None, typer.Option("--data", help="digits, a folder, a .tar file, or a data set name of timm like torch/cifar10.")
+    str | None,
+    typer.Option("--data", help="digits, a folder, a .tar file, or a data set name of timm: torch/cifar10@FOLDER."),
 ]
 Classes = Annotated[
     str | None,

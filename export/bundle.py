@@ -35,6 +35,7 @@ from autoformer.export.expected import FILE_NAME, ExpectedResults
 from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.manifest import Artefact, Manifest, check_inside, sha256_of
 from autoformer.export.parity import filled_up, run_in_batches
+from autoformer.file_kinds import stand_in
 from autoformer.files import refuse_existing, refuse_existing_file, replacing, write_folder, write_json
 
 MAX_UNPACKED_BYTES = 8 << 30
@@ -262,6 +263,8 @@ def unpack_bundle(archive: Path, out: Path) -> Path:
     except FileNotFoundError as error:
         raise CheckpointError(f"{archive} does not exist; expected a bundle") from error
     except BAD_ARCHIVE as error:
+        if (kind := stand_in(archive)) is not None:
+            raise CheckpointError(f"{archive} {kind}; expected a bundle") from error
         raise CheckpointError(f"{archive} is truncated or not a zip file ({error}); copy it again") from error
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{archive} cannot be unpacked ({' '.join(str(error).split())})") from error

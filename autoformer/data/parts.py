@@ -44,7 +44,7 @@ class DataConfig(Settings):
     """Which images, and how they are cut into parts."""
 
     source: str = Field("digits", description="digits, a folder, a .tar file, or a name timm.data.create_dataset knows")
-    root: Path | None = Field(None, description="where a named data set lies")
+    root: Path | None = Field(None, description="where a named data set lies; NAME@FOLDER counts before it")
     image_size: int | None = Field(None, gt=3, le=4096, description="pixels; empty: from the images, at most max_image_size")
     max_image_size: int = Field(64, gt=3, le=4096, description="pixels; the largest size chosen from the images")
     crop_pct: float = Field(

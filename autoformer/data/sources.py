@@ -1,7 +1,7 @@
 """What a data source holds, before it is cut: images with labels, as its makers laid them out.
 
 A source is the embedded `digits` (scikit-learn's 1,797 handwritten digits), a folder of one folder per class, a tar archive or
-a folder of archives, or any name that `timm.data.create_dataset` knows (`torch/cifar10`, `hfds/...`, `tfds/...`, `wds/...`).
+a folder of archives, or any name that `timm.data.create_dataset` knows (`named_sets.py`).
 
 Folders of parts are known by their names in any case (`layout.py`), in an archive too; `train` alone is one folder of
 classes. Archives beside each other: `train-0000.tar` or `val.tar` holds images of that part; otherwise an archive whose images

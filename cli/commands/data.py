@@ -23,7 +23,9 @@ def group() -> None:
 
 @app.command()
 def check(
-    source: Annotated[str, typer.Argument(help="digits, a folder, a .tar file, or a timm data set name like torch/cifar10.")],
+    source: Annotated[
+        str, typer.Argument(help="digits, a folder, a .tar file, or a data set name of timm: torch/cifar10@FOLDER.")
+    ],
     group_by: GroupBy = None,
     near: Annotated[bool, typer.Option("--near/--no-near", help="Compare all images across parts for near duplicates.")] = True,
     settings: Set = None,
@@ -72,12 +74,12 @@ def _show(found: DataCheck) -> None:
         say()
         print_table("images", ("class", *names), rows)
     if found.findings:
-        rows = [
+        lines = [
             (f"{finding.count:,}", finding.text, finding.examples, finding.consequence)
             for finding in sorted(found.findings, key=lambda finding: not finding.refuses)
         ]
         say()
-        print_table("found", ("count", "what", "for example", "what is done"), rows)
+        print_table("found", ("count", "what", "for example", "what is done"), lines)
     else:
         say()
         say("nothing odd was found")

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from autoformer.errors import CheckpointError
+from autoformer.file_kinds import stand_in
 
 ONE_FILE_BYTES = (1 << 31) - 1  # what protobuf reads of one message
 BEGINS = re.compile(r"\[ONNXRuntimeError\] : -?\d+ : \w+ : ")
@@ -57,7 +58,7 @@ def _signature_end(text: str, start: int) -> int | None:
 
 
 def refusal(path: Path, error: object, reader: str, *, otherwise: str) -> CheckpointError:
-    """The error about a file that `reader` (with its version) did not take: newer, damaged, too large, else `otherwise`."""
+    """The error about a file that `reader` (with its version) did not take: something else, newer, damaged, too large, else `otherwise`."""
     text = " ".join(str(error).split())
     for what, pattern in NEWER:
         if (found := pattern.search(text)) is not None:
@@ -66,6 +67,8 @@ def refusal(path: Path, error: object, reader: str, *, otherwise: str) -> Checkp
                 f"{path} is of {what} {has}, newer than {reader} reads (up to {reads}); install a newer one, or write the file "
                 f"with {what} {reads} or below"
             )
+    if (kind := stand_in(path)) is not None:
+        return CheckpointError(f"{path} {kind}; expected an ONNX file")
     if not DAMAGED.search(text):
         return CheckpointError(f"{path} {otherwise}: {reason_of(error)}")
     if path.is_file() and path.stat().st_size > ONE_FILE_BYTES:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 
 import pytest
 
 from autoformer.errors import CheckpointError
+from autoformer.export.bundle import unpack_bundle
 from autoformer.export.graphs.external_data import check_external_data
 from autoformer.file_kinds import placeholder, stand_in
 from autoformer.files import read_json
 from autoformer.tensors import read_metadata, read_tensors
+from tests.support.commands import command
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 12345\n"
 PAGE = b"\n<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body>quota exceeded</body></html>\n"
@@ -34,6 +37,11 @@ def test_what_stands_in_for_a_binary_file_is_named(content: bytes, words: str, t
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match=f"{name} {words}"):
             read(path)
+    assert re.search(f"c\\.onnx {words}", command("check", tmp_path / "c.onnx").error)
+    archive = tmp_path / "d.zip"
+    archive.write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"d\\.zip {words}"):
+        unpack_bundle(archive, tmp_path / "out")
 
 
 def test_a_pointer_in_place_of_our_json_is_named_and_damaged_json_is_not_taken_for_a_message(tmp_path: Path) -> None:

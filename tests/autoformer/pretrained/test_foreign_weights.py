@@ -88,6 +88,7 @@ def test_numpys_pickles_run_none_of_its_code(tmp_path: Path, monkeypatch: pytest
 
 
 def test_an_empty_average_does_not_hide_the_weights(tmp_path: Path) -> None:
+    empty: dict[str, torch.Tensor] | None
     for empty in ({}, None):
         path = saved(tmp_path / "weights.pth", {"model_ema": empty, "model": WEIGHTS})
         assert set(read_foreign_weights(path)) == {"a", "b"}
