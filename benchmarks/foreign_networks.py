@@ -1,12 +1,12 @@
 """Networks of others all the way: `timm:NAME@FILE`, exported, bundled, verified by the runtime of a board, compared.
 
-    python benchmarks/foreign_networks.py --work runs/foreign --board-python board/bin/python --out FILE
+    python benchmarks/foreign_networks.py --work runs/foreign --opsets 17 --board-python board/bin/python --out FILE
 
 Makes random networks of timm with own classes, fits each classifier in closed form to generated pictures (so that accuracy
 means something without a training), and takes them through the commands: export in fp32, fp16 and int8 at each opset, `bundle`,
 `board.pyz verify` under `--board-python` (an environment with numpy, Pillow and onnxruntime alone), `compare`. Each row is
-appended to `--out` when it is there, and rows that are there are not repeated. Prints the table, with a reason wherever
-something was not delivered.
+appended to `--out` when it is there, and rows that are there are not repeated, so that each opset can have a board of its own.
+Prints the table, with a reason wherever something was not delivered.
 """
 
 from __future__ import annotations
@@ -150,7 +150,10 @@ def row(name: str, opset: int, work: Path, board: str) -> dict[str, Any]:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The table, and below it why a file is not there or not confirmed."""
-    lines, reasons = ["| network | px | opset | " + " | ".join(PRECISIONS) + " | compare |", "|---|---|---|" + "---|" * 4], []
+    lines, reasons = (
+        ["| network | px | opset | Python, ONNX Runtime | " + " | ".join(PRECISIONS) + " | compare |", "|---" * 8 + "|"],
+        [],
+    )
     for entry in rows:
         where = f"{entry['network']}, opset {entry['opset']}"
         if "failed" in entry:
@@ -167,7 +170,9 @@ def markdown(rows: list[dict[str, Any]]) -> str:
                 reasons.append(f"{where}, {precision} on the board: {said}")
         compared = "yes" if "compare" in entry else "no"
         size = entry.get("image_size", "–")
-        lines.append(f"| {entry['network']} | {size} | {entry['opset']} | " + " | ".join([*cells, compared]) + " |")
+        lines.append(
+            f"| {entry['network']} | {size} | {entry['opset']} | {entry['board']} | " + " | ".join([*cells, compared]) + " |"
+        )
     return "\n".join([*lines, "", *(f"- {reason}" for reason in reasons)])
 
 
@@ -182,17 +187,15 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     version = subprocess.run([options.board_python, "-c", ORT_VERSION], capture_output=True, text=True, check=True)
     record = read_json(options.out) if options.out.exists() else {"rows": []}
-    python, runtime = version.stdout.split()
-    record["board"] = {"python": python, "onnxruntime": runtime}
+    board = version.stdout.strip()  # of Python, of ONNX Runtime
     done = {(entry["network"], entry["opset"]) for entry in record["rows"]}
     for name in options.networks:
         for opset in options.opsets:
             if (name, opset) in done:
                 continue
             print(f"{name}, opset {opset}", file=sys.stderr, flush=True)
-            record["rows"].append(row(name, opset, options.work, options.board_python))
+            record["rows"].append(row(name, opset, options.work, options.board_python) | {"board": board})
             write_json(record, options.out)
-    print(f"Board: Python {python}, ONNX Runtime {runtime}\n")
     print(markdown(record["rows"]))
 
 

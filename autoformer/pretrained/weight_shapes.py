@@ -92,7 +92,7 @@ def _image_sizes(name: str, options: Mapping[str, Any], stored: Mapping[str, tup
         for ratio in _ratios(given, own)
     }
     sizes = sorted({int(usual * ratio) for ratio in ratios if usual * ratio <= LARGEST_SIDE and usual * ratio % 1 == 0})
-    embed = getattr(sketch, "patch_embed", None)
+    embed: Any = getattr(sketch, "patch_embed", None)
     step = embed.feat_ratio(as_scalar=True) if hasattr(embed, "feat_ratio") else USUAL_PATCH
     found = {size for size in sizes if _fits(name, options, size, stored)}
     found = {size for size in found if size % step == 0} or found  # a size with a rest may fit as the one below it
