@@ -22,6 +22,7 @@ from autoformer.tensors import check_weights
 
 MOST_TOKENS_BESIDE = 8  # class, distillation and register tokens, which have positions but no place in the grid
 LARGEST_SIDE = 1024  # pixels; of sizes that are tried
+USUAL_PATCH = 16  # pixels; of networks that do not say
 LARGEST_STEP = 32  # pixels; between sizes that halve five times without a rest
 REMEDY = "give a folder whose config.json holds its model_args (timm's save_for_hf)"
 
@@ -91,9 +92,10 @@ def _image_sizes(name: str, options: Mapping[str, Any], stored: Mapping[str, tup
         for ratio in _ratios(given, own)
     }
     sizes = sorted({int(usual * ratio) for ratio in ratios if usual * ratio <= LARGEST_SIDE and usual * ratio % 1 == 0})
+    embed: Any = getattr(sketch, "patch_embed", None)
+    step = embed.feat_ratio(as_scalar=True) if hasattr(embed, "feat_ratio") else USUAL_PATCH
     found = {size for size in sizes if _fits(name, options, size, stored)}
-    embed = getattr(sketch, "patch_embed", None)
-    step = embed.feat_ratio(as_scalar=True) if hasattr(embed, "feat_ratio") else LARGEST_STEP
+    found = {size for size in found if size % step == 0} or found  # a size with a rest may fit as the one below it
     for size in sorted(found):  # networks that pad or clip their windows take sizes beside it with the same weights
         for further in range(step, LARGEST_STEP, step):
             found |= {other for other in (size - further, size + further) if _fits(name, options, other, stored)}

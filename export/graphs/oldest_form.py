@@ -8,7 +8,7 @@ own converter knows no way back for most); what has no form there is refused, wi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -41,6 +41,42 @@ def oldest_ir_version(model: onnx.ModelProto) -> int:
     return max(needed)
 
 
+def affine_batch_norms(model: onnx.ModelProto, scopes: MutableMapping[str, str]) -> None:
+    """Writes batch normalisations of a product's rows [rows, width] as Mul and Add, in place.
+
+    They compute the same. ONNX Runtime 1.17 and 1.18 fuse such a pair over the Reshape between them into an operator that does
+    not take the product's dimensions, and then refuse the file.
+    """
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    maker = {name: node for node in model.graph.node for name in node.output}
+    made: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        before = maker.get(node.input[0]) if node.input else None
+        rows = before is not None and before.op_type in ("Reshape", "Flatten") and _product(before, maker)
+        if node.op_type != "BatchNormalization" or not rows or not all(name in stored for name in node.input[1:]):
+            made.append(_copy(node))
+            continue
+        scale, bias, mean, variance = (numpy_helper.to_array(stored[name]) for name in node.input[1:])
+        kind, name = scale.dtype, node.name or node.output[0]
+        factor = scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + _attribute(node, "epsilon", 1e-5))
+        shift = bias.astype(np.float64) - mean.astype(np.float64) * factor
+        for part, values in (("factor", factor), ("shift", shift)):
+            model.graph.initializer.append(numpy_helper.from_array(values.astype(kind), f"{name}_{part}"))
+        made += [
+            helper.make_node("Mul", [node.input[0], f"{name}_factor"], [f"{name}_scaled"], name=f"{name}_0"),
+            helper.make_node("Add", [f"{name}_scaled", f"{name}_shift"], node.output[:1], name=name),
+        ]
+        scopes[f"{name}_0"] = scopes.get(name, "")
+    del model.graph.node[:]
+    model.graph.node.extend(made)
+    _drop_unused(model.graph)
+
+
+def _product(node: onnx.NodeProto, maker: Mapping[str, onnx.NodeProto]) -> bool:
+    before = maker.get(node.input[0])
+    return before is not None and before.op_type == "MatMul"
+
+
 def lower_to_17(model: onnx.ModelProto, scopes: MutableMapping[str, str]) -> None:
     """Rewrites a graph of opset 18 as opset 17, in place.
 
@@ -51,12 +87,17 @@ def lower_to_17(model: onnx.ModelProto, scopes: MutableMapping[str, str]) -> Non
     lowered = lowering.nodes_of(model.graph, scopes)
     del model.graph.node[:]
     model.graph.node.extend(lowered)
-    used = {name for node in _every(model.graph) for name in node.input} | {value.name for value in model.graph.output}
-    kept = [tensor for tensor in (*model.graph.initializer, *lowering.added) if tensor.name in used]
-    kept = [_copy(tensor) for tensor in kept]  # what is deleted takes its parts with it
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
+    model.graph.initializer.extend(lowering.added)
+    _drop_unused(model.graph)
     next(entry for entry in model.opset_import if entry.domain in STANDARD).version = 17
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Takes away the constants that no node asks for."""
+    used = {name for node in _every(graph) for name in node.input} | {value.name for value in graph.output}
+    kept = [_copy(tensor) for tensor in graph.initializer if tensor.name in used]  # what is deleted takes its parts with it
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 class _NoForm(Exception):

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from autoformer.data.preprocessing import INPUT_TYPES, Preprocessing
 from autoformer.errors import CheckpointError, ExportError, short
 from autoformer.export.graphs.model_metadata import ModelMetadata
-from autoformer.export.graphs.oldest_form import lower_to_17, oldest_ir_version
+from autoformer.export.graphs.oldest_form import affine_batch_norms, lower_to_17, oldest_ir_version
 from autoformer.export.graphs.onnx_reading import read_model
 from autoformer.files import replacing, write_json
 from autoformer.tensors import tensors_digest
@@ -118,6 +118,8 @@ class OnnxGraph:
         scopes = _strip(model)
         if opset < OLDEST_WRITTEN:
             lower_to_17(model, scopes)
+        if any(isinstance(module, nn.BatchNorm1d) for module in plain.modules()):
+            affine_batch_norms(model, scopes)
         if input_type == "uint8":
             _cast_first(model)
         model.ir_version = oldest_ir_version(model)
@@ -166,10 +168,13 @@ def image_shape_of(network: nn.Module) -> tuple[int, int, int]:
     """Channels, height and width that the network was made for. Raises `ExportError` when it does not say."""
     embed = getattr(network, "patch_embed", None)
     size, proj = getattr(embed, "img_size", None), getattr(embed, "proj", None)
+    config = getattr(network, "pretrained_cfg", None) or {}  # timm
+    shape = tuple(config.get("input_size", ()))
+    if size is not None and hasattr(embed, "backbone") and len(shape) == 3:  # whose projection is given features, not images
+        return (int(shape[0]), int(size[0]), int(size[1]))
     if size is not None and isinstance(proj, nn.Conv2d):
         return (proj.in_channels, int(size[0]), int(size[1]))
-    config = getattr(network, "pretrained_cfg", None) or {}  # timm
-    if len(shape := tuple(config.get("input_size", ()))) == 3:
+    if len(shape) == 3:
         return (int(shape[0]), int(shape[1]), int(shape[2]))
     raise ExportError(f"{type(network).__name__} does not say which images it takes; give image_shape=(channels, height, width)")
 

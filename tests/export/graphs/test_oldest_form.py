@@ -45,35 +45,42 @@ def run(model: onnx.ModelProto, x: NDArray[np.float32]) -> list[NDArray[np.float
     return list(session.run(None, {"x": x}))
 
 
-I64 = np.int64
+def ints(values: object) -> NDArray[np.int64]:
+    return np.array(values, np.int64)
+
+
+def floats(values: object) -> NDArray[np.float32]:
+    return np.array(values, np.float32)
+
+
 EXISTING = {
     "split in equal parts": lambda: model_of("Split", outputs=3, num_outputs=3, axis=1),
     "split with a smaller last part": lambda: model_of("Split", outputs=3, num_outputs=3, axis=3),
-    "split by sizes": lambda: model_of("Split", I64([1, 5]), outputs=2, axis=1),
-    "resize by scales": lambda: model_of("Resize", "", np.float32([1, 1, 2, 2]), mode="linear", antialias=0),
-    "resize to sizes": lambda: model_of("Resize", "", "", I64([3, 6, 7, 9]), mode="cubic", cubic_coeff_a=-0.5),
-    "resize of chosen axes by scales": lambda: model_of("Resize", "", np.float32([3, 2]), mode="nearest", axes=[-1, 2]),
-    "resize of chosen axes to sizes": lambda: model_of("Resize", "", "", I64([9, 7]), mode="linear", axes=[3, 2]),
-    "pad": lambda: model_of("Pad", I64([0, 0, 1, 2, 0, 0, 2, 1]), mode="reflect"),
-    "pad of chosen axes": lambda: model_of("Pad", I64([1, 2, 3, 1]), np.float32(7), I64([-1, 2])),
+    "split by sizes": lambda: model_of("Split", ints([1, 5]), outputs=2, axis=1),
+    "resize by scales": lambda: model_of("Resize", "", floats([1, 1, 2, 2]), mode="linear", antialias=0),
+    "resize to sizes": lambda: model_of("Resize", "", "", ints([3, 6, 7, 9]), mode="cubic", cubic_coeff_a=-0.5),
+    "resize of chosen axes by scales": lambda: model_of("Resize", "", floats([3, 2]), mode="nearest", axes=[-1, 2]),
+    "resize of chosen axes to sizes": lambda: model_of("Resize", "", "", ints([9, 7]), mode="linear", axes=[3, 2]),
+    "pad": lambda: model_of("Pad", ints([0, 0, 1, 2, 0, 0, 2, 1]), mode="reflect"),
+    "pad of chosen axes": lambda: model_of("Pad", ints([1, 2, 3, 1]), floats(7), ints([-1, 2])),
     "reduction of everything": lambda: model_of("ReduceMax", keepdims=0),
-    "reduction over axes": lambda: model_of("ReduceMean", I64([-1, 1]), keepdims=1),
-    "norm over no axes": lambda: model_of("ReduceL2", I64([]), noop_with_empty_axes=1),
-    "square over no axes": lambda: model_of("ReduceSumSquare", I64([]), noop_with_empty_axes=1),
+    "reduction over axes": lambda: model_of("ReduceMean", ints([-1, 1]), keepdims=1),
+    "norm over no axes": lambda: model_of("ReduceL2", ints([]), noop_with_empty_axes=1),
+    "square over no axes": lambda: model_of("ReduceSumSquare", ints([]), noop_with_empty_axes=1),
     "maximum over no axes": lambda: model_of("ReduceMax", noop_with_empty_axes=1),
-    "reduction over all axes that are none": lambda: model_of("ReduceMin", I64([]), noop_with_empty_axes=0),
+    "reduction over all axes that are none": lambda: model_of("ReduceMin", ints([]), noop_with_empty_axes=0),
     "mish": lambda: model_of("Mish"),
     "group normalisation": lambda: model_of(
-        "GroupNormalization", np.float32([1, 2, 3]), np.float32([0, -1, 1]), num_groups=3, epsilon=1e-3
+        "GroupNormalization", floats([1, 2, 3]), floats([0, -1, 1]), num_groups=3, epsilon=1e-3
     ),
     "columns to image": lambda: model_of(
-        "Col2Im", I64([5, 6]), I64([2, 3]), shape=("batch", 12, 12), strides=[1, 2], pads=[0, 1, 1, 0], dilations=[2, 1]
+        "Col2Im", ints([5, 6]), ints([2, 3]), shape=("batch", 12, 12), strides=[1, 2], pads=[0, 1, 1, 0], dilations=[2, 1]
     ),
     "columns to image that fill it unevenly": lambda: model_of(
-        "Col2Im", I64([7, 8]), I64([3, 2]), shape=("batch", 6, 4), strides=[3, 5]
+        "Col2Im", ints([7, 8]), ints([3, 2]), shape=("batch", 6, 4), strides=[3, 5]
     ),
     "power pooling": lambda: model_of("LpPool", kernel_shape=[2, 2], p=3, ceil_mode=0, dilations=[1, 1]),
-    "scatter that adds": lambda: model_of("ScatterND", I64([[0], [0]]), np.ones((2, 6, 4, 5), np.float32), reduction="add"),
+    "scatter that adds": lambda: model_of("ScatterND", ints([[0], [0]]), np.ones((2, 6, 4, 5), np.float32), reduction="add"),
 }  # fmt: skip
 
 
@@ -96,14 +103,14 @@ def test_what_exists_in_opset_17_computes_the_same_there(form: str) -> None:
 
 
 WITHOUT_FORM = {
-    "it antialiases": lambda: model_of("Resize", "", np.float32([1, 1, 0.5, 0.5]), mode="linear", antialias=1),
+    "it antialiases": lambda: model_of("Resize", "", floats([1, 1, 0.5, 0.5]), mode="linear", antialias=1),
     r"it keeps the aspect ratio \(not_larger\)": lambda: model_of(
-        "Resize", "", "", I64([8, 9]), axes=[2, 3], keep_aspect_ratio_policy="not_larger"
+        "Resize", "", "", ints([8, 9]), axes=[2, 3], keep_aspect_ratio_policy="not_larger"
     ),
     "the size of axis 0 is open": lambda: model_of("Split", outputs=2, num_outputs=2, axis=0),
-    "its reduction is 'max'": lambda: model_of("ScatterND", I64([[0]]), np.ones((1, 6, 4, 5), np.float32), reduction="max"),
+    "its reduction is 'max'": lambda: model_of("ScatterND", ints([[0]]), np.ones((1, 6, 4, 5), np.float32), reduction="max"),
     "rounds its size up": lambda: model_of("LpPool", kernel_shape=[2, 2], ceil_mode=1),
-    "opset 18 brought it": lambda: model_of("CenterCropPad", I64([2, 2]), axes=[2, 3]),
+    "opset 18 brought it": lambda: model_of("CenterCropPad", ints([2, 2]), axes=[2, 3]),
 }  # fmt: skip
 
 
@@ -222,3 +229,36 @@ def test_types_and_fields_of_newer_formats_are_counted() -> None:
     assert oldest_ir_version(model) == 9
     stored.data_type = TensorProto.UINT4
     assert oldest_ir_version(model) == 10
+
+
+class Rows(nn.Module):
+    """A product whose rows are normalised over the batch, as LeViT has them; and one that is normalised as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm, self.last, self.head = (
+            nn.Linear(3, 6, bias=False),
+            nn.BatchNorm1d(6),
+            nn.BatchNorm1d(6),
+            nn.Linear(6, 4),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x.flatten(2).transpose(1, 2))
+        y = self.norm(y.flatten(0, 1)).reshape_as(y)
+        return self.head(self.last(y.mean(1)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [17, 20])
+def test_normalised_rows_of_a_product_are_written_as_a_factor_and_a_shift(opset: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, images = Rows(), noise(6, 4)
+    for _ in range(3):  # statistics that change something
+        network(torch.from_numpy(noise(16, 4) * 3 + 1))
+    graph = OnnxGraph.from_network(network.eval(), tmp_path / "model.onnx", opset=opset, image_shape=(3, 4, 4))
+    model = onnx.load(graph.path)
+    assert [node.op_type for node in model.graph.node].count("BatchNormalization") == 1
+    assert set(json.loads(graph.scopes_path.read_text())) == {node.name for node in model.graph.node}
+    with torch.no_grad():
+        np.testing.assert_allclose(OnnxModel(graph.path)(images), network(torch.from_numpy(images)).numpy(), atol=1e-5)

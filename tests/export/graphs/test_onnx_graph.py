@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import timm
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from autoformer.architecture import Architecture
 from autoformer.errors import CheckpointError, DataError, ExportError, MissingPackageError
-from autoformer.export.graphs.onnx_graph import OnnxGraph
+from autoformer.export.graphs.onnx_graph import OnnxGraph, image_shape_of
 from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.graphs.quantization import Calibration, quantize_int8, refused_quantisation
 from autoformer.export.graphs.tensorrt_rules import check_tensorrt
@@ -172,6 +173,12 @@ def test_networks_that_cannot_be_exported_are_refused_in_one_line(tmp_path: Path
     with pytest.raises(ExportError, match=r"larger than any weight|stored twice"):
         OnnxGraph.from_network(ByHand(9000), path, image_shape=(1, 2, 2))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_images_of_a_network_are_not_the_features_behind_its_backbone() -> None:
+    with torch.device("meta"):
+        assert image_shape_of(timm.create_model("vit_tiny_r_s16_p8_224", img_size=64)) == (3, 64, 64)
+        assert image_shape_of(timm.create_model("test_vit", img_size=32, in_chans=1)) == (1, 32, 32)
 
 
 def test_damaged_and_foreign_files_are_one_clear_line(graph: OnnxGraph, tmp_path: Path) -> None:
