@@ -7,6 +7,7 @@ import struct
 import sys
 import warnings
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from PIL import Image, ImageFile
 
 from autoformer.data import decoding
 from autoformer.data.decoding import decode, has_frames, open_image, orientation_of, upright
-from autoformer.data.loading import check_readable, load_parts
+from autoformer.data.images import DatasetImages
+from autoformer.data.loading import check_readable, load_parts, split_dataset
 from autoformer.data.parts import DataConfig
 from autoformer.data.preprocessing import Preprocessing, convert
 from autoformer.errors import DataError
@@ -220,3 +222,30 @@ def test_the_module_that_boards_run_imports_the_standard_library_alone() -> None
     program = "import sys, autoformer.data.decoding, autoformer.data.value_range; print(*({'PIL', 'numpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+class Failing(list[tuple[Image.Image, int]]):
+    """A data set object whose reader lets Pillow's errors through for one image."""
+
+    def __getitem__(self, index: object) -> object:  # type: ignore[override]
+        if index == 3:
+            raise struct.error("unpack requires a buffer")
+        return super().__getitem__(index)  # type: ignore[index]
+
+
+def test_data_set_objects_that_let_pillows_errors_through_are_one_line_too(tmp_path: Path) -> None:
+    made = Failing((GREY, label) for label in (0, 1) * 12)
+    made.targets = [label for _, label in made]  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match=r"^image 3 of Failing cannot be read \(error: unpack requires a buffer\)$"):
+        check_readable(split_dataset(made, config=DataConfig(image_size=8)))
+    assert split_dataset(made, config=DataConfig(image_size=8, unreadable="skip")).train
+
+    def stream() -> Iterator[tuple[Image.Image, int]]:
+        yield GREY, 0
+        raise KeyError("orientation")
+
+    with pytest.raises(DataError, match=r"^image 1 of generator cannot be read \(KeyError: 'orientation'\)$"):
+        split_dataset(stream())
+    (tmp_path / "late.jpg").write_bytes(every_kind()["grey.jpg"][:300])
+    with Image.open(tmp_path / "late.jpg") as late, pytest.raises(DataError, match="image 0 of list cannot be read"):
+        DatasetImages([(late, 0)], [0]).open(0)  # opened, and only read now
