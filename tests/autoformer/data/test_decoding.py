@@ -224,18 +224,22 @@ def test_the_module_that_boards_run_imports_the_standard_library_alone() -> None
     assert done.stdout.split() == []
 
 
-class Failing(list[tuple[Image.Image, int]]):
+class Failing:
     """A data set object whose reader lets Pillow's errors through for one image."""
 
-    def __getitem__(self, index: object) -> object:  # type: ignore[override]
+    targets = (0, 1) * 12
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         if index == 3:
             raise struct.error("unpack requires a buffer")
-        return super().__getitem__(index)  # type: ignore[index]
+        return GREY, self.targets[index]
 
 
 def test_data_set_objects_that_let_pillows_errors_through_are_one_line_too(tmp_path: Path) -> None:
-    made = Failing((GREY, label) for label in (0, 1) * 12)
-    made.targets = [label for _, label in made]  # type: ignore[attr-defined]
+    made = Failing()
     with pytest.raises(DataError, match=r"^image 3 of Failing cannot be read \(error: unpack requires a buffer\)$"):
         check_readable(split_dataset(made, config=DataConfig(image_size=8)))
     assert split_dataset(made, config=DataConfig(image_size=8, unreadable="skip")).train

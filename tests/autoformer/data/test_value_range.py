@@ -14,7 +14,7 @@ from PIL import Image
 
 from autoformer.data.check import check_data
 from autoformer.data.decoding import open_image
-from autoformer.data.loading import check_readable, load_parts, parts_of_record
+from autoformer.data.loading import check_readable, load_parts, parts_of_record, without_recorded
 from autoformer.data.parts import DataConfig, DataParts, describe_parts
 from autoformer.data.preprocessing import Preprocessing, convert
 from autoformer.data.value_range import Values, measured_range
@@ -126,7 +126,8 @@ def test_the_largest_value_is_kept_where_it_costs_less_than_half_of_the_levels()
 
 
 def test_infinite_ranges_and_single_values() -> None:
-    assert some() == some(np.full((9, 9), 7, np.uint16)) == ()
+    assert not some()
+    assert not some(np.full((9, 9), 7, np.uint16))
     mostly = np.zeros((40, 40), np.uint16)
     mostly[0, 0] = 4000  # nearly everything has one value, so there is no middle to compare with
     assert some(mostly) == (0, 4000)
@@ -140,7 +141,7 @@ def test_the_range_is_that_of_train_alone_and_data_check_names_images_beyond_it(
     for part, top in (("train", 1023), ("val", 1023), ("test", 65535)):
         stored(tmp_path / part, top)
     parts = parts_of(tmp_path)
-    assert parts.preprocessing.value_range == (0, 1023)
+    assert parts.preprocessing.value_range == (0.0, 1023.0)
     found = {finding.kind: finding for finding in check_data(DataConfig(source=str(tmp_path)), near=False).findings}
     assert found["clipped"].count == 2 * EACH
     assert all(name.startswith("test: ") for name in found["clipped"].examples)
@@ -184,6 +185,8 @@ def test_a_record_from_before_ranges_were_measured_keeps_its_preprocessing(tmp_p
     old = Preprocessing(SIDE, 3, (0.03,) * 3, (0.01,) * 3)
     record["preprocessing"] = old.to_dict()
     assert parts_of_record(record).preprocessing == old
+    assert without_recorded(parts, record).preprocessing == old  # as an unfinished training goes on
+    assert without_recorded(parts, {"unreadable": {}}).preprocessing == parts.preprocessing
     elsewhere = stored(tmp_path / "b", 4095)
     assert parts_of_record(record, str(elsewhere)).preprocessing == old
     with pytest.raises(CheckpointError):
