@@ -120,9 +120,10 @@ def has_frames(image: Image.Image) -> bool:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """The named formats that this Pillow knows; it ends in a KeyError at one that it does not."""
+    """The named formats that this Pillow knows; it ends in a KeyError at one that it does not. Silences its log, once."""
     from PIL import Image
 
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     for module in PLUGINS.values():
         with suppress(ImportError):
             import_module(f"PIL.{module}")
@@ -141,7 +142,6 @@ class _Silence:
                 self.caught = warnings.catch_warnings()
                 self.caught.__enter__()
                 warnings.filterwarnings("ignore", module=r"PIL\.")
-                logging.getLogger("PIL").setLevel(logging.CRITICAL)
             self.inside += 1
 
     def leave(self) -> None:
