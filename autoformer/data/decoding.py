@@ -103,7 +103,8 @@ def orientation_of(image: Image.Image) -> int:
         with suppress(Exception):
             image.getexif()  # damaged, it raises once and then gives what could be read; so it is asked twice, always
         try:
-            found = image.getexif().get(ORIENTATION, 1)
+            found = getattr(image, "tag_v2", {}).get(ORIENTATION)  # of a TIFF, in which older versions see no EXIF
+            found = image.getexif().get(ORIENTATION, 1) if found is None else found
             return int(found) if found in FLIPS else 1
         except Exception:
             return 1
