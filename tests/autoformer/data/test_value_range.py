@@ -246,3 +246,11 @@ def test_colour_of_16_bit_that_uses_the_lower_bits_alone_is_a_finding(tmp_path: 
     found = {finding.kind: finding for finding in check_data(DataConfig(source=str(root)), near=False).findings}
     assert [name.partition("/")[2] for name in found["dark"].examples] == ["dark.png"]
     assert found["deep"].count == 2
+
+
+def test_large_images_are_mapped_in_pieces_to_the_same_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.arange(40 * 7, dtype=np.uint16).reshape(40, 7) * 16
+    whole = np.asarray(convert(grey(values), 1, (0.0, 4095.0)))
+    for at_once in (1, 7, 50):
+        monkeypatch.setattr("autoformer.data.value_range.AT_ONCE", at_once)
+        assert np.array_equal(np.asarray(convert(grey(values), 1, (0.0, 4095.0))), whole)
