@@ -103,7 +103,8 @@ def orientation_of(image: Image.Image) -> int:
         with suppress(Exception):
             image.getexif()  # damaged, it raises once and then gives what could be read; so it is asked twice, always
         try:
-            found = image.getexif().get(ORIENTATION, 1)
+            found = getattr(image, "tag_v2", {}).get(ORIENTATION)  # of a TIFF, in which older versions see no EXIF
+            found = image.getexif().get(ORIENTATION, 1) if found is None else found
             return int(found) if found in FLIPS else 1
         except Exception:
             return 1
@@ -120,9 +121,10 @@ def has_frames(image: Image.Image) -> bool:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """The named formats that this Pillow knows; it ends in a KeyError at one that it does not."""
+    """The named formats that this Pillow knows; it ends in a KeyError at one that it does not. Silences its log, once."""
     from PIL import Image
 
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     for module in PLUGINS.values():
         with suppress(ImportError):
             import_module(f"PIL.{module}")
@@ -141,7 +143,6 @@ class _Silence:
                 self.caught = warnings.catch_warnings()
                 self.caught.__enter__()
                 warnings.filterwarnings("ignore", module=r"PIL\.")
-                logging.getLogger("PIL").setLevel(logging.CRITICAL)
             self.inside += 1
 
     def leave(self) -> None:

@@ -201,8 +201,18 @@ def dataset_images(
 
 
 def _in_memory(dataset: Iterable[Any], max_memory_mib: int) -> list[Any]:
-    items, taken = [], 0
-    for item in dataset:
+    items: list[Any] = []
+    taken, rest = 0, iter(dataset)
+    while True:
+        try:
+            with without_remarks():
+                item = next(rest)
+        except StopIteration:
+            return items
+        except AutoformerError:
+            raise
+        except Exception as error:
+            raise DataError(f"image {len(items)} of {type(dataset).__name__} cannot be read ({reason(error)})") from error
         items.append(item)
         if isinstance(item[0], Image.Image):
             taken += item[0].width * item[0].height * len(item[0].getbands())
@@ -211,7 +221,6 @@ def _in_memory(dataset: Iterable[Any], max_memory_mib: int) -> list[Any]:
                 f"a data set that can only be read in order is held in memory, and {len(items)} images take more than "
                 f"max_memory_mib={max_memory_mib}; raise it, or store the images as a folder or a plain .tar"
             )
-    return items
 
 
 def _is_iterable_only(dataset: Any) -> bool:

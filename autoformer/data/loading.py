@@ -148,7 +148,7 @@ def parts_of_record(record: Mapping[str, Any], source: str | None = None) -> Dat
     if source is not None:
         parts = _as_recorded(load_parts(config.model_copy(update={"source": source})), record)
         return check_readable(parts) if config.unreadable == "skip" else parts
-    parts = without_recorded(_as_recorded(load_parts(config), record), record)
+    parts = without_recorded(load_parts(config), record)
     for name, part in parts.record["parts"].items():
         digest, count = recorded[name]
         if part["digest"] != digest:
@@ -167,7 +167,7 @@ def _as_recorded(parts: DataParts, record: Mapping[str, Any]) -> DataParts:
     names = recorded_names(record)
     if names is not None and are_the_same(parts.classes, names):
         parts = parts.in_order(names)
-    if parts.preprocessing.value_range is None or record["config"] is None:
+    if parts.preprocessing.value_range is None or record.get("config") is None:
         return parts
     recorded = Preprocessing.from_dict(record.get("preprocessing"))
     return replace(parts, preprocessing=recorded) if recorded.value_range is None else parts
@@ -211,10 +211,14 @@ def _read_error(images: Images, index: int) -> DataError | None:
 
 
 def without_recorded(parts: DataParts, record: Mapping[str, Any]) -> DataParts:
-    """The parts without the images that a record of data names as unreadable. Raises `DataError` when one is not there."""
+    """The parts without the images that a record of data names as unreadable, and prepared as it says where it is older.
+
+    Raises `DataError` when an image is not there.
+    """
     named = record.get("unreadable", {}) if isinstance(record, Mapping) else None
     if not isinstance(named, Mapping) or not set(named) <= set(PARTS) or not all(isinstance(v, list) for v in named.values()):
         raise DataError("the record of data is damaged or foreign (see unreadable in it); expected the one a run wrote")
+    parts = _as_recorded(parts, record)
     broken: dict[str, set[int]] = {}
     for part in (parts.train, parts.search, parts.test.sealed):
         if part.name in named:

@@ -43,7 +43,8 @@ class Preprocessing:
 
     The image is then `image_size` square. `crop_pct` is the share of the resized image that the crop keeps (timm's meaning).
     A network of a searched resolution gets that image resized once more (`resize_matrix`), as in its supernet's training.
-    Where the input is uint8 the file takes the cropped image as it is, and holds the steps after that itself.
+    Where the input is uint8 the file takes the cropped image as it is, and holds the steps after that itself. Grey files of more
+    than 8 bit are mapped to 8 bit first, from `value_range` (`value_range.py`).
     Raises `PreprocessingError` when a value is impossible.
     """
 

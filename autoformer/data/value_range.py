@@ -29,6 +29,7 @@ WIDE_MODES = (*WHOLE_MODES, "F")  # of one band and more than 8 bit
 GREY_MODES = ("1", "L", "LA", "La", *WIDE_MODES)  # of one band, an alpha channel apart; a palette holds colours
 TAIL = 0.0025  # share of the values at either end that may be outliers
 STRETCH = 0.5  # of the range of the values between the tails; 8 bit keep at least 128 levels of it
+AT_ONCE = 1 << 20  # values that are mapped at once, so that large images take little memory on a board
 SAMPLED = 128  # rows and columns of an image whose values are counted for the tails
 
 Range = tuple[float, float]  # the values that become 0 and 255
@@ -61,8 +62,11 @@ def to_grey(image: Image.Image, value_range: Range | None) -> Image.Image:
     values = values_of(image)
     if value_range is not None:
         low, high = value_range
-        scaled = (np.clip(values.astype(np.float64), low, high) - low) * 255 / (high - low)
-        return pil.fromarray(np.rint(scaled).astype(np.uint8))
+        grey, rows = np.empty(values.shape, np.uint8), max(1, AT_ONCE // values.shape[1])
+        for start in range(0, len(values), rows):
+            block = np.clip(values[start : start + rows].astype(np.float64), low, high)
+            grey[start : start + rows] = np.rint((block - low) * 255 / (high - low))
+        return pil.fromarray(grey)
     if image.mode == "F":
         return image.convert("L")
     return pil.fromarray((values.clip(0, 65535).astype(np.uint32) >> 8).astype(np.uint8))

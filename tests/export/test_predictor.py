@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from autoformer.cli import app
 from autoformer.cli.commands.evaluate import record_of
+from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import CheckpointError
 from autoformer.export.predictor import Predictor
 
@@ -58,3 +60,13 @@ def test_sigterm_ends_a_command_like_an_error_does(monkeypatch: pytest.MonkeyPat
     assert stop.value.code == 143
     assert left == ["cleaned up"]
     assert capsys.readouterr().err.startswith("error: stopped by SIGTERM")
+
+
+def test_timms_networks_take_values_beyond_8_bit_as_the_images_have_them() -> None:
+    """Files of ours say what they were made for, whatever the images at hand; timm says nothing of 12 bit in files of 16."""
+    own, images = Preprocessing(8, 3, (0.5,) * 3, (0.5,) * 3), Preprocessing(8, 1, (0.1,), (0.2,), value_range=(0.0, 4095.0))
+    logits = answering(np.ones((2, 2), np.float32))
+    assert replace(logits, preprocessing=own).preparation(images) == own
+    named = replace(logits, preprocessing=own, path=Path("timm:vit_tiny_patch16_224"))
+    assert named.preparation(images) == replace(own, value_range=(0.0, 4095.0))
+    assert logits.preparation(images) == images  # a foreign file

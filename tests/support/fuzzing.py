@@ -48,16 +48,21 @@ class Findings:
     failures: dict[int, str] = field(default_factory=dict)  # by number: a traceback, or how the process ended
 
 
-def small_model(path: Path) -> Path:
-    """One product of the 64 pixels with weights, with our properties."""
-    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 1, 8, 8])
+def small_model(path: Path, preprocessing: Preprocessing = PREPROCESSING) -> Path:
+    """One product of the 64 pixels with weights, with our properties; where it takes uint8, of pixels from 0 to 1."""
+    kind, most = {"float32": (TensorProto.FLOAT, 1), "uint8": (TensorProto.UINT8, 1 / 255)}[preprocessing.input_type]
+    images = helper.make_tensor_value_info("images", kind, ["batch", 1, 8, 8])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])
-    weight = helper.make_tensor("weight", TensorProto.FLOAT, [64, 3], np.linspace(-1, 1, 192, dtype=np.float32).tolist())
-    nodes = [helper.make_node("Flatten", ["images"], ["flat"]), helper.make_node("MatMul", ["flat", "weight"], ["logits"])]
+    weight = helper.make_tensor("weight", TensorProto.FLOAT, [64, 3], np.linspace(-most, most, 192, dtype=np.float32).tolist())
+    nodes = [
+        helper.make_node("Flatten", ["images"], ["pixels"]),
+        helper.make_node("Cast", ["pixels"], ["flat"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["flat", "weight"], ["logits"]),
+    ]
     model = helper.make_model(
         helper.make_graph(nodes, "g", [images], [logits], [weight]), opset_imports=[helper.make_opsetid("", 20)], ir_version=10
     )
-    about = ModelMetadata(preprocessing=PREPROCESSING, classes=CLASSES, precision="fp32")
+    about = ModelMetadata(preprocessing=preprocessing, classes=CLASSES, precision="fp32")
     helper.set_model_props(model, about.to_properties())
     onnx.save(model, path)
     return path

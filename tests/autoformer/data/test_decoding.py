@@ -7,6 +7,7 @@ import struct
 import sys
 import warnings
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from PIL import Image, ImageFile
 
 from autoformer.data import decoding
 from autoformer.data.decoding import decode, has_frames, open_image, orientation_of, upright
-from autoformer.data.loading import check_readable, load_parts
+from autoformer.data.images import DatasetImages
+from autoformer.data.loading import check_readable, load_parts, split_dataset
 from autoformer.data.parts import DataConfig
 from autoformer.data.preprocessing import Preprocessing, convert
 from autoformer.errors import DataError
@@ -173,8 +175,10 @@ def test_remarks_of_pillow_reach_nobody_in_any_thread_and_those_of_others_still_
     block = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x0f\1\2\0\xff\xff\0\0\x08\0\0\0"  # a text longer than the file: Pillow warns
     plain = saved(GREY, "JPEG")
     content = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + plain[2:]
-    with pytest.warns(UserWarning, match="larger than file"):
+    with warnings.catch_warnings(record=True) as remarks:
+        warnings.simplefilter("always")
         Image.open(io.BytesIO(content))
+    assert remarks
     before = list(warnings.filters)
     with ThreadPoolExecutor(8) as threads:  # warnings are errors here
         found = list(threads.map(lambda number: convert(decode(content, str(number)), 1).size, range(200)))
@@ -218,3 +222,34 @@ def test_the_module_that_boards_run_imports_the_standard_library_alone() -> None
     program = "import sys, autoformer.data.decoding, autoformer.data.value_range; print(*({'PIL', 'numpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+class Failing:
+    """A data set object whose reader lets Pillow's errors through for one image."""
+
+    targets = (0, 1) * 12
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        if index == 3:
+            raise struct.error("unpack requires a buffer")
+        return GREY, self.targets[index]
+
+
+def test_data_set_objects_that_let_pillows_errors_through_are_one_line_too(tmp_path: Path) -> None:
+    made = Failing()
+    with pytest.raises(DataError, match=r"^image 3 of Failing cannot be read \(error: unpack requires a buffer\)$"):
+        check_readable(split_dataset(made, config=DataConfig(image_size=8)))
+    assert split_dataset(made, config=DataConfig(image_size=8, unreadable="skip")).train
+
+    def stream() -> Iterator[tuple[Image.Image, int]]:
+        yield GREY, 0
+        raise KeyError("orientation")
+
+    with pytest.raises(DataError, match=r"^image 1 of generator cannot be read \(KeyError: 'orientation'\)$"):
+        split_dataset(stream())
+    (tmp_path / "late.jpg").write_bytes(every_kind()["grey.jpg"][:300])
+    with Image.open(tmp_path / "late.jpg") as late, pytest.raises(DataError, match="image 0 of list cannot be read"):
+        DatasetImages([(late, 0)], [0]).open(0)  # opened, and only read now
