@@ -153,7 +153,8 @@ def constant(node: NodeProto) -> TensorProto | None:
         return None
     entry = node.attribute[0]
     if entry.name == "value" and entry.HasField("t"):
-        return entry.t
+        tensor: TensorProto = entry.t
+        return tensor
     numbers: dict[str, tuple[Any, Any]] = {
         "value_float": (entry.f, np.float32), "value_floats": (list(entry.floats), np.float32),
         "value_int": (entry.i, np.int64), "value_ints": (list(entry.ints), np.int64),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 import io
 import json
 import random
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import typer.main
 from PIL import Image
 
 from autoformer.cli.board import bundle_program as board
@@ -184,6 +186,7 @@ def main(subject: str, first: int, count: int, originals: Path, place: Path) -> 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     warnings.simplefilter("ignore")  # Pillow remarks on damaged images
+    typer.main.get_command = functools.cache(typer.main.get_command)  # making the commands takes longer than running them
     for number in range(first, first + count):
         print(f"begin {number}", flush=True)
         faulthandler.dump_traceback_later(SECONDS, exit=True)

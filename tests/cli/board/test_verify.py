@@ -24,7 +24,7 @@ from autoformer.export.parity import TOLERANCES, Tolerance, compare, rerun_toler
 
 PREPROCESSING = Preprocessing(8, 1, (0.5,), (0.25,))
 PIXELS = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), dtype=np.uint8)
-WEIGHTS = np.random.default_rng(1).standard_normal((64, 3)).astype(np.float32) / 8
+WEIGHTS: NDArray[np.float32] = np.random.default_rng(1).standard_normal((64, 3), np.float32)
 ACCEPTED = Tolerance(max_abs=None, min_cosine=0.5, max_disagreement=0.5)  # as `export --max-disagreement 0.5` writes it
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 

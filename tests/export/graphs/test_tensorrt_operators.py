@@ -30,7 +30,7 @@ def on_images(*nodes: onnx.NodeProto, stored: dict[str, Any] | None = None, opse
 
 @pytest.mark.parametrize("as_nodes", [True, False])
 def test_scales_and_zero_points_may_lie_in_constant_nodes_as_torchs_first_exporter_writes_them(as_nodes: bool) -> None:
-    values = {
+    values: dict[str, np.ndarray[Any, Any]] = {
         "s": np.asarray(0.1, np.float32), "z": np.asarray(0, np.int8),
         "ws": np.full(4, 0.2, np.float32), "wz": np.zeros(4, np.int8),
     }  # fmt: skip
@@ -40,7 +40,7 @@ def test_scales_and_zero_points_may_lie_in_constant_nodes_as_torchs_first_export
         node("QuantizeLinear", "w ws wz", "wq", axis=1), node("DequantizeLinear", "wq ws wz", "wd", axis=1),
         node("MatMul", "d wd"),
     ]  # fmt: skip
-    stored = {"w": np.ones((32, 4), np.float32)}
+    stored: dict[str, np.ndarray[Any, Any]] = {"w": np.ones((32, 4), np.float32)}
     good = graph([*constants, *nodes] if as_nodes else nodes, stored | ({} if as_nodes else values), opset=17)
     assert said(good, "8.6", "10.3", "11.4") == set()
     constants[1] = helper.make_node("Constant", [], ["z"], value=numpy_helper.from_array(np.asarray(3, np.int8)))
@@ -136,7 +136,7 @@ def test_branches_with_outputs_of_one_name_are_a_risk() -> None:
 
 # --- restrictions ------------------------------------------------------------------------------------------------
 
-POOL = {"kernel_shape": [2, 2]}
+POOL: dict[str, Any] = {"kernel_shape": [2, 2]}
 AXES = {"axes": np.asarray([1]), "k": np.asarray([5]), "many": np.asarray([4000]), "scales": np.ones(4, np.float32)}
 
 

@@ -140,7 +140,11 @@ def test_uint8_is_refused_by_8_6_and_later_computed_as_int8(zero: np.ndarray[Any
 
 
 def test_stored_values_of_uint8_are_refused() -> None:
-    stored = {"w8": np.ones((32, 4), np.uint8), "s": np.asarray(0.5, np.float32), "z": np.asarray(0, np.uint8)}
+    stored: dict[str, np.ndarray[Any, Any]] = {
+        "w8": np.ones((32, 4), np.uint8),
+        "s": np.asarray(0.5, np.float32),
+        "z": np.asarray(0, np.uint8),
+    }
     model = graph([node("DequantizeLinear", "w8 s z", "w"), node("MatMul", "x w")], stored)
     assert ("fails", "quantisation") in said(model, "11.4")
 
