@@ -77,11 +77,16 @@ class Predictor:
         return replace(self, classes=names, run=_reordered(self.run, [*numbers, *rest]))
 
     def preparation(self, assumed: Preprocessing) -> Preprocessing:
-        """What becomes of an image: as this predictor says, else `assumed`, in the type, size and colours that its input has."""
+        """What becomes of an image: as this predictor says, else `assumed`, in the type, size and colours that its input has.
+
+        Raises `DataError` for an input that no image is prepared for: channels last, not square, of other channels than 1 or 3.
+        """
         if self.preprocessing is not None:
             if str(self.path).startswith(TIMM):  # which says nothing of values beyond 8 bit
                 return replace(self.preprocessing, value_range=assumed.value_range)
             return self.preprocessing
+        if (unfit := unfit_input(self.image_shape)) is not None:
+            raise DataError(f"{self.path} takes {unfit}")
         assumed = replace(assumed, input_type=self.input_type)
         channels, _, width = self.image_shape or (None, None, None)
         if channels in (1, 3) and channels != assumed.in_chans:
@@ -123,6 +128,24 @@ class Predictor:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def unfit_input(shape: tuple[int | None, ...] | None) -> str | None:
+    """What images an ONNX file takes that are not prepared here, and what to do; None for square ones, 1 or 3 channels first."""
+    channels, height, width = shape or (None, None, None)
+    if width in (1, 3, 4) and channels not in (None, 1, 3):
+        return (
+            f"images [batch, height, width, channels] of {channels} × {height} pixels, channels last; they are prepared channels "
+            "first here, so put a Transpose with perm 0, 2, 3, 1 before its input, or export it channels first"
+        )
+    if channels not in (None, 1, 3):
+        return f"images of {channels} channels; they have 1 or 3 here"
+    if None not in (height, width) and height != width:
+        return (
+            f"images of {height} × {width} pixels (height × width); they are prepared square here, so export it for a square "
+            "size, or with free height and width"
+        )
+    return None
 
 
 def open_predictor(

@@ -117,4 +117,4 @@ class Judge:
 def by_chance(lost: int, won: int) -> float:
     """How likely at least `lost` of the images that changed sides are lost, where either side is as likely."""
     changed = lost + won
-    return sum(comb(changed, count) for count in range(lost, changed + 1)) / 2**changed
+    return sum(comb(changed, count) for count in range(lost, changed + 1)) / 2.0**changed

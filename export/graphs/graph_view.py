@@ -64,16 +64,25 @@ class GraphView:
         )
 
     @classmethod
-    def of(cls, model: onnx.ModelProto) -> GraphView:
-        """With functions in place and shapes inferred; a model whose shapes cannot be inferred keeps those it states."""
-        model = in_place(model, {(function.domain, function.name) for function in model.functions})
+    def of(cls, model: onnx.ModelProto, operators: Collection[str] = ()) -> GraphView:
+        """With functions in place and shapes inferred; a model whose shapes cannot be inferred keeps those it states.
+
+        Functions with a name in `operators` are left alone: whoever reads the model takes them for operators.
+        """
+        model = in_place(model, operators)
+        functions, shaped = {function.name: function for function in model.functions}, model
+        if functions:  # of what is left, onnx might look into a call of a call of a call without end
+            shaped = onnx.ModelProto()
+            shaped.CopyFrom(model)
+            del shaped.functions[:]
         with contextlib.suppress(onnx.shape_inference.InferenceError, ValueError, RuntimeError):
-            model = onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True)
-        found = cls(model.graph)
-        found.functions = {function.name: function for function in model.functions}
+            shaped = onnx.shape_inference.infer_shapes(shaped, strict_mode=False, data_prop=True)
+        found = cls(shaped.graph)
+        found.functions = functions
         bodies = [
             GraphView(GraphProto(node=function.node), outer=found, place=f"function {function.name}: ")
             for function in model.functions
+            if function.name not in operators
         ]
         found.inside += tuple(bodies)
         return found
@@ -144,7 +153,8 @@ def constant(node: NodeProto) -> TensorProto | None:
         return None
     entry = node.attribute[0]
     if entry.name == "value" and entry.HasField("t"):
-        return entry.t
+        tensor: TensorProto = entry.t
+        return tensor
     numbers: dict[str, tuple[Any, Any]] = {
         "value_float": (entry.f, np.float32), "value_floats": (list(entry.floats), np.float32),
         "value_int": (entry.i, np.int64), "value_ints": (list(entry.ints), np.int64),
@@ -166,12 +176,13 @@ def calls(model: onnx.ModelProto) -> Iterator[NodeProto]:
         waiting += [inner for entry in node.attribute for graph in graphs_of(entry) for inner in graph.node]
 
 
-def in_place(model: onnx.ModelProto, functions: Collection[tuple[str, str]]) -> onnx.ModelProto:
-    """The model with these functions, by domain and name, in the place of their calls; as it is where that cannot be done."""
-    if not functions or _size_in_place(model) > MOST_NODES:
+def in_place(model: onnx.ModelProto, operators: Collection[str] = ()) -> onnx.ModelProto:
+    """The model with its functions, those of `operators` apart, in the place of their calls; as it is where that fails."""
+    chosen = [(function.domain, function.name) for function in model.functions if function.name not in operators]
+    if not chosen or _size_in_place(model) > MOST_NODES:
         return model
     try:
-        return onnx.inliner.inline_selected_functions(model, list(functions))
+        return onnx.inliner.inline_selected_functions(model, chosen)
     except Exception:  # onnx raises classes of its own and of C++; the functions are looked at as they stand then
         return model
 

@@ -19,7 +19,11 @@ from autoformer.export.graphs.external_data import check_external_data, external
 from autoformer.export.graphs.refusals import ONE_FILE_BYTES, refusal
 
 VALUES_BYTES = 1 << 20  # of a tensor beside the file whose values are read
-BITS = {TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.FLOAT4E2M1: 4}  # of an element, where it is no whole byte
+BITS: dict[int, int] = {
+    TensorProto.INT4: 4,
+    TensorProto.UINT4: 4,
+    TensorProto.FLOAT4E2M1: 4,
+}  # of an element, if no byte
 
 
 def read_model(path: Path, *, weights_beside: bool = False) -> onnx.ModelProto:

@@ -14,7 +14,7 @@ from autoformer.file_kinds import stand_in
 
 ONE_FILE_BYTES = (1 << 31) - 1  # what protobuf reads of one message
 BEGINS = re.compile(r"\[ONNXRuntimeError\] : -?\d+ : \w+ : ")
-LOADS = re.compile(r"^Load model from .*? failed: ?")
+LOADS = re.compile(r"Load model from .*? failed: ?")
 SOURCE = re.compile(r"\S*\.(?:cc|cpp|cu|h|hpp):\d+ ")  # followed by a signature
 SIGNATURE_ENDS = re.compile(r"(?: (?:const|noexcept|&&?))*(?: \[with [^\]]*\])? *")
 NEWER = (  # what is newer, the version of the file, and the newest that is read

@@ -138,7 +138,7 @@ def _unequal_directions(states: int) -> Callable[[Operator], bool]:
 
     def differ(node: Operator) -> bool:
         kinds = node.get("activations", [])
-        return node.get("direction", "forward") == "bidirectional" and kinds[:states] != kinds[states:]
+        return bool(node.get("direction", "forward") == "bidirectional" and kinds[:states] != kinds[states:])
 
     return differ
 

@@ -65,7 +65,7 @@ def check_tensorrt(path: Path, versions: Sequence[str] = TARGETS) -> list[Findin
 
 def check_model(model: onnx.ModelProto, versions: Sequence[str] = TARGETS) -> list[Finding]:
     """The findings for a model, the worst first; what several versions object to is one finding."""
-    views = tuple(GraphView.of(model).every())
+    views = tuple(GraphView.of(model, READ | REFUSED).every())
     held: dict[tuple[str, Objection], list[str]] = {}
     for version in versions:
         target = parsed(version)

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 import io
 import json
 import random
 import resource
 import shutil
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import typer.main
 
 from autoformer.cli.board import bundle_program as board
 from autoformer.errors import AutoformerError
@@ -36,9 +39,10 @@ from autoformer.export.predictor import Predictor, open_predictor
 from autoformer.profiling.backends.of_artefacts import onnx_precision
 from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
 from tests.support.commands import command
+from tests.support.foreign_models import BESIDE
 from tests.support.fuzzed_images import folder_with, readings
 from tests.support.image_files import damaged_image, every_kind
-from tests.support.mutations import damaged_archive, damaged_files, damaged_onnx
+from tests.support.mutations import damaged_archive, damaged_bytes, damaged_files, damaged_onnx
 
 MEMORY_BYTES = 12 << 30  # of addresses; the libraries alone map some
 SECONDS = 60
@@ -92,6 +96,8 @@ def try_onnx(originals: Path, place: Path, rng: random.Random) -> Iterator[str]:
     path = place / "model.onnx"
     sources = sorted(originals.glob("*.onnx"))
     path.write_bytes(damaged_onnx(rng.choice(sources).read_bytes(), rng))
+    held = (originals / BESIDE).read_bytes()
+    (place / BESIDE).write_bytes(held if rng.random() < 0.8 else damaged_bytes(held, rng))
     before = path.read_bytes()
     yield attempt(lambda: OnnxGraph.open(path))
     yield attempt(lambda: used(open_predictor(path)))
@@ -103,6 +109,13 @@ def try_onnx(originals: Path, place: Path, rng: random.Random) -> Iterator[str]:
     if rng.random() < 0.1:
         yield said("evaluate", path, "--data", originals / "folder", "--quiet")
         yield said("profile", "run", path, "--seconds", "0.01", "--quiet")
+        yield said("describe", path)
+    if rng.random() < 0.3:
+        shutil.copytree(originals / "bundle", place / "bundle")
+        shutil.copy(path, place / "bundle" / "model.fp32.onnx")
+        shutil.copy(place / BESIDE, place / "bundle")
+        _sign(place / "bundle")
+        yield told(place / "bundle", "verify", "--seconds", "0.01")
     assert path.read_bytes() == before, "the file was changed"
 
 
@@ -177,12 +190,14 @@ def main(subject: str, first: int, count: int, originals: Path, place: Path) -> 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     warnings.simplefilter("ignore")  # Pillow remarks on damaged images
+    typer.main.get_command = functools.cache(typer.main.get_command)  # making the commands takes longer than running them
     for number in range(first, first + count):
         print(f"begin {number}", flush=True)
         faulthandler.dump_traceback_later(SECONDS, exit=True)
         shutil.rmtree(place, ignore_errors=True)
         (place / "inner").mkdir(parents=True)
         answer: dict[str, Any] = {"number": number, "outcomes": []}
+        began = time.process_time()
         try:
             for outcome in SUBJECTS[subject](originals, place / "inner", random.Random(f"{subject} {number}")):
                 answer["outcomes"].append(outcome)
@@ -190,6 +205,7 @@ def main(subject: str, first: int, count: int, originals: Path, place: Path) -> 
         except BaseException:
             answer["failure"] = traceback.format_exc()
         faulthandler.cancel_dump_traceback_later()
+        answer["seconds"] = round(time.process_time() - began, 2)
         print(json.dumps(answer), flush=True)
 
 

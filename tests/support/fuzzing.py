@@ -32,6 +32,7 @@ from autoformer.export.program import board_program
 from autoformer.networks.subnet import Subnet
 from autoformer.space import SearchSpace
 from tests.support.exporting import write_export
+from tests.support.foreign_models import write_models
 
 SUBJECTS = ("onnx", "bundle", "image")
 CLASSES = ("ape", "bee", "cat")
@@ -46,6 +47,7 @@ class Findings:
     mutations: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)  # of all that was attempted
     failures: dict[int, str] = field(default_factory=dict)  # by number: a traceback, or how the process ended
+    slowest_s: float = 0.0  # of the processor, for one mutation
 
 
 def small_model(path: Path, preprocessing: Preprocessing = PREPROCESSING) -> Path:
@@ -72,6 +74,7 @@ def make_originals(folder: Path, *, exported: bool) -> Path:
     """Whole files to damage: ONNX files (with those of a real export where `exported`), a bundle, images."""
     folder.mkdir()
     small = small_model(folder / "small.onnx")
+    write_models(folder, ModelMetadata(preprocessing=PREPROCESSING, classes=CLASSES, precision="fp32"))
     if exported:
         torch.manual_seed(0)
         space = SearchSpace.preset("micro", image_size=8, in_chans=1, num_classes=3)
@@ -119,6 +122,7 @@ def fuzz(subject: str, first: int, count: int, originals: Path) -> Findings:
                     answer = json.loads(line)
                     found.mutations += 1
                     found.outcomes.update(answer["outcomes"])
+                    found.slowest_s = max(found.slowest_s, answer.get("seconds", 0.0))
                     if "failure" in answer:
                         found.failures[answer["number"]] = answer["failure"]
                     begun = None
@@ -148,7 +152,8 @@ def main() -> None:
                 print(f"--- {subject} {number}\n{failure}")
             kinds = Counter(failure.strip().splitlines()[-1][:150] for failure in found.failures.values())
             print(
-                f"{subject}: {found.mutations} mutations, {dict(found.outcomes)}, {len(found.failures)} failures {dict(kinds)}",
+                f"{subject}: {found.mutations} mutations, {dict(found.outcomes)}, {len(found.failures)} failures {dict(kinds)}, "
+                f"slowest {found.slowest_s:.1f} s",
                 flush=True,
             )
 
