@@ -88,6 +88,10 @@ class InterruptedRunError(AutoformerError):
         self.exit_code = 128 + signal_number
 
 
+class AutoformerWarning(UserWarning):
+    """What goes on otherwise than asked, and is worth a line even where nothing else is shown."""
+
+
 def short(given: object, letters: int = 200) -> str:
     """What was given, as an error shows it: a file may hold thousands of letters where a word was expected."""
     text = str(given)

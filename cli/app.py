@@ -32,6 +32,7 @@ from autoformer.cli.commands import (
     search,
     train,
 )
+from autoformer.cli.console import warnings_as_lines
 from autoformer.cli.profile_commands import latency
 
 INTERRUPTED = 130  # the exit code of Ctrl-C
@@ -82,7 +83,8 @@ def main() -> None:
     with contextlib.suppress(ValueError):  # in a thread of somebody else's program
         signal.signal(signal.SIGTERM, terminated)
     try:
-        code = app(standalone_mode=False)
+        with warnings_as_lines("--quiet" in sys.argv):
+            code = app(standalone_mode=False)
     except AutoformerError as error:
         debug()
         if isinstance(error, InterruptedRunError) and os.environ.get("RANK", "0") != "0":

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from autoformer.errors import AutoformerWarning, short
 from autoformer.progress import Progress
 
 
@@ -49,6 +52,25 @@ def print_facts(title: str, facts: Mapping[str, Any]) -> None:
 def note(text: str) -> None:
     """One line on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def warnings_as_lines(quiet: bool) -> Iterator[None]:
+    """Each warning is one line on stderr while the block runs; those of libraries, and what they log, not where `quiet`."""
+
+    def show(message: Warning | str, category: type[Warning], *_: object) -> None:
+        if issubclass(category, AutoformerWarning) or not quiet:
+            note(f"warning: {short(' '.join(str(message).split()), 600)}")
+
+    spoken = logging.lastResort  # where loggers write that nobody has set up
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        if quiet:
+            logging.lastResort = logging.NullHandler()
+        try:
+            yield
+        finally:
+            logging.lastResort = spoken
 
 
 @contextmanager
