@@ -95,7 +95,7 @@ def test_a_value_of_another_kind_is_refused_in_one_line(override: str, words: st
         ("seed: !!int off", "line 1: 'off' is not of int"),
         ("--- {seed: 1}\n--- {seed: 2}", "line 2: expected a single document"),
         ("seed: 1\n\ttrain: 2", "line 2"),
-        ("[" * 400, "nested too deeply"),
+        ("[" * 900 + "]" * 900, "nested too deeply"),
         ("# " + "x" * MOST_BYTES, "longer than"),
     ],
 )

@@ -37,6 +37,7 @@ from autoformer.export.predictor import Predictor, open_predictor
 from autoformer.profiling.backends.of_artefacts import onnx_precision
 from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
 from tests.support.commands import command
+from tests.support.fuzz_written import try_manifest, try_recipe
 from tests.support.mutations import damaged_archive, damaged_bytes, damaged_files, damaged_onnx
 
 MEMORY_BYTES = 12 << 30  # of addresses; the libraries alone map some
@@ -165,6 +166,7 @@ def try_image(originals: Path, place: Path, rng: random.Random) -> Iterator[str]
 
 SUBJECTS: dict[str, Callable[[Path, Path, random.Random], Iterator[str]]] = {
     "onnx": try_onnx, "bundle": try_bundle, "image": try_image,
+    "recipe": lambda *given: try_recipe(*given, attempt, said), "manifest": lambda *given: try_manifest(*given, attempt, said),
 }  # fmt: skip
 
 
