@@ -1,4 +1,4 @@
-"""What people and this tool write, damaged: recipes with overrides, and the JSON of a finished run, given to all who read them."""
+"""What people and this tool write, damaged: recipes with overrides, and the JSON of a finished run, given to all readers."""
 
 from __future__ import annotations
 
@@ -95,9 +95,11 @@ def try_recipe(
 
 FILES = (
     "run.json", "identity.json", "budget.json", "test.json", "test_ledger.json", "steps.json", "latency.json",
-    "latency_table.json", "layers.json", "report.json", "supernet/supernet.json", "supernet/identity.json", "supernet/data.json",
+    "latency_table.json", "layers.json", "report.json", "supernet/supernet.json", "supernet/identity.json",
+    "supernet/data.json",
     "search/search.json", "search/latency_answer.json", "subnet/config.json", "subnet/architecture.json", "subnet/subnet.json",
-    "finetuned/config.json", "finetuned/architecture.json", "finetuned/subnet.json", "export/manifest.json", "export/model.fp32.scopes.json",
+    "finetuned/config.json", "finetuned/architecture.json", "finetuned/subnet.json", "export/manifest.json",
+    "export/model.fp32.scopes.json",
 )  # fmt: skip
 
 
