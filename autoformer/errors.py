@@ -19,6 +19,12 @@
 The command line prints the message and exits with `exit_code`; everything else is a bug and shows its traceback.
 """
 
+import errno
+
+NO_MEMORY = ("t allocate memory", "not enough memory", "out of memory", "failed to allocate memory", "bad_alloc", "alloc_failed")
+OF_GPU = ("cuda", "cublas", "cudnn", "hip ")
+NO_THREAD = ("can't start new thread", "resource temporarily unavailable")
+
 
 class AutoformerError(Exception):
     """Base of all errors of this package; `exit_code` is what the command line ends with."""
@@ -90,6 +96,28 @@ class InterruptedRunError(AutoformerError):
 
 class AutoformerWarning(UserWarning):
     """What goes on otherwise than asked, and is worth a line even where nothing else is shown."""
+
+
+def memory_shortage(error: BaseException | None) -> str | None:
+    """What this machine ran out of, where `error` is one of the many ways to say so, as the beginning of a line; else None.
+
+    Python, numpy, the system, torch and ONNX Runtime each have their own: a MemoryError, an OSError, RuntimeErrors with a text.
+    """
+    text = f"{type(error).__name__} {error}".lower()
+    by_text = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
+    if isinstance(error, BlockingIOError) or (by_text and any(words in text for words in NO_THREAD)):
+        return "no further thread or process can be started: memory, or the number of processes that is allowed, is used up"
+    if type(error).__name__ == "OutOfMemoryError" or (by_text and any(words in text for words in NO_MEMORY)):
+        return f"{'the GPU has' if any(words in text for words in OF_GPU) else 'there is'} not enough memory"
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return "there is not enough memory"
+    return None
+
+
+def said(error: AutoformerError) -> str:
+    """The message of an error, after the memory that was short where that made a file or a network seem at fault."""
+    shortage = memory_shortage(error.__cause__) if isinstance(error, CheckpointError | ExportError) else None
+    return str(error) if shortage is None else f"{shortage}, or {error}"
 
 
 def short(given: object, letters: int = 200) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from autoformer.errors import AutoformerError, CheckpointError, OutputExistsError, short
+from autoformer.file_kinds import placeholder
 
 TIMM = "timm:"  # begins the name of one of timm's networks where a path could stand
 
@@ -175,6 +176,8 @@ def read_json(path: Path, *keys: str, expected: str = "a folder written by this 
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # not UTF-8, not JSON, or a number of thousands of digits
+        if (kind := placeholder(path)) is not None:
+            raise CheckpointError(f"{path} {kind}; expected {expected}") from error
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a {type(value).__name__}, expected a JSON object")

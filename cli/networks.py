@@ -17,7 +17,7 @@ from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import CheckpointError, DataError
 from autoformer.evaluate import EvaluationSet
 from autoformer.export.artefacts import ExportSource, export_network
-from autoformer.files import read_json
+from autoformer.files import TIMM, read_json
 from autoformer.networks.subnet import Subnet
 from autoformer.pretrained.named_network import NamedNetwork, open_network
 from autoformer.profiling.profiles.artefact_costs import counted_flops
@@ -42,6 +42,8 @@ def network_and_images(words: str, data: str | None) -> tuple[NamedNetwork, tupl
     if data is None:
         raise DataError(f"{words} brings no images; give --data")
     parts = load_parts(DataConfig(source=data, image_size=named.preprocessing.image_size))
+    if words.startswith(TIMM):  # which says nothing of values beyond 8 bit
+        named = replace(named, preprocessing=replace(named.preprocessing, value_range=parts.preprocessing.value_range))
     return named, named.classes_of(parts.classes, words), parts
 
 

@@ -70,6 +70,8 @@ class Predictor:
     def preparation(self, assumed: Preprocessing) -> Preprocessing:
         """What becomes of an image: as this predictor says, else `assumed`, in the type, size and colours that its input has."""
         if self.preprocessing is not None:
+            if str(self.path).startswith(TIMM):  # which says nothing of values beyond 8 bit
+                return replace(self.preprocessing, value_range=assumed.value_range)
             return self.preprocessing
         assumed = replace(assumed, input_type=self.input_type)
         channels, _, width = self.image_shape or (None, None, None)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from autoformer.errors import DataError
+from autoformer.data.decoding import decode, reason, without_remarks
+from autoformer.data.preprocessing import PreprocessingError
+from autoformer.errors import AutoformerError, DataError
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")  # in any case
 IDENTITY_BYTES = 4096  # read at either end of a file
@@ -38,15 +39,15 @@ class Images(Protocol):
         """The path below the root, with slashes; None where images have none."""
 
 
-def decode(content: bytes, name: str) -> Image.Image:
-    """The image in the bytes of a file. Raises `DataError` with its `name` when they cannot be decoded."""
+T = TypeVar("T")
+
+
+def applied(images: Images, index: int, work: Callable[[Image.Image], T]) -> T:
+    """What `work` makes of an image. Raises `DataError` naming the image when it cannot be read or converted."""
     try:
-        image = Image.open(io.BytesIO(content))
-        image.load()
-        return image
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        reason = "it is not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise DataError(f"{name} cannot be read as an image ({reason}); repair or remove it") from error
+        return work(images.open(index))
+    except PreprocessingError as error:
+        raise DataError(f"{called(images, index)}: {error}") from error
 
 
 def called(images: Images, index: int) -> str:
@@ -138,13 +139,18 @@ class DatasetImages:
             try:
                 with reader[index][0] as file:
                     content = file.read()
-            except (OSError, ValueError, KeyError, AssertionError) as error:
-                raise DataError(f"image {index} of {kind} cannot be read ({error})") from error
+            except Exception as error:
+                raise DataError(f"image {index} of {kind} cannot be read ({reason(error)})") from error
             return decode(content, f"image {index} of {kind}")
         try:
-            image = self.dataset[index][0]
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"image {index} of {kind} cannot be read ({error})") from error
+            with without_remarks():
+                image = self.dataset[index][0]
+                if isinstance(image, Image.Image):
+                    image.load()  # many open a file only to read it later
+        except AutoformerError:
+            raise
+        except Exception as error:
+            raise DataError(f"image {index} of {kind} cannot be read ({reason(error)})") from error
         if not isinstance(image, Image.Image):
             raise DataError(
                 f"item {index} of {kind} is a {type(image).__name__}; expected (PIL image, label) "

@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from autoformer.data.images import Images, called, dataset_images, printable
+from autoformer.data.images import Images, applied, called, dataset_images, printable
 from autoformer.data.parts import PARTS, DataConfig, DataParts, Part, TestPart
-from autoformer.data.preprocessing import PreprocessingError, convert
+from autoformer.data.preprocessing import Preprocessing, convert
 from autoformer.data.reading import for_each, imagenet_normalised, sampled_preprocessing
 from autoformer.data.sources import Source, open_source
 from autoformer.data.splits import group_keys, grouped, stratified
@@ -145,9 +145,9 @@ def parts_of_record(record: Mapping[str, Any], source: str | None = None) -> Dat
             reason = f"{error} is missing" if isinstance(error, KeyError) else "it is not laid out as one"
         raise DataError(f"the record of data is damaged or foreign ({reason}); expected the one a run wrote") from error
     if source is not None:
-        parts = load_parts(config.model_copy(update={"source": source}))
+        parts = _as_recorded(load_parts(config.model_copy(update={"source": source})), record)
         return check_readable(parts) if config.unreadable == "skip" else parts
-    parts = without_recorded(load_parts(config), record)
+    parts = without_recorded(_as_recorded(load_parts(config), record), record)
     for name, part in parts.record["parts"].items():
         digest, count = recorded[name]
         if part["digest"] != digest:
@@ -156,6 +156,14 @@ def parts_of_record(record: Mapping[str, Any], source: str | None = None) -> Dat
                 "the images changed, or lie elsewhere: give --data"
             )
     return parts
+
+
+def _as_recorded(parts: DataParts, record: Mapping[str, Any]) -> DataParts:
+    """The parts with the preprocessing of a record from before ranges of values were measured, where that would differ."""
+    if parts.preprocessing.value_range is None or record["config"] is None:
+        return parts
+    recorded = Preprocessing.from_dict(record.get("preprocessing"))
+    return replace(parts, preprocessing=recorded) if recorded.value_range is None else parts
 
 
 def check_readable(parts: DataParts, progress: Progress = silent, most: int = 100_000) -> DataParts:
@@ -189,9 +197,7 @@ def check_readable(parts: DataParts, progress: Progress = silent, most: int = 10
 
 def _read_error(images: Images, index: int) -> DataError | None:
     try:
-        convert(images.open(index), 3)
-    except PreprocessingError as error:
-        return DataError(f"{called(images, index)}: {error}")
+        applied(images, index, partial(convert, in_chans=3))
     except DataError as error:
         return error
     return None

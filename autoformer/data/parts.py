@@ -16,23 +16,25 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, field_validator
 
-from autoformer.data.images import Images
+from autoformer.data.images import Images, applied
 from autoformer.data.preprocessing import Preprocessing
+from autoformer.data.value_range import words_on_range
 from autoformer.files import json_digest, read_json, write_json
 from autoformer.settings import Settings
 
 PARTS = ("train", "search", "test")
+T = TypeVar("T")
 BESIDE_THE_DIGEST = ("source", "config", "layout", "unreadable")  # keys of the record that change without the members
 
 
@@ -96,12 +98,16 @@ class Part:
             found.update(f"{self.images.identity(index)}\0{self.images.labels[index]}\n".encode())
         return found.hexdigest()
 
+    def made(self, position: int, work: Callable[[Image.Image], T]) -> T:
+        """What `work` makes of an image. Raises `DataError` naming the image when it cannot be read or converted."""
+        return applied(self.images, self.indices[position], work)
+
     def pixels(self, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         """All images as the network sees them before normalising, uint8 [n, H, W, C]."""
         size, channels = preprocessing.image_size, preprocessing.in_chans
         out = np.empty((len(self), size, size, channels), dtype=np.uint8)
         for position in range(len(self)):
-            out[position] = preprocessing.pixels(self[position][0])
+            out[position] = self.made(position, preprocessing.pixels)
         return out
 
 
@@ -200,4 +206,4 @@ def describe_parts(parts: DataParts) -> Iterable[str]:
     sizes = json.dumps({name: part["images"] for name, part in parts.record["parts"].items()}).strip("{}").replace('"', "")
     yield f"{parts.source}: {len(parts.classes)} classes, images {sizes}; {parts.layout}"
     size, channels = parts.preprocessing.image_size, parts.preprocessing.in_chans
-    yield f"images are {size} × {size} px, {'grey' if channels == 1 else 'RGB'}"
+    yield f"images are {size} × {size} px, {'grey' if channels == 1 else 'RGB'}{words_on_range(parts.preprocessing.value_range)}"

@@ -19,7 +19,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from autoformer.data.images import (
     NO_IMAGE,
@@ -32,6 +31,7 @@ from autoformer.data.images import (
     visible_folders,
     words_left_out,
 )
+from autoformer.data.named_sets import is_named, load_split, place_of
 from autoformer.data.tar_images import COMPRESSED, TarIndex, index_archives
 from autoformer.errors import DataError
 
@@ -40,7 +40,6 @@ SPLIT_FOLDERS = {
     "val": ("val", "validation", "valid", "dev"),
     "test": ("test", "testing", "eval"),
 }
-PREFIXES = ("torch", "hfds", "hfids", "tfds", "wds")
 ARCHIVES = (".tar", *COMPRESSED)
 
 Labelled = Callable[[str | None, Sequence[str] | None], tuple[Images, tuple[str, ...], str]]
@@ -74,11 +73,11 @@ def open_source(source: str, root: Path | None, max_memory_mib: int) -> Source:
             index = index_archives(archives)
             return _laid_out(path, index.folders, _of_index(path, index))
         return _laid_out(path, [folder.name for folder in folders], _of_folder(path))
-    if source.partition("/")[0].lower() in PREFIXES and "/" in source:
+    if is_named(source):
         return _named(source, root, max_memory_mib)
     raise DataError(
         f"data source {source!r} is neither 'digits', nor a folder or .tar file that exists, nor a data set name like "
-        "'torch/cifar10', 'hfds/NAME', 'tfds/NAME', 'wds/PATTERN'"
+        "'torch/cifar10@FOLDER', 'hfds/NAME', 'tfds/NAME', 'wds/NAME'"
     )
 
 
@@ -164,24 +163,16 @@ def _placed(archives: Sequence[Path]) -> list[tuple[Path, str]]:
 
 
 def _named(source: str, root: Path | None, max_memory_mib: int) -> Source:
-    from timm.data import create_dataset
-
-    def load(split: str) -> Any:
-        try:
-            return create_dataset(source, root=str(root) if root else None, split=split, search_split=True)
-        except (OSError, RuntimeError, ValueError, AssertionError, ImportError) as error:
-            line = (str(error) or type(error).__name__).splitlines()[0]
-            raise DataError(f"data set {source!r}, split {split!r}, in {root or 'the default place'}: {line}") from error
-
-    train, classes = dataset_images(load("train"), max_memory_mib=max_memory_mib)
+    name, folder = place_of(source, root)
+    train, classes = dataset_images(load_split(name, folder, "train"), max_memory_mib=max_memory_mib)
     held_out: list[Images] = []
-    names = ("validation",) if source.lower().startswith("torch/") else ("validation", "test")  # torch/ takes one for the other
+    names = ("validation",) if name.lower().startswith("torch/") else ("validation", "test")  # torch/ takes one for the other
     for split in names:
         try:
-            found = load(split)
+            found = load_split(name, folder, split)
         except DataError:
             if split == names[-1] and not held_out:
                 raise
             continue
         held_out.append(dataset_images(found, classes, max_memory_mib)[0])
-    return Source(source, classes, train, val=held_out[0] if len(held_out) == 2 else None, test=held_out[-1])
+    return Source(name, classes, train, val=held_out[0] if len(held_out) == 2 else None, test=held_out[-1])

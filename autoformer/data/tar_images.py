@@ -17,7 +17,8 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from autoformer.data.images import IDENTITY_BYTES, IMAGE_ENDINGS, decode, printable
+from autoformer.data.decoding import decode
+from autoformer.data.images import IDENTITY_BYTES, IMAGE_ENDINGS, printable
 from autoformer.errors import DataError
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tar.zst")

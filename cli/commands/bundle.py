@@ -69,7 +69,7 @@ def bundle(
     order = balanced_order(part.labels)[:images]
     if not len(order):
         raise DataError("the search part holds no image to check with")
-    pixels = [manifest.preprocessing.pixels(part[int(index)][0]) for index in order]
+    pixels = [part.made(int(index), manifest.preprocessing.pixels) for index in order]
     called = re.sub(r"[^A-Za-z0-9_.-]+", "-", name or place.resolve().name).strip("-.") or "model"
     with believing(place, "bring its files back from a copy, or make them anew", fault="was edited or damaged"):
         expected = expected_results(run, manifest, called, part.labels[order].tolist())

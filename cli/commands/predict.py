@@ -25,7 +25,6 @@ def predict(
     import numpy as np
 
     from autoformer.cli.console import print_json, print_table
-    from autoformer.data.images import FileImages
     from autoformer.errors import DataError
     from autoformer.export.predictor import open_predictor
 
@@ -35,10 +34,7 @@ def predict(
         raise DataError(f"{artefact} holds no preprocessing and classes; export it with this tool, or name its folder")
     rows, answers = [], []
     for path in images:
-        if not path.is_file():
-            raise DataError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; expected an image file")
-        image = FileImages(path.parent, (Path(path.name),), (0,)).open(0)
-        logits = predictor(preprocessing(image)[None])[0].astype(np.float64)
+        logits = predictor(preprocessing.of_file(path)[None])[0].astype(np.float64)
         shares = np.exp(logits - logits.max())
         shares /= shares.sum()
         best = [(classes[index], float(shares[index])) for index in np.argsort(-shares)[:top]]
