@@ -94,6 +94,10 @@ class InterruptedRunError(AutoformerError):
         self.exit_code = 128 + signal_number
 
 
+class AutoformerWarning(UserWarning):
+    """What goes on otherwise than asked, and is worth a line even where nothing else is shown."""
+
+
 def memory_shortage(error: BaseException | None) -> str | None:
     """What this machine ran out of, where `error` is one of the many ways to say so, as the beginning of a line; else None.
 

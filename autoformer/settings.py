@@ -77,7 +77,7 @@ def read_yaml(text: str) -> Any:
     try:
         node = yaml.compose(text, Loader=_Loader)
         if node is None:
-            return None
+            return Word("", None)
         _written_out(node, {})
         return _value(node)
     except yaml.MarkedYAMLError as error:
@@ -169,16 +169,18 @@ def write_yaml(values: Mapping[str, Any]) -> str:
 
 def fitted(kind: Any, value: Any) -> Any:
     """What `read_yaml` gave, as a setting of type `kind` takes it: a word as it was written where a text is wanted, else what it
-    says. A section without content is left out, so that its defaults hold.
+    says; nothing where a section is wanted is an empty one.
     """
     if isinstance(value, Word):
-        return value.text if value.value is not None and takes_text(kind, value.text) else value.value
+        if value.value is None:
+            return {} if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+        return value.text if takes_text(kind, value.text) else value.value
     if isinstance(value, list):
         items = _items(kind, len(value))
         return [fitted(item, one) for item, one in zip(items, value, strict=True)]
     if isinstance(value, Mapping):
         kinds = _fields(kind)
-        return {key: fitted(kinds.get(key), item) for key, item in value.items() if not _is_empty(kinds.get(key), item)}
+        return {key: fitted(kinds.get(key), item) for key, item in value.items()}
     return value
 
 
@@ -204,10 +206,6 @@ def _fields(kind: Any) -> dict[str, Any]:
     return {}
 
 
-def _is_empty(kind: Any, value: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel) and isinstance(value, Word) and value.value is None
-
-
 def _items(kind: Any, count: int) -> list[Any]:
     """The type of each of `count` items of a list."""
     for one in _alternatives(kind):
@@ -227,6 +225,8 @@ def _alternatives(kind: Any) -> Iterator[Any]:
 
 def _mismatch(kind: Any, value: object) -> str | None:
     """What was wanted where a number stands for a truth value, a truth value for a number, or a text for either."""
+    if kind is None:
+        return None
     if isinstance(value, list | tuple):
         found = enumerate(map(_mismatch, _items(kind, len(value)), value), 1)
         return next((f"{wanted} at place {place}" for place, wanted in found if wanted), None)

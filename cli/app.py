@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import sys
-import warnings
 from typing import Annotated
 
 import typer
@@ -33,6 +32,7 @@ from autoformer.cli.commands import (
     search,
     train,
 )
+from autoformer.cli.console import warnings_as_lines
 from autoformer.cli.profile_commands import latency
 
 INTERRUPTED = 130  # the exit code of Ctrl-C
@@ -78,18 +78,17 @@ def options(
 
 def main() -> None:
     """Runs the program. An error that a user can cause is one line on stderr and an exit code; `--debug` shows the traceback."""
-    from autoformer.cli.console import warning_line
     from autoformer.errors import AutoformerError, InterruptedRunError, MissingPackageError, memory_shortage, said
     from autoformer.escaping import take_any_letter
     from autoformer.files import refuse_pipes
 
     take_any_letter()
-    warnings.formatwarning = warning_line
     with contextlib.suppress(ValueError):  # in a thread of somebody else's program
         signal.signal(signal.SIGTERM, terminated)
     try:
         refuse_pipes(sys.argv[1:])
-        code = app(standalone_mode=False)
+        with warnings_as_lines("--quiet" in sys.argv):
+            code = app(standalone_mode=False)
     except AutoformerError as error:
         debug()
         if isinstance(error, InterruptedRunError) and os.environ.get("RANK", "0") != "0":

@@ -5,15 +5,19 @@ Every text of a command leaves through here, so that nothing from files can repa
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from autoformer.errors import AutoformerWarning
 from autoformer.escaping import json_text, one_line, visible
 from autoformer.progress import Progress
 
+LONGEST = 600  # letters of a warning
 Cell = str | Sequence[str]  # a text, or several, each on a line of its own
 
 
@@ -62,9 +66,23 @@ def note(text: str) -> None:
     print(visible(text), file=sys.stderr, flush=True)
 
 
-def warning_line(message: Warning | str, *_: object, **__: object) -> str:
-    """A warning as a person reads it; takes the place of `warnings.formatwarning`, which shows a line of code too."""
-    return f"warning: {one_line(str(message))}\n"
+@contextmanager
+def warnings_as_lines(quiet: bool) -> Iterator[None]:
+    """Each warning is one line on stderr while the block runs; those of libraries, and what they log, not where `quiet`."""
+
+    def show(message: Warning | str, category: type[Warning], *_: object) -> None:
+        if issubclass(category, AutoformerWarning) or not quiet:
+            note(f"warning: {one_line(str(message))[:LONGEST]}")
+
+    spoken = logging.lastResort  # where loggers write that nobody has set up
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        if quiet:
+            logging.lastResort = logging.NullHandler()
+        try:
+            yield
+        finally:
+            logging.lastResort = spoken
 
 
 @contextmanager

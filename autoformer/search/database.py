@@ -26,7 +26,7 @@ import sqlalchemy as sql
 from numpy.typing import NDArray
 
 from autoformer.architecture import Architecture
-from autoformer.errors import CheckpointError
+from autoformer.errors import AutoformerWarning, CheckpointError
 from autoformer.files import json_digest, replacing
 from autoformer.search.candidate import Candidate, packed, unpacked
 from autoformer.search.storage import Storage, database, optuna_storage, reason_of, shown, trouble
@@ -300,7 +300,7 @@ class EvaluationStore:
         except (sql.exc.SQLAlchemyError, ImportError, OSError, ValueError) as error:
             if found := trouble(error, self.storage):
                 self.is_left_out = True
-                warnings.warn(f"{found}; until then evaluations are not kept for other searches", stacklevel=3)
+                warnings.warn(f"{found}; until then evaluations are not kept for other searches", AutoformerWarning, stacklevel=3)
                 return
             raise CheckpointError(
                 f"{self.place} cannot be read as stored evaluations ({reason_of(error, self.storage)}); it is a cache, so it can "

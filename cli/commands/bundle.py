@@ -48,7 +48,7 @@ def bundle(
     from autoformer.export.bundle import write_bundle
     from autoformer.export.manifest import FILE_NAME, Manifest
     from autoformer.export.program import board_program
-    from autoformer.files import TIMM, read_json, refuse_existing, refuse_existing_file
+    from autoformer.files import TIMM, believing, read_json, refuse_existing, refuse_existing_file
     from autoformer.pretrained.named_network import is_network
     from autoformer.pretrained.timm_models import name_and_file
     from autoformer.search.rungs import balanced_order
@@ -74,7 +74,8 @@ def bundle(
         raise DataError("the search part holds no image to check with")
     pixels = [part.made(int(index), manifest.preprocessing.pixels) for index in order]
     called = re.sub(r"[^A-Za-z0-9_.-]+", "-", name or place.resolve().name).strip("-.") or "model"
-    expected = expected_results(run, manifest, called, part.labels[order].tolist())
+    with believing(place, "bring its files back from a copy, or make them anew", fault="was edited or damaged"):
+        expected = expected_results(run, manifest, called, part.labels[order].tolist())
     program = board_program("autoformer.cli.board.bundle_program")
     write_bundle(export, out, expected, pixels=np.stack(pixels), program=program, licence=terms)
     if json:

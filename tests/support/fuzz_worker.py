@@ -40,6 +40,7 @@ from autoformer.profiling.backends.of_artefacts import onnx_precision
 from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
 from tests.support.commands import command
 from tests.support.foreign_models import BESIDE
+from tests.support.fuzz_written import try_manifest, try_recipe
 from tests.support.fuzzed_images import folder_with, readings
 from tests.support.image_files import damaged_image, every_kind
 from tests.support.mutations import damaged_archive, damaged_bytes, damaged_files, damaged_onnx
@@ -182,6 +183,7 @@ def try_image(originals: Path, place: Path, rng: random.Random) -> Iterator[str]
 
 SUBJECTS: dict[str, Callable[[Path, Path, random.Random], Iterator[str]]] = {
     "onnx": try_onnx, "bundle": try_bundle, "image": try_image,
+    "recipe": lambda *given: try_recipe(*given, attempt, said), "manifest": lambda *given: try_manifest(*given, attempt, said),
 }  # fmt: skip
 
 

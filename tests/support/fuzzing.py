@@ -1,6 +1,6 @@
 """Fuzzing: thousands of damaged files in processes that may die of them.
 
-    python -m tests.support.fuzzing --subject onnx bundle image --count 5000
+    python -m tests.support.fuzzing --subject onnx bundle image recipe manifest --count 5000
 
 prints what went wrong, each with the number that repeats it
 (`python -m tests.support.fuzz_worker SUBJECT NUMBER 1 …`), and a summary.
@@ -34,7 +34,7 @@ from autoformer.space import SearchSpace
 from tests.support.exporting import write_export
 from tests.support.foreign_models import write_models
 
-SUBJECTS = ("onnx", "bundle", "image")
+SUBJECTS = ("onnx", "bundle", "image", "recipe", "manifest")
 CLASSES = ("ape", "bee", "cat")
 PREPROCESSING = Preprocessing(8, 1, (0.3,), (0.4,))
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), dtype=np.uint8)
