@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from autoformer.errors import ExportError
-from autoformer.export.graphs.attention_pattern import GraphView
+from autoformer.export.graphs.graph_view import GraphView
 
 STANDARD = ("", "ai.onnx")
 NEWEST_IR_VERSION = 10  # operators of opset 23 and newer, which came with newer formats, are read in this one as well

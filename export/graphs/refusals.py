@@ -58,7 +58,7 @@ def _signature_end(text: str, start: int) -> int | None:
 
 
 def refusal(path: Path, error: object, reader: str, *, otherwise: str) -> CheckpointError:
-    """The error about a file that `reader` (with its version) did not take: no ONNX, newer, damaged, too large, or `otherwise`."""
+    """The error about a file that `reader` (with its version) did not take: no ONNX, newer, damaged, too large, `otherwise`."""
     text = " ".join(str(error).split())
     for what, pattern in NEWER:
         if (found := pattern.search(text)) is not None:

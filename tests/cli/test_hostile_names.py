@@ -7,6 +7,7 @@ import io
 import resource
 import subprocess
 import sys
+import warnings
 import unicodedata
 from pathlib import Path
 
@@ -86,8 +87,10 @@ def test_progress_shows_names_without_what_they_would_do(monkeypatch: pytest.Mon
         assert not {"\x9b", "\u202e"} & set(stream.getvalue())
 
 
-def test_warnings_are_one_line_without_what_names_would_do() -> None:
-    assert console.warning_line(UserWarning("a\x1b[31m\nb"), UserWarning, "file.py", 3) == "warning: a\\x1b[31m b\n"
+def test_warnings_are_one_line_without_what_names_would_do(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.warnings_as_lines(quiet=False):
+        warnings.warn("a\x1b[31m\nb", stacklevel=1)
+    assert capsys.readouterr().err == "warning: a\\x1b[31m b\n"
 
 
 def test_no_other_file_writes_on_the_terminal() -> None:
