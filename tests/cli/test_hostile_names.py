@@ -7,8 +7,8 @@ import io
 import resource
 import subprocess
 import sys
-import warnings
 import unicodedata
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +89,7 @@ def test_progress_shows_names_without_what_they_would_do(monkeypatch: pytest.Mon
 
 def test_warnings_are_one_line_without_what_names_would_do(capsys: pytest.CaptureFixture[str]) -> None:
     with console.warnings_as_lines(quiet=False):
+        warnings.simplefilter("always")
         warnings.warn("a\x1b[31m\nb", stacklevel=1)
     assert capsys.readouterr().err == "warning: a\\x1b[31m b\n"
 
