@@ -11,12 +11,19 @@
     ├── MissingPackageError    an optional package is absent
     ├── OutputExistsError      a folder already holds something else
     ├── RecipeError            a recipe key or value is not known
+    ├── StorageError           a database or a disk cannot be used now; nothing is damaged
     ├── TrainingError          the loss left the finite numbers, or a checkpoint could not be written
     ├── LostProcessError       a process of a training on several GPUs ended or went silent
     └── InterruptedRunError    a signal (Ctrl-C, a scheduler's SIGTERM) stopped the work; says how to go on
 
 The command line prints the message and exits with `exit_code`; everything else is a bug and shows its traceback.
 """
+
+import errno
+
+NO_MEMORY = ("t allocate memory", "not enough memory", "out of memory", "failed to allocate memory", "bad_alloc", "alloc_failed")
+OF_GPU = ("cuda", "cublas", "cudnn", "hip ")
+NO_THREAD = ("can't start new thread", "resource temporarily unavailable")
 
 
 class AutoformerError(Exception):
@@ -63,6 +70,10 @@ class RecipeError(AutoformerError, ValueError):
     """A recipe names an unknown key or holds an impossible value."""
 
 
+class StorageError(AutoformerError):
+    """A database or a disk cannot be used now: locked, full, not reached. Nothing is damaged; the same command goes on."""
+
+
 class TrainingError(AutoformerError):
     """A training cannot go on: its gradients are not finite, or its checkpoints cannot be written."""
 
@@ -81,6 +92,32 @@ class InterruptedRunError(AutoformerError):
     def __init__(self, message: str, signal_number: int = 2) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+class AutoformerWarning(UserWarning):
+    """What goes on otherwise than asked, and is worth a line even where nothing else is shown."""
+
+
+def memory_shortage(error: BaseException | None) -> str | None:
+    """What this machine ran out of, where `error` is one of the many ways to say so, as the beginning of a line; else None.
+
+    Python, numpy, the system, torch and ONNX Runtime each have their own: a MemoryError, an OSError, RuntimeErrors with a text.
+    """
+    text = f"{type(error).__name__} {error}".lower()
+    by_text = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
+    if isinstance(error, BlockingIOError) or (by_text and any(words in text for words in NO_THREAD)):
+        return "no further thread or process can be started: memory, or the number of processes that is allowed, is used up"
+    if type(error).__name__ == "OutOfMemoryError" or (by_text and any(words in text for words in NO_MEMORY)):
+        return f"{'the GPU has' if any(words in text for words in OF_GPU) else 'there is'} not enough memory"
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return "there is not enough memory"
+    return None
+
+
+def said(error: AutoformerError) -> str:
+    """The message of an error, after the memory that was short where that made a file or a network seem at fault."""
+    shortage = memory_shortage(error.__cause__) if isinstance(error, CheckpointError | ExportError | TrainingError) else None
+    return str(error) if shortage is None else f"{shortage}, or {error}"
 
 
 def short(given: object, letters: int = 200) -> str:

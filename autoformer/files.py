@@ -11,13 +11,16 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from autoformer.errors import AutoformerError, CheckpointError, OutputExistsError, short
+from autoformer.errors import AutoformerError, CheckpointError, DataError, OutputExistsError, short
+from autoformer.file_kinds import placeholder
 
+SYSTEM = ("/dev/", "/proc/")
 TIMM = "timm:"  # begins the name of one of timm's networks where a path could stand
 
 
@@ -100,6 +103,29 @@ def _check_writable(path: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
 
 
+def refuse_pipes(words: Iterable[str]) -> None:
+    """Raises `DataError` for the first word that names a pipe, a socket or a disk's device: opening one may wait for ever.
+
+    Also looked at is what follows the first = or @ of a word. What the system itself names (/dev/stdin) is its own business.
+    """
+    for word in words:
+        for path in {word, word.partition("=")[2], word.partition("@")[2]}:
+            try:
+                mode = os.stat(path).st_mode if path and not path.startswith(SYSTEM) else 0
+            except (OSError, ValueError):
+                continue
+            kinds = (
+                (stat.S_ISFIFO, "a named pipe"),
+                (stat.S_ISSOCK, "a socket"),
+                (stat.S_ISBLK, "a device"),
+                (stat.S_ISCHR, "a device"),
+            )
+            if what := next((name for is_so, name in kinds if is_so(mode)), None):
+                raise DataError(
+                    f"{path} is {what}, not a file; it was not opened, since that may wait for ever: save a file first"
+                )
+
+
 def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
     """Makes `folder` the place of the work that `identity` describes, or finds that it already is.
 
@@ -175,6 +201,8 @@ def read_json(path: Path, *keys: str, expected: str = "a folder written by this 
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # not UTF-8, not JSON, or a number of thousands of digits
+        if (kind := placeholder(path)) is not None:
+            raise CheckpointError(f"{path} {kind}; expected {expected}") from error
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a {type(value).__name__}, expected a JSON object")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_type_hints
 
 from pydantic import Field
 
 from autoformer.cost import Budget, CostModel
-from autoformer.errors import ArchitectureError, BudgetError, RecipeError
-from autoformer.settings import Settings
+from autoformer.errors import ArchitectureError, BudgetError, RecipeError, short
+from autoformer.settings import Settings, fitted, read_yaml
 from autoformer.space import PRESETS, SearchSpace
 
 UNITS = {
@@ -78,16 +78,15 @@ def read_space(
 
 
 def _of_file(path: Path) -> SearchSpace:
-    import yaml
-
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f"space {path} cannot be read: {' '.join(str(error).split())}") from error
+        values = read_yaml(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"space {path} cannot be read: {short(' '.join(str(error).split()))}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"space {path} holds no fields; expected embed_dims, depths, num_heads, mlp_ratios")
+    kinds = get_type_hints(SearchSpace)
     try:
-        return SearchSpace.from_dict({"name": path.stem, **values})
+        return SearchSpace.from_dict({"name": path.stem, **{key: fitted(kinds.get(key), value) for key, value in values.items()}})
     except ArchitectureError as error:
         raise ArchitectureError(f"{path}: {error}") from error
 

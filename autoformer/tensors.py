@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoformer.errors import CheckpointError
+from autoformer.file_kinds import stand_in
 from autoformer.files import replacing
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
+        if (kind := stand_in(path)) is not None:
+            raise CheckpointError(f"{path} {kind}") from error
         raise CheckpointError(
             f"{path} is truncated or not a safetensors file ({error}); copy it again or make it anew"
         ) from error
@@ -81,6 +84,8 @@ def read_metadata(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             value = json.loads((file.metadata() or {}).get("autoformer", "{}"))
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        if (kind := stand_in(path)) is not None:
+            raise CheckpointError(f"{path} {kind}") from error
         raise CheckpointError(f"{path} is truncated or not a safetensors file ({error})") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} carries a {type(value).__name__} in its header, expected a JSON object")

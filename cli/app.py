@@ -32,6 +32,7 @@ from autoformer.cli.commands import (
     search,
     train,
 )
+from autoformer.cli.console import warnings_as_lines
 from autoformer.cli.profile_commands import latency
 
 INTERRUPTED = 130  # the exit code of Ctrl-C
@@ -77,17 +78,22 @@ def options(
 
 def main() -> None:
     """Runs the program. An error that a user can cause is one line on stderr and an exit code; `--debug` shows the traceback."""
-    from autoformer.errors import AutoformerError, InterruptedRunError, MissingPackageError
+    from autoformer.errors import AutoformerError, InterruptedRunError, MissingPackageError, memory_shortage, said
+    from autoformer.escaping import take_any_letter
+    from autoformer.files import refuse_pipes
 
+    take_any_letter()
     with contextlib.suppress(ValueError):  # in a thread of somebody else's program
         signal.signal(signal.SIGTERM, terminated)
     try:
-        code = app(standalone_mode=False)
+        refuse_pipes(sys.argv[1:])
+        with warnings_as_lines("--quiet" in sys.argv):
+            code = app(standalone_mode=False)
     except AutoformerError as error:
         debug()
         if isinstance(error, InterruptedRunError) and os.environ.get("RANK", "0") != "0":
             sys.exit(error.exit_code)  # the first of the processes says it
-        fail(str(error), error.exit_code)
+        fail(said(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except SystemExit as stop:
@@ -103,13 +109,13 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    except OSError as error:
-        debug()
-        fail(f"{error.filename or 'a file'}: {error.strerror or error}; check the path, its permissions and the disk", 2)
-    except MemoryError:
-        debug()
-        fail("there is not enough memory; make the network, the images or the batch smaller", 2)
     except Exception as error:
+        if (shortage := memory_shortage(error)) is not None:
+            debug()
+            fail(f"{shortage}; make the network, the images or the batch smaller, or end other programs", 2)
+        if isinstance(error, OSError):
+            debug()
+            fail(f"{error.filename or 'a file'}: {error.strerror or error}; check the path, its permissions and the disk", 2)
         if not hasattr(error, "format_message"):  # typer's own errors about the words on the command line have it
             raise
         fail(f"{error.format_message()} (try --help)", 2)
@@ -131,6 +137,8 @@ def debug() -> None:
 
 def fail(message: str, exit_code: int) -> None:
     """One line on stderr, then the end."""
-    line = " ".join(message.split())
+    from autoformer.escaping import one_line
+
+    line = one_line(message)
     print(f"error: {line if len(line) <= LONGEST else line[:LONGEST] + ' ...'}", file=sys.stderr)
     sys.exit(exit_code)

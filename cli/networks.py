@@ -11,11 +11,14 @@ from typing import Literal
 
 from torch import nn
 
+from autoformer.cli.class_order import better_order, order_of
+from autoformer.cli.console import note
+from autoformer.data.classes import are_the_same
 from autoformer.data.loading import load_parts, parts_of_record
 from autoformer.data.parts import DataConfig, DataParts, Part
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import CheckpointError, DataError
-from autoformer.evaluate import EvaluationSet
+from autoformer.evaluate import EvaluationSet, predict_with, predictions
 from autoformer.export.artefacts import ExportSource, export_network
 from autoformer.files import TIMM
 from autoformer.networks.folders import record_of_network
@@ -27,11 +30,11 @@ from autoformer.search.rungs import balanced_order
 MOST_BYTES = 2 << 30  # of images as float32 at once; a search part of large images may have many times that
 
 
-def network_and_images(words: str, data: str | None) -> tuple[NamedNetwork, tuple[str, ...], DataParts]:
-    """The network that `words` name, the names of its classes, and its images: those it was made from, or `data`.
+def network_and_images(words: str, data: str | None, classes: str | None = None) -> tuple[NamedNetwork, DataParts]:
+    """The network that `words` name and its images, those it was made from, or `data`, with their classes in its order.
 
-    Raises `CheckpointError` for something that is not a network, `DataError` when a foreign network comes without `data`, or with
-    images of other classes than it knows.
+    `classes` is `--classes`; a line says where the order is a guess. Raises `CheckpointError` for something that is not a
+    network, `DataError` when a foreign network comes without `data`, or with images of other classes than it knows.
     """
     if words.endswith((".onnx", ".plan", ".zip")):
         raise CheckpointError(f"{words} is exported already; give the network it was made from, or use it as it is")
@@ -39,11 +42,29 @@ def network_and_images(words: str, data: str | None) -> tuple[NamedNetwork, tupl
     record = None if words.startswith(TIMM) else record_of_network(Path(words))
     if record is not None:
         parts = parts_of_record(record["data"], data)
-        return named, named.classes or parts.classes, parts
+        order_of(parts, named.classes, classes, words)
+        return named, parts
     if data is None:
         raise DataError(f"{words} brings no images; give --data")
     parts = load_parts(DataConfig(source=data, image_size=named.preprocessing.image_size))
-    return named, named.classes_of(parts.classes, words), parts
+    if words.startswith(TIMM):  # which says nothing of values beyond 8 bit
+        named = replace(named, preprocessing=replace(named.preprocessing, value_range=parts.preprocessing.value_range))
+    order, guessed = order_of(parts, named.classes, classes, words)
+    if classes is not None or are_the_same(order, parts.classes):
+        parts = parts.in_order(order)
+    named.check_classes(parts.classes, words)
+    if guessed is not None:
+        note(guessed)
+        _hint(named, parts)
+    return named, parts
+
+
+def _hint(named: NamedNetwork, parts: DataParts) -> None:
+    """Says so where the network is right about clearly more images with its classes in another order."""
+    images = EvaluationSet.of(judged_part(parts.search, named.preprocessing), named.preprocessing)
+    found = predictions(predict_with(named.network), images)
+    if hint := better_order(found, images.labels, parts.classes, parts.classes, "give"):
+        note(hint)
 
 
 def judged_part(part: Part, preprocessing: Preprocessing) -> Part:
@@ -54,19 +75,21 @@ def judged_part(part: Part, preprocessing: Preprocessing) -> Part:
     return replace(part, indices=tuple(part.indices[int(position)] for position in sorted(balanced_order(part.labels)[:most])))
 
 
-def export_source(words: str, data: str | None, input: Literal["float32", "uint8"] = "float32") -> tuple[nn.Module, ExportSource]:
+def export_source(
+    words: str, data: str | None, input: Literal["float32", "uint8"] = "float32", classes: str | None = None
+) -> tuple[nn.Module, ExportSource]:
     """The network that `words` name, and the images it is exported with, as files of this `input` take them."""
-    named, classes, parts = network_and_images(words, data)
+    named, parts = network_and_images(words, data, classes)
     preprocessing = replace(named.preprocessing, input_type=input)
     images = EvaluationSet.of(judged_part(parts.search, preprocessing), preprocessing)
-    source = ExportSource.of(images, classes, parts.record)
+    source = ExportSource.of(images, parts.classes, parts.record)
     return named.network, replace(source, name=named.name, flops=counted_flops(named))
 
 
 @contextmanager
-def exported_network(words: str, data: str | None, progress: Progress) -> Iterator[Path]:
+def exported_network(words: str, data: str | None, progress: Progress, classes: str | None = None) -> Iterator[Path]:
     """An export folder of the network that `words` name, made with the settings of `autoformer export`; gone afterwards."""
-    network, source = export_source(words, data)
+    network, source = export_source(words, data, classes=classes)
     with tempfile.TemporaryDirectory(prefix="autoformer-export-") as temporary:
         folder = Path(temporary) / "export"
         export_network(network, folder, source, on_progress=lambda message: progress("export", 0, 1, message))

@@ -15,7 +15,17 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any key of the recipe: --set train.epochs=50.")
 ]
 Data = Annotated[
-    str | None, typer.Option("--data", help="digits, a folder, a .tar file, or a data set name of timm like torch/cifar10.")
+    str | None,
+    typer.Option("--data", help="digits, a folder, a .tar file, or a data set name of timm: torch/cifar10@FOLDER."),
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        metavar="text|natural|FILE",
+        help="Order of the classes of a network that names none: text (1, 10, 2; the default), natural (1, 2, 10; timm's), or a "
+        "class map: a file with a name per line.",
+    ),
 ]
 GroupBy = Annotated[
     str | None,

@@ -13,6 +13,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from autoformer.data.classes import write_class_map
 from autoformer.data.preprocessing import Preprocessing
-from autoformer.errors import DataError, ExportError, MissingPackageError
+from autoformer.errors import CheckpointError, DataError, ExportError, MissingPackageError, short
 from autoformer.export.class_losses import class_losses
 from autoformer.export.config import ExportConfig
 from autoformer.export.engines.artefact import engine_artefact, how_to_build
@@ -107,9 +109,9 @@ def export_network(
         export = _Export(network, folder, source, config, say)
         artefacts = [export.fp32()]
         if "fp16" in config.precisions:
-            artefacts.append(export.fp16())
+            artefacts.append(export.attempt("fp16", export.fp16))
         if "int8" in config.precisions:
-            artefacts.append(export.int8())
+            artefacts.append(export.attempt("int8", export.int8))
         if "tensorrt" in config.formats:
             artefacts += export.engines(artefacts)
         for artefact in artefacts:
@@ -126,6 +128,7 @@ def export_network(
             data=source.data,
             network=source.name,
         )
+        write_class_map(manifest.classes, folder)
         manifest.save(folder)
     return manifest
 
@@ -141,9 +144,13 @@ class _Export:
         self.about = describe(self.network, preprocessing=source.preprocessing, classes=source.classes)
         self.calibrate_on, self.judge_on = split_for_calibration(len(source.images), config.calibration_images)
         self.exact = network_images(source.images, source.preprocessing)  # as the network takes them
-        self.expected, _ = run_in_batches(torch_model(self.network), self.exact[self.judge_on], (REFERENCE_BATCH,))
         self.labels = None if source.labels is None else source.labels[self.judge_on]
-        self.predictions = self.expected.argmax(1)  # [n], of the file that was compared last
+        self.predictions: NDArray[np.int64]  # [n], of the file that was compared last
+
+    @cached_property
+    def expected(self) -> NDArray[np.float32]:
+        """The network's logits; computed when a file is there to be compared, so that what cannot be written is said at once."""
+        return run_in_batches(torch_model(self.network), self.exact[self.judge_on], (REFERENCE_BATCH,))[0]
 
     def judge(self, model: Model, precision: str, batches: Sequence[int] = BATCHES) -> tuple[Parity, int | None]:
         """The comparison of a file, and how many images it gets right where labels are known."""
@@ -174,6 +181,20 @@ class _Export:
             raise ExportError(f"the fp32 ONNX file differs from the network it came from: {parity.reason}; nothing was written")
         return _artefact("fp32", graph, parity, correct, made)
 
+    def attempt(self, precision: str, make: Callable[[], Artefact]) -> Artefact:
+        """What `make` gives; when memory, disk or the runtime fail it, a rejected one that says so: fp32 is good all the same."""
+        try:
+            return make()
+        except (ExportError, CheckpointError) as error:
+            reason = str(error)
+        except (MemoryError, OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "memory" not in str(error):  # torch has no other kind for it
+                raise
+            reason = f"making it failed: {short(' '.join(str(error).split()) or 'out of memory')}"
+        for left in (f"model.{precision}.onnx", f"model.{precision}.scopes.json"):
+            (self.folder / left).unlink(missing_ok=True)
+        return Artefact(format="onnx", precision=precision, status="rejected", reason=reason)
+
     def fp16(self) -> Artefact:
         """The half precision file, or why there is none: activations out of its range, or logits too far from the network's."""
         self.say("ONNX fp16: measuring activations, exporting")
@@ -201,14 +222,11 @@ class _Export:
         return _artefact("fp16", written, parity, correct, made)
 
     def int8(self) -> Artefact:
-        """The quantised file, or why there is none: it disagrees too often, loses a class, or cannot be run."""
+        """The quantised file, or why there is none: it disagrees too often, or loses a class."""
         images = self.source.images[self.calibrate_on]
         self.say(f"ONNX int8: calibrating on {len(images)} images")
         started, graph = time.monotonic(), self.graph
-        try:
-            quantised, trials = quantize_int8(graph, images, self.folder / "model.int8.onnx")
-        except ExportError as error:  # the other files are good all the same
-            return Artefact(format="onnx", precision="int8", status="rejected", reason=str(error))
+        quantised, trials = quantize_int8(graph, images, self.folder / "model.int8.onnx")
         made = _made(quantised, started, "onnx", "onnxruntime")
         made["calibration"] = {
             "images": len(images),

@@ -4,8 +4,9 @@
     manifest.json         the files' own manifest, and the files
     board.pyz             verifies, predicts, times and builds on the device (Python 3.10, numpy, Pillow, a runtime)
     labels.txt            class names, a line each
+    class_map.txt         the same for timm's reader of images, where its form can hold them
     preprocessing.json    what becomes of an image
-    check/                images of the search part as the network sees them, and the network's logits of them
+    check/                images of the search part as the network sees them, and what each ONNX file gave for them
     triton/NAME/          a model repository for NVIDIA's Triton server
     README.md             the model card
     licence.txt           as given by the user, where it was
@@ -26,11 +27,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from autoformer.data.classes import write_class_map
+from autoformer.data.value_range import words_on_range
 from autoformer.errors import CheckpointError, ExportError
+from autoformer.escaping import markdown
 from autoformer.export.expected import FILE_NAME, ExpectedResults
 from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.manifest import Artefact, Manifest, check_inside, sha256_of
 from autoformer.export.parity import filled_up, run_in_batches
+from autoformer.file_kinds import stand_in
 from autoformer.files import refuse_existing, refuse_existing_file, replacing, write_folder, write_json
 
 MAX_UNPACKED_BYTES = 8 << 30
@@ -84,9 +89,10 @@ def write_bundle(
                 shutil.copyfile(scopes, folder / scopes.name)
         manifest.save(folder)
         _write_labels(folder, manifest)
+        write_class_map(manifest.classes, folder)
         write_json(manifest.preprocessing.to_dict(), folder / "preprocessing.json")
         (folder / "board.pyz").write_bytes(program)
-        _write_check(folder / "check", manifest, OnnxModel(folder / onnx.file), pixels)
+        logits = _write_check(folder, manifest, pixels)
         _write_triton(folder / "triton" / expected.name, manifest, onnx, folder / onnx.file)
         if licence is not None:
             (folder / "licence.txt").write_text(licence, encoding="utf-8")
@@ -95,6 +101,7 @@ def write_bundle(
             expected,
             costs={"params": manifest.params, "flops": manifest.flops},
             architecture=manifest.architecture,
+            logits=logits,
             files={path.relative_to(folder).as_posix(): sha256_of(path) for path in _files(folder)},
         ).save(folder)
     return out
@@ -108,12 +115,27 @@ def _write_labels(folder: Path, manifest: Manifest) -> None:
     (folder / "labels.txt").write_text("".join(f"{_one_line(name)}\n" for name in manifest.classes), encoding="utf-8")
 
 
-def _write_check(folder: Path, manifest: Manifest, model: OnnxModel, pixels: NDArray[np.uint8]) -> None:
-    folder.mkdir()
+def _write_check(folder: Path, manifest: Manifest, pixels: NDArray[np.uint8]) -> dict[str, str]:
+    """Writes the check images, and the logits that each ONNX file gives here; gives the names of those files by the artefact's.
+
+    A file that does not run here has none: it is compared with the logits of the fp32 file, as in earlier bundles.
+    """
+    (folder / "check").mkdir()
     for index, image in enumerate(pixels):
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / f"{index:04d}.png")
-    logits, _ = run_in_batches(filled_up(model, model.batch), manifest.preprocessing.prepare(pixels), (16,))
-    np.save(folder / "logits.npy", logits, allow_pickle=False)
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / "check" / f"{index:04d}.png")
+    images, found = manifest.preprocessing.prepare(pixels), {}
+    for artefact in manifest.artefacts:
+        if artefact.format != "onnx" or artefact.file is None:
+            continue
+        try:
+            logits, _ = run_in_batches(filled_up(OnnxModel(folder / artefact.file), artefact.batch), images, (16,))
+        except CheckpointError:
+            if artefact.precision == "fp32":
+                raise
+            continue
+        found[artefact.name] = "check/logits.npy" if artefact.precision == "fp32" else f"check/logits.{artefact.precision}.npy"
+        np.save(folder / found[artefact.name], logits, allow_pickle=False)
+    return found
 
 
 def _write_triton(folder: Path, manifest: Manifest, artefact: Artefact, onnx: Path) -> None:
@@ -129,9 +151,9 @@ def _write_triton(folder: Path, manifest: Manifest, artefact: Artefact, onnx: Pa
         f'name: "{folder.name}"\n'
         'platform: "onnxruntime_onnx"\n'
         f"max_batch_size: {64 if any_batch else 0}\n"
-        f'input [ {{ name: "{artefact.input_name}" data_type: {kind} dims: [ {sizes} ] }} ]\n'
-        f'output [ {{ name: "{artefact.output_name}" data_type: TYPE_FP32 dims: [ {outputs} ] label_filename: "labels.txt" }} ]\n'
-        + ("dynamic_batching { }\n" if any_batch else ""),
+        f"input [ {{ name: {json.dumps(artefact.input_name)} data_type: {kind} dims: [ {sizes} ] }} ]\n"
+        f"output [ {{ name: {json.dumps(artefact.output_name)} data_type: TYPE_FP32 dims: [ {outputs} ] "
+        'label_filename: "labels.txt" } ]\n' + ("dynamic_batching { }\n" if any_batch else ""),
         encoding="utf-8",
     )
     _write_labels(folder, manifest)
@@ -147,11 +169,11 @@ def model_card(manifest: Manifest, expected: ExpectedResults, licence: str | Non
         name = artefact.name
         score, time = expected.accuracy.get(name), expected.latency.get(artefact.file or "")
         shown = f"{100 * score['value']:.1f} % [{100 * score['low']:.1f}, {100 * score['high']:.1f}]" if score else "not scored"
-        timed = f"{time['p50_ms']:.3g} ms ({time['means']}; {time['verdict']})" if time else "not measured"
+        timed = f"{time['p50_ms']:.3g} ms ({markdown(time['means'])}; {markdown(time['verdict'])})" if time else "not measured"
         why = "; ".join(filter(None, (artefact.reason, artefact.advice)))
-        rows.append(f"| {artefact.file or name} | {artefact.status} | {shown} | {timed} | {why} |")
+        rows.append(f"| {markdown(artefact.file or name)} | {markdown(artefact.status)} | {shown} | {timed} | {markdown(why)} |")
     first = next(iter(expected.accuracy.values()), None)
-    on = f"{first['words']} on {first['images']} images of the {first['part']} part" if first else "accuracy"
+    on = markdown(f"{first['words']} on {first['images']} images of the {first['part']} part" if first else "accuracy")
     size = manifest.preprocessing.input_size
     shape = next((a.input_shape for a in manifest.artefacts if a.file), ("batch", manifest.preprocessing.in_chans, size, size))
     used = (
@@ -159,15 +181,16 @@ def model_card(manifest: Manifest, expected: ExpectedResults, licence: str | Non
         if manifest.network is None
         else "the images that its files were calibrated and checked on; only its makers know what it was trained on"
     )
-    kind = f"{_one_line(manifest.network)}, a network" if manifest.network else "a vision transformer"
+    kind = f"{markdown(manifest.network)}, a network" if manifest.network else "a vision transformer"
     takes = {
         "float32": "float32 images, normalised as preprocessing.json says",
         "uint8": "uint8 pixels, resized and cropped as preprocessing.json says; normalising is part of the network",
     }[manifest.preprocessing.input_type]
+    beyond = words_on_range(manifest.preprocessing.value_range)
     terms = "see licence.txt" if licence else "not stated by those who made this bundle"
-    return f"""# {expected.name}
+    return f"""# {markdown(expected.name)}
 
-A classifier of {len(manifest.classes)} classes ({", ".join(map(_one_line, manifest.classes[:12]))}{
+A classifier of {len(manifest.classes)} classes ({", ".join(map(markdown, manifest.classes[:12]))}{
         " ..." if len(manifest.classes) > 12 else ""
     })
 for images of {size} × {size} pixels: {kind} of {manifest.params:,} parameters{
@@ -182,10 +205,10 @@ for images of {size} × {size} pixels: {kind} of {manifest.params:,} parameters{
     python3 board.pyz build      # TensorRT engines, on a device that has it
 
 The program needs Python 3.10 or newer, numpy, Pillow, and onnxruntime or tensorrt. `verify` compares every file with the logits
-that the network gave {
+that it gave itself for {
         len(expected.labels)
-    } check images where this bundle was made, and measures the budget on the device itself.
-Without the program: the files take {takes}, [{", ".join(map(str, shape))}].
+    } check images where this bundle was made, says how many of them it gets right, and measures the budget on the device.
+Without the program: the files take {takes}, [{", ".join(markdown(str(entry)) for entry in shape)}]{beyond}.
 
 ## How good it is
 
@@ -195,7 +218,9 @@ Without the program: the files take {takes}, [{", ".join(map(str, shape))}].
 
 ## Data
 
-{Path(str(data.get("source", "not recorded"))).name}: {used}. Scores are of images like these; of other cameras, places or
+{markdown(Path(str(data.get("source", "not recorded"))).name)}: {
+        used
+    }. Scores are of images like these; of other cameras, places or
 classes they say nothing. Every image gets one of the {len(manifest.classes)} classes, also one that shows none of them.
 
 ## Licence
@@ -238,6 +263,8 @@ def unpack_bundle(archive: Path, out: Path) -> Path:
     except FileNotFoundError as error:
         raise CheckpointError(f"{archive} does not exist; expected a bundle") from error
     except BAD_ARCHIVE as error:
+        if (kind := stand_in(archive)) is not None:
+            raise CheckpointError(f"{archive} {kind}; expected a bundle") from error
         raise CheckpointError(f"{archive} is truncated or not a zip file ({error}); copy it again") from error
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{archive} cannot be unpacked ({' '.join(str(error).split())})") from error

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from autoformer.architecture import whole_number
 from autoformer.errors import ExportError
 from autoformer.export.engines.artefact import read_batches
 from autoformer.export.engines.builder import EngineConfig
@@ -60,7 +61,10 @@ class ExportConfig(Settings):
     @field_validator("batch", mode="before")
     @classmethod
     def _dynamic_is_any(cls, value: object) -> object:
-        return None if value == "dynamic" else value
+        if value == "dynamic":
+            return None
+        number = whole_number(value) if isinstance(value, str) else None  # of the command line
+        return value if number is None else number
 
     @field_validator("precisions")
     @classmethod

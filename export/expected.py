@@ -20,6 +20,7 @@ LIMITS = tuple(f"{kind}_{measure}" for kind in ("max", "min") for measure in ("p
 
 RESULT_FORMAT = "autoformer/board/1"  # of what the bundle's program finds on a device
 MATCHES, DIFFERS = "matches", "does not match"  # what a file's logits on a device are, as result files say it
+NOT_RUN = "not run"  # it gave none there
 EARLIER = {"as promised": MATCHES, "differs": DIFFERS}  # as earlier versions said it
 
 
@@ -39,6 +40,8 @@ class ExpectedResults:
     costs: Mapping[str, Any] = field(default_factory=dict)  # "params", "flops"
     architecture: Architecture | None = None
     labels: tuple[int, ...]  # the class of each check image
+    # by ONNX file, the file in the bundle with the logits that it gave itself of the check images; empty in earlier bundles
+    logits: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of every other file of the bundle, by its path there
 
     def __post_init__(self) -> None:

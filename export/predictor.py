@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from autoformer.data.preprocessing import Preprocessing
 
+    Run = Callable[[NDArray[Any]], NDArray[np.float32]]
+
 MAX_BATCH = 64  # images in one call
 EXPECTED = (
     "the folder of a network, timm:NAME or timm:NAME@FILE, an export folder, a bundle, an .onnx file or a .plan file with its "
@@ -49,28 +51,42 @@ class Predictor:
     precision: str
     preprocessing: Preprocessing | None  # None: the file does not say
     classes: tuple[str, ...] | None  # None: the file does not say
-    run: Callable[[NDArray[Any]], NDArray[np.float32]]  # one call of at most `max_batch` images
+    run: Run  # one call of at most `max_batch` images
     max_batch: int = MAX_BATCH
     release: Callable[[], None] = field(default=lambda: None)
     image_shape: tuple[int | None, ...] | None = None  # channels, height, width, as far as an ONNX file fixes them
     input_type: str = "float32"  # "uint8" for an ONNX file that takes pixels
 
-    def knowing(self, classes: Sequence[str]) -> Predictor:
-        """This predictor for images of these classes: from now on its answers must have as many.
+    def knowing(self, classes: Sequence[str], order: Sequence[str] | None = None) -> Predictor:
+        """This predictor for images of these classes: from now on its answers have their order, and must have as many.
 
-        Raises `DataError` when it knows other classes.
+        `order` is that of its outputs where it names no classes (None: that of `classes`); other names may stand in it, and come
+        last. Raises `DataError` when it knows other classes.
         """
-        if self.classes not in (None, tuple(classes)):
+        from autoformer.data.classes import are_the_same, numbers_of
+
+        own = tuple(self.classes or order or classes)
+        if self.classes is not None and not are_the_same(own, classes):
             raise DataError(
                 f"{self.path} knows the classes {list(self.classes or ())[:5]}, the images have {list(classes)[:5]}; give the "
                 "data set it was made for"
             )
-        return replace(self, classes=tuple(classes))
+        numbers = numbers_of(classes, own)
+        rest = sorted(set(range(len(own))) - set(numbers))
+        names = (*classes, *(own[number] for number in rest))
+        return replace(self, classes=names, run=_reordered(self.run, [*numbers, *rest]))
 
     def preparation(self, assumed: Preprocessing) -> Preprocessing:
-        """What becomes of an image: as this predictor says, else `assumed`, in the type, size and colours that its input has."""
+        """What becomes of an image: as this predictor says, else `assumed`, in the type, size and colours that its input has.
+
+        Raises `DataError` for an input that no image is prepared for: channels last, not square, of other channels than 1 or 3.
+        """
         if self.preprocessing is not None:
+            if str(self.path).startswith(TIMM):  # which says nothing of values beyond 8 bit
+                return replace(self.preprocessing, value_range=assumed.value_range)
             return self.preprocessing
+        if (unfit := unfit_input(self.image_shape)) is not None:
+            raise DataError(f"{self.path} takes {unfit}")
         assumed = replace(assumed, input_type=self.input_type)
         channels, _, width = self.image_shape or (None, None, None)
         if channels in (1, 3) and channels != assumed.in_chans:
@@ -114,6 +130,24 @@ class Predictor:
         self.close()
 
 
+def unfit_input(shape: tuple[int | None, ...] | None) -> str | None:
+    """What images an ONNX file takes that are not prepared here, and what to do; None for square ones, 1 or 3 channels first."""
+    channels, height, width = shape or (None, None, None)
+    if width in (1, 3, 4) and channels not in (None, 1, 3):
+        return (
+            f"images [batch, height, width, channels] of {channels} × {height} pixels, channels last; they are prepared channels "
+            "first here, so put a Transpose with perm 0, 2, 3, 1 before its input, or export it channels first"
+        )
+    if channels not in (None, 1, 3):
+        return f"images of {channels} channels; they have 1 or 3 here"
+    if None not in (height, width) and height != width:
+        return (
+            f"images of {height} × {width} pixels (height × width); they are prepared square here, so export it for a square "
+            "size, or with free height and width"
+        )
+    return None
+
+
 def open_predictor(
     path: Path | str, *, provider: str = "cpu", threads: int | None = None, precision: str | None = None
 ) -> Predictor:
@@ -151,6 +185,18 @@ def open_predictor(
     elif path.suffix == ".zip":
         return _archived(path, provider, threads, precision)
     raise CheckpointError(f"{path} cannot predict; expected {EXPECTED}")
+
+
+def _reordered(run: Run, order: Sequence[int]) -> Run:
+    """`run` with its logits in another order; those of another number of classes stay, and are refused where they arrive."""
+    if list(order) == list(range(len(order))):
+        return run
+
+    def reordered(images: NDArray[Any]) -> NDArray[np.float32]:
+        logits = run(images)
+        return logits[..., list(order)] if logits.shape[-1] == len(order) else logits
+
+    return reordered
 
 
 def torch_model(network: nn.Module) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:

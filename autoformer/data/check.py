@@ -6,47 +6,32 @@ part is read like the others and not scored, so its ledger stays empty.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from autoformer.data.duplicates import THUMBNAIL, near_pairs, same_groups
-from autoformer.data.images import FileImages, called, decode
+from autoformer.data.duplicates import near_pairs, same_groups
+from autoformer.data.examining import ODD, Seen, examine
+from autoformer.data.images import called, printable
 from autoformer.data.loading import groups_by_part, load_parts
 from autoformer.data.parts import DataConfig, DataParts, Part
-from autoformer.data.preprocessing import ORIENTATION, Preprocessing, convert
+from autoformer.data.preprocessing import Preprocessing
 from autoformer.data.reading import for_each
-from autoformer.data.tar_images import TarImages
+from autoformer.data.value_range import GREY_MODES, NotFiniteError, Range
 from autoformer.errors import DataError
 from autoformer.progress import Progress, silent
 
 EXAMPLES = 5  # names shown of a finding
-LARGE_PIXELS = 16e6  # width times height, above which decoding holds up the training
-LONG_RATIO = 3.0  # longer to shorter side
 SMALL_SHARE = 0.5  # of the image size that networks take
 FEW_IMAGES = 20  # of a class in train, below which its share of a held-out part says little
 IMBALANCE = 10.0  # largest to smallest class of train
-PNG_START, PNG_DEPTH = b"\x89PNG\r\n\x1a\n", 24  # the byte that holds the bits of a channel
-
-ODD = {
-    "rotated": ("EXIF asks for a rotation or mirroring", "it is applied, in training and on the device"),
-    "cmyk": ("CMYK", "converted to RGB without the colour profile"),
-    "deep": ("16 bit a channel", "scaled down to 8 bit"),
-    "float": ("floating point values", "clipped to 0–255, so values of 0–1 turn black; store them as 8 or 16 bit"),
-    "transparent": ("transparency", "laid on white"),
-    "animated": ("several frames", "the first is taken"),
-    "large": (f"more than {LARGE_PIXELS / 1e6:g} million pixels", "decoded whole each time; store them smaller to train faster"),
-    "long": (f"one side more than {LONG_RATIO:g} times the other", "the middle square is kept, the rest cut off"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,17 +67,6 @@ class DataCheck:
         return {"format": "autoformer/data-check/1", **asdict(self), "is_usable": self.is_usable}
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What one decoding tells about an image."""
-
-    digest: bytes  # of size and RGB pixels
-    thumbnail: NDArray[np.uint8]  # [16, 16, 3]
-    mode: str
-    size: tuple[int, int]  # width and height in pixels, upright
-    odd: frozenset[str]  # keys of `ODD`
-
-
 @dataclass(frozen=True)
 class Entry:
     """One image of the check."""
@@ -101,6 +75,7 @@ class Entry:
     name: str
     label: int
     seen: Seen | None  # None: it cannot be read
+    is_finite: bool = True  # False: it cannot be used, since it holds infinity or what is not a number
 
     @property
     def place(self) -> str:
@@ -122,9 +97,10 @@ def check_data(config: DataConfig, *, near: bool = True, progress: Progress = si
             source=config.source, layout="", classes=(), images={}, findings=(refusal,), seconds=time.perf_counter() - started
         )
     three = (parts.train, parts.search, parts.test.sealed)
-    entries = _entries(three, progress)
+    entries = _entries(three, parts.preprocessing.value_range, progress)
     findings = [
         *_unreadable(entries, parts, config),
+        *_beside(parts),
         *_classes(parts),
         *_odd(entries, parts.preprocessing),
         *_exact(entries, parts.classes),
@@ -141,57 +117,16 @@ def check_data(config: DataConfig, *, near: bool = True, progress: Progress = si
     )
 
 
-# --- one image ---------------------------------------------------------------------------------------------------
-
-
-def examine(part: Part, index: int) -> Seen:
-    """Decodes one image. Raises `DataError` when it cannot be read or converted."""
-    images, content = part.images, b""
-    if isinstance(images, FileImages | TarImages):
-        content = images.read(index)
-        image = decode(content, called(images, index))
-    else:
-        image = images.open(index)
-    odd = set()
-    if image.getexif().get(ORIENTATION, 1) != 1:
-        odd.add("rotated")
-    if image.mode == "CMYK":
-        odd.add("cmyk")
-    if image.mode.startswith("I") or (content.startswith(PNG_START) and content[PNG_DEPTH : PNG_DEPTH + 1] == b"\x10"):
-        odd.add("deep")
-    if image.mode == "F":
-        odd.add("float")
-    if _is_transparent(image):
-        odd.add("transparent")
-    if getattr(image, "is_animated", False):
-        odd.add("animated")
-    rgb = convert(image, 3)
-    if rgb.width * rgb.height > LARGE_PIXELS:
-        odd.add("large")
-    if max(rgb.size) > LONG_RATIO * min(rgb.size):
-        odd.add("long")
-    digest = hashlib.blake2b(repr(rgb.size).encode() + rgb.tobytes(), digest_size=16).digest()
-    thumbnail = np.asarray(rgb.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX), dtype=np.uint8)
-    return Seen(digest, thumbnail, image.mode, rgb.size, frozenset(odd))
-
-
-def _is_transparent(image: Image.Image) -> bool:
-    """Whether some pixel really is; many files have an alpha channel of nothing but opaque."""
-    if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in image.info:
-        return False
-    lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
-    return isinstance(lowest, int | float) and lowest < 255
-
-
-def _entries(parts: Sequence[Part], progress: Progress) -> list[Entry]:
+def _entries(parts: Sequence[Part], value_range: Range | None, progress: Progress) -> list[Entry]:
     """Every image of the parts, examined."""
 
     def look(part: Part, index: int) -> Entry:
         label = int(part.images.labels[index])
         try:
-            return Entry(part.name, called(part.images, index), label, examine(part, index))
-        except DataError:
-            return Entry(part.name, called(part.images, index), label, None)
+            return Entry(part.name, called(part.images, index), label, examine(part.images, index, value_range))
+        except DataError as error:
+            is_finite = not isinstance(error.__cause__, NotFiniteError)
+            return Entry(part.name, called(part.images, index), label, None, is_finite)
 
     total = sum(map(len, parts))
     entries: list[Entry] = []
@@ -224,9 +159,22 @@ def _unreadable(entries: Sequence[Entry], parts: DataParts, config: DataConfig) 
     elif len(broken) > config.max_unreadable:
         consequence = f"training is refused: more than data.max_unreadable={config.max_unreadable}"
     else:
-        yield from _finding("unreadable", broken, "cannot be read as images", "left out and named in the record of the run")
-        return
-    yield from _finding("unreadable", broken, "cannot be read as images", consequence, refuses=True)
+        consequence = "left out and named in the record of the run"
+    for kind, text, is_finite in (
+        ("unreadable", "cannot be read as images", True),
+        ("not finite", "hold values that are infinite or not a number", False),
+    ):
+        some = [entry for entry in broken if entry.is_finite == is_finite]
+        yield from _finding(kind, some, text, consequence, refuses=consequence.startswith("training is refused"))
+
+
+def _beside(parts: DataParts) -> Iterable[Finding]:
+    """What lies among the images and is not used."""
+    root = Path(parts.source)
+    for kind, paths, text, consequence in parts.remarks.found(root if root.is_dir() else None):
+        yield Finding(
+            kind=kind, count=len(paths), text=text, consequence=consequence, examples=tuple(map(printable, paths[:EXAMPLES]))
+        )  # fmt: skip
 
 
 def _classes(parts: DataParts) -> Iterable[Finding]:
@@ -258,17 +206,22 @@ def _classes(parts: DataParts) -> Iterable[Finding]:
 def _odd(entries: Sequence[Entry], preprocessing: Preprocessing) -> Iterable[Finding]:
     readable = [(entry, entry.seen) for entry in entries if entry.seen is not None]
     for kind, (text, consequence) in ODD.items():
-        yield from _finding(kind, [entry for entry, seen in readable if kind in seen.odd], text, consequence)
+        some = [entry for entry, seen in readable if kind in seen.odd]
+        yield from _finding(kind, some, text, consequence.format(range=_words(preprocessing.value_range)))
     small = [entry for entry, seen in readable if min(seen.size) < SMALL_SHARE * preprocessing.image_size]
     text = f"shorter side below half of the {preprocessing.image_size} pixels that networks take"
     yield from _finding("small", small, text, "enlarged, which adds no detail; a smaller data.image_size suits them")
-    grey = [entry for entry, seen in readable if seen.mode in ("1", "L", "LA", "La") or seen.mode.startswith("I")]
+    grey = [entry for entry, seen in readable if seen.mode in GREY_MODES]
     if preprocessing.in_chans == 3:
         yield from _finding("grey", grey, "grey images among colour images", "the grey value stands in all three channels")
     elif len(grey) < len(readable):
         found = {id(entry) for entry in grey}
         colour = [entry for entry, _ in readable if id(entry) not in found]
         yield from _finding("colour", colour, "colour images among grey images", "converted to grey")
+
+
+def _words(found: Range | None) -> str:
+    return "" if found is None else f", {found[0]:g}…{found[1]:g}"
 
 
 def _pairs(groups: Sequence[Sequence[Entry]], classes: Sequence[str]) -> tuple[str, ...]:

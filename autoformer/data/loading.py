@@ -11,9 +11,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from autoformer.data.images import Images, called, dataset_images, printable
+from autoformer.data.classes import are_the_same, recorded_names
+from autoformer.data.images import Images, applied, called, dataset_images, printable
 from autoformer.data.parts import PARTS, DataConfig, DataParts, Part, TestPart
-from autoformer.data.preprocessing import PreprocessingError, convert
+from autoformer.data.preprocessing import Preprocessing, convert
 from autoformer.data.reading import for_each, imagenet_normalised, sampled_preprocessing
 from autoformer.data.sources import Source, open_source
 from autoformer.data.splits import group_keys, grouped, stratified
@@ -68,14 +69,14 @@ def _parts(source: Source, config: DataConfig) -> DataParts:
     layout = words.get(len(fractions), "search and test taken out, stratified by class")
     if config.group_by is not None:
         layout += _words_on_groups((train, search, tests), config.group_by, has_effect=bool(fractions))
-    layout += source.left_out
+    layout += source.remarks.words()
     preprocessing = sampled_preprocessing(
         images, train.indices, image_size=config.image_size, max_image_size=config.max_image_size, crop_pct=config.crop_pct,
         skip_unreadable=config.unreadable == "skip",
     )  # fmt: skip
     if config.normalisation == "imagenet":
         preprocessing = imagenet_normalised(preprocessing)
-    return DataParts(name, classes, train, search, TestPart(tests), preprocessing, layout, config)
+    return DataParts(name, classes, train, search, TestPart(tests), preprocessing, layout, config, remarks=source.remarks)
 
 
 def _cut(source: Source, fractions: Mapping[str, float], config: DataConfig) -> dict[str, tuple[int, ...]]:
@@ -126,7 +127,7 @@ def _words_on_groups(parts: Sequence[Part], group_by: str, has_effect: bool) -> 
 def parts_of_record(record: Mapping[str, Any], source: str | None = None) -> DataParts:
     """The parts that a record of data names, loaded again; `source` replaces where the images lie.
 
-    Raises `DataError` when the record is damaged, or the images there are no longer those of the record.
+    The classes have the order of the record. Raises `DataError` when it is damaged, or the images there are no longer its own.
     """
     try:
         if record["config"] is None and source is None:
@@ -145,7 +146,7 @@ def parts_of_record(record: Mapping[str, Any], source: str | None = None) -> Dat
             reason = f"{error} is missing" if isinstance(error, KeyError) else "it is not laid out as one"
         raise DataError(f"the record of data is damaged or foreign ({reason}); expected the one a run wrote") from error
     if source is not None:
-        parts = load_parts(config.model_copy(update={"source": source}))
+        parts = _as_recorded(load_parts(config.model_copy(update={"source": source})), record)
         return check_readable(parts) if config.unreadable == "skip" else parts
     parts = without_recorded(load_parts(config), record)
     for name, part in parts.record["parts"].items():
@@ -156,6 +157,20 @@ def parts_of_record(record: Mapping[str, Any], source: str | None = None) -> Dat
                 "the images changed, or lie elsewhere: give --data"
             )
     return parts
+
+
+def _as_recorded(parts: DataParts, record: Mapping[str, Any]) -> DataParts:
+    """The parts with the classes in the order of a record, where these are the same.
+
+    A record from before ranges of values were measured also keeps its preprocessing, where that would differ.
+    """
+    names = recorded_names(record)
+    if names is not None and are_the_same(parts.classes, names):
+        parts = parts.in_order(names)
+    if parts.preprocessing.value_range is None or record.get("config") is None:
+        return parts
+    recorded = Preprocessing.from_dict(record.get("preprocessing"))
+    return replace(parts, preprocessing=recorded) if recorded.value_range is None else parts
 
 
 def check_readable(parts: DataParts, progress: Progress = silent, most: int = 100_000) -> DataParts:
@@ -189,19 +204,21 @@ def check_readable(parts: DataParts, progress: Progress = silent, most: int = 10
 
 def _read_error(images: Images, index: int) -> DataError | None:
     try:
-        convert(images.open(index), 3)
-    except PreprocessingError as error:
-        return DataError(f"{called(images, index)}: {error}")
+        applied(images, index, partial(convert, in_chans=3))
     except DataError as error:
         return error
     return None
 
 
 def without_recorded(parts: DataParts, record: Mapping[str, Any]) -> DataParts:
-    """The parts without the images that a record of data names as unreadable. Raises `DataError` when one is not there."""
+    """The parts without the images that a record of data names as unreadable, and prepared as it says where it is older.
+
+    Raises `DataError` when an image is not there.
+    """
     named = record.get("unreadable", {}) if isinstance(record, Mapping) else None
     if not isinstance(named, Mapping) or not set(named) <= set(PARTS) or not all(isinstance(v, list) for v in named.values()):
         raise DataError("the record of data is damaged or foreign (see unreadable in it); expected the one a run wrote")
+    parts = _as_recorded(parts, record)
     broken: dict[str, set[int]] = {}
     for part in (parts.train, parts.search, parts.test.sealed):
         if part.name in named:

@@ -16,23 +16,27 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, field_validator
 
-from autoformer.data.images import Images
+from autoformer.data.classes import numbers_of
+from autoformer.data.images import Images, applied
 from autoformer.data.preprocessing import Preprocessing
+from autoformer.data.remarks import NOTHING, Remarks
+from autoformer.data.value_range import words_on_range
 from autoformer.files import json_digest, read_json, write_json
 from autoformer.settings import Settings
 
 PARTS = ("train", "search", "test")
+T = TypeVar("T")
 BESIDE_THE_DIGEST = ("source", "config", "layout", "unreadable")  # keys of the record that change without the members
 
 
@@ -40,7 +44,7 @@ class DataConfig(Settings):
     """Which images, and how they are cut into parts."""
 
     source: str = Field("digits", description="digits, a folder, a .tar file, or a name timm.data.create_dataset knows")
-    root: Path | None = Field(None, description="where a named data set lies")
+    root: Path | None = Field(None, description="where a named data set lies; NAME@FOLDER counts before it")
     image_size: int | None = Field(None, gt=3, le=4096, description="pixels; empty: from the images, at most max_image_size")
     max_image_size: int = Field(64, gt=3, le=4096, description="pixels; the largest size chosen from the images")
     crop_pct: float = Field(
@@ -96,12 +100,16 @@ class Part:
             found.update(f"{self.images.identity(index)}\0{self.images.labels[index]}\n".encode())
         return found.hexdigest()
 
+    def made(self, position: int, work: Callable[[Image.Image], T]) -> T:
+        """What `work` makes of an image. Raises `DataError` naming the image when it cannot be read or converted."""
+        return applied(self.images, self.indices[position], work)
+
     def pixels(self, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         """All images as the network sees them before normalising, uint8 [n, H, W, C]."""
         size, channels = preprocessing.image_size, preprocessing.in_chans
         out = np.empty((len(self), size, size, channels), dtype=np.uint8)
         for position in range(len(self)):
-            out[position] = preprocessing.pixels(self[position][0])
+            out[position] = self.made(position, preprocessing.pixels)
         return out
 
 
@@ -172,11 +180,28 @@ class DataParts:
     layout: str  # how the parts came about, in words
     config: DataConfig  # what made them, so that a later command finds the same parts
     unreadable: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names of images left out, by part
+    remarks: Remarks = NOTHING  # what else lies there
+
+    def in_order(self, names: Sequence[str]) -> DataParts:
+        """The same parts with classes numbered as in `names`, which must hold them all, in whatever Unicode form.
+
+        Other names may stand among them: those classes have no images. The members stay, since they are drawn before.
+        """
+        if tuple(names) == self.classes:
+            return self
+        numbers = numbers_of(self.classes, names)
+        fresh = {id(images): _numbered(images, numbers) for images in (part.images for part in self._parts)}
+        train, search, sealed = (replace(part, images=fresh[id(part.images)]) for part in self._parts)
+        return replace(self, classes=tuple(names), train=train, search=search, test=replace(self.test, sealed=sealed))
+
+    @property
+    def _parts(self) -> tuple[Part, Part, Part]:
+        return self.train, self.search, self.test.sealed
 
     @cached_property
     def record(self) -> dict[str, Any]:
         """Sizes, digests and classes, for the record of a run; JSON."""
-        parts = {part.name: part for part in (self.train, self.search, self.test.sealed)}
+        parts = {part.name: part for part in self._parts}
         record: dict[str, Any] = {
             "source": self.source,
             "config": self.config.model_dump(mode="json"),
@@ -195,9 +220,14 @@ class DataParts:
         return json_digest({key: value for key, value in self.record.items() if key not in BESIDE_THE_DIGEST})
 
 
+def _numbered(images: Images, numbers: Sequence[int]) -> Images:
+    """The images with another number for each class."""
+    return cast(Images, replace(cast(Any, images), labels=[numbers[label] for label in images.labels]))
+
+
 def describe_parts(parts: DataParts) -> Iterable[str]:
     """The parts in lines for people."""
     sizes = json.dumps({name: part["images"] for name, part in parts.record["parts"].items()}).strip("{}").replace('"', "")
     yield f"{parts.source}: {len(parts.classes)} classes, images {sizes}; {parts.layout}"
     size, channels = parts.preprocessing.image_size, parts.preprocessing.in_chans
-    yield f"images are {size} × {size} px, {'grey' if channels == 1 else 'RGB'}"
+    yield f"images are {size} × {size} px, {'grey' if channels == 1 else 'RGB'}{words_on_range(parts.preprocessing.value_range)}"

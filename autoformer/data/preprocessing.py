@@ -8,16 +8,20 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from autoformer.data.decoding import open_image, reason, upright, without_remarks
+from autoformer.data.value_range import WIDE_MODES, NotFiniteError, Range, to_grey
 from autoformer.errors import DataError, short
 from autoformer.records import from_json, is_finite
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
 
-ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 MAX_SIZE = 8192  # pixels; a damaged file must not exhaust a machine
+MAX_RESIZED = 1 << 28  # pixels of an image whose shorter side has the wanted size; a strip of 1 × 65000 pixels would have more
 INTERPOLATIONS = ("bicubic", "bilinear")
 INPUT_TYPES = ("float32", "uint8")
 
@@ -39,7 +43,8 @@ class Preprocessing:
 
     The image is then `image_size` square. `crop_pct` is the share of the resized image that the crop keeps (timm's meaning).
     A network of a searched resolution gets that image resized once more (`resize_matrix`), as in its supernet's training.
-    Where the input is uint8 the file takes the cropped image as it is, and holds the steps after that itself.
+    Where the input is uint8 the file takes the cropped image as it is, and holds the steps after that itself. Grey files of more
+    than 8 bit are mapped to 8 bit first, from `value_range` (`value_range.py`).
     Raises `PreprocessingError` when a value is impossible.
     """
 
@@ -51,6 +56,7 @@ class Preprocessing:
     crop_pct: float = 1.0
     network_size: int | None = None  # pixels; where the search chose a smaller input than the images have; None: image_size
     input_type: str = "float32"  # normalised values, as every torch network takes them; "uint8": pixels, for some exported files
+    value_range: Range | None = None  # the values of grey files beyond 8 bit that become 0 and 255; None: 0..65535, floats 0..255
 
     def __post_init__(self) -> None:
         for name in ("image_size", "network_size"):
@@ -74,6 +80,8 @@ class Preprocessing:
             raise PreprocessingError(f"input_type must be one of {', '.join(INPUT_TYPES)}, got {short(repr(self.input_type))}")
         if not is_finite(self.crop_pct) or not 0 < self.crop_pct <= 1:
             raise PreprocessingError(f"crop_pct must be above 0 and at most 1, got {short(repr(self.crop_pct))}")
+        if self.value_range is not None and not _is_range(self.value_range):
+            raise PreprocessingError(f"value_range must be two finite numbers, low < high, got {short(repr(self.value_range))}")
 
     @property
     def input_size(self) -> int:
@@ -86,13 +94,15 @@ class Preprocessing:
         return Normalisation(self.mean, self.std)
 
     def to_pil(self, image: Image.Image) -> Image.Image:
-        """The resized and cropped image in the network's colour mode."""
+        """The resized and cropped image in the network's colour mode. Raises `PreprocessingError` when it cannot be made."""
         from PIL import Image as pil
 
-        image = convert(image, self.in_chans)
+        image = convert(image, self.in_chans, self.value_range)
         resample = {"bicubic": pil.Resampling.BICUBIC, "bilinear": pil.Resampling.BILINEAR}[self.interpolation]
         shorter = int(self.image_size / self.crop_pct)
         width, height = image.size
+        if max(width, height) * shorter**2 > MAX_RESIZED * min(width, height):
+            raise PreprocessingError(f"an image of {width} × {height} pixels is too long to be resized; cut it")
         if min(width, height) != shorter:  # the longer side is truncated, as torchvision's Resize does
             size = (shorter, int(shorter * height / width)) if width <= height else (int(shorter * width / height), shorter)
             image = image.resize(size, resample)
@@ -130,11 +140,21 @@ class Preprocessing:
         """The input [C, H, W] of `input_type`, ready to be stacked into a batch."""
         return self.prepare(self.pixels(image))
 
+    def of_file(self, path: Path) -> NDArray[Any]:
+        """The input [C, H, W] of `input_type` that a file gives. Raises `DataError` naming the file when it cannot be used."""
+        image = open_image(path)
+        try:
+            return self(image)
+        except PreprocessingError as error:
+            raise DataError(f"{path}: {error}") from error
+
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form; float32 goes unsaid, so that records and their digests are those of older versions."""
+        """The JSON form; float32 and no range go unsaid, so that records and their digests are those of older versions."""
         values = asdict(self)
         if self.input_type == "float32":
             del values["input_type"]
+        if self.value_range is None:
+            del values["value_range"]
         return values
 
     @classmethod
@@ -162,28 +182,37 @@ def resize_matrix(old: int, new: int) -> NDArray[np.float32]:
     return np.asarray(weights / weights.sum(1, keepdims=True), dtype=np.float32)
 
 
-def convert(image: Image.Image, in_chans: int) -> Image.Image:
+def convert(image: Image.Image, in_chans: int, value_range: Range | None = None) -> Image.Image:
     """Grey or RGB, 8 bit, upright: the one place that says what becomes of unusual files.
 
-    The rotation that a camera notes in EXIF is applied. Transparency is laid on white. 16 bit is scaled down, where Pillow
-    alone would clip it; floats are clipped to 0..255. CMYK becomes RGB without its colour profile. Of an animation the frame
-    in hand is taken. Raises `PreprocessingError` for a colour mode that cannot be converted.
+    The rotation that a camera notes in EXIF is applied. Transparency is laid on white. Grey values beyond 8 bit are mapped from
+    `value_range` (without one 16 bit is scaled down, where Pillow alone would clip it, and floats are clipped to 0..255). CMYK
+    becomes RGB without its colour profile. Of an animation the frame in hand is taken. Raises `PreprocessingError` for an image
+    that cannot be converted, or holds values that are not finite.
     """
+    from PIL import Image as pil
+
     try:
-        if image.getexif().get(ORIENTATION, 1) != 1:
-            from PIL import ImageOps
+        with without_remarks():
+            image.load()
+            if 0 in image.size:
+                raise ValueError("it has no pixels")
+            image = upright(image)
+            if image.mode in WIDE_MODES:
+                image = to_grey(image, value_range)
+            if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+                rgba = image.convert("RGBA")
+                image = pil.alpha_composite(pil.new("RGBA", rgba.size, "white"), rgba)
+            return image.convert("L" if in_chans == 1 else "RGB")
+    except NotFiniteError as error:
+        raise PreprocessingError(str(error)) from error
+    except Exception as error:
+        raise PreprocessingError(
+            f"an image of colour mode {image.mode} cannot be converted ({reason(error)}); save it as RGB"
+        ) from error
 
-            image = ImageOps.exif_transpose(image)
-        if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
-            import numpy as np
-            from PIL import Image as pil
 
-            image = pil.fromarray((np.asarray(image).clip(0, 65535).astype(np.uint32) >> 8).astype(np.uint8))
-        if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-            from PIL import Image as pil
-
-            rgba = image.convert("RGBA")
-            image = pil.alpha_composite(pil.new("RGBA", rgba.size, "white"), rgba)
-        return image.convert("L" if in_chans == 1 else "RGB")
-    except (ValueError, OSError, SyntaxError) as error:
-        raise PreprocessingError(f"an image of colour mode {image.mode} cannot be converted ({error}); save it as RGB") from error
+def _is_range(values: object) -> bool:
+    if not isinstance(values, tuple) or len(values) != 2 or not all(is_finite(value) for value in values):
+        return False
+    return bool(values[0] < values[1]) and is_finite(values[1] - values[0]) and is_finite(255 / (values[1] - values[0]))

@@ -11,13 +11,13 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from autoformer.data.images import FileImages, Images
+from autoformer.data.images import FileImages, Images, applied
 from autoformer.data.preprocessing import Preprocessing, convert
 from autoformer.data.tar_images import TarImages
+from autoformer.data.value_range import GREY_MODES, WIDE_MODES, Values, measured_range
 from autoformer.errors import DataError
 
 AT_ONCE = 256  # images handed to the threads, so that a million of them are not queued
-GREY_MODES = ("L", "1", "I;16", "I", "LA")
 
 Answer = TypeVar("Answer")
 
@@ -45,7 +45,7 @@ def sampled_preprocessing(
     skip_unreadable: bool,
     most: int = 512,
 ) -> Preprocessing:
-    """Image size, channels, mean and standard deviation from up to `most` evenly spaced images.
+    """Image size, channels, range of values, mean and standard deviation from up to `most` evenly spaced images.
 
     Raises `DataError` for an image that cannot be read; with `skip_unreadable` when none can.
     """
@@ -53,9 +53,7 @@ def sampled_preprocessing(
     unreadable: DataError | None = None
     for index in indices[:: max(1, len(indices) // most)]:
         try:
-            image = images.open(index)
-            convert(image, 3)
-            sample.append(image)
+            sample.append(applied(images, index, _convertible))
         except DataError as error:
             unreadable = error
             if not skip_unreadable:
@@ -67,7 +65,8 @@ def sampled_preprocessing(
     if size is None:
         shorter = sorted(min(image.size) for image in sample)[len(sample) // 2]
         size = min(max_image_size, max(8, shorter // 8 * 8))  # a grid of 8 patches a side divides it
-    plain = Preprocessing(size, channels, (0.0,) * channels, (1.0,) * channels, crop_pct=crop_pct)
+    found = measured_range([Values.of(image) for image in sample if image.mode in WIDE_MODES])
+    plain = Preprocessing(size, channels, (0.0,) * channels, (1.0,) * channels, crop_pct=crop_pct, value_range=found)
     pixels = np.stack([plain.pixels(image) for image in sample]).astype(np.float64) / 255
     mean, std = pixels.mean((0, 1, 2)), pixels.std((0, 1, 2))
     return Preprocessing(
@@ -76,7 +75,13 @@ def sampled_preprocessing(
         mean=tuple(round(float(value), 4) for value in mean),
         std=tuple(round(max(float(value), 0.01), 4) for value in std),
         crop_pct=crop_pct,
+        value_range=found,
     )
+
+
+def _convertible(image: Image.Image) -> Image.Image:
+    convert(image, 3)
+    return image
 
 
 def imagenet_normalised(preprocessing: Preprocessing) -> Preprocessing:

@@ -17,7 +17,10 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from autoformer.data.images import IDENTITY_BYTES, IMAGE_ENDINGS, decode, printable
+from autoformer.data.decoding import decode
+from autoformer.data.folders import class_numbers
+from autoformer.data.images import IDENTITY_BYTES, IMAGE_ENDINGS, printable
+from autoformer.data.remarks import NOTHING, Remarks, is_hidden
 from autoformer.errors import DataError
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tar.zst")
@@ -79,10 +82,11 @@ class TarImages:
 
 @dataclass(frozen=True)
 class TarIndex:
-    """What archives hold: images, and how many other files."""
+    """What archives hold: images, and what else lies beside them."""
 
     members: tuple[Member, ...]  # sorted by name
-    others: tuple[str, ...]  # names of files that are neither images nor .cls
+    remarks: Remarks = NOTHING  # files that are neither images nor .cls, links and the like
+    seen: frozenset[str] = frozenset()  # all folders, those without images too
 
     @property
     def folders(self) -> list[str]:
@@ -94,11 +98,16 @@ class TarIndex:
         """Names of images in no folder."""
         return [member.name for member in self.members if "/" not in member.name]
 
+    @property
+    def empty(self) -> list[str]:
+        """The folders at the top without an image, sorted."""
+        return sorted({PurePosixPath(folder).parts[0] for folder in self.seen} - set(self.folders))
+
     def below(self, folder: str) -> TarIndex:
         """What lies in one folder of the top, its name taken off."""
         start = folder + "/"
         kept = (replace(m, name=m.name.removeprefix(start)) for m in self.members if m.name.startswith(start))
-        return TarIndex(tuple(kept), tuple(name.removeprefix(start) for name in self.others if name.startswith(start)))
+        return TarIndex(tuple(kept), self.remarks.below(folder), frozenset(_without_start(self.seen, start)))
 
     def images(self, classes: Sequence[str] | None = None) -> tuple[TarImages, tuple[str, ...]]:
         """The images and the class names; `classes`, those of train, must hold every class found.
@@ -115,11 +124,7 @@ class TarIndex:
             return TarImages(self.members, labels), names
         if self.loose:
             raise DataError(f"image {printable(self.loose[0])} lies in no folder of the archive; expected CLASS/IMAGE")
-        found = self.folders
-        if classes and (strange := sorted(set(found) - set(classes))):
-            raise DataError(f"class {strange[0]!r} is not one that train knows; known are {', '.join(classes[:8])}")
-        names = tuple(classes or found)
-        numbers = {name: number for number, name in enumerate(names)}
+        names, numbers = class_numbers(self.folders, classes, "the archive")
         return TarImages(self.members, [numbers[member.name.partition("/")[0]] for member in self.members]), names
 
     def _numbered(self) -> list[int]:
@@ -137,27 +142,42 @@ def index_archives(archives: Iterable[tuple[Path, str]]) -> TarIndex:
     Raises `DataError` for a file that is not a tar archive, is compressed or is damaged.
     """
     members: dict[str, Member] = {}
-    others: list[str] = []
+    remarks, seen = NOTHING, set[str]()
     for archive, place in archives:
-        for member in _scan(archive, others):
+        index = _scan(archive)
+        remarks += index.remarks.inside(place) if place else index.remarks
+        seen |= {f"{place}/{folder}" if place else folder for folder in index.seen}
+        for member in index.members:
             name = f"{place}/{member.name}" if place else member.name
             members[name] = replace(member, name=name)
-    return TarIndex(tuple(members[name] for name in sorted(members)), tuple(others))
+    return TarIndex(tuple(members[name] for name in sorted(members)), remarks, frozenset(seen))
 
 
-def _scan(archive: Path, others: list[str]) -> list[Member]:
-    """The images of one archive. Of two members of one name the later counts, as when unpacking."""
+def _scan(archive: Path) -> TarIndex:
+    """What one archive holds. Of two members of one name the later counts, as when unpacking."""
     if archive.name.lower().endswith(COMPRESSED):
         raise DataError(
             f"{printable(archive)} is compressed, so its images cannot be read one by one; unpack it, or store it as a plain .tar"
         )
     images: dict[str, tuple[int, int]] = {}
     classes: dict[str, int] = {}
+    others: list[str] = []
+    hidden: dict[str, None] = {}
+    special: list[str] = []
+    links: list[str] = []
+    seen: set[str] = set()
     try:
         with tarfile.open(archive, "r:") as tar:
             for info in tar:
                 name = PurePosixPath(info.name).as_posix().lstrip("/")
-                if not info.isreg() or any(part.startswith(".") for part in name.split("/")):
+                parts = name.split("/")
+                if out_of_sight := next((n for n, part in enumerate(parts, 1) if part != "." and is_hidden(part)), None):
+                    hidden["/".join(parts[:out_of_sight])] = None
+                    continue
+                seen.update("/".join(parts[:depth]) for depth in range(1, len(parts) + info.isdir()))
+                if not info.isreg():
+                    if not info.isdir():
+                        (links if info.issym() or info.islnk() else special).append(name)
                     continue
                 _utf8(archive, name)
                 if name.lower().endswith(".cls"):
@@ -168,7 +188,13 @@ def _scan(archive: Path, others: list[str]) -> list[Member]:
                     others.append(name)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise DataError(f"{printable(archive)} cannot be read as a tar archive ({error}); copy or pack it again") from error
-    return [Member(name, archive, *place, classes.get(_key(name))) for name, place in images.items()]
+    members = tuple(Member(name, archive, *place, classes.get(_key(name))) for name, place in images.items())
+    remarks = Remarks(others=tuple(others), hidden=tuple(hidden), special=tuple(special), links=tuple(links))
+    return TarIndex(members, remarks, frozenset(seen - {"", "."}))
+
+
+def _without_start(names: Iterable[str], start: str) -> Iterable[str]:
+    return (name.removeprefix(start) for name in names if name.startswith(start))
 
 
 def _key(name: str) -> str:

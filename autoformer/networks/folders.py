@@ -1,7 +1,7 @@
 """Networks on disk: folders of subnets and of supernets, written whole, and read with nothing of them trusted.
 
-A subnet's folder holds `model.safetensors`, timm's `config.json`, `architecture.json` (the value that travels) and `subnet.json`
-(where the network came from). It opens with either of::
+A subnet's folder holds `model.safetensors`, timm's `config.json`, `architecture.json` (the value that travels), `class_map.txt`
+(for timm's reader of images) and `subnet.json` (where the network came from). It opens with either of::
 
     subnet, preprocessing, classes = load_subnet("runs/best/subnet")
     model = timm.create_model("local-dir:runs/best/subnet", pretrained=True)  # after import autoformer.networks
@@ -22,6 +22,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from autoformer.architecture import OPTIONS, Architecture, SubnetGeometry
+from autoformer.data.classes import write_class_map
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import ArchitectureError, CheckpointError
 from autoformer.files import read_json, write_folder, write_json
@@ -76,6 +77,7 @@ def fill_folder(
     write_tensors(subnet.state_dict(), folder / "model.safetensors")
     write_json(config, folder / "config.json")
     write_json(subnet.architecture.to_dict(), folder / "architecture.json")
+    write_class_map(names, folder)
     write_json(record, folder / "subnet.json")
 
 
@@ -153,7 +155,7 @@ def save_supernet(supernet: Supernet, out: Path, *, source: str) -> None:
         std=IMAGENET_DEFAULT_STD if space.in_chans == 3 else (0.5,) * space.in_chans,
         crop_pct=224 / 256,
     )
-    record = {
+    record: dict[str, Any] = {
         "format": "autoformer/supernet/1",
         "space": space.to_dict(),
         "data": {
@@ -169,6 +171,7 @@ def save_supernet(supernet: Supernet, out: Path, *, source: str) -> None:
     }
     with write_folder(out) as folder:
         write_tensors(supernet.state_dict(), folder / "model.safetensors")
+        write_class_map(record["data"]["classes"], folder)
         write_json(record, folder / "supernet.json")
 
 

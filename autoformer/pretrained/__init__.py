@@ -1,6 +1,7 @@
 """Weights that exist already: timm's models, the released AutoFormer supernets, a run of one's own.
 
 In: a name or a file. Out: a supernet or subnet that starts from it (`start`). `timm_models` and `official` translate names,
-`foreign_weights` reads files of others, `importance` orders heads and channels, `adapt` fits to other images and classes;
-`classifier` is any of timm's networks to train further, `named_network` opens a network that is only judged.
+`foreign_weights` reads files of others and `weight_shapes` what their shapes tell, `importance` orders heads and channels,
+`adapt` fits to other images and classes; `classifier` is any of timm's networks to train further, `named_network` opens a
+network that is only judged.
 """

@@ -20,12 +20,14 @@ import timm
 import torch
 from torch import nn
 
+from autoformer.data.classes import are_the_same, write_class_map
 from autoformer.data.parts import DataParts
 from autoformer.data.preprocessing import Normalisation, Preprocessing
 from autoformer.errors import CheckpointError
 from autoformer.files import TIMM, write_json
 from autoformer.pretrained.named_network import NamedNetwork, open_network
-from autoformer.pretrained.timm_models import name_and_file, open_timm, sketch
+from autoformer.pretrained.timm_models import name_and_file, open_timm
+from autoformer.pretrained.weight_shapes import sketch
 from autoformer.tensors import write_tensors
 
 SCRATCH = "scratch"
@@ -81,8 +83,8 @@ def usual_size(words: str) -> int | None:
     return open_network(words).preprocessing.input_size
 
 
-def classifier_from(words: str, parts: DataParts, seed: int = 0) -> tuple[Classifier, bool]:
-    """The network that `words` name for the images of `parts`, and whether its classifier is new.
+def classifier_from(words: str, parts: DataParts, seed: int = 0) -> tuple[Classifier, DataParts, bool]:
+    """The network that `words` name for the images of `parts`, these with their classes in its order; whether its head is new.
 
     `seed` decides fresh weights. Raises `CheckpointError` when there is no such network, or it cannot take such images.
     """
@@ -94,7 +96,7 @@ def classifier_from(words: str, parts: DataParts, seed: int = 0) -> tuple[Classi
         arguments = {**wanted, **_size_argument(name, wanted, size)}
         torch.manual_seed(seed)
         network: nn.Module = timm.create_model(name, **arguments)
-        return _checked(Classifier(name=name, arguments=arguments, network=network, normalisation=None), words, size), True
+        return _checked(Classifier(name=name, arguments=arguments, network=network, normalisation=None), words, size), parts, True
     if words.startswith(TIMM) and name_and_file(words)[1] is None:
         name = name_and_file(words)[0]
         arguments = {**wanted, **_size_argument(name, wanted, size)}
@@ -102,13 +104,13 @@ def classifier_from(words: str, parts: DataParts, seed: int = 0) -> tuple[Classi
         own: Any = network.pretrained_cfg
         known = Normalisation(tuple(own.get("mean") or ()), tuple(own.get("std") or ()))
         made = Classifier(name=name, arguments=arguments, network=network, normalisation=known)
-        return _checked(without_classifier(made), words, size), True
+        return _checked(without_classifier(made), words, size), parts, True
     named = open_network(words)
     assert named.name is not None, "a network of ours is finetuned as a Subnet"
     made = _fitted(named, words, wanted, size)
-    if named.classes == parts.classes:
-        return _checked(made, words, size), False
-    return _checked(without_classifier(made), words, size), True
+    if named.classes is not None and are_the_same(named.classes, parts.classes):
+        return _checked(made, words, size), parts.in_order(named.classes), False
+    return _checked(without_classifier(made), words, size), parts, True
 
 
 def without_classifier(made: Classifier) -> Classifier:
@@ -213,4 +215,5 @@ def fill_classifier_folder(
     }
     write_tensors(network.state_dict(), folder / "model.safetensors")
     write_json(config, folder / "config.json")
+    write_class_map(classes, folder)
     write_json(record, folder / "network.json")

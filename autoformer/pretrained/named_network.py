@@ -47,11 +47,8 @@ class NamedNetwork:
     num_classes: int
     weights: Path | None  # the file they come from; None: timm's own
 
-    def classes_of(self, names: Sequence[str], words: str) -> tuple[str, ...]:
-        """The classes of some images, `names`, if this network, named by `words`, can tell them apart.
-
-        Raises `DataError` when it knows others or another number of them.
-        """
+    def check_classes(self, names: Sequence[str], words: str) -> None:
+        """Raises `DataError` when this network, named by `words`, knows other classes than `names`, or another number of them."""
         if self.classes not in (None, tuple(names)):
             raise DataError(
                 f"{words} knows the classes {list(self.classes or ())[:5]}, the images have {list(names)[:5]}; give the data "
@@ -62,7 +59,6 @@ class NamedNetwork:
                 f"{words} gives logits of {self.num_classes} classes, the images have {len(names)}; give the data set it was "
                 "made for, or finetune it on these images"
             )
-        return tuple(names)
 
 
 def is_network(words: str) -> bool:

@@ -30,11 +30,13 @@ from autoformer.architecture import MAX_DEPTH, MAX_HEADS, is_whole
 from autoformer.errors import ArchitectureError, CheckpointError
 from autoformer.networks.supernet import Supernet
 from autoformer.pretrained.foreign_weights import read_foreign_weights
-from autoformer.space import SearchSpace
+from autoformer.space import PRESETS, SearchSpace
 
 BLOCK = re.compile(r"blocks\.([0-9]{1,4})\.(.+)", re.DOTALL)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NAMES_SHOWN = 20  # in an error
+NAMES_OF_OTHERS = 6  # in an error about a file of something else
+STEM = "patch_embed_super.proj.weight"  # [S, channels, p, p]
 
 # Per block: our name, the official name.
 BLOCK_NAMES = {
@@ -113,10 +115,11 @@ def import_official(path: Path, space: SearchSpace) -> Supernet:
                 "official code trains; leave it out"
             )
     try:
+        _check_kinds(state_dict)
+        _check_width(state_dict, space)
         form = OfficialForm.of(space)
         found = _space_of(state_dict, form)
         for name, in_file, in_space in (
-            ("width", found.stored_embed_dim, space.stored_embed_dim),
             ("query width", found.stored_qkv_dim, space.stored_qkv_dim),
             ("MLP width", found.stored_hidden_dim, space.stored_hidden_dim),
             ("depth", found.depths[-1], space.depths[-1]),
@@ -156,6 +159,18 @@ def _check_kinds(state_dict: Mapping[str, Tensor]) -> None:
         raise CheckpointError(f"the weights share their memory: {held:,} bytes for tensors of {needed:,}")
 
 
+def _check_width(state_dict: Mapping[str, Tensor], space: SearchSpace) -> None:
+    """Raises `CheckpointError` for weights of another width than the space has, naming the preset that has it."""
+    stem = state_dict.get(STEM)
+    if stem is None or stem.ndim != 4 or stem.shape[0] == space.stored_embed_dim:
+        return
+    named = [name for name, preset in PRESETS.items() if preset.stored_embed_dim == stem.shape[0]]
+    raise CheckpointError(
+        f"width is {stem.shape[0]} in the file and {space.stored_embed_dim} in the space; choose the space it was trained in"
+        + (f": that of {' and '.join(named)}" if named else "")
+    )
+
+
 # --- sizes -------------------------------------------------------------------------------------------------------
 
 
@@ -166,15 +181,16 @@ def _space_of(state_dict: Mapping[str, Tensor], form: OfficialForm) -> SearchSpa
     if not is_whole(num_heads, MAX_HEADS):
         raise CheckpointError(f"num_heads must be a whole number from 1 to {MAX_HEADS}, got {str(num_heads)[:40]}")
     for name, dimensions in (
-        ("patch_embed_super.proj.weight", 4), ("head.weight", 2), ("blocks.0.fc1.weight", 2),
+        (STEM, 4), ("head.weight", 2), ("blocks.0.fc1.weight", 2),
     ):  # fmt: skip
         tensor = state_dict.get(name)
         if tensor is None or tensor.ndim != dimensions or tensor.numel() == 0:
             found = "missing" if tensor is None else f"of shape {list(tensor.shape)}"
             raise CheckpointError(
-                f"not an official AutoFormer checkpoint: {name} is {found}, expected a tensor of {dimensions} dimensions"
+                f"not an official AutoFormer checkpoint: {name} is {found}, expected a tensor of {dimensions} dimensions; "
+                f"the file's tensors are {_listed(state_dict, NAMES_OF_OTHERS)}"
             )
-    embed_dim, in_chans = state_dict["patch_embed_super.proj.weight"].shape[:2]
+    embed_dim, in_chans = state_dict[STEM].shape[:2]
     hidden = state_dict["blocks.0.fc1.weight"].shape[0]
     numbers = (int(block[1]) for name in state_dict if (block := BLOCK.fullmatch(name)))
     depth = 1 + max(number for number in numbers if number < MAX_DEPTH)  # beyond it, a name is an unexpected one
@@ -250,7 +266,7 @@ def _check_shapes(state_dict: Mapping[str, Tensor], expected: Mapping[str, tuple
         raise CheckpointError(f"the weights are not those of an official supernet of this form: {'. '.join(found)}")
 
 
-def _listed(names: Iterable[str]) -> str:
+def _listed(names: Iterable[str], most: int = NAMES_SHOWN) -> str:
     """The names, those that differ only in the block written once: blocks.{0,1,2}.fc1.bias. One line of bearable length."""
     blocks: dict[tuple[str, bool], list[int]] = {}
     for name in sorted(names):
@@ -260,8 +276,8 @@ def _listed(names: Iterable[str]) -> str:
         f"blocks.{_numbers(sorted(indices))}.{_plain(name)}" if of_block else _plain(name)
         for (name, of_block), indices in blocks.items()
     ]
-    more = f" and {len(shown) - NAMES_SHOWN} more" if len(shown) > NAMES_SHOWN else ""
-    return ", ".join(shown[:NAMES_SHOWN]) + more
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return ", ".join(shown[:most]) + more
 
 
 def _numbers(indices: list[int]) -> str:

@@ -7,7 +7,6 @@ feature. A model that computes anything else is refused, naming what it computes
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,15 +18,15 @@ import torch
 from timm.layers import GELU, Attention, Mlp, PatchEmbed
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
-from torch import Tensor, nn
+from torch import nn
 
 from autoformer.architecture import Architecture
 from autoformer.errors import CheckpointError
 from autoformer.files import TIMM
 from autoformer.networks.subnet import Subnet
 from autoformer.pretrained.foreign_weights import read_foreign_weights
+from autoformer.pretrained.weight_shapes import sizes_of, sketch
 from autoformer.space import SearchSpace
-from autoformer.tensors import check_weights
 
 
 def name_and_file(words: str) -> tuple[str, Path | None]:
@@ -39,7 +38,7 @@ def name_and_file(words: str) -> tuple[str, Path | None]:
 def timm_network(words: str, *, num_classes: int | None = None) -> Any:
     """Any of timm's networks, pretrained: `timm:NAME` is downloaded, `timm:NAME@FILE` takes its weights from a local file.
 
-    With a file, classes, input channels and, for vision transformers, the image size are those of its tensors; the network's
+    With a file, classes, input channels and the image size are those of its tensors, where these tell; the network's
     `pretrained_cfg` says so. Raises `CheckpointError` when it cannot be had, or does not know `num_classes` classes.
     """
     network = open_timm(*name_and_file(words))
@@ -71,9 +70,7 @@ def open_timm(
                 f"the weights of timm's {name} could not be fetched ({reason}); give a local file: timm:{name}@FILE"
             ) from error
     tensors = read_foreign_weights(checkpoint)
-    options = {**arguments, **_sizes(tensors, shape, checkpoint)}
-    with torch.device("meta"):
-        check_weights(timm.create_model(name, **options), tensors, checkpoint)
+    options = sizes_of(name, tensors, checkpoint, arguments)
     network = timm.create_model(name, **options)
     network.load_state_dict(tensors)
     channels, *sides = network.pretrained_cfg["input_size"]
@@ -81,35 +78,6 @@ def open_timm(
         sides = [size, size] if isinstance(size, int) else list(size)
     network.pretrained_cfg = {**network.pretrained_cfg, "input_size": (options.get("in_chans", channels), *sides)}
     return network
-
-
-def sketch(name: str, arguments: Mapping[str, Any] = MappingProxyType({})) -> Any:
-    """timm's network `name` without memory: shapes alone. Raises `CheckpointError` when timm has none of this name."""
-    if not timm.is_model(name):
-        similar = difflib.get_close_matches(name, timm.list_models(), n=3)
-        advice = f"did you mean {' or '.join(similar)}" if similar else "timm.list_models() names them all"
-        raise CheckpointError(f"timm has no model {name!r}; {advice}")
-    with torch.device("meta"):
-        return timm.create_model(name, **arguments)
-
-
-def _sizes(tensors: Mapping[str, Tensor], sketch: Any, source: Path) -> dict[str, int]:
-    """The classes, input channels and image size of stored weights; where a tensor does not tell, the network's own."""
-    sizes = {}
-    stem, classifier = (sketch.pretrained_cfg.get(part) for part in ("first_conv", "classifier"))
-    if isinstance(classifier, str):
-        head = tensors.get(f"{classifier}.weight")
-        sizes["num_classes"] = head.shape[0] if head is not None and head.ndim else 0
-    if isinstance(stem, str) and (patches := tensors.get(f"{stem}.weight")) is not None and patches.ndim == 4:
-        sizes["in_chans"] = patches.shape[1]
-    positions = tensors.get("pos_embed")
-    if isinstance(sketch, VisionTransformer) and positions is not None and positions.ndim == 3:
-        number = positions.shape[1] - (0 if sketch.no_embed_class else sketch.num_prefix_tokens)
-        grid = math.isqrt(max(number, 0))
-        if grid * grid != number or grid == 0:
-            raise CheckpointError(f"{source} has positions of {number} patches, which is not a square grid")
-        sizes["img_size"] = grid * sketch.patch_embed.patch_size[0]
-    return sizes
 
 
 def plain_subnet(model: nn.Module, name: str) -> Subnet:

@@ -2,7 +2,7 @@
 
 In: a supernet, the search part of the images, a `Goal` (`config`). Out: a `SearchRecord` (`record`) and the database that it
 resumes from. `loop` is the search; `methods` breed and pick (with `pareto`), `baselines` stand beside; `evaluations` score on
-growing shares (`rungs`); `database` remembers, also for later searches of the same supernet; `candidate` and `result` hold and
-choose, `answer` serves another budget. `space_table` shows a budget's share of the space, `audit` whether a supernet is worth
-searching.
+growing shares (`rungs`); `database` remembers, also for later searches of the same supernet, in a `storage`; `candidate` and
+`result` hold and choose, `answer` serves another budget. `space_table` shows a budget's share of the space, `audit` whether a
+supernet is worth searching.
 """

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from enum import Enum
@@ -24,12 +24,12 @@ import numpy as np
 import optuna
 import sqlalchemy as sql
 from numpy.typing import NDArray
-from sqlalchemy.pool import NullPool
 
 from autoformer.architecture import Architecture
-from autoformer.errors import AutoformerError, CheckpointError
+from autoformer.errors import AutoformerWarning, CheckpointError
 from autoformer.files import json_digest, replacing
 from autoformer.search.candidate import Candidate, packed, unpacked
+from autoformer.search.storage import Storage, database, optuna_storage, reason_of, shown, trouble
 
 BEAT_S = 5.0
 STALE_S = 60.0
@@ -54,28 +54,6 @@ SCORES = sql.Table(
 )
 
 
-def database(storage: str, table: sql.Table) -> sql.Engine:
-    """The database of an SQLAlchemy URL, with `table` in it; several processes may ask at once."""
-    waits = {"timeout": 60} if storage.startswith("sqlite") else {}  # seconds for other writers of the file
-    engine = sql.create_engine(storage, poolclass=NullPool, connect_args=waits)
-    try:
-        table.create(engine, checkfirst=True)
-    except sql.exc.DBAPIError:  # another process created it between the check and the creation
-        if not sql.inspect(engine).has_table(table.name):
-            raise
-    return engine
-
-
-def shown(storage: str) -> str:
-    """A storage as messages name it: without the password that a URL may hold."""
-    return re.sub(r"//[^@/]*@", "//", storage.removeprefix("sqlite:///"))
-
-
-def first_line(error: Exception) -> str:
-    """Why a driver failed."""
-    return (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0][:160]
-
-
 class Claim(Enum):
     """Whose an evaluation is."""
 
@@ -97,7 +75,7 @@ class Claims:
 
     def __init__(
         self,
-        storage: str,
+        storage: Storage,
         study: str,
         *,
         worker: str | None = None,
@@ -195,19 +173,21 @@ def _runs(process: str) -> bool:
 
 
 class Study:
-    """The evaluations of one search in an Optuna study, one trial each. `storage` is any URL Optuna takes; None: memory.
+    """The evaluations of one search in an Optuna study, a trial each. `storage` is a file or any URL Optuna takes; None: memory.
 
     `store` is what earlier searches found, where it may be reused.
 
-    Every method raises `CheckpointError` naming the storage when it is damaged or holds something else.
+    Every method raises `CheckpointError` naming the storage when it is damaged or holds something else, and `StorageError` or
+    another error of ours when it cannot be used now (`storage.trouble`).
     """
 
-    def __init__(self, storage: str | None, name: str, store: EvaluationStore | None = None) -> None:
+    def __init__(self, storage: Storage | None, name: str, store: EvaluationStore | None = None) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.storage, self.store = storage, store
         self.place = "the study in memory" if storage is None else shown(storage)
-        self.store = store
         with self._storage():
-            self.study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+            place = optuna_storage(storage)
+            self.study = optuna.create_study(study_name=name, storage=place, direction="maximize", load_if_exists=True)
             self._claims = None if storage is None else Claims(storage, name)
         self._read: dict[int, Candidate] = {}  # by the number of the trial, which never changes
 
@@ -221,8 +201,8 @@ class Study:
             fcntl.flock(lock, fcntl.LOCK_EX)  # waits; ends with the process
             if not file.exists():
                 with replacing(file) as beside:  # Optuna sets a database up in many steps; half of them cannot be gone on from
-                    cls(f"sqlite:///{beside}", name)
-            return cls(f"sqlite:///{file}", name, store)
+                    cls(beside, name)
+            return cls(file, name, store)
 
     def evaluations(self) -> dict[tuple[int, int], Candidate]:
         """Every finished evaluation by the candidate's number and the images it is known from, held-out ones included."""
@@ -260,19 +240,23 @@ class Study:
         try:
             yield
         except Exception as error:  # Optuna, SQLAlchemy and the drivers below share no base class
-            reason = str(error) if isinstance(error, AutoformerError) else first_line(error)
+            if found := trouble(error, self.storage):
+                raise found from error
+            reason = reason_of(error, self.storage)
             raise CheckpointError(f"{self.place} cannot be read as a study ({reason}); move it away to search anew") from error
 
 
 class EvaluationStore:
-    """What is known of the networks of one supernet on one set of images; `storage` is a database as an SQLAlchemy URL.
+    """What is known of the networks of one supernet on one set of images; `storage` is a file or the URL of a database.
 
-    Every method raises `CheckpointError` naming the storage when it is damaged or holds something else.
+    Every method raises `CheckpointError` naming the storage when it is damaged or holds something else. What cannot be read or
+    written now is left out from then on, with a warning: it is a cache.
     """
 
-    def __init__(self, storage: str, key: Mapping[str, Any], classes: int) -> None:
+    def __init__(self, storage: Storage, key: Mapping[str, Any], classes: int) -> None:
         """`key` says what predictions depend on beside the architecture; they are below `classes`."""
-        self.place = shown(storage)
+        self.storage, self.place = storage, shown(storage)
+        self.is_left_out = False
         self.key, self.classes = json_digest(key), classes
         with self._readable():
             self._engine = database(storage, SCORES)
@@ -281,6 +265,8 @@ class EvaluationStore:
         """The predictions that are known for images start, start + 1, ... below `stop`; may be none."""
         mine = sql.and_(SCORES.c.key == self.key, SCORES.c.architecture == architecture.digest, SCORES.c.start <= start)
         found = np.empty(0, np.int64)
+        if self.is_left_out:
+            return found
         with self._readable(), self._engine.connect() as connection:
             for row in connection.execute(sql.select(SCORES.c.start, SCORES.c.images, SCORES.c.predictions).where(mine)):
                 held = unpacked(row.predictions, row.images)
@@ -292,6 +278,8 @@ class EvaluationStore:
 
     def put(self, architecture: Architecture, start: int, predictions: NDArray[np.int64]) -> None:
         """Keeps the predictions for the images from `start` on, unless more are known."""
+        if self.is_left_out:
+            return
         values = {"images": len(predictions), "predictions": packed(predictions)}
         row = {"key": self.key, "architecture": architecture.digest, "start": start}
         mine = sql.and_(*(SCORES.c[name] == value for name, value in row.items()))
@@ -309,7 +297,12 @@ class EvaluationStore:
     def _readable(self) -> Iterator[None]:
         try:
             yield
-        except (sql.exc.SQLAlchemyError, ValueError) as error:
+        except (sql.exc.SQLAlchemyError, ImportError, OSError, ValueError) as error:
+            if found := trouble(error, self.storage):
+                self.is_left_out = True
+                warnings.warn(f"{found}; until then evaluations are not kept for other searches", AutoformerWarning, stacklevel=3)
+                return
             raise CheckpointError(
-                f"{self.place} cannot be read as stored evaluations ({first_line(error)}); it is a cache, so it can be deleted"
+                f"{self.place} cannot be read as stored evaluations ({reason_of(error, self.storage)}); it is a cache, so it can "
+                "be deleted"
             ) from error

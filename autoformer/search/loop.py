@@ -166,7 +166,7 @@ def search_supernet(
     claim_folder(out, identity)
     images = EvaluationSet.of(part, preprocessing).chosen(balanced_order(part.labels))
     resident = ResidentImages(images, supernet, precision)
-    place = f"sqlite:///{memory}" if isinstance(memory, Path) else memory
+    place = memory
     if isinstance(memory, Path) and not os.access(memory if memory.exists() else memory.parent, os.W_OK):
         place = None
     store = None if place is None else EvaluationStore(place, {**seen, "space": space.to_dict()}, space.num_classes)

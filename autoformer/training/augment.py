@@ -103,8 +103,11 @@ class TrainingImages:
             pixels = self.kept[position]
             return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
         if self.cropped:
-            return self.preprocessing.to_pil(self.part[position][0])
-        return convert(self.part[position][0], self.preprocessing.in_chans)
+            return self.part.made(position, self.preprocessing.to_pil)
+        return self.part.made(position, self._whole)
+
+    def _whole(self, image: Image.Image) -> Image.Image:
+        return convert(image, self.preprocessing.in_chans, self.preprocessing.value_range)
 
 
 def _augmentation(preprocessing: Preprocessing, config: AugmentConfig) -> Callable[[Image.Image], Image.Image]:

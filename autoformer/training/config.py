@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from autoformer.architecture import PUBLISHED, Architecture
 from autoformer.errors import ArchitectureError
@@ -27,6 +27,15 @@ class TeacherConfig(Settings):
     weight: float = Field(0.5, gt=0, le=1, description="of the teacher's part of the loss; the labels have the rest")
     temperature: float = Field(1.0, gt=0, description="softens both predictions; the loss is scaled by its square")
     hard: bool = Field(False, description="learn the teacher's first prediction (DeiT) instead of its probabilities")
+    classes: str = Field(
+        "text", description="order of the classes of a timm teacher: text (1, 10, 2), natural (1, 2, 10; timm's), or a class map"
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `classes` where it says nothing new, so that runs from before it existed are gone on with."""
+        found: dict[str, Any] = write(self)
+        return {key: value for key, value in found.items() if key != "classes" or value != "text"}
 
 
 class Differences(NamedTuple):

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoformer.data.classes import write_class_map
 from autoformer.data.parts import DataParts, JoinedImages, Part
 from autoformer.errors import DataError
 from autoformer.files import claim_folder, sole_worker, write_json
@@ -81,6 +82,7 @@ def train_supernet(
         if around.world.leads:
             write_tensors(trained.network.state_dict(), out / "model.safetensors")
             record = {"format": "autoformer/supernet/1", "space": space.to_dict(), **_record(trainer, trained, parts)}
+            write_class_map(parts.classes, out)
             write_json(record, out / "supernet.json")
             _keep_best(trainer, out)
     network = trained.network

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoformer.errors import CheckpointError, TrainingError
+from autoformer.errors import AutoformerWarning, CheckpointError, TrainingError
 from autoformer.tensors import check_weights, read_metadata, read_tensors, write_tensors
 from autoformer.training.distributed import World
 
@@ -141,7 +141,7 @@ class TrainingState:
             check_weights(self.result, tensors, path)
             return tensors
         except CheckpointError as error:
-            warnings.warn(f"{error}; the last weights are kept instead of the best", stacklevel=2)
+            warnings.warn(f"{error}; the last weights are kept instead of the best", AutoformerWarning, stacklevel=2)
             return None
 
     def _write(self, tensors: dict[str, Tensor], path: Path, metadata: dict[str, Any]) -> None:
@@ -174,7 +174,7 @@ class TrainingState:
                 failures.append(str(error))
                 continue
             if failures:
-                warnings.warn(f"{failures[0]}; going on from {path.name} instead", stacklevel=2)
+                warnings.warn(f"{failures[0]}; going on from {path.name} instead", AutoformerWarning, stacklevel=2)
             return metadata, tensors
         if failures:
             raise CheckpointError(f"no checkpoint in {self.folder} can be read: {failures[0]}")

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoformer.data.classes import are_the_same, numbers_of, order_asked
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import DataError
 from autoformer.evaluate import resize_images
@@ -24,16 +25,24 @@ class Teacher:
         self.config = config
         named = open_network(config.network)
         known, (mean, std) = named.classes, named.preprocessing.normalisation
-        if named.num_classes != len(classes):
-            raise DataError(f"teacher {config.network} knows {named.num_classes} classes, the data have {len(classes)}")
-        if known is not None and tuple(classes) != known:
-            strange = next(name for name, other in zip(known, classes, strict=True) if name != other)
+        order: Sequence[str] = classes
+        if known is None:
+            order = order_asked(config.classes, classes, "the data")
+        elif are_the_same(classes, known):
+            order = known
+        elif len(classes) == len(known):
+            strange = next(name for name in known if name not in classes)
             raise DataError(
                 f"teacher {config.network} knows class {strange!r} where the data have another; teach it their classes"
             )
+        if named.num_classes != len(classes):
+            raise DataError(f"teacher {config.network} knows {named.num_classes} classes, the data have {len(classes)}")
+        if len(order) != len(classes):
+            raise DataError(f"the class map {config.classes} names {len(order)} classes, the data have {len(classes)}")
         if len(mean) != preprocessing.in_chans:
             raise DataError(f"teacher {config.network} takes {len(mean)} channels, the data have {preprocessing.in_chans}")
         self.size = named.preprocessing.input_size
+        self.places = torch.tensor(numbers_of(classes, order), device=device)  # of the classes among its outputs
         self.network: nn.Module = named.network.to(device).eval().requires_grad_(False)
         ours = torch.tensor([preprocessing.mean, preprocessing.std], device=device).view(2, 1, -1, 1, 1)
         theirs = torch.tensor([mean, std], device=device).view(2, 1, -1, 1, 1)
@@ -42,7 +51,8 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Logits [B, classes] for images as the trained network sees them, before any resizing; [B, C, H, W]."""
-        return cast(Tensor, self.network(resize_images(images * self.factor + self.shift, self.size))).float()
+        logits = cast(Tensor, self.network(resize_images(images * self.factor + self.shift, self.size)))
+        return logits[:, self.places].float()
 
     def loss(self, logits: Tensor, taught: Tensor) -> Tensor:
         """How far `logits` are from the teacher's `taught`."""

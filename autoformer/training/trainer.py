@@ -17,12 +17,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from autoformer.architecture import Architecture
 from autoformer.data.images import called
@@ -40,6 +39,7 @@ from autoformer.training.batches import Plan
 from autoformer.training.choosing import Choose
 from autoformer.training.config import TrainConfig
 from autoformer.training.distributed import World, best_device
+from autoformer.training.loader import loaded
 from autoformer.training.log import Hook, Stopwatch, TrainingLog, tensorboard_hook
 from autoformer.training.state import TrainingState
 from autoformer.training.step import TrainStep
@@ -120,7 +120,13 @@ class Trainer:
             last = plan.steps if until is None else min(plan.steps, until * plan.steps_per_epoch)
             while state.step < last and not self._has_stopped_rising():
                 asked = time.perf_counter()
-                pixels, facts = next(loader)
+                try:
+                    pixels, facts = next(loader)
+                except TrainingError:
+                    time.sleep(SAME_WISH_S / 4)
+                    if not wish.signal_number or self.world.size > 1:
+                        raise
+                    self._stop(wish, loss_sum)  # the signal was for the loader processes as well
                 self._note_unreadable(facts)
                 waited_s = time.perf_counter() - asked
                 loss_sum += self.steps.run(forward, pixels, facts, state.step)
@@ -145,15 +151,11 @@ class Trainer:
                     self.steps.skipped.zero_()
                     watch = Stopwatch()
                 stop, late = self.world.any(wish.signal_number != 0, time.monotonic() - saved > 60 * config.save_minutes)
-                if stop or late or self._ends_epoch():
-                    state.epoch_sums = {"loss": float(loss_sum), "skipped": float(self.steps.skipped)}
-                    state.save()
-                    saved = time.monotonic()
                 if stop:
-                    raise InterruptedRunError(
-                        f"stopped in epoch {state.epoch + 1} of {config.epochs}; run the same command again to go on from there",
-                        wish.signal_number or 15,
-                    )
+                    self._stop(wish, loss_sum)
+                if late or self._ends_epoch():
+                    self._save(loss_sum)
+                    saved = time.monotonic()
         if self.is_finished and config.differences.patience is not None and state.best is not None:
             state.load_best()
         return Trained(state.result.eval(), state.history)
@@ -164,6 +166,18 @@ class Trainer:
         return self.state.step >= self.plan.steps or self._has_stopped_rising()
 
     # --- now and then --------------------------------------------------------------------------------------------
+
+    def _save(self, loss_sum: Tensor) -> None:
+        self.state.epoch_sums = {"loss": float(loss_sum), "skipped": float(self.steps.skipped)}
+        self.state.save()
+
+    def _stop(self, wish: StopWish, loss_sum: Tensor) -> NoReturn:
+        """Saves, and raises `InterruptedRunError`."""
+        self._save(loss_sum)
+        raise InterruptedRunError(
+            f"stopped in epoch {self.state.epoch + 1} of {self.config.epochs}; run the same command again to go on from there",
+            wish.signal_number or 15,
+        )
 
     def _scores_are_due(self) -> bool:
         """Every so many epochs and after the last; after each where they decide when to stop."""
@@ -252,16 +266,13 @@ class Trainer:
     def loader(self, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's share of the images of each step from `first_step` on: uint8 [B, C, H, W] and facts [B, 3]."""
         shares = self.plan.shares(first_step, self.world.rank, self.world.size, self.config.accumulate)
-        loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
-            self.images,  # type: ignore[arg-type]
-            batch_sampler=shares,
-            num_workers=self.config.workers,
-            pin_memory=self.device.type == "cuda",
+        return loaded(
+            self.images,
+            shares,
+            workers=self.config.workers,
+            pinned=self.device.type == "cuda",
+            setting=f"{self.work.split()[0]}.workers",
         )
-        try:
-            yield from loader
-        except DataError as error:  # from a loader process it arrives with that process's whole traceback as its text
-            raise DataError(str(error).strip().splitlines()[-1].removeprefix("autoformer.errors.DataError: ")) from error
 
 
 def due(count: int, every: int, device: torch.device | None = None) -> bool:

@@ -107,8 +107,12 @@ def measured(
         for folder, artefact in bundle.artefacts():
             if only not in (None, artefact.precision):
                 continue
-            path = bundle.manifest.verified_file(folder, artefact)
             name, batch = f"{artefact.format} {artefact.precision}", artefact.batch or arguments.batch or 1
+            try:
+                path = bundle.manifest.verified_file(folder, artefact)
+            except CheckpointError as error:  # the others are measured all the same
+                missing[name] = str(error)
+                continue
             if arguments.batch not in (None, batch):
                 missing[name] = f"it takes exactly {artefact.batch} images, asked for {arguments.batch}"
                 continue
@@ -119,7 +123,9 @@ def measured(
                         timed = _by_trtexec(program, path, artefact, batch, cuda_graph, arguments.seconds)
                         visits[row] = partial(_visit, row, artefact.precision, timed, facts, sensors, at_rest)
                     elif artefact.format == "tensorrt" or not cuda_graph:
-                        backends[row] = stack.enter_context(_opened(path, artefact, batch, cuda_graph, arguments.threads))
+                        backend = stack.enter_context(_opened(path, artefact, batch, cuda_graph, arguments.threads))
+                        backend.run()  # one that fails must not end the others' rounds
+                        backends[row] = backend
                 except (MissingPackageError, MeasurementError, CheckpointError) as error:
                     missing[row] = str(error)
         config = MeasureConfig(min_s=arguments.seconds, max_s=4 * arguments.seconds)

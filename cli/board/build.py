@@ -1,7 +1,7 @@
 """`board.pyz build`: TensorRT engines of a bundle's files, built on the device that will run them.
 
-Each is compared with the logits of the bundle before it counts: an engine that is built again is a new engine. TensorRT's
-Python bindings are used where they are, NVIDIA's trtexec where they are not.
+Each is compared with the logits of the file it is built from before it counts: an engine that is built again is a new engine.
+TensorRT's Python bindings are used where they are, NVIDIA's trtexec where they are not.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from dataclasses import replace
 from functools import partial
 
 from autoformer.cli.board.bundle import ENGINES, Bundle
+from autoformer.cli.board.judging import Judge
 from autoformer.cli.board.program import Answer, tell
+from autoformer.errors import CheckpointError
 from autoformer.export.engines.artefact import engine_artefact, how_to_build, read_batches
 from autoformer.export.engines.builder import PRECISIONS, EngineConfig
 from autoformer.export.manifest import Artefact
@@ -24,7 +26,7 @@ TIMING = "timing"  # folder beside the engines that later builds reuse
 def build(arguments: argparse.Namespace) -> Answer:
     """TensorRT engines of the fp32, fp16 and int8 files, each compared with the logits of the bundle before it counts."""
     bundle, program = Bundle.open(arguments.bundle), how_to_build()
-    judge, out = bundle.judge(), bundle.folder / ENGINES
+    judge, out = Judge(bundle), bundle.folder / ENGINES
     out.mkdir(exist_ok=True)
     config = EngineConfig(
         profiles=tuple(map(read_batches, arguments.engine_batch or [f"1:{arguments.batch or 1}:{max(8, arguments.batch or 1)}"])),
@@ -39,13 +41,16 @@ def build(arguments: argparse.Namespace) -> Answer:
         source = bundle.manifest.find("onnx", PRECISIONS[precision])
         if source is None or source.status != "exported":
             continue
-        graph, plan = bundle.manifest.verified_file(bundle.folder, source), out / f"model.{precision}.plan"
-        made.append(
-            engine_artefact(
-                source, graph, plan, replace(config, precision=precision), partial(judge, precision), program=program,
-                on_progress=tell if sys.stderr.isatty() and not arguments.quiet else None,
-            )
-        )  # fmt: skip
+        try:
+            graph, plan = bundle.manifest.verified_file(bundle.folder, source), out / f"model.{precision}.plan"
+            made.append(
+                engine_artefact(
+                    source, graph, plan, replace(config, precision=precision), partial(judge.engine, precision), program=program,
+                    on_progress=tell if sys.stderr.isatty() and not arguments.quiet else None,
+                )
+            )  # fmt: skip
+        except CheckpointError as error:  # the file is another one; the others are good all the same
+            made.append(Artefact(format="tensorrt", precision=precision, status="rejected", reason=str(error)))
         kept = [entry for entry in kept if entry.precision != precision] + made[-1:]
         replace(bundle.manifest, artefacts=tuple(kept)).save(out)  # what is built is kept if the next one fails
     answer = {entry.precision: {"status": entry.status, "reason": entry.reason} for entry in made}

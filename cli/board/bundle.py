@@ -5,16 +5,17 @@ Standard library only; works on Python 3.10. numpy, Pillow and the runtimes are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoformer.errors import CheckpointError
+from autoformer.data.decoding import open_image
+from autoformer.errors import CheckpointError, DataError
 from autoformer.export.expected import ExpectedResults
 from autoformer.export.manifest import Artefact, Manifest, check_inside, sha256_of
-from autoformer.export.parity import TOLERANCES, Parity, compare, filled_up, run_in_batches
+from autoformer.export.parity import filled_up
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from autoformer.export.parity import Model
 
 ENGINES = "engines"  # folder that `build` writes
-NO_IMAGE = (OSError, SyntaxError, ValueError, TypeError, OverflowError, MemoryError)  # what Pillow meets damaged files with
+FP32_LOGITS = "check/logits.npy"
 
 
 @dataclass(frozen=True)
@@ -53,28 +54,29 @@ class Bundle:
     def check_images(self) -> NDArray[Any]:
         """The check images as the files take them, [n, C, H, W]: normalised float32, or uint8 pixels."""
         import numpy as np
-        from PIL import Image
 
         pixels = []
         for index in range(len(self.expected.labels)):
             path = self.folder / "check" / f"{index:04d}.png"
             size, channels = self.manifest.preprocessing.image_size, self.manifest.preprocessing.in_chans
             try:
-                with Image.open(path) as image:
-                    if image.size != (size, size) or len(image.getbands()) != channels:
-                        raise ValueError(f"{image.size} pixels of {len(image.getbands())} channels")
-                    pixels.append(np.asarray(image, np.uint8).reshape(size, size, channels))
-            except (*NO_IMAGE, Image.DecompressionBombError) as error:
+                image = open_image(path)
+                if image.size != (size, size) or image.mode != {1: "L", 3: "RGB"}[channels]:
+                    raise DataError(f"{image.size} pixels of mode {image.mode}")
+                pixels.append(np.asarray(image).reshape(size, size, channels))
+            except DataError as error:
                 raise CheckpointError(
                     f"{path} is not a check image of {size} pixels ({one_line(error)}); copy the bundle again"
                 ) from error
         return self.manifest.preprocessing.prepare(np.stack(pixels))
 
-    def expected_logits(self) -> NDArray[np.float32]:
-        """What the network gave these images on the machine that made the bundle, float32 [n, classes]."""
+    def expected_logits(self, name: str = "onnx fp32") -> NDArray[np.float32]:
+        """What a file gave these images on the machine that made the bundle, float32 [n, classes]."""
         import numpy as np
 
-        path, wanted = self.folder / "check" / "logits.npy", (len(self.expected.labels), len(self.manifest.classes))
+        file = self.expected.logits.get(name, FP32_LOGITS)
+        check_inside(file)
+        path, wanted = self.folder / file, (len(self.expected.labels), len(self.manifest.classes))
         try:
             header = path.stat().st_size - 4 * wanted[0] * wanted[1]
             if not 0 < header < 1024:  # before numpy believes a shape that the file could not hold
@@ -82,25 +84,13 @@ class Bundle:
             found = np.load(path, allow_pickle=False)
             if not isinstance(found, np.ndarray) or found.dtype != np.float32 or found.shape != wanted:
                 raise ValueError("of another type or shape")
+            if not np.isfinite(found).all():
+                raise ValueError("not finite")
             return found
         except Exception as error:  # numpy lets errors of Python's tokenizer through
             raise CheckpointError(
                 f"{path} holds no float32 logits {list(wanted)} ({one_line(error)}); copy the bundle again"
             ) from error
-
-    def judge(self) -> Callable[[str, Model, Sequence[int]], tuple[Parity, int]]:
-        """What compares a model of a precision, run in batches of these sizes, with the logits that the network gave.
-
-        It gives the comparison, and how many check images the model gets right.
-        """
-        images, expected = self.check_images(), self.expected_logits()
-
-        def judged(precision: str, model: Model, batches: Sequence[int]) -> tuple[Parity, int]:
-            given, sizes = run_in_batches(model, images, batches)
-            parity = compare(expected, given, precision=precision, batches=sizes, tolerance=TOLERANCES[precision])
-            return parity, int((given.argmax(1) == self.expected.labels).sum())
-
-        return judged
 
 
 def one_line(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 Needs Python 3.10, numpy, Pillow and the runtime that is there: ONNX Runtime, TensorRT, or NVIDIA's program trtexec; nothing
 else. The bundle is the folder that the program lies in, unless --bundle names another. Exit codes: 0 all files match and the
-budget is kept, 1 something does not, 2 the command or the bundle cannot be used.
+budget is kept, 1 something does not, or the runtime that is here does not run a file, 2 command or bundle cannot be used.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ Standard library only; works on Python 3.10.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from autoformer.architecture import whole_number
-from autoformer.errors import AutoformerError, short
+from autoformer.errors import AutoformerError, memory_shortage, said, short
+from autoformer.escaping import json_text, one_line, take_any_letter, visible
+from autoformer.files import refuse_pipes
 from autoformer.profiling.measuring.clock_lock import LOCK_HELP, LOCK_OPTION
 
 Answer = tuple[dict[str, Any], bool]  # of a command: what it found, and whether all is as it should be
@@ -73,35 +74,38 @@ class Program:
         0: all is well, 1: something is not, 2: one line says what cannot be used, 130: Ctrl-C.
         """
         arguments = self._parser.parse_args(words)
+        take_any_letter()
         try:
+            refuse_pipes(sys.argv[1:] if words is None else words)
             answer, good = arguments.run(arguments)
             if sys.stderr.isatty():
                 print("\r\033[K", end="", file=sys.stderr, flush=True)  # the line of progress
-            text = json.dumps(answer, indent=2, ensure_ascii=False) if arguments.json else "\n".join(_lines(answer))
-            print(text, flush=True)
+            print(json_text(answer) if arguments.json else "\n".join(map(visible, _lines(answer))), flush=True)
         except KeyboardInterrupt:
             print(self._stopped, file=sys.stderr)
             return INTERRUPTED
         except ModuleNotFoundError as error:
             return _unusable(f"package {error.name!r} is missing; install it with: pip install {error.name}")
         except AutoformerError as error:
-            return _unusable(" ".join(str(error).split()))
+            return _unusable(said(error))
         except BrokenPipeError:  # the reader of our output went away, as `head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
-        except OSError as error:
+        except Exception as error:
+            if (shortage := memory_shortage(error)) is not None:
+                return _unusable(f"{shortage}; end other programs, or take a smaller batch")
+            if not isinstance(error, OSError):
+                raise
             return _unusable(f"{error.filename or 'a file'}: {error.strerror or error}; check the path and its permissions")
-        except MemoryError:
-            return _unusable("there is not enough memory; end other programs, or take a smaller batch")
         return 0 if good else 1
 
 
 def tell(work: str, done: int, total: int, note: str = "") -> None:
     """Progress on stderr: one line that is written over on a terminal; elsewhere a line for each finished work."""
     if sys.stderr.isatty():
-        print(f"\r{short(work, 60)}: {done} of {total}\033[K", end="", file=sys.stderr, flush=True)
+        print(f"\r{visible(short(work, 60))}: {done} of {total}\033[K", end="", file=sys.stderr, flush=True)
     elif done == total:
-        print(f"{work}: done", file=sys.stderr, flush=True)
+        print(f"{visible(work)}: done", file=sys.stderr, flush=True)
 
 
 def _lines(answer: Mapping[str, Any], indent: str = "") -> Iterator[str]:
@@ -125,5 +129,5 @@ def _words(value: Any) -> str:
 
 
 def _unusable(reason: str) -> int:
-    print(f"error: {reason}", file=sys.stderr)
+    print(f"error: {one_line(reason)}", file=sys.stderr)
     return UNUSABLE

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from autoformer.cli.board.bundle import ENGINES, Bundle
+from autoformer.cli.board.judging import Judge
 from autoformer.cli.board.program import Answer
 from autoformer.errors import CheckpointError
 from autoformer.export.engines.artefact import refitted_artefact, trtexec_of
@@ -35,7 +36,8 @@ def refit(arguments: argparse.Namespace) -> Answer:
     import_tensorrt()
     out = bundle.folder / ENGINES
     out.mkdir(exist_ok=True)
-    made = [_refitted(bundle, other.folder / ENGINES, engine) for engine in engines]
+    judge = Judge(bundle)
+    made = [_refitted(bundle, judge, other.folder / ENGINES, engine) for engine in engines]
     names = {entry.precision for entry in made}
     kept = [entry for entry in (bundle.engines.artefacts if bundle.engines is not None else ()) if entry.precision not in names]
     replace(bundle.manifest, artefacts=(*kept, *made)).save(out)
@@ -43,7 +45,7 @@ def refit(arguments: argparse.Namespace) -> Answer:
     return answer, all(entry.status == "exported" for entry in made)
 
 
-def _refitted(bundle: Bundle, source: Path, engine: Artefact) -> Artefact:
+def _refitted(bundle: Bundle, judge: Judge, source: Path, engine: Artefact) -> Artefact:
     """One engine with this bundle's weights; rejected with the reason where that does not work."""
     graph, wanted = bundle.manifest.find("onnx", PRECISIONS[engine.precision]), PRECISIONS[engine.precision]
     if trtexec_of(engine) is not None:
@@ -52,11 +54,13 @@ def _refitted(bundle: Bundle, source: Path, engine: Artefact) -> Artefact:
         reason = f"the bundle has no {wanted} file to take weights from"
     else:
         assert engine.file is not None, "chosen so"
-        file, plan = (
-            bundle.manifest.verified_file(bundle.folder, graph),
-            bundle.folder / ENGINES / f"model.{engine.precision}.plan",
-        )
-        return refitted_artefact(engine, source / engine.file, file, plan, partial(bundle.judge(), engine.precision))
+        plan = bundle.folder / ENGINES / f"model.{engine.precision}.plan"
+        try:
+            file = bundle.manifest.verified_file(bundle.folder, graph)
+        except CheckpointError as error:  # the others may be refitted all the same
+            reason = str(error)
+        else:
+            return refitted_artefact(engine, source / engine.file, file, plan, partial(judge.engine, engine.precision))
     return Artefact(format="tensorrt", precision=engine.precision, status="rejected", reason=reason)
 
 

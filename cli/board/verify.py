@@ -1,17 +1,20 @@
-"""`board.pyz verify` and `predict`: the answers of a bundle's files, against those of the network where the bundle was made."""
+"""`board.pyz verify` and `predict`: the answers of a bundle's files, against those where the bundle was made."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from autoformer.cli.board.bench import measured, result_of
-from autoformer.cli.board.bundle import NO_IMAGE, Bundle, chosen, damaged, one_line, opened
+from autoformer.cli.board.bundle import Bundle, chosen, damaged, opened
+from autoformer.cli.board.judging import Judge
 from autoformer.cli.board.program import Answer
-from autoformer.errors import CheckpointError, DataError, MissingPackageError
+from autoformer.errors import CheckpointError, DataError, ExportError, MeasurementError, MissingPackageError
 from autoformer.export.engines.artefact import few_calls, profiles_of, trtexec_of
 from autoformer.export.engines.builder import PRECISIONS
-from autoformer.export.expected import DIFFERS, MATCHES
+from autoformer.export.expected import DIFFERS, MATCHES, NOT_RUN
+from autoformer.export.manifest import Artefact
 from autoformer.export.parity import BATCHES
 from autoformer.files import refuse_existing_file, write_json
 from autoformer.profiling.measuring.verdict import INCONCLUSIVE, OVER_BUDGET, count_status, limit_status
@@ -22,25 +25,38 @@ def verify(arguments: argparse.Namespace) -> Answer:
     if arguments.out is not None:
         refuse_existing_file(arguments.out)
     bundle = Bundle.open(arguments.bundle)
-    answer: dict[str, Any] = {"files": damaged(bundle), "artefacts": {}, "budget": budget(bundle, arguments)}
-    if not answer["files"]:
-        judge, images = bundle.judge(), len(bundle.expected.labels)
+    answer: dict[str, Any] = {"files": damaged(bundle), "artefacts": {}, "budget": {}}
+    good = not answer["files"]
+    if good:
+        judge = Judge(bundle)
         for folder, artefact in bundle.artefacts():
-            by_trtexec = artefact.format == "tensorrt" and trtexec_of(artefact) is not None
-            try:
-                with opened(folder, artefact) as run:
-                    parity, right = judge(artefact.precision, run, few_calls(profiles_of(artefact)) if by_trtexec else BATCHES)
-            except MissingPackageError as error:
-                answer["artefacts"][artefact.name] = {"status": "not run", "reason": str(error)}
-                continue
-            status = MATCHES if parity.passed else DIFFERS
-            found = {"status": status, "reason": parity.reason, "right": right, "images": images}
-            answer["artefacts"][artefact.name] = found
+            answer["artefacts"][artefact.name], is_good = verified(judge, folder, artefact)
+            good &= is_good
+    answer["budget"] = budget(bundle, arguments)
     states = [entry["status"] for entry in answer["artefacts"].values()]
     kept = all(entry["status"] != OVER_BUDGET for entry in answer["budget"].values())
     if arguments.out is not None:
         write_json(result_of("verify", bundle, answer), arguments.out)
-    return answer, not answer["files"] and DIFFERS not in states and MATCHES in states and kept
+    return answer, good and MATCHES in states and kept
+
+
+def verified(judge: Judge, folder: Path, artefact: Artefact) -> tuple[dict[str, Any], bool]:
+    """What is found about one file, and whether that is as it should be.
+
+    A file whose runtime is not installed here is none of this device's; one that its runtime refuses is not as it should be.
+    Either is "not run", and the next file follows.
+    """
+    try:
+        by_trtexec = artefact.format == "tensorrt" and trtexec_of(artefact) is not None
+        with opened(folder, artefact) as run:
+            found = judge.file(artefact, run, few_calls(profiles_of(artefact)) if by_trtexec else BATCHES)
+    except MissingPackageError as error:
+        return {"status": NOT_RUN, "reason": str(error)}, True
+    except (CheckpointError, DataError, MeasurementError) as error:
+        return {"status": NOT_RUN, "reason": str(error)}, False
+    except ExportError as error:  # logits that cannot be compared
+        return {"status": DIFFERS, "reason": str(error)}, False
+    return found.to_dict(), found.good
 
 
 def budget(bundle: Bundle, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -78,21 +94,13 @@ def meant_by(means: str | None) -> tuple[str, str | None]:
 def predict(arguments: argparse.Namespace) -> Answer:
     """The most probable classes of image files."""
     import numpy as np
-    from PIL import Image
 
     bundle = Bundle.open(arguments.bundle)
     folder, artefact = chosen(bundle, arguments.precision)
     found: dict[str, Any] = {}
     with opened(folder, artefact) as run:
         for path in arguments.images:
-            try:
-                with Image.open(path) as image:
-                    pixels = bundle.manifest.preprocessing(image)
-            except FileNotFoundError as error:
-                raise DataError(f"{path} does not exist; expected an image file") from error
-            except (*NO_IMAGE, Image.DecompressionBombError) as error:
-                raise DataError(f"{path} cannot be read as an image ({one_line(error)}); save it as PNG or JPEG") from error
-            logits = run(pixels[None])[0].astype(np.float64)
+            logits = run(bundle.manifest.preprocessing.of_file(Path(path))[None])[0].astype(np.float64)
             if logits.shape != (len(bundle.manifest.classes),):
                 raise CheckpointError(
                     f"{folder / 'manifest.json'} names {len(bundle.manifest.classes)} classes, {artefact.file} gives "

@@ -17,15 +17,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import yaml
 
 from autoformer import __version__
 from autoformer.cli.chain.helpers import helpers
 from autoformer.cli.chain.recipe import Recipe
 from autoformer.cli.chain.starting import beginning
+from autoformer.cli.class_order import teacher_line
 from autoformer.cost import Budget, CostModel, ExactCosts, check_feasible
 from autoformer.data.loading import check_readable, load_parts, without_recorded
-from autoformer.data.parts import DataParts, TestPart
+from autoformer.data.parts import DataParts, TestPart, describe_parts
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import RecipeError
 from autoformer.evaluate import EvaluationSet, Predict, predict_with, predictions
@@ -53,6 +53,7 @@ from autoformer.search.answer import StoredSearch
 from autoformer.search.config import Goal
 from autoformer.search.loop import search_supernet
 from autoformer.search.result import SearchResult
+from autoformer.settings import write_yaml
 from autoformer.space import SearchSpace
 from autoformer.training.batches import Plan
 from autoformer.training.runs import finetune, train_supernet
@@ -62,12 +63,14 @@ from autoformer.training.trainer import Surroundings
 Result = TypeVar("Result")
 
 
-def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent, workers: str = "1") -> dict[str, Any]:
+def run_recipe(
+    recipe: Recipe, out: Path, progress: Progress = silent, workers: str = "1", say: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
     """Runs the whole chain into `out` and gives the content of its `report.json`.
 
-    `workers` processes share the search step (`helpers`), with the result of one. Called again it goes on where it stopped; a
-    finished run is only read. Raises `BudgetError` before anything is trained when no network keeps the budget, and
-    `OutputExistsError` when `out` holds a run of another recipe or of other data.
+    `workers` processes share the search step (`helpers`), with the result of one. `say` is told what the images are. Called
+    again it goes on where it stopped; a finished run is only read. Raises `BudgetError` before anything is trained when no
+    network keeps the budget, and `OutputExistsError` when `out` holds a run of another recipe or of other data.
     """
     if recipe.export.batch not in (None, recipe.profile.batch):
         raise RecipeError(
@@ -81,6 +84,9 @@ def run_recipe(recipe: Recipe, out: Path, progress: Progress = silent, workers: 
         parts = without_recorded(parts, read_json(out / "run.json", "data")["data"])
     else:
         parts = check_readable(parts, progress)  # an image that cannot be read should not end a run after its training
+    teachers = (line for config in (recipe.train, recipe.finetune) for line in teacher_line(config.teacher, parts))
+    for line in (*describe_parts(parts), *teachers):
+        say(line)
     for config in (recipe.train, recipe.finetune):  # a batch larger than the set should not end a run after its training
         Plan(len(parts.train), config.batch_size, config.epochs, config.repeats, recipe.seed)
     space, start, _ = beginning(recipe, parts)
@@ -167,7 +173,7 @@ def search_helpers(recipe: Recipe, out: Path, workers: str) -> Iterator[None]:
         return
     with tempfile.TemporaryDirectory() as folder:
         same = Path(folder) / "recipe.yaml"  # with the overrides of the command line; the threads are shared out
-        same.write_text(yaml.safe_dump({**recipe.model_dump(mode="json"), "threads": None}), encoding="utf-8")
+        same.write_text(write_yaml({**recipe.model_dump(mode="json"), "threads": None}), encoding="utf-8")
         words = ["search", "--supernet", str(out / "supernet"), "--out", str(out / "search"), "--recipe", str(same)]
         for name, limit in recipe.budget:
             if limit is not None:

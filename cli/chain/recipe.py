@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from autoformer.data.parts import DataConfig
-from autoformer.errors import RecipeError
+from autoformer.errors import RecipeError, short
 from autoformer.export.config import ExportConfig
 from autoformer.metric import Metric
 from autoformer.parsing import BudgetConfig, SpaceConfig
 from autoformer.profiling.profiles.config import ProfileConfig
 from autoformer.search.config import SearchConfig
-from autoformer.settings import Settings
+from autoformer.settings import Settings, fitted, kind_of, read_yaml, takes_text
 from autoformer.training.config import FinetuneConfig, SupernetConfig
 
 Model = TypeVar("Model", bound=BaseModel)
+SEEN = reprlib.Repr()  # a value in an error: cut before it is written
+SEEN.maxlevel, SEEN.maxstring, SEEN.maxother = 3, 80, 80
 
 
 class Recipe(Settings):
@@ -40,18 +42,16 @@ class Recipe(Settings):
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), given: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe of a file, with `key=value` overrides (`train.epochs=50`; values are YAML), and what options gave by key.
+    """The recipe of a file, with `key=value` overrides (`train.epochs=50`), and what options gave by key.
 
-    A value of None in `given` was not given.
+    Values are YAML 1.2 (`autoformer.settings`); an override of a text is taken as it stands. None in `given` was not given.
 
     Raises `RecipeError` for a missing file, no YAML, an unknown key (naming the nearest known one) or an impossible value.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe {path} cannot be read: {error}") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())[:200]}") from error
+        values = read_yaml(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"recipe {path} cannot be read: {short(error)}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"recipe {path} holds no keys; expected sections like train: and search:")
     return parse_recipe(values, overrides, str(path), given)
@@ -64,7 +64,7 @@ def parse_recipe(
     given: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """A recipe from its values; see `load_recipe`."""
-    merged: dict[str, Any] = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    merged = fitted(Recipe, values)
     for override in overrides:
         merge_override(merged, override)
     for key, value in (given or {}).items():
@@ -89,15 +89,21 @@ def recipe_of(path: Path | None, section: str, settings: Sequence[str] | None, s
 
 
 def merge_override(values: dict[str, Any], override: str) -> None:
-    """Sets one `key=value` in nested `values`."""
+    """Sets one `key=value` in the nested `values` of a recipe."""
     key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise RecipeError(f"--set {override!r} is not understood; write it as --set train.epochs=50")
+    key, text = key.strip(), text.strip()
+    if not equals or not key:
+        raise RecipeError(f"--set {short(override)!r} is not understood; write it as --set train.epochs=50")
+    kind = kind_of(Recipe, key)
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    if takes_text(kind) and text not in ("", "~", "null") and not quoted:
+        merge(values, key, text)
+        return
     try:
-        value = yaml.safe_load(text) if text.strip() else None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise RecipeError(f"--set {override[:80]!r}: the value is not YAML") from error
-    merge(values, key.strip(), value)
+        value = fitted(kind, read_yaml(text))
+    except ValueError as error:
+        raise RecipeError(f"--set {short(override, 80)!r}: the value cannot be read ({short(error)})") from error
+    merge(values, key, value)
 
 
 def merge(values: dict[str, Any], key: str, value: Any) -> None:
@@ -122,11 +128,12 @@ def checked(model: type[Model], values: Mapping[str, Any], source: str) -> Model
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             known = list(_keys(model))
-            near = difflib.get_close_matches(key, known, 1, 0.0)[0]
-            raise RecipeError(f"{source}: unknown key {key!r}; did you mean {near!r}?") from error
+            near = difflib.get_close_matches(key[:80], known, 1, 0.0)[0]
+            raise RecipeError(f"{source}: unknown key {short(key, 80)!r}; did you mean {near!r}?") from error
+        said = first["msg"].removeprefix("Value error, ")
         if isinstance(first.get("input"), Mapping):  # of values that do not go together: nobody wants to read them all
-            raise RecipeError(f"{source}: {key}{key and ': '}{first['msg'].removeprefix('Value error, ')}") from error
-        raise RecipeError(f"{source}: {key} = {repr(first.get('input'))[:80]}: {first['msg']}") from error
+            raise RecipeError(f"{source}: {key}{key and ': '}{said}") from error
+        raise RecipeError(f"{source}: {key} = {short(SEEN.repr(first.get('input')), 80)}: {said}") from error
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterable[str]:

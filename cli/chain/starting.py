@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from autoformer.cli.chain.recipe import Recipe
+from autoformer.data.classes import are_the_same
 from autoformer.data.loading import check_readable, load_parts, parts_of_record, without_recorded
 from autoformer.data.parts import DataConfig, DataParts
 from autoformer.errors import DataError
@@ -78,6 +79,8 @@ def network_and_parts(
     own = DataConfig() if "source" in given else parts_of_record(record).config
     changes = {"image_size": preprocessing.input_size, **given} | ({} if image_size is None else {"image_size": image_size})
     parts = load_parts(DataConfig.model_validate({**own.model_dump(), **changes}))
+    if are_the_same(parts.classes, classes):
+        parts = parts.in_order(classes)
     adapted = adapt_subnet(network, Wanted.by(parts), preprocessing.normalisation)
     return (adapted, parts, False) if parts.classes == classes else (without_head(adapted), parts, True)
 
@@ -103,8 +106,7 @@ def _classifier_and_parts(
         size = image_size or given.get("image_size") or usual_size(words)
         own = DataConfig() if record is None or "source" in given else parts_of_record(record["data"]).config
         parts = load_parts(DataConfig.model_validate({**own.model_dump(), **given, "image_size": size}))
-    classifier, new_head = classifier_from(words, parts, seed)
-    return classifier, parts, new_head
+    return classifier_from(words, parts, seed)
 
 
 def without_head(network: Network) -> Network:

@@ -26,7 +26,7 @@ def audit(
 
     Example: autoformer audit runs/super --networks 64
     """
-    from autoformer.cli.console import print_json, print_table, progress_bar
+    from autoformer.cli.console import print_json, print_table, progress_bar, say
     from autoformer.cli.words import metric_of, score_cells
     from autoformer.data.loading import parts_of_record
     from autoformer.data.parts import Part
@@ -66,7 +66,7 @@ def audit(
         columns = ("network", "params", "FLOPs (multiply-adds)", WORDS[sought], "95 % interval", "images")
         print_table(f"{supernet}: inherited weights on the search part", columns, rows)
         for reason in found.reasons:
-            print(f"- {reason}")
-        print("searchable" if found.searchable else "not searchable")
+            say(f"- {reason}")
+        say("searchable" if found.searchable else "not searchable")
     if not found.searchable:
         raise typer.Exit(1)

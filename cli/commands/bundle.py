@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoformer.cli.options import Data, Json, Quiet
+from autoformer.cli.options import Classes, Data, Json, Quiet
 
 if TYPE_CHECKING:
     from autoformer.export.expected import ExpectedResults
@@ -25,6 +25,7 @@ def bundle(
     licence: Annotated[Path | None, typer.Option("--licence", help="Text file with the licence of the model.")] = None,
     images: Annotated[int, typer.Option("--images", min=1, help="Check images, taken from the search part.")] = 64,
     data: Data = None,
+    classes: Classes = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -47,7 +48,7 @@ def bundle(
     from autoformer.export.bundle import write_bundle
     from autoformer.export.manifest import FILE_NAME, Manifest
     from autoformer.export.program import board_program
-    from autoformer.files import TIMM, read_json, refuse_existing, refuse_existing_file
+    from autoformer.files import TIMM, believing, read_json, refuse_existing, refuse_existing_file
     from autoformer.pretrained.named_network import is_network
     from autoformer.pretrained.timm_models import name_and_file
     from autoformer.search.rungs import balanced_order
@@ -58,9 +59,11 @@ def bundle(
     if run is None and not (place / FILE_NAME).is_file() and is_network(source):
         (refuse_existing_file if out.suffix == ".zip" else refuse_existing)(out)  # before anything is exported
         own_name = name_and_file(source)[0] if source.startswith(TIMM) else place.resolve().name
-        with progress_bar(quiet) as progress, exported_network(source, data, progress) as folder:
+        with progress_bar(quiet) as progress, exported_network(source, data, progress, classes) as folder:
             bundle(str(folder), out, name=name or own_name, licence=licence, images=images, json=json, quiet=quiet)
         return
+    if classes is not None:
+        raise DataError(f"--classes has no effect on {source}, whose manifest names its classes; leave it out")
     export = place / "export" if run is not None else place
     manifest = Manifest.load(export)
     if manifest.data is None:
@@ -69,9 +72,10 @@ def bundle(
     order = balanced_order(part.labels)[:images]
     if not len(order):
         raise DataError("the search part holds no image to check with")
-    pixels = [manifest.preprocessing.pixels(part[int(index)][0]) for index in order]
+    pixels = [part.made(int(index), manifest.preprocessing.pixels) for index in order]
     called = re.sub(r"[^A-Za-z0-9_.-]+", "-", name or place.resolve().name).strip("-.") or "model"
-    expected = expected_results(run, manifest, called, part.labels[order].tolist())
+    with believing(place, "bring its files back from a copy, or make them anew", fault="was edited or damaged"):
+        expected = expected_results(run, manifest, called, part.labels[order].tolist())
     program = board_program("autoformer.cli.board.bundle_program")
     write_bundle(export, out, expected, pixels=np.stack(pixels), program=program, licence=terms)
     if json:

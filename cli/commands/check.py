@@ -32,7 +32,7 @@ def check(
 
     Example: autoformer check runs/export/model.int8.onnx --target tensorrt --version 10.3
     """
-    from autoformer.cli.console import print_json, print_table
+    from autoformer.cli.console import print_json, print_table, say
     from autoformer.errors import ExportError
     from autoformer.export.graphs.tensorrt_rules import TARGETS, check_tensorrt, grouped, parsed, to_dict
 
@@ -59,6 +59,6 @@ def check(
             for found, count in grouped(findings)
         ]
         print_table(f"{file}, TensorRT {', '.join(versions)}", ("level", "versions", "where", "why", "source"), rows)
-        print(f"nothing fails for: {', '.join(answer['readable']) or 'none of them'}")
+        say(f"nothing fails for: {', '.join(answer['readable']) or 'none of them'}")
     if not answer["readable"]:
         raise typer.Exit(3)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from autoformer.cli.commands.evaluate import PartName
-from autoformer.cli.options import AnyBatch, Data, Json, Metric, Quiet, Threads
+from autoformer.cli.options import AnyBatch, Classes, Data, Json, Metric, Quiet, Threads
 
 
 def compare(
@@ -17,6 +18,7 @@ def compare(
     ],
     part: Annotated[PartName, typer.Option("--part", help="Reading test is counted in test_ledger.json.")] = PartName.search,
     data: Data = None,
+    classes: Classes = None,
     metric: Metric = None,
     batch: AnyBatch = None,
     threads: Threads = 1,
@@ -42,7 +44,7 @@ def compare(
         refuse_existing_file(out)
     with progress_bar(quiet) as progress:
         compared = compare_artefacts(
-            artefacts, images_for(artefacts, part, data, ledger), metric=metric_of(metric, None, record_in(artefacts)),
+            artefacts, images_for(artefacts, part, data, classes, ledger), metric=metric_of(metric, None, record_in(artefacts)),
             config=MeasureConfig(min_s=seconds, max_s=4 * seconds), batch=batch, threads=threads, progress=progress,
         )  # fmt: skip
     if out is not None:
@@ -57,9 +59,14 @@ def compare(
         note(f"not measured: {missing.name}, {missing.backend}: {missing.reason}")
 
 
-def images_for(artefacts: list[str], part: PartName, data: str | None, ledger: Path | None) -> Any:
-    """The images of `data`, else those that the first artefact was made for that says so; None without either."""
+def images_for(artefacts: list[str], part: PartName, data: str | None, classes: str | None, ledger: Path | None) -> Any:
+    """The images of `data`, else those that the first artefact was made for that says so; None without either.
+
+    `classes` is `--classes`, for those artefacts that name none.
+    """
+    from autoformer.cli.class_order import order_of
     from autoformer.cli.commands.evaluate import ledger_of, record_of
+    from autoformer.cli.console import note
     from autoformer.data.loading import load_parts, parts_of_record
     from autoformer.data.parts import DataConfig, Part
     from autoformer.profiling.profiles.comparison import Images
@@ -74,7 +81,13 @@ def images_for(artefacts: list[str], part: PartName, data: str | None, ledger: P
             return parts.search
         return parts.test.read(words, ledger or ledger_of(words))
 
-    return Images(read=read, part=part.value, classes=parts.classes, preprocessing=parts.preprocessing)
+    def order(words: str, known: Sequence[str] | None) -> tuple[str, ...]:
+        found, guessed = order_of(parts, known, None if known is not None else classes, words)
+        if guessed is not None:
+            note(guessed)
+        return found
+
+    return Images(read=read, part=part.value, classes=parts.classes, preprocessing=parts.preprocessing, order=order)
 
 
 def record_in(artefacts: list[str]) -> dict[str, Any] | None:

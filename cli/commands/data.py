@@ -23,7 +23,9 @@ def group() -> None:
 
 @app.command()
 def check(
-    source: Annotated[str, typer.Argument(help="digits, a folder, a .tar file, or a timm data set name like torch/cifar10.")],
+    source: Annotated[
+        str, typer.Argument(help="digits, a folder, a .tar file, or a data set name of timm: torch/cifar10@FOLDER.")
+    ],
     group_by: GroupBy = None,
     near: Annotated[bool, typer.Option("--near/--no-near", help="Compare all images across parts for near duplicates.")] = True,
     settings: Set = None,
@@ -58,7 +60,7 @@ def check(
 
 
 def _show(found: DataCheck) -> None:
-    from autoformer.cli.console import print_facts, print_table
+    from autoformer.cli.console import print_facts, print_table, say
 
     if found.classes:
         print_facts(found.source, {"parts": found.layout, "classes": len(found.classes)})
@@ -69,15 +71,17 @@ def _show(found: DataCheck) -> None:
         if len(shown) < len(order):
             rows.append((f"... {len(order) - len(shown)} larger", *([""] * len(names))))
         rows.append(("all", *(str(sum(found.images[name])) for name in names)))
-        print()
+        say()
         print_table("images", ("class", *names), rows)
     if found.findings:
-        rows = [
-            (f"{finding.count:,}", finding.text, "\n".join(finding.examples), finding.consequence)
+        lines = [
+            (f"{finding.count:,}", finding.text, finding.examples, finding.consequence)
             for finding in sorted(found.findings, key=lambda finding: not finding.refuses)
         ]
-        print()
-        print_table("found", ("count", "what", "for example", "what is done"), rows)
+        say()
+        print_table("found", ("count", "what", "for example", "what is done"), lines)
     else:
-        print("\nnothing odd was found")
-    print(f"\n{'usable' if found.is_usable else 'not usable'}; looked at in {found.seconds:.1f} s")
+        say()
+        say("nothing odd was found")
+    say()
+    say(f"{'usable' if found.is_usable else 'not usable'}; looked at in {found.seconds:.1f} s")

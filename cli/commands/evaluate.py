@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autoformer.cli.options import Data, Json, Metric, Quiet
+from autoformer.cli.options import Classes, Data, Json, Metric, Quiet
 from autoformer.files import TIMM
 
 
@@ -23,6 +23,7 @@ def evaluate(
     ],
     part: Annotated[PartName, typer.Option("--part", help="Reading test is counted in test_ledger.json.")] = PartName.search,
     data: Data = None,
+    classes: Classes = None,
     metric: Metric = None,
     ledger: Annotated[Path | None, typer.Option(help="Ledger of test readings; default beside the artefact.")] = None,
     json: Json = False,
@@ -35,7 +36,10 @@ def evaluate(
       autoformer evaluate runs/finetuned
 
       autoformer evaluate runs/export/model.int8.onnx --part test
+
+      autoformer evaluate timm:deit_tiny_patch16_224@deit.pth --data photos --classes natural
     """
+    from autoformer.cli.class_order import better_order, order_of
     from autoformer.cli.console import note, print_json, print_table, progress_bar
     from autoformer.cli.words import metric_of, score_cells
     from autoformer.data.loading import load_parts, parts_of_record
@@ -53,7 +57,11 @@ def evaluate(
         parts = load_parts(DataConfig(source=data))
     else:
         raise DataError(f"{artefact} does not say which images it was made for; give --data")
-    predictor = predictor.knowing(parts.classes)
+    advice = "give" if predictor.classes is None else "its names are wrong: export its weights again with"
+    order, guessed = order_of(parts, predictor.classes, classes, artefact)
+    if guessed is not None:
+        note(guessed)
+    predictor = predictor.knowing(parts.classes, order)
     preparation = predictor.preparation(parts.preprocessing)
     if predictor.preprocessing is None:
         note(f"{artefact} does not say how images are prepared; taken is what fits the images: {preparation}")
@@ -63,6 +71,8 @@ def evaluate(
     images = EvaluationSet.of(chosen, preparation)
     with progress_bar(quiet) as progress:
         found = predictions(predictor, images, progress=progress)
+    if hint := better_order(found, images.labels, parts.classes, order, advice):
+        note(hint)
     scored = score(found, images.labels, metric_of(metric, None, record_of(artefact, "metric") or record_of(artefact, "recipe")))
     if json:
         print_json({"artefact": artefact, "part": part.value, "split": chosen.digest, **scored.to_dict()})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoformer.cli.options import Data, Json, Out, Quiet
+from autoformer.cli.options import Classes, Data, Json, Out, Quiet
 
 if TYPE_CHECKING:
     from autoformer.export.manifest import Manifest
@@ -66,6 +66,7 @@ def export(
         bool, typer.Option("--refittable", help="Engines whose weights `autoformer refit` can replace; may run slower.")
     ] = False,
     data: Data = None,
+    classes: Classes = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -111,7 +112,7 @@ def export(
     config = checked(ExportConfig, wanted, "export")
     if format and "tensorrt" in format:
         how_to_build()  # raises where it is missing: asked for by name; by default it is skipped with this as its reason
-    exported, source = export_source(network, data, config.input)
+    exported, source = export_source(network, data, config.input, classes)
     with progress_bar(quiet) as progress:
         manifest = export_network(exported, out, source, config, lambda message: progress("export", 0, 1, message))
         progress("export", 1, 1)

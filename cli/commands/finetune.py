@@ -44,6 +44,7 @@ def finetune(
 
     from autoformer.cli.chain.recipe import recipe_of
     from autoformer.cli.chain.starting import network_and_parts, readable
+    from autoformer.cli.class_order import teacher_line
     from autoformer.cli.console import note, print_json, print_table, progress_bar
     from autoformer.cli.words import metric_of, score_cells
     from autoformer.data.parts import describe_parts
@@ -64,7 +65,7 @@ def finetune(
         parts = readable(parts, out, world, progress)
         sought = metric_of(metric, chosen.metric if recipe is not None else None, record_of_network(Path(subnet)))
         if world.leads and not quiet:
-            for line in describe_parts(parts):
+            for line in (*describe_parts(parts), *teacher_line(chosen.finetune.teacher, parts)):
                 note(line)
             if new_head:
                 note(f"a new head for {len(parts.classes)} classes")

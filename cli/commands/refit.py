@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from autoformer.cli.options import Data, Json, Out, Quiet
+from autoformer.cli.options import Classes, Data, Json, Out, Quiet
 
 
 def refit(
@@ -15,6 +15,7 @@ def refit(
     network: Annotated[str, typer.Option("--network", help="Folder of a finetuned network of the same architecture.")],
     out: Out,
     data: Data = None,
+    classes: Classes = None,
     measure: Annotated[
         bool, typer.Option("--measure/--no-measure", help="Time each engine in turn with one that is built without --refittable.")
     ] = True,
@@ -35,10 +36,10 @@ def refit(
     from autoformer.profiling.profiles.refitting import refit_folder
 
     manifest = Manifest.load(engines)
-    named, classes, parts = network_and_images(network, data)
+    named, parts = network_and_images(network, data, classes)
     images = EvaluationSet.of(judged_part(parts.search, manifest.preprocessing), manifest.preprocessing)
     with progress_bar(quiet) as progress:
-        given = ExportSource.of(images, classes, parts.record)
+        given = ExportSource.of(images, parts.classes, parts.record)
         refitted, latency = refit_folder(engines, named.network, out, given, timed=measure, progress=progress)
     if json:
         print_json({"manifest": refitted.to_dict(), "latency": latency})

@@ -31,7 +31,7 @@ def build(
 
       autoformer report build runs/a runs/b laptop.json --out runs/report
     """
-    from autoformer.cli.console import note, print_json
+    from autoformer.cli.console import note, print_json, say
     from autoformer.errors import OutputExistsError
     from autoformer.profiling.reports.run_page import build_report, summary_lines
 
@@ -45,7 +45,7 @@ def build(
         if json:
             print_json(joint)
         else:
-            print(f"{len(joint['measurements'])} measurements, {len(joint['layers'])} profiles of layers")
+            say(f"{len(joint['measurements'])} measurements, {len(joint['layers'])} profiles of layers")
             note(f"report: {out / 'report.html'}")
         return
     report = build_report(run)
@@ -53,7 +53,7 @@ def build(
         print_json(report)
         return
     for line in summary_lines(report):
-        print(line)
+        say(line)
     note(f"report: {run / 'report.html'}")
 
 

@@ -37,7 +37,7 @@ def run(
     """
     from autoformer.cli.chain.chain import run_recipe
     from autoformer.cli.chain.recipe import load_recipe
-    from autoformer.cli.console import note, print_json, progress_bar
+    from autoformer.cli.console import note, print_json, progress_bar, say
     from autoformer.profiling.reports.run_page import summary_lines
 
     processes(workers)  # a mistake in it should not end the run after its training
@@ -45,10 +45,10 @@ def run(
     chosen = load_recipe(recipe, settings or [], given)
     folder = out or Path("runs") / (recipe.stem if data is None else f"{recipe.stem}-{Path(data).name}")
     with progress_bar(quiet) as progress:
-        report = run_recipe(chosen, folder, progress, workers)
+        report = run_recipe(chosen, folder, progress, workers, (lambda line: None) if quiet else note)
     if json:
         print_json(report)
         return
     for line in summary_lines(report):
-        print(line)
+        say(line)
     note(f"report: {folder / 'report.html'}")

@@ -280,7 +280,7 @@ def searched_words(result: SearchResult) -> str:
 
 def print_space(table: SpaceTable, budget: Budget) -> None:
     """The space before a search, a row per cost."""
-    from autoformer.cli.console import print_table
+    from autoformer.cli.console import print_table, say
     from autoformer.cost import show
 
     names = {"params": "params", "flops": "FLOPs", "latency_ms": "latency"}
@@ -290,7 +290,7 @@ def print_space(table: SpaceTable, budget: Budget) -> None:
         low, high = getattr(budget, f"min_{measure}", None), getattr(budget, f"max_{measure}")
         limits = [f"{sign} {show(measure, limit)}" for sign, limit in (("≥", low), ("≤", high)) if limit is not None]
         rows.append((names[measure], *sizes, " ".join(limits)))
-    print(table)
+    say(str(table))
     print_table("costs of its networks (FLOPs are multiply-adds)", ("", "smallest", "median", "largest", "searched with"), rows)
 
 
@@ -328,9 +328,9 @@ def print_result(result: SearchResult, title: str, budget: Budget) -> None:
 
 def print_answer(answer: LatencyAnswer) -> None:
     """The answer in one line, then what was measured, a row per network."""
-    from autoformer.cli.console import print_table
+    from autoformer.cli.console import print_table, say
 
-    print(answer)
+    say(str(answer))
     rows = []
     for number, taken in enumerate(answer.rounds, 1):
         for network in taken.networks:

@@ -11,6 +11,7 @@ from autoformer.cli.options import Data, GroupBy, Json, Metric, Out, Quiet, Seed
 
 if TYPE_CHECKING:
     from autoformer.cli.chain.recipe import Recipe
+    from autoformer.cli.class_order import teacher_line
     from autoformer.data.parts import DataParts
     from autoformer.networks.supernet import Supernet
     from autoformer.space import SearchSpace
@@ -64,7 +65,7 @@ def train(
     with joined() as world, progress_bar(quiet or not world.leads) as progress:
         parts = readable(load_parts(chosen.data), out, world, progress)
         if not quiet and world.leads:
-            for line in describe_parts(parts):
+            for line in (*describe_parts(parts), *teacher_line(chosen.train.teacher, parts)):
                 note(line)
         space, begun, new_head = beginning(chosen, parts)
         if new_head and not quiet and world.leads:

@@ -7,63 +7,15 @@ from 16 to 256. Anything else is computed piece by piece, with the N × N weight
 
 from __future__ import annotations
 
-import contextlib
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx
 from onnx import TensorProto
 
-Shape = tuple[int | None, ...]
-THROUGH = ("Cast", "Reshape", "Identity", "QuantizeLinear", "DequantizeLinear")  # what may stand between and changes no value
+from autoformer.export.graphs.graph_view import GraphView
+
 MASKS = ("Add", "Where")
-
-
-class GraphView:
-    """A graph with who makes and who uses each value, and types and shapes as far as they can be inferred."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.nodes: Sequence[onnx.NodeProto] = model.graph.node
-        self.maker: Mapping[str, onnx.NodeProto] = {name: node for node in self.nodes for name in node.output if name}
-        self.users: Mapping[str, list[onnx.NodeProto]] = defaultdict(list)
-        for node in self.nodes:
-            for name in node.input:
-                self.users[name].append(node)
-        self.types: dict[str, int] = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-        self.shapes: dict[str, Shape] = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-        self.stored = {tensor.name: tensor for tensor in model.graph.initializer}
-        for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
-            kind = value.type.tensor_type
-            self.types[value.name] = kind.elem_type
-            if kind.HasField("shape"):
-                self.shapes[value.name] = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim)
-
-    @classmethod
-    def of(cls, model: onnx.ModelProto) -> GraphView:
-        """With shapes inferred; a model whose shapes cannot be inferred keeps those it states."""
-        with contextlib.suppress(onnx.shape_inference.InferenceError, ValueError, RuntimeError):
-            model = onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True)
-        return cls(model)
-
-    def made_by(self, name: str) -> onnx.NodeProto | None:
-        """The node that makes a value, seen through casts and the like."""
-        node = self.maker.get(name)
-        while node is not None and node.op_type in THROUGH and node.input:
-            node = self.maker.get(node.input[0])
-        return node
-
-    def used_by(self, name: str) -> list[onnx.NodeProto]:
-        """The nodes that use a value, seen through casts and the like."""
-        found: list[onnx.NodeProto] = []
-        waiting: list[onnx.NodeProto] = list(reversed(self.users.get(name, [])))
-        while waiting:  # a loop, since a foreign graph may be thousands of casts deep
-            node = waiting.pop()
-            if node.op_type in THROUGH and node.output:
-                waiting += reversed(self.users.get(node.output[0], []))
-            else:
-                found.append(node)
-        return found
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from autoformer.errors import CheckpointError, short
 from autoformer.export.manifest import leads_outside
+from autoformer.file_kinds import stand_in
 
 # Message by message, the numbers of fields that hold further messages with tensors in them (onnx.proto3).
 HOLDS = {
@@ -34,6 +35,8 @@ def check_external_data(path: Path) -> None:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
+        if (kind := stand_in(path)) is not None:
+            raise CheckpointError(f"{path} {kind}; expected an ONNX file") from error
         raise CheckpointError(f"{path} is truncated or not an ONNX file ({error}); export it again") from error
     for location in sorted(locations):
         beside = path.parent / location

@@ -16,6 +16,7 @@ import copy
 import gc
 import io
 import logging
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,15 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import onnx.defs
 import torch
 from onnx import TensorProto
 from torch import Tensor, nn
 
 from autoformer.data.preprocessing import INPUT_TYPES, Preprocessing
 from autoformer.errors import CheckpointError, ExportError, short
-from autoformer.export.graphs.external_data import check_external_data, external_locations
 from autoformer.export.graphs.model_metadata import ModelMetadata
+from autoformer.export.graphs.oldest_form import affine_batch_norms, lower_to_17, oldest_ir_version
+from autoformer.export.graphs.onnx_reading import read_model
 from autoformer.files import replacing, write_json
 from autoformer.tensors import tensors_digest
 
@@ -40,8 +41,7 @@ INPUT_NAME, OUTPUT_NAME = "images", "logits"
 BATCH_NAME = "batch"
 TYPES = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}  # of inputs
 OPSETS = range(17, 26)  # what can really be written; the exporter silently keeps another opset outside
-OLDEST_WRITTEN = 18  # what torch has operators for; 17 is converted here
-IR_VERSION = 10  # newer ones are refused by runtimes of today's boards
+OLDEST_WRITTEN = 18  # what torch has operators for; 17 is made of it
 MAX_ONE_FILE_BYTES = 1_800_000_000  # protobuf ends at 2 GiB
 MAX_SIZE_RATIO = 1.12  # file against weights
 OTHERS_SIZE_RATIO = 2.0  # of foreign networks, which may hold tables and masks
@@ -116,9 +116,13 @@ class OnnxGraph:
 
         model = _export(plain, example, batch, opset)
         scopes = _strip(model)
+        if opset < OLDEST_WRITTEN:
+            lower_to_17(model, scopes)
+        if any(isinstance(module, nn.BatchNorm1d) for module in plain.modules()):
+            affine_batch_norms(model, scopes)
         if input_type == "uint8":
             _cast_first(model)
-        model.ir_version = min(model.ir_version, IR_VERSION)
+        model.ir_version = oldest_ir_version(model)
         onnx.helper.set_model_props(model, dict(metadata))
         largest = max((tensor.numel() for tensor in weights.values()), default=0)
         _check_structure(model, opset, calls, max(largest, SMALL_CONSTANT))
@@ -164,42 +168,15 @@ def image_shape_of(network: nn.Module) -> tuple[int, int, int]:
     """Channels, height and width that the network was made for. Raises `ExportError` when it does not say."""
     embed = getattr(network, "patch_embed", None)
     size, proj = getattr(embed, "img_size", None), getattr(embed, "proj", None)
+    config = getattr(network, "pretrained_cfg", None) or {}  # timm
+    shape = tuple(config.get("input_size", ()))
+    if size is not None and hasattr(embed, "backbone") and len(shape) == 3:  # whose projection is given features, not images
+        return (int(shape[0]), int(size[0]), int(size[1]))
     if size is not None and isinstance(proj, nn.Conv2d):
         return (proj.in_channels, int(size[0]), int(size[1]))
-    config = getattr(network, "pretrained_cfg", None) or {}  # timm
-    if len(shape := tuple(config.get("input_size", ()))) == 3:
+    if len(shape) == 3:
         return (int(shape[0]), int(shape[1]), int(shape[2]))
     raise ExportError(f"{type(network).__name__} does not say which images it takes; give image_shape=(channels, height, width)")
-
-
-def read_model(path: Path, *, weights_beside: bool = False) -> onnx.ModelProto:
-    """The file as a checked protobuf; with `weights_beside` those that it keeps in other files of its folder are read too.
-
-    Raises `CheckpointError` when it is missing, truncated or not ONNX, or keeps weights where they are not read.
-    """
-    try:
-        content = path.read_bytes()
-        model = onnx.load_model_from_string(content)
-        if weights_beside:
-            check_external_data(path)
-            onnx.load_external_data_for_model(model, str(path.parent))
-        elif any(True for _ in external_locations(content)):
-            raise CheckpointError(f"{path} keeps weights in other files, which is not supported; store them inside the file")
-        onnx.checker.check_model(model)
-        for tensor in model.graph.initializer:
-            onnx.numpy_helper.to_array(tensor)  # which the checker leaves out: as many values as the shape says
-        words = [word for entry in model.metadata_props for word in (entry.key, entry.value)]
-        words += [value.name for value in (*model.graph.input, *model.graph.output)]
-        if not all(isinstance(word, str) for word in words):  # protobuf gives bytes where it finds no text
-            raise ValueError("names that are not text")
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} does not exist; expected an ONNX file") from error
-    except CheckpointError:
-        raise
-    except Exception as error:  # protobuf's DecodeError, onnx's ValidationError and whatever mangled bytes provoke
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path} is truncated or not an ONNX file ({reason}); export it again") from error
-    return model
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -246,37 +223,19 @@ def _export(network: nn.Module, example: Tensor, batch: int | None, opset: int) 
                 input_names=[INPUT_NAME], output_names=[OUTPUT_NAME], dynamic_shapes=shapes,
             )  # fmt: skip
         except Exception as error:  # the exporter raises many kinds, each with pages of text
-            first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise ExportError(f"torch cannot export {type(network).__name__} to ONNX opset {opset}: {first}") from error
+            raise ExportError(f"torch cannot export {type(network).__name__} to ONNX opset {opset}: {_reason(error)}") from error
         assert program is not None
         optimize_ir(program.model, should_fold=fold)
         model: onnx.ModelProto = program.model_proto
-        if opset < OLDEST_WRITTEN:
-            _lower_to_17(model)
     return model
 
 
-def _lower_to_17(model: onnx.ModelProto) -> None:
-    """Rewrites a graph of opset 18 as opset 17, in place (onnx's own converter knows no way back for `Pad`).
-
-    Between the two, `Pad` gained an optional input, and the axes of reductions moved from an attribute to an input.
-    """
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.domain or onnx.defs.get_schema(node.op_type, 18).since_version < 18:
-            continue
-        if node.op_type.startswith("Reduce") and len(node.input) == 2 and node.input[1] in stored:
-            axes = onnx.numpy_helper.to_array(stored[node.input.pop()])
-            for name in [entry.name for entry in node.attribute if entry.name == "noop_with_empty_axes"]:
-                node.attribute.remove(next(entry for entry in node.attribute if entry.name == name))
-            node.attribute.append(onnx.helper.make_attribute("axes", axes.tolist()))
-        elif not (node.op_type == "Pad" and len(node.input) <= 3):
-            raise ExportError(f"operator {node.op_type} of node {node.name} has no form in opset 17; choose opset 18 or newer")
-    used = {name for node in model.graph.node for name in node.input}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
-    next(entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")).version = 17
+def _reason(error: BaseException) -> str:
+    """The first line of what the exporter's other errors come from, without its colours."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return short(re.sub(r"\x1b\[[0-9;]*m", "", first), 300)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from autoformer.errors import CheckpointError, DataError, MissingPackageError, short
 from autoformer.export.graphs.external_data import check_external_data
 from autoformer.export.graphs.model_metadata import ModelMetadata
+from autoformer.export.graphs.refusals import reason_of, refusal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,8 +68,8 @@ class OnnxModel:
             self.session = ort.InferenceSession(str(self.path), options, providers=chain, enable_fallback=0)
             properties = self.session.get_modelmeta().custom_metadata_map
         except Exception as error:  # ONNX Runtime's errors share no base class of their own
-            reason = " ".join(str(error).split())[:300]
-            raise CheckpointError(f"{self.path} is truncated or not an ONNX file that runs here: {reason}") from error
+            runtime = f"ONNX Runtime {ort.__version__}"
+            raise refusal(self.path, error, runtime, otherwise=f"is not a file that {runtime} runs here") from error
         if self.session.get_providers()[0] != PROVIDERS[provider]:
             raise MissingPackageError(
                 f"ONNX Runtime could not start {provider!r} (its libraries or the device are missing); use provider 'cpu'"
@@ -149,9 +150,7 @@ class OnnxModel:
         try:
             (logits,) = self.session.run([self.output_name], {self.input_name: images})
         except Exception as error:  # sizes inside the graph that do not fit show only when it runs
-            raise CheckpointError(
-                f"{self.path} cannot be run on images {list(images.shape)}: {short(' '.join(str(error).split()), 300)}"
-            ) from error
+            raise CheckpointError(f"{self.path} cannot be run on images {list(images.shape)}: {reason_of(error)}") from error
         if len(logits.shape) != 2 or len(logits) != len(images) or self.num_classes not in (None, logits.shape[1]):
             raise CheckpointError(
                 f"{self.path} gives {list(logits.shape)} for {len(images)} images, expected [{len(images)}, classes]; "

@@ -15,7 +15,7 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from autoformer.errors import CheckpointError, ExportError
-from autoformer.export.graphs.attention_pattern import GraphView
+from autoformer.errors import CheckpointError, ExportError, short
+from autoformer.export.graphs.calibration import ValueRange, measure_ranges
+from autoformer.export.graphs.graph_view import GraphView
+from autoformer.export.graphs.oldest_form import oldest_ir_version
 from autoformer.export.graphs.onnx_graph import OnnxGraph
 from autoformer.export.graphs.onnx_model import OnnxModel, import_onnxruntime
 from autoformer.export.graphs.tensorrt_rules import STANDARD, TARGETS, parsed, quantisation
@@ -51,6 +53,10 @@ class Calibration:
     method: str  # "minmax": the full range; "percentile": the range that holds `percentile` of all values
     percentile: float | None = None
     ends_in_fp32: bool = False  # the first Conv and the last Gemm or MatMul
+
+    def limits(self, values: ValueRange) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The least and the greatest value that int8 is to hold."""
+        return values.all() if self.percentile is None else values.percentile(self.percentile)
 
     def __str__(self) -> str:
         range_ = self.method if self.percentile is None else f"{self.method} {self.percentile:g}"
@@ -79,7 +85,8 @@ def quantize_int8(
 ) -> tuple[OnnxGraph, tuple[Trial, ...]]:
     """Writes the int8 form of `graph` to `path`, calibrated on its input [n, C, H, W]; and all trials, the kept one first.
 
-    Raises `ExportError` when the images do not fit, nothing can be quantised, or the file would not be legal for TensorRT.
+    Raises `ExportError` when the images do not fit, nothing can be quantised, ONNX Runtime cannot run or quantise the graph, or
+    the file would not be legal for TensorRT.
     """
     if str(images.dtype) != graph.input_type or images.ndim != 4 or images.shape[1:] != graph.image_shape or not len(images):
         wanted = f"{graph.input_type} [n, *{list(graph.image_shape)}]"
@@ -87,21 +94,29 @@ def quantize_int8(
     import_onnxruntime()
     source = OnnxModel(graph.path)
     batch = graph.batch or min(CALIBRATION_BATCH, len(images))
-    # Percentiles want batches of one size, as a graph of a fixed batch does: the last is filled up with the first images.
-    usable = images[np.arange(-(-len(images) // batch) * batch) % len(images)]
+    # A graph of a fixed batch wants batches of one size: the last is filled up with the first images.
+    missing = -len(images) % batch
+    usable = images[np.arange(len(images) + missing) % len(images)] if missing else images
     expected, _ = run_in_batches(source, usable, (batch,))
     # Quantised in a folder of its own, so that whatever the quantiser leaves goes with it.
     with tempfile.TemporaryDirectory(prefix="autoformer-int8-") as temporary, _quiet():
         prepared = _prepare(graph, Path(temporary))
+        model = onnx.load(prepared)
+        usual = [
+            entry for entry in candidates if _nodes_to_quantize(model, entry.ends_in_fp32)
+        ]  # convolutions alone have no ends
+        if not usual:
+            raise ExportError("the graph holds no MatMul, Gemm or Conv with stored weights; there is nothing to quantise")
+        given = {name for entry in usual for name in _given_to(_nodes_to_quantize(model, entry.ends_in_fp32))}
+        histograms = any(entry.percentile is not None for entry in usual)
+        ranges = measure_ranges(prepared, sorted(given), usable, batch, histograms=histograms)
         trials: list[tuple[Trial, Path]] = []
-        for index, calibration in enumerate(candidates):
-            if calibration.ends_in_fp32 and not _nodes_to_quantize(onnx.load(prepared), ends_in_fp32=True):
-                continue  # a network of convolutions alone
+        for index, calibration in enumerate(usual):
             made = Path(temporary) / f"{index}.onnx"
-            _quantize(prepared, made, usable, batch, calibration)
-            given, _ = run_in_batches(_runnable(made, graph), usable, (batch,))
-            moved = float(np.abs(expected - given).mean())
-            disagreement = float((expected.argmax(1) != given.argmax(1)).mean())
+            _quantize(prepared, made, calibration, ranges)
+            logits, _ = run_in_batches(_runnable(made, graph), usable, (batch,))
+            moved = float(np.abs(expected - logits).mean())
+            disagreement = float((expected.argmax(1) != logits.argmax(1)).mean())
             trials.append((Trial(calibration, disagreement, moved), made))
         trials.sort(key=lambda trial: (trial[0].disagreement, trial[0].mean_abs))
         model = onnx.load(trials[0][1])
@@ -111,6 +126,7 @@ def quantize_int8(
         del model.metadata_props[:]
         onnx.helper.set_model_props(model, metadata.to_properties())
         del model.graph.value_info[:]
+        model.ir_version = oldest_ir_version(model)
         onnx.checker.check_model(model)
         with replacing(path) as beside:
             beside.write_bytes(model.SerializeToString())
@@ -149,8 +165,13 @@ def _prepare(graph: OnnxGraph, folder: Path) -> Path:
     return prepared
 
 
-def _nodes_to_quantize(model: onnx.ModelProto, ends_in_fp32: bool) -> list[str]:
-    """Names of the nodes that multiply by a stored matrix or filter."""
+def _given_to(nodes: Sequence[onnx.NodeProto]) -> list[str]:
+    """What the nodes multiply with their weights, each once."""
+    return list(dict.fromkeys(node.input[0] for node in nodes))
+
+
+def _nodes_to_quantize(model: onnx.ModelProto, ends_in_fp32: bool) -> list[onnx.NodeProto]:
+    """The nodes that multiply by a stored matrix or filter."""
     stored = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
     every = list(model.graph.node)
     if model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8:  # what comes before the first Conv resizes pixels
@@ -160,43 +181,37 @@ def _nodes_to_quantize(model: onnx.ModelProto, ends_in_fp32: bool) -> list[str]:
     ]
     if ends_in_fp32 and len(nodes) > 2:
         nodes = [node for node in nodes[1:-1] if node.op_type != "Conv"]
-    return [node.name for node in nodes]
+    return nodes
 
 
-def _quantize(prepared: Path, path: Path, images: NDArray[Any], batch: int, calibration: Calibration) -> None:
-    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+def _quantize(prepared: Path, path: Path, calibration: Calibration, ranges: Mapping[str, ValueRange]) -> None:
+    """Writes the form of `prepared` that takes the `ranges` of what its layers are given, as `calibration` wants them."""
+    from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
+    from onnxruntime.quantization.calibrate import TensorsData
+    from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
-    model = onnx.load(prepared)
-    names = _nodes_to_quantize(model, calibration.ends_in_fp32)
-    if not names:
-        raise ExportError("the graph holds no MatMul, Gemm or Conv with stored weights; there is nothing to quantise")
-
-    class Images(CalibrationDataReader):  # type: ignore[misc]
-        """Hands out the images in batches."""
-
-        def __init__(self) -> None:
-            self.starts = iter(range(0, len(images), batch))
-
-        def get_next(self) -> dict[str, NDArray[Any]] | None:
-            start = next(self.starts, None)
-            return None if start is None else {model.graph.input[0].name: images[start : start + batch]}
-
-    options = dict(OPTIONS)
-    if calibration.percentile is not None:
-        options["CalibPercentile"] = calibration.percentile
-    quantize_static(
-        str(prepared),
-        str(path),
-        Images(),
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=list(QUANTISED),
-        nodes_to_quantize=names,
-        per_channel=True,
-        activation_type=QuantType.QInt8,
-        weight_type=QuantType.QInt8,
-        calibrate_method={"minmax": CalibrationMethod.MinMax, "percentile": CalibrationMethod.Percentile}[calibration.method],
-        extra_options=options,
-    )
+    model = load_model_with_shape_infer(prepared)
+    nodes = _nodes_to_quantize(model, calibration.ends_in_fp32)
+    limits = {name: calibration.limits(ranges[name]) for name in _given_to(nodes)}
+    try:
+        quantizer = QDQQuantizer(
+            model,
+            per_channel=True,
+            reduce_range=False,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QInt8,
+            tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
+            nodes_to_quantize=[node.name for node in nodes],
+            nodes_to_exclude=[],
+            op_types_to_quantize=list(QUANTISED),
+            extra_options=dict(OPTIONS),
+        )
+        quantizer.quantize_model()
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # whatever it meets in a graph that it was not written for
+        raise ExportError(f"ONNX Runtime's quantiser cannot write this graph: {short(' '.join(str(error).split()))}") from error
+    quantizer.model.save_model_to_file(str(path), False)
 
 
 @contextlib.contextmanager

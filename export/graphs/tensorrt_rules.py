@@ -9,19 +9,31 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
 from autoformer.errors import ExportError
-from autoformer.export.graphs.attention_pattern import GraphView, attentions
-from autoformer.export.graphs.onnx_graph import opset_of, read_model
+from autoformer.export.graphs.attention_pattern import attentions
+from autoformer.export.graphs.graph_view import GraphView, calls, named
+from autoformer.export.graphs.onnx_graph import opset_of
+from autoformer.export.graphs.onnx_reading import read_model
+from autoformer.export.graphs.tensorrt_operators import (
+    FUNCTIONS_SINCE,
+    OWN_OPERATORS,
+    OWN_PLUGINS,
+    READ,
+    REFUSED,
+    SINCE,
+    Level,
+    Version,
+    broken,
+)
 
-Level = Literal["fails", "falls back", "not fused", "risk"]
 LEVELS: tuple[Level, ...] = get_args(Level)  # the worst first
-Version = tuple[int, int]
 TARGETS = ("8.6", "10.3", "10.9", "10.13", "10.16", "11.4")  # JetPack 6.0, JetPack 6.1 and 6.2, servers, Thor, servers
 
 
@@ -53,13 +65,14 @@ def check_tensorrt(path: Path, versions: Sequence[str] = TARGETS) -> list[Findin
 
 def check_model(model: onnx.ModelProto, versions: Sequence[str] = TARGETS) -> list[Finding]:
     """The findings for a model, the worst first; what several versions object to is one finding."""
-    graph = GraphView.of(model)
+    views = tuple(GraphView.of(model, READ | REFUSED).every())
     held: dict[tuple[str, Objection], list[str]] = {}
     for version in versions:
         target = parsed(version)
-        for name, rule in RULES.items():
-            for objection in dict.fromkeys(rule(model, graph, target)):
-                held.setdefault((name, objection), []).append(version)
+        for view, (name, rule) in product(views, RULES.items()):
+            for objection in dict.fromkeys(rule(model, view, target)):
+                placed = objection._replace(where=view.place + objection.where)
+                held.setdefault((name, placed), []).append(version)
     found = [Finding(**objection._asdict(), rule=name, versions=tuple(texts)) for (name, objection), texts in held.items()]
     return sorted(found, key=lambda finding: LEVELS.index(finding.level))
 
@@ -96,24 +109,15 @@ def to_dict(findings: Sequence[Finding], versions: Sequence[str]) -> dict[str, A
 
 OPERATORS = "operator list of TensorRT's ONNX parser (onnx-tensorrt, docs/operators.md)"
 BYTES = "TensorRT documentation, DataType UINT8 (the same since 8.5); issue NVIDIA/TensorRT 3985"
+PARSER = "TensorRT's ONNX parser (ModelImporter.cpp of onnx-tensorrt)"
+CHANGES = "changes of TensorRT's ONNX parser (onnx-tensorrt, docs/Changelog.md), 9.0"
 IMPORTER = "TensorRT's ONNX importer, quantise and dequantise (onnxOpImporters.cpp)"
 FUSION = "TensorRT documentation, fused attention"
 GRAPHS = "CUDA programming guide, stream capture"
 
 STANDARD = ("", "ai.onnx")
 NEWEST_OPSET = (((8, 6), 17), ((10, 0), 20), ((10, 9), 22), ((10, 13), 24))  # from this version on
-SINCE = {  # operators that later versions brought
-    "LayerNormalization": (8, 6), "GroupNormalization": (8, 6), "Gelu": (10, 0), "Attention": (10, 14),
-    "RMSNormalization": (10, 15),
-}  # fmt: skip
-UNSUPPORTED = frozenset([
-    "AffineGrid", "Bernoulli", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "CenterCropPad", "Col2Im",
-    "Compress", "ConcatFromSequence", "ConvInteger", "DFT", "Det", "DynamicQuantizeLinear", "ImageDecoder", "MatMulInteger",
-    "MaxRoiPool", "MaxUnpool", "MelWeightMatrix", "Multinomial", "NegativeLogLikelihoodLoss", "Optional",
-    "OptionalGetElement", "OptionalHasElement", "QLinearConv", "QLinearMatMul", "RegexFullMatch", "SequenceAt",
-    "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength", "SequenceMap",
-    "SoftmaxCrossEntropyLoss", "SplitToSequence", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer", "Unique",
-])  # fmt: skip  # as of TensorRT 10.15; no earlier version read them either
+OLDEST_OPSET = 9  # documented since 10.0
 QUANTISED_SINCE: dict[int, Version] = {
     TensorProto.INT8: (8, 6), TensorProto.FLOAT8E4M3FN: (10, 0), TensorProto.INT4: (10, 1), TensorProto.FLOAT4E2M1: (10, 8),
 }  # fmt: skip
@@ -125,38 +129,67 @@ FOREIGN_TYPES = (
 
 
 def opset(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterator[Objection]:
-    """Newer operator sets than the parser reads."""
+    """Newer operator sets than the parser reads, and older ones than it promises."""
     newest = max(newest for since, newest in NEWEST_OPSET if since <= target)
-    if (written := opset_of(model)) > newest:
+    if graph.outer is not None:
+        return
+    if 0 < (written := opset_of(model)) < OLDEST_OPSET:
+        yield Objection("risk", "the file", f"opset {written}; documented are those from {OLDEST_OPSET} on", OPERATORS)
+    if written > newest:
         why = f"opset {written}, this version reads up to {newest}; export with an opset of {newest} or below"
         yield Objection("fails", "the file", why, OPERATORS)
 
 
-def operators(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterator[Objection]:
-    """Operators that need a plugin, a newer version, or the host."""
-    for node in graph.nodes:
-        kind = node.op_type
-        if node.domain not in STANDARD:
-            yield Objection(
-                "fails", named(node), f"{node.domain}.{kind} is not a standard operator; it needs a plugin", OPERATORS
+def functions(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterator[Objection]:
+    """Calls of the model's own functions, which are read by name, after the operators of that name."""
+    if graph.outer is not None:
+        return
+    for node in calls(model):
+        called = f"{node.domain}.{node.op_type}"
+        if node.op_type in READ:
+            why = f"the function {called} is passed over: operators go by their names, and {node.op_type} is one"
+            yield Objection("risk", named(node), why, PARSER)
+        elif node.op_type not in REFUSED and target < FUNCTIONS_SINCE:
+            why = (
+                f"{called} is a function of the model; functions are read from TensorRT {'.'.join(map(str, FUNCTIONS_SINCE))} on"
             )
-        elif kind in UNSUPPORTED:
-            yield Objection("fails", named(node), f"{kind} is not supported", OPERATORS)
-        elif (since := SINCE.get(kind, (0, 0))) > target:
-            yield Objection("fails", named(node), f"{kind} is read from TensorRT {since[0]}.{since[1]} on", OPERATORS)
-        elif kind == "Resize" and any(entry.name == "antialias" and entry.i for entry in node.attribute):
-            yield Objection("fails", named(node), "Resize cannot antialias; resize before the network", OPERATORS)
-        elif kind == "LayerNormalization" and len([name for name in node.output if name]) > 1:
-            yield Objection("fails", named(node), "only the first output of LayerNormalization is supported", OPERATORS)
-        elif kind in ("If", "Loop", "Scan", "NonZero", "NonMaxSuppression"):
-            why = f"{kind} decides shapes or steps at run time, which keeps the network out of a CUDA graph"
-            yield Objection("falls back", named(node), why, GRAPHS)
+            yield Objection("fails", named(node), why, CHANGES)
+
+
+def operators(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterator[Objection]:
+    """Operators that need a plugin, a newer version or the host, or are used as no version reads them."""
+    for node in graph.nodes:
+        kind, called = node.op_type, node.op_type if node.domain in STANDARD else f"{node.domain}.{node.op_type}"
+        if kind in REFUSED:
+            yield Objection("fails", named(node), f"{called} is not supported", OPERATORS)
+        elif kind in READ:
+            if (since := SINCE.get(kind, (0, 0))) > target:
+                yield Objection("fails", named(node), f"{called} is read from TensorRT {since[0]}.{since[1]} on", OPERATORS)
+                continue
+            if node.domain not in STANDARD and kind not in graph.functions:
+                why = f"{called} is read as the standard {kind}: operators go by their names, whatever the domain"
+                yield Objection("risk", named(node), why, PARSER)
+            for level, why in broken(node, graph, target):
+                yield Objection(level, named(node), why, OPERATORS)
+            if kind in ("If", "Loop", "Scan", "NonZero", "NonMaxSuppression"):
+                why = f"{kind} decides shapes or steps at run time, which keeps the network out of a CUDA graph"
+                yield Objection("falls back", named(node), why, GRAPHS)
+        elif kind.startswith(OWN_OPERATORS) or kind.endswith(OWN_PLUGINS):
+            why = f"{called} is TensorRT's own; which versions have it, and with which plugin library, is not known here"
+            yield Objection("risk", named(node), why, PARSER)
+        elif kind not in graph.functions:
+            why = (
+                f"{called} is not supported"
+                if node.domain in STANDARD
+                else f"{called} is not a standard operator; it needs a plugin"
+            )
+            yield Objection("fails", named(node), why, OPERATORS)
 
 
 def types(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterator[Objection]:
     """Types that are refused, or computed in another."""
-    inputs, outputs = ({value.name for value in values} for values in (model.graph.input, model.graph.output))
-    for name, kind in graph.types.items():
+    inputs, outputs = (graph.inputs if graph.outer is None else set()), graph.outputs
+    for name, kind in graph.own_types.items():
         if kind in FOREIGN_TYPES:
             yield Objection("fails", name, f"{type_name(kind)} is not a type of TensorRT", OPERATORS)
         elif kind == TensorProto.DOUBLE:
@@ -164,16 +197,16 @@ def types(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterator
         elif kind == TensorProto.BFLOAT16 and target < (10, 0):
             yield Objection("fails", name, "BFLOAT16 is read from TensorRT 10.0 on", OPERATORS)
         elif kind == TensorProto.UINT8 and name in inputs:
-            if name in outputs or any(user.op_type != "Cast" for user in graph.users[name]):
+            if name in outputs or any(user.op_type != "Cast" for user in graph.users.get(name, ())):
                 yield Objection("fails", name, "a UINT8 input must go into a Cast first, and nowhere else", BYTES)
-            if {entry.i for user in graph.users[name] if user.op_type == "Cast" for entry in user.attribute} - FLOATS:
+            if {entry.i for user in graph.users.get(name, ()) if user.op_type == "Cast" for entry in user.attribute} - FLOATS:
                 why = "a UINT8 input is cast to another type than FLOAT or FLOAT16, which alone are documented for it"
                 yield Objection("risk", name, why, BYTES)
         elif kind == TensorProto.UINT8 and (maker := graph.maker.get(name)) is not None:
-            ends = maker.op_type == "Cast" and name in outputs and not graph.users[name]
+            ends = maker.op_type == "Cast" and name in outputs and not graph.users.get(name)
             if not ends and maker.op_type not in ("QuantizeLinear", "Constant"):  # their bytes are the other rule's matter
                 yield Objection("fails", name, "UINT8 is a type of inputs and outputs alone; no layer computes in it", BYTES)
-    if target < (10, 0) and TensorProto.FLOAT16 in graph.types.values():
+    if graph.outer is None and target < (10, 0) and any(TensorProto.FLOAT16 in view.own_types.values() for view in graph.every()):
         why = "half precision needs the builder's FP16 flag in this version; without it float32 is computed"
         yield Objection("falls back", "the file", why, "TensorRT 8.6 documentation, reduced precision")
 
@@ -181,20 +214,31 @@ def types(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterator
 def quantisation(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterator[Objection]:
     """Q/DQ nodes that are refused, and products that stay in floating point beside them."""
     for node in graph.nodes:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.domain not in STANDARD:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or len(node.input) < 2:
             continue
-        scale = graph.stored.get(node.input[1])
-        zero = graph.stored.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-        if scale is None:
+        scale, zero_point = node.input[1], node.input[2] if len(node.input) > 2 else ""
+        if not graph.is_fixed(scale):
             yield Objection("fails", named(node), "the scale is computed; it must be stored", IMPORTER)
-        elif not (numpy_helper.to_array(scale) > 0).all():
+        elif (scales := graph.values(scale)) is not None and not (scales.astype("float32") > 0).all():
             yield Objection("fails", named(node), "a scale is not positive", IMPORTER)
-        if zero is not None and numpy_helper.to_array(zero).astype("float32").any():
+        if (zeros := graph.values(zero_point)) is not None and zeros.astype("float32").any():
             yield Objection("fails", named(node), "zero points other than zero; quantise symmetrically", IMPORTER)
+        data = graph.stored.get(node.input[0])
+        if node.op_type == "DequantizeLinear" and data is not None and data.data_type == TensorProto.UINT8:
+            yield Objection("fails", named(node), "stored values of UINT8; INT8 is expected", IMPORTER)
+            continue
         value = node.input[0] if node.op_type == "DequantizeLinear" else node.output[0]
-        kind = zero.data_type if zero is not None else graph.types.get(value, TensorProto.UINT8)
+        kind = graph.types.get(zero_point or value, TensorProto.UINT8)
         if kind == TensorProto.INT32:
             yield Objection("fails", named(node), "INT32 is dequantised, as biases are; keep them in floating point", IMPORTER)
+        elif kind == TensorProto.UINT8:
+            why = "quantised to UINT8; INT8 is expected, with a zero point that says so"
+            if target < (10, 0):
+                yield Objection("fails", named(node), why, IMPORTER)
+            else:
+                yield Objection(
+                    "risk", named(node), f"{why}; this version computes it as INT8 and clips what is larger", IMPORTER
+                )
         elif kind not in QUANTISED_SINCE:
             why = f"quantised to {type_name(kind)}; INT8 is expected, with a zero point that says so"
             yield Objection("fails", named(node), why, IMPORTER)
@@ -233,7 +277,7 @@ def normalisation(model: onnx.ModelProto, graph: GraphView, target: Version) -> 
 
 def shapes(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterator[Objection]:
     """Inputs whose sizes are open."""
-    for value in model.graph.input:
+    for value in model.graph.input if graph.outer is None else ():
         if value.name in graph.stored:
             continue
         shape = graph.shapes.get(value.name)
@@ -249,11 +293,6 @@ def type_name(kind: int) -> str:
     return TensorProto.DataType.Name(kind) if kind in TensorProto.DataType.values() else f"type {kind}"
 
 
-def named(node: onnx.NodeProto) -> str:
-    """The name of a node, or what tells it apart without one."""
-    return node.name or f"{node.op_type} that gives {node.output[0] if node.output else 'nothing'}"
-
-
 def _of_a_variance(node: onnx.NodeProto, graph: GraphView) -> bool:
     """Whether this Sqrt is of a mean (of squares) and something is divided by it."""
     before = graph.made_by(node.input[0])
@@ -264,5 +303,5 @@ def _of_a_variance(node: onnx.NodeProto, graph: GraphView) -> bool:
 
 
 RULES: dict[str, Callable[[onnx.ModelProto, GraphView, Version], Iterator[Objection]]] = {
-    rule.__name__: rule for rule in (opset, operators, types, quantisation, attention, normalisation, shapes)
+    rule.__name__: rule for rule in (opset, functions, operators, types, quantisation, attention, normalisation, shapes)
 }  # fmt: skip

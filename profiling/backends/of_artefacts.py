@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoformer.errors import CheckpointError, MeasurementError
+from autoformer.export.graphs.refusals import refusal
 from autoformer.export.manifest import FILE_NAME as MANIFEST
 from autoformer.export.manifest import Manifest
 from autoformer.files import TIMM
@@ -126,7 +127,7 @@ def _onnx(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path, load_external_data=False)
     except (OSError, DecodeError, ValueError) as error:
-        raise CheckpointError(f"{path} is truncated or not an ONNX file ({error}); export it again") from error
+        raise refusal(path, error, f"onnx {onnx.__version__}", otherwise="cannot be read") from error
     return model
 
 

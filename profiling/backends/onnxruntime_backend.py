@@ -15,9 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from autoformer.errors import CheckpointError, MeasurementError, short
+from autoformer.errors import CheckpointError, MeasurementError
 from autoformer.export.graphs.external_data import check_external_data
 from autoformer.export.graphs.onnx_model import PROVIDERS, import_onnxruntime
+from autoformer.export.graphs.refusals import reason_of, refusal
 from autoformer.profiling.measuring.system_files import usable_cores
 
 if TYPE_CHECKING:
@@ -93,8 +94,9 @@ class OnnxRuntimeBackend:
         except CheckpointError:
             raise
         except Exception as error:  # ONNX Runtime raises classes of its own, most of them unrelated to each other
-            message = short(" ".join(str(error).split()), 300)
-            raise CheckpointError(f"{shown} cannot be run by ONNX Runtime on {PROVIDERS[provider]}: {message}") from error
+            runtime = f"ONNX Runtime {onnxruntime.__version__}"
+            otherwise = f"cannot be run by {runtime} on {PROVIDERS[provider]}"
+            raise refusal(Path(shown), error, runtime, otherwise=otherwise) from error
         if self._session.get_providers()[0] != PROVIDERS[provider]:  # it falls back in silence when a library is missing
             raise MeasurementError(f"{PROVIDERS[provider]} could not be started; are the CUDA libraries and a GPU there?")
         try:
@@ -145,7 +147,7 @@ class OnnxRuntimeBackend:
         try:
             self._session.run(self._outputs, self._feed)
         except Exception as error:
-            raise CheckpointError(f"{self._shown} fails when it runs: {short(' '.join(str(error).split()), 300)}") from error
+            raise CheckpointError(f"{self._shown} fails when it runs: {reason_of(error)}") from error
 
     def end_profiling(self) -> Path:
         """Ends the profile that `profile_into` asked for, and gives its JSON file."""
@@ -163,7 +165,7 @@ class OnnxRuntimeBackend:
             self._session.run_with_iobinding(self._binding)
             self._binding.synchronize_outputs()
         except Exception as error:
-            raise CheckpointError(f"{self._shown} fails when it runs: {short(' '.join(str(error).split()), 300)}") from error
+            raise CheckpointError(f"{self._shown} fails when it runs: {reason_of(error)}") from error
 
     def __enter__(self) -> OnnxRuntimeBackend:
         return self

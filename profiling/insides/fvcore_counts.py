@@ -23,7 +23,7 @@ with warnings.catch_warnings():
     from fvcore.nn import FlopCountAnalysis, parameter_count
     from fvcore.nn.jit_handles import get_shape, matmul_flop_jit
 
-from autoformer.errors import MeasurementError, short
+from autoformer.errors import AutoformerWarning, MeasurementError, short
 from autoformer.networks.subnet import Attention
 from autoformer.pretrained.named_network import open_network
 
@@ -115,7 +115,7 @@ def count_by_operator(network: nn.Module, image_shape: Sequence[int]) -> FvcoreC
     )
     if found.doubtful:
         named = ", ".join(f"{name} ({times} times)" for name, times in found.doubtful.items())
-        warnings.warn(f"the count leaves out operators that may multiply: {named}", stacklevel=2)
+        warnings.warn(f"the count leaves out operators that may multiply: {named}", AutoformerWarning, stacklevel=2)
     return found
 
 

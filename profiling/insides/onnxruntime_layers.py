@@ -18,7 +18,7 @@ import onnx
 
 from autoformer.errors import CheckpointError, MeasurementError
 from autoformer.export.graphs.onnx_file import module_scopes
-from autoformer.export.graphs.onnx_graph import read_model
+from autoformer.export.graphs.onnx_reading import read_model
 from autoformer.files import read_json
 from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
 from autoformer.profiling.insides.layers import ROOT, LayerProfile, LayerTime, common_scope, scope_in_path

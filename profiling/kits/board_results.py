@@ -165,7 +165,16 @@ def _line(row: RanOn, *, earlier: bool = False) -> str:
 def _cell(words: str) -> str:
     """Text from a file of somebody else, as one harmless cell."""
     shown = short(" ".join("".join(letter if letter.isprintable() else " " for letter in words).split()), 160)
-    for letter, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("`", "'"), ("[", "("), ("]", ")")):
+    for letter, safe in (
+        ("&", "&amp;"),
+        ("<", "&lt;"),
+        (">", "&gt;"),
+        ("|", "\\|"),
+        ("`", "'"),
+        ("[", "("),
+        ("]", ")"),
+        ("://", "\\://"),
+    ):
         shown = shown.replace(letter, safe)
     return shown
 

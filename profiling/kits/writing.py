@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from autoformer import __version__
 from autoformer.architecture import Architecture
 from autoformer.errors import MeasurementError
+from autoformer.escaping import markdown
 from autoformer.export.manifest import sha256_of
 from autoformer.files import claim_folder, refuse_existing, replacing, sole_worker, write_folder
 from autoformer.profiling.backends.of_spaces import fresh_network
@@ -180,7 +181,7 @@ def _export(network: nn.Module, precision: str, opset: int, folder: Path) -> Pat
 def _readme(space: SearchSpace, config: KitConfig, networks: Sequence[KitNetwork]) -> str:
     rule = config.long_enough
     minutes = sum(network.builds for network in networks) * rule.seconds / 60
-    return f"""# {len(networks)} networks of the space {" ".join(space.name.split())} to measure on a device
+    return f"""# {len(networks)} networks of the space {markdown(space.name)} to measure on a device
 
     python3 board.pyz measure
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoformer.errors import CheckpointError
-from autoformer.export.graphs.onnx_graph import read_model
+from autoformer.export.graphs.onnx_reading import read_model
 from autoformer.export.manifest import FILE_NAME, Manifest, sha256_of
 from autoformer.networks.subnet import Subnet
 from autoformer.pretrained.named_network import NamedNetwork, is_network, open_network

@@ -108,12 +108,17 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """What the artefacts are asked about. `read` gives the images to the artefact of these words, and may count that it did."""
+    """What the artefacts are asked about.
+
+    `read` gives the images to the artefact of these words, and may count that it did. `order` gives the order of its outputs,
+    for its words and the classes that it names, if it does.
+    """
 
     read: Callable[[str], Part]
     part: str
     classes: tuple[str, ...]
     preprocessing: Preprocessing  # for files that do not say how images are prepared
+    order: Callable[[str, Sequence[str] | None], Sequence[str]] | None = None  # None: that of `classes`, where it names none
 
 
 def compare_artefacts(
@@ -193,7 +198,7 @@ class _Asked:
         if self.images is None:
             raise MeasurementError("there are no images; give --data")
         with open_predictor(words) as opened:
-            predictor = opened.knowing(self.images.classes)
+            predictor = opened.knowing(self.images.classes, self.images.order and self.images.order(words, opened.classes))
             preparation = predictor.preparation(self.images.preprocessing)
             part = self.images.read(words)
             if self._prepared is None or self._prepared[0] != preparation:

@@ -278,6 +278,6 @@ def reference_network() -> bytes:
         [helper.make_tensor_value_info(last, TensorProto.FLOAT, ["batch", REFERENCE_WIDTH])],
         weights,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from autoformer.escaping import visible
 from autoformer.metric import WORDS
 from autoformer.profiling.profiles.comparison import Comparison
 from autoformer.profiling.reports.plots import BLUE, ORANGE, Figure, Plot, common_layout, error_bars, one_view, plain
@@ -57,6 +58,11 @@ def axis_titles(comparison: Comparison) -> tuple[str, str]:
     batch = comparison.profile.measurements[0].batch if comparison.profile else 1
     each = "one image" if batch == 1 else f"{batch} images"
     return f"median latency of {each}, ms", f"{WORDS[comparison.metric]}, %"
+
+
+def escaped(text: str) -> str:
+    """`text` for SVG, which has no form for letters that do not show."""
+    return html.escape(visible(text))
 
 
 def _is_logarithmic(points: Sequence[Point]) -> bool:
@@ -143,7 +149,7 @@ class Axis:
 def picture(comparison: Comparison) -> str:
     """The figure as SVG, with the names of all rows beside it."""
     points = points_of(comparison)
-    title = html.escape(f"{WORDS[comparison.metric]} against latency")
+    title = escaped(f"{WORDS[comparison.metric]} against latency")
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
         f'aria-label="{title}"><style>{STYLE}</style>'
@@ -170,7 +176,7 @@ def _drawn(points: Sequence[Point], titles: tuple[str, str]) -> list[str]:
         parts.append(f'<line x1="{fast}" y1="{score}" x2="{slow}" y2="{score}"/>')
         parts.append(f'<line x1="{time}" y1="{worse}" x2="{time}" y2="{better}"/>')
         parts.append(
-            f'<circle cx="{time}" cy="{score}" r="6" stroke-width="2"><title>{html.escape(point.words)}</title></circle></g>'
+            f'<circle cx="{time}" cy="{score}" r="6" stroke-width="2"><title>{escaped(point.words)}</title></circle></g>'
         )
         left, top = time + 9, score - 8
         while any(abs(left - other) < NUMBER_WIDTH and abs(top - above) < NUMBER_HEIGHT for other, above in numbers):
@@ -208,4 +214,4 @@ def _grid(x: Axis, y: Axis, titles: tuple[str, str]) -> list[str]:
 
 def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> str:
     marked = f' class="{kind}"' if kind else ""
-    return f'<text x="{x}" y="{y}" text-anchor="{anchor}"{marked}>{html.escape(text)}</text>'
+    return f'<text x="{x}" y="{y}" text-anchor="{anchor}"{marked}>{escaped(text)}</text>'

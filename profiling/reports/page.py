@@ -9,13 +9,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from autoformer import escaping
 from autoformer.errors import DataError
 from autoformer.files import replacing, write_json
 from autoformer.profiling.reports.blocks import TONES, Page
@@ -47,7 +48,9 @@ def write_text(text: str, path: Path) -> None:
 
 def html(page: Page) -> str:
     """The page for a browser. It holds everything it needs and asks nothing of the network."""
-    pages = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    pages = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=shown
+    )
     plotly, script = get_plotlyjs(), pages.get_template("report.js.j2").render()
     assert "</script" not in plotly, "plotly's script would end its own element"
     return pages.get_template("report.html.j2").render(
@@ -66,14 +69,13 @@ def html(page: Page) -> str:
 def markdown(page: Page) -> str:
     """The same sentences and tables as Markdown, without figures."""
     pages = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=False, undefined=StrictUndefined, trim_blocks=True)
-    pages.filters["md"] = escaped
+    pages.filters |= {"md": lambda text: escaping.markdown(str(text)), "code": shown}
     return pages.get_template("report.md.j2").render(headline=page.headline, sections=page.sections, version=page.version)
 
 
-def escaped(text: str) -> str:
-    """`text` as Markdown shows it letter by letter, on one line."""
-    marked = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", " ".join(text.split()))
-    return marked.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def shown(value: Any) -> Any:
+    """A value of a template with nothing hidden in it; what is markup already stays."""
+    return value if isinstance(value, Markup) or not isinstance(value, str) else escaping.visible(value, keep="\n\t")
 
 
 def script_json(value: Any) -> str:

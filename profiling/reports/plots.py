@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoformer.architecture import Architecture
+from autoformer.escaping import visible
 
 # Readable on white and on near-black, and different for people who see red and green alike (after Okabe and Ito).
 BLUE, ORANGE, GREEN, PURPLE, OLIVE, GREY = "#3f8fd2", "#e07b1a", "#12936f", "#b5669f", "#9a8700", "#8b919a"
@@ -38,7 +39,7 @@ class Figure:
 
 def plain(text: str) -> str:
     """`text` as plotly shows it letter by letter."""
-    return html.escape(text, quote=False)
+    return html.escape(visible(text), quote=False).replace("%{", "&#37;{")  # which would be filled in
 
 
 def words(architecture: Architecture) -> str:

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from autoformer.cost import show
 from autoformer.errors import CheckpointError
 from autoformer.metric import WORDS
@@ -33,6 +31,7 @@ from autoformer.profiling.reports.wording import (
     short_source,
     words_of,
 )
+from autoformer.settings import write_yaml
 
 MOST_LINES = 15  # of the summary
 
@@ -48,7 +47,7 @@ def build_report(run_folder: Path) -> dict[str, Any]:
     page.save(whole, run_folder / "report.html")
     page.save(whole, run_folder / "report.md")
     recipe = "# The resolved recipe of this run; every setting, defaults included.\n"
-    page.write_text(recipe + _yaml(run.recipe), run_folder / "recipe.yaml")
+    page.write_text(recipe + write_yaml(run.recipe), run_folder / "recipe.yaml")
     page.save(whole, run_folder / "report.json")
     return report
 
@@ -132,14 +131,10 @@ def sections(report: Mapping[str, Any]) -> tuple[Section, ...]:
             name="recipe",
             title="Recipe",
             text=("Every setting, defaults included; also in recipe.yaml.",),
-            code=_yaml(report["recipe"]),
+            code=write_yaml(report["recipe"]),
             code_title="Resolved recipe",
         ),
     )
-
-
-def _yaml(recipe: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
 
 
 def _images(score: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from autoformer.data.value_range import words_on_range
 from autoformer.metric import WORDS, Metric, metric_from, wilson
 from autoformer.profiling.reports.blocks import Section, Table
 from autoformer.profiling.reports.plots import GREY, SERIES, SYMBOLS, Figure, Plot, common_layout, error_bars, one_view, plain
@@ -134,6 +135,7 @@ def data_section(report: Mapping[str, Any]) -> Section:
     data = report["data"]
     size, channels = data["preprocessing"]["image_size"], data["preprocessing"]["in_chans"]
     colour = "grey" if channels == 1 else "RGB" if channels == 3 else f"{channels} channels"
+    colour += words_on_range(data["preprocessing"].get("value_range"))
     names = data["classes"]
     shown = ", ".join(names[:20]) + (f", and {len(names) - 20} more" if len(names) > 20 else "")
     text = (

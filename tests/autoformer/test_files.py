@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -11,12 +12,13 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from autoformer.errors import CheckpointError, OutputExistsError
+from autoformer.errors import CheckpointError, DataError, OutputExistsError
 from autoformer.files import (
     file_digest,
     json_digest,
     read_json,
     refuse_existing,
+    refuse_pipes,
     replacing,
     sole_worker,
     write_folder,
@@ -207,3 +209,17 @@ with sole_worker(Path({str(tmp_path)!r})):
     assert subprocess.run([sys.executable, "-c", code]).returncode == 7
     with sole_worker(tmp_path):
         pass
+
+
+def test_pipes_among_words_are_refused_and_what_the_system_names_is_not(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    reader, writer = os.pipe()  # as the shell's <(command) hands one over
+    try:
+        refuse_pipes(["export", str(tmp_path), str(tmp_path / "file"), "a\0b", "", "/dev/null", f"/dev/fd/{reader}", "x" * 5000])
+    finally:
+        os.close(reader)
+        os.close(writer)
+    for word in (f"{tmp_path}/pipe", f"--data={tmp_path}/pipe", f"timm:vit@{tmp_path}/pipe"):
+        with pytest.raises(DataError, match="pipe is a named pipe, not a file"):
+            refuse_pipes(["evaluate", word])

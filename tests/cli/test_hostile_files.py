@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from autoformer.cost import Cost
-from autoformer.errors import CheckpointError
 from autoformer.files import read_json
 from autoformer.metric import Metric, score
 from autoformer.networks.folders import extract
@@ -160,12 +159,6 @@ def test_a_damaged_evaluation_in_a_study_is_refused(tmp_path: Path, stored: str 
         trial.set_user_attr("candidate", stored)
     foreign.tell(trial, 0.5)
     one_line(lambda: Study(url, "s").evaluations(), "study.db cannot be read as a study")
-
-
-def test_a_password_of_a_storage_is_not_shown() -> None:
-    with pytest.raises(CheckpointError) as caught:
-        Study("nosuch+driver://me:secret@host/db", "s")
-    assert "secret" not in str(caught.value)
 
 
 # --- checkpoints of a training -----------------------------------------------------------------------------------

@@ -20,7 +20,8 @@ from autoformer.data.parts import DataConfig
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import CheckpointError
 from autoformer.export.config import ExportConfig
-from autoformer.export.graphs.attention_pattern import GraphView, attentions
+from autoformer.export.graphs.attention_pattern import attentions
+from autoformer.export.graphs.graph_view import GraphView
 from autoformer.export.graphs.onnx_graph import OnnxGraph, opset_of
 from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.manifest import Manifest

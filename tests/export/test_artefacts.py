@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 from autoformer.errors import CheckpointError, DataError, ExportError
 from autoformer.export.artefacts import split_for_calibration
 from autoformer.export.graphs.onnx_graph import OnnxGraph
+from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.manifest import Manifest
 from autoformer.export.predictor import open_predictor, torch_model
 from autoformer.networks.folders import save_subnet
@@ -91,6 +93,68 @@ def test_int8_that_disagrees_too_often_is_rejected_with_its_figures(
     assert not (tmp_path / "out" / "model.int8.onnx").exists()
     with pytest.raises(CheckpointError, match=r"was rejected: .* images"):
         open_predictor(tmp_path / "out", precision="int8")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "making it failed: out of memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "making it failed: .*allocate memory"),
+        (OSError(28, "No space left on device"), "making it failed: .*No space left on device"),
+        (CheckpointError("x.onnx cannot be run: bad allocation"), "^x.onnx cannot be run: bad allocation$"),
+        (ExportError("nothing to quantise"), "^nothing to quantise$"),
+    ],
+)
+def test_int8_that_cannot_be_made_is_rejected_and_the_rest_is_kept(
+    error: Exception, reason: str, graph: OnnxGraph, subnet: Subnet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_existing_graph(monkeypatch, graph)
+
+    def quantize(graph: OnnxGraph, images: NDArray[np.float32], path: Path) -> None:
+        path.write_bytes(b"half a file")
+        raise error
+
+    monkeypatch.setattr("autoformer.export.artefacts.quantize_int8", quantize)
+    manifest = write_export(
+        subnet, tmp_path / "out", images=noise(8), preprocessing=PREPROCESSING, classes=CLASSES, formats=("onnx",),
+        precisions=("fp32", "int8"),
+    )  # fmt: skip
+    fp32, int8 = manifest.artefacts
+    assert (fp32.status, int8.status, int8.file) == ("exported", "rejected", None)
+    assert re.search(reason, int8.reason)
+    assert not (tmp_path / "out" / "model.int8.onnx").exists()
+
+
+def test_fp16_that_this_runtime_does_not_load_is_rejected_and_the_rest_is_kept(
+    graph: OnnxGraph, subnet: Subnet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_existing_graph(monkeypatch, graph)
+
+    def load(path: Path) -> OnnxModel:
+        if "fp16" in path.name:
+            raise CheckpointError(f"{path} needs a kernel that is not here")
+        return OnnxModel(path)
+
+    monkeypatch.setattr("autoformer.export.artefacts.OnnxModel", load)
+    manifest = write_export(
+        subnet, tmp_path / "out", images=noise(8), preprocessing=PREPROCESSING, classes=CLASSES, formats=("onnx",),
+        precisions=("fp32", "fp16"),
+    )  # fmt: skip
+    assert [(entry.precision, entry.status) for entry in manifest.artefacts] == [("fp32", "exported"), ("fp16", "rejected")]
+    assert manifest.artefacts[1].reason.endswith("needs a kernel that is not here")
+    assert not (tmp_path / "out" / "model.fp16.onnx").exists()
+
+
+def test_a_fault_of_our_own_is_not_hidden_as_a_rejection(
+    graph: OnnxGraph, subnet: Subnet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_existing_graph(monkeypatch, graph)
+    monkeypatch.setattr("autoformer.export.artefacts.quantize_int8", lambda *_: (_ for _ in ()).throw(RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        write_export(
+            subnet, tmp_path / "out", images=noise(8), preprocessing=PREPROCESSING, classes=CLASSES, formats=("onnx",),
+            precisions=("fp32", "int8"),
+        )  # fmt: skip
 
 
 def use_existing_graph(monkeypatch: pytest.MonkeyPatch, graph: OnnxGraph) -> None:

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from autoformer.data.preprocessing import Preprocessing
-from autoformer.export.graphs.attention_pattern import GraphView, attentions
-from autoformer.export.graphs.onnx_graph import opset_of, read_model
+from autoformer.export.graphs.attention_pattern import attentions
+from autoformer.export.graphs.graph_view import GraphView
+from autoformer.export.graphs.onnx_graph import opset_of
+from autoformer.export.graphs.onnx_reading import read_model
 from autoformer.export.graphs.tensorrt_rules import TARGETS, check_tensorrt
 from autoformer.export.manifest import Manifest
 from autoformer.networks.subnet import Subnet

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 
 from autoformer.cli import app
 from autoformer.cli.commands.evaluate import record_of
-from autoformer.errors import CheckpointError
-from autoformer.export.predictor import Predictor
+from autoformer.data.preprocessing import Preprocessing
+from autoformer.errors import CheckpointError, DataError
+from autoformer.export.predictor import Predictor, unfit_input
 
 
 def answering(logits: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Predictor:
@@ -28,6 +30,32 @@ def test_logits_that_are_no_numbers_are_no_answer(bad: float) -> None:
     assert answering(np.ones((2, 2), np.float32))(images).shape == (2, 2)
     with pytest.raises(CheckpointError, match=r"some.onnx gives 1 of 2 images logits that are infinite or not a number"):
         answering(np.array([[1, 2], [bad, 2]], np.float32))(images)
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        (
+            (8, 8, 3),
+            "of 8 × 8 pixels, channels last; they are prepared channels first here, so put a Transpose with perm 0",
+        ),
+        ((16, 8, 1), "of 16 × 8 pixels, channels last"),
+        ((3, 8, 16), "images of 8 × 16 pixels (height × width); they are prepared square here"),
+        ((5, 8, 8), "images of 5 channels; they have 1 or 3 here"),
+    ],
+)
+def test_inputs_that_no_image_is_prepared_for_are_called_what_they_are(shape: tuple[int, ...], said: str) -> None:
+    assumed = Preprocessing(8, 3, (0.5,) * 3, (0.2,) * 3)
+    foreign = replace(answering(np.ones((2, 2), np.float32)), image_shape=shape)
+    with pytest.raises(DataError) as caught:
+        foreign.preparation(assumed)
+    assert str(caught.value).startswith("some.onnx takes images")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 8, 8), (3, None, None), (None, None, None), (None, 8, 8), (3, 3, 3), None])
+def test_square_inputs_of_one_or_three_channels_and_open_ones_are_prepared(shape: tuple[int | None, ...] | None) -> None:
+    assert unfit_input(shape) is None
 
 
 def test_an_archived_bundle_says_which_images_it_was_made_for(tmp_path: Path) -> None:
@@ -58,3 +86,13 @@ def test_sigterm_ends_a_command_like_an_error_does(monkeypatch: pytest.MonkeyPat
     assert stop.value.code == 143
     assert left == ["cleaned up"]
     assert capsys.readouterr().err.startswith("error: stopped by SIGTERM")
+
+
+def test_timms_networks_take_values_beyond_8_bit_as_the_images_have_them() -> None:
+    """Files of ours say what they were made for, whatever the images at hand; timm says nothing of 12 bit in files of 16."""
+    own, images = Preprocessing(8, 3, (0.5,) * 3, (0.5,) * 3), Preprocessing(8, 1, (0.1,), (0.2,), value_range=(0.0, 4095.0))
+    logits = answering(np.ones((2, 2), np.float32))
+    assert replace(logits, preprocessing=own).preparation(images) == own
+    named = replace(logits, preprocessing=own, path=Path("timm:vit_tiny_patch16_224"))
+    assert named.preparation(images) == replace(own, value_range=(0.0, 4095.0))
+    assert logits.preparation(images) == images  # a foreign file

@@ -28,7 +28,7 @@ from autoformer.export.bundle import write_bundle
 from autoformer.export.engines.builder import EngineBuilder
 from autoformer.export.engines.engine import Engine
 from autoformer.export.expected import ExpectedResults
-from autoformer.export.graphs.attention_pattern import GraphView
+from autoformer.export.graphs.graph_view import GraphView
 from autoformer.export.graphs.model_metadata import ModelMetadata
 from autoformer.export.graphs.onnx_graph import OnnxGraph
 from autoformer.export.graphs.onnx_model import OnnxModel

@@ -1,6 +1,6 @@
 """Fuzzing: thousands of damaged files in processes that may die of them.
 
-    python -m tests.support.fuzzing --subject onnx bundle image --count 5000
+    python -m tests.support.fuzzing --subject onnx bundle image recipe manifest --count 5000
 
 prints what went wrong, each with the number that repeats it
 (`python -m tests.support.fuzz_worker SUBJECT NUMBER 1 …`), and a summary.
@@ -32,8 +32,9 @@ from autoformer.export.program import board_program
 from autoformer.networks.subnet import Subnet
 from autoformer.space import SearchSpace
 from tests.support.exporting import write_export
+from tests.support.foreign_models import write_models
 
-SUBJECTS = ("onnx", "bundle", "image")
+SUBJECTS = ("onnx", "bundle", "image", "recipe", "manifest")
 CLASSES = ("ape", "bee", "cat")
 PREPROCESSING = Preprocessing(8, 1, (0.3,), (0.4,))
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), dtype=np.uint8)
@@ -46,18 +47,24 @@ class Findings:
     mutations: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)  # of all that was attempted
     failures: dict[int, str] = field(default_factory=dict)  # by number: a traceback, or how the process ended
+    slowest_s: float = 0.0  # of the processor, for one mutation
 
 
-def small_model(path: Path) -> Path:
-    """One product of the 64 pixels with weights, with our properties."""
-    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 1, 8, 8])
+def small_model(path: Path, preprocessing: Preprocessing = PREPROCESSING) -> Path:
+    """One product of the 64 pixels with weights, with our properties; where it takes uint8, of pixels from 0 to 1."""
+    kind, most = {"float32": (TensorProto.FLOAT, 1), "uint8": (TensorProto.UINT8, 1 / 255)}[preprocessing.input_type]
+    images = helper.make_tensor_value_info("images", kind, ["batch", 1, 8, 8])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])
-    weight = helper.make_tensor("weight", TensorProto.FLOAT, [64, 3], np.linspace(-1, 1, 192, dtype=np.float32).tolist())
-    nodes = [helper.make_node("Flatten", ["images"], ["flat"]), helper.make_node("MatMul", ["flat", "weight"], ["logits"])]
+    weight = helper.make_tensor("weight", TensorProto.FLOAT, [64, 3], np.linspace(-most, most, 192, dtype=np.float32).tolist())
+    nodes = [
+        helper.make_node("Flatten", ["images"], ["pixels"]),
+        helper.make_node("Cast", ["pixels"], ["flat"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["flat", "weight"], ["logits"]),
+    ]
     model = helper.make_model(
         helper.make_graph(nodes, "g", [images], [logits], [weight]), opset_imports=[helper.make_opsetid("", 20)], ir_version=10
     )
-    about = ModelMetadata(preprocessing=PREPROCESSING, classes=CLASSES, precision="fp32")
+    about = ModelMetadata(preprocessing=preprocessing, classes=CLASSES, precision="fp32")
     helper.set_model_props(model, about.to_properties())
     onnx.save(model, path)
     return path
@@ -67,6 +74,7 @@ def make_originals(folder: Path, *, exported: bool) -> Path:
     """Whole files to damage: ONNX files (with those of a real export where `exported`), a bundle, images."""
     folder.mkdir()
     small = small_model(folder / "small.onnx")
+    write_models(folder, ModelMetadata(preprocessing=PREPROCESSING, classes=CLASSES, precision="fp32"))
     if exported:
         torch.manual_seed(0)
         space = SearchSpace.preset("micro", image_size=8, in_chans=1, num_classes=3)
@@ -88,8 +96,7 @@ def make_originals(folder: Path, *, exported: bool) -> Path:
     expected = ExpectedResults(name="small", budget={"max_params": 1000.0}, labels=(0, 1, 2, 0, 1, 2))
     write_bundle(source, folder / "bundle", expected, pixels=PIXELS, program=board_program("autoformer.cli.board.bundle_program"))
     photo = Image.fromarray(np.random.default_rng(2).integers(0, 256, (40, 30, 3), dtype=np.uint8))
-    for suffix in ("png", "jpg", "gif", "bmp", "webp", "tiff", "ppm"):
-        photo.save(folder / f"image.{suffix}")
+    photo.save(folder / "image.png")
     for index, name in enumerate(CLASSES):
         (folder / "folder" / name).mkdir(parents=True)
         for number in range(8):
@@ -115,6 +122,7 @@ def fuzz(subject: str, first: int, count: int, originals: Path) -> Findings:
                     answer = json.loads(line)
                     found.mutations += 1
                     found.outcomes.update(answer["outcomes"])
+                    found.slowest_s = max(found.slowest_s, answer.get("seconds", 0.0))
                     if "failure" in answer:
                         found.failures[answer["number"]] = answer["failure"]
                     begun = None
@@ -144,7 +152,8 @@ def main() -> None:
                 print(f"--- {subject} {number}\n{failure}")
             kinds = Counter(failure.strip().splitlines()[-1][:150] for failure in found.failures.values())
             print(
-                f"{subject}: {found.mutations} mutations, {dict(found.outcomes)}, {len(found.failures)} failures {dict(kinds)}",
+                f"{subject}: {found.mutations} mutations, {dict(found.outcomes)}, {len(found.failures)} failures {dict(kinds)}, "
+                f"slowest {found.slowest_s:.1f} s",
                 flush=True,
             )
 

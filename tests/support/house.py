@@ -18,7 +18,7 @@ from tests.support.source_tree import FOLDERS, ROOT, files, import_graph, import
 # folders to the left. `docs/architecture.md` draws this table.
 FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "autoformer": (
-        ("__init__", "errors", "progress", "settings", "versions"),
+        ("__init__", "errors", "escaping", "file_kinds", "progress", "settings", "versions"),
         ("records",),
         ("architecture", "files", "metric"),
         ("data", "space", "tensors"),
@@ -37,7 +37,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "autoformer.profiling": (("measuring",), ("backends",), ("insides", "tables"), ("kits", "profiles"), ("reports",)),
     "autoformer.cli": (
-        ("__init__", "board", "console", "options"),
+        ("__init__", "board", "class_order", "console", "options"),
         ("chain", "networks", "words"),
         ("commands", "profile_commands"),
         ("app",),
@@ -45,7 +45,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
 }
 ORDER = tuple(FLOORS)  # each imports itself and what stands before it
-MOST_ARROWS = {"autoformer": 80, "autoformer.profiling": 20}
+MOST_ARROWS = {"autoformer": 82, "autoformer.profiling": 20}
 WITHOUT_TORCH = tuple(
     f"autoformer.{name}"
     for name in [

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from autoformer.data.check import DataCheck, Finding, check_data
+from autoformer.data.decoding import ORIENTATION, decode
 from autoformer.data.duplicates import near_pairs, same_groups
-from autoformer.data.images import decode
 from autoformer.data.loading import check_readable, load_parts
 from autoformer.data.parts import DataConfig
-from autoformer.data.preprocessing import ORIENTATION, convert
+from autoformer.data.preprocessing import convert
 from autoformer.data.splits import group_keys
 from autoformer.errors import DataError
 from tests.support.commands import command
@@ -129,7 +129,7 @@ def test_every_odd_kind_is_named_with_what_is_done_about_it(tmp_path: Path) -> N
         assert (found.count, found.examples[0].partition(".")[0]) == (1, f"train: a/{kind}")
         assert found.consequence
     assert finding(check, "deep").examples == ("train: a/deep.png",)
-    assert finding(check, "grey").examples == ("train: a/deep.png", "train: a/grey.png")
+    assert finding(check, "grey").examples == ("train: a/deep.png", "train: a/float.tiff", "train: a/grey.png")
     assert check.is_usable
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
-from autoformer.data.images import folder_images
+from autoformer.data.folders import folder_images
 from autoformer.data.loading import check_readable, load_parts, parts_of_record, split_dataset
 from autoformer.data.parts import DataConfig
 from autoformer.data.splits import stratified
@@ -138,7 +138,7 @@ def test_train_alone_is_cut_and_train_beside_other_classes_is_a_class(tmp_path: 
 def test_the_class_is_the_top_folder_however_deep_the_images_lie(tmp_path: Path) -> None:
     draw_images(tmp_path / "cat", ("black", "white"), each=4)
     draw_images(tmp_path / "dog", ("black", "white"), each=2)
-    images, classes = folder_images(tmp_path)
+    images, classes, _ = folder_images(tmp_path)
     assert classes == ("cat", "dog")
     assert list(images.labels) == [0] * 8 + [1] * 4
     assert list(images.files) == sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.png"))
@@ -170,9 +170,9 @@ def test_an_image_linked_from_another_class_keeps_the_class_it_lies_in(tmp_path:
     draw_images(tmp_path, ("a", "b"), each=3)
     (tmp_path / "a" / "again.png").symlink_to(tmp_path / "b" / "000.png")
     (tmp_path / "a" / "folder").symlink_to(tmp_path / "b")
-    images, _ = folder_images(tmp_path)
+    images, _, remarks = folder_images(tmp_path)
     assert list(images.labels) == [0, 0, 0, 1, 1, 1]
-    assert images.repeated == (Path("a/again.png"), Path("a/folder"))
+    assert remarks.repeated == ("a/again.png", "a/folder")
 
 
 def test_links_to_images_and_folders_elsewhere_are_followed_and_doubles_left_out(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_links_to_images_and_folders_elsewhere_are_followed_and_doubles_left_out
         (tmp_path / "data" / "a" / f"{index}.png").symlink_to(store / "x" / f"{index:03d}.png")
     (tmp_path / "data" / "a" / "twice.png").symlink_to(store / "x" / "000.png")
     (tmp_path / "data" / "b").symlink_to(store / "y")
-    images, classes = folder_images(tmp_path / "data")
+    images, classes, _ = folder_images(tmp_path / "data")
     assert classes == ("a", "b")
     assert [file.as_posix() for file in images.files] == [
         "a/0.png", "a/1.png", "a/2.png", "b/000.png", "b/001.png", "b/002.png",
@@ -190,11 +190,13 @@ def test_links_to_images_and_folders_elsewhere_are_followed_and_doubles_left_out
     assert images.open(0).size == (20, 20)
 
 
-@pytest.mark.parametrize("ending", [".jpg", ".JPEG", ".png", ".webp", ".bmp", ".gif", ".tif", ".TIFF", ".ppm", ".pgm"])
+@pytest.mark.parametrize(
+    "ending", [".jpg", ".JPEG", ".png", ".webp", ".bmp", ".gif", ".tif", ".TIFF", ".ppm", ".pgm", ".JPE", ".jfif"]
+)
 def test_an_image_of_each_ending_is_taken_and_read(tmp_path: Path, ending: str) -> None:
     (tmp_path / "a").mkdir()
-    Image.new("L", (9, 7), 200).save(tmp_path / "a" / f"one{ending}")
-    images, _ = folder_images(tmp_path)
+    Image.new("L", (9, 7), 200).save(tmp_path / "a" / f"one{ending}", "JPEG" if ending == ".jfif" else None)
+    images, _, _ = folder_images(tmp_path)
     pixels = np.asarray(images.open(0).convert("L"))
     assert pixels.shape == (7, 9)
     assert abs(int(pixels[0, 0]) - 200) <= 2
@@ -206,7 +208,10 @@ def test_files_that_are_no_images_are_counted_and_named_and_leave_the_digest_alo
     for name in ("notes.txt", "a/list.csv", "b/list.csv", ".hidden", "a/.hidden.png"):
         (tmp_path / name).write_text("words")
     parts = load_parts(DataConfig(source=str(tmp_path)))
-    assert parts.layout == before.layout + "; 3 files that are not images were left out, e.g. a/list.csv"
+    assert parts.layout == before.layout + (
+        "; 3 files are not taken as images (.csv 2, .txt 1), e.g. a/list.csv"
+        "; 2 hidden names and folders of thumbnails were left out, e.g. .hidden"
+    )
     assert parts.digest == before.digest
 
 
@@ -250,7 +255,7 @@ def test_a_name_that_is_not_utf8_is_one_printable_line(tmp_path: Path, name: byt
 
 def test_an_image_that_vanished_is_one_line(tmp_path: Path) -> None:
     draw_images(tmp_path, ("a", "b"), each=2)
-    images, _ = folder_images(tmp_path)
+    images, _, _ = folder_images(tmp_path)
     (tmp_path / "a" / "000.png").unlink()
     with pytest.raises(DataError, match=r"000\.png cannot be read"):
         images.identity(0)
@@ -283,7 +288,7 @@ def test_the_digest_of_parts_notices_changed_content_of_equal_size(tmp_path: Pat
 
 def test_the_identity_is_read_once(tmp_path: Path) -> None:
     draw_images(tmp_path, ("a", "b"), each=1)
-    images, _ = folder_images(tmp_path)
+    images, _, _ = folder_images(tmp_path)
     first = images.identity(0)
     (tmp_path / "a" / "000.png").write_bytes(b"other")
     assert images.identity(0) == first

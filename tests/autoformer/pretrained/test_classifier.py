@@ -36,7 +36,7 @@ def weights_of(name: str, path: Path, **arguments: Any) -> Any:
 @pytest.mark.parametrize(("size", "mode"), [(32, "RGB"), (48, "RGB"), (32, "L")])
 def test_weights_of_a_file_are_fitted_to_size_and_channels_as_timm_fits_them(tmp_path: Path, size: int, mode: str) -> None:
     weights_of("test_vit", tmp_path / "vit.pth", img_size=32, num_classes=7)
-    made, new_head = classifier_from(f"timm:test_vit@{tmp_path / 'vit.pth'}", parts_of(size, mode))
+    made, _, new_head = classifier_from(f"timm:test_vit@{tmp_path / 'vit.pth'}", parts_of(size, mode))
     channels = len(mode) // 2 * 2 + 1
     overlay = {"file": str(tmp_path / "vit.pth"), "num_classes": 7}
     theirs = timm.create_model(
@@ -51,7 +51,7 @@ def test_weights_of_a_file_are_fitted_to_size_and_channels_as_timm_fits_them(tmp
 
 
 def test_a_network_with_two_classifiers_gets_zeros_in_both() -> None:
-    made, new_head = classifier_from("timm:levit_128s@scratch", parts_of(64))
+    made, _, new_head = classifier_from("timm:levit_128s@scratch", parts_of(64))
     assert new_head
     assert made.arguments == {"num_classes": 3, "in_chans": 3, "img_size": 64}
     layers: Any = without_classifier(made).network.get_classifier()  # type: ignore[operator]
@@ -63,10 +63,10 @@ def test_images_are_normalised_as_the_weights_know_them_and_otherwise_as_measure
     model = weights_of("test_resnet", tmp_path / "resnet.pth", num_classes=7)
     parts = parts_of(32)
     words = f"timm:test_resnet@{tmp_path / 'resnet.pth'}"
-    known, _ = classifier_from(words, parts)
+    known, _, _ = classifier_from(words, parts)
     told = model.pretrained_cfg
     assert known.preprocessing(parts).normalisation == Normalisation(told["mean"], told["std"])
-    fresh, _ = classifier_from("timm:test_resnet@scratch", parts)
+    fresh, _, _ = classifier_from("timm:test_resnet@scratch", parts)
     assert fresh.preprocessing(parts) == parts.preprocessing
     grey = parts_of(32, "L")
     assert classifier_from(words, grey)[0].preprocessing(grey) == grey.preprocessing, "three numbers do not fit one channel"
@@ -85,7 +85,7 @@ def test_fresh_weights_are_a_function_of_the_seed() -> None:
 
 def test_stochastic_depth_is_applied_where_the_network_has_it() -> None:
     parts = parts_of(64)
-    made, _ = classifier_from("timm:test_resnet@scratch", parts)
+    made, _, _ = classifier_from("timm:test_resnet@scratch", parts)
     rates = [module.drop_prob for module in made.with_drop_path(0.2).modules() if isinstance(module, timm.layers.DropPath)]
     assert max(rates) == pytest.approx(0.2)
     without = replace(made, name="ghostnet_050")

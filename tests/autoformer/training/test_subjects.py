@@ -41,6 +41,10 @@ def test_a_finetune_of_a_cnn_goes_on_to_the_same_bits_and_timm_opens_its_folder(
     assert record is not None
     assert record["format"] == "autoformer/network/1"
     assert len(record["history"]) == 2
+    reversed_parts = parts.in_order(tuple(reversed(parts.classes)))
+    again, ordered, new_head = classifier_from(str(tmp_path / "whole"), reversed_parts)
+    assert (ordered.classes, new_head) == (parts.classes, False)
+    assert torch.equal(again.network.state_dict()["classifier.weight"], named.network.state_dict()["classifier.weight"])
     images = torch.randn(4, 1, 8, 8)
     theirs = timm.create_model(f"local-dir:{tmp_path / 'whole'}", pretrained=True).eval()
     with torch.no_grad():

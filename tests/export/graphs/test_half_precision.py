@@ -14,7 +14,8 @@ from onnx import TensorProto
 
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import ExportError
-from autoformer.export.graphs.attention_pattern import GraphView, attentions
+from autoformer.export.graphs.attention_pattern import attentions
+from autoformer.export.graphs.graph_view import GraphView
 from autoformer.export.graphs.half_precision import HalfPrecision, Peaks, measure_peaks, part_of
 from autoformer.export.graphs.onnx_graph import OnnxGraph
 from autoformer.export.graphs.onnx_model import OnnxModel

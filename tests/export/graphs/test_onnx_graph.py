@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import timm
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from autoformer.architecture import Architecture
 from autoformer.errors import CheckpointError, DataError, ExportError, MissingPackageError
-from autoformer.export.graphs.onnx_graph import OnnxGraph
+from autoformer.export.graphs.onnx_graph import OnnxGraph, image_shape_of
 from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.graphs.quantization import Calibration, quantize_int8, refused_quantisation
 from autoformer.export.graphs.tensorrt_rules import check_tensorrt
@@ -102,7 +103,7 @@ def test_structure_is_what_runtimes_fuse(subnet: Subnet, graph: OnnxGraph) -> No
     assert operators["Gelu"] == sum(isinstance(module, nn.GELU) for module in subnet.modules()) == 1
     assert operators["Softmax"] == 1
     assert not operators["Erf"]
-    assert model.ir_version <= 10
+    assert model.ir_version == 9  # the oldest that goes with opset 20
     assert [value.name for value in (*model.graph.input, *model.graph.output)] == ["images", "logits"]
     assert [dim.dim_param or dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim] == ["batch", 3, 8, 8]
     weights = sum(parameter.numel() for parameter in subnet.parameters())
@@ -174,6 +175,12 @@ def test_networks_that_cannot_be_exported_are_refused_in_one_line(tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
+def test_the_images_of_a_network_are_not_the_features_behind_its_backbone() -> None:
+    with torch.device("meta"):
+        assert image_shape_of(timm.create_model("vit_tiny_r_s16_p8_224", img_size=64)) == (3, 64, 64)
+        assert image_shape_of(timm.create_model("test_vit", img_size=32, in_chans=1)) == (1, 32, 32)
+
+
 def test_damaged_and_foreign_files_are_one_clear_line(graph: OnnxGraph, tmp_path: Path) -> None:
     whole = graph.path.read_bytes()
     flipped = bytearray(whole)
@@ -239,6 +246,7 @@ def test_absent_onnxruntime_names_what_to_install(graph: OnnxGraph, monkeypatch:
 
 def test_int8_file_is_legal_for_tensorrt_and_keeps_its_metadata(graph: OnnxGraph, int8: OnnxGraph) -> None:
     assert refused_quantisation(onnx.load(int8.path)) is None
+    assert onnx.load(int8.path).ir_version == 9
     assert not [finding for finding in check_tensorrt(int8.path) if finding.rule == "quantisation"]
     assert replace(int8.metadata, precision="fp32") == graph.metadata
     assert int8.metadata.precision == "int8"

@@ -9,46 +9,18 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from autoformer.errors import ExportError
 from autoformer.export.graphs.onnx_graph import OnnxGraph
 from autoformer.export.graphs.tensorrt_rules import check_model, check_tensorrt, grouped, parsed, to_dict
 from autoformer.networks.subnet import Subnet
 from autoformer.space import SearchSpace
+from tests.support.checked_graphs import graph, node, said
 from tests.support.commands import command
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 SMALL = SearchSpace.preset("micro", image_size=8, in_chans=1, num_classes=10)
-Shape = list[int | str | None]
-
-
-def graph(
-    nodes: list[onnx.NodeProto],
-    stored: dict[str, np.ndarray[Any, Any]] | None = None,
-    *,
-    opset: int = 20,
-    kind: int = FLOAT,
-    shape: Shape | None = None,
-    out: int | None = None,
-) -> onnx.ModelProto:
-    """A model from `x` [batch, 8, 32] to `y`."""
-    made = helper.make_graph(
-        nodes, "g",
-        [helper.make_tensor_value_info("x", kind, ["batch", 8, 32] if shape is None else shape)],
-        [helper.make_tensor_value_info("y", out or kind, None)],
-        [numpy_helper.from_array(value, name) for name, value in (stored or {}).items()],
-    )  # fmt: skip
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
-
-
-def said(model: onnx.ModelProto, *versions: str) -> set[tuple[str, str]]:
-    """Level and rule of each finding."""
-    return {(finding.level, finding.rule) for finding in check_model(model, versions or ("10.3",))}
-
-
-def node(kind: str, inputs: str, outputs: str = "y", **attributes: Any) -> onnx.NodeProto:
-    return helper.make_node(kind, inputs.split(), outputs.split(), name=f"the {kind}", **attributes)
 
 
 # --- opset and operators -----------------------------------------------------------------------------------------
@@ -125,15 +97,16 @@ def test_open_sizes_beside_the_batch_fall_back() -> None:
 
 
 def quantised(
-    zero: np.ndarray[Any, Any] | None, scale: float = 0.1, weights: bool = True, stored_scale: bool = True
+    zero: np.ndarray[Any, Any] | None, scale: float = 0.1, weights: bool = True, scale_from: str | None = None
 ) -> onnx.ModelProto:
     """x through Q/DQ into a product with weights, which are dequantised too where `weights` says."""
     zeros = "" if zero is None else " z"
     stored: dict[str, np.ndarray[Any, Any]] = {"s0": np.asarray(scale, np.float32), "w8": np.ones((32, 4), np.int8)}
     stored |= {"w": np.ones((32, 4), np.float32), "s1": np.asarray(0.5, np.float32), "z8": np.asarray(0, np.int8)}
     stored |= {} if zero is None else {"z": zero}
-    nodes = [] if stored_scale else [node("Identity", "s0", "s2")]
-    name = "s0" if stored_scale else "s2"
+    maker = {"Identity": node("Identity", "s0", "s2"), "ReduceMax": node("ReduceMax", "x", "s2", keepdims=0)}
+    nodes = [maker[scale_from]] if scale_from else []
+    name = "s2" if scale_from else "s0"
     nodes += [node("QuantizeLinear", f"x {name}{zeros}", "q"), node("DequantizeLinear", f"q {name}{zeros}", "d")]
     nodes += [node("DequantizeLinear", "w8 s1 z8", "dw")] if weights else []
     return graph([*nodes, node("MatMul", "d dw" if weights else "d w")], stored)
@@ -147,15 +120,33 @@ def test_symmetric_int8_of_both_inputs_is_what_tensorrt_takes() -> None:
     "model",
     [
         quantised(np.asarray(3, np.int8)),
-        quantised(np.asarray(0, np.uint8)),
-        quantised(None),
         quantised(np.asarray(0, np.int8), scale=-0.1),
-        quantised(np.asarray(0, np.int8), stored_scale=False),
+        quantised(np.asarray(0, np.int8), scale_from="ReduceMax"),
     ],
-    ids=["zero point 3", "uint8", "no zero point", "negative scale", "computed scale"],
+    ids=["zero point 3", "negative scale", "computed scale"],
 )
 def test_other_quantisation_is_refused(model: onnx.ModelProto) -> None:
     assert ("fails", "quantisation") in said(model)
+
+
+def test_a_scale_may_follow_from_stored_values_alone() -> None:
+    assert said(quantised(np.asarray(0, np.int8), scale_from="Identity")) == set()
+
+
+@pytest.mark.parametrize("zero", [np.asarray(0, np.uint8), None])
+def test_uint8_is_refused_by_8_6_and_later_computed_as_int8(zero: np.ndarray[Any, Any] | None) -> None:
+    assert ("fails", "quantisation") in said(quantised(zero), "8.6")
+    assert {level for level, _ in said(quantised(zero), "10.3", "11.4")} == {"risk"}
+
+
+def test_stored_values_of_uint8_are_refused() -> None:
+    stored: dict[str, np.ndarray[Any, Any]] = {
+        "w8": np.ones((32, 4), np.uint8),
+        "s": np.asarray(0.5, np.float32),
+        "z": np.asarray(0, np.uint8),
+    }
+    model = graph([node("DequantizeLinear", "w8 s z", "w"), node("MatMul", "x w")], stored)
+    assert ("fails", "quantisation") in said(model, "11.4")
 
 
 def test_a_dequantised_bias_is_refused() -> None:

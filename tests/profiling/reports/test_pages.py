@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from autoformer.profiling.reports.page import escaped
+from autoformer.escaping import markdown
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.run_page import build_report, figures
 from tests.support.pages import Page
 from tests.support.run_folder import make_run
 
+HIDDEN = "\x1b[2J\u202egnp.exe\u200b"  # clears a terminal, turns the direction of writing, has no width
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)">'
 
 
@@ -35,7 +36,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report whose classes, source, file names and reasons are written by someone who means harm."""
     folder = make_run(
         tmp_path_factory.mktemp("hostile") / "run",
-        classes=(HOSTILE, "a|b", *"23456789"),
+        classes=(HOSTILE, "a|b", HIDDEN, "![](http://x/y.png)", *"456789"),
         source=f"data {HOSTILE}",
         int8_name="<b onmouseover=alert(3)>.onnx",
         skip_reason=f"because {HOSTILE}\n| of | this",
@@ -81,6 +82,14 @@ def test_names_from_files_never_become_elements_or_script(hostile: Path) -> None
     assert "<" not in page.scripts[0]
 
 
+@pytest.mark.parametrize("name", ["report.html", "report.md"])
+def test_letters_that_do_not_show_are_escaped(hostile: Path, name: str) -> None:
+    text = (hostile / name).read_text(encoding="utf-8")
+    text = text if name == "report.md" else re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)  # plotly's and the page's
+    assert not {"\x1b", "\u202e", "\u200b"} & set(text)
+    assert "u202egnp.exe" in text
+
+
 def test_hover_texts_show_names_letter_by_letter(hostile: Path) -> None:
     plots = json.loads(Page((hostile / "report.html").read_text(encoding="utf-8")).scripts[0])
     names = [trace["name"] for figure in plots if figure["name"] == "latency" for trace in figure["views"][0]["plot"]["data"]]
@@ -94,7 +103,7 @@ def test_markdown_has_the_tables_of_the_page(folder: Path, page: Page) -> None:
     lines = (folder / "report.md").read_text(encoding="utf-8").splitlines()
     cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines if line.startswith("|")]
     for row in page.rows:
-        assert [escaped(cell) for cell in row] in cells
+        assert [markdown(cell) for cell in row] in cells
 
 
 @pytest.mark.parametrize("which", ["folder", "hostile"])
