@@ -24,8 +24,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+from PIL import Image
 import typer.main
 
 from autoformer.cli.board import bundle_program as board
@@ -170,7 +172,8 @@ def _sign(folder: Path) -> None:
 def try_image(originals: Path, place: Path, rng: random.Random) -> Iterator[str]:
     name, content = damaged_image(every_kind(), rng)
     path = folder_with(content, place, rng)
-    with warnings.catch_warnings():
+    # A damaged header may ask for 170 million pixels, which take seconds in each reading: refused from 32 million on here.
+    with warnings.catch_warnings(), patch.object(Image, "MAX_IMAGE_PIXELS", 1 << 24):
         warnings.simplefilter("error")  # Pillow remarks on damaged images, and nobody should see it
         for work in readings(path, rng):
             yield attempt(work)
