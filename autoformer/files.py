@@ -158,7 +158,7 @@ def sole_worker(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise OutputExistsError(f"another process works in {folder}; wait for it, or choose another --out") from error
         _locks.add(lock)
         try:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +31,10 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[s
     with replacing(path) as beside:
         try:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, header)
-        except SafetensorError as error:  # a full disk, mostly
-            raise OSError(errno.EIO, " ".join(str(error).split()), str(path)) from error
+        except SafetensorError as error:  # a full disk, mostly; the system's number stands in the text
+            number = int(found[1]) if (found := re.search(r"\bcode: (\d+)", str(error))) else None
+            reason = " ".join(str(error).split()) if number is None else os.strerror(number)
+            raise OSError(number or errno.EIO, reason, str(path)) from error
         mask = os.umask(0)
         os.umask(mask)
         beside.chmod(0o666 & ~mask)  # as any other file: safetensors lets only its owner read it
@@ -45,7 +48,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     _check_readable(path)
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (SafetensorError, ValueError) as error:
         if (kind := stand_in(path)) is not None:
             raise CheckpointError(f"{path} {kind}") from error
         raise CheckpointError(

@@ -53,6 +53,7 @@ from autoformer.search.answer import StoredSearch
 from autoformer.search.config import Goal
 from autoformer.search.loop import search_supernet
 from autoformer.search.result import SearchResult
+from autoformer.search.storage import check_place
 from autoformer.settings import write_yaml
 from autoformer.space import SearchSpace
 from autoformer.training.batches import Plan
@@ -114,6 +115,7 @@ def _run(
         "device": DeviceFacts.collect().to_dict(),
     }
     write_json(run, out / "run.json")
+    check_place(out / "search")
 
     costs = steps.timed("latency table", lambda: _costs(recipe, space, out, progress))
     sought = _budget(recipe, space, costs, out)

@@ -178,3 +178,13 @@ def test_a_cache_in_a_folder_that_cannot_be_written_is_left_out(tmp_path: Path) 
     place.mkdir(mode=0o500)
     with pytest.warns(UserWarning, match="cannot be opened"):
         EvaluationStore(place / "evaluations.db", {"weights": 1}, 10).put(SPACE.smallest, 0, np.array([1]))
+
+
+def test_a_place_where_no_database_can_be_is_known_before_the_work(tmp_path: Path) -> None:
+    """SQLite opens no path of more than 512 bytes."""
+    storage.check_place(tmp_path / "a?b" / "search")
+    assert everything_in(tmp_path) == {"a?b", "a?b/search"}
+    far = tmp_path.joinpath(*["x" * 200] * 3)
+    with pytest.raises(StorageError, match="cannot be opened"):
+        storage.check_place(far)
+    assert everything_in(far) == set()
