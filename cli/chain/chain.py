@@ -7,7 +7,6 @@ at the end, when every choice is made, once per artefact.
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,6 +53,7 @@ from autoformer.search.config import Goal
 from autoformer.search.loop import search_supernet
 from autoformer.search.result import SearchResult
 from autoformer.space import SearchSpace
+from autoformer.temporary import temporary_folder
 from autoformer.training.batches import Plan
 from autoformer.training.runs import finetune, preprocessing_of, train_supernet
 from autoformer.training.trainer import Surroundings
@@ -163,8 +163,8 @@ def search_helpers(recipe: Recipe, out: Path, workers: str) -> Iterator[None]:
     if workers == "1" or (out / "search" / "search.json").exists():
         yield
         return
-    with tempfile.TemporaryDirectory() as folder:
-        same = Path(folder) / "recipe.yaml"  # with the overrides of the command line; the threads are shared out
+    with temporary_folder("helpers") as folder:
+        same = folder / "recipe.yaml"  # with the overrides of the command line; the threads are shared out
         same.write_text(yaml.safe_dump({**recipe.model_dump(mode="json"), "threads": None}), encoding="utf-8")
         words = ["search", "--supernet", str(out / "supernet"), "--out", str(out / "search"), "--recipe", str(same)]
         for name, limit in recipe.budget:

@@ -84,17 +84,17 @@ def ledger_of(words: str) -> Path:
 
 def record_of(words: str, key: str) -> dict[str, Any] | None:
     """The nearest record with an object or a name under `key` in an artefact's folder or the two above (a run's), or None."""
-    import tempfile
 
     from autoformer.export.bundle import unpack_bundle
     from autoformer.files import read_json
+    from autoformer.temporary import temporary_folder
 
     if words.startswith(TIMM):
         return None
     artefact = Path(words)
     if artefact.suffix == ".zip" and artefact.is_file():
-        with tempfile.TemporaryDirectory(prefix="autoformer-bundle-") as temporary:
-            return record_of(str(unpack_bundle(artefact, Path(temporary) / "bundle")), key)
+        with temporary_folder("bundle") as temporary:
+            return record_of(str(unpack_bundle(artefact, temporary / "bundle")), key)
     for folder in (artefact, artefact.parent, artefact.parent.parent):
         for name in ("subnet.json", "manifest.json", "supernet.json", "run.json"):
             if (folder / name).is_file():

@@ -33,6 +33,7 @@ from autoformer.data.preprocessing import INPUT_TYPES, Preprocessing
 from autoformer.errors import CheckpointError, ExportError, short
 from autoformer.export.graphs.external_data import check_external_data, external_locations
 from autoformer.export.graphs.model_metadata import ModelMetadata
+from autoformer.export.manifest import check_described
 from autoformer.files import replacing, write_json
 from autoformer.tensors import tensors_digest
 
@@ -179,6 +180,7 @@ def read_model(path: Path, *, weights_beside: bool = False) -> onnx.ModelProto:
     """
     try:
         content = path.read_bytes()
+        check_described(path)
         model = onnx.load_model_from_string(content)
         if weights_beside:
             check_external_data(path)

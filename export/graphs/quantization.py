@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from autoformer.export.graphs.onnx_model import OnnxModel, import_onnxruntime
 from autoformer.export.graphs.tensorrt_rules import STANDARD, TARGETS, parsed, quantisation
 from autoformer.export.parity import run_in_batches
 from autoformer.files import replacing
+from autoformer.temporary import temporary_folder
 
 QUANTISED = ("MatMul", "Gemm", "Conv")
 CALIBRATION_BATCH = 16
@@ -91,13 +91,13 @@ def quantize_int8(
     usable = images[np.arange(-(-len(images) // batch) * batch) % len(images)]
     expected, _ = run_in_batches(source, usable, (batch,))
     # Quantised in a folder of its own, so that whatever the quantiser leaves goes with it.
-    with tempfile.TemporaryDirectory(prefix="autoformer-int8-") as temporary, _quiet():
-        prepared = _prepare(graph, Path(temporary))
+    with temporary_folder("int8") as temporary, _quiet():
+        prepared = _prepare(graph, temporary)
         trials: list[tuple[Trial, Path]] = []
         for index, calibration in enumerate(candidates):
             if calibration.ends_in_fp32 and not _nodes_to_quantize(onnx.load(prepared), ends_in_fp32=True):
                 continue  # a network of convolutions alone
-            made = Path(temporary) / f"{index}.onnx"
+            made = temporary / f"{index}.onnx"
             _quantize(prepared, made, usable, batch, calibration)
             given, _ = run_in_batches(_runnable(made, graph), usable, (batch,))
             moved = float(np.abs(expected - given).mean())

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from autoformer.errors import CheckpointError, MeasurementError, short
 from autoformer.export.graphs.external_data import check_external_data
 from autoformer.export.graphs.onnx_model import PROVIDERS, import_onnxruntime
+from autoformer.export.manifest import check_described
 from autoformer.profiling.measuring.system_files import usable_cores
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class OnnxRuntimeBackend:
         self._shown = shown
         try:
             if isinstance(graph, Path):
+                check_described(graph)
                 check_external_data(graph)
             self._session = onnxruntime.InferenceSession(
                 str(graph) if isinstance(graph, Path) else graph, options, providers=chain, enable_fallback=0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import resource
 import subprocess
 import sys
@@ -53,8 +55,23 @@ def test_transposed_and_shared_tensors_are_stored_as_they_look(tmp_path: Path) -
 def test_json_is_sorted_readable_and_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "value.json"
     write_json({"b": 1, "a": "é"}, path)
-    assert path.read_text(encoding="utf-8") == '{\n  "a": "é",\n  "b": 1\n}\n'
+    content = hashlib.sha256(b'{"a":"\\u00e9","b":1}').hexdigest()
+    expected = f'{{\n  "a": "é",\n  "b": 1,\n  "content_sha256": "{content}"\n}}\n'
+    assert path.read_text(encoding="utf-8") == expected
     assert read_json(path) == {"a": "é", "b": 1}
+
+
+def test_json_that_was_changed_after_it_was_written_is_refused_unless_its_digest_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json({"limit": 10, "name": "a"}, path)
+    path.write_text(path.read_text().replace("10", "18"))
+    with pytest.raises(CheckpointError, match=r"value.json was damaged or edited: .*if the change is meant, remove its content"):
+        read_json(path)
+    path.write_text(json.dumps({"name": "a", "limit": 18}))
+    assert read_json(path) == {"limit": 18, "name": "a"}  # written by hand, or by an earlier version
+    write_json({"numbers": {2: "two", 10: "ten"}}, path)
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=8))  # the same content
+    assert read_json(path) == {"numbers": {"2": "two", "10": "ten"}}
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
