@@ -23,6 +23,7 @@ from autoformer.cli.chain.helpers import helpers
 from autoformer.cli.chain.recipe import Recipe
 from autoformer.cli.chain.starting import beginning
 from autoformer.cost import Budget, CostModel, ExactCosts, check_feasible
+from autoformer.data.ledger import LEDGER
 from autoformer.data.loading import check_readable, load_parts, without_recorded
 from autoformer.data.parts import DataParts, TestPart
 from autoformer.data.preprocessing import Preprocessing
@@ -265,7 +266,7 @@ def score_on_test(
     for name, predict in predictors.items():
         if name not in record["guesses"]:
             own = predict.preparation(preprocessing) if isinstance(predict, Predictor) else preprocessing  # it may take uint8
-            images = EvaluationSet.of(test.read(name, out / "test_ledger.json"), own)
+            images = EvaluationSet.of(test.read(name, out / LEDGER), own)
             record["guesses"][name] = np.asarray(predictions(predict, images, progress=progress)).tolist()
             record["labels"] = images.labels.tolist()
             write_json(record, path)

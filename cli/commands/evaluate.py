@@ -76,10 +76,12 @@ def evaluate(
 
 def ledger_of(words: str) -> Path:
     """The ledger of the run that an artefact belongs to; without a run, one beside it. Of timm's networks: one right here."""
+    from autoformer.data.ledger import LEDGER
+
     artefact = Path("." if words.startswith(TIMM) else words)
     place = artefact if artefact.is_dir() else artefact.parent
     run = next((folder for folder in (place, *place.resolve().parents) if (folder / "run.json").is_file()), place)
-    return run / "test_ledger.json"
+    return run / LEDGER
 
 
 def record_of(words: str, key: str) -> dict[str, Any] | None:

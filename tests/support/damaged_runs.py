@@ -72,7 +72,11 @@ def finished(table: Path) -> list[Use]:
         Use(("search", "--from", "@run/search", "--max-params", "70%", "--json", "--quiet")),
         Use(("extract", "--supernet", "@run/supernet", "--search", "@run/search", "--out", "@cut"), delivers=("cut",)),
         Use(("bundle", "@run", "--out", "@bundle", "--quiet"), delivers=("bundle",)),
-        *(Use(("evaluate", f"@run/{name}", "--json", "--quiet")) for name in ("subnet", "finetuned", "export", "export/model.int8.onnx")),
+        *(
+            Use(("evaluate", f"@run/{name}", "--json", "--quiet"))
+            for name in ("subnet", "finetuned", "export", "export/model.int8.onnx")
+        ),
+        Use(("evaluate", "@run/finetuned", "--part", "test", "--json", "--quiet"), delivers=("run/test_ledger.json",)),
         Use(("predict", "@run/export", "@digit.png", "--json")),
         *(Use(("describe", f"@{name}", "--json")) for name in ("run", "run/supernet", "run/search", "run/subnet", "run/export")),
         Use(("check", "@run/export/model.fp32.onnx", "--target", "tensorrt", "--json")),
