@@ -104,4 +104,9 @@ def _runs(process: int) -> bool:
 
 
 # A loader process is a fork and would share the locks: it would hold them for seconds after its parent was killed.
-os.register_at_fork(after_in_child=lambda: [_release(lock) for lock in list(_held)])
+def _release_all() -> None:
+    for lock in list(_held):
+        _release(lock)
+
+
+os.register_at_fork(after_in_child=_release_all)

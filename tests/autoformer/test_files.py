@@ -12,15 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from autoformer.errors import CheckpointError, OutputExistsError
 from autoformer.files import (
+    append_line,
     file_digest,
     json_digest,
     read_json,
     refuse_existing,
     replacing,
     sole_worker,
+    unsealed,
+    whole_lines,
     write_folder,
     write_json,
 )
@@ -224,3 +228,37 @@ with sole_worker(Path({str(tmp_path)!r})):
     assert subprocess.run([sys.executable, "-c", code]).returncode == 7
     with sole_worker(tmp_path):
         pass
+
+
+def test_weights_that_were_changed_are_refused_wherever_the_bit_is(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    written = {"a": torch.arange(4.0), "b": torch.ones(3, dtype=torch.float16)}
+    write_tensors(written, path, {"step": 3})
+    whole = path.read_bytes()
+    digest = tensors_digest(written)
+    for place in (len(whole) - 1, len(whole) - 9, whole.index(b"step") + 8, whole.index(b"F16") + 1):  # values, metadata, a type
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(CheckpointError, match=r"w.safetensors is (damaged|truncated)"):
+            read_tensors(path)
+    path.write_bytes(whole)
+    assert tensors_digest(read_tensors(path, digest)) == digest
+    with pytest.raises(CheckpointError, match="holds other weights than were written"):
+        read_tensors(path, "0" * 64)  # whole, and not those that the record beside it names
+
+
+def test_weights_of_an_earlier_version_are_held_against_the_record_alone(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    weights = {"a": torch.arange(4.0)}
+    save_file(weights, path)  # no digest in its header
+    assert torch.equal(read_tensors(path)["a"], weights["a"])
+    assert torch.equal(read_tensors(path, tensors_digest(weights))["a"], weights["a"])
+    with pytest.raises(CheckpointError, match="other weights"):
+        read_tensors(path, tensors_digest({"a": torch.arange(1, 5.0)}))
+
+
+def test_a_line_that_was_changed_is_not_read_as_another(tmp_path: Path) -> None:
+    append_line({"ms": 1.25}, tmp_path / "rows.jsonl")
+    (line,) = whole_lines(tmp_path / "rows.jsonl")
+    assert unsealed(json.loads(line), "line 1") == {"ms": 1.25}
+    with pytest.raises(CheckpointError, match="line 1 was damaged or edited"):
+        unsealed(json.loads(line.replace(b"1.25", b"1.35")), "line 1")

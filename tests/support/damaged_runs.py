@@ -43,21 +43,23 @@ def places(folder: Path) -> Iterator[tuple[str, Place]]:
     run = run_shortened(whole / "run", table)
     draw_digit(whole / "digit.png")
     yield "finished", Place(whole, work, finished(table))
-    bundled = command("bundle", run, "--out", whole / "bundle", "--quiet")
-    assert bundled.code == 0, bundled.err
-    shutil.make_archive(str(whole / "bundle"), "zip", whole, "bundle")
-    yield (
-        "bundle",
-        Place(whole, work, [Use(("predict", f"@{name}", "@digit.png", "--json")) for name in ("bundle", "bundle.zip")]),
-    )
-    for label, words, state, method, times in (
-        ("training", (*TRAIN, "--out", "@half"), TrainingState, "save", 4),
-        ("finetuning", (*FINETUNE, "--out", "@half"), TrainingState, "save", 4),
-        ("searching", searching("@half"), Study, "add", 7),
+    bundles = folder / "bundles"
+    answer = command("bundle", run, "--out", bundles / "bundle", "--quiet")
+    assert answer.code == 0, answer.err
+    shutil.make_archive(str(bundles / "bundle"), "zip", bundles, "bundle")
+    shutil.copy(whole / "digit.png", bundles)
+    predicting = [Use(("predict", f"@{name}", "@digit.png", "--json")) for name in ("bundle", "bundle.zip")]
+    yield "bundle", Place(bundles, work, [*predicting, Use(("board", "@bundle", "verify", "--seconds", "0.01", "--json"))])
+    for label, words, needed, (kind, method, times) in (
+        ("training", (*TRAIN, "--out", "@half"), (), (TrainingState, "save", 4)),
+        ("finetuning", (*FINETUNE, "--out", "@half"), ("subnet",), (TrainingState, "save", 4)),
+        ("searching", searching("@half"), ("supernet", "latency_table.json"), (Study, "add", 7)),
     ):
         place = folder / label
-        shutil.copytree(run, place / "run")
-        stop(words, place, state, method, times)
+        for name in needed:
+            (place / "run").mkdir(parents=True, exist_ok=True)
+            (shutil.copytree if (run / name).is_dir() else shutil.copy)(run / name, place / "run" / name)  # type: ignore[operator]
+        stop(words, place, kind, method, times)
         yield label, Place(place, work, [Use(words, delivers=("half",))])
 
 
