@@ -38,11 +38,10 @@ def test_a_few_flips_in_what_a_prediction_is_made_of_are_refused_or_without_effe
 
 
 def test_what_is_delivered_otherwise_without_a_word_is_found(tmp_path: Path) -> None:
-    (tmp_path / "whole").mkdir()
-    network = '{"embed_dim": 64, "depth": 1, "num_heads": [1], "mlp_ratio": [1.0]}'  # by hand: no digest
-    (tmp_path / "whole" / "a.json").write_text(network)
-    use = Use(("describe", "@a.json", "--space", "micro", "--image-size", "8", "--num-classes", "10", "--json"))
+    (tmp_path / "whole" / "run").mkdir(parents=True)
+    (tmp_path / "whole" / "run" / "report.json").write_text('{"chosen": 123456789}')  # as by hand: without its digest
+    use = Use(("describe", "@run", "--json"))
     place, table = Place(tmp_path / "whole", tmp_path / "work", [use]), Table()
     place.observe()
-    table.damage(place, 60, random.Random(0), "by hand")
+    table.damage(place, 15, random.Random(0), "by hand")
     assert table.total[Outcome.OTHER] == len(table.faults) > 0, str(table)
