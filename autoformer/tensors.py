@@ -134,5 +134,5 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}:{tensor.dtype}:{list(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(dtype=torch.uint8).numpy())
+        digest.update(tensor.flatten().view(dtype=torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -58,7 +58,7 @@ def places(folder: Path) -> Iterator[tuple[str, Place]]:
         place = folder / label
         for name in needed:
             (place / "run").mkdir(parents=True, exist_ok=True)
-            (shutil.copytree if (run / name).is_dir() else shutil.copy)(run / name, place / "run" / name)  # type: ignore[operator]
+            (shutil.copytree if (run / name).is_dir() else shutil.copy)(run / name, place / "run" / name)
         stop(words, place, kind, method, times)
         yield label, Place(place, work, [Use(words, delivers=("half",))])
 

@@ -265,6 +265,7 @@ def test_damaged_weights_are_refused_whatever_they_are_loaded_for(trained: Path,
 def test_weights_of_another_network_are_not_those_of_the_record(trained: Path, tmp_path: Path) -> None:
     for name, changes in (("a", 0.0), ("b", 1.0)):
         subnet = Subnet.from_supernet(load_supernet(trained), SPACE.smallest)
+        assert isinstance(subnet.head, nn.Linear)
         nn.init.constant_(subnet.head.bias, changes)
         digest = tensors_digest(subnet.state_dict())
         save_subnet(
