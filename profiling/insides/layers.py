@@ -21,7 +21,7 @@ from statistics import fmean, median
 from typing import Any
 
 from autoformer.errors import CheckpointError, MeasurementError, short
-from autoformer.files import believing
+from autoformer.files import believing, unsealed
 from autoformer.records import fields_to_json, from_json
 
 FORMAT = "autoformer/layers/1"
@@ -171,6 +171,7 @@ class LayerProfile:
             values: Any = json.loads(text)
             if isinstance(values, list):
                 return _from_trtexec(values, path.stem, scopes)
+            values = unsealed(values, "the file")
             if (have := values.get("format")) != FORMAT:
                 raise MeasurementError(f"its format is {short(have, 40)!r}, expected {FORMAT!r}")
             return from_json(cls, values, beside=(*BESIDE, *(f"by_{what}_ms" for what in GROUPS)))

@@ -27,8 +27,8 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from PIL import Image
 import typer.main
+from PIL import Image
 
 from autoformer.cli.board import bundle_program as board
 from autoformer.errors import AutoformerError
@@ -38,6 +38,7 @@ from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.graphs.tensorrt_rules import check_tensorrt
 from autoformer.export.manifest import sha256_of
 from autoformer.export.predictor import Predictor, open_predictor
+from autoformer.files import read_json
 from autoformer.profiling.backends.of_artefacts import onnx_precision
 from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
 from tests.support.commands import command
@@ -155,12 +156,12 @@ def try_bundle(originals: Path, place: Path, rng: random.Random) -> Iterator[str
 def _sign(folder: Path) -> None:
     """Writes the digests of what is there into bundle.json and manifest.json where they can be read, as an attacker would."""
     with contextlib.suppress(ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError):
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = read_json(folder / "manifest.json")
         for entry in manifest["artefacts"]:
             entry["sha256"] = sha256_of(folder / entry["file"])
         (folder / "manifest.json").write_text(json.dumps(manifest))
     with contextlib.suppress(ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError):
-        record = json.loads((folder / "bundle.json").read_text())
+        record = read_json(folder / "bundle.json")
         record["files"] = {
             path.relative_to(folder).as_posix(): sha256_of(path)
             for path in folder.rglob("*")

@@ -18,7 +18,7 @@ from tests.support.source_tree import FOLDERS, ROOT, files, import_graph, import
 # folders to the left. `docs/architecture.md` draws this table.
 FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "autoformer": (
-        ("__init__", "errors", "escaping", "file_kinds", "progress", "settings", "versions"),
+        ("__init__", "errors", "escaping", "file_kinds", "progress", "settings", "temporary", "versions"),
         ("records",),
         ("architecture", "files", "metric"),
         ("data", "space", "tensors"),
@@ -59,6 +59,7 @@ WITHOUT_TORCH = tuple(
         "facts",
         "files",
         "records",
+        "temporary",
         "errors",
     ]
 )
