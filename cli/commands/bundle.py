@@ -122,6 +122,8 @@ def expected_results(run: Path | None, manifest: Manifest, name: str, labels: Se
 
     record, tested = read_json(run / "run.json", "recipe"), read_json(run / "test.json", "guesses", "labels")
     truth, metric = np.asarray(tested["labels"], np.int64), metric_from(record["recipe"].get("metric", "top1"))
+    if any(len(predictions) != len(truth) for predictions in tested["guesses"].values()):
+        raise ValueError(f"{run / 'test.json'} holds other numbers of predictions and labels")
     accuracy = {
         key: {**score(np.asarray(predictions, np.int64), truth, metric).to_dict(), "words": WORDS[metric], "part": "test"}
         for key, predictions in tested["guesses"].items()

@@ -207,3 +207,25 @@ with sole_worker(Path({str(tmp_path)!r})):
     assert subprocess.run([sys.executable, "-c", code]).returncode == 7
     with sole_worker(tmp_path):
         pass
+
+
+@pytest.mark.parametrize(
+    "said", ["I/O error: No space left on device (os error 28)", "IoError(Os { code: 28, kind: StorageFull })"]
+)
+def test_a_full_disk_under_weights_is_an_error_of_the_system(said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    import safetensors.torch
+    import torch
+    from safetensors import SafetensorError
+
+    from autoformer.tensors import write_tensors
+
+    def full(*_: object) -> None:
+        raise SafetensorError(f"Error while serializing: {said}")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write_tensors({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
+    assert caught.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []
