@@ -209,9 +209,7 @@ with sole_worker(Path({str(tmp_path)!r})):
         pass
 
 
-@pytest.mark.parametrize(
-    "said", ["I/O error: No space left on device (os error 28)", "IoError(Os { code: 28, kind: StorageFull })"]
-)
+@pytest.mark.parametrize("said", ["I/O error: No space left (os error 28)", "IoError(Os { code: 28, kind: StorageFull })"])
 def test_a_full_disk_under_weights_is_an_error_of_the_system(said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
 
