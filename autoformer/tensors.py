@@ -35,7 +35,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[s
         try:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, header)
         except SafetensorError as error:  # a full disk, mostly; the system's number stands in the text
-            number = int(found[1]) if (found := re.search(r"\bcode: (\d+)", str(error))) else None
+            number = int(found[1]) if (found := re.search(r"(?:os error|code:) (\d+)", str(error))) else None
             reason = " ".join(str(error).split()) if number is None else os.strerror(number)
             raise OSError(number or errno.EIO, reason, str(path)) from error
         mask = os.umask(0)

@@ -112,7 +112,7 @@ class LayerProfile:
     @property
     def ratio(self) -> float | None:
         """Sum of the layers over a run without the profiler; mostly above 1, since profiling costs time."""
-        return None if self.end_to_end_ms is None else self.sum_ms / self.end_to_end_ms
+        return self.sum_ms / self.end_to_end_ms if self.end_to_end_ms else None
 
     @property
     def joined(self) -> float:

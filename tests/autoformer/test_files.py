@@ -278,3 +278,23 @@ def test_a_line_that_was_changed_is_not_read_as_another(tmp_path: Path) -> None:
     assert unsealed(json.loads(line), "line 1") == {"ms": 1.25}
     with pytest.raises(CheckpointError, match="line 1 was damaged or edited"):
         unsealed(json.loads(line.replace(b"1.25", b"1.35")), "line 1")
+
+
+@pytest.mark.parametrize("said", ["I/O error: No space left (os error 28)", "IoError(Os { code: 28, kind: StorageFull })"])
+def test_a_full_disk_under_weights_is_an_error_of_the_system(said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    import safetensors.torch
+    import torch
+    from safetensors import SafetensorError
+
+    from autoformer.tensors import write_tensors
+
+    def full(*_: object) -> None:
+        raise SafetensorError(f"Error while serializing: {said}")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write_tensors({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
+    assert caught.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []

@@ -187,7 +187,8 @@ def try_image(originals: Path, place: Path, rng: random.Random) -> Iterator[str]
 
 SUBJECTS: dict[str, Callable[[Path, Path, random.Random], Iterator[str]]] = {
     "onnx": try_onnx, "bundle": try_bundle, "image": try_image,
-    "recipe": lambda *given: try_recipe(*given, attempt, said), "manifest": lambda *given: try_manifest(*given, attempt, said),
+    "recipe": lambda originals, place, rng: try_recipe(originals, place, rng, attempt, said),
+    "manifest": lambda originals, place, rng: try_manifest(originals, place, rng, attempt, said),
 }  # fmt: skip
 
 

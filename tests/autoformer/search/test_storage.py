@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -73,9 +74,9 @@ URLS = {
 
 @pytest.mark.parametrize("url", [url for url in URLS if not url.startswith("sqlite")])
 def test_no_message_about_a_storage_holds_its_password(url: str) -> None:
-    for use in (lambda: Study(url, "s"), lambda: Study(url.replace("secret", "sec%72et"), "s")):
+    for given in (url, url.replace("secret", "sec%72et")):
         with pytest.raises(AutoformerError) as caught:
-            use()
+            Study(given, "s")
         words = str(caught.value)
         assert "secret" not in words.removeprefix("secret:no url")
         assert "sec%72et" not in words.removeprefix("sec%72et:no url")
@@ -117,7 +118,11 @@ def test_the_wait_for_a_locked_file_is_a_minute() -> None:
 def test_a_locked_study_is_called_locked_and_not_damaged(tmp_path: Path) -> None:
     file = tmp_path / "study.db"
     study = Study(file, "s")
-    uses = (lambda: Study(f"sqlite:///{file}", "s"), lambda: study.add(candidate()), study.claim(1, 1).__enter__)
+    uses: list[Callable[[], object]] = [
+        lambda: Study(f"sqlite:///{file}", "s"),
+        lambda: study.add(candidate()),
+        study.claim(1, 1).__enter__,
+    ]
     with closing(held(file)):
         for use in uses:
             with pytest.raises(StorageError, match=r"db cannot be used now \(database is locked\).*run the same command again"):
