@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -101,6 +102,7 @@ def test_what_a_driver_says_is_shown_without_the_password() -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "WAIT_S", 0.05)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # Optuna tries five times
 
 
 def held(path: Path) -> sqlite3.Connection:
@@ -136,6 +138,7 @@ def fill(study: Study) -> None:
         study.add(candidate(5000))
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_study_on_a_full_disk_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that may not grow stands for the disk."""
     Study(tmp_path / "study.db", "s")
