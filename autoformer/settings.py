@@ -92,7 +92,7 @@ def read_yaml(text: str) -> Any:
 
 def _written_out(node: yaml.Node, known: dict[int, int]) -> int:
     """How many values a node stands for. Raises `ValueError` for more than any recipe has, and for a node inside itself."""
-    if node.id == "scalar":
+    if isinstance(node, yaml.ScalarNode):
         return 1
     if known.setdefault(id(node), 0) == 0:
         known[id(node)] = -1

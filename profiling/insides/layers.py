@@ -104,6 +104,10 @@ class LayerProfile:
     layers: tuple[LayerTime, ...]
     end_to_end_ms: float | None = None  # median of a run without the profiler
 
+    def __post_init__(self) -> None:
+        if self.end_to_end_ms is not None and self.end_to_end_ms <= 0:
+            raise ValueError(f"a run took {self.end_to_end_ms} ms")
+
     @property
     def sum_ms(self) -> float:
         """The average times of all layers together."""
@@ -112,7 +116,7 @@ class LayerProfile:
     @property
     def ratio(self) -> float | None:
         """Sum of the layers over a run without the profiler; mostly above 1, since profiling costs time."""
-        return self.sum_ms / self.end_to_end_ms if self.end_to_end_ms else None
+        return None if self.end_to_end_ms is None else self.sum_ms / self.end_to_end_ms
 
     @property
     def joined(self) -> float:
