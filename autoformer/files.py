@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from autoformer.errors import AutoformerError, CheckpointError, DataError, OutputExistsError, short
-from autoformer.file_kinds import placeholder
+from autoformer.file_kinds import placeholder, stand_in
 from autoformer.temporary import SUFFIX, folder_beside
 
 SEAL = "content_sha256"  # the key of JSON objects and the entry of safetensors headers with the digest of the rest
@@ -209,6 +209,12 @@ def read_json(path: Path, *keys: str, expected: str = "a folder written by this 
         if key not in value:
             raise CheckpointError(f"{path} lacks {key!r}; it was edited or damaged")
     return value
+
+
+def refuse_stand_in(path: Path) -> None:
+    """Raises `CheckpointError` where something else lies in the place of a binary file: a pointer, a web page, a text."""
+    if (kind := stand_in(path)) is not None:
+        raise CheckpointError(f"{path} {kind}")
 
 
 def append_line(value: Mapping[str, Any], path: Path) -> None:

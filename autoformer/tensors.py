@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoformer.errors import CheckpointError
-from autoformer.file_kinds import stand_in
-from autoformer.files import SEAL, file_state, replacing
+from autoformer.files import SEAL, file_state, refuse_stand_in, replacing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -59,8 +58,7 @@ def read_tensors(path: Path, weights_digest: object = None) -> dict[str, Tensor]
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except (SafetensorError, ValueError) as error:
-        if (kind := stand_in(path)) is not None:
-            raise CheckpointError(f"{path} {kind}") from error
+        refuse_stand_in(path)
         raise CheckpointError(
             f"{path} is truncated or not a safetensors file ({error}); copy it again or make it anew"
         ) from error
@@ -118,12 +116,21 @@ def read_metadata(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             value = json.loads((file.metadata() or {}).get(METADATA, "{}"))
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        if (kind := stand_in(path)) is not None:
-            raise CheckpointError(f"{path} {kind}") from error
+        refuse_stand_in(path)
         raise CheckpointError(f"{path} is truncated or not a safetensors file ({error})") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} carries a {type(value).__name__} in its header, expected a JSON object")
     return value
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors do: the length of a JSON object, which begins then."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+        return len(head) == 9 and head[8:] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= path.stat().st_size - 8
+    except OSError:
+        return False
 
 
 def _check_readable(path: Path) -> None:

@@ -307,7 +307,8 @@ class EvaluationStore:
             if held.size and held.max() >= self.classes:
                 raise ValueError(f"a prediction of class {held.max()} of {self.classes}")
         except (ValueError, TypeError) as error:
-            warnings.warn(f"{self.place} holds a damaged evaluation ({error}); the network is evaluated anew", stacklevel=2)
+            words = f"{self.place} holds a damaged evaluation ({error}); the network is evaluated anew"
+            warnings.warn(words, AutoformerWarning, stacklevel=2)
             return None
         return held
 
