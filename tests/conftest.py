@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -44,9 +46,22 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def latency_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_latency_table(tmp_path_factory.mktemp("table") / "table.json")
+    return made_once(tmp_path_factory, "table.json", write_latency_table)
 
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory, latency_table: Path) -> Path:
-    return run_shortened(tmp_path_factory.mktemp("runs") / "digits", latency_table)
+    """A copy of its own for each process of the tests."""
+    made = made_once(tmp_path_factory, "digits", lambda out: run_shortened(out, latency_table))
+    return Path(shutil.copytree(made, tmp_path_factory.mktemp("runs") / "digits"))
+
+
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Path]) -> Path:
+    """What `make` writes, made by the first process of the tests that asks; the others wait for it."""
+    base = tmp_path_factory.getbasetemp()
+    place = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with (place / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (place / name).exists():
+            make(place / f"{name}.unfinished").rename(place / name)
+    return place / name

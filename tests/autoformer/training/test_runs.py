@@ -160,6 +160,7 @@ def test_the_history_holds_loss_and_the_accuracy_of_fixed_anchors(trained: Path)
     assert "scores" not in history[0]
 
 
+@pytest.mark.slow
 def test_training_learns(trained: Path, parts: DataParts, tmp_path: Path) -> None:
     """Ten classes: chance is 10 %; fresh weights give about that."""
     supernet = train_supernet(SPACE, parts, QUICK.model_copy(update={"epochs": 12, "init_std": 0.1}), tmp_path / "s")
@@ -327,6 +328,7 @@ def test_drop_path_of_a_finetuning_reaches_the_network(trained: Path, parts: Dat
     assert weights_of(tmp_path / "0.0") != weights_of(tmp_path / "0.6")
 
 
+@pytest.mark.slow
 def test_a_searched_resolution_is_trained_cut_out_and_finetuned_with_one_resize_rule(parts: DataParts, tmp_path: Path) -> None:
     space = SearchSpace.from_dict({**SPACE.to_dict(), "image_sizes": [4, 8], "patch_size": 2})
     train_supernet(space, parts, QUICK, tmp_path / "s")

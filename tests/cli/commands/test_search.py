@@ -111,7 +111,9 @@ def test_a_search_records_its_fronts_and_the_best_after_so_many_images(searched:
     assert [point["best"] for point in history] == sorted(point["best"] for point in history)
 
 
-@pytest.mark.parametrize("method", ["random", "pareto", "predictor"])
+@pytest.mark.parametrize(
+    "method", ["pareto", pytest.param("random", marks=pytest.mark.slow), pytest.param("predictor", marks=pytest.mark.slow)]
+)
 def test_another_method_is_a_setting(supernet: Path, tmp_path: Path, method: str) -> None:
     answer = command(
         "search",
@@ -199,6 +201,7 @@ def table_of_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "here.json"
 
 
+@pytest.mark.slow
 def test_the_best_few_are_measured_and_what_is_extracted_is_what_was_chosen_then(
     supernet: Path, table_of_here: Path, tmp_path: Path
 ) -> None:
@@ -225,6 +228,7 @@ def test_the_best_few_are_measured_and_what_is_extracted_is_what_was_chosen_then
     assert stored.json["latency_answer"]["limit_ms"] == found["limit_ms"]
 
 
+@pytest.mark.slow
 def test_measuring_can_be_left_out(supernet: Path, table_of_here: Path, tmp_path: Path) -> None:
     limits = ("--max-latency", "95%", "--latency-table", table_of_here, "--no-measure")
     answer = command("search", "--supernet", supernet, "--out", tmp_path / "s", *limits, "--json", "--quiet", *words())
