@@ -7,9 +7,9 @@ Importing this package imports nothing heavy; take what you need from its module
 
 At the door: `architecture` (the value that travels), `space` (sampling, mutation, crossover), `cost` (counts, limits), `region`
 and `budgeted` (networks inside a budget), `metric` (scores, intervals, comparisons), `evaluate` (a network on images),
-`parsing` (words become values), `facts` (what `describe` tells), `files`, `tensors` and `records` (JSON) for what is on disk,
-`file_kinds` (what lies in the place of a file), `escaping` (texts of others, shown), `settings`, `errors`, `progress` and
-`versions` for everybody.
+`parsing` (words become values), `facts` (what `describe` tells), `files`, `tensors`, `records` (JSON) and `temporary` (folders
+that go with their process) for what is on disk, `file_kinds` (what lies in the place of a file), `escaping` (texts of others,
+shown), `settings`, `errors`, `progress` and `versions` for everybody.
 """
 
 __version__ = "0.1.0"

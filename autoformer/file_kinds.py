@@ -6,7 +6,6 @@ The standard library alone; it reads the first bytes and believes nothing furthe
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 
 HEAD = 2048  # bytes that are looked at
@@ -45,30 +44,6 @@ def stand_in(path: Path) -> str | None:
         if head.startswith(start):
             return f"is compressed with {packed}; unpack it first"
     return None
-
-
-def is_safetensors(path: Path) -> bool:
-    """Whether a file begins as safetensors do: the length of a JSON object, which begins then."""
-    head = _head(path)[:9]
-    return len(head) == 9 and head[8:] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= path.stat().st_size - 8
-
-
-def not_of_torch(path: Path) -> str | None:
-    """Which other format a file is that was given for a checkpoint of torch, to stand after its name; None: none is known."""
-    head = _head(path)
-    if head.startswith(b"\x89HDF"):
-        return "is an HDF5 file, as of Keras"
-    if head.startswith(b"\x93NUMPY"):
-        return "is an array of numpy"
-    if not head.startswith(b"PK") or not zipfile.is_zipfile(path):
-        return None
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-    if any(name.endswith("/constants.pkl") for name in names):
-        return "is a TorchScript program, not weights; save the state_dict of the network"
-    if any(name.endswith("data.pkl") for name in names):
-        return None
-    return "is a zip archive of other files; unpack it first" if names else "is an empty zip archive"
 
 
 def _text(head: bytes) -> str | None:

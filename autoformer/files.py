@@ -6,11 +6,9 @@ Nothing here unpickles. Whatever cannot be read raises `CheckpointError` naming 
 from __future__ import annotations
 
 import errno
-import glob
 import hashlib
 import json
 import os
-import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,8 +16,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from autoformer.errors import AutoformerError, CheckpointError, DataError, OutputExistsError, short
-from autoformer.file_kinds import placeholder
+from autoformer.file_kinds import placeholder, stand_in
+from autoformer.temporary import SUFFIX, folder_beside
 
+SEAL = "content_sha256"  # the key of JSON objects and the entry of safetensors headers with the digest of the rest
 SYSTEM = ("/dev/", "/proc/")
 TIMM = "timm:"  # begins the name of one of timm's networks where a path could stand
 
@@ -28,14 +28,12 @@ TIMM = "timm:"  # begins the name of one of timm's networks where a path could s
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to; renamed onto `path` when the block ends well, removed otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = _beside(path)
-    try:
+    with folder_beside(path) as folder:
+        beside = folder / path.name
         yield beside
         with beside.open("rb") as written:
             os.fsync(written.fileno())
         os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -46,41 +44,18 @@ def write_folder(folder: Path) -> Iterator[Path]:
     """
     refuse_existing(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = _beside(folder)
-    beside.mkdir()
-    try:
+    with folder_beside(folder) as place:
+        beside = place / folder.name
+        beside.mkdir()
         yield beside
         os.replace(beside, folder)  # onto an empty folder is allowed, onto a filled one refused
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def _beside(path: Path) -> Path:
-    """A fresh name beside `path` for this process; what processes that died while writing left there is removed."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        owner = left.name.removesuffix(".partial").rpartition(".")[2]
-        if left == beside or not _runs(owner):
-            shutil.rmtree(left, ignore_errors=True)
-            left.unlink(missing_ok=True)
-    return beside
-
-
-def _runs(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def refuse_existing(folder: Path) -> None:
     """Raises `OutputExistsError` when `folder` is a file or holds anything but the remains of interrupted writing, and `OSError`
     where it could not be made: better now than after the work.
     """
-    if folder.exists() and (not folder.is_dir() or any(path.suffix != ".partial" for path in folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(path.suffix != SUFFIX for path in folder.iterdir())):
         raise OutputExistsError(f"{folder} already exists; choose another --out or move it away (nothing was written)")
     _check_writable(folder)
 
@@ -158,7 +133,7 @@ def sole_worker(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise OutputExistsError(f"another process works in {folder}; wait for it, or choose another --out") from error
         _locks.add(lock)
         try:
@@ -180,8 +155,31 @@ def _short(held: Any, wanted: Any) -> str:
     return f"{json.dumps(held)[:60]}, now {json.dumps(wanted)[:60]}"
 
 
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with the digest of its content beside it, which `unsealed` compares."""
+    plain = json.loads(json.dumps(values))
+    return {**plain, SEAL: json_digest(plain)}
+
+
+def unsealed(values: dict[str, Any], source: object) -> dict[str, Any]:
+    """The object without its digest; one that has none (of an earlier version, or written by hand) as it is.
+
+    Raises `CheckpointError` naming `source` when the content is not the one that was written.
+    """
+    if SEAL not in values:
+        return values
+    content = {key: value for key, value in values.items() if key != SEAL}
+    if json_digest(content) != values[SEAL]:
+        raise CheckpointError(
+            f"{source} was damaged or edited: its content does not match its {SEAL}; copy it again or make it anew (if the "
+            f"change is meant, remove its {SEAL})"
+        )
+    return content
+
+
 def write_json(value: Any, path: Path) -> None:
-    """Readable, sorted JSON, whole or not at all."""
+    """Readable, sorted JSON, whole or not at all; objects are sealed, so that `read_json` notices any later change."""
+    value = sealed(value) if isinstance(value, Mapping) else value
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
@@ -190,7 +188,7 @@ def write_json(value: Any, path: Path) -> None:
 def read_json(path: Path, *keys: str, expected: str = "a folder written by this tool") -> dict[str, Any]:
     """A JSON object with at least these top-level `keys`; `expected` says in an error what was looked for.
 
-    Raises `CheckpointError` when the file is missing, cannot be read, is not JSON, not an object or lacks a key.
+    Raises `CheckpointError` when the file is missing, cannot be read, is not JSON, not an object, lacks a key or was changed.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -206,17 +204,24 @@ def read_json(path: Path, *keys: str, expected: str = "a folder written by this 
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a {type(value).__name__}, expected a JSON object")
+    value = unsealed(value, path)
     for key in keys:
         if key not in value:
             raise CheckpointError(f"{path} lacks {key!r}; it was edited or damaged")
     return value
 
 
-def append_line(value: Any, path: Path) -> None:
-    """Adds a line of JSON to a file; it is on disk when this returns."""
+def refuse_stand_in(path: Path) -> None:
+    """Raises `CheckpointError` where something else lies in the place of a binary file: a pointer, a web page, a text."""
+    if (kind := stand_in(path)) is not None:
+        raise CheckpointError(f"{path} {kind}")
+
+
+def append_line(value: Mapping[str, Any], path: Path) -> None:
+    """Adds a line of sealed JSON to a file; it is on disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
-        file.write(json.dumps(value, separators=(",", ":")).encode() + b"\n")
+        file.write(json.dumps(sealed(value), separators=(",", ":")).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
@@ -254,6 +259,12 @@ def believing(source: object, advice: str, *, fault: str = "is damaged") -> Iter
         raise CheckpointError(f"{source} {fault} ({error} is missing); {advice}") from error
     except (TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError, AutoformerError) as error:
         raise CheckpointError(f"{source} {fault} ({short(' '.join(str(error).split()))}); {advice}") from error
+
+
+def file_state(path: Path) -> tuple[str | int, ...]:
+    """What changes when a file is written, copied or replaced; for digests that are computed once per process."""
+    state = path.stat()
+    return str(path.resolve()), state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
 def file_digest(path: Path) -> str:

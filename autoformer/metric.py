@@ -20,13 +20,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autoformer.errors import CheckpointError
-from autoformer.records import from_json
+from autoformer.records import from_json, value_from_json
 
 Metric = Literal["top1", "balanced_accuracy", "macro_f1"]
 WORDS: dict[Metric, str] = {"top1": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
@@ -39,10 +38,8 @@ NO_VARIANCE = 1e-14  # below what one image in a million adds to a sum over clas
 
 def metric_from(name: object) -> Metric:
     """The metric of this name. Raises `CheckpointError` listing the known ones."""
-    for known in get_args(Metric):
-        if name == known:
-            return known  # type: ignore[no-any-return]
-    raise CheckpointError(f"{str(name)[:40]!r} is not a metric; known are {', '.join(get_args(Metric))}")
+    known: Metric = value_from_json(Metric, name, "metric")
+    return known
 
 
 @dataclass(frozen=True)

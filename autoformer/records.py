@@ -65,7 +65,7 @@ def from_json(kind: type[T], values: object, what: str = "", *, beside: Collecti
     try:
         for key, (item, hint) in known.items():
             if key in values:
-                given[item.name] = _read(hint, values[key], f"{what}.{key}" if what else key)
+                given[item.name] = value_from_json(hint, values[key], f"{what}.{key}" if what else key)
             elif item.default is MISSING and item.default_factory is MISSING:
                 raise CheckpointError(f"{name} lacks {key!r}; it was edited or damaged")
         return kind(**given)
@@ -79,7 +79,8 @@ def _fields(kind: Any) -> dict[str, tuple[Field[Any], Any]]:
     return {_key(item): (item, hints[item.name]) for item in fields(kind) if item.init}
 
 
-def _read(hint: Any, value: Any, place: str) -> Any:
+def value_from_json(hint: Any, value: Any, place: str) -> Any:
+    """The value of type `hint` that JSON holds at `place`. Raises `CheckpointError` for anything else."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any or hint is object:
         return value
@@ -124,10 +125,10 @@ def _one_of(kinds: tuple[Any, ...], value: Any, place: str) -> Any:
         return None
     others = [kind for kind in kinds if kind is not type(None)]
     if len(others) == 1:
-        return _read(others[0], value, place)
+        return value_from_json(others[0], value, place)
     for kind in others:
         try:
-            return _read(kind, value, place)
+            return value_from_json(kind, value, place)
         except CheckpointError:
             continue
     raise CheckpointError(f"{place} is {_seen(value)}, expected {' or '.join(map(_words, kinds))}")
@@ -139,10 +140,12 @@ def _tuple(kinds: tuple[Any, ...], value: Any, place: str) -> tuple[Any, ...]:
     if kinds == (float, ...) and all(type(item) is float and math.isfinite(item) for item in value):  # thousands of samples
         return tuple(value)
     if len(kinds) == 2 and kinds[1] is ...:
-        return tuple(_read(kinds[0], item, f"{place}[{index}]") for index, item in enumerate(value))
+        return tuple(value_from_json(kinds[0], item, f"{place}[{index}]") for index, item in enumerate(value))
     if len(value) != len(kinds):
         raise CheckpointError(f"{place} has {len(value)} items, expected {len(kinds)}")
-    return tuple(_read(kind, item, f"{place}[{index}]") for index, (kind, item) in enumerate(zip(kinds, value, strict=True)))
+    return tuple(
+        value_from_json(kind, item, f"{place}[{index}]") for index, (kind, item) in enumerate(zip(kinds, value, strict=True))
+    )
 
 
 def _collection(origin: type, kinds: tuple[Any, ...], value: Any, place: str) -> Any:
@@ -150,7 +153,7 @@ def _collection(origin: type, kinds: tuple[Any, ...], value: Any, place: str) ->
         return list(_tuple((kinds[0], ...), value, place))
     if not isinstance(value, Mapping):
         raise CheckpointError(f"{place} is {_seen(value)}, expected a JSON object")
-    return {key: _read(kinds[1], item, f"{place}.{short(key, 40)}") for key, item in value.items()}
+    return {key: value_from_json(kinds[1], item, f"{place}.{short(key, 40)}") for key, item in value.items()}
 
 
 def _words(hint: Any) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 MOST_BYTES = 1 << 18  # of a document
 MOST_VALUES = 100_000  # of a document, once its aliases are written out
@@ -92,7 +92,7 @@ def read_yaml(text: str) -> Any:
 
 def _written_out(node: yaml.Node, known: dict[int, int]) -> int:
     """How many values a node stands for. Raises `ValueError` for more than any recipe has, and for a node inside itself."""
-    if node.id == "scalar":
+    if isinstance(node, yaml.ScalarNode):
         return 1
     if known.setdefault(id(node), 0) == 0:
         known[id(node)] = -1
@@ -239,3 +239,10 @@ def _mismatch(kind: Any, value: object) -> str | None:
     if isinstance(value, str) and not takes_text(kind, value):
         return "a number" if numbers else "true or false" if bool in kinds else None
     return None
+
+
+def first_problem(error: ValidationError) -> str:
+    """What is wrong with settings that a file holds, in one line: the first key, what stands there and what was expected."""
+    first = error.errors()[0]
+    given = "" if isinstance(first.get("input"), dict) else f" is {repr(first.get('input'))[:60]}"
+    return f"{'.'.join(map(str, first['loc'])) or 'config'}{given}: {first['msg']}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -115,13 +116,24 @@ def main() -> None:
             fail(f"{shortage}; make the network, the images or the batch smaller, or end other programs", 2)
         if isinstance(error, OSError):
             debug()
-            fail(f"{error.filename or 'a file'}: {error.strerror or error}; check the path, its permissions and the disk", 2)
+            fail(f"{error.filename or 'a file'}: {error.strerror or error}; {advice(error)}, then run the same command again", 2)
         if not hasattr(error, "format_message"):  # typer's own errors about the words on the command line have it
             raise
         fail(f"{error.format_message()} (try --help)", 2)
     if code == INTERRUPTED:  # typer answers Ctrl-C with this code
         fail("stopped; run the same command again to go on, finished steps are kept", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def advice(error: OSError) -> str:
+    """What to do about an error of the system."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room on the disk"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "allow more open files (ulimit -n)"
+    if error.errno == errno.EROFS:
+        return "its disk can only be read: choose another place"
+    return "check the path, its permissions and the disk"
 
 
 def terminated(*_: object) -> None:

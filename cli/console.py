@@ -70,7 +70,7 @@ def note(text: str) -> None:
 def warnings_as_lines(quiet: bool) -> Iterator[None]:
     """Each warning is one line on stderr while the block runs; those of libraries, and what they log, not where `quiet`."""
 
-    def show(message: Warning | str, category: type[Warning], *_: object) -> None:
+    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         if issubclass(category, AutoformerWarning) or not quiet:
             note(f"warning: {one_line(str(message))[:LONGEST]}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,6 +25,7 @@ from autoformer.pretrained.named_network import NamedNetwork, open_network
 from autoformer.profiling.profiles.artefact_costs import counted_flops
 from autoformer.progress import Progress
 from autoformer.search.rungs import balanced_order
+from autoformer.temporary import temporary_folder
 
 MOST_BYTES = 2 << 30  # of images as float32 at once; a search part of large images may have many times that
 
@@ -90,8 +90,8 @@ def export_source(
 def exported_network(words: str, data: str | None, progress: Progress, classes: str | None = None) -> Iterator[Path]:
     """An export folder of the network that `words` name, made with the settings of `autoformer export`; gone afterwards."""
     network, source = export_source(words, data, classes=classes)
-    with tempfile.TemporaryDirectory(prefix="autoformer-export-") as temporary:
-        folder = Path(temporary) / "export"
+    with temporary_folder("export") as temporary:
+        folder = temporary / "export"
         export_network(network, folder, source, on_progress=lambda message: progress("export", 0, 1, message))
         progress("export", 1, 1)
         yield folder

@@ -32,6 +32,7 @@ from autoformer.data.value_range import words_on_range
 from autoformer.errors import CheckpointError, ExportError
 from autoformer.escaping import markdown
 from autoformer.export.expected import FILE_NAME, ExpectedResults
+from autoformer.export.graphs.onnx_file import module_scopes
 from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.manifest import Artefact, Manifest, check_inside, sha256_of
 from autoformer.export.parity import filled_up, run_in_batches
@@ -65,14 +66,11 @@ def write_bundle(
     if out.suffix == ".zip":
         refuse_existing_file(out)
         with replacing(out) as beside:
-            folder = beside.with_name(beside.name + ".content")
-            try:
-                write_bundle(export, folder, expected, pixels=pixels, program=program, licence=licence)
-                with zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as archive:
-                    for path in _files(folder):
-                        archive.write(path, Path(out.stem) / path.relative_to(folder))
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+            folder = beside.parent / out.stem
+            write_bundle(export, folder, expected, pixels=pixels, program=program, licence=licence)
+            with zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as archive:
+                for path in _files(folder):
+                    archive.write(path, path.relative_to(beside.parent))
         return out
     refuse_existing(out)
     manifest = Manifest.load(export)
@@ -85,8 +83,8 @@ def write_bundle(
     with write_folder(out) as folder:
         for path in paths:
             shutil.copyfile(path, folder / path.name)
-            if (scopes := path.with_suffix(".scopes.json")).is_file():
-                shutil.copyfile(scopes, folder / scopes.name)
+            if module_scopes(path):  # whole, then
+                shutil.copyfile(path.with_suffix(".scopes.json"), folder / f"{path.stem}.scopes.json")
         manifest.save(folder)
         _write_labels(folder, manifest)
         write_class_map(manifest.classes, folder)

@@ -9,7 +9,6 @@ Letters: n images, C channels, H × W pixels.
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from autoformer.errors import CheckpointError, DataError, MissingPackageError
 from autoformer.export.manifest import FILE_NAME, Manifest
 from autoformer.export.parity import filled_up
 from autoformer.files import TIMM
+from autoformer.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -237,8 +237,8 @@ def _archived(path: Path, provider: str, threads: int | None, precision: str | N
     """A bundle in an archive. What is opened lies in memory, so the unpacked files are not needed any longer."""
     from autoformer.export.bundle import unpack_bundle
 
-    with tempfile.TemporaryDirectory(prefix="autoformer-bundle-") as temporary:
-        folder = unpack_bundle(path, Path(temporary) / "bundle")
+    with temporary_folder("bundle") as temporary:
+        folder = unpack_bundle(path, temporary / "bundle")
         return replace(open_predictor(folder, provider=provider, threads=threads, precision=precision), path=path)
 
 

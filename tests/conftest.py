@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
-from collections.abc import Iterator
-from functools import partial
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.support.engines import graph, install
-from tests.support.short_runs import QUICKSTART, shortened
+from tests.support.short_runs import run_shortened, write_latency_table
 from tests.support.small_images import draw_images
 
 __all__ = ["graph", "install"]  # fixtures
@@ -45,30 +46,22 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def latency_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stored table for the digits' micro space, as if measured: 0.05 ms and 50 ms per GFLOP."""
-    from autoformer.cost import MeasurementConditions, count_flops
-    from autoformer.profiling.measuring.device import DeviceFacts
-    from autoformer.profiling.tables.table import LatencyTable
-    from autoformer.space import SearchSpace
-    from tests.support.small_spaces import designed
-
-    space = SearchSpace.preset("micro", image_size=8, in_chans=1, num_classes=10)
-    means = MeasurementConditions(statistic="p50", batch=1, precision="fp32", backend="onnxruntime-cpu", device="a test")
-    measured = [(a, 0.05 + 50 * count_flops(a, space) / 1e9) for a in designed(space, 6)]
-    path = tmp_path_factory.mktemp("table") / "table.json"
-    LatencyTable.fit(space, means, measured, device=DeviceFacts.collect()).save(path)
-    return path
+    return made_once(tmp_path_factory, "table.json", write_latency_table)
 
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory, latency_table: Path) -> Path:
-    """A short run of the quickstart recipe through the command line, measured once however unsteady this machine is."""
-    from autoformer.profiling.profiles.latency import profile_until_valid
-    from tests.support.commands import command
+    """A copy of its own for each process of the tests."""
+    made = made_once(tmp_path_factory, "digits", lambda out: run_shortened(out, latency_table))
+    return Path(shutil.copytree(made, tmp_path_factory.mktemp("runs") / "digits"))
 
-    out = tmp_path_factory.mktemp("runs") / "digits"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("autoformer.cli.chain.chain.profile_until_valid", partial(profile_until_valid, attempts=1))
-        answer = command("run", QUICKSTART, "--out", out, "--quiet", *shortened(latency_table))
-    assert answer.code == 0, answer.err
-    return out
+
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Path]) -> Path:
+    """What `make` writes, made by the first process of the tests that asks; the others wait for it."""
+    base = tmp_path_factory.getbasetemp()
+    place = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with (place / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (place / name).exists():
+            make(place / f"{name}.unfinished").rename(place / name)
+    return place / name

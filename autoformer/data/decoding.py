@@ -17,7 +17,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,16 +25,7 @@ from autoformer.errors import DataError, short
 if TYPE_CHECKING:
     from PIL import Image
 
-PLUGINS = {  # what Pillow calls a format, and its module; older ones lack some
-    "JPEG": "JpegImagePlugin",
-    "PNG": "PngImagePlugin",
-    "WEBP": "WebPImagePlugin",
-    "BMP": "BmpImagePlugin",
-    "GIF": "GifImagePlugin",
-    "TIFF": "TiffImagePlugin",
-    "PPM": "PpmImagePlugin",
-    "AVIF": "AvifImagePlugin",
-}
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")  # as Pillow calls them; older ones lack some
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 FLIPS = {  # by orientation, the method of Pillow's `transpose` that makes an image upright
     2: "FLIP_LEFT_RIGHT",
@@ -125,10 +115,8 @@ def _formats() -> tuple[str, ...]:
     from PIL import Image
 
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
-    for module in PLUGINS.values():
-        with suppress(ImportError):
-            import_module(f"PIL.{module}")
-    return tuple(name for name in PLUGINS if name in Image.OPEN)
+    Image.init()  # loads the plugins that there are
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 class _Silence:

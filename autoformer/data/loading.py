@@ -20,6 +20,7 @@ from autoformer.data.sources import Source, open_source
 from autoformer.data.splits import group_keys, grouped, stratified
 from autoformer.errors import DataError
 from autoformer.progress import Progress, silent
+from autoformer.settings import first_problem
 
 
 def split_dataset(
@@ -133,6 +134,9 @@ def parts_of_record(record: Mapping[str, Any], source: str | None = None) -> Dat
         if record["config"] is None and source is None:
             raise DataError(f"the weights come from {record['source']!r}, which names no images here; give --data")
         config = DataConfig.model_validate(record["config"] or {"image_size": record["preprocessing"]["image_size"]})
+        names = record.get("classes", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise TypeError("its classes are not a list of names")
         recorded = (
             {}
             if source is not None
@@ -140,8 +144,7 @@ def parts_of_record(record: Mapping[str, Any], source: str | None = None) -> Dat
         )
     except (KeyError, TypeError, ValidationError) as error:
         if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            reason = f"{'.'.join(map(str, first['loc'])) or 'config'}: {first['msg']}"
+            reason = first_problem(error)
         else:
             reason = f"{error} is missing" if isinstance(error, KeyError) else "it is not laid out as one"
         raise DataError(f"the record of data is damaged or foreign ({reason}); expected the one a run wrote") from error

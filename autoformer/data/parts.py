@@ -29,10 +29,11 @@ from pydantic import Field, field_validator
 
 from autoformer.data.classes import numbers_of
 from autoformer.data.images import Images, applied
+from autoformer.data.ledger import Reading, add_reading
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.data.remarks import NOTHING, Remarks
 from autoformer.data.value_range import words_on_range
-from autoformer.files import json_digest, read_json, write_json
+from autoformer.files import json_digest
 from autoformer.settings import Settings
 
 PARTS = ("train", "search", "test")
@@ -148,7 +149,7 @@ class TestPart:
     __test__ = False  # not a test class, whatever pytest thinks of the name
 
     sealed: Part
-    ledger: list[dict[str, Any]] = field(default_factory=list)
+    ledger: list[Reading] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.sealed)
@@ -159,11 +160,11 @@ class TestPart:
 
     def read(self, reader: str, ledger: Path | None = None) -> Part:
         """The images, for `reader` (the artefact that is scored). The reading is appended to the file `ledger`."""
-        entry = {"reader": reader, "split": self.digest, "images": len(self), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        self.ledger.append(entry)
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        reading = Reading(reader=reader, split=self.digest, images=len(self), time=now)
+        self.ledger.append(reading)
         if ledger is not None:
-            entries = read_json(ledger)["readings"] if ledger.exists() else []
-            write_json({"format": "autoformer/test-ledger/1", "readings": [*entries, entry]}, ledger)
+            add_reading(reading, ledger)
         return self.sealed
 
 

@@ -84,14 +84,15 @@ def fill_folder(
 def load_subnet(folder: Path) -> tuple[Subnet, Preprocessing, tuple[str, ...]]:
     """The network of a saved folder, in evaluation mode, with its preprocessing and class names.
 
-    Nothing but the two files is read: what `config.json` says reaches the constructor of `Subnet` alone, never timm's own
-    loading. Raises `CheckpointError` naming what is missing, truncated, misshapen or contradicts the rest.
+    What `config.json` says reaches the constructor of `Subnet` alone, never timm's own loading, and the weights are those that
+    `subnet.json` names. Raises `CheckpointError` naming what is missing, truncated, misshapen or contradicts the rest.
     """
     path, weights = folder / "config.json", folder / "model.safetensors"
     config = read_json(path)
     if config.get("architecture") != TIMM_NAME:
         raise CheckpointError(f"{folder} holds a {config.get('architecture')!r}, expected a folder of {TIMM_NAME!r}")
-    tensors = read_tensors(weights)
+    record = folder / "subnet.json"
+    tensors = read_tensors(weights, read_json(record).get("weights_digest") if record.exists() else None)
     try:
         if missing := [key for key in ("model_args", "preprocessing", "label_names") if key not in config]:
             raise CheckpointError(f"it lacks {missing[0]!r}")
@@ -182,10 +183,11 @@ def load_supernet(folder: Path) -> Supernet:
         raise CheckpointError(f"{folder} holds {what}; expected the folder that `autoformer train` writes")
     path = folder / "model.safetensors"
     try:
-        space = SearchSpace.from_dict(read_json(folder / "supernet.json", "space", "weights_digest", "data")["space"])
+        record = read_json(folder / "supernet.json", "space", "weights_digest", "data")
+        space = SearchSpace.from_dict(record["space"])
     except ArchitectureError as error:
         raise CheckpointError(f"{folder / 'supernet.json'} is damaged: {error}") from error
-    tensors = read_tensors(path)
+    tensors = read_tensors(path, record["weights_digest"])
     with torch.device("meta"):  # shapes alone, so that a wrong space cannot take memory
         check_weights(Supernet(space), tensors, path)
     supernet = Supernet(space)

@@ -7,6 +7,7 @@ import pickle
 import re
 import struct
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from timm.models import clean_state_dict
 from torch import Tensor
 
 from autoformer.errors import CheckpointError
-from autoformer.file_kinds import is_safetensors, not_of_torch, stand_in
-from autoformer.tensors import read_tensors
+from autoformer.files import refuse_stand_in
+from autoformer.tensors import is_safetensors, read_tensors
 
 # Where training scripts put the weights. Averaged ones come first, since those are what the scripts report the accuracy of.
 PLACES = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -31,8 +32,7 @@ def read_foreign_weights(path: Path) -> dict[str, Tensor]:
     at one of `PLACES` (an empty one is passed over), and beside plain values numpy's numbers and an `argparse.Namespace`. Raises
     `CheckpointError` when the file is missing, damaged, of another kind, holds other objects or no weights.
     """
-    if (kind := stand_in(path)) is not None:
-        raise CheckpointError(f"{path} {kind}")
+    refuse_stand_in(path)
     if is_safetensors(path) or (path.suffix == ".safetensors" and not _is_of_torch(path)):
         return dict(clean_state_dict(read_tensors(path)))
     try:
@@ -85,10 +85,25 @@ def _is_of_torch(path: Path) -> bool:
 
 
 def _other_kind(path: Path) -> str | None:
+    """Which other format a file is that was given for a checkpoint of torch, to stand after its name; None: none is known."""
     try:
-        return not_of_torch(path)
+        with path.open("rb") as file:
+            head = file.read(8)
+        if head.startswith(b"\x89HDF"):
+            return "is an HDF5 file, as of Keras"
+        if head.startswith(b"\x93NUMPY"):
+            return "is an array of numpy"
+        if not head.startswith(b"PK") or not zipfile.is_zipfile(path):
+            return None
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
     except Exception:  # of a damaged archive: the reason of the caller says more
         return None
+    if any(name.endswith("/constants.pkl") for name in names):
+        return "is a TorchScript program, not weights; save the state_dict of the network"
+    if any(name.endswith("data.pkl") for name in names):
+        return None
+    return "is a zip archive of other files; unpack it first" if names else "is an empty zip archive"
 
 
 def _reason(error: Exception) -> str:

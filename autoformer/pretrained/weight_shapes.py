@@ -88,7 +88,8 @@ def _names(value: object) -> tuple[str, ...]:
 
 def _image_sizes(name: str, options: Mapping[str, Any], stored: Mapping[str, tuple[int, ...]], network: Any) -> list[int]:
     """The image sizes at which every shape fits, in whole patches; empty where none does or the network takes no size."""
-    usual = network.pretrained_cfg["input_size"][-1]
+    embed: Any = getattr(network, "patch_embed", None)
+    usual = (getattr(embed, "img_size", None) or network.pretrained_cfg["input_size"])[-1]
     ratios = {
         ratio
         for key, shape in _shapes(network).items()
@@ -98,7 +99,6 @@ def _image_sizes(name: str, options: Mapping[str, Any], stored: Mapping[str, tup
         for ratio in _ratios(given, own)
     }
     sizes = sorted({int(usual * ratio) for ratio in ratios if usual * ratio <= LARGEST_SIDE and usual * ratio % 1 == 0})
-    embed: Any = getattr(network, "patch_embed", None)
     step = embed.feat_ratio(as_scalar=True) if hasattr(embed, "feat_ratio") else USUAL_PATCH
     found = {size for size in sizes if _fits(name, options, size, stored)}
     found = {size for size in found if size % step == 0} or found  # a size with a rest may fit as the one below it

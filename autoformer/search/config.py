@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from autoformer.cost import Budget, CostModel
 from autoformer.metric import Metric
-from autoformer.settings import Settings
+from autoformer.settings import Settings, first_problem
 
 # Probability that mutation draws depth and width anew, and a block's choices; see `SearchSpace.mutate`.
 MUTATIONS = {"paper": (0.2, 0.4), "official": (0.4, 0.2)}
@@ -99,4 +99,7 @@ class SearchConfig(Settings):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SearchConfig:
         """Reads the JSON form. Raises `ValueError` for what is unknown or impossible."""
-        return cls.model_validate(values)
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ValueError(first_problem(error)) from error

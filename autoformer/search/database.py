@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from autoformer.architecture import Architecture
 from autoformer.errors import AutoformerWarning, CheckpointError
-from autoformer.files import json_digest, replacing
+from autoformer.files import json_digest, replacing, sealed, unsealed
 from autoformer.search.candidate import Candidate, packed, unpacked
 from autoformer.search.storage import Storage, database, optuna_storage, reason_of, shown, trouble
 
@@ -212,7 +212,10 @@ class Study:
                 if trial.number not in self._read:
                     if "candidate" not in trial.user_attrs:
                         raise CheckpointError(f"trial {trial.number} lacks its candidate")
-                    self._read[trial.number] = Candidate.from_dict(json.loads(trial.user_attrs["candidate"]))
+                    stored = unsealed(json.loads(trial.user_attrs["candidate"]), f"trial {trial.number}")
+                    if stored.pop("study", self.study.study_name) != self.study.study_name:
+                        raise CheckpointError(f"trial {trial.number} belongs to another study")
+                    self._read[trial.number] = Candidate.from_dict(stored)
                 candidate = self._read[trial.number]
                 found[candidate.number, candidate.known] = candidate
         return found
@@ -220,7 +223,7 @@ class Study:
     def add(self, candidate: Candidate) -> None:
         """Stores one finished evaluation, whole or not at all."""
         state = optuna.trial.TrialState.COMPLETE
-        attributes = {"candidate": json.dumps(candidate.to_dict())}
+        attributes = {"candidate": json.dumps(sealed({**candidate.to_dict(), "study": self.study.study_name}))}
         with self._storage():
             self.study.add_trial(optuna.create_trial(state=state, value=candidate.score.value, user_attrs=attributes))
 
@@ -268,30 +271,46 @@ class EvaluationStore:
         if self.is_left_out:
             return found
         with self._readable(), self._engine.connect() as connection:
-            for row in connection.execute(sql.select(SCORES.c.start, SCORES.c.images, SCORES.c.predictions).where(mine)):
-                held = unpacked(row.predictions, row.images)
-                if held.size and held.max() >= self.classes:
-                    raise ValueError(f"a prediction of class {held.max()} of {self.classes}")
-                held = held[start - row.start : stop - row.start]
-                found = max(found, held, key=len)
+            for row in connection.execute(sql.select(SCORES).where(mine)):
+                held = self._predictions(row)
+                if held is not None:
+                    found = max(found, held[start - row.start : stop - row.start], key=len)
         return found
 
     def put(self, architecture: Architecture, start: int, predictions: NDArray[np.int64]) -> None:
         """Keeps the predictions for the images from `start` on, unless more are known."""
         if self.is_left_out:
             return
-        values = {"images": len(predictions), "predictions": packed(predictions)}
         row = {"key": self.key, "architecture": architecture.digest, "start": start}
+        digits = packed(predictions)
+        digest = json_digest([*row.values(), len(predictions), digits])
+        content = {"images": len(predictions), "predictions": f"{digits}.{digest}"}
         mine = sql.and_(*(SCORES.c[name] == value for name, value in row.items()))
         with self._readable(), self._engine.begin() as connection:
-            held = connection.execute(sql.select(SCORES.c.images).where(mine)).scalar()
-            if held is not None and held >= len(predictions):
+            stored = connection.execute(sql.select(SCORES).where(mine)).first()
+            held = None if stored is None else self._predictions(stored)
+            if held is not None and len(held) >= len(predictions):
                 return
-            if held is not None:
-                connection.execute(sql.update(SCORES).where(mine).values(values))
+            if stored is not None:
+                connection.execute(sql.update(SCORES).where(mine).values(content))
                 return
             with suppress(sql.exc.IntegrityError):  # another process was faster, with the same predictions
-                connection.execute(sql.insert(SCORES).values(row | values))
+                connection.execute(sql.insert(SCORES).values(row | content))
+
+    def _predictions(self, row: sql.Row[Any]) -> NDArray[np.int64] | None:
+        """What a row holds, [images]; None, with a warning, where it is not what was written. Earlier versions kept no digest."""
+        digits, _, digest = str(row.predictions).partition(".")
+        try:
+            if digest not in ("", json_digest([row.key, row.architecture, row.start, row.images, digits])):
+                raise ValueError("its digest differs")
+            held = unpacked(digits, row.images)
+            if held.size and held.max() >= self.classes:
+                raise ValueError(f"a prediction of class {held.max()} of {self.classes}")
+        except (ValueError, TypeError) as error:
+            words = f"{self.place} holds a damaged evaluation ({error}); the network is evaluated anew"
+            warnings.warn(words, AutoformerWarning, stacklevel=2)
+            return None
+        return held
 
     @contextmanager
     def _readable(self) -> Iterator[None]:

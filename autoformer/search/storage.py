@@ -6,8 +6,10 @@ passwords, in front of the host and in its query, so no message shows either.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_plus
@@ -76,6 +78,22 @@ def _address(storage: Storage, pool: type[Pool]) -> tuple[str, dict[str, Any]]:
 
 def _opener(path: Path) -> Callable[[], sqlite3.Connection]:
     return lambda: sqlite3.connect(path, timeout=WAIT_S, check_same_thread=False)
+
+
+def check_place(folder: Path) -> None:
+    """Raises `StorageError` unless a database can be written in `folder`, which is made; nothing is left in it.
+
+    SQLite takes no long paths, and needs a disk that locks files: better known before the work than after it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    place = folder / f".study.db.{os.getpid()}.partial"
+    try:
+        with closing(_opener(place.absolute())()) as connection, connection:
+            connection.execute("create table tried (number integer)")
+    except sqlite3.Error as error:
+        raise trouble(error, place) or StorageError(f"{place} cannot be written ({error}); choose another --out") from error
+    finally:
+        place.unlink(missing_ok=True)
 
 
 # --- messages --------------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def loaded(
     """
     loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
         images,  # type: ignore[arg-type]
-        batch_sampler=shares,  # type: ignore[arg-type]
+        batch_sampler=shares,
         num_workers=workers,
         pin_memory=pinned,
         worker_init_fn=_left_alone,

@@ -7,7 +7,6 @@ at the end, when every choice is made, once per artefact.
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from autoformer.cli.chain.recipe import Recipe
 from autoformer.cli.chain.starting import beginning
 from autoformer.cli.class_order import teacher_line
 from autoformer.cost import Budget, CostModel, ExactCosts, check_feasible
+from autoformer.data.ledger import LEDGER
 from autoformer.data.loading import check_readable, load_parts, without_recorded
 from autoformer.data.parts import DataParts, TestPart, describe_parts
 from autoformer.data.preprocessing import Preprocessing
@@ -53,8 +53,10 @@ from autoformer.search.answer import StoredSearch
 from autoformer.search.config import Goal
 from autoformer.search.loop import search_supernet
 from autoformer.search.result import SearchResult
+from autoformer.search.storage import check_place
 from autoformer.settings import write_yaml
 from autoformer.space import SearchSpace
+from autoformer.temporary import temporary_folder
 from autoformer.training.batches import Plan
 from autoformer.training.runs import finetune, train_supernet
 from autoformer.training.subjects import preprocessing_of
@@ -115,6 +117,7 @@ def _run(
         "device": DeviceFacts.collect().to_dict(),
     }
     write_json(run, out / "run.json")
+    check_place(out / "search")
 
     costs = steps.timed("latency table", lambda: _costs(recipe, space, out, progress))
     sought = _budget(recipe, space, costs, out)
@@ -171,8 +174,8 @@ def search_helpers(recipe: Recipe, out: Path, workers: str) -> Iterator[None]:
     if workers == "1" or (out / "search" / "search.json").exists():
         yield
         return
-    with tempfile.TemporaryDirectory() as folder:
-        same = Path(folder) / "recipe.yaml"  # with the overrides of the command line; the threads are shared out
+    with temporary_folder("helpers") as folder:
+        same = folder / "recipe.yaml"  # with the overrides of the command line; the threads are shared out
         same.write_text(write_yaml({**recipe.model_dump(mode="json"), "threads": None}), encoding="utf-8")
         words = ["search", "--supernet", str(out / "supernet"), "--out", str(out / "search"), "--recipe", str(same)]
         for name, limit in recipe.budget:
@@ -273,7 +276,7 @@ def score_on_test(
     for name, predict in predictors.items():
         if name not in record["guesses"]:
             own = predict.preparation(preprocessing) if isinstance(predict, Predictor) else preprocessing  # it may take uint8
-            images = EvaluationSet.of(test.read(name, out / "test_ledger.json"), own)
+            images = EvaluationSet.of(test.read(name, out / LEDGER), own)
             record["guesses"][name] = np.asarray(predictions(predict, images, progress=progress)).tolist()
             record["labels"] = images.labels.tolist()
             write_json(record, path)

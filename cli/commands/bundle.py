@@ -105,8 +105,7 @@ def expected_results(run: Path | None, manifest: Manifest, name: str, labels: Se
     """
     from autoformer import __version__
     from autoformer.export.expected import ExpectedResults
-    from autoformer.files import read_json
-    from autoformer.metric import WORDS, Score, metric_from, score, wilson
+    from autoformer.metric import WORDS, Score, wilson
 
     if run is None:
         accuracy = {}
@@ -118,16 +117,11 @@ def expected_results(run: Path | None, manifest: Manifest, name: str, labels: Se
                 accuracy[artefact.name] = {**found.to_dict(), "words": WORDS["top1"], "part": "search"}
         return ExpectedResults(name=name, labels=tuple(labels), accuracy=accuracy, made={"version": __version__})
 
-    import numpy as np
+    from autoformer.profiling.reports.run_folder import Run
 
-    from autoformer.cost import MeasurementConditions
-    from autoformer.profiling.profiles.latency import Profile
-
-    record, tested = read_json(run / "run.json", "recipe"), read_json(run / "test.json", "guesses", "labels")
-    truth, metric = np.asarray(tested["labels"], np.int64), metric_from(record["recipe"].get("metric", "top1"))
+    finished = Run.load(run)
     accuracy = {
-        key: {**score(np.asarray(predictions, np.int64), truth, metric).to_dict(), "words": WORDS[metric], "part": "test"}
-        for key, predictions in tested["guesses"].items()
+        key: {**finished.score(key).to_dict(), "words": WORDS[finished.metric], "part": "test"} for key in finished.predictions
     }
     latency = {  # "model.fp32.onnx (onnxruntime-cpu)"; the first of several backends counts
         taken.name.partition(" (")[0]: {
@@ -135,16 +129,14 @@ def expected_results(run: Path | None, manifest: Manifest, name: str, labels: Se
             "verdict": str(taken.verdict),
             "means": str(taken.measurement_conditions("p50")),
         }
-        for taken in reversed(Profile.load(run / "latency.json").measurements)
+        for taken in reversed(finished.profile.measurements)
     }
-    table = read_json(run / "latency_table.json", "qualification") if (run / "latency_table.json").is_file() else None
-    means = None if table is None else str(MeasurementConditions(**table["qualification"]))
     return ExpectedResults(
         name=name,
         labels=tuple(labels),
-        budget=read_json(run / "budget.json", "limits")["limits"],
-        latency_means=means,
+        budget=finished.limits.to_dict(),
+        latency_means=None if finished.table is None else str(finished.table.measurement_conditions),
         accuracy=accuracy,
         latency=latency,
-        made={"version": __version__, "recipe": record["recipe"], "device": record.get("device")},
+        made={"version": __version__, "recipe": finished.recipe, "device": finished.device.to_dict()},
     )

@@ -86,25 +86,27 @@ def evaluate(
 
 def ledger_of(words: str) -> Path:
     """The ledger of the run that an artefact belongs to; without a run, one beside it. Of timm's networks: one right here."""
+    from autoformer.data.ledger import LEDGER
+
     artefact = Path("." if words.startswith(TIMM) else words)
     place = artefact if artefact.is_dir() else artefact.parent
     run = next((folder for folder in (place, *place.resolve().parents) if (folder / "run.json").is_file()), place)
-    return run / "test_ledger.json"
+    return run / LEDGER
 
 
 def record_of(words: str, key: str) -> dict[str, Any] | None:
     """The nearest record with an object or a name under `key` in an artefact's folder or the two above (a run's), or None."""
-    import tempfile
 
     from autoformer.export.bundle import unpack_bundle
     from autoformer.files import read_json
+    from autoformer.temporary import temporary_folder
 
     if words.startswith(TIMM):
         return None
     artefact = Path(words)
     if artefact.suffix == ".zip" and artefact.is_file():
-        with tempfile.TemporaryDirectory(prefix="autoformer-bundle-") as temporary:
-            return record_of(str(unpack_bundle(artefact, Path(temporary) / "bundle")), key)
+        with temporary_folder("bundle") as temporary:
+            return record_of(str(unpack_bundle(artefact, temporary / "bundle")), key)
     for folder in (artefact, artefact.parent, artefact.parent.parent):
         for name in ("subnet.json", "network.json", "manifest.json", "supernet.json", "run.json"):
             if (folder / name).is_file():

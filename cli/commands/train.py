@@ -11,7 +11,6 @@ from autoformer.cli.options import Data, GroupBy, Json, Metric, Out, Quiet, Seed
 
 if TYPE_CHECKING:
     from autoformer.cli.chain.recipe import Recipe
-    from autoformer.cli.class_order import teacher_line
     from autoformer.data.parts import DataParts
     from autoformer.networks.supernet import Supernet
     from autoformer.space import SearchSpace
@@ -49,6 +48,7 @@ def train(
 
     from autoformer.cli.chain.recipe import load_recipe
     from autoformer.cli.chain.starting import beginning, readable
+    from autoformer.cli.class_order import teacher_line
     from autoformer.cli.console import note, progress_bar
     from autoformer.data.loading import load_parts
     from autoformer.data.parts import describe_parts

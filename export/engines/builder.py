@@ -30,7 +30,7 @@ from autoformer.export.engines.tensorrt_versions import (
 from autoformer.export.engines.timing_cache import TimingCache, locked_timing_cache
 from autoformer.export.graphs.external_data import check_external_data
 from autoformer.export.graphs.onnx_file import OnnxFile
-from autoformer.export.manifest import sha256_of
+from autoformer.export.manifest import check_described, sha256_of
 from autoformer.export.parity import Batches
 from autoformer.files import replacing
 from autoformer.records import fields_to_json, from_json
@@ -82,6 +82,7 @@ class EngineConfig:
 
     def source(self, graph: Path) -> OnnxFile:
         """The file to build from. Raises `ExportError` when it computes in another type than the engine shall."""
+        check_described(graph)
         check_external_data(graph)
         file = OnnxFile.read(graph)
         if file.precision != PRECISIONS[self.precision]:

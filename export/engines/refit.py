@@ -19,7 +19,7 @@ from autoformer.export.engines.engine import deserialized, read_plan
 from autoformer.export.engines.tensorrt_versions import Here, created, parser_errors
 from autoformer.export.graphs.external_data import check_external_data
 from autoformer.export.graphs.onnx_file import FLOAT, FLOAT16, INT8, OnnxFile
-from autoformer.export.manifest import sha256_of
+from autoformer.export.manifest import check_described, sha256_of
 from autoformer.files import replacing
 
 TYPE_NAMES = {FLOAT: "FLOAT", FLOAT16: "HALF", INT8: "INT8"}  # of TensorRT's DataType
@@ -53,6 +53,7 @@ def refit_engine(plan: Path, graph: Path, out: Path, *, sha256: str | None = Non
     trt, logger, _ = here = Here.begin()
     started = time.monotonic()
     content = read_plan(plan, sha256)
+    check_described(graph)
     check_external_data(graph)
     file = OnnxFile.read(graph)
     engine = deserialized(created(trt, "Runtime", logger), content, plan)

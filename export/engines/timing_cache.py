@@ -67,8 +67,12 @@ class TimingCache:
         content = bytes(cache.serialize())
         self.after = _digest(content)
         if self.after != self.before or not there:
-            with replacing(self.path) as beside:
-                beside.write_bytes(content)
+            try:
+                with replacing(self.path) as beside:
+                    beside.write_bytes(content)
+            except OSError as error:  # a full disk should not cost the engine that was built
+                self.after = self.before
+                self.warnings.append(f"timing cache {self.path.name} cannot be written ({error.strerror or error})")
 
     def record(self) -> dict[str, str | None]:
         """File name and digests before and after."""

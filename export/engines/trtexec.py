@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,6 +35,7 @@ from autoformer.export.engines.trtexec_output import (
 from autoformer.export.graphs.onnx_file import OnnxFile
 from autoformer.export.manifest import Artefact, sha256_of
 from autoformer.files import replacing
+from autoformer.temporary import temporary_folder
 
 PLACES = ("/usr/src/tensorrt/bin", "/opt/tensorrt/bin", "/usr/local/tensorrt/bin")  # JetPack, NVIDIA's containers, by hand
 TREES = ("TENSORRT_ROOT", "TENSORRT_HOME", "TENSORRT_DIR", "TRT_ROOT")  # variables that name an unpacked TensorRT
@@ -208,8 +208,8 @@ class Trtexec:
         words += [f"--warmUp={round(1000 * how.warmup_s)}", f"--duration={math.ceil(how.seconds)}"]
         words += [f"--iterations={how.min_runs}", *taken.flag("shapes", how.batch)]
         words += ["--avgRuns=1", f"--loadEngine={plan}"]  # one line a run, should the file of times be missing
-        with tempfile.TemporaryDirectory(prefix="trtexec-") as folder:
-            times = Path(folder) / "times.json"
+        with temporary_folder("trtexec") as folder:
+            times = folder / "times.json"
             code, said = _followed([str(self.path), *words, f"--exportTimes={times}"], listener)
             if code:
                 raise MeasurementError(f"trtexec {self.tensorrt} cannot time {plan}: {reason_of(said)}")
@@ -236,8 +236,8 @@ class Trtexec:
 
         Raises `MeasurementError` with trtexec's reason.
         """
-        with tempfile.TemporaryDirectory(prefix="trtexec-") as folder:
-            given, answer = Path(folder) / "images.bin", Path(folder) / "output.json"
+        with temporary_folder("trtexec") as folder:
+            given, answer = folder / "images.bin", folder / "output.json"
             given.write_bytes(images)
             words = [f"--loadEngine={plan}", f"--loadInputs={taken.name}:{given}", f"--exportOutput={answer}"]
             words += ["--iterations=1", "--duration=0", "--warmUp=0", *self._conditions(copies=True)[0]]
@@ -255,8 +255,8 @@ class Trtexec:
 
         Slower than a timed run, and never the same: the profiler waits after every layer. Raises `MeasurementError`.
         """
-        with tempfile.TemporaryDirectory(prefix="trtexec-") as folder:
-            profile, layers = Path(folder) / "profile.json", Path(folder) / "layers.json"
+        with temporary_folder("trtexec") as folder:
+            profile, layers = folder / "profile.json", folder / "layers.json"
             words = [f"--loadEngine={plan}", f"--exportProfile={profile}", f"--exportLayerInfo={layers}"]
             words += ["--profilingVerbosity=detailed", *self._conditions(cuda_graph=False)[0]]
             words += ["--separateProfileRun"] * ("--separateProfileRun" in self.flags)

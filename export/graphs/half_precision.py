@@ -26,6 +26,12 @@ LARGEST = 65504.0  # of half precision
 HEADROOM = 8.0  # other images than those measured may reach higher
 MEASURED_BATCH = 32
 PATCH_EMBEDDING = "patch_embed.proj"
+FILLING = (
+    torch.ops.aten.pad.default,
+    torch.ops.aten.constant_pad_nd.default,
+    torch.ops.aten.masked_fill.Scalar,
+    torch.ops.aten.full.default,
+)
 
 
 class InFloat32(nn.Module):
@@ -148,6 +154,8 @@ class _Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         first = out[0] if isinstance(out, tuple | list) and out else out  # a normalisation also gives statistics, kept in fp32
+        if isinstance(first, Tensor) and first.is_floating_point() and func in FILLING:
+            first = first[first.isfinite()]  # padding and masks of -inf are as exact in half precision
         if isinstance(first, Tensor) and first.is_floating_point() and first.numel():
             self.inside[self.stack[-1]] = max(self.inside.get(self.stack[-1], 0.0), magnitude(first))
         return out

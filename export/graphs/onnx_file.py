@@ -6,7 +6,6 @@ Graphs inside nodes (If, Loop) and sparse weights are passed over.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoformer.errors import CheckpointError
 from autoformer.export.graphs.external_data import fields_of, varint_at
+from autoformer.files import read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -151,12 +151,14 @@ class OnnxFile:
 
 
 def module_scopes(graph: Path) -> dict[str, str]:
-    """The torch module of each node, from the side file of an exported graph; empty where there is none."""
-    try:
-        found = json.loads(graph.with_suffix(".scopes.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    """The torch module of each node, from the side file of an exported graph; empty where there is none.
+
+    Raises `CheckpointError` when it is damaged.
+    """
+    path = graph.with_suffix(".scopes.json")
+    if not path.is_file():
         return {}
-    return {name: scope for name, scope in found.items() if isinstance(scope, str)} if isinstance(found, dict) else {}
+    return {name: scope for name, scope in read_json(path).items() if isinstance(scope, str)}
 
 
 def _node(message: memoryview) -> Node:

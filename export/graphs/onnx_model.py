@@ -14,6 +14,7 @@ from autoformer.errors import CheckpointError, DataError, MissingPackageError, s
 from autoformer.export.graphs.external_data import check_external_data
 from autoformer.export.graphs.model_metadata import ModelMetadata
 from autoformer.export.graphs.refusals import reason_of, refusal
+from autoformer.export.manifest import check_described
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,6 +58,7 @@ class OnnxModel:
             )
         if not self.path.is_file():
             raise CheckpointError(f"{self.path} does not exist; expected an ONNX file")
+        check_described(self.path)
         check_external_data(self.path)
         options = ort.SessionOptions()
         options.log_severity_level = QUIET

@@ -17,6 +17,7 @@ from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_t
 from autoformer.errors import CheckpointError, short
 from autoformer.export.graphs.external_data import check_external_data, external_locations
 from autoformer.export.graphs.refusals import ONE_FILE_BYTES, refusal
+from autoformer.export.manifest import check_described
 
 VALUES_BYTES = 1 << 20  # of a tensor beside the file whose values are read
 BITS: dict[int, int] = {
@@ -38,6 +39,7 @@ def read_model(path: Path, *, weights_beside: bool = False) -> onnx.ModelProto:
         if path.stat().st_size > ONE_FILE_BYTES:
             raise ValueError("error parsing message: too large")
         content = path.read_bytes()
+        check_described(path)
         model = onnx.load_model_from_string(content)
         elsewhere = any(True for _ in external_locations(content))
         if elsewhere and not weights_beside:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from autoformer.export.graphs.onnx_model import OnnxModel, import_onnxruntime
 from autoformer.export.graphs.tensorrt_rules import STANDARD, TARGETS, parsed, quantisation
 from autoformer.export.parity import run_in_batches
 from autoformer.files import replacing
+from autoformer.temporary import temporary_folder
 
 QUANTISED = ("MatMul", "Gemm", "Conv")
 CALIBRATION_BATCH = 16
@@ -99,8 +99,8 @@ def quantize_int8(
     usable = images[np.arange(len(images) + missing) % len(images)] if missing else images
     expected, _ = run_in_batches(source, usable, (batch,))
     # Quantised in a folder of its own, so that whatever the quantiser leaves goes with it.
-    with tempfile.TemporaryDirectory(prefix="autoformer-int8-") as temporary, _quiet():
-        prepared = _prepare(graph, Path(temporary))
+    with temporary_folder("int8") as temporary, _quiet():
+        prepared = _prepare(graph, temporary)
         model = onnx.load(prepared)
         usual = [
             entry for entry in candidates if _nodes_to_quantize(model, entry.ends_in_fp32)
@@ -112,7 +112,7 @@ def quantize_int8(
         ranges = measure_ranges(prepared, sorted(given), usable, batch, histograms=histograms)
         trials: list[tuple[Trial, Path]] = []
         for index, calibration in enumerate(usual):
-            made = Path(temporary) / f"{index}.onnx"
+            made = temporary / f"{index}.onnx"
             _quantize(prepared, made, calibration, ranges)
             logits, _ = run_in_batches(_runnable(made, graph), usable, (batch,))
             moved = float(np.abs(expected - logits).mean())

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import random
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from autoformer.profiling.backends.tensorrt_backend import GRAPH, PLAIN, TensorR
 from autoformer.profiling.measuring.backend import USUAL_BACKENDS, LatencyBackend
 from autoformer.progress import Progress
 from autoformer.space import SearchSpace
+from autoformer.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from autoformer.networks.subnet import Subnet
@@ -77,7 +77,7 @@ def opened_networks(
     weights_mib = sum(4 * count_params(architecture, space) for architecture in architectures) / 2**20
     fitting = max(1, min(instances, int(INSTANCES_MIB / weights_mib)))
     with ExitStack() as stack:
-        place = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="autoformer-networks-")))
+        place = folder or stack.enter_context(temporary_folder("networks"))
         for index, architecture in enumerate(architectures):
             if progress:
                 progress("export networks", index + 1, len(architectures))

@@ -19,6 +19,7 @@ from autoformer.errors import CheckpointError, MeasurementError
 from autoformer.export.graphs.external_data import check_external_data
 from autoformer.export.graphs.onnx_model import PROVIDERS, import_onnxruntime
 from autoformer.export.graphs.refusals import reason_of, refusal
+from autoformer.export.manifest import check_described
 from autoformer.profiling.measuring.system_files import usable_cores
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class OnnxRuntimeBackend:
         self._shown = shown
         try:
             if isinstance(graph, Path):
+                check_described(graph)
                 check_external_data(graph)
             self._session = onnxruntime.InferenceSession(
                 str(graph) if isinstance(graph, Path) else graph, options, providers=chain, enable_fallback=0

@@ -7,7 +7,6 @@ knows more; it is thrown away afterwards, since a detailed engine may be slower.
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from autoformer.export.engines.tensorrt_versions import how_to_build_one
 from autoformer.export.engines.trtexec import PlanInput
 from autoformer.export.manifest import FILE_NAME, Artefact, Manifest, sha256_of
 from autoformer.records import fields_to_json
+from autoformer.temporary import temporary_folder
 
 RUNS = 50  # of the profiler
 
@@ -101,9 +101,9 @@ def look_inside(plan: Path, artefact: Artefact, graph: Path | None, *, twin: boo
         return _inside(plan, artefact, graph, batch, runs, is_twin=False)
     if graph is None:
         raise CheckpointError(f"the ONNX file that {plan} was built from is not beside it, so no twin can be built")
-    with tempfile.TemporaryDirectory(prefix="autoformer-twin-") as temporary:
+    with temporary_folder("twin") as temporary:
         config = replace(settings_of(artefact), detailed=True, timing_cache=None)  # a folder that a file names is not ours
-        copy = Path(temporary) / plan.name
+        copy = temporary / plan.name
         if trtexec_of(artefact) is None:
             built = EngineBuilder(config).build(graph, copy)
             same = replace(artefact, sha256=built.sha256, made=built.made())

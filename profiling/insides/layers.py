@@ -21,7 +21,7 @@ from statistics import fmean, median
 from typing import Any
 
 from autoformer.errors import CheckpointError, MeasurementError, short
-from autoformer.files import believing
+from autoformer.files import believing, unsealed
 from autoformer.records import fields_to_json, from_json
 
 FORMAT = "autoformer/layers/1"
@@ -104,6 +104,10 @@ class LayerProfile:
     layers: tuple[LayerTime, ...]
     end_to_end_ms: float | None = None  # median of a run without the profiler
 
+    def __post_init__(self) -> None:
+        if self.end_to_end_ms is not None and self.end_to_end_ms <= 0:
+            raise ValueError(f"a run took {self.end_to_end_ms} ms")
+
     @property
     def sum_ms(self) -> float:
         """The average times of all layers together."""
@@ -171,6 +175,7 @@ class LayerProfile:
             values: Any = json.loads(text)
             if isinstance(values, list):
                 return _from_trtexec(values, path.stem, scopes)
+            values = unsealed(values, "the file")
             if (have := values.get("format")) != FORMAT:
                 raise MeasurementError(f"its format is {short(have, 40)!r}, expected {FORMAT!r}")
             return from_json(cls, values, beside=(*BESIDE, *(f"by_{what}_ms" for what in GROUPS)))

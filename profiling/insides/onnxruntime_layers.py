@@ -8,7 +8,6 @@ value that it gives; one that is still unknown belongs to the node that takes it
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from autoformer.files import read_json
 from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
 from autoformer.profiling.insides.layers import ROOT, LayerProfile, LayerTime, common_scope, scope_in_path
 from autoformer.profiling.measuring.measure import MeasureConfig, measure
+from autoformer.temporary import temporary_folder
 
 EVENT = "_kernel_time"
 WARMUP_RUNS = 3
@@ -37,15 +37,15 @@ def layers_of_onnx(
         raise MeasurementError(f"runs is {runs}, expected 1 or more")
     model = read_model(path, weights_beside=True)
     scopes = scopes_of(path, model)
-    with tempfile.TemporaryDirectory(prefix="autoformer-layers-") as folder:
+    with temporary_folder("layers") as folder:
         profiled = OnnxRuntimeBackend(
-            path, batch=batch, threads=threads, provider=provider, precision=precision, profile_into=Path(folder)
+            path, batch=batch, threads=threads, provider=provider, precision=precision, profile_into=folder
         )
         with profiled:
             for _ in range(WARMUP_RUNS + runs):
                 profiled.run()
             events = json.loads(profiled.end_profiling().read_text(encoding="utf-8"))
-        executed = onnx.load(Path(folder) / "executed.onnx", load_external_data=False)
+        executed = onnx.load(folder / "executed.onnx", load_external_data=False)
     joined = join(executed, model, scopes)
     config = MeasureConfig(warmup_s=0.1, warmup_max_s=1, rounds=3, min_runs=30, min_s=0.3, max_s=10)
     with OnnxRuntimeBackend(path, batch=batch, threads=threads, provider=provider, precision=precision) as plain:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autoformer.errors import MeasurementError, short
-from autoformer.files import append_line, believing, whole_lines
+from autoformer.files import append_line, believing, unsealed, whole_lines
 from autoformer.profiling.measuring.machine_state import MachineState
 from autoformer.profiling.measuring.measure import KINDS_OF_SAMPLES, Measurement
 from autoformer.records import from_json, to_json
@@ -110,7 +110,7 @@ class Rows:
             append_line(wanted, path)
         for number, line in enumerate(lines, 1):
             with believing(f"line {number} of {path}", "move the file away to measure from the beginning"):
-                values = {**json.loads(line)}
+                values = unsealed({**json.loads(line)}, f"line {number}")
                 if number > 1:
                     rows.rows.append(from_json(KINDS.get(values.get("row"), Build), values))
             if number == 1:

@@ -7,7 +7,6 @@ an interrupted kit goes on where it stopped.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from autoformer.profiling.measuring.order_statistics import FLOORS
 from autoformer.profiling.tables.design import designed_architectures
 from autoformer.progress import Progress
 from autoformer.space import SearchSpace
+from autoformer.temporary import temporary_folder
 from autoformer.versions import installed
 
 if TYPE_CHECKING:
@@ -143,9 +143,9 @@ def _exported(space: SearchSpace, architecture: Architecture, config: KitConfig,
     from autoformer.export.graphs.shared_weights import give_up_weights
 
     network = fresh_network(space, architecture)
-    with tempfile.TemporaryDirectory(prefix="autoformer-kit-") as temporary:
+    with temporary_folder("kit") as temporary:
         for precision in missing:
-            path = _export(network, precision, config.opset, Path(temporary))
+            path = _export(network, precision, config.opset, temporary)
             model = onnx.load(path)
             give_up_weights(model, work)
             with replacing(found[precision]) as beside:

@@ -8,7 +8,6 @@ times relate to its. Whatever could not be found out stands in the answer with i
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -32,6 +31,7 @@ from autoformer.profiling.profiles.artefact_costs import Costs, costs_of
 from autoformer.profiling.profiles.latency import NO_GPU, NotMeasured, Profile, ProfileRequest, expand, profile_artefacts
 from autoformer.progress import Progress, silent
 from autoformer.search.pareto import nondominated_ranks
+from autoformer.temporary import temporary_folder
 
 FORMAT = "autoformer/comparison/1"
 
@@ -214,7 +214,7 @@ def _unpacked(words: str, stack: ExitStack) -> Iterator[str]:
         exported = Path(words) / "export"
         yield str(exported) if (Path(words) / "run.json").is_file() and exported.is_dir() else words
         return
-    temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="autoformer-bundle-")))
+    temporary = stack.enter_context(temporary_folder("bundle"))
     yield str(unpack_bundle(Path(words), temporary / Path(words).stem))
 
 

@@ -197,10 +197,10 @@ def _jobs(named: Sequence[tuple[str, str]], asked: ProfileRequest, batch: int) -
 
 @contextmanager
 def _noting(missing: list[NotMeasured], name: str, backend: str) -> Iterator[None]:
-    """What the block cannot measure goes into `missing`, with its reason."""
+    """What the block cannot measure goes into `missing`, with its reason: a file that does not load ends no other's turn."""
     try:
         yield
-    except (MeasurementError, MissingPackageError) as error:
+    except (MeasurementError, MissingPackageError, CheckpointError) as error:
         missing.append(NotMeasured(name, backend, str(error)))
 
 

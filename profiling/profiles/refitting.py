@@ -6,7 +6,6 @@ each is timed in turn with one that is built without that.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -26,6 +25,7 @@ from autoformer.files import believing, refuse_existing, write_folder
 from autoformer.profiling.backends.tensorrt_backend import TensorRTBackend
 from autoformer.profiling.measuring.measure import MeasureConfig, measure
 from autoformer.progress import Progress, silent
+from autoformer.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,8 +63,8 @@ def refit_folder(
     import_tensorrt()
     given = replace(given, preprocessing=before.preprocessing)
     latency: dict[str, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory(prefix="autoformer-refit-") as temporary:
-        exported = Path(temporary) / "export"
+    with temporary_folder("refit") as temporary:
+        exported = temporary / "export"
         with believing(f"the manifest of {source}", "export it again"):
             config = ExportConfig.model_validate({
                 "precisions": list(dict.fromkeys(["fp32", *(PRECISIONS[engine.precision] for engine in engines)])),
@@ -88,7 +88,7 @@ def refit_folder(
                         len(engines),
                         f"{engine.precision}: building one that cannot be refitted, to compare latency",
                     )
-                    latency[engine.precision] = _times(made[-1], engine, folder, Path(temporary), manifest)
+                    latency[engine.precision] = _times(made[-1], engine, folder, temporary, manifest)
             progress("refit", len(engines), len(engines))
             manifest = replace(manifest, artefacts=(*manifest.artefacts, *made))
             manifest.save(folder)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoformer.cost import Budget, MeasurementConditions
+from autoformer.data.ledger import LEDGER, Reading, read_ledger
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import CheckpointError
 from autoformer.export.manifest import Manifest
@@ -31,23 +32,6 @@ from autoformer.search.record import SearchRecord
 from autoformer.search.result import SearchResult
 from autoformer.space import SearchSpace
 
-LEDGER, FORMAT = "test_ledger.json", "autoformer/test-ledger/1"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """One reading of the test part, as its ledger has it."""
-
-    reader: str
-    split: str
-    images: int
-    time: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Ledger:
-    readings: tuple[Reading, ...]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Beside:
@@ -56,13 +40,6 @@ class Beside:
     runs: int  # those with at least one reading of it
     readings: int
     damaged: tuple[str, ...]  # folders that cannot be read, or whose ledger cannot, by name
-
-
-def read_ledger(path: Path) -> tuple[Reading, ...]:
-    """Every reading in the ledger. Raises `CheckpointError` naming the file when it is missing, damaged or something else."""
-    with checked(path, FORMAT) as record:
-        ledger = from_json(_Ledger, record, beside=("format",))
-    return ledger.readings
 
 
 def readings_beside(folder: Path, split: str) -> Beside:
@@ -215,8 +192,8 @@ def _described(record: Mapping[str, Any]) -> dict[str, Any]:
     int(recipe["seed"])
     dict(recipe["profile"])["table"]
     Preprocessing.from_dict(data["preprocessing"])
-    classes = tuple(data["classes"])
-    if not classes or not all(isinstance(name, str) for name in classes):
+    classes = data["classes"]
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         raise ValueError("its classes are not a list of names")
     parts = {name: from_json(Part, part, f"data.parts.{name}") for name, part in data["parts"].items()}
     for needed in ("train", "search", "test"):
@@ -227,7 +204,7 @@ def _described(record: Mapping[str, Any]) -> dict[str, Any]:
         "metric": metric_from(recipe["metric"]),
         "source": str(data["source"]),
         "layout": str(data["layout"]),
-        "classes": classes,
+        "classes": tuple(classes),
         "parts": parts,
         "preprocessing": dict(data["preprocessing"]),
         "space": SearchSpace.from_dict(record["space"]),

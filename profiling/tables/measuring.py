@@ -16,7 +16,7 @@ from typing import Any
 
 from autoformer.architecture import Architecture
 from autoformer.errors import MeasurementError
-from autoformer.files import append_line, believing, json_digest, whole_lines
+from autoformer.files import append_line, believing, json_digest, unsealed, whole_lines
 from autoformer.profiling.backends.of_spaces import INSTANCES, Exporter, Setup, opened_networks
 from autoformer.profiling.measuring.backend import LatencyBackend
 from autoformer.profiling.measuring.device import DeviceFacts
@@ -56,7 +56,7 @@ class PassFile:
         found = []
         for number, line in enumerate(whole_lines(self.path), 1):
             with believing(f"line {number} of {self.path}", "move the file away to measure from the beginning"):
-                row = json.loads(line)
+                row = unsealed(json.loads(line), f"line {number}")
                 if row["asked"] == json_digest(self.asked):
                     found.append({name: Measurement.from_dict(one).with_samples() for name, one in row["taken"].items()})
         return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import resource
 import subprocess
@@ -11,9 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from autoformer.errors import CheckpointError, DataError, OutputExistsError
 from autoformer.files import (
+    append_line,
     file_digest,
     json_digest,
     read_json,
@@ -21,6 +25,8 @@ from autoformer.files import (
     refuse_pipes,
     replacing,
     sole_worker,
+    unsealed,
+    whole_lines,
     write_folder,
     write_json,
 )
@@ -55,8 +61,23 @@ def test_transposed_and_shared_tensors_are_stored_as_they_look(tmp_path: Path) -
 def test_json_is_sorted_readable_and_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "value.json"
     write_json({"b": 1, "a": "é"}, path)
-    assert path.read_text(encoding="utf-8") == '{\n  "a": "é",\n  "b": 1\n}\n'
+    content = hashlib.sha256(b'{"a":"\\u00e9","b":1}').hexdigest()
+    expected = f'{{\n  "a": "é",\n  "b": 1,\n  "content_sha256": "{content}"\n}}\n'
+    assert path.read_text(encoding="utf-8") == expected
     assert read_json(path) == {"a": "é", "b": 1}
+
+
+def test_json_that_was_changed_after_it_was_written_is_refused_unless_its_digest_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json({"limit": 10, "name": "a"}, path)
+    path.write_text(path.read_text().replace("10", "18"))
+    with pytest.raises(CheckpointError, match=r"value.json was damaged or edited: .*if the change is meant, remove its content"):
+        read_json(path)
+    path.write_text(json.dumps({"name": "a", "limit": 18}))
+    assert read_json(path) == {"limit": 18, "name": "a"}  # written by hand, or by an earlier version
+    write_json({"numbers": {2: "two", 10: "ten"}}, path)
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=8))  # the same content
+    assert read_json(path) == {"numbers": {"2": "two", "10": "ten"}}
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
@@ -223,3 +244,57 @@ def test_pipes_among_words_are_refused_and_what_the_system_names_is_not(tmp_path
     for word in (f"{tmp_path}/pipe", f"--data={tmp_path}/pipe", f"timm:vit@{tmp_path}/pipe"):
         with pytest.raises(DataError, match="pipe is a named pipe, not a file"):
             refuse_pipes(["evaluate", word])
+
+
+def test_weights_that_were_changed_are_refused_wherever_the_bit_is(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    written = {"a": torch.arange(4.0), "b": torch.ones(3, dtype=torch.float16)}
+    write_tensors(written, path, {"step": 3})
+    whole = path.read_bytes()
+    digest = tensors_digest(written)
+    for place in (len(whole) - 1, len(whole) - 9, whole.index(b"step") + 8, whole.index(b"F16") + 1):  # values, metadata, a type
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(CheckpointError, match=r"w.safetensors is (damaged|truncated)"):
+            read_tensors(path)
+    path.write_bytes(whole)
+    assert tensors_digest(read_tensors(path, digest)) == digest
+    with pytest.raises(CheckpointError, match="holds other weights than were written"):
+        read_tensors(path, "0" * 64)  # whole, and not those that the record beside it names
+
+
+def test_weights_of_an_earlier_version_are_held_against_the_record_alone(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    weights = {"a": torch.arange(4.0)}
+    save_file(weights, path)  # no digest in its header
+    assert torch.equal(read_tensors(path)["a"], weights["a"])
+    assert torch.equal(read_tensors(path, tensors_digest(weights))["a"], weights["a"])
+    with pytest.raises(CheckpointError, match="other weights"):
+        read_tensors(path, tensors_digest({"a": torch.arange(1, 5.0)}))
+
+
+def test_a_line_that_was_changed_is_not_read_as_another(tmp_path: Path) -> None:
+    append_line({"ms": 1.25}, tmp_path / "rows.jsonl")
+    (line,) = whole_lines(tmp_path / "rows.jsonl")
+    assert unsealed(json.loads(line), "line 1") == {"ms": 1.25}
+    with pytest.raises(CheckpointError, match="line 1 was damaged or edited"):
+        unsealed(json.loads(line.replace(b"1.25", b"1.35")), "line 1")
+
+
+@pytest.mark.parametrize("said", ["I/O error: No space left (os error 28)", "IoError(Os { code: 28, kind: StorageFull })"])
+def test_a_full_disk_under_weights_is_an_error_of_the_system(said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    import safetensors.torch
+    import torch
+    from safetensors import SafetensorError
+
+    from autoformer.tensors import write_tensors
+
+    def full(*_: object) -> None:
+        raise SafetensorError(f"Error while serializing: {said}")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write_tensors({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
+    assert caught.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []

@@ -34,7 +34,7 @@ def test_a_metric_comes_from_the_option_then_the_recipe_then_the_training(
 
 
 def test_a_record_with_an_unknown_metric_is_refused() -> None:
-    with pytest.raises(CheckpointError, match=r"'loss' is not a metric; known are top1, .*; give --metric"):
+    with pytest.raises(CheckpointError, match=r"metric is 'loss', expected one of top1, .*; give --metric"):
         metric_of(None, None, {"metric": "loss"})
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from autoformer.errors import CheckpointError, MeasurementError
+from autoformer.files import read_json
 from autoformer.profiling.insides.layers import LayerProfile
 from autoformer.profiling.kits.board_results import BEGIN, END, BoardResult
 from autoformer.profiling.kits.rows import Rows
@@ -29,7 +30,7 @@ DRIFTING = tuple(10.0 + index / 10 for index in range(20))  # 10 to 11.9 ms: 12 
 
 
 def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    values = json.loads(path.read_text())
+    values = read_json(path)
     change(values)
     path.write_text(json.dumps(values))
     return path
@@ -87,7 +88,7 @@ def test_numbers_too_large_for_a_clock_are_one_line(tmp_path: Path) -> None:
 def test_a_pass_with_a_measurement_that_is_none_names_its_line(tmp_path: Path) -> None:
     file = PassFile(tmp_path / "passes.jsonl", "asked")
     file.append({"a": profile(1, 10.0).measurements[0]})
-    line = json.loads(file.path.read_text())
+    line = read_json(file.path)
     changes: list[dict[str, Any]] = [{"samples_ms": []}, {"samples_ms": [HUGE]}, {"verdict": {"level": "FINE", "reasons": []}}]
     for change in changes:
         file.path.write_text(json.dumps({**line, "taken": {"a": {**line["taken"]["a"], **change}}}) + "\n")

@@ -168,6 +168,7 @@ def test_predict_opens_no_pipe(place: Path, tmp_path: Path) -> None:
     assert "weights.pth is a named pipe, not a file" in answer.error
 
 
+@pytest.mark.slow
 def test_a_teacher_speaks_of_the_classes_in_the_order_that_is_set(place: Path) -> None:
     _, source = export_source(f"timm:test_vit@{place / 'numbered.pth'}", str(place / "numbered"), classes="text")
     network = f"timm:test_vit@{place / 'numbered.pth'}"

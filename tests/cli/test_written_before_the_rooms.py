@@ -22,11 +22,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from autoformer.files import read_json, unsealed
 from tests.support.commands import command
 
 TESTS = next(folder for folder in Path(__file__).resolve().parents if folder.name == "tests")
 WRITTEN = TESTS / "data" / "written_by_0_1"
-EXPECTED: dict[str, Any] = json.loads((WRITTEN / "expected.json").read_text(encoding="utf-8"))
+EXPECTED: dict[str, Any] = read_json(WRITTEN / "expected.json")
 OTHER_CPU = 1e-6  # of a weight, absolute, where another CPU rounds otherwise
 SAME_DEVICE = ("cpu", "cores", "gpus", "versions")  # what an interrupted table compares
 LIMITS = ("--max-params", "90%", "--max-flops", "90%", "--max-latency", "95%")  # of the recipe
@@ -56,7 +57,8 @@ def answer(*words: object, code: int = 0) -> Any:
 
 
 def read(path: Path | str) -> Any:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    value = json.loads(Path(path).read_text())
+    return unsealed(value, path) if isinstance(value, dict) else value
 
 
 def lines(path: Path | str) -> list[Any]:

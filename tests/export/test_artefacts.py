@@ -54,8 +54,8 @@ def test_folder_holds_what_the_manifest_says(folder: Path, subnet: Subnet) -> No
     manifest = Manifest.load(folder)
     fp32, fp16, int8, engine = manifest.artefacts
     assert sorted(path.name for path in folder.iterdir()) == [
-        "manifest.json", "model.fp16.onnx", "model.fp16.scopes.json", "model.fp32.onnx", "model.fp32.scopes.json",
-        "model.int8.onnx",
+        "class_map.txt", "manifest.json", "model.fp16.onnx", "model.fp16.scopes.json", "model.fp32.onnx",
+        "model.fp32.scopes.json", "model.int8.onnx",
     ]  # fmt: skip
     for artefact in (fp32, fp16, int8):
         assert artefact.status == "exported"

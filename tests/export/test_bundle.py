@@ -28,6 +28,7 @@ from autoformer.export.expected import ExpectedResults
 from autoformer.export.manifest import Manifest
 from autoformer.export.predictor import open_predictor
 from autoformer.export.program import board_program, modules_of
+from autoformer.files import read_json
 from autoformer.networks.subnet import Subnet
 from autoformer.space import SearchSpace
 from tests.support.bundles import python310
@@ -76,7 +77,7 @@ def board(folder: Path, *words: str, capsys: pytest.CaptureFixture[str]) -> tupl
 def test_a_bundle_names_every_file_with_its_digest_and_holds_nothing_else(bundle: Path) -> None:
     import hashlib
 
-    record = json.loads((bundle / "bundle.json").read_text())
+    record = read_json(bundle / "bundle.json")
     files = {path.relative_to(bundle).as_posix(): path for path in bundle.rglob("*") if path.is_file()}
     del files["bundle.json"]
     assert record["files"] == {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
@@ -151,7 +152,7 @@ def test_a_batch_that_a_file_does_not_take_is_not_measured_in_its_place(
     export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = written(export, tmp_path / "bundle")
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = read_json(folder / "manifest.json")
     manifest["artefacts"][0]["input_shape"][0] = 3
     (folder / "manifest.json").write_text(json.dumps(manifest))
     _, said, _ = board(folder, "bench", "--seconds", "0.01", "--batch", "2", "--json", capsys=capsys)
@@ -215,7 +216,7 @@ def test_a_changed_file_a_broken_budget_and_other_logits_fail(
 
     other = written(export, tmp_path / "other")
     np.save(other / "check" / "logits.npy", np.load(other / "check" / "logits.npy") + 1, allow_pickle=False)
-    record = json.loads((other / "bundle.json").read_text())
+    record = read_json(other / "bundle.json")
     del record["files"]["check/logits.npy"]
     (other / "bundle.json").write_text(json.dumps(record))
     code, out, _ = board(other, "verify", "--json", capsys=capsys)
@@ -262,7 +263,7 @@ def test_what_the_program_cannot_use_is_one_line(bundle: Path, tmp_path: Path, c
     code, _, err = board(tmp_path, "verify", capsys=capsys)
     assert code == 2
     assert "bundle.json does not exist" in err
-    record = json.loads((bundle / "bundle.json").read_text())
+    record = read_json(bundle / "bundle.json")
     record["files"]["../outside"] = "00"
     (bundle / "bundle.json").write_text(json.dumps(record))
     code, _, err = board(bundle, "verify", capsys=capsys)
@@ -285,7 +286,7 @@ def test_what_the_program_cannot_use_is_one_line(bundle: Path, tmp_path: Path, c
 def test_a_damaged_record_of_a_bundle_is_one_line(
     bundle: Path, change: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record = json.loads((bundle / "bundle.json").read_text())
+    record = read_json(bundle / "bundle.json")
     (bundle / "bundle.json").write_text(json.dumps({**record, **change}))
     code, out, err = board(bundle, "verify", capsys=capsys)
     assert (code, out, err.count("\n")) == (2, "", 1)
@@ -338,7 +339,7 @@ def test_archives_that_mean_harm_leave_nothing_behind(tmp_path: Path, monkeypatc
     cut.write_bytes(whole.read_bytes()[:-30])
     cases = {
         link: "holds a link",
-        text: "truncated or not a zip file",
+        text: "is a text of 10 bytes",
         cut: "truncated or not a zip file",
         archive_of(tmp_path / "up.zip", **{"../bundle.json": "{}"}): "not inside its folder",
         archive_of(tmp_path / "root.zip", **{"/bundle.json": "{}"}): "not inside its folder",

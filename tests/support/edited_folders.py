@@ -11,6 +11,7 @@ import pytest
 
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import CheckpointError
+from autoformer.files import read_json
 from autoformer.networks.folders import save_subnet
 from autoformer.networks.subnet import Subnet
 from autoformer.space import SearchSpace
@@ -38,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 
 def edit(path: Path, *keys: str, **changes: Any) -> None:
     """Changes entries of a JSON file, at the place `keys` lead to."""
-    whole = json.loads(path.read_text())
+    whole = read_json(path)
     place = whole
     for key in keys:
         place = place[key]

@@ -24,9 +24,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import typer.main
+from PIL import Image
 
 from autoformer.cli.board import bundle_program as board
 from autoformer.errors import AutoformerError
@@ -36,6 +38,7 @@ from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.graphs.tensorrt_rules import check_tensorrt
 from autoformer.export.manifest import sha256_of
 from autoformer.export.predictor import Predictor, open_predictor
+from autoformer.files import SEAL
 from autoformer.profiling.backends.of_artefacts import onnx_precision
 from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
 from tests.support.commands import command
@@ -154,11 +157,13 @@ def _sign(folder: Path) -> None:
     """Writes the digests of what is there into bundle.json and manifest.json where they can be read, as an attacker would."""
     with contextlib.suppress(ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError):
         manifest = json.loads((folder / "manifest.json").read_text())
+        manifest.pop(SEAL, None)
         for entry in manifest["artefacts"]:
             entry["sha256"] = sha256_of(folder / entry["file"])
         (folder / "manifest.json").write_text(json.dumps(manifest))
     with contextlib.suppress(ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError):
         record = json.loads((folder / "bundle.json").read_text())
+        record.pop(SEAL, None)
         record["files"] = {
             path.relative_to(folder).as_posix(): sha256_of(path)
             for path in folder.rglob("*")
@@ -170,7 +175,8 @@ def _sign(folder: Path) -> None:
 def try_image(originals: Path, place: Path, rng: random.Random) -> Iterator[str]:
     name, content = damaged_image(every_kind(), rng)
     path = folder_with(content, place, rng)
-    with warnings.catch_warnings():
+    # A damaged header may ask for 170 million pixels, which take seconds in each reading: refused from 32 million on here.
+    with warnings.catch_warnings(), patch.object(Image, "MAX_IMAGE_PIXELS", 1 << 24):
         warnings.simplefilter("error")  # Pillow remarks on damaged images, and nobody should see it
         for work in readings(path, rng):
             yield attempt(work)
@@ -183,7 +189,8 @@ def try_image(originals: Path, place: Path, rng: random.Random) -> Iterator[str]
 
 SUBJECTS: dict[str, Callable[[Path, Path, random.Random], Iterator[str]]] = {
     "onnx": try_onnx, "bundle": try_bundle, "image": try_image,
-    "recipe": lambda *given: try_recipe(*given, attempt, said), "manifest": lambda *given: try_manifest(*given, attempt, said),
+    "recipe": lambda originals, place, rng: try_recipe(originals, place, rng, attempt, said),
+    "manifest": lambda originals, place, rng: try_manifest(originals, place, rng, attempt, said),
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import torch
 
 from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig
+from autoformer.files import read_json
 from autoformer.networks.folders import save_supernet
 from autoformer.networks.supernet import Supernet
 from autoformer.space import SearchSpace
@@ -23,7 +24,7 @@ def supernet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("super") / "net"
     torch.manual_seed(0)
     save_supernet(Supernet(SPACE), out, source="nothing")
-    record = json.loads((out / "supernet.json").read_text())
+    record = read_json(out / "supernet.json")
     (out / "supernet.json").write_text(json.dumps({**record, "data": load_parts(DataConfig()).record}))
     return out
 

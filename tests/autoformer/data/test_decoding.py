@@ -79,7 +79,7 @@ def test_every_named_format_opens_under_any_name() -> None:
 
 
 def test_a_format_that_this_pillow_lacks_hinders_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "PLUGINS", {"FUTURE": "FutureImagePlugin", **decoding.PLUGINS})
+    monkeypatch.setattr(decoding, "FORMATS", ("FUTURE", *decoding.FORMATS))
     decoding._formats.cache_clear()
     try:
         assert decode(saved(GREY, "PNG"), "photo.png").size == (6, 4)

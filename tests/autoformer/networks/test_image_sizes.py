@@ -12,6 +12,7 @@ import timm
 import torch
 
 from autoformer.errors import ArchitectureError, CheckpointError
+from autoformer.files import read_json
 from autoformer.networks.folders import load_subnet, save_subnet
 from autoformer.networks.positions import resample_positions
 from autoformer.networks.relative_position import Tables
@@ -134,7 +135,7 @@ def test_the_searched_size_of_an_architecture_is_the_size_its_network_is_opened_
     save_subnet(opened, tmp_path / "larger", preprocessing=larger, classes=CLASSES, record={})
     assert load_subnet(tmp_path / "larger")[0].architecture == opened.architecture
 
-    config = json.loads((tmp_path / "net" / "config.json").read_text())
+    config = read_json(tmp_path / "net" / "config.json")
     config["model_args"]["searched_size"] = 32
     (tmp_path / "net" / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="searched_size 32 contradicts img_size 16"):
@@ -174,7 +175,7 @@ def test_a_detour_over_a_small_image_and_a_folder_loses_no_trained_row(tmp_path:
 
 def test_folders_from_before_the_trained_grid_was_stored_still_open(folder: Path, tmp_path: Path) -> None:
     copied = damaged(folder, tmp_path)
-    config = json.loads((copied / "config.json").read_text())
+    config = read_json(copied / "config.json")
     assert config["model_args"].pop("trained_grid") == 4
     (copied / "config.json").write_text(json.dumps(config))
     changed = make_subnet()

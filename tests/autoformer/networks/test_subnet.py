@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from autoformer.architecture import Architecture, SubnetGeometry
 from autoformer.errors import ArchitectureError, CheckpointError, OutputExistsError
+from autoformer.files import read_json
 from autoformer.networks.folders import load_subnet, save_subnet
 from autoformer.networks.relative_position import Tables
 from autoformer.networks.subnet import Subnet
@@ -35,8 +35,8 @@ def test_a_saved_network_comes_back_with_its_preprocessing_and_classes(folder: P
     assert (preprocessing, classes) == (PREPROCESSING, CLASSES)
     assert not subnet.training
     assert torch.equal(subnet(images()), make_subnet()(images()))
-    assert Architecture.from_dict(json.loads((folder / "architecture.json").read_text())) == subnet.architecture
-    assert json.loads((folder / "subnet.json").read_text()) == {"made_by": "a test"}
+    assert Architecture.from_dict(read_json(folder / "architecture.json")) == subnet.architecture
+    assert read_json(folder / "subnet.json") == {"made_by": "a test"}
 
 
 @pytest.mark.parametrize(

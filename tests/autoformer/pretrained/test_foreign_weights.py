@@ -69,7 +69,11 @@ def test_numbers_of_numpy_beside_the_weights_are_harmless(number: Any, zipped: b
     assert set(read_foreign_weights(path)) == {"a", "b"}
 
 
-@pytest.mark.parametrize("value", [np.arange(3), np.array([object()], dtype=object), np.array(None, dtype=object)], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [np.arange(3), np.array([object()], dtype=object), np.array(None, dtype=object)],
+    ids=["numbers", "objects", "nothing"],
+)
 def test_arrays_of_numpy_are_refused(value: Any, tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     try:

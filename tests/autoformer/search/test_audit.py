@@ -35,6 +35,7 @@ def spread_beyond_chance(rng: np.random.Generator, metric: Metric, differ: float
     return float(np.std(values, ddof=1)) / chance_spread(networks, LABELS, metric)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS)
 def test_equally_good_networks_are_rarely_taken_for_different_ones_by_any_metric(metric: Metric) -> None:
     """Five rare classes of 3 images decide half of a mean over classes. Nominally 5 % pass; 13 % would be 3.7 sigma more."""

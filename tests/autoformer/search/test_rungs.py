@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -257,10 +258,23 @@ def test_a_store_gives_the_longest_stretch_it_knows_from_a_place(tmp_path: Path)
     assert store.get(SPACE.largest, 0, 4).tolist() == []
 
 
-def test_a_damaged_store_is_refused_with_the_advice_to_delete_it(tmp_path: Path) -> None:
+def test_a_damaged_evaluation_in_the_store_is_not_believed_and_replaced(tmp_path: Path) -> None:
     opened(tmp_path).put(SPACE.smallest, 0, np.asarray([9, 9]))
-    with pytest.raises(CheckpointError, match=r"evaluations.db cannot be read .*class 9 of 5.* it can be deleted"):
-        opened(tmp_path, classes=5).get(SPACE.smallest, 0, 2)
+    with pytest.warns(UserWarning, match=r"evaluations.db holds a damaged evaluation .*class 9 of 5"):
+        assert not opened(tmp_path, classes=5).get(SPACE.smallest, 0, 2).size
+    with sqlite3.connect(tmp_path / "evaluations.db") as held:  # another class, as plausible as the first
+        held.execute("UPDATE autoformer_evaluations SET guesses = '0908' || substr(guesses, 5)")
+    with pytest.warns(UserWarning, match="its digest differs"):
+        assert not opened(tmp_path).get(SPACE.smallest, 0, 2).size
+    with pytest.warns(UserWarning, match="its digest differs"):
+        opened(tmp_path).put(SPACE.smallest, 0, np.asarray([9, 9]))
+    assert opened(tmp_path).get(SPACE.smallest, 0, 2).tolist() == [9, 9]
+    with sqlite3.connect(tmp_path / "evaluations.db") as held:  # as version 0.1 wrote it
+        held.execute("UPDATE autoformer_evaluations SET guesses = '0907'")
+    assert opened(tmp_path).get(SPACE.smallest, 0, 2).tolist() == [9, 7]
+
+
+def test_a_damaged_store_is_refused_with_the_advice_to_delete_it(tmp_path: Path) -> None:
     (tmp_path / "evaluations.db").write_bytes(b"no database, only words " * 99)
     with pytest.raises(CheckpointError, match=r"evaluations.db cannot be read .*it can be deleted"):
         opened(tmp_path)

@@ -36,6 +36,7 @@ CUTTERS = {
     "autoformer.data.images",
     "autoformer.data.tar_images",
     "autoformer.data.reading",
+    "autoformer.data.remarks",
 }
 DOORS = {"test", "sealed", "indices", "open"}  # attributes that lead to test images: of DataParts, TestPart, Part, Images
 

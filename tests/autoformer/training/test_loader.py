@@ -75,7 +75,7 @@ def test_processes_that_cannot_be_started_name_the_workers(monkeypatch: pytest.M
 
 
 def test_an_error_of_the_images_stays_what_it_is() -> None:
-    with pytest.raises(DataError, match="^a.png cannot be read$"):
+    with pytest.raises(DataError, match=r"^a\.png cannot be read$"):
         list(batches(fails(DataError("a.png cannot be read"))))
     with pytest.raises(RuntimeError, match="a fault of ours"):
         list(batches(fails(RuntimeError("a fault of ours"))))

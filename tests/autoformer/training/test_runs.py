@@ -74,17 +74,34 @@ def test_a_training_that_died_ends_with_the_weights_of_an_undisturbed_one(
     assert weights_of(trained) == weights_of(tmp_path / "s")
 
 
+def flipped(content: bytes) -> bytes:
+    """One bit of a weight is another: the file is as readable as before."""
+    return content[:-100] + bytes([content[-100] ^ 4]) + content[-99:]
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:1000], flipped])
 def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(
-    trained: Path, parts: DataParts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    damage: Callable[[bytes], bytes], trained: Path, parts: DataParts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with dying_at(40, monkeypatch):
         train_supernet(SPACE, parts, QUICK, tmp_path / "s")
     files = sorted((tmp_path / "s" / "checkpoints").glob("step-*"))
     assert len(files) == 2
-    files[-1].write_bytes(files[-1].read_bytes()[:1000])
+    files[-1].write_bytes(damage(files[-1].read_bytes()))
     with pytest.warns(UserWarning, match="going on from step-000000015"):
         train_supernet(SPACE, parts, QUICK, tmp_path / "s")
     assert weights_of(trained) == weights_of(tmp_path / "s")
+
+
+def test_when_a_bit_of_every_checkpoint_is_damaged_none_is_gone_on_from(
+    parts: DataParts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with dying_at(40, monkeypatch):
+        train_supernet(SPACE, parts, QUICK, tmp_path / "s")
+    for path in (tmp_path / "s" / "checkpoints").glob("step-*"):
+        path.write_bytes(flipped(path.read_bytes()))
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* can be read: .*step-000000030\.safetensors is damaged"):
+        train_supernet(SPACE, parts, QUICK, tmp_path / "s")
 
 
 def test_when_no_checkpoint_can_be_read_the_file_is_named(
@@ -126,6 +143,7 @@ def test_the_history_holds_loss_and_the_accuracy_of_fixed_anchors(trained: Path)
     assert "scores" not in history[0]
 
 
+@pytest.mark.slow
 def test_training_learns(trained: Path, parts: DataParts, tmp_path: Path) -> None:
     """Ten classes: chance is 10 %; fresh weights give about that."""
     supernet = train_supernet(SPACE, parts, QUICK.model_copy(update={"epochs": 12, "init_std": 0.1}), tmp_path / "s")
@@ -216,6 +234,33 @@ def test_a_truncated_supernet_is_refused_with_its_file_named(trained: Path, tmp_
         load_supernet(tmp_path)
 
 
+def test_damaged_weights_are_refused_whatever_they_are_loaded_for(trained: Path, tmp_path: Path) -> None:
+    extract(trained, SPACE.smallest, tmp_path / "n")
+    (tmp_path / "s").mkdir()
+    for name in ("model.safetensors", "supernet.json"):
+        (tmp_path / "s" / name).write_bytes((trained / name).read_bytes())
+    for folder, load in ((tmp_path / "s", load_supernet), (tmp_path / "n", load_subnet)):
+        path = folder / "model.safetensors"
+        path.write_bytes(flipped(path.read_bytes()))
+        with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged or holds other weights"):
+            load(folder)
+
+
+def test_weights_of_another_network_are_not_those_of_the_record(trained: Path, tmp_path: Path) -> None:
+    for name, changes in (("a", 0.0), ("b", 1.0)):
+        subnet = Subnet.from_supernet(load_supernet(trained), SPACE.smallest)
+        assert isinstance(subnet.head, nn.Linear)
+        nn.init.constant_(subnet.head.bias, changes)
+        digest = tensors_digest(subnet.state_dict())
+        save_subnet(
+            subnet, tmp_path / name, preprocessing=load_parts(DataConfig()).preprocessing, classes="0123456789",
+            record={"weights_digest": digest},
+        )  # fmt: skip
+    (tmp_path / "a" / "model.safetensors").write_bytes((tmp_path / "b" / "model.safetensors").read_bytes())
+    with pytest.raises(CheckpointError, match="holds other weights than were written"):
+        load_subnet(tmp_path / "a")
+
+
 def test_mixup_and_cutmix_train_too(parts: DataParts, tmp_path: Path) -> None:
     config = QUICK.model_copy(update={"epochs": 1, "mixup": 0.8, "cutmix": 1.0})
     supernet = train_supernet(SPACE, parts, config, tmp_path / "s")
@@ -266,6 +311,7 @@ def test_drop_path_of_a_finetuning_reaches_the_network(trained: Path, parts: Dat
     assert weights_of(tmp_path / "0.0") != weights_of(tmp_path / "0.6")
 
 
+@pytest.mark.slow
 def test_a_searched_resolution_is_trained_cut_out_and_finetuned_with_one_resize_rule(parts: DataParts, tmp_path: Path) -> None:
     space = SearchSpace.from_dict({**SPACE.to_dict(), "image_sizes": [4, 8], "patch_size": 2})
     train_supernet(space, parts, QUICK, tmp_path / "s")

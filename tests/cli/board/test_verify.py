@@ -21,6 +21,7 @@ from autoformer.export.expected import ExpectedResults
 from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.manifest import Artefact, Manifest, sha256_of
 from autoformer.export.parity import TOLERANCES, Tolerance, compare, rerun_tolerance
+from autoformer.files import read_json
 
 PREPROCESSING = Preprocessing(8, 1, (0.5,), (0.25,))
 PIXELS = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), dtype=np.uint8)
@@ -93,7 +94,7 @@ def verified(bundle: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dic
 
 def edited(bundle: Path, path: str, change: Any) -> None:
     """Changes a JSON file of the bundle."""
-    record = json.loads((bundle / path).read_text())
+    record = read_json(bundle / path)
     change(record)
     (bundle / path).write_text(json.dumps(record))
 

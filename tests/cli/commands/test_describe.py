@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from autoformer.data.preprocessing import Preprocessing
+from autoformer.files import read_json
 from autoformer.networks.folders import load_subnet, save_subnet
 from autoformer.networks.subnet import Subnet
 from autoformer.space import SearchSpace
@@ -128,7 +129,7 @@ def test_describe_names_what_is_wrong_with_an_edited_network(
     small_network: Path, changes: dict[str, object], message: str
 ) -> None:
     path = small_network / "config.json"
-    config = json.loads(path.read_text())
+    config = read_json(path)
     path.write_text(json.dumps({**config, "model_args": {**config["model_args"], **changes}}))
     error = command("describe", small_network).error
     assert message in error

@@ -15,6 +15,7 @@ from autoformer.cost import Budget, ExactCosts, MeasurementConditions, count_flo
 from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig
 from autoformer.errors import BudgetError, CheckpointError
+from autoformer.files import read_json
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import device_name
 from autoformer.profiling.tables.design import designed_architectures
@@ -42,7 +43,7 @@ def searched(supernet: Path, latency_table: Path, tmp_path_factory: pytest.TempP
 
 
 def record_of(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "search.json").read_text())
+    found: dict[str, Any] = read_json(folder / "search.json")
     return found
 
 
@@ -110,7 +111,9 @@ def test_a_search_records_its_fronts_and_the_best_after_so_many_images(searched:
     assert [point["best"] for point in history] == sorted(point["best"] for point in history)
 
 
-@pytest.mark.parametrize("method", ["random", "pareto", "predictor"])
+@pytest.mark.parametrize(
+    "method", ["pareto", pytest.param("random", marks=pytest.mark.slow), pytest.param("predictor", marks=pytest.mark.slow)]
+)
 def test_another_method_is_a_setting(supernet: Path, tmp_path: Path, method: str) -> None:
     answer = command(
         "search",
@@ -169,7 +172,7 @@ def test_a_stored_latency_answers_with_the_margin_it_was_searched_with(searched:
 
 def test_a_table_of_another_device_leaves_the_latency_inconclusive(searched: tuple[Path, str]) -> None:
     folder, printed = searched
-    answer = json.loads((folder / "latency_answer.json").read_text())
+    answer = read_json(folder / "latency_answer.json")
     assert (answer["status"], answer["rounds"]) == ("inconclusive", [])
     assert "latency inconclusive: the latency table is of a test" in printed
 
@@ -198,6 +201,7 @@ def table_of_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "here.json"
 
 
+@pytest.mark.slow
 def test_the_best_few_are_measured_and_what_is_extracted_is_what_was_chosen_then(
     supernet: Path, table_of_here: Path, tmp_path: Path
 ) -> None:
@@ -207,7 +211,7 @@ def test_the_best_few_are_measured_and_what_is_extracted_is_what_was_chosen_then
     )
     assert answer.code == 0, answer.err
     found = answer.json["latency_answer"]
-    assert found == json.loads((tmp_path / "s" / "latency_answer.json").read_text())
+    assert found == read_json(tmp_path / "s" / "latency_answer.json")
     assert found["status"] == "within budget"
     assert found["rounds"][0]["networks"][0]["error"] == pytest.approx(1 / 1.04 - 1)
     measured = [network["architecture"] for taken in found["rounds"] for network in taken["networks"]]
@@ -215,7 +219,7 @@ def test_the_best_few_are_measured_and_what_is_extracted_is_what_was_chosen_then
     again = command("search", "--supernet", supernet, "--out", tmp_path / "s", *limits, "--seconds", "0.05", "--quiet", *words())
     assert f"latency {found['status']}" in again.out
     assert "asked first" in again.out
-    assert json.loads((tmp_path / "s" / "latency_answer.json").read_text()) == found  # read, not measured again
+    assert read_json(tmp_path / "s" / "latency_answer.json") == found  # read, not measured again
     cut = command("extract", "--supernet", supernet, "--search", tmp_path / "s", "--out", tmp_path / "net", "--json")
     assert cut.json["architecture"] == found["architecture"]
     stored = command(
@@ -224,6 +228,7 @@ def test_the_best_few_are_measured_and_what_is_extracted_is_what_was_chosen_then
     assert stored.json["latency_answer"]["limit_ms"] == found["limit_ms"]
 
 
+@pytest.mark.slow
 def test_measuring_can_be_left_out(supernet: Path, table_of_here: Path, tmp_path: Path) -> None:
     limits = ("--max-latency", "95%", "--latency-table", table_of_here, "--no-measure")
     answer = command("search", "--supernet", supernet, "--out", tmp_path / "s", *limits, "--json", "--quiet", *words())
@@ -328,7 +333,7 @@ def test_an_answer_can_be_asked_again(searched: tuple[Path, str], tmp_path: Path
 
 
 def test_a_search_does_not_go_on_with_another_table(searched: tuple[Path, str], supernet: Path, latency_table: Path) -> None:
-    table = json.loads(latency_table.read_text())
+    table = read_json(latency_table)
     table["coefficients"] = {name: 3 * value for name, value in table["coefficients"].items()}
     other = latency_table.with_name("other.json")
     other.write_text(json.dumps(table))
@@ -344,7 +349,7 @@ def test_a_limit_that_only_the_margin_breaks_says_so_and_names_what_can_be_asked
 ) -> None:
     table = Table.load(latency_table)
     least = table.predict(SPACE.smallest)
-    values = json.loads(latency_table.read_text())
+    values = read_json(latency_table)
     for network in values["networks"]:
         network["left_out_ms"] = network["measured_ms"] / 1.2  # a fifth slower than predicted
     (tmp_path / "doubtful.json").write_text(json.dumps(values))

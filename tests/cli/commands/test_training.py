@@ -117,6 +117,7 @@ def test_a_training_starts_from_a_run_on_images_of_other_classes_and_size(digits
     assert "start is" in command("train", recipe, "--out", tmp_path / "s", "--quiet").error
 
 
+@pytest.mark.slow
 def test_a_timm_network_is_finetuned_on_new_images_and_becomes_one_of_ours(tmp_path: Path) -> None:
     draw_images(tmp_path / "photos", each=20, size=32)
     torch.manual_seed(0)
@@ -164,6 +165,7 @@ def test_bad_input_is_one_clear_line(words: tuple[str, ...], said: str, tmp_path
     assert said in answer.error
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_what_the_log_holds_and_its_absence_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("train", QUICKSTART, "--quiet", "--set", "train.epochs=1", "--set", "train.tensorboard=true")
     with monkeypatch.context() as patch:

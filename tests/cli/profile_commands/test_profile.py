@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from autoformer.data.preprocessing import Preprocessing
+from autoformer.files import read_json
 from autoformer.networks.folders import save_subnet
 from autoformer.networks.subnet import Subnet
 from autoformer.profiling.backends.torch_backend import TorchBackend
@@ -31,7 +31,7 @@ def test_several_batches_make_one_file(model: Path, tmp_path: Path) -> None:
     assert answer.code == 0, answer.err
     assert answer.json["batches"] == [1, 2]
     assert [entry["measurements"][0]["batch"] for entry in answer.json["profiles"]] == [1, 2]
-    assert json.loads((tmp_path / "b.json").read_text()) == answer.json
+    assert read_json(tmp_path / "b.json") == answer.json
     assert command("profile", "compare", tmp_path / "b.json", tmp_path / "b.json").code == 0
     assert "give one of them" in command("profile", "run", model, "--batches", "1,2", "--sweep").error
     for words in ("1,x", "²", ""):

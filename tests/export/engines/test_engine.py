@@ -169,7 +169,7 @@ def test_engine_that_cannot_be_made_leaves_the_onnx_file(
     install(fail=fail)
     manifest = export(tmp_path / "out", monkeypatch)
     assert [artefact.status for artefact in manifest.artefacts] == ["exported", "rejected"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["manifest.json", "model.fp32.onnx"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["class_map.txt", "manifest.json", "model.fp32.onnx"]
 
 
 def test_plans_without_a_known_digest_are_not_loaded(tmp_path: Path, install: Install, monkeypatch: pytest.MonkeyPatch) -> None:

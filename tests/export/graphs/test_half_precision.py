@@ -11,6 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto
+from torch import nn
 
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import ExportError
@@ -160,3 +161,18 @@ def test_an_fp16_file_out_of_range_is_rejected_with_its_reason_and_fp32_stays(tm
     assert sorted(path.name for path in (tmp_path / "large").iterdir()) == [
         "manifest.json", "model.fp32.onnx", "model.fp32.scopes.json",
     ]  # fmt: skip
+
+
+class Padded(nn.Module):
+    """Pads with -inf before a maximum, as timm's pooling of TensorFlow's kind does."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        padded = nn.functional.pad(images, (0, 1, 0, 1), value=float("-inf"))
+        return nn.functional.max_pool2d(padded, 3, 2).mean((2, 3))
+
+
+def test_padding_of_minus_infinity_is_no_large_activation() -> None:
+    images = np.full((2, 3, 8, 8), 5, np.float32)
+    assert measure_peaks(Padded(), images).largest == 5
+    images[0, 0, 0, 0] = np.inf
+    assert measure_peaks(Padded(), images).largest > 1e30

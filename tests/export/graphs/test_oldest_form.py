@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from autoformer.errors import ExportError
 from autoformer.export.graphs.oldest_form import lower_to_17, oldest_ir_version
 from autoformer.export.graphs.onnx_graph import OnnxGraph
 from autoformer.export.graphs.onnx_model import OnnxModel
+from autoformer.files import read_json
 from tests.support.exported_subnets import noise
 
 X = ("batch", 6, 4, 5)  # of the operators below
@@ -185,7 +185,7 @@ def check_at_17(kind: str, folder: Path) -> None:
     model = onnx.load(graph.path)
     onnx.checker.check_model(model, full_check=True)
     assert (graph.opset, model.ir_version) == (17, 8)
-    assert set(json.loads(graph.scopes_path.read_text())) == {node.name for node in model.graph.node}
+    assert set(read_json(graph.scopes_path)) == {node.name for node in model.graph.node}
     images = noise(5, 16)
     with torch.no_grad():
         expected = network(torch.from_numpy(images)).numpy()
@@ -259,6 +259,6 @@ def test_normalised_rows_of_a_product_are_written_as_a_factor_and_a_shift(opset:
     graph = OnnxGraph.from_network(network.eval(), tmp_path / "model.onnx", opset=opset, image_shape=(3, 4, 4))
     model = onnx.load(graph.path)
     assert [node.op_type for node in model.graph.node].count("BatchNormalization") == 1
-    assert set(json.loads(graph.scopes_path.read_text())) == {node.name for node in model.graph.node}
+    assert set(read_json(graph.scopes_path)) == {node.name for node in model.graph.node}
     with torch.no_grad():
         np.testing.assert_allclose(OnnxModel(graph.path)(images), network(torch.from_numpy(images)).numpy(), atol=1e-5)

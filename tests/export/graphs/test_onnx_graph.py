@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import warnings
 from collections import Counter
@@ -24,6 +23,7 @@ from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.graphs.quantization import Calibration, quantize_int8, refused_quantisation
 from autoformer.export.graphs.tensorrt_rules import check_tensorrt
 from autoformer.export.predictor import open_predictor, torch_model
+from autoformer.files import read_json
 from autoformer.networks.subnet import Attention, Subnet
 from autoformer.tensors import tensors_digest
 from tests.support.comparing import compare_models
@@ -117,7 +117,7 @@ def test_file_holds_no_local_path_and_scopes_stand_beside_it(graph: OnnxGraph) -
     content = graph.path.read_bytes()
     for secret in (str(Path(torch.__file__).parent), str(Path(__file__).parents[3]), "site-packages", ".py", "pkg.torch"):
         assert secret.encode() not in content
-    scopes = json.loads(graph.scopes_path.read_text())
+    scopes = read_json(graph.scopes_path)
     assert set(scopes) == {node.name for node in onnx.load(graph.path).graph.node}
     assert {"patch_embed.proj", "blocks.0.attn.qkv", "blocks.0.mlp.fc2", "blocks.0.norm1", "norm", "head"} <= set(scopes.values())
 
@@ -188,7 +188,7 @@ def test_damaged_and_foreign_files_are_one_clear_line(graph: OnnxGraph, tmp_path
     cases = {
         "missing.onnx": (None, "does not exist"),
         "empty.onnx": (b"", "truncated|not an ONNX file"),
-        "text.onnx": (b"hello, I am no model", "not an ONNX file"),
+        "text.onnx": (b"hello, I am no model", "is a text of 20 bytes .*expected an ONNX file"),
         "half.onnx": (whole[: len(whole) // 2], "truncated"),
         "flipped.onnx": (bytes(flipped), "not an ONNX file"),
     }
@@ -258,7 +258,7 @@ def test_int8_quantises_layers_with_weights_and_nothing_in_attention(graph: Onnx
     quantised, _ = quantize_int8(graph, noise(32), tmp_path / "all.onnx", candidates=[Calibration("minmax")])
     model = onnx.load(quantised.path)
     made_by = {name: node for node in model.graph.node for name in node.output}
-    scopes = json.loads(graph.scopes_path.read_text())
+    scopes = read_json(graph.scopes_path)
     by_scope = Counter(
         scopes[node.name]
         for node in model.graph.node

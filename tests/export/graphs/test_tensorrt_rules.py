@@ -268,7 +268,7 @@ def test_the_command_tells_which_versions_read_a_file(exported: dict[int, Path],
     assert refused.code == 3
     assert refused.json["readable"] == []
     (tmp_path / "no.onnx").write_text("words")
-    assert "not an ONNX file" in command("check", tmp_path / "no.onnx").error
+    assert "expected an ONNX file" in command("check", tmp_path / "no.onnx").error
 
 
 @pytest.mark.parametrize("version", ["ten", "10", "9.2", "7.1", "10.x"])

@@ -30,7 +30,7 @@ def check(space: SearchSpace, count: int, seed: int) -> None:
         assert counts.flops == count_flops(architecture, space)
 
 
-@pytest.mark.parametrize(("name", "count"), [("micro", 12), ("tiny at 32 px", 3)])
+@pytest.mark.parametrize(("name", "count"), [("micro", 6), ("tiny at 32 px", 1)])
 def test_closed_forms_equal_fvcore(name: str, count: int) -> None:
     check(SPACES[name], count, seed=0)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import xml.etree.ElementTree as xml
 from pathlib import Path
@@ -13,6 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from autoformer.files import read_json
 from autoformer.metric import newcombe, paired_difference, tied
 from autoformer.profiling.profiles.artefact_costs import Costs
 from autoformer.profiling.profiles.comparison import Row, compare_artefacts, marked, with_ratios
@@ -86,7 +86,7 @@ def test_everything_was_measured_in_one_go_and_what_was_not_has_its_reason(compa
 
 def test_each_reading_of_the_test_part_is_counted(compared: tuple[Any, Path]) -> None:
     answer, folder = compared
-    readings = json.loads((folder / "ledger.json").read_text())["readings"]
+    readings = read_json(folder / "ledger.json")["readings"]
     assert [Path(reading["reader"]).name for reading in readings] == ["knows.onnx", "confuses.onnx", "two.onnx"]
     assert (answer["part"], answer["images"], answer["split"]) == ("test", readings[0]["images"], readings[0]["split"])
 
@@ -199,7 +199,7 @@ def test_the_figure_is_sound_whatever_names_hold(tmp_path: Path) -> None:
     assert "<b>" not in markdown(whole)
     for name in ("plot.svg", "page.html", "page.md", "page.json"):
         save(comparison(*rows), tmp_path / name)
-    assert json.loads((tmp_path / "page.json").read_text()) == comparison(*rows).to_dict()
+    assert read_json(tmp_path / "page.json") == comparison(*rows).to_dict()
     assert xml.parse(tmp_path / "plot.svg").getroot().tag.endswith("svg")
 
 

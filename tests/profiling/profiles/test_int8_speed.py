@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from autoformer.errors import CheckpointError
+from autoformer.escaping import markdown
 from autoformer.export.bundle import model_card
 from autoformer.export.expected import ExpectedResults
 from autoformer.export.manifest import Manifest
@@ -77,7 +78,7 @@ def test_a_slower_file_stays_and_is_called_rejected_on_this_device_everywhere(tm
     for page in ("report.md", "report.html"):
         shown = re.sub(r"\\(.)", r"\1", (run / page).read_text())  # without the backslashes of Markdown
         assert words in shown, page
-    assert int8.advice in model_card(noted, ExpectedResults(labels=(0,)))
+    assert markdown(int8.advice) in model_card(noted, ExpectedResults(labels=(0,)))
 
 
 def test_verdicts_of_several_devices_stand_side_by_side(tmp_path: Path) -> None:

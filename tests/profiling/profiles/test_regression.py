@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import plotly.graph_objects as plotly
 import pytest
 
 from autoformer.errors import MeasurementError
+from autoformer.files import read_json
 from autoformer.profiling.measuring.verdict import Verdict
 from autoformer.profiling.profiles.regression import compare_profiles
 from autoformer.profiling.reports.regression_page import ratio_figure
@@ -93,7 +93,7 @@ def test_the_answer_is_written_as_a_page_of_the_same_kind_as_reports(tmp_path: P
     page.check_it_loads_nothing()
     assert any(cells[5:] == ["1.200 [1.176, 1.224]", "slower: the whole interval lies above 1.05"] for cells in page.rows)
     assert command(*call, "--out", tmp_path / "page.json").code == 1
-    assert json.loads((tmp_path / "page.json").read_text()) == answer.json
+    assert read_json(tmp_path / "page.json") == answer.json
     assert "expected one of .html, .md, .json" in command(*call, "--out", tmp_path / "page.pdf").error
     figure = ratio_figure(compare_profiles([BEFORE], [profile(1, 10.0, samples=scaled(1.2))]))
     (points,) = figure.views[""]["data"]

@@ -12,6 +12,7 @@ from scipy.stats import binomtest
 
 from autoformer.errors import CheckpointError
 from autoformer.export.manifest import Manifest
+from autoformer.files import read_json
 from autoformer.metric import Metric
 from autoformer.profiling.measuring.verdict import Verdict
 from autoformer.profiling.reports.run_page import build_report, summary_lines
@@ -135,7 +136,7 @@ def test_a_counted_limit_is_within_budget_exactly(report: dict[str, Any], run: P
 
 def test_a_counted_limit_that_is_broken_is_over_budget(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
-    budget = json.loads((folder / "budget.json").read_text())
+    budget = read_json(folder / "budget.json")
     budget["limits"] = {"max_params": 10, "min_flops": 1e12}
     budget["searched_with"] = budget["limits"]
     (folder / "budget.json").write_text(json.dumps(budget))
@@ -172,7 +173,7 @@ def test_too_few_runs_are_inconclusive(tmp_path: Path) -> None:
 
 def test_a_measurement_of_another_device_is_inconclusive(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
-    search = json.loads((folder / "search" / "search.json").read_text())
+    search = read_json(folder / "search" / "search.json")
     search["latency_qualification"]["device"] = "Board"
     (folder / "search" / "search.json").write_text(json.dumps(search))
     report = build_report(folder)
@@ -194,7 +195,7 @@ def test_a_prediction_is_compared_with_the_measurement(report: dict[str, Any]) -
 
 def test_the_json_holds_what_programs_need(report: dict[str, Any], run: Path) -> None:
     assert report["format"] == "autoformer/report/3"
-    assert report == json.loads((run / "report.json").read_text())
+    assert report == read_json(run / "report.json")
     assert report["seed"] == 3
     assert report["skipped"] == [{"what": "TensorRT fp32", "status": "skipped", "reason": "TensorRT is not installed"}]
     assert report["steps"]["train"] == 75.0
@@ -279,7 +280,7 @@ def test_a_damaged_file_is_named(run: Path, tmp_path: Path, name: str, content: 
 def test_parts_of_two_runs_are_refused(run: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(run, tmp_path / "run"))
     path = folder / "export" / "manifest.json"
-    manifest = json.loads(path.read_text())
+    manifest = read_json(path)
     manifest["architecture"] = SPACE.largest.to_dict()
     path.write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="not of one run"):
@@ -296,7 +297,7 @@ def test_an_exported_file_that_changed_is_refused(run: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(("key", "value"), [("split", "0" * 64), ("labels", [1, 2, 3]), ("guesses", {"inherited": [0] * 540})])
 def test_predictions_that_do_not_fit_the_test_part_are_refused(run: Path, tmp_path: Path, key: str, value: object) -> None:
     folder = Path(shutil.copytree(run, tmp_path / "run"))
-    record = json.loads((folder / "test.json").read_text())
+    record = read_json(folder / "test.json")
     (folder / "test.json").write_text(json.dumps({**record, key: value}))
     with pytest.raises(CheckpointError, match=r"test\.json is damaged"):
         build_report(folder)

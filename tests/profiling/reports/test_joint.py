@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from autoformer.errors import CheckpointError, OutputExistsError
+from autoformer.files import read_json
 from autoformer.profiling.reports.joint_page import build_joint_report
 from autoformer.profiling.reports.run_page import build_report
 from tests.support.batch_sweeps import profile
@@ -43,7 +44,7 @@ def test_accuracy_stands_beside_every_latency_or_the_word_that_nothing_verified_
     assert "98.3 %" in page
     text = (tmp_path / "report" / "report.md").read_text()
     assert "unverified" in text
-    assert json.loads((tmp_path / "report" / "report.json").read_text()) == json.loads(json.dumps(report))
+    assert read_json(tmp_path / "report" / "report.json") == json.loads(json.dumps(report))
 
 
 def test_predictions_layers_machines_and_gaps_are_told(sources: list[Path], tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from autoformer.data.ledger import read_ledger
 from autoformer.errors import CheckpointError
-from autoformer.profiling.reports.run_folder import Beside, read_ledger, readings_beside
+from autoformer.profiling.reports.run_folder import Beside, readings_beside
 from autoformer.profiling.reports.run_page import build_report, summary_lines
 from tests.support.run_folder import make_run
 

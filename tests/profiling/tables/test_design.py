@@ -21,7 +21,7 @@ from autoformer.space import SearchSpace
 EDGE = SearchSpace.preset("edge")
 
 
-@pytest.mark.parametrize("name", ["micro", "tiny", "small", "base"])
+@pytest.mark.parametrize("name", ["micro", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tiny", "small", "base"))])
 def test_eight_networks_stand_where_the_spaces_networks_are_and_show_every_choice(name: str) -> None:
     space = SearchSpace.preset(name)
     chosen = designed_architectures(space, 8)

@@ -15,6 +15,7 @@ import pytest
 from autoformer.architecture import Architecture
 from autoformer.cost import Budget, ExactCosts, MeasuredCosts, count_flops
 from autoformer.errors import CheckpointError, MeasurementError
+from autoformer.files import read_json
 from autoformer.metric import score
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import MeasureConfig, device_name, threads_of
@@ -334,7 +335,7 @@ def test_an_answer_of_an_earlier_version_is_read(tmp_path: Path) -> None:
 )
 def test_an_answer_that_was_edited_is_refused(tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
     answered(tmp_path, table_of(truth), Measurer())
-    values = json.loads((tmp_path / "latency_answer.json").read_text())
+    values = read_json(tmp_path / "latency_answer.json")
     change(values)
     (tmp_path / "latency_answer.json").write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match=message) as raised:

@@ -1,0 +1,69 @@
+"""Folders of killed processes are removed by the next that needs the like; those of living processes are not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from autoformer.files import write_json
+from autoformer.temporary import folder_beside, temporary_folder
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from autoformer.temporary import folder_beside, temporary_folder
+with folder_beside(Path(sys.argv[1]) / "X.zip") as beside, temporary_folder("bundle") as temporary:
+    (beside / "X" / "triton").mkdir(parents=True)
+    (temporary / "half.onnx").write_text("half")
+    print(beside, temporary, sep="\\n", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def _own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+
+@pytest.mark.usefixtures("_own_temporary_folder")
+def test_what_a_killed_process_left_goes_with_the_next_of_its_kind_and_what_a_living_one_has_stays(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLDS, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    made = [Path(holder.stdout.readline().strip()) for _ in range(2)]
+    with folder_beside(tmp_path / "X.zip") as mine, temporary_folder("bundle"):
+        assert all(path.is_dir() for path in made)
+        assert mine.name.startswith(".X.zip.")
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    with folder_beside(tmp_path / "Y.zip"), temporary_folder("kit"):
+        assert all(path.is_dir() for path in made)  # of other work
+    with folder_beside(tmp_path / "X.zip"), temporary_folder("bundle"):
+        assert not any(path.exists() for path in made)
+    assert [path.name for path in tmp_path.iterdir()] == ["temporary"]
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_leftovers_of_earlier_versions_go_where_their_process_is_gone(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / f".a.json.{gone.pid}.partial").write_text("half")
+    (tmp_path / f".a.json.{os.getppid()}.partial").write_text("somebody writes it")
+    (tmp_path / ".b.json.1.partial").write_text("of another file")
+    write_json({}, tmp_path / "a.json")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f".a.json.{os.getppid()}.partial", ".b.json.1.partial", "a.json"]
+
+
+def test_a_link_that_looks_like_a_leftover_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    (tmp_path / ".a.json.x.partial").symlink_to(tmp_path / "mine")
+    write_json({}, tmp_path / "a.json")
+    assert (tmp_path / "mine" / "file").exists()
