@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import nn
 
 from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig, DataParts
