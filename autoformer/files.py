@@ -201,7 +201,9 @@ def read_json(path: Path, *keys: str, expected: str = "a folder written by this 
     except ValueError as error:  # not UTF-8, not JSON, or a number of thousands of digits
         if (kind := placeholder(path)) is not None:
             raise CheckpointError(f"{path} {kind}; expected {expected}") from error
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+        raise CheckpointError(
+            f"{path} cannot be read as JSON ({error}); expected {expected}: copy it again or make it anew"
+        ) from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a {type(value).__name__}, expected a JSON object")
     value = unsealed(value, path)

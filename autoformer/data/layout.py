@@ -94,7 +94,7 @@ def _refuse_lookalikes(where: str, folders: Sequence[str], shape_of: Callable[[s
     named = [folder for folder in folders if told[folder][0] not in (None, "beside")]
     roles = {told[folder][0] for folder in named}
     exact = any(folder.lower() in KNOWN for folder in folders)
-    if "train" in roles and (len(roles) > 1 or exact):
+    if "train" in roles and (len(roles) > 1 or exact or len(named) == len(folders)):
         shapes = {folder: shape_of(folder) for folder in named}
         deep = [folder for folder, shape in shapes.items() if told[folder][0] == "train" and shape.folders and not shape.flat]
         all_deep = len(deep) == sum(told[folder][0] == "train" for folder in named)
@@ -103,7 +103,9 @@ def _refuse_lookalikes(where: str, folders: Sequence[str], shape_of: Callable[[s
         plain = len(rests) == 1 or all(rest <= PLAIN for rest in rests)
         alone = all(role is not None for role, _ in told.values())  # no other names at the top
         several = len(roles) > 1 and ((alone and (plain or shared)) or (plain and all_deep))
-        more = alone and len(folders) > 1 and any(folder.lower() in KNOWN for folder in deep)  # train, and another like it
+        more = (
+            alone and len(folders) > 1 and ((shared and plain) or any(folder.lower() in KNOWN for folder in deep))
+        )  # or train, and another
         if several or more:
             seen = " and ".join(f"{printable(folder)} ({shape_of(folder)})" for folder in folders if told[folder][0])
             raise DataError(
@@ -111,6 +113,13 @@ def _refuse_lookalikes(where: str, folders: Sequence[str], shape_of: Callable[[s
                 "give one of them alone"
             )
     _refuse_parts_in_classes(where, folders, shape_of)
+
+
+def alike(folders: Sequence[str], shape_of: Callable[[str], Shape]) -> tuple[str, ...]:
+    """The folders at the top where all hold folders of the same two or more names and no image: they may be parts or folds."""
+    shapes = [shape_of(folder) for folder in folders]
+    same = len(folders) > 1 and len({shape.folders for shape in shapes}) == 1 and len(shapes[0].folders) > 1
+    return tuple(folders) if same and not any(shape.flat for shape in shapes) else ()
 
 
 def refuse_named_like_parts(archives: Sequence[Path]) -> None:

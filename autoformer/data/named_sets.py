@@ -6,7 +6,9 @@ of torchvision and of tensorflow-datasets are not downloaded here: one line says
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +72,8 @@ def load_split(source: str, root: Path | None, split: str) -> Any:
         )
     where = str(root) if root is not None else "the default place"
     try:
-        return create_dataset(source, root=str(root) if root else None, split=split, search_split=True)
+        with redirect_stdout(io.StringIO()):  # timm prints beside the error that it raises
+            return create_dataset(source, root=str(root) if root else None, split=split, search_split=True)
     except MemoryError:
         raise
     except ImportError as error:

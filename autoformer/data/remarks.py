@@ -43,6 +43,9 @@ SAID = {  # kind: one, many, what `data check` calls it, what is done
                  "links to what is among the images already", "left out"),
     "links": ("link in the archive was left out", "links in the archive were left out", "links inside archives",
               "left out; pack the files themselves (tar --dereference --hard-dereference)"),
+    "alike": ("class holds folders of the same names as the others", "classes all hold folders of the same names",
+              "classes that all hold folders of the same names",
+              "taken as classes; if the folders inside are the classes, merge them, or call parts train and test"),
     "spelled": ("class was found by a name in another Unicode form", "classes were found by names in another Unicode form",
                 "folders whose name another part spells in another Unicode form (NFC, NFD)", "taken as the same class"),
 }  # fmt: skip
@@ -59,6 +62,7 @@ class Remarks:
     special: tuple[str, ...] = ()  # neither files nor folders nor links
     repeated: tuple[str, ...] = ()  # links to files and folders that are among the images already
     links: tuple[str, ...] = ()  # in archives
+    alike: tuple[str, ...] = ()  # folders at the top, each with the same folders inside
     spelled: tuple[str, ...] = ()  # folders that another part spells in another Unicode form
 
     def __add__(self, other: Remarks) -> Remarks:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from autoformer.data.folders import folder_images, holds_images, names_in, visible_files, visible_folders
 from autoformer.data.images import Images, dataset_images, digits, printable
-from autoformer.data.layout import KNOWN, Parts, Shape, parts_among, refuse_named_like_parts
+from autoformer.data.layout import KNOWN, Parts, Shape, alike, parts_among, refuse_named_like_parts
 from autoformer.data.named_sets import is_named, load_split, place_of
 from autoformer.data.remarks import NOTHING, Remarks, is_hidden
 from autoformer.data.tar_images import COMPRESSED, index_archives
@@ -60,7 +60,8 @@ def open_source(source: str, root: Path | None, max_memory_mib: int) -> Source:
             return _of_archives(path, archives, set(names_in(path)) - {folder.name for folder in folders})
         tops = [folder.name for folder in folders]
         parts = parts_among(printable(path), tops, lambda name: _shape(path / name))
-        return _laid_out(path, parts, _of_folder(path), names_in(path))
+        laid = _laid_out(path, parts, _of_folder(path), names_in(path))
+        return laid if parts else replace(laid, remarks=laid.remarks + _alike(tops, lambda name: _shape(path / name)))
     if is_named(source):
         return _named(source, root, max_memory_mib)
     raise DataError(
@@ -98,8 +99,10 @@ def _of_archives(path: Path, archives: Sequence[tuple[Path, str]], beside: Colle
         return Shape(bool(below.loose), tuple(below.folders))
 
     tops = {name.partition("/")[0] for name in (*index.seen, *index.remarks.paths)}
-    source = _laid_out(path, parts_among(printable(path), index.folders, shape_of), images_of, sorted(tops))
-    return replace(source, remarks=source.remarks + _beside(sorted(set(beside) - held)))
+    parts = parts_among(printable(path), index.folders, shape_of)
+    source = _laid_out(path, parts, images_of, sorted(tops))
+    more = _beside(sorted(set(beside) - held)) + (_alike(index.folders, shape_of) if parts is None else NOTHING)
+    return replace(source, remarks=source.remarks + more)
 
 
 def _laid_out(root: Path, parts: Parts | None, images_of: Labelled, tops: Sequence[str]) -> Source:
@@ -119,6 +122,10 @@ def _laid_out(root: Path, parts: Parts | None, images_of: Labelled, tops: Sequen
     if "test" not in held_out:
         held_out = {"test": held_out["val"]} if held_out else {}
     return Source(str(root), classes, train, held_out.get("val"), held_out.get("test"), remarks)
+
+
+def _alike(folders: Sequence[str], shape_of: Callable[[str], Shape]) -> Remarks:
+    return Remarks(alike=alike(folders, shape_of))
 
 
 def _beside(names: Sequence[str]) -> Remarks:

@@ -93,6 +93,8 @@ def _other_kind(path: Path) -> str | None:
             return "is an HDF5 file, as of Keras"
         if head.startswith(b"\x93NUMPY"):
             return "is an array of numpy"
+        if head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8")):
+            return "is an image"
         if not head.startswith(b"PK") or not zipfile.is_zipfile(path):
             return None
         with zipfile.ZipFile(path) as archive:

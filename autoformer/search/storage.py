@@ -96,6 +96,17 @@ def check_place(folder: Path) -> None:
         place.unlink(missing_ok=True)
 
 
+def check_storage(storage: str) -> None:
+    """Raises what is to be said of a database that cannot be reached now: better before the work than after it."""
+    try:
+        with engine_of(storage).connect():
+            pass
+    except Exception as error:
+        if (told := trouble(error, storage)) is not None:
+            raise told from error
+        raise StorageError(f"{shown(storage)} cannot be opened ({reason_of(error, storage)}); see to it, {AGAIN}") from error
+
+
 # --- messages --------------------------------------------------------------------------------------------------------
 
 
@@ -104,8 +115,8 @@ def shown(storage: Storage) -> str:
     if isinstance(storage, Path):
         return str(storage)
     kind, there, rest = storage.removeprefix("sqlite:///").partition("://")
-    if not there:
-        return kind.partition("?")[0]
+    if not there:  # a path of SQLite, or no URL, of which nothing says what is secret
+        return kind.partition("?")[0] if storage.startswith("sqlite:///") else "--storage"
     head, _, query = rest.partition("?")
     if "@" not in head and "@" in query:  # whose "?" and "@" these are cannot be known
         return f"{kind}://..."

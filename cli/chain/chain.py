@@ -42,6 +42,7 @@ from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import MeasureConfig
 from autoformer.profiling.profiles.int8_speed import note_int8_speed
 from autoformer.profiling.profiles.latency import Profile, profile_until_valid
+from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.run_page import build_report
 from autoformer.profiling.tables.costs import TableCosts, margin_of, searched_with
 from autoformer.profiling.tables.limit import finally_chosen
@@ -57,6 +58,7 @@ from autoformer.search.storage import check_place
 from autoformer.settings import write_yaml
 from autoformer.space import SearchSpace
 from autoformer.temporary import temporary_folder
+from autoformer.tensors import read_tensors
 from autoformer.training.batches import Plan
 from autoformer.training.runs import finetune, train_supernet
 from autoformer.training.subjects import preprocessing_of
@@ -99,9 +101,21 @@ def run_recipe(
         identity["table"] = file_digest(recipe.profile.table)
     claim_folder(out, identity)
     if (out / "report.json").exists():
+        _check_finished(out)
         return read_json(out / "report.json", "format", "chosen", "test", "budget")
     with sole_worker(out):
         return _run(recipe, parts, space, start, out, progress, workers)
+
+
+def _check_finished(out: Path) -> None:
+    """Raises `CheckpointError` for a file of a finished run that is not what was written: what is called delivered is whole."""
+    Run.load(out)
+    manifest = Manifest.load(out / "export")
+    for artefact in manifest.artefacts:
+        if artefact.file is not None:
+            manifest.verified_file(out / "export", artefact)
+    for network in ("supernet", "subnet", "finetuned"):
+        read_tensors(out / network / "model.safetensors")
 
 
 def _run(

@@ -50,7 +50,11 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), given: Mapping[str, A
     """
     try:
         values = read_yaml(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise RecipeError(
+            f"recipe {path} cannot be read: {error.strerror or short(error)}; give the path of a YAML file"
+        ) from error
+    except ValueError as error:
         raise RecipeError(f"recipe {path} cannot be read: {short(error)}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"recipe {path} holds no keys; expected sections like train: and search:")

@@ -61,6 +61,11 @@ def facts_of(
         if given:
             raise ArchitectureError(f"{given[0]} has no effect on the folder {path}, which names its own; leave it out")
         return facts_of_folder(path)
+    if path.is_file() and path.suffix != ".json":
+        raise ArchitectureError(
+            f"describe takes a space (a name or YAML), an architecture (a name or JSON) or a folder, not the file {path}; "
+            "`autoformer check` tells about ONNX files"
+        )
     architecture = read_architecture(thing, {})
     name = space_name or PUBLISHED_SPACES.get(thing)
     if name is None:

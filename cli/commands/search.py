@@ -164,6 +164,7 @@ def _search(
     from autoformer.search.config import Goal
     from autoformer.search.loop import search_supernet
     from autoformer.search.space_table import SpaceTable
+    from autoformer.search.storage import check_storage
     from autoformer.training.distributed import best_device
 
     chosen = recipe_of(recipe, "search", request.settings, seed)
@@ -181,6 +182,8 @@ def _search(
         latency_margin=margin_of(costs),
     )
     parts = parts_of_record(record["data"], data)
+    if storage is not None:
+        check_storage(storage)
     if not request.json:
         print_space(SpaceTable.of(network.space, costs, goal.budget), goal.budget)
     with progress_bar(request.quiet) as progress:

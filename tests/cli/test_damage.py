@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.commands import command
 from tests.support.damage import Outcome, Place, Table, Use, damage_everything
 from tests.support.damaged_runs import draw_digit
+from tests.support.short_runs import QUICKSTART, shortened
 
 
 @pytest.mark.slow
@@ -45,3 +47,16 @@ def test_what_is_delivered_otherwise_without_a_word_is_found(tmp_path: Path) -> 
     place.observe()
     table.damage(place, 15, random.Random(0), "by hand")
     assert table.total[Outcome.OTHER] == len(table.faults) > 0, str(table)
+
+
+@pytest.mark.parametrize("file", ["export/model.fp32.onnx", "finetuned/model.safetensors", "test.json", "search/search.json"])
+def test_a_finished_run_is_not_called_so_with_a_damaged_file(
+    finished_run: Path, latency_table: Path, tmp_path: Path, file: str
+) -> None:
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    content = bytearray((run / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (run / file).write_bytes(content)
+    answer = command("run", QUICKSTART, "--out", run, "--quiet", *shortened(latency_table))
+    assert Path(file).name in answer.error
+    assert (run / file).read_bytes() == content

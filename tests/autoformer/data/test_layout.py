@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from autoformer.data.layout import Shape, parts_among
+from autoformer.data.layout import Shape, alike, parts_among
 from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig
 from autoformer.errors import DataError
@@ -46,6 +46,7 @@ def refused(**folders: Shape) -> str | None:
         {"train2017": FLAT, "val2017": FLAT},
         {"Training Data": DEEP, "Validation Data": DEEP},
         {"cats_train": DEEP, "other_test": DEEP},  # the folders within are the same
+        {"train-1": DEEP, "train-2": DEEP},
     ],
 )
 def test_folders_that_look_like_parts_are_refused_and_named(folders: dict[str, Shape]) -> None:
@@ -137,3 +138,11 @@ def test_one_archive_too_many_does_not_mix_the_parts(tmp_path: Path) -> None:
     (tmp_path / "photos").rename(tmp_path.parent / f"{tmp_path.name}-photos")
     with pytest.raises(DataError, match=r"holds .*train\.tar.* and would be mixed"):
         load_parts(DataConfig(source=str(tmp_path)))
+
+
+def test_classes_that_hold_the_same_folders_may_be_folds_of_a_data_set() -> None:
+    folds = {"fold1": DEEP, "fold2": DEEP, "fold3": DEEP}
+    assert refused(**folds) is None  # they may be classes that are sorted further
+    assert alike(sorted(folds), folds.__getitem__) == ("fold1", "fold2", "fold3")
+    for others in ({"a": DEEP, "b": FLAT}, {"a": DEEP, "b": Shape(False, ("cat", "emu"))}, {"a": FLAT, "b": FLAT}, {"a": DEEP}):
+        assert alike(sorted(others), others.__getitem__) == ()

@@ -155,3 +155,11 @@ def test_avif_is_taken_where_pillow_reads_it(tmp_path: Path) -> None:
     check = checked(tmp_path)
     assert sum(map(sum, check.images.values())) == 13
     assert "unreadable" not in found(check)
+
+
+def test_folders_that_may_be_folds_are_said_and_found(tmp_path: Path) -> None:
+    for fold in ("fold1", "fold2"):
+        draw_images(tmp_path / fold, ("circle", "cross"), each=12)
+    config = DataConfig(source=str(tmp_path), image_size=16)
+    assert "2 classes all hold folders of the same names" in load_parts(config).layout
+    assert [(one.kind, one.count) for one in check_data(config).findings if one.kind == "alike"] == [("alike", 2)]

@@ -18,7 +18,7 @@ from autoformer.metric import score
 from autoformer.search import storage
 from autoformer.search.candidate import Candidate
 from autoformer.search.database import Claim, EvaluationStore, Study
-from autoformer.search.storage import shown
+from autoformer.search.storage import check_storage, shown
 from tests.support.searches import SPACE
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -201,3 +201,15 @@ def test_a_place_where_no_database_can_be_is_known_before_the_work(tmp_path: Pat
     with pytest.raises(StorageError, match="cannot be opened"):
         storage.check_place(far)
     assert everything_in(far) == set()
+
+
+def test_a_storage_that_cannot_be_reached_is_known_before_the_work(tmp_path: Path) -> None:
+    check_storage(f"sqlite:///{tmp_path}/study.db")
+    with pytest.raises(StorageError, match="cannot be used now"):
+        check_storage(f"sqlite:///{tmp_path}/missing/study.db")
+
+
+def test_what_is_no_url_is_not_repeated_since_it_may_hold_a_password() -> None:
+    with pytest.raises(RecipeError, match="--storage is no URL of a database") as caught:
+        check_storage("nonsense;pwd=topsecret")
+    assert "topsecret" not in str(caught.value)
