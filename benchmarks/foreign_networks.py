@@ -71,8 +71,12 @@ def write_network(name: str, path: Path, pictures: list[Path]) -> None:
     images = torch.from_numpy(np.stack([prepare(Image.open(picture)) for picture in chosen]))
     labels = torch.tensor([int(picture.parent.name.removeprefix("class")) for picture in chosen])
     with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.reset_running_stats()
+                module.momentum = None  # the mean of all passes, whatever stood there before
         network.train()
-        for _ in range(8):  # statistics of batch normalisation
+        for _ in range(8):
             network(images[torch.randperm(len(images))[:BATCH]])
         network.eval()
         heads = network.pretrained_cfg["classifier"]
