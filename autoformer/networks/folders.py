@@ -24,7 +24,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from autoformer.architecture import OPTIONS, Architecture, SubnetGeometry
 from autoformer.data.classes import write_class_map
 from autoformer.data.preprocessing import Preprocessing
-from autoformer.errors import ArchitectureError, CheckpointError
+from autoformer.errors import ArchitectureError, CheckpointError, short
 from autoformer.files import read_json, write_folder, write_json
 from autoformer.networks.subnet import TIMM_NAME, Subnet
 from autoformer.networks.supernet import Supernet
@@ -90,7 +90,8 @@ def load_subnet(folder: Path) -> tuple[Subnet, Preprocessing, tuple[str, ...]]:
     path, weights = folder / "config.json", folder / "model.safetensors"
     config = read_json(path)
     if config.get("architecture") != TIMM_NAME:
-        raise CheckpointError(f"{folder} holds a {config.get('architecture')!r}, expected a folder of {TIMM_NAME!r}")
+        found = short(repr(config.get("architecture")), 60)
+        raise CheckpointError(f"{folder} holds a {found}, expected a folder of {TIMM_NAME!r}")
     record = folder / "subnet.json"
     tensors = read_tensors(weights, read_json(record).get("weights_digest") if record.exists() else None)
     try:

@@ -19,6 +19,7 @@ from autoformer.export.artefacts import ExportSource
 from autoformer.export.manifest import Manifest
 from autoformer.export.parity import in_profiles
 from autoformer.export.predictor import open_predictor
+from autoformer.files import read_json
 from autoformer.networks.subnet import Subnet
 from autoformer.profiling.backends.of_spaces import Setup, opened_networks
 from autoformer.profiling.insides.engine_insides import look_inside, plans_of
@@ -76,7 +77,7 @@ def test_a_plan_that_was_never_compared_predicts_nothing(tmp_path: Path, install
     install()
     exported(tmp_path / "out")
     path = tmp_path / "out" / "manifest.json"
-    record = json.loads(path.read_text())
+    record = read_json(path)
     record["artefacts"][-1]["parity"] = None
     path.write_text(json.dumps(record))
     with pytest.raises(Exception, match="was never compared with its network"):
