@@ -41,14 +41,14 @@ def places(folder: Path) -> Iterator[tuple[str, Place]]:
     whole, work = folder / "whole", folder / "work"
     table = write_latency_table(folder / "table.json")
     run = run_shortened(whole / "run", table)
-    draw_digit(whole / "digit.png")
-    yield "finished", Place(whole, work, finished(table))
+    digit = folder / "digit.png"
+    draw_digit(digit)
+    yield "finished", Place(whole, work, finished(table, digit))
     bundles = folder / "bundles"
     answer = command("bundle", run, "--out", bundles / "bundle", "--quiet")
     assert answer.code == 0, answer.err
     shutil.make_archive(str(bundles / "bundle"), "zip", bundles, "bundle")
-    shutil.copy(whole / "digit.png", bundles)
-    predicting = [Use(("predict", f"@{name}", "@digit.png", "--json")) for name in ("bundle", "bundle.zip")]
+    predicting = [Use(("predict", f"@{name}", digit, "--json")) for name in ("bundle", "bundle.zip")]
     yield "bundle", Place(bundles, work, [*predicting, Use(("board", "@bundle", "verify", "--seconds", "0.01", "--json"))])
     for label, words, needed, (kind, method, times) in (
         ("training", (*TRAIN, "--out", "@half"), (), (TrainingState, "save", 4)),
@@ -63,7 +63,7 @@ def places(folder: Path) -> Iterator[tuple[str, Place]]:
         yield label, Place(place, work, [Use(words, delivers=("half",))])
 
 
-def finished(table: Path) -> list[Use]:
+def finished(table: Path, digit: Path) -> list[Use]:
     """What can be done with a finished run."""
     again = ("run", QUICKSTART, "--out", "@run", "--quiet", "--json", *shortened(table))
     return [
@@ -79,7 +79,7 @@ def finished(table: Path) -> list[Use]:
             for name in ("subnet", "finetuned", "export", "export/model.int8.onnx")
         ),
         Use(("evaluate", "@run/finetuned", "--part", "test", "--json", "--quiet"), delivers=("run/test_ledger.json",)),
-        Use(("predict", "@run/export", "@digit.png", "--json")),
+        Use(("predict", "@run/export", digit, "--json")),
         *(Use(("describe", f"@{name}", "--json")) for name in ("run", "run/supernet", "run/search", "run/subnet", "run/export")),
         Use(("check", "@run/export/model.fp32.onnx", "--target", "tensorrt", "--json")),
     ]  # fmt: skip
