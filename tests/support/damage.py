@@ -26,9 +26,11 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+import pytest
 from safetensors.torch import load_file
 
 from autoformer.cli.board import bundle_program as board
+from autoformer.errors import AutoformerWarning
 from autoformer.files import SEAL
 from autoformer.tensors import tensors_digest
 from tests.support.commands import Answer, command
@@ -92,8 +94,11 @@ class Place:
         return outcome, f"{name} bit {bit}: {' '.join(map(str, use.words[:2]))}: {said}"
 
     def _try(self, use: Use, name: str, content: bytes) -> tuple[Outcome, str]:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
+        said: list[str] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                warnings, "warn", lambda text, kind=None, *_, **__: said.append(text) if kind is AutoformerWarning else None
+            )
             try:
                 found = self._deliver(use, name, content)
             except Exception:
@@ -103,7 +108,7 @@ class Place:
             one_line = len(lines) == 1 and lines[0].startswith("error: ")
             return (Outcome.REFUSED if one_line else Outcome.TRACEBACK), found[1]
         if said:
-            return Outcome.WARNED, str(said[0].message)
+            return Outcome.WARNED, said[0]
         if found == self.expected[use]:
             return Outcome.NO_EFFECT, ""
         told = use.words[0] == "board"  # whose answer is about the files
