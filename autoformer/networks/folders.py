@@ -12,7 +12,7 @@ subnet out of it into a folder of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -53,25 +53,14 @@ def fill_folder(
     """Writes the files of a saved subnet into `folder`, `subnet.json` last, so that its presence says they are all there."""
     names = list(classes)
     _check_images(subnet, preprocessing, names)
-    pretrained_cfg = {
-        "input_size": [preprocessing.in_chans, preprocessing.input_size, preprocessing.input_size],
-        "mean": list(preprocessing.mean),
-        "std": list(preprocessing.std),
-        "interpolation": preprocessing.interpolation,
-        "crop_pct": preprocessing.crop_pct,
-        "crop_mode": "center",
-        "fixed_input_size": True,
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-        "num_classes": subnet.num_classes,
-    }
+    own = {"fixed_input_size": True, "first_conv": "patch_embed.proj", "classifier": "head"}
     config = {
         "architecture": TIMM_NAME,
         "num_classes": subnet.num_classes,
         "num_features": subnet.embed_dim,
         "label_names": names,
         "model_args": subnet.model_args,
-        "pretrained_cfg": pretrained_cfg,  # what timm reads; a searched resolution needs ours
+        "pretrained_cfg": own | told_to_timm(preprocessing, names),  # what timm reads; a searched resolution needs ours
         "preprocessing": preprocessing.to_dict(),
     }
     write_tensors(subnet.state_dict(), folder / "model.safetensors")
@@ -79,6 +68,19 @@ def fill_folder(
     write_json(subnet.architecture.to_dict(), folder / "architecture.json")
     write_class_map(names, folder)
     write_json(record, folder / "subnet.json")
+
+
+def told_to_timm(preprocessing: Preprocessing, classes: Sequence[str]) -> dict[str, Any]:
+    """What timm's `pretrained_cfg` says of the images and classes of a network; JSON."""
+    return {
+        "input_size": [preprocessing.in_chans, preprocessing.input_size, preprocessing.input_size],
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+        "interpolation": preprocessing.interpolation,
+        "crop_pct": preprocessing.crop_pct,
+        "crop_mode": "center",
+        "num_classes": len(classes),
+    }
 
 
 def load_subnet(folder: Path) -> tuple[Subnet, Preprocessing, tuple[str, ...]]:

@@ -25,6 +25,7 @@ from autoformer.data.parts import DataParts
 from autoformer.data.preprocessing import Normalisation, Preprocessing
 from autoformer.errors import CheckpointError
 from autoformer.files import TIMM, write_json
+from autoformer.networks.folders import told_to_timm
 from autoformer.pretrained.named_network import NamedNetwork, open_network
 from autoformer.pretrained.timm_models import name_and_file, open_timm
 from autoformer.pretrained.weight_shapes import sketch
@@ -195,22 +196,14 @@ def fill_classifier_folder(
 ) -> None:
     """Writes a folder as timm's `save_for_hf` does, with our preprocessing and, last, the record `network.json`."""
     told: Any = network.pretrained_cfg
-    pretrained_cfg = {key: told[key] for key in DESCRIBED if told.get(key) is not None} | {
-        "input_size": [preprocessing.in_chans, preprocessing.input_size, preprocessing.input_size],
-        "mean": list(preprocessing.mean),
-        "std": list(preprocessing.std),
-        "interpolation": preprocessing.interpolation,
-        "crop_pct": preprocessing.crop_pct,
-        "crop_mode": "center",
-        "num_classes": len(classes),
-    }
+    kept = {key: told[key] for key in DESCRIBED if told.get(key) is not None}
     config = {
         "architecture": made.name,
         "num_classes": len(classes),
         "num_features": int(network.num_features),  # type: ignore[arg-type]
         "label_names": list(classes),
         "model_args": dict(made.arguments),
-        "pretrained_cfg": pretrained_cfg,
+        "pretrained_cfg": kept | told_to_timm(preprocessing, classes),
         "preprocessing": preprocessing.to_dict(),
     }
     write_tensors(network.state_dict(), folder / "model.safetensors")
