@@ -182,7 +182,7 @@ class Study:
     """
 
     def __init__(self, storage: Storage | None, name: str, store: EvaluationStore | None = None) -> None:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it warns of, damaged rows among it, is an error of ours
         self.storage, self.store = storage, store
         self.place = "the study in memory" if storage is None else shown(storage)
         with self._storage():

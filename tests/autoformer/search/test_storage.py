@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import sqlite3
 import time
@@ -168,6 +170,23 @@ def test_a_damaged_study_is_still_called_damaged(tmp_path: Path) -> None:
     (tmp_path / "study.db").write_bytes(b"no database at all " * 99)
     with pytest.raises(CheckpointError, match="cannot be read as a study"):
         Study(tmp_path / "study.db", "s")
+
+
+def test_a_row_of_a_study_that_is_no_text_is_said_once_and_not_by_the_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study(tmp_path / "study.db", "s")
+    study.add(candidate(10))
+    with closing(sqlite3.connect(tmp_path / "study.db")) as connection, connection:
+        connection.execute("UPDATE trial_system_attributes SET value_json = CAST(X'22FF22' AS TEXT)")
+        connection.execute("UPDATE trial_user_attributes SET value_json = CAST(X'22FF22' AS TEXT)")
+    said = io.StringIO()
+    for handler in logging.getLogger("optuna").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            monkeypatch.setattr(handler, "stream", said)
+    with pytest.raises(CheckpointError, match=r"study\.db"):
+        Study(tmp_path / "study.db", "s").evaluations()
+    assert said.getvalue() == ""
 
 
 @pytest.mark.usefixtures("impatient")
