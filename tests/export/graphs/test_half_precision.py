@@ -159,7 +159,7 @@ def test_an_fp16_file_out_of_range_is_rejected_with_its_reason_and_fp32_stays(tm
     assert found["fp16"].startswith("rejected: values reach")
     assert found["fp32"].startswith("exported")
     assert sorted(path.name for path in (tmp_path / "large").iterdir()) == [
-        "manifest.json", "model.fp32.onnx", "model.fp32.scopes.json",
+        "class_map.txt", "manifest.json", "model.fp32.onnx", "model.fp32.scopes.json",
     ]  # fmt: skip
 
 
