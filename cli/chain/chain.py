@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -48,7 +49,7 @@ from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.run_page import build_report
 from autoformer.profiling.tables.costs import TableCosts, margin_of, searched_with
 from autoformer.profiling.tables.limit import finally_chosen
-from autoformer.profiling.tables.loop import LatencyQuestion, answer_latency
+from autoformer.profiling.tables.loop import LatencyQuestion, answer_latency, measure_networks
 from autoformer.profiling.tables.measuring import TableConfig, measure_table
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.progress import Progress, silent
@@ -64,6 +65,8 @@ from autoformer.tensors import read_tensors
 from autoformer.training.batches import Plan
 from autoformer.training.runs import finetune, train_supernet
 from autoformer.training.trainer import Surroundings
+
+GRAPHS = "graphs"  # folder of exported networks that are timed, until the choice is made
 
 Result = TypeVar("Result")
 
@@ -169,7 +172,7 @@ def _run(
         question = Question(
             supernet=out / "supernet", search=out / "search", parts=parts, limits=stated, race=recipe.race,
             finetune=recipe.finetune, profile=recipe.profile, table=costs.table if isinstance(costs, TableCosts) else None,
-            metric=recipe.metric, seed=recipe.seed,
+            metric=recipe.metric, seed=recipe.seed, graphs=out / GRAPHS,
         )  # fmt: skip
         with step_helpers("race", recipe, out, workers):
             record = steps.timed("race", lambda: run_race(question, out / "race", around, say))
@@ -177,6 +180,7 @@ def _run(
         winner = record.delivered.entrant.architecture
     else:
         winner = finally_chosen(result, out / "search").chosen.architecture
+    shutil.rmtree(out / GRAPHS, ignore_errors=True)
     if winner is not None and not (out / "subnet").exists():
         steps.timed("extract", lambda: extract(out / "supernet", winner, out / "subnet"))
     if recipe.race is None:
@@ -238,7 +242,8 @@ def _measure(recipe: Recipe, result: SearchResult, table: LatencyTable, stated: 
         stated=stated, first=result.chosen.architecture, choose=recipe.search.choose, rounds=recipe.profile.rounds,
         finalists=recipe.profile.finalists, config=MeasureConfig.lasting(recipe.profile.seconds),
     )  # fmt: skip
-    answer_latency(StoredSearch(out / "search"), table, question, out / "search", progress=progress)
+    measurer = partial(measure_networks, table, config=question.config, folder=out / GRAPHS, progress=progress)
+    answer_latency(StoredSearch(out / "search"), table, question, out / "search", measurer=measurer)
 
 
 def _export(

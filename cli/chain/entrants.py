@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from autoformer.profiling.tables.table import LatencyTable
 from autoformer.search.candidate import Candidate
 from autoformer.search.record import SearchRecord
 
-SPARE = 2  # finalists that are measured beyond those that start: some turn out to be slower than predicted
+SPARE = 2  # networks measured beyond those that start: some turn out to be slower than predicted
 SIZING_MARGIN = 0.03  # of the limit, for an image size that is chosen by a first look
 
 
@@ -95,102 +97,93 @@ class Selection:
         """At most so many entrants that keep the limits, as measured. Raises `BudgetError` when none does."""
         self.ready: dict[str, Ready] = {}
         self.refused: list[Refused] = []
-        found = [*self._of_search(), *self._siblings(), *self._rivals()]
-        if self.keeper is not None and self.ready:
+        found: list[Entrant] = []
+        for network in self._in_turn():
+            if len(found) == most + SPARE:
+                break
+            found += network()
+        if self.keeper is not None and found:
             architectures = [one.architecture for one in found if one.architecture is not None]
-            times = self.keeper.together(self.ready, architectures)
+            times = self.keeper.together({one.name: self.ready[one.name] for one in found}, architectures)
             found = [replace(one, timing=times[one.name]) for one in found]
-        kept = []
+        kept: list[Entrant] = []
         for one in found:
-            if (reason := one.why_not(self.limits)) is None:
+            if (reason := one.why_not(self.limits)) is None and len(kept) < most:
                 kept.append(one)
             else:
-                self._refuse(one.name, one.kind, one.network, reason, one)
+                self._refuse(one.name, one.kind, one.network, reason or f"measured in reserve; {most} start", one)
         if not kept:
             first = self.refused[0]
             raise BudgetError(
                 f"none of {len(self.refused)} networks keeps {self.limits}, e.g. {first.network}: {first.reason}; nothing was "
                 "trained: widen the limits"
             )
-        return Field(entrants=self._first(kept, most), refused=tuple(self.refused))
+        return Field(entrants=tuple(kept), refused=tuple(self.refused))
 
-    def _first(self, kept: Sequence[Entrant], most: int) -> tuple[Entrant, ...]:
-        """Of those that keep the limits: finalists as many as asked for, then one of each kind in turn while there is room."""
-        finalists = [one for one in kept if one.kind == "finalist"]
-        for spare in finalists[self.config.finalists :]:
-            self._refuse(spare.name, spare.kind, spare.network, "measured in reserve, not needed", spare)
-        groups = [finalists[: self.config.finalists]]
-        groups += [[one for one in kept if one.kind == kind] for kind in ("rival", "homogeneous", "most expensive", "sibling")]
-        for rivals in groups[1:2]:
-            rivals.reverse()  # the largest that keeps the limit first
-        order: list[Entrant] = []
-        while any(groups) and len(order) < most:
-            for group in groups:
-                if group and len(order) < most:
-                    order.append(group.pop(0))
-        for group in groups:
-            for one in group:
-                self._refuse(one.name, one.kind, one.network, f"the finetune is too short to race more than {most}", one)
-        return tuple(sorted(order, key=kept.index))
+    def _in_turn(self) -> Iterator[Callable[[], list[Entrant]]]:
+        """What makes each network that may start: one of every kind in turn, the most promising of a kind first."""
+        groups = [*self._of_search(), self._rivals(), self._siblings()]
+        for several in itertools.zip_longest(*groups):
+            yield from (one for one in several if one is not None)
 
     def _refuse(self, name: str, kind: Kind, network: str, reason: str, entrant: Entrant | None = None) -> None:
         self.refused.append(Refused(name=name, kind=kind, network=network, reason=reason, entrant=entrant))
 
     # --- of the search -----------------------------------------------------------------------------------------------
 
-    def _of_search(self) -> list[Entrant]:
+    def _of_search(self) -> list[list[Callable[[], list[Entrant]]]]:
+        """Finalists, a few in reserve among them, the most expensive network, and the homogeneous ones."""
         record = SearchRecord.load(self.search)
         result = finally_chosen(record.result, self.search)
         slow = set()
         if (self.search / FILE_NAME).exists() and self.limits.max_latency_ms is not None:
             answer = LatencyAnswer.load(self.search)
             slow = {one.architecture for one in answer.networks if one.timing.status(answer.limit_ms) == OVER_BUDGET}
-        wanted = self.config.model_copy(update={"finalists": self.config.finalists + SPARE})
-        numbers: dict[str, int] = {}
-        found = []
-        for kind, candidate in picked(result, record.space, wanted, without=slow):
-            numbers[kind] = numbers.get(kind, 0) + 1
-            name = kind.replace(" ", "-") + ("" if kind == "most expensive" else f"-{numbers[kind]}")
-            found.append(self._own(name, kind, candidate))
-        return found
+        groups: dict[Kind, list[Callable[[], list[Entrant]]]] = {"finalist": [], "most expensive": [], "homogeneous": []}
+        for kind, candidate in picked(result, record.space, self.config, without=slow):
+            number = "" if kind == "most expensive" else f"-{len(groups[kind]) + 1}"
+            groups[kind].append(partial(self._own, kind.replace(" ", "-") + number, kind, candidate))
+        return list(groups.values())
 
-    def _own(self, name: str, kind: Kind, candidate: Candidate) -> Entrant:
+    def _own(self, name: str, kind: Kind, candidate: Candidate) -> list[Entrant]:
         space, architecture = self.networks.own.space, candidate.architecture
         if self.keeper is not None:
             self.ready[name] = self.keeper.of_space(space, architecture)
-        return Entrant(
-            name=name,
-            kind=kind,
-            network=architecture.slug,
-            image_size=space.image_size_of(architecture),
-            fresh=False,
-            params=count_params(architecture, space),
-            flops=count_flops(architecture, space),
-            architecture=architecture,
-            inherited=candidate.score,
-            predicted_ms=None if self.table is None else self.table.predict(architecture),
-        )
+        return [
+            Entrant(
+                name=name,
+                kind=kind,
+                network=architecture.slug,
+                image_size=space.image_size_of(architecture),
+                fresh=False,
+                params=count_params(architecture, space),
+                flops=count_flops(architecture, space),
+                architecture=architecture,
+                inherited=candidate.score,
+                predicted_ms=None if self.table is None else self.table.predict(architecture),
+            )
+        ]
 
     # --- others ------------------------------------------------------------------------------------------------------
 
-    def _siblings(self) -> list[Entrant]:
+    def _siblings(self) -> list[Callable[[], list[Entrant]]]:
         parent = parent_of(self.networks.supernet)
         sibling = None if parent is None else smaller_sibling(parent)
         if sibling is None:
             return []
-        return self._sized("sibling", "sibling", f"{TIMM}{sibling.removeprefix(TIMM)}")
+        return [partial(self._sized, "sibling", "sibling", f"{TIMM}{sibling.removeprefix(TIMM)}")]
 
-    def _rivals(self) -> list[Entrant]:
+    def _rivals(self) -> list[Callable[[], list[Entrant]]]:
+        """The rivals that were named, in their order; by default the largest that is usual at this image size first."""
         size, wanted = self.networks.parts.preprocessing.image_size, self.config.rivals
         if wanted is None:
-            wanted = default_rivals(size, parent_of(self.networks.supernet) is not None)
-        found: list[Entrant] = []
+            wanted = default_rivals(size, parent_of(self.networks.supernet) is not None)[::-1]
+        found: dict[str, Callable[[], list[Entrant]]] = {}
         for words in wanted:
             plain = re.sub(r"[^A-Za-z0-9.]+", "-", words.removeprefix(TIMM).partition("@")[0]).strip("-.")[:60] or "rival"
-            taken = {one.name for one in found} | {one.name for one in self.refused}
-            name = next(name for number in range(1, 1000) if (name := f"{plain}-{number}" if number > 1 else plain) not in taken)
-            found += self._sized(name, "rival", words)
-        return found
+            name = next(name for number in range(1, 1000) if (name := f"{plain}-{number}" if number > 1 else plain) not in found)
+            found[name] = partial(self._sized, name, "rival", words)
+        return list(found.values())
 
     def _sized(self, name: str, kind: Kind, words: str) -> list[Entrant]:
         """The network at the largest image size at which it keeps the limits; empty, and refused, where there is none."""
@@ -217,13 +210,10 @@ class Selection:
             return 0.0 if self.keeper is None or ready is None else self.keeper.alone(ready)
 
         self.say(f"a first look at {words}")
-        if limit is None:
-            counted = [size for size in sizes[:1] if look(size) >= 0]
-            size: int | None = counted[0]
-        else:
-            size = sizes[0]
-            while size is not None and size not in seen:
-                seen[size] = look(size)
+        size: int | None = sizes[0]
+        while size is not None and size not in seen:
+            seen[size] = look(size)
+            if limit is not None:
                 size = largest_within(limit * (1 - SIZING_MARGIN), seen, sizes)
         if size is None:
             least = min(seen)

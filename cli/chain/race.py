@@ -78,6 +78,7 @@ class Question:
     table: LatencyTable | None = None
     metric: Metric = "top1"
     seed: int = 0
+    graphs: Path | None = None  # exported networks of the space that are kept there; None: in the race's own folder
 
     def __post_init__(self) -> None:
         for name, why in (
@@ -190,7 +191,7 @@ def _timekeeper(question: Question, out: Path, around: Surroundings) -> tuple[Ti
         )
     if (reason := elsewhere(meaning, facts)) is not None:
         return None, reason
-    config, folder = MeasureConfig.lasting(profile.seconds), out / "measuring"
+    config, folder = MeasureConfig.lasting(profile.seconds), question.graphs or out / "measuring"
     return Timekeeper(meaning=meaning, config=config, folder=folder, table=table, progress=around.progress), None
 
 
