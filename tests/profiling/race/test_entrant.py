@@ -63,8 +63,6 @@ def test_what_could_not_be_measured_or_counted_keeps_no_limit_on_it() -> None:
         assert uncounted.why_not(limit) == "its FLOPs could not be counted"
 
 
-
-
 @pytest.mark.parametrize("rates", [(), (0.0,), (-1.0, 1.0), (1.0, 1.0)])
 def test_factors_of_the_learning_rate_are_positive_and_differ(rates: tuple[float, ...]) -> None:
     with pytest.raises(ValidationError):
