@@ -318,7 +318,7 @@ class Legs:
     def _read(self, leg: Leg) -> Outcome:
         path = self._path(leg)
         values = read_document(path, LEG_FORMAT, expected="a part of a race")
-        with believing(path, "remove it, and this part is trained again"):
+        with believing(path, f"remove {path.parent}, and this training is done again"):
             guesses, held_out = values["guesses"], values["held_out"]
             return Outcome(
                 seconds=float(values["seconds"]),
