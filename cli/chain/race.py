@@ -25,9 +25,19 @@ from numpy.typing import NDArray
 from autoformer.cli.chain.entrants import Field, Networks, Selection
 from autoformer.cost import Budget, MeasurementConditions
 from autoformer.data.parts import DataParts
-from autoformer.errors import DataError, DivergedError, OutputExistsError, RecipeError, TrainingError, memory_shortage
+from autoformer.errors import (
+    CheckpointError,
+    DataError,
+    DivergedError,
+    OutputExistsError,
+    RecipeError,
+    TrainingError,
+    memory_shortage,
+    short,
+)
 from autoformer.evaluate import EvaluationSet, predict_with, predictions
 from autoformer.files import (
+    TIMM,
     believing,
     claim_folder,
     json_digest,
@@ -38,6 +48,8 @@ from autoformer.files import (
     write_json,
 )
 from autoformer.metric import Metric
+from autoformer.pretrained.timm_models import name_and_file
+from autoformer.pretrained.weight_shapes import sketch
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import MeasureConfig, device_name
 from autoformer.profiling.profiles.config import ProfileConfig
@@ -81,12 +93,26 @@ class Question:
     graphs: Path | None = None  # exported networks of the space that are kept there; None: in the race's own folder
 
     def __post_init__(self) -> None:
-        for name, why in (
-            ("patience", "stops by all images of the search part, and a race keeps some of them for the winner's last score"),
-            ("fold_search", "trains on the images by which a race decides"),
-        ):
-            if getattr(self.finetune, name):
-                raise RecipeError(f"finetune.{name} {why}; leave it out, or the race (race=null)")
+        check_race(self.race, self.finetune)
+
+
+def check_race(race: RaceConfig, config: FinetuneConfig) -> None:
+    """Raises `RecipeError` for a finetune that a race cannot decide by, and for rivals that are no networks of timm."""
+    for name, why in (
+        ("patience", "stops by all images of the search part, and a race keeps some of them for the winner's last score"),
+        ("fold_search", "trains on the images by which a race decides"),
+    ):
+        if getattr(config, name):
+            raise RecipeError(f"finetune.{name} {why}; leave it out, or the race (race=null)")
+    for words in race.rivals or ():
+        if not words.startswith(TIMM):
+            raise RecipeError(
+                f"rival {short(words, 80)!r} is no network of timm; write timm:NAME, timm:NAME@FILE or timm:NAME@scratch"
+            )
+        try:
+            sketch(name_and_file(words)[0])
+        except CheckpointError as error:
+            raise RecipeError(f"rival {short(words, 80)!r}: {error}") from error
 
 
 def run_race(question: Question, out: Path, around: Surroundings, say: Callable[[str], None] = lambda line: None) -> RaceRecord:
