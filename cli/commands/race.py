@@ -59,8 +59,8 @@ def race(
     """Finetune a few finalists and rivals side by side inside the limits, drop the weaker half again and again, deliver the best.
 
     Finalists of the search, the most expensive network in the budget, homogeneous ones and small networks out of timm are
-    exported and measured first; who breaks a limit does not start. The limits are those of the search unless others are given. All are
-    trained as the recipe's section `finetune` says, and compared on search images; the winner lies in OUT/winner.
+    exported and measured first; who breaks a limit does not start. The limits are those of the search unless others are given.
+    All are trained as the recipe's section `finetune` says, and compared on search images; the winner lies in OUT/winner.
 
     Run it again after an interruption and it goes on where it stopped.
 
