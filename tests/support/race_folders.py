@@ -120,3 +120,12 @@ class Untimed:
                 del part["seconds"]
         last = out / "entrants" / record.winner / f"x{record.delivered.rate:g}" / "network"
         return cls(values, tensors_digest(read_tensors((winner or last) / "model.safetensors")))
+
+
+def words_of(epochs: int = 4) -> list[str]:
+    """The options of `autoformer race` that ask what `question` does."""
+    settings = (
+        "finalists=2", "homogeneous=1", "cost=2.5", f"finetune.epochs={epochs}", "finetune.batch_size=256",
+        "finetune.learning_rate=0.002", "finetune.warmup_epochs=1", "profile.seconds=0.05",
+    )  # fmt: skip
+    return ["--rival", RIVAL, *(word for setting in settings for word in ("--set", setting))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 from torch import nn
 
 from autoformer.cli.chain import race as chain
+from autoformer.cli.chain.chain import run_recipe
 from autoformer.cli.chain.entrants import SPARE, Field, Networks, Selection
 from autoformer.cli.chain.race import Question, deliver, plan_lines
+from autoformer.cli.chain.recipe import parse_recipe
 from autoformer.cost import Budget
 from autoformer.errors import BudgetError, CheckpointError, OutputExistsError, RecipeError, TrainingError
 from autoformer.files import read_json, write_json
@@ -22,6 +25,7 @@ from autoformer.profiling.race.record import RaceRecord
 from autoformer.profiling.race.schedule import Rung, Schedule
 from autoformer.training.config import FinetuneConfig
 from autoformer.training.runs import finetune
+from autoformer.training.trainer import Surroundings
 from tests.support.race_folders import FINETUNE, RIVAL, Pretended, Untimed, question, ran
 
 PAIR = RaceConfig(finalists=2, homogeneous=0, rivals=(), learning_rates=(1.0,), cost=2)
@@ -142,7 +146,7 @@ def test_another_race_does_not_go_on_in_its_folder(
 
 
 def field_of(asked: Question, tmp_path: Path, most: int = 9) -> Field:
-    keeper, unmeasured = chain._timekeeper(asked, tmp_path, chain.Surroundings())
+    keeper, unmeasured = chain._timekeeper(asked, tmp_path, Surroundings())
     networks = Networks(supernet=asked.supernet, parts=asked.parts)
     return Selection(
         networks=networks, search=asked.search, limits=asked.limits, config=asked.race, table=None, keeper=keeper,
@@ -292,6 +296,33 @@ def test_a_finetune_that_uses_the_images_that_decide_is_refused(searched: Path, 
     with pytest.raises(RecipeError, match=next(iter(change))) as raised:
         question(searched, finetune=FINETUNE.model_copy(update=change))
     assert "race=null" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("timm:test_resnett@scratch", "timm has no model 'test_resnett'; did you mean test_resnet"),
+        ("resnet18", "is no network of timm; write timm:NAME"),
+        ("timm:", "timm has no model ''"),
+    ],
+)
+def test_a_rival_that_timm_does_not_know_is_refused_by_name_before_anything_is_measured(
+    searched: Path, words: str, said: str
+) -> None:
+    with pytest.raises(RecipeError, match=re.escape(said)) as raised:
+        question(searched, race=RaceConfig(rivals=(words,)))
+    assert str(raised.value).startswith(f"rival {words!r}")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"race": {}, "finetune": {"patience": 3}}, {"race": {"rivals": ["resnet18"]}}],
+)
+def test_a_run_refuses_a_race_that_cannot_be_before_its_training(tmp_path: Path, values: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=r"leave it out|is no network of timm"):
+        run_recipe(parse_recipe(values), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_plan_says_who_starts_and_how_far_they_are_trained(finished_race: Path) -> None:
