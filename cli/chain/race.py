@@ -66,6 +66,7 @@ from autoformer.search.candidate import packed, unpacked
 from autoformer.search.record import SearchRecord
 from autoformer.search.result import SearchResult
 from autoformer.search.rungs import balanced_order
+from autoformer.temporary import remove_leftovers
 from autoformer.training.config import FinetuneConfig
 from autoformer.training.runs import finetune
 from autoformer.training.subjects import subject_of
@@ -135,6 +136,7 @@ def run_race(question: Question, out: Path, around: Surroundings, say: Callable[
     }
     claim_folder(out, identity)
     if (out / FILE_NAME).exists():
+        _tidy(out)
         return RaceRecord.load(out)
     networks = Networks(supernet=question.supernet, parts=question.parts, seed=question.seed)
     keeper, unmeasured = _timekeeper(question, out, around)
@@ -158,10 +160,16 @@ def run_race(question: Question, out: Path, around: Surroundings, say: Callable[
         )
     record = _record(question, finish, started, schedule, images, None if keeper is None else keeper.meaning, measuring_s)
     record.save(out)
+    _tidy(out)
+    return record
+
+
+def _tidy(out: Path) -> None:
+    """Removes what a finished race needs no more; also by a later start, where the one that finished it was killed before."""
     for checkpoints in out.glob("entrants/*/x*/network/checkpoints"):
         shutil.rmtree(checkpoints, ignore_errors=True)
     shutil.rmtree(out / "measuring", ignore_errors=True)
-    return record
+    remove_leftovers(out)
 
 
 def deliver(record: RaceRecord, out: Path, destination: Path) -> None:
@@ -195,8 +203,8 @@ def plan_lines(field: Field, schedule: Schedule, unmeasured: str | None) -> Iter
 @contextmanager
 def waiting_for(folder: Path) -> Iterator[None]:
     """The folder for this process alone, once no other works in it."""
-    folder.mkdir(parents=True, exist_ok=True)
     while True:
+        folder.mkdir(parents=True, exist_ok=True)  # again, for who finishes a race removes it
         try:
             with sole_worker(folder):
                 yield
