@@ -105,6 +105,12 @@ def test_a_runner_up_that_is_clearly_behind_is_not_trained_further() -> None:
     assert (finish.standings["b"].out or "").startswith("behind after 12 epochs (60.00 %")
 
 
+def test_who_leads_at_the_last_rung_finishes_whoever_led_before() -> None:
+    finish, script = raced({"a": by_epoch((1, 0.7), (12, 0.5)), "b": by_epoch((1, 0.65), (12, 0.8)), "c": steady(0.4)})
+    assert (finish.winner, finish.runner_up) == ("b", "a")
+    assert script.asked[-1] == [Leg("b", 1.0, 20)]
+
+
 def test_two_are_tied_by_the_images_on_which_they_differ() -> None:
     """Both right on 70 %: McNemar's test sees no difference in number, wherever the images lie; 24 to 8 it does (p = 0.007)."""
     finish, _ = raced({"a": steady(0.7), "b": steady(0.7)}, firsts={"b": 200})
@@ -154,6 +160,12 @@ def test_of_two_fresh_networks_the_better_one_stays() -> None:
     assert script.trained("quick")[-1] == (1.0, 20)
     assert script.trained("slow")[-1][1] == 4
     assert (finish.winner, finish.runner_up) == ("a", "quick")
+
+
+def test_a_fresh_network_that_is_clearly_behind_another_fresh_one_does_not_finish() -> None:
+    finish, script = raced({"a": steady(0.8), "b": steady(0.6), "c": steady(0.4)}, fresh=["a", "b", "c"])
+    assert (finish.winner, finish.runner_up) == ("a", "b")
+    assert script.asked[-1] == [Leg("a", 1.0, 20)]
 
 
 def test_what_inherits_stays_beside_fresh_networks_that_lead_and_does_not_finish_when_clearly_behind() -> None:

@@ -59,6 +59,11 @@ def test_the_longest_first_rung_of_four_entrants_by_hand() -> None:
     assert Schedule.of(4, 20, (1.0,), 1.5) == Schedule((Rung(4, 5), Rung(2, 20)), 20, (1.0,))
 
 
+def test_a_longer_first_rung_comes_before_a_longer_last_one() -> None:
+    """With room for 32 extra epochs E may be 6; 4·E would pass the end, so the last rung is at 3·E, below the 20 of E = 5."""
+    assert Schedule.of(4, 20, (1.0,), 1.6) == Schedule((Rung(4, 6), Rung(2, 18)), 20, (1.0,))
+
+
 @pytest.mark.parametrize("entrants", ENTRANTS)
 def test_extra_epochs_are_those_that_a_walk_through_the_schedule_counts_and_stay_within_the_cost(entrants: int) -> None:
     for asked in ASKED:
