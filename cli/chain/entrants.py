@@ -97,11 +97,7 @@ class Selection:
         """At most so many entrants that keep the limits, as measured. Raises `BudgetError` when none does."""
         self.ready: dict[str, Ready] = {}
         self.refused: list[Refused] = []
-        found: list[Entrant] = []
-        for network in self._in_turn():
-            if len(found) == most + SPARE:
-                break
-            found += network()
+        found = list(itertools.islice(self._in_turn(), most + SPARE))
         if self.keeper is not None and found:
             architectures = [one.architecture for one in found if one.architecture is not None]
             times = self.keeper.together({one.name: self.ready[one.name] for one in found}, architectures)
@@ -120,11 +116,19 @@ class Selection:
             )
         return Field(entrants=tuple(kept), refused=tuple(self.refused))
 
-    def _in_turn(self) -> Iterator[Callable[[], list[Entrant]]]:
-        """What makes each network that may start: one of every kind in turn, the most promising of a kind first."""
-        groups = [*self._of_search(), self._rivals(), self._siblings()]
-        for several in itertools.zip_longest(*groups):
-            yield from (one for one in several if one is not None)
+    def _in_turn(self) -> Iterator[Entrant]:
+        """Those that may start: one of every kind in turn, the most promising of a kind first; each made when it is its turn."""
+        finalists, expensive, homogeneous = self._of_search()
+        waiting = [
+            itertools.chain.from_iterable(make() for make in kind)
+            for kind in (finalists, self._rivals(), self._siblings(), homogeneous, expensive)
+        ]
+        while waiting:
+            for kind in list(waiting):
+                if (one := next(kind, None)) is not None:
+                    yield one
+                else:
+                    waiting.remove(kind)
 
     def _refuse(self, name: str, kind: Kind, network: str, reason: str, entrant: Entrant | None = None) -> None:
         self.refused.append(Refused(name=name, kind=kind, network=network, reason=reason, entrant=entrant))
