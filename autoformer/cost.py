@@ -235,7 +235,7 @@ class Budget:
         return broken
 
     def use_of(self, cost: Cost) -> dict[str, float]:
-        """The share of each upper limit that `cost` uses, by the limit's name; above 1 it breaks it. What is not known is left out."""
+        """The share of each upper limit that `cost` uses, by the limit's name; above 1 breaks it. An unknown one is left out."""
         used = {}
         for measure in LIMITS:
             high, value = getattr(self, f"max_{measure}"), getattr(cost, measure)

@@ -75,8 +75,8 @@ class SearchConfig(Settings):
     )
     choose: Literal["cheapest", "best"] = Field(
         "best",
-        description="best: the highest score; cheapest: the fewest FLOPs among those that are not significantly worse, which costs "
-        "0.6 to 1.3 points of accuracy and uses 41 to 62 % of the limit",
+        description="best: the highest score; cheapest: the fewest FLOPs among those that are not significantly worse, which "
+        "costs 0.6 to 1.3 points of accuracy and uses 41 to 62 % of the limit",
     )
 
     @field_validator("rungs")

@@ -1,4 +1,4 @@
-"""The finalists: who is scored on the held-out images when a search ends. From all along the tied set, and one that fills the budget.
+"""The finalists, who are scored on the held-out images at the end: from all along the tied set, and one that fills the budget.
 
 The search images cannot tell the tied apart, so what is known of them is their cost, and the finalists are spread over that.
 

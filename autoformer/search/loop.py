@@ -22,6 +22,7 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
+from autoformer.architecture import Architecture
 from autoformer.budgeted import Candidates
 from autoformer.data.parts import Part
 from autoformer.data.preprocessing import Preprocessing

@@ -54,11 +54,12 @@ class SearchPlan:
         return 1.96 * math.sqrt(DISAGREEMENT / self.images)
 
     def __str__(self) -> str:
+        size = f"{self.config.population} × {self.generations} = {self.candidates:,} candidates"
+        twins = f"two equally good networks that disagree on {100 * DISAGREEMENT:.0f} % of them"
+        rule = f"one for every {IMAGES_PER_CANDIDATE} images, from {FEWEST} to the paper's {MOST:,}"
         return (
-            f"{self.config.population} × {self.generations} = {self.candidates:,} candidates{', as asked' if self.asked else ''}; "
-            f"on the {self.images:,} images that decide, two equally good networks that disagree on {100 * DISAGREEMENT:.0f} % of "
-            f"them differ by up to {100 * self.chance:.1f} points by chance (95 %), which calls for {wanted(self.images):,} "
-            f"candidates (one for every {IMAGES_PER_CANDIDATE} images, from {FEWEST} to the paper's {MOST:,})"
+            f"{size}{', as asked' if self.asked else ''}; on the {self.images:,} images that decide, {twins} differ by up to "
+            f"{100 * self.chance:.1f} points by chance (95 %), which calls for {wanted(self.images):,} candidates ({rule})"
         )
 
 

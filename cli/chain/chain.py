@@ -74,8 +74,9 @@ def run_recipe(
     """Runs the whole chain into `out` and gives the content of its `report.json`.
 
     `workers` processes share the search step (`helpers`), with the result of one. `say` is told what the images are and how
-    large the search will be. Called again it goes on where it stopped; a finished run is only read. Raises `BudgetError` before anything is trained when no
-    network keeps the budget, and `OutputExistsError` when `out` holds a run of another recipe or of other data.
+    large the search will be. Called again it goes on where it stopped; a finished run is only read. Raises `BudgetError` before
+    anything is trained when no network keeps the budget, and `OutputExistsError` when `out` holds a run of another recipe or of
+    other data.
     """
     if recipe.export.batch not in (None, recipe.profile.batch):
         raise RecipeError(

@@ -101,8 +101,8 @@ def search(
     backend, device. --set method=random, pareto or predictor replaces evolution. A search takes as many
     candidates as its images can tell apart; --set generations=20 asks for a number.
 
-    The best score inside the budget is chosen. --set choose=cheapest takes the fewest FLOPs of those not significantly worse: that costs
-    0.6 to 1.3 points of accuracy and uses 41 to 62 % of the limit.
+    The best score inside the budget is chosen. --set choose=cheapest takes the fewest FLOPs of those not significantly worse:
+    that costs 0.6 to 1.3 points of accuracy and uses 41 to 62 % of the limit.
 
     Under --max-latency, with a table of this machine, the chosen network and the next few are exported and measured, the table
     is corrected and the choice repeated; the answer is within budget, over budget or inconclusive.

@@ -112,7 +112,7 @@ CASES = [(BY_DEPTH, BY_LATENCY), (IN_CLOSED_FORM, BY_LATENCY), (ExactCosts(DEEP)
 def used(cost: Cost, budget: Budget) -> float:
     """The share of the tightest limit, by its definition."""
     limits = {"params": budget.max_params, "flops": budget.max_flops, "latency_ms": budget.max_latency_ms}
-    return max(getattr(cost, name) / limit for name, limit in limits.items() if limit is not None)
+    return max(float(getattr(cost, name)) / limit for name, limit in limits.items() if limit is not None)
 
 
 def inside(costs: CostModel, budget: Budget) -> list[Cost]:
@@ -190,8 +190,12 @@ def test_an_interrupted_search_finds_the_same_network_to_fill_the_budget(tmp_pat
 def test_a_network_that_fills_the_budget_and_was_left_behind_by_halving_is_evaluated_on_all_images() -> None:
     budget = Budget(max_flops=100)
     every = [candidate(0, 50, 180), candidate(1, 98, 90), candidate(2, 99, 100)]
-    halved = [every[0], *(replace(one, predictions=one.predictions[:120], score=score(one.predictions[:120], LABELS[:120], "top1"))
-                          for one in every[1:])]  # fmt: skip
+
+    def left_behind(one: Candidate) -> Candidate:
+        seen = one.predictions[:120]
+        return replace(one, predictions=seen, score=score(seen, LABELS[:120], "top1"))
+
+    halved = [every[0], *map(left_behind, every[1:])]
     drawn_from = Candidates(DEEP, ExactCosts(DEEP), Budget())
     drawn_from.budget = budget
     assert network_to_fill(drawn_from, conclude(halved, LABELS, "best"), 0) == every[2].architecture
