@@ -35,6 +35,12 @@ def finalists(result: SearchResult, budget: Budget, count: int) -> list[Candidat
     return sorted({candidate.number: candidate for candidate in named}.values(), key=lambda candidate: candidate.number)
 
 
+def cheapest_finalists(result: SearchResult, count: int) -> list[Candidate]:
+    """As version 0.1 had them, whatever the budget: of the tied the cheapest `count`. What it began ends so."""
+    named = (result.chosen, result.best, *result.baselines.values(), *result.tied[:count])
+    return sorted({candidate.number: candidate for candidate in named}.values(), key=lambda candidate: candidate.number)
+
+
 def spread(tied: Sequence[Candidate], count: int) -> list[Candidate]:
     """So many of them at even distances, the first and the last included; all where there are no more. One is the first."""
     if count >= len(tied):

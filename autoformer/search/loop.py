@@ -28,7 +28,7 @@ from autoformer.data.parts import Part
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import DataError
 from autoformer.evaluate import EvaluationSet, ResidentImages, precision_on
-from autoformer.files import claim_folder, json_digest
+from autoformer.files import claim_folder, json_digest, read_json
 from autoformer.metric import Metric
 from autoformer.networks.supernet import Supernet
 from autoformer.progress import Progress, silent
@@ -37,7 +37,7 @@ from autoformer.search.candidate import Candidate
 from autoformer.search.config import Goal, SearchConfig
 from autoformer.search.database import EvaluationStore, Study
 from autoformer.search.evaluations import Evaluate, Evaluations, Task
-from autoformer.search.finalists import finalists, network_to_fill
+from autoformer.search.finalists import cheapest_finalists, finalists, network_to_fill
 from autoformer.search.methods import Proposals
 from autoformer.search.record import SearchRecord
 from autoformer.search.result import SearchResult, Step, conclude
@@ -95,13 +95,14 @@ def search(
         return conclude(work.finished, labelled, config.choose, searched=searched, most_expensive=compared[0])
 
     in_full(compared)
-    if (fuller := network_to_fill(candidates, concluded(), seed)) is not None:
+    if not study.begun_before and (fuller := network_to_fill(candidates, concluded(), seed)) is not None:
         in_full([fuller])
     if len(work.finished) < total:  # fewer architectures than asked for
         progress("search", len(work.finished), len(work.finished))
     if portions.held_out:
-        of_them = finalists(concluded(), candidates.budget, config.finalists)
-        work.do([again(candidate, len(labels)) for candidate in of_them])
+        found, count = concluded(), config.finalists
+        last = cheapest_finalists(found, count) if study.begun_before else finalists(found, candidates.budget, count)
+        work.do([again(candidate, len(labels)) for candidate in last])
     return replace(concluded(), held_out_labels=labels[portions.search :], history=history)
 
 
@@ -168,6 +169,9 @@ def search_supernet(
         "seed": goal.seed,
         "search": config.to_dict(),
     }
+    begun_before = holds_earlier_search(out)
+    if not begun_before:
+        identity["finalists"] = "along the tied set"
     claim_folder(out, identity)
     images = EvaluationSet.of(part, preprocessing).chosen(balanced_order(part.labels))
     resident = ResidentImages(images, supernet, precision)
@@ -178,9 +182,9 @@ def search_supernet(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if isinstance(memory, str):  # the database may hold many searches
-            study = Study(memory, f"search-{goal.seed}-{json_digest(identity)[:12]}", store)
+            study = Study(memory, f"search-{goal.seed}-{json_digest(identity)[:12]}", store, begun_before)
         else:
-            study = Study.in_folder(out, f"search-{goal.seed}", store)
+            study = Study.in_folder(out, f"search-{goal.seed}", store, begun_before)
     result = search(
         candidates, resident.predictions, images.labels, config, study, metric=goal.metric, seed=goal.seed, progress=progress
     )
@@ -199,3 +203,9 @@ def search_supernet(
         space_table=SpaceTable.of(space, costs, goal.budget).to_dict(),
     ).save(out)
     return result
+
+
+def holds_earlier_search(out: Path) -> bool:
+    """Whether a search lies there that began before finalists were taken along the whole tied set; it ends as it would have."""
+    identity = out / "identity.json"
+    return identity.exists() and "finalists" not in read_json(identity)

@@ -83,7 +83,7 @@ def test_a_search_without_a_number_of_generations_takes_the_planned_one() -> Non
     assert result.searched == 120
 
 
-SMALL = ("--set", "population=55", "--set", "uniform_shapes=1", "--max-flops", "70%", "--quiet")
+SMALL = ("--set", "population=55", "--set", "uniform_shapes=1", "--set", "finalists=2", "--max-flops", "70%", "--quiet")
 
 
 def test_the_plan_is_printed_first_and_the_record_holds_its_number(supernet: Path, tmp_path: Path) -> None:
@@ -95,6 +95,10 @@ def test_the_plan_is_printed_first_and_the_record_holds_its_number(supernet: Pat
     assert answer.out.index("up to 5.2 points") < answer.out.index("chosen")
     record = SearchRecord.load(out)
     assert (record.config.generations, record.result.searched) == (2, 110)
+    found = record.result
+    assert len(found.tied) > 10
+    last = (found.tied[0], found.tied[-1], found.best, *found.baselines.values())  # not the second cheapest
+    assert set(found.held_out_scores) == {candidate.number for candidate in last}
     same = command("search", "--supernet", supernet, "--out", out, *SMALL, "--set", "generations=2")
     assert same.code == 0, same.err  # what was written is the number, so saying it is the same search
     assert "55 × 2 = 110 candidates, as asked;" in same.out
