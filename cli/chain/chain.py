@@ -57,6 +57,7 @@ from autoformer.search.answer import StoredSearch
 from autoformer.search.config import Goal
 from autoformer.search.loop import search_supernet
 from autoformer.search.result import SearchResult
+from autoformer.search.sizing import SearchPlan
 from autoformer.search.storage import check_place
 from autoformer.settings import write_yaml
 from autoformer.space import SearchSpace
@@ -76,9 +77,10 @@ def run_recipe(
 ) -> dict[str, Any]:
     """Runs the whole chain into `out` and gives the content of its `report.json`.
 
-    `workers` processes share the search step (`helpers`), with the result of one. `say` is told what the images are. Called
-    again it goes on where it stopped; a finished run is only read. Raises `BudgetError` before anything is trained when no
-    network keeps the budget, and `OutputExistsError` when `out` holds a run of another recipe or of other data.
+    `workers` processes share the search step (`helpers`), with the result of one. `say` is told what the images are and how
+    large the search will be. Called again it goes on where it stopped; a finished run is only read. Raises `BudgetError` before
+    anything is trained when no network keeps the budget, and `OutputExistsError` when `out` holds a run of another recipe or of
+    other data.
     """
     if recipe.export.batch not in (None, recipe.profile.batch):
         raise RecipeError(
@@ -93,7 +95,8 @@ def run_recipe(
     else:
         parts = check_readable(parts, progress)  # an image that cannot be read should not end a run after its training
     teachers = (line for config in (recipe.train, recipe.finetune) for line in teacher_line(config.teacher, parts))
-    for line in (*describe_parts(parts), *teachers):
+    plan = f"search: {SearchPlan.of(len(parts.search), recipe.search)}"
+    for line in (*describe_parts(parts), *teachers, plan):
         say(line)
     for config in (recipe.train, recipe.finetune):  # a batch larger than the set should not end a run after its training
         Plan(len(parts.train), config.batch_size, config.epochs, config.repeats, recipe.seed)

@@ -1,10 +1,12 @@
-"""The budget in a report: each limit, what was found, and whether the network keeps it."""
+"""The budget in a report: each limit, what was found, how much of it that uses, and whether the network keeps it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from autoformer.cost import use_words
 from autoformer.errors import MeasurementError
 from autoformer.profiling.measuring.measure import Measurement
 from autoformer.profiling.measuring.verdict import INCONCLUSIVE, count_status
@@ -17,7 +19,10 @@ MEASURES = {"params": "parameters", "flops": "FLOPs (multiply-adds)", "latency_m
 
 
 def limits(run: Run) -> list[dict[str, Any]]:
-    """Each limit: as stated, its value, what was found, and the status that follows (`met`); in the order of `Budget`."""
+    """Each limit: as stated, its value, what was found, the share of it that is used, and the status that follows (`met`).
+
+    In the order of `Budget`. A share is of the stated limit, by the measured latency where there is one and else the predicted.
+    """
     found = []
     for name, value in run.limits.to_dict().items():
         measure = name.partition("_")[2]
@@ -29,6 +34,10 @@ def limits(run: Run) -> list[dict[str, Any]]:
         else:
             count = getattr(run.search.chosen.cost, measure)
             limit |= {"found": count, "met": count_status(name, value, count), "reason": "counted exactly"}
+        cost = run.search.chosen.cost
+        if measure == "latency_ms" and limit["found"] is not None:
+            cost = replace(cost, latency_ms=limit["found"])
+        limit["share"] = run.limits.use_of(cost).get(name)  # None of a lower limit, and of a latency that nothing tells
         found.append(limit)
     return found
 
@@ -91,8 +100,17 @@ def found_text(limit: Mapping[str, Any]) -> str:
     return latency_text({"p50_ms": limit["found"], "p50_low_ms": limit["low"], "p50_high_ms": limit["high"]})
 
 
+def used_text(limit: Mapping[str, Any]) -> str:
+    """How much of a limit is used; nothing of a lower limit, and of reports from before shares were written."""
+    return "" if limit.get("share") is None else f"{use_words(limit['limit'], limit['share'])} used{_predicted(limit)}"
+
+
+def _predicted(limit: Mapping[str, Any]) -> str:
+    return " (predicted)" if limit["found"] is None else ""
+
+
 def limit_table(report: Mapping[str, Any]) -> Table:
-    """Each limit, what was found, and the status that follows."""
+    """Each limit, what was found, how much of the limit that is, and the status that follows."""
     rows = []
     for limit in report["budget"]:
         measure = limit["measure"]
@@ -104,17 +122,18 @@ def limit_table(report: Mapping[str, Any]) -> Table:
             basis += f"searched with {shown_value(measure, limit['searched_with'])} (the limit less the table's margin); "
             basis += limit["reason"] + ("" if limit["qualification"] is None else f"; {limit['qualification']}")
         stated, value = f"{sign} {limit['stated'] or 'not recorded'}", shown_value(measure, limit["value"])
-        rows.append((MEASURES[measure], stated, value, found_text(limit), limit["met"], basis))
+        used = "–" if limit["share"] is None else f"{100 * limit['share']:.0f} %{_predicted(limit)}"
+        rows.append((MEASURES[measure], stated, value, found_text(limit), used, limit["met"], basis))
     limited = {limit["measure"] for limit in report["budget"]}
     for measure in ("params", "flops"):
         if measure not in limited:
             found = shown_value(measure, report["chosen"][measure])
-            rows.append((MEASURES[measure], "no limit", "–", found, "–", "counted exactly"))
+            rows.append((MEASURES[measure], "no limit", "–", found, "–", "–", "counted exactly"))
     return Table(
         title="Limits",
-        columns=("cost", "stated", "limit", "found", "status", "how it is known"),
+        columns=("cost", "stated", "limit", "found", "used", "status", "how it is known"),
         rows=tuple(rows),
-        numbers=(2, 3),
+        numbers=(2, 3, 4),
         note=(
             "Percentages are of the largest network of the space. FLOPs are multiply-adds of one image, counted as fvcore "
             "does. A latency is within budget when its measurement is VALID and the whole 95 % interval of the median lies "

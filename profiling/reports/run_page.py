@@ -162,7 +162,7 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     chosen = report["chosen"]
     lines = [
         f"found {chosen['slug']} for {short_source(report['source'])} (seed {report['seed']}): {chosen['words']}",
-        *(f"{limit_words(limit)}: {budget.found_text(limit)}, {status_from(limit['met'])}" for limit in report["budget"]),
+        *(_limit_line(limit) for limit in report["budget"]),
     ]
     if not report["budget"]:
         lines.append("budget: no limits were set")
@@ -191,6 +191,11 @@ def _within(lines: list[str], most: int) -> list[str]:
     if len(lines) <= most:
         return lines
     return [*lines[: most - 1], f"{lines[most - 1]} (and {len(lines) - most} more in the report)"]
+
+
+def _limit_line(limit: Mapping[str, Any]) -> str:
+    said = (budget.found_text(limit), budget.used_text(limit), status_from(limit["met"]))
+    return f"{limit_words(limit)}: {', '.join(filter(None, said))}"
 
 
 def _int8_line(report: Mapping[str, Any]) -> str:
