@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from autoformer.profiling.reports.blocks import Section, Table
-from autoformer.profiling.reports.budget import measurement_of_limit
-from autoformer.profiling.reports.plots import (
+from autoformer.profiling.reports.blocks import (
     BLUE,
     GREEN,
     ORANGE,
     Figure,
     Plot,
+    Section,
+    Table,
     common_layout,
     error_bars,
     one_view,
     plain,
     words,
 )
+from autoformer.profiling.reports.budget import measurement_of_limit
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.wording import change, latency_text
 from autoformer.profiling.tables.limit import LatencyAnswer

@@ -14,9 +14,8 @@ from autoformer.errors import CheckpointError
 from autoformer.metric import WORDS
 from autoformer.profiling.measuring.verdict import status_from
 from autoformer.profiling.reports import budget, delivered, latency, latency_table, page, preferences, scores, search
-from autoformer.profiling.reports.blocks import TONES, Headline, Page, Section
+from autoformer.profiling.reports.blocks import TONES, Figure, Headline, Page, Section
 from autoformer.profiling.reports.content import FORMAT, content
-from autoformer.profiling.reports.plots import Figure
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.wording import (
     device_words,

@@ -11,8 +11,7 @@ from typing import Any
 
 from autoformer.cost import show
 from autoformer.metric import WORDS, Score, metric_from
-from autoformer.profiling.reports.blocks import Section, Table
-from autoformer.profiling.reports.plots import (
+from autoformer.profiling.reports.blocks import (
     BLUE,
     GREEN,
     GREY,
@@ -22,6 +21,8 @@ from autoformer.profiling.reports.plots import (
     SERIES,
     Figure,
     Plot,
+    Section,
+    Table,
     common_layout,
     error_bars,
     one_view,

@@ -35,7 +35,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("config", "predictor"),
         ("artefacts",),
     ),
-    "autoformer.profiling": (("measuring",), ("backends",), ("insides", "tables"), ("kits", "profiles"), ("reports",)),
+    "autoformer.profiling": (("measuring",), ("backends",), ("insides", "tables"), ("kits", "profiles", "race"), ("reports",)),
     "autoformer.cli": (
         ("__init__", "board", "class_order", "console", "options"),
         ("chain", "networks", "words"),
