@@ -36,6 +36,8 @@ def describe(
     facts = facts_of(thing, image_size, num_classes, space)
     if json:
         print_json(facts)
+    elif facts.get("kind") == "race":
+        print_race(Path(thing))
     else:
         print_facts(thing, {name: readable(name, value) for name, value in facts.items()})
 
@@ -103,6 +105,10 @@ def facts_of_folder(path: Path) -> dict[str, Any]:
         return {
             "kind": "search", "budget": search.budget.to_dict(), "chosen": chosen.architecture.to_dict(), **asdict(chosen.cost),
         }  # fmt: skip
+    if (path / "race.json").exists():
+        from autoformer.profiling.race.record import RaceRecord
+
+        return {"kind": "race", **RaceRecord.load(path).to_dict()}
     if (path / "manifest.json").exists():
         from autoformer.export.manifest import Manifest
 
@@ -111,7 +117,25 @@ def facts_of_folder(path: Path) -> dict[str, Any]:
         return {"kind": "export", "params": manifest.params, "flops": manifest.flops, "artefacts": files}
     if (path / "report.json").exists():
         return {"kind": "run", **read_json(path / "report.json")}
-    raise CheckpointError(f"{path} holds nothing this tool knows; expected a supernet, subnet, search, export or run")
+    raise CheckpointError(f"{path} holds nothing this tool knows; expected a supernet, subnet, search, race, export or run")
+
+
+def print_race(path: Path) -> None:
+    """The decision of the race in a folder, and who took part."""
+    from autoformer.cli.console import print_table, say
+    from autoformer.profiling.race.record import RaceRecord
+    from autoformer.profiling.reports import race
+
+    values = race.values(RaceRecord.load(path))
+    say(values["sentence"])
+    cells = race.entrant_cells(values)
+    columns = ["; ".join(column for column, _ in group) for group in cells[0]]
+    print_table("Who took part", columns, [[[text for _, text in group] for group in groups] for groups in cells])
+    if values["refused"]:
+        refused = race.refused_table(values)
+        print_table(refused.title, refused.columns, refused.rows)
+    say(race.agreement_text(values))
+    say(race.cost_text(values))
 
 
 def facts_of_network(path: Path) -> dict[str, Any]:

@@ -39,6 +39,8 @@ class Trained:
     def __post_init__(self) -> None:
         if self.rate <= 0 or self.epochs < 1 or self.seconds < 0 or (self.score is None) is (self.failed is None):
             raise ValueError(f"{self.epochs} epochs at {self.rate} in {self.seconds} s, {self.score or self.failed}")
+        if (self.score is None) is not (self.guesses is None):
+            raise ValueError(f"{self.epochs} epochs at {self.rate} have a score without predictions, or predictions without one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +161,7 @@ class RaceRecord:
         """The decision, for a reader who knows nothing else."""
         best, entrant = self.delivered, self.delivered.entrant
         last = best.last
-        assert last is not None and last.score is not None, "a winner has finished"
+        assert last is not None, "a winner has finished"
         words = f"{entrant.network} is delivered ({WORDS[entrant.kind]}): {METRIC_WORDS[self.metric]} {last.score} on "
         words += f"{self.images} images that decided"
         if best.held_out is not None:

@@ -27,7 +27,7 @@ def limits(run: Run) -> list[dict[str, Any]]:
         if measure == "latency_ms":
             limit |= _latency_limit(run, value)
         else:
-            count = getattr(run.search.chosen.cost, measure)
+            count = getattr(run.delivered, measure)
             limit |= {"found": count, "met": count_status(name, value, count), "reason": "counted exactly"}
         found.append(limit)
     return found
@@ -35,7 +35,7 @@ def limits(run: Run) -> list[dict[str, Any]]:
 
 def _latency_limit(run: Run, limit_ms: float) -> dict[str, Any]:
     """What is known about a limit on latency; `limit_status` decides, as everywhere."""
-    known: dict[str, Any] = {"found": None, "low": None, "high": None, "predicted": run.search.chosen.cost.latency_ms}
+    known: dict[str, Any] = {"found": None, "low": None, "high": None, "predicted": run.delivered.predicted_ms}
     known["qualification"] = None if run.measurement_conditions is None else str(run.measurement_conditions)
     measurement, reason = measurement_of_limit(run)
     if measurement is None:
