@@ -134,7 +134,7 @@ def sections(report: Mapping[str, Any]) -> list[Section]:
         return []
     race = report["race"]
     text = (race["sentence"], _way_text(race), agreement_text(race), cost_text(race))
-    tables = (entrant_table(race), *([refused_table(race)] if race["refused"] else []))
+    tables = (result_table(race), entrant_table(race), *([refused_table(race)] if race["refused"] else []))
     return [
         Section(name="race", title="The race", text=text, tables=tables, figures=("race", "race-latency"), figures_first=True)
     ]
@@ -185,24 +185,36 @@ def cost_text(race: Mapping[str, Any]) -> str:
     )
 
 
+def result_table(race: Mapping[str, Any]) -> Table:
+    """How far each came and how it ended, in the order of the final ranking."""
+    metric = WORDS[metric_from(race["metric"])]
+    return _table(
+        "How the race ended", [[groups[0], *groups[4:]] for groups in entrant_cells(race)], "learning rate", -1,
+        f"The {metric} is that after the epochs beside it, on the images that decided; of few epochs it is no match for that of "
+        "many.",
+    )  # fmt: skip
+
+
 def entrant_table(race: Mapping[str, Any]) -> Table:
-    """Everyone who took part, in the order of the final ranking."""
-    metric, where = WORDS[metric_from(race["metric"])], race["latency_qualification"]
-    flat = [[cell for group in groups for cell in group] for groups in entrant_cells(race)]
+    """What each is and costs, in the same order."""
+    where = race["latency_qualification"]
+    measured = "No latency was measured." if where is None else f"Latencies: {where}, all measured together."
+    note = f"FLOPs are multiply-adds of one image. {measured}"
+    return _table("Who took part", [groups[:4] for groups in entrant_cells(race)], "parameters", None, note)
+
+
+def _table(title: str, rows: list[list[list[tuple[str, str]]]], first: str, end: int | None, note: str) -> Table:
+    """One of groups of cells; numbers are the columns from `first` to `end`."""
+    flat = [[cell for group in groups for cell in group] for groups in rows]
     columns = tuple(column for column, _ in flat[0])
+    numbers = tuple(range(len(columns)))[columns.index(first) : end]
     return Table(
-        title="Who took part",
-        columns=columns,
-        rows=tuple(tuple(text for _, text in cells) for cells in flat),
-        numbers=tuple(range(columns.index("parameters"), len(columns) - 1)),
-        note=f"The {metric} is that after the epochs beside it, on the images that decided; of few epochs it is no match for "
-        "that of many. FLOPs are multiply-adds of one image. "
-        + ("No latency was measured." if where is None else f"Latencies: {where}, all measured together."),
+        title=title, columns=columns, rows=tuple(tuple(text for _, text in cells) for cells in flat), numbers=numbers, note=note
     )
 
 
 def entrant_cells(race: Mapping[str, Any]) -> list[list[list[tuple[str, str]]]]:
-    """What is told of each entrant as (column, text), in groups that a narrow table may put into one column."""
+    """What is told of each entrant as (column, text), in groups that a narrow table puts into one column."""
     scored = f"{WORDS[metric_from(race['metric'])]} on {race['images']} images"
     again, held_out = f"on {race['held_out_images']} held-out images", any(one["held_out_score"] for one in race["entrants"])
     share = None if race["limit_ms"] is None else f"of the limit, {race['limit_ms']:.4g} ms"

@@ -87,9 +87,15 @@ def test_the_cost_is_counted_as_by_hand(values: dict[str, Any]) -> None:
     )
 
 
-def test_the_table_says_of_each_what_it_is_how_far_it_came_and_how_it_ended(values: dict[str, Any]) -> None:
-    table = race_pages.entrant_table(values)
-    best, second, third, fourth, last = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+def rows_of(values: dict[str, Any]) -> list[dict[str, str]]:
+    """What both tables say of each entrant, by column."""
+    tables = (race_pages.entrant_table(values), race_pages.result_table(values))
+    rows = ([dict(zip(table.columns, row, strict=True)) for row in table.rows] for table in tables)
+    return [{**one, **other} for one, other in zip(*rows, strict=True) if one["name"] == other["name"]]
+
+
+def test_the_tables_say_of_each_what_it_is_how_far_it_came_and_how_it_ended(values: dict[str, Any]) -> None:
+    best, second, third, fourth, last = rows_of(values)
     latency, share, scored = "latency, 95 % interval", "of the limit, 1 ms", "accuracy on 200 images"
     assert (best["name"], best["what it is"], best["network"]) == ("1  chosen", "found by the search", SPACE.smallest.slug)
     assert (best["images"], best["starts"], best["parameters"]) == ("8 px", "inherited", "123.5k")
@@ -104,16 +110,16 @@ def test_the_table_says_of_each_what_it_is_how_far_it_came_and_how_it_ended(valu
 
 
 def test_a_runner_up_that_cannot_be_told_apart_is_called_so() -> None:
-    table = race_pages.entrant_table(race_pages.values(make_race(SPACE.smallest, tied=True)))
+    table = race_pages.result_table(race_pages.values(make_race(SPACE.smallest, tied=True)))
     assert table.rows[1][-1] == "runner-up, cannot be told apart"
 
 
-def test_without_a_limit_or_held_out_images_the_table_has_no_columns_for_them() -> None:
+def test_without_a_limit_or_held_out_images_the_tables_have_no_columns_for_them(values: dict[str, Any]) -> None:
     race = make_race(SPACE.smallest)
     bare = tuple(replace(one, held_out=None) for one in race.entrants)
     race = replace(race, limits=replace(race.limits, max_latency_ms=None), entrants=bare)
-    columns = race_pages.entrant_table(race_pages.values(race)).columns
-    assert not [column for column in columns if "limit" in column or "held-out" in column]
+    without = rows_of(race_pages.values(race))[0]
+    assert set(rows_of(values)[0]) - set(without) == {"of the limit, 1 ms", "on 100 held-out images"}
 
 
 def test_networks_that_did_not_start_are_listed_with_the_reason(values: dict[str, Any]) -> None:
