@@ -12,7 +12,8 @@
     ├── OutputExistsError      a folder already holds something else
     ├── RecipeError            a recipe key or value is not known
     ├── StorageError           a database or a disk cannot be used now; nothing is damaged
-    ├── TrainingError          the loss left the finite numbers, or a checkpoint could not be written
+    ├── TrainingError          a checkpoint could not be written, or a loader process ended
+    │   └── DivergedError      the loss left the finite numbers
     ├── LostProcessError       a process of a training on several GPUs ended or went silent
     └── InterruptedRunError    a signal (Ctrl-C, a scheduler's SIGTERM) stopped the work; says how to go on
 
@@ -78,6 +79,10 @@ class TrainingError(AutoformerError):
     """A training cannot go on: its gradients are not finite, or its checkpoints cannot be written."""
 
     exit_code = 4
+
+
+class DivergedError(TrainingError):
+    """Its gradients are not finite any more: this network cannot be trained like this, another may be."""
 
 
 class LostProcessError(AutoformerError):

@@ -20,14 +20,14 @@ from autoformer.cli.commands import (
     data,
     describe,
     doctor,
+    engines,
     evaluate,
     export,
     extract,
     finetune,
     import_official,
-    inspect_engine,
     predict,
-    refit,
+    race,
     report,
     run,
     search,
@@ -50,8 +50,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for command in (
-    run.run, train.train, audit.audit, search.search, extract.extract, finetune.finetune, export.export, refit.refit,
-    inspect_engine.inspect, check.check, bundle.bundle, import_official.import_official, evaluate.evaluate, compare.compare,
+    run.run, train.train, audit.audit, search.search, race.race, extract.extract, finetune.finetune, export.export, engines.refit,
+    engines.inspect, check.check, bundle.bundle, import_official.import_official, evaluate.evaluate, compare.compare,
     predict.predict, describe.describe, doctor.doctor,
 ):  # fmt: skip
     app.command()(command)

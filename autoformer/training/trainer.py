@@ -27,7 +27,7 @@ from autoformer.architecture import Architecture
 from autoformer.data.images import called
 from autoformer.data.parts import DataParts
 from autoformer.data.preprocessing import Preprocessing
-from autoformer.errors import DataError, InterruptedRunError, TrainingError
+from autoformer.errors import DataError, DivergedError, InterruptedRunError, TrainingError
 from autoformer.evaluate import EvaluationSet, predict_with, predictions
 from autoformer.files import write_json
 from autoformer.metric import Metric, score
@@ -100,8 +100,8 @@ class Trainer:
         """Trains to the end, or to the end of epoch `until` of the same schedule, from the newest checkpoint if there is one.
 
         Raises `InterruptedRunError` after Ctrl-C or SIGTERM: the step is finished and saved, and the same call goes on
-        from it. Raises `TrainingError` when gradients stay without finite values or a checkpoint cannot be written,
-        `DataError` when images cannot be read.
+        from it. Raises `DivergedError` when gradients stay without finite values, `TrainingError` when a checkpoint cannot be
+        written, `DataError` when images cannot be read.
         """
         config, state, plan = self.config, self.state, self.plan
         watched = EvaluationSet.of(self.parts.search, self.preprocessing) if config.differences.watches_search else None
@@ -220,7 +220,7 @@ class Trainer:
         return self._ends_epoch() and self.state.epoch - int(best["epoch"]) >= patience
 
     def _stop_if_nonfinite(self) -> None:
-        """Raises `TrainingError` after too many skipped steps in a row, the last one's networks and images saved."""
+        """Raises `DivergedError` after too many skipped steps in a row, the last one's networks and images saved."""
         if self.steps.nonfinite_in_a_row < self.config.max_nonfinite:
             return
         step = int(self.steps.nonfinite_step)
@@ -234,7 +234,7 @@ class Trainer:
             write_tensors(tensors, path.with_suffix(".safetensors"))
             networks = [None if choice is None else choice.to_dict() for choice in self.choose(step)]
             write_json({"step": step, "networks": networks, "keys": self.plan.batch(step)}, path.with_suffix(".json"))
-        raise TrainingError(
+        raise DivergedError(
             f"{int(self.steps.nonfinite_in_a_row)} steps in a row had gradients that are not finite, the last of them step "
             f"{step + 1}; its images and networks are in {path}.*; lower learning_rate or set amp=off"
         )

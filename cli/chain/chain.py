@@ -10,15 +10,18 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from autoformer import __version__
 from autoformer.cli.chain.helpers import helpers
+from autoformer.cli.chain.race import Question, deliver, run_race
 from autoformer.cli.chain.recipe import Recipe
 from autoformer.cli.chain.starting import beginning
 from autoformer.cli.class_order import teacher_line
@@ -34,9 +37,9 @@ from autoformer.export.manifest import Manifest
 from autoformer.export.predictor import Predictor, open_predictor
 from autoformer.files import claim_folder, file_digest, read_json, sole_worker, write_json
 from autoformer.networks.folders import extract, load_subnet
-from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import Supernet
 from autoformer.parsing import read_budget
+from autoformer.pretrained.named_network import open_network
 from autoformer.profiling.insides.onnxruntime_layers import layers_of_onnx
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import MeasureConfig
@@ -46,7 +49,7 @@ from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.run_page import build_report
 from autoformer.profiling.tables.costs import TableCosts, margin_of, searched_with
 from autoformer.profiling.tables.limit import finally_chosen
-from autoformer.profiling.tables.loop import LatencyQuestion, answer_latency
+from autoformer.profiling.tables.loop import LatencyQuestion, answer_latency, measure_networks
 from autoformer.profiling.tables.measuring import TableConfig, measure_table
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.progress import Progress, silent
@@ -61,8 +64,9 @@ from autoformer.temporary import temporary_folder
 from autoformer.tensors import read_tensors
 from autoformer.training.batches import Plan
 from autoformer.training.runs import finetune, train_supernet
-from autoformer.training.subjects import preprocessing_of
 from autoformer.training.trainer import Surroundings
+
+GRAPHS = "graphs"  # folder of exported networks that are timed, until the choice is made
 
 Result = TypeVar("Result")
 
@@ -104,7 +108,7 @@ def run_recipe(
         _check_finished(out)
         return read_json(out / "report.json", "format", "chosen", "test", "budget")
     with sole_worker(out):
-        return _run(recipe, parts, space, start, out, progress, workers)
+        return _run(recipe, parts, space, start, out, Telling(progress, say, workers))
 
 
 def _check_finished(out: Path) -> None:
@@ -115,12 +119,23 @@ def _check_finished(out: Path) -> None:
         if artefact.file is not None:
             manifest.verified_file(out / "export", artefact)
     for network in ("supernet", "subnet", "finetuned"):
-        read_tensors(out / network / "model.safetensors")
+        if network != "subnet" or (out / network).exists():  # where a rival won the race there is none
+            read_tensors(out / network / "model.safetensors")
+
+
+@dataclass(frozen=True)
+class Telling:
+    """Who is told how a run goes, and how many processes share its steps; nothing of it changes the result."""
+
+    progress: Progress
+    say: Callable[[str], None]
+    workers: str
 
 
 def _run(
-    recipe: Recipe, parts: DataParts, space: SearchSpace, start: Supernet | None, out: Path, progress: Progress, workers: str
+    recipe: Recipe, parts: DataParts, space: SearchSpace, start: Supernet | None, out: Path, telling: Telling
 ) -> dict[str, Any]:
+    progress, say, workers = telling.progress, telling.say, telling.workers
     steps, around = Steps(out), Surroundings(progress=progress)
     run = {
         "format": "autoformer/run/1",
@@ -141,7 +156,7 @@ def _run(
             space, parts, recipe.train, out / "supernet", start=start, metric=recipe.metric, seed=recipe.seed, around=around
         ),
     )
-    with search_helpers(recipe, out, workers):
+    with step_helpers("search", recipe, out, workers):
         goal = Goal(costs=costs, budget=sought, metric=recipe.metric, seed=recipe.seed, latency_margin=margin_of(costs))
         result = steps.timed(
             "search",
@@ -153,51 +168,60 @@ def _run(
     stated = read_budget(space, costs, recipe.budget)
     if isinstance(costs, TableCosts) and stated.max_latency_ms is not None and recipe.profile.rounds:
         steps.timed("latency in the loop", lambda: _measure(recipe, result, costs.table, stated, out, progress))
-    if not (out / "subnet").exists():
-        chosen = finally_chosen(result, out / "search").chosen
-        steps.timed("extract", lambda: extract(out / "supernet", chosen.architecture, out / "subnet"))
-    inherited, _, _ = load_subnet(out / "subnet")
-    finetuned = steps.timed(
-        "finetune",
-        lambda: finetune(
-            load_subnet(out / "subnet")[0],
-            parts,
-            recipe.finetune,
-            out / "finetuned",
-            metric=recipe.metric,
-            seed=recipe.seed,
-            around=around,
-        ),
-    )
-    assert isinstance(finetuned, Subnet)
-    preprocessing = preprocessing_of(finetuned, parts)
-    taken = replace(preprocessing, input_type=recipe.export.input)
-    _export(recipe, finetuned, EvaluationSet.of(parts.search, taken), parts, out, steps, progress)
-    predictors = {"inherited": predict_with(inherited), "finetuned": predict_with(finetuned), **_onnx_models(out / "export")}
-    steps.timed("test", lambda: score_on_test(predictors, parts.test, preprocessing, out, progress))
+    if recipe.race is not None:
+        question = Question(
+            supernet=out / "supernet", search=out / "search", parts=parts, limits=stated, race=recipe.race,
+            finetune=recipe.finetune, profile=recipe.profile, table=costs.table if isinstance(costs, TableCosts) else None,
+            metric=recipe.metric, seed=recipe.seed, graphs=out / GRAPHS,
+        )  # fmt: skip
+        with step_helpers("race", recipe, out, workers):
+            record = steps.timed("race", lambda: run_race(question, out / "race", around, say))
+        deliver(record, out / "race", out / "finetuned")
+        winner = record.delivered.entrant.architecture
+    else:
+        winner = finally_chosen(result, out / "search").chosen.architecture
+    shutil.rmtree(out / GRAPHS, ignore_errors=True)
+    if winner is not None and not (out / "subnet").exists():
+        steps.timed("extract", lambda: extract(out / "supernet", winner, out / "subnet"))
+    if recipe.race is None:
+        steps.timed(
+            "finetune",
+            lambda: finetune(
+                load_subnet(out / "subnet")[0], parts, recipe.finetune, out / "finetuned", metric=recipe.metric,
+                seed=recipe.seed, around=around,
+            ),
+        )  # fmt: skip
+    finetuned = open_network(str(out / "finetuned"))
+    taken = replace(finetuned.preprocessing, input_type=recipe.export.input)
+    _export(recipe, finetuned.network, EvaluationSet.of(parts.search, taken), parts, out, steps, progress)
+    predictors = {"finetuned": predict_with(finetuned.network), **_onnx_models(out / "export")}
+    if winner is not None:
+        predictors = {"inherited": predict_with(load_subnet(out / "subnet")[0]), **predictors}
+    steps.timed("test", lambda: score_on_test(predictors, parts.test, finetuned.preprocessing, out, progress))
     return build_report(out)
 
 
 @contextmanager
-def search_helpers(recipe: Recipe, out: Path, workers: str) -> Iterator[None]:
-    """While the block runs, the run's search is shared by `workers` processes: the others run `autoformer search` for its folder.
+def step_helpers(step: Literal["search", "race"], recipe: Recipe, out: Path, workers: str) -> Iterator[None]:
+    """While the block runs, a step of the run is shared by `workers` processes: the others run its command for the run's folder.
 
-    They read the finished supernet with its images, the run's latency table and its recipe, so what they search is the same;
-    if it were not, the folder would refuse them. A finished search needs none.
+    They read the finished supernet with its images, the run's latency table and its recipe, so what they do is the same;
+    if it were not, the folder would refuse them. A finished step needs none.
     """
-    if workers == "1" or (out / "search" / "search.json").exists():
+    if workers == "1" or (out / step / f"{step}.json").exists():
         yield
         return
     with temporary_folder("helpers") as folder:
         same = folder / "recipe.yaml"  # with the overrides of the command line; the threads are shared out
         same.write_text(write_yaml({**recipe.model_dump(mode="json"), "threads": None}), encoding="utf-8")
-        words = ["search", "--supernet", str(out / "supernet"), "--out", str(out / "search"), "--recipe", str(same)]
+        words = [step, "--supernet", str(out / "supernet"), "--out", str(out / step), "--recipe", str(same)]
+        words += ["--search", str(out / "search")] if step == "race" else []
         for name, limit in recipe.budget:
             if limit is not None:
                 words += [f"--{name.replace('_', '-')}", limit]
         if (out / "latency_table.json").exists():
             words += ["--latency-table", str(out / "latency_table.json")]
-        own_words = () if recipe.budget.max_latency is None else ("--no-measure",)
+        own_words = () if step == "race" or recipe.budget.max_latency is None else ("--no-measure",)
         with helpers(workers, *own_words, command=words):
             yield
 
@@ -218,11 +242,12 @@ def _measure(recipe: Recipe, result: SearchResult, table: LatencyTable, stated: 
         stated=stated, first=result.chosen.architecture, choose=recipe.search.choose, rounds=recipe.profile.rounds,
         finalists=recipe.profile.finalists, config=MeasureConfig.lasting(recipe.profile.seconds),
     )  # fmt: skip
-    answer_latency(StoredSearch(out / "search"), table, question, out / "search", progress=progress)
+    measurer = partial(measure_networks, table, config=question.config, folder=out / GRAPHS, progress=progress)
+    answer_latency(StoredSearch(out / "search"), table, question, out / "search", measurer=measurer)
 
 
 def _export(
-    recipe: Recipe, network: Subnet, images: EvaluationSet, parts: DataParts, out: Path, steps: Steps, progress: Progress
+    recipe: Recipe, network: nn.Module, images: EvaluationSet, parts: DataParts, out: Path, steps: Steps, progress: Progress
 ) -> None:
     """Writes `export/`, `latency.json` and `layers.json`, each unless it exists; the manifest then says what int8 gains."""
     if not (out / "export").exists():

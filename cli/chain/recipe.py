@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from autoformer.data.parts import DataConfig
 from autoformer.errors import RecipeError, short
@@ -16,6 +16,7 @@ from autoformer.export.config import ExportConfig
 from autoformer.metric import Metric
 from autoformer.parsing import BudgetConfig, SpaceConfig
 from autoformer.profiling.profiles.config import ProfileConfig
+from autoformer.profiling.race.config import RaceConfig
 from autoformer.search.config import SearchConfig
 from autoformer.settings import Settings, fitted, kind_of, read_yaml, takes_text
 from autoformer.training.config import FinetuneConfig, SupernetConfig
@@ -37,8 +38,18 @@ class Recipe(Settings):
     budget: BudgetConfig = Field(default_factory=lambda: BudgetConfig())
     search: SearchConfig = Field(default_factory=lambda: SearchConfig())
     finetune: FinetuneConfig = Field(default_factory=lambda: FinetuneConfig())
+    race: RaceConfig | None = Field(
+        None,
+        description="finetune a few finalists and rivals side by side and deliver the best; empty: the search's choice alone",
+    )
     export: ExportConfig = Field(default_factory=lambda: ExportConfig())
     profile: ProfileConfig = Field(default_factory=lambda: ProfileConfig())
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `race` where there is none, so that runs from before it existed are gone on with."""
+        found: dict[str, Any] = write(self)
+        return {key: value for key, value in found.items() if key != "race" or value is not None}
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), given: Mapping[str, Any] | None = None) -> Recipe:

@@ -1,1 +1,2 @@
-"""One file per command: it reads words, calls one function, shows its answer. The commands of `profile` have a room beside."""
+"""One file per command (`engines` has two): it reads words, calls one function, shows its answer. Those of `profile` have a room
+beside."""

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from autoformer.architecture import Architecture
 from autoformer.cost import count_params
@@ -31,6 +32,8 @@ from autoformer.space import SearchSpace
 from autoformer.temporary import temporary_folder
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from autoformer.networks.subnet import Subnet
 
 INSTANCES = 8  # timed sessions of each network
@@ -38,6 +41,7 @@ INSTANCES_MIB = 1024  # of weights: no more sessions than fit, beside the first
 KEYS = ("sha256", "graph", "tensorrt", "gpu")  # of the record beside an engine
 
 Exporter = Callable[["Subnet", Path], object]  # writes an ONNX file
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,39 +78,62 @@ def opened_networks(
 
     `folder` keeps the exported graphs for another time; None puts them into a temporary one. Weights are fresh.
     """
-    weights_mib = sum(4 * count_params(architecture, space) for architecture in architectures) / 2**20
-    fitting = max(1, min(instances, int(INSTANCES_MIB / weights_mib)))
+    params = sum(count_params(architecture, space) for architecture in architectures)
     with ExitStack() as stack:
         place = folder or stack.enter_context(temporary_folder("networks"))
         for index, architecture in enumerate(architectures):
             if progress:
                 progress("export networks", index + 1, len(architectures))
             export_for(space, architecture, setup.backend, place, exporter)
-        opened: dict[Architecture, list[LatencyBackend]] = {architecture: [] for architecture in architectures}
-        rng = random.Random(setup.seed)
+        openers = {network: partial(open_network, space, network, setup, place) for network in architectures}
+        yield stack.enter_context(opened_in_turn(openers, params, seed=setup.seed, instances=instances))
+
+
+@contextmanager
+def opened_in_turn(
+    openers: Mapping[Name, Callable[[], LatencyBackend]], params: int, *, seed: int = 0, instances: int = INSTANCES
+) -> Iterator[dict[Name, list[LatencyBackend]]]:
+    """What the `openers` open, each in as many sessions as `instances` says, or fewer where weights would come to 1 GiB.
+
+    `params` are those of all networks together; `seed` draws the order of the sessions.
+    """
+    fitting = max(1, min(instances, int(INSTANCES_MIB * 2**20 / (4 * params))))
+    opened: dict[Name, list[LatencyBackend]] = {name: [] for name in openers}
+    rng, names = random.Random(seed), list(openers)
+    with ExitStack() as stack:
         for kept in [False] * (fitting > 1) + [True] * fitting:
-            for architecture in rng.sample(architectures, len(architectures)):
-                one = stack.enter_context(open_network(space, architecture, setup, place))
+            for name in rng.sample(names, len(names)):
+                one = stack.enter_context(openers[name]())
                 if kept:
-                    opened[architecture].append(one)
+                    opened[name].append(one)
         yield opened
 
 
 def open_network(space: SearchSpace, architecture: Architecture, setup: Setup, folder: Path) -> LatencyBackend:
     """A network of `space` with fresh weights, ready to be timed; exported into `folder` where needed."""
-    device = setup.backend.rsplit("-", 1)[-1]
     path = export_for(space, architecture, setup.backend, folder)
-    if path is None:
-        from autoformer.profiling.backends.torch_backend import TorchBackend
+    if path is not None:
+        return open_graph(path, setup)
+    size = space.image_size_of(architecture)
+    return open_in_torch(fresh_network(space, architecture), (space.in_chans, size, size), setup)
 
-        network, size = fresh_network(space, architecture), space.image_size_of(architecture)
-        shape = (space.in_chans, size, size)
-        return TorchBackend(network, shape, batch=setup.batch, device=device, threads=setup.threads, seed=setup.seed)
+
+def open_graph(path: Path, setup: Setup) -> LatencyBackend:
+    """An ONNX file, ready to be timed; its engine is built where the backend is TensorRT."""
     if setup.backend in (PLAIN, GRAPH):
         return engine_of(path, batch=setup.batch, backend=setup.backend)
     from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend(path, batch=setup.batch, provider=device, threads=setup.threads, seed=setup.seed)
+    provider = setup.backend.rsplit("-", 1)[-1]
+    return OnnxRuntimeBackend(path, batch=setup.batch, provider=provider, threads=setup.threads, seed=setup.seed)
+
+
+def open_in_torch(network: nn.Module, image_shape: tuple[int, int, int], setup: Setup) -> LatencyBackend:
+    """A torch network, ready to be timed."""
+    from autoformer.profiling.backends.torch_backend import TorchBackend
+
+    device = setup.backend.rsplit("-", 1)[-1]
+    return TorchBackend(network, image_shape, batch=setup.batch, device=device, threads=setup.threads, seed=setup.seed)
 
 
 def export_for(

@@ -8,6 +8,8 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from autoformer.errors import CheckpointError
 from autoformer.export.graphs.onnx_reading import read_model
 from autoformer.export.manifest import FILE_NAME, Manifest, sha256_of
@@ -48,15 +50,20 @@ def costs_of(words: str) -> Costs:
 
 def counted_flops(named: NamedNetwork) -> int | None:
     """Multiply-adds of one image: in closed form of a network of ours, else as fvcore counts them; None where it cannot."""
-    if isinstance(named.network, Subnet):
-        return named.network.cost.flops
+    size = named.preprocessing.input_size
+    return flops_of(named.network, (named.preprocessing.in_chans, size, size))
+
+
+def flops_of(network: nn.Module, image_shape: tuple[int, int, int]) -> int | None:
+    """The same of a network and the shape [C, H, W] of its images."""
+    if isinstance(network, Subnet):
+        return network.cost.flops
     from autoformer.profiling.insides.fvcore_counts import count_by_operator
 
-    shape = (named.preprocessing.in_chans, named.preprocessing.input_size, named.preprocessing.input_size)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # it left out something that may multiply
-            return count_by_operator(copy.deepcopy(named.network), shape).flops
+            return count_by_operator(copy.deepcopy(network), image_shape).flops
     except (UserWarning, RuntimeError, NotImplementedError, AssertionError, KeyError):
         return None
 

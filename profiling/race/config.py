@@ -14,8 +14,8 @@ class RaceConfig(Settings):
     homogeneous: int = Field(2, ge=0, description="of the largest networks inside the limits with the same block throughout")
     rivals: tuple[str, ...] | None = Field(
         None,
-        description="networks out of timm: timm:NAME, timm:NAME@FILE or timm:NAME@scratch; empty: a short list by the size of the "
-        "images, pretrained where the search's own networks are; []: none",
+        description="networks out of timm: timm:NAME, timm:NAME@FILE or timm:NAME@scratch; empty: a short list by the size "
+        "of the images, pretrained where the search's own networks are; []: none",
     )
     learning_rates: tuple[float, ...] = Field(
         (1.0, 4.0), min_length=1, description="factors of finetune.learning_rate; tried in the first rung, the better one stays"

@@ -32,7 +32,7 @@ class Entrant:
     image_size: int  # pixels
     fresh: bool  # starts from random weights; the others inherit or are pretrained
     params: int
-    flops: int  # multiply-adds of one image
+    flops: int | None  # multiply-adds of one image; None: they could not be counted
     architecture: Architecture | None = None  # of a network of the search's space
     inherited: Score | None = None  # by the search, with inherited weights
     timing: Timing | None = None  # None: it could not be measured here
@@ -47,13 +47,15 @@ class Entrant:
     def cost(self) -> Cost:
         """What the limits are held against: the upper end of the interval of its latency, where it was measured."""
         upper = self.timing and (self.timing.high_ms or self.timing.measured_ms)
-        return Cost(params=self.params, flops=self.flops, latency_ms=upper or self.predicted_ms)
+        return Cost(params=self.params, flops=self.flops or 0, latency_ms=upper or self.predicted_ms)
 
     def why_not(self, budget: Budget) -> str | None:
         """Why it may not start; None where it keeps every limit."""
         cost = self.cost()
         if budget.max_latency_ms is not None and cost.latency_ms is None:
             return "its latency could not be measured"
+        if budget.max_flops is not None and self.flops is None:
+            return "its FLOPs could not be counted"
         broken = budget.excess(cost)
         if not broken:
             return None

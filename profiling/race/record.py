@@ -160,9 +160,8 @@ class RaceRecord:
     def sentence(self) -> str:
         """The decision, for a reader who knows nothing else."""
         best, entrant = self.delivered, self.delivered.entrant
-        last = best.last
-        assert last is not None, "a winner has finished"
-        words = f"{entrant.network} is delivered ({WORDS[entrant.kind]}): {METRIC_WORDS[self.metric]} {last.score} on "
+        assert best.last is not None, "a winner has finished"
+        words = f"{entrant.network} is delivered ({WORDS[entrant.kind]}): {METRIC_WORDS[self.metric]} {best.last.score} on "
         words += f"{self.images} images that decided"
         if best.held_out is not None:
             words += f", {best.held_out} on {self.held_out_images} that did not"
@@ -210,6 +209,34 @@ class RaceRecord:
         values = read_document(path, FORMAT, expected="a finished race")
         with believing(path, "it was edited or damaged; race again", fault="is not the result of a race"):
             return cls.from_dict(values)
+
+
+def standings(record: RaceRecord) -> list[tuple[str, ...]]:
+    """A row for everyone who started, the last standing first.
+
+    Name, network, pixels, latency, factor of the learning rate, epochs, scores on images that decided and on held-out ones, and
+    what became of it.
+    """
+    rows: list[tuple[str, ...]] = []
+    for one in sorted(record.entrants, key=lambda one: _place(record, one)):
+        entrant, last = one.entrant, one.last
+        latency = "not measured" if entrant.latency_ms is None else show("latency_ms", entrant.latency_ms)
+        became = "delivered" if entrant.name == record.winner else one.out or "finished"
+        rows.append(
+            (
+                entrant.name, entrant.network + (", from scratch" if entrant.fresh else ""), str(entrant.image_size), latency,
+                "none" if one.rate is None else f"×{one.rate:g}", "0" if last is None else str(last.epochs),
+                "none" if last is None else str(last.score), "not scored" if one.held_out is None else str(one.held_out), became,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def _place(record: RaceRecord, one: Raced) -> tuple[bool, int, float]:
+    last = one.last
+    if last is None or last.score is None:
+        return True, 0, 0.0
+    return one.entrant.name != record.winner, -last.epochs, -last.score.value
 
 
 def raced(finish: Finish, labels: NDArray[np.int64], held_out_labels: NDArray[np.int64], metric: Metric) -> tuple[Raced, ...]:

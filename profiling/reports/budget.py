@@ -14,6 +14,7 @@ from autoformer.profiling.reports.wording import latency_text, shown_value
 from autoformer.profiling.tables.limit import Timing
 
 MEASURES = {"params": "parameters", "flops": "FLOPs (multiply-adds)", "latency_ms": "latency"}
+NOT_COUNTED = "it could not be counted"
 
 
 def limits(run: Run) -> list[dict[str, Any]]:
@@ -28,7 +29,8 @@ def limits(run: Run) -> list[dict[str, Any]]:
             limit |= _latency_limit(run, value)
         else:
             count = getattr(run.delivered, measure)
-            limit |= {"found": count, "met": count_status(name, value, count), "reason": "counted exactly"}
+            met = INCONCLUSIVE if count is None else count_status(name, value, count)
+            limit |= {"found": count, "met": met, "reason": NOT_COUNTED if count is None else "counted exactly"}
         found.append(limit)
     return found
 
@@ -108,8 +110,9 @@ def limit_table(report: Mapping[str, Any]) -> Table:
     limited = {limit["measure"] for limit in report["budget"]}
     for measure in ("params", "flops"):
         if measure not in limited:
-            found = shown_value(measure, report["chosen"][measure])
-            rows.append((MEASURES[measure], "no limit", "–", found, "–", "counted exactly"))
+            count = report["chosen"][measure]
+            found, basis = ("–", NOT_COUNTED) if count is None else (shown_value(measure, count), "counted exactly")
+            rows.append((MEASURES[measure], "no limit", "–", found, "–", basis))
     return Table(
         title="Limits",
         columns=("cost", "stated", "limit", "found", "status", "how it is known"),

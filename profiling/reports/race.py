@@ -232,7 +232,7 @@ def entrant_cells(race: Mapping[str, Any]) -> list[list[list[tuple[str, str]]]]:
             [
                 ("images", f"{one['image_size']} px"),
                 ("parameters", show("params", one["params"])),
-                ("FLOPs", show("flops", one["flops"])),
+                ("FLOPs", "–" if one["flops"] is None else show("flops", one["flops"])),
             ],
             [("latency, 95 % interval", _latency(one)), *([] if share is None else [(share, percent_of_limit(one))])],
             [("learning rate", "–" if one["rate"] is None else f"× {one['rate']:g}"), ("epochs", str(one["epochs"]))],

@@ -102,7 +102,7 @@ class Delivered:
     words: str
     architecture: Architecture | None  # of a network of the search's space
     params: int
-    flops: int  # multiply-adds of one image
+    flops: int | None  # multiply-adds of one image; None: they could not be counted
     predicted_ms: float | None  # by the latency table
     search_score: Score | None  # with inherited weights
 

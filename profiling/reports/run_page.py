@@ -104,7 +104,7 @@ def headline(report: Mapping[str, Any], main_latency: str) -> Headline:
             (f"{words_of(report)} on test", percent_value(score["value"], score["low"], score["high"]),
              f"95 % interval {interval(score)}; {_images(score)} images, ONNX fp32"),
             ("parameters", show("params", chosen["params"]), "of the network that was exported"),
-            ("FLOPs", show("flops", chosen["flops"]), "multiply-adds for one image"),
+            ("FLOPs", "–" if chosen["flops"] is None else show("flops", chosen["flops"]), "multiply-adds for one image"),
             ("latency", latency_text(latency).split(" [")[0],
              f"{latency_interval(latency)}; {latency['qualification']}"),
         ),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -25,22 +25,19 @@ from autoformer.files import json_digest
 from autoformer.profiling.backends.of_spaces import Exporter, Setup, opened_networks
 from autoformer.profiling.measuring.backend import USUAL_BACKENDS
 from autoformer.profiling.measuring.device import DeviceFacts
-from autoformer.profiling.measuring.drift import ROUNDS as ROUNDS_OF_MEASURING
-from autoformer.profiling.measuring.drift import measure_together
-from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, device_name, threads_of
-from autoformer.profiling.measuring.order_statistics import MIN_SAMPLES_P99, interval_of
-from autoformer.profiling.measuring.verdict import VALID, WITHIN_BUDGET
+from autoformer.profiling.measuring.measure import MeasureConfig, device_name, threads_of
+from autoformer.profiling.measuring.verdict import WITHIN_BUDGET
 from autoformer.profiling.tables.correction import CorrectedTable
 from autoformer.profiling.tables.limit import FILE_NAME, FinalistNetwork, LatencyAnswer, LatencyRound, Timing
-from autoformer.profiling.tables.speed_factor import anchors_of, speed_factor_of
+from autoformer.profiling.tables.speed_factor import anchors_of
 from autoformer.profiling.tables.table import LatencyTable
+from autoformer.profiling.tables.timed import timed
 from autoformer.progress import Progress
 from autoformer.search.answer import StoredSearch
 from autoformer.search.candidate import ranked
 from autoformer.search.result import SearchResult
 
 SECONDS = 3.0  # of measuring per network
-ATTEMPTS = 3  # at a VALID measurement
 
 Choose = Literal["cheapest", "best"]
 Measurer = Callable[[Sequence[Architecture]], Mapping[Architecture, Timing]]
@@ -212,37 +209,12 @@ def measure_networks(
     """Exports and measures networks of the table's space on this machine, interleaved, as the table's measurement conditions say.
 
     `folder` keeps the exported graphs for another time. Each network has eight sessions (`of_spaces.py`), and a few networks of
-    the table run beside them; all times are divided by the machine speed factor that these tell (`speed_factor.py`). While a
-    verdict is not VALID all are measured for as long again, at most three times. Raises `MeasurementError` where the measurement
+    the table run beside them, which tell the machine speed factor (`timed.py`). Raises `MeasurementError` where the measurement
     conditions are not those of the table.
     """
-    meaning, found = table.measurement_conditions, dict[Architecture, Timing]()
-    config = replace(config, rounds=max(config.rounds, ROUNDS_OF_MEASURING))
-    if meaning.statistic == "p99":
-        config = replace(config, min_runs=max(config.min_runs, MIN_SAMPLES_P99))
+    meaning = table.measurement_conditions
     anchors = anchors_of(table, table.predict(architectures[0]), without=architectures)
-    steady: dict[str, Measurement] = {}
     setup, together = Setup(backend=meaning.backend, batch=meaning.batch, threads=threads_of(meaning)), [*architectures, *anchors]
     with opened_networks(table.space, together, setup, folder=folder, exporter=exporter, progress=progress) as opened:
-        backends = {str(architecture): instances for architecture, instances in opened.items()}
-        for steady in measure_together(backends, config, ATTEMPTS, progress):
-            if all(one.verdict.level == VALID for one in steady.values()):
-                break
-    for one in steady.values():
-        if one.measurement_conditions(meaning.statistic) != meaning:
-            raise MeasurementError(f"measured {one.measurement_conditions(meaning.statistic)}, the table means {meaning}")
-    speed = speed_factor_of(table, {anchor: steady[str(anchor)].stats.value(meaning.statistic) for anchor in anchors})
-    for architecture in architectures:
-        one = steady[str(architecture)]
-        low, high = interval_of(one.samples_ms, meaning.statistic) or (None, None)
-        found[architecture] = Timing(
-            measured_ms=one.stats.value(meaning.statistic) / speed.factor,
-            low_ms=low and low / speed.factor,
-            high_ms=high and high / speed.factor,
-            runs=one.stats.n,
-            verdict=one.verdict,
-            speed_factor=speed.factor,
-            speed_factor_error=speed.error,
-            instances_ms=one.instances_ms,
-        )
-    return found
+        found = timed(opened, config, meaning=meaning, table=table, anchors=anchors, progress=progress)
+    return {architecture: found[architecture] for architecture in architectures}

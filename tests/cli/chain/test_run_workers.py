@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from autoformer.cli.chain.chain import search_helpers
+from autoformer.cli.chain.chain import step_helpers
 from autoformer.cli.chain.recipe import Recipe, load_recipe, parse_recipe
 from autoformer.evaluate import ResidentImages
 from tests.support.commands import command
@@ -76,7 +76,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def joined(recipe: Recipe, out: Path, workers: str = "2") -> None:
-    with search_helpers(recipe, out, workers):
+    with step_helpers("search", recipe, out, workers):
         pass
 
 

@@ -239,6 +239,17 @@ def test_what_is_delivered_is_the_network_of_timm_that_won(foreign: Path) -> Non
     assert len(table.views[""]["data"]) == 2  # the fit and its networks
 
 
+def test_a_winner_whose_flops_could_not_be_counted_has_none_in_its_report(tmp_path: Path) -> None:
+    folder = run_with(tmp_path / "run", winner="resnet")
+    race = RaceRecord.load(folder / "race")
+    uncounted = tuple(replace(one, entrant=replace(one.entrant, flops=None)) for one in race.entrants)
+    replace(race, entrants=uncounted).save(folder / "race")
+    report = build_report(folder)
+    assert report["chosen"]["flops"] is None
+    rows = Page((folder / "report.html").read_text(encoding="utf-8")).rows
+    assert any(row[0].startswith("FLOPs") and row[3:] == ["–", "–", "it could not be counted"] for row in rows)
+
+
 def test_what_the_search_chose_is_still_told_beside_a_winner_of_timm(foreign: Path) -> None:
     run, report = Run.load(foreign), read_json(foreign / "report.json")
     assert report["search"]["compared"]["chosen"]["slug"] == run.search.chosen.architecture.slug

@@ -1,0 +1,147 @@
+"""`autoformer race`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autoformer.cli.chain.helpers import helpers
+from autoformer.cli.options import (
+    Data,
+    Json,
+    LatencyTable,
+    MaxFlops,
+    MaxLatency,
+    MaxParams,
+    Out,
+    Quiet,
+    Recipe,
+    Seed,
+    Set,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from autoformer.cost import Budget
+    from autoformer.parsing import BudgetConfig
+    from autoformer.profiling.race.record import RaceRecord
+    from autoformer.profiling.tables.table import LatencyTable as Table
+    from autoformer.search.record import SearchRecord
+
+
+def race(
+    supernet: Annotated[Path, typer.Option("--supernet", help="Folder written by `autoformer train`.")],
+    search: Annotated[Path, typer.Option("--search", help="Folder of a finished search; its finalists take part.")],
+    out: Out,
+    rival: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rival",
+            help="Network out of timm that takes part: timm:NAME, timm:NAME@FILE, or timm:NAME@scratch for fresh weights; may be "
+            "repeated; none: no rival. Default: a short list by the size of the images.",
+        ),
+    ] = None,
+    max_params: MaxParams = None,
+    max_flops: MaxFlops = None,
+    max_latency: MaxLatency = None,
+    latency_table: LatencyTable = None,
+    data: Data = None,
+    recipe: Recipe = None,
+    seed: Seed = None,
+    settings: Set = None,
+    workers: Annotated[
+        str, typer.Option("--workers", help="Processes that share the race on this machine; auto: one per GPU.")
+    ] = "1",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Finetune a few finalists and rivals side by side inside the limits, drop the weaker half again and again, deliver the best.
+
+    Finalists of the search, the most expensive network in the budget, homogeneous ones and small networks out of timm are
+    exported and measured first; who breaks a limit does not start. The limits are those of the search unless others are given. All are
+    trained as the recipe's section `finetune` says, and compared on search images; the winner lies in OUT/winner.
+
+    Run it again after an interruption and it goes on where it stopped.
+
+    Examples:
+
+      autoformer race --supernet runs/super --search runs/s1 --out runs/race --set finetune.epochs=40
+
+      autoformer race --supernet runs/super --search runs/s2 --latency-table pc.json --rival timm:resnet18@scratch --out runs/r2
+
+      autoformer export runs/race/winner --out runs/export
+    """
+    import torch
+
+    from autoformer.cli.chain.race import Question, deliver, run_race
+    from autoformer.cli.chain.recipe import recipe_of
+    from autoformer.cli.console import note, print_json, progress_bar
+    from autoformer.data.loading import parts_of_record
+    from autoformer.files import read_json
+    from autoformer.parsing import BudgetConfig
+    from autoformer.profiling.race.config import RaceConfig
+    from autoformer.profiling.tables.table import LatencyTable as Table
+    from autoformer.search.record import SearchRecord
+    from autoformer.training.trainer import Surroundings
+
+    chosen = recipe_of(recipe, "race", settings, seed)
+    if chosen.threads is not None:
+        torch.set_num_threads(chosen.threads)
+    rivals = None if rival is None else tuple(words for words in rival if words != "none")
+    config = (chosen.race or RaceConfig()).model_copy(update={} if rivals is None else {"rivals": rivals})
+    record, trained = SearchRecord.load(search), read_json(supernet / "supernet.json", "data")
+    table = None if latency_table is None else Table.load(latency_table)
+    given = BudgetConfig(max_params=max_params, max_flops=max_flops, max_latency=max_latency)
+    question = Question(
+        supernet=supernet, search=search, parts=parts_of_record(trained["data"], data), race=config, finetune=chosen.finetune,
+        limits=limits_of(record, given, table), profile=chosen.profile, table=table, metric=record.result.metric,
+        seed=chosen.seed,
+    )  # fmt: skip
+    with helpers(workers), progress_bar(quiet) as progress:
+        around = Surroundings(progress=progress)
+        found = run_race(question, out, around, (lambda line: None) if quiet or json else note)
+        deliver(found, out, out / "winner")
+    if json:
+        print_json(found.to_dict() | {"folder": str(out / "winner")})
+        return
+    print_race(found)
+    note(f"the winner: {out / 'winner'}")
+
+
+def limits_of(record: SearchRecord, given: BudgetConfig, table: Table | None) -> Budget:
+    """The limits that were given, or those of the search as they were stated before the margin of its latency table."""
+    from dataclasses import replace
+
+    from autoformer.cost import ExactCosts
+    from autoformer.errors import BudgetError
+    from autoformer.parsing import read_budget
+    from autoformer.profiling.tables.costs import TableCosts
+
+    if any(limit is not None for _, limit in given):
+        return read_budget(record.space, ExactCosts(record.space) if table is None else TableCosts(record.space, table), given)
+    limit = record.budget.max_latency_ms
+    if limit is not None and table is None:
+        raise BudgetError("the search was under a latency limit; give its --latency-table, so that the same is measured")
+    return replace(record.budget, max_latency_ms=limit and limit * (1 + record.latency_margin))
+
+
+def print_race(record: RaceRecord) -> None:
+    """Everyone who started, the last standing first, then who did not, and the decision."""
+    from autoformer.cli.console import print_table, say
+    from autoformer.metric import WORDS
+    from autoformer.profiling.race.record import standings
+
+    rows = standings(record)
+    columns = ("", "what it is", "px", "latency", "learning rate", "epochs", WORDS[record.metric], "held out", "")
+    print_table(f"race of {len(record.entrants)} networks", columns, rows)
+    if record.refused:
+        refused = [(one.name, one.network, one.reason) for one in record.refused]
+        print_table("did not start", ("", "network", "why"), refused)
+    say(record.sentence())
+    if record.agreement is not None:
+        say(f"inherited scores order the search's networks as the first rung does with Kendall's tau {record.agreement}")
+    say(
+        f"trained beyond the winner's own finetune: {record.extra_epochs} epochs, {record.cost:.2g} finetunes "
+        f"({record.extra_seconds:.0f} s; its own {record.own_seconds:.0f} s)"
+    )
