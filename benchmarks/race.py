@@ -12,7 +12,8 @@ inherited score whose latency was measured inside the limit, finetuned; with the
 points; differences paired by image, with the 95 % interval of one seed (Newcombe) and of the seeds (Student). Regret: the best
 test accuracy of all entrants of a seed less that of the delivered one.
 
-All of CIFAR-10's classes with 1,000 train images each (half of them decide), all 10,000 test images; Caltech-101 as it is, at 32 px.
+All of CIFAR-10's classes with 1,000 train images each (half of them the search part), all 10,000 test images; Caltech-101 as it
+is, at 32 px.
 A finished data set and seed is a row in a folder beside the output, so the program can be stopped and started again.
 """
 
@@ -75,10 +76,10 @@ PLANS = {"cifar10": Plan(20, 16, 0.5), "caltech101_96": Plan(40, 24, 0.4)}
 
 
 def space(classes: int) -> SearchSpace:
-    """4 × 4 patches, so that a core trains hundreds of images a second; its largest network takes about as long as a small CNN."""
+    """4 × 4 patches, so that a core trains hundreds of images a second; its largest network takes as long as a small CNN."""
     return SearchSpace(
-        name="race", embed_dims=(128, 160, 192, 224, 256), depths=(5, 6, 7, 8), num_heads=(4, 6, 8), mlp_ratios=(1.0, 2.0, 3.0, 4.0),
-        head_dim=32, image_sizes=(SIZE,), patch_size=8, in_chans=3, num_classes=classes, max_relative_position=3,
+        name="race", embed_dims=(128, 160, 192, 224, 256), depths=(5, 6, 7, 8), num_heads=(4, 6, 8),
+        mlp_ratios=(1.0, 2.0, 3.0, 4.0), head_dim=32, image_sizes=(SIZE,), patch_size=8, in_chans=3, num_classes=classes, max_relative_position=3,
     )  # fmt: skip
 
 
@@ -123,7 +124,9 @@ def run(folder: Path, seed: int, work: Path, progress: Progress) -> dict[str, An
     common = {"batch_size": 64, "augment": AUGMENT, "evaluate_every": 1000, "save_minutes": 5}
     supernet = train_supernet(
         of, parts,
-        SupernetConfig.model_validate({**common, "epochs": plan.supernet, "learning_rate": 1e-3, "warmup_epochs": 2, "init_std": 0.05}),
+        SupernetConfig.model_validate(
+            {**common, "epochs": plan.supernet, "learning_rate": 1e-3, "warmup_epochs": 2, "init_std": 0.05}
+        ),
         out / "supernet", seed=seed, around=around,
     )  # fmt: skip
     table = table_of(of, work / f"{folder.name}.table.json", progress)
@@ -147,8 +150,8 @@ def run(folder: Path, seed: int, work: Path, progress: Progress) -> dict[str, An
     seconds = time.perf_counter() - started
     rows = truth(question, record, out / "race", around)
     return {
-        "data": folder.name, "seed": seed, "limit_ms": stated.max_latency_ms, "winner": record.winner, "runner_up": record.runner_up,
-        "tied": record.tied, "cost": record.cost, "cost_seconds": record.extra_seconds / record.own_seconds,
+        "data": folder.name, "seed": seed, "limit_ms": stated.max_latency_ms, "winner": record.winner,
+        "runner_up": record.runner_up, "tied": record.tied, "cost": record.cost, "cost_seconds": record.extra_seconds / record.own_seconds,
         "agreement": None if record.agreement is None else str(record.agreement), "sentence": record.sentence(),
         "refused": {one.name: one.reason for one in record.refused}, "entrants": rows, "seconds_to_the_choice": seconds,
         "seconds": time.perf_counter() - started,
@@ -177,7 +180,8 @@ def truth(question: Question, record: RaceRecord, out: Path, around: Surrounding
         predicted = predictions(predict, test)
         found.append(
             {
-                "name": one.entrant.name, "kind": one.entrant.kind, "network": one.entrant.network, "image_size": one.entrant.image_size,
+                "name": one.entrant.name, "kind": one.entrant.kind, "network": one.entrant.network,
+                "image_size": one.entrant.image_size,
                 "measured_ms": one.entrant.latency_ms, "params": one.entrant.params, "flops": one.entrant.flops, "rate": rate,
                 "inherited": None if one.entrant.inherited is None else one.entrant.inherited.value,
                 "raced": [(part.epochs, part.score and part.score.value) for part in one.curve()],

@@ -1,5 +1,5 @@
 """The whole chain of a recipe, from images to a report: `recipe` reads it, `chain` runs it.
 
-`starting` opens what a training begins with, `helpers` are the processes that share a search. No typer: `commands` turn words
-into a `Recipe`, this room runs it.
+`starting` opens what a training begins with, `helpers` are the processes that share a step, `entrants` finds and measures who
+starts in a race, `race` runs one in a folder. No typer: `commands` turn words into a `Recipe`, this room runs it.
 """

@@ -17,7 +17,6 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
 
 from autoformer import __version__
 from autoformer.cli.chain.helpers import helpers
@@ -36,13 +35,14 @@ from autoformer.export.artefacts import ExportSource, export_network
 from autoformer.export.manifest import Manifest
 from autoformer.export.predictor import Predictor, open_predictor
 from autoformer.files import claim_folder, file_digest, read_json, sole_worker, write_json
-from autoformer.networks.folders import extract, load_subnet
+from autoformer.networks.folders import extract, load_subnet, record_of_network
 from autoformer.networks.supernet import Supernet
 from autoformer.parsing import read_budget
-from autoformer.pretrained.named_network import open_network
+from autoformer.pretrained.named_network import NamedNetwork, open_network
 from autoformer.profiling.insides.onnxruntime_layers import layers_of_onnx
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import MeasureConfig
+from autoformer.profiling.profiles.artefact_costs import counted_flops
 from autoformer.profiling.profiles.int8_speed import note_int8_speed
 from autoformer.profiling.profiles.latency import Profile, profile_until_valid
 from autoformer.profiling.reports.run_folder import Run
@@ -195,8 +195,7 @@ def _run(
             ),
         )  # fmt: skip
     finetuned = open_network(str(out / "finetuned"))
-    taken = replace(finetuned.preprocessing, input_type=recipe.export.input)
-    _export(recipe, finetuned.network, EvaluationSet.of(parts.search, taken), parts, out, steps, progress)
+    _export(recipe, finetuned, parts, out, steps, progress)
     predictors = {"finetuned": predict_with(finetuned.network), **_onnx_models(out / "export")}
     if winner is not None:
         predictors = {"inherited": predict_with(load_subnet(out / "subnet")[0]), **predictors}
@@ -249,16 +248,17 @@ def _measure(recipe: Recipe, result: SearchResult, table: LatencyTable, stated: 
     answer_latency(StoredSearch(out / "search"), table, question, out / "search", measurer=measurer)
 
 
-def _export(
-    recipe: Recipe, network: nn.Module, images: EvaluationSet, parts: DataParts, out: Path, steps: Steps, progress: Progress
-) -> None:
+def _export(recipe: Recipe, finetuned: NamedNetwork, parts: DataParts, out: Path, steps: Steps, progress: Progress) -> None:
     """Writes `export/`, `latency.json` and `layers.json`, each unless it exists; the manifest then says what int8 gains."""
     if not (out / "export").exists():
-        source = ExportSource.of(images, parts.classes, parts.record)
+        taken = replace(finetuned.preprocessing, input_type=recipe.export.input)
+        record = record_of_network(out / "finetuned") or {"data": parts.record}
+        source = ExportSource.of(EvaluationSet.of(parts.search, taken), parts.classes, record["data"])
+        source = replace(source, name=finetuned.name, flops=counted_flops(finetuned))
         steps.timed(
             "export",
             lambda: export_network(
-                network, out / "export", source, recipe.export, lambda message: progress("export", 0, 1, message)
+                finetuned.network, out / "export", source, recipe.export, lambda message: progress("export", 0, 1, message)
             ),
         )
         progress("export", 1, 1)

@@ -25,7 +25,6 @@ from autoformer.cli.options import (
 if TYPE_CHECKING:
     from autoformer.cost import Budget
     from autoformer.parsing import BudgetConfig
-    from autoformer.profiling.race.record import RaceRecord
     from autoformer.profiling.tables.table import LatencyTable as Table
     from autoformer.search.record import SearchRecord
 
@@ -59,8 +58,8 @@ def race(
     """Finetune a few finalists and rivals side by side inside the limits, drop the weaker half again and again, deliver the best.
 
     Finalists of the search, the most expensive network in the budget, homogeneous ones and small networks out of timm are
-    exported and measured first; who breaks a limit does not start. The limits are those of the search unless others are given. All are
-    trained as the recipe's section `finetune` says, and compared on search images; the winner lies in OUT/winner.
+    exported and measured first; who breaks a limit does not start. The limits are those of the search unless others are given.
+    All are trained as the recipe's section `finetune` says, and compared on search images; the winner lies in OUT/winner.
 
     Run it again after an interruption and it goes on where it stopped.
 
@@ -76,6 +75,7 @@ def race(
 
     from autoformer.cli.chain.race import Question, deliver, run_race
     from autoformer.cli.chain.recipe import recipe_of
+    from autoformer.cli.commands.describe import print_race
     from autoformer.cli.console import note, print_json, progress_bar
     from autoformer.data.loading import parts_of_record
     from autoformer.files import read_json
@@ -124,24 +124,3 @@ def limits_of(record: SearchRecord, given: BudgetConfig, table: Table | None) ->
     if limit is not None and table is None:
         raise BudgetError("the search was under a latency limit; give its --latency-table, so that the same is measured")
     return replace(record.budget, max_latency_ms=limit and limit * (1 + record.latency_margin))
-
-
-def print_race(record: RaceRecord) -> None:
-    """Everyone who started, the last standing first, then who did not, and the decision."""
-    from autoformer.cli.console import print_table, say
-    from autoformer.metric import WORDS
-    from autoformer.profiling.race.record import standings
-
-    rows = standings(record)
-    columns = ("", "what it is", "px", "latency", "learning rate", "epochs", WORDS[record.metric], "held out", "")
-    print_table(f"race of {len(record.entrants)} networks", columns, rows)
-    if record.refused:
-        refused = [(one.name, one.network, one.reason) for one in record.refused]
-        print_table("did not start", ("", "network", "why"), refused)
-    say(record.sentence())
-    if record.agreement is not None:
-        say(f"inherited scores order the search's networks as the first rung does with Kendall's tau {record.agreement}")
-    say(
-        f"trained beyond the winner's own finetune: {record.extra_epochs} epochs, {record.cost:.2g} finetunes "
-        f"({record.extra_seconds:.0f} s; its own {record.own_seconds:.0f} s)"
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from autoformer.cost import use_words
@@ -16,6 +15,7 @@ from autoformer.profiling.reports.wording import latency_text, shown_value
 from autoformer.profiling.tables.limit import Timing
 
 MEASURES = {"params": "parameters", "flops": "FLOPs (multiply-adds)", "latency_ms": "latency"}
+NOT_COUNTED = "it could not be counted"
 
 
 def limits(run: Run) -> list[dict[str, Any]]:
@@ -32,19 +32,18 @@ def limits(run: Run) -> list[dict[str, Any]]:
         if measure == "latency_ms":
             limit |= _latency_limit(run, value)
         else:
-            count = getattr(run.search.chosen.cost, measure)
-            limit |= {"found": count, "met": count_status(name, value, count), "reason": "counted exactly"}
-        cost = run.search.chosen.cost
-        if measure == "latency_ms" and limit["found"] is not None:
-            cost = replace(cost, latency_ms=limit["found"])
-        limit["share"] = run.limits.use_of(cost).get(name)  # None of a lower limit, and of a latency that nothing tells
+            count = getattr(run.delivered, measure)
+            met = INCONCLUSIVE if count is None else count_status(name, value, count)
+            limit |= {"found": count, "met": met, "reason": NOT_COUNTED if count is None else "counted exactly"}
+        used = run.delivered.predicted_ms if measure == "latency_ms" and limit["found"] is None else limit["found"]
+        limit["share"] = None if used is None or name.startswith("min_") else used / value
         found.append(limit)
     return found
 
 
 def _latency_limit(run: Run, limit_ms: float) -> dict[str, Any]:
     """What is known about a limit on latency; `limit_status` decides, as everywhere."""
-    known: dict[str, Any] = {"found": None, "low": None, "high": None, "predicted": run.search.chosen.cost.latency_ms}
+    known: dict[str, Any] = {"found": None, "low": None, "high": None, "predicted": run.delivered.predicted_ms}
     known["qualification"] = None if run.measurement_conditions is None else str(run.measurement_conditions)
     measurement, reason = measurement_of_limit(run)
     if measurement is None:
@@ -127,8 +126,9 @@ def limit_table(report: Mapping[str, Any]) -> Table:
     limited = {limit["measure"] for limit in report["budget"]}
     for measure in ("params", "flops"):
         if measure not in limited:
-            found = shown_value(measure, report["chosen"][measure])
-            rows.append((MEASURES[measure], "no limit", "–", found, "–", "–", "counted exactly"))
+            count = report["chosen"][measure]
+            found, basis = ("–", NOT_COUNTED) if count is None else (shown_value(measure, count), "counted exactly")
+            rows.append((MEASURES[measure], "no limit", "–", found, "–", "–", basis))
     return Table(
         title="Limits",
         columns=("cost", "stated", "limit", "found", "used", "status", "how it is known"),
