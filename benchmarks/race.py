@@ -79,7 +79,8 @@ def space(classes: int) -> SearchSpace:
     """4 × 4 patches, so that a core trains hundreds of images a second; its largest network takes as long as a small CNN."""
     return SearchSpace(
         name="race", embed_dims=(128, 160, 192, 224, 256), depths=(5, 6, 7, 8), num_heads=(4, 6, 8),
-        mlp_ratios=(1.0, 2.0, 3.0, 4.0), head_dim=32, image_sizes=(SIZE,), patch_size=8, in_chans=3, num_classes=classes, max_relative_position=3,
+        mlp_ratios=(1.0, 2.0, 3.0, 4.0), head_dim=32, image_sizes=(SIZE,), patch_size=8, in_chans=3, num_classes=classes,
+        max_relative_position=3,
     )  # fmt: skip
 
 
@@ -151,7 +152,8 @@ def run(folder: Path, seed: int, work: Path, progress: Progress) -> dict[str, An
     rows = truth(question, record, out / "race", around)
     return {
         "data": folder.name, "seed": seed, "limit_ms": stated.max_latency_ms, "winner": record.winner,
-        "runner_up": record.runner_up, "tied": record.tied, "cost": record.cost, "cost_seconds": record.extra_seconds / record.own_seconds,
+        "runner_up": record.runner_up, "tied": record.tied, "cost": record.cost,
+        "cost_seconds": record.extra_seconds / record.own_seconds,
         "agreement": None if record.agreement is None else str(record.agreement), "sentence": record.sentence(),
         "refused": {one.name: one.reason for one in record.refused}, "entrants": rows, "seconds_to_the_choice": seconds,
         "seconds": time.perf_counter() - started,
