@@ -3,7 +3,10 @@
 A race finetunes finalists and rivals alike inside one limit on latency. Here stands who is asked by default, at which image
 sizes, and how the largest size that keeps the limit is found with at most three measurements.
 
-FACTS
+Of CIFAR-10, 8 passes over 4,000 images from scratch, resnet10t made the most (59 % at 32 px in 0.6 ms, 64 % at 64 px in 1.8 ms)
+and mobilenetv4_conv_small 43 % and 45 % (0.5 and 0.6 ms); lcnet_050 (0.15 ms, 22 %) and regnetx_002 (0.7 ms, 40 %) were left out.
+So plain convolutions stand beside the mobile networks, and images are enlarged to twice their size. The ms are the least seen in
+ONNX Runtime with one thread; from the first of a list to its last they grow by about 4 at 32 px, 12 at 64 px and 9 at 128 px.
 """
 
 from __future__ import annotations

@@ -170,6 +170,7 @@ def test_a_sibling_is_the_next_smaller_network_with_the_same_tag(parent: str, si
         ("deit3_base_patch16_384.fb_in1k", "deit3_small_patch16_384.fb_in1k"),  # no medium one of 384 px
         ("vit_small_patch16_224.augreg_in1k", "vit_tiny_patch16_224.augreg_in21k_ft_in1k"),  # no tiny one of this tag
         ("vit_base_patch16_224.mae", "vit_small_patch16_224.augreg_in21k_ft_in1k"),
+        ("convnext_base.clip_laion2b_augreg_ft_in12k_in1k_384", "convnext_small.fb_in22k_ft_in1k_384"),  # the usual one: 224 px
         ("vit_small_patch16_224", "vit_tiny_patch16_224.augreg_in21k_ft_in1k"),  # timm's usual weights of either
     ],
 )
