@@ -178,10 +178,10 @@ class Selection:
         return [partial(self._sized, "sibling", "sibling", f"{TIMM}{sibling.removeprefix(TIMM)}")]
 
     def _rivals(self) -> list[Callable[[], list[Entrant]]]:
-        """The rivals that were named, in their order; by default the largest that is usual at this image size first."""
+        """The rivals that were named, in their order; by default those that are usual at this image size."""
         size, wanted = self.networks.parts.preprocessing.image_size, self.config.rivals
         if wanted is None:
-            wanted = default_rivals(size, parent_of(self.networks.supernet) is not None)[::-1]
+            wanted = default_rivals(size, parent_of(self.networks.supernet) is not None)
         found: dict[str, Callable[[], list[Entrant]]] = {}
         for words in wanted:
             plain = re.sub(r"[^A-Za-z0-9.]+", "-", words.removeprefix(TIMM).partition("@")[0]).strip("-.")[:60] or "rival"

@@ -54,7 +54,7 @@ class Entrant:
         cost = self.cost()
         if budget.max_latency_ms is not None and cost.latency_ms is None:
             return "its latency could not be measured"
-        if budget.max_flops is not None and self.flops is None:
+        if self.flops is None and (budget.max_flops or budget.min_flops):
             return "its FLOPs could not be counted"
         broken = budget.excess(cost)
         if not broken:

@@ -55,10 +55,19 @@ class Standing:
         return found.predictions
 
     @property
+    def scored(self) -> set[int]:
+        """After how many epochs with the better learning rate it has predictions."""
+        return {leg.epochs for leg, found in self.outcomes.items() if leg.rate == self.rate and found.predictions is not None}
+
+    @property
     def epochs(self) -> int:
         """How far it came with the better learning rate; 0: nowhere."""
-        known = (leg.epochs for leg, found in self.outcomes.items() if leg.rate == self.rate and found.predictions is not None)
-        return max(known, default=0)
+        return max(self.scored, default=0)
+
+    @property
+    def failed(self) -> bool:
+        """Whether its training ended before it was stopped."""
+        return any(found.failed is not None for leg, found in self.outcomes.items() if self.rate in (None, leg.rate))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +76,7 @@ class Finish:
 
     standings: Mapping[str, Standing]  # by name, in the order of starting
     winner: str
-    runner_up: str | None  # the next best of those who came as far as any but the winner
+    runner_up: str | None  # the next best of those who came as far as any but the winner, and whose training did not fail
     tied: bool  # the two cannot be told apart on the images that decide
 
 
@@ -174,7 +183,8 @@ class Race:
         return other.fresh and not one.fresh
 
     def _second(self, winner: str, finished: Sequence[str]) -> str | None:
-        others = [name for name in self._ranked_by_last(list(self.standings)) if name != winner]
+        trained = [name for name, standing in self.standings.items() if not standing.failed and name != winner]
+        others = self._ranked_by_last(trained)
         return next(iter([*finished[1:], *others]), None)
 
     # --- comparisons ---------------------------------------------------------------------------------------------------
@@ -208,6 +218,6 @@ class Race:
 
     def _tied(self, first: str, second: str) -> bool:
         """Whether the two cannot be told apart at the last epoch that both came to."""
-        epochs = min(self.standings[first].epochs, self.standings[second].epochs)
+        epochs = max(self.standings[first].scored & self.standings[second].scored, default=0)
         one, other = self.standings[first].predictions(epochs), self.standings[second].predictions(epochs)
         return one is not None and other is not None and tied(one, other, self.labels, self.metric)

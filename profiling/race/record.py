@@ -40,7 +40,7 @@ class Trained:
         if self.rate <= 0 or self.epochs < 1 or self.seconds < 0 or (self.score is None) is (self.failed is None):
             raise ValueError(f"{self.epochs} epochs at {self.rate} in {self.seconds} s, {self.score or self.failed}")
         if (self.score is None) is not (self.guesses is None):
-            raise ValueError(f"{self.epochs} epochs at {self.rate} have a score without predictions, or predictions without one")
+            raise ValueError(f"a score without predictions, or the other way round, after {self.epochs} epochs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,8 @@ class RaceRecord:
 
     def __post_init__(self) -> None:
         names = [one.entrant.name for one in self.entrants]
-        if self.winner not in names or self.runner_up not in (None, *names) or len(set(names)) < len(names):
+        others = {None, *names} - {self.winner}
+        if self.winner not in names or self.runner_up not in others or len(set(names)) < len(names):
             raise ValueError(f"winner {self.winner!r}, runner-up {self.runner_up!r} of {names}")
         if (last := self[self.winner].last) is None or last.epochs != self.schedule.epochs:
             raise ValueError(f"the winner {self.winner!r} did not finish")
@@ -107,6 +108,8 @@ class RaceRecord:
                     continue
                 if not part.score.is_close_to(score(self._predictions(part), self._labels, self.metric)):
                     raise ValueError(f"{one.entrant.name} scored {part.score} after {part.epochs} epochs, its predictions do not")
+        if (found := self.difference()) is not None and found.tied is not self.tied:
+            raise ValueError(f"{self.winner} and {self.runner_up} differ by {found} points, and tied is {self.tied}")
 
     def __getitem__(self, name: str) -> Raced:
         return next(one for one in self.entrants if one.entrant.name == name)
@@ -151,13 +154,18 @@ class RaceRecord:
 
     def difference(self) -> Difference | None:
         """The winner's score less the runner-up's, at the last epoch that both came to; on the images that decide."""
-        if self.runner_up is None:
+        if self.runner_up is None or (last := self._last_common(self.runner_up)) is None:
             return None
-        one, other = ({part.epochs: part for part in self[name].curve()} for name in (self.winner, self.runner_up))
-        if not (common := set(one) & set(other)):
-            return None
-        last = max(common)
-        return paired_difference(self._predictions(other[last]), self._predictions(one[last]), self._labels, self.metric)
+        one, other = (
+            next(self._predictions(part) for part in self[name].curve() if part.epochs == last)
+            for name in (self.winner, self.runner_up)
+        )
+        return paired_difference(other, one, self._labels, self.metric)
+
+    def _last_common(self, other: str) -> int | None:
+        """The last epoch after which this entrant and the winner both have a score."""
+        one, two = ({part.epochs for part in self[name].curve()} for name in (self.winner, other))
+        return max(one & two, default=None)
 
     def sentence(self) -> str:
         """The decision, for a reader who knows nothing else."""
@@ -173,11 +181,14 @@ class RaceRecord:
                 words += f", {100 * entrant.latency_ms / self.limits.max_latency_ms:.0f} % of the limit"
         found = self.difference()
         if self.runner_up is None or found is None:
-            return f"{words}. No other network was raced to compare it with."
+            return f"{words}. There is no other network to compare it with."
         second = self[self.runner_up].entrant
         against = f"{second.network} ({WORDS[second.kind]})"
         if self.tied:
             return f"{words}. It cannot be told apart from {against}: {found} points."
+        if found.value < 0:  # it took the place of others, whose training failed
+            epochs = self._last_common(self.runner_up)
+            return f"{words}. After {epochs} epochs it was behind {against}, which was not trained further: {found} points."
         return f"{words}. It is ahead of {against} by {found} points."
 
     # --- files -------------------------------------------------------------------------------------------------------
