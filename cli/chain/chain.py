@@ -20,7 +20,7 @@ import torch
 
 from autoformer import __version__
 from autoformer.cli.chain.helpers import helpers
-from autoformer.cli.chain.race import Question, deliver, run_race
+from autoformer.cli.chain.race import Question, check_finetune, deliver, run_race
 from autoformer.cli.chain.recipe import Recipe
 from autoformer.cli.chain.starting import beginning
 from autoformer.cli.class_order import teacher_line
@@ -87,6 +87,8 @@ def run_recipe(
             f"export.batch {recipe.export.batch} fixes the files to it, so profile.batch must be the same, got "
             f"{recipe.profile.batch}; set both"
         )
+    if recipe.race is not None:
+        check_finetune(recipe.finetune)
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     parts = load_parts(recipe.data)

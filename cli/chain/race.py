@@ -14,7 +14,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from autoformer.cli.chain.entrants import Field, Networks, Selection
 from autoformer.cost import Budget, MeasurementConditions
 from autoformer.data.parts import DataParts
+from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import DataError, DivergedError, OutputExistsError, RecipeError, TrainingError, memory_shortage
 from autoformer.evaluate import EvaluationSet, predict_with, predictions
 from autoformer.files import (
@@ -60,6 +61,7 @@ from autoformer.training.subjects import subject_of
 from autoformer.training.trainer import Surroundings
 
 LEG_FORMAT, FIELD_FORMAT = "autoformer/race-leg/1", "autoformer/race-entrants/1"
+ENTRANTS = "entrants.json"
 WAIT_S = 0.5  # between looks at what other processes finish
 MOST = 16  # entrants; more than this no schedule takes
 
@@ -81,12 +83,17 @@ class Question:
     graphs: Path | None = None  # exported networks of the space that are kept there; None: in the race's own folder
 
     def __post_init__(self) -> None:
-        for name, why in (
-            ("patience", "stops by all images of the search part, and a race keeps some of them for the winner's last score"),
-            ("fold_search", "trains on the images by which a race decides"),
-        ):
-            if getattr(self.finetune, name):
-                raise RecipeError(f"finetune.{name} {why}; leave it out, or the race (race=null)")
+        check_finetune(self.finetune)
+
+
+def check_finetune(config: FinetuneConfig) -> None:
+    """Raises `RecipeError` for settings of a finetune that use the images by which a race decides."""
+    for name, why in (
+        ("patience", "stops by all images of the search part, and a race keeps some of them for the winner's last score"),
+        ("fold_search", "trains on the images by which a race decides"),
+    ):
+        if getattr(config, name):
+            raise RecipeError(f"finetune.{name} {why}; leave it out, or the race (race=null)")
 
 
 def run_race(question: Question, out: Path, around: Surroundings, say: Callable[[str], None] = lambda line: None) -> RaceRecord:
@@ -106,6 +113,8 @@ def run_race(question: Question, out: Path, around: Surroundings, say: Callable[
         "limits": question.limits.to_dict(),
         "race": question.race.model_dump(mode="json"),
         "finetune": question.finetune.identity,
+        "table": None if question.table is None else json_digest(question.table.to_dict()),
+        "measured": question.profile.model_dump(mode="json", include={"backend", "batch", "threads"}),
     }
     claim_folder(out, identity)
     if (out / FILE_NAME).exists():
@@ -113,12 +122,16 @@ def run_race(question: Question, out: Path, around: Surroundings, say: Callable[
     networks = Networks(supernet=question.supernet, parts=question.parts, seed=question.seed)
     keeper, unmeasured = _timekeeper(question, out, around)
     plan = Schedule.of(MOST, question.finetune.epochs, question.race.learning_rates, question.race.cost)
-    with waiting_for(out / "measuring"):
-        selection = Selection(
-            networks=networks, search=question.search, limits=question.limits, config=question.race, table=question.table,
-            keeper=keeper, unmeasured=unmeasured, say=say,
-        )  # fmt: skip
-        started, measuring_s = _field(selection, plan.entrants, out)
+    selection = Selection(
+        networks=networks, search=question.search, limits=question.limits, config=question.race, table=question.table,
+        keeper=keeper, unmeasured=unmeasured, say=say,
+    )  # fmt: skip
+    while True:
+        with claimed(out / "measuring") as ours:
+            if ours or (out / ENTRANTS).exists():
+                started, measuring_s = _field(selection, plan.entrants, out)
+                break
+        time.sleep(WAIT_S)  # another process measures
     schedule = Schedule.of(len(started.entrants), question.finetune.epochs, question.race.learning_rates, question.race.cost)
     for line in plan_lines(started, schedule, unmeasured):
         say(line)
@@ -167,16 +180,16 @@ def plan_lines(field: Field, schedule: Schedule, unmeasured: str | None) -> Iter
 
 
 @contextmanager
-def waiting_for(folder: Path) -> Iterator[None]:
-    """The folder for this process alone, once no other works in it."""
+def claimed(folder: Path) -> Iterator[bool]:
+    """Whether the folder is this process's own for the block; False: another one works in it."""
     folder.mkdir(parents=True, exist_ok=True)
-    while True:
+    with ExitStack() as stack:
         try:
-            with sole_worker(folder):
-                yield
-                return
+            stack.enter_context(sole_worker(folder))
         except OutputExistsError:
-            time.sleep(WAIT_S)
+            yield False
+            return
+        yield True
 
 
 def _timekeeper(question: Question, out: Path, around: Surroundings) -> tuple[Timekeeper | None, str | None]:
@@ -197,7 +210,7 @@ def _timekeeper(question: Question, out: Path, around: Surroundings) -> tuple[Ti
 
 def _field(selection: Selection, most: int, out: Path) -> tuple[Field, float]:
     """Who starts, and the seconds that finding out took: as an earlier start or another process found it, or found now."""
-    path = out / "entrants.json"
+    path = out / ENTRANTS
     if not path.exists():
         began = time.perf_counter()
         found = selection.field(most)
@@ -245,6 +258,7 @@ class Legs:
     def __post_init__(self) -> None:
         self.entrants = {one.name: one for one in self.field.entrants}
         self.failures: list[str] = []
+        self.decoded: dict[str, EvaluationSet] = {}
 
     def __call__(self, legs: Sequence[Leg]) -> Mapping[Leg, Outcome]:
         """What each of the legs led to."""
@@ -252,16 +266,11 @@ class Legs:
         while missing := [leg for leg in legs if not self._path(leg).exists()]:
             worked = False
             for leg in missing:
-                folder = leg_folder(self.out, leg)
-                folder.mkdir(parents=True, exist_ok=True)
-                try:
-                    with sole_worker(folder):
-                        if not self._path(leg).exists():
-                            self._keep(leg, self._trained(leg, f"{legs.index(leg) + 1} of {len(legs)}"))
-                            worked = True
-                except OutputExistsError:  # another process trains it
-                    continue
-            if not worked and missing:
+                with claimed(leg_folder(self.out, leg)) as ours:
+                    if ours and not self._path(leg).exists():
+                        self._keep(leg, self._trained(leg, f"{legs.index(leg) + 1} of {len(legs)}"))
+                        worked = True
+            if not worked:
                 time.sleep(WAIT_S)
         found = {leg: self._read(leg) for leg in legs}
         self.failures += [one.failed for one in found.values() if one.failed]
@@ -301,12 +310,19 @@ class Legs:
             if (shortage := memory_shortage(error)) is None:
                 raise
             return Outcome(seconds=_seconds(folder, leg.epochs), failed=shortage)
-        every = EvaluationSet.of(parts.search, preprocessing).chosen(self.images.order)
+        every = self._images(parts, preprocessing)
         finished, split = leg.epochs == config.epochs, self.images.deciding
         asked = every.chosen(np.arange(len(every) if finished else split))
         found = predictions(predict_with(trained), asked)
         held_out = found[split:] if finished and len(every) > split else None
         return Outcome(seconds=_seconds(folder, leg.epochs), predictions=found[:split], held_out=held_out)
+
+    def _images(self, parts: DataParts, preprocessing: Preprocessing) -> EvaluationSet:
+        """The search part in the order of the search, decoded once for all networks that take it alike."""
+        key = json_digest(preprocessing.to_dict())
+        if key not in self.decoded:
+            self.decoded[key] = EvaluationSet.of(parts.search, preprocessing).chosen(self.images.order)
+        return self.decoded[key]
 
     def _keep(self, leg: Leg, found: Outcome) -> None:
         known = {
