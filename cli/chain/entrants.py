@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from autoformer.cli.chain.starting import network_and_parts
-from autoformer.cost import Budget, count_flops, count_params, show
+from autoformer.cost import Budget, count_flops, count_params
 from autoformer.data.loading import without_recorded
 from autoformer.data.parts import DataParts
 from autoformer.errors import AutoformerError, BudgetError, InterruptedRunError, StorageError
@@ -80,6 +80,16 @@ class Field:
     refused: tuple[Refused, ...]
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A network that may start, before it is made and measured."""
+
+    name: str
+    kind: Kind
+    network: str  # as in `Entrant`
+    make: Callable[[], Entrant]  # raises an error of ours where it cannot start
+
+
 @dataclass(kw_only=True)
 class Selection:
     """Finds and measures those that may start."""
@@ -109,20 +119,15 @@ class Selection:
             else:
                 self._refuse(one.name, one.kind, one.network, reason or f"measured in reserve; {most} start", one)
         if not kept:
-            first = self.refused[0]
-            raise BudgetError(
-                f"none of {len(self.refused)} networks keeps {self.limits}, e.g. {first.network}: {first.reason}; nothing was "
-                "trained: widen the limits"
-            )
+            example = next((f", e.g. {one.network}: {one.reason}" for one in self.refused), "")
+            who = f"none of {len(self.refused)} networks" if self.refused else "no network of the search, as measured after it,"
+            raise BudgetError(f"{who} keeps {self.limits}{example}; nothing was trained: widen the limits")
         return Field(entrants=tuple(kept), refused=tuple(self.refused))
 
     def _in_turn(self) -> Iterator[Entrant]:
         """Those that may start: one of every kind in turn, the most promising of a kind first; each made when it is its turn."""
         finalists, expensive, homogeneous = self._of_search()
-        waiting = [
-            itertools.chain.from_iterable(make() for make in kind)
-            for kind in (finalists, self._rivals(), self._siblings(), homogeneous, expensive)
-        ]
+        waiting = [self._made(kind) for kind in (finalists, self._rivals(), self._siblings(), homogeneous, expensive)]
         while waiting:
             for kind in list(waiting):
                 if (one := next(kind, None)) is not None:
@@ -130,104 +135,108 @@ class Selection:
                 else:
                     waiting.remove(kind)
 
+    def _made(self, kind: Sequence[_Asked]) -> Iterator[Entrant]:
+        """The networks of one kind, without those that cannot start: no weights, no such size, no export."""
+        for asked in kind:
+            try:
+                made = asked.make()
+            except (InterruptedRunError, StorageError):
+                raise
+            except AutoformerError as error:
+                self._refuse(asked.name, asked.kind, asked.network, str(error))
+                continue
+            yield made
+
     def _refuse(self, name: str, kind: Kind, network: str, reason: str, entrant: Entrant | None = None) -> None:
         self.refused.append(Refused(name=name, kind=kind, network=network, reason=reason, entrant=entrant))
 
     # --- of the search -----------------------------------------------------------------------------------------------
 
-    def _of_search(self) -> list[list[Callable[[], list[Entrant]]]]:
+    def _of_search(self) -> list[list[_Asked]]:
         """Finalists, a few in reserve among them, the most expensive network, and the homogeneous ones."""
-        record = SearchRecord.load(self.search)
+        record, space = SearchRecord.load(self.search), self.networks.own.space  # weights that cannot be read end the race
         result = finally_chosen(record.result, self.search)
         slow = set()
         if (self.search / FILE_NAME).exists() and self.limits.max_latency_ms is not None:
             answer = LatencyAnswer.load(self.search)
             slow = {one.architecture for one in answer.networks if one.timing.status(answer.limit_ms) == OVER_BUDGET}
-        groups: dict[Kind, list[Callable[[], list[Entrant]]]] = {"finalist": [], "most expensive": [], "homogeneous": []}
-        for kind, candidate in picked(result, record.space, self.config, without=slow):
+        groups: dict[Kind, list[_Asked]] = {"finalist": [], "most expensive": [], "homogeneous": []}
+        for kind, candidate in picked(result, space, self.config, without=slow):
             number = "" if kind == "most expensive" else f"-{len(groups[kind]) + 1}"
-            groups[kind].append(partial(self._own, kind.replace(" ", "-") + number, kind, candidate))
+            name = kind.replace(" ", "-") + number
+            groups[kind].append(_Asked(name, kind, candidate.architecture.slug, partial(self._own, name, kind, candidate)))
         return list(groups.values())
 
-    def _own(self, name: str, kind: Kind, candidate: Candidate) -> list[Entrant]:
+    def _own(self, name: str, kind: Kind, candidate: Candidate) -> Entrant:
         space, architecture = self.networks.own.space, candidate.architecture
         if self.keeper is not None:
             self.ready[name] = self.keeper.of_space(space, architecture)
-        return [
-            Entrant(
-                name=name,
-                kind=kind,
-                network=architecture.slug,
-                image_size=space.image_size_of(architecture),
-                fresh=False,
-                params=count_params(architecture, space),
-                flops=count_flops(architecture, space),
-                architecture=architecture,
-                inherited=candidate.score,
-                predicted_ms=None if self.table is None else self.table.predict(architecture),
-            )
-        ]
+        return Entrant(
+            name=name,
+            kind=kind,
+            network=architecture.slug,
+            image_size=space.image_size_of(architecture),
+            fresh=False,
+            params=count_params(architecture, space),
+            flops=count_flops(architecture, space),
+            architecture=architecture,
+            inherited=candidate.score,
+            predicted_ms=None if self.table is None else self.table.predict(architecture),
+        )
 
     # --- others ------------------------------------------------------------------------------------------------------
 
-    def _siblings(self) -> list[Callable[[], list[Entrant]]]:
+    def _siblings(self) -> list[_Asked]:
         parent = parent_of(self.networks.supernet)
         sibling = None if parent is None else smaller_sibling(parent)
         if sibling is None:
             return []
-        return [partial(self._sized, "sibling", "sibling", f"{TIMM}{sibling.removeprefix(TIMM)}")]
+        words = f"{TIMM}{sibling.removeprefix(TIMM)}"
+        return [_Asked("sibling", "sibling", words, partial(self._sized, "sibling", "sibling", words))]
 
-    def _rivals(self) -> list[Callable[[], list[Entrant]]]:
+    def _rivals(self) -> list[_Asked]:
         """The rivals that were named, in their order; by default those that are usual at this image size."""
         size, wanted = self.networks.parts.preprocessing.image_size, self.config.rivals
         if wanted is None:
             wanted = default_rivals(size, parent_of(self.networks.supernet) is not None)
-        found: dict[str, Callable[[], list[Entrant]]] = {}
+        found: dict[str, _Asked] = {}
         for words in wanted:
             plain = re.sub(r"[^A-Za-z0-9.]+", "-", words.removeprefix(TIMM).partition("@")[0]).strip("-.")[:60] or "rival"
             name = next(name for number in range(1, 1000) if (name := f"{plain}-{number}" if number > 1 else plain) not in found)
-            found[name] = partial(self._sized, name, "rival", words)
+            found[name] = _Asked(name, "rival", words, partial(self._sized, name, "rival", words))
         return list(found.values())
 
-    def _sized(self, name: str, kind: Kind, words: str) -> list[Entrant]:
-        """The network at the largest image size at which it keeps the limits; empty, and refused, where there is none."""
+    def _sized(self, name: str, kind: Kind, words: str) -> Entrant:
+        """The network at the largest image size at which it keeps the limits. Raises `BudgetError` where there is none."""
         own = self.networks.parts.preprocessing.image_size
         if self.keeper is None and self.limits.max_latency_ms is not None:
-            self._refuse(name, kind, words, f"its latency cannot be measured: {self.unmeasured}")
-            return []
-        try:
-            return [self._measured(name, kind, words, own)]
-        except (InterruptedRunError, StorageError):
-            raise
-        except AutoformerError as error:  # no weights, no such size, no export: the race goes on without it
-            self._refuse(name, kind, words, str(error))
-            return []
-
-    def _measured(self, name: str, kind: Kind, words: str, own: int) -> Entrant:
-        sizes, limit, seen = sizes_for(own), self.limits.max_latency_ms, dict[int, float]()
+            raise BudgetError(f"its latency cannot be measured: {self.unmeasured}")
+        sizes, seen = sizes_for(own), dict[int, float]()
         made: dict[int, tuple[Entrant, Ready | None]] = {}
 
-        def look(size: int) -> float:
+        def used(size: int) -> float:
+            """The share of the limit that it uses most of, by a first look at it alone."""
             network, _ = self.networks.named(words, size)
-            made[size] = self._entrant(name, kind, words, size, network)
-            ready = made[size][1]
-            return 0.0 if self.keeper is None or ready is None else self.keeper.alone(ready)
+            entrant, ready = self._entrant(name, kind, words, size, network)
+            if self.keeper is not None and ready is not None and self.limits.max_latency_ms is not None:
+                entrant = replace(entrant, predicted_ms=self.keeper.alone(ready))
+            made[size] = entrant, ready
+            return max(self.limits.use_of(entrant.cost()).values(), default=0.0)
 
         self.say(f"a first look at {words}")
         size: int | None = sizes[0]
         while size is not None and size not in seen:
-            seen[size] = look(size)
-            if limit is not None:
-                size = largest_within(limit * (1 - SIZING_MARGIN), seen, sizes)
-        if size is None:
-            least = min(seen)
-            raise BudgetError(
-                f"{show('latency_ms', seen[least])} at {least} px against the limit of {show('latency_ms', limit or 0)}"
-            )
+            seen[size] = used(size)
+            if self.limits.to_dict():
+                size = largest_within(1 - SIZING_MARGIN, seen, sizes)
+        if size is None and (reason := made[sizes[0]][0].why_not(self.limits)) is not None:
+            raise BudgetError(f"at {sizes[0]} px {reason}")
+        size = size or sizes[0]
         entrant, ready = made[size]
         if ready is not None:
             self.ready[name] = ready
-        return entrant if size == own else replace(entrant, note=f"at {size} px, the images have {own}")
+        note = None if size == own else f"at {size} px, the images have {own}"
+        return replace(entrant, predicted_ms=None, note=note)
 
     def _entrant(
         self, name: str, kind: Kind, words: str, size: int, network: Subnet | Classifier
