@@ -182,6 +182,7 @@ def _run(
         with step_helpers("race", recipe, out, workers):
             record = steps.timed("race", lambda: run_race(question, out / "race", around, say))
         deliver(record, out / "race", out / "finetuned")
+        shutil.rmtree(out / "race" / "winner", ignore_errors=True)  # where the processes that helped put it
         winner = record.delivered.entrant.architecture
     else:
         winner = finally_chosen(result, out / "search").chosen.architecture

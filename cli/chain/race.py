@@ -44,6 +44,7 @@ from autoformer.profiling.measuring.measure import MeasureConfig, device_name
 from autoformer.profiling.profiles.config import ProfileConfig
 from autoformer.profiling.race.agreement import Agreement
 from autoformer.profiling.race.config import RaceConfig
+from autoformer.profiling.race.entrant import Entrant
 from autoformer.profiling.race.halving import Finish, Leg, Outcome, Race
 from autoformer.profiling.race.record import FILE_NAME, RaceRecord, raced
 from autoformer.profiling.race.schedule import Schedule
@@ -152,21 +153,30 @@ def run_race(question: Question, out: Path, around: Surroundings, say: Callable[
 
 
 def deliver(record: RaceRecord, out: Path, destination: Path) -> None:
-    """Copies the winner's folder out of the race in `out`; does nothing where the destination holds it already."""
-    if destination.exists() and any(destination.iterdir()):
-        return
+    """Copies the winner's folder out of the race in `out`, unless the destination holds it already.
+
+    Processes that share a race may all ask for it. Raises `OutputExistsError` when the destination holds something else.
+    """
     source = leg_folder(out, Leg(record.winner, record.delivered.rate or 1.0, record.schedule.epochs)) / "network"
-    with write_folder(destination) as beside:
-        for path in sorted(source.iterdir()):
-            if path.is_file() and path.name not in (".lock", "log.jsonl"):
-                shutil.copy2(path, beside / path.name)
+    while True:
+        with claimed(out / "entrants") as ours:
+            if ours:
+                if not (destination / "identity.json").exists():
+                    with write_folder(destination) as beside:
+                        for path in sorted(source.iterdir()):
+                            if path.is_file() and path.name not in (".lock", "log.jsonl"):
+                                shutil.copy2(path, beside / path.name)
+                elif read_json(destination / "identity.json") != read_json(source / "identity.json"):
+                    raise OutputExistsError(f"{destination} holds another network; move it away")
+                return
+        time.sleep(WAIT_S)
 
 
 def plan_lines(field: Field, schedule: Schedule, unmeasured: str | None) -> Iterator[str]:
     """What is going to happen, for a reader."""
     if unmeasured is not None:
         yield f"latencies are not measured here: {unmeasured}"
-    names = ", ".join(one.name for one in field.entrants)
+    names = ", ".join(_introduced(one) for one in field.entrants)
     if not schedule.rungs:
         yield f"no race: a finetune of {schedule.epochs} epochs has no room for more than one network; {names} is finetuned"
         return
@@ -177,6 +187,13 @@ def plan_lines(field: Field, schedule: Schedule, unmeasured: str | None) -> Iter
         f"{rungs} of {schedule.epochs}, the first with {rates} times the learning rate; at most "
         f"{schedule.most_extra_epochs / schedule.epochs:.2g} finetunes beyond the winner's own"
     )
+
+
+def _introduced(entrant: Entrant) -> str:
+    """A name, and how the network starts where it is not one of the search."""
+    if entrant.architecture is not None:
+        return entrant.name
+    return f"{entrant.name} ({'from scratch' if entrant.fresh else 'pretrained'}, {entrant.image_size} px)"
 
 
 @contextmanager
