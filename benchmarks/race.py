@@ -33,7 +33,8 @@ from sampling_strategies import interval
 
 from autoformer import __version__
 from autoformer.cli.chain.entrants import Field, Networks
-from autoformer.cli.chain.race import Images, Legs, Question, leg_folder, run_race
+from autoformer.cli.chain.legs import Images, Legs, Question, leg_folder
+from autoformer.cli.chain.race import run_race
 from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig, DataParts
 from autoformer.evaluate import EvaluationSet, predict_with, predictions

@@ -20,7 +20,8 @@ import torch
 
 from autoformer import __version__
 from autoformer.cli.chain.helpers import helpers
-from autoformer.cli.chain.race import Question, check_finetune, deliver, run_race
+from autoformer.cli.chain.legs import Question, check_finetune
+from autoformer.cli.chain.race import deliver, run_race
 from autoformer.cli.chain.recipe import Recipe
 from autoformer.cli.chain.starting import beginning
 from autoformer.cli.class_order import teacher_line

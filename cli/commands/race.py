@@ -73,7 +73,8 @@ def race(
     """
     import torch
 
-    from autoformer.cli.chain.race import Question, deliver, run_race
+    from autoformer.cli.chain.legs import Question
+    from autoformer.cli.chain.race import deliver, run_race
     from autoformer.cli.chain.recipe import recipe_of
     from autoformer.cli.commands.describe import print_race
     from autoformer.cli.console import note, print_json, progress_bar
