@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.support.engines import graph, install
+from tests.support.race_folders import write_race, write_search
 from tests.support.short_runs import run_shortened, write_latency_table
 from tests.support.small_images import draw_images
 
@@ -54,6 +55,19 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, latency_table: Path) 
     """A copy of its own for each process of the tests."""
     made = made_once(tmp_path_factory, "digits", lambda out: run_shortened(out, latency_table))
     return Path(shutil.copytree(made, tmp_path_factory.mktemp("runs") / "digits"))
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A supernet, `super`, and a search of it, `search`, for races."""
+    return made_once(tmp_path_factory, "searched", write_search)
+
+
+@pytest.fixture(scope="session")
+def finished_race(tmp_path_factory: pytest.TempPathFactory, searched: Path) -> Path:
+    """A copy of its own for each process of the tests."""
+    made = made_once(tmp_path_factory, "race", lambda out: write_race(out, searched))
+    return Path(shutil.copytree(made, tmp_path_factory.mktemp("races") / "race"))
 
 
 def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Path]) -> Path:

@@ -20,7 +20,7 @@ import torch
 
 from autoformer import __version__
 from autoformer.cli.chain.helpers import helpers
-from autoformer.cli.chain.legs import Question, check_finetune
+from autoformer.cli.chain.legs import Question, check_race
 from autoformer.cli.chain.race import deliver, run_race
 from autoformer.cli.chain.recipe import Recipe
 from autoformer.cli.chain.starting import beginning
@@ -89,7 +89,7 @@ def run_recipe(
             f"{recipe.profile.batch}; set both"
         )
     if recipe.race is not None:
-        check_finetune(recipe.finetune)
+        check_race(recipe.race, recipe.finetune)
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     parts = load_parts(recipe.data)

@@ -25,10 +25,12 @@ from autoformer.cli.chain.entrants import Field, Networks
 from autoformer.cost import Budget
 from autoformer.data.parts import DataParts
 from autoformer.data.preprocessing import Preprocessing
-from autoformer.errors import DataError, DivergedError, OutputExistsError, RecipeError, memory_shortage
+from autoformer.errors import CheckpointError, DataError, DivergedError, OutputExistsError, RecipeError, memory_shortage, short
 from autoformer.evaluate import EvaluationSet, predict_with, predictions
-from autoformer.files import believing, json_digest, read_document, sole_worker, whole_lines, write_json
+from autoformer.files import TIMM, believing, json_digest, read_document, sole_worker, whole_lines, write_json
 from autoformer.metric import Metric
+from autoformer.pretrained.timm_models import name_and_file
+from autoformer.pretrained.weight_shapes import sketch
 from autoformer.profiling.profiles.config import ProfileConfig
 from autoformer.profiling.race.config import RaceConfig
 from autoformer.profiling.race.halving import Leg, Outcome
@@ -62,17 +64,26 @@ class Question:
     graphs: Path | None = None  # exported networks of the space that are kept there; None: in the race's own folder
 
     def __post_init__(self) -> None:
-        check_finetune(self.finetune)
+        check_race(self.race, self.finetune)
 
 
-def check_finetune(config: FinetuneConfig) -> None:
-    """Raises `RecipeError` for settings of a finetune that use the images by which a race decides."""
+def check_race(race: RaceConfig, config: FinetuneConfig) -> None:
+    """Raises `RecipeError` for a finetune that a race cannot decide by, and for rivals that are no networks of timm."""
     for name, why in (
         ("patience", "stops by all images of the search part, and a race keeps some of them for the winner's last score"),
         ("fold_search", "trains on the images by which a race decides"),
     ):
         if getattr(config, name):
             raise RecipeError(f"finetune.{name} {why}; leave it out, or the race (race=null)")
+    for words in race.rivals or ():
+        if not words.startswith(TIMM):
+            raise RecipeError(
+                f"rival {short(words, 80)!r} is no network of timm; write timm:NAME, timm:NAME@FILE or timm:NAME@scratch"
+            )
+        try:
+            sketch(name_and_file(words)[0])
+        except CheckpointError as error:
+            raise RecipeError(f"rival {short(words, 80)!r}: {error}") from error
 
 
 # --- images ------------------------------------------------------------------------------------------------------------
@@ -189,7 +200,7 @@ class Legs:
     def _read(self, leg: Leg) -> Outcome:
         path = self._path(leg)
         values = read_document(path, FORMAT, expected="a part of a race")
-        with believing(path, "remove it, and this part is trained again"):
+        with believing(path, f"remove {path.parent}, and this training is done again"):
             guesses, held_out = values["guesses"], values["held_out"]
             return Outcome(
                 seconds=float(values["seconds"]),

@@ -1,0 +1,115 @@
+"""`autoformer race`: its words, its limits, and what it prints."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from autoformer.cli.commands.race import limits_of
+from autoformer.cost import Budget, count_params
+from autoformer.errors import BudgetError
+from autoformer.files import read_json
+from autoformer.parsing import BudgetConfig
+from autoformer.profiling.race.record import RaceRecord
+from autoformer.search.record import SearchRecord
+from tests.support.commands import Answer, command
+from tests.support.race_folders import words_of
+
+
+def race(searched: Path, out: Path, *words: object) -> Answer:
+    return command("race", "--supernet", searched / "super", "--search", searched / "search", "--out", out, *words)
+
+
+def test_help_shows_the_options_and_an_example() -> None:
+    answer = command("race", "--help")
+    assert answer.code == 0
+    for word in (
+        "--supernet",
+        "--search",
+        "--rival",
+        "--max-latency",
+        "--latency-table",
+        "--workers",
+        "autoformer race --supernet",
+    ):
+        assert word in answer.out
+
+
+def test_options_ask_the_question_that_they_say_and_json_has_the_record_and_the_folder(
+    searched: Path, finished_race: Path
+) -> None:
+    """The race is finished: other settings than those it was made with would be refused as another race."""
+    answer = race(searched, finished_race, *words_of(), "--json")
+    assert answer.code == 0, answer.err
+    stored = {key: value for key, value in read_json(finished_race / "race.json").items() if key != "content_sha256"}
+    assert answer.json == stored | {"folder": str(finished_race / "winner")}
+    assert {"winner", "runner_up", "tied", "sentence", "entrants", "refused", "cost", "extra_seconds", "schedule"} <= set(stored)
+    assert (finished_race / "winner" / "model.safetensors").exists()
+
+
+def test_people_see_everyone_the_refused_and_the_decision(searched: Path, finished_race: Path) -> None:
+    answer = race(searched, finished_race, *words_of(), "--quiet")
+    assert answer.code == 0, answer.err
+    record, shown = RaceRecord.load(finished_race), " ".join(answer.out.split())
+    for one in record.entrants:
+        assert one.entrant.name in shown
+    assert "did not start" in shown
+    assert "4 start" in shown
+    assert " ".join(record.sentence().split()) in shown
+    assert f"trained beyond the winner's own finetune: {record.extra_epochs} epochs, {record.cost:.2g} finetunes" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--rival", "timm:resnet180"), "timm has no model 'resnet180'"),
+        (("--rival", "resnet18"), "rival 'resnet18' is no network of timm"),
+        (("--set", "finetune.patience=3"), "finetune.patience"),
+        (("--set", "finalists=0"), "finalists"),
+        (("--set", "finalist=2"), "did you mean 'race.finalists'"),
+        (("--set", "learning_rates=[1, 1]"), "must be positive and differ"),
+        (("--max-latency", "1ms"), "latency"),
+        (("--workers", "many"), "--workers"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_in_one_line(searched: Path, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    answer = race(searched, tmp_path / "race", *words)
+    assert said in answer.error
+    assert not (tmp_path / "race" / "entrants").exists()
+
+
+def test_another_race_in_the_folder_is_refused(searched: Path, finished_race: Path) -> None:
+    assert "holds another run: its finetune is different in epochs" in race(searched, finished_race, *words_of(epochs=5)).error
+
+
+# --- limits --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def record(searched: Path) -> SearchRecord:
+    return SearchRecord.load(searched / "search")
+
+
+def test_limits_are_those_of_the_search_as_stated_before_the_margin(record: SearchRecord) -> None:
+    assert limits_of(record, BudgetConfig(), None) == record.budget
+    stated = replace(record, budget=Budget(max_params=5e4, max_latency_ms=2.0), latency_margin=0.05)
+    table = object()  # only asked whether there is one
+    found = limits_of(stated, BudgetConfig(), table)  # type: ignore[arg-type]
+    assert found.max_latency_ms == pytest.approx(2.1)
+    assert found.max_params == 5e4
+
+
+def test_a_search_under_a_latency_limit_needs_its_table(record: SearchRecord) -> None:
+    with pytest.raises(BudgetError, match="give its --latency-table"):
+        limits_of(replace(record, budget=Budget(max_latency_ms=2.0)), BudgetConfig(), None)
+
+
+def test_limits_that_are_given_stand_in_place_of_those_of_the_search(record: SearchRecord) -> None:
+    """A percentage is of the largest network; a latency needs a table to be told."""
+    searched_with = replace(record, budget=Budget(max_latency_ms=2.0, max_params=9.0))
+    found = limits_of(searched_with, BudgetConfig(max_params="50%"), None)
+    assert found.to_dict() == {"max_params": pytest.approx(0.5 * count_params(record.space.largest, record.space), abs=1)}
+    with pytest.raises(BudgetError):
+        limits_of(record, BudgetConfig(max_latency="1ms"), None)
