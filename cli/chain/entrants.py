@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import nn
 
-from autoformer.cli.chain.starting import network_and_parts
+from autoformer.cli.chain.starting import network_for
 from autoformer.cost import Budget, count_flops, count_params
-from autoformer.data.loading import without_recorded
+from autoformer.data.loading import load_parts, without_recorded
 from autoformer.data.parts import DataParts
 from autoformer.errors import AutoformerError, BudgetError, InterruptedRunError, StorageError
 from autoformer.files import TIMM, read_json
@@ -47,7 +47,7 @@ class Networks:
     parts: DataParts
     seed: int = 0
     _supernet: Supernet | None = field(default=None, init=False)
-    _sizes: dict[tuple[str, int], DataParts] = field(default_factory=dict, init=False)
+    _sizes: dict[int, DataParts] = field(default_factory=dict, init=False)
 
     def of(self, entrant: Entrant) -> tuple[Subnet | Classifier, DataParts]:
         """Raises `CheckpointError` when its weights cannot be had."""
@@ -64,12 +64,11 @@ class Networks:
 
     def named(self, words: str, image_size: int) -> tuple[Subnet | Classifier, DataParts]:
         """A network by timm's name, for the run's images at this size."""
-        given = {name: getattr(self.parts.config, name) for name in self.parts.config.model_fields_set}
-        network, parts, _ = network_and_parts(words, {**given, "source": self.parts.config.source}, image_size, self.seed)
-        key = words if isinstance(network, Classifier) else "", image_size
-        if key not in self._sizes:
-            self._sizes[key] = without_recorded(parts, self.parts.record)
-        return network, self._sizes[key]
+        if image_size not in self._sizes:
+            loaded = load_parts(self.parts.config.model_copy(update={"image_size": image_size}))
+            self._sizes[image_size] = without_recorded(loaded, self.parts.record)
+        network, parts, _ = network_for(words, self._sizes[image_size], self.seed)
+        return network, parts
 
 
 @dataclass(frozen=True, kw_only=True)

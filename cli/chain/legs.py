@@ -45,6 +45,7 @@ from autoformer.training.trainer import Surroundings
 
 FORMAT = "autoformer/race-leg/1"
 WAIT_S = 0.5  # between looks at what other processes finish
+MOST_DECODED = 2  # copies of the search part in memory: networks of the space take it alike, rivals at other sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +188,8 @@ class Legs:
         """The search part in the order of the search, decoded once for all networks that take it alike."""
         key = json_digest(preprocessing.to_dict())
         if key not in self.decoded:
+            while len(self.decoded) >= MOST_DECODED:
+                del self.decoded[next(iter(self.decoded))]
             self.decoded[key] = EvaluationSet.of(parts.search, preprocessing).chosen(self.images.order)
         return self.decoded[key]
 
