@@ -31,6 +31,12 @@ def temporary_folder(purpose: str) -> Iterator[Path]:
         yield folder
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed processes left anywhere in `folder`, where what they were writing will not be written again."""
+    for left in list(folder.rglob(f".*{SUFFIX}")):
+        _remove_unless_held(left)
+
+
 @contextmanager
 def _own_folder(parent: Path, prefix: str) -> Iterator[Path]:
     for left in parent.glob(f"{glob.escape(prefix)}*{SUFFIX}"):

@@ -39,6 +39,7 @@ from autoformer.profiling.tables.loop import elsewhere
 from autoformer.records import from_json, to_json
 from autoformer.search.candidate import packed
 from autoformer.search.record import SearchRecord
+from autoformer.temporary import remove_leftovers
 from autoformer.training.trainer import Surroundings
 
 FORMAT = "autoformer/race-entrants/1"
@@ -68,6 +69,7 @@ def run_race(question: Question, out: Path, around: Surroundings, say: Callable[
     }
     claim_folder(out, identity)
     if (out / FILE_NAME).exists():
+        _tidy(out)
         return RaceRecord.load(out)
     networks = Networks(supernet=question.supernet, parts=question.parts, seed=question.seed)
     keeper, unmeasured = _timekeeper(question, out, around)
@@ -95,10 +97,18 @@ def run_race(question: Question, out: Path, around: Surroundings, say: Callable[
         )
     record = _record(question, finish, started, schedule, images, None if keeper is None else keeper.meaning, measuring_s)
     record.save(out)
+    _tidy(out)
+    return record
+
+
+def _tidy(out: Path) -> None:
+    """Removes what a finished race needs no more; also by a later start, where the one that finished it was killed before."""
     for checkpoints in out.glob("entrants/*/x*/network/checkpoints"):
         shutil.rmtree(checkpoints, ignore_errors=True)
-    shutil.rmtree(out / "measuring", ignore_errors=True)
-    return record
+    for graph in (out / "measuring").glob("*.*"):  # the folder stays: another process may be about to ask for it
+        if graph.is_file() and graph.name != ".lock":
+            graph.unlink()
+    remove_leftovers(out)
 
 
 def deliver(record: RaceRecord, out: Path, destination: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from autoformer.files import write_json
-from autoformer.temporary import folder_beside, temporary_folder
+from autoformer.temporary import folder_beside, remove_leftovers, temporary_folder
 
 HOLDS = """
 import sys, time
@@ -67,3 +67,22 @@ def test_a_link_that_looks_like_a_leftover_is_left_alone(tmp_path: Path) -> None
     (tmp_path / ".a.json.x.partial").symlink_to(tmp_path / "mine")
     write_json({}, tmp_path / "a.json")
     assert (tmp_path / "mine" / "file").exists()
+
+
+@pytest.mark.usefixtures("_own_temporary_folder")
+def test_leftovers_anywhere_in_a_folder_go_when_asked_and_what_a_living_process_has_stays(tmp_path: Path) -> None:
+    (gone := tmp_path / "a" / "b" / ".race.json.x.partial").mkdir(parents=True)
+    (gone / "race.json").write_text("half")
+    (tmp_path / "a" / "mine.partial").write_text("no hidden one, so somebody's own")
+    holder = subprocess.Popen([sys.executable, "-c", HOLDS, str(tmp_path / "a")], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    held = Path(holder.stdout.readline().strip())
+    remove_leftovers(tmp_path)
+    assert not gone.exists()
+    assert held.is_dir()
+    assert (tmp_path / "a" / "mine.partial").exists()
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["b", "mine.partial"]

@@ -36,7 +36,8 @@ from tests.support.searches import words
 from tests.support.trainings import SPACE
 
 RIVAL = "timm:test_resnet@scratch"
-FINETUNE = FinetuneConfig(epochs=4, batch_size=256, learning_rate=2e-3, warmup_epochs=1)
+DATA = DataConfig(source="digits", test_fraction=0.7)  # few images to train on
+FINETUNE = FinetuneConfig(epochs=4, batch_size=64, learning_rate=2e-3, warmup_epochs=1)
 
 
 def write_search(folder: Path) -> Path:
@@ -45,7 +46,7 @@ def write_search(folder: Path) -> Path:
     torch.manual_seed(0)
     save_supernet(Supernet(SPACE), folder / "super", source="nothing")
     record = read_json(folder / "super" / "supernet.json")
-    (folder / "super" / "supernet.json").write_text(json.dumps({**record, "data": load_parts(DataConfig()).record}))
+    (folder / "super" / "supernet.json").write_text(json.dumps({**record, "data": load_parts(DATA).record}))
     answer = command("search", "--supernet", folder / "super", "--out", folder / "search", "--quiet", *words())
     assert answer.code == 0, answer.err
     return folder
@@ -126,7 +127,7 @@ class Untimed:
 def words_of(epochs: int = 4) -> list[str]:
     """The options of `autoformer race` that ask what `question` does."""
     settings = (
-        "finalists=2", "homogeneous=1", "cost=2.5", f"finetune.epochs={epochs}", "finetune.batch_size=256",
+        "finalists=2", "homogeneous=1", "cost=2.5", f"finetune.epochs={epochs}", "finetune.batch_size=64",
         "finetune.learning_rate=0.002", "finetune.warmup_epochs=1", "profile.seconds=0.05",
     )  # fmt: skip
     return ["--rival", RIVAL, *(word for setting in settings for word in ("--set", setting))]

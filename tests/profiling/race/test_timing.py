@@ -13,6 +13,8 @@ from torch import nn
 from autoformer.architecture import Architecture
 from autoformer.cost import MeasurementConditions, count_params
 from autoformer.errors import ExportError, MeasurementError
+from autoformer.networks.subnet import Subnet
+from autoformer.profiling.backends import of_spaces
 from autoformer.profiling.backends.of_spaces import INSTANCES
 from autoformer.profiling.measuring import drift
 from autoformer.profiling.measuring.device import DeviceFacts
@@ -20,6 +22,7 @@ from autoformer.profiling.measuring.measure import device_name, measure
 from autoformer.profiling.race.timing import Ready, Timekeeper
 from autoformer.profiling.tables.table import ANCHORS, LatencyTable
 from autoformer.space import SearchSpace
+from tests.support.backends import graph
 from tests.support.fakes import ScriptedBackend, ScriptedClock
 from tests.support.measurements import FACTS, QUICK
 from tests.support.tables import MICRO, fitted
@@ -137,15 +140,21 @@ def test_any_network_is_opened_by_the_backend_of_the_limit(tmp_path: Path, backe
             opened.run()
 
 
-def test_a_network_of_the_space_is_exported_once(tmp_path: Path) -> None:
+def test_a_network_of_the_space_is_exported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Path] = []
+
+    def export(network: Subnet, path: Path) -> None:
+        written.append(path)
+        path.write_bytes(graph([2, 1, 8, 8]))
+
+    monkeypatch.setattr(of_spaces, "_export", export)
     one = keeper(tmp_path, meaning=replace(MEANING, backend="onnxruntime-cpu", device=device_name(FACTS, "onnxruntime-cpu", 1)))
     ready = one.of_space(MICRO, MICRO.smallest)
-    (path,) = tmp_path.glob("*.onnx")
-    written = path.stat().st_mtime_ns
     assert one.of_space(MICRO, MICRO.smallest).params == ready.params == count_params(MICRO.smallest, MICRO)
-    assert path.stat().st_mtime_ns == written
     with ready.open() as opened:
         opened.run()
+    assert written == list(tmp_path.glob("*.onnx"))
+    assert len(written) == 1
 
 
 def test_a_network_that_cannot_be_exported_is_an_export_error_and_leaves_no_file(tmp_path: Path) -> None:
