@@ -234,6 +234,15 @@ class Budget:
                 broken[f"min_{measure}"] = 1 - value / low
         return broken
 
+    def use_of(self, cost: Cost) -> dict[str, float]:
+        """The share of each upper limit that `cost` uses, by the limit's name; above 1 breaks it. An unknown one is left out."""
+        used = {}
+        for measure in LIMITS:
+            high, value = getattr(self, f"max_{measure}"), getattr(cost, measure)
+            if high is not None and value is not None:
+                used[f"max_{measure}"] = value / high
+        return used
+
     def allows(self, cost: Cost) -> bool:
         """Whether `cost` keeps every limit."""
         return not self.excess(cost)
@@ -266,6 +275,12 @@ def check_feasible(budget: Budget, space: SearchSpace, costs: CostModel) -> None
                 f"budget {name}={show(measure, limit)}{meaning} cannot be met in space {space.name!r}: its {word} network "
                 f"has {show(measure, value)} ({architecture}); {advice} the limit or choose another space"
             )
+
+
+def use_words(limit: str, share: float) -> str:
+    """A share that `Budget.use_of` gives, as people write it: 96 % of the FLOPs limit."""
+    name = {"params": "parameter", "flops": "FLOPs", "latency_ms": "latency"}[limit.removeprefix("max_")]
+    return f"{100 * share:.0f} % of the {name} limit"
 
 
 def show(measure: str, value: float) -> str:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import sqrt
+from math import isclose, sqrt
 from typing import Any, Literal
 
 import numpy as np
@@ -65,6 +65,11 @@ class Score:
     def words(self) -> str:
         """The metric as people say it: accuracy, balanced accuracy, macro-F1."""
         return WORDS[self.metric]
+
+    def is_close_to(self, other: Score) -> bool:
+        """Whether value and interval are those of `other`, but for rounding."""
+        pairs = ((self.value, other.value), (self.low, other.low), (self.high, other.high))
+        return all(isclose(*pair, abs_tol=1e-9) for pair in pairs)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, shares in 0..1."""
@@ -321,3 +326,10 @@ def newcombe(right: NDArray[np.bool_], also: NDArray[np.bool_]) -> tuple[float, 
     above = (p_high - p) ** 2 - 2 * phi * (p_high - p) * (q - q_low) + (q - q_low) ** 2
     value = p - q
     return value, value - sqrt(max(0.0, below)), value + sqrt(max(0.0, above))
+
+
+def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
+    """Kendall's tau-b: agreement of two orders, from −1 to 1; 0 where one of them is constant."""
+    from scipy.stats import kendalltau
+
+    return float(np.nan_to_num(kendalltau(first, second).statistic))

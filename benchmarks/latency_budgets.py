@@ -6,8 +6,8 @@ Trains a small supernet for a few epochs (or takes `--supernet`; latency does no
 table, searches every limit (with `--near 0.97` only networks that are predicted to use that share of it), and lets
 `answer_latency` measure, correct and choose again; all at the table's machine speed, some of its own networks beside. Per limit:
 what was predicted, the first measurement of the winner, whether that keeps the limit, the share of the limit it uses, and the
-answer in the end; with `choose=best`, and with the default, the cheapest of the tied, beside it. Finished steps stay in a work
-folder beside the output: the program can be stopped and started again.
+answer in the end; with `choose=best`, the default, and with `choose=cheapest`, the cheapest of the tied, beside it. Finished
+steps stay in a work folder beside the output: the program can be stopped and started again.
 """
 
 from __future__ import annotations

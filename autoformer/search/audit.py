@@ -8,7 +8,6 @@ larger networks score better, as they should. (The largest network of the publis
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from autoformer.architecture import Architecture
 from autoformer.cost import count_flops, count_params
 from autoformer.evaluate import EvaluationSet, predict_with, predictions
-from autoformer.metric import Metric, Score, chance_spread, score, tied
+from autoformer.metric import Metric, Score, chance_spread, kendall_tau, score, tied
 from autoformer.networks.supernet import Supernet
 from autoformer.progress import Progress, silent
 from autoformer.records import fields_to_json
@@ -120,10 +119,3 @@ def _reasons(
         share = 100 * best.flops / networks[largest].flops
         found.append((f"the largest network is weak: {best.name} beats it with {share:.0f} % of its FLOPs; train longer", False))
     return found
-
-
-def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
-    """Kendall's tau-b: agreement of two orders, from −1 to 1; 0 where one of them is constant."""
-    from scipy.stats import kendalltau
-
-    return float(np.nan_to_num(kendalltau(first, second).statistic))

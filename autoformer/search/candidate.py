@@ -5,7 +5,6 @@ Predictions are kept, not scores alone: two networks are compared image by image
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,8 +87,7 @@ def check_scores(candidates: Sequence[Candidate], labels: NDArray[np.int64], hel
         if asked != len(held_out):
             raise CheckpointError(f"evaluation {candidate.number} is of {asked} held-out images, expected {len(held_out)}")
         made = score(candidate.predictions, labels[:count], metric)
-        figures = ((kept.value, made.value), (kept.low, made.low), (kept.high, made.high))
-        if not all(math.isclose(*pair, abs_tol=1e-9) for pair in figures):
+        if not kept.is_close_to(made):
             raise CheckpointError(f"evaluation {candidate.number} scored {kept}, its predictions for these images give {made}")
 
 

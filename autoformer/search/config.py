@@ -32,7 +32,7 @@ class Goal:
 
 
 class SearchConfig(Settings):
-    """How the search goes. The defaults are the paper's (arXiv 2107.00651, section 4.1)."""
+    """How the search goes. The defaults are the paper's (arXiv 2107.00651, section 4.1), but for its size (`sizing`)."""
 
     method: Literal["evolution", "random", "pareto", "predictor"] = Field(
         "evolution",
@@ -40,7 +40,9 @@ class SearchConfig(Settings):
         "predictor: a ridge regression over the choices, fitted anew each generation, picks from many",
     )
     population: int = Field(50, gt=1, description="architectures in a generation")
-    generations: int = Field(20, gt=0, description="the first is random")
+    generations: int | None = Field(
+        None, gt=0, description="the first is random; empty: as many as the images can tell apart (`sizing`)"
+    )
     parents: int = Field(10, gt=0, description="the best of all so far that mutate and cross (evolution, predictor)")
     mutated: int = Field(25, ge=0, description="architectures of a generation made by mutation (evolution, pareto)")
     crossed: int = Field(25, ge=0, description="architectures of a generation made by crossover (evolution, pareto)")
@@ -72,8 +74,9 @@ class SearchConfig(Settings):
         "auto", description="of the supernet while it is searched; auto: bf16 (else fp16) on a GPU, fp32 on the CPU"
     )
     choose: Literal["cheapest", "best"] = Field(
-        "cheapest",
-        description="among the candidates that are not significantly worse than the best: the fewest FLOPs, or the best score",
+        "best",
+        description="best: the highest score; cheapest: the fewest FLOPs among those that are not significantly worse, which "
+        "costs 0.6 to 1.3 points of accuracy and uses 41 to 62 % of the limit",
     )
 
     @field_validator("rungs")

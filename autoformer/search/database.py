@@ -175,15 +175,18 @@ def _runs(process: str) -> bool:
 class Study:
     """The evaluations of one search in an Optuna study, a trial each. `storage` is a file or any URL Optuna takes; None: memory.
 
-    `store` is what earlier searches found, where it may be reused.
+    `store` is what earlier searches found, where it may be reused. `begun_before` tells a search that an earlier version began,
+    and that ends by its rules (`finalists.cheapest_finalists`).
 
     Every method raises `CheckpointError` naming the storage when it is damaged or holds something else, and `StorageError` or
     another error of ours when it cannot be used now (`storage.trouble`).
     """
 
-    def __init__(self, storage: Storage | None, name: str, store: EvaluationStore | None = None) -> None:
+    def __init__(
+        self, storage: Storage | None, name: str, store: EvaluationStore | None = None, begun_before: bool = False
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it warns of, damaged rows among it, is an error of ours
-        self.storage, self.store = storage, store
+        self.storage, self.store, self.begun_before = storage, store, begun_before
         self.place = "the study in memory" if storage is None else shown(storage)
         with self._storage():
             place = optuna_storage(storage)
@@ -192,7 +195,7 @@ class Study:
         self._read: dict[int, Candidate] = {}  # by the number of the trial, which never changes
 
     @classmethod
-    def in_folder(cls, folder: Path, name: str, store: EvaluationStore | None = None) -> Study:
+    def in_folder(cls, folder: Path, name: str, store: EvaluationStore | None = None, begun_before: bool = False) -> Study:
         """The study in `folder/study.db`, made if it is missing; several processes may ask at once."""
         import fcntl
 
@@ -202,7 +205,7 @@ class Study:
             if not file.exists():
                 with replacing(file) as beside:  # Optuna sets a database up in many steps; half of them cannot be gone on from
                     cls(beside, name)
-            return cls(file, name, store)
+            return cls(file, name, store, begun_before)
 
     def evaluations(self) -> dict[tuple[int, int], Candidate]:
         """Every finished evaluation by the candidate's number and the images it is known from, held-out ones included."""

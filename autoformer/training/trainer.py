@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -104,7 +105,6 @@ class Trainer:
         written, `DataError` when images cannot be read.
         """
         config, state, plan = self.config, self.state, self.plan
-        watched = EvaluationSet.of(self.parts.search, self.preprocessing) if config.differences.watches_search else None
         state.load_newest()
         hooks = [*self.around.hooks]
         if config.tensorboard and self.world.leads:
@@ -141,8 +141,8 @@ class Trainer:
                     self._show(record)
                 if self._ends_epoch():
                     record = self._record("epoch", loss_sum, watch)
-                    if watched is not None and self._scores_are_due():
-                        record["scores"] = self._scores(watched)
+                    if config.differences.watches_search and self._scores_are_due():
+                        record["scores"] = self._scores(self._watched)
                         self._keep_best(record["scores"])
                     state.history.append(record)
                     log.write(record)
@@ -178,6 +178,11 @@ class Trainer:
             f"stopped in epoch {self.state.epoch + 1} of {self.config.epochs}; run the same command again to go on from there",
             wish.signal_number or 15,
         )
+
+    @cached_property
+    def _watched(self) -> EvaluationSet:
+        """The search part; decoded when it is asked about first, which parts of a training may never do."""
+        return EvaluationSet.of(self.parts.search, self.preprocessing)
 
     def _scores_are_due(self) -> bool:
         """Every so many epochs and after the last; after each where they decide when to stop."""

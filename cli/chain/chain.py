@@ -17,11 +17,11 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
 
 from autoformer import __version__
 from autoformer.cli.chain.helpers import helpers
-from autoformer.cli.chain.race import Question, check_race, deliver, run_race
+from autoformer.cli.chain.legs import Question, check_race
+from autoformer.cli.chain.race import deliver, run_race
 from autoformer.cli.chain.recipe import Recipe
 from autoformer.cli.chain.starting import beginning
 from autoformer.cli.class_order import teacher_line
@@ -36,13 +36,14 @@ from autoformer.export.artefacts import ExportSource, export_network
 from autoformer.export.manifest import Manifest
 from autoformer.export.predictor import Predictor, open_predictor
 from autoformer.files import claim_folder, file_digest, read_json, sole_worker, write_json
-from autoformer.networks.folders import extract, load_subnet
+from autoformer.networks.folders import extract, load_subnet, record_of_network
 from autoformer.networks.supernet import Supernet
 from autoformer.parsing import read_budget
-from autoformer.pretrained.named_network import open_network
+from autoformer.pretrained.named_network import NamedNetwork, open_network
 from autoformer.profiling.insides.onnxruntime_layers import layers_of_onnx
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import MeasureConfig
+from autoformer.profiling.profiles.artefact_costs import counted_flops
 from autoformer.profiling.profiles.int8_speed import note_int8_speed
 from autoformer.profiling.profiles.latency import Profile, profile_until_valid
 from autoformer.profiling.reports.run_folder import Run
@@ -57,6 +58,7 @@ from autoformer.search.answer import StoredSearch
 from autoformer.search.config import Goal
 from autoformer.search.loop import search_supernet
 from autoformer.search.result import SearchResult
+from autoformer.search.sizing import SearchPlan
 from autoformer.search.storage import check_place
 from autoformer.settings import write_yaml
 from autoformer.space import SearchSpace
@@ -76,9 +78,10 @@ def run_recipe(
 ) -> dict[str, Any]:
     """Runs the whole chain into `out` and gives the content of its `report.json`.
 
-    `workers` processes share the search step (`helpers`), with the result of one. `say` is told what the images are. Called
-    again it goes on where it stopped; a finished run is only read. Raises `BudgetError` before anything is trained when no
-    network keeps the budget, and `OutputExistsError` when `out` holds a run of another recipe or of other data.
+    `workers` processes share the search step (`helpers`), with the result of one. `say` is told what the images are and how
+    large the search will be. Called again it goes on where it stopped; a finished run is only read. Raises `BudgetError` before
+    anything is trained when no network keeps the budget, and `OutputExistsError` when `out` holds a run of another recipe or of
+    other data.
     """
     if recipe.export.batch not in (None, recipe.profile.batch):
         raise RecipeError(
@@ -95,7 +98,8 @@ def run_recipe(
     else:
         parts = check_readable(parts, progress)  # an image that cannot be read should not end a run after its training
     teachers = (line for config in (recipe.train, recipe.finetune) for line in teacher_line(config.teacher, parts))
-    for line in (*describe_parts(parts), *teachers):
+    plan = f"search: {SearchPlan.of(len(parts.search), recipe.search)}"
+    for line in (*describe_parts(parts), *teachers, plan):
         say(line)
     for config in (recipe.train, recipe.finetune):  # a batch larger than the set should not end a run after its training
         Plan(len(parts.train), config.batch_size, config.epochs, config.repeats, recipe.seed)
@@ -179,6 +183,7 @@ def _run(
         with step_helpers("race", recipe, out, workers):
             record = steps.timed("race", lambda: run_race(question, out / "race", around, say))
         deliver(record, out / "race", out / "finetuned")
+        shutil.rmtree(out / "race" / "winner", ignore_errors=True)  # where the processes that helped put it
         winner = record.delivered.entrant.architecture
     else:
         winner = finally_chosen(result, out / "search").chosen.architecture
@@ -194,8 +199,7 @@ def _run(
             ),
         )  # fmt: skip
     finetuned = open_network(str(out / "finetuned"))
-    taken = replace(finetuned.preprocessing, input_type=recipe.export.input)
-    _export(recipe, finetuned.network, EvaluationSet.of(parts.search, taken), parts, out, steps, progress)
+    _export(recipe, finetuned, parts, out, steps, progress)
     predictors = {"finetuned": predict_with(finetuned.network), **_onnx_models(out / "export")}
     if winner is not None:
         predictors = {"inherited": predict_with(load_subnet(out / "subnet")[0]), **predictors}
@@ -248,16 +252,17 @@ def _measure(recipe: Recipe, result: SearchResult, table: LatencyTable, stated: 
     answer_latency(StoredSearch(out / "search"), table, question, out / "search", measurer=measurer)
 
 
-def _export(
-    recipe: Recipe, network: nn.Module, images: EvaluationSet, parts: DataParts, out: Path, steps: Steps, progress: Progress
-) -> None:
+def _export(recipe: Recipe, finetuned: NamedNetwork, parts: DataParts, out: Path, steps: Steps, progress: Progress) -> None:
     """Writes `export/`, `latency.json` and `layers.json`, each unless it exists; the manifest then says what int8 gains."""
     if not (out / "export").exists():
-        source = ExportSource.of(images, parts.classes, parts.record)
+        taken = replace(finetuned.preprocessing, input_type=recipe.export.input)
+        record = record_of_network(out / "finetuned") or {"data": parts.record}
+        source = ExportSource.of(EvaluationSet.of(parts.search, taken), parts.classes, record["data"])
+        source = replace(source, name=finetuned.name, flops=counted_flops(finetuned))
         steps.timed(
             "export",
             lambda: export_network(
-                network, out / "export", source, recipe.export, lambda message: progress("export", 0, 1, message)
+                finetuned.network, out / "export", source, recipe.export, lambda message: progress("export", 0, 1, message)
             ),
         )
         progress("export", 1, 1)

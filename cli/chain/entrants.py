@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import nn
 
-from autoformer.cli.chain.starting import network_and_parts
-from autoformer.cost import Budget, count_flops, count_params, show
-from autoformer.data.loading import without_recorded
+from autoformer.cli.chain.starting import network_for
+from autoformer.cost import Budget, count_flops, count_params
+from autoformer.data.loading import load_parts, without_recorded
 from autoformer.data.parts import DataParts
 from autoformer.errors import AutoformerError, BudgetError, InterruptedRunError, StorageError
 from autoformer.files import TIMM, read_json
@@ -47,7 +47,7 @@ class Networks:
     parts: DataParts
     seed: int = 0
     _supernet: Supernet | None = field(default=None, init=False)
-    _sizes: dict[tuple[str, int], DataParts] = field(default_factory=dict, init=False)
+    _sizes: dict[int, DataParts] = field(default_factory=dict, init=False)
 
     def of(self, entrant: Entrant) -> tuple[Subnet | Classifier, DataParts]:
         """Raises `CheckpointError` when its weights cannot be had."""
@@ -64,12 +64,11 @@ class Networks:
 
     def named(self, words: str, image_size: int) -> tuple[Subnet | Classifier, DataParts]:
         """A network by timm's name, for the run's images at this size."""
-        given = {name: getattr(self.parts.config, name) for name in self.parts.config.model_fields_set}
-        network, parts, _ = network_and_parts(words, {**given, "source": self.parts.config.source}, image_size, self.seed)
-        key = words if isinstance(network, Classifier) else "", image_size
-        if key not in self._sizes:
-            self._sizes[key] = without_recorded(parts, self.parts.record)
-        return network, self._sizes[key]
+        if image_size not in self._sizes:
+            loaded = load_parts(self.parts.config.model_copy(update={"image_size": image_size}))
+            self._sizes[image_size] = without_recorded(loaded, self.parts.record)
+        network, parts, _ = network_for(words, self._sizes[image_size], self.seed)
+        return network, parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,16 +106,7 @@ class Selection:
         """At most so many entrants that keep the limits, as measured. Raises `BudgetError` when none does."""
         self.ready: dict[str, Ready] = {}
         self.refused: list[Refused] = []
-        found: list[Entrant] = []
-        for asked in self._in_turn():
-            if len(found) == most + SPARE:
-                break
-            try:
-                found.append(asked.make())
-            except (InterruptedRunError, StorageError):
-                raise
-            except AutoformerError as error:  # no weights, no such size, no export: the race goes on without it
-                self._refuse(asked.name, asked.kind, asked.network, str(error))
+        found = list(itertools.islice(self._in_turn(), most + SPARE))
         if self.keeper is not None and found:
             architectures = [one.architecture for one in found if one.architecture is not None]
             times = self.keeper.together({one.name: self.ready[one.name] for one in found}, architectures)
@@ -133,11 +123,28 @@ class Selection:
             raise BudgetError(f"{who} keeps {self.limits}{example}; nothing was trained: widen the limits")
         return Field(entrants=tuple(kept), refused=tuple(self.refused))
 
-    def _in_turn(self) -> Iterator[_Asked]:
-        """Each network that may start: one of every kind in turn, the most promising of a kind first."""
-        groups = [*self._of_search(), self._rivals(), self._siblings()]
-        for several in itertools.zip_longest(*groups):
-            yield from (one for one in several if one is not None)
+    def _in_turn(self) -> Iterator[Entrant]:
+        """Those that may start: one of every kind in turn, the most promising of a kind first; each made when it is its turn."""
+        finalists, expensive, homogeneous = self._of_search()
+        waiting = [self._made(kind) for kind in (finalists, self._rivals(), self._siblings(), homogeneous, expensive)]
+        while waiting:
+            for kind in list(waiting):
+                if (one := next(kind, None)) is not None:
+                    yield one
+                else:
+                    waiting.remove(kind)
+
+    def _made(self, kind: Sequence[_Asked]) -> Iterator[Entrant]:
+        """The networks of one kind, without those that cannot start: no weights, no such size, no export."""
+        for asked in kind:
+            try:
+                made = asked.make()
+            except (InterruptedRunError, StorageError):
+                raise
+            except AutoformerError as error:
+                self._refuse(asked.name, asked.kind, asked.network, str(error))
+                continue
+            yield made
 
     def _refuse(self, name: str, kind: Kind, network: str, reason: str, entrant: Entrant | None = None) -> None:
         self.refused.append(Refused(name=name, kind=kind, network=network, reason=reason, entrant=entrant))
@@ -187,10 +194,10 @@ class Selection:
         return [_Asked("sibling", "sibling", words, partial(self._sized, "sibling", "sibling", words))]
 
     def _rivals(self) -> list[_Asked]:
-        """The rivals that were named, in their order; by default the largest that is usual at this image size first."""
+        """The rivals that were named, in their order; by default those that are usual at this image size."""
         size, wanted = self.networks.parts.preprocessing.image_size, self.config.rivals
         if wanted is None:
-            wanted = default_rivals(size, parent_of(self.networks.supernet) is not None)[::-1]
+            wanted = default_rivals(size, parent_of(self.networks.supernet) is not None)
         found: dict[str, _Asked] = {}
         for words in wanted:
             plain = re.sub(r"[^A-Za-z0-9.]+", "-", words.removeprefix(TIMM).partition("@")[0]).strip("-.")[:60] or "rival"
@@ -203,30 +210,32 @@ class Selection:
         own = self.networks.parts.preprocessing.image_size
         if self.keeper is None and self.limits.max_latency_ms is not None:
             raise BudgetError(f"its latency cannot be measured: {self.unmeasured}")
-        sizes, limit, seen = sizes_for(own), self.limits.max_latency_ms, dict[int, float]()
+        sizes, seen = sizes_for(own), dict[int, float]()
         made: dict[int, tuple[Entrant, Ready | None]] = {}
 
-        def look(size: int) -> float:
+        def used(size: int) -> float:
+            """The share of the limit that it uses most of, by a first look at it alone."""
             network, _ = self.networks.named(words, size)
-            made[size] = self._entrant(name, kind, words, size, network)
-            ready = made[size][1]
-            return 0.0 if self.keeper is None or ready is None else self.keeper.alone(ready)
+            entrant, ready = self._entrant(name, kind, words, size, network)
+            if self.keeper is not None and ready is not None and self.limits.max_latency_ms is not None:
+                entrant = replace(entrant, predicted_ms=self.keeper.alone(ready))
+            made[size] = entrant, ready
+            return max(self.limits.use_of(entrant.cost()).values(), default=0.0)
 
         self.say(f"a first look at {words}")
         size: int | None = sizes[0]
         while size is not None and size not in seen:
-            seen[size] = look(size)
-            if limit is not None:
-                size = largest_within(limit * (1 - SIZING_MARGIN), seen, sizes)
-        if size is None:
-            least = min(seen)
-            raise BudgetError(
-                f"{show('latency_ms', seen[least])} at {least} px against the limit of {show('latency_ms', limit or 0)}"
-            )
+            seen[size] = used(size)
+            if self.limits.to_dict():
+                size = largest_within(1 - SIZING_MARGIN, seen, sizes)
+        if size is None and (reason := made[sizes[0]][0].why_not(self.limits)) is not None:
+            raise BudgetError(f"at {sizes[0]} px {reason}")
+        size = size or sizes[0]
         entrant, ready = made[size]
         if ready is not None:
             self.ready[name] = ready
-        return entrant if size == own else replace(entrant, note=f"at {size} px, the images have {own}")
+        note = None if size == own else f"at {size} px, the images have {own}"
+        return replace(entrant, predicted_ms=None, note=note)
 
     def _entrant(
         self, name: str, kind: Kind, words: str, size: int, network: Subnet | Classifier

@@ -70,8 +70,7 @@ def network_and_parts(
         if "source" not in given:
             raise DataError(f"{words} brings no images; give --data")
         size = image_size or given.get("image_size") or subnet_from_timm(words).geometry.img_size[0]
-        parts = load_parts(DataConfig.model_validate({**given, "image_size": size}))
-        return without_head(subnet_from_timm(words, Wanted.by(parts))), parts, True
+        return network_for(words, load_parts(DataConfig.model_validate({**given, "image_size": size})), seed)
     network, preprocessing, classes = load_subnet(Path(words))
     record = read_json(Path(words) / "subnet.json", "data")["data"]
     if not given and image_size is None:
@@ -83,6 +82,13 @@ def network_and_parts(
         parts = parts.in_order(classes)
     adapted = adapt_subnet(network, Wanted.by(parts), preprocessing.normalisation)
     return (adapted, parts, False) if parts.classes == classes else (without_head(adapted), parts, True)
+
+
+def network_for(words: str, parts: DataParts, seed: int = 0) -> tuple[Subnet | Classifier, DataParts, bool]:
+    """The same for images that are there: timm's network `words` fitted to them, `parts` with the classes in its order."""
+    if _becomes_ours(words):
+        return without_head(subnet_from_timm(words, Wanted.by(parts))), parts, True
+    return classifier_from(words, parts, seed)
 
 
 def _becomes_ours(words: str) -> bool:

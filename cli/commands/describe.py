@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from autoformer.cli.options import Json
 from autoformer.facts import WHY_COUNTS_DIFFER, facts_of_architecture, facts_of_space, published_counts
+
+if TYPE_CHECKING:
+    from autoformer.profiling.race.record import RaceRecord
 
 
 def describe(
@@ -32,10 +35,13 @@ def describe(
       autoformer describe runs/quickstart/finetuned
     """
     from autoformer.cli.console import print_facts, print_json
+    from autoformer.profiling.race.record import RaceRecord
 
     facts = facts_of(thing, image_size, num_classes, space)
     if json:
         print_json(facts)
+    elif facts.get("kind") == "race":
+        print_race(RaceRecord.load(Path(thing)))
     else:
         print_facts(thing, {name: readable(name, value) for name, value in facts.items()})
 
@@ -103,6 +109,10 @@ def facts_of_folder(path: Path) -> dict[str, Any]:
         return {
             "kind": "search", "budget": search.budget.to_dict(), "chosen": chosen.architecture.to_dict(), **asdict(chosen.cost),
         }  # fmt: skip
+    if (path / "race.json").exists():
+        from autoformer.profiling.race.record import RaceRecord
+
+        return {"kind": "race", **RaceRecord.load(path).to_dict()}
     if (path / "manifest.json").exists():
         from autoformer.export.manifest import Manifest
 
@@ -111,7 +121,24 @@ def facts_of_folder(path: Path) -> dict[str, Any]:
         return {"kind": "export", "params": manifest.params, "flops": manifest.flops, "artefacts": files}
     if (path / "report.json").exists():
         return {"kind": "run", **read_json(path / "report.json")}
-    raise CheckpointError(f"{path} holds nothing this tool knows; expected a supernet, subnet, search, export or run")
+    raise CheckpointError(f"{path} holds nothing this tool knows; expected a supernet, subnet, search, race, export or run")
+
+
+def print_race(record: RaceRecord) -> None:
+    """The decision of a race, and who took part."""
+    from autoformer.cli.console import print_table, say
+    from autoformer.profiling.reports import race
+
+    values = race.values(record)
+    say(values["sentence"])
+    cells = race.entrant_cells(values)
+    columns = ["; ".join(column for column, _ in group) for group in cells[0]]
+    print_table("Who took part", columns, [[[text for _, text in group] for group in groups] for groups in cells])
+    if values["refused"]:
+        refused = race.refused_table(values)
+        print_table(refused.title, refused.columns, refused.rows)
+    say(race.agreement_text(values))
+    say(race.cost_text(values))
 
 
 def facts_of_network(path: Path) -> dict[str, Any]:

@@ -25,7 +25,6 @@ from autoformer.cli.options import (
 if TYPE_CHECKING:
     from autoformer.cost import Budget
     from autoformer.parsing import BudgetConfig
-    from autoformer.profiling.race.record import RaceRecord
     from autoformer.profiling.tables.table import LatencyTable as Table
     from autoformer.search.record import SearchRecord
 
@@ -74,8 +73,10 @@ def race(
     """
     import torch
 
-    from autoformer.cli.chain.race import Question, deliver, run_race
+    from autoformer.cli.chain.legs import Question
+    from autoformer.cli.chain.race import deliver, run_race
     from autoformer.cli.chain.recipe import recipe_of
+    from autoformer.cli.commands.describe import print_race
     from autoformer.cli.console import note, print_json, progress_bar
     from autoformer.data.loading import parts_of_record
     from autoformer.files import read_json
@@ -124,24 +125,3 @@ def limits_of(record: SearchRecord, given: BudgetConfig, table: Table | None) ->
     if limit is not None and table is None:
         raise BudgetError("the search was under a latency limit; give its --latency-table, so that the same is measured")
     return replace(record.budget, max_latency_ms=limit and limit * (1 + record.latency_margin))
-
-
-def print_race(record: RaceRecord) -> None:
-    """Everyone who started, the last standing first, then who did not, and the decision."""
-    from autoformer.cli.console import print_table, say
-    from autoformer.metric import WORDS
-    from autoformer.profiling.race.record import standings
-
-    rows = standings(record)
-    columns = ("", "what it is", "px", "latency", "learning rate", "epochs", WORDS[record.metric], "held out", "")
-    print_table(f"race of {len(record.entrants)} networks", columns, rows)
-    if record.refused:
-        refused = [(one.name, one.network, one.reason) for one in record.refused]
-        print_table("did not start", ("", "network", "why"), refused)
-    say(record.sentence())
-    if record.agreement is not None:
-        say(f"inherited scores order the search's networks as the first rung does with Kendall's tau {record.agreement}")
-    say(
-        f"trained beyond the winner's own finetune: {record.extra_epochs} epochs, {record.cost:.2g} finetunes "
-        f"({record.extra_seconds:.0f} s; its own {record.own_seconds:.0f} s)"
-    )

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from autoformer.metric import Metric, score
-from autoformer.search.audit import kendall_tau
+from autoformer.metric import Metric, kendall_tau, score
 
 LEAST = 3  # networks; of two the order is one coin
 DRAWS = 400

@@ -104,7 +104,9 @@ class RaceRecord:
             raise ValueError(f"the winner {self.winner!r} did not finish")
         for one in self.entrants:
             for part in one.trained:
-                if part.guesses is not None and part.score != score(self._predictions(part), self._labels, self.metric):
+                if part.score is None:
+                    continue
+                if not part.score.is_close_to(score(self._predictions(part), self._labels, self.metric)):
                     raise ValueError(f"{one.entrant.name} scored {part.score} after {part.epochs} epochs, its predictions do not")
         if (found := self.difference()) is not None and found.tied is not self.tied:
             raise ValueError(f"{self.winner} and {self.runner_up} differ by {found} points, and tied is {self.tied}")
@@ -220,34 +222,6 @@ class RaceRecord:
         values = read_document(path, FORMAT, expected="a finished race")
         with believing(path, "it was edited or damaged; race again", fault="is not the result of a race"):
             return cls.from_dict(values)
-
-
-def standings(record: RaceRecord) -> list[tuple[str, ...]]:
-    """A row for everyone who started, the last standing first.
-
-    Name, network, pixels, latency, factor of the learning rate, epochs, scores on images that decided and on held-out ones, and
-    what became of it.
-    """
-    rows: list[tuple[str, ...]] = []
-    for one in sorted(record.entrants, key=lambda one: _place(record, one)):
-        entrant, last = one.entrant, one.last
-        latency = "not measured" if entrant.latency_ms is None else show("latency_ms", entrant.latency_ms)
-        became = "delivered" if entrant.name == record.winner else one.out or "finished"
-        rows.append(
-            (
-                entrant.name, entrant.network + (", from scratch" if entrant.fresh else ""), str(entrant.image_size), latency,
-                "none" if one.rate is None else f"×{one.rate:g}", "0" if last is None else str(last.epochs),
-                "none" if last is None else str(last.score), "not scored" if one.held_out is None else str(one.held_out), became,
-            )
-        )  # fmt: skip
-    return rows
-
-
-def _place(record: RaceRecord, one: Raced) -> tuple[bool, int, float]:
-    last = one.last
-    if last is None or last.score is None:
-        return True, 0, 0.0
-    return one.entrant.name != record.winner, -last.epochs, -last.score.value
 
 
 def raced(finish: Finish, labels: NDArray[np.int64], held_out_labels: NDArray[np.int64], metric: Metric) -> tuple[Raced, ...]:

@@ -7,10 +7,12 @@ stopped, so only epochs of others than the delivered network are extra: so many 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 STEEPNESS = (4, 3, 2)  # of the rungs' epochs, one to the next; a late decision costs little, since few are left by then
+LEAST = 1 / 40  # of the finetune, before anything is decided
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,9 @@ class Schedule:
     def of(cls, entrants: int, epochs: int, rates: tuple[float, ...], cost: float) -> Schedule:
         """The schedule for up to so many entrants of a finetune of so many epochs, within `cost` finetunes.
 
-        As many start as the cost allows; with that many, the first rung is as long as it can be. Where not even two can start
-        with every learning rate, the first one alone is tried; without room for that either there is no rung.
+        As many start as the cost allows when the first rung has a fortieth of all epochs; with that many, it is as long as it can
+        be. Where not even two can start with every learning rate, the first one alone is tried; without room for that either
+        there is no rung.
         """
         for tried in (rates, rates[:1]):
             for count in range(entrants, 1, -1):
@@ -65,7 +68,7 @@ def _plans(entrants: int, epochs: int, rates: tuple[float, ...]) -> Iterator[Sch
     while sizes[-1] > 2:
         sizes.append(-(-sizes[-1] // 2))
     for steepness in STEEPNESS:
-        for first in range(1, epochs + 1):
+        for first in range(max(1, math.ceil(LEAST * epochs)), epochs + 1):
             ends = [first * steepness**place for place in range(len(sizes))]
             if ends[-1] > epochs:
                 break

@@ -1,13 +1,19 @@
-"""What pages are made of: a headline, and sections of sentences, tables and figures. The page's writer is `page`."""
+"""What pages are made of: a headline, and sections of sentences, tables and figures. The page's writer is `page`.
+
+Figures are plotly's in plain JSON (`data` and `layout`); colours of text and grid are the page's. Whatever comes from files goes
+through `plain`: plotly reads its texts as a small HTML.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import html
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from autoformer import __version__
-from autoformer.profiling.reports.plots import Figure
+from autoformer.architecture import Architecture
+from autoformer.escaping import visible
 
 # Words that a page may colour.
 TONES = {
@@ -15,6 +21,12 @@ TONES = {
     "over budget": "bad", "rejected": "bad", "INVALID": "bad",
     "inconclusive": "open", "skipped": "open", "UNSTABLE": "open", "not measured": "open", "not asked for": "open",
 }  # fmt: skip
+# Readable on white and on near-black, and different for people who see red and green alike (after Okabe and Ito).
+BLUE, ORANGE, GREEN, PURPLE, OLIVE, GREY = "#3f8fd2", "#e07b1a", "#12936f", "#b5669f", "#9a8700", "#8b919a"
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, OLIVE, GREY)
+SYMBOLS = ("circle", "diamond", "square", "cross", "triangle-up", "x")
+
+Plot = dict[str, Any]  # {"data": [...], "layout": {...}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +42,22 @@ class Table:
     numbers: tuple[int, ...] = ()
     note: str = ""
     compact: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One figure, or several views of it to switch between, by the word on the switch; `switch` says what it changes."""
+
+    name: str
+    title: str
+    caption: str
+    views: dict[str, Plot]
+    switch: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the page's script draws."""
+        views = [{"word": word, "plot": plot} for word, plot in self.views.items()]
+        return {"name": self.name, "switch": self.switch, "views": views}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,3 +93,46 @@ class Page:
     figures: tuple[Figure, ...]
     values: Mapping[str, Any]
     version: str = __version__  # that wrote what the page is about
+
+
+# --- figures -------------------------------------------------------------------------------------------------------
+
+
+def plain(text: str) -> str:
+    """`text` as plotly shows it letter by letter."""
+    return html.escape(visible(text), quote=False).replace("%{", "&#37;{")  # which would be filled in
+
+
+def words(architecture: Architecture) -> str:
+    """An architecture in the short lines of a hover label."""
+    heads = ", ".join(map(str, architecture.num_heads))
+    ratios = ", ".join(f"{ratio:g}" for ratio in architecture.mlp_ratio)
+    size = "" if architecture.image_size is None else f", image {architecture.image_size} px"
+    return f"width {architecture.embed_dim}, depth {architecture.depth}{size}<br>heads {heads}<br>MLP ratios {ratios}"
+
+
+def error_bars(spans: Sequence[tuple[float, float, float]], colour: str) -> Plot:
+    """Bars over intervals, each given as its lower end, the value and its upper end."""
+    up, down = [high - value for _, value, high in spans], [value - low for low, value, _ in spans]
+    return {"type": "data", "symmetric": False, "thickness": 1.5, "color": colour, "array": up, "arrayminus": down}
+
+
+def one_view(name: str, title: str, caption: str, traces: Sequence[Plot], layout: Plot) -> Figure:
+    """A figure without a switch."""
+    return Figure(name=name, title=title, caption=caption, views={"": {"data": list(traces), "layout": layout}})
+
+
+def common_layout(x: str, y: str, **more: Any) -> Plot:
+    """The common look: no background of its own, legend above, axis titles."""
+    return {
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "margin": {"l": 60, "r": 16, "t": 24, "b": 52},
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "showlegend": True,
+        "hovermode": "closest",
+        "hoverlabel": {"align": "left"},
+        "xaxis": {"title": {"text": x}},
+        "yaxis": {"title": {"text": y}},
+        **more,
+    }

@@ -1,10 +1,11 @@
-"""The budget in a report: each limit, what was found, and whether the network keeps it."""
+"""The budget in a report: each limit, what was found, how much of it that uses, and whether the network keeps it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from autoformer.cost import use_words
 from autoformer.errors import MeasurementError
 from autoformer.profiling.measuring.measure import Measurement
 from autoformer.profiling.measuring.verdict import INCONCLUSIVE, count_status
@@ -14,10 +15,14 @@ from autoformer.profiling.reports.wording import latency_text, shown_value
 from autoformer.profiling.tables.limit import Timing
 
 MEASURES = {"params": "parameters", "flops": "FLOPs (multiply-adds)", "latency_ms": "latency"}
+NOT_COUNTED = "it could not be counted"
 
 
 def limits(run: Run) -> list[dict[str, Any]]:
-    """Each limit: as stated, its value, what was found, and the status that follows (`met`); in the order of `Budget`."""
+    """Each limit: as stated, its value, what was found, the share of it that is used, and the status that follows (`met`).
+
+    In the order of `Budget`. A share is of the stated limit, by the measured latency where there is one and else the predicted.
+    """
     found = []
     for name, value in run.limits.to_dict().items():
         measure = name.partition("_")[2]
@@ -27,15 +32,18 @@ def limits(run: Run) -> list[dict[str, Any]]:
         if measure == "latency_ms":
             limit |= _latency_limit(run, value)
         else:
-            count = getattr(run.search.chosen.cost, measure)
-            limit |= {"found": count, "met": count_status(name, value, count), "reason": "counted exactly"}
+            count = getattr(run.delivered, measure)
+            met = INCONCLUSIVE if count is None else count_status(name, value, count)
+            limit |= {"found": count, "met": met, "reason": NOT_COUNTED if count is None else "counted exactly"}
+        used = run.delivered.predicted_ms if measure == "latency_ms" and limit["found"] is None else limit["found"]
+        limit["share"] = None if used is None or name.startswith("min_") else used / value
         found.append(limit)
     return found
 
 
 def _latency_limit(run: Run, limit_ms: float) -> dict[str, Any]:
     """What is known about a limit on latency; `limit_status` decides, as everywhere."""
-    known: dict[str, Any] = {"found": None, "low": None, "high": None, "predicted": run.search.chosen.cost.latency_ms}
+    known: dict[str, Any] = {"found": None, "low": None, "high": None, "predicted": run.delivered.predicted_ms}
     known["qualification"] = None if run.measurement_conditions is None else str(run.measurement_conditions)
     measurement, reason = measurement_of_limit(run)
     if measurement is None:
@@ -91,8 +99,17 @@ def found_text(limit: Mapping[str, Any]) -> str:
     return latency_text({"p50_ms": limit["found"], "p50_low_ms": limit["low"], "p50_high_ms": limit["high"]})
 
 
+def used_text(limit: Mapping[str, Any]) -> str:
+    """How much of a limit is used; nothing of a lower limit, and of reports from before shares were written."""
+    return "" if limit.get("share") is None else f"{use_words(limit['limit'], limit['share'])} used{_predicted(limit)}"
+
+
+def _predicted(limit: Mapping[str, Any]) -> str:
+    return " (predicted)" if limit["found"] is None else ""
+
+
 def limit_table(report: Mapping[str, Any]) -> Table:
-    """Each limit, what was found, and the status that follows."""
+    """Each limit, what was found, how much of the limit that is, and the status that follows."""
     rows = []
     for limit in report["budget"]:
         measure = limit["measure"]
@@ -104,17 +121,19 @@ def limit_table(report: Mapping[str, Any]) -> Table:
             basis += f"searched with {shown_value(measure, limit['searched_with'])} (the limit less the table's margin); "
             basis += limit["reason"] + ("" if limit["qualification"] is None else f"; {limit['qualification']}")
         stated, value = f"{sign} {limit['stated'] or 'not recorded'}", shown_value(measure, limit["value"])
-        rows.append((MEASURES[measure], stated, value, found_text(limit), limit["met"], basis))
+        used = "–" if limit["share"] is None else f"{100 * limit['share']:.0f} %{_predicted(limit)}"
+        rows.append((MEASURES[measure], stated, value, found_text(limit), used, limit["met"], basis))
     limited = {limit["measure"] for limit in report["budget"]}
     for measure in ("params", "flops"):
         if measure not in limited:
-            found = shown_value(measure, report["chosen"][measure])
-            rows.append((MEASURES[measure], "no limit", "–", found, "–", "counted exactly"))
+            count = report["chosen"][measure]
+            found, basis = ("–", NOT_COUNTED) if count is None else (shown_value(measure, count), "counted exactly")
+            rows.append((MEASURES[measure], "no limit", "–", found, "–", "–", basis))
     return Table(
         title="Limits",
-        columns=("cost", "stated", "limit", "found", "status", "how it is known"),
+        columns=("cost", "stated", "limit", "found", "used", "status", "how it is known"),
         rows=tuple(rows),
-        numbers=(2, 3),
+        numbers=(2, 3, 4),
         note=(
             "Percentages are of the largest network of the space. FLOPs are multiply-adds of one image, counted as fvcore "
             "does. A latency is within budget when its measurement is VALID and the whole 95 % interval of the median lies "

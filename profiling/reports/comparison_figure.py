@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from autoformer.escaping import visible
 from autoformer.metric import WORDS
 from autoformer.profiling.profiles.comparison import Comparison
-from autoformer.profiling.reports.plots import BLUE, ORANGE, Figure, Plot, common_layout, error_bars, one_view, plain
+from autoformer.profiling.reports.blocks import BLUE, ORANGE, Figure, Plot, common_layout, error_bars, one_view, plain
 from autoformer.profiling.reports.wording import capital
 
 NOTHING = "nothing has both a score and a time"

@@ -12,7 +12,7 @@ from typing import Any
 from autoformer.profiling.kits.board_results import results_of
 from autoformer.profiling.measuring.order_statistics import MIN_SAMPLES_P99
 from autoformer.profiling.measuring.verdict import INCONCLUSIVE
-from autoformer.profiling.reports import latency, latency_table, search
+from autoformer.profiling.reports import latency, latency_table, race, search
 from autoformer.profiling.reports.budget import limits
 from autoformer.profiling.reports.delivered import board_values, file_values, label
 from autoformer.profiling.reports.run_folder import Run
@@ -24,7 +24,7 @@ FORMAT = "autoformer/report/3"
 
 def content(run: Run) -> dict[str, Any]:
     """Everything of the report that is a value; JSON. The same run gives the same content."""
-    chosen = run.search.chosen
+    delivered = run.delivered
     return {
         "format": FORMAT,
         "version": run.version,
@@ -38,13 +38,13 @@ def content(run: Run) -> dict[str, Any]:
             "preprocessing": run.preprocessing,
         },
         "chosen": {
-            "architecture": chosen.architecture.to_dict(),
-            "slug": chosen.architecture.slug,
-            "words": str(chosen.architecture),
-            "params": chosen.cost.params,
-            "flops": chosen.cost.flops,
-            "predicted_latency_ms": chosen.cost.latency_ms,
-            "search_score": chosen.score.to_dict(),
+            "architecture": to_json(delivered.architecture),
+            "slug": delivered.name,
+            "words": delivered.words,
+            "params": delivered.params,
+            "flops": delivered.flops,
+            "predicted_latency_ms": delivered.predicted_ms,
+            "search_score": to_json(delivered.search_score),
             "weights_digest": run.manifest.weights_digest,
         },
         "budget": limits(run),
@@ -55,6 +55,7 @@ def content(run: Run) -> dict[str, Any]:
         "candidates": len(run.search.candidates),
         "tied": len(run.search.tied),
         "search": search.values(run),
+        **({"race": race.values(run.race)} if run.race is not None else {}),
         "training": {
             "supernet": to_json(run.supernet_history),
             "finetune": to_json(run.finetune_history),
@@ -116,8 +117,12 @@ def not_measured(run: Run) -> list[dict[str, str]]:
 def _timed_words(run: Run) -> str:
     """Which networks were timed, as the beginning of a sentence."""
     rounds = () if run.answer is None else run.answer.rounds
-    networks = {network.architecture for taken in rounds for network in taken.networks} | {run.search.chosen.architecture}
-    return "the chosen network was" if len(networks) == 1 else f"the chosen network and {len(networks) - 1} others were"
+    networks = {network.architecture.slug for taken in rounds for network in taken.networks} | {run.delivered.name}
+    if run.race is not None:
+        started = [one.entrant for one in run.race.entrants] + [one.entrant for one in run.race.refused if one.entrant]
+        networks |= {entrant.network for entrant in started if entrant.timing is not None}
+    first = "the chosen network" if run.race is None else "the delivered network"
+    return f"{first} was" if len(networks) == 1 else f"{first} and {len(networks) - 1} others were"
 
 
 def command(run: Run) -> str:

@@ -11,7 +11,7 @@ from autoformer.profiling.reports.blocks import Section, Table
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.wording import DIGEST_DIGITS, duration, file_size, latency_text
 
-STEPS = ("latency table", "train", "search", "extract", "finetune", "export", "profile", "test")  # in their order
+STEPS = ("latency table", "train", "search", "race", "extract", "finetune", "export", "profile", "test")  # in their order
 
 
 def file_values(run: Run) -> dict[str, Any]:
@@ -19,7 +19,8 @@ def file_values(run: Run) -> dict[str, Any]:
     files: dict[str, Any] = {
         "supernet": {"path": "supernet"},
         "search": {"path": "search/search.json"},
-        "network as inherited": {"path": "subnet"},
+        **({"race": {"path": "race/race.json"}} if run.race is not None else {}),
+        **({"network as inherited": {"path": "subnet"}} if run.inherited else {}),
         "network finetuned": {"path": "finetuned"},
         "latency samples": {"path": "latency.json"},
         **({"layers": {"path": "layers.json"}} if run.layers is not None else {}),

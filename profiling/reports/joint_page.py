@@ -12,11 +12,22 @@ from autoformer.files import write_folder
 from autoformer.profiling.measuring.gpu_sensors import GpuReading
 from autoformer.profiling.measuring.sensors import Reading
 from autoformer.profiling.reports import page
-from autoformer.profiling.reports.blocks import TONES, Headline, Page, Section, Table
+from autoformer.profiling.reports.blocks import (
+    SERIES,
+    TONES,
+    Figure,
+    Headline,
+    Page,
+    Plot,
+    Section,
+    Table,
+    common_layout,
+    one_view,
+    plain,
+)
 from autoformer.profiling.reports.delivered import gaps_section, machine_table
 from autoformer.profiling.reports.joint import UNVERIFIED, Joined, join_sources, joint_content
 from autoformer.profiling.reports.latency import blocks_figure, distribution_figure, layer_section, timeline_figure
-from autoformer.profiling.reports.plots import SERIES, Figure, Plot, common_layout, one_view, plain
 from autoformer.profiling.reports.wording import change, how_words, latency_text, percent
 
 MOST_CURVES = 12  # in one figure

@@ -9,8 +9,7 @@ from typing import Any
 from autoformer.profiling.insides.layers import LayerProfile
 from autoformer.profiling.measuring.measure import Measurement
 from autoformer.profiling.measuring.order_statistics import percentile
-from autoformer.profiling.reports.blocks import Section, Table
-from autoformer.profiling.reports.plots import SERIES, Figure, Plot, common_layout, one_view, plain
+from autoformer.profiling.reports.blocks import SERIES, Figure, Plot, Section, Table, common_layout, one_view, plain
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.wording import how_words, latency_text
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from autoformer.profiling.reports.blocks import Section, Table
-from autoformer.profiling.reports.budget import measurement_of_limit
-from autoformer.profiling.reports.plots import (
+from autoformer.profiling.reports.blocks import (
     BLUE,
     GREEN,
     ORANGE,
     Figure,
     Plot,
+    Section,
+    Table,
     common_layout,
     error_bars,
     one_view,
     plain,
     words,
 )
+from autoformer.profiling.reports.budget import measurement_of_limit
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.wording import change, latency_text
 from autoformer.profiling.tables.limit import LatencyAnswer
@@ -30,7 +31,9 @@ def values(run: Run) -> dict[str, Any] | None:
     if table is None:
         return None
     measurement, reason = measurement_of_limit(run)
-    predicted = run.search.chosen.cost.latency_ms
+    predicted = run.delivered.predicted_ms
+    if run.delivered.architecture is None:
+        reason = "the table predicts networks of the search's space only"
     prediction: dict[str, Any] = {"predicted_ms": predicted, "measured_ms": None, "error": None, "reason": reason}
     if measurement is not None and predicted is not None:
         measured = measurement.stats.p50_ms
@@ -57,7 +60,8 @@ def sections(report: Mapping[str, Any]) -> list[Section]:
     table = report["latency_table"]
     if table is None:
         return _loop_section(report)
-    prediction = table["prediction"]
+    prediction, which = table["prediction"], "delivered" if "race" in report else "chosen"
+    missing = "not measured" if report["chosen"]["architecture"] is not None else "not compared"
     facts = [
         ("model", table["model"]),
         ("measurement conditions", table["qualification"]),
@@ -65,9 +69,9 @@ def sections(report: Mapping[str, Any]) -> list[Section]:
         ("cross-validation error", f"mean {100 * table['left_out_mape']:.2g} %, "
          f"worst {100 * table['left_out_worst']:.2g} %"),
         ("margin taken off the limit", f"{100 * table['margin']:.2g} %"),
-        ("chosen network, predicted", "no prediction" if prediction["predicted_ms"] is None
+        (f"{which} network, predicted", "no prediction" if prediction["predicted_ms"] is None
          else f"{prediction['predicted_ms']:.3g} ms"),
-        ("chosen network, predicted against measured", f"not measured: {prediction['reason']}" if prediction["error"] is None
+        (f"{which} network, predicted against measured", f"{missing}: {prediction['reason']}" if prediction["error"] is None
          else change(prediction["predicted_ms"], prediction["measured_ms"])),
         ("measured", table["created"]),
     ]  # fmt: skip
@@ -106,13 +110,14 @@ def table_figure(run: Run) -> Figure:
         },
     ]  # fmt: skip
     measurement = measurement_of_limit(run)[0]
-    if measurement is not None:
-        stats, chosen = measurement.stats, run.search.chosen
+    architecture = run.delivered.architecture
+    if measurement is not None and architecture is not None:
+        stats = measurement.stats
         point: Plot = {
-            "type": "scatter", "mode": "markers", "name": "chosen, measured at the end",
+            "type": "scatter", "mode": "markers", "name": f"{'chosen' if run.race is None else 'delivered'}, measured at the end",
             "marker": {"color": ORANGE, "size": 15, "symbol": "star"},
-            "x": [chosen.cost.flops], "y": [stats.p50_ms],
-            "text": [f"<b>{chosen.architecture.slug}</b><br>{words(chosen.architecture)}<br>{latency_text(stats.to_dict())}"],
+            "x": [run.delivered.flops], "y": [stats.p50_ms],
+            "text": [f"<b>{architecture.slug}</b><br>{words(architecture)}<br>{latency_text(stats.to_dict())}"],
             "hovertemplate": "%{text}<extra></extra>",
         }  # fmt: skip
         if stats.p50_low_ms is not None and stats.p50_high_ms is not None:

@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autoformer.profiling.reports.blocks import Section, Table
-from autoformer.profiling.reports.plots import BLUE, GREY, Figure, Plot, common_layout, one_view
+from autoformer.profiling.reports.blocks import BLUE, GREY, Figure, Plot, Section, Table, common_layout, one_view
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.wording import capital, words_of
 from autoformer.search.result import SearchResult, fronts

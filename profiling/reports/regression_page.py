@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections import Counter
 
 from autoformer.profiling.profiles.regression import FASTER, SAME, SLOWER, Ratio, Regressions
-from autoformer.profiling.reports.blocks import Headline, Page, Section, Table
+from autoformer.profiling.reports.blocks import (
+    BLUE,
+    GREY,
+    Figure,
+    Headline,
+    Page,
+    Section,
+    Table,
+    common_layout,
+    error_bars,
+    one_view,
+    plain,
+)
 from autoformer.profiling.reports.delivered import gaps_section
-from autoformer.profiling.reports.plots import BLUE, GREY, Figure, common_layout, error_bars, one_view, plain
 
 COLUMNS = ("artefact", "", "statistic", "A ms", "B ms", "B / A, 95 % interval", "verdict")
 TONE_OF = {SLOWER: "bad", FASTER: "good", SAME: "good"}

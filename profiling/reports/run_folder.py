@@ -15,16 +15,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autoformer.architecture import Architecture
 from autoformer.cost import Budget, MeasurementConditions
 from autoformer.data.ledger import LEDGER, Reading, read_ledger
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import CheckpointError
 from autoformer.export.manifest import Manifest
-from autoformer.files import believing, read_document, read_json
+from autoformer.files import TIMM, believing, read_document, read_json
 from autoformer.metric import Metric, Score, metric_from, score
 from autoformer.profiling.insides.layers import LayerProfile
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.profiles.latency import Profile
+from autoformer.profiling.race.entrant import WORDS, Entrant
+from autoformer.profiling.race.record import FILE_NAME as RACE_FILE
+from autoformer.profiling.race.record import RaceRecord
 from autoformer.profiling.tables.limit import FILE_NAME, LatencyAnswer, finally_chosen
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.records import from_json
@@ -90,6 +94,33 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Delivered:
+    """The network that was finetuned and exported: what the search chose, or what won the race."""
+
+    name: str  # the short name of an architecture, or timm's words
+    words: str
+    architecture: Architecture | None  # of a network of the search's space
+    params: int
+    flops: int | None  # multiply-adds of one image; None: they could not be counted
+    predicted_ms: float | None  # by the latency table
+    search_score: Score | None  # with inherited weights
+
+    @classmethod
+    def of_race(cls, entrant: Entrant) -> Delivered:
+        """The winner of a race."""
+        own = entrant.architecture
+        return cls(
+            name=entrant.network,
+            words=f"{WORDS[entrant.kind]}, images of {entrant.image_size} px" if own is None else str(own),
+            architecture=own,
+            params=entrant.params,
+            flops=entrant.flops,
+            predicted_ms=entrant.predicted_ms,
+            search_score=entrant.inherited,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Steps:
     seconds: dict[str, float]
 
@@ -119,6 +150,7 @@ class Run:
     search_config: dict[str, Any]
     progress: dict[str, tuple[tuple[int, float], ...]]  # by method: images evaluated, and the best score by then
     answer: LatencyAnswer | None  # to the limit on latency, before the choice was final
+    race: RaceRecord | None  # that decided what is delivered; None: the search's choice is
     measurement_conditions: MeasurementConditions | None  # what a latency means in the budget and in the candidates' costs
     manifest: Manifest
     profile: Profile
@@ -132,6 +164,27 @@ class Run:
     @property
     def seed(self) -> int:
         return int(self.recipe["seed"])
+
+    @property
+    def delivered(self) -> Delivered:
+        """The network that was finetuned and exported."""
+        if self.race is not None:
+            return Delivered.of_race(self.race.delivered.entrant)
+        chosen = self.search.chosen
+        return Delivered(
+            name=chosen.architecture.slug,
+            words=str(chosen.architecture),
+            architecture=chosen.architecture,
+            params=chosen.cost.params,
+            flops=chosen.cost.flops,
+            predicted_ms=chosen.cost.latency_ms,
+            search_score=chosen.score,
+        )
+
+    @property
+    def inherited(self) -> bool:
+        """Whether the delivered network began with weights of the supernet."""
+        return _inherited(self.race)
 
     def score(self, name: str) -> Score:
         """The score of one network on the test part."""
@@ -155,7 +208,8 @@ class Run:
         values["table"] = LatencyTable.load(table) if table.exists() else None
         with checked(folder / "supernet" / "supernet.json", "autoformer/supernet/1") as record:
             values["supernet_history"] = _history(record, metric)
-        with checked(folder / "finetuned" / "subnet.json", "autoformer/subnet/1") as record:
+        race = values["race"] = _raced(folder / "race", metric)
+        with checked(*_finetuned(folder / "finetuned", race)) as record:
             values["finetune_history"] = _history(record, metric)
         with checked(folder / "search" / "search.json", "autoformer/search/3"):
             values |= _searched(folder / "search", metric)
@@ -165,7 +219,7 @@ class Run:
             raise CheckpointError(f"{folder / 'latency.json'} holds no measurement; profile again")
         values["layers"] = LayerProfile.load(layers) if layers.exists() else None
         with checked(folder / "test.json", "autoformer/test/1") as record:
-            values |= _tested(record, parts["test"], len(values["classes"]))
+            values |= _tested(record, parts["test"], len(values["classes"]), inherited=_inherited(race))
         values["readings"] = read_ledger(folder / LEDGER)
         values["beside"] = readings_beside(folder, parts["test"].digest)
         with checked(folder / "steps.json", "autoformer/steps/1") as record:
@@ -175,12 +229,16 @@ class Run:
         return run
 
     def _check_files(self) -> None:
-        """Raises `CheckpointError` when the export is of another network than the search chose, or a file was changed."""
-        chosen = self.search.chosen.architecture
-        exported = self.manifest.architecture
-        if exported != chosen:
-            what = "a network of no space" if exported is None else exported.slug
-            raise CheckpointError(f"{self.folder / 'export'} holds {what}, the search chose {chosen.slug}; not of one run")
+        """Raises `CheckpointError` when the export is of another network than was chosen or won, or a file was changed."""
+        delivered, exported = self.delivered, self.manifest.architecture
+        foreign = self.manifest.network or "a network of no space"
+        same = exported == delivered.architecture
+        if same and exported is None and self.manifest.network is not None and delivered.name.startswith(TIMM):
+            same = _of_timm(foreign) == _of_timm(delivered.name)
+        if not same:
+            what = foreign if exported is None else exported.slug
+            said = "the search chose" if self.race is None else "the race was won by"
+            raise CheckpointError(f"{self.folder / 'export'} holds {what}, {said} {delivered.name}; not of one run")
         for artefact in self.manifest.artefacts:
             if artefact.file is not None:
                 self.manifest.verified_file(self.folder / "export", artefact)
@@ -226,7 +284,36 @@ def _searched(folder: Path, metric: Metric) -> dict[str, Any]:
     }
 
 
-def _tested(record: Mapping[str, Any], part: Part, classes: int) -> dict[str, Any]:
+def _raced(folder: Path, metric: Metric) -> RaceRecord | None:
+    """The race that decided; None in a run without one."""
+    if not folder.is_dir():
+        return None
+    found = RaceRecord.load(folder)
+    if found.metric != metric:
+        path = folder / RACE_FILE
+        raise CheckpointError(f"{path} was decided by {found.metric}, the run's metric is {metric}; not of one run")
+    return found
+
+
+def _inherited(race: RaceRecord | None) -> bool:
+    """Whether what is delivered began with weights of the supernet: the search's choice, or a winner out of its space."""
+    return race is None or (race.delivered.entrant.architecture is not None and not race.delivered.entrant.fresh)
+
+
+def _finetuned(folder: Path, race: RaceRecord | None) -> tuple[Path, str]:
+    """The record of the delivered network's finetune, and its format: of a network of ours, or of one out of timm."""
+    own = folder / "subnet.json"
+    if race is None or race.delivered.entrant.architecture is not None or own.exists():
+        return own, "autoformer/subnet/1"
+    return folder / "network.json", "autoformer/network/1"
+
+
+def _of_timm(words: str) -> str:
+    """The name in `timm:NAME` or `timm:NAME@FILE`, without the mark of its weights."""
+    return words.removeprefix(TIMM).partition("@")[0].partition(".")[0]
+
+
+def _tested(record: Mapping[str, Any], part: Part, classes: int, *, inherited: bool) -> dict[str, Any]:
     """The labels of the test images, and what each network predicted."""
     labels = np.array(record["labels"], dtype=np.int64)
     predictions = {name: np.array(found, dtype=np.int64) for name, found in record["guesses"].items()}
@@ -237,9 +324,11 @@ def _tested(record: Mapping[str, Any], part: Part, classes: int) -> dict[str, An
             raise ValueError(f"{name} has {found.shape} entries, the test part {part.images} images")
         if found.min() < 0 or found.max() >= classes:
             raise ValueError(f"{name} names classes beyond the {classes} of run.json")
-    for name in (INHERITED, FINETUNED, FP32):
+    for name in (*((INHERITED,) if inherited else ()), FINETUNED, FP32):
         if name not in predictions:
             raise ValueError(f"predictions of {name!r} are missing")
+    if INHERITED in predictions and not inherited:
+        raise ValueError(f"it has predictions of {INHERITED!r}, the winner of the race inherited nothing")
     return {"labels": labels, "predictions": predictions}
 
 

@@ -13,10 +13,9 @@ from autoformer.cost import show
 from autoformer.errors import CheckpointError
 from autoformer.metric import WORDS
 from autoformer.profiling.measuring.verdict import status_from
-from autoformer.profiling.reports import budget, delivered, latency, latency_table, page, preferences, scores, search
-from autoformer.profiling.reports.blocks import TONES, Headline, Page, Section
+from autoformer.profiling.reports import budget, delivered, latency, latency_table, page, preferences, race, scores, search
+from autoformer.profiling.reports.blocks import TONES, Figure, Headline, Page, Section
 from autoformer.profiling.reports.content import FORMAT, content
-from autoformer.profiling.reports.plots import Figure
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.wording import (
     device_words,
@@ -67,7 +66,13 @@ def figures(run: Run) -> list[Figure]:
         preferences.preferences_figure(run),
         preferences.shapes_figure(run),
         scores.training_figure("supernet", "Training of the supernet", run.supernet_history, run.metric),
-        scores.training_figure("finetune", "Finetuning of the chosen network", run.finetune_history, run.metric),
+        *([] if run.race is None else race.figures(race.values(run.race))),
+        scores.training_figure(
+            "finetune",
+            f"Finetuning of the {'chosen' if run.race is None else 'delivered'} network",
+            run.finetune_history,
+            run.metric,
+        ),
         latency.distribution_figure(run.profile.measurements),
         latency.timeline_figure([*run.profile.measurements, run.profile.reference]),
         latency.blocks_figure([run.layers]) if run.layers is not None else None,
@@ -79,6 +84,7 @@ def figures(run: Run) -> list[Figure]:
 def headline(report: Mapping[str, Any], main_latency: str) -> Headline:
     """The first screen. `main_latency` names the measurement that is shown there."""
     chosen, score = report["chosen"], report["test"]["onnx fp32"]
+    kind = "network" if chosen["architecture"] is None else "vision transformer"
     latency = report["latency"][main_latency]
     verdicts = [
         (f"{limit_words(limit)}: {limit['met']}", TONES[limit["met"]]) for limit in report["budget"]
@@ -92,16 +98,13 @@ def headline(report: Mapping[str, Any], main_latency: str) -> Headline:
     verdicts.append((f"timing: {latency['verdict']}", TONES[latency["verdict"]]))
     verdicts += [(f"{item['what']}: {item['status']}", "open") for item in report["skipped"] if item["status"] == "skipped"]
     return Headline(
-        title=f"A vision transformer for {short_source(report['source'])}",
-        sentence=(
-            f"Of {report['candidates']} scored networks within the budget, the search chose {chosen['slug']}: "
-            f"{chosen['words']}. Finetuned and exported, it was measured on {device_words(report['device'])}."
-        ),
+        title=f"A {kind} for {short_source(report['source'])}",
+        sentence=_sentence(report),
         numbers=(
             (f"{words_of(report)} on test", percent_value(score["value"], score["low"], score["high"]),
              f"95 % interval {interval(score)}; {_images(score)} images, ONNX fp32"),
             ("parameters", show("params", chosen["params"]), "of the network that was exported"),
-            ("FLOPs", show("flops", chosen["flops"]), "multiply-adds for one image"),
+            ("FLOPs", "–" if chosen["flops"] is None else show("flops", chosen["flops"]), "multiply-adds for one image"),
             ("latency", latency_text(latency).split(" [")[0],
              f"{latency_interval(latency)}; {latency['qualification']}"),
         ),
@@ -109,10 +112,22 @@ def headline(report: Mapping[str, Any], main_latency: str) -> Headline:
     )  # fmt: skip
 
 
+def _sentence(report: Mapping[str, Any]) -> str:
+    """The decision, and where it was measured."""
+    chosen, device = report["chosen"], device_words(report["device"])
+    if "race" in report:
+        return f"{report['race']['sentence']} Exported, it was measured on {device}."
+    return (
+        f"Of {report['candidates']} scored networks within the budget, the search chose {chosen['slug']}: {chosen['words']}. "
+        f"Finetuned and exported, it was measured on {device}."
+    )
+
+
 def sections(report: Mapping[str, Any]) -> tuple[Section, ...]:
     """The whole report below the headline."""
     layers = report["layers"]
     return (
+        *race.sections(report),
         search.section(report),
         preferences.section(report),
         budget.section(report),
@@ -162,7 +177,8 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     chosen = report["chosen"]
     lines = [
         f"found {chosen['slug']} for {short_source(report['source'])} (seed {report['seed']}): {chosen['words']}",
-        *(f"{limit_words(limit)}: {budget.found_text(limit)}, {status_from(limit['met'])}" for limit in report["budget"]),
+        *([report["race"]["sentence"]] if "race" in report else []),
+        *(_limit_line(limit) for limit in report["budget"]),
     ]
     if not report["budget"]:
         lines.append("budget: no limits were set")
@@ -191,6 +207,11 @@ def _within(lines: list[str], most: int) -> list[str]:
     if len(lines) <= most:
         return lines
     return [*lines[: most - 1], f"{lines[most - 1]} (and {len(lines) - most} more in the report)"]
+
+
+def _limit_line(limit: Mapping[str, Any]) -> str:
+    said = (budget.found_text(limit), budget.used_text(limit), status_from(limit["met"]))
+    return f"{limit_words(limit)}: {', '.join(filter(None, said))}"
 
 
 def _int8_line(report: Mapping[str, Any]) -> str:

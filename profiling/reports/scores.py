@@ -9,8 +9,19 @@ from typing import Any
 
 from autoformer.data.value_range import words_on_range
 from autoformer.metric import WORDS, Metric, metric_from, wilson
-from autoformer.profiling.reports.blocks import Section, Table
-from autoformer.profiling.reports.plots import GREY, SERIES, SYMBOLS, Figure, Plot, common_layout, error_bars, one_view, plain
+from autoformer.profiling.reports.blocks import (
+    GREY,
+    SERIES,
+    SYMBOLS,
+    Figure,
+    Plot,
+    Section,
+    Table,
+    common_layout,
+    error_bars,
+    one_view,
+    plain,
+)
 from autoformer.profiling.reports.run_folder import FP32, INT8, Epoch, Run
 from autoformer.profiling.reports.wording import (
     DIGEST_DIGITS,

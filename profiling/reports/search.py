@@ -11,8 +11,7 @@ from typing import Any
 
 from autoformer.cost import show
 from autoformer.metric import WORDS, Score, metric_from
-from autoformer.profiling.reports.blocks import Section, Table
-from autoformer.profiling.reports.plots import (
+from autoformer.profiling.reports.blocks import (
     BLUE,
     GREEN,
     GREY,
@@ -22,6 +21,8 @@ from autoformer.profiling.reports.plots import (
     SERIES,
     Figure,
     Plot,
+    Section,
+    Table,
     common_layout,
     error_bars,
     one_view,
@@ -160,6 +161,8 @@ def _choice_text(report: Mapping[str, Any]) -> str:
     loop = report["latency_loop"]
     if loop is not None and loop["instead_of"]:
         ties += f" That was {loop['instead_of']}; after measuring, {loop['slug']} replaced it (see Latency in the loop)."
+    if "race" in report:
+        ties += " Whether that is delivered was decided by finetuning (see The race)."
     return f"{report['candidates']} networks were scored with inherited weights on {_seen_words(search)}. {ties}"
 
 

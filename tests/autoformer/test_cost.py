@@ -22,6 +22,7 @@ from autoformer.cost import (
     count_params,
     count_supernet_params,
     show,
+    use_words,
 )
 from autoformer.errors import BudgetError
 from autoformer.networks.subnet import Attention, Subnet
@@ -223,3 +224,13 @@ def test_an_impossible_budget_names_the_tightest_limit_the_cheapest_value_and_it
 )
 def test_values_are_shown_as_people_write_them(measure: str, value: float, text: str) -> None:
     assert show(measure, value) == text
+
+
+def test_the_use_of_a_budget_is_the_share_of_each_upper_limit() -> None:
+    budget = Budget(max_params=200, min_params=10, max_flops=1000, max_latency_ms=4)
+    counted = {"max_params": 0.25, "max_flops": 0.96}
+    assert budget.use_of(Cost(params=50, flops=960, latency_ms=5)) == {**counted, "max_latency_ms": 1.25}
+    assert budget.use_of(Cost(params=50, flops=960)) == counted  # no latency is known
+    assert Budget(min_flops=5).use_of(Cost(params=50, flops=960)) == {}
+    assert use_words("max_flops", 0.96) == "96 % of the FLOPs limit"
+    assert use_words("max_latency_ms", 1.25) == "125 % of the latency limit"

@@ -74,7 +74,7 @@ NUMBERS_ONLY = tuple(  # they hold or compare numbers, and import neither torch 
         "profiling.tables": (
             "correction", "costs", "design", "errors", "formulas", "limit", "loop", "speed_factor", "table",
         ),
-        "profiling.reports": ("content", "joint", "run_folder", "search"),
+        "profiling.reports": ("content", "joint", "race", "run_folder", "search"),
     }.items()
     for name in names
 )  # fmt: skip

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from autoformer.architecture import Architecture
-from autoformer.cli.chain.race import Question, run_race
+from autoformer.cli.chain.legs import Question
+from autoformer.cli.chain.race import run_race
 from autoformer.cost import Budget
 from autoformer.data.loading import load_parts, parts_of_record
 from autoformer.data.parts import DataConfig

@@ -12,6 +12,7 @@ from tests.support.source_tree import ROOT
 SHORT = (
     "train.epochs=4", "train.evaluate_every=2", "finetune.epochs=2", "search.population=6", "search.generations=2",
     "search.parents=3", "search.mutated=3", "search.crossed=3", "export.calibration_images=64", "profile.seconds=0.2",
+    "race=null",
 )  # fmt: skip
 QUICKSTART = ROOT / "recipes" / "quickstart.yaml"
 

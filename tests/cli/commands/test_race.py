@@ -55,10 +55,10 @@ def test_people_see_everyone_the_refused_and_the_decision(searched: Path, finish
     record, shown = RaceRecord.load(finished_race), " ".join(answer.out.split())
     for one in record.entrants:
         assert one.entrant.name in shown
-    assert "did not start" in shown
+    assert "Did not start" in shown
     assert "4 start" in shown
     assert " ".join(record.sentence().split()) in shown
-    assert f"trained beyond the winner's own finetune: {record.extra_epochs} epochs, {record.cost:.2g} finetunes" in shown
+    assert f"The race cost {record.cost:.2g} finetunes beyond the delivered network's own: {record.extra_epochs} epochs" in shown
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,10 @@ def test_the_best_few_are_measured_and_what_is_extracted_is_what_was_chosen_then
     again = command("search", "--supernet", supernet, "--out", tmp_path / "s", *limits, "--seconds", "0.05", "--quiet", *words())
     assert f"latency {found['status']}" in again.out
     assert "asked first" in again.out
+    used = 1.04 * Table.load(table_of_here).predict(Architecture.from_dict(found["architecture"])) / found["limit_ms"]
+    assert f"the choice uses {100 * used:.0f} % of the latency limit\n" in again.out  # as measured: 4 % above the prediction
+    assert answer.json["limits_used"]["max_latency_ms"] == pytest.approx(used)
+    assert "of the limit" in again.out
     assert read_json(tmp_path / "s" / "latency_answer.json") == found  # read, not measured again
     cut = command("extract", "--supernet", supernet, "--search", tmp_path / "s", "--out", tmp_path / "net", "--json")
     assert cut.json["architecture"] == found["architecture"]
@@ -243,9 +247,36 @@ def test_limits_in_percent_are_of_the_largest_network_of_the_space(searched: tup
     assert answer.json["budget"]["max_flops"] == pytest.approx(0.9 * count_flops(SPACE.largest, SPACE))
 
 
-def test_the_best_instead_of_the_cheapest_can_be_asked_for(searched: tuple[Path, str]) -> None:
-    best = command("search", "--from", searched[0], "--max-flops", "90%", "--set", "choose=best", "--json").json["result"]
-    assert best["chosen"] == best["best"]
+def test_the_best_is_chosen_and_the_cheapest_of_the_tied_can_be_asked_for(searched: tuple[Path, str]) -> None:
+    record = record_of(searched[0])
+    assert record["config"]["choose"] == "best"
+    assert record["result"]["chosen"] == record["result"]["best"]
+    asked = command("search", "--from", searched[0], "--max-flops", "90%", "--set", "choose=cheapest", "--json").json["result"]
+    flops = {number: asked["candidates"][number]["cost"]["flops"] for number in asked["tied"]}
+    assert len(set(flops.values())) > 1
+    assert flops[asked["chosen"]] == min(flops.values())
+
+
+def test_what_cheapest_costs_stands_in_the_help() -> None:
+    said = " ".join(command("search", "--help").out.replace("│", " ").split())
+    assert "costs 0.6 to 1.3 points of accuracy and uses 41 to 62 % of the limit" in said
+
+
+def test_a_search_says_how_much_of_each_stated_limit_the_choice_uses(searched: tuple[Path, str], latency_table: Path) -> None:
+    folder, printed = searched
+    cost, largest = SearchRecord.load(folder).result.chosen.cost, ExactCosts(SPACE)(SPACE.largest)
+    slowest = Table.load(latency_table).predict(SPACE.largest)
+    params, flops = cost.params / (0.7 * largest.params), cost.flops / (0.7 * largest.flops)
+    latency = (cost.latency_ms or 0) / (0.8 * slowest)
+    said = (
+        f"the choice uses {100 * params:.0f} % of the parameter limit, {100 * flops:.0f} % of the FLOPs limit, "
+        f"{100 * latency:.0f} % of the latency limit (predicted)"
+    )
+    assert said in printed
+    again = command("search", "--from", folder, "--max-flops", "90%", "--json").json
+    chosen = again["result"]["candidates"][again["result"]["chosen"]]["cost"]["flops"]
+    assert again["limits_used"] == {"max_flops": pytest.approx(chosen / (0.9 * largest.flops))}
+    assert "the choice uses" not in command("search", "--from", folder).out  # there is no limit
 
 
 def test_a_budget_that_no_stored_network_keeps_is_refused_in_one_line(searched: tuple[Path, str], tmp_path: Path) -> None:

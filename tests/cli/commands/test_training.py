@@ -17,9 +17,10 @@ from autoformer.cli.chain.recipe import load_recipe
 from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig, DataParts
 from autoformer.evaluate import EvaluationSet
+from autoformer.metric import kendall_tau
 from autoformer.networks.folders import load_subnet, load_supernet
 from autoformer.networks.supernet import Supernet
-from autoformer.search.audit import audit, kendall_tau
+from autoformer.search.audit import audit
 from autoformer.space import SearchSpace
 from tests.support.commands import command
 from tests.support.short_runs import QUICKSTART, SHORT

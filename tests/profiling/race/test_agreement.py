@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import kendalltau
 
 from autoformer.profiling.race.agreement import Agreement
-from tests.support.races import LABELS, right_on
+from tests.support.scripted_races import LABELS, right_on
 
 BEFORE = (0.40, 0.45, 0.50, 0.55, 0.60)
 

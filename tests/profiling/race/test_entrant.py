@@ -11,7 +11,7 @@ from autoformer.cost import Budget, Cost
 from autoformer.profiling.measuring.verdict import UNSTABLE, Verdict
 from autoformer.profiling.race.config import RaceConfig
 from tests.support.latency_loops import timing
-from tests.support.races import entrant
+from tests.support.scripted_races import entrant
 
 MEASURED = replace(entrant("a", latency_ms=9.0), timing=timing(2.0, width=0.1))  # 1.9 to 2.1 ms; 1000 weights, 2000 FLOPs
 

@@ -9,7 +9,7 @@ import pytest
 
 from autoformer.profiling.race.halving import Finish, Leg, Outcome, Race
 from autoformer.profiling.race.schedule import Rung, Schedule
-from tests.support.races import FOUR, LABELS, Curve, Script, entrant
+from tests.support.scripted_races import FOUR, LABELS, Curve, Script, entrant
 
 EIGHT = Schedule((Rung(8, 2), Rung(4, 4), Rung(2, 8)), 20, (1.0,))
 

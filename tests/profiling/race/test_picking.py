@@ -14,7 +14,7 @@ from autoformer.profiling.race.picking import distance, picked
 from autoformer.search.candidate import Candidate
 from autoformer.search.result import SearchResult, conclude
 from autoformer.space import SearchSpace
-from tests.support.races import LABELS, right_on
+from tests.support.scripted_races import LABELS, right_on
 
 SPACE = SearchSpace(
     name="by hand", embed_dims=(16, 24, 32), depths=(1, 2), num_heads=(1, 2), mlp_ratios=(1.0, 2.0, 4.0), head_dim=8,

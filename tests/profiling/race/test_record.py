@@ -15,11 +15,11 @@ from autoformer.errors import CheckpointError
 from autoformer.files import SEAL, read_json
 from autoformer.metric import paired_difference
 from autoformer.profiling.race.agreement import Agreement
-from autoformer.profiling.race.record import RaceRecord, Trained, standings
+from autoformer.profiling.race.record import RaceRecord, Trained
 from autoformer.profiling.race.schedule import Rung, Schedule
 from autoformer.search.candidate import packed
 from tests.support.latency_loops import HERE, SPACE, timing
-from tests.support.races import FOUR, HELD_OUT, LABELS, Curve, entrant, recorded, right_on
+from tests.support.scripted_races import FOUR, HELD_OUT, LABELS, Curve, entrant, recorded, right_on
 
 
 def clear() -> RaceRecord:
@@ -100,18 +100,6 @@ def test_a_delivered_network_that_was_behind_when_both_had_a_score_is_not_called
     assert "After 4 epochs it was behind the network b (found by the search), which was not trained further: -30.00" in (
         record.sentence()
     )
-
-
-def test_standings_begin_with_the_delivered_network_and_end_with_those_that_have_no_score() -> None:
-    rows = standings(clear())
-    assert [row[0] for row in rows] == ["a", "c", "b", "d", "e"]
-    by_name = {row[0]: row for row in rows}
-    assert by_name["a"][4:6] == ("×1", "20")
-    assert by_name["a"][-1] == "delivered"
-    assert by_name["b"][-1].startswith("behind after 4 epochs")
-    assert by_name["c"][1:6] == ("the network c, from scratch", "8", "not measured", "×4", "20")
-    assert by_name["c"][-1] == "finished"
-    assert by_name["e"][4:] == ("none", "0", "none", "not scored", "not finite")
 
 
 # --- the file ------------------------------------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ from autoformer.profiling.reports.run_page import build_report
 from tests.support.batch_sweeps import profile
 from tests.support.comparisons import comparison, rows_of
 from tests.support.layer_profiles import PROFILE
-from tests.support.run_folder import make_run
+from tests.support.races import after_race, make_race
+from tests.support.run_folder import SPACE, make_run
 
 BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome is installed")]
@@ -169,7 +170,7 @@ addEventListener("load", () => setTimeout(() => {{
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The page of several sources, of a comparison of networks, and of one of two profiles."""
+    """The page of several sources, of a comparison of networks, of one of two profiles, and of a run with a race."""
     folder = tmp_path_factory.mktemp("others")
     hostile = "</script><img src=x>" * 3
     profile(1, 2.0, name=hostile).save(folder / "latency.json")
@@ -179,7 +180,10 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     save(comparison_page(comparison(*marked(with_ratios(rows)))), folder / "compared.html")
     pair = [[profile(1, 10.0, name=hostile, samples=(9.9 * factor, 10.1 * factor))] for factor in (1, 1.2)]
     save(regression_page(compare_profiles(*pair)), folder / "regressions.html")
+    raced = after_race(make_run(folder / "raced"), make_race(SPACE.smallest, winner="resnet"))
+    build_report(raced)
     return {
+        "race": raced / "report.html",
         "sources": folder / "report" / "report.html",
         "networks": folder / "compared.html",
         "profiles": folder / "regressions.html",
@@ -187,8 +191,8 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("width", [360, 1280])
-@pytest.mark.parametrize(("which", "figures"), [("sources", 3), ("networks", 1), ("profiles", 1)])
-def test_every_page_that_lays_measurements_side_by_side_draws_fits_and_asks_for_nothing(
+@pytest.mark.parametrize(("which", "figures"), [("sources", 3), ("networks", 1), ("profiles", 1), ("race", 11)])
+def test_every_page_that_lays_things_side_by_side_draws_fits_and_asks_for_nothing(
     which: str, figures: int, width: int, others: dict[str, Path], tmp_path: Path
 ) -> None:
     frame = tmp_path / "frame.html"

@@ -134,6 +134,44 @@ def test_a_counted_limit_is_within_budget_exactly(report: dict[str, Any], run: P
     assert limit["found"] == report["chosen"]["params"] == Manifest.load(run / "export").params
 
 
+def test_the_report_says_how_much_of_each_limit_the_choice_uses(report: dict[str, Any], run: Path, tmp_path: Path) -> None:
+    """The fp32 file takes 0.81 of 1.0 ms; the median is over 0.80 to 0.82 ms."""
+    params, latency = report["budget"]
+    assert params["share"] == Manifest.load(run / "export").params / 200_000
+    assert latency["share"] == latency["found"]  # of 1.0 ms
+    assert latency["share"] == pytest.approx(0.81, abs=0.001)
+    said = f"{100 * params['share']:.0f} % of the parameter limit used, within budget"
+    assert said in "\n".join(summary_lines(report))
+    assert "81 % of the latency limit used, within budget" in "\n".join(summary_lines(report))
+    page = (run / "report.md").read_text()
+    assert "| used |" in page
+    assert "| 81 % |" in page
+
+
+def test_where_no_latency_was_measured_the_use_of_its_limit_is_the_predicted_one(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", limit_ms=1.0)
+    table = read_json(folder / "latency_table.json")
+    assert table["qualification"]["batch"] == 1
+    profile = read_json(folder / "latency.json")
+    for measurement in profile["measurements"]:
+        measurement["batch"] = 2  # another meaning than that of the limit
+    (folder / "latency.json").write_text(json.dumps(profile))
+    limit = latency_limit(build_report(folder))
+    assert limit["found"] is None
+    assert limit["share"] == limit["predicted"] / 1.0
+    assert f"{100 * limit['share']:.0f} % (predicted)" in (folder / "report.md").read_text()
+
+
+def test_a_lower_limit_is_not_used(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    budget = read_json(folder / "budget.json")
+    budget["limits"] = budget["searched_with"] = {"min_flops": 10}
+    (folder / "budget.json").write_text(json.dumps(budget))
+    report = build_report(folder)
+    assert [limit["share"] for limit in report["budget"]] == [None]
+    assert "limit used" not in "\n".join(summary_lines(report))
+
+
 def test_a_counted_limit_that_is_broken_is_over_budget(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     budget = read_json(folder / "budget.json")
@@ -236,6 +274,13 @@ def test_a_report_of_an_earlier_version_is_summed_up_in_the_present_words(report
     earlier = {"within budget": "met", "over budget": "not met", "inconclusive": "not shown"}
     old = {**report, "budget": [{**limit, "met": earlier[limit["met"]]} for limit in report["budget"]]}
     assert summary_lines(old) == summary_lines(report)
+
+
+def test_a_report_from_before_shares_of_limits_were_written_is_summed_up_without_them(report: dict[str, Any]) -> None:
+    limits = [{name: value for name, value in limit.items() if name != "share"} for limit in report["budget"]]
+    lines = summary_lines({**report, "budget": limits})
+    assert len(lines) == len(summary_lines(report))
+    assert "limit used" not in "\n".join(lines)
 
 
 def test_the_summary_stays_short_with_many_measurements(report: dict[str, Any]) -> None:

@@ -15,9 +15,9 @@ from autoformer.architecture import Architecture
 from autoformer.cost import Cost, ExactCosts
 from autoformer.errors import CheckpointError
 from autoformer.metric import score
+from autoformer.profiling.reports.blocks import Figure, Plot
 from autoformer.profiling.reports.content import content
 from autoformer.profiling.reports.page import markdown
-from autoformer.profiling.reports.plots import Figure, Plot
 from autoformer.profiling.reports.preferences import preference_tables, preferences, preferences_figure
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.run_page import build_report, figures, run_page, summary_lines
