@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from autoformer.cli.chain import race as chain
+from autoformer.cli.chain import legs
 from autoformer.profiling.race.record import RaceRecord
 from autoformer.profiling.race.schedule import Rung, Schedule
 from autoformer.training.runs import finetune
@@ -121,16 +121,16 @@ def test_a_race_killed_in_each_rung_and_in_the_finish_delivers_the_same_bits(
 def test_two_processes_share_a_race_and_deliver_the_same_bits(
     searched: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, legs = measured(undisturbed, tmp_path / "race"), list[Path]()
+    out, trained = measured(undisturbed, tmp_path / "race"), list[Path]()
 
     def slowly(network: Any, parts: Any, config: Any, folder: Path, **options: Any) -> nn.Module:
-        legs.append(folder)
+        trained.append(folder)
         time.sleep(1.5)  # in this process, so that the other one gets its turn
         return finetune(network, parts, config, folder, **options)
 
-    monkeypatch.setattr(chain, "finetune", slowly)
+    monkeypatch.setattr(legs, "finetune", slowly)
     answer = command(*words_of(searched, out), "--workers", "2")
     assert answer.code == 0, answer.err
     assert "ended early" not in answer.err
-    assert 0 < len(legs) < len(list(out.glob("entrants/*/x*/after-*.json")))
+    assert 0 < len(trained) < len(list(out.glob("entrants/*/x*/after-*.json")))
     assert Untimed.of(out, out / "winner") == Untimed.of(undisturbed, undisturbed / "winner")
