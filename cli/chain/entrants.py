@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from autoformer.cli.chain.starting import network_for
 from autoformer.cost import Budget, count_flops, count_params
 from autoformer.data.loading import load_parts, without_recorded
 from autoformer.data.parts import DataParts
-from autoformer.errors import AutoformerError, BudgetError, InterruptedRunError, StorageError
+from autoformer.errors import AutoformerError, BudgetError, CheckpointError, ExportError, InterruptedRunError, StorageError
 from autoformer.files import TIMM, read_json
 from autoformer.networks.folders import load_supernet
 from autoformer.networks.subnet import Subnet
@@ -225,7 +226,12 @@ class Selection:
         self.say(f"a first look at {words}")
         size: int | None = sizes[0]
         while size is not None and size not in seen:
-            seen[size] = used(size)
+            try:
+                seen[size] = used(size)
+            except (CheckpointError, ExportError):
+                if size == sizes[0]:
+                    raise
+                seen[size] = math.inf  # it cannot take larger images
             if self.limits.to_dict():
                 size = largest_within(1 - SIZING_MARGIN, seen, sizes)
         if size is None and (reason := made[sizes[0]][0].why_not(self.limits)) is not None:

@@ -172,7 +172,7 @@ class Legs:
                 around=replace(self.around, progress=told), until=leg.epochs,
             )  # fmt: skip
         except DivergedError as error:
-            return Outcome(seconds=_seconds(folder, leg.epochs), failed=str(error))
+            return Outcome(seconds=_seconds(folder, leg.epochs), failed=str(error).replace(f"{self.out}/", ""))
         except (RuntimeError, MemoryError) as error:
             if (shortage := memory_shortage(error)) is None:
                 raise

@@ -150,14 +150,16 @@ class Race:
 
     def _drop(self, names: Sequence[str], epochs: int) -> None:
         for name in names:
-            found = self.standings[name].predictions(epochs)
-            self.standings[name].out = f"behind after {epochs} epochs ({self._score(found)})" if found is not None else "failed"
+            found, many = self.standings[name].predictions(epochs), "" if epochs == 1 else "s"
+            self.standings[name].out = "failed" if found is None else f"behind after {epochs} epoch{many} ({self._score(found)})"
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def _to_the_end(self, ranked: Sequence[str], reached: int) -> list[str]:
         """The finished, the best first. Where a training fails the next entrant takes its place."""
         last, finished = self.schedule.epochs, list[str]()
+        if ranked and reached == last:  # the last rung is the end
+            return list(ranked)
         waiting = [*ranked, *self._ranked_by_last([name for name in self.standings if name not in ranked])]
         if len(ranked) > 1 and self._goes_with(ranked[0], ranked[1], reached):
             finished = self._trained(ranked[:2], last)
