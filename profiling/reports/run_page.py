@@ -32,6 +32,7 @@ from autoformer.profiling.reports.wording import (
 )
 from autoformer.settings import write_yaml
 
+PRECISIONS = ("fp32", "tf32", "fp16", "int8")
 MOST_LINES = 15  # of the summary
 
 
@@ -194,12 +195,21 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
         f"{found['images']} search images; chosen: {found['choose']}{again}"
     )
     lines.append(readings_words(report))
-    latencies = [f"{name}: {latency_text(stats)} p50, {stats['verdict']}" for name, stats in report["latency"].items()]
+    timed = sorted(
+        report["latency"].items(), key=lambda item: by_precision(item[0])
+    )  # a report that was read is in another order
+    latencies = [f"{name}: {latency_text(stats)} p50, {stats['verdict']}" for name, stats in timed]
     skipped = [f"{item['what']} {item['status']}: {item['reason']}" for item in report["skipped"] if item["what"] != "ONNX int8"]
-    files = "; ".join(file["path"] for file in report["files"].values() if "sha256" in file)
+    paths = [file["path"] for file in report["files"].values() if "sha256" in file]
+    files = "; ".join(sorted(paths, key=by_precision))
     end = [f"files: {files}"] if files else []
     room = MOST_LINES - len(lines) - len(end)
     return lines + _within(latencies, max(1, room - len(skipped))) + _within(skipped, max(1, room - len(latencies))) + end
+
+
+def by_precision(name: str) -> tuple[int, str]:
+    """The place of a file among those of a run: fp32 first."""
+    return next((place for place, precision in enumerate(PRECISIONS) if precision in name), len(PRECISIONS)), name
 
 
 def _within(lines: list[str], most: int) -> list[str]:
