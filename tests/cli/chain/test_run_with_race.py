@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -49,14 +48,7 @@ def test_a_run_delivers_the_winner_of_its_race_and_tells_the_decision(tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_run_whose_race_a_network_of_timm_wins_delivers_that_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from autoformer.profiling.race import halving
-
-    def rival_first(race: halving.Race, names: list[str], epochs: int) -> list[str]:
-        return sorted(names, key=lambda name: race.standings[name].entrant.kind != "rival")
-
-    monkeypatch.setattr(halving.Race, "_ranked", rival_first)
-    monkeypatch.setattr(halving.Race, "_tied", lambda race, first, second: True)
+def test_a_run_whose_race_a_network_of_timm_wins_delivers_that_network(tmp_path: Path) -> None:
     out, rival = tmp_path / "run", "timm:test_resnet@scratch"
     settings = words(f'race.rivals=["{rival}"]', "budget.max_params=null", "data.image_size=16")
     told = command("run", QUICKSTART, "--out", out, *settings, "--quiet")
@@ -70,4 +62,3 @@ def test_a_run_whose_race_a_network_of_timm_wins_delivers_that_network(tmp_path:
     assert scored.code == 0, scored.err
     bundled = command("bundle", out / "export", "--out", tmp_path / "bundle", "--json", "--quiet")
     assert bundled.code == 0, bundled.err
-    shutil.rmtree(out)
