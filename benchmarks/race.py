@@ -208,7 +208,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             raced = entrants[row["winner"]]
             regrets.append(100 * (max(one["test"] for one in entrants.values()) - raced["test"]))
             for arm, members in (
-                ("searched", [entrants["finalist-1"]]),
+                ("searched", [one for one in entrants.values() if one["name"] == "finalist-1"]),
                 ("homogeneous", [one for one in entrants.values() if one["kind"] == "homogeneous"]),
                 ("rival", [one for one in entrants.values() if one["kind"] == "rival"]),
             ):

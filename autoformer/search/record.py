@@ -66,6 +66,12 @@ class SearchRecord:
         spread = self.space_table.get("costs", {}).get("latency_ms")
         return () if spread is None else (float(spread["smallest"]), float(spread["largest"]))
 
+    @property
+    def stated(self) -> Budget:
+        """The limits as they were before the margin of a latency table."""
+        limit = self.budget.max_latency_ms
+        return replace(self.budget, max_latency_ms=limit and limit * (1 + self.latency_margin))
+
     def to_dict(self) -> dict[str, Any]:
         """The content of `search.json`."""
         values = fields_to_json(self)
@@ -75,7 +81,7 @@ class SearchRecord:
     def load(cls, folder: Path) -> SearchRecord:
         """The finished search in `folder`. Raises `CheckpointError` when it holds none, or one that is damaged."""
         path = folder / FILE_NAME
-        values = read_document(path, FORMAT, expected="search again")
+        values = read_document(path, FORMAT, expected="a finished search")
         with believing(path, "it was edited or damaged; search again", fault="is not a search result"):
             record = from_json(cls, values, "search", beside=("format",))
         return replace(record, result=replace(record.result, history=record.history.get(record.config.method, ())))

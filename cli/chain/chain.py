@@ -57,6 +57,7 @@ from autoformer.progress import Progress, silent
 from autoformer.search.answer import StoredSearch
 from autoformer.search.config import Goal
 from autoformer.search.loop import search_supernet
+from autoformer.search.record import SearchRecord
 from autoformer.search.result import SearchResult
 from autoformer.search.sizing import SearchPlan
 from autoformer.search.storage import check_place
@@ -175,8 +176,9 @@ def _run(
     if isinstance(costs, TableCosts) and stated.max_latency_ms is not None and recipe.profile.rounds:
         steps.timed("latency in the loop", lambda: _measure(recipe, result, costs.table, stated, out, progress))
     if recipe.race is not None:
+        searched = SearchRecord.load(out / "search")
         question = Question(
-            supernet=out / "supernet", search=out / "search", parts=parts, limits=stated, race=recipe.race,
+            supernet=out / "supernet", search=out / "search", parts=parts, limits=searched.stated, race=recipe.race,
             finetune=recipe.finetune, profile=recipe.profile, table=costs.table if isinstance(costs, TableCosts) else None,
             metric=recipe.metric, seed=recipe.seed, graphs=out / GRAPHS,
         )  # fmt: skip
@@ -221,8 +223,9 @@ def step_helpers(step: Literal["search", "race"], recipe: Recipe, out: Path, wor
         same = folder / "recipe.yaml"  # with the overrides of the command line; the threads are shared out
         same.write_text(write_yaml({**recipe.model_dump(mode="json"), "threads": None}), encoding="utf-8")
         words = [step, "--supernet", str(out / "supernet"), "--out", str(out / step), "--recipe", str(same)]
-        words += ["--search", str(out / "search")] if step == "race" else []
-        for name, limit in recipe.budget:
+        if step == "race":
+            words += ["--search", str(out / "search")]  # which knows the limits
+        for name, limit in recipe.budget if step == "search" else ():
             if limit is not None:
                 words += [f"--{name.replace('_', '-')}", limit]
         if (out / "latency_table.json").exists():

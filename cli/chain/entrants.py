@@ -37,7 +37,8 @@ from autoformer.search.candidate import Candidate
 from autoformer.search.record import SearchRecord
 
 SPARE = 2  # networks measured beyond those that start: some turn out to be slower than predicted
-SIZING_MARGIN = 0.03  # of the limit, for an image size that is chosen by a first look
+RESERVE = "measured in reserve"
+SIZING_MARGIN = 0.05  # of the limit, for an image size that is chosen by a first look
 
 
 @dataclass(kw_only=True)
@@ -107,22 +108,44 @@ class Selection:
         """At most so many entrants that keep the limits, as measured. Raises `BudgetError` when none does."""
         self.ready: dict[str, Ready] = {}
         self.refused: list[Refused] = []
+        self.looked_at: dict[str, dict[int, tuple[Entrant, Ready | None]]] = {}  # rivals by name and image size
         found = list(itertools.islice(self._in_turn(), most + SPARE))
         if self.keeper is not None and found:
-            architectures = [one.architecture for one in found if one.architecture is not None]
-            times = self.keeper.together({one.name: self.ready[one.name] for one in found}, architectures)
-            found = [replace(one, timing=times[one.name]) for one in found]
+            found = self._timed(found, self.keeper)
+            smaller = [self._shrunk(one) for one in found]
+            if any(smaller):
+                found = self._timed([other or one for one, other in zip(found, smaller, strict=True)], self.keeper)
         kept: list[Entrant] = []
         for one in found:
             if (reason := one.why_not(self.limits)) is None and len(kept) < most:
                 kept.append(one)
             else:
-                self._refuse(one.name, one.kind, one.network, reason or f"measured in reserve; {most} start", one)
+                self._refuse(one.name, one.kind, one.network, reason or f"{RESERVE}; {most} start", one)
         if not kept:
             example = next((f", e.g. {one.network}: {one.reason}" for one in self.refused), "")
             who = f"none of {len(self.refused)} networks" if self.refused else "no network of the search, as measured after it,"
             raise BudgetError(f"{who} keeps {self.limits}{example}; nothing was trained: widen the limits")
         return Field(entrants=tuple(kept), refused=tuple(self.refused))
+
+    def _timed(self, found: Sequence[Entrant], keeper: Timekeeper) -> list[Entrant]:
+        """The same with their times, all measured together."""
+        self.say(f"measuring {len(found)} networks together")
+        architectures = [one.architecture for one in found if one.architecture is not None]
+        times = keeper.together({one.name: self.ready[one.name] for one in found}, architectures)
+        return [replace(one, timing=times[one.name]) for one in found]
+
+    def _shrunk(self, one: Entrant) -> Entrant | None:
+        """The same network at the next smaller image size, where its time breaks the limit and it was looked at there."""
+        limit, sizes = self.limits.max_latency_ms, self.looked_at.get(one.name, {})
+        smaller = [size for size in sizes if size < one.image_size]
+        if limit is None or not smaller or one.why_not(replace(self.limits, max_latency_ms=None)) is not None:
+            return None
+        if one.why_not(self.limits) is None:
+            return None
+        entrant, ready = sizes[max(smaller)]
+        if ready is not None:
+            self.ready[one.name] = ready
+        return self._noted(entrant)
 
     def _in_turn(self) -> Iterator[Entrant]:
         """Those that may start: one of every kind in turn, the most promising of a kind first; each made when it is its turn."""
@@ -156,12 +179,14 @@ class Selection:
         """Finalists, a few in reserve among them, the most expensive network, and the homogeneous ones."""
         record, space = SearchRecord.load(self.search), self.networks.own.space  # weights that cannot be read end the race
         result = finally_chosen(record.result, self.search)
-        slow = set()
-        if (self.search / FILE_NAME).exists() and self.limits.max_latency_ms is not None:
-            answer = LatencyAnswer.load(self.search)
-            slow = {one.architecture for one in answer.networks if one.timing.status(answer.limit_ms) == OVER_BUDGET}
+        without, limit = set(), self.limits.max_latency_ms
+        if (self.search / FILE_NAME).exists() and limit is not None:
+            timed = LatencyAnswer.load(self.search).networks
+            without = {one.architecture for one in timed if one.timing.status(limit) == OVER_BUDGET}
+        counted = replace(self.limits, max_latency_ms=None, min_latency_ms=None)
+        without |= {one.architecture for one in result.candidates if not counted.allows(one.cost)}
         groups: dict[Kind, list[_Asked]] = {"finalist": [], "most expensive": [], "homogeneous": []}
-        for kind, candidate in picked(result, space, self.config, without=slow):
+        for kind, candidate in picked(result, space, self.config, without=without):
             number = "" if kind == "most expensive" else f"-{len(groups[kind]) + 1}"
             name = kind.replace(" ", "-") + number
             groups[kind].append(_Asked(name, kind, candidate.architecture.slug, partial(self._own, name, kind, candidate)))
@@ -221,7 +246,9 @@ class Selection:
             if self.keeper is not None and ready is not None and self.limits.max_latency_ms is not None:
                 entrant = replace(entrant, predicted_ms=self.keeper.alone(ready))
             made[size] = entrant, ready
-            return max(self.limits.use_of(entrant.cost()).values(), default=0.0)
+            shares = self.limits.use_of(entrant.cost())
+            shares |= {name: (1 + SIZING_MARGIN) * share for name, share in shares.items() if name == "max_latency_ms"}
+            return max(shares.values(), default=0.0)
 
         self.say(f"a first look at {words}")
         size: int | None = sizes[0]
@@ -233,15 +260,20 @@ class Selection:
                     raise
                 seen[size] = math.inf  # it cannot take larger images
             if self.limits.to_dict():
-                size = largest_within(1 - SIZING_MARGIN, seen, sizes)
+                size = largest_within(1.0, seen, sizes)
         if size is None and (reason := made[sizes[0]][0].why_not(self.limits)) is not None:
             raise BudgetError(f"at {sizes[0]} px {reason}")
         size = size or sizes[0]
+        self.looked_at[name] = made
         entrant, ready = made[size]
         if ready is not None:
             self.ready[name] = ready
-        note = None if size == own else f"at {size} px, the images have {own}"
-        return replace(entrant, predicted_ms=None, note=note)
+        return self._noted(entrant)
+
+    def _noted(self, entrant: Entrant) -> Entrant:
+        """A network after its first look, which was no measurement; with a word where its images have another size."""
+        size, own = entrant.image_size, self.networks.parts.preprocessing.image_size
+        return replace(entrant, predicted_ms=None, note=None if size == own else f"at {size} px, the images have {own}")
 
     def _entrant(
         self, name: str, kind: Kind, words: str, size: int, network: Subnet | Classifier
@@ -257,7 +289,15 @@ class Selection:
 
 
 def parent_of(supernet: Path) -> str | None:
-    """The words of the pretrained network that a supernet started from; None where it started from nothing."""
-    record: dict[str, Any] = read_json(supernet / "supernet.json")
-    start = (record.get("train") or {}).get("start")
-    return start if isinstance(start, str) else None
+    """The words of the pretrained network that a supernet started from; None where it started from nothing.
+
+    A supernet that started from another one has the parent of that one; one that was trained elsewhere is its own.
+    """
+    record: dict[str, Any] = read_json(supernet / "supernet.json", "data")
+    if "train" not in record:
+        return str(record["data"].get("source"))
+    start = record["train"].get("start")
+    if not isinstance(start, str):
+        return None
+    before = next((folder for folder in (Path(start), Path(start) / "supernet") if (folder / "supernet.json").exists()), None)
+    return start if before is None else parent_of(before)

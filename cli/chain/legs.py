@@ -75,7 +75,7 @@ def check_race(race: RaceConfig, config: FinetuneConfig) -> None:
         ("fold_search", "trains on the images by which a race decides"),
     ):
         if getattr(config, name):
-            raise RecipeError(f"finetune.{name} {why}; leave it out, or the race (race=null)")
+            raise RecipeError(f"finetune.{name} {why}; leave it out, or do without a race")
     for words in race.rivals or ():
         if not words.startswith(TIMM):
             raise RecipeError(
@@ -166,6 +166,11 @@ class Legs:
 
         try:
             network, parts = self.networks.of(entrant)
+        except CheckpointError as error:  # weights that were there when it was measured
+            if entrant.architecture is not None:
+                raise
+            return Outcome(seconds=0.0, failed=str(error))
+        try:
             preprocessing = subject_of(network).preprocessing(subject_of(network).parts_of(parts))
             trained = finetune(
                 network, parts, config, folder, seed=question.seed, metric=question.metric,
@@ -202,8 +207,8 @@ class Legs:
 
     def _read(self, leg: Leg) -> Outcome:
         path = self._path(leg)
-        values = read_document(path, FORMAT, expected="a part of a race")
         with believing(path, f"remove {path.parent}, and this training is done again"):
+            values = read_document(path, FORMAT, expected="a part of a race")
             guesses, held_out = values["guesses"], values["held_out"]
             return Outcome(
                 seconds=float(values["seconds"]),

@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from autoformer.cli.chain.entrants import Field, Networks, Selection
+from autoformer.cli.chain.entrants import RESERVE, Field, Networks, Selection
 from autoformer.cli.chain.legs import WAIT_S, Images, Legs, Question, claimed, leg_folder
-from autoformer.cost import MeasurementConditions
-from autoformer.errors import OutputExistsError, TrainingError
+from autoformer.cost import Budget, MeasurementConditions
+from autoformer.errors import CheckpointError, OutputExistsError, TrainingError
 from autoformer.files import (
     believing,
     claim_folder,
@@ -32,7 +32,7 @@ from autoformer.profiling.measuring.measure import MeasureConfig, device_name
 from autoformer.profiling.race.agreement import Agreement
 from autoformer.profiling.race.entrant import Entrant
 from autoformer.profiling.race.halving import Finish, Leg, Race
-from autoformer.profiling.race.record import FILE_NAME, RaceRecord, raced
+from autoformer.profiling.race.record import FILE_NAME, RaceRecord, counted, raced
 from autoformer.profiling.race.schedule import Schedule
 from autoformer.profiling.race.timing import Timekeeper
 from autoformer.profiling.tables.loop import elsewhere
@@ -54,10 +54,16 @@ def run_race(question: Question, out: Path, around: Surroundings, say: Callable[
     `OutputExistsError` when `out` holds another race.
     """
     search = SearchRecord.load(question.search)
+    weights = read_json(question.supernet / "supernet.json", "weights_digest")["weights_digest"]
+    if search.weights_digest not in (None, weights):
+        raise CheckpointError(
+            f"the search in {question.search} was of other weights than those in {question.supernet}; give the supernet that was "
+            "searched"
+        )
     identity = {
         "kind": "race",
         "search": json_digest(search.result.to_dict()),
-        "weights": search.weights_digest,
+        "weights": weights,
         "data": question.parts.digest,
         "metric": question.metric,
         "seed": question.seed,
@@ -73,7 +79,9 @@ def run_race(question: Question, out: Path, around: Surroundings, say: Callable[
         return RaceRecord.load(out)
     networks = Networks(supernet=question.supernet, parts=question.parts, seed=question.seed)
     keeper, unmeasured = _timekeeper(question, out, around)
-    plan = Schedule.of(MOST, question.finetune.epochs, question.race.learning_rates, question.race.cost)
+    finetune, config = question.finetune, question.race
+    warmup = min(finetune.warmup_epochs, finetune.epochs / 2)  # as the trainings take it
+    plan = Schedule.of(MOST, finetune.epochs, config.learning_rates, config.cost, warmup)
     selection = Selection(
         networks=networks, search=question.search, limits=question.limits, config=question.race, table=question.table,
         keeper=keeper, unmeasured=unmeasured, say=say,
@@ -84,8 +92,8 @@ def run_race(question: Question, out: Path, around: Surroundings, say: Callable[
                 started, measuring_s = _field(selection, plan.entrants, out)
                 break
         time.sleep(WAIT_S)  # another process measures
-    schedule = Schedule.of(len(started.entrants), question.finetune.epochs, question.race.learning_rates, question.race.cost)
-    for line in plan_lines(started, schedule, unmeasured):
+    schedule = Schedule.of(len(started.entrants), finetune.epochs, config.learning_rates, config.cost, warmup)
+    for line in plan_lines(started, schedule, question.limits, unmeasured):
         say(line)
     images = Images.of(question.parts, search.result)
     legs = Legs(question=question, networks=networks, field=started, images=images, out=out, around=around)
@@ -117,6 +125,8 @@ def deliver(record: RaceRecord, out: Path, destination: Path) -> None:
     Processes that share a race may all ask for it. Raises `OutputExistsError` when the destination holds something else.
     """
     source = leg_folder(out, Leg(record.winner, record.delivered.rate or 1.0, record.schedule.epochs)) / "network"
+    if not source.is_dir() and not (destination / "identity.json").exists():
+        raise CheckpointError(f"{source}, the winner of the race in {out}, is gone; race into another folder")
     while True:
         with claimed(out / "entrants") as ours:
             if ours:
@@ -125,23 +135,28 @@ def deliver(record: RaceRecord, out: Path, destination: Path) -> None:
                         for path in sorted(source.iterdir()):
                             if path.is_file() and path.name not in (".lock", "log.jsonl"):
                                 shutil.copy2(path, beside / path.name)
-                elif read_json(destination / "identity.json") != read_json(source / "identity.json"):
+                elif source.is_dir() and read_json(destination / "identity.json") != read_json(source / "identity.json"):
                     raise OutputExistsError(f"{destination} holds another network; move it away")
                 return
         time.sleep(WAIT_S)
 
 
-def plan_lines(field: Field, schedule: Schedule, unmeasured: str | None) -> Iterator[str]:
+def plan_lines(field: Field, schedule: Schedule, limits: Budget, unmeasured: str | None) -> Iterator[str]:
     """What is going to happen, for a reader."""
     if unmeasured is not None:
         yield f"latencies are not measured here: {unmeasured}"
+    for one in field.refused:
+        if RESERVE not in one.reason:
+            yield f"{one.name} ({one.network}) does not start: {one.reason}"
     names = ", ".join(_introduced(one) for one in field.entrants)
     if not schedule.rungs:
-        yield f"no race: a finetune of {schedule.epochs} epochs has no room for more than one network; {names} is finetuned"
+        reserve = any(RESERVE in one.reason for one in field.refused)
+        why = "they leave no room for a second network" if reserve else "one network alone keeps the limits"
+        yield f"no race: {counted(schedule.epochs)}, {why}; {names} is finetuned"
         return
     rungs = ", ".join(f"{rung.entrants} to epoch {rung.epochs}" for rung in schedule.rungs)
     rates = " and ".join(f"{rate:g}" for rate in schedule.rates)
-    yield f"{len(field.entrants)} networks race: {names}"
+    yield f"{len(field.entrants)} networks race inside {limits}: {names}"
     yield (
         f"{rungs} of {schedule.epochs}, the first with {rates} times the learning rate; at most "
         f"{schedule.most_extra_epochs / schedule.epochs:.2g} finetunes beyond the winner's own"

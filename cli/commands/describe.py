@@ -113,6 +113,8 @@ def facts_of_folder(path: Path) -> dict[str, Any]:
         from autoformer.profiling.race.record import RaceRecord
 
         return {"kind": "race", **RaceRecord.load(path).to_dict()}
+    if (path / "entrants.json").exists():
+        raise CheckpointError(f"{path} holds an unfinished race; run it again to finish")
     if (path / "manifest.json").exists():
         from autoformer.export.manifest import Manifest
 
@@ -121,6 +123,8 @@ def facts_of_folder(path: Path) -> dict[str, Any]:
         return {"kind": "export", "params": manifest.params, "flops": manifest.flops, "artefacts": files}
     if (path / "report.json").exists():
         return {"kind": "run", **read_json(path / "report.json")}
+    if (path / "config.json").exists():
+        return facts_of_timm_network(path)
     raise CheckpointError(f"{path} holds nothing this tool knows; expected a supernet, subnet, search, race, export or run")
 
 
@@ -139,6 +143,19 @@ def print_race(record: RaceRecord) -> None:
         print_table(refused.title, refused.columns, refused.rows)
     say(race.agreement_text(values))
     say(race.cost_text(values))
+
+
+def facts_of_timm_network(path: Path) -> dict[str, Any]:
+    """What the folder of a network out of timm says of it, without loading torch."""
+    from autoformer.files import read_json
+
+    config = read_json(path / "config.json", "architecture")
+    told = config.get("pretrained_cfg") or {}
+    facts = {
+        "kind": "network of timm", "name": config["architecture"], "classes": config.get("num_classes"),
+        "input_size": told.get("input_size"), "mean": told.get("mean"), "std": told.get("std"),
+    }  # fmt: skip
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def facts_of_network(path: Path) -> dict[str, Any]:

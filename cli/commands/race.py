@@ -17,7 +17,6 @@ from autoformer.cli.options import (
     MaxParams,
     Out,
     Quiet,
-    Recipe,
     Seed,
     Set,
 )  # fmt: skip
@@ -46,7 +45,10 @@ def race(
     max_latency: MaxLatency = None,
     latency_table: LatencyTable = None,
     data: Data = None,
-    recipe: Recipe = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option("--recipe", help="YAML file; its sections finetune, race and profile, its seed and threads are used."),
+    ] = None,
     seed: Seed = None,
     settings: Set = None,
     workers: Annotated[
@@ -58,8 +60,8 @@ def race(
     """Finetune a few finalists and rivals side by side inside the limits, drop the weaker half again and again, deliver the best.
 
     Finalists of the search, the most expensive network in the budget, homogeneous ones and small networks out of timm are
-    exported and measured first; who breaks a limit does not start. The limits are those of the search unless others are given.
-    All are trained as the recipe's section `finetune` says, and compared on search images; the winner lies in OUT/winner.
+    exported and measured first; who breaks a limit does not start. The limits are those of the search; one given here replaces
+    it. All are trained as the recipe's section `finetune` says, and compared on search images; the winner lies in OUT/winner.
 
     Run it again after an interruption and it goes on where it stopped.
 
@@ -89,7 +91,9 @@ def race(
     chosen = recipe_of(recipe, "race", settings, seed)
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
-    rivals = None if rival is None else tuple(words for words in rival if words != "none")
+    if rival is not None and "none" in rival and len(rival) > 1:
+        raise typer.BadParameter("--rival none goes with no other --rival")
+    rivals = None if rival is None else () if rival == ["none"] else tuple(rival)
     config = (chosen.race or RaceConfig()).model_copy(update={} if rivals is None else {"rivals": rivals})
     record, trained = SearchRecord.load(search), read_json(supernet / "supernet.json", "data")
     table = None if latency_table is None else Table.load(latency_table)
@@ -111,7 +115,10 @@ def race(
 
 
 def limits_of(record: SearchRecord, given: BudgetConfig, table: Table | None) -> Budget:
-    """The limits that were given, or those of the search as they were stated before the margin of its latency table."""
+    """The limits of the search as they were stated, each replaced where one is given.
+
+    Raises `BudgetError` for a limit on latency that nothing here can measure as the search meant it.
+    """
     from dataclasses import replace
 
     from autoformer.cost import ExactCosts
@@ -119,9 +126,15 @@ def limits_of(record: SearchRecord, given: BudgetConfig, table: Table | None) ->
     from autoformer.parsing import read_budget
     from autoformer.profiling.tables.costs import TableCosts
 
-    if any(limit is not None for _, limit in given):
-        return read_budget(record.space, ExactCosts(record.space) if table is None else TableCosts(record.space, table), given)
-    limit = record.budget.max_latency_ms
-    if limit is not None and table is None:
+    costs = ExactCosts(record.space) if table is None else TableCosts(record.space, table)
+    limits = replace(record.stated, **read_budget(record.space, costs, given).to_dict())
+    if limits.max_latency_ms is None:
+        return limits
+    if table is None:
         raise BudgetError("the search was under a latency limit; give its --latency-table, so that the same is measured")
-    return replace(record.budget, max_latency_ms=limit and limit * (1 + record.latency_margin))
+    if given.max_latency is None and table.measurement_conditions != record.measurement_conditions:
+        raise BudgetError(
+            f"the search's limit is of {record.measurement_conditions}, the latency table of {table.measurement_conditions}; "
+            "give the table of the search, or --max-latency"
+        )
+    return limits

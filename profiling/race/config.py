@@ -22,9 +22,9 @@ class RaceConfig(Settings):
     )
     cost: float = Field(
         1.5,
-        gt=0,
-        description="what may be trained beyond the delivered network's own finetune, in whole finetunes; decides how many start "
-        "and how far they are trained",
+        ge=1,
+        description="what may be trained beyond the delivered network's own finetune, in whole finetunes (the runner-up's is "
+        "one); decides how many start and how far they are trained",
     )
 
     @field_validator("learning_rates")

@@ -22,6 +22,9 @@ WORDS: Mapping[Kind, str] = {
 }
 
 
+UNITS = {"params": " parameters", "flops": " FLOPs", "latency_ms": ""}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entrant:
     """A network, its costs, and how it starts. Its name is also that of its folder."""
@@ -61,7 +64,9 @@ class Entrant:
             return None
         name = max(broken, key=lambda limit: broken[limit])
         measure = name[4:]
-        said = f"{show(measure, getattr(cost, measure))} against the limit of {show(measure, getattr(budget, name))}"
+        said = (
+            f"{show(measure, getattr(cost, measure))}{UNITS[measure]} against the limit of {show(measure, getattr(budget, name))}"
+        )
         timing, limit = self.timing, budget.max_latency_ms
         if measure == "latency_ms" and timing is not None and limit is not None and timing.status(limit) == INCONCLUSIVE:
             said += f" ({timing.why(limit)})"

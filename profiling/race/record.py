@@ -154,13 +154,15 @@ class RaceRecord:
 
     def difference(self) -> Difference | None:
         """The winner's score less the runner-up's, at the last epoch that both came to; on the images that decide."""
-        if self.runner_up is None or (last := self._last_common(self.runner_up)) is None:
+        return None if self.runner_up is None else self._difference_to(self.runner_up)
+
+    def _difference_to(self, other: str) -> Difference | None:
+        if (last := self._last_common(other)) is None:
             return None
-        one, other = (
-            next(self._predictions(part) for part in self[name].curve() if part.epochs == last)
-            for name in (self.winner, self.runner_up)
+        one, two = (
+            next(self._predictions(part) for part in self[name].curve() if part.epochs == last) for name in (self.winner, other)
         )
-        return paired_difference(other, one, self._labels, self.metric)
+        return paired_difference(two, one, self._labels, self.metric)
 
     def _last_common(self, other: str) -> int | None:
         """The last epoch after which this entrant and the winner both have a score."""
@@ -185,11 +187,25 @@ class RaceRecord:
         second = self[self.runner_up].entrant
         against = f"{second.network} ({WORDS[second.kind]})"
         if self.tied:
-            return f"{words}. It cannot be told apart from {against}: {found} points."
+            return f"{words}. It cannot be told apart from {against}: {found} points.{self._open_words()}"
         if found.value < 0:  # it took the place of others, whose training failed
-            epochs = self._last_common(self.runner_up)
-            return f"{words}. After {epochs} epochs it was behind {against}, which was not trained further: {found} points."
-        return f"{words}. It is ahead of {against} by {found} points."
+            reached = counted(self._last_common(self.runner_up) or 0)
+            return f"{words}. After {reached} it was behind {against}, which was not trained further: {found} points."
+        return f"{words}. It is ahead of {against} by {found} points.{self._open_words()}"
+
+    def undecided(self) -> list[Raced]:
+        """Those that went out early while they could not be told apart from the winner, beside the runner-up."""
+        others = [one for one in self.entrants if one.entrant.name not in (self.winner, self.runner_up)]
+        found = []
+        for one in others:
+            difference = self._difference_to(one.entrant.name)
+            if difference is not None and difference.tied:
+                found.append(one)
+        return found
+
+    def _open_words(self) -> str:
+        names = ", ".join(one.entrant.network for one in self.undecided())
+        return "" if not names else f" Out early, while they could not be told apart from it: {names}."
 
     # --- files -------------------------------------------------------------------------------------------------------
 
@@ -222,6 +238,11 @@ class RaceRecord:
         values = read_document(path, FORMAT, expected="a finished race")
         with believing(path, "it was edited or damaged; race again", fault="is not the result of a race"):
             return cls.from_dict(values)
+
+
+def counted(epochs: int) -> str:
+    """So many epochs, in words."""
+    return f"{epochs} epoch{'' if epochs == 1 else 's'}"
 
 
 def raced(finish: Finish, labels: NDArray[np.int64], held_out_labels: NDArray[np.int64], metric: Metric) -> tuple[Raced, ...]:

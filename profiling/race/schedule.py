@@ -47,28 +47,28 @@ class Schedule:
         return total + min(2, self.rungs[-1].entrants) * (self.epochs - before) - self.epochs
 
     @classmethod
-    def of(cls, entrants: int, epochs: int, rates: tuple[float, ...], cost: float) -> Schedule:
+    def of(cls, entrants: int, epochs: int, rates: tuple[float, ...], cost: float, warmup: float = 0.0) -> Schedule:
         """The schedule for up to so many entrants of a finetune of so many epochs, within `cost` finetunes.
 
-        As many start as the cost allows when the first rung has a fortieth of all epochs; with that many, it is as long as it can
-        be. Where not even two can start with every learning rate, the first one alone is tried; without room for that either
-        there is no rung.
+        Nothing is decided before the `warmup` epochs of the learning rate are over. As many start as the cost allows when the
+        first rung has a fortieth of all epochs; with that many, it is as long as it can be. Where not even two can start with
+        every learning rate, the first one alone is tried; without room for that either there is no rung.
         """
         for tried in (rates, rates[:1]):
             for count in range(entrants, 1, -1):
-                fitting = [plan for plan in _plans(count, epochs, tried) if plan.most_extra_epochs <= cost * epochs]
+                fitting = [plan for plan in _plans(count, epochs, tried, warmup) if plan.most_extra_epochs <= cost * epochs]
                 if fitting:
                     return max(fitting, key=lambda plan: (plan.rungs[0].epochs, plan.rungs[-1].epochs))
         return cls((), epochs, rates[:1])
 
 
-def _plans(entrants: int, epochs: int, rates: tuple[float, ...]) -> Iterator[Schedule]:
+def _plans(entrants: int, epochs: int, rates: tuple[float, ...], warmup: float) -> Iterator[Schedule]:
     """Every schedule for exactly so many entrants."""
     sizes = [entrants]
     while sizes[-1] > 2:
         sizes.append(-(-sizes[-1] // 2))
     for steepness in STEEPNESS:
-        for first in range(max(1, math.ceil(LEAST * epochs)), epochs + 1):
+        for first in range(max(1, math.ceil(LEAST * epochs), math.ceil(warmup)), epochs + 1):
             ends = [first * steepness**place for place in range(len(sizes))]
             if ends[-1] > epochs:
                 break

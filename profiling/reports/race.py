@@ -13,7 +13,7 @@ from autoformer.cost import show
 from autoformer.metric import WORDS, metric_from
 from autoformer.profiling.race.entrant import WORDS as KINDS
 from autoformer.profiling.race.entrant import Entrant
-from autoformer.profiling.race.record import Raced, RaceRecord
+from autoformer.profiling.race.record import Raced, RaceRecord, counted
 from autoformer.profiling.reports.blocks import (
     BLUE,
     GREEN,
@@ -159,7 +159,7 @@ def agreement_text(race: Mapping[str, Any]) -> str:
     found, rungs = race["agreement"], race["schedule"]["rungs"]
     if found is None:
         return "Too few networks with inherited scores were raced to say whether these order networks as finetuning does."
-    after = f"those after {rungs[0]['epochs'] if rungs else race['schedule']['epochs']} epochs of finetuning"
+    after = f"those after {counted(rungs[0]['epochs'] if rungs else race['schedule']['epochs'])} of finetuning"
     if found["low"] > 0:
         said = "inherited scores put these networks in much the same order"
     elif found["high"] < 0:
@@ -373,5 +373,5 @@ def _hover(race: Mapping[str, Any], one: Mapping[str, Any], epochs: int, score: 
     rate = "" if one["rate"] is None else f", {one['rate']:g} times the learning rate"
     return (
         f"<b>{plain(one['network'])}</b> ({plain(one['name'])}: {plain(one['what'])})<br>"
-        f"{score_text(score)} after {epochs} epochs{rate}<br>{plain(_latency(one))}, {plain(_end(race, one))}"
+        f"{score_text(score)} after {counted(epochs)}{rate}<br>{plain(_latency(one))}, {plain(_end(race, one))}"
     )

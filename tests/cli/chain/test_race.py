@@ -14,7 +14,7 @@ from torch import nn
 from autoformer.cli.chain import legs
 from autoformer.cli.chain import race as chain
 from autoformer.cli.chain.chain import run_recipe
-from autoformer.cli.chain.entrants import SPARE, Field, Networks, Selection
+from autoformer.cli.chain.entrants import RESERVE, SPARE, Field, Networks, Selection, parent_of
 from autoformer.cli.chain.legs import Question
 from autoformer.cli.chain.race import deliver, plan_lines
 from autoformer.cli.chain.recipe import parse_recipe
@@ -23,8 +23,9 @@ from autoformer.errors import BudgetError, CheckpointError, OutputExistsError, R
 from autoformer.files import read_json, write_json
 from autoformer.networks.folders import record_of_network
 from autoformer.profiling.race.config import RaceConfig
-from autoformer.profiling.race.record import RaceRecord
+from autoformer.profiling.race.record import RaceRecord, Refused
 from autoformer.profiling.race.schedule import Rung, Schedule
+from autoformer.search.record import SearchRecord
 from autoformer.training.config import FinetuneConfig
 from autoformer.training.runs import finetune
 from autoformer.training.trainer import Surroundings
@@ -241,7 +242,7 @@ def test_where_nothing_can_be_measured_rivals_keep_no_latency_limit_and_others_s
     assert all(one.timing is None for one in found.entrants)
     with pytest.raises(BudgetError, match="its latency cannot be measured: this is another device"):
         field_of(question(searched, Budget(max_latency_ms=1.0)), tmp_path)
-    assert next(iter(plan_lines(found, Schedule((), 4, (1.0,)), "this is another device"))) == (
+    assert next(iter(plan_lines(found, Schedule((), 4, (1.0,)), Budget(), "this is another device"))) == (
         "latencies are not measured here: this is another device"
     )
 
@@ -300,7 +301,7 @@ def test_an_entrant_for_which_the_memory_is_too_small_is_out_and_the_race_goes_o
 def test_a_finetune_that_uses_the_images_that_decide_is_refused(searched: Path, change: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match=next(iter(change))) as raised:
         question(searched, finetune=FINETUNE.model_copy(update=change))
-    assert "race=null" in str(raised.value)
+    assert "do without a race" in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -333,11 +334,66 @@ def test_a_run_refuses_a_race_that_cannot_be_before_its_training(tmp_path: Path,
 def test_a_plan_says_who_starts_and_how_far_they_are_trained(finished_race: Path) -> None:
     record = RaceRecord.load(finished_race)
     started = Field(entrants=tuple(one.entrant for one in record.entrants), refused=())
-    names, rungs = plan_lines(started, record.schedule, None)
-    assert names == "4 networks race: finalist-1, test-resnet (from scratch, 32 px), homogeneous-1, most-expensive"
+    names, rungs = plan_lines(started, record.schedule, record.limits, None)
+    assert names == (
+        f"4 networks race inside {record.limits}: finalist-1, test-resnet (from scratch, 32 px), homogeneous-1, most-expensive"
+    )
     assert rungs == (
         "4 to epoch 1, 2 to epoch 4 of 4, the first with 1 and 4 times the learning rate; "
         "at most 2.5 finetunes beyond the winner's own"
     )
-    (alone,) = plan_lines(Field(entrants=started.entrants[:1], refused=()), Schedule((), 1, (1.0,)), None)
-    assert alone.startswith("no race: a finetune of 1 epochs has no room for more than one network; finalist-1")
+    slow = Refused(name="slow", kind="rival", network="timm:vgg16", reason="7 ms against the limit of 1 ms")
+    spare = Refused(name="finalist-2", kind="finalist", network="e24", reason=f"{RESERVE}; 1 start")
+    first, alone = plan_lines(Field(entrants=started.entrants[:1], refused=(slow,)), Schedule((), 1, (1.0,)), Budget(), None)
+    assert first == "slow (timm:vgg16) does not start: 7 ms against the limit of 1 ms"
+    assert alone == "no race: 1 epoch, one network alone keeps the limits; finalist-1 is finetuned"
+    (short,) = plan_lines(Field(entrants=started.entrants[:1], refused=(spare,)), Schedule((), 1, (1.0,)), Budget(), None)
+    assert short == "no race: 1 epoch, they leave no room for a second network; finalist-1 is finetuned"
+
+
+def test_the_weights_are_those_that_were_searched(searched: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(searched / "super", tmp_path / "other"))
+    record = read_json(other / "supernet.json")
+    write_json({**record, "weights_digest": "0" * 64}, other / "supernet.json")
+    with pytest.raises(CheckpointError, match=r"of other weights than those in .*other; give the supernet that was searched"):
+        ran(question(searched, supernet=other), tmp_path / "race")
+    assert not (tmp_path / "race").exists()
+
+
+def test_networks_that_break_a_countable_limit_take_no_place_from_those_that_keep_it(
+    searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = SearchRecord.load(searched / "search")
+    params = sorted(candidate.cost.params for candidate in record.result.candidates)
+    limits = Budget(max_params=params[1])  # the two smallest keep it
+    Pretended().install(monkeypatch)
+    asked = question(searched, limits, RaceConfig(finalists=2, homogeneous=1, rivals=()))
+    selection = Selection(
+        networks=Networks(supernet=asked.supernet, parts=asked.parts), search=asked.search, limits=limits, config=asked.race,
+        table=None, keeper=None, unmeasured="not here",
+    )  # fmt: skip
+    found = selection.field(4)
+    assert found.entrants
+    assert all(one.params <= params[1] for one in found.entrants)
+    assert not [one for one in found.refused if "against the limit" in one.reason]
+
+
+@pytest.mark.parametrize(
+    ("record", "parent"),
+    [
+        ({"train": {"start": None}}, None),
+        ({"train": {"start": "timm:vit_tiny_patch16_224"}}, "timm:vit_tiny_patch16_224"),
+        ({"train": {"start": "FOLDER"}}, None),  # that one started from nothing
+        ({}, "official:supernet-tiny.pth"),
+    ],
+)
+def test_a_parent_is_a_pretrained_network_however_many_supernets_lie_between(
+    record: dict[str, Any], parent: str | None, tmp_path: Path
+) -> None:
+    (before := tmp_path / "before").mkdir()
+    write_json({"data": {"source": "photos"}, "train": {"start": None}}, before / "supernet.json")
+    if record.get("train", {}).get("start") == "FOLDER":
+        record = {"train": {"start": str(before)}}
+    (tmp_path / "own").mkdir()
+    write_json({"data": {"source": "official:supernet-tiny.pth"}, **record}, tmp_path / "own" / "supernet.json")
+    assert parent_of(tmp_path / "own") == parent

@@ -21,11 +21,11 @@ MEASURED = replace(entrant("a", latency_ms=9.0), timing=timing(2.0, width=0.1)) 
     [
         (Budget(), None),
         (Budget(max_params=1000, max_flops=2000, max_latency_ms=2.1), None),
-        (Budget(max_params=999), "1k against the limit of 999"),
-        (Budget(max_flops=1500), "2k against the limit of 1.5k"),
+        (Budget(max_params=999), "1k parameters against the limit of 999"),
+        (Budget(max_flops=1500), "2k FLOPs against the limit of 1.5k"),
         (Budget(max_latency_ms=1.8), "2.1 ms against the limit of 1.8 ms"),
-        (Budget(min_params=1001), "1k against the limit of 1.001k"),
-        (Budget(max_params=900, max_flops=500), "2k against the limit of 500"),  # the one that is broken most
+        (Budget(min_params=1001), "1k parameters against the limit of 1.001k"),
+        (Budget(max_params=900, max_flops=500), "2k FLOPs against the limit of 500"),  # the one that is broken most
     ],
 )
 def test_a_network_may_start_when_it_keeps_every_limit(budget: Budget, reason: str | None) -> None:

@@ -201,3 +201,18 @@ def test_the_schedule_and_the_held_out_images_are_in_the_record() -> None:
     assert record["a"].held_out is not None
     assert record["a"].held_out.images == 100
     assert record["b"].held_out is None
+
+
+def test_who_went_out_undecided_is_named_in_the_sentence() -> None:
+    curves: dict[str, Curve] = {
+        "a": lambda rate, epochs: 0.6 + epochs / 100,
+        "b": lambda rate, epochs: 0.3,
+        "c": lambda rate, epochs: 0.62 if epochs < 4 else 0.3,  # level with a at the first rung
+        "d": lambda rate, epochs: 0.2,
+    }
+    record = recorded(curves, [entrant(name) for name in curves])
+    undecided = [one.entrant.name for one in record.undecided()]
+    for one in record.entrants:
+        name = one.entrant.name
+        if name not in (record.winner, record.runner_up):
+            assert (one.entrant.network in record.sentence()) is (name in undecided)

@@ -110,3 +110,10 @@ def test_without_room_or_rivals_there_is_no_rung_and_the_first_rate_is_taken(
 ) -> None:
     schedule = Schedule.of(*asked)
     assert (schedule.rungs, schedule.rates, schedule.entrants, schedule.most_extra_epochs) == ((), (1.0,), 1, 0)
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(60, 2.0), (60, 4.5), (140, 10.0), (24, 1.0)])
+def test_nothing_is_decided_before_the_warm_up_is_over(epochs: int, warmup: float) -> None:
+    found = Schedule.of(8, epochs, (1.0, 4.0), 1.5, warmup)
+    assert found.rungs[0].epochs >= warmup
+    assert found.most_extra_epochs <= 1.5 * epochs

@@ -247,7 +247,7 @@ def test_a_winner_whose_flops_could_not_be_counted_has_none_in_its_report(tmp_pa
     report = build_report(folder)
     assert report["chosen"]["flops"] is None
     rows = Page((folder / "report.html").read_text(encoding="utf-8")).rows
-    assert any(row[0].startswith("FLOPs") and row[3:] == ["–", "–", "it could not be counted"] for row in rows)
+    assert any(row[0].startswith("FLOPs") and row[3:] == ["–", "–", "–", "it could not be counted"] for row in rows)
 
 
 def test_what_the_search_chose_is_still_told_beside_a_winner_of_timm(foreign: Path) -> None:
