@@ -295,12 +295,11 @@ def _costs(recipe: Recipe, space: SearchSpace, out: Path, progress: Progress) ->
     if recipe.profile.table is None and recipe.budget.max_latency is None:
         return ExactCosts(space)
     if not path.exists():
-        work = out / "latency_table.work"  # graphs and finished measurements, until the table is there
+        work = out / GRAPHS  # with the finished measurements of the table, which later ones do not read
         work.mkdir(exist_ok=True)
         profile = recipe.profile
         how = TableConfig(backend=profile.backend, batch=profile.batch, threads=profile.threads, networks=profile.networks)
         measure_table(space, how, folder=work, progress=progress).save(path)
-        shutil.rmtree(work)
     return TableCosts(space, LatencyTable.load(path))
 
 
