@@ -53,6 +53,7 @@ def test_rivals_are_few_and_start_as_the_parent_did(image_size: int) -> None:
     assert [words.partition("@")[0] for words in fresh] == [words.partition(".")[0] for words in trained]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image_size", BANDS)
 def test_every_rival_can_be_trained_at_the_smallest_size_of_its_band(image_size: int) -> None:
     smallest = sizes_for(image_size)[0]
@@ -62,6 +63,7 @@ def test_every_rival_can_be_trained_at_the_smallest_size_of_its_band(image_size:
         made.network.train()(torch.zeros(2, 3, smallest, smallest)).sum().backward()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image_size", BANDS)
 def test_rivals_reach_from_very_small_to_small(image_size: int) -> None:
     costs = [flops(words, sizes_for(image_size)[0]) for words in default_rivals(image_size, pretrained=False)]
@@ -197,6 +199,7 @@ def test_words_give_words_and_a_file_is_left_behind() -> None:
     assert smaller_sibling("vit_small_patch16_224@weights.pth") == name
 
 
+@pytest.mark.slow
 def test_siblings_of_all_vision_transformers_of_timm_differ_in_the_word_for_their_size_alone_and_are_smaller() -> None:
     found = {name: other for name in timm.list_pretrained(["vit_*", "deit*"]) if (other := smaller_sibling(name))}
     assert len(found) > 50

@@ -86,6 +86,7 @@ def test_a_search_without_a_number_of_generations_takes_the_planned_one() -> Non
 SMALL = ("--set", "population=55", "--set", "uniform_shapes=1", "--set", "finalists=2", "--max-flops", "70%", "--quiet")
 
 
+@pytest.mark.slow
 def test_the_plan_is_printed_first_and_the_record_holds_its_number(supernet: Path, tmp_path: Path) -> None:
     out = tmp_path / "s"
     answer = command("search", "--supernet", supernet, "--out", out, *SMALL)

@@ -250,6 +250,7 @@ def test_where_nothing_can_be_measured_rivals_keep_no_latency_limit_and_others_s
 # --- trainings that fail -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_entrant_that_diverges_is_out_with_its_reason_and_the_race_goes_on(
     searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +267,7 @@ def test_an_entrant_that_diverges_is_out_with_its_reason_and_the_race_goes_on(
     assert RaceRecord.load(tmp_path / "race") == record
 
 
+@pytest.mark.slow
 def test_a_race_in_which_everybody_diverges_is_an_error_with_a_reason(
     searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -364,6 +364,7 @@ def test_describe_prints_the_decision_and_the_table_or_the_record(foreign: Path)
     assert "has no effect" in command("describe", foreign / "race", "--space", "tiny").error
 
 
+@pytest.mark.slow
 def test_a_real_run_whose_race_was_won_by_a_network_of_timm_is_reported_and_compared(finished_run: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(finished_run, tmp_path / "run"))
     after_race(folder, make_race(Run.load(folder).search.chosen.architecture, winner="resnet"))
