@@ -399,3 +399,20 @@ def test_a_parent_is_a_pretrained_network_however_many_supernets_lie_between(
     (tmp_path / "own").mkdir()
     write_json({"data": {"source": "official:supernet-tiny.pth"}, **record}, tmp_path / "own" / "supernet.json")
     assert parent_of(tmp_path / "own") == parent
+
+
+def test_a_rival_that_is_too_slow_among_the_others_takes_smaller_images(
+    searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([2.0, 0.9])  # at 64 px, where the first look was hopeful, then at 32 px
+    pretended = Pretended(lambda name: next(times) if name == "test-resnet" else 0.5).install(monkeypatch)
+    asked = question(searched, Budget(max_latency_ms=1.0), RaceConfig(finalists=1, homogeneous=0, rivals=(RIVAL,)))
+    keeper, _ = chain._timekeeper(asked, tmp_path, Surroundings())
+    found = Selection(
+        networks=Networks(supernet=asked.supernet, parts=asked.parts), search=asked.search, limits=asked.limits,
+        config=asked.race, table=None, keeper=keeper,
+    ).field(4)  # fmt: skip
+    rival = next(one for one in found.entrants if one.kind == "rival")
+    assert (rival.image_size, rival.note) == (32, "at 32 px, the images have 8")
+    assert rival.latency_ms == 0.9
+    assert len(pretended.together) == 2
