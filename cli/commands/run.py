@@ -20,12 +20,12 @@ def run(
     settings: Set = None,
     workers: Annotated[
         str,
-        typer.Option("--workers", help="Processes that share the search step on this machine; auto: one per GPU. Same result."),
+        typer.Option("--workers", help="Processes that share search and race on this machine; auto: one per GPU. Same result."),
     ] = "1",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run the whole chain: train, search, extract, finetune, export, verify, measure, report.
+    """Run the whole chain: train, search, race (or extract and finetune), export, verify, measure, report.
 
     Run it again after an interruption and it goes on where it stopped. --workers may differ then.
 
