@@ -23,6 +23,7 @@ The command line prints the message and exits with `exit_code`; everything else 
 import errno
 
 NO_MEMORY = ("t allocate memory", "not enough memory", "out of memory", "failed to allocate memory", "bad_alloc", "alloc_failed")
+NO_MEMORY_TO_LOAD = ("failed to map segment", "unable to instantiate pytypeobject")  # a library, while it is imported
 OF_GPU = ("cuda", "cublas", "cudnn", "hip ")
 NO_THREAD = ("can't start new thread", "resource temporarily unavailable")
 
@@ -109,10 +110,10 @@ def memory_shortage(error: BaseException | None) -> str | None:
     Python, numpy, the system, torch and ONNX Runtime each have their own: a MemoryError, an OSError, RuntimeErrors with a text.
     """
     text = f"{type(error).__name__} {error}".lower()
-    by_text = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
+    by_text = isinstance(error, RuntimeError | ImportError) or type(error).__module__.startswith("onnxruntime")
     if isinstance(error, BlockingIOError) or (by_text and any(words in text for words in NO_THREAD)):
         return "no further thread or process can be started: memory, or the number of processes that is allowed, is used up"
-    if type(error).__name__ == "OutOfMemoryError" or (by_text and any(words in text for words in NO_MEMORY)):
+    if type(error).__name__ == "OutOfMemoryError" or (by_text and any(words in text for words in NO_MEMORY + NO_MEMORY_TO_LOAD)):
         return f"{'the GPU has' if any(words in text for words in OF_GPU) else 'there is'} not enough memory"
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return "there is not enough memory"

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from autoformer.cli import console
+from autoformer.errors import memory_shortage
 from tests.support.commands import Answer, command
 from tests.support.source_tree import ROOT, files
 
@@ -115,12 +116,31 @@ def test_torch_without_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, image
     assert answer.code == 2
 
 
+def test_a_limit_of_memory_that_not_even_torch_fits_into_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("data: {source: digits}\n")
+    limit = 256 << 20  # torch's libraries map more
+    found = subprocess.run(
+        [sys.executable, "-m", "autoformer.cli", "train", "r.yaml", "--out", "o", "--quiet"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )  # fmt: skip
+    assert (found.returncode, found.stderr.count("\n")) == (2, 1), found.stderr
+    assert found.stderr.startswith("error: there is not enough memory")
+
+
+def test_torch_that_cannot_make_its_types_for_want_of_memory_is_known() -> None:
+    assert memory_shortage(RuntimeError("Unable to instantiate PyTypeObject for HardswishBackwardBackward0")) is not None
+    assert memory_shortage(ImportError("No module named 'torch'")) is None
+
+
 @pytest.mark.slow
 def test_a_training_under_a_limit_of_memory_ends_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(
         "data: {source: digits, image_size: 256}\nspace: {preset: micro, patch_size: 4}\ntrain: {epochs: 1, batch_size: 256}\n"
     )
-    limit = 3 << 30
+    imports = "import autoformer.training.runs, sklearn.datasets; print(open('/proc/self/status').read())"
+    status = subprocess.run([sys.executable, "-c", imports], capture_output=True, text=True, check=True).stdout
+    limit = (int(status.split("VmPeak:")[1].split()[0]) << 10) + (1 << 30)  # what the libraries map, and one GiB; tens are needed
     found = subprocess.run(
         [sys.executable, "-m", "autoformer.cli", "train", "r.yaml", "--out", "o", "--quiet"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
