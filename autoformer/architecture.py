@@ -4,6 +4,9 @@ It names the choices of one subnet of an AutoFormer supernet (ICCV 2021, arXiv 2
 width for the whole network, and per block the number of heads and the MLP ratio; the depth is the number of blocks. The
 width of query, key and value follows from the heads (heads × head width of the space).
 
+A space may ask for more: the size of the patches, the depth of a convolutional stem, a depthwise convolution inside a block's
+MLP, and a place after which the grid of patches is halved. What its space does not ask for, an architecture does not name.
+
 `SubnetGeometry` is what the same network has beside its choices: sizes in pixels and channels, kinds of positions, the pooling.
 """
 
@@ -24,13 +27,17 @@ MAX_EMBED_DIM, MAX_HEADS, MAX_DEPTH, MAX_IMAGE_SIZE, MAX_MLP_RATIO = 65_536, 102
 LARGEST_SIZES = {
     "head_dim": 4096,
     "patch_size": 1024,
+    "stem_dim": 4096,
     "in_chans": 1024,
     "num_classes": 10_000_000,
     "max_relative_position": MAX_IMAGE_SIZE,
 }
 
+MAX_KERNEL, MAX_STEM_DEPTH = 15, 64
+
 # The flat form that timm and `config.json` know: these of the architecture, those of the geometry, and options of `Subnet`.
-CHOICES = ("embed_dim", "num_heads", "mlp_ratio")
+CHOICES = ("embed_dim", "num_heads", "mlp_ratio", "stem_depth", "mlp_kernel", "pool_after")
+ASKED_FOR = ("patch_size", "stem_depth", "mlp_kernel", "pool_after")  # left out of every form unless the space asks for them
 OPTIONS = ("drop_rate", "drop_path_rate", "super_depth", "form")
 
 
@@ -49,6 +56,11 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def is_kernel(value: object) -> bool:
+    """Whether `value` is the side of a convolution that keeps the grid: odd, or 0 for none."""
+    return is_whole(value, MAX_KERNEL, least=0) and isinstance(value, int) and (value == 0 or value % 2 == 1)
+
+
 def is_list_of_numbers(value: object) -> bool:
     """Whether `value` is a sequence of nothing but numbers. A text is not, although its letters could be read as digits."""
     return isinstance(value, Sequence) and not isinstance(value, str | bytes) and all(is_number(item) for item in value)
@@ -58,7 +70,8 @@ def is_list_of_numbers(value: object) -> bool:
 class Architecture:
     """The choices of one subnet. Equal values are equal architectures; hashable.
 
-    `image_size` is the side of the (square) input in pixels; None means the one size of the space.
+    `image_size` is the side of the (square) input in pixels; None means the one size of the space. The last four are None where
+    the space does not ask for them.
     Raises `ArchitectureError` when the lists differ in length, or hold something that is not positive or beyond belief.
     """
 
@@ -66,6 +79,10 @@ class Architecture:
     num_heads: tuple[int, ...]  # per block
     mlp_ratio: tuple[float, ...]  # per block; the hidden width is int(embed_dim × ratio), as in the official code
     image_size: int | None = None  # pixels
+    patch_size: int | None = None  # pixels
+    stem_depth: int | None = None  # convolutions of a convolutional stem beside those that halve
+    mlp_kernel: tuple[int, ...] | None = None  # per block: side of the MLP's depthwise convolution; 0: it has none
+    pool_after: int | None = None  # blocks before the grid is halved; 0: it never is
 
     def __post_init__(self) -> None:
         for name in ("num_heads", "mlp_ratio"):
@@ -83,15 +100,32 @@ class Architecture:
             raise ArchitectureError(f"architecture has {self.depth} blocks, expected at most {MAX_DEPTH}")
         sizes = [("embed_dim", self.embed_dim, MAX_EMBED_DIM), ("image_size", self.image_size or 0, MAX_IMAGE_SIZE)]
         sizes += [("num_heads", heads, MAX_HEADS) for heads in self.num_heads]
+        sizes += [] if self.patch_size is None else [("patch_size", self.patch_size, LARGEST_SIZES["patch_size"])]
         for name, size, most in sizes:
             if not is_whole(size, most) and not (name == "image_size" and self.image_size is None):
                 raise ArchitectureError(f"{name} must be positive whole numbers up to {most}, got {str(size)[:40]}")
+        self._check_asked_for()
         if not all(0 < ratio < MAX_MLP_RATIO for ratio in self.mlp_ratio):
             raise ArchitectureError(f"mlp_ratio must be positive in every block and below 1000, got {self.mlp_ratio}")
         if min(self.hidden_dims) < 1:
             raise ArchitectureError(
                 f"mlp_ratio {min(self.mlp_ratio):g} of embed_dim {self.embed_dim} leaves an MLP without a hidden channel"
             )
+
+    def _check_asked_for(self) -> None:
+        """Raises `ArchitectureError` for an impossible stem, kernel or place of the halving."""
+        for name, most in (("stem_depth", MAX_STEM_DEPTH), ("pool_after", self.depth - 1)):
+            if (value := getattr(self, name)) is not None and not is_whole(value, most, least=0):
+                raise ArchitectureError(f"{name} must be a whole number from 0 to {most}, got {short(value, 40)}")
+        if self.mlp_kernel is None:
+            return
+        if not is_list_of_numbers(self.mlp_kernel) or len(self.mlp_kernel) != self.depth:
+            raise ArchitectureError(
+                f"mlp_kernel must be a list of {self.depth} numbers, one per block; got {short(self.mlp_kernel, 40)}"
+            )
+        object.__setattr__(self, "mlp_kernel", tuple(self.mlp_kernel))
+        if odd := [kernel for kernel in self.mlp_kernel if not is_kernel(kernel)]:
+            raise ArchitectureError(f"mlp_kernel must be 0 or odd, up to {MAX_KERNEL}, got {short(odd[0], 40)}")
 
     @property
     def depth(self) -> int:
@@ -102,6 +136,16 @@ class Architecture:
     def hidden_dims(self) -> tuple[int, ...]:
         """Width of each block's MLP, truncated as in the official code."""
         return tuple(int(self.embed_dim * ratio) for ratio in self.mlp_ratio)
+
+    @property
+    def kernels(self) -> tuple[int, ...]:
+        """Side of each block's depthwise convolution; 0 where it has none."""
+        return (0,) * self.depth if self.mlp_kernel is None else self.mlp_kernel
+
+    @property
+    def halved_after(self) -> int:
+        """Blocks that see the whole grid of patches: all, unless it is halved."""
+        return self.pool_after or self.depth
 
     @property
     def slug(self) -> str:
@@ -116,12 +160,14 @@ class Architecture:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; `from_dict` reads it back."""
+        asked_for = {name: value for name in ASKED_FOR if (value := getattr(self, name)) is not None}
         return {
             "format": FORMAT,
             "embed_dim": self.embed_dim,
             "num_heads": list(self.num_heads),
             "mlp_ratio": list(self.mlp_ratio),
             "image_size": self.image_size,
+            **{name: list(value) if isinstance(value, tuple) else value for name, value in asked_for.items()},
         }
 
     @classmethod
@@ -130,7 +176,7 @@ class Architecture:
         if not isinstance(values, Mapping):
             raise ArchitectureError(f"not an architecture: a {type(values).__name__}, expected a JSON object")
         known = {"embed_dim", "num_heads", "mlp_ratio", "image_size"}
-        unknown = set(values) - known - {"format"}
+        unknown = set(values) - known - {"format", *ASKED_FOR}
         missing = known - {"image_size"} - set(values)
         if unknown or missing or values.get("format", FORMAT) != FORMAT:
             raise ArchitectureError(
@@ -143,6 +189,7 @@ class Architecture:
                 num_heads=values["num_heads"],
                 mlp_ratio=values["mlp_ratio"],
                 image_size=values.get("image_size"),
+                **{name: values[name] for name in ASKED_FOR if name in values},
             )
         except (TypeError, ValueError, OverflowError) as error:
             if isinstance(error, ArchitectureError):
@@ -152,6 +199,10 @@ class Architecture:
     def __str__(self) -> str:
         heads, ratios = ",".join(map(str, self.num_heads)), ",".join(f"{ratio:g}" for ratio in self.mlp_ratio)
         size = "" if self.image_size is None else f", image {self.image_size} px"
+        size += "" if self.patch_size is None else f", patch {self.patch_size} px"
+        size += "" if self.stem_depth is None else f", stem depth {self.stem_depth}"
+        size += "" if self.mlp_kernel is None else f", MLP kernels {','.join(map(str, self.mlp_kernel))}"
+        size += f", grid halved after block {self.pool_after}" if self.pool_after else ""
         return f"width {self.embed_dim}, depth {self.depth}, heads {heads}, MLP ratios {ratios}{size}"
 
 
@@ -175,6 +226,9 @@ class SubnetGeometry:
     global_pool: Literal["avg", "token", ""] = "avg"  # "": tokens are classified one by one
     norm_eps: float = 1e-5
     scale_by_width: bool = False  # the official code's logit scale for a fixed width of query, key and value
+    stem: Literal["patch", "conv"] = "patch"  # conv: 3 × 3 convolutions of stride 2 down to the patches, then a 1 × 1
+    stem_dim: int = 32  # channels of a convolutional stem
+    class_token: bool = True
 
     def __post_init__(self) -> None:
         for name, most in LARGEST_SIZES.items():
@@ -183,20 +237,31 @@ class SubnetGeometry:
         object.__setattr__(self, "img_size", _pair("img_size", self.img_size))
         if self.trained_grid is not None:
             object.__setattr__(self, "trained_grid", _pair("trained_grid", self.trained_grid))
-        for name in ("relative_position", "absolute_position", "scale_by_width"):
+        for name in ("relative_position", "absolute_position", "scale_by_width", "class_token"):
             if not isinstance(flag := getattr(self, name), bool):
                 raise ArchitectureError(f"{name} must be true or false, got {short(flag, 40)}")
         if not is_number(self.norm_eps) or not 0 <= self.norm_eps < 1:
             raise ArchitectureError(f"norm_eps must be from 0 to below 1, got {short(self.norm_eps, 40)}")
         if self.global_pool not in ("avg", "token", ""):
             raise ArchitectureError(f"global_pool is {short(repr(self.global_pool), 40)}, expected 'avg', 'token' or ''")
+        check_stem(self.stem, (self.patch_size,))
+        if not self.class_token and self.global_pool == "token":
+            raise ArchitectureError("global_pool is 'token' for a network without a class token, expected 'avg' or ''")
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens before the patches: the class token, or none."""
+        return int(self.class_token)
 
     # --- the flat form -------------------------------------------------------------------------------------------
 
     def arguments(self, architecture: Architecture) -> dict[str, Any]:
         """Architecture and geometry as timm's arguments; JSON."""
-        values = {**asdict(self), **asdict(architecture), "searched_size": architecture.image_size}
-        del values["image_size"]
+        own = {name: value for name, value in asdict(architecture).items() if name not in ("image_size", "patch_size")}
+        values = {**asdict(self), **own, "searched_size": architecture.image_size, "searched_patch": architecture.patch_size}
+        for name, default in LEFT_OUT.items():
+            if values[name] == default:
+                del values[name]
         for name in ("img_size", "trained_grid"):
             if values[name] is not None and values[name][0] == values[name][1]:
                 values[name] = values[name][0]
@@ -211,8 +276,9 @@ class SubnetGeometry:
         names = {field.name for field in fields(cls)}
         geometry = cls(**{name: value for name, value in values.items() if name in names})
         size = None if values.get("searched_size") is None else geometry.img_size[0]
+        patch = None if values.get("searched_patch") is None else geometry.patch_size
         choices = {name: values[name] for name in CHOICES if name in values}
-        return Architecture.from_dict({**choices, "image_size": size}), geometry
+        return Architecture.from_dict({**choices, "image_size": size, "patch_size": patch}), geometry
 
     @classmethod
     def of_file(cls, values: object) -> tuple[Architecture, SubnetGeometry]:
@@ -222,19 +288,42 @@ class SubnetGeometry:
         """
         if not isinstance(values, Mapping):
             raise CheckpointError(f"model_args is a {type(values).__name__}, expected a JSON object")
-        known = {*CHOICES, "searched_size", *(field.name for field in fields(cls)), *OPTIONS}
+        known = {*CHOICES, "searched_size", "searched_patch", *(field.name for field in fields(cls)), *OPTIONS}
         if unknown := sorted(set(values) - known):
             raise CheckpointError(f"model_args has unknown keys {short(unknown)}; known are {sorted(known)}")
         architecture, own = cls.of_arguments(values)
         if (searched := values.get("searched_size")) is not None and (searched, searched) != own.img_size:
             given = short(values.get("img_size"), 40)
             raise CheckpointError(f"searched_size {short(searched, 40)} contradicts img_size {given}; they must be equal")
+        if (searched := values.get("searched_patch")) not in (None, own.patch_size):
+            given = f"{short(searched, 40)} contradicts patch_size {own.patch_size}"
+            raise CheckpointError(f"searched_patch {given}; they must be equal")
         grid = tuple(side // own.patch_size for side in own.img_size)
         if any(side % own.patch_size for side in own.img_size):
             raise CheckpointError(f"img_size must be a multiple of patch_size {own.patch_size}, got {short(own.img_size, 40)}")
         if own.trained_grid is not None and any(stored < side for stored, side in zip(own.trained_grid, grid, strict=True)):
             raise CheckpointError(f"trained_grid must hold the {grid[0]}×{grid[1]} patches of its images, got {own.trained_grid}")
         return architecture, own
+
+
+# Of the flat form: what is left out where it has this value, so that a network without it is described as ever.
+LEFT_OUT = {
+    "stem": "patch", "stem_dim": 32, "class_token": True, "searched_patch": None, "stem_depth": None, "mlp_kernel": None,
+    "pool_after": None,
+}  # fmt: skip
+
+
+def check_stem(stem: object, patch_sizes: Sequence[int]) -> None:
+    """Raises `ArchitectureError` for a stem that is not known, or convolutions of stride 2 that do not reach the patches."""
+    if stem not in ("patch", "conv"):
+        raise ArchitectureError(f"stem is {short(repr(stem), 40)}, expected 'patch' or 'conv'")
+    if odd := [size for size in patch_sizes if stem == "conv" and (size < 2 or size & (size - 1))]:
+        raise ArchitectureError(f"a convolutional stem halves images, so its patch sizes are 2, 4, 8, 16 ... px, got {odd[0]}")
+
+
+def halvings_of(patch_size: int) -> int:
+    """How many convolutions of stride 2 lead to patches of this size."""
+    return patch_size.bit_length() - 1
 
 
 def _pair(name: str, sides: object) -> tuple[int, int]:

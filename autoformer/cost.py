@@ -4,33 +4,70 @@ FLOPs are multiply-adds, as fvcore and the paper count them, of one canonical fo
 the bias form (relative_position.py), whichever form or device runs. The terms are those fvcore's counter gives for that
 network, operator by operator, its 5 per LayerNorm element included; softmax, GELU, additions and scalings count nothing.
 
-Letters: P patches (grid²), N = P + 1 tokens, E width, d depth, Q = heads × head width, M = int(E × ratio), p patch size, c
-channels, C classes, g grid, m max_relative_position.
+Of one outline (all that is not chosen block by block) params and FLOPs are linear in the heads and hidden channels of each block.
+
+Letters: P patches (grid²), N = P + 1 tokens (P without a class token), E width, d depth, Q = heads × head width,
+M = int(E × ratio), p patch size, c channels, C classes, g grid, m max_relative_position.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from autoformer.architecture import Architecture
+from autoformer.architecture import Architecture, halvings_of
 from autoformer.errors import BudgetError
 from autoformer.space import SearchSpace
+
+
+class Outline(NamedTuple):
+    """Of an architecture all that is not chosen block by block."""
+
+    embed_dim: int
+    depth: int
+    image_size: int  # pixels
+    patch_size: int  # pixels
+    stem_depth: int
+    pool_after: int  # blocks before the grid is halved; 0: it never is
+
+    @classmethod
+    def of(cls, architecture: Architecture, space: SearchSpace) -> Outline:
+        size, patch = space.image_size_of(architecture), space.patch_size_of(architecture)
+        stem, pool = architecture.stem_depth or 0, architecture.pool_after or 0
+        return cls(architecture.embed_dim, architecture.depth, size, patch, stem, pool)
+
+    @property
+    def grids(self) -> tuple[int, ...]:
+        """Patches along one side that each block sees."""
+        grid, whole = self.image_size // self.patch_size, self.pool_after or self.depth
+        return (grid,) * whole + (grid // 2,) * (self.depth - whole)
+
+
+def tokens_of(grid: int, space: SearchSpace) -> int:
+    """Tokens of a block that sees this grid."""
+    return grid**2 + int(space.class_token)
 
 
 def count_params(architecture: Architecture, space: SearchSpace) -> int:
     """Parameters of the subnet; equal to its real count and to fvcore's. Microseconds."""
     embed = architecture.embed_dim
-    total = _params_around_blocks(embed, space.grid_of(architecture), space)
-    for heads, hidden in zip(architecture.num_heads, architecture.hidden_dims, strict=True):
-        total += _params_of_block(embed, heads * space.head_dim, hidden, space)
+    total = _params_around_blocks(Outline.of(architecture, space), space)
+    for heads, hidden, kernel in _blocks(architecture):
+        total += _params_of_block(embed, heads * space.head_dim, hidden, kernel, space)
     return total
 
 
 def count_supernet_params(space: SearchSpace) -> int:
     """Parameters of the supernet, entangled or with classical sharing as the space says; equal to its real count."""
-    total = _params_around_blocks(space.stored_embed_dim, space.image_size // space.patch_size, space)
+    embed, patch = space.stored_embed_dim, space.patch_size
+    stored = Outline(embed, space.depths[-1], space.stored_grid * patch, patch, 0, 0)  # positions of the finest grid
+    total = _params_around_blocks(stored, space)
+    if space.stem == "conv":  # every depth of every patch size, and a gain beside each bias
+        total -= _params_of_conv_stem(halvings_of(patch), space)
+        total += _params_of_conv_stem(halvings := halvings_of(space.patch_choices[-1]), space)
+        further = len(space.patch_choices) * space.stem_depths[-1]
+        total += further * (9 * space.stem_dim**2 + space.stem_dim) + (halvings + further) * space.stem_dim
     if space.sharing == "entangled":
         sizes = [(space.stored_embed_dim, space.stored_qkv_dim, space.stored_hidden_dim)]
     else:  # a block per choice; ratios that give the same MLP width are one choice
@@ -40,22 +77,38 @@ def count_supernet_params(space: SearchSpace) -> int:
             for heads in space.num_heads
             for hidden in {int(embed * ratio) for ratio in space.mlp_ratios}
         ]
-    return total + space.depths[-1] * sum(_params_of_block(*size, space) for size in sizes)
+    return total + space.depths[-1] * sum(_params_of_block(*size, space.mlp_kernels[-1], space) for size in sizes)
 
 
-def _params_around_blocks(embed: int, grid: int, space: SearchSpace) -> int:
-    total = embed * space.in_chans * space.patch_size**2 + embed  # patch embedding
-    total += embed  # class token
-    total += (grid**2 + 1) * embed if space.absolute_position else 0
+def _blocks(architecture: Architecture) -> Iterator[tuple[int, int, int]]:
+    """Heads, hidden channels and kernel of each block."""
+    return zip(architecture.num_heads, architecture.hidden_dims, architecture.kernels, strict=True)
+
+
+def _params_of_conv_stem(convolutions: int, space: SearchSpace) -> int:
+    """Of so many 3 × 3 convolutions, the first of which takes images."""
+    channels = space.stem_dim
+    return 9 * space.in_chans * channels + (convolutions - 1) * 9 * channels**2 + convolutions * channels
+
+
+def _params_around_blocks(outline: Outline, space: SearchSpace) -> int:
+    embed, grid, patch = outline.embed_dim, outline.image_size // outline.patch_size, outline.patch_size
+    if space.stem == "conv":
+        total = _params_of_conv_stem(halvings_of(patch) + outline.stem_depth, space) + space.stem_dim * embed + embed
+    else:
+        total = embed * space.in_chans * patch**2 + embed  # patch embedding
+    total += embed * int(space.class_token)
+    total += tokens_of(grid, space) * embed if space.absolute_position else 0
     total += 2 * embed  # final LayerNorm
     return total + space.num_classes * embed + space.num_classes
 
 
-def _params_of_block(embed: int, qkv: int, hidden: int, space: SearchSpace) -> int:
+def _params_of_block(embed: int, qkv: int, hidden: int, kernel: int, space: SearchSpace) -> int:
     total = 3 * qkv * embed + 3 * qkv  # query, key, value
     total += qkv * embed + embed  # projection
     total += 2 * (2 * embed)  # two LayerNorms
     total += 2 * embed * hidden + hidden + embed  # MLP
+    total += kernel**2 * hidden  # its depthwise convolution
     if space.relative_position:  # rows and columns, for keys and for values
         total += 4 * (2 * space.max_relative_position + 2) * space.head_dim
     return total
@@ -63,8 +116,11 @@ def _params_of_block(embed: int, qkv: int, hidden: int, space: SearchSpace) -> i
 
 def count_flops(architecture: Architecture, space: SearchSpace) -> int:
     """Multiply-adds of one image through the canonical form; equal to fvcore's count. Microseconds."""
-    widths = [heads * space.head_dim for heads in architecture.num_heads]
-    return _flops(architecture.embed_dim, widths, architecture.hidden_dims, space.grid_of(architecture), space)
+    outline = Outline.of(architecture, space)
+    total = _flops_around_blocks(outline, space)
+    for (heads, hidden, kernel), grid in zip(_blocks(architecture), outline.grids, strict=True):
+        total += _flops_of_block(outline.embed_dim, heads * space.head_dim, hidden, kernel, grid, space)
+    return total
 
 
 def alignment_waste(architecture: Architecture, space: SearchSpace, *, multiple: int = 32) -> float:
@@ -77,45 +133,88 @@ def alignment_waste(architecture: Architecture, space: SearchSpace, *, multiple:
     def up(width: int) -> int:
         return -(-width // multiple) * multiple
 
-    widths = [up(heads * space.head_dim) for heads in architecture.num_heads]
-    hidden = [up(width) for width in architecture.hidden_dims]
-    padded = _flops(up(architecture.embed_dim), widths, hidden, space.grid_of(architecture), space)
+    outline = Outline.of(architecture, space)
+    padded = _flops_around_blocks(outline._replace(embed_dim=up(outline.embed_dim)), space)
+    for (heads, hidden, kernel), grid in zip(_blocks(architecture), outline.grids, strict=True):
+        padded += _flops_of_block(up(outline.embed_dim), up(heads * space.head_dim), up(hidden), kernel, grid, space)
     return padded / count_flops(architecture, space) - 1
 
 
-def _flops(embed: int, widths: Sequence[int], hidden_dims: Sequence[int], grid: int, space: SearchSpace) -> int:
-    patches, tokens = grid**2, grid**2 + 1
-    total = patches * space.in_chans * space.patch_size**2 * embed  # patch embedding
-    total += 5 * tokens * embed * (2 * len(widths))  # LayerNorms of the blocks, 5 an element in fvcore
-    total += 5 * tokens * embed  # final LayerNorm
-    for qkv, hidden in zip(widths, hidden_dims, strict=True):
-        total += 4 * tokens * embed * qkv  # query, key, value, projection
-        total += 2 * tokens * embed * hidden  # MLP
-        total += 2 * tokens**2 * qkv  # attention logits, and the sum over values
-        if space.relative_position:
-            total += 4 * grid**3 * qkv  # rows and columns, for keys and for values
-            total += tokens * qkv  # the class token's row of the tables
-    return total + space.num_classes * embed
+def stem_flops(outline: Outline, space: SearchSpace) -> int:
+    """Multiply-adds of the stem."""
+    side, grid = outline.image_size, outline.image_size // outline.patch_size
+    if space.stem != "conv":
+        return grid**2 * space.in_chans * outline.patch_size**2 * outline.embed_dim
+    channels, total = space.stem_dim, 0
+    for index in range(halvings_of(outline.patch_size)):
+        side //= 2
+        total += side**2 * 9 * (channels if index else space.in_chans) * channels
+    total += outline.stem_depth * grid**2 * 9 * channels**2
+    return total + grid**2 * channels * outline.embed_dim
 
 
-def linear_costs(embed: int, depth: int, grid: int, space: SearchSpace) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Params and FLOPs of all networks of one width, depth and grid, as three numbers each.
+def _flops_around_blocks(outline: Outline, space: SearchSpace) -> int:
+    embed, last = outline.embed_dim, outline.grids[-1]
+    return stem_flops(outline, space) + 5 * tokens_of(last, space) * embed + space.num_classes * embed  # 5: final LayerNorm
 
-    Without any heads and hidden channels; for every head; for every hidden channel, summed over the blocks.
+
+def _flops_of_block(embed: int, qkv: int, hidden: int, kernel: int, grid: int, space: SearchSpace) -> int:
+    tokens = tokens_of(grid, space)
+    total = 5 * tokens * embed * 2  # LayerNorms, 5 an element in fvcore
+    total += 4 * tokens * embed * qkv  # query, key, value, projection
+    total += 2 * tokens * embed * hidden  # MLP
+    total += kernel**2 * grid**2 * hidden  # its depthwise convolution
+    total += 2 * tokens**2 * qkv  # attention logits, and the sum over values
+    if space.relative_position:
+        total += 4 * grid**3 * qkv  # rows and columns, for keys and for values
+        total += tokens * qkv if space.class_token else 0  # the class token's row of the tables
+    return total
+
+
+Terms = tuple[float, float, float]  # without heads and hidden channels, for every head, for every hidden channel
+
+
+@dataclass(frozen=True)
+class LinearCost:
+    """A cost that is linear in the heads and hidden channels of each block, of all networks of one outline.
+
+    What a head and a hidden channel cost depends on the grid that the block sees and on its kernel.
     """
-    around, empty = _params_around_blocks(embed, grid, space), _params_of_block(embed, 0, 0, space)
-    params = (
-        around + depth * empty,
-        _params_of_block(embed, space.head_dim, 0, space) - empty,
-        _params_of_block(embed, 0, 1, space) - empty,
-    )
-    bare, block = _flops(embed, [0] * depth, [0] * depth, grid, space), _flops(embed, [0], [0], grid, space)
-    flops = (
-        bare,
-        _flops(embed, [space.head_dim], [0], grid, space) - block,
-        _flops(embed, [0], [1], grid, space) - block,
-    )
-    return params, flops
+
+    around: float
+    blocks: Mapping[tuple[bool, int], Terms]  # by whether the grid was halved before the block, and its kernel
+
+    def of_block(self, halved: bool, heads: int, hidden: int, kernel: int) -> float:
+        """What one block costs."""
+        fixed, per_head, per_hidden = self.blocks[halved, kernel]
+        return fixed + per_head * heads + per_hidden * hidden
+
+    def of(self, architecture: Architecture) -> float:
+        """What a network of this outline costs."""
+        whole = architecture.halved_after
+        return self.around + sum(self.of_block(index >= whole, *block) for index, block in enumerate(_blocks(architecture)))
+
+    def of_all_blocks(self, depth: int) -> Terms:
+        """Of a space that asks for neither kernels nor halving: for the heads and hidden channels of all blocks together."""
+        (fixed, per_head, per_hidden), *others = self.blocks.values()
+        assert not others, "kernels or halving: blocks do not cost alike"
+        return self.around + depth * fixed, per_head, per_hidden
+
+
+def linear_costs(outline: Outline, space: SearchSpace) -> tuple[LinearCost, LinearCost]:
+    """Params and FLOPs of all networks of one outline; whole numbers."""
+    embed = outline.embed_dim
+    params: dict[tuple[bool, int], Terms] = {}
+    flops: dict[tuple[bool, int], Terms] = {}
+    for halved, grid in enumerate(dict.fromkeys(outline.grids)):
+        for kernel in space.mlp_kernels:
+            found = []
+            for heads, hidden in ((0, 0), (1, 0), (0, 1)):
+                sizes = embed, heads * space.head_dim, hidden, kernel
+                found.append((_params_of_block(*sizes, space), _flops_of_block(*sizes, grid, space)))
+            for costs, (empty, with_head, with_channel) in zip((params, flops), zip(*found, strict=True), strict=True):
+                costs[bool(halved), kernel] = empty, with_head - empty, with_channel - empty
+    return LinearCost(_params_around_blocks(outline, space), params), LinearCost(_flops_around_blocks(outline, space), flops)
 
 
 # --- measured cost -----------------------------------------------------------------------------------------------

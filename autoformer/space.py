@@ -1,172 +1,30 @@
-"""`SearchSpace`: which architectures a supernet contains, and how to draw, vary and combine them.
-
-Presets `tiny`, `small`, `base` are the paper's spaces (arXiv 2107.00651, table 1) with the ranges widened where the
-published subnets lie outside the released YAML files: MLP ratio 3 in `tiny`, 8 heads in `base`. `edge` spans a real range of
-latency; `micro` suits small images, with a patch that gives a grid of 4 to 8 patches a side.
-"""
+"""`SearchSpace`: which architectures a supernet contains, and how to draw, vary and combine them."""
 
 from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
-from autoformer.architecture import (
-    LARGEST_SIZES,
-    MAX_DEPTH,
-    MAX_EMBED_DIM,
-    MAX_HEADS,
-    MAX_IMAGE_SIZE,
-    MAX_MLP_RATIO,
-    PUBLISHED,
-    Architecture,
-    SubnetGeometry,
-    is_list_of_numbers,
-    is_number,
-    is_whole,
-)
+from autoformer.architecture import LARGEST_SIZES, PUBLISHED, Architecture, SubnetGeometry
+from autoformer.choices import OPTIONAL_CHOICES, Choices
 from autoformer.errors import ArchitectureError, short
+from autoformer.presets import PRESETS as NAMED
+from autoformer.presets import patch_for
 
 FORMAT = "autoformer/space/1"
-CHOICES = ("embed_dims", "depths", "num_heads", "mlp_ratios", "image_sizes")
-FLAGS = ("relative_position", "absolute_position", "any_up_to_largest", "prefix_qkv_bias", "scale_by_width")
-SHARED = (*LARGEST_SIZES, "relative_position", "absolute_position", "norm_eps", "scale_by_width")  # with `SubnetGeometry`
-
-# The largest numbers that are believed, as in `architecture.py`.
-LARGEST_CHOICES = {"embed_dims": MAX_EMBED_DIM, "depths": MAX_DEPTH, "num_heads": MAX_HEADS, "image_sizes": MAX_IMAGE_SIZE}
+SHARED = (  # with `SubnetGeometry`
+    *LARGEST_SIZES, "relative_position", "absolute_position", "norm_eps", "scale_by_width", "stem", "class_token",
+)  # fmt: skip
+# What a space's file leaves out where it has this value, so that a space that asks for none of it is written as ever.
+LEFT_OUT = {name: Choices.__dataclass_fields__[name].default for name in (*OPTIONAL_CHOICES, "stem", "stem_dim", "class_token")}
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchSpace:
-    """The choices, and the fixed numbers every network of the space shares. Equal values are equal spaces.
-
-    Raises `ArchitectureError` when a choice is empty, a number is impossible or beyond belief, or sizes do not divide.
-    """
-
-    name: str
-    embed_dims: tuple[int, ...]  # one per network
-    depths: tuple[int, ...]  # number of blocks
-    num_heads: tuple[int, ...]  # per block
-    mlp_ratios: tuple[float, ...]  # per block
-    image_sizes: tuple[int, ...] = (224,)  # pixels; several make the resolution a dimension of the search
-    head_dim: int = 64  # channels per head
-    patch_size: int = 16  # pixels
-    in_chans: int = 3
-    num_classes: int = 1000  # 0: networks that end with pooled features
-    max_relative_position: int = 14  # distances beyond it share one row of the tables
-    relative_position: bool = True
-    absolute_position: bool = True
-    pooling: Literal["mean", "token"] = "mean"  # mean over patches (the paper's), or the class token
-    norm_eps: float = 1e-5  # the official code's; timm's networks use 1e-6
-    super_embed_dim: int | None = None  # width of the stored weights; None: the largest choice
-    sharing: Literal["entangled", "classical"] = "entangled"  # classical: independent weights per choice of a block
-    any_up_to_largest: bool = False  # members are all sizes the stored weights hold, not only the listed ones
-    prefix_qkv_bias: bool = False  # the official code's slicing of the query, key and value bias; for its checkpoints
-    scale_by_width: bool = False  # logits × (embed_dim // heads)^-0.5 (official, fixed query width), not head_dim^-0.5
-
-    def __post_init__(self) -> None:
-        self._check_types()
-        for name in CHOICES:
-            values = tuple(sorted(set(getattr(self, name))))
-            if not values or values[0] <= 0:
-                raise ArchitectureError(f"space {self.name!r}: {name} needs at least one positive choice, got {values}")
-            object.__setattr__(self, name, values)
-        for name, most in LARGEST_CHOICES.items():
-            if odd := [value for value in getattr(self, name) if not is_whole(value, most)]:
-                raise ArchitectureError(
-                    f"space {self.name!r}: {name} takes whole numbers from 1 to {most}, got {str(odd[-1])[:40]}"
-                )
-        if not all(0 < ratio < MAX_MLP_RATIO for ratio in self.mlp_ratios):
-            given = str(self.mlp_ratios)[:60]
-            raise ArchitectureError(f"space {self.name!r}: mlp_ratios must be below {MAX_MLP_RATIO:g}, got {given}")
-        for name, most in LARGEST_SIZES.items():
-            if not is_whole(size := getattr(self, name), most, least=0 if name == "num_classes" else 1):
-                raise ArchitectureError(
-                    f"space {self.name!r}: {name} must be positive, a whole number up to {most}, got {str(size)[:40]}"
-                )
-        if int(self.embed_dims[0] * self.mlp_ratios[0]) < 1:
-            raise ArchitectureError(
-                f"space {self.name!r}: mlp_ratio {self.mlp_ratios[0]:g} of embed_dim {self.embed_dims[0]} leaves an MLP without "
-                "a hidden channel"
-            )
-        if self.super_embed_dim is not None and not is_whole(self.super_embed_dim, MAX_EMBED_DIM):
-            raise ArchitectureError(
-                f"space {self.name!r}: super_embed_dim must be a whole number up to {MAX_EMBED_DIM}, "
-                f"got {str(self.super_embed_dim)[:40]}"
-            )
-        if not 0 < self.norm_eps < 1:
-            raise ArchitectureError(f"space {self.name!r}: norm_eps must be positive and below 1, got {self.norm_eps}")
-        object.__setattr__(self, "mlp_ratios", tuple(float(ratio) for ratio in self.mlp_ratios))
-        for size in self.image_sizes:
-            if size % self.patch_size:
-                raise ArchitectureError(
-                    f"space {self.name!r}: image size {size} is not a multiple of patch size {self.patch_size}"
-                )
-        if self.super_embed_dim is not None and self.super_embed_dim < self.embed_dims[-1]:
-            raise ArchitectureError(
-                f"space {self.name}: super_embed_dim {self.super_embed_dim} is below the widest choice {self.embed_dims[-1]}"
-            )
-        if self.scale_by_width and len(self.num_heads) > 1:
-            raise ArchitectureError(
-                f"space {self.name!r}: scale_by_width belongs to a fixed query width, but num_heads is {self.num_heads}; "
-                "give one choice"
-            )
-        if self.sharing not in ("entangled", "classical"):
-            raise ArchitectureError(f"space {self.name!r}: sharing is {self.sharing!r}, expected 'entangled' or 'classical'")
-        if self.sharing == "classical" and (self.any_up_to_largest or self.prefix_qkv_bias):
-            raise ArchitectureError(
-                f"space {self.name!r}: classical sharing stores a block per listed choice; "
-                "any_up_to_largest and prefix_qkv_bias belong to entangled weights"
-            )
-        if self.pooling not in ("mean", "token"):
-            raise ArchitectureError(f"space {self.name!r}: pooling is {self.pooling!r}, expected 'mean' or 'token'")
-
-    def _check_types(self) -> None:
-        """Raises `ArchitectureError` naming the first field that holds a value of another kind."""
-        if not isinstance(self.name, str) or not self.name:
-            raise ArchitectureError(f"not a search space: name must be a text, got {str(self.name)[:40]!r}")
-        for name in CHOICES:
-            if not is_list_of_numbers(value := getattr(self, name)):
-                raise ArchitectureError(
-                    f"not a search space: {name} of {self.name!r} must be a list of numbers, got {repr(value)[:40]}"
-                )
-        for name in FLAGS:
-            if not isinstance(value := getattr(self, name), bool):
-                raise ArchitectureError(f"space {self.name!r}: {name} must be true or false, got {repr(value)[:40]}")
-        if not is_number(self.norm_eps):
-            raise ArchitectureError(f"space {self.name!r}: norm_eps must be a number, got {repr(self.norm_eps)[:40]}")
-
-    # --- sizes of the stored weights -----------------------------------------------------------------------------
-
-    @property
-    def stored_embed_dim(self) -> int:
-        """Width of the super weights."""
-        return self.super_embed_dim or self.embed_dims[-1]
-
-    @property
-    def stored_qkv_dim(self) -> int:
-        """Width of query, key or value in the super weights."""
-        return self.head_dim * self.num_heads[-1]
-
-    @property
-    def stored_hidden_dim(self) -> int:
-        """Width of the MLP in the super weights."""
-        return int(self.stored_embed_dim * self.mlp_ratios[-1])
-
-    @property
-    def image_size(self) -> int:
-        """The largest image size in pixels; the size that images are stored in."""
-        return self.image_sizes[-1]
-
-    def image_size_of(self, architecture: Architecture) -> int:
-        """The side in pixels of the images this architecture takes."""
-        return architecture.image_size or self.image_size
-
-    def grid_of(self, architecture: Architecture) -> int:
-        """Number of patches along one side."""
-        return self.image_size_of(architecture) // self.patch_size
+class SearchSpace(Choices):
+    """The choices of `Choices`, as a set of architectures. Equal values are equal spaces."""
 
     # --- membership and counting ---------------------------------------------------------------------------------
 
@@ -187,6 +45,22 @@ class SearchSpace:
             found.append(f"image_size is missing, choices {self.image_sizes}")
         elif architecture.image_size is not None and len(self.image_sizes) == 1:
             found.append(f"image_size {architecture.image_size} is given, but there is only one: leave it out")
+        return found + self._not_asked_for(architecture)
+
+    def _not_asked_for(self, architecture: Architecture) -> list[str]:
+        choices = {
+            "patch_size": self.patch_choices, "stem_depth": self.stem_depths, "mlp_kernel": self.mlp_kernels,
+            "pool_after": self.pool_after,
+        }  # fmt: skip
+        found = []
+        for name, known in choices.items():
+            value = getattr(architecture, name)
+            if (value is None) == (name in self.asks_for):
+                found.append(
+                    f"{name} is missing, choices {known}" if value is None else f"{name} is given, but the space has none"
+                )
+            elif value is not None and (odd := set(value if isinstance(value, tuple) else (value,)) - set(known)):
+                found.append(f"{name} {min(odd)}, choices {known}")
         return found
 
     def _not_listed(self, architecture: Architecture) -> list[str]:
@@ -218,33 +92,83 @@ class SearchSpace:
     @property
     def size(self) -> int:
         """Number of architectures."""
-        per_block = len(self.num_heads) * len(self.mlp_ratios)
+        per_block = len(self.num_heads) * len(self.mlp_ratios) * len(self.mlp_kernels)
         blocks: int = sum(per_block**depth for depth in self.depths)
-        return len(self.image_sizes) * len(self.embed_dims) * blocks
+        around = len(self.patch_choices) * len(self.stem_depths) * len(self.pool_after)
+        return len(self.image_sizes) * around * len(self.embed_dims) * blocks
 
     # --- drawing and varying -------------------------------------------------------------------------------------
 
     def uniform(self, embed_dim: int, depth: int, heads: int, ratio: float, image_size: int | None = None) -> Architecture:
-        """The architecture with the same choice in every block."""
-        size = image_size if len(self.image_sizes) > 1 else None
-        return Architecture(embed_dim=embed_dim, num_heads=(heads,) * depth, mlp_ratio=(ratio,) * depth, image_size=size)
+        """The architecture with the same choice in every block, and the largest of what else the space asks for."""
+        return self._uniform(embed_dim, depth, heads, ratio, image_size, self._most)
+
+    def _uniform(
+        self, embed_dim: int, depth: int, heads: int, ratio: float, image_size: int | None, others: Mapping[str, int]
+    ) -> Architecture:
+        return Architecture(
+            embed_dim=embed_dim,
+            num_heads=(heads,) * depth,
+            mlp_ratio=(ratio,) * depth,
+            image_size=image_size if len(self.image_sizes) > 1 else None,
+            **self.asked({**others, "mlp_kernel": (others["mlp_kernel"],) * depth}),
+        )
+
+    def asked(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Of these values, by their names in `Architecture`, those that an architecture of this space names."""
+        return {name: values[name] for name in self.asks_for}
+
+    @property
+    def _least(self) -> dict[str, int]:
+        return {
+            "patch_size": self.patch_choices[-1],
+            "stem_depth": self.stem_depths[0],
+            "mlp_kernel": self.mlp_kernels[0],
+            "pool_after": self.pool_order[0],
+        }
+
+    @property
+    def _most(self) -> dict[str, int]:
+        return {
+            "patch_size": self.patch_choices[0],
+            "stem_depth": self.stem_depths[-1],
+            "mlp_kernel": self.mlp_kernels[-1],
+            "pool_after": self.pool_order[-1],
+        }
+
+    @property
+    def pool_order(self) -> tuple[int, ...]:
+        """The places of the halving from the cheapest, which is the earliest, to none."""
+        return tuple(sorted(self.pool_after, key=lambda place: (place == 0, place)))
 
     @property
     def smallest(self) -> Architecture:
-        """The architecture with the least of everything; the cheapest by params and FLOPs."""
-        return self.uniform(self.embed_dims[0], self.depths[0], self.num_heads[0], self.mlp_ratios[0], self.image_sizes[0])
+        """The architecture with the least of everything; the cheapest by params and FLOPs (of several patch sizes by FLOPs)."""
+        choices = (self.embed_dims, self.depths, self.num_heads, self.mlp_ratios, self.image_sizes)
+        embed_dim, depth, heads, ratio, size = (values[0] for values in choices)
+        return self._uniform(int(embed_dim), int(depth), int(heads), ratio, int(size), self._least)
 
     @property
     def largest(self) -> Architecture:
-        """The architecture with the most of everything; the most expensive by params and FLOPs."""
-        return self.uniform(self.embed_dims[-1], self.depths[-1], self.num_heads[-1], self.mlp_ratios[-1], self.image_sizes[-1])
+        """The architecture with the most of everything; the most expensive as `smallest` is the cheapest."""
+        choices = (self.embed_dims, self.depths, self.num_heads, self.mlp_ratios, self.image_sizes)
+        embed_dim, depth, heads, ratio, size = (values[-1] for values in choices)
+        return self._uniform(int(embed_dim), int(depth), int(heads), ratio, int(size), self._most)
 
     @property
     def middle(self) -> Architecture:
         """The architecture with the middle of each list of choices."""
         choices = (self.embed_dims, self.depths, self.num_heads, self.mlp_ratios, self.image_sizes)
         embed_dim, depth, heads, ratio, size = (values[len(values) // 2] for values in choices)
-        return self.uniform(int(embed_dim), int(depth), int(heads), ratio, int(size))
+        lists = (self.patch_choices[::-1], self.stem_depths, self.mlp_kernels, self.pool_order)
+        others = {name: values[len(values) // 2] for name, values in zip(self._least, lists, strict=True)}
+        return self._uniform(int(embed_dim), int(depth), int(heads), ratio, int(size), others)
+
+    def of_each_patch_size(self, architecture: Architecture) -> tuple[Architecture, ...]:
+        """The architecture in every patch size: cheap by FLOPs may be dear by params, and the other way round."""
+        if len(self.patch_choices) == 1:
+            return (architecture,)
+        return tuple(replace(architecture, patch_size=size) for size in self.patch_choices)
 
     @property
     def anchors(self) -> dict[str, Architecture]:
@@ -260,7 +184,18 @@ class SearchSpace:
             mlp_ratio=tuple(rng.choice(self.mlp_ratios) for _ in range(depth)),
             num_heads=tuple(rng.choice(self.num_heads) for _ in range(depth)),
             image_size=rng.choice(self.image_sizes) if len(self.image_sizes) > 1 else None,
+            **self._drawn(depth, rng),
         )
+
+    def _drawn(self, depth: int, rng: random.Random) -> dict[str, Any]:
+        """What else the space asks for, drawn independently and uniformly."""
+        draws: dict[str, Callable[[], Any]] = {
+            "patch_size": lambda: rng.choice(self.patch_choices),
+            "stem_depth": lambda: rng.choice(self.stem_depths),
+            "mlp_kernel": lambda: tuple([rng.choice(self.mlp_kernels) for _ in range(depth)]),
+            "pool_after": lambda: rng.choice(self.pool_after),
+        }
+        return {name: draws[name]() for name in self.asks_for}
 
     def mutate(
         self,
@@ -270,8 +205,8 @@ class SearchSpace:
         shape_probability: float = 0.2,
         block_probability: float = 0.4,
     ) -> Architecture:
-        """Draws depth, width and image size anew with `shape_probability` each, and each block's heads and MLP ratio
-        with `block_probability` each (paper, section 4.1; the official code has the two numbers the other way round)."""
+        """Draws depth, width, image size and the like anew with `shape_probability` each, and each block's heads, MLP ratio and
+        kernel with `block_probability` each (paper, section 4.1; the official code has the two numbers the other way round)."""
         depth = rng.choice(self.depths) if rng.random() < shape_probability else architecture.depth
         added = range(architecture.depth, depth)
         heads = (architecture.num_heads + tuple([rng.choice(self.num_heads) for _ in added]))[:depth]
@@ -285,7 +220,23 @@ class SearchSpace:
                 if architecture.image_size is not None and rng.random() < shape_probability
                 else architecture.image_size
             ),
+            **self._mutated(architecture, depth, rng, shape_probability, block_probability),
         )
+
+    def _mutated(
+        self, architecture: Architecture, depth: int, rng: random.Random, shape_probability: float, block_probability: float
+    ) -> dict[str, Any]:
+        """What else the space asks for: one in a network is drawn anew as its shape is, a kernel as a block is."""
+        drawn = self._drawn(depth, rng)
+        for name in self.asks_for:
+            if name == "mlp_kernel":
+                drawn[name] = tuple(
+                    new if index >= architecture.depth or rng.random() < block_probability else architecture.kernels[index]
+                    for index, new in enumerate(drawn[name])
+                )
+            elif rng.random() >= shape_probability:
+                drawn[name] = getattr(architecture, name)
+        return drawn
 
     def crossover(self, first: Architecture, second: Architecture, rng: random.Random) -> Architecture:
         """Takes every choice from either parent. Blocks that only the deeper parent has come from it."""
@@ -294,11 +245,18 @@ class SearchSpace:
         blocks = [
             rng.choice((deeper, other)) if index < other.depth else deeper for index in range(depth)
         ]  # whole blocks, so that heads and MLP ratio that worked together stay together
+
+        def take(name: str) -> Any:
+            if name == "mlp_kernel":
+                return tuple(parent.kernels[index] for index, parent in enumerate(blocks))
+            return getattr(rng.choice((first, second)), name)
+
         return Architecture(
             embed_dim=rng.choice((first, second)).embed_dim,
             num_heads=tuple(parent.num_heads[index] for index, parent in enumerate(blocks)),
             mlp_ratio=tuple(parent.mlp_ratio[index] for index, parent in enumerate(blocks)),
             image_size=rng.choice((first, second)).image_size,
+            **{name: take(name) for name in self.asks_for},
         )
 
     # --- single networks -----------------------------------------------------------------------------------------
@@ -307,7 +265,8 @@ class SearchSpace:
         """What a network of this space has beside its architecture."""
         side = self.image_size_of(architecture)
         pool: Literal["avg", "token"] = "avg" if self.pooling == "mean" else "token"
-        return SubnetGeometry(img_size=(side, side), global_pool=pool, **{name: getattr(self, name) for name in SHARED})
+        shared = {name: getattr(self, name) for name in SHARED} | {"patch_size": self.patch_size_of(architecture)}
+        return SubnetGeometry(img_size=(side, side), global_pool=pool, **shared)
 
     @classmethod
     def of_one(cls, architecture: Architecture, geometry: SubnetGeometry) -> SearchSpace:
@@ -323,14 +282,18 @@ class SearchSpace:
             mlp_ratios=architecture.mlp_ratio,
             image_sizes=(rows,),
             pooling="mean" if geometry.global_pool == "avg" else "token",
+            stem_depths=(architecture.stem_depth or 0,),
+            mlp_kernels=architecture.kernels,
+            pool_after=(architecture.pool_after or 0,),
             **{name: getattr(geometry, name) for name in SHARED},
         )
 
     # --- JSON and presets ----------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form; `from_dict` reads it back."""
-        return {"format": FORMAT, **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}}
+        """The JSON form, without what the space does not ask for; `from_dict` reads it back."""
+        values = {name: value for name, value in asdict(self).items() if value != LEFT_OUT.get(name, NotImplemented)}
+        return {"format": FORMAT, **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SearchSpace:
@@ -378,64 +341,4 @@ class SearchSpace:
         return replace(space, image_sizes=(image_size,), patch_size=patch)
 
 
-def patch_for(image_size: int, grids: Sequence[int] = (8, 7, 6, 5, 4)) -> int:
-    """The patch size in pixels, at least 2, that cuts a small image into the finest grid of 4 to 8 patches a side.
-
-    Raises `ArchitectureError` when no such grid divides `image_size`.
-    """
-    for grid in grids:
-        if image_size % grid == 0 and image_size // grid >= 2:
-            return image_size // grid
-    nearest = max(8, image_size // 8 * 8)
-    raise ArchitectureError(f"no grid of 4 to 8 patches divides {image_size} px; set data.image_size to {nearest}, say")
-
-
-PRESETS: dict[str, SearchSpace] = {
-    space.name: space
-    for space in (
-        SearchSpace(
-            name="micro",
-            embed_dims=(48, 64, 80),
-            depths=(3, 4, 5),
-            num_heads=(2, 3, 4),
-            mlp_ratios=(1.0, 1.5, 2.0),
-            head_dim=16,
-            image_sizes=(8,),
-            patch_size=2,
-            num_classes=10,
-            max_relative_position=7,
-        ),
-        SearchSpace(
-            name="tiny",
-            embed_dims=(192, 216, 240),
-            depths=(12, 13, 14),
-            num_heads=(3, 4),
-            mlp_ratios=(3.0, 3.5, 4.0),
-            super_embed_dim=256,
-        ),
-        SearchSpace(
-            name="small",
-            embed_dims=(320, 384, 448),
-            depths=(12, 13, 14),
-            num_heads=(5, 6, 7),
-            mlp_ratios=(3.0, 3.5, 4.0),
-            super_embed_dim=448,
-        ),
-        SearchSpace(
-            name="base",
-            embed_dims=(528, 576, 624),
-            depths=(14, 15, 16),
-            num_heads=(8, 9, 10),
-            mlp_ratios=(3.0, 3.5, 4.0),
-            super_embed_dim=640,
-        ),
-        SearchSpace(
-            name="edge",
-            embed_dims=tuple(range(128, 385, 32)),
-            depths=tuple(range(6, 15)),
-            num_heads=(2, 3, 4, 5, 6),
-            mlp_ratios=(2.0, 2.5, 3.0, 3.5, 4.0),
-            image_sizes=(128, 160, 192, 224),
-        ),
-    )
-}
+PRESETS: dict[str, SearchSpace] = {name: SearchSpace(name=name, **arguments) for name, arguments in NAMED.items()}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from autoformer.architecture import SubnetGeometry
 from autoformer.errors import ArchitectureError
+from autoformer.networks.grid import convolve, identity_kernels
 from autoformer.networks.relative_position import Form, Geometry, Tables, attend, logit_scale
 
 INIT_STD = 0.02  # truncated normal, official code
@@ -42,16 +43,38 @@ class Attention(nn.Module):
         return cast(Tensor, self.proj(attend(qkv, tables, where, self.scale, self.form)))
 
 
-class Block(nn.Module):
-    """One pre-norm transformer block."""
+class DepthwiseKernels(nn.Module):
+    """The weight of a depthwise convolution over the patches, [M, 1, k, k]; it begins as one that changes nothing."""
 
-    def __init__(self, dim: int, heads: int, hidden: int, geometry: SubnetGeometry, form: Form) -> None:
+    def __init__(self, channels: int, side: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(identity_kernels(channels, side))
+
+    def forward(self, x: Tensor, where: Geometry) -> Tensor:
+        return convolve(x, self.weight, where)
+
+
+class LocalMlp(Mlp):  # type: ignore[misc]
+    """timm's MLP with a depthwise convolution before its GELU (as in PVTv2, arXiv 2106.13797, section 3.3)."""
+
+    def __init__(self, dim: int, hidden: int, kernel: int) -> None:
+        super().__init__(dim, hidden_features=hidden)
+        self.conv = DepthwiseKernels(hidden, kernel)
+
+    def forward(self, x: Tensor, where: Geometry) -> Tensor:
+        return cast(Tensor, self.fc2(self.act(self.conv(self.fc1(x), where))))
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block; with a `kernel` its MLP convolves the grid."""
+
+    def __init__(self, dim: int, heads: int, hidden: int, geometry: SubnetGeometry, form: Form, kernel: int = 0) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=geometry.norm_eps)
         self.attn = Attention(dim, heads, geometry, form)
         self.drop_path1: nn.Module = nn.Identity()
         self.norm2 = nn.LayerNorm(dim, eps=geometry.norm_eps)
-        self.mlp = Mlp(dim, hidden_features=hidden)
+        self.mlp = LocalMlp(dim, hidden, kernel) if kernel else Mlp(dim, hidden_features=hidden)
         self.drop_path2: nn.Module = nn.Identity()
 
     def set_drop_path(self, rate: float) -> None:
@@ -61,4 +84,6 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, where: Geometry) -> Tensor:
         x = x + self.drop_path1(self.attn(self.norm1(x), where))
-        return x + cast(Tensor, self.drop_path2(self.mlp(self.norm2(x))))
+        normalised = self.norm2(x)
+        mlp = self.mlp(normalised, where) if isinstance(self.mlp, LocalMlp) else self.mlp(normalised)
+        return x + cast(Tensor, self.drop_path2(mlp))

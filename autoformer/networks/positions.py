@@ -17,18 +17,19 @@ from autoformer.networks.relative_position import Tables, spread_edge
 Grid = tuple[int, int]  # rows and columns of patches
 
 
-def resample_positions(positions: Tensor, old: Grid, new: Grid) -> Tensor:
-    """Absolute positions [1, 1 + R·C, E] of the grid `old` (R, C) for the grid `new`: bicubic, antialiased, class token kept.
+def resample_positions(positions: Tensor, old: Grid, new: Grid, prefix: int = 1) -> Tensor:
+    """Absolute positions [1, prefix + R·C, E] of the grid `old` (R, C) for the grid `new`: bicubic, antialiased.
 
-    Half precision is resampled in float32.
+    Those of the `prefix` tokens before the patches (the class token, or none) are kept. Half precision is resampled in float32.
     """
-    assert positions.shape[1] == 1 + old[0] * old[1], f"{positions.shape[1]} positions, expected 1 + {old[0]} · {old[1]}"
+    stored = positions.shape[1]
+    assert stored == prefix + old[0] * old[1], f"{stored} positions, expected {prefix} + {old[0]} · {old[1]}"
     if old == new:
         return positions
-    image = positions[:, 1:].unflatten(1, old).permute(0, 3, 1, 2)  # [1, E, R, C]
+    image = positions[:, prefix:].unflatten(1, old).permute(0, 3, 1, 2)  # [1, E, R, C]
     image = image.to(torch.promote_types(image.dtype, torch.float32))
     image = F.interpolate(image, size=new, mode="bicubic", antialias=True, align_corners=False).to(positions.dtype)
-    return torch.cat([positions[:, :1], image.flatten(2).transpose(1, 2)], 1)
+    return torch.cat([positions[:, :prefix], image.flatten(2).transpose(1, 2)], 1)
 
 
 def farther(trained: Grid | None, grid: Grid) -> Grid:
@@ -42,7 +43,7 @@ def spread_untrained(name: str, table: Tensor, trained: Grid) -> None:
 
 
 def fitted_weights(
-    stored: Mapping[str, Tensor], grid: Grid, *, trained: Grid | None, absolute_position: bool
+    stored: Mapping[str, Tensor], grid: Grid, *, trained: Grid | None, absolute_position: bool, prefix: int = 1
 ) -> dict[str, Tensor]:
     """Stored weights for a network of the grid `grid`, as `Subnet.set_input_size` would leave them.
 
@@ -51,10 +52,10 @@ def fitted_weights(
     """
     fitted, positions = dict(stored), stored.get("pos_embed")
     if positions is not None:
-        side = math.isqrt(positions.shape[1] - 1)
+        side = math.isqrt(positions.shape[1] - prefix)
         trained = trained or (side, side)
         if absolute_position:
-            fitted["pos_embed"] = resample_positions(positions, (side, side), grid)
+            fitted["pos_embed"] = resample_positions(positions, (side, side), grid, prefix)
     if trained is not None and farther(trained, grid) != trained:
         for name, tensor in stored.items():
             if name.rpartition(".")[2] in Tables._fields:

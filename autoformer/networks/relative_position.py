@@ -19,7 +19,10 @@ Three exact forms:
 * `tiled` (tiled_attention.py) does the same on a CPU a few images at a time, with its backward pass written out. It is
   differentiable once and not by `torch.func`; Hessians, `vmap`, `jvp` and the like take `form="bias"`.
 
-Letters: B images, H heads, N tokens (class token first), K channels per head, R × C the grid of patches, P = R·C.
+Without a class token nothing is subtracted or added. Where the grid was halved, a patch is as far from the next as two were before,
+so that its distances are every second row of the tables.
+
+Letters: B images, H heads, N tokens (class token first, if any), K channels per head, R × C the grid of patches, P = R·C.
 """
 
 from __future__ import annotations
@@ -63,12 +66,29 @@ class Geometry(NamedTuple):
     column_index: Tensor  # [C, C] likewise for columns
     indicators: Tensor  # [N, R + C] one-hot row and column of each patch, zero for the class token
 
+    @property
+    def prefix(self) -> int:
+        """Tokens before the patches: the class token, or none."""
+        return self.indicators.shape[0] - self.rows * self.columns
 
-def geometry(rows: int, columns: int, max_relative_position: int, device: torch.device, dtype: torch.dtype) -> Geometry:
-    """The geometry of a grid of `rows` × `columns` patches, which need not be square."""
+
+def geometry(
+    rows: int,
+    columns: int,
+    max_relative_position: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    prefix: int = 1,
+    step: int = 1,
+) -> Geometry:
+    """The geometry of a grid of `rows` × `columns` patches, which need not be square.
+
+    `prefix` tokens stand before them; neighbours are `step` rows of a table apart, 2 where the grid was halved.
+    """
 
     def table_rows(distance: Tensor) -> Tensor:
-        return distance.clamp(-max_relative_position, max_relative_position) + max_relative_position + 1
+        return (step * distance).clamp(-max_relative_position, max_relative_position) + max_relative_position + 1
 
     def pairs(length: int) -> Tensor:
         position = torch.arange(length, device=device)
@@ -83,8 +103,27 @@ def geometry(rows: int, columns: int, max_relative_position: int, device: torch.
         table_rows(torch.arange(1 - columns, columns, device=device)),
         pairs(rows),
         pairs(columns),
-        F.pad(torch.cat([row, column], 1), (0, 0, 1, 0)),
+        F.pad(torch.cat([row, column], 1), (0, 0, prefix, 0)),
     )
+
+
+def grid_geometry(grid: tuple[int, int], max_relative_position: int, x: Tensor, prefix: int) -> Geometry:
+    """The geometry of a whole grid, rows and columns, for tokens like `x`."""
+    return geometry(*grid, max_relative_position, x.device, x.dtype, prefix=prefix)
+
+
+def halved(where: Geometry, max_relative_position: int, x: Tensor) -> Geometry:
+    """The geometry of the same grid halved, for tokens like `x`."""
+    sides = where.rows // 2, where.columns // 2
+    return geometry(*sides, max_relative_position, x.device, x.dtype, prefix=where.prefix, step=2)
+
+
+def class_rows(tables: Tables, where: Geometry) -> tuple[Tensor, Tensor]:
+    """What the tables hold for the class token, of keys and of values, each [K]; zeros where there is none."""
+    if not where.prefix:
+        zeros = torch.zeros_like(tables.key_rows[0])
+        return zeros, zeros
+    return tables.key_rows[0] + tables.key_columns[0], tables.value_rows[0] + tables.value_columns[0]
 
 
 def logit_scale(embed_dim: int, heads: int, head_dim: int, *, by_width: bool = False) -> float:
@@ -123,8 +162,7 @@ def _form_for(qkv: Tensor) -> Form:
 
 
 def _attend_tiled(qkv: Tensor, tables: Tables, where: Geometry, scale: float) -> Tensor:
-    class_key = tables.key_rows[0] + tables.key_columns[0]
-    class_value = tables.value_rows[0] + tables.value_columns[0]
+    class_key, class_value = class_rows(tables, where)
     key_rows = F.embedding(where.row_distances, tables.key_rows) - class_key
     value_rows = F.embedding(where.row_distances, tables.value_rows) - class_value
     operands = Operands(
@@ -141,28 +179,29 @@ def _attend_tiled(qkv: Tensor, tables: Tables, where: Geometry, scale: float) ->
 
 def _attend_biased(query: Tensor, key: Tensor, value: Tensor, tables: Tables, where: Geometry) -> Tensor:
     grid = (where.rows, where.columns)
-    class_key = (tables.key_rows[0] + tables.key_columns[0]).unsqueeze(-1)  # [K, 1]
-    class_value = tables.value_rows[0] + tables.value_columns[0]  # [K]
+    prefix = where.prefix
+    class_key, class_value = class_rows(tables, where)
 
     # Logits: a row part [B, H, R, C, R] and a column part [B, H, R, C, C], relative to the class token's logit.
     key_rows = F.embedding(where.row_index, tables.key_rows)  # [R, R, K]
     key_columns = F.embedding(where.column_index, tables.key_columns)  # [C, C, K]
-    patches = query[:, :, 1:].unflatten(2, grid)  # [B, H, R, C, K]
-    class_logit = (query @ class_key)[:, :, 1:].unflatten(2, grid)  # [B, H, R, C, 1]
-    row_part = patches @ key_rows.transpose(-2, -1) - class_logit
+    patches = query[:, :, prefix:].unflatten(2, grid)  # [B, H, R, C, K]
+    row_part = patches @ key_rows.transpose(-2, -1)
+    if prefix:
+        row_part = row_part - (query @ class_key.unsqueeze(-1))[:, :, prefix:].unflatten(2, grid)  # [B, H, R, C, 1]
     column_part = (patches.transpose(2, 3) @ key_columns.transpose(-2, -1)).transpose(2, 3)
     bias = (row_part.unsqueeze(-1) + column_part.unsqueeze(-2)).flatten(4).flatten(2, 3)  # [B, H, P, P]
-    logits = query @ key.transpose(-2, -1) + F.pad(bias, (1, 0, 1, 0))
+    logits = query @ key.transpose(-2, -1) + F.pad(bias, (prefix, 0, prefix, 0))
     attention = logits.softmax(-1)
 
     # Values: the attention mass per row and per column times that row's and column's table entry.
     out = attention @ (value + class_value)
-    mass = attention[:, :, 1:, 1:].unflatten(-1, grid).unflatten(2, grid)  # [B, H, R, C, R', C']
+    mass = attention[:, :, prefix:, prefix:].unflatten(-1, grid).unflatten(2, grid)  # [B, H, R, C, R', C']
     value_rows = F.embedding(where.row_index, tables.value_rows) - class_value  # [R, R', K]
     value_columns = F.embedding(where.column_index, tables.value_columns)  # [C, C', K]
     row_value = mass.sum(-1) @ value_rows
     column_value = (mass.sum(-2).transpose(2, 3) @ value_columns).transpose(2, 3)
-    return out + F.pad((row_value + column_value).flatten(2, 3), (0, 0, 1, 0))
+    return out + F.pad((row_value + column_value).flatten(2, 3), (0, 0, prefix, 0))
 
 
 def _attend_fused(query: Tensor, key: Tensor, value: Tensor, tables: Tables, where: Geometry) -> Tensor:
@@ -171,15 +210,15 @@ def _attend_fused(query: Tensor, key: Tensor, value: Tensor, tables: Tables, whe
     dtype = query.dtype
     features = where.indicators.to(dtype)
     padding = -(channels + features.shape[1]) % 8  # kernels want a head width that is a multiple of 8
-    class_key = (tables.key_rows[0] + tables.key_columns[0]).to(dtype)
-    class_value = (tables.value_rows[0] + tables.value_columns[0]).to(dtype)
+    prefix = where.prefix
+    class_key, class_value = (row.to(dtype) for row in class_rows(tables, where))
 
     key_rows = F.embedding(where.row_index, tables.key_rows).to(dtype) - class_key  # [R, R, K]
     key_columns = F.embedding(where.column_index, tables.key_columns).to(dtype)  # [C, C, K]
-    patches = query[:, :, 1:].unflatten(2, grid)
+    patches = query[:, :, prefix:].unflatten(2, grid)
     row_part = patches @ key_rows.transpose(-2, -1)  # [B, H, R, C, R]
     column_part = (patches.transpose(2, 3) @ key_columns.transpose(-2, -1)).transpose(2, 3)
-    logits = F.pad(torch.cat([row_part, column_part], -1).flatten(2, 3), (0, padding, 1, 0))  # [B, H, N, R + C + pad]
+    logits = F.pad(torch.cat([row_part, column_part], -1).flatten(2, 3), (0, padding, prefix, 0))  # [B, H, N, R + C + pad]
     features = F.pad(features, (0, padding)).expand(batch, heads, -1, -1)
 
     operands = torch.cat([query, logits], -1), torch.cat([key, features], -1), torch.cat([value + class_value, features], -1)
@@ -187,10 +226,10 @@ def _attend_fused(query: Tensor, key: Tensor, value: Tensor, tables: Tables, whe
         out = (operands[0] @ operands[1].transpose(-2, -1)).softmax(-1) @ operands[2]
     else:
         out = F.scaled_dot_product_attention(*operands, scale=1.0)
-    row_mass = out[:, :, 1:, channels : channels + where.rows].unflatten(2, grid)  # [B, H, R, C, R']
-    column_mass = out[:, :, 1:, channels + where.rows : channels + where.rows + where.columns].unflatten(2, grid)
+    row_mass = out[:, :, prefix:, channels : channels + where.rows].unflatten(2, grid)  # [B, H, R, C, R']
+    column_mass = out[:, :, prefix:, channels + where.rows : channels + where.rows + where.columns].unflatten(2, grid)
     value_rows = F.embedding(where.row_index, tables.value_rows).to(dtype) - class_value
     value_columns = F.embedding(where.column_index, tables.value_columns).to(dtype)
     row_value = row_mass @ value_rows
     column_value = (column_mass.transpose(2, 3) @ value_columns).transpose(2, 3)
-    return out[..., :channels] + F.pad((row_value + column_value).flatten(2, 3), (0, 0, 1, 0))
+    return out[..., :channels] + F.pad((row_value + column_value).flatten(2, 3), (0, 0, prefix, 0))

@@ -23,14 +23,17 @@ from autoformer.architecture import MAX_DEPTH, Architecture, SubnetGeometry, is_
 from autoformer.cost import Cost, count_flops, count_params
 from autoformer.errors import ArchitectureError, short
 from autoformer.networks.block import INIT_STD, Attention, Block, check_rate
+from autoformer.networks.grid import halve
 from autoformer.networks.positions import farther, fitted_weights, resample_positions, spread_untrained
-from autoformer.networks.relative_position import Form, Geometry, Tables, geometry
-from autoformer.networks.supernet import Supernet
+from autoformer.networks.relative_position import Form, Geometry, Tables, grid_geometry, halved
+from autoformer.networks.stem import ConvStem
+from autoformer.networks.supernet import Supernet, kernels_of
 from autoformer.space import SearchSpace
 
 __all__ = ["TIMM_NAME", "Attention", "Block", "Subnet"]  # timm adds the name it registers
 
 TIMM_NAME = "autoformer_subnet"
+PER_BLOCK = ("num_heads", "mlp_ratio", "mlp_kernel")  # of an architecture, one per block
 
 
 class Subnet(nn.Module):
@@ -57,30 +60,39 @@ class Subnet(nn.Module):
             raise ArchitectureError(
                 f"an architecture for images of {architecture.image_size} px in a geometry for {geometry.img_size} px"
             )
+        if architecture.patch_size not in (None, geometry.patch_size):
+            raise ArchitectureError(
+                f"an architecture of patches of {architecture.patch_size} px in a geometry of {geometry.patch_size} px"
+            )
+        if geometry.stem == "patch" and architecture.stem_depth:
+            raise ArchitectureError(f"stem_depth {architecture.stem_depth} in a geometry without a convolutional stem")
         if form not in get_args(Form):
             raise ArchitectureError(f"form must be one of {', '.join(get_args(Form))}, got {short(form, 40)}")
         check_rate("drop_rate", drop_rate)
         self.architecture = architecture
         self._stored_grid = geometry.trained_grid
         embed_dim = self.embed_dim = self.num_features = self.head_hidden_size = architecture.embed_dim
-        self.num_prefix_tokens = 1
+        self.num_prefix_tokens = geometry.prefix_tokens
         self.grad_checkpointing = False
 
-        self.patch_embed = PatchEmbed(geometry.img_size, geometry.patch_size, geometry.in_chans, embed_dim)
-        self.cls_token = nn.Parameter(trunc_normal_(torch.empty(1, 1, embed_dim), std=INIT_STD))
+        self.patch_embed = _stem(architecture, geometry)
+        self._check_halving(self.patch_embed.grid_size)
+        self.cls_token: nn.Parameter | None = None
+        if geometry.class_token:
+            self.cls_token = nn.Parameter(trunc_normal_(torch.empty(1, 1, embed_dim), std=INIT_STD))
         self.pos_embed: nn.Parameter | None = None
         if geometry.absolute_position:
-            positions = torch.empty(1, self.patch_embed.num_patches + 1, embed_dim)
+            positions = torch.empty(1, self.patch_embed.num_patches + self.num_prefix_tokens, embed_dim)
             self.pos_embed = nn.Parameter(trunc_normal_(positions, std=INIT_STD))
         grid = farther(geometry.trained_grid, self.patch_embed.grid_size)
         self.geometry = replace(geometry, trained_grid=grid)
         self.blocks = nn.ModuleList(
-            Block(embed_dim, heads, hidden, geometry, form)
-            for heads, hidden in zip(architecture.num_heads, architecture.hidden_dims, strict=True)
+            Block(embed_dim, heads, hidden, geometry, form, kernel)
+            for heads, hidden, kernel in zip(architecture.num_heads, architecture.hidden_dims, architecture.kernels, strict=True)
         )
         self.set_drop_path(drop_path_rate, super_depth)
         self.feature_info = [
-            {"module": f"blocks.{index}", "num_chs": embed_dim, "reduction": geometry.patch_size}
+            {"module": f"blocks.{index}", "num_chs": embed_dim, "reduction": self._reduction(index)}
             for index in range(architecture.depth)
         ]
         self.norm: nn.Module = nn.LayerNorm(embed_dim, eps=geometry.norm_eps)
@@ -103,28 +115,43 @@ class Subnet(nn.Module):
 
     def _embed(self, images: Tensor) -> tuple[Tensor, Geometry]:
         x = self.patch_embed(images)
-        rows, columns = self.patch_embed.grid_size
-        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
         if self.pos_embed is not None:
             x = x + self.pos_embed
-        return x, geometry(rows, columns, self.geometry.max_relative_position, x.device, x.dtype)
+        return x, grid_geometry(self.patch_embed.grid_size, self.geometry.max_relative_position, x, self.num_prefix_tokens)
 
-    def _run(self, block: nn.Module, x: Tensor, where: Geometry) -> Tensor:
+    def _run(self, index: int, x: Tensor, where: Geometry) -> tuple[Tensor, Geometry]:
+        """The tokens after block `index`, and where they stand then."""
+        block = self.blocks[index]
         if self.grad_checkpointing and self.training:
-            return cast(Tensor, checkpoint(block, x, where))
-        return cast(Tensor, block(x, where))
+            x = cast(Tensor, checkpoint(block, x, where))
+        else:
+            x = cast(Tensor, block(x, where))
+        if index + 1 == self.architecture.pool_after:
+            x, where = halve(x, where), halved(where, self.geometry.max_relative_position, x)
+        return x, where
+
+    def _reduction(self, index: int) -> int:
+        """Pixels from one patch to the next in the output of block `index`."""
+        return self.geometry.patch_size * (2 if index + 1 >= (self.architecture.pool_after or MAX_DEPTH + 1) else 1)
+
+    def _check_halving(self, grid: tuple[int, int]) -> None:
+        """Raises `ArchitectureError` for a grid that cannot be halved and should be."""
+        if self.architecture.pool_after and any(side % 2 for side in grid):
+            raise ArchitectureError(f"a grid of {grid[0]}×{grid[1]} patches cannot be halved; give sides of twice the patch size")
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Normalised tokens [B, N, E], class token first."""
+        """Normalised tokens [B, N, E], class token first, if any."""
         x, where = self._embed(images)
-        for block in self.blocks:
-            x = self._run(block, x, where)
+        for index in range(len(self.blocks)):
+            x, where = self._run(index, x, where)
         return cast(Tensor, self.norm(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pools tokens [B, N, E] and classifies; with `pre_logits` the pooled features [B, E]."""
         if self.geometry.global_pool == "avg":
-            x = x[:, 1:].mean(1)
+            x = x[:, self.num_prefix_tokens :].mean(1)
         elif self.geometry.global_pool == "token":
             x = x[:, 0]
         x = self.head_drop(x)
@@ -153,15 +180,16 @@ class Subnet(nn.Module):
         take, last = feature_take_indices(len(self.blocks), indices)
         tokens, where = self._embed(x)
         found: list[Any] = []
-        for index, block in enumerate(list(self.blocks)[: last + 1] if stop_early else self.blocks):
-            tokens = self._run(block, tokens, where)
+        grids = []
+        for index in range(last + 1 if stop_early else len(self.blocks)):
+            tokens, where = self._run(index, tokens, where)
             if index in take:
                 found.append(self.norm(tokens) if norm else tokens)
-        prefix = [y[:, :1] for y in found]
-        found = [y[:, 1:] for y in found]
+                grids.append((where.rows, where.columns))
+        prefix = [y[:, : self.num_prefix_tokens] for y in found]
+        found = [y[:, self.num_prefix_tokens :] for y in found]
         if output_fmt == "NCHW":
-            grid = self.patch_embed.grid_size
-            found = [y.transpose(1, 2).unflatten(2, grid).contiguous() for y in found]
+            found = [y.transpose(1, 2).unflatten(2, grid).contiguous() for y, grid in zip(found, grids, strict=True)]
         if output_dict:
             named: dict[str, Any] = {"image_intermediates": found}
             if return_prefix_tokens:
@@ -190,7 +218,9 @@ class Subnet(nn.Module):
         take, last = feature_take_indices(len(self.blocks), indices)
         own = self.architecture
         self.blocks = self.blocks[: last + 1]
-        self.architecture = replace(own, num_heads=own.num_heads[: last + 1], mlp_ratio=own.mlp_ratio[: last + 1])
+        kept = {name: value[: last + 1] for name in PER_BLOCK if (value := getattr(own, name)) is not None}
+        pool_after = own.pool_after if own.pool_after is None or own.pool_after <= last else 0
+        self.architecture = replace(own, **kept, pool_after=pool_after)
         if prune_norm:
             self.norm = nn.Identity()
         if prune_head:
@@ -202,7 +232,7 @@ class Subnet(nn.Module):
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def no_weight_decay(self) -> set[str]:
         """Weights the recipe does not decay, beside all one-dimensional ones."""
-        return {"pos_embed", "cls_token"}
+        return {"pos_embed", "cls_token", *kernels_of(self)}
 
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -226,7 +256,8 @@ class Subnet(nn.Module):
         """Replaces the classification layer by a fresh one (Identity for 0 classes)."""
         pool: Any = self.geometry.global_pool if global_pool is None else global_pool
         self.geometry = replace(self.geometry, num_classes=num_classes, global_pool=pool)
-        device, dtype = self.cls_token.device, self.cls_token.dtype
+        weight = next(self.patch_embed.parameters())
+        device, dtype = weight.device, weight.dtype
         self.head = nn.Linear(self.embed_dim, num_classes, device=device, dtype=dtype) if num_classes else nn.Identity()
         if isinstance(self.head, nn.Linear):
             trunc_normal_(self.head.weight, std=INIT_STD)
@@ -261,14 +292,17 @@ class Subnet(nn.Module):
         old, trained = self.patch_embed.grid_size, farther(self.geometry.trained_grid, self.patch_embed.grid_size)
         self.patch_embed.set_input_size(img_size, patch_size)
         sides, grid, patch = self.patch_embed.img_size, self.patch_embed.grid_size, self.patch_embed.patch_size[0]
+        self._check_halving(grid)
         self.geometry = replace(self.geometry, img_size=sides, patch_size=patch, trained_grid=farther(trained, grid))
-        for info in self.feature_info:
-            info["reduction"] = patch
+        for index, info in enumerate(self.feature_info):
+            info["reduction"] = self._reduction(index)
         if self.architecture.image_size is not None:
             self.architecture = replace(self.architecture, image_size=sides[0])
+        if self.architecture.patch_size is not None:
+            self.architecture = replace(self.architecture, patch_size=patch)
         with torch.no_grad():
             if self.pos_embed is not None:
-                positions = resample_positions(self.pos_embed, old, grid).clone()
+                positions = resample_positions(self.pos_embed, old, grid, self.num_prefix_tokens).clone()
                 self.pos_embed = nn.Parameter(positions, requires_grad=self.pos_embed.requires_grad)
             for block in self.blocks if self.geometry.relative_position else ():
                 for name in Tables._fields:
@@ -289,7 +323,8 @@ class Subnet(nn.Module):
         space = SearchSpace.of_one(self.architecture, self._whole_geometry)
         flops = count_flops(self.architecture, space)
         if self.geometry.global_pool == "":  # the classifier runs on every token
-            flops += self.patch_embed.num_patches * self.num_classes * self.embed_dim
+            patches = self.patch_embed.num_patches // (4 if self.architecture.pool_after else 1)
+            flops += (patches + self.num_prefix_tokens - 1) * self.num_classes * self.embed_dim
         return Cost(params=count_params(self.architecture, space), flops=flops)
 
     @property
@@ -325,6 +360,12 @@ class Subnet(nn.Module):
         subnet.to(next(supernet.parameters()).dtype)
         subnet.load_state_dict(supernet.subnet_state_dict(architecture))
         return subnet.to(next(supernet.parameters()).device).train(supernet.training)
+
+
+def _stem(architecture: Architecture, geometry: SubnetGeometry) -> PatchEmbed | ConvStem:
+    if geometry.stem == "conv":
+        return ConvStem(geometry, architecture.embed_dim, architecture.stem_depth or 0)
+    return PatchEmbed(geometry.img_size, geometry.patch_size, geometry.in_chans, architecture.embed_dim)
 
 
 default_cfgs = generate_default_cfgs(
@@ -370,4 +411,5 @@ def fit_positions(state_dict: dict[str, Tensor], subnet: Subnet) -> dict[str, Te
         subnet.patch_embed.grid_size,
         trained=subnet._stored_grid,
         absolute_position=subnet.pos_embed is not None,
+        prefix=subnet.num_prefix_tokens,
     )

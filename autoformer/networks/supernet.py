@@ -17,7 +17,7 @@ Letters: B images, N tokens, E width, H heads, K channels per head, Q = H·K, M 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,9 +28,17 @@ from torch.utils.checkpoint import checkpoint
 from autoformer.architecture import Architecture
 from autoformer.errors import ArchitectureError
 from autoformer.networks.block import INIT_STD, check_rate
+from autoformer.networks.grid import centre, convolve, halve, identity_kernels
 from autoformer.networks.positions import resample_positions
-from autoformer.networks.relative_position import Form, Geometry, Tables, attend, geometry, logit_scale
+from autoformer.networks.relative_position import Form, Geometry, Tables, attend, grid_geometry, halved, logit_scale
+from autoformer.networks.stem import super_stem
 from autoformer.space import SearchSpace
+
+
+def kernels_of(network: nn.Module) -> set[str]:
+    """The names of the depthwise kernels of a network or supernet, which decay would draw away from the ones that change nothing."""
+    return {name for name, _ in network.named_parameters() if name.endswith((".kernels", ".mlp.conv.weight"))}
+
 
 register_constant(Architecture)  # lets torch.export and torch.compile take an architecture as an argument
 
@@ -126,6 +134,19 @@ class SuperAttention(nn.Module):
         return cast(Tensor, self.proj(attend(qkv, self.tables(), where, scale, form), width))
 
 
+class BlockChoice(NamedTuple):
+    """What one network chose for one block."""
+
+    heads: int
+    hidden: int  # channels of the MLP
+    kernel: int  # side of its depthwise convolution; 0: none
+
+
+def block_choices(architecture: Architecture) -> list[BlockChoice]:
+    """The choices of every block, in order."""
+    return list(map(BlockChoice, architecture.num_heads, architecture.hidden_dims, architecture.kernels))
+
+
 class SuperBlock(nn.Module):
     """One pre-norm transformer block of up to these sizes."""
 
@@ -135,13 +156,22 @@ class SuperBlock(nn.Module):
         self.attn = SuperAttention(space, embed_dim, qkv_dim)
         self.norm2 = SuperLayerNorm(embed_dim, space.norm_eps)
         self.fc1 = SuperLinear(embed_dim, hidden_dim)
+        if largest := space.mlp_kernels[-1]:
+            self.kernels = nn.Parameter(identity_kernels(hidden_dim, largest))
         self.fc2 = SuperLinear(hidden_dim, embed_dim)
 
-    def forward(self, x: Tensor, heads: int, hidden: int, where: Geometry, form: Form, factors: Tensor | None) -> Tensor:
-        attention = self.attn(self.norm1(x), heads, where, form)
+    def forward(self, x: Tensor, choice: BlockChoice, where: Geometry, form: Form, factors: Tensor | None) -> Tensor:
+        attention = self.attn(self.norm1(x), choice.heads, where, form)
         x = x + (attention if factors is None else attention * factors[0])
-        mlp = self.fc2(F.gelu(self.fc1(self.norm2(x), hidden)), x.shape[-1])
+        inner = self.fc1(self.norm2(x), choice.hidden)
+        if choice.kernel:
+            inner = convolve(inner, self.kernels_of(choice), where)
+        mlp = self.fc2(F.gelu(inner), x.shape[-1])
         return cast(Tensor, x + (mlp if factors is None else mlp * factors[1]))
+
+    def kernels_of(self, choice: BlockChoice) -> Tensor:
+        """The kernels [M, 1, k, k] of a network's MLP."""
+        return centre(self.kernels[: choice.hidden], choice.kernel)
 
 
 class BlockChoices(nn.ModuleDict):
@@ -164,19 +194,6 @@ class BlockChoices(nn.ModuleDict):
         return f"width{embed_dim}_heads{heads}_hidden{hidden}"
 
 
-class PatchEmbed(nn.Module):
-    """Cuts images into patches and embeds them; initialised as torch initialises a convolution, like the official code."""
-
-    def __init__(self, space: SearchSpace) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(space.in_chans, space.stored_embed_dim, kernel_size=space.patch_size, stride=space.patch_size)
-
-    def forward(self, images: Tensor, embed_dim: int) -> Tensor:
-        weight, bias = self.proj.weight[:embed_dim], self.proj.bias
-        assert bias is not None
-        return F.conv2d(images, weight, bias[:embed_dim], stride=self.proj.stride)  # [B, E, R, C]
-
-
 class Supernet(nn.Module):
     """All networks of `space` in one set of weights: `supernet(images, architecture)` gives logits [B, classes].
 
@@ -194,11 +211,13 @@ class Supernet(nn.Module):
         self.grad_checkpointing = False
         embed_dim = space.stored_embed_dim
         self.set_drop_path(drop_path_rate)
-        self.patch_embed = PatchEmbed(space)
-        self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
-        nn.init.trunc_normal_(self.cls_token, std=INIT_STD)
+        self.patch_embed = super_stem(space)
+        self.prefix = int(space.class_token)
+        if space.class_token:
+            self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
+            nn.init.trunc_normal_(self.cls_token, std=INIT_STD)
         if space.absolute_position:
-            self.pos_embed = nn.Parameter(torch.empty(1, self.grid[0] * self.grid[1] + 1, embed_dim))
+            self.pos_embed = nn.Parameter(torch.empty(1, self.grid[0] * self.grid[1] + self.prefix, embed_dim))
             nn.init.trunc_normal_(self.pos_embed, std=INIT_STD)
         sizes = (space.stored_embed_dim, space.stored_qkv_dim, space.stored_hidden_dim)
         entangled = space.sharing == "entangled"
@@ -219,31 +238,33 @@ class Supernet(nn.Module):
             side, given = self.space.image_size_of(architecture), tuple(images.shape[-2:])
             if given != (side, side):
                 raise ArchitectureError(f"images of {given[0]}×{given[1]} px for an architecture that takes {side}×{side} px")
-        embed_dim = architecture.embed_dim
-        x = self.patch_embed(images, embed_dim)
+        embed_dim, reach = architecture.embed_dim, self.space.max_relative_position
+        x = self.patch_embed(images, embed_dim, self.space.patch_size_of(architecture), architecture.stem_depth or 0)
         rows, columns = x.shape[-2:]
-        where = geometry(rows, columns, self.space.max_relative_position, x.device, x.dtype)
+        where = grid_geometry((rows, columns), reach, x, self.prefix)
         x = x.flatten(2).transpose(1, 2)  # [B, P, E]
-        x = torch.cat([self.cls_token[..., :embed_dim].expand(x.shape[0], -1, -1), x], 1)
+        if self.prefix:
+            x = torch.cat([self.cls_token[..., :embed_dim].expand(x.shape[0], -1, -1), x], 1)
         if self.space.absolute_position:
-            x = x + resample_positions(self.pos_embed[..., :embed_dim], self.grid, (rows, columns))
-        for index, (heads, hidden) in enumerate(zip(architecture.num_heads, architecture.hidden_dims, strict=True)):
+            x = x + resample_positions(self.pos_embed[..., :embed_dim], self.grid, (rows, columns), self.prefix)
+        for index, choice in enumerate(block_choices(architecture)):
             rate = self.drop_path_rates[index] if self.training else 0.0
-            block = self.block(index, embed_dim, heads, hidden)
+            block = self.block(index, embed_dim, choice)
             factors = branch_factors(x, rate, None if draws is None else draws[index])
             if self.grad_checkpointing and self.training:
-                x = cast(Tensor, checkpoint(block, x, heads, hidden, where, self.form, factors, use_reentrant=False))
+                x = cast(Tensor, checkpoint(block, x, choice, where, self.form, factors, use_reentrant=False))
             else:
-                x = block(x, heads, hidden, where, self.form, factors)
+                x = block(x, choice, where, self.form, factors)
+            if index + 1 == architecture.pool_after:
+                x, where = halve(x, where), halved(where, reach, x)
         x = self.norm(x)
-        x = x[:, 1:].mean(1) if self.space.pooling == "mean" else x[:, 0]
+        x = x[:, self.prefix :].mean(1) if self.space.pooling == "mean" else x[:, 0]
         return cast(Tensor, self.head(x, self.space.num_classes))
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches that positions are stored for: those of the largest images."""
-        side = self.space.image_size // self.space.patch_size
-        return side, side
+        """Rows and columns of patches that positions are stored for: those of the largest images in the smallest patches."""
+        return self.space.stored_grid, self.space.stored_grid
 
     def set_drop_path(self, rate: float) -> None:
         """Stochastic depth from now on: the rate of the deepest block, rising linearly from 0 at the first."""
@@ -261,7 +282,9 @@ class Supernet(nn.Module):
         Raises the process's recompile limit, behind which torch would silently run uncompiled, to what the space needs.
         """
         space = self.space
-        shapes = len(space.embed_dims) * len(space.num_heads) * len(space.mlp_ratios) * len(space.image_sizes)
+        grids = {size // patch for size in space.image_sizes for patch in space.patch_choices}
+        grids |= {side // 2 for side in grids if space.pool_after != (0,)}
+        shapes = len(space.embed_dims) * len(space.num_heads) * len(space.mlp_ratios) * len(space.mlp_kernels) * len(grids)
         needed = 8 * shapes  # training and evaluation, with and without gradients, full and last batch
         dynamo = torch._dynamo.config
         dynamo.recompile_limit = max(dynamo.recompile_limit, needed)
@@ -270,17 +293,17 @@ class Supernet(nn.Module):
             if isinstance(module, SuperBlock):
                 module.compile(dynamic=False, **options)
 
-    def block(self, index: int, embed_dim: int, heads: int, hidden: int) -> SuperBlock:
+    def block(self, index: int, embed_dim: int, choice: BlockChoice) -> SuperBlock:
         """The block at depth `index` that serves these sizes."""
         block = self.blocks[index]
         if isinstance(block, BlockChoices):
-            block = block[BlockChoices.key(embed_dim, heads, hidden)]
+            block = block[BlockChoices.key(embed_dim, choice.heads, choice.hidden)]
         assert isinstance(block, SuperBlock)
         return block
 
     def no_weight_decay(self) -> set[str]:
         """Weights the recipe does not decay, beside biases and norms (timm's interface)."""
-        return {"pos_embed", "cls_token"}
+        return {"pos_embed", "cls_token", *kernels_of(self)}
 
     def subnet_state_dict(self, architecture: Architecture) -> dict[str, Tensor]:
         """Copies of the weights of one subnet, under the names of `Subnet`."""
@@ -290,16 +313,17 @@ class Supernet(nn.Module):
     def slices(self, architecture: Architecture) -> Iterator[tuple[str, Tensor]]:
         """The weights of one subnet as views of the super weights, under the names of `Subnet`."""
         embed_dim = architecture.embed_dim
-        assert self.patch_embed.proj.bias is not None
-        yield "patch_embed.proj.weight", self.patch_embed.proj.weight[:embed_dim]
-        yield "patch_embed.proj.bias", self.patch_embed.proj.bias[:embed_dim]
-        yield "cls_token", self.cls_token[..., :embed_dim]
+        stem = embed_dim, self.space.patch_size_of(architecture), architecture.stem_depth or 0
+        for name, weight in self.patch_embed.slices(*stem):
+            yield f"patch_embed.{name}", weight
+        if self.prefix:
+            yield "cls_token", self.cls_token[..., :embed_dim]
         if self.space.absolute_position:
-            grid = self.space.grid_of(architecture)
-            yield "pos_embed", resample_positions(self.pos_embed[..., :embed_dim], self.grid, (grid, grid))
-        for index, (heads, hidden) in enumerate(zip(architecture.num_heads, architecture.hidden_dims, strict=True)):
-            block = self.block(index, embed_dim, heads, hidden)
-            name, qkv_dim = f"blocks.{index}", heads * self.space.head_dim
+            side = self.space.grid_of(architecture)
+            yield "pos_embed", resample_positions(self.pos_embed[..., :embed_dim], self.grid, (side, side), self.prefix)
+        for index, choice in enumerate(block_choices(architecture)):
+            block, hidden = self.block(index, embed_dim, choice), choice.hidden
+            name, qkv_dim = f"blocks.{index}", choice.heads * self.space.head_dim
             layers = {
                 "attn.qkv": block.attn.qkv.slice(embed_dim, qkv_dim),
                 "attn.proj": block.attn.proj.slice(qkv_dim, embed_dim),
@@ -311,6 +335,8 @@ class Supernet(nn.Module):
             for layer, (weight, bias) in layers.items():
                 yield f"{name}.{layer}.weight", weight
                 yield f"{name}.{layer}.bias", bias
+            if choice.kernel:
+                yield f"{name}.mlp.conv.weight", block.kernels_of(choice)
             if self.space.relative_position:
                 for table in Tables._fields:
                     yield f"{name}.attn.{table}", getattr(block.attn, table)

@@ -10,7 +10,7 @@ The features of a query at (r, c) are a window into its products with the tables
 per row and column to mass per distance, writes to the same view. Nothing of size N×N is kept for the backward pass; it is
 computed again from query and key, tile by tile, which costs a CPU less than fetching it from memory.
 
-Letters: B images, H heads, N tokens (class token first), K channels per head, R × C the grid, F = R + C features,
+Letters: B images, H heads, N tokens (class token first, if any), K channels per head, R × C the grid, F = R + C features,
 D = 2R − 1 + 2C − 1 distances, T images in a tile, G = T·H.
 """
 
@@ -32,9 +32,14 @@ class Operands(NamedTuple):
     key_table: Tensor  # [D, K] by distance, rows then columns, relative to the class token's
     value_table: Tensor  # [D, K] likewise
     class_value: Tensor  # [K] added to every value
-    indicators: Tensor  # [N, F] one-hot row and column of each patch
+    indicators: Tensor  # [N, F] one-hot row and column of each patch, zero for tokens before the patches
     grid: tuple[int, int]  # R, C
     scale: float  # of the logits
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before the patches: the class token, or none."""
+        return self.qkv.shape[1] - self.grid[0] * self.grid[1]
 
     def tiles(self) -> list[slice]:
         """Slices of the images that make up one tile each."""
@@ -53,7 +58,9 @@ class Tile:
         new, groups = operands.qkv.new_empty, images * heads
         width = channels + rows + columns
         self.query, self.key, self.value = (new(images, heads, tokens, width) for _ in range(3))
-        self.query[..., 0, channels:] = 0  # the class token as a query: its logits all have the same relative part
+        self.query[..., : operands.prefix, channels:] = (
+            0  # the class token as a query: its logits all have the same relative part
+        )
         self.key[..., channels:] = operands.indicators
         self.value[..., channels:] = operands.indicators
         self.logits, self.attention = new(groups, tokens, tokens), new(groups, tokens, tokens)
@@ -93,10 +100,10 @@ class Tile:
 
     def _windows(self, distances: Tensor, features: Tensor) -> list[tuple[Tensor, Tensor]]:
         """For rows and for columns: the entries of `distances` that each patch sees, and their place in `features`."""
-        rows, columns = self.operands.grid
+        (rows, columns), prefix = self.operands.grid, self.operands.prefix
         groups, tokens, width = distances.shape
-        patches = features[:, 1:]
-        row_start = distances.storage_offset() + width + rows - 1  # patch (0, 0), distance 0
+        patches = features[:, prefix:]
+        row_start = distances.storage_offset() + prefix * width + rows - 1  # patch (0, 0), distance 0
         column_start = row_start + rows + columns - 1
         return [
             (  # one row further down, the window starts one distance earlier
@@ -180,7 +187,7 @@ class _TiledAttention(torch.autograd.Function):
             query, key, value, extended = (x.flatten(0, 1) for x in (tile.query, tile.key, tile.value, gradient))
             by_image = (count, -1, query.shape[1], channels)  # [T, H, N, K]
             gradient[..., :channels] = out_gradient[images].transpose(1, 2)
-            gradient[..., 0, channels:] = 0
+            gradient[..., : operands.prefix, channels:] = 0
             of_out = extended[..., :channels]
 
             # Values: through the masses to the table, through the attention to the values.

@@ -106,7 +106,7 @@ def supernet_from_timm(
     if space is not None:  # tables of zeros can have any size
         around = replace(around, relative_position=space.relative_position, max_relative_position=space.max_relative_position)
     supernet = Supernet(around)
-    supernet.to(plain.cls_token.dtype).load_state_dict(_super_weights(plain, supernet))
+    supernet.to(next(plain.parameters()).dtype).load_state_dict(_super_weights(plain, supernet))
     order_by_importance(supernet, assumed_moments(supernet))
     if space is not None:
         supernet = _within(supernet, space, TIMM + name)
