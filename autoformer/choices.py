@@ -204,6 +204,16 @@ class Choices:
         }
         return tuple(name for name, is_asked in asked.items() if is_asked)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether width, depth and image size are all that is chosen for a whole network, as in the article."""
+        return not self.asks_for
+
+    @property
+    def blocks_cost_alike(self) -> bool:
+        """Whether a head, and a hidden channel, costs the same in every block of a network."""
+        return len(self.mlp_kernels) == 1 and self.pool_after == (0,)
+
     # --- sizes of the stored weights -----------------------------------------------------------------------------
 
     @property

@@ -268,6 +268,17 @@ class LinearLatency(Protocol):
         """`Cost.latency_ms` of a network that is known to have so many FLOPs."""
 
 
+@runtime_checkable
+class OutlineLatency(Protocol):
+    """As `LinearLatency`, for spaces whose blocks differ in what a head and a hidden channel cost."""
+
+    def outline_latency(self, outline: Outline) -> LinearCost:
+        """Milliseconds of all networks of one outline; no term is negative."""
+
+    def latency_of(self, architecture: Architecture, flops: int) -> float:
+        """`Cost.latency_ms` of a network that is known to have so many FLOPs."""
+
+
 @dataclass(frozen=True)
 class ExactCosts:
     """The cost model that only counts: params and FLOPs in closed form."""
@@ -359,14 +370,16 @@ def check_feasible(budget: Budget, space: SearchSpace, costs: CostModel) -> None
     """Raises `BudgetError` when even the cheapest network is too expensive, or the most expensive below a lower limit.
 
     The message names the tightest limit, the cheapest (most expensive) value of the space and the architecture that has it.
-    Costs grow with every choice, so the smallest and the largest architecture decide.
+    Costs grow with every choice, so the smallest and the largest architecture decide, in each patch size.
     """
-    for architecture, kind, word in ((space.smallest, "max", "cheapest"), (space.largest, "min", "most expensive")):
-        cost = costs(architecture)
-        broken = {name: by for name, by in budget.excess(cost).items() if name.startswith(kind)}
+    for end, kind, word in ((space.smallest, "max", "cheapest"), (space.largest, "min", "most expensive")):
+        found = [(budget.excess(cost := costs(one)), cost, one) for one in space.of_each_patch_size(end)]
+        names = [f"{kind}_{measure}" for measure in LIMITS]
+        nearest = {name: min(found, key=lambda entry: entry[0].get(name, 0.0)) for name in names}
+        broken = {name: entry[0][name] for name, entry in nearest.items() if name in entry[0]}
         if broken:
             name = max(broken, key=lambda limit: broken[limit])
-            measure = name[4:]
+            measure, (_, cost, architecture) = name[4:], nearest[name]
             limit, value = getattr(budget, name), getattr(cost, measure)
             advice = "raise" if kind == "max" else "lower"
             meaning = f" ({costs.measurement_conditions})" if measure == "latency_ms" else ""

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from autoformer import __version__
-from autoformer.budgeted import Candidates, Draw
 from autoformer.cost import Budget, Cost, CostModel, ExactCosts, MeasurementConditions, count_flops
+from autoformer.drawing.budgeted import Candidates, Draw
+from autoformer.drawing.region import Region, Shapes
 from autoformer.files import write_json
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.tables.costs import TableCosts
 from autoformer.profiling.tables.design import designed_architectures
 from autoformer.profiling.tables.table import LatencyTable
-from autoformer.region import Region, Shapes
 from autoformer.space import PRESETS, SearchSpace
 
 SHARE = 1e-3

@@ -32,8 +32,8 @@ from search_regret_truth import SPACE, Truth
 
 from autoformer import __version__
 from autoformer.architecture import Architecture
-from autoformer.budgeted import Candidates
 from autoformer.cost import Budget, ExactCosts, count_flops
+from autoformer.drawing.budgeted import Candidates
 from autoformer.files import json_digest, read_json, write_json
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.search.baselines import baselines, is_homogeneous

@@ -19,8 +19,8 @@ Three exact forms:
 * `tiled` (tiled_attention.py) does the same on a CPU a few images at a time, with its backward pass written out. It is
   differentiable once and not by `torch.func`; Hessians, `vmap`, `jvp` and the like take `form="bias"`.
 
-Without a class token nothing is subtracted or added. Where the grid was halved, a patch is as far from the next as two were before,
-so that its distances are every second row of the tables.
+Without a class token nothing is subtracted or added. Where the grid was halved, a patch is as far from the next as two were
+before, so that its distances are every second row of the tables.
 
 Letters: B images, H heads, N tokens (class token first, if any), K channels per head, R × C the grid of patches, P = R·C.
 """

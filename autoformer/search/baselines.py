@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 
 from autoformer.architecture import Architecture
-from autoformer.budgeted import Candidates
+from autoformer.drawing.budgeted import Candidates
 from autoformer.space import SearchSpace
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoformer.architecture import Architecture
-from autoformer.budgeted import Candidates
+from autoformer.drawing.budgeted import Candidates
 from autoformer.errors import CheckpointError, InterruptedRunError
 from autoformer.metric import WORDS, Metric, score
 from autoformer.progress import Progress

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from autoformer.architecture import Architecture
-from autoformer.budgeted import Candidates
 from autoformer.cost import Budget, Cost
+from autoformer.drawing.budgeted import Candidates
 from autoformer.errors import BudgetError
 from autoformer.search.candidate import Candidate, known_best, ranked
 from autoformer.search.result import SearchResult

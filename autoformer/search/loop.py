@@ -23,9 +23,9 @@ import optuna
 from numpy.typing import NDArray
 
 from autoformer.architecture import Architecture
-from autoformer.budgeted import Candidates
 from autoformer.data.parts import Part
 from autoformer.data.preprocessing import Preprocessing
+from autoformer.drawing.budgeted import Candidates
 from autoformer.errors import DataError
 from autoformer.evaluate import EvaluationSet, ResidentImages, precision_on
 from autoformer.files import claim_folder, json_digest, read_json

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoformer.architecture import Architecture
-from autoformer.budgeted import Candidates, Draw
+from autoformer.drawing.budgeted import Candidates, Draw
 from autoformer.search.candidate import Candidate, ranked
 from autoformer.search.config import SearchConfig
 from autoformer.search.pareto import crowding, nondominated_ranks

@@ -7,9 +7,10 @@ import statistics
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from autoformer.cost import LIMITS, Budget, CostModel, LinearLatency
+from autoformer.cost import LIMITS, Budget, CostModel
+from autoformer.drawing.budgeted import closed_latency
+from autoformer.drawing.region import Region, Shapes
 from autoformer.metric import wilson
-from autoformer.region import Region, Shapes
 from autoformer.space import SearchSpace
 
 DRAWS = 2000  # a share of a half is known to 2 points, none inside says less than 0.2 %
@@ -58,8 +59,8 @@ class SpaceTable:
         }
         inside = sum(budget.allows(cost) for cost in drawn)
         low, high = wilson(inside / draws, draws)
-        latency = costs if isinstance(costs, LinearLatency) else None
-        closed = budget.max_latency_ms is None or latency is not None
+        latency = closed_latency(costs, space)
+        closed = space.blocks_cost_alike and (budget.max_latency_ms is None or latency is not None)
         exact = Region(Shapes(space), budget, latency).share if closed else None
         return cls(
             space=space.name,

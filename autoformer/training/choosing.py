@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from autoformer.architecture import Architecture
-from autoformer.budgeted import Candidates
 from autoformer.cost import Budget, ExactCosts
+from autoformer.drawing.budgeted import Candidates
 from autoformer.errors import ArchitectureError, BudgetError
 from autoformer.networks.supernet import Supernet
 from autoformer.space import SearchSpace

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoformer.architecture import Architecture
-from autoformer.budgeted import Candidates
 from autoformer.cost import Budget, ExactCosts, count_flops
+from autoformer.drawing.budgeted import Candidates
 from autoformer.search.config import SearchConfig
 from autoformer.search.database import Study
 from autoformer.search.loop import search

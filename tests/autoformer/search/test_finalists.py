@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from autoformer.architecture import Architecture
-from autoformer.budgeted import Candidates
 from autoformer.cost import Budget, Cost, CostModel, ExactCosts, MeasurementConditions
+from autoformer.drawing.budgeted import Candidates
 from autoformer.metric import score
 from autoformer.search.candidate import Candidate
 from autoformer.search.config import SearchConfig

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from autoformer.architecture import Architecture
-from autoformer.budgeted import Candidates
 from autoformer.cost import Budget, Cost, ExactCosts, count_flops, count_params
+from autoformer.drawing.budgeted import Candidates
 from autoformer.errors import BudgetError, CheckpointError
 from autoformer.metric import Metric, score
 from autoformer.search.candidate import Candidate, packed, unpacked

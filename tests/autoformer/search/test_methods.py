@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from autoformer.architecture import Architecture
-from autoformer.budgeted import Candidates
 from autoformer.cost import Budget, Cost, ExactCosts, count_flops
+from autoformer.drawing.budgeted import Candidates
 from autoformer.metric import score
 from autoformer.search.baselines import baselines, is_homogeneous
 from autoformer.search.candidate import Candidate

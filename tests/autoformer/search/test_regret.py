@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from autoformer.budgeted import Candidates
 from autoformer.cost import Budget, ExactCosts, count_flops
 from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig
+from autoformer.drawing.budgeted import Candidates
 from autoformer.evaluate import predict_with
 from autoformer.networks.supernet import Supernet
 

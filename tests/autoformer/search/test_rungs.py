@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from autoformer.architecture import Architecture
-from autoformer.budgeted import Candidates
 from autoformer.cost import Budget, ExactCosts, count_flops
 from autoformer.data.images import ArrayImages
 from autoformer.data.parts import Part
 from autoformer.data.preprocessing import Preprocessing
+from autoformer.drawing.budgeted import Candidates
 from autoformer.errors import CheckpointError
 from autoformer.evaluate import EvaluationSet, ResidentImages, precision_on, predict_with, predictions
 from autoformer.metric import score

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from autoformer.budgeted import Candidates
 from autoformer.cost import Budget, ExactCosts
+from autoformer.drawing.budgeted import Candidates
 from autoformer.search.database import TOKEN, Claim, Claims, Study, this_machine
 from autoformer.search.loop import search
 from tests.support.commands import command

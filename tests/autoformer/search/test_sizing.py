@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoformer.budgeted import Candidates
 from autoformer.cost import Budget, ExactCosts
+from autoformer.drawing.budgeted import Candidates
 from autoformer.search.config import SearchConfig
 from autoformer.search.database import Study
 from autoformer.search.loop import search

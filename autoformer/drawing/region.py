@@ -1,7 +1,8 @@
 """`Region`: the part of a space that keeps limits on params and FLOPs, in closed form, and exact draws from it.
 
-Of one image size, width E and depth d, params and FLOPs (and latency, where a `LinearLatency` prices it) are linear in two
-sums over the blocks: H, the heads, and M, the hidden channels of the MLPs. So a limit leaves, for every (image size, E, d, H),
+For spaces whose blocks cost alike; `tilted.py` is for the others. Of one image size, width E and depth d (patch size and
+stem, where there are several), params and FLOPs (and latency, where a `LinearLatency` prices it) are linear in two sums over
+the blocks: H, the heads, and M, the hidden channels of the MLPs. So a limit leaves, for every (image size, E, d, H),
 an interval of M, and how many networks lie in it follows from how often each sum occurs. An architecture is drawn row by row:
 first (image size, E, d, H), then M, then the blocks with exactly these sums. Nothing is drawn and thrown away, however little
 the limits leave.
@@ -24,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoformer.architecture import Architecture
-from autoformer.cost import Budget, LinearLatency, linear_costs
+from autoformer.cost import Budget, LinearLatency, Outline, OutlineLatency, Terms, linear_costs
+from autoformer.drawing.outlines import made, outlines_of
 from autoformer.space import SearchSpace
 
 NONE = 2**62  # no limit; far above any count, and its sums still fit 64 bits
@@ -95,11 +97,9 @@ class Sums:
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """All networks of one image size, width and depth."""
+    """All networks of one outline."""
 
-    image_size: int | None
-    embed_dim: int
-    depth: int
+    outline: Outline
     heads: Sums
     hidden: Sums
     params: tuple[int, int, int]  # without heads and hidden channels, per head, per hidden channel
@@ -113,6 +113,11 @@ class Shape:
             flops[0] + flops[1] * heads + flops[2] * hidden,
         )
 
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return self.outline.depth
+
 
 class Shapes:
     """The shapes of a space, made once; regions of it share them."""
@@ -125,20 +130,25 @@ class Shapes:
     @cached_property
     def all(self) -> list[Shape]:
         """Every shape, in the order of the space's choices."""
-        space = self.space
-        found = []
-        for size in space.image_sizes:
-            for embed in space.embed_dims:
-                for depth in space.depths:
-                    params, flops = linear_costs(embed, depth, size // space.patch_size, space)
-                    of = size if len(space.image_sizes) > 1 else None
-                    found.append(Shape(of, embed, depth, self._heads(depth), self._hidden(embed, depth), params, flops))
+        space, found = self.space, []
+        for outline in outlines_of(space):
+            embed, depth = outline.embed_dim, outline.depth
+            params, flops = (whole_numbers(cost.of_all_blocks(depth)) for cost in linear_costs(outline, space))
+            found.append(Shape(outline, self._heads(depth), self._hidden(embed, depth), params, flops))
         return found
 
-    @cached_property
-    def by_choice(self) -> dict[tuple[int | None, int, int], Shape]:
-        """A shape by image size (None where there is one), width and depth."""
-        return {(shape.image_size, shape.embed_dim, shape.depth): shape for shape in self.all}
+
+def whole_numbers(terms: Terms) -> tuple[int, int, int]:
+    """The terms of a cost that is counted."""
+    around, per_head, per_hidden = terms
+    return int(around), int(per_head), int(per_hidden)
+
+
+def latency_terms_of(latency: LinearLatency | OutlineLatency, outline: Outline) -> Terms:
+    """Milliseconds of the networks of one outline: without any heads and hidden channels, for every head, for every channel."""
+    if isinstance(latency, LinearLatency):
+        return latency.latency_terms(outline.embed_dim, outline.depth, outline.image_size)
+    return latency.outline_latency(outline).of_all_blocks(outline.depth)
 
 
 class Region:
@@ -148,7 +158,7 @@ class Region:
         self,
         shapes: Shapes,
         budget: Budget,
-        latency: LinearLatency | None = None,
+        latency: LinearLatency | OutlineLatency | None = None,
     ) -> None:
         self.shapes = shapes
         most = [NONE if limit is None else math.floor(limit) for limit in (budget.max_params, budget.max_flops)]
@@ -166,7 +176,7 @@ class Region:
                 high = np.minimum(high, (upper - spent) // of_step)
                 low = np.maximum(low, -((spent - lower) // of_step))
             if latency is not None:
-                terms = latency.latency_terms(shape.embed_dim, shape.depth, shape.image_size or shapes.space.image_size)
+                terms = latency_terms_of(latency, shape.outline)
                 place = (terms, heads, start, shape.hidden.unit, len(shape.hidden.share) - 1)
                 if budget.max_latency_ms is not None:
                     high = np.minimum(high, steps_within(budget.max_latency_ms, *place))
@@ -203,11 +213,11 @@ class Region:
 
     def _made(self, shape: Shape, heads: int, hidden: int, rng: random.Random) -> tuple[Architecture, int, int]:
         space = self.shapes.space
-        architecture = Architecture(
-            embed_dim=shape.embed_dim,
-            num_heads=tuple([space.num_heads[index] for index in shape.heads.draw(heads, rng)]),
-            mlp_ratio=tuple([space.mlp_ratios[index] for index in shape.hidden.draw(hidden, rng)]),
-            image_size=shape.image_size,
+        architecture = made(
+            space,
+            shape.outline,
+            tuple([space.num_heads[index] for index in shape.heads.draw(heads, rng)]),
+            tuple([space.mlp_ratios[index] for index in shape.hidden.draw(hidden, rng)]),
         )
         return architecture, *shape.counts(shape.heads.total(heads), shape.hidden.total(hidden))
 

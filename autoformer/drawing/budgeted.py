@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 from autoformer.architecture import Architecture
-from autoformer.cost import Budget, Cost, CostModel, LinearLatency, check_feasible, show
+from autoformer.cost import Budget, Cost, CostModel, LinearLatency, OutlineLatency, check_feasible, show
+from autoformer.drawing.region import Region, Shapes, latency_terms_of
+from autoformer.drawing.tilted import Outlines, TiltedRegion
+from autoformer.drawing.walk import Prices, Walk
 from autoformer.errors import BudgetError
-from autoformer.region import Region, Shape, Shapes
 from autoformer.space import SearchSpace
 
 Draw = Callable[[random.Random], Architecture]
@@ -28,6 +30,23 @@ Draw = Callable[[random.Random], Architecture]
 DRAWS = 200  # under a latency limit; each about halves what is left until the limit is near
 PROPOSALS = 20  # before limits are taken to be too narrow to walk into
 RUNGS = 128  # FLOPs limits between the smallest and the largest network, so that a region serves many draws
+
+
+def closed_latency(costs: CostModel, space: SearchSpace) -> LinearLatency | OutlineLatency | None:
+    """The cost model as one whose latencies have a closed form in this space; None where they have not."""
+    if isinstance(costs, OutlineLatency) and not space.is_plain:
+        return costs
+    return costs if isinstance(costs, LinearLatency) and space.is_plain else None
+
+
+def region_of(
+    parts: Shapes | Outlines, budget: Budget, latency: LinearLatency | OutlineLatency | None = None
+) -> Region | TiltedRegion:
+    """The networks of a space that keep the limits of a budget, in the form its costs allow."""
+    if isinstance(parts, Shapes):
+        return Region(parts, budget, latency)
+    assert not isinstance(latency, LinearLatency) or isinstance(latency, OutlineLatency), "a latency of whole outlines"
+    return TiltedRegion(parts, budget, latency)
 
 
 class Candidates:
@@ -39,10 +58,11 @@ class Candidates:
     def __init__(self, space: SearchSpace, costs: CostModel, budget: Budget) -> None:
         check_feasible(budget, space, costs)
         self.space, self.costs, self.budget = space, costs, budget
-        self._shapes = Shapes(space)
+        self._shapes = Shapes(space) if space.blocks_cost_alike else Outlines(space)
+        self._prices = Prices(space)
         self._ends = costs(space.smallest).flops, costs(space.largest).flops
-        self._rungs: dict[int, Region] = {}
-        self._closed = costs if isinstance(costs, LinearLatency) else None  # latency in closed form
+        self._rungs: dict[int, Region | TiltedRegion] = {}
+        self._closed = closed_latency(costs, space)  # latency in closed form
         self.region = self._within(budget.max_flops)
         if not self.region.share:
             raise BudgetError(self._nearest())
@@ -113,11 +133,11 @@ class Candidates:
             return Cost(params=params, flops=flops, latency_ms=self._closed.latency_of(architecture, flops))
         return Cost(params=params, flops=flops) if self.costs.measurement_conditions is None else self.costs(architecture)
 
-    def _within(self, max_flops: float | None) -> Region:
+    def _within(self, max_flops: float | None) -> Region | TiltedRegion:
         """The networks that keep the limits on params and FLOPs, with this upper limit on FLOPs."""
-        return Region(self._shapes, replace(self.budget, max_flops=max_flops), self._closed)
+        return region_of(self._shapes, replace(self.budget, max_flops=max_flops), self._closed)
 
-    def _up_to(self, flops: int) -> Region:
+    def _up_to(self, flops: int) -> Region | TiltedRegion:
         """The networks of the region up to the first rung that is at or above `flops`."""
         least, most = self._ends
         rung = math.ceil((flops - least) / max(1, most - least) * RUNGS)
@@ -130,7 +150,7 @@ class Candidates:
 
     def _walked(self, architecture: Architecture, rng: random.Random) -> tuple[Architecture, Cost] | None:
         """Steps into the budget: down while an upper limit is broken, then up while a lower one is. None: it ends outside."""
-        walk, budget = Walk(self.space, self._shapes, architecture), self.budget
+        walk, budget = Walk(self.space, self._prices, architecture), self.budget
         while self._above(walk):
             if not walk.step(-1, rng):
                 return None
@@ -158,9 +178,11 @@ class Candidates:
         return self._closed is not None and self._time_of(walk, self._closed) < (budget.min_latency_ms or 0)
 
     @staticmethod
-    def _time_of(walk: Walk, latency: LinearLatency) -> float:
-        base, per_head, per_hidden = latency.latency_terms(*walk.place)
-        return base + per_head * walk.total_heads + per_hidden * walk.total_hidden
+    def _time_of(walk: Walk, latency: LinearLatency | OutlineLatency) -> float:
+        if isinstance(latency, LinearLatency):
+            base, per_head, per_hidden = latency_terms_of(latency, walk.outline)
+            return base + per_head * sum(walk.heads) + per_hidden * sum(walk.hidden)
+        return walk.total(latency.outline_latency(walk.outline))
 
     def _fast(self, architecture: Architecture) -> bool:
         return "max_latency_ms" not in self.budget.excess(self.costs(architecture))
@@ -169,7 +191,7 @@ class Candidates:
         """Says that no network keeps the budget, and which of many comes nearest."""
         rng, found = random.Random(0), []
         for _ in range(50):
-            walk = Walk(self.space, self._shapes, self.space.sample(rng))
+            walk = Walk(self.space, self._prices, self.space.sample(rng))
             while self._above(walk) and walk.step(-1, rng):
                 pass
             cost = self.costs(walk.architecture())
@@ -181,72 +203,3 @@ class Candidates:
             f"no network found with {self.budget} in space {self.space.name!r}; the nearest of {len(found)} breaks {limit} with "
             f"{show(limit[4:], getattr(cost, limit[4:]))} ({architecture}); widen the limits"
         )
-
-
-class Walk:
-    """An architecture that changes one choice at a time, with its params and FLOPs. Depth steps at the last block."""
-
-    def __init__(self, space: SearchSpace, shapes: Shapes, start: Architecture) -> None:
-        self.space, self._shapes = space, shapes
-        self.width, self.depth = space.embed_dims.index(start.embed_dim), space.depths.index(start.depth)
-        self.size = space.image_sizes.index(space.image_size_of(start))
-        self.heads = [space.num_heads.index(heads) for heads in start.num_heads]
-        self.ratios = [space.mlp_ratios.index(ratio) for ratio in start.mlp_ratio]
-        self._count()
-
-    def _count(self) -> None:
-        shape, values = self._shape, self._shape.hidden.values
-        self.total_heads = sum([self.space.num_heads[index] for index in self.heads])
-        self.total_hidden = sum([values[index] for index in self.ratios])
-        self.params, self.flops = shape.counts(self.total_heads, self.total_hidden)
-
-    @property
-    def _shape(self) -> Shape:
-        space = self.space
-        size = space.image_sizes[self.size] if len(space.image_sizes) > 1 else None
-        return self._shapes.by_choice[size, space.embed_dims[self.width], space.depths[self.depth]]
-
-    @property
-    def place(self) -> tuple[int, int, int]:
-        """Width, depth and image size as they are now."""
-        return self.space.embed_dims[self.width], self.space.depths[self.depth], self.space.image_sizes[self.size]
-
-    def architecture(self) -> Architecture:
-        space, shape = self.space, self._shape
-        return Architecture(
-            embed_dim=shape.embed_dim,
-            num_heads=tuple([space.num_heads[index] for index in self.heads]),
-            mlp_ratio=tuple([space.mlp_ratios[index] for index in self.ratios]),
-            image_size=shape.image_size,
-        )
-
-    def step(self, sign: int, rng: random.Random) -> bool:
-        """One choice, any that can, goes one down (sign −1) or up (+1). False: none can."""
-        moves = list(self._moves(sign))
-        if not moves:
-            return False
-        name, block = rng.choice(moves)
-        if name == "heads":
-            self.heads[block] += sign
-        elif name == "ratios":
-            self.ratios[block] += sign
-        else:
-            setattr(self, name, getattr(self, name) + sign)
-            depth = self.space.depths[self.depth]
-            for blocks in (self.heads, self.ratios):  # a new block begins with the least of everything
-                blocks[depth:] = [0] * max(0, depth - len(blocks))
-        self._count()
-        return True
-
-    def _moves(self, sign: int) -> Iterator[tuple[str, int]]:
-        space = self.space
-        for name, choices in (("width", space.embed_dims), ("size", space.image_sizes), ("depth", space.depths)):
-            if 0 <= getattr(self, name) + sign < len(choices):
-                yield name, 0
-        for blocks, name, count in (
-            (self.heads, "heads", len(space.num_heads)),
-            (self.ratios, "ratios", len(space.mlp_ratios)),
-        ):
-            for block, index in enumerate(blocks):
-                if 0 <= index + sign < count:
-                    yield name, block

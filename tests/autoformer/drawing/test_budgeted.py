@@ -11,10 +11,10 @@ import pytest
 from scipy.stats import chisquare
 
 from autoformer.architecture import Architecture
-from autoformer.budgeted import Candidates
 from autoformer.cost import Budget, Cost, ExactCosts, LinearLatency, MeasurementConditions, count_flops, count_params
+from autoformer.drawing.budgeted import Candidates
+from autoformer.drawing.region import Region, Shapes
 from autoformer.errors import BudgetError
-from autoformer.region import Region, Shapes
 from autoformer.space import PRESETS, SearchSpace
 
 SPACE = SearchSpace(
