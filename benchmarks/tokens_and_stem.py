@@ -1,0 +1,250 @@
+"""What a convolutional stem, kernels in the MLPs, a halved grid and several patch sizes are worth at equal measured latency.
+
+    python benchmarks/tokens_and_stem.py --data cifar10/ cifar100/ --seeds 0 1 2 --out benchmarks/results/tokens_and_stem.json
+        [--spaces plain all …] [--limits 30% 60% 100%] [--images 10000] [--share I/N]
+
+For each data set, seed and space: a supernet from nothing (equal images × networks), and for each limit a search, the latency
+loop and a race among its finalists, homogeneous networks and the most expensive one (equal epochs), all as the product does
+them; what the race delivers reads the test part once. Limits are shares of the ONNX Runtime latency (one thread) of the largest
+`plain` network, so that all spaces answer the same milliseconds. `plain+rivals` is the plain space with the default rivals
+(small CNNs and hybrids, same training) in its race.
+
+Arms, fixed before the first run: `plain` (what there was before), `stem`, `kernels`, `pool`, `patches` (one choice added each),
+`all` (all four, without class token). Metric: test accuracy in points of `all` minus `plain`, per limit, paired by image for
+one seed (Newcombe) and over seeds (Student).
+
+A finished data set, seed, space and limit is a row in a folder beside the output: the program can be stopped and started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from race import AUGMENT, SECONDS, right
+from sampling_strategies import interval
+
+from autoformer import __version__
+from autoformer.cli.chain.legs import Question, leg_folder
+from autoformer.cli.chain.race import run_race
+from autoformer.cost import Budget
+from autoformer.data.loading import load_parts
+from autoformer.data.parts import DataConfig, DataParts
+from autoformer.evaluate import EvaluationSet, predict_with, predictions
+from autoformer.files import write_json
+from autoformer.metric import newcombe, score
+from autoformer.parsing import BudgetConfig, read_budget
+from autoformer.pretrained.named_network import open_network
+from autoformer.profiling.measuring.device import DeviceFacts
+from autoformer.profiling.measuring.measure import MeasureConfig
+from autoformer.profiling.profiles.config import ProfileConfig
+from autoformer.profiling.race.config import RaceConfig
+from autoformer.profiling.race.halving import Leg
+from autoformer.profiling.race.record import RaceRecord
+from autoformer.profiling.tables.costs import TableCosts, searched_with
+from autoformer.profiling.tables.loop import LatencyQuestion, answer_latency
+from autoformer.profiling.tables.measuring import TableConfig, measure_table
+from autoformer.profiling.tables.table import LatencyTable
+from autoformer.progress import Progress
+from autoformer.search.answer import StoredSearch
+from autoformer.search.config import Goal, SearchConfig
+from autoformer.search.loop import search_supernet
+from autoformer.space import SearchSpace
+from autoformer.training.config import FinetuneConfig, SupernetConfig
+from autoformer.training.runs import train_supernet
+from autoformer.training.trainer import Surroundings
+
+EPOCHS, FINETUNE = 20, 16
+WITH_RIVALS = "plain+rivals"
+ADDED: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "stem": {"stem": "conv", "stem_dim": 32, "stem_depths": (0, 1)},
+    "kernels": {"mlp_kernels": (0, 3, 5)},
+    "pool": {"pool_after": (0, 1, 2)},
+    "patches": {"patch_sizes": (4, 8)},
+}
+ADDED["all"] = {name: value for added in ADDED.values() for name, value in added.items()} | {"class_token": False}
+
+
+def space_of(name: str, classes: int, size: int) -> SearchSpace:
+    """The plain space of small networks, in a grid of 8 × 8 patches, with what the arm adds to it."""
+    plain = SearchSpace(
+        name=name, embed_dims=(64, 96, 128), depths=(4, 5, 6), num_heads=(2, 3, 4), mlp_ratios=(1.0, 2.0, 3.0), head_dim=32,
+        image_sizes=(size,), patch_size=size // 8, in_chans=3, num_classes=classes, max_relative_position=7,
+    )  # fmt: skip
+    added = dict(ADDED[name.removesuffix("+rivals")])
+    if "patch_sizes" in added:
+        added["patch_sizes"] = (size // 8, size // 4)
+    return replace(plain, **added)
+
+
+def parts_of(folder: Path, images: int, size: int, work: Path) -> DataParts:
+    """The images, `images` of the train part at most: the first of each class, which is a random sample of it."""
+    classes = sorted(path for path in (folder / "train").iterdir() if path.is_dir())
+    most = max(1, images // len(classes))
+    small = work / f"{folder.name}-{images}"
+    if not small.exists():
+        beside = small.with_name(f"{small.name}.{os.getpid()}")
+        for part, count in (("train", most), ("test", None)):
+            for kind in sorted(path for path in (folder / part).iterdir() if path.is_dir()):
+                (beside / part / kind.name).mkdir(parents=True)
+                for path in sorted(kind.iterdir())[:count]:
+                    os.link(path, beside / part / kind.name / path.name)
+        beside.rename(small)
+    return load_parts(DataConfig(source=str(small), image_size=size, search_fraction=0.2))
+
+
+def table_of(space: SearchSpace, place: Path, progress: Progress) -> LatencyTable:
+    """The latency table of a space, measured once; more networks where more is chosen."""
+    if not place.exists():
+        work = place.with_suffix(".work")
+        work.mkdir(parents=True, exist_ok=True)
+        config = TableConfig(networks=12 if space.is_plain else 24, config=MeasureConfig.lasting(SECONDS))
+        measure_table(space, config, folder=work, progress=progress).save(place)
+    return LatencyTable.load(place)
+
+
+def limits_of(words: list[str], classes: int, size: int, work: Path, progress: Progress) -> dict[str, Budget]:
+    """Each limit in milliseconds: a share of the largest plain network's latency."""
+    plain = space_of("plain", classes, size)
+    costs = TableCosts(plain, table_of(plain, work / f"plain-{classes}-{size}.table.json", progress))
+    return {share: read_budget(plain, costs, BudgetConfig(max_latency=share)) for share in words}
+
+
+class Arm:
+    """One space on one data set and seed."""
+
+    def __init__(self, name: str, parts: DataParts, seed: int, out: Path, progress: Progress) -> None:
+        self.name, self.parts, self.seed, self.out, self.progress = name, parts, seed, out, progress
+        self.space = space_of(name, len(parts.classes), parts.preprocessing.image_size)
+        self.around = Surroundings(progress=progress)
+        self.common = {"batch_size": 64, "augment": AUGMENT, "evaluate_every": 1000, "save_minutes": 5}
+
+    def supernet(self) -> Any:
+        """The supernet, trained once for all limits; with rivals it is the plain one."""
+        config = {**self.common, "epochs": EPOCHS, "learning_rate": 1e-3, "warmup_epochs": 2, "init_std": 0.05}
+        folder = self.out / self.name.removesuffix("+rivals") / "supernet"
+        space = replace(self.space, name=self.name.removesuffix("+rivals"))
+        return train_supernet(
+            space, self.parts, SupernetConfig.model_validate(config), folder, seed=self.seed, around=self.around
+        ), folder  # fmt: skip
+
+    def answer(self, share: str, limit: Budget, table: LatencyTable) -> dict[str, Any]:
+        """What the space's race delivers inside a limit."""
+        supernet, folder = self.supernet()
+        started, costs = time.perf_counter(), TableCosts(table.space, table)
+        place = self.out / self.name / share.strip("%")
+        goal = Goal(
+            costs=costs, budget=searched_with(limit, table.space, costs), seed=self.seed, latency_margin=table.margin
+        )  # fmt: skip
+        config = SearchConfig(population=16, generations=4, parents=6, mutated=8, crossed=8, choose="best")
+        progress = self.progress
+        result = search_supernet(
+            supernet, self.parts.search, self.parts.preprocessing, goal, config, place / "search", progress=progress
+        )  # fmt: skip
+        ask = LatencyQuestion(
+            stated=limit, first=result.chosen.architecture, choose="best", config=MeasureConfig.lasting(SECONDS), finalists=3
+        )  # fmt: skip
+        answer_latency(StoredSearch(place / "search"), table, ask, place / "search", progress=progress)
+        finetune = {**self.common, "epochs": FINETUNE, "learning_rate": 5e-4, "warmup_epochs": 1, "ema_decay": 0.99}
+        rivals = None if self.name == WITH_RIVALS else ()
+        question = Question(
+            supernet=folder, search=place / "search", parts=self.parts, limits=limit, race=RaceConfig(rivals=rivals),
+            finetune=FinetuneConfig.model_validate(finetune), profile=ProfileConfig(seconds=SECONDS), table=table, seed=self.seed,
+        )  # fmt: skip
+        record = run_race(question, place / "race", self.around, lambda line: print(f"{self.name} {share}: {line}", flush=True))
+        return {**self.delivered(record, place / "race"), "seconds": time.perf_counter() - started}
+
+    def delivered(self, record: RaceRecord, out: Path) -> dict[str, Any]:
+        """The winner on the test part."""
+        leg = Leg(record.winner, record.delivered.rate or 1.0, record.schedule.epochs)
+        named = open_network(str(leg_folder(out, leg) / "network"))
+        test = EvaluationSet.of(self.parts.test.read(record.winner), named.preprocessing)
+        predicted = predictions(predict_with(named.network), test)
+        one = record.delivered.entrant
+        return {
+            "winner": record.winner, "kind": one.kind, "network": one.network, "image_size": one.image_size,
+            "architecture": None if one.architecture is None else str(one.architecture), "measured_ms": one.latency_ms,
+            "params": one.params, "flops": one.flops, "test": score(predicted, test.labels).value,
+            "right": np.packbits(predicted == test.labels).tobytes().hex(), "images": len(test.labels),
+        }  # fmt: skip
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """By data set, images and limit: every arm's accuracy, and its difference to `plain`, paired by image and over seeds."""
+    found: dict[str, Any] = {}
+    for data, images, share in sorted({(row["data"], row["train_images"], row["limit"]) for row in rows}):
+        own = [row for row in rows if (row["data"], row["train_images"], row["limit"]) == (data, images, share)]
+        plain = {row["seed"]: row for row in own if row["space"] == "plain"}
+        arms: dict[str, Any] = {}
+        for name in dict.fromkeys(row["space"] for row in own):
+            arm = [row for row in own if row["space"] == name]
+            against = []
+            for row in arm:
+                if name != "plain" and row["seed"] in plain:
+                    value, low, high = newcombe(right(plain[row["seed"]]), right(row))
+                    against.append({"seed": row["seed"], "value": 100 * value, "low": 100 * low, "high": 100 * high})
+            arms[name] = {
+                "test": {row["seed"]: 100 * row["test"] for row in arm},
+                "measured_ms": {row["seed"]: row["measured_ms"] for row in arm},
+                "minus plain": against,
+            }
+            if len(against) > 1:
+                arms[name]["mean minus plain"] = interval([each["value"] for each in against])
+        found[f"{data}, {images} images, {share}"] = arms
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, nargs="+", required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--spaces", nargs="+", default=["plain", "all"], choices=[*ADDED, WITH_RIVALS])
+    parser.add_argument("--limits", nargs="+", default=["30%", "60%", "100%"])
+    parser.add_argument("--images", type=int, default=10_000, help="of the train part")
+    parser.add_argument("--size", type=int, default=32, help="pixels")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=None, help="folder of the runs; default: beside the output")
+    parser.add_argument("--share", default="0/1", help="I/N: every N-th data set, seed and space from the I-th on")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    index, count = map(int, given.share.split("/"))
+    rows_folder, work = given.out.with_suffix(".rows"), given.work or given.out.with_suffix(".work")
+    rows_folder.mkdir(parents=True, exist_ok=True)
+    work.mkdir(parents=True, exist_ok=True)
+    tasks = [(folder, seed, name) for seed in given.seeds for folder in given.data for name in given.spaces]
+    for folder, seed, name in tasks[index::count]:
+        parts = parts_of(folder, given.images, given.size, work)
+        classes, place = len(parts.classes), work / f"{folder.name}-{given.images}-{given.size}-{seed}"
+        arm = Arm(name, parts, seed, place, lambda *_: None)
+        table = table_of(
+            replace(arm.space, name=name.removesuffix("+rivals")),
+            work / f"{name.removesuffix('+rivals')}-{classes}-{given.size}.table.json", arm.progress,
+        )  # fmt: skip
+        for share, limit in limits_of(given.limits, classes, given.size, work, arm.progress).items():
+            path = rows_folder / f"{folder.name}-{given.images}-{given.size}-{seed}-{name}-{share.strip('%')}.json"
+            if not path.exists():
+                row = {
+                    "data": folder.name, "train_images": given.images, "size": given.size, "seed": seed, "space": name,
+                    "limit": share, "limit_ms": limit.max_latency_ms, **arm.answer(share, limit, table),
+                }  # fmt: skip
+                write_json(row, path)
+                print(json.dumps({"done": path.name, "test": row["test"], "ms": row["measured_ms"]}), flush=True)
+    rows = [json.loads(path.read_text()) for path in sorted(rows_folder.glob("*.json"))]
+    if rows:
+        record = {"version": __version__, "device": DeviceFacts.collect().to_dict(), "epochs": [EPOCHS, FINETUNE]}
+        write_json(
+            {**record, "spaces": {name: repr(ADDED[name]) for name in ADDED}, "summary": summary(rows), "rows": rows}, given.out
+        )
+        print(json.dumps(summary(rows), indent=1))
+
+
+if __name__ == "__main__":
+    main()
