@@ -12,6 +12,7 @@ at a time, in random order, until every limit is kept. So it stays near what was
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from collections.abc import Callable
@@ -39,6 +40,12 @@ def closed_latency(costs: CostModel, space: SearchSpace) -> LinearLatency | Outl
     return costs if isinstance(costs, LinearLatency) and space.is_plain else None
 
 
+@functools.lru_cache(maxsize=4)
+def parts_of(space: SearchSpace) -> Shapes | Outlines:
+    """What all regions of a space share, in the form its costs allow."""
+    return Shapes(space) if space.blocks_cost_alike else Outlines(space)
+
+
 def region_of(
     parts: Shapes | Outlines, budget: Budget, latency: LinearLatency | OutlineLatency | None = None
 ) -> Region | TiltedRegion:
@@ -58,7 +65,7 @@ class Candidates:
     def __init__(self, space: SearchSpace, costs: CostModel, budget: Budget) -> None:
         check_feasible(budget, space, costs)
         self.space, self.costs, self.budget = space, costs, budget
-        self._shapes = Shapes(space) if space.blocks_cost_alike else Outlines(space)
+        self._parts = parts_of(space)
         self._prices = Prices(space)
         self._ends = costs(space.smallest).flops, costs(space.largest).flops
         self._rungs: dict[int, Region | TiltedRegion] = {}
@@ -135,7 +142,7 @@ class Candidates:
 
     def _within(self, max_flops: float | None) -> Region | TiltedRegion:
         """The networks that keep the limits on params and FLOPs, with this upper limit on FLOPs."""
-        return region_of(self._shapes, replace(self.budget, max_flops=max_flops), self._closed)
+        return region_of(self._parts, replace(self.budget, max_flops=max_flops), self._closed)
 
     def _up_to(self, flops: int) -> Region | TiltedRegion:
         """The networks of the region up to the first rung that is at or above `flops`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 from autoformer.architecture import Architecture
 from autoformer.drawing.budgeted import Candidates
@@ -14,8 +15,8 @@ from autoformer.space import SearchSpace
 def baselines(candidates: Candidates, uniform_shapes: int, seed: int) -> list[Architecture]:
     """The most expensive network in the budget, then up to so many of the largest homogeneous ones; each once.
 
-    A homogeneous network has the same heads and MLP ratio in every block. Of those inside the budget only such matter that no
-    choice can be raised in without leaving it, and of these the ones with the most FLOPs come first.
+    A homogeneous network has the same heads, MLP ratio and kernel in every block. Of those inside the budget only such matter
+    that no choice can be raised in without leaving it, and of these the ones with the most FLOPs come first.
     """
     space, costs, budget = candidates.space, candidates.costs, candidates.budget
     found = [candidates.most_expensive(random.Random(f"{seed}/dearest"))]
@@ -29,21 +30,29 @@ def baselines(candidates: Candidates, uniform_shapes: int, seed: int) -> list[Ar
 
 def is_homogeneous(architecture: Architecture) -> bool:
     """Whether all blocks are alike."""
-    return len(set(architecture.num_heads)) == len(set(architecture.mlp_ratio)) == 1
+    return len(set(architecture.num_heads)) == len(set(architecture.mlp_ratio)) == len(set(architecture.kernels)) == 1
 
 
 def uniform_choices(space: SearchSpace) -> Iterator[tuple[int, ...]]:
-    """Every homogeneous shape as indices into the choices: width, depth, heads, MLP ratio, image size."""
-    choices = (space.embed_dims, space.depths, space.num_heads, space.mlp_ratios, space.image_sizes)
-    return itertools.product(*(range(len(values)) for values in choices))
+    """Every homogeneous shape as indices into the choices, each from the cheapest up: of the article, then of the space."""
+    return itertools.product(*(range(len(values)) for values in (*_article_choices(space), *_asked_choices(space))))
+
+
+def _article_choices(space: SearchSpace) -> tuple[tuple[int, ...] | tuple[float, ...], ...]:
+    return space.embed_dims, space.depths, space.num_heads, space.mlp_ratios, space.image_sizes
+
+
+def _asked_choices(space: SearchSpace) -> tuple[tuple[int, ...], ...]:
+    return space.patch_choices[::-1], space.stem_depths, space.mlp_kernels, space.pool_order
 
 
 def shape_of(indices: tuple[int, ...], space: SearchSpace) -> Architecture:
     """The architecture with these choices."""
-    width, depth, heads, ratio, size = indices
-    return space.uniform(
-        space.embed_dims[width], space.depths[depth], space.num_heads[heads], space.mlp_ratios[ratio], space.image_sizes[size]
-    )
+    width, depth, heads, ratio, size = (values[index] for values, index in zip(_article_choices(space), indices, strict=False))
+    patch, stem, kernel, pool = (values[index] for values, index in zip(_asked_choices(space), indices[5:], strict=True))
+    plain = space.uniform(int(width), int(depth), int(heads), ratio, int(size))
+    asked = {"patch_size": patch, "stem_depth": stem, "mlp_kernel": (kernel,) * plain.depth, "pool_after": pool}
+    return replace(plain, **space.asked(asked))
 
 
 def _raised(indices: tuple[int, ...]) -> Iterator[tuple[int, ...]]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoformer.architecture import Architecture
+from autoformer.cost import Outline
 from autoformer.drawing.budgeted import Candidates, Draw
 from autoformer.search.candidate import Candidate, ranked
 from autoformer.search.config import SearchConfig
@@ -146,15 +147,27 @@ class Predictor:
 
 def features(architectures: Sequence[Architecture], space: SearchSpace) -> NDArray[np.float64]:
     """The choices of each architecture as zeros and ones, [n, features]."""
-    blocks, heads, ratios = space.depths[-1], len(space.num_heads), len(space.mlp_ratios)
-    around = len(space.embed_dims) + len(space.depths) + len(space.image_sizes)
-    found = np.zeros((len(architectures), around + blocks * (heads + ratios)))
-    for row, network in zip(found, architectures, strict=True):
-        row[space.embed_dims.index(network.embed_dim)] = 1
-        row[len(space.embed_dims) + space.depths.index(network.depth)] = 1
-        row[len(space.embed_dims) + len(space.depths) + space.image_sizes.index(space.image_size_of(network))] = 1
-        for block, (head, ratio) in enumerate(zip(network.num_heads, network.mlp_ratio, strict=True)):
-            start = around + block * (heads + ratios)
-            row[start + space.num_heads.index(head)] = 1
-            row[start + heads + space.mlp_ratios.index(ratio)] = 1
+    return np.asarray([_features(network, space) for network in architectures], np.float64)
+
+
+def _features(network: Architecture, space: SearchSpace) -> list[int]:
+    own = Outline.of(network, space)
+    of_network: list[tuple[Sequence[int], int]] = [
+        (space.embed_dims, own.embed_dim), (space.depths, own.depth), (space.image_sizes, own.image_size),
+    ]  # fmt: skip
+    of_block: list[tuple[Sequence[float], Sequence[float]]] = [
+        (space.num_heads, network.num_heads), (space.mlp_ratios, network.mlp_ratio),
+    ]  # fmt: skip
+    asked = {
+        "patch_size": (space.patch_choices, own.patch_size),
+        "stem_depth": (space.stem_depths, own.stem_depth),
+        "pool_after": (space.pool_after, own.pool_after),
+    }
+    of_network += [asked[name] for name in space.asks_for if name in asked]
+    if "mlp_kernel" in space.asks_for:
+        of_block.append((space.mlp_kernels, network.kernels))
+    found = [int(value == choice) for choices, value in of_network for choice in choices]
+    for block in range(space.depths[-1]):
+        for choices, values in of_block:
+            found += [int(block < network.depth and values[block] == choice) for choice in choices]
     return found

@@ -95,13 +95,19 @@ def used_weights(supernet: Supernet, architectures: Sequence[Architecture]) -> d
     weights = list(supernet.parameters())
     used: dict[nn.Parameter, Tensor] = {}
     for architecture in architectures:
-        # The gradient of the sum of all slices differs from zero exactly where they lie: slicing itself draws the masks.
+        # The gradient of a weighted sum of all slices differs from zero exactly where they lie: slicing itself draws the masks.
+        # The weights are such that no two cancel, also where a slice is made from several numbers.
         with torch.enable_grad():
-            total = torch.stack([part.sum() for _, part in supernet.slices(architecture)]).sum()
+            total = torch.stack([(part * unequal(part)).sum() for _, part in supernet.slices(architecture)]).sum()
         for weight, gradient in zip(weights, torch.autograd.grad(total, weights, allow_unused=True), strict=True):
             if gradient is not None:
                 used[weight] = (gradient != 0) | used.get(weight, torch.zeros_like(gradient, dtype=torch.bool))
     return used
+
+
+def unequal(like: Tensor) -> Tensor:
+    """Numbers of the same shape of which none is zero, and no few add up to zero."""
+    return torch.arange(1, like.numel() + 1, device=like.device).sin().view(like.shape).to(like.dtype)
 
 
 @contextmanager

@@ -45,7 +45,8 @@ def picked(
 
 
 def distance(first: Architecture, second: Architecture, space: SearchSpace) -> float:
-    """How much two networks differ, 0 to 1: the mean over width, depth, image size, and their blocks' heads and MLP ratios.
+    """How much two networks differ, 0 to 1: the mean over width, depth, image size, and their blocks' heads and MLP ratios,
+    and whatever else the space asks for.
 
     Each counts in steps of its choices, as a share of all steps; a block that only one of them has differs wholly.
     """
@@ -54,15 +55,22 @@ def distance(first: Architecture, second: Architecture, space: SearchSpace) -> f
         _steps(first.depth, second.depth, space.depths),
         _steps(space.image_size_of(first), space.image_size_of(second), space.image_sizes),
     ]
-    deeper, common = max(first.depth, second.depth), min(first.depth, second.depth)
-    for own, other, choices in (
+    asked: dict[str, tuple[int, ...]] = {
+        "patch_size": space.patch_choices, "stem_depth": space.stem_depths, "pool_after": space.pool_order,
+    }  # fmt: skip
+    parts += [_steps(getattr(first, n), getattr(second, n), asked[n]) for n in space.asks_for if n in asked]
+    of_blocks: list[tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]] = [
         (first.num_heads, second.num_heads, space.num_heads),
         (first.mlp_ratio, second.mlp_ratio, space.mlp_ratios),
-    ):
+    ]
+    if "mlp_kernel" in space.asks_for:
+        of_blocks.append((first.kernels, second.kernels, space.mlp_kernels))
+    deeper, common = max(first.depth, second.depth), min(first.depth, second.depth)
+    for own, other, choices in of_blocks:
         steps = sum(_steps(one, two, choices) for one, two in zip(own[:common], other[:common], strict=True))
         parts.append((steps + deeper - common) / deeper)
     return sum(parts) / len(parts)
 
 
-def _steps(first: float, second: float, choices: tuple[int, ...] | tuple[float, ...]) -> float:
+def _steps(first: float, second: float, choices: tuple[float, ...]) -> float:
     return abs(choices.index(first) - choices.index(second)) / max(1, len(choices) - 1)
