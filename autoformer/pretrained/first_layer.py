@@ -103,7 +103,8 @@ def _for_images(
 
 def _holding(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     """A convolution like `conv` with these weights."""
-    size, stride, padding = ((pair[0], pair[1]) for pair in (conv.kernel_size, conv.stride, conv.padding))
-    adapted = nn.Conv2d(weight.shape[1], conv.out_channels, size, stride, padding)
+    margin = conv.padding[0]
+    assert isinstance(margin, int), "padding by a word"
+    adapted = nn.Conv2d(weight.shape[1], conv.out_channels, conv.kernel_size[0], conv.stride[0], margin)
     adapted.weight, adapted.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
     return adapted

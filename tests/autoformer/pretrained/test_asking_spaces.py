@@ -21,7 +21,7 @@ from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import Supernet
 from autoformer.pretrained.adapt import Wanted, adapt_subnet, adapt_supernet
 from autoformer.pretrained.importance import assumed_moments, order_by_importance
-from autoformer.pretrained.official import import_official
+from autoformer.pretrained.official import _official_shapes, import_official
 from autoformer.pretrained.refit import finer_positions
 from autoformer.pretrained.start import _within, start_from, supernet_from_timm
 from autoformer.space import SearchSpace
@@ -320,6 +320,26 @@ def test_a_parent_without_what_the_space_is_made_of_is_refused_in_one_line(wante
 
 
 # --- released supernets ------------------------------------------------------------------------------------------
+
+
+def test_a_released_supernet_starts_a_space_that_asks_for_more(tmp_path: Path) -> None:
+    plain = SearchSpace(
+        name="released", embed_dims=(16, 24), depths=(2, 3), num_heads=(1, 2, 3), mlp_ratios=(1.0, 2.0), head_dim=8,
+        image_sizes=(16,), patch_size=4, num_classes=5, max_relative_position=6,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    shapes = _official_shapes(plain)
+    torch.save({"model": {name: torch.randn(shape) * 0.3 for name, shape in shapes.items()}}, tmp_path / "official.pth")
+    words = f"official:{tmp_path / 'official.pth'}"
+    asking = replace(plain, mlp_kernels=(0, 3), pool_after=(0, 1), patch_sizes=(2, 4))
+    expected, supernet = start_from(words, space=plain), start_from(words, space=asking)
+    for architecture in some_of(plain):
+        same = replace(architecture, patch_size=4, mlp_kernel=(3,) * architecture.depth, pool_after=0)
+        images = images_of(plain, architecture).float()
+        with torch.no_grad():
+            assert_close(supernet(images, same), expected(images, architecture), 2e-5)
+    with pytest.raises(ArchitectureError, match=r"stem patch \(the space has conv\)"):
+        start_from(words, space=replace(plain, stem="conv"))
 
 
 def test_no_official_file_is_imported_into_a_space_that_asks_for_more(tmp_path: Path) -> None:
