@@ -64,9 +64,17 @@ def facts_of_architecture(architecture: Architecture, space: SearchSpace) -> dic
         "alignment_waste": alignment_waste(architecture, space),
         "depth": architecture.depth,
         "image_size": space.image_size_of(architecture),
+        **_grids(architecture, space),
         "num_classes": space.num_classes,
         "architecture": architecture.to_dict(),
     }
+
+
+def _grids(architecture: Architecture, space: SearchSpace) -> dict[str, Any]:
+    """The patch size in pixels and the patches a side that each block sees, where the space asks for more than the article's."""
+    if not space.asks_for:
+        return {}
+    return {"patch_size": space.patch_size_of(architecture), "grids": list(Outline.of(architecture, space).grids)}
 
 
 def count_executed_flops(architecture: Architecture, space: SearchSpace, form: ExecutedForm) -> int:

@@ -117,6 +117,9 @@ def adapt_subnet(subnet: Subnet, wanted: Wanted, trained_with: Normalisation | N
             first = stem.convs[0]
             assert isinstance(first, nn.Conv2d)
             stem.convs[0] = first_convolution(first, *images)
+            other = ConvStem(adapted.geometry, adapted.embed_dim, adapted.architecture.stem_depth or 0)
+            other.to(first.weight).load_state_dict(stem.state_dict())
+            adapted.patch_embed = other.train(subnet.training)
         else:
             stem.proj = patch_embedding(stem.proj, *images)
     if side is not None and (side, side) != geometry.img_size:
