@@ -148,6 +148,14 @@ class Architecture:
         return self.pool_after or self.depth
 
     @property
+    def asked_for(self) -> list[str]:
+        """What only some spaces ask for, in words for people; none where this network names none of it."""
+        found = [] if self.patch_size is None else [f"patch {self.patch_size} px"]
+        found += [] if self.stem_depth is None else [f"stem depth {self.stem_depth}"]
+        found += [] if self.mlp_kernel is None else [f"MLP kernels {','.join(map(str, self.mlp_kernel))}"]
+        return found + ([f"grid halved after block {self.pool_after}"] if self.pool_after else [])
+
+    @property
     def slug(self) -> str:
         """Short name for files and tables: width, depth and eight digits of a digest over all choices."""
         size = "" if self.image_size is None else f"-r{self.image_size}"
@@ -199,11 +207,8 @@ class Architecture:
     def __str__(self) -> str:
         heads, ratios = ",".join(map(str, self.num_heads)), ",".join(f"{ratio:g}" for ratio in self.mlp_ratio)
         size = "" if self.image_size is None else f", image {self.image_size} px"
-        size += "" if self.patch_size is None else f", patch {self.patch_size} px"
-        size += "" if self.stem_depth is None else f", stem depth {self.stem_depth}"
-        size += "" if self.mlp_kernel is None else f", MLP kernels {','.join(map(str, self.mlp_kernel))}"
-        size += f", grid halved after block {self.pool_after}" if self.pool_after else ""
-        return f"width {self.embed_dim}, depth {self.depth}, heads {heads}, MLP ratios {ratios}{size}"
+        asked_for = "".join(f", {words}" for words in self.asked_for)
+        return f"width {self.embed_dim}, depth {self.depth}, heads {heads}, MLP ratios {ratios}{size}{asked_for}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ prefix of the deepest, a kernel is the centre of the largest, and its channels a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -167,7 +168,11 @@ class Choices:
             for patch in self.patch_choices:
                 if size % patch or (self.pool_after[-1] and size // patch % 2):
                     what = f"{size // patch} patches a side, which cannot be halved" if size % patch == 0 else "no whole patches"
-                    raise ArchitectureError(f"space {self.name!r}: image size {size} in patches of {patch} px gives {what}")
+                    step = math.lcm(*self.patch_choices) * (2 if self.pool_after[-1] else 1)
+                    raise ArchitectureError(
+                        f"space {self.name!r}: image size {size} in patches of {patch} px gives {what}; "
+                        f"give a multiple of {step} px"
+                    )
         if self.sharing == "classical" and self.asks_for:
             raise ArchitectureError(f"space {self.name!r}: classical sharing knows no {' or '.join(self.asks_for)}")
 

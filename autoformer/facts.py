@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
 from autoformer.architecture import PUBLISHED, PUBLISHED_SPACES, Architecture
-from autoformer.cost import alignment_waste, count_flops, count_params, count_supernet_params, show
+from autoformer.cost import Outline, alignment_waste, count_flops, count_params, count_supernet_params, show, tokens_of
 from autoformer.space import PRESETS, SearchSpace
 
 # What the paper states (table 3) and what the official code's get_complexity gives for the published networks.
@@ -63,9 +64,17 @@ def facts_of_architecture(architecture: Architecture, space: SearchSpace) -> dic
         "alignment_waste": alignment_waste(architecture, space),
         "depth": architecture.depth,
         "image_size": space.image_size_of(architecture),
+        **_grids(architecture, space),
         "num_classes": space.num_classes,
         "architecture": architecture.to_dict(),
     }
+
+
+def _grids(architecture: Architecture, space: SearchSpace) -> dict[str, Any]:
+    """The patch size in pixels and the patches a side that each block sees, where the space asks for more than the article's."""
+    if not space.asks_for:
+        return {}
+    return {"patch_size": space.patch_size_of(architecture), "grids": list(Outline.of(architecture, space).grids)}
 
 
 def count_executed_flops(architecture: Architecture, space: SearchSpace, form: ExecutedForm) -> int:
@@ -73,11 +82,10 @@ def count_executed_flops(architecture: Architecture, space: SearchSpace, form: E
     total = count_flops(architecture, space)
     if not space.relative_position or form == "bias":
         return total
-    grid, channels = space.grid_of(architecture), space.head_dim
-    tokens, features = grid**2 + 1, 2 * grid
+    channels = space.head_dim
     total -= count_relative_position_flops(architecture, space)
-    for heads in architecture.num_heads:
-        qkv = heads * channels
+    for heads, grid in _heads_and_grids(architecture, space):
+        qkv, tokens, features = heads * channels, tokens_of(grid, space), 2 * grid
         if form == "fused":
             padding = -(channels + features) % 8
             total += 2 * tokens**2 * (features + padding) * heads  # longer keys in the logits, longer values in the sum
@@ -91,20 +99,30 @@ def count_executed_flops(architecture: Architecture, space: SearchSpace, form: E
 
 def count_relative_position_flops(architecture: Architecture, space: SearchSpace) -> int:
     """The share of relative position in the canonical count."""
-    grid = space.grid_of(architecture)
-    widths = [heads * space.head_dim for heads in architecture.num_heads] if space.relative_position else []
-    return sum(4 * grid**3 * qkv + (grid**2 + 1) * qkv for qkv in widths)
+    if not space.relative_position:
+        return 0
+    return sum(
+        (4 * grid**3 + (tokens_of(grid, space) if space.class_token else 0)) * heads * space.head_dim
+        for heads, grid in _heads_and_grids(architecture, space)
+    )
 
 
 def count_unfactorised_flops(architecture: Architecture, space: SearchSpace) -> int:
     """What relative position costs as the official code multiplies it: queries and attention with an N×N×K embedding."""
-    tokens = space.grid_of(architecture) ** 2 + 1
-    return sum(2 * tokens**2 * heads * space.head_dim for heads in architecture.num_heads) if space.relative_position else 0
+    if not space.relative_position:
+        return 0
+    return sum(2 * tokens_of(grid, space) ** 2 * heads * space.head_dim for heads, grid in _heads_and_grids(architecture, space))
 
 
 def count_layer_norm_flops(architecture: Architecture, space: SearchSpace) -> int:
     """The share of LayerNorm in the canonical count: 5 an element, as fvcore has it."""
-    return 5 * (space.grid_of(architecture) ** 2 + 1) * architecture.embed_dim * (2 * architecture.depth + 1)
+    tokens = [tokens_of(grid, space) for grid in Outline.of(architecture, space).grids]
+    return 5 * architecture.embed_dim * (2 * sum(tokens) + tokens[-1])  # the last one belongs to the final norm
+
+
+def _heads_and_grids(architecture: Architecture, space: SearchSpace) -> Iterator[tuple[int, int]]:
+    """Of each block the heads, and the patches along one side that it sees."""
+    return zip(architecture.num_heads, Outline.of(architecture, space).grids, strict=True)
 
 
 def published_counts(name: str) -> dict[str, Any]:

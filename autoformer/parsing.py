@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_type_hints
+from typing import Any, Literal, get_type_hints
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from autoformer.cost import Budget, CostModel
 from autoformer.errors import ArchitectureError, BudgetError, RecipeError, short
@@ -21,10 +21,13 @@ UNITS = {
 }
 
 
+ASKED = ("patch_sizes", "stem", "stem_dim", "stem_depths", "mlp_kernels", "pool_after", "class_token")
+
+
 class SpaceConfig(Settings):
     """A preset or a YAML file, with any of its choices replaced."""
 
-    preset: str = Field("micro", description="tiny, small, base, edge, micro, or a YAML file of a space")
+    preset: str = Field("micro", description=f"{', '.join(PRESETS)}, or a YAML file of a space")
     embed_dims: tuple[int, ...] | None = None
     depths: tuple[int, ...] | None = None
     num_heads: tuple[int, ...] | None = None
@@ -34,6 +37,21 @@ class SpaceConfig(Settings):
     patch_size: int | None = Field(None, gt=0, description="pixels; empty: the preset's, or a grid of 4 to 8 for micro")
     max_relative_position: int | None = None
     sharing: Literal["entangled", "classical"] | None = Field(None, description="classical: independent weights per choice")
+    patch_sizes: tuple[int, ...] | None = Field(None, description="pixels; several, patch_size among them, become a choice")
+    stem: Literal["patch", "conv"] | None = Field(None, description="conv: 3 × 3 convolutions of stride 2 down to the patches")
+    stem_dim: int | None = Field(None, gt=0, description="channels of a convolutional stem")
+    stem_depths: tuple[int, ...] | None = Field(None, description="further 3 × 3 convolutions of a convolutional stem")
+    mlp_kernels: tuple[int, ...] | None = Field(
+        None, description="per block, side of a depthwise convolution inside the MLP: odd, 0 for none"
+    )
+    pool_after: tuple[int, ...] | None = Field(None, description="blocks before the grid of patches is halved; 0: it never is")
+    class_token: bool | None = Field(None, description="false: tokens are the patches alone")
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what is not asked for, so that runs from before it existed are gone on with."""
+        found: dict[str, Any] = write(self)
+        return {key: value for key, value in found.items() if key not in ASKED or value is not None}
 
     def make(self, image_size: int, in_chans: int, num_classes: int) -> SearchSpace:
         """The space for these images and classes. Raises `ArchitectureError` when sizes do not fit."""
@@ -42,8 +60,10 @@ class SpaceConfig(Settings):
         searched = () if from_file else PRESETS[self.preset].image_sizes
         if from_file or self.image_sizes is not None or (len(searched) > 1 and searched[-1] == size):
             size = None  # the space names its sizes; where there are several, images are stored in the largest
-        space = read_space(self.preset, image_size=size, in_chans=in_chans, num_classes=num_classes)
         changes = {name: value for name, value in self if name != "preset" and value is not None}
+        if size is not None and (self.preset != "micro" or self.patch_size is not None):
+            changes["image_sizes"], size = (size,), None  # looked at with the other changes: a patch may divide it
+        space = read_space(self.preset, image_size=size, in_chans=in_chans, num_classes=num_classes)
         return SearchSpace.from_dict({**space.to_dict(), **changes})
 
 

@@ -3,6 +3,10 @@
 `tiny`, `small`, `base` are the paper's spaces (arXiv 2107.00651, table 1) with the ranges widened where the published
 subnets lie outside the released YAML files: MLP ratio 3 in `tiny`, 8 heads in `base`. `edge` spans a real range of
 latency; `micro` suits small images, with a patch that gives a grid of 4 to 8 patches a side.
+
+`compact-32`, `compact-64` and `compact-96` are for small images of so many pixels, without pretrained weights: a convolutional
+stem, depthwise convolutions in the MLPs, a grid of 8 patches a side (of 96 px 12, or 6 in larger patches) that may be halved,
+and no class token. The largest network has 17 (64 px) to 38 times (96 px) the FLOPs of the smallest.
 """
 
 from __future__ import annotations
@@ -11,6 +15,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from autoformer.errors import ArchitectureError
+
+COMPACT: dict[str, Any] = {  # what these spaces have in common
+    "embed_dims": (96, 128, 160, 192),
+    "depths": (4, 5, 6, 7, 8),
+    "num_heads": (2, 4, 6),
+    "mlp_ratios": (1.0, 2.0, 3.0),
+    "mlp_kernels": (0, 3),
+    "pool_after": (0, 2, 3),
+    "stem": "conv",
+    "stem_depths": (0, 1),
+    "head_dim": 32,
+    "class_token": False,
+    "num_classes": 10,
+}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "micro": {
@@ -51,6 +69,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_heads": (2, 3, 4, 5, 6),
         "mlp_ratios": (2.0, 2.5, 3.0, 3.5, 4.0),
         "image_sizes": (128, 160, 192, 224),
+    },
+    "compact-32": {**COMPACT, "image_sizes": (32,), "patch_size": 4, "stem_dim": 48, "max_relative_position": 7},
+    "compact-64": {**COMPACT, "image_sizes": (64,), "patch_size": 8, "stem_dim": 32, "max_relative_position": 7},
+    "compact-96": {
+        **COMPACT,
+        "image_sizes": (96,),
+        "patch_size": 8,
+        "patch_sizes": (8, 16),
+        "stem_dim": 32,
+        "max_relative_position": 11,
     },
 }
 

@@ -179,7 +179,9 @@ def model_card(manifest: Manifest, expected: ExpectedResults, licence: str | Non
         if manifest.network is None
         else "the images that its files were calibrated and checked on; only its makers know what it was trained on"
     )
-    kind = f"{markdown(manifest.network)}, a network" if manifest.network else "a vision transformer"
+    chosen = [] if manifest.architecture is None else manifest.architecture.asked_for
+    asked_for = f" ({', '.join(chosen)})" if chosen else ""
+    kind = f"{markdown(manifest.network)}, a network" if manifest.network else f"a vision transformer{asked_for}"
     takes = {
         "float32": "float32 images, normalised as preprocessing.json says",
         "uint8": "uint8 pixels, resized and cropped as preprocessing.json says; normalising is part of the network",

@@ -51,16 +51,16 @@ class Moments:
 def assumed_moments(supernet: Supernet) -> Moments:
     """Moments without any image, block after block from the weights.
 
-    Assumed are pixels of unit variance without correlation, residual channels without correlation, and attention
-    that looks at one token. Then the energy of every channel of the stream, [E], is the sum of what patch embedding,
-    positions and all earlier blocks write into it.
+    Assumed are pixels of unit variance without correlation (of a convolutional stem the channels before its last layer),
+    residual channels and neighbouring tokens without correlation, and attention that looks at one token. Then the energy of
+    every channel of the stream, [E], is the sum of what patch embedding, positions and all earlier blocks write into it.
     """
     with torch.no_grad():
         stem = supernet.patch_embed.proj
         assert stem.bias is not None
         constant = stem.bias
         if supernet.space.absolute_position:
-            constant = constant + supernet.pos_embed[0, 1:]
+            constant = constant + supernet.pos_embed[0, supernet.prefix :]
         energy = stem.weight.square().sum((1, 2, 3)) + constant.square().reshape(-1, constant.shape[-1]).mean(0)
         heads, hidden, attention_inputs, mlp_inputs = [], [], [], []
         for block in _blocks(supernet):
@@ -92,6 +92,8 @@ def _assumed_hidden(block: SuperBlock, inputs: Tensor) -> Tensor:
     weight = block.fc1.weight
     mean = weight @ block.norm2.bias + block.fc1.bias
     deviation = (weight.square() @ (block.norm2.weight.square() * inputs)).sqrt()
+    if isinstance(kernels := getattr(block, "kernels", None), Tensor):
+        mean, deviation = mean * kernels.sum((1, 2, 3)), deviation * kernels.square().sum((1, 2, 3)).sqrt()
     positions, masses = np.polynomial.hermite_e.hermegauss(QUADRATURE_POINTS)
     points, shares = torch.from_numpy(positions).to(weight), torch.from_numpy(masses / masses.sum()).to(weight)
     return F.gelu(mean.unsqueeze(1) + deviation.unsqueeze(1) * points).square() @ shares
@@ -153,13 +155,17 @@ def _order_hidden(block: SuperBlock, order: Tensor) -> None:
     block.fc1.weight.copy_(block.fc1.weight[order])
     block.fc1.bias.copy_(block.fc1.bias[order])
     block.fc2.weight.copy_(block.fc2.weight[:, order])
+    if isinstance(kernels := getattr(block, "kernels", None), Tensor):
+        kernels.copy_(kernels[order])
 
 
 def _order_channels(supernet: Supernet, order: Tensor) -> None:
     """One order of the residual channels for all that reads or writes them."""
     stem = supernet.patch_embed.proj
     assert stem.bias is not None
-    first, last = [stem.weight, stem.bias, supernet.norm.weight, supernet.norm.bias], [supernet.cls_token, supernet.head.weight]
+    first, last = [stem.weight, stem.bias, supernet.norm.weight, supernet.norm.bias], [supernet.head.weight]
+    if supernet.space.class_token:
+        last.append(supernet.cls_token)
     if supernet.space.absolute_position:
         last.append(supernet.pos_embed)
     for block in _blocks(supernet):

@@ -38,6 +38,12 @@ NAMES_SHOWN = 20  # in an error
 NAMES_OF_OTHERS = 6  # in an error about a file of something else
 STEM = "patch_embed_super.proj.weight"  # [S, channels, p, p]
 
+# What no official training has in another way.
+KNOWN_TO_NONE: dict[str, object] = {
+    "norm_eps": 1e-5, "sharing": "entangled", "any_up_to_largest": False, "patch_sizes": (), "stem": "patch", "mlp_kernels": (0,),
+    "pool_after": (0,), "class_token": True,
+}  # fmt: skip
+
 # Per block: our name, the official name.
 BLOCK_NAMES = {
     "attn.proj": "attn.proj",
@@ -108,7 +114,7 @@ def import_official(path: Path, space: SearchSpace) -> Supernet:
     space.
     """
     state_dict = read_foreign_weights(path)
-    for name, official in (("norm_eps", 1e-5), ("sharing", "entangled"), ("any_up_to_largest", False)):
+    for name, official in KNOWN_TO_NONE.items():
         if (wanted := getattr(space, name)) != official:
             raise CheckpointError(
                 f"{path} does not fit space {space.name!r}: {name} is {wanted!r} in the space, and {official!r} for what the "

@@ -2,11 +2,15 @@
 
 A plain vision transformer becomes the largest network of a supernet: its weights as they are, ordered by importance
 (`importance.py` says what narrow networks start from), and relative tables of zeros, which change nothing until they are
-trained. Every start is then adapted to the classes, image size, channels and normalisation at hand (`adapt.py`).
+trained. A space may ask for patch sizes, kernels in the MLPs and a place of halving: kernels begin as ones that change nothing,
+so that the largest network that is not halved computes what the parent computes, in the parent's patches. A convolutional stem
+and tokens without a class token are refused: no such parent has them. Every start is then adapted to the classes, image size,
+channels and normalisation at hand (`adapt.py`).
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +31,7 @@ from autoformer.pretrained.adapt import Wanted, adapt_subnet, adapt_supernet
 from autoformer.pretrained.foreign_weights import read_foreign_weights
 from autoformer.pretrained.importance import assumed_moments, order_by_importance
 from autoformer.pretrained.official import import_official
+from autoformer.pretrained.refit import refit
 from autoformer.pretrained.timm_models import name_and_file, open_timm, plain_subnet
 from autoformer.space import PRESETS, SearchSpace
 
@@ -37,8 +42,13 @@ AS_IT_IS = Wanted()
 # What of a space belongs to the weights; the rest are choices among them, and sizes that adapt.
 FIXED = (
     "stored_embed_dim", "stored_qkv_dim", "stored_hidden_dim", "head_dim", "patch_size", "relative_position",
-    "max_relative_position", "absolute_position", "pooling", "norm_eps", "sharing", "scale_by_width",
+    "max_relative_position", "absolute_position", "pooling", "norm_eps", "sharing", "scale_by_width", "stem", "class_token",
 )  # fmt: skip
+
+# A space of plain vision transformers, without what these weights know nothing of.
+PLAIN: dict[str, Any] = {
+    "patch_sizes": (), "stem": "patch", "stem_depths": (0,), "mlp_kernels": (0,), "pool_after": (0,), "class_token": True,
+}  # fmt: skip
 
 
 def start_from(words: str, wanted: Wanted = AS_IT_IS, *, space: SearchSpace | None = None) -> Supernet:
@@ -79,6 +89,7 @@ def _official(path: Path, space: SearchSpace | None) -> Supernet:
         if space is None:
             found = "no patch embedding" if width is None else f"width {width}"
             raise CheckpointError(f"{path} has {found}, unlike the released supernets {', '.join(names)}; give the space it has")
+    space = replace(space, **PLAIN)  # what it asks for beyond that is of `_within`
     positions = weights.get("pos_embed")
     if space.absolute_position and positions is not None and positions.ndim == 3 and positions.shape[1] > 1:
         grid = math.isqrt(positions.shape[1] - 1)
@@ -186,11 +197,26 @@ def _within(supernet: Supernet, space: SearchSpace, source: str) -> Supernet:
         differences.append("a block for each of their own choices of width, heads and MLP ratio (the space has others)")
     if own.depths[-1] != space.depths[-1]:
         differences.append(f"depth {own.depths[-1]} (the space has {space.depths[-1]})")
+    if own.stem == space.stem == "conv":
+        differences += _differences_of_stems(own, space)
     if differences:
         raise ArchitectureError(f"space {space.name!r} does not fit the weights of {source}: they have {', '.join(differences)}")
-    adapted = adapt_supernet(supernet, Wanted(image_size=space.image_size))
-    adapted.space = replace(space, num_classes=own.num_classes, in_chans=own.in_chans, prefix_qkv_bias=own.prefix_qkv_bias)
+    adapted = copy.deepcopy(supernet)
+    refit(adapted, replace(space, num_classes=own.num_classes, in_chans=own.in_chans, prefix_qkv_bias=own.prefix_qkv_bias))
     return adapted
+
+
+def _differences_of_stems(own: SearchSpace, space: SearchSpace) -> list[str]:
+    """What the convolutional stem of `space` has and the weights have not, or otherwise."""
+    found = []
+    if own.stem_dim != space.stem_dim:
+        found.append(f"stem_dim {own.stem_dim} (the space has {space.stem_dim})")
+    if own.stem_depths[-1] < space.stem_depths[-1]:
+        found.append(f"stem_depths up to {own.stem_depths[-1]} (the space has {space.stem_depths[-1]})")
+    if not set(space.patch_choices) <= set(own.patch_choices):
+        sizes, wanted = (", ".join(map(str, one.patch_choices)) for one in (own, space))
+        found.append(f"convolutions for patches of {sizes} px (the space has {wanted})")
+    return found
 
 
 def _value(space: SearchSpace, name: str) -> str:

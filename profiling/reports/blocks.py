@@ -108,7 +108,8 @@ def words(architecture: Architecture) -> str:
     heads = ", ".join(map(str, architecture.num_heads))
     ratios = ", ".join(f"{ratio:g}" for ratio in architecture.mlp_ratio)
     size = "" if architecture.image_size is None else f", image {architecture.image_size} px"
-    return f"width {architecture.embed_dim}, depth {architecture.depth}{size}<br>heads {heads}<br>MLP ratios {ratios}"
+    lines = f"width {architecture.embed_dim}, depth {architecture.depth}{size}<br>heads {heads}<br>MLP ratios {ratios}"
+    return "<br>".join((lines, *architecture.asked_for))
 
 
 def error_bars(spans: Sequence[tuple[float, float, float]], colour: str) -> Plot:

@@ -13,7 +13,14 @@ from autoformer.profiling.reports.wording import capital, words_of
 from autoformer.search.result import SearchResult, fronts
 from autoformer.space import SearchSpace
 
-KINDS = (("heads", "Heads", "heads"), ("mlp_ratio", "MLP ratios", "ratio"))
+KINDS = (  # of a block: the key, the words of its table, of a column and of an axis
+    ("heads", "Heads", "heads", "heads"),
+    ("mlp_ratio", "MLP ratios", "ratio", "MLP ratio"),
+    ("mlp_kernel", "MLP kernels", "kernel", "MLP kernel"),  # where the space asks for it
+)
+DOMAINS = {2: ([0.54, 1], [0, 0.46]), 3: ([0.72, 1], [0.36, 0.64], [0, 0.28])}  # of so many heat maps, from above
+PIXELS = ("image size", "patch size")
+HALVED, NEVER = "halved after block", "never"
 MOST_BLOCKS_WITH_NUMBERS = 8  # cells of more are too narrow on a phone
 # See-through, so that the page's own background and letters keep their contrast in both schemes.
 _DIVERGING = [[0, "rgba(224,123,26,0.7)"], [0.5, "rgba(139,145,154,0.15)"], [1, "rgba(63,143,210,0.7)"]]
@@ -35,7 +42,14 @@ def preferences(space: SearchSpace, result: SearchResult) -> dict[str, Any]:
     if len(space.image_sizes) > 1:
         sizes = {name: list(map(space.image_size_of, members)) for name, members in networks.items()}
         shapes["image size"] = _counts(space.image_sizes, sizes)
-    blocks = []
+    for name, word, choices in (
+        ("patch_size", "patch size", space.patch_choices),
+        ("stem_depth", "stem depth", space.stem_depths),
+        ("pool_after", HALVED, space.pool_after),
+    ):
+        if name in space.asks_for:
+            shapes[word] = _counts(choices, {group: [getattr(a, name) for a in members] for group, members in networks.items()})
+    blocks: list[dict[str, Any]] = []
     for index in range(max(architecture.depth for architecture in networks["evaluated"])):
         having = {name: [a for a in members if a.depth > index] for name, members in networks.items()}
         heads = {name: [a.num_heads[index] for a in members] for name, members in having.items()}
@@ -48,6 +62,9 @@ def preferences(space: SearchSpace, result: SearchResult) -> dict[str, Any]:
                 "mlp_ratio": _counts(space.mlp_ratios, ratios),
             }
         )
+        if "mlp_kernel" in space.asks_for:
+            kernels = {name: [a.kernels[index] for a in members] for name, members in having.items()}
+            blocks[-1]["mlp_kernel"] = _counts(space.mlp_kernels, kernels)
     return {**{name: len(members) for name, members in networks.items()}, "shapes": shapes, "blocks": blocks}
 
 
@@ -82,10 +99,10 @@ def section(report: Mapping[str, Any]) -> Section:
 
 
 def preference_tables(report: Mapping[str, Any]) -> tuple[Table, ...]:
-    """The figures of the front's preferences in numbers: heads and MLP ratios by block, then the shapes."""
+    """The figures of the front's preferences in numbers: heads, MLP ratios and kernels by block, then the shapes."""
     found = report["search"]["preferences"]
     tables = []
-    for kind, title, word in KINDS:
+    for kind, title, word, _ in _kinds(found):
         choices = sorted({entry["choice"] for block in found["blocks"] for entry in block[kind]})
         rows = []
         for block in found["blocks"]:
@@ -102,12 +119,24 @@ def preference_tables(report: Mapping[str, Any]) -> tuple[Table, ...]:
             )
         )
     shapes = [
-        (f"{kind} {entry['choice']:g}{' px' if kind == 'image size' else ''}", _shares(entry, found))
-        for kind, entries in found["shapes"].items()
-        for entry in entries
+        (_shape(kind, entry["choice"]), _shares(entry, found)) for kind, entries in found["shapes"].items() for entry in entries
     ]
     columns = ("choice", f"{found['front']} / {found['evaluated']}")
     return (*tables, Table(title="Shapes", columns=columns, rows=tuple(shapes), numbers=(1,), compact=True))
+
+
+def _kinds(found: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Those of `KINDS` that the space has."""
+    return [kind for kind in KINDS if kind[0] in found["blocks"][0]]
+
+
+def _shape(kind: str, choice: float) -> str:
+    """A choice of one in a network, in words."""
+    return "never halved" if _value(kind, choice) == NEVER else f"{kind} {choice:g}{' px' if kind in PIXELS else ''}"
+
+
+def _value(kind: str, choice: float) -> str:
+    return NEVER if kind == HALVED and not choice else f"{choice:g}"
 
 
 def _shares(entry: Mapping[str, Any] | None, networks: Mapping[str, Any]) -> str:
@@ -121,27 +150,30 @@ def _shares(entry: Mapping[str, Any] | None, networks: Mapping[str, Any]) -> str
 
 
 def preferences_figure(run: Run) -> Figure:
-    """Heads above, MLP ratios below: each choice in each block, as its share on the front less that among all evaluated."""
+    """Heads above, MLP ratios (and kernels) below: each choice in each block, as its share on the front less that among all."""
     found = preferences(run.space, run.search)
     blocks = found["blocks"]
-    kinds = (("heads", "heads", ""), ("mlp_ratio", "MLP ratio", "2"))
+    kinds = [(kind, word, "" if place == 0 else str(place + 1)) for place, (kind, _, _, word) in enumerate(_kinds(found))]
     traces = [_cells(blocks, kind, word, axis, found) for kind, word, axis in kinds]
     reach = max((abs(cell) for trace in traces for row in trace["z"] for cell in row if cell is not None), default=0)
     most = max(10, 10 * math.ceil(reach / 10))
     layout = common_layout("block", "heads", showlegend=False)
     layout["margin"]["t"] = 40
     layout["xaxis"] |= {
-        "anchor": "y2",
+        "anchor": f"y{len(kinds)}",
         "range": [0.5, len(blocks) + 0.5],
         "tick0": 1,
         "tickangle": 0,
         "dtick": 2 ** max(0, math.ceil(math.log2(len(blocks) / MOST_BLOCKS_WITH_NUMBERS))),
         "showgrid": False,
     }
-    layout["yaxis"] |= {"type": "category", "domain": [0.54, 1], "showgrid": False}
-    layout["yaxis2"] = {
-        "title": {"text": "MLP ratio"}, "type": "category", "domain": [0, 0.46], "anchor": "x", "showgrid": False,
-    }  # fmt: skip
+    for (_, word, axis), domain in zip(kinds, DOMAINS[len(kinds)], strict=True):
+        if not axis:
+            layout["yaxis"] |= {"type": "category", "domain": domain, "showgrid": False}
+        else:
+            layout[f"yaxis{axis}"] = {
+                "title": {"text": word}, "type": "category", "domain": domain, "anchor": "x", "showgrid": False,
+            }  # fmt: skip
     layout["coloraxis"] = {
         "cmin": -most, "cmax": most, "colorscale": _DIVERGING,
         "colorbar": {
@@ -156,7 +188,8 @@ def preferences_figure(run: Run) -> Figure:
         f"Blue: a larger share of the {found['front']} networks on the front makes this choice than of all {found['evaluated']} "
         f"evaluated; orange: a smaller one. Networks that are too shallow for a block are left out there.{more}"
     )
-    return one_view("blocks", "Heads and MLP ratios, block by block", caption, traces, layout)
+    title = "Heads, MLP ratios and kernels" if len(kinds) == len(KINDS) else "Heads and MLP ratios"
+    return one_view("blocks", f"{title}, block by block", caption, traces, layout)
 
 
 def _cells(blocks: list[dict[str, Any]], kind: str, word: str, axis: str, found: Mapping[str, Any]) -> Plot:
@@ -192,16 +225,16 @@ def _cells(blocks: list[dict[str, Any]], kind: str, word: str, axis: str, found:
 
 
 def shapes_figure(run: Run) -> Figure:
-    """Width, depth and image size: shares on the front beside those among all evaluated, as bars."""
+    """Width, depth and what else a network has one of: shares on the front beside those among all evaluated, as bars."""
     found = preferences(run.space, run.search)
     rows = [(kind, entry) for kind, entries in found["shapes"].items() for entry in entries]
     groups = {"front": ("on the front", BLUE), "evaluated": ("among all evaluated", GREY)}
     traces = [
         {
             "type": "bar", "orientation": "h", "name": f"{word} ({found[group]})", "marker": {"color": colour},
-            "y": [[kind for kind, _ in rows], [f"{entry['choice']:g}" for _, entry in rows]],
+            "y": [[kind for kind, _ in rows], [_value(kind, entry["choice"]) for kind, entry in rows]],
             "x": [100 * entry[group] / found[group] for _, entry in rows],
-            "text": [f"{kind} {entry['choice']:g}: {entry[group]} of {found[group]} {word}" for kind, entry in rows],
+            "text": [f"{kind} {_value(kind, entry['choice'])}: {entry[group]} of {found[group]} {word}" for kind, entry in rows],
             "textposition": "none", "hovertemplate": "%{text} (%{x:.0f} %)<extra></extra>",
         }
         for group, (word, colour) in groups.items()
@@ -209,6 +242,6 @@ def shapes_figure(run: Run) -> Figure:
     layout = common_layout("share of the networks, %", "", bargap=0.25)
     layout["xaxis"] |= {"rangemode": "tozero"}
     layout["yaxis"] = {"autorange": "reversed", "showgrid": False}
-    kinds = [kind if kind != "image size" else "image size (px)" for kind in found["shapes"]]
+    kinds = [kind if kind not in PIXELS else f"{kind} (px)" for kind in found["shapes"]]
     title = capital(", ".join(kinds[:-1]) + f" and {kinds[-1]}")
     return one_view("shapes", title, "Of the same networks: which share has each value.", traces, layout)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from autoformer.architecture import PUBLISHED, PUBLISHED_SPACES
+from autoformer.architecture import PUBLISHED, PUBLISHED_SPACES, Architecture
 from autoformer.cost import count_flops
 from autoformer.facts import (
     ExecutedForm,
@@ -21,7 +21,9 @@ from autoformer.facts import (
     count_unfactorised_flops,
 )
 from autoformer.networks.subnet import Subnet
+from autoformer.profiling.insides.fvcore_counts import count_by_operator
 from autoformer.space import PRESETS, SearchSpace
+from tests.support.asking_spaces import ASKING
 from tests.support.small_spaces import shrunk
 
 OTHERS: dict[Any, Any] = {  # products that torch's counter leaves out; it counts 2 for a multiply-add
@@ -33,15 +35,20 @@ OTHERS: dict[Any, Any] = {  # products that torch's counter leaves out; it count
 }
 
 
+def real_products(subnet: Subnet) -> int:
+    """Multiply-adds of all products of one image."""
+    rows, columns = subnet.patch_embed.img_size
+    with FlopCounterMode(display=False, custom_mapping=OTHERS) as counter, torch.no_grad():
+        subnet.eval()(torch.zeros(1, subnet.in_chans, rows, columns))
+    return int(counter.get_total_flops()) // 2
+
+
 def counted_by_torch(space: SearchSpace, form: ExecutedForm, seed: int) -> tuple[int, int]:
     """Multiply-adds of products in a forward of one image, and the closed form without LayerNorm."""
     architecture = space.sample(random.Random(seed))
-    subnet = Subnet.from_space(space, architecture, form=form).eval()
-    side = space.image_size_of(architecture)
-    with FlopCounterMode(display=False, custom_mapping=OTHERS) as counter, torch.no_grad():
-        subnet(torch.zeros(1, space.in_chans, side, side))
+    subnet = Subnet.from_space(space, architecture, form=form)
     closed = count_executed_flops(architecture, space, form) - count_layer_norm_flops(architecture, space)
-    return counter.get_total_flops() // 2, closed
+    return real_products(subnet), closed
 
 
 @pytest.mark.parametrize("form", ["bias", "fused", "tiled"])
@@ -68,3 +75,51 @@ def test_the_parts_of_a_published_count_add_up_to_the_products_of_the_official_c
     plain = count_flops(*network) - count_layer_norm_flops(*network) - count_relative_position_flops(*network)
     assert plain == pytest.approx(without_position, abs=5e4)
     assert plain + count_unfactorised_flops(*network) == pytest.approx(products, abs=5e4)
+
+
+# --- spaces that ask for more ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["bias", "fused", "tiled"])
+@pytest.mark.parametrize("name", ASKING)
+def test_every_block_is_counted_on_its_own_grid_with_the_tokens_it_has(form: ExecutedForm, name: str) -> None:
+    for seed in range(6):
+        counted, closed = counted_by_torch(ASKING[name], form, seed)
+        assert counted == closed
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_fvcore_counts_the_same_in_all_and_for_layer_norm(name: str) -> None:
+    space = ASKING[name]
+    for architecture in (space.smallest, space.middle, space.sample(random.Random(0)), space.largest):
+        subnet = Subnet.from_space(space, architecture).eval()
+        counts = count_by_operator(subnet, (space.in_chans, *subnet.patch_embed.img_size))
+        assert (counts.params, counts.flops) == (subnet.cost.params, count_flops(architecture, space))
+        assert counts.flops_by_operator["layer_norm"] == count_layer_norm_flops(architecture, space)
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_relative_position_is_the_difference_to_a_network_without_it(name: str) -> None:
+    space = ASKING[name]
+    for seed in range(4):
+        architecture = space.sample(random.Random(seed))
+        counts = [
+            real_products(Subnet.from_space(replace(space, relative_position=own), architecture, form="bias"))
+            for own in (True, False)
+        ]
+        assert count_relative_position_flops(architecture, space) == counts[0] - counts[1]
+        assert count_relative_position_flops(architecture, replace(space, relative_position=False)) == 0
+
+
+def test_an_embedding_of_every_pair_is_multiplied_on_the_grid_that_a_block_sees() -> None:
+    space = ASKING["without token"]
+    architecture = Architecture(
+        embed_dim=16, num_heads=(1, 2, 1), mlp_ratio=(1.0,) * 3, image_size=16, patch_size=2, stem_depth=0,
+        mlp_kernel=(0, 3, 0), pool_after=2,
+    )  # fmt: skip
+    space.check(architecture)
+    pairs = (64**2, 64**2, 16**2)  # grids of 8, 8 and 4
+    by_hand = 2 * 8 * (1 * pairs[0] + 2 * pairs[1] + 1 * pairs[2])
+    assert count_unfactorised_flops(architecture, space) == by_hand
+    with_token = 2 * 8 * (1 * 65**2 + 2 * 65**2 + 1 * 17**2)
+    assert count_unfactorised_flops(architecture, replace(space, class_token=True)) == with_token

@@ -15,10 +15,10 @@ from autoformer.architecture import Architecture
 from autoformer.cost import Cost, ExactCosts
 from autoformer.errors import CheckpointError
 from autoformer.metric import score
-from autoformer.profiling.reports.blocks import Figure, Plot
+from autoformer.profiling.reports.blocks import Figure, Plot, words
 from autoformer.profiling.reports.content import content
 from autoformer.profiling.reports.page import markdown
-from autoformer.profiling.reports.preferences import preference_tables, preferences, preferences_figure
+from autoformer.profiling.reports.preferences import preference_tables, preferences, preferences_figure, shapes_figure
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.run_page import build_report, figures, run_page, summary_lines
 from autoformer.search.candidate import Candidate
@@ -340,3 +340,49 @@ def test_a_sentence_says_what_halving_and_earlier_searches_saved(run: Run) -> No
     sentence = "Together they saw 3,000 images, 7 % fewer than if every network had seen every image; 1,200 predictions came from"
     assert sentence in text_of(few)
     assert "Together they saw" not in text_of(run)  # nothing was saved
+
+
+# --- spaces that ask for more ------------------------------------------------------------------------------------
+
+ASKING = replace(SPACE, stem="conv", stem_depths=(0, 1), patch_sizes=(2, 4), mlp_kernels=(0, 3), pool_after=(0, 1), depths=(2,))
+
+
+def asking(patch: int, stem: int, kernels: tuple[int, int], pool: int) -> Architecture:
+    shape = network(16, (1, 1), (1.0, 1.0))
+    return replace(shape, patch_size=patch, stem_depth=stem, mlp_kernel=kernels, pool_after=pool)
+
+
+def test_kernels_halving_patches_and_stems_are_counted_where_the_space_asks_for_them(run: Run) -> None:
+    result = searched(ASKING, [(asking(4, 0, (0, 3), 1), 8), (asking(2, 1, (3, 3), 0), 5), (asking(2, 0, (0, 0), 0), 9)])
+    found = preferences(ASKING, result)
+    assert [found["front"], found["evaluated"]] == [2, 3]  # the second costs more than the third and is worse
+    assert found["shapes"]["patch size"] == [
+        {"choice": 2, "front": 1, "evaluated": 2}, {"choice": 4, "front": 1, "evaluated": 1},
+    ]  # fmt: skip
+    assert found["shapes"]["stem depth"][1] == {"choice": 1, "front": 0, "evaluated": 1}
+    assert found["shapes"]["halved after block"][0] == {"choice": 0, "front": 1, "evaluated": 2}
+    assert [block["mlp_kernel"][1] for block in found["blocks"]] == [
+        {"choice": 3, "front": 0, "evaluated": 1}, {"choice": 3, "front": 1, "evaluated": 2},
+    ]  # fmt: skip
+    kernels, shapes = preference_tables({"search": {"preferences": found}})[2:]
+    assert kernels.title == "MLP kernels by block"
+    assert kernels.rows[1] == ("2", "2 / 3", "50 / 33", "50 / 67")
+    assert ("patch size 4 px", "50 / 33") in shapes.rows
+    assert ("never halved", "50 / 67") in shapes.rows
+    figure = preferences_figure(replace(run, space=ASKING, search=result))
+    assert figure.title == "Heads, MLP ratios and kernels, block by block"
+    assert [trace["yaxis"] for trace in figure.views[""]["data"]] == ["y", "y2", "y3"]
+    layout = figure.views[""]["layout"]
+    domains = [layout[axis]["domain"] for axis in ("yaxis3", "yaxis2", "yaxis")]
+    assert all(low < high for low, high in domains)
+    assert domains[0][1] < domains[1][0]
+    assert domains[1][1] < domains[2][0]
+    bars = shapes_figure(replace(run, space=ASKING, search=result)).views[""]["data"][0]
+    assert "halved after block never: 1 of 2 on the front" in bars["text"]
+
+
+def test_a_hover_label_names_what_only_some_spaces_ask_for() -> None:
+    assert words(network(16, (1, 1), (1.0, 1.0))) == "width 16, depth 2<br>heads 1, 1<br>MLP ratios 1, 1"
+    assert words(asking(4, 1, (0, 3), 1)).split("<br>")[3:] == [
+        "patch 4 px", "stem depth 1", "MLP kernels 0,3", "grid halved after block 1",
+    ]  # fmt: skip
