@@ -268,6 +268,23 @@ class LinearLatency(Protocol):
         """`Cost.latency_ms` of a network that is known to have so many FLOPs."""
 
 
+@runtime_checkable
+class OutlineLatency(Protocol):
+    """What a cost model may offer beside `CostModel` in any space, one that asks for patches, stems, kernels or halving too.
+
+    Of one outline latency is linear in the heads and hidden channels of each block, as params and FLOPs are.
+    """
+
+    def outline_latency(self, outline: Outline) -> LinearCost:
+        """Milliseconds of the networks of one outline; no term is negative.
+
+        In a space that asks for nothing `of_all_blocks` of it gives the numbers of `LinearLatency.latency_terms`.
+        """
+
+    def latency_of(self, architecture: Architecture, flops: int) -> float:
+        """`Cost.latency_ms` of a network that is known to have so many FLOPs."""
+
+
 @dataclass(frozen=True)
 class ExactCosts:
     """The cost model that only counts: params and FLOPs in closed form."""
