@@ -14,6 +14,7 @@ import pytest
 from autoformer.architecture import Architecture
 from autoformer.cost import LinearLatency, Outline, OutlineLatency, count_flops, count_params
 from autoformer.errors import CheckpointError
+from autoformer.profiling.tables.correction import CorrectedTable
 from autoformer.profiling.tables.costs import TableCosts
 from autoformer.profiling.tables.design import choices_of, designed_architectures
 from autoformer.profiling.tables.formulas import fits_of, kinds_of
@@ -21,6 +22,7 @@ from autoformer.profiling.tables.loads import PRICES, features, loads_in
 from autoformer.profiling.tables.prior import shape_of
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.space import SearchSpace
+from tests.support.latency_loops import timing
 from tests.support.measurements import FACTS
 from tests.support.small_spaces import designed
 from tests.support.tables import MEANING, MICRO, fitted
@@ -227,3 +229,13 @@ def test_such_a_table_survives_its_file_and_another_spaces_formula_is_refused(tm
     (tmp_path / "foreign.json").write_text(json.dumps({**values, "kind": table.kind.removesuffix(" × shape")}))
     with pytest.raises(CheckpointError, match=r"kind of model is '.*local.*', known are constant\+flops"):
         LatencyTable.load(tmp_path / "foreign.json")
+
+
+def test_measured_finalists_of_such_a_space_correct_its_table() -> None:
+    table, rng = table_of(processor), random.Random(14)
+    finalists = [ASKING.sample(rng) for _ in range(6)]
+    corrected = CorrectedTable.by(table, {one: timing(1.2 * processor(one)) for one in finalists})
+    assert corrected.correction == "local factor"
+    others = [ASKING.sample(rng) for _ in range(20)]
+    wrong = np.mean([abs(corrected.predict(one) / (1.2 * processor(one)) - 1) for one in others])
+    assert wrong < 0.03
