@@ -270,10 +270,16 @@ class LinearLatency(Protocol):
 
 @runtime_checkable
 class OutlineLatency(Protocol):
-    """As `LinearLatency`, for spaces whose blocks differ in what a head and a hidden channel cost."""
+    """What a cost model may offer beside `CostModel` in any space, one that asks for patches, stems, kernels or halving too.
+
+    Of one outline latency is linear in the heads and hidden channels of each block, as params and FLOPs are.
+    """
 
     def outline_latency(self, outline: Outline) -> LinearCost:
-        """Milliseconds of all networks of one outline; no term is negative."""
+        """Milliseconds of the networks of one outline; no term is negative.
+
+        In a space that asks for nothing `of_all_blocks` of it gives the numbers of `LinearLatency.latency_terms`.
+        """
 
     def latency_of(self, architecture: Architecture, flops: int) -> float:
         """`Cost.latency_ms` of a network that is known to have so many FLOPs."""

@@ -45,6 +45,13 @@ from autoformer.profiling.tables.table import MEDIAN_OF_NORMAL, LatencyTable
 from autoformer.space import SearchSpace
 
 
+def space_of(words: str, image_size: int | None) -> SearchSpace:
+    """A preset by its name, or a space from its JSON file: one that asks for more than the article's choices, say."""
+    if words.endswith(".json"):
+        return SearchSpace.from_dict(read_json(Path(words), "name", expected="a space"))
+    return SearchSpace.preset(words, image_size=image_size)
+
+
 def drawn(space: SearchSpace, count: int, without: list[Architecture], seed: int) -> list[Architecture]:
     """`count` different networks as a search draws them, none of `without`."""
     rng, found = random.Random(seed), dict[Architecture, None]()
@@ -199,12 +206,13 @@ def show(found: dict[str, Any]) -> None:
     print(f"{found['space']} on {found['backend']}: {found['test']} test networks{spread}; verdicts {found['verdicts']}")
     print(f"  fitted on {found['train']}: {found['stopped']}")
     best = min(model["mape"] for model in found["models"].values())
+    width = max(map(len, found["models"]))
     for kind, model in found["models"].items():
         mark = "kept" if kind == found["kept"] else ""
         near, whole = model["tau_near"], model["tau"]
         shown = "no near pairs" if near["tau"] is None else f"{near['tau']:.3f} of {near['ceiling']:.3f} ({near['pairs']} pairs)"
         print(
-            f"  {kind:<43} {mark:<5} MAPE {100 * model['mape']:.2f} %  worst {100 * model['worst']:.2f} %  "
+            f"  {kind:<{width}} {mark:<5} MAPE {100 * model['mape']:.2f} %  worst {100 * model['worst']:.2f} %  "
             f"tau {whole['tau']:.3f}  near {shown}"
         )
     others = ", ".join(f"{count} {100 * one['mape']:.2f} %" for count, one in found["by_number"].items())
@@ -214,8 +222,8 @@ def show(found: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--space", nargs="+", default=["edge", "tiny"], help="names of presets")
-    parser.add_argument("--image-size", type=int, default=None, help="pixels; default: the space's own sizes")
+    parser.add_argument("--space", nargs="+", default=["edge", "tiny"], help="names of presets, or JSON files of spaces")
+    parser.add_argument("--image-size", type=int, default=None, help="pixels, of presets; default: the space's own sizes")
     parser.add_argument("--backend", nargs="+", choices=USUAL_BACKENDS, default=["onnxruntime-cpu", "torch-cpu"])
     parser.add_argument("--test", type=int, default=30, help="networks that they are judged on")
     parser.add_argument("--seed", type=int, default=1, help="of drawing those")
@@ -229,7 +237,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = read_json(options.out, "rows")["rows"] if options.out.exists() else []
     for name in options.space:
         for backend in options.backend:
-            found = row(SearchSpace.preset(name, image_size=options.image_size), backend, options, work)
+            found = row(space_of(name, options.image_size), backend, options, work)
             same = ("space", "image_sizes", "backend", "seed")
             rows = [old for old in rows if any(old[key] != found[key] for key in same)] + [found]
             write_json({"rows": rows}, options.out)

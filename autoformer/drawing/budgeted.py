@@ -184,11 +184,11 @@ class Candidates:
             return True
         return self._closed is not None and self._time_of(walk, self._closed) < (budget.min_latency_ms or 0)
 
-    @staticmethod
-    def _time_of(walk: Walk, latency: LinearLatency | OutlineLatency) -> float:
-        if isinstance(latency, LinearLatency):
-            base, per_head, per_hidden = latency_terms_of(latency, walk.outline)
+    def _time_of(self, walk: Walk, latency: LinearLatency | OutlineLatency) -> float:
+        if self.space.blocks_cost_alike:
+            base, per_head, per_hidden = latency_terms_of(latency, walk.outline, self.space)
             return base + per_head * sum(walk.heads) + per_hidden * sum(walk.hidden)
+        assert isinstance(latency, OutlineLatency)
         return walk.total(latency.outline_latency(walk.outline))
 
     def _fast(self, architecture: Architecture) -> bool:

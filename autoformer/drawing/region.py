@@ -144,10 +144,11 @@ def whole_numbers(terms: Terms) -> tuple[int, int, int]:
     return int(around), int(per_head), int(per_hidden)
 
 
-def latency_terms_of(latency: LinearLatency | OutlineLatency, outline: Outline) -> Terms:
+def latency_terms_of(latency: LinearLatency | OutlineLatency, outline: Outline, space: SearchSpace) -> Terms:
     """Milliseconds of the networks of one outline: without any heads and hidden channels, for every head, for every channel."""
-    if isinstance(latency, LinearLatency):
+    if space.is_plain and isinstance(latency, LinearLatency):
         return latency.latency_terms(outline.embed_dim, outline.depth, outline.image_size)
+    assert isinstance(latency, OutlineLatency), "a latency of width, depth and image size, of which there is more"
     return latency.outline_latency(outline).of_all_blocks(outline.depth)
 
 
@@ -176,7 +177,7 @@ class Region:
                 high = np.minimum(high, (upper - spent) // of_step)
                 low = np.maximum(low, -((spent - lower) // of_step))
             if latency is not None:
-                terms = latency_terms_of(latency, shape.outline)
+                terms = latency_terms_of(latency, shape.outline, shapes.space)
                 place = (terms, heads, start, shape.hidden.unit, len(shape.hidden.share) - 1)
                 if budget.max_latency_ms is not None:
                     high = np.minimum(high, steps_within(budget.max_latency_ms, *place))

@@ -5,9 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 from autoformer.architecture import Architecture
-from autoformer.cost import Budget, Cost, CostModel, ExactCosts, MeasurementConditions, check_feasible, show
+from autoformer.cost import (
+    Budget,
+    Cost,
+    CostModel,
+    ExactCosts,
+    LinearCost,
+    MeasurementConditions,
+    Outline,
+    Terms,
+    check_feasible,
+    show,
+)
 from autoformer.errors import BudgetError, MeasurementError
-from autoformer.profiling.tables.loads import Terms
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.space import SearchSpace
 
@@ -43,8 +53,12 @@ class TableCosts:
         """See `LinearLatency`."""
         return self.table.latency_terms(embed_dim, depth, image_size)
 
+    def outline_latency(self, outline: Outline) -> LinearCost:
+        """See `OutlineLatency`."""
+        return self.table.outline_latency(outline)
+
     def latency_of(self, architecture: Architecture, flops: int) -> float:
-        """See `LinearLatency`. Raises `MeasurementError` for FLOPs beyond the measured range."""
+        """See `LinearLatency` and `OutlineLatency`. Raises `MeasurementError` for FLOPs beyond the measured range."""
         return self.table.time_of(architecture, flops)
 
 

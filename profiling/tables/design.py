@@ -27,7 +27,7 @@ from autoformer.space import SearchSpace
 DRAWN, LEANING = 1500, 500  # networks that are chosen from and predicted
 EVERY = (DRAWN + LEANING) // LEANING  # so often a leaning one is taken
 TRIED = 8  # of which one is taken
-ONE_EACH = ("width", "depth", "size")  # what a network has one of; of heads and ratios it has as many as blocks
+ONE_EACH = ("width", "depth", "size", "patch", "stem", "pool")  # what a network has one of; of others as many as blocks
 Choice = TypeVar("Choice", int, float)
 
 
@@ -74,7 +74,12 @@ def choices_of(architecture: Architecture) -> set[tuple[str, float]]:
     """What a network is made of, each choice once whatever the block."""
     found: set[tuple[str, float]] = {("width", architecture.embed_dim), ("depth", architecture.depth)}
     found |= {("heads", heads) for heads in architecture.num_heads} | {("ratio", ratio) for ratio in architecture.mlp_ratio}
-    return found | ({("size", architecture.image_size)} if architecture.image_size is not None else set())
+    found |= {("kernel", kernel) for kernel in architecture.mlp_kernel or ()}
+    whole = {
+        "size": architecture.image_size, "patch": architecture.patch_size, "stem": architecture.stem_depth,
+        "pool": architecture.pool_after,
+    }  # fmt: skip
+    return found | {(name, value) for name, value in whole.items() if value is not None}
 
 
 def _news(new: set[tuple[str, float]]) -> tuple[int, int]:
@@ -127,4 +132,5 @@ def _leaning(space: SearchSpace, rng: random.Random) -> Architecture:
         drawn,
         num_heads=tuple(pick(space.num_heads) for _ in range(drawn.depth)),
         mlp_ratio=tuple(pick(space.mlp_ratios) for _ in range(drawn.depth)),
+        mlp_kernel=drawn.mlp_kernel and tuple(pick(space.mlp_kernels) for _ in range(drawn.depth)),
     )

@@ -1,8 +1,9 @@
 """The formulas a latency table may be, and which of them predicts networks it has not seen.
 
 Latency is a sum of loads (`loads.py`), each with a price that is never negative. Which loads tell most depends on the device and
-on the sizes of the space: large networks on a GPU may be all blocks, small ones on a CPU all activations. A kind with `× shape`
-has a smooth factor of width, depth and image size on top (`prior.py`).
+on the sizes of the space: large networks on a GPU may be all blocks, small ones on a CPU all activations. A kind with `+local` or
+`+stem` prices the depthwise convolutions and the convolutional stem of a space that has them apart from other FLOPs. A kind with
+`× shape` has a smooth factor of width, depth and image size on top (`prior.py`).
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
 from autoformer.architecture import Architecture
-from autoformer.profiling.tables.loads import PRICES, Numbers, features
+from autoformer.profiling.tables.loads import PRICES, Numbers, features, loads_in
 from autoformer.profiling.tables.prior import ShapeFactors, cross_validation_variances, shape_of
 from autoformer.space import SearchSpace
 
 ACTIVATIONS = ("attention", "hidden", "residual")
-KINDS: dict[str, tuple[str, ...]] = {  # the plainer before the others
+PLAIN: dict[str, tuple[str, ...]] = {  # the plainer before the others
     "constant+flops": ("constant", "flops"),
     "constant+depth+flops": ("constant", "depth", "flops"),
     "activations": ACTIVATIONS,
@@ -29,17 +31,35 @@ KINDS: dict[str, tuple[str, ...]] = {  # the plainer before the others
     "activations+channels+weights+flops": (*ACTIVATIONS, "channels", "weights", "flops"),
     "depth+activations+channels+weights+flops": ("depth", *ACTIVATIONS, "channels", "weights", "flops"),
 }
+RICHER = (  # those that there are with more on top
+    "constant+depth+flops",
+    "activations+flops",
+    "channels+weights+flops",
+    "activations+channels+weights+flops",
+    "depth+activations+channels+weights+flops",
+)
+EXTRAS = {"+local": ("local blocks", "local"), "+taps": ("local flops",), "+stem": ("stem",)}
 SHAPED = " × shape"
-KINDS |= {
-    kind + SHAPED: KINDS[kind]
-    for kind in (
-        "constant+depth+flops",
-        "activations+flops",
-        "channels+weights+flops",
-        "activations+channels+weights+flops",
-        "depth+activations+channels+weights+flops",
-    )
-}
+
+
+def _kinds(endings: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Every kind where loads of these names may stand on top; the plainer before the others."""
+    found = dict(PLAIN)
+    for ending in endings:
+        more = [load for extra, loads in EXTRAS.items() if extra in ending for load in loads]
+        for kind in RICHER:  # where blocks have a price, those with a convolution have their own
+            found[kind + ending] = (*PLAIN[kind], *(load for load in more if load != "local blocks" or "depth" in PLAIN[kind]))
+    return found | {kind + ending + SHAPED: found[kind + ending] for ending in ("", *endings) for kind in RICHER}
+
+
+def kinds_of(space: SearchSpace) -> dict[str, tuple[str, ...]]:
+    """The kinds a table of this space may be: what it asks for beyond the article's choices stands on top, all together."""
+    there = [extra for extra, loads in EXTRAS.items() if loads[-1] in loads_in(space)]
+    endings = dict.fromkeys(("".join(extra for extra in there if extra != "+taps"), "".join(there)))
+    return _kinds([ending for ending in endings if ending])
+
+
+KINDS = _kinds(["".join(chosen) for count in (1, 2, 3) for chosen in combinations(EXTRAS, count)])
 TO_SPARE = 2  # networks beyond coefficients that a fit needs: one to leave out, one more
 FEWEST_SHAPED = 12
 FEWEST = {
@@ -73,6 +93,8 @@ class Fit:
             return None
         loads = features(KINDS[kind], architectures, space)
         scale = loads.max(axis=0)
+        if not scale.all():
+            return None
         loads = loads / scale
 
         def solve(rows: Numbers | slice) -> Numbers:
@@ -143,7 +165,7 @@ def fits_of(architectures: Sequence[Architecture], space: SearchSpace, times: Nu
     """Every kind that these networks can be fitted with, by its name; what does not grow only if it is the plainest."""
     found: dict[str, Fit] = {}
     certainties = 1 / cross_validation_variances(architectures, space)
-    for kind in KINDS:
+    for kind in kinds_of(space):
         fit = Fit.of(kind, architectures, space, times, certainties / certainties.sum())
         if fit is not None and (fit.grows or not found):
             found[kind] = fit

@@ -1,22 +1,23 @@
-"""What a network makes a device do: eight loads, whose prices a latency table fits.
+"""What a network makes a device do: eight loads, whose prices a latency table fits, and four more in spaces that ask for more.
 
-Of one width, depth and image size every load is linear in the heads and hidden channels of all blocks together, so a limit on
-latency leaves a region that is drawn from exactly (`LinearLatency`).
+Of one outline (all that is not chosen block by block) every load is linear in the heads and hidden channels of each block, as
+params and FLOPs are, so a limit on latency leaves a region that is drawn from exactly (`LinearLatency`, `OutlineLatency`). Where
+blocks cost alike it is linear in those of all blocks together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from autoformer.architecture import Architecture
-from autoformer.cost import linear_costs
+from autoformer.cost import LinearCost, Outline, Terms, linear_costs, stem_flops, tokens_of
 from autoformer.space import SearchSpace
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
-Terms = tuple[float, float, float]  # without heads and hidden channels, for every head, for every hidden channel
 PRICES = {  # of each load: the name of its coefficient, and how people say it
     "constant": ("constant_ms", "ms"),
     "depth": ("ms_per_block", "ms per block"),
@@ -26,24 +27,59 @@ PRICES = {  # of each load: the name of its coefficient, and how people say it
     "channels": ("ms_per_mega_channel", "ms per million attention channels"),
     "weights": ("ms_per_mega_weight", "ms per million weights"),
     "flops": ("ms_per_gflop", "ms per GFLOP"),
+    # Of spaces with depthwise convolutions in the MLPs, and with a convolutional stem.
+    "local blocks": ("ms_per_local_block", "ms per block with a depthwise convolution"),
+    "local": ("ms_per_mega_local", "ms per million values of depthwise convolutions"),
+    "local flops": ("ms_per_local_gflop", "ms more per GFLOP of depthwise convolutions"),
+    "stem": ("ms_per_stem_gflop", "ms more per GFLOP of the stem"),
 }
+UNITS = dict.fromkeys(PRICES, 1e6) | {"flops": 1e9, "local flops": 1e9, "stem": 1e9}  # FLOPs in 1e9, values in 1e6
+UNITS |= dict.fromkeys(("constant", "depth", "local blocks"), 1.0)
+EVERYWHERE = tuple(PRICES)[:8]
 
 
-def loads_of(embed: int, depth: int, image_size: int, space: SearchSpace) -> dict[str, Terms]:
-    """Each load of the networks of one width, depth and image size; FLOPs in 1e9, values in 1e6."""
-    grid = image_size // space.patch_size
-    tokens = grid**2 + 1
-    params, flops = linear_costs(embed, depth, grid, space)
-    return {
-        "constant": (1.0, 0.0, 0.0),
-        "depth": (float(depth), 0.0, 0.0),
-        "attention": (0.0, tokens**2 / 1e6, 0.0),
-        "hidden": (0.0, 0.0, tokens / 1e6),
-        "residual": (depth * embed * tokens / 1e6, 0.0, 0.0),
-        "channels": (0.0, space.head_dim * tokens / 1e6, 0.0),
-        "weights": (params[0] / 1e6, params[1] / 1e6, params[2] / 1e6),
-        "flops": (flops[0] / 1e9, flops[1] / 1e9, flops[2] / 1e9),
+def loads_in(space: SearchSpace) -> tuple[str, ...]:
+    """The loads that networks of the space differ in. Convolutions that are alike in every block are told by other loads."""
+    some, several = 0 in space.mlp_kernels and len(space.mlp_kernels) > 1, len(set(space.mlp_kernels) - {0}) > 1
+    has = {"local blocks": some, "local": some, "local flops": several, "stem": space.stem == "conv"}
+    return (*EVERYWHERE, *(load for load, differs in has.items() if differs))
+
+
+def loads_of(outline: Outline, space: SearchSpace) -> dict[str, LinearCost]:
+    """Each load of the networks of one outline; whole numbers, of which `UNITS` make one that is priced."""
+    params, flops = linear_costs(outline, space)
+    grids = {False: outline.grids[0], True: outline.grids[-1]}
+    head, embed = space.head_dim, outline.embed_dim
+
+    def by_block(terms: Callable[[int, int, int], Terms], around: float = 0) -> LinearCost:
+        """`terms` of the tokens and the patches that a block sees, and of its kernel."""
+        found = {}
+        for halved, kernel in flops.blocks:
+            grid = grids[halved]
+            found[halved, kernel] = terms(tokens_of(grid, space), grid**2, kernel)
+        return LinearCost(around, found)
+
+    every = {
+        "constant": by_block(lambda tokens, patches, kernel: (0, 0, 0), around=1),
+        "depth": by_block(lambda tokens, patches, kernel: (1, 0, 0)),
+        "attention": by_block(lambda tokens, patches, kernel: (0, tokens**2, 0)),
+        "hidden": by_block(lambda tokens, patches, kernel: (0, 0, tokens)),
+        "residual": by_block(lambda tokens, patches, kernel: (embed * tokens, 0, 0)),
+        "channels": by_block(lambda tokens, patches, kernel: (0, head * tokens, 0)),
+        "weights": params,
+        "flops": flops,
+        "local blocks": by_block(lambda tokens, patches, kernel: (int(kernel > 0), 0, 0)),
+        "local": by_block(lambda tokens, patches, kernel: (0, 0, patches * (kernel > 0))),
+        "local flops": by_block(lambda tokens, patches, kernel: (0, 0, patches * kernel**2)),
+        "stem": by_block(lambda tokens, patches, kernel: (0, 0, 0), around=stem_flops(outline, space)),
     }
+    return {load: every[load] for load in loads_in(space)}
+
+
+def terms_of(cost: LinearCost, depth: int, unit: float) -> Terms:
+    """In units, of a space that asks for nothing: for the heads and hidden channels of all blocks together."""
+    base, per_head, per_hidden = cost.of_all_blocks(depth)
+    return base / unit, per_head / unit, per_hidden / unit
 
 
 def load(terms: Terms, architecture: Architecture) -> float:
@@ -51,10 +87,24 @@ def load(terms: Terms, architecture: Architecture) -> float:
     return terms[0] + terms[1] * sum(architecture.num_heads) + terms[2] * sum(architecture.hidden_dims)
 
 
+def weighted_sum(parts: Iterable[tuple[float, LinearCost]]) -> LinearCost:
+    """The sum of costs of one outline, each times its factor."""
+    given = list(parts)
+    blocks: dict[tuple[bool, int], Terms] = {}
+    for place in given[0][1].blocks:
+        fixed, per_head, per_hidden = (sum(factor * cost.blocks[place][index] for factor, cost in given) for index in range(3))
+        blocks[place] = fixed, per_head, per_hidden
+    return LinearCost(sum(factor * cost.around for factor, cost in given), blocks)
+
+
 def features(loads: Sequence[str], architectures: Sequence[Architecture], space: SearchSpace) -> Numbers:
     """These loads of each architecture, [networks, loads]."""
+    of = cache(lambda outline: loads_of(outline, space))
     rows = []
     for network in architectures:
-        every = loads_of(network.embed_dim, network.depth, space.image_size_of(network), space)
-        rows.append([load(every[name], network) for name in loads])
+        every = of(Outline.of(network, space))
+        if space.asks_for:
+            rows.append([every[name].of(network) / UNITS[name] for name in loads])
+        else:
+            rows.append([load(terms_of(every[name], network.depth, UNITS[name]), network) for name in loads])
     return np.asarray(rows, np.float64)

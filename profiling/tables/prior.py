@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from autoformer.architecture import Architecture, is_whole
+from autoformer.cost import Outline
 from autoformer.errors import CheckpointError
-from autoformer.profiling.tables.loads import PRICES, Numbers, features
+from autoformer.profiling.tables.loads import Numbers, features, loads_in
 from autoformer.records import from_json
 from autoformer.space import SearchSpace
 
-Shape = tuple[int, int, int]  # width, depth, image size in pixels
+Shape = tuple[int, int, int]  # width, depth, image size in pixels (see `shape_of_outline`)
 SPREAD = 0.06  # of the factor, relative, before anything is measured
 PRICE_SPREAD = 0.3  # of the price of each load, relative to the mean of all
 NOISE = 0.01  # of a measurement, relative
@@ -29,7 +30,17 @@ LENGTH = 0.7  # in e-folds of width, depth or tokens: networks this far apart sa
 
 def shape_of(architecture: Architecture, space: SearchSpace) -> Shape:
     """What a shape factor depends on."""
-    return architecture.embed_dim, architecture.depth, space.image_size_of(architecture)
+    return shape_of_outline(Outline.of(architecture, space), space)
+
+
+def shape_of_outline(outline: Outline, space: SearchSpace) -> Shape:
+    """The shape of the networks of one outline.
+
+    Patches of other sizes and a halved grid change the tokens, not the images. The image size of a shape is the one whose patches
+    of the stored size would be as many as a block sees on average; it is the networks' own where nothing changes their number.
+    """
+    patches = sum(grid**2 for grid in outline.grids) / outline.depth
+    return outline.embed_dim, outline.depth, round(math.sqrt(patches) * space.patch_size)
 
 
 @dataclass(frozen=True)
@@ -84,8 +95,9 @@ def covariance(some: Sequence[Shape], others: Sequence[Shape]) -> Numbers:
 
 def prior_covariance(networks: Sequence[Architecture], space: SearchSpace) -> Numbers:
     """Of the logarithms of the latencies of networks, [networks, networks]."""
-    every = features(tuple(PRICES), networks, space)
-    shares = every / every.mean(axis=0)
+    every = features(loads_in(space), networks, space)
+    means = every.mean(axis=0)
+    shares = every / np.where(means > 0, means, 1)  # a load that none of these has is no share of any
     shares /= shares.mean(axis=1, keepdims=True)
     shapes = [shape_of(network, space) for network in networks]
     found: Numbers = PRICE_SPREAD**2 * shares @ shares.T + covariance(shapes, shapes)

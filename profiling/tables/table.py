@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 
 from autoformer.architecture import Architecture
-from autoformer.cost import MeasurementConditions, count_flops
+from autoformer.cost import LinearCost, MeasurementConditions, Outline, Terms, count_flops
 from autoformer.errors import ArchitectureError, MeasurementError, short
 from autoformer.files import believing, read_document, write_json
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.verdict import VALID
 from autoformer.profiling.tables.errors import NEAR, CrossValidationErrors, RankAgreement, rank_agreement, standard_error
-from autoformer.profiling.tables.formulas import KINDS, SHAPED, fits_of, in_words, kept_of
-from autoformer.profiling.tables.loads import PRICES, Terms, load, loads_of
-from autoformer.profiling.tables.prior import ShapeFactors
+from autoformer.profiling.tables.formulas import KINDS, SHAPED, fits_of, in_words, kept_of, kinds_of
+from autoformer.profiling.tables.loads import PRICES, UNITS, load, loads_of, terms_of, weighted_sum
+from autoformer.profiling.tables.prior import ShapeFactors, shape_of_outline
 from autoformer.records import fields_to_json, from_json, stored_as, to_json
 from autoformer.space import SearchSpace
 
@@ -89,8 +89,8 @@ class LatencyTable:
     shapes: ShapeFactors | None = None  # on top of the formula, for kinds that have it
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"kind of model is {short(self.kind, 40)!r}, known are {', '.join(KINDS)}")
+        if self.kind not in (known := kinds_of(self.space)):
+            raise ValueError(f"kind of model is {short(self.kind, 40)!r}, known are {', '.join(known)}")
         if missing := [PRICES[load][0] for load in KINDS[self.kind] if PRICES[load][0] not in self.coefficients]:
             raise ValueError(f"{missing[0]!r} is missing")
         if (self.shapes is None) == self.kind.endswith(SHAPED):
@@ -192,22 +192,35 @@ class LatencyTable:
                 f"architecture {architecture.slug} has {flops / 1e9:.4g} GFLOPs, the latency table measured {low / 1e9:.4g} to "
                 f"{high / 1e9:.4g}; measure a table that includes it"
             )
+        if self.space.asks_for:
+            return self.outline_latency(Outline.of(architecture, self.space)).of(architecture)
         size = self.space.image_size_of(architecture)
         return load(self.latency_terms(architecture.embed_dim, architecture.depth, size), architecture)
 
     def latency_terms(self, embed_dim: int, depth: int, image_size: int) -> Terms:
-        """See `LinearLatency`."""
-        place = (embed_dim, depth, image_size)
-        if place not in self._terms:
-            loads = loads_of(embed_dim, depth, image_size, self.space)
-            prices = [(self.coefficients[PRICES[name][0]], loads[name]) for name in KINDS[self.kind]]
-            base, per_head, per_hidden = (sum(price * terms[index] for price, terms in prices) for index in range(3))
-            factor = 1.0 if self.shapes is None else self.shapes(place)
-            self._terms[place] = (factor * base, factor * per_head, factor * per_hidden)
-        return self._terms[place]
+        """See `LinearLatency`; of a space that asks for nothing."""
+        asked = ", ".join(self.space.asks_for)
+        assert not asked, f"width, depth and image size do not tell {asked}: outline_latency does"
+        return self.outline_latency(Outline(embed_dim, depth, image_size, self.space.patch_size, 0, 0)).of_all_blocks(depth)
+
+    def outline_latency(self, outline: Outline) -> LinearCost:
+        """See `OutlineLatency`."""
+        if outline not in self._of_outlines:
+            self._of_outlines[outline] = self._priced(outline)
+        return self._of_outlines[outline]
+
+    def _priced(self, outline: Outline) -> LinearCost:
+        loads = loads_of(outline, self.space)
+        factor = 1.0 if self.shapes is None else self.shapes(shape_of_outline(outline, self.space))
+        prices = {name: self.coefficients[PRICES[name][0]] for name in KINDS[self.kind]}
+        if self.space.asks_for:
+            return weighted_sum((factor * price / UNITS[name], loads[name]) for name, price in prices.items())
+        terms = [(price, terms_of(loads[name], outline.depth, UNITS[name])) for name, price in prices.items()]
+        base, per_head, per_hidden = (factor * sum(price * own[index] for price, own in terms) for index in range(3))
+        return LinearCost(base, {(False, 0): (0.0, per_head, per_hidden)})
 
     @cached_property
-    def _terms(self) -> dict[tuple[int, int, int], Terms]:
+    def _of_outlines(self) -> dict[Outline, LinearCost]:
         return {}
 
     @cached_property
