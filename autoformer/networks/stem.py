@@ -172,6 +172,7 @@ class ConvStem(nn.Module):
     def __init__(self, geometry: SubnetGeometry, embed_dim: int, depth: int) -> None:
         super().__init__()
         halvings, stem_dim = halvings_of(geometry.patch_size), geometry.stem_dim
+        self.in_chans = geometry.in_chans
         self.img_size, self.patch_size = geometry.img_size, to_2tuple(geometry.patch_size)
         self.convs = nn.ModuleList(
             nn.Conv2d(stem_dim if index else geometry.in_chans, stem_dim, 3, stride=2 if index < halvings else 1, padding=1)

@@ -111,6 +111,11 @@ class Subnet(nn.Module):
     def in_chans(self) -> int:
         return self.geometry.in_chans
 
+    @property
+    def first_conv(self) -> str:
+        """The name of the convolution that takes the images."""
+        return "patch_embed.convs.0" if isinstance(self.patch_embed, ConvStem) else "patch_embed.proj"
+
     # --- forward -------------------------------------------------------------------------------------------------
 
     def _embed(self, images: Tensor) -> tuple[Tensor, Geometry]:
