@@ -281,7 +281,7 @@ class SearchSpace(Choices):
             num_heads=architecture.num_heads,
             mlp_ratios=architecture.mlp_ratio,
             image_sizes=(rows,),
-            pooling="mean" if geometry.global_pool == "avg" else "token",
+            pooling="token" if geometry.global_pool == "token" else "mean",
             stem_depths=(architecture.stem_depth or 0,),
             mlp_kernels=architecture.kernels,
             pool_after=(architecture.pool_after or 0,),

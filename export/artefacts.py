@@ -28,8 +28,8 @@ from autoformer.export.class_losses import class_losses
 from autoformer.export.config import ExportConfig
 from autoformer.export.engines.artefact import engine_artefact, how_to_build
 from autoformer.export.engines.builder import PRECISIONS as ENGINE_SOURCES
-from autoformer.export.graphs.folding import PixelInput, fold_normalisation, network_images
-from autoformer.export.graphs.half_precision import PATCH_EMBEDDING, HalfPrecision, measure_peaks
+from autoformer.export.graphs.folding import PixelInput, first_conv_of, fold_normalisation, network_images
+from autoformer.export.graphs.half_precision import HalfPrecision, measure_peaks
 from autoformer.export.graphs.onnx_graph import OnnxGraph, describe
 from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.graphs.quantization import quantize_int8
@@ -205,7 +205,7 @@ class _Export:
             kept = peaks.to_keep()
             half: nn.Module
             if graph.input_type == "uint8":
-                kept = (PATCH_EMBEDDING, *kept)
+                kept = (first_conv_of(self.network), *kept)
                 folded = HalfPrecision(fold_normalisation(self.network, self.source.preprocessing), kept)
                 half = PixelInput(folded, self.source.preprocessing)
             else:

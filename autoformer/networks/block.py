@@ -74,6 +74,7 @@ class Block(nn.Module):
         self.attn = Attention(dim, heads, geometry, form)
         self.drop_path1: nn.Module = nn.Identity()
         self.norm2 = nn.LayerNorm(dim, eps=geometry.norm_eps)
+        self.convolves = bool(kernel)  # asked of the block: its MLP may be wrapped, as one in another precision is
         self.mlp = LocalMlp(dim, hidden, kernel) if kernel else Mlp(dim, hidden_features=hidden)
         self.drop_path2: nn.Module = nn.Identity()
 
@@ -85,5 +86,5 @@ class Block(nn.Module):
     def forward(self, x: Tensor, where: Geometry) -> Tensor:
         x = x + self.drop_path1(self.attn(self.norm1(x), where))
         normalised = self.norm2(x)
-        mlp = self.mlp(normalised, where) if isinstance(self.mlp, LocalMlp) else self.mlp(normalised)
+        mlp = self.mlp(normalised, where) if self.convolves else self.mlp(normalised)
         return x + cast(Tensor, self.drop_path2(mlp))

@@ -53,7 +53,7 @@ def fill_folder(
     """Writes the files of a saved subnet into `folder`, `subnet.json` last, so that its presence says they are all there."""
     names = list(classes)
     _check_images(subnet, preprocessing, names)
-    own = {"fixed_input_size": True, "first_conv": "patch_embed.proj", "classifier": "head"}
+    own = {"fixed_input_size": True, "first_conv": subnet.first_conv, "classifier": "head"}
     config = {
         "architecture": TIMM_NAME,
         "num_classes": subnet.num_classes,

@@ -23,8 +23,10 @@ import math
 from collections.abc import Iterator
 from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from timm.layers import to_2tuple
 from torch import Tensor, nn
 
@@ -46,17 +48,27 @@ def resampled_patch(weight: Tensor, size: int) -> Tensor:
     if size == stored:
         return weight
     precise = weight.to(torch.promote_types(weight.dtype, torch.float32))
-    matrix = _resampling(stored, size).to(precise)
-    return cast(Tensor, (precise.flatten(2) @ matrix).unflatten(2, (size, size)).to(weight.dtype))
+    matrix = _resampling_matrix(stored, size).to(precise)
+    return (matrix.t() @ precise @ matrix).to(weight.dtype)  # rows of the patch, then its columns
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _resampling_matrix(stored: int, size: int) -> Tensor:
+    return torch.from_numpy(_resampling(stored, size))
 
 
 @functools.cache
-def _resampling(stored: int, size: int) -> Tensor:
-    """[P², p²]: the pseudo-inverse of resizing patches bilinearly from `stored` to `size` pixels, in float64 on the CPU."""
-    with torch.device("cpu"):
-        pixels = torch.eye(stored**2, dtype=torch.float64).view(stored**2, 1, stored, stored)
-        resized = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-        return cast(Tensor, torch.linalg.pinv(resized.flatten(1).t()))  # rows are resized pixels: B, so that w @ pinv(Bᵀ)
+def _resampling(stored: int, size: int) -> NDArray[np.float64]:
+    """[P, p]: the pseudo-inverse of resizing a row of pixels bilinearly from `stored` to `size`, antialiased as torch does it.
+
+    That of whole patches is its Kronecker product with itself. In numpy, since what is kept must not belong to the mode
+    (inference, tracing, another device) in which it was first asked for.
+    """
+    wide = max(stored / size, 1.0)  # half the triangle's foot, in stored pixels
+    centres = (np.arange(size) + 0.5) * stored / size
+    distances = (np.arange(stored) + 0.5)[:, None] - centres  # [P, p]
+    triangle = np.clip(1 - np.abs(distances) / wide, 0, None)
+    return np.linalg.pinv((triangle / triangle.sum(0)).T)
 
 
 # --- of all networks of a space ----------------------------------------------------------------------------------
@@ -160,6 +172,7 @@ class ConvStem(nn.Module):
     def __init__(self, geometry: SubnetGeometry, embed_dim: int, depth: int) -> None:
         super().__init__()
         halvings, stem_dim = halvings_of(geometry.patch_size), geometry.stem_dim
+        self.in_chans = geometry.in_chans
         self.img_size, self.patch_size = geometry.img_size, to_2tuple(geometry.patch_size)
         self.convs = nn.ModuleList(
             nn.Conv2d(stem_dim if index else geometry.in_chans, stem_dim, 3, stride=2 if index < halvings else 1, padding=1)
@@ -180,6 +193,8 @@ class ConvStem(nn.Module):
         if patch_size is not None and to_2tuple(patch_size) != self.patch_size:
             raise ArchitectureError(f"patch_size {patch_size}: a convolutional stem keeps its patches of {self.patch_size[0]} px")
         rows, columns = self.img_size if img_size is None else to_2tuple(img_size)
+        if rows % self.patch_size[0] or columns % self.patch_size[0]:
+            raise ArchitectureError(f"images of {rows}×{columns} px are no whole patches of {self.patch_size[0]} px")
         self.img_size = rows, columns
         self.grid_size = rows // self.patch_size[0], columns // self.patch_size[1]
         self.num_patches = self.grid_size[0] * self.grid_size[1]

@@ -111,6 +111,11 @@ class Subnet(nn.Module):
     def in_chans(self) -> int:
         return self.geometry.in_chans
 
+    @property
+    def first_conv(self) -> str:
+        """The name of the convolution that takes the images."""
+        return "patch_embed.convs.0" if isinstance(self.patch_embed, ConvStem) else "patch_embed.proj"
+
     # --- forward -------------------------------------------------------------------------------------------------
 
     def _embed(self, images: Tensor) -> tuple[Tensor, Geometry]:
@@ -124,17 +129,15 @@ class Subnet(nn.Module):
     def _run(self, index: int, x: Tensor, where: Geometry) -> tuple[Tensor, Geometry]:
         """The tokens after block `index`, and where they stand then."""
         block = self.blocks[index]
-        if self.grad_checkpointing and self.training:
-            x = cast(Tensor, checkpoint(block, x, where))
-        else:
-            x = cast(Tensor, block(x, where))
-        if index + 1 == self.architecture.pool_after:
+        if index and index == self.architecture.pool_after:
             x, where = halve(x, where), halved(where, self.geometry.max_relative_position, x)
-        return x, where
+        if self.grad_checkpointing and self.training:
+            return cast(Tensor, checkpoint(block, x, where)), where
+        return cast(Tensor, block(x, where)), where
 
     def _reduction(self, index: int) -> int:
         """Pixels from one patch to the next in the output of block `index`."""
-        return self.geometry.patch_size * (2 if index + 1 >= (self.architecture.pool_after or MAX_DEPTH + 1) else 1)
+        return self.geometry.patch_size * (2 if index >= self.architecture.halved_after else 1)
 
     def _check_halving(self, grid: tuple[int, int]) -> None:
         """Raises `ArchitectureError` for a grid that cannot be halved and should be."""
@@ -290,9 +293,11 @@ class Subnet(nn.Module):
         if patch_size is not None and len(set(to_2tuple(patch_size))) > 1:
             raise ArchitectureError(f"patch_size is {patch_size}, expected a square patch")
         old, trained = self.patch_embed.grid_size, farther(self.geometry.trained_grid, self.patch_embed.grid_size)
+        new_sides = to_2tuple(self.patch_embed.img_size if img_size is None else img_size)
+        new_patch = to_2tuple(self.patch_embed.patch_size if patch_size is None else patch_size)
+        self._check_halving((new_sides[0] // new_patch[0], new_sides[1] // new_patch[1]))  # before anything changes
         self.patch_embed.set_input_size(img_size, patch_size)
         sides, grid, patch = self.patch_embed.img_size, self.patch_embed.grid_size, self.patch_embed.patch_size[0]
-        self._check_halving(grid)
         self.geometry = replace(self.geometry, img_size=sides, patch_size=patch, trained_grid=farther(trained, grid))
         for index, info in enumerate(self.feature_info):
             info["reduction"] = self._reduction(index)

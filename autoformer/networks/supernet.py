@@ -248,6 +248,8 @@ class Supernet(nn.Module):
         if self.space.absolute_position:
             x = x + resample_positions(self.pos_embed[..., :embed_dim], self.grid, (rows, columns), self.prefix)
         for index, choice in enumerate(block_choices(architecture)):
+            if index and index == architecture.pool_after:
+                x, where = halve(x, where), halved(where, reach, x)
             rate = self.drop_path_rates[index] if self.training else 0.0
             block = self.block(index, embed_dim, choice)
             factors = branch_factors(x, rate, None if draws is None else draws[index])
@@ -255,8 +257,6 @@ class Supernet(nn.Module):
                 x = cast(Tensor, checkpoint(block, x, choice, where, self.form, factors, use_reentrant=False))
             else:
                 x = block(x, choice, where, self.form, factors)
-            if index + 1 == architecture.pool_after:
-                x, where = halve(x, where), halved(where, reach, x)
         x = self.norm(x)
         x = x[:, self.prefix :].mean(1) if self.space.pooling == "mean" else x[:, 0]
         return cast(Tensor, self.head(x, self.space.num_classes))

@@ -26,7 +26,7 @@ from autoformer.metric import Metric
 from autoformer.networks.block import INIT_STD
 from autoformer.networks.folders import load_supernet
 from autoformer.networks.subnet import Subnet
-from autoformer.networks.supernet import Supernet
+from autoformer.networks.supernet import Supernet, kernels_of
 from autoformer.pretrained.classifier import Classifier
 from autoformer.space import SearchSpace
 from autoformer.tensors import tensors_digest, write_tensors
@@ -95,8 +95,9 @@ def fresh_supernet(space: SearchSpace, config: SupernetConfig, seed: int) -> Sup
     torch.manual_seed(seed)
     supernet = Supernet(space)
     with torch.no_grad():
+        kept = kernels_of(supernet)  # which begin as ones that change nothing
         for name, weight in supernet.named_parameters():
-            if weight.ndim > 1 and not name.startswith("patch_embed") and not name.endswith("bias"):
+            if weight.ndim > 1 and name not in kept and not name.startswith("patch_embed") and not name.endswith("bias"):
                 weight.mul_(config.init_std / INIT_STD)
     return supernet
 

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoformer.errors import ExportError
+from autoformer.export.graphs.folding import first_conv_of
 from autoformer.networks.block import Attention
 
 LARGEST = 65504.0  # of half precision
 HEADROOM = 8.0  # other images than those measured may reach higher
 MEASURED_BATCH = 32
-PATCH_EMBEDDING = "patch_embed.proj"
 FILLING = (
     torch.ops.aten.pad.default,
     torch.ops.aten.constant_pad_nd.default,
@@ -49,7 +49,7 @@ class InFloat32(nn.Module):
 class HalfPrecision(nn.Module):
     """`network` in half precision with the parts named in `kept` in fp32; fp32 images to fp32 logits.
 
-    With `PATCH_EMBEDDING` among the parts it takes the images as they are: pixels would lose digits in half precision, and
+    With its first convolution among the parts it takes the images as they are: pixels would lose digits in half precision, and
     weights that are to be multiplied by pixels reach below its normal numbers.
     """
 
@@ -59,7 +59,7 @@ class HalfPrecision(nn.Module):
         norms = [name for name, module in exact.named_modules() if isinstance(module, nn.LayerNorm)]
         single = [name for name in norms if not any(name.startswith(f"{part}.") for part in kept)]
         parts = {name: InFloat32(copy.deepcopy(exact.get_submodule(name))) for name in (*single, *kept)}
-        self.rounds_images = PATCH_EMBEDDING not in kept
+        self.rounds_images = first_conv_of(network) not in kept
         self.network = exact.half()
         for name, part in parts.items():  # with the weights as they were before rounding
             parent, _, child = name.rpartition(".")

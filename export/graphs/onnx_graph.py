@@ -35,6 +35,7 @@ from autoformer.export.graphs.model_metadata import ModelMetadata
 from autoformer.export.graphs.oldest_form import affine_batch_norms, lower_to_17, oldest_ir_version
 from autoformer.export.graphs.onnx_reading import read_model
 from autoformer.files import replacing, write_json
+from autoformer.networks.stem import ConvStem
 from autoformer.tensors import tensors_digest
 
 INPUT_NAME, OUTPUT_NAME = "images", "logits"
@@ -172,6 +173,8 @@ def image_shape_of(network: nn.Module) -> tuple[int, int, int]:
     shape = tuple(config.get("input_size", ()))
     if size is not None and hasattr(embed, "backbone") and len(shape) == 3:  # whose projection is given features, not images
         return (int(shape[0]), int(size[0]), int(size[1]))
+    if isinstance(embed, ConvStem):  # whose projection comes last
+        return (embed.in_chans, *embed.img_size)
     if size is not None and isinstance(proj, nn.Conv2d):
         return (proj.in_channels, int(size[0]), int(size[1]))
     if len(shape) == 3:
