@@ -47,6 +47,9 @@ def facts_of_space(space: SearchSpace) -> dict[str, Any]:
             if sharing == "entangled" or not (space.any_up_to_largest or space.prefix_qkv_bias or space.asks_for)
         },
         **{name: value for name, value in space.to_dict().items() if name != "format"},
+        **(
+            {"stem_dim": space.stem_dim} if space.stem == "conv" else {}
+        ),  # where it is the usual one, a space's file leaves it out
     }
 
 
