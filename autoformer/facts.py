@@ -44,9 +44,12 @@ def facts_of_space(space: SearchSpace) -> dict[str, Any]:
         "supernet_memory_mib": {  # weights in float32, with shared and with independent weights per choice
             sharing: round(4 * count_supernet_params(replace(space, sharing=sharing)) / 2**20, 1)
             for sharing in ("entangled", "classical")
-            if sharing == "entangled" or not (space.any_up_to_largest or space.prefix_qkv_bias)
+            if sharing == "entangled" or not (space.any_up_to_largest or space.prefix_qkv_bias or space.asks_for)
         },
         **{name: value for name, value in space.to_dict().items() if name != "format"},
+        **(
+            {"stem_dim": space.stem_dim} if space.stem == "conv" else {}
+        ),  # where it is the usual one, a space's file leaves it out
     }
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from autoformer.cost import count_flops, count_params
+from autoformer.cost import count_flops, count_params, show
 from autoformer.errors import ArchitectureError
 from autoformer.networks.subnet import Subnet
-from autoformer.space import SearchSpace
+from autoformer.space import PRESETS, SearchSpace
 
 COMPACT = ("compact-32", "compact-64", "compact-96")
 
@@ -52,3 +54,17 @@ def test_networks_of_a_compact_space_compute_logits_with_the_counted_params(name
         assert sum(weight.numel() for weight in subnet.parameters()) == count_params(architecture, space)
         with torch.no_grad():
             assert subnet(torch.zeros(1, 3, space.image_size, space.image_size)).shape == (1, 10)
+
+
+def test_the_table_of_presets_in_the_documentation_is_what_they_are() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "spaces.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| `")]
+    told = {cells[0].strip("`"): cells[2:] for cells in rows if len(cells) == 6}
+    assert told == {
+        name: [
+            ", ".join(map(str, space.image_sizes)),
+            *(f"{values[0]} to {values[-1]}" for values in (space.embed_dims, space.depths)),
+            ", ".join(show("flops", count_flops(network, space)) for network in (space.smallest, space.largest)),
+        ]
+        for name, space in PRESETS.items()
+    }

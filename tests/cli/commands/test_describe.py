@@ -214,7 +214,7 @@ def test_describe_tells_what_a_space_asks_for_and_leaves_out_what_it_does_not() 
     facts = command("describe", "compact-96", "--json").json
     assert facts["smallest"]["flops"] < facts["middle"]["flops"] < facts["largest"]["flops"]
     assert (facts["patch_sizes"], facts["mlp_kernels"], facts["pool_after"]) == ([8, 16], [0, 3], [0, 2, 3])
-    assert (facts["stem"], facts["stem_depths"], facts["class_token"]) == ("conv", [0, 1], False)
+    assert (facts["stem"], facts["stem_dim"], facts["stem_depths"], facts["class_token"]) == ("conv", 32, [0, 1], False)
     words = " ".join(command("describe", "compact-96").out.split())
     assert "pool_after" in words
     assert (
