@@ -9,9 +9,9 @@
   that a layer sees the same input whichever network it serves.
 
 The convolutions of a supernet are normalised by their weights (Qiao et al., arXiv 1903.10520, scaled as by Brock et al.,
-arXiv 2101.08692): mean 0 and the variance that a ReLU keeps, times a gain that is learned, per channel. That needs no statistics of
-images, which would be of another network at every step, and other ones on every GPU; and a network that is cut out has plain
-convolutions that compute the same.
+arXiv 2101.08692): mean 0 and the variance that a ReLU keeps, times a gain that is learned, per channel. That needs no
+statistics of images, which would be of another network at every step, and other ones on every GPU; and a network that is cut
+out has plain convolutions that compute the same.
 
 Letters: c channels of the image, S channels of the stem, E width, p patch size.
 """
@@ -181,7 +181,8 @@ class ConvStem(nn.Module):
         self.proj = nn.Conv2d(stem_dim, embed_dim, 1)
         self.set_input_size(geometry.img_size)
         for convolution in self.convs:
-            assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
+            assert isinstance(convolution, nn.Conv2d)
+            assert convolution.bias is not None
             nn.init.kaiming_normal_(convolution.weight)
             nn.init.zeros_(convolution.bias)
 

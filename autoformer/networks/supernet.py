@@ -36,7 +36,7 @@ from autoformer.space import SearchSpace
 
 
 def kernels_of(network: nn.Module) -> set[str]:
-    """The names of the depthwise kernels of a network or supernet, which decay would draw away from the ones that change nothing."""
+    """The names of a network's or supernet's depthwise kernels, which decay would draw away from those that change nothing."""
     return {name for name, _ in network.named_parameters() if name.endswith((".kernels", ".mlp.conv.weight"))}
 
 
