@@ -49,7 +49,8 @@ def resampled_patch(weight: Tensor, size: int) -> Tensor:
         return weight
     precise = weight.to(torch.promote_types(weight.dtype, torch.float32))
     matrix = _resampling_matrix(stored, size).to(precise)
-    return (matrix.t() @ precise @ matrix).to(weight.dtype)  # rows of the patch, then its columns
+    resampled: Tensor = matrix.t() @ precise @ matrix  # rows of the patch, then its columns
+    return resampled.to(weight.dtype)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -137,7 +137,8 @@ def written(subnet: Subnet, folder: Path, **options: Any) -> OnnxGraph:
 
 def nodes_of(graph: OnnxGraph) -> dict[str, list[str]]:
     """The operators of each module, in order."""
-    scopes, found = read_json(graph.scopes_path), {}
+    scopes = read_json(graph.scopes_path)
+    found: dict[str, list[str]] = {}
     for node in onnx.load(graph.path).graph.node:
         found.setdefault(scopes[node.name], []).append(node.op_type)
     return found

@@ -166,13 +166,13 @@ def test_gradients_reach_exactly_the_weights_a_network_uses(stem: str, class_tok
         else:
             expected[name] = box(weight, used)
     assert expected.keys() == dict(supernet.named_parameters()).keys()
-    for name, mask in expected.items():
-        if mask is None:
+    for name, reached_weights in expected.items():
+        if reached_weights is None:
             assert name not in gradients, name
             continue
         reference = gradients[name][0] if name.endswith("qkv.bias") else gradients[name]
         touched = gradients[name].abs() > 1e-9 * reference.abs().max()
-        assert torch.equal(touched, mask), name
+        assert torch.equal(touched, reached_weights), name
 
 
 def test_another_patch_size_trains_the_stored_weight_and_its_own_convolutions() -> None:
@@ -215,6 +215,6 @@ def test_fresh_kernels_change_nothing(stem: str) -> None:
     expected = supernet(images, replace(architecture, mlp_kernel=(0, 0, 0)))
     for kernels in ((3, 3, 3), (5, 5, 5), (5, 0, 3)):
         assert largest_difference(supernet(images, replace(architecture, mlp_kernel=kernels)), expected) < 1e-12
-    supernet.blocks[0].kernels[:, :, 0, 0] = 1  # type: ignore[index]
+    supernet.get_parameter("blocks.0.kernels")[:, :, 0, 0] = 1
     assert largest_difference(supernet(images, replace(architecture, mlp_kernel=(5, 0, 0))), expected) > 1e-3
     assert largest_difference(supernet(images, replace(architecture, mlp_kernel=(3, 5, 5))), expected) < 1e-12
