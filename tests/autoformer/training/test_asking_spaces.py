@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +17,9 @@ from autoformer.data.parts import DataParts
 from autoformer.networks.folders import load_subnet, load_supernet
 from autoformer.networks.subnet import Subnet
 from autoformer.tensors import read_tensors, tensors_digest
-from autoformer.training.config import FinetuneConfig
+from autoformer.training.config import FinetuneConfig, SubnetsConfig, SupernetConfig
 from autoformer.training.runs import finetune, train_supernet
-from tests.autoformer.training.test_distributed import CONFIG, finish, start
+from tests.support import ddp_worker
 from tests.support.trainings import SPACE, dying_at
 
 ASKING = replace(
@@ -23,6 +27,12 @@ ASKING = replace(
     pool_after=(0, 1), class_token=False,
 )  # fmt: skip
 CHOSEN = ASKING.largest
+CONFIG = SupernetConfig.model_validate(
+    {
+        "batch_size": 256, "mixup": 0.8, "clip_norm": 0.5, "log_every": 4, "ema_decay": 0.9, "drop_path_rate": 0.3,
+        "subnets": SubnetsConfig(strategy="sandwich", between=1, distill=True),
+    }
+)  # fmt: skip
 
 
 def weights_of(folder: Path) -> str:
@@ -31,7 +41,7 @@ def weights_of(folder: Path) -> str:
 
 def test_a_training_that_died_ends_with_the_same_bits(parts: DataParts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sandwich steps with stochastic depth and a moving average."""
-    config = CONFIG.model_copy(update={"epochs": 2, "batch_size": 256, "log_every": 4})
+    config = CONFIG.model_copy(update={"epochs": 2})
     train_supernet(ASKING, parts, config, tmp_path / "whole")
     with dying_at(4, monkeypatch):
         train_supernet(ASKING, parts, config, tmp_path / "s")
@@ -48,10 +58,18 @@ def test_a_training_that_died_ends_with_the_same_bits(parts: DataParts, tmp_path
 def test_two_processes_learn_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In float64, so that 1e-10 is rounding."""
     monkeypatch.setenv("SPACE_TO_TRAIN", json.dumps(ASKING.to_dict()))
-    config = CONFIG.model_copy(update={"batch_size": 256})
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    config = CONFIG.model_copy(update={"epochs": 1}).model_dump_json()
     for name, size in (("one", 1), ("two", 2)):
-        for code, errors in finish(start(tmp_path / name, config, size)):
-            assert code == 0, errors
+        words = [sys.executable, str(ddp_worker.__file__), str(tmp_path / name), config]
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", 0))
+            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1]), "WORLD_SIZE": str(size)}
+        places = [{"RANK": str(rank), "LOCAL_RANK": str(rank), **address} for rank in range(size)] if size > 1 else [{}]
+        processes = [subprocess.Popen(words, env={**os.environ, **place}, stderr=subprocess.PIPE, text=True) for place in places]
+        for process in processes:
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors
     one, two = (read_tensors(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     assert "patch_embed.further.4.0.gain" in one
     for name, weight in one.items():
