@@ -118,11 +118,10 @@ def halved(where: Geometry, max_relative_position: int, x: Tensor) -> Geometry:
     return geometry(*sides, max_relative_position, x.device, x.dtype, prefix=where.prefix, step=2)
 
 
-def class_rows(tables: Tables, where: Geometry) -> tuple[Tensor, Tensor]:
-    """What the tables hold for the class token, of keys and of values, each [K]; zeros where there is none."""
+def class_rows(tables: Tables, where: Geometry) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """What the tables hold for the class token, of keys and of values, each [K]; None where there is none."""
     if not where.prefix:
-        zeros = torch.zeros_like(tables.key_rows[0])
-        return zeros, zeros
+        return None, None
     return tables.key_rows[0] + tables.key_columns[0], tables.value_rows[0] + tables.value_columns[0]
 
 
@@ -163,18 +162,27 @@ def _form_for(qkv: Tensor) -> Form:
 
 def _attend_tiled(qkv: Tensor, tables: Tables, where: Geometry, scale: float) -> Tensor:
     class_key, class_value = class_rows(tables, where)
-    key_rows = F.embedding(where.row_distances, tables.key_rows) - class_key
-    value_rows = F.embedding(where.row_distances, tables.value_rows) - class_value
+    key_rows = _less(F.embedding(where.row_distances, tables.key_rows), class_key)
+    value_rows = _less(F.embedding(where.row_distances, tables.value_rows), class_value)
     operands = Operands(
         qkv,
         torch.cat([key_rows, F.embedding(where.column_distances, tables.key_columns)]),
         torch.cat([value_rows, F.embedding(where.column_distances, tables.value_columns)]),
-        class_value,
+        torch.zeros_like(value_rows[0]) if class_value is None else class_value,
         where.indicators,
         (where.rows, where.columns),
         scale,
     )
     return attend_in_tiles(operands)
+
+
+def _less(rows: Tensor, row: Tensor | None) -> Tensor:
+    return rows if row is None else rows - row
+
+
+def _below(prefix: int, patches: Tensor) -> Tensor:
+    """[..., P, K] as [..., N, K], with zeros for the tokens before the patches; itself where there are none."""
+    return F.pad(patches, (0, 0, prefix, 0)) if prefix else patches
 
 
 def _attend_biased(query: Tensor, key: Tensor, value: Tensor, tables: Tables, where: Geometry) -> Tensor:
@@ -187,21 +195,21 @@ def _attend_biased(query: Tensor, key: Tensor, value: Tensor, tables: Tables, wh
     key_columns = F.embedding(where.column_index, tables.key_columns)  # [C, C, K]
     patches = query[:, :, prefix:].unflatten(2, grid)  # [B, H, R, C, K]
     row_part = patches @ key_rows.transpose(-2, -1)
-    if prefix:
+    if class_key is not None:
         row_part = row_part - (query @ class_key.unsqueeze(-1))[:, :, prefix:].unflatten(2, grid)  # [B, H, R, C, 1]
     column_part = (patches.transpose(2, 3) @ key_columns.transpose(-2, -1)).transpose(2, 3)
     bias = (row_part.unsqueeze(-1) + column_part.unsqueeze(-2)).flatten(4).flatten(2, 3)  # [B, H, P, P]
-    logits = query @ key.transpose(-2, -1) + F.pad(bias, (prefix, 0, prefix, 0))
+    logits = query @ key.transpose(-2, -1) + (F.pad(bias, (prefix, 0, prefix, 0)) if prefix else bias)
     attention = logits.softmax(-1)
 
     # Values: the attention mass per row and per column times that row's and column's table entry.
-    out = attention @ (value + class_value)
+    out = attention @ (value if class_value is None else value + class_value)
     mass = attention[:, :, prefix:, prefix:].unflatten(-1, grid).unflatten(2, grid)  # [B, H, R, C, R', C']
-    value_rows = F.embedding(where.row_index, tables.value_rows) - class_value  # [R, R', K]
+    value_rows = _less(F.embedding(where.row_index, tables.value_rows), class_value)  # [R, R', K]
     value_columns = F.embedding(where.column_index, tables.value_columns)  # [C, C', K]
     row_value = mass.sum(-1) @ value_rows
     column_value = (mass.sum(-2).transpose(2, 3) @ value_columns).transpose(2, 3)
-    return out + F.pad((row_value + column_value).flatten(2, 3), (0, 0, prefix, 0))
+    return out + _below(prefix, (row_value + column_value).flatten(2, 3))
 
 
 def _attend_fused(query: Tensor, key: Tensor, value: Tensor, tables: Tables, where: Geometry) -> Tensor:
@@ -211,9 +219,9 @@ def _attend_fused(query: Tensor, key: Tensor, value: Tensor, tables: Tables, whe
     features = where.indicators.to(dtype)
     padding = -(channels + features.shape[1]) % 8  # kernels want a head width that is a multiple of 8
     prefix = where.prefix
-    class_key, class_value = (row.to(dtype) for row in class_rows(tables, where))
+    class_key, class_value = (None if row is None else row.to(dtype) for row in class_rows(tables, where))
 
-    key_rows = F.embedding(where.row_index, tables.key_rows).to(dtype) - class_key  # [R, R, K]
+    key_rows = _less(F.embedding(where.row_index, tables.key_rows).to(dtype), class_key)  # [R, R, K]
     key_columns = F.embedding(where.column_index, tables.key_columns).to(dtype)  # [C, C, K]
     patches = query[:, :, prefix:].unflatten(2, grid)
     row_part = patches @ key_rows.transpose(-2, -1)  # [B, H, R, C, R]
@@ -221,15 +229,16 @@ def _attend_fused(query: Tensor, key: Tensor, value: Tensor, tables: Tables, whe
     logits = F.pad(torch.cat([row_part, column_part], -1).flatten(2, 3), (0, padding, prefix, 0))  # [B, H, N, R + C + pad]
     features = F.pad(features, (0, padding)).expand(batch, heads, -1, -1)
 
-    operands = torch.cat([query, logits], -1), torch.cat([key, features], -1), torch.cat([value + class_value, features], -1)
+    value = value if class_value is None else value + class_value
+    operands = torch.cat([query, logits], -1), torch.cat([key, features], -1), torch.cat([value, features], -1)
     if torch.compiler.is_exporting():  # spelled out: an exporter's own decomposition scales query and keys once more
         out = (operands[0] @ operands[1].transpose(-2, -1)).softmax(-1) @ operands[2]
     else:
         out = F.scaled_dot_product_attention(*operands, scale=1.0)
     row_mass = out[:, :, prefix:, channels : channels + where.rows].unflatten(2, grid)  # [B, H, R, C, R']
     column_mass = out[:, :, prefix:, channels + where.rows : channels + where.rows + where.columns].unflatten(2, grid)
-    value_rows = F.embedding(where.row_index, tables.value_rows).to(dtype) - class_value
+    value_rows = _less(F.embedding(where.row_index, tables.value_rows).to(dtype), class_value)
     value_columns = F.embedding(where.column_index, tables.value_columns).to(dtype)
     row_value = row_mass @ value_rows
     column_value = (column_mass.transpose(2, 3) @ value_columns).transpose(2, 3)
-    return out[..., :channels] + F.pad((row_value + column_value).flatten(2, 3), (0, 0, prefix, 0))
+    return out[..., :channels] + _below(prefix, (row_value + column_value).flatten(2, 3))

@@ -10,8 +10,13 @@
 
 The convolutions of a supernet are normalised by their weights (Qiao et al., arXiv 1903.10520, scaled as by Brock et al.,
 arXiv 2101.08692): mean 0 and the variance that a ReLU keeps, times a gain that is learned, per channel. That needs no
+<<<<<<< HEAD
 statistics of images, which would be other ones on every GPU; and a network that is cut out has plain convolutions that
 compute the same.
+=======
+statistics of images, which would be of another network at every step, and other ones on every GPU; and a network that is cut
+out has plain convolutions that compute the same.
+>>>>>>> ta
 
 Letters: c channels of the image, S channels of the stem, E width, p patch size.
 """
@@ -49,7 +54,8 @@ def resampled_patch(weight: Tensor, size: int) -> Tensor:
         return weight
     precise = weight.to(torch.promote_types(weight.dtype, torch.float32))
     matrix = _resampling_matrix(stored, size).to(precise)
-    return (matrix.t() @ precise @ matrix).to(weight.dtype)  # rows of the patch, then its columns
+    resampled: Tensor = matrix.t() @ precise @ matrix  # rows of the patch, then its columns
+    return resampled.to(weight.dtype)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

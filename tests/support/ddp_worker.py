@@ -1,10 +1,13 @@
 """What each process of the distributed tests runs: one training of a small supernet on digits, in float64.
 
-python ddp_worker.py FOLDER CONFIG_AS_JSON; alone, or as one of those that the environment describes.
+python ddp_worker.py FOLDER CONFIG_AS_JSON; alone, or as one of those that the environment describes. It may name another
+space, as JSON in SPACE_TO_TRAIN.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from pathlib import Path
 
@@ -31,14 +34,15 @@ def main(folder: Path, config: SupernetConfig) -> None:
     torch.set_num_threads(1)
     with joined(torch.device("cpu")) as world:
         torch.manual_seed(0)
-        start = Supernet(SPACE).double()
+        space = SearchSpace.from_dict(json.loads(os.environ["SPACE_TO_TRAIN"])) if "SPACE_TO_TRAIN" in os.environ else SPACE
+        start = Supernet(space).double()
         parts = load_parts(DataConfig())
 
         def told(record: dict[str, object]) -> None:
             if world.leads:
                 print(record["step"], flush=True)
 
-        train_supernet(SPACE, parts, config, folder, start=start, around=Surroundings(world, hooks=[told]))
+        train_supernet(space, parts, config, folder, start=start, around=Surroundings(world, hooks=[told]))
 
 
 if __name__ == "__main__":

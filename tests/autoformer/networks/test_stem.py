@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from autoformer.errors import ArchitectureError
 from autoformer.networks import stem
-from autoformer.networks.stem import ConvStem, NormalisedConv, resampled_patch, super_stem
+from autoformer.networks.stem import ConvStem, NormalisedConv, SuperConvStem, resampled_patch, super_stem
 from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import Supernet, kernels_of
 from autoformer.training.config import SupernetConfig
@@ -143,7 +143,8 @@ def test_gradients_of_normalised_weights_are_numerically_right() -> None:
             return self.inner.folded()
 
     def folded(weight: Tensor, gain: Tensor) -> Tensor:
-        return torch.func.functional_call(Folded(convolution), {"inner.weight": weight, "inner.gain": gain}, ())
+        found: Tensor = torch.func.functional_call(Folded(convolution), {"inner.weight": weight, "inner.gain": gain}, ())
+        return found
 
     assert torch.autograd.gradcheck(folded, (convolution.weight, convolution.gain))
 
@@ -152,11 +153,14 @@ def test_gradients_of_normalised_weights_are_numerically_right() -> None:
 def test_a_conv_stem_is_its_convolutions_one_after_another(patch_size: int, depth: int) -> None:
     supernet = randomised(asking("conv")).double()
     own, images = supernet.patch_embed, drawn(2, 3, 16, 16)
+    assert isinstance(own, SuperConvStem)
+    halvings, further = list(own.halvings), list(own.further[str(patch_size)].children())
     x = images
-    for index in range(patch_size // 2):  # 2 px: one halving, 4 px: two
-        x = F.relu(F.conv2d(x, by_definition(own.halvings[index]), own.halvings[index].bias, stride=2, padding=1))
-    for convolution in own.further[str(patch_size)][:depth]:
-        x = F.relu(F.conv2d(x, by_definition(convolution), convolution.bias, padding=1))
+    for index, convolution in enumerate([*halvings[: patch_size // 2], *further[:depth]]):  # 2 px: one halving, 4 px: two
+        assert isinstance(convolution, NormalisedConv)
+        stride = 2 if index < patch_size // 2 else 1
+        x = F.relu(F.conv2d(x, by_definition(convolution), convolution.bias, stride=stride, padding=1))
+    assert own.proj.bias is not None
     expected = torch.einsum("ec,bcij->beij", own.proj.weight[:24, :, 0, 0], x) + own.proj.bias[:24, None, None]
     torch.testing.assert_close(own(images, 24, patch_size, depth), expected)
 
