@@ -99,7 +99,7 @@ def test_masks_of_used_weights_are_where_the_gradients_are_with_normalised_and_r
         size = space.image_size_of(architecture)
         supernet.zero_grad()
         images = torch.randn(4, space.in_chans, size, size, dtype=torch.float64)
-        supernet(images, architecture).pow(2).sum().backward()  # type: ignore[no-untyped-call]
+        supernet(images, architecture).pow(2).sum().backward()
         for name, weight in supernet.named_parameters():
             if name.rpartition(".")[2].endswith(("rows", "columns")) or "pos_embed" in name or "qkv.bias" in name:
                 continue  # used as a whole; the key's bias has no gradient
