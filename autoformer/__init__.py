@@ -5,8 +5,8 @@ Importing this package imports nothing heavy; take what you need from its module
     from autoformer.networks.supernet import Supernet
     from autoformer.space import SearchSpace
 
-At the door: `architecture` (the value that travels), `space` (sampling, mutation, crossover) with its `choices` and `presets`,
-`cost` (counts, limits), `metric` (scores, intervals, comparisons), `evaluate` (a network on images),
+At the door: `architecture` (the value that travels), `space` (sampling, mutation, crossover) with its `choices`, `cost` (counts,
+limits), `conditions` (what a latency means), `metric` (scores, intervals, comparisons), `evaluate` (a network on images),
 `parsing` (words become values), `facts` (what `describe` tells), `files`, `tensors`, `records` (JSON) and `temporary` (folders
 that go with their process) for what is on disk, `file_kinds` (what lies in the place of a file), `escaping` (texts of others,
 shown), `settings`, `errors`, `progress` and `versions` for everybody.

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from autoformer import __version__
-from autoformer.cost import Budget, Cost, CostModel, ExactCosts, MeasurementConditions, count_flops
+from autoformer.conditions import MeasurementConditions
+from autoformer.cost import Budget, Cost, CostModel, ExactCosts, count_flops
 from autoformer.drawing.budgeted import Candidates, Draw
 from autoformer.drawing.region import Region, Shapes
 from autoformer.files import write_json

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from autoformer import __version__
-from autoformer.cost import Budget, MeasurementConditions
+from autoformer.conditions import MeasurementConditions
+from autoformer.cost import Budget
 from autoformer.files import believing, read_document, write_json
 from autoformer.records import fields_to_json, from_json, stored_as
 from autoformer.search.config import SearchConfig

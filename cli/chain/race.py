@@ -16,7 +16,8 @@ from pathlib import Path
 
 from autoformer.cli.chain.entrants import RESERVE, Field, Networks, Selection
 from autoformer.cli.chain.legs import WAIT_S, Images, Legs, Question, claimed, leg_folder
-from autoformer.cost import Budget, MeasurementConditions
+from autoformer.conditions import MeasurementConditions
+from autoformer.cost import Budget
 from autoformer.errors import CheckpointError, OutputExistsError, TrainingError
 from autoformer.files import (
     believing,

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from autoformer.cost import MeasurementConditions
+from autoformer.conditions import MeasurementConditions
 from autoformer.errors import MeasurementError, short
 from autoformer.profiling.measuring.backend import Enqueues, LatencyBackend
 from autoformer.profiling.measuring.device import DeviceFacts

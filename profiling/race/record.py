@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoformer import __version__
-from autoformer.cost import Budget, MeasurementConditions, show
+from autoformer.conditions import MeasurementConditions
+from autoformer.cost import Budget, show
 from autoformer.files import believing, read_document, write_json
 from autoformer.metric import WORDS as METRIC_WORDS
 from autoformer.metric import Difference, Metric, Score, paired_difference, score

@@ -13,7 +13,8 @@ from pathlib import Path
 from torch import nn
 
 from autoformer.architecture import Architecture
-from autoformer.cost import MeasurementConditions, count_params
+from autoformer.conditions import MeasurementConditions
+from autoformer.cost import count_params
 from autoformer.export.graphs.onnx_graph import OnnxGraph
 from autoformer.profiling.backends.of_spaces import Setup, export_for, open_graph, open_in_torch, open_network, opened_in_turn
 from autoformer.profiling.measuring.backend import LatencyBackend

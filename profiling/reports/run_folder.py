@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoformer.architecture import Architecture
-from autoformer.cost import Budget, MeasurementConditions
+from autoformer.conditions import MeasurementConditions
+from autoformer.cost import Budget
 from autoformer.data.ledger import LEDGER, Reading, read_ledger
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import CheckpointError

@@ -5,18 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 from autoformer.architecture import Architecture
-from autoformer.cost import (
-    Budget,
-    Cost,
-    CostModel,
-    ExactCosts,
-    LinearCost,
-    MeasurementConditions,
-    Outline,
-    Terms,
-    check_feasible,
-    show,
-)
+from autoformer.conditions import MeasurementConditions
+from autoformer.cost import Budget, Cost, CostModel, ExactCosts, LinearCost, Outline, Terms, check_feasible, show
 from autoformer.errors import BudgetError, MeasurementError
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.space import SearchSpace

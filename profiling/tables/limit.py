@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autoformer.architecture import Architecture
-from autoformer.cost import MeasurementConditions
+from autoformer.conditions import MeasurementConditions
 from autoformer.errors import CheckpointError, short
 from autoformer.files import believing, read_document, write_json
 from autoformer.metric import Score

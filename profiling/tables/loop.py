@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Literal
 
 from autoformer.architecture import Architecture
-from autoformer.cost import Budget, MeasuredCosts, MeasurementConditions, count_flops
+from autoformer.conditions import MeasurementConditions
+from autoformer.cost import Budget, MeasuredCosts, count_flops
 from autoformer.errors import BudgetError, MeasurementError, MissingPackageError
 from autoformer.files import json_digest
 from autoformer.profiling.backends.of_spaces import Exporter, Setup, opened_networks

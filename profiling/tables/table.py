@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from autoformer.architecture import Architecture
-from autoformer.cost import LinearCost, MeasurementConditions, Outline, Terms, count_flops
+from autoformer.conditions import MeasurementConditions
+from autoformer.cost import LinearCost, Outline, Terms, count_flops
 from autoformer.errors import ArchitectureError, MeasurementError, short
 from autoformer.files import believing, read_document, write_json
 from autoformer.profiling.measuring.device import DeviceFacts

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from autoformer.architecture import Architecture
-from autoformer.cost import MeasurementConditions
+from autoformer.conditions import MeasurementConditions
 from autoformer.errors import MeasurementError
 from autoformer.profiling.measuring.backend import LatencyBackend
 from autoformer.profiling.measuring.drift import ROUNDS, measure_together

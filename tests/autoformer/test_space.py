@@ -15,8 +15,7 @@ import yaml
 from autoformer.architecture import PUBLISHED, PUBLISHED_SPACES, Architecture
 from autoformer.cost import count_flops
 from autoformer.errors import ArchitectureError
-from autoformer.presets import patch_for
-from autoformer.space import PRESETS, SearchSpace
+from autoformer.space import PRESETS, SearchSpace, patch_for
 
 TOY = SearchSpace(
     name="toy", embed_dims=(8, 16), depths=(1, 2), num_heads=(1, 2), mlp_ratios=(1, 2), head_dim=4, image_sizes=(8, 16),

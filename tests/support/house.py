@@ -18,9 +18,9 @@ from tests.support.source_tree import FOLDERS, ROOT, files, import_graph, import
 # folders to the left. `docs/architecture.md` draws this table.
 FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "autoformer": (
-        ("__init__", "errors", "escaping", "file_kinds", "progress", "settings", "temporary", "versions"),
+        ("__init__", "conditions", "errors", "escaping", "file_kinds", "progress", "settings", "temporary", "versions"),
         ("records",),
-        ("architecture", "files", "metric", "presets"),
+        ("architecture", "files", "metric"),
         ("choices", "data", "tensors"),
         ("space",),
         ("cost",),
@@ -54,7 +54,7 @@ WITHOUT_TORCH = tuple(
         "space",
         "cost",
         "choices",
-        "presets",
+        "conditions",
         "drawing",
         "metric",
         "parsing",

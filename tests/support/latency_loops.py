@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from autoformer.architecture import Architecture
-from autoformer.cost import Budget, MeasurementConditions, count_flops
+from autoformer.conditions import MeasurementConditions
+from autoformer.cost import Budget, count_flops
 from autoformer.files import write_json
 from autoformer.metric import score
 from autoformer.profiling.measuring.measure import device_name

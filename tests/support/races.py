@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoformer.architecture import Architecture
-from autoformer.cost import Budget, MeasurementConditions
+from autoformer.conditions import MeasurementConditions
+from autoformer.cost import Budget
 from autoformer.files import read_json, write_json
 from autoformer.metric import score
 from autoformer.profiling.measuring.verdict import Verdict

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from autoformer.architecture import Architecture
-from autoformer.cost import Budget, MeasurementConditions
+from autoformer.conditions import MeasurementConditions
+from autoformer.cost import Budget
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.export.manifest import Artefact, Manifest
 from autoformer.export.parity import compare

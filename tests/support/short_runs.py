@@ -25,7 +25,8 @@ def shortened(latency_table: Path) -> list[str]:
 
 def write_latency_table(path: Path) -> Path:
     """A stored table for the digits' micro space, as if measured: 0.05 ms and 50 ms per GFLOP."""
-    from autoformer.cost import MeasurementConditions, count_flops
+    from autoformer.conditions import MeasurementConditions
+    from autoformer.cost import count_flops
     from autoformer.profiling.measuring.device import DeviceFacts
     from autoformer.profiling.tables.table import LatencyTable
     from autoformer.space import SearchSpace

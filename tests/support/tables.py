@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from autoformer.cost import MeasurementConditions, count_flops
+from autoformer.conditions import MeasurementConditions
+from autoformer.cost import count_flops
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.space import SearchSpace
 from tests.support.measurements import FACTS

@@ -11,7 +11,8 @@ import pytest
 from scipy.stats import chisquare
 
 from autoformer.architecture import Architecture
-from autoformer.cost import Budget, Cost, ExactCosts, LinearLatency, MeasurementConditions, count_flops, count_params
+from autoformer.conditions import MeasurementConditions
+from autoformer.cost import Budget, Cost, ExactCosts, LinearLatency, count_flops, count_params
 from autoformer.drawing.budgeted import Candidates
 from autoformer.drawing.region import Region, Shapes
 from autoformer.errors import BudgetError

@@ -11,17 +11,8 @@ import pytest
 from scipy.stats import chisquare
 
 from autoformer.architecture import Architecture
-from autoformer.cost import (
-    Budget,
-    Cost,
-    ExactCosts,
-    LinearCost,
-    MeasurementConditions,
-    Outline,
-    OutlineLatency,
-    count_flops,
-    count_params,
-)
+from autoformer.conditions import MeasurementConditions
+from autoformer.cost import Budget, Cost, ExactCosts, LinearCost, Outline, OutlineLatency, count_flops, count_params
 from autoformer.drawing.budgeted import Candidates
 from autoformer.drawing.tilted import TiltedRegion
 from autoformer.errors import BudgetError

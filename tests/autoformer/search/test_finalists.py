@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from autoformer.architecture import Architecture
-from autoformer.cost import Budget, Cost, CostModel, ExactCosts, MeasurementConditions
+from autoformer.conditions import MeasurementConditions
+from autoformer.cost import Budget, Cost, CostModel, ExactCosts
 from autoformer.drawing.budgeted import Candidates
 from autoformer.metric import score
 from autoformer.search.candidate import Candidate

@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from autoformer.cost import Budget, ExactCosts, MeasurementConditions, count_flops
+from autoformer.conditions import MeasurementConditions
+from autoformer.cost import Budget, ExactCosts, count_flops
 from autoformer.data.images import IDENTITY_BYTES
 from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig, Part

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from autoformer.cli.commands.race import limits_of
-from autoformer.cost import Budget, MeasurementConditions, count_flops, count_params
+from autoformer.conditions import MeasurementConditions
+from autoformer.cost import Budget, count_flops, count_params
 from autoformer.errors import BudgetError, MeasurementError
 from autoformer.files import read_json
 from autoformer.parsing import BudgetConfig

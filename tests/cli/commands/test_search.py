@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from autoformer.architecture import Architecture
-from autoformer.cost import Budget, ExactCosts, MeasurementConditions, count_flops, count_params
+from autoformer.conditions import MeasurementConditions
+from autoformer.cost import Budget, ExactCosts, count_flops, count_params
 from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig
 from autoformer.errors import BudgetError, CheckpointError

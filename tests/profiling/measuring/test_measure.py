@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from autoformer.cost import MeasurementConditions
+from autoformer.conditions import MeasurementConditions
 from autoformer.errors import CheckpointError, MeasurementError
 from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
 from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, measure, warm_up

@@ -11,7 +11,8 @@ import pytest
 from torch import nn
 
 from autoformer.architecture import Architecture
-from autoformer.cost import MeasurementConditions, count_params
+from autoformer.conditions import MeasurementConditions
+from autoformer.cost import count_params
 from autoformer.errors import ExportError, MeasurementError
 from autoformer.networks.subnet import Subnet
 from autoformer.profiling.backends import of_spaces

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from autoformer.architecture import Architecture
-from autoformer.cost import MeasurementConditions, count_flops
+from autoformer.conditions import MeasurementConditions
+from autoformer.cost import count_flops
 from autoformer.errors import CheckpointError
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.tables.formulas import SHAPED, fits_of
