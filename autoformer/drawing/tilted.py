@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 from autoformer.architecture import Architecture
 from autoformer.cost import Budget, LinearCost, OutlineLatency, linear_costs
 from autoformer.drawing.outlines import made, outlines_of
+from autoformer.errors import BudgetError
 from autoformer.space import SearchSpace
 
 Numbers = NDArray[np.float64]
 BATCH = 64  # proposals at a time
+MOST_BATCHES = 1024  # of one draw
 TRIED = 4096  # proposals, none of them accepted, before a region is taken to be empty; and those its share is estimated from
 CLIMBED = 8  # of the most expensive of many draws, how many are made more expensive block by block
 
@@ -170,11 +172,18 @@ class TiltedRegion:
         return min(1.0, float(accepted) * math.exp(self._bound(self._tilt)[0]))
 
     def draw(self, rng: random.Random) -> tuple[Architecture, int, int]:
-        """A network with its params and FLOPs. The region must not be empty (`share` above 0)."""
-        while True:
+        """A network with its params and FLOPs. The region must not be empty (`share` above 0).
+
+        Raises `BudgetError` when limits from both sides leave so little that none of very many proposals is inside.
+        """
+        for _ in range(MOST_BATCHES):
             outline, options, accepted = self._proposed(BATCH, rng)
             if accepted.any():
                 return self._made(int(outline[first := int(accepted.argmax())]), options[first])
+        raise BudgetError(
+            f"none of {MOST_BATCHES * BATCH} networks of space {self.outlines.space.name!r} that were drawn towards the limits keeps "
+            "them all; widen the limits"
+        )
 
     def most_expensive(self, rng: random.Random) -> tuple[Architecture, int, int]:
         """A network with nearly the most FLOPs inside: of many draws the most expensive, made more so block by block."""

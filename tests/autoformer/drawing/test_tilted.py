@@ -14,7 +14,7 @@ from autoformer.architecture import Architecture
 from autoformer.conditions import MeasurementConditions
 from autoformer.cost import Budget, Cost, ExactCosts, LinearCost, Outline, OutlineLatency, count_flops, count_params
 from autoformer.drawing.budgeted import Candidates
-from autoformer.drawing.tilted import TiltedRegion
+from autoformer.drawing.tilted import Outlines, TiltedRegion
 from autoformer.errors import BudgetError
 from autoformer.space import SearchSpace
 
@@ -169,6 +169,13 @@ def test_limits_that_no_network_keeps_together_are_refused_with_the_nearest_netw
     assert not inside(budget)
     with pytest.raises(BudgetError, match=r"no network found .* widen the limits"):
         Candidates(SPACE, ExactCosts(SPACE), budget)
+
+
+def test_a_draw_from_a_region_without_networks_ends() -> None:
+    region = TiltedRegion(Outlines(SPACE), Budget(min_params=at(0.999, PARAMS), max_flops=at(0.01, FLOPS)))
+    assert region.share == 0
+    with pytest.raises(BudgetError, match="none of 65536 networks .* widen the limits"):
+        region.draw(random.Random(0))
 
 
 def test_a_limit_on_params_is_feasible_in_the_patch_size_that_has_the_fewest() -> None:
