@@ -181,8 +181,8 @@ class TiltedRegion:
             if accepted.any():
                 return self._made(int(outline[first := int(accepted.argmax())]), options[first])
         raise BudgetError(
-            f"none of {MOST_BATCHES * BATCH} networks of space {self.outlines.space.name!r} that were drawn towards the limits keeps "
-            "them all; widen the limits"
+            f"none of {MOST_BATCHES * BATCH} networks of space {self.outlines.space.name!r} that were drawn towards the limits "
+            "keeps them all; widen the limits"
         )
 
     def most_expensive(self, rng: random.Random) -> tuple[Architecture, int, int]:

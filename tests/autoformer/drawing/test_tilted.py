@@ -174,7 +174,7 @@ def test_limits_that_no_network_keeps_together_are_refused_with_the_nearest_netw
 def test_a_draw_from_a_region_without_networks_ends() -> None:
     region = TiltedRegion(Outlines(SPACE), Budget(min_params=at(0.999, PARAMS), max_flops=at(0.01, FLOPS)))
     assert region.share == 0
-    with pytest.raises(BudgetError, match="none of 65536 networks .* widen the limits"):
+    with pytest.raises(BudgetError, match=r"none of 65536 networks .* widen the limits"):
         region.draw(random.Random(0))
 
 
