@@ -10,13 +10,8 @@
 
 The convolutions of a supernet are normalised by their weights (Qiao et al., arXiv 1903.10520, scaled as by Brock et al.,
 arXiv 2101.08692): mean 0 and the variance that a ReLU keeps, times a gain that is learned, per channel. That needs no
-<<<<<<< HEAD
-statistics of images, which would be other ones on every GPU; and a network that is cut out has plain convolutions that
-compute the same.
-=======
 statistics of images, which would be of another network at every step, and other ones on every GPU; and a network that is cut
 out has plain convolutions that compute the same.
->>>>>>> ta
 
 Letters: c channels of the image, S channels of the stem, E width, p patch size.
 """
