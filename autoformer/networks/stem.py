@@ -10,13 +10,8 @@
 
 The convolutions of a supernet are normalised by their weights (Qiao et al., arXiv 1903.10520, scaled as by Brock et al.,
 arXiv 2101.08692): mean 0 and the variance that a ReLU keeps, times a gain that is learned, per channel. That needs no
-<<<<<<< HEAD
-statistics of images, which would be other ones on every GPU; and a network that is cut out has plain convolutions that
-compute the same.
-=======
 statistics of images, which would be of another network at every step, and other ones on every GPU; and a network that is cut
 out has plain convolutions that compute the same.
->>>>>>> ta
 
 Letters: c channels of the image, S channels of the stem, E width, p patch size.
 """
@@ -47,14 +42,15 @@ def resampled_patch(weight: Tensor, size: int) -> Tensor:
     """A patch embedding [E, c, P, P] for patches of `size` pixels, [E, c, size, size]; itself where the size stays.
 
     For patches larger than the stored one, a patch that was enlarged has the products that it had before. Half precision is
-    resampled in float32.
+    resampled in float32, in mixed precision too.
     """
     stored = weight.shape[-1]
     if size == stored:
         return weight
     precise = weight.to(torch.promote_types(weight.dtype, torch.float32))
     matrix = _resampling_matrix(stored, size).to(precise)
-    resampled: Tensor = matrix.t() @ precise @ matrix  # rows of the patch, then its columns
+    with torch.autocast(weight.device.type, enabled=False):  # which would multiply in half precision
+        resampled: Tensor = matrix.t() @ precise @ matrix  # rows of the patch, then its columns
     return resampled.to(weight.dtype)
 
 

@@ -19,7 +19,7 @@ from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
-from autoformer.architecture import MAX_DEPTH, Architecture, SubnetGeometry, is_whole
+from autoformer.architecture import LEFT_OUT, MAX_DEPTH, Architecture, SubnetGeometry, is_whole
 from autoformer.cost import Cost, count_flops, count_params
 from autoformer.errors import ArchitectureError, short
 from autoformer.networks.block import INIT_STD, Attention, Block, check_rate
@@ -405,7 +405,7 @@ def autoformer_subnet(pretrained: bool = False, **kwargs: Any) -> Subnet:
 def _made(**arguments: Any) -> Subnet:
     """The network of timm's flat arguments; those that are neither of its architecture nor geometry are options of `Subnet`."""
     architecture, geometry = SubnetGeometry.of_arguments(arguments)
-    known = geometry.arguments(architecture)
+    known = {*geometry.arguments(architecture), *LEFT_OUT}
     return Subnet(architecture, geometry, **{name: value for name, value in arguments.items() if name not in known})
 
 

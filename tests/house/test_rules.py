@@ -155,3 +155,11 @@ def test_every_room_has_a_map() -> None:
         said = ast.get_docstring(ast.parse((room / "__init__.py").read_text()))
         assert said, room
         assert len(said.splitlines()) <= 12, room
+
+
+def test_no_file_holds_two_versions_of_a_merge() -> None:
+    marks = ("<" * 7 + " ", ">" * 7 + " ")
+    written = [path for folder in ("tests", "benchmarks", "docs", "recipes") for path in (ROOT / folder).rglob("*.*")]
+    every = {*files().values(), *ROOT.glob("*.*"), *(path for path in written if path.suffix in (".py", ".md", ".yaml"))}
+    lines = {path: path.read_text(encoding="utf-8").splitlines() for path in every if path.is_file()}
+    assert [path.name for path, text in lines.items() if any(line.startswith(marks) for line in text)] == []

@@ -73,6 +73,13 @@ def test_a_network_survives_its_folder_and_timms_reading_of_it(stem: Stem, chang
     assert timm.create_model("autoformer_subnet", **arguments).model_args == arguments
 
 
+@pytest.mark.parametrize("usual", [{"stem": "patch"}, {"stem_dim": 32}, {"class_token": True}], ids=str)
+def test_timm_takes_what_a_config_leaves_out_as_well(usual: dict[str, Any]) -> None:
+    sizes: dict[str, Any] = {"num_heads": (3, 3), "mlp_ratio": (2.0, 2.0), "img_size": 32, "patch_size": 8}
+    left_out = timm.create_model("autoformer_subnet", **sizes)
+    assert timm.create_model("autoformer_subnet", **sizes, **usual).model_args == left_out.model_args
+
+
 @pytest.mark.parametrize("stem", STEMS)
 def test_timm_changes_classes_channels_and_image_size_of_a_folder(stem: Stem, tmp_path: Path) -> None:
     original = made(stem)

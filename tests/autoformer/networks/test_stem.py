@@ -60,6 +60,13 @@ def test_half_precision_is_resampled_in_float32() -> None:
     assert torch.equal(found, resampled_patch(weight.float(), 16).bfloat16())
 
 
+def test_mixed_precision_resamples_in_float32_as_a_network_that_is_cut_out_does() -> None:
+    weight = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    plain = resampled_patch(weight, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(resampled_patch(weight, 4), plain)
+
+
 def test_what_is_kept_of_resampling_belongs_to_no_mode() -> None:
     weight = drawn(2, 3, 4, 4)
     stem._resampling.cache_clear()
