@@ -57,8 +57,8 @@ def is_number(value: object) -> bool:
 
 
 def is_kernel(value: object) -> bool:
-    """Whether `value` is the side of a convolution that keeps the grid: odd, or 0 for none."""
-    return is_whole(value, MAX_KERNEL, least=0) and isinstance(value, int) and (value == 0 or value % 2 == 1)
+    """Whether `value` is the side of a convolution that sees neighbours and keeps the grid: odd from 3 on, or 0 for none."""
+    return value == 0 or (is_whole(value, MAX_KERNEL, least=3) and isinstance(value, int) and value % 2 == 1)
 
 
 def is_list_of_numbers(value: object) -> bool:
@@ -125,7 +125,7 @@ class Architecture:
             )
         object.__setattr__(self, "mlp_kernel", tuple(self.mlp_kernel))
         if odd := [kernel for kernel in self.mlp_kernel if not is_kernel(kernel)]:
-            raise ArchitectureError(f"mlp_kernel must be 0 or odd, up to {MAX_KERNEL}, got {short(odd[0], 40)}")
+            raise ArchitectureError(f"mlp_kernel must be 0, or odd from 3 to {MAX_KERNEL}, got {short(odd[0], 40)}")
 
     @property
     def depth(self) -> int:

@@ -98,7 +98,7 @@ class Choices:
         for name, most in LARGEST_SIZES.items():
             if not is_whole(size := getattr(self, name), most, least=0 if name == "num_classes" else 1):
                 raise ArchitectureError(
-                    f"space {self.name!r}: {name} must be positive, a whole number up to {most}, got {str(size)[:40]}"
+                    f"space {self.name!r}: {name} must be positive, a whole number up to {most}, got {repr(size)[:40]}"
                 )
         if int(self.embed_dims[0] * self.mlp_ratios[0]) < 1:
             raise ArchitectureError(
@@ -149,13 +149,17 @@ class Choices:
             if not values and name != "patch_sizes":
                 raise ArchitectureError(f"space {self.name!r}: {name} needs at least one choice; (0) is the network without")
             object.__setattr__(self, name, values)
+        if self.patch_sizes == (self.patch_size,):  # what is the same is equal
+            object.__setattr__(self, "patch_sizes", ())
+        if self.stem == "patch":  # which has no channels of its own
+            object.__setattr__(self, "stem_dim", Choices.__dataclass_fields__["stem_dim"].default)
         if self.patch_sizes and self.patch_size not in self.patch_sizes:
             raise ArchitectureError(
                 f"space {self.name!r}: patch_size {self.patch_size}, in which the weight is stored, is none of patch_sizes "
                 f"{self.patch_sizes}"
             )
         if odd := [kernel for kernel in self.mlp_kernels if not is_kernel(kernel)]:
-            raise ArchitectureError(f"space {self.name!r}: mlp_kernels are odd, or 0 for none; got {odd[0]}")
+            raise ArchitectureError(f"space {self.name!r}: mlp_kernels are odd from 3 on, or 0 for none; got {odd[0]}")
         check_stem(self.stem, self.patch_choices)
         if self.stem == "patch" and self.stem_depths != (0,):
             raise ArchitectureError(f"space {self.name!r}: stem_depths {self.stem_depths} belong to stem=conv")

@@ -101,6 +101,8 @@ class LatencyTable:
             raise ValueError(f"latency that does not grow: {self.model}")
         if len(self.networks) < MIN_NETWORKS:
             raise ValueError(f"{len(self.networks)} networks, expected {MIN_NETWORKS} or more")
+        if odd := [network.architecture.slug for network in self.networks if not self.space.contains(network.architecture)]:
+            raise ValueError(f"{odd[0]} is not in space {self.space.name!r}")
 
     # --- making --------------------------------------------------------------------------------------------------
 

@@ -235,3 +235,19 @@ def test_an_epsilon_that_yaml_reads_as_a_text_is_a_number() -> None:
 def test_a_preset_keeps_its_classes_and_channels_unless_others_are_given() -> None:
     assert SearchSpace.preset("micro", image_size=16).num_classes == PRESETS["micro"].num_classes == 10
     assert SearchSpace.preset("micro", num_classes=0).num_classes == 0
+
+
+def test_choices_that_change_nothing_make_equal_spaces() -> None:
+    plain = replace(TOY, patch_size=4, image_sizes=(16,))
+    assert replace(plain, patch_sizes=(4,)) == plain
+    assert replace(plain, stem_dim=64) == plain
+    assert replace(plain, stem_dim=64).to_dict() == plain.to_dict()
+    assert replace(plain, stem="conv", stem_dim=64) != replace(plain, stem="conv")
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 4, -1, 17])
+def test_kernels_see_neighbours_and_keep_the_grid(kernel: int) -> None:
+    with pytest.raises(ArchitectureError, match="mlp_kernels"):
+        replace(TOY, mlp_kernels=(0, kernel))
+    with pytest.raises(ArchitectureError, match="mlp_kernel must be 0, or odd from 3 to 15"):
+        Architecture(embed_dim=8, num_heads=(1,), mlp_ratio=(1.0,), mlp_kernel=(kernel,))

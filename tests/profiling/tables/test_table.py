@@ -343,3 +343,10 @@ def test_unknown_backends_and_precisions_are_refused() -> None:
         TableConfig(backend="abacus")
     with pytest.raises(MeasurementError, match="asked for 'int8'"):
         TableConfig(precision="int8")
+
+
+def test_a_table_of_networks_that_are_not_in_its_space_is_refused() -> None:
+    table = fitted_by_network(lambda index, a: 0.2 + 50 * count_flops(a, MICRO) / 1e9)
+    stranger = replace(table.networks[0].architecture, embed_dim=40)
+    with pytest.raises(ValueError, match=f"{stranger.slug} is not in space 'micro'"):
+        replace(table, networks=(replace(table.networks[0], architecture=stranger), *table.networks[1:]))
