@@ -66,7 +66,7 @@ def test_a_recipe_that_asks_for_nothing_new_is_written_as_ever() -> None:
     ("line", "words"),
     [
         ("stem: tree", "space.stem = 'tree'"),
-        ("mlp_kernels: [0, 2]", "mlp_kernels are odd, or 0 for none; got 2"),
+        ("mlp_kernels: [0, 2]", "mlp_kernels are odd from 3 on, or 0 for none; got 2"),
         ("stem_depths: [1]", r"stem_depths \(1,\) belong to stem=conv"),
         ("pool_after: [3]", "pool_after 3 leaves no block after the halving"),
         ("mlp_kernel: [3]", "did you mean 'space.mlp_kernels'"),

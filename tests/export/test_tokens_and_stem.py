@@ -144,6 +144,7 @@ def nodes_of(graph: OnnxGraph) -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stem", "class_token"),
     [KINDS[1], OTHERS[1], *(pytest.param(*kind, marks=pytest.mark.slow) for kind in (KINDS[0], OTHERS[0]))],
