@@ -107,12 +107,12 @@ class SearchSpace(Choices):
     # --- drawing and varying -------------------------------------------------------------------------------------
 
     def uniform(self, embed_dim: int, depth: int, heads: int, ratio: float, image_size: int | None = None) -> Architecture:
-        """The architecture with the same choice in every block, and the largest of what else the space asks for."""
-        return self._uniform(embed_dim, depth, heads, ratio, image_size, self._most)
+        """The architecture with the same choice in every block, and the most of what else the space asks for."""
+        return self._uniform((embed_dim, depth, heads, ratio, image_size), lambda values: values[-1])
 
-    def _uniform(
-        self, embed_dim: int, depth: int, heads: int, ratio: float, image_size: int | None, others: Mapping[str, int]
-    ) -> Architecture:
+    def _uniform(self, chosen: tuple[int, int, int, float, int | None], pick: Callable[[tuple[int, ...]], int]) -> Architecture:
+        embed_dim, depth, heads, ratio, image_size = chosen
+        others: dict[str, Any] = {name: pick(values) for name, values in self.asked_choices.items()}
         return Architecture(
             embed_dim=embed_dim,
             num_heads=(heads,) * depth,
@@ -121,55 +121,40 @@ class SearchSpace(Choices):
             **self.asked({**others, "mlp_kernel": (others["mlp_kernel"],) * depth}),
         )
 
+    @property
+    def asked_choices(self) -> dict[str, tuple[int, ...]]:
+        """The optional choices by their names in `Architecture`, each from the cheapest to the most expensive."""
+        return {
+            "patch_size": self.patch_choices[::-1],
+            "stem_depth": self.stem_depths,
+            "mlp_kernel": self.mlp_kernels,
+            "pool_after": tuple(sorted(self.pool_after, key=lambda place: (place == 0, place))),  # the earliest is the cheapest
+        }
+
     def asked(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Of these values, by their names in `Architecture`, those that an architecture of this space names."""
         return {name: values[name] for name in self.asks_for}
 
-    @property
-    def _least(self) -> dict[str, int]:
-        return {
-            "patch_size": self.patch_choices[-1],
-            "stem_depth": self.stem_depths[0],
-            "mlp_kernel": self.mlp_kernels[0],
-            "pool_after": self.pool_order[0],
-        }
-
-    @property
-    def _most(self) -> dict[str, int]:
-        return {
-            "patch_size": self.patch_choices[0],
-            "stem_depth": self.stem_depths[-1],
-            "mlp_kernel": self.mlp_kernels[-1],
-            "pool_after": self.pool_order[-1],
-        }
-
-    @property
-    def pool_order(self) -> tuple[int, ...]:
-        """The places of the halving from the cheapest, which is the earliest, to none."""
-        return tuple(sorted(self.pool_after, key=lambda place: (place == 0, place)))
+    def _picked(self, pick: Callable[[tuple[Any, ...]], Any]) -> Architecture:
+        """The homogeneous architecture of what `pick` takes of each list of choices."""
+        choices = (self.embed_dims, self.depths, self.num_heads, self.mlp_ratios, self.image_sizes)
+        embed_dim, depth, heads, ratio, size = map(pick, choices)
+        return self._uniform((embed_dim, depth, heads, ratio, size), pick)
 
     @property
     def smallest(self) -> Architecture:
         """The architecture with the least of everything; the cheapest by params and FLOPs (of several patch sizes by FLOPs)."""
-        choices = (self.embed_dims, self.depths, self.num_heads, self.mlp_ratios, self.image_sizes)
-        embed_dim, depth, heads, ratio, size = (values[0] for values in choices)
-        return self._uniform(int(embed_dim), int(depth), int(heads), ratio, int(size), self._least)
+        return self._picked(lambda values: values[0])
 
     @property
     def largest(self) -> Architecture:
         """The architecture with the most of everything; the most expensive as `smallest` is the cheapest."""
-        choices = (self.embed_dims, self.depths, self.num_heads, self.mlp_ratios, self.image_sizes)
-        embed_dim, depth, heads, ratio, size = (values[-1] for values in choices)
-        return self._uniform(int(embed_dim), int(depth), int(heads), ratio, int(size), self._most)
+        return self._picked(lambda values: values[-1])
 
     @property
     def middle(self) -> Architecture:
         """The architecture with the middle of each list of choices."""
-        choices = (self.embed_dims, self.depths, self.num_heads, self.mlp_ratios, self.image_sizes)
-        embed_dim, depth, heads, ratio, size = (values[len(values) // 2] for values in choices)
-        lists = (self.patch_choices[::-1], self.stem_depths, self.mlp_kernels, self.pool_order)
-        others = {name: values[len(values) // 2] for name, values in zip(self._least, lists, strict=True)}
-        return self._uniform(int(embed_dim), int(depth), int(heads), ratio, int(size), others)
+        return self._picked(lambda values: values[len(values) // 2])
 
     def of_each_patch_size(self, architecture: Architecture) -> tuple[Architecture, ...]:
         """The architecture in every patch size: cheap by FLOPs may be dear by params, and the other way round."""

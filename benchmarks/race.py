@@ -90,19 +90,24 @@ AUGMENT = {
 }  # fmt: skip
 
 
+def fewer(folder: Path, per_class: int, work: Path) -> Path:
+    """A folder of the first `per_class` train images of each class, which are a random sample, and all test images."""
+    small = work / f"{folder.name}-{per_class}"
+    if not small.exists():
+        beside = small.with_name(f"{small.name}.{os.getpid()}")
+        for part, most in (("train", per_class), ("test", None)):
+            for kind in sorted(path for path in (folder / part).iterdir() if path.is_dir()):
+                (beside / part / kind.name).mkdir(parents=True)
+                for path in sorted(kind.iterdir())[:most]:
+                    os.link(path, beside / part / kind.name / path.name)
+        beside.rename(small)
+    return small
+
+
 def parts_of(folder: Path, plan: Plan, work: Path) -> DataParts:
-    """The images; of CIFAR-10 the first 1,000 of each class, which is a random sample of it."""
+    """The images; of CIFAR-10 1,000 of each class."""
     if folder.name == "cifar10":
-        small = work / f"cifar10-{PER_CLASS}"
-        if not small.exists():
-            beside = small.with_name(f"{small.name}.{os.getpid()}")
-            for part, most in (("train", PER_CLASS), ("test", None)):
-                for kind in sorted(path for path in (folder / part).iterdir() if path.is_dir()):
-                    (beside / part / kind.name).mkdir(parents=True)
-                    for path in sorted(kind.iterdir())[:most]:
-                        os.link(path, beside / part / kind.name / path.name)
-            beside.rename(small)
-        folder = small
+        folder = fewer(folder, PER_CLASS, work)
     return load_parts(DataConfig(source=str(folder), image_size=SIZE, search_fraction=plan.search_fraction))
 
 

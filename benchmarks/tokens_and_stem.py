@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from race import AUGMENT, SECONDS, right
+from race import AUGMENT, SECONDS, fewer, right
 from sampling_strategies import interval
 
 from autoformer import __version__
@@ -86,18 +85,9 @@ def space_of(name: str, classes: int, size: int) -> SearchSpace:
 
 
 def parts_of(folder: Path, images: int, size: int, work: Path) -> DataParts:
-    """The images, `images` of the train part at most: the first of each class, which is a random sample of it."""
-    classes = sorted(path for path in (folder / "train").iterdir() if path.is_dir())
-    most = max(1, images // len(classes))
-    small = work / f"{folder.name}-{images}"
-    if not small.exists():
-        beside = small.with_name(f"{small.name}.{os.getpid()}")
-        for part, count in (("train", most), ("test", None)):
-            for kind in sorted(path for path in (folder / part).iterdir() if path.is_dir()):
-                (beside / part / kind.name).mkdir(parents=True)
-                for path in sorted(kind.iterdir())[:count]:
-                    os.link(path, beside / part / kind.name / path.name)
-        beside.rename(small)
+    """The images, `images` of the train part at most, as many of each class."""
+    classes = sum(path.is_dir() for path in (folder / "train").iterdir())
+    small = fewer(folder, max(1, images // classes), work)
     return load_parts(DataConfig(source=str(small), image_size=size, search_fraction=0.2))
 
 

@@ -34,8 +34,8 @@ class Walk:
         self.space, self._prices = space, prices
         own = Outline.of(start, space)
         self.choices: dict[str, tuple[int, ...]] = {
-            "width": space.embed_dims, "size": space.image_sizes, "depth": space.depths, "patch": space.patch_choices[::-1],
-            "stem": space.stem_depths, "pool": space.pool_order,
+            "width": space.embed_dims, "size": space.image_sizes, "depth": space.depths,
+            "patch": space.asked_choices["patch_size"], "stem": space.stem_depths, "pool": space.asked_choices["pool_after"],
         }  # fmt: skip
         values = (own.embed_dim, own.image_size, own.depth, own.patch_size, own.stem_depth, own.pool_after)
         self.at = {name: self.choices[name].index(value) for name, value in zip(PER_NETWORK, values, strict=True)}

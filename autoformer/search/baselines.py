@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from autoformer.architecture import Architecture
 from autoformer.drawing.budgeted import Candidates
@@ -35,24 +36,20 @@ def is_homogeneous(architecture: Architecture) -> bool:
 
 def uniform_choices(space: SearchSpace) -> Iterator[tuple[int, ...]]:
     """Every homogeneous shape as indices into the choices, each from the cheapest up: of the article, then of the space."""
-    return itertools.product(*(range(len(values)) for values in (*_article_choices(space), *_asked_choices(space))))
+    return itertools.product(*(range(len(values)) for values in (*_article_choices(space), *space.asked_choices.values())))
 
 
 def _article_choices(space: SearchSpace) -> tuple[tuple[int, ...] | tuple[float, ...], ...]:
     return space.embed_dims, space.depths, space.num_heads, space.mlp_ratios, space.image_sizes
 
 
-def _asked_choices(space: SearchSpace) -> tuple[tuple[int, ...], ...]:
-    return space.patch_choices[::-1], space.stem_depths, space.mlp_kernels, space.pool_order
-
-
 def shape_of(indices: tuple[int, ...], space: SearchSpace) -> Architecture:
     """The architecture with these choices."""
     width, depth, heads, ratio, size = (values[index] for values, index in zip(_article_choices(space), indices, strict=False))
-    patch, stem, kernel, pool = (values[index] for values, index in zip(_asked_choices(space), indices[5:], strict=True))
     plain = space.uniform(int(width), int(depth), int(heads), ratio, int(size))
-    asked = {"patch_size": patch, "stem_depth": stem, "mlp_kernel": (kernel,) * plain.depth, "pool_after": pool}
-    return replace(plain, **space.asked(asked))
+    places = zip(space.asked_choices.items(), indices[5:], strict=True)
+    asked: dict[str, Any] = {name: values[index] for (name, values), index in places}
+    return replace(plain, **space.asked({**asked, "mlp_kernel": (asked["mlp_kernel"],) * plain.depth}))
 
 
 def _raised(indices: tuple[int, ...]) -> Iterator[tuple[int, ...]]:

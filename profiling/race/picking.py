@@ -55,10 +55,8 @@ def distance(first: Architecture, second: Architecture, space: SearchSpace) -> f
         _steps(first.depth, second.depth, space.depths),
         _steps(space.image_size_of(first), space.image_size_of(second), space.image_sizes),
     ]
-    asked: dict[str, tuple[int, ...]] = {
-        "patch_size": space.patch_choices, "stem_depth": space.stem_depths, "pool_after": space.pool_order,
-    }  # fmt: skip
-    parts += [_steps(getattr(first, n), getattr(second, n), asked[n]) for n in space.asks_for if n in asked]
+    of_network = [name for name in space.asks_for if name != "mlp_kernel"]
+    parts += [_steps(getattr(first, name), getattr(second, name), space.asked_choices[name]) for name in of_network]
     of_blocks: list[tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]] = [
         (first.num_heads, second.num_heads, space.num_heads),
         (first.mlp_ratio, second.mlp_ratio, space.mlp_ratios),
