@@ -37,7 +37,8 @@ MAX_KERNEL, MAX_STEM_DEPTH = 15, 64
 
 # The flat form that timm and `config.json` know: these of the architecture, those of the geometry, and options of `Subnet`.
 CHOICES = ("embed_dim", "num_heads", "mlp_ratio", "stem_depth", "mlp_kernel", "pool_after")
-ASKED_FOR = ("patch_size", "stem_depth", "mlp_kernel", "pool_after")  # left out of every form unless the space asks for them
+SEARCHED = {"searched_size": "image_size", "searched_patch": "patch_size", "searched_head": "head_dim"}  # of both, if chosen
+ASKED_FOR = ("patch_size", "head_dim", "stem_depth", "mlp_kernel", "pool_after")  # in no form unless the space asks for them
 OPTIONS = ("drop_rate", "drop_path_rate", "super_depth", "form")
 
 
@@ -70,8 +71,8 @@ def is_list_of_numbers(value: object) -> bool:
 class Architecture:
     """The choices of one subnet. Equal values are equal architectures; hashable.
 
-    `image_size` is the side of the (square) input in pixels; None means the one size of the space. The last four are None where
-    the space does not ask for them.
+    `image_size` is the side of the (square) input in pixels; None means the one size of the space. The last five are None where
+    the space does not ask for them. Without heads a block has no attention, with an MLP ratio of 0 no MLP.
     Raises `ArchitectureError` when the lists differ in length, or hold something that is not positive or beyond belief.
     """
 
@@ -80,6 +81,7 @@ class Architecture:
     mlp_ratio: tuple[float, ...]  # per block; the hidden width is int(embed_dim × ratio), as in the official code
     image_size: int | None = None  # pixels
     patch_size: int | None = None  # pixels
+    head_dim: int | None = None  # channels per head
     stem_depth: int | None = None  # convolutions of a convolutional stem beside those that halve
     mlp_kernel: tuple[int, ...] | None = None  # per block: side of the MLP's depthwise convolution; 0: it has none
     pool_after: int | None = None  # blocks before the grid is halved; 0: it never is
@@ -99,18 +101,17 @@ class Architecture:
         if self.depth > MAX_DEPTH:
             raise ArchitectureError(f"architecture has {self.depth} blocks, expected at most {MAX_DEPTH}")
         sizes = [("embed_dim", self.embed_dim, MAX_EMBED_DIM), ("image_size", self.image_size or 0, MAX_IMAGE_SIZE)]
-        sizes += [("num_heads", heads, MAX_HEADS) for heads in self.num_heads]
-        sizes += [] if self.patch_size is None else [("patch_size", self.patch_size, LARGEST_SIZES["patch_size"])]
-        for name, size, most in sizes:
+        asked = [(name, getattr(self, name), LARGEST_SIZES[name]) for name in ("patch_size", "head_dim")]
+        for name, size, most in (*sizes, *(one for one in asked if one[1] is not None)):
             if not is_whole(size, most) and not (name == "image_size" and self.image_size is None):
                 raise ArchitectureError(f"{name} must be positive whole numbers up to {most}, got {str(size)[:40]}")
+        if odd := [heads for heads in self.num_heads if not is_whole(heads, MAX_HEADS, least=0)]:
+            raise ArchitectureError(f"num_heads must be whole numbers from 0 to {MAX_HEADS}, got {str(odd[0])[:40]}")
         self._check_asked_for()
-        if not all(0 < ratio < MAX_MLP_RATIO for ratio in self.mlp_ratio):
-            raise ArchitectureError(f"mlp_ratio must be positive in every block and below 1000, got {self.mlp_ratio}")
-        if min(self.hidden_dims) < 1:
-            raise ArchitectureError(
-                f"mlp_ratio {min(self.mlp_ratio):g} of embed_dim {self.embed_dim} leaves an MLP without a hidden channel"
-            )
+        if not all(0 <= ratio < MAX_MLP_RATIO for ratio in self.mlp_ratio):
+            raise ArchitectureError(f"mlp_ratio must be from 0 to below 1000 in every block, got {self.mlp_ratio}")
+        if thin := [ratio for ratio, hidden in zip(self.mlp_ratio, self.hidden_dims, strict=True) if ratio and not hidden]:
+            raise ArchitectureError(f"mlp_ratio {thin[0]:g} of embed_dim {self.embed_dim} leaves an MLP without a hidden channel")
 
     def _check_asked_for(self) -> None:
         """Raises `ArchitectureError` for an impossible stem, kernel or place of the halving."""
@@ -151,6 +152,7 @@ class Architecture:
     def asked_for(self) -> list[str]:
         """What only some spaces ask for, in words for people; none where this network names none of it."""
         found = [] if self.patch_size is None else [f"patch {self.patch_size} px"]
+        found += [] if self.head_dim is None else [f"head width {self.head_dim}"]
         found += [] if self.stem_depth is None else [f"stem depth {self.stem_depth}"]
         found += [] if self.mlp_kernel is None else [f"MLP kernels {','.join(map(str, self.mlp_kernel))}"]
         return found + ([f"grid halved after block {self.pool_after}"] if self.pool_after else [])
@@ -262,8 +264,8 @@ class SubnetGeometry:
 
     def arguments(self, architecture: Architecture) -> dict[str, Any]:
         """Architecture and geometry as timm's arguments; JSON."""
-        own = {name: value for name, value in asdict(architecture).items() if name not in ("image_size", "patch_size")}
-        values = {**asdict(self), **own, "searched_size": architecture.image_size, "searched_patch": architecture.patch_size}
+        own = {name: value for name, value in asdict(architecture).items() if name not in SEARCHED.values()}
+        values = {**asdict(self), **own, **{flat: getattr(architecture, name) for flat, name in SEARCHED.items()}}
         for name, default in LEFT_OUT.items():
             if values[name] == default:
                 del values[name]
@@ -280,10 +282,10 @@ class SubnetGeometry:
         """
         names = {field.name for field in fields(cls)}
         geometry = cls(**{name: value for name, value in values.items() if name in names})
-        size = None if values.get("searched_size") is None else geometry.img_size[0]
-        patch = None if values.get("searched_patch") is None else geometry.patch_size
+        own = {"image_size": geometry.img_size[0], "patch_size": geometry.patch_size, "head_dim": geometry.head_dim}
+        searched = {name: own[name] for flat, name in SEARCHED.items() if values.get(flat) is not None}
         choices = {name: values[name] for name in CHOICES if name in values}
-        return Architecture.from_dict({**choices, "image_size": size, "patch_size": patch}), geometry
+        return Architecture.from_dict({**choices, **searched}), geometry
 
     @classmethod
     def of_file(cls, values: object) -> tuple[Architecture, SubnetGeometry]:
@@ -293,16 +295,17 @@ class SubnetGeometry:
         """
         if not isinstance(values, Mapping):
             raise CheckpointError(f"model_args is a {type(values).__name__}, expected a JSON object")
-        known = {*CHOICES, "searched_size", "searched_patch", *(field.name for field in fields(cls)), *OPTIONS}
+        known = {*CHOICES, *SEARCHED, *(field.name for field in fields(cls)), *OPTIONS}
         if unknown := sorted(set(values) - known):
             raise CheckpointError(f"model_args has unknown keys {short(unknown)}; known are {sorted(known)}")
         architecture, own = cls.of_arguments(values)
         if (searched := values.get("searched_size")) is not None and (searched, searched) != own.img_size:
             given = short(values.get("img_size"), 40)
             raise CheckpointError(f"searched_size {short(searched, 40)} contradicts img_size {given}; they must be equal")
-        if (searched := values.get("searched_patch")) not in (None, own.patch_size):
-            given = f"{short(searched, 40)} contradicts patch_size {own.patch_size}"
-            raise CheckpointError(f"searched_patch {given}; they must be equal")
+        for flat in ("searched_patch", "searched_head"):
+            if (searched := values.get(flat)) not in (None, size := getattr(own, SEARCHED[flat])):
+                given = f"{short(searched, 40)} contradicts {SEARCHED[flat]} {size}"
+                raise CheckpointError(f"{flat} {given}; they must be equal")
         grid = tuple(side // own.patch_size for side in own.img_size)
         if any(side % own.patch_size for side in own.img_size):
             raise CheckpointError(f"img_size must be a multiple of patch_size {own.patch_size}, got {short(own.img_size, 40)}")
@@ -313,8 +316,8 @@ class SubnetGeometry:
 
 # Of the flat form: what is left out where it has this value, so that a network without it is described as ever.
 LEFT_OUT = {
-    "stem": "patch", "stem_dim": 32, "class_token": True, "searched_patch": None, "stem_depth": None, "mlp_kernel": None,
-    "pool_after": None,
+    "stem": "patch", "stem_dim": 32, "class_token": True, "searched_patch": None, "searched_head": None,
+    "stem_depth": None, "mlp_kernel": None, "pool_after": None,
 }  # fmt: skip
 
 

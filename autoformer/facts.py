@@ -44,7 +44,8 @@ def facts_of_space(space: SearchSpace) -> dict[str, Any]:
         "supernet_memory_mib": {  # weights in float32, with shared and with independent weights per choice
             sharing: round(4 * count_supernet_params(replace(space, sharing=sharing)) / 2**20, 1)
             for sharing in ("entangled", "classical")
-            if sharing == "entangled" or not (space.any_up_to_largest or space.prefix_qkv_bias or space.asks_for)
+            if sharing == "entangled"
+            or not (space.any_up_to_largest or space.prefix_qkv_bias or not space.is_plain or space.mean_shift)
         },
         **{name: value for name, value in space.to_dict().items() if name != "format"},
         **(
@@ -85,7 +86,7 @@ def count_executed_flops(architecture: Architecture, space: SearchSpace, form: E
     total = count_flops(architecture, space)
     if not space.relative_position or form == "bias":
         return total
-    channels = space.head_dim
+    channels = space.head_dim_of(architecture)
     total -= count_relative_position_flops(architecture, space)
     for heads, grid in _heads_and_grids(architecture, space):
         qkv, tokens, features = heads * channels, tokens_of(grid, space), 2 * grid
@@ -105,7 +106,7 @@ def count_relative_position_flops(architecture: Architecture, space: SearchSpace
     if not space.relative_position:
         return 0
     return sum(
-        (4 * grid**3 + (tokens_of(grid, space) if space.class_token else 0)) * heads * space.head_dim
+        (4 * grid**3 + (tokens_of(grid, space) if space.class_token else 0)) * heads * space.head_dim_of(architecture)
         for heads, grid in _heads_and_grids(architecture, space)
     )
 
@@ -114,13 +115,16 @@ def count_unfactorised_flops(architecture: Architecture, space: SearchSpace) -> 
     """What relative position costs as the official code multiplies it: queries and attention with an N×N×K embedding."""
     if not space.relative_position:
         return 0
-    return sum(2 * tokens_of(grid, space) ** 2 * heads * space.head_dim for heads, grid in _heads_and_grids(architecture, space))
+    channels = space.head_dim_of(architecture)
+    return sum(2 * tokens_of(grid, space) ** 2 * heads * channels for heads, grid in _heads_and_grids(architecture, space))
 
 
 def count_layer_norm_flops(architecture: Architecture, space: SearchSpace) -> int:
     """The share of LayerNorm in the canonical count: 5 an element, as fvcore has it."""
     tokens = [tokens_of(grid, space) for grid in Outline.of(architecture, space).grids]
-    return 5 * architecture.embed_dim * (2 * sum(tokens) + tokens[-1])  # the last one belongs to the final norm
+    blocks = zip(tokens, architecture.num_heads, architecture.hidden_dims, strict=True)
+    before = sum(own * (bool(heads) + bool(hidden)) for own, heads, hidden in blocks)
+    return 5 * architecture.embed_dim * (before + tokens[-1])  # the last one belongs to the final norm
 
 
 def _heads_and_grids(architecture: Architecture, space: SearchSpace) -> Iterator[tuple[int, int]]:

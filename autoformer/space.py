@@ -26,7 +26,8 @@ SHARED = (  # with `SubnetGeometry`
     *LARGEST_SIZES, "relative_position", "absolute_position", "norm_eps", "scale_by_width", "stem", "class_token",
 )  # fmt: skip
 # What a space's file leaves out where it has this value, so that a space that asks for none of it is written as ever.
-LEFT_OUT = {name: Choices.__dataclass_fields__[name].default for name in (*OPTIONAL_CHOICES, "stem", "stem_dim", "class_token")}
+_ASKED = (*OPTIONAL_CHOICES, "stem", "stem_dim", "class_token", "mean_shift")
+LEFT_OUT = {name: Choices.__dataclass_fields__[name].default for name in _ASKED}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +57,8 @@ class SearchSpace(Choices):
 
     def _not_asked_for(self, architecture: Architecture) -> list[str]:
         choices = {
-            "patch_size": self.patch_choices, "stem_depth": self.stem_depths, "mlp_kernel": self.mlp_kernels,
-            "pool_after": self.pool_after,
+            "patch_size": self.patch_choices, "head_dim": self.head_dim_choices, "stem_depth": self.stem_depths,
+            "mlp_kernel": self.mlp_kernels, "pool_after": self.pool_after,
         }  # fmt: skip
         found = []
         for name, known in choices.items():
@@ -101,7 +102,7 @@ class SearchSpace(Choices):
         """Number of architectures."""
         per_block = len(self.num_heads) * len(self.mlp_ratios) * len(self.mlp_kernels)
         blocks: int = sum(per_block**depth for depth in self.depths)
-        around = len(self.patch_choices) * len(self.stem_depths) * len(self.pool_after)
+        around = len(self.patch_choices) * len(self.head_dim_choices) * len(self.stem_depths) * len(self.pool_after)
         return len(self.image_sizes) * around * len(self.embed_dims) * blocks
 
     # --- drawing and varying -------------------------------------------------------------------------------------
@@ -126,6 +127,7 @@ class SearchSpace(Choices):
         """The optional choices by their names in `Architecture`, each from the cheapest to the most expensive."""
         return {
             "patch_size": self.patch_choices[::-1],
+            "head_dim": self.head_dim_choices,
             "stem_depth": self.stem_depths,
             "mlp_kernel": self.mlp_kernels,
             "pool_after": tuple(sorted(self.pool_after, key=lambda place: (place == 0, place))),  # the earliest is the cheapest
@@ -183,6 +185,7 @@ class SearchSpace(Choices):
         """What else the space asks for, drawn independently and uniformly."""
         draws: dict[str, Callable[[], Any]] = {
             "patch_size": lambda: rng.choice(self.patch_choices),
+            "head_dim": lambda: rng.choice(self.head_dim_choices),
             "stem_depth": lambda: rng.choice(self.stem_depths),
             "mlp_kernel": lambda: tuple([rng.choice(self.mlp_kernels) for _ in range(depth)]),
             "pool_after": lambda: rng.choice(self.pool_after),
@@ -257,7 +260,8 @@ class SearchSpace(Choices):
         """What a network of this space has beside its architecture."""
         side = self.image_size_of(architecture)
         pool: Literal["avg", "token"] = "avg" if self.pooling == "mean" else "token"
-        shared = {name: getattr(self, name) for name in SHARED} | {"patch_size": self.patch_size_of(architecture)}
+        own = {"patch_size": self.patch_size_of(architecture), "head_dim": self.head_dim_of(architecture)}
+        shared = {name: getattr(self, name) for name in SHARED} | own
         return SubnetGeometry(img_size=(side, side), global_pool=pool, **shared)
 
     @classmethod

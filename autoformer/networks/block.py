@@ -66,16 +66,20 @@ class LocalMlp(Mlp):  # type: ignore[misc]
 
 
 class Block(nn.Module):
-    """One pre-norm transformer block; with a `kernel` its MLP convolves the grid."""
+    """One pre-norm transformer block; with a `kernel` its MLP convolves the grid. Without heads it has no attention, without
+    hidden channels no MLP, and no norm before what it lacks."""
 
     def __init__(self, dim: int, heads: int, hidden: int, geometry: SubnetGeometry, form: Form, kernel: int = 0) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=geometry.norm_eps)
-        self.attn = Attention(dim, heads, geometry, form)
+        self.has_attention, self.has_mlp = bool(heads), bool(hidden)
+        if heads:
+            self.norm1 = nn.LayerNorm(dim, eps=geometry.norm_eps)
+            self.attn = Attention(dim, heads, geometry, form)
         self.drop_path1: nn.Module = nn.Identity()
-        self.norm2 = nn.LayerNorm(dim, eps=geometry.norm_eps)
         self.convolves = bool(kernel)  # asked of the block: its MLP may be wrapped, as one in another precision is
-        self.mlp = LocalMlp(dim, hidden, kernel) if kernel else Mlp(dim, hidden_features=hidden)
+        if hidden:
+            self.norm2 = nn.LayerNorm(dim, eps=geometry.norm_eps)
+            self.mlp = LocalMlp(dim, hidden, kernel) if kernel else Mlp(dim, hidden_features=hidden)
         self.drop_path2: nn.Module = nn.Identity()
 
     def set_drop_path(self, rate: float) -> None:
@@ -84,7 +88,10 @@ class Block(nn.Module):
         self.drop_path2 = DropPath(rate) if rate else nn.Identity()
 
     def forward(self, x: Tensor, where: Geometry) -> Tensor:
-        x = x + self.drop_path1(self.attn(self.norm1(x), where))
+        if self.has_attention:
+            x = x + self.drop_path1(self.attn(self.norm1(x), where))
+        if not self.has_mlp:
+            return x
         normalised = self.norm2(x)
         mlp = self.mlp(normalised, where) if self.convolves else self.mlp(normalised)
         return x + cast(Tensor, self.drop_path2(mlp))

@@ -9,7 +9,11 @@ ratio has a block of its own at each depth, and only the stem, the final norm an
 
 Layout: query, key and value weights are stored apart, [3, Q, E], heads in order, so a prefix of Q channels is a prefix
 of heads, and weights and biases are sliced alike. (The official code interleaves the rows of the weight but not the bias, so
-that a bias serves the query in one network and the key in another; `prefix_qkv_bias` repeats that for its checkpoints.)
+that a bias serves the query in one network and the key in another; `prefix_qkv_bias` repeats that for its checkpoints.) Of
+narrower heads each is a prefix of its own head; their queries are scaled so that logits keep the scale of the whole head.
+
+A block may lack its attention or its MLP. Where the space has `mean_shift`, what a network lacks (heads, channels of heads,
+channels of an MLP, or all of them) leaves its mean in the bias behind it, so that the stream keeps its level.
 
 Letters: B images, N tokens, E width, H heads, K channels per head, Q = H·K, M hidden width of the MLP.
 """
@@ -78,20 +82,27 @@ class SuperQKV(nn.Module):
     With `prefix_bias` the bias of a network with Q channels is the first 3Q of all bias numbers in a row (official code).
     """
 
-    def __init__(self, embed_dim: int, qkv_dim: int, *, prefix_bias: bool) -> None:
+    def __init__(self, embed_dim: int, qkv_dim: int, head_dim: int, *, prefix_bias: bool) -> None:
         super().__init__()
-        self.prefix_bias = prefix_bias
+        self.prefix_bias, self.head_dim = prefix_bias, head_dim
         self.weight = nn.Parameter(torch.empty(3, qkv_dim, embed_dim))
         self.bias = nn.Parameter(torch.zeros(3, qkv_dim))
         nn.init.trunc_normal_(self.weight, std=INIT_STD)
 
-    def slice(self, embed_dim: int, qkv_dim: int) -> tuple[Tensor, Tensor]:
-        """Weight [3Q, E] and bias [3Q], ordered query, key, value."""
-        bias = self.bias.flatten()[: 3 * qkv_dim] if self.prefix_bias else self.bias[:, :qkv_dim].flatten()
-        return self.weight[:, :qkv_dim, :embed_dim].flatten(0, 1), bias
+    def slice(self, embed_dim: int, heads: int, channels: int) -> tuple[Tensor, Tensor]:
+        """Weight [3Q, E] and bias [3Q], ordered query, key, value, of so many heads with so many channels each."""
+        if channels == self.head_dim:
+            qkv_dim = heads * channels
+            bias = self.bias.flatten()[: 3 * qkv_dim] if self.prefix_bias else self.bias[:, :qkv_dim].flatten()
+            return self.weight[:, :qkv_dim, :embed_dim].flatten(0, 1), bias
+        scale = self.bias.new_ones(3)
+        scale[0] = (channels / self.head_dim) ** 0.5  # what attention divides logits by is of its own channels
+        weight = self.weight.unflatten(1, (-1, self.head_dim))[:, :heads, :channels, :embed_dim] * scale.view(3, 1, 1, 1)
+        bias = self.bias.unflatten(1, (-1, self.head_dim))[:, :heads, :channels] * scale.view(3, 1, 1)
+        return weight.flatten(0, 2), bias.flatten()
 
-    def forward(self, x: Tensor, qkv_dim: int) -> Tensor:
-        return F.linear(x, *self.slice(x.shape[-1], qkv_dim))
+    def forward(self, x: Tensor, heads: int, channels: int) -> Tensor:
+        return F.linear(x, *self.slice(x.shape[-1], heads, channels))
 
 
 class SuperLayerNorm(nn.Module):
@@ -116,7 +127,7 @@ class SuperAttention(nn.Module):
         self.head_dim = space.head_dim
         self.scale_by_width = space.scale_by_width
         self.relative_position = space.relative_position
-        self.qkv = SuperQKV(embed_dim, qkv_dim, prefix_bias=space.prefix_qkv_bias)
+        self.qkv = SuperQKV(embed_dim, qkv_dim, space.head_dim, prefix_bias=space.prefix_qkv_bias)
         self.proj = SuperLinear(qkv_dim, embed_dim)
         if space.relative_position:
             for name in Tables._fields:
@@ -124,27 +135,45 @@ class SuperAttention(nn.Module):
                 nn.init.trunc_normal_(table, std=INIT_STD)
                 self.register_parameter(name, table)
 
-    def tables(self) -> Tables | None:
-        return Tables(*(getattr(self, name) for name in Tables._fields)) if self.relative_position else None
+        if space.mean_shift:
+            self.register_buffer("mean", torch.zeros(qkv_dim))  # of what the projection takes, in the largest network
 
-    def forward(self, x: Tensor, heads: int, where: Geometry, form: Form) -> Tensor:
+    def tables(self, channels: int) -> Tables | None:
+        return Tables(*(getattr(self, name)[:, :channels] for name in Tables._fields)) if self.relative_position else None
+
+    def projection(self, embed_dim: int, heads: int, channels: int) -> tuple[Tensor, Tensor]:
+        """Weight [E, Q] and bias [E] of the layer after attention, of so many heads with so many channels each."""
+        if channels == self.head_dim:
+            weight, bias = self.proj.slice(heads * channels, embed_dim)
+        else:
+            weight = self.proj.weight[:embed_dim].unflatten(1, (-1, self.head_dim))[:, :heads, :channels].flatten(1)
+            bias = self.proj.bias[:embed_dim]
+        if isinstance(mean := getattr(self, "mean", None), Tensor) and weight.shape[1] < len(mean):
+            lost = mean.clone().unflatten(0, (-1, self.head_dim))
+            lost[:heads, :channels] = 0
+            bias = F.linear(lost.flatten(), self.proj.weight[:embed_dim], bias)
+        return weight, bias
+
+    def forward(self, x: Tensor, heads: int, channels: int, where: Geometry, form: Form) -> Tensor:
         width = x.shape[-1]
-        qkv = self.qkv(x, heads * self.head_dim).unflatten(-1, (3, heads, self.head_dim))  # [B, N, 3, H, K]
-        scale = logit_scale(width, heads, self.head_dim, by_width=self.scale_by_width)
-        return cast(Tensor, self.proj(attend(qkv, self.tables(), where, scale, form), width))
+        qkv = self.qkv(x, heads, channels).unflatten(-1, (3, heads, channels))  # [B, N, 3, H, K]
+        scale = logit_scale(width, heads, channels, by_width=self.scale_by_width)
+        return F.linear(attend(qkv, self.tables(channels), where, scale, form), *self.projection(width, heads, channels))
 
 
 class BlockChoice(NamedTuple):
     """What one network chose for one block."""
 
-    heads: int
-    hidden: int  # channels of the MLP
+    heads: int  # 0: no attention
+    channels: int  # of each head
+    hidden: int  # channels of the MLP; 0: no MLP
     kernel: int  # side of its depthwise convolution; 0: none
 
 
-def block_choices(architecture: Architecture) -> list[BlockChoice]:
+def block_choices(architecture: Architecture, space: SearchSpace) -> list[BlockChoice]:
     """The choices of every block, in order."""
-    return list(map(BlockChoice, architecture.num_heads, architecture.hidden_dims, architecture.kernels))
+    channels = [space.head_dim_of(architecture)] * architecture.depth
+    return list(map(BlockChoice, architecture.num_heads, channels, architecture.hidden_dims, architecture.kernels))
 
 
 class SuperBlock(nn.Module):
@@ -159,15 +188,65 @@ class SuperBlock(nn.Module):
         if largest := space.mlp_kernels[-1]:
             self.kernels = nn.Parameter(identity_kernels(hidden_dim, largest))
         self.fc2 = SuperLinear(hidden_dim, embed_dim)
+        if space.mean_shift:
+            self.register_buffer("mean", torch.zeros(hidden_dim))  # of what `fc2` takes, in the largest network
 
     def forward(self, x: Tensor, choice: BlockChoice, where: Geometry, form: Form, factors: Tensor | None) -> Tensor:
-        attention = self.attn(self.norm1(x), choice.heads, where, form)
-        x = x + (attention if factors is None else attention * factors[0])
+        of_attention, of_mlp = (None, None) if factors is None else factors
+        x = x + self._attention(x, choice, where, form, of_attention)
+        return x + self._mlp(x, choice, where, of_mlp)
+
+    def _attention(self, x: Tensor, choice: BlockChoice, where: Geometry, form: Form, factors: Tensor | None) -> Tensor | float:
+        """What attention adds to the stream; nothing, or its mean, where there is none."""
+        if not choice.heads:
+            return self.mean_of_attention(x.shape[-1])
+        attention: Tensor = self.attn(self.norm1(x), choice.heads, choice.channels, where, form)
+        return attention if factors is None else attention * factors
+
+    def _mlp(self, x: Tensor, choice: BlockChoice, where: Geometry, factors: Tensor | None) -> Tensor | float:
+        """What the MLP adds to the stream; nothing, or its mean, where there is none."""
+        if not choice.hidden:
+            return self.mean_of_mlp(x.shape[-1])
         inner = self.fc1(self.norm2(x), choice.hidden)
         if choice.kernel:
             inner = convolve(inner, self.kernels_of(choice), where)
-        mlp = self.fc2(F.gelu(inner), x.shape[-1])
-        return cast(Tensor, x + (mlp if factors is None else mlp * factors[1]))
+        mlp = F.linear(F.gelu(inner), *self.output_layer(x.shape[-1], choice.hidden))
+        return mlp if factors is None else mlp * factors
+
+    def output_layer(self, embed_dim: int, hidden: int) -> tuple[Tensor, Tensor]:
+        """Weight [E, M] and bias [E] of the MLP's second layer."""
+        weight, bias = self.fc2.slice(hidden, embed_dim)
+        if isinstance(mean := getattr(self, "mean", None), Tensor) and hidden < len(mean):
+            bias = F.linear(mean[hidden:], self.fc2.weight[:embed_dim, hidden:], bias)
+        return weight, bias
+
+    def mean_of_attention(self, embed_dim: int) -> Tensor | float:
+        """What attention adds to the stream on average, [E]; 0 where the space leaves no means."""
+        return self.attn.projection(embed_dim, 0, self.attn.head_dim)[1] if hasattr(self.attn, "mean") else 0.0
+
+    def mean_of_mlp(self, embed_dim: int) -> Tensor | float:
+        """What the MLP adds to the stream on average, [E]; 0 where the space leaves no means."""
+        return self.output_layer(embed_dim, 0)[1] if hasattr(self, "mean") else 0.0
+
+    def slices(self, embed_dim: int, choice: BlockChoice) -> Iterator[tuple[str, Tensor]]:
+        """The weights of one network's block under the names of `Block`."""
+        heads, channels, hidden, kernel = choice
+        layers: dict[str, tuple[Tensor, Tensor]] = {}
+        if heads:
+            layers["attn.qkv"] = self.attn.qkv.slice(embed_dim, heads, channels)
+            layers["attn.proj"] = self.attn.projection(embed_dim, heads, channels)
+            layers["norm1"] = self.norm1.weight[:embed_dim], self.norm1.bias[:embed_dim]
+        if hidden:
+            layers["mlp.fc1"], layers["mlp.fc2"] = self.fc1.slice(embed_dim, hidden), self.output_layer(embed_dim, hidden)
+            layers["norm2"] = self.norm2.weight[:embed_dim], self.norm2.bias[:embed_dim]
+        for layer, (weight, bias) in layers.items():
+            yield f"{layer}.weight", weight
+            yield f"{layer}.bias", bias
+        if kernel and hidden:
+            yield "mlp.conv.weight", self.kernels_of(choice)
+        if heads and (tables := self.attn.tables(channels)) is not None:
+            for name, table in tables._asdict().items():
+                yield f"attn.{name}", table
 
     def kernels_of(self, choice: BlockChoice) -> Tensor:
         """The kernels [M, 1, k, k] of a network's MLP."""
@@ -247,7 +326,7 @@ class Supernet(nn.Module):
             x = torch.cat([self.cls_token[..., :embed_dim].expand(x.shape[0], -1, -1), x], 1)
         if self.space.absolute_position:
             x = x + resample_positions(self.pos_embed[..., :embed_dim], self.grid, (rows, columns), self.prefix)
-        for index, choice in enumerate(block_choices(architecture)):
+        for index, choice in enumerate(block_choices(architecture, self.space)):
             if index and index == architecture.pool_after:
                 x, where = halve(x, where), halved(where, reach, x)
             rate = self.drop_path_rates[index] if self.training else 0.0
@@ -311,37 +390,32 @@ class Supernet(nn.Module):
         return {name: tensor.detach().clone().contiguous() for name, tensor in self.slices(architecture)}
 
     def slices(self, architecture: Architecture) -> Iterator[tuple[str, Tensor]]:
-        """The weights of one subnet as views of the super weights, under the names of `Subnet`."""
+        """The weights of one subnet under the names of `Subnet`: views of the super weights, where they are not worked out."""
         embed_dim = architecture.embed_dim
         stem = embed_dim, self.space.patch_size_of(architecture), architecture.stem_depth or 0
-        for name, weight in self.patch_embed.slices(*stem):
-            yield f"patch_embed.{name}", weight
+        found = {f"patch_embed.{name}": weight for name, weight in self.patch_embed.slices(*stem)}
         if self.prefix:
-            yield "cls_token", self.cls_token[..., :embed_dim]
+            found["cls_token"] = self.cls_token[..., :embed_dim]
+        writers: list[str] = [
+            name for name in ("patch_embed.proj.bias", "cls_token") if name in found
+        ]  # into the stream, the last so far
         if self.space.absolute_position:
             side = self.space.grid_of(architecture)
-            yield "pos_embed", resample_positions(self.pos_embed[..., :embed_dim], self.grid, (side, side), self.prefix)
-        for index, choice in enumerate(block_choices(architecture)):
-            block, hidden = self.block(index, embed_dim, choice), choice.hidden
-            name, qkv_dim = f"blocks.{index}", choice.heads * self.space.head_dim
-            layers = {
-                "attn.qkv": block.attn.qkv.slice(embed_dim, qkv_dim),
-                "attn.proj": block.attn.proj.slice(qkv_dim, embed_dim),
-                "mlp.fc1": block.fc1.slice(embed_dim, hidden),
-                "mlp.fc2": block.fc2.slice(hidden, embed_dim),
-                "norm1": (block.norm1.weight[:embed_dim], block.norm1.bias[:embed_dim]),
-                "norm2": (block.norm2.weight[:embed_dim], block.norm2.bias[:embed_dim]),
-            }
-            for layer, (weight, bias) in layers.items():
-                yield f"{name}.{layer}.weight", weight
-                yield f"{name}.{layer}.bias", bias
-            if choice.kernel:
-                yield f"{name}.mlp.conv.weight", block.kernels_of(choice)
-            if self.space.relative_position:
-                for table in Tables._fields:
-                    yield f"{name}.attn.{table}", getattr(block.attn, table)
+            found["pos_embed"] = resample_positions(self.pos_embed[..., :embed_dim], self.grid, (side, side), self.prefix)
+        for index, choice in enumerate(block_choices(architecture, self.space)):
+            block, name = self.block(index, embed_dim, choice), f"blocks.{index}"
+            found |= {f"{name}.{layer}": weight for layer, weight in block.slices(embed_dim, choice)}
+            for layer, present, mean_of in (
+                ("attn.proj.bias", choice.heads, block.mean_of_attention),
+                ("mlp.fc2.bias", choice.hidden, block.mean_of_mlp),
+            ):
+                if present:
+                    writers = [f"{name}.{layer}"]
+                elif isinstance(mean := mean_of(embed_dim), Tensor):
+                    found |= {writer: found[writer] + mean for writer in writers}
+        weight, bias = self.head.slice(embed_dim, self.space.num_classes)
+        yield from found.items()
         yield "norm.weight", self.norm.weight[:embed_dim]
         yield "norm.bias", self.norm.bias[:embed_dim]
-        weight, bias = self.head.slice(embed_dim, self.space.num_classes)
         yield "head.weight", weight
         yield "head.bias", bias

@@ -160,6 +160,7 @@ def _features(network: Architecture, space: SearchSpace) -> list[int]:
     ]  # fmt: skip
     asked = {
         "patch_size": (space.patch_choices, own.patch_size),
+        "head_dim": (space.head_dim_choices, own.head_dim),
         "stem_depth": (space.stem_depths, own.stem_depth),
         "pool_after": (space.pool_after, own.pool_after),
     }
