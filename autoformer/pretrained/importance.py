@@ -66,7 +66,7 @@ def assumed_moments(supernet: Supernet) -> Moments:
         for block in _blocks(supernet):
             attention_inputs.append(energy / energy.mean())
             heads.append(_assumed_heads(block, attention_inputs[-1]))
-            projection = _per_head(block)  # [E, H, K]
+            projection = per_head(block)  # [E, H, K]
             energy = energy + torch.einsum("ehk,hkl,ehl->e", projection, heads[-1], projection) + block.attn.proj.bias.square()
             mlp_inputs.append(energy / energy.mean())
             hidden.append(_assumed_hidden(block, mlp_inputs[-1]))
@@ -116,18 +116,18 @@ def order_by_importance(supernet: Supernet, moments: Moments) -> None:
                 (block.fc1.weight, block.norm2, moments.mlp_inputs[index]),
             )
             importance += sum(_shares(weight, norm.weight, inputs) for weight, norm, inputs in readers)
-            projection = _per_head(block)
-            _order_heads(block, _descending(torch.einsum("ehk,hkl,ehl->h", projection, moments.heads[index], projection)))
-            _order_hidden(block, _descending(moments.hidden[index] * block.fc2.weight.square().sum(0)))
+            projection = per_head(block)
+            order_heads(block, descending(torch.einsum("ehk,hkl,ehl->h", projection, moments.heads[index], projection)))
+            order_hidden(block, descending(moments.hidden[index] * block.fc2.weight.square().sum(0)))
         importance += _shares(supernet.head.weight, supernet.norm.weight, moments.features)
-        _order_channels(supernet, _descending(importance))
+        _order_channels(supernet, descending(importance))
 
 
 def _blocks(supernet: Supernet) -> list[SuperBlock]:
     return [block for block in supernet.blocks if isinstance(block, SuperBlock)]
 
 
-def _per_head(block: SuperBlock) -> Tensor:
+def per_head(block: SuperBlock) -> Tensor:
     """The projection after attention by head, [E, H, K]."""
     weight: Tensor = block.attn.proj.weight.unflatten(1, (-1, block.attn.head_dim))
     return weight
@@ -140,18 +140,21 @@ def _shares(weight: Tensor, scale: Tensor, inputs: Tensor) -> Tensor:
     return shares
 
 
-def _descending(importance: Tensor) -> Tensor:
+def descending(importance: Tensor) -> Tensor:
+    """The order that puts the most important first."""
     return torch.argsort(importance, descending=True, stable=True)
 
 
-def _order_heads(block: SuperBlock, order: Tensor) -> None:
+def order_heads(block: SuperBlock, order: Tensor) -> None:
+    """Puts the heads of a block in this order."""
     channels = torch.arange(block.attn.qkv.weight.shape[1], device=order.device).unflatten(0, (len(order), -1))[order].flatten()
     block.attn.qkv.weight.copy_(block.attn.qkv.weight[:, channels])
     block.attn.qkv.bias.copy_(block.attn.qkv.bias[:, channels])
     block.attn.proj.weight.copy_(block.attn.proj.weight[:, channels])
 
 
-def _order_hidden(block: SuperBlock, order: Tensor) -> None:
+def order_hidden(block: SuperBlock, order: Tensor) -> None:
+    """Puts the hidden channels of a block's MLP in this order."""
     block.fc1.weight.copy_(block.fc1.weight[order])
     block.fc1.bias.copy_(block.fc1.bias[order])
     block.fc2.weight.copy_(block.fc2.weight[:, order])
