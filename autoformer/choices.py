@@ -233,10 +233,24 @@ class Choices:
         """The widths of a head there are, in channels, rising."""
         return self.head_dims or (self.head_dim,)
 
+    def may_lack(self, choice: str) -> bool:
+        """Whether blocks may lack what this choice of an architecture ("num_heads", "mlp_ratio") is about."""
+        return not {"num_heads": self.num_heads, "mlp_ratio": self.mlp_ratios}[choice][0]
+
+    @property
+    def whole_heads(self) -> tuple[int, ...]:
+        """The choices of heads of blocks that have attention."""
+        return tuple(heads for heads in self.num_heads if heads)
+
+    @property
+    def whole_mlp_ratios(self) -> tuple[float, ...]:
+        """The choices of MLP ratios of blocks that have an MLP."""
+        return tuple(ratio for ratio in self.mlp_ratios if ratio)
+
     @property
     def lacks_parts(self) -> bool:
         """Whether blocks may lack their attention or their MLP."""
-        return not self.num_heads[0] or not self.mlp_ratios[0]
+        return self.may_lack("num_heads") or self.may_lack("mlp_ratio")
 
     @property
     def asks_for(self) -> tuple[str, ...]:

@@ -137,15 +137,20 @@ class SearchSpace(Choices):
         """Of these values, by their names in `Architecture`, those that an architecture of this space names."""
         return {name: values[name] for name in self.asks_for}
 
-    def _picked(self, pick: Callable[[tuple[Any, ...]], Any]) -> Architecture:
-        """The homogeneous architecture of what `pick` takes of each list of choices."""
-        choices = (self.embed_dims, self.depths, self.num_heads, self.mlp_ratios, self.image_sizes)
-        embed_dim, depth, heads, ratio, size = map(pick, choices)
+    def _picked(self, pick: Callable[[tuple[Any, ...]], Any], *, whole: bool = True) -> Architecture:
+        """The homogeneous architecture of what `pick` takes of each list of choices; `whole`: its blocks lack no part."""
+        blocks = (self.whole_heads, self.whole_mlp_ratios) if whole else (self.num_heads, self.mlp_ratios)
+        embed_dim, depth, heads, ratio, size = map(pick, (self.embed_dims, self.depths, *blocks, self.image_sizes))
         return self._uniform((embed_dim, depth, heads, ratio, size), pick)
 
     @property
     def smallest(self) -> Architecture:
         """The architecture with the least of everything; the cheapest by params and FLOPs (of several patch sizes by FLOPs)."""
+        return self._picked(lambda values: values[0], whole=False)
+
+    @property
+    def narrowest(self) -> Architecture:
+        """The smallest architecture whose blocks lack neither attention nor MLP; `smallest` where all are whole."""
         return self._picked(lambda values: values[0])
 
     @property
@@ -166,9 +171,9 @@ class SearchSpace(Choices):
 
     @property
     def anchors(self) -> dict[str, Architecture]:
-        """Named architectures to watch while training: smallest, middle, largest, and the published ones it contains."""
+        """Named architectures to watch while training: smallest (none without parts), middle, largest, and published ones."""
         published = {name: architecture for name, architecture in PUBLISHED.items() if self.contains(architecture)}
-        return {"smallest": self.smallest, "middle": self.middle, **published, "largest": self.largest}
+        return {"smallest": self.narrowest, "middle": self.middle, **published, "largest": self.largest}
 
     def sample(self, rng: random.Random) -> Architecture:
         """Draws every choice independently and uniformly (the paper's sampling)."""
