@@ -23,6 +23,7 @@ from autoformer.architecture import (
     MAX_KERNEL,
     MAX_MLP_RATIO,
     MAX_STEM_DEPTH,
+    Anatomy,
     Architecture,
     check_stem,
     is_kernel,
@@ -39,14 +40,14 @@ OPTIONAL_CHOICES = {  # by default one that changes nothing; the largest number 
     "mlp_kernels": MAX_KERNEL,
     "pool_after": MAX_DEPTH,
 }
-FLAGS = ("relative_position", "absolute_position", "any_up_to_largest", "prefix_qkv_bias", "scale_by_width", "class_token")
+FLAGS = ("relative_position", "absolute_position", "any_up_to_largest", "prefix_qkv_bias", "scale_by_width")
 
 # The largest numbers that are believed, as in `architecture.py`.
 LARGEST_CHOICES = {"embed_dims": MAX_EMBED_DIM, "depths": MAX_DEPTH, "num_heads": MAX_HEADS, "image_sizes": MAX_IMAGE_SIZE}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choices:
+class Choices(Anatomy):
     """The choices, and the fixed numbers every network of the space shares.
 
     Raises `ArchitectureError` when a choice is empty, a number is impossible or beyond belief, or sizes do not divide.
@@ -78,7 +79,6 @@ class Choices:
     stem_depths: tuple[int, ...] = (0,)  # further 3 × 3 convolutions of a convolutional stem, of one network
     mlp_kernels: tuple[int, ...] = (0,)  # per block: side of a depthwise convolution inside the MLP; 0: none
     pool_after: tuple[int, ...] = (0,)  # blocks before the grid of patches is halved, of one network; 0: it never is
-    class_token: bool = True  # False: tokens are the patches alone (`pooling` mean)
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -192,6 +192,8 @@ class Choices:
         for name in FLAGS:
             if not isinstance(value := getattr(self, name), bool):
                 raise ArchitectureError(f"space {self.name!r}: {name} must be true or false, got {repr(value)[:40]}")
+        if contradiction := self.contradiction:
+            raise ArchitectureError(f"space {self.name!r}: {contradiction}")
         if not is_number(self.norm_eps):
             raise ArchitectureError(f"space {self.name!r}: norm_eps must be a number, got {repr(self.norm_eps)[:40]}")
 

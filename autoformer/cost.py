@@ -6,7 +6,7 @@ network, operator by operator, its 5 per LayerNorm element included; softmax, GE
 
 Of one outline (all that is not chosen block by block) params and FLOPs are linear in the heads and hidden channels of each block.
 
-Letters: P patches (grid²), N = P + 1 tokens (P without a class token), E width, d depth, Q = heads × head width,
+Letters: P patches (grid²), N tokens (P, the class token and registers), E width, d depth, Q = heads × head width,
 M = int(E × ratio), p patch size, c channels, C classes, g grid, m max_relative_position.
 """
 
@@ -47,7 +47,19 @@ class Outline(NamedTuple):
 
 def tokens_of(grid: int, space: SearchSpace) -> int:
     """Tokens of a block that sees this grid."""
-    return grid**2 + int(space.class_token)
+    return grid**2 + space.prefix_tokens
+
+
+def features_of(space: SearchSpace) -> int:
+    """Tokens, or means of tokens, that the classifier reads."""
+    return 2 if space.distilled and space.pooling == "token" else 1
+
+
+def norm_flops_around(outline: Outline, space: SearchSpace) -> int:
+    """Multiply-adds of the LayerNorms outside of blocks, 5 an element."""
+    before = tokens_of(outline.grids[0], space) if space.pre_norm else 0
+    after = (features_of(space) if space.fc_norm else tokens_of(outline.grids[-1], space)) if space.final_norm else 0
+    return 5 * (before + after) * outline.embed_dim
 
 
 def count_params(architecture: Architecture, space: SearchSpace) -> int:
@@ -98,10 +110,10 @@ def _params_around_blocks(outline: Outline, space: SearchSpace) -> int:
         total = _params_of_conv_stem(halvings_of(patch) + outline.stem_depth, space) + space.stem_dim * embed + embed
     else:
         total = embed * space.in_chans * patch**2 + embed  # patch embedding
-    total += embed * int(space.class_token)
+    total += embed * space.prefix_tokens
     total += tokens_of(grid, space) * embed if space.absolute_position else 0
-    total += 2 * embed  # final LayerNorm
-    return total + space.num_classes * embed + space.num_classes
+    total += 2 * embed * (space.pre_norm + space.final_norm)  # LayerNorms outside of blocks
+    return total + space.num_classes * embed * features_of(space) + space.num_classes
 
 
 def _params_of_block(embed: int, qkv: int, hidden: int, kernel: int, space: SearchSpace) -> int:
@@ -155,8 +167,8 @@ def stem_flops(outline: Outline, space: SearchSpace) -> int:
 
 
 def _flops_around_blocks(outline: Outline, space: SearchSpace) -> int:
-    embed, last = outline.embed_dim, outline.grids[-1]
-    return stem_flops(outline, space) + 5 * tokens_of(last, space) * embed + space.num_classes * embed  # 5: final LayerNorm
+    head = space.num_classes * features_of(space) * outline.embed_dim
+    return stem_flops(outline, space) + norm_flops_around(outline, space) + head
 
 
 def _flops_of_block(embed: int, qkv: int, hidden: int, kernel: int, grid: int, space: SearchSpace) -> int:
@@ -168,7 +180,7 @@ def _flops_of_block(embed: int, qkv: int, hidden: int, kernel: int, grid: int, s
     total += 2 * tokens**2 * qkv  # attention logits, and the sum over values
     if space.relative_position:
         total += 4 * grid**3 * qkv  # rows and columns, for keys and for values
-        total += tokens * qkv if space.class_token else 0  # the class token's row of the tables
+        total += tokens * qkv if space.prefix_tokens else 0  # the row of the tables for tokens before the patches
     return total
 
 

@@ -7,7 +7,16 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from autoformer.architecture import PUBLISHED, PUBLISHED_SPACES, Architecture
-from autoformer.cost import Outline, alignment_waste, count_flops, count_params, count_supernet_params, show, tokens_of
+from autoformer.cost import (
+    Outline,
+    alignment_waste,
+    count_flops,
+    count_params,
+    count_supernet_params,
+    norm_flops_around,
+    show,
+    tokens_of,
+)
 from autoformer.space import PRESETS, SearchSpace
 
 # What the paper states (table 3) and what the official code's get_complexity gives for the published networks.
@@ -105,7 +114,7 @@ def count_relative_position_flops(architecture: Architecture, space: SearchSpace
     if not space.relative_position:
         return 0
     return sum(
-        (4 * grid**3 + (tokens_of(grid, space) if space.class_token else 0)) * heads * space.head_dim
+        (4 * grid**3 + (tokens_of(grid, space) if space.prefix_tokens else 0)) * heads * space.head_dim
         for heads, grid in _heads_and_grids(architecture, space)
     )
 
@@ -119,8 +128,9 @@ def count_unfactorised_flops(architecture: Architecture, space: SearchSpace) -> 
 
 def count_layer_norm_flops(architecture: Architecture, space: SearchSpace) -> int:
     """The share of LayerNorm in the canonical count: 5 an element, as fvcore has it."""
-    tokens = [tokens_of(grid, space) for grid in Outline.of(architecture, space).grids]
-    return 5 * architecture.embed_dim * (2 * sum(tokens) + tokens[-1])  # the last one belongs to the final norm
+    outline = Outline.of(architecture, space)
+    in_blocks = sum(2 * tokens_of(grid, space) for grid in outline.grids)
+    return 5 * architecture.embed_dim * in_blocks + norm_flops_around(outline, space)
 
 
 def _heads_and_grids(architecture: Architecture, space: SearchSpace) -> Iterator[tuple[int, int]]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from autoformer.architecture import SubnetGeometry
 from autoformer.errors import ArchitectureError
+from autoformer.networks.ends import ACTIVATIONS
 from autoformer.networks.grid import convolve, identity_kernels
 from autoformer.networks.relative_position import Form, Geometry, Tables, attend, logit_scale
 
@@ -55,10 +56,10 @@ class DepthwiseKernels(nn.Module):
 
 
 class LocalMlp(Mlp):  # type: ignore[misc]
-    """timm's MLP with a depthwise convolution before its GELU (as in PVTv2, arXiv 2106.13797, section 3.3)."""
+    """timm's MLP with a depthwise convolution before its activation (as in PVTv2, arXiv 2106.13797, section 3.3)."""
 
-    def __init__(self, dim: int, hidden: int, kernel: int) -> None:
-        super().__init__(dim, hidden_features=hidden)
+    def __init__(self, dim: int, hidden: int, kernel: int, act_layer: type[nn.Module] = nn.GELU) -> None:
+        super().__init__(dim, hidden_features=hidden, act_layer=act_layer)
         self.conv = DepthwiseKernels(hidden, kernel)
 
     def forward(self, x: Tensor, where: Geometry) -> Tensor:
@@ -75,7 +76,8 @@ class Block(nn.Module):
         self.drop_path1: nn.Module = nn.Identity()
         self.norm2 = nn.LayerNorm(dim, eps=geometry.norm_eps)
         self.convolves = bool(kernel)  # asked of the block: its MLP may be wrapped, as one in another precision is
-        self.mlp = LocalMlp(dim, hidden, kernel) if kernel else Mlp(dim, hidden_features=hidden)
+        act = ACTIVATIONS[geometry.act_layer]
+        self.mlp = LocalMlp(dim, hidden, kernel, act) if kernel else Mlp(dim, hidden_features=hidden, act_layer=act)
         self.drop_path2: nn.Module = nn.Identity()
 
     def set_drop_path(self, rate: float) -> None:

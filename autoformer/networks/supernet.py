@@ -26,8 +26,10 @@ from torch.utils._pytree import register_constant
 from torch.utils.checkpoint import checkpoint
 
 from autoformer.architecture import Architecture
+from autoformer.cost import features_of
 from autoformer.errors import ArchitectureError
 from autoformer.networks.block import INIT_STD, check_rate
+from autoformer.networks.ends import ACTIVATIONS, TOKENS, pooled, with_tokens
 from autoformer.networks.grid import centre, convolve, halve, identity_kernels
 from autoformer.networks.positions import resample_positions
 from autoformer.networks.relative_position import Form, Geometry, Tables, attend, grid_geometry, halved, logit_scale
@@ -70,6 +72,24 @@ class SuperLinear(nn.Module):
 
     def forward(self, x: Tensor, out_features: int) -> Tensor:
         return F.linear(x, *self.slice(x.shape[-1], out_features))
+
+
+class SuperHead(SuperLinear):
+    """The classifier of several tokens in a row, [C, T·E]; narrower networks have the leading columns of each."""
+
+    def __init__(self, embed_dim: int, num_classes: int, tokens: int) -> None:
+        super().__init__(tokens * embed_dim, num_classes)
+        self.tokens = tokens
+
+    def slice(self, in_features: int, out_features: int) -> tuple[Tensor, Tensor]:
+        weight = self.weight[:out_features].unflatten(1, (self.tokens, -1))[..., : in_features // self.tokens]
+        return weight.flatten(1), self.bias[:out_features]
+
+
+def super_head(space: SearchSpace) -> SuperLinear:
+    """A fresh classifier for the networks of `space`."""
+    width, tokens = space.stored_embed_dim, features_of(space)
+    return SuperLinear(width, space.num_classes) if tokens == 1 else SuperHead(width, space.num_classes, tokens)
 
 
 class SuperQKV(nn.Module):
@@ -158,6 +178,7 @@ class SuperBlock(nn.Module):
         self.fc1 = SuperLinear(embed_dim, hidden_dim)
         if largest := space.mlp_kernels[-1]:
             self.kernels = nn.Parameter(identity_kernels(hidden_dim, largest))
+        self.act = ACTIVATIONS[space.act_layer]()
         self.fc2 = SuperLinear(hidden_dim, embed_dim)
 
     def forward(self, x: Tensor, choice: BlockChoice, where: Geometry, form: Form, factors: Tensor | None) -> Tensor:
@@ -166,7 +187,7 @@ class SuperBlock(nn.Module):
         inner = self.fc1(self.norm2(x), choice.hidden)
         if choice.kernel:
             inner = convolve(inner, self.kernels_of(choice), where)
-        mlp = self.fc2(F.gelu(inner), x.shape[-1])
+        mlp = self.fc2(self.act(inner), x.shape[-1])
         return cast(Tensor, x + (mlp if factors is None else mlp * factors[1]))
 
     def kernels_of(self, choice: BlockChoice) -> Tensor:
@@ -202,6 +223,9 @@ class Supernet(nn.Module):
     (official code). `form` chooses how relative position is computed (relative_position.py).
     """
 
+    cls_token: nn.Parameter  # [1, 1, E], where the space has one
+    reg_token: nn.Parameter  # [1, registers, E], likewise
+
     def __init__(self, space: SearchSpace, *, drop_path_rate: float = 0.0, form: Form = "auto") -> None:
         super().__init__()
         if not space.num_classes:
@@ -212,10 +236,12 @@ class Supernet(nn.Module):
         embed_dim = space.stored_embed_dim
         self.set_drop_path(drop_path_rate)
         self.patch_embed = super_stem(space)
-        self.prefix = int(space.class_token)
-        if space.class_token:
-            self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
-            nn.init.trunc_normal_(self.cls_token, std=INIT_STD)
+        self.prefix = space.prefix_tokens
+        for name, count in zip(TOKENS, (int(space.class_token), space.reg_tokens), strict=True):
+            if count:
+                token = nn.Parameter(torch.empty(1, count, embed_dim))
+                self.register_parameter(name, token)
+                nn.init.trunc_normal_(token, std=INIT_STD)
         if space.absolute_position:
             self.pos_embed = nn.Parameter(torch.empty(1, self.grid[0] * self.grid[1] + self.prefix, embed_dim))
             nn.init.trunc_normal_(self.pos_embed, std=INIT_STD)
@@ -224,8 +250,11 @@ class Supernet(nn.Module):
         self.blocks = nn.ModuleList(
             SuperBlock(space, *sizes) if entangled else BlockChoices(space) for _ in range(space.depths[-1])
         )
-        self.norm = SuperLayerNorm(embed_dim, space.norm_eps)
-        self.head = SuperLinear(embed_dim, space.num_classes)
+        if space.pre_norm:
+            self.norm_pre = SuperLayerNorm(embed_dim, space.norm_eps)
+        if space.final_norm:  # of the tokens, or of what is pooled of them
+            self.norm = SuperLayerNorm(embed_dim, space.norm_eps)
+        self.head = super_head(space)
 
     def forward(self, images: Tensor, architecture: Architecture, draws: Tensor | None = None) -> Tensor:
         """Logits [B, classes] of one subnet for images [B, channels, side, side] of the architecture's size.
@@ -242,11 +271,11 @@ class Supernet(nn.Module):
         x = self.patch_embed(images, embed_dim, self.space.patch_size_of(architecture), architecture.stem_depth or 0)
         rows, columns = x.shape[-2:]
         where = grid_geometry((rows, columns), reach, x, self.prefix)
-        x = x.flatten(2).transpose(1, 2)  # [B, P, E]
-        if self.prefix:
-            x = torch.cat([self.cls_token[..., :embed_dim].expand(x.shape[0], -1, -1), x], 1)
+        x = with_tokens(x.flatten(2).transpose(1, 2), (token[..., :embed_dim] for _, token in self.tokens()))
         if self.space.absolute_position:
             x = x + resample_positions(self.pos_embed[..., :embed_dim], self.grid, (rows, columns), self.prefix)
+        if self.space.pre_norm:
+            x = self.norm_pre(x)
         for index, choice in enumerate(block_choices(architecture)):
             if index and index == architecture.pool_after:
                 x, where = halve(x, where), halved(where, reach, x)
@@ -257,9 +286,17 @@ class Supernet(nn.Module):
                 x = cast(Tensor, checkpoint(block, x, choice, where, self.form, factors, use_reentrant=False))
             else:
                 x = block(x, choice, where, self.form, factors)
-        x = self.norm(x)
-        x = x[:, self.prefix :].mean(1) if self.space.pooling == "mean" else x[:, 0]
-        return cast(Tensor, self.head(x, self.space.num_classes))
+        space = self.space
+        if space.final_norm and not space.fc_norm:
+            x = self.norm(x)
+        x = pooled(x, space.pooling, self.prefix, distilled=space.distilled)
+        if space.fc_norm:
+            x = self.norm(x)
+        return cast(Tensor, self.head(x.flatten(1) if space.distilled else x, space.num_classes))
+
+    def tokens(self) -> Iterator[tuple[str, Tensor]]:
+        """The tokens before the patches, [1, n, E] each, by the names of their weights."""
+        yield from ((name, getattr(self, name)) for name in TOKENS if hasattr(self, name))
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -303,7 +340,7 @@ class Supernet(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Weights the recipe does not decay, beside biases and norms (timm's interface)."""
-        return {"pos_embed", "cls_token", *kernels_of(self)}
+        return {"pos_embed", *TOKENS, *kernels_of(self)}
 
     def subnet_state_dict(self, architecture: Architecture) -> dict[str, Tensor]:
         """Copies of the weights of one subnet, under the names of `Subnet`."""
@@ -316,8 +353,8 @@ class Supernet(nn.Module):
         stem = embed_dim, self.space.patch_size_of(architecture), architecture.stem_depth or 0
         for name, weight in self.patch_embed.slices(*stem):
             yield f"patch_embed.{name}", weight
-        if self.prefix:
-            yield "cls_token", self.cls_token[..., :embed_dim]
+        for name, token in self.tokens():
+            yield name, token[..., :embed_dim]
         if self.space.absolute_position:
             side = self.space.grid_of(architecture)
             yield "pos_embed", resample_positions(self.pos_embed[..., :embed_dim], self.grid, (side, side), self.prefix)
@@ -340,8 +377,9 @@ class Supernet(nn.Module):
             if self.space.relative_position:
                 for table in Tables._fields:
                     yield f"{name}.attn.{table}", getattr(block.attn, table)
-        yield "norm.weight", self.norm.weight[:embed_dim]
-        yield "norm.bias", self.norm.bias[:embed_dim]
-        weight, bias = self.head.slice(embed_dim, self.space.num_classes)
+        for name, own in self.space.norms.items():
+            yield f"{name}.weight", getattr(self, own).weight[:embed_dim]
+            yield f"{name}.bias", getattr(self, own).bias[:embed_dim]
+        weight, bias = self.head.slice(features_of(self.space) * embed_dim, self.space.num_classes)
         yield "head.weight", weight
         yield "head.bias", bias

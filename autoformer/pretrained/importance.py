@@ -7,7 +7,7 @@ the residual stream everywhere at once (LayerNorm takes mean and variance over a
 What a part weighs is the expected energy that goes through it, from second moments of activations:
 
 * a head: the squared norm of what its output adds to the stream, tr(P C Pᵀ) with its projection P and second moment C;
-* a hidden channel: the second moment of its GELU times the squared norm of its column of `fc2`;
+* a hidden channel: the second moment of its activation times the squared norm of its column of `fc2`;
 * a residual channel: its share of the energy of what every reader of the stream (attention, MLP, classifier) makes of its
   normalised input, summed over readers. There is one order for the whole network, as there is one width.
 
@@ -29,12 +29,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from autoformer.networks.supernet import SuperBlock, Supernet
 
-QUADRATURE_POINTS = 32  # of a Gaussian through a GELU; more change nothing in single precision
+QUADRATURE_POINTS = 32  # of a Gaussian through an activation; more change nothing in single precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +41,7 @@ class Moments:
     """Second moments of the activations of a supernet's largest network, per block unless said otherwise."""
 
     heads: list[Tensor]  # [H, K, K] of each head's output, before the projection
-    hidden: list[Tensor]  # [M] of the MLP's hidden channels, after the GELU
+    hidden: list[Tensor]  # [M] of the MLP's hidden channels, after the activation
     attention_inputs: list[Tensor]  # [E] of the normalised stream, before the norm's weight and bias
     mlp_inputs: list[Tensor]  # [E] likewise
     features: Tensor  # [E] likewise, of the last norm; one for the network
@@ -62,6 +61,8 @@ def assumed_moments(supernet: Supernet) -> Moments:
         if supernet.space.absolute_position:
             constant = constant + supernet.pos_embed[0, supernet.prefix :]
         energy = stem.weight.square().sum((1, 2, 3)) + constant.square().reshape(-1, constant.shape[-1]).mean(0)
+        if supernet.space.pre_norm:
+            energy = supernet.norm_pre.weight.square() * energy / energy.mean() + supernet.norm_pre.bias.square()
         heads, hidden, attention_inputs, mlp_inputs = [], [], [], []
         for block in _blocks(supernet):
             attention_inputs.append(energy / energy.mean())
@@ -96,7 +97,8 @@ def _assumed_hidden(block: SuperBlock, inputs: Tensor) -> Tensor:
         mean, deviation = mean * kernels.sum((1, 2, 3)), deviation * kernels.square().sum((1, 2, 3)).sqrt()
     positions, masses = np.polynomial.hermite_e.hermegauss(QUADRATURE_POINTS)
     points, shares = torch.from_numpy(positions).to(weight), torch.from_numpy(masses / masses.sum()).to(weight)
-    return F.gelu(mean.unsqueeze(1) + deviation.unsqueeze(1) * points).square() @ shares
+    activated: Tensor = block.act(mean.unsqueeze(1) + deviation.unsqueeze(1) * points)
+    return activated.square() @ shares
 
 
 def order_by_importance(supernet: Supernet, moments: Moments) -> None:
@@ -119,7 +121,8 @@ def order_by_importance(supernet: Supernet, moments: Moments) -> None:
             projection = _per_head(block)
             _order_heads(block, _descending(torch.einsum("ehk,hkl,ehl->h", projection, moments.heads[index], projection)))
             _order_hidden(block, _descending(moments.hidden[index] * block.fc2.weight.square().sum(0)))
-        importance += _shares(supernet.head.weight, supernet.norm.weight, moments.features)
+        scale = supernet.norm.weight if supernet.space.final_norm else torch.ones_like(moments.features)
+        importance += _shares(_per_token(supernet).flatten(0, 1), scale, moments.features)
         _order_channels(supernet, _descending(importance))
 
 
@@ -130,6 +133,12 @@ def _blocks(supernet: Supernet) -> list[SuperBlock]:
 def _per_head(block: SuperBlock) -> Tensor:
     """The projection after attention by head, [E, H, K]."""
     weight: Tensor = block.attn.proj.weight.unflatten(1, (-1, block.attn.head_dim))
+    return weight
+
+
+def _per_token(supernet: Supernet) -> Tensor:
+    """The classifier by the tokens it reads, a view [C, T, E]."""
+    weight: Tensor = supernet.head.weight.unflatten(1, (-1, supernet.space.stored_embed_dim))
     return weight
 
 
@@ -163,9 +172,10 @@ def _order_channels(supernet: Supernet, order: Tensor) -> None:
     """One order of the residual channels for all that reads or writes them."""
     stem = supernet.patch_embed.proj
     assert stem.bias is not None
-    first, last = [stem.weight, stem.bias, supernet.norm.weight, supernet.norm.bias], [supernet.head.weight]
-    if supernet.space.class_token:
-        last.append(supernet.cls_token)
+    first = [stem.weight, stem.bias]
+    last = [_per_token(supernet), *(token for _, token in supernet.tokens())]
+    for name in supernet.space.norms.values():
+        first += [getattr(supernet, name).weight, getattr(supernet, name).bias]
     if supernet.space.absolute_position:
         last.append(supernet.pos_embed)
     for block in _blocks(supernet):
