@@ -34,7 +34,7 @@ def on_grid(x: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
 # --- kernels -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prefix", [0, 1])
+@pytest.mark.parametrize("prefix", [0, 1, 3])
 @pytest.mark.parametrize("side", [1, 3, 5, 7])
 def test_kernels_convolve_the_patches_and_pass_the_class_token_by(prefix: int, side: int) -> None:
     grid = (3, 4)
@@ -88,7 +88,7 @@ def test_the_mlp_of_a_block_convolves_before_its_gelu() -> None:
 # --- halving -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prefix", [0, 1])
+@pytest.mark.parametrize("prefix", [0, 1, 3])
 @pytest.mark.parametrize("grid", [(4, 4), (2, 6), (2, 2)])
 def test_halving_takes_the_means_of_four_patches(grid: tuple[int, int], prefix: int) -> None:
     x = drawn(2, grid[0] * grid[1] + prefix, 6)
@@ -127,7 +127,7 @@ def by_definition(qkv: Tensor, tables: Tables, grid: tuple[int, int], reach: int
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("prefix", [0, 1])
+@pytest.mark.parametrize("prefix", [0, 1, 3])
 @pytest.mark.parametrize(
     ("grid", "reach", "step"),
     [((3, 3), 4, 1), ((2, 5), 2, 1), ((3, 3), 6, 2), ((2, 4), 3, 2), ((4, 2), 2, 2), ((1, 1), 2, 2)],
