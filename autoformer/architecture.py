@@ -36,7 +36,8 @@ LARGEST_SIZES = {
 
 MAX_KERNEL, MAX_STEM_DEPTH, MAX_REGISTERS = 15, 64, 1024
 
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]  # exact; tanh's approximation; x · sigmoid(1.702 x), of the first CLIP
+# Exact; tanh's approximation; x · sigmoid(1.702 x), of the first CLIP; x · sigmoid(x), of gated MLPs.
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
 
 # The flat form that timm and `config.json` know: these of the architecture, those of the geometry, and options of `Subnet`.
 CHOICES = ("embed_dim", "num_heads", "mlp_ratio", "stem_depth", "mlp_kernel", "pool_after")
@@ -228,6 +229,13 @@ class Anatomy:
     final_norm: bool = True  # a LayerNorm after the blocks
     fc_norm: bool = False  # that LayerNorm takes the pooled features instead of the tokens
     act_layer: Activation = "gelu"  # of the MLPs
+    gated_mlp: bool = False  # MLPs multiply with a second layer of the same width, which takes the activation (SwiGLU)
+    scale_mlp_norm: bool = False  # a LayerNorm inside the MLPs, of the hidden channels
+    scale_attn_norm: bool = False  # a LayerNorm inside attention, of all heads
+    rope: Literal["", "index", "centre"] = ""  # rotary positions, by the number of a row or by its place from -1 to 1
+    rope_temperature: float = 10_000.0  # the largest frequency over the smallest, nearly
+    rope_offset: float = 0.0  # patches; added to their numbers
+    rope_reference: int = 0  # patches a side of a grid that numbers are scaled to; 0: as they are
 
     @property
     def prefix_tokens(self) -> int:
@@ -254,6 +262,19 @@ class Anatomy:
             return "distilled reads a class token and the first of reg_tokens; set class_token=true and reg_tokens=1, say"
         if self.fc_norm and not self.final_norm:
             return "fc_norm places the norm that final_norm=false leaves out; set final_norm=true"
+        return self._odd_rotation()
+
+    def _odd_rotation(self) -> str | None:
+        if self.rope not in ("", "index", "centre"):
+            return f"rope is {short(repr(self.rope), 40)}, expected 'index', 'centre' or ''"
+        if not is_number(self.rope_temperature) or not 1 < self.rope_temperature < 1e9:
+            return f"rope_temperature must be a number from 1 to 1e9, got {short(repr(self.rope_temperature), 40)}"
+        if not is_number(self.rope_offset) or not -MAX_IMAGE_SIZE <= self.rope_offset <= MAX_IMAGE_SIZE:
+            return f"rope_offset must be a number of patches, got {short(repr(self.rope_offset), 40)}"
+        if not is_whole(self.rope_reference, MAX_IMAGE_SIZE, least=0):
+            return f"rope_reference must be a whole number of patches, got {short(repr(self.rope_reference), 40)}"
+        if self.rope and is_whole(heads := getattr(self, "head_dim", 4), 1 << 20) and heads % 4:
+            return f"rope turns pairs of channels for rows and columns; head_dim must be a multiple of 4, got {heads}"
         return None
 
 

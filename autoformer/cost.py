@@ -62,6 +62,11 @@ def norm_flops_around(outline: Outline, space: SearchSpace) -> int:
     return 5 * (before + after) * outline.embed_dim
 
 
+def inner_norm_flops(qkv: int, hidden: int, tokens: int, space: SearchSpace) -> int:
+    """Multiply-adds of the LayerNorms inside attention and MLP, 5 an element."""
+    return 5 * tokens * (qkv * space.scale_attn_norm + hidden * space.scale_mlp_norm)
+
+
 def count_params(architecture: Architecture, space: SearchSpace) -> int:
     """Parameters of the subnet; equal to its real count and to fvcore's. Microseconds."""
     embed = architecture.embed_dim
@@ -121,6 +126,8 @@ def _params_of_block(embed: int, qkv: int, hidden: int, kernel: int, space: Sear
     total += qkv * embed + embed  # projection
     total += 2 * (2 * embed)  # two LayerNorms
     total += 2 * embed * hidden + hidden + embed  # MLP
+    total += (embed * hidden + hidden) * space.gated_mlp
+    total += 2 * qkv * space.scale_attn_norm + 2 * hidden * space.scale_mlp_norm
     total += kernel**2 * hidden  # its depthwise convolution
     if space.relative_position:  # rows and columns, for keys and for values
         total += 4 * (2 * space.max_relative_position + 2) * space.head_dim
@@ -175,7 +182,8 @@ def _flops_of_block(embed: int, qkv: int, hidden: int, kernel: int, grid: int, s
     tokens = tokens_of(grid, space)
     total = 5 * tokens * embed * 2  # LayerNorms, 5 an element in fvcore
     total += 4 * tokens * embed * qkv  # query, key, value, projection
-    total += 2 * tokens * embed * hidden  # MLP
+    total += (3 if space.gated_mlp else 2) * tokens * embed * hidden  # MLP
+    total += inner_norm_flops(qkv, hidden, tokens, space)
     total += kernel**2 * grid**2 * hidden  # its depthwise convolution
     total += 2 * tokens**2 * qkv  # attention logits, and the sum over values
     if space.relative_position:

@@ -13,6 +13,7 @@ from autoformer.cost import (
     count_flops,
     count_params,
     count_supernet_params,
+    inner_norm_flops,
     norm_flops_around,
     show,
     tokens_of,
@@ -129,8 +130,11 @@ def count_unfactorised_flops(architecture: Architecture, space: SearchSpace) -> 
 def count_layer_norm_flops(architecture: Architecture, space: SearchSpace) -> int:
     """The share of LayerNorm in the canonical count: 5 an element, as fvcore has it."""
     outline = Outline.of(architecture, space)
-    in_blocks = sum(2 * tokens_of(grid, space) for grid in outline.grids)
-    return 5 * architecture.embed_dim * in_blocks + norm_flops_around(outline, space)
+    total = norm_flops_around(outline, space)
+    for heads, hidden, grid in zip(architecture.num_heads, architecture.hidden_dims, outline.grids, strict=True):
+        tokens = tokens_of(grid, space)
+        total += 2 * 5 * tokens * architecture.embed_dim + inner_norm_flops(heads * space.head_dim, hidden, tokens, space)
+    return total
 
 
 def _heads_and_grids(architecture: Architecture, space: SearchSpace) -> Iterator[tuple[int, int]]:

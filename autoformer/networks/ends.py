@@ -13,7 +13,12 @@ import torch
 from timm.layers.activations import GELUTanh, QuickGELU
 from torch import Tensor, nn
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "gelu_tanh": GELUTanh, "quick_gelu": QuickGELU}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "gelu": nn.GELU,
+    "gelu_tanh": GELUTanh,
+    "quick_gelu": QuickGELU,
+    "silu": nn.SiLU,
+}
 TOKENS = ("cls_token", "reg_token")  # the weights of the tokens before the patches, in their order; names are timm's
 
 

@@ -27,6 +27,7 @@ from autoformer.networks.ends import TOKENS, pooled, with_tokens
 from autoformer.networks.grid import halve
 from autoformer.networks.positions import farther, fitted_weights, resample_positions, spread_untrained
 from autoformer.networks.relative_position import Form, Geometry, Tables, grid_geometry, halved
+from autoformer.networks.rotary import turned
 from autoformer.networks.stem import ConvStem
 from autoformer.networks.supernet import Supernet, kernels_of
 from autoformer.space import SearchSpace
@@ -135,13 +136,15 @@ class Subnet(nn.Module):
         if self.pos_embed is not None:
             x = x + self.pos_embed
         x = self.norm_pre(x)
-        return x, grid_geometry(self.patch_embed.grid_size, self.geometry.max_relative_position, x, self.num_prefix_tokens)
+        where = grid_geometry(self.patch_embed.grid_size, self.geometry.max_relative_position, x, self.num_prefix_tokens)
+        return x, turned(where, self.geometry, self.geometry.head_dim, x)
 
     def _run(self, index: int, x: Tensor, where: Geometry) -> tuple[Tensor, Geometry]:
         """The tokens after block `index`, and where they stand then."""
-        block = self.blocks[index]
+        block, own = self.blocks[index], self.geometry
         if index and index == self.architecture.pool_after:
-            x, where = halve(x, where), halved(where, self.geometry.max_relative_position, x)
+            where = turned(halved(was := where, own.max_relative_position, x), own, own.head_dim, x, step=2)
+            x = halve(x, was)
         if self.grad_checkpointing and self.training:
             return cast(Tensor, checkpoint(block, x, where)), where
         return cast(Tensor, block(x, where)), where

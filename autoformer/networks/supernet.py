@@ -33,6 +33,7 @@ from autoformer.networks.ends import ACTIVATIONS, TOKENS, pooled, with_tokens
 from autoformer.networks.grid import centre, convolve, halve, identity_kernels
 from autoformer.networks.positions import resample_positions
 from autoformer.networks.relative_position import Form, Geometry, Tables, attend, grid_geometry, halved, logit_scale
+from autoformer.networks.rotary import turned
 from autoformer.networks.stem import super_stem
 from autoformer.space import SearchSpace
 
@@ -123,9 +124,12 @@ class SuperLayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(embed_dim))
         self.eps = eps
 
+    def slice(self, width: int) -> tuple[Tensor, Tensor]:
+        return self.weight[:width], self.bias[:width]
+
     def forward(self, x: Tensor) -> Tensor:
         width = x.shape[-1]
-        return F.layer_norm(x, (width,), self.weight[:width], self.bias[:width], self.eps)
+        return F.layer_norm(x, (width,), *self.slice(width), self.eps)
 
 
 class SuperAttention(nn.Module):
@@ -137,6 +141,9 @@ class SuperAttention(nn.Module):
         self.scale_by_width = space.scale_by_width
         self.relative_position = space.relative_position
         self.qkv = SuperQKV(embed_dim, qkv_dim, prefix_bias=space.prefix_qkv_bias)
+        self.has_norm = space.scale_attn_norm
+        if self.has_norm:  # of what all heads gathered
+            self.norm = SuperLayerNorm(qkv_dim, space.norm_eps)
         self.proj = SuperLinear(qkv_dim, embed_dim)
         if space.relative_position:
             for name in Tables._fields:
@@ -151,7 +158,8 @@ class SuperAttention(nn.Module):
         width = x.shape[-1]
         qkv = self.qkv(x, heads * self.head_dim).unflatten(-1, (3, heads, self.head_dim))  # [B, N, 3, H, K]
         scale = logit_scale(width, heads, self.head_dim, by_width=self.scale_by_width)
-        return cast(Tensor, self.proj(attend(qkv, self.tables(), where, scale, form), width))
+        out = attend(qkv, self.tables(), where, scale, form)
+        return cast(Tensor, self.proj(self.norm(out) if self.has_norm else out, width))
 
 
 class BlockChoice(NamedTuple):
@@ -179,15 +187,22 @@ class SuperBlock(nn.Module):
         if largest := space.mlp_kernels[-1]:
             self.kernels = nn.Parameter(identity_kernels(hidden_dim, largest))
         self.act = ACTIVATIONS[space.act_layer]()
+        self.gated, self.has_norm = space.gated_mlp, space.scale_mlp_norm
+        if self.gated:
+            self.fc1_g = SuperLinear(embed_dim, hidden_dim)
+        if self.has_norm:  # of the MLP's hidden channels
+            self.norm = SuperLayerNorm(hidden_dim, space.norm_eps)
         self.fc2 = SuperLinear(hidden_dim, embed_dim)
 
     def forward(self, x: Tensor, choice: BlockChoice, where: Geometry, form: Form, factors: Tensor | None) -> Tensor:
         attention = self.attn(self.norm1(x), choice.heads, where, form)
         x = x + (attention if factors is None else attention * factors[0])
-        inner = self.fc1(self.norm2(x), choice.hidden)
+        normalised = self.norm2(x)
+        inner = self.fc1(normalised, choice.hidden)
         if choice.kernel:
             inner = convolve(inner, self.kernels_of(choice), where)
-        mlp = self.fc2(self.act(inner), x.shape[-1])
+        inner = self.act(self.fc1_g(normalised, choice.hidden)) * inner if self.gated else self.act(inner)
+        mlp = self.fc2(self.norm(inner) if self.has_norm else inner, x.shape[-1])
         return cast(Tensor, x + (mlp if factors is None else mlp * factors[1]))
 
     def kernels_of(self, choice: BlockChoice) -> Tensor:
@@ -270,7 +285,8 @@ class Supernet(nn.Module):
         embed_dim, reach = architecture.embed_dim, self.space.max_relative_position
         x = self.patch_embed(images, embed_dim, self.space.patch_size_of(architecture), architecture.stem_depth or 0)
         rows, columns = x.shape[-2:]
-        where = grid_geometry((rows, columns), reach, x, self.prefix)
+        space, head_dim = self.space, self.space.head_dim
+        where = turned(grid_geometry((rows, columns), reach, x, self.prefix), space, head_dim, x)
         x = with_tokens(x.flatten(2).transpose(1, 2), (token[..., :embed_dim] for _, token in self.tokens()))
         if self.space.absolute_position:
             x = x + resample_positions(self.pos_embed[..., :embed_dim], self.grid, (rows, columns), self.prefix)
@@ -278,7 +294,7 @@ class Supernet(nn.Module):
             x = self.norm_pre(x)
         for index, choice in enumerate(block_choices(architecture)):
             if index and index == architecture.pool_after:
-                x, where = halve(x, where), halved(where, reach, x)
+                x, where = halve(x, where), turned(halved(where, reach, x), space, head_dim, x, step=2)
             rate = self.drop_path_rates[index] if self.training else 0.0
             block = self.block(index, embed_dim, choice)
             factors = branch_factors(x, rate, None if draws is None else draws[index])
@@ -286,7 +302,6 @@ class Supernet(nn.Module):
                 x = cast(Tensor, checkpoint(block, x, choice, where, self.form, factors, use_reentrant=False))
             else:
                 x = block(x, choice, where, self.form, factors)
-        space = self.space
         if space.final_norm and not space.fc_norm:
             x = self.norm(x)
         x = pooled(x, space.pooling, self.prefix, distilled=space.distilled)
@@ -366,9 +381,15 @@ class Supernet(nn.Module):
                 "attn.proj": block.attn.proj.slice(qkv_dim, embed_dim),
                 "mlp.fc1": block.fc1.slice(embed_dim, hidden),
                 "mlp.fc2": block.fc2.slice(hidden, embed_dim),
-                "norm1": (block.norm1.weight[:embed_dim], block.norm1.bias[:embed_dim]),
-                "norm2": (block.norm2.weight[:embed_dim], block.norm2.bias[:embed_dim]),
+                "norm1": block.norm1.slice(embed_dim),
+                "norm2": block.norm2.slice(embed_dim),
             }
+            if self.space.scale_attn_norm:
+                layers["attn.norm"] = block.attn.norm.slice(qkv_dim)
+            if self.space.gated_mlp:
+                layers["mlp.fc1_g"] = block.fc1_g.slice(embed_dim, hidden)
+            if self.space.scale_mlp_norm:
+                layers["mlp.norm"] = block.norm.slice(hidden)
             for layer, (weight, bias) in layers.items():
                 yield f"{name}.{layer}.weight", weight
                 yield f"{name}.{layer}.bias", bias

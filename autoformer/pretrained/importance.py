@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoformer.networks.supernet import SuperBlock, Supernet
+from autoformer.networks.supernet import SuperBlock, SuperLinear, Supernet
 
 QUADRATURE_POINTS = 32  # of a Gaussian through an activation; more change nothing in single precision
 
@@ -86,17 +86,37 @@ def _assumed_heads(block: SuperBlock, inputs: Tensor) -> Tensor:
     spread = weight * (block.norm1.weight * inputs.sqrt())
     mean = weight @ block.norm1.bias + block.attn.qkv.bias[2].unflatten(0, (-1, block.attn.head_dim))  # [H, K]
     second: Tensor = spread @ spread.transpose(1, 2) + mean.unsqueeze(2) * mean.unsqueeze(1)
+    if block.attn.has_norm:
+        own = block.attn.norm
+        scale, shift = (numbers.unflatten(0, (-1, block.attn.head_dim)) for numbers in (own.weight, own.bias))  # [H, K]
+        second = second * scale.unsqueeze(2) * scale.unsqueeze(1) / second.diagonal(dim1=1, dim2=2).mean()
+        second = second + shift.unsqueeze(2) * shift.unsqueeze(1)
     return second
 
 
 def _assumed_hidden(block: SuperBlock, inputs: Tensor) -> Tensor:
-    weight = block.fc1.weight
-    mean = weight @ block.norm2.bias + block.fc1.bias
-    deviation = (weight.square() @ (block.norm2.weight.square() * inputs)).sqrt()
+    mean, deviation = _gaussian(block, block.fc1, inputs)
     if isinstance(kernels := getattr(block, "kernels", None), Tensor):
         mean, deviation = mean * kernels.sum((1, 2, 3)), deviation * kernels.square().sum((1, 2, 3)).sqrt()
+    if block.gated:  # gate and value without correlation
+        energy = _activated(block, *_gaussian(block, block.fc1_g, inputs)) * (mean.square() + deviation.square())
+    else:
+        energy = _activated(block, mean, deviation)
+    if block.has_norm:
+        energy = block.norm.weight.square() * energy / energy.mean() + block.norm.bias.square()
+    return energy
+
+
+def _gaussian(block: SuperBlock, layer: SuperLinear, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and deviations [M] of what a layer makes of the MLP's normalised input."""
+    variance = layer.weight.square() @ (block.norm2.weight.square() * inputs)
+    return layer.weight @ block.norm2.bias + layer.bias, variance.sqrt()
+
+
+def _activated(block: SuperBlock, mean: Tensor, deviation: Tensor) -> Tensor:
+    """Second moments [M] of the activation of Gaussians."""
     positions, masses = np.polynomial.hermite_e.hermegauss(QUADRATURE_POINTS)
-    points, shares = torch.from_numpy(positions).to(weight), torch.from_numpy(masses / masses.sum()).to(weight)
+    points, shares = torch.from_numpy(positions).to(mean), torch.from_numpy(masses / masses.sum()).to(mean)
     activated: Tensor = block.act(mean.unsqueeze(1) + deviation.unsqueeze(1) * points)
     return activated.square() @ shares
 
@@ -115,7 +135,7 @@ def order_by_importance(supernet: Supernet, moments: Moments) -> None:
         for index, block in enumerate(_blocks(supernet)):
             readers = (
                 (block.attn.qkv.weight.flatten(0, 1), block.norm1, moments.attention_inputs[index]),
-                (block.fc1.weight, block.norm2, moments.mlp_inputs[index]),
+                *((layer.weight, block.norm2, moments.mlp_inputs[index]) for layer in _first_layers(block)),
             )
             importance += sum(_shares(weight, norm.weight, inputs) for weight, norm, inputs in readers)
             projection = _per_head(block)
@@ -128,6 +148,10 @@ def order_by_importance(supernet: Supernet, moments: Moments) -> None:
 
 def _blocks(supernet: Supernet) -> list[SuperBlock]:
     return [block for block in supernet.blocks if isinstance(block, SuperBlock)]
+
+
+def _first_layers(block: SuperBlock) -> list[SuperLinear]:
+    return [block.fc1, block.fc1_g] if block.gated else [block.fc1]
 
 
 def _per_head(block: SuperBlock) -> Tensor:
@@ -158,11 +182,15 @@ def _order_heads(block: SuperBlock, order: Tensor) -> None:
     block.attn.qkv.weight.copy_(block.attn.qkv.weight[:, channels])
     block.attn.qkv.bias.copy_(block.attn.qkv.bias[:, channels])
     block.attn.proj.weight.copy_(block.attn.proj.weight[:, channels])
+    if block.attn.has_norm:
+        block.attn.norm.weight.copy_(block.attn.norm.weight[channels])
+        block.attn.norm.bias.copy_(block.attn.norm.bias[channels])
 
 
 def _order_hidden(block: SuperBlock, order: Tensor) -> None:
-    block.fc1.weight.copy_(block.fc1.weight[order])
-    block.fc1.bias.copy_(block.fc1.bias[order])
+    tensors = [tensor for layer in _first_layers(block) for tensor in (layer.weight, layer.bias)]
+    for tensor in (*tensors, *([block.norm.weight, block.norm.bias] if block.has_norm else [])):
+        tensor.copy_(tensor[order])
     block.fc2.weight.copy_(block.fc2.weight[:, order])
     if isinstance(kernels := getattr(block, "kernels", None), Tensor):
         kernels.copy_(kernels[order])
@@ -181,7 +209,7 @@ def _order_channels(supernet: Supernet, order: Tensor) -> None:
     for block in _blocks(supernet):
         first += [block.attn.proj.weight, block.attn.proj.bias, block.fc2.weight, block.fc2.bias]
         last += [block.norm1.weight, block.norm1.bias, block.norm2.weight, block.norm2.bias]
-        last += [block.attn.qkv.weight, block.fc1.weight]
+        last += [block.attn.qkv.weight, *(layer.weight for layer in _first_layers(block))]
     for tensor in first:  # [E, ...]
         tensor.copy_(tensor[order])
     for tensor in last:  # [..., E]

@@ -1,8 +1,8 @@
 """Which of timm's vision transformers a `Subnet` computes, what they have beside their sizes, and what the others would need.
 
-A transformer of learned absolute positions (or none) and pre-norm blocks of attention and a two-layer MLP is one of ours,
-whatever its tokens, norms around the blocks, GELU and pooling are (`Anatomy`). Scales of its layers and absent biases are folded
-(`vit_weights.py`). A model that computes anything else is refused, naming what it computes.
+A transformer of learned or rotary positions (or none) and pre-norm blocks of attention and an MLP, gated or not, is one of ours,
+whatever its tokens, norms around the blocks, activation and pooling are (`Anatomy`). Scales of its layers and absent biases are
+folded (`vit_weights.py`). A model that computes anything else is refused, naming what it computes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from timm.layers import GELU, Attention, AttentionRope, Mlp, PatchEmbed
+from timm.layers import (
+    GELU,
+    Attention,
+    AttentionRope,
+    GluMlp,
+    Mlp,
+    PatchEmbed,
+    RotaryEmbeddingCat,
+    RotaryEmbeddingDinoV3,
+    SwiGLU,
+)
 from timm.layers.activations import GELUTanh, QuickGELU
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva, EvaAttention, EvaBlock
@@ -48,14 +58,29 @@ def anatomy_of(model: Any) -> Anatomy:
         final_norm=_is_there(model.norm) or _is_there(model.fc_norm),
         fc_norm=_is_there(model.fc_norm),
         act_layer=_activation(model.blocks[0].mlp.act) or "gelu",
+        gated_mlp=isinstance(model.blocks[0].mlp, SwiGLU | GluMlp),
+        scale_mlp_norm=_is_there(model.blocks[0].mlp.norm),
+        scale_attn_norm=_is_there(model.blocks[0].attn.norm),
+        **_rotation_of(getattr(model, "rope", None)),
     )
+
+
+def _rotation_of(rope: Any) -> dict[str, Any]:
+    if isinstance(rope, RotaryEmbeddingDinoV3):
+        return {"rope": "centre", "rope_temperature": rope.temperature, "rope_offset": rope.grid_offset}
+    if isinstance(rope, RotaryEmbeddingCat):
+        reference = 0 if rope.ref_feat_shape is None else rope.ref_feat_shape[0]
+        offset = {"rope_offset": rope.grid_offset, "rope_reference": reference}
+        return {"rope": "index", "rope_temperature": float(rope.temperature), **offset}
+    return {}
 
 
 def norms_of(model: Any) -> dict[str, nn.Module]:
     """The LayerNorms of a model, by their names."""
     found = {name: getattr(model, name) for name in ("norm_pre", "norm", "fc_norm")}
     for index, block in enumerate(model.blocks):
-        found |= {f"blocks.{index}.norm1": block.norm1, f"blocks.{index}.norm2": block.norm2}
+        names = {"norm1": block.norm1, "norm2": block.norm2, "attn.norm": block.attn.norm, "mlp.norm": block.mlp.norm}
+        found |= {f"blocks.{index}.{name}": norm for name, norm in names.items()}
     return {name: norm for name, norm in found.items() if _is_there(norm)}
 
 
@@ -67,8 +92,7 @@ def missing_features(model: Any) -> Iterator[str]:
     if type(model) not in TRANSFORMERS:
         yield f"an architecture of its own ({type(model).__name__})"
         return  # nothing is known about its parts
-    if getattr(model, "rope", None) is not None:
-        yield f"rotary positions ({type(model.rope).__name__})"
+    yield from _features_of_rotation(getattr(model, "rope", None))
     yield from _features_of_stem(model)
     if other := next((block for block in model.blocks if type(block) not in (Block, EvaBlock)), None):
         yield f"blocks of type {type(other).__name__}"
@@ -84,6 +108,20 @@ def missing_features(model: Any) -> Iterator[str]:
     yield from _features_of_norms(model)
     if not isinstance(model.head, nn.Linear | nn.Identity):
         yield f"a {type(model.head).__name__} for a classifier"
+
+
+def _features_of_rotation(rope: Any) -> Iterator[str]:
+    if rope is None:
+        return
+    if type(rope) not in (RotaryEmbeddingCat, RotaryEmbeddingDinoV3):
+        yield f"rotary positions of another kind ({type(rope).__name__})"
+        return
+    reference = getattr(rope, "ref_feat_shape", None)
+    index = type(rope) is RotaryEmbeddingDinoV3 or (rope.grid_type == "index" and not rope.in_pixels)
+    if not index or getattr(rope, "min_period", None) is not None or (reference and reference[0] != reference[1]):
+        yield "rotary positions whose frequencies follow another rule"
+    if rope.normalize_coords != "separate":
+        yield f"rotary positions within the {rope.normalize_coords}imum of rows and columns"
 
 
 def _features_of_norms(model: Any) -> Iterator[str]:
@@ -119,21 +157,17 @@ def _features_of_block(block: Any, first: Any) -> Iterator[str]:
         return
     if _is_there(attention.q_norm) or _is_there(attention.k_norm):
         yield "norms of query and key (qk_norm)"
-    if _is_there(attention.norm):
-        yield "a norm inside attention (scale_attn_norm)"
     if getattr(attention, "gate", None) is not None:
         yield "gated attention"
     if getattr(attention, "num_kv_heads", attention.num_heads) not in (None, attention.num_heads):
         yield "keys and values that several heads share (num_kv_heads)"
-    if type(mlp) is not Mlp:
+    if type(mlp) not in (Mlp, SwiGLU, GluMlp):
         yield f"{type(mlp).__name__} for an MLP"
         return
-    if _is_there(mlp.norm):
-        yield "a norm inside its MLP (scale_mlp_norm)"
     if _activation(mlp.act) is None:
-        yield f"activation {mlp.act}, which is no GELU"
-    elif type(mlp.act) is not type(getattr(first.mlp, "act", None)):
-        yield "activations that differ between blocks"
+        yield f"activation {mlp.act}, which is neither a GELU nor SiLU"
+    elif type(mlp) is not type(first.mlp) or type(mlp.act) is not type(getattr(first.mlp, "act", None)):
+        yield "MLPs that differ between blocks"
 
 
 def _activation(act: nn.Module) -> Activation | None:
@@ -141,6 +175,8 @@ def _activation(act: nn.Module) -> Activation | None:
         return "quick_gelu"
     if type(act) is GELUTanh or getattr(act, "approximate", None) == "tanh":
         return "gelu_tanh"
+    if type(act) is nn.SiLU:
+        return "silu"
     return "gelu" if type(act) in (nn.GELU, GELU) else None
 
 

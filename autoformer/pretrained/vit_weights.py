@@ -2,9 +2,10 @@
 
 What a `Subnet` does not have and its weights can hold is folded into them, exactly: LayerScale into the projection before it,
 query, key and value stored apart into one weight, absent biases as zeros, positions that tokens before the patches lack as zeros,
-and the two classifiers of a distilled DeiT, whose logits are averaged, into one that reads both tokens.
+the two classifiers of a distilled DeiT, whose logits are averaged, into one that reads both tokens, and the pairs of channels
+that rotary positions turn into one order, rows before columns, by moving channels of queries and keys alike.
 
-Letters: E width, Q = heads × channels per head, C classes.
+Letters: E width, H heads, K channels per head, Q = H·K, C classes, M hidden width of the MLP.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import GluMlp, SwiGLU
 from torch import Tensor, nn
 
 from autoformer.architecture import Architecture
@@ -33,7 +35,7 @@ def plain_subnet(model: nn.Module, name: str) -> Subnet:
     check_plain(model, name)
     vit: Any = model
     block = vit.blocks[0]
-    heads, depth, width, hidden = block.attn.num_heads, len(vit.blocks), vit.embed_dim, block.mlp.fc1.out_features
+    heads, depth, width, hidden = block.attn.num_heads, len(vit.blocks), vit.embed_dim, block.mlp.fc2.in_features
     ratio = hidden / width
     while int(width * ratio) < hidden:  # the quotient was rounded down
         ratio = math.nextafter(ratio, math.inf)
@@ -76,7 +78,8 @@ def _weights(vit: Any) -> dict[str, Tensor]:
     for name, norm in norms_of(vit).items():
         found |= _layer(name, norm)
     for index, block in enumerate(vit.blocks):
-        found |= {f"blocks.{index}.{name}": weight for name, weight in _weights_of_block(block).items()}
+        order = _order_of_pairs(vit.rope, block.attn) if getattr(vit, "rope", None) is not None else None
+        found |= {f"blocks.{index}.{name}": weight for name, weight in _weights_of_block(block, order).items()}
     heads = [head for name in ("head", "head_dist") if isinstance(head := getattr(vit, name, None), nn.Linear)]
     if heads:  # the mean of their logits
         found["head.weight"] = torch.cat([head.weight for head in heads], 1) / len(heads)
@@ -87,14 +90,16 @@ def _weights(vit: Any) -> dict[str, Tensor]:
     return found
 
 
-def _weights_of_block(block: Any) -> dict[str, Tensor]:
+def _weights_of_block(block: Any, order: Tensor | None) -> dict[str, Tensor]:
     attention, mlp = block.attn, block.mlp
     weight, bias = _query_key_value(attention)
+    if order is not None:
+        weight, bias = (_in_order(tensor, attention.num_heads, order) for tensor in (weight, bias))
     return {
         "attn.qkv.weight": weight,
         "attn.qkv.bias": bias,
         **_layer("attn.proj", attention.proj, _layer_scale(block, 1)),
-        **_layer("mlp.fc1", mlp.fc1),
+        **_first_layers(mlp),
         **_layer("mlp.fc2", mlp.fc2, _layer_scale(block, 2)),
     }
 
@@ -107,6 +112,34 @@ def _query_key_value(attention: Any) -> tuple[Tensor, Tensor]:
     if getattr(attention, "q_bias", None) is not None:  # keys have none
         return attention.qkv.weight, torch.cat([attention.q_bias, torch.zeros_like(attention.q_bias), attention.v_bias])
     return attention.qkv.weight, _bias(attention.qkv)
+
+
+def _first_layers(mlp: Any) -> dict[str, Tensor]:
+    """The layer [M, E] before the activation, and the gate's where there is one."""
+    if isinstance(mlp, SwiGLU):
+        return {**_layer("mlp.fc1", mlp.fc1_x), **_layer("mlp.fc1_g", mlp.fc1_g)}
+    if not isinstance(mlp, GluMlp):
+        return _layer("mlp.fc1", mlp.fc1)
+    found: dict[str, Tensor] = {}
+    for part, tensor in _layer("", mlp.fc1).items():
+        value, gate = tensor.chunk(2)[:: 1 if mlp.gate_last else -1]
+        found |= {f"mlp.fc1{part}": value, f"mlp.fc1_g{part}": gate}
+    return found
+
+
+def _order_of_pairs(rope: Any, attention: Any) -> Tensor:
+    """The channels [K] of a head, in the order of a `Subnet`: j and j + K/2 are a pair, those of rows come first."""
+    channels = attention.head_dim
+    pairs = torch.arange(channels).view(2, -1).t() if attention.rotate_half else torch.arange(channels).view(-1, 2)  # [K/2, 2]
+    if rope.grid_indexing == "xy":  # columns first
+        pairs = pairs.roll(channels // 4, 0)
+    return pairs.t().flatten()
+
+
+def _in_order(tensor: Tensor, heads: int, order: Tensor) -> Tensor:
+    """Weight or bias [3Q, ...] with the channels of each head's queries and keys in this order."""
+    parts = tensor.unflatten(0, (3, heads, -1))
+    return torch.cat([parts[:2][:, :, order], parts[2:]]).flatten(0, 2)
 
 
 def _layer_scale(block: Any, number: int) -> Tensor | None:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoformer.architecture import SubnetGeometry
 from autoformer.networks.block import DepthwiseKernels, LocalMlp
 from autoformer.networks.grid import centre, convolve, halve, identity_kernels
 from autoformer.networks.relative_position import Form, Geometry, Tables, attend, geometry, halved
@@ -76,7 +77,7 @@ def test_kernels_begin_as_ones_that_change_nothing(side: int) -> None:
 
 def test_the_mlp_of_a_block_convolves_before_its_gelu() -> None:
     torch.manual_seed(0)
-    mlp = LocalMlp(4, 6, 3).double()
+    mlp = LocalMlp(4, 6, 3, SubnetGeometry()).double()
     nn.init.normal_(mlp.conv.weight)
     x, grid = drawn(2, 7, 4), (2, 3)
     inner = x @ mlp.fc1.weight.T + mlp.fc1.bias

@@ -6,7 +6,6 @@ counts.
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from autoformer.pretrained.start import subnet_from_timm, supernet_from_timm
 from autoformer.pretrained.vit_features import missing_features
 from autoformer.profiling.insides.fvcore_counts import count_by_operator
 from autoformer.space import SearchSpace
-from tests.support.parents import PARENTS
+from tests.support.parents import PARENTS, in_double
 from tests.support.timm_networks import SMALL, SPACE, assert_close, largest_logits, pixels, random_vit
 
 IMAGES = Preprocessing(32, 3, (0.5,) * 3, (0.5,) * 3)
@@ -50,7 +49,7 @@ def test_the_largest_network_and_the_single_one_give_the_logits_of_timm(kind: st
     model = parent(kind)
     images = pixels(model)
     with torch.no_grad():
-        expected, expected64 = model(images), copy.deepcopy(model).double()(images.double())
+        expected, expected64 = model(images), in_double(model)(images.double())
         assert expected.std() > 0.1  # the weights matter
         assert_close(largest_logits(supernet_from_timm(model), images), expected)
         assert_close(subnet_from_timm(model)(images), expected)
