@@ -7,7 +7,8 @@ width of query, key and value follows from the heads (heads × head width of the
 A space may ask for more: the size of the patches, the depth of a convolutional stem, a depthwise convolution inside a block's
 MLP, and a place after which the grid of patches is halved. What its space does not ask for, an architecture does not name.
 
-`SubnetGeometry` is what the same network has beside its choices: sizes in pixels and channels, kinds of positions, the pooling.
+`SubnetGeometry` is what the same network has beside its choices: sizes in pixels and channels, kinds of positions, the pooling;
+`Anatomy`, a part of it, is what families of vision transformers do in different ways.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from autoformer.errors import ArchitectureError, CheckpointError, short
 
@@ -33,7 +34,10 @@ LARGEST_SIZES = {
     "max_relative_position": MAX_IMAGE_SIZE,
 }
 
-MAX_KERNEL, MAX_STEM_DEPTH = 15, 64
+MAX_KERNEL, MAX_STEM_DEPTH, MAX_REGISTERS = 15, 64, 1024
+
+# Exact; tanh's approximation; x · sigmoid(1.702 x), of the first CLIP; x · sigmoid(x), of gated MLPs.
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
 
 # The flat form that timm and `config.json` know: these of the architecture, those of the geometry, and options of `Subnet`.
 CHOICES = ("embed_dim", "num_heads", "mlp_ratio", "stem_depth", "mlp_kernel", "pool_after")
@@ -214,7 +218,73 @@ class Architecture:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SubnetGeometry:
+class Anatomy:
+    """What families of vision transformers do in different ways and no search chooses. Names are those of timm's arguments.
+
+    By default it is the article's, and then no file names it.
+    """
+
+    class_token: bool = True  # False: no token but the patches and registers
+    reg_tokens: int = 0  # registers: learned tokens between the class token and the patches
+    distilled: bool = False  # DeiT's distillation token, the first register, which a classifier of tokens reads as well
+    pre_norm: bool = False  # a LayerNorm before the blocks, as CLIP has it
+    final_norm: bool = True  # a LayerNorm after the blocks
+    fc_norm: bool = False  # that LayerNorm takes the pooled features instead of the tokens
+    act_layer: Activation = "gelu"  # of the MLPs
+    gated_mlp: bool = False  # MLPs multiply with a second layer of the same width, which takes the activation (SwiGLU)
+    scale_mlp_norm: bool = False  # a LayerNorm inside the MLPs, of the hidden channels
+    scale_attn_norm: bool = False  # a LayerNorm inside attention, of all heads
+    rope: Literal["", "index", "centre"] = ""  # rotary positions, by the number of a row or by its place from -1 to 1
+    rope_temperature: float = 10_000.0  # the largest frequency over the smallest, nearly
+    rope_offset: float = 0.0  # patches; added to their numbers
+    rope_reference: int = 0  # patches a side of a grid that numbers are scaled to; 0: as they are
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens before the patches."""
+        return int(self.class_token) + self.reg_tokens
+
+    @property
+    def norms(self) -> dict[str, str]:
+        """LayerNorms outside of the blocks: by their names in one network (timm's) those in a supernet."""
+        last = {"fc_norm" if self.fc_norm else "norm": "norm"} if self.final_norm else {}
+        return {"norm_pre": "norm_pre", **last} if self.pre_norm else last
+
+    @property
+    def contradiction(self) -> str | None:
+        """The first value that no network has, in words; None where all go together."""
+        for name, default in ANATOMY.items():
+            if isinstance(default, bool) and not isinstance(flag := getattr(self, name), bool):
+                return f"{name} must be true or false, got {short(repr(flag), 40)}"
+        if not is_whole(self.reg_tokens, MAX_REGISTERS, least=0):
+            return f"reg_tokens must be a whole number from 0 to {MAX_REGISTERS}, got {short(repr(self.reg_tokens), 40)}"
+        if self.act_layer not in get_args(Activation):
+            return f"act_layer is {short(repr(self.act_layer), 40)}, expected one of {', '.join(get_args(Activation))}"
+        if self.distilled and not (self.class_token and self.reg_tokens):
+            return "distilled reads a class token and the first of reg_tokens; set class_token=true and reg_tokens=1, say"
+        if self.fc_norm and not self.final_norm:
+            return "fc_norm places the norm that final_norm=false leaves out; set final_norm=true"
+        return self._odd_rotation()
+
+    def _odd_rotation(self) -> str | None:
+        if self.rope not in ("", "index", "centre"):
+            return f"rope is {short(repr(self.rope), 40)}, expected 'index', 'centre' or ''"
+        if not is_number(self.rope_temperature) or not 1 < self.rope_temperature < 1e9:
+            return f"rope_temperature must be a number from 1 to 1e9, got {short(repr(self.rope_temperature), 40)}"
+        if not is_number(self.rope_offset) or not -MAX_IMAGE_SIZE <= self.rope_offset <= MAX_IMAGE_SIZE:
+            return f"rope_offset must be a number of patches, got {short(repr(self.rope_offset), 40)}"
+        if not is_whole(self.rope_reference, MAX_IMAGE_SIZE, least=0):
+            return f"rope_reference must be a whole number of patches, got {short(repr(self.rope_reference), 40)}"
+        if self.rope and is_whole(heads := getattr(self, "head_dim", 4), 1 << 20) and heads % 4:
+            return f"rope turns pairs of channels for rows and columns; head_dim must be a multiple of 4, got {heads}"
+        return None
+
+
+ANATOMY: dict[str, Any] = {field.name: field.default for field in fields(Anatomy)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubnetGeometry(Anatomy):
     """The sizes and kinds of one network beside its `Architecture`. Names are those of timm's arguments.
 
     `img_size` and `trained_grid` may be given as one number, which stands for a square. Raises `ArchitectureError` for a value
@@ -235,7 +305,6 @@ class SubnetGeometry:
     scale_by_width: bool = False  # the official code's logit scale for a fixed width of query, key and value
     stem: Literal["patch", "conv"] = "patch"  # conv: 3 × 3 convolutions of stride 2 down to the patches, then a 1 × 1
     stem_dim: int = 32  # channels of a convolutional stem
-    class_token: bool = True
 
     def __post_init__(self) -> None:
         for name, most in LARGEST_SIZES.items():
@@ -244,9 +313,11 @@ class SubnetGeometry:
         object.__setattr__(self, "img_size", _pair("img_size", self.img_size))
         if self.trained_grid is not None:
             object.__setattr__(self, "trained_grid", _pair("trained_grid", self.trained_grid))
-        for name in ("relative_position", "absolute_position", "scale_by_width", "class_token"):
+        for name in ("relative_position", "absolute_position", "scale_by_width"):
             if not isinstance(flag := getattr(self, name), bool):
                 raise ArchitectureError(f"{name} must be true or false, got {short(flag, 40)}")
+        if odd := self.contradiction:
+            raise ArchitectureError(odd)
         if not is_number(self.norm_eps) or not 0 <= self.norm_eps < 1:
             raise ArchitectureError(f"norm_eps must be from 0 to below 1, got {short(self.norm_eps, 40)}")
         if self.global_pool not in ("avg", "token", ""):
@@ -254,11 +325,6 @@ class SubnetGeometry:
         check_stem(self.stem, (self.patch_size,))
         if not self.class_token and self.global_pool == "token":
             raise ArchitectureError("global_pool is 'token' for a network without a class token, expected 'avg' or ''")
-
-    @property
-    def prefix_tokens(self) -> int:
-        """Tokens before the patches: the class token, or none."""
-        return int(self.class_token)
 
     # --- the flat form -------------------------------------------------------------------------------------------
 
@@ -316,8 +382,8 @@ class SubnetGeometry:
 
 # Of the flat form: what is left out where it has this value, so that a network without it is described as ever.
 LEFT_OUT = {
-    "stem": "patch", "stem_dim": 32, "class_token": True, "searched_patch": None, "searched_head": None,
-    "stem_depth": None, "mlp_kernel": None, "pool_after": None,
+    "stem": "patch", "stem_dim": 32, "searched_patch": None, "searched_head": None, "stem_depth": None, "mlp_kernel": None,
+    "pool_after": None, **ANATOMY,
 }  # fmt: skip
 
 

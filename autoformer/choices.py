@@ -24,6 +24,7 @@ from autoformer.architecture import (
     MAX_KERNEL,
     MAX_MLP_RATIO,
     MAX_STEM_DEPTH,
+    Anatomy,
     Architecture,
     check_stem,
     is_kernel,
@@ -43,17 +44,14 @@ OPTIONAL_CHOICES = {  # by default one that changes nothing; the largest number 
     "pool_after": MAX_DEPTH,
 }
 STORED = {"patch_sizes": "patch_size", "head_dims": "head_dim"}  # the one size that there is where none is listed
-FLAGS = (
-    "relative_position", "absolute_position", "any_up_to_largest", "prefix_qkv_bias", "scale_by_width", "class_token",
-    "mean_shift",
-)  # fmt: skip
+FLAGS = ("relative_position", "absolute_position", "any_up_to_largest", "prefix_qkv_bias", "scale_by_width", "mean_shift")
 
 # The largest numbers that are believed, as in `architecture.py`.
 LARGEST_CHOICES = {"embed_dims": MAX_EMBED_DIM, "depths": MAX_DEPTH, "num_heads": MAX_HEADS, "image_sizes": MAX_IMAGE_SIZE}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choices:
+class Choices(Anatomy):
     """The choices, and the fixed numbers every network of the space shares.
 
     Raises `ArchitectureError` when a choice is empty, a number is impossible or beyond belief, or sizes do not divide.
@@ -85,7 +83,6 @@ class Choices:
     stem_depths: tuple[int, ...] = (0,)  # further 3 × 3 convolutions of a convolutional stem, of one network
     mlp_kernels: tuple[int, ...] = (0,)  # per block: side of a depthwise convolution inside the MLP; 0: none
     pool_after: tuple[int, ...] = (0,)  # blocks before the grid of patches is halved, of one network; 0: it never is
-    class_token: bool = True  # False: tokens are the patches alone (`pooling` mean)
     head_dims: tuple[int, ...] = ()  # channels per head, of one network; none: `head_dim`, which is that of the stored weights
     mean_shift: bool = False  # heads, head channels and MLP channels that a network lacks leave their mean in the bias behind
 
@@ -201,10 +198,9 @@ class Choices:
         ]
         if self.sharing == "classical" and entangled:
             raise ArchitectureError(f"space {self.name!r}: classical sharing knows no {' or '.join(entangled)}")
-        if self.head_dims and (self.prefix_qkv_bias or self.scale_by_width):
-            raise ArchitectureError(
-                f"space {self.name!r}: several head_dims belong to weights by head, not to prefix_qkv_bias or scale_by_width"
-            )
+        whole = ("prefix_qkv_bias", "scale_by_width", "scale_attn_norm", "rope")
+        if self.head_dims and (odd := [name for name in whole if getattr(self, name)]):
+            raise ArchitectureError(f"space {self.name!r}: {odd[0]} knows whole heads only, not several head_dims")
 
     def _check_types(self) -> None:
         """Raises `ArchitectureError` naming the first field that holds a value of another kind."""
@@ -218,6 +214,8 @@ class Choices:
         for name in FLAGS:
             if not isinstance(value := getattr(self, name), bool):
                 raise ArchitectureError(f"space {self.name!r}: {name} must be true or false, got {repr(value)[:40]}")
+        if contradiction := self.contradiction:
+            raise ArchitectureError(f"space {self.name!r}: {contradiction}")
         if not is_number(self.norm_eps):
             raise ArchitectureError(f"space {self.name!r}: norm_eps must be a number, got {repr(self.norm_eps)[:40]}")
 

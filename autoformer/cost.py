@@ -6,7 +6,7 @@ network, operator by operator, its 5 per LayerNorm element included; softmax, GE
 
 Of one outline (all that is not chosen block by block) params and FLOPs are linear in the heads and hidden channels of each block.
 
-Letters: P patches (grid²), N = P + 1 tokens (P without a class token), E width, d depth, Q = heads × head width,
+Letters: P patches (grid²), N tokens (P, the class token and registers), E width, d depth, Q = heads × head width,
 M = int(E × ratio), p patch size, c channels, C classes, g grid, m max_relative_position.
 """
 
@@ -48,7 +48,19 @@ class Outline(NamedTuple):
 
 def tokens_of(grid: int, space: SearchSpace) -> int:
     """Tokens of a block that sees this grid."""
-    return grid**2 + int(space.class_token)
+    return grid**2 + space.prefix_tokens
+
+
+def features_of(space: SearchSpace) -> int:
+    """Tokens, or means of tokens, that the classifier reads."""
+    return 2 if space.distilled and space.pooling == "token" else 1
+
+
+def norm_flops_around(outline: Outline, space: SearchSpace) -> int:
+    """Multiply-adds of the LayerNorms outside of blocks, 5 an element."""
+    before = tokens_of(outline.grids[0], space) if space.pre_norm else 0
+    after = (features_of(space) if space.fc_norm else tokens_of(outline.grids[-1], space)) if space.final_norm else 0
+    return 5 * (before + after) * outline.embed_dim
 
 
 def count_params(architecture: Architecture, space: SearchSpace) -> int:
@@ -57,7 +69,7 @@ def count_params(architecture: Architecture, space: SearchSpace) -> int:
     total = _params_around_blocks(outline, space)
     for heads, hidden, kernel in _blocks(architecture):
         total += _params_of_attention(outline, heads, space) if heads else 0
-        total += _params_of_mlp(outline.embed_dim, hidden, kernel) if hidden else 0
+        total += _params_of_mlp(outline.embed_dim, hidden, kernel, space) if hidden else 0
     return total
 
 
@@ -82,7 +94,7 @@ def count_supernet_params(space: SearchSpace) -> int:
         ]
     kernel = space.mlp_kernels[-1]
     return total + space.depths[-1] * sum(
-        _params_of_attention(stored._replace(embed_dim=embed), heads, space) + _params_of_mlp(embed, hidden, kernel)
+        _params_of_attention(stored._replace(embed_dim=embed), heads, space) + _params_of_mlp(embed, hidden, kernel, space)
         for embed, heads, hidden in sizes
     )
 
@@ -104,26 +116,29 @@ def _params_around_blocks(outline: Outline, space: SearchSpace) -> int:
         total = _params_of_conv_stem(halvings_of(patch) + outline.stem_depth, space) + space.stem_dim * embed + embed
     else:
         total = embed * space.in_chans * patch**2 + embed  # patch embedding
-    total += embed * int(space.class_token)
+    total += embed * space.prefix_tokens
     total += tokens_of(grid, space) * embed if space.absolute_position else 0
-    total += 2 * embed  # final LayerNorm
-    return total + space.num_classes * embed + space.num_classes
+    total += 2 * embed * (space.pre_norm + space.final_norm)  # LayerNorms outside of blocks
+    return total + space.num_classes * embed * features_of(space) + space.num_classes
 
 
 def _params_of_attention(outline: Outline, heads: int, space: SearchSpace) -> int:
-    """Of a block's attention and the norm before it."""
+    """Of a block's attention and the norms before it and inside."""
     embed, qkv = outline.embed_dim, heads * outline.head_dim
     total = 3 * qkv * embed + 3 * qkv  # query, key, value
     total += qkv * embed + embed  # projection
-    total += 2 * embed  # LayerNorm
+    total += 2 * embed + 2 * qkv * space.scale_attn_norm  # LayerNorms before attention and inside
     if space.relative_position:  # rows and columns, for keys and for values
         total += 4 * (2 * space.max_relative_position + 2) * outline.head_dim
     return total
 
 
-def _params_of_mlp(embed: int, hidden: int, kernel: int) -> int:
-    """Of a block's MLP, its depthwise convolution and the norm before it."""
-    return 2 * embed * hidden + hidden + embed + kernel**2 * hidden + 2 * embed
+def _params_of_mlp(embed: int, hidden: int, kernel: int, space: SearchSpace) -> int:
+    """Of a block's MLP, its depthwise convolution and the norms before it and inside."""
+    total = 2 * embed * hidden + hidden + embed
+    total += (embed * hidden + hidden) * space.gated_mlp
+    total += 2 * embed + 2 * hidden * space.scale_mlp_norm  # LayerNorms before the MLP and inside
+    return total + kernel**2 * hidden  # depthwise convolution
 
 
 def count_flops(architecture: Architecture, space: SearchSpace) -> int:
@@ -168,25 +183,27 @@ def stem_flops(outline: Outline, space: SearchSpace) -> int:
 
 
 def _flops_around_blocks(outline: Outline, space: SearchSpace) -> int:
-    embed, last = outline.embed_dim, outline.grids[-1]
-    return stem_flops(outline, space) + 5 * tokens_of(last, space) * embed + space.num_classes * embed  # 5: final LayerNorm
+    head = space.num_classes * features_of(space) * outline.embed_dim
+    return stem_flops(outline, space) + norm_flops_around(outline, space) + head
 
 
 def _flops_of_mlp(embed: int, hidden: int, kernel: int, grid: int, space: SearchSpace) -> int:
-    """Of a block's MLP, its depthwise convolution and the norm before it."""
+    """Of a block's MLP, its depthwise convolution and the norms before it and inside."""
     tokens = tokens_of(grid, space)
-    return 5 * tokens * embed + 2 * tokens * embed * hidden + kernel**2 * grid**2 * hidden  # 5 an element of the LayerNorm
+    total = (3 if space.gated_mlp else 2) * tokens * embed * hidden
+    total += 5 * tokens * (embed + hidden * space.scale_mlp_norm)  # LayerNorms, 5 an element in fvcore
+    return total + kernel**2 * grid**2 * hidden  # depthwise convolution
 
 
 def _flops_of_attention(embed: int, qkv: int, grid: int, space: SearchSpace) -> int:
-    """Of a block's attention and the norm before it."""
+    """Of a block's attention and the norms before it and inside."""
     tokens = tokens_of(grid, space)
-    total = 5 * tokens * embed  # LayerNorm, 5 an element in fvcore
+    total = 5 * tokens * (embed + qkv * space.scale_attn_norm)  # LayerNorms, 5 an element in fvcore
     total += 4 * tokens * embed * qkv  # query, key, value, projection
     total += 2 * tokens**2 * qkv  # attention logits, and the sum over values
     if space.relative_position:
         total += 4 * grid**3 * qkv  # rows and columns, for keys and for values
-        total += tokens * qkv if space.class_token else 0  # the class token's row of the tables
+        total += tokens * qkv if space.prefix_tokens else 0  # the row of the tables for tokens before the patches
     return total
 
 
@@ -227,41 +244,25 @@ class LinearCost:
 
 def linear_costs(outline: Outline, space: SearchSpace) -> tuple[LinearCost, LinearCost]:
     """Params and FLOPs of all networks of one outline; whole numbers."""
-    embed, head = outline.embed_dim, outline.head_dim
-    params = _linear_cost(
-        outline,
-        space,
-        _params_around_blocks(outline, space),
-        lambda heads, grid: _params_of_attention(outline, heads, space),
-        lambda hidden, kernel, grid: _params_of_mlp(embed, hidden, kernel),
-    )
-    flops = _linear_cost(
-        outline,
-        space,
-        _flops_around_blocks(outline, space),
-        lambda heads, grid: _flops_of_attention(embed, heads * head, grid, space),
-        lambda hidden, kernel, grid: _flops_of_mlp(embed, hidden, kernel, grid, space),
-    )
-    return params, flops
-
-
-def _linear_cost(
-    outline: Outline,
-    space: SearchSpace,
-    around: int,
-    of_attention: Callable[[int, int], int],
-    of_mlp: Callable[[int, int, int], int],
-) -> LinearCost:
-    """The cost whose parts are these: attention of so many heads in a grid, an MLP of so many channels, kernel and grid."""
-    blocks: dict[tuple[bool, int], Terms] = {}
-    spared: dict[tuple[bool, int], Spared] = {}
+    embed, width = outline.embed_dim, outline.head_dim
+    costs = LinearCost(_params_around_blocks(outline, space), {}), LinearCost(_flops_around_blocks(outline, space), {})
+    blocks: list[dict[tuple[bool, int], Terms]] = [{}, {}]
+    spared: list[dict[tuple[bool, int], Spared]] = [{}, {}]
     for halved, grid in enumerate(dict.fromkeys(outline.grids)):
+        heads = [
+            (_params_of_attention(outline, many, space), _flops_of_attention(embed, many * width, grid, space)) for many in (0, 1)
+        ]
         for kernel in space.mlp_kernels:
-            attention, mlp = of_attention(0, grid), of_mlp(0, kernel, grid)
-            place = bool(halved), kernel
-            blocks[place] = attention + mlp, of_attention(1, grid) - attention, of_mlp(1, kernel, grid) - mlp
-            spared[place] = attention, mlp
-    return LinearCost(around, blocks, spared)
+            channels = [
+                (_params_of_mlp(embed, many, kernel, space), _flops_of_mlp(embed, many, kernel, grid, space)) for many in (0, 1)
+            ]
+            for index in (0, 1):  # params, FLOPs
+                attention, mlp = heads[0][index], channels[0][index]
+                place = bool(halved), kernel
+                blocks[index][place] = attention + mlp, heads[1][index] - attention, channels[1][index] - mlp
+                spared[index][place] = attention, mlp
+    params, flops = (replace(cost, blocks=blocks[index], spared=spared[index]) for index, cost in enumerate(costs))
+    return params, flops
 
 
 # --- measured cost -----------------------------------------------------------------------------------------------

@@ -7,7 +7,16 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from autoformer.architecture import PUBLISHED, PUBLISHED_SPACES, Architecture
-from autoformer.cost import Outline, alignment_waste, count_flops, count_params, count_supernet_params, show, tokens_of
+from autoformer.cost import (
+    Outline,
+    alignment_waste,
+    count_flops,
+    count_params,
+    count_supernet_params,
+    norm_flops_around,
+    show,
+    tokens_of,
+)
 from autoformer.space import PRESETS, SearchSpace
 
 # What the paper states (table 3) and what the official code's get_complexity gives for the published networks.
@@ -106,7 +115,7 @@ def count_relative_position_flops(architecture: Architecture, space: SearchSpace
     if not space.relative_position:
         return 0
     return sum(
-        (4 * grid**3 + (tokens_of(grid, space) if space.class_token else 0)) * heads * space.head_dim_of(architecture)
+        (4 * grid**3 + (tokens_of(grid, space) if space.prefix_tokens else 0)) * heads * space.head_dim_of(architecture)
         for heads, grid in _heads_and_grids(architecture, space)
     )
 
@@ -121,10 +130,13 @@ def count_unfactorised_flops(architecture: Architecture, space: SearchSpace) -> 
 
 def count_layer_norm_flops(architecture: Architecture, space: SearchSpace) -> int:
     """The share of LayerNorm in the canonical count: 5 an element, as fvcore has it."""
-    tokens = [tokens_of(grid, space) for grid in Outline.of(architecture, space).grids]
-    blocks = zip(tokens, architecture.num_heads, architecture.hidden_dims, strict=True)
-    before = sum(own * (bool(heads) + bool(hidden)) for own, heads, hidden in blocks)
-    return 5 * architecture.embed_dim * (before + tokens[-1])  # the last one belongs to the final norm
+    outline = Outline.of(architecture, space)
+    total = norm_flops_around(outline, space)
+    for heads, hidden, grid in zip(architecture.num_heads, architecture.hidden_dims, outline.grids, strict=True):
+        of_attention = architecture.embed_dim + heads * outline.head_dim * space.scale_attn_norm if heads else 0
+        of_mlp = architecture.embed_dim + hidden * space.scale_mlp_norm if hidden else 0
+        total += 5 * tokens_of(grid, space) * (of_attention + of_mlp)
+    return total
 
 
 def _heads_and_grids(architecture: Architecture, space: SearchSpace) -> Iterator[tuple[int, int]]:

@@ -17,16 +17,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
-from autoformer.architecture import LARGEST_SIZES, PUBLISHED, Architecture, SubnetGeometry
+from autoformer.architecture import ANATOMY, LARGEST_SIZES, PUBLISHED, Architecture, SubnetGeometry
 from autoformer.choices import OPTIONAL_CHOICES, Choices
 from autoformer.errors import ArchitectureError, short
 
 FORMAT = "autoformer/space/1"
 SHARED = (  # with `SubnetGeometry`
-    *LARGEST_SIZES, "relative_position", "absolute_position", "norm_eps", "scale_by_width", "stem", "class_token",
+    *LARGEST_SIZES, "relative_position", "absolute_position", "norm_eps", "scale_by_width", "stem", *ANATOMY,
 )  # fmt: skip
 # What a space's file leaves out where it has this value, so that a space that asks for none of it is written as ever.
-_ASKED = (*OPTIONAL_CHOICES, "stem", "stem_dim", "class_token", "mean_shift")
+_ASKED = (*OPTIONAL_CHOICES, "stem", "stem_dim", "mean_shift", *ANATOMY)
 LEFT_OUT = {name: Choices.__dataclass_fields__[name].default for name in _ASKED}
 
 

@@ -65,6 +65,7 @@ class Geometry(NamedTuple):
     row_index: Tensor  # [R, R] row of a table for query row, key row
     column_index: Tensor  # [C, C] likewise for columns
     indicators: Tensor  # [N, R + C] one-hot row and column of each patch, zero for the class token
+    rotation: Tensor | None = None  # [2, N, K] of rotary positions (rotary.py)
 
     @property
     def prefix(self) -> int:
@@ -130,6 +131,13 @@ def logit_scale(embed_dim: int, heads: int, head_dim: int, *, by_width: bool = F
     return float((embed_dim // heads if by_width else head_dim) ** -0.5)
 
 
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Queries and keys [B, N, n, H, K] turned by `rotation` [2, N, K]: cosines, and sines with their signs (rotary.py)."""
+    first, second = x.chunk(2, -1)
+    cosines, sines = rotation[:, :, None, None].unbind()
+    return x * cosines + torch.cat([second, first], -1) * sines
+
+
 def attend(qkv: Tensor, tables: Tables | None, where: Geometry, scale: float, form: Form = "auto") -> Tensor:
     """Attention of one layer: query, key and value [B, N, 3, H, K] to [B, N, H·K].
 
@@ -139,6 +147,8 @@ def attend(qkv: Tensor, tables: Tables | None, where: Geometry, scale: float, fo
     """
     if form == "auto":
         form = _form_for(qkv)
+    if where.rotation is not None:
+        qkv = torch.cat([rotate(qkv[:, :, :2], where.rotation), qkv[:, :, 2:]], 2)
     if form == "tiled" and tables is not None:
         return _attend_tiled(qkv, tables, where, scale).flatten(2)
     query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, N, K]

@@ -7,35 +7,30 @@ copied, pickled, compiled and wrapped like any other.
 For comparison a space may ask for classical weight sharing (`sharing="classical"`): then every choice of width, heads and MLP
 ratio has a block of its own at each depth, and only the stem, the final norm and the head are sliced.
 
-Layout: query, key and value weights are stored apart, [3, Q, E], heads in order, so a prefix of Q channels is a prefix
-of heads, and weights and biases are sliced alike. (The official code interleaves the rows of the weight but not the bias, so
-that a bias serves the query in one network and the key in another; `prefix_qkv_bias` repeats that for its checkpoints.) Of
-narrower heads each is a prefix of its own head; their queries are scaled so that logits keep the scale of the whole head.
-
-A block may lack its attention or its MLP. Where the space has `mean_shift`, what a network lacks (heads, channels of heads,
-channels of an MLP, or all of them) leaves its mean in the bias behind it, so that the stream keeps its level.
-
 Letters: B images, N tokens, E width, H heads, K channels per head, Q = H·K, M hidden width of the MLP.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import register_constant
 from torch.utils.checkpoint import checkpoint
 
 from autoformer.architecture import Architecture
+from autoformer.cost import features_of
 from autoformer.errors import ArchitectureError
 from autoformer.networks.block import INIT_STD, check_rate
-from autoformer.networks.grid import centre, convolve, halve, identity_kernels
+from autoformer.networks.ends import TOKENS, pooled, with_tokens
+from autoformer.networks.grid import halve
 from autoformer.networks.positions import resample_positions
-from autoformer.networks.relative_position import Form, Geometry, Tables, attend, grid_geometry, halved, logit_scale
+from autoformer.networks.relative_position import Form, grid_geometry, halved
+from autoformer.networks.rotary import turned
 from autoformer.networks.stem import super_stem
+from autoformer.networks.super_layers import BlockChoice, SuperBlock, SuperLayerNorm, block_choices, super_head
 from autoformer.space import SearchSpace
 
 
@@ -58,199 +53,6 @@ def branch_factors(x: Tensor, rate: float, draws: Tensor | None = None) -> Tenso
     keep = 1.0 - rate
     numbers = torch.rand(2, x.shape[0], device=x.device, dtype=x.dtype) if draws is None else draws
     return (numbers[:, :, None, None] < keep) / keep
-
-
-class SuperLinear(nn.Module):
-    """A linear layer whose leading rows and columns serve narrower networks."""
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.bias = nn.Parameter(torch.zeros(out_features))
-        nn.init.trunc_normal_(self.weight, std=INIT_STD)
-
-    def slice(self, in_features: int, out_features: int) -> tuple[Tensor, Tensor]:
-        return self.weight[:out_features, :in_features], self.bias[:out_features]
-
-    def forward(self, x: Tensor, out_features: int) -> Tensor:
-        return F.linear(x, *self.slice(x.shape[-1], out_features))
-
-
-class SuperQKV(nn.Module):
-    """Query, key and value projections; a prefix of heads serves networks with fewer.
-
-    With `prefix_bias` the bias of a network with Q channels is the first 3Q of all bias numbers in a row (official code).
-    """
-
-    def __init__(self, embed_dim: int, qkv_dim: int, head_dim: int, *, prefix_bias: bool) -> None:
-        super().__init__()
-        self.prefix_bias, self.head_dim = prefix_bias, head_dim
-        self.weight = nn.Parameter(torch.empty(3, qkv_dim, embed_dim))
-        self.bias = nn.Parameter(torch.zeros(3, qkv_dim))
-        nn.init.trunc_normal_(self.weight, std=INIT_STD)
-
-    def slice(self, embed_dim: int, heads: int, channels: int) -> tuple[Tensor, Tensor]:
-        """Weight [3Q, E] and bias [3Q], ordered query, key, value, of so many heads with so many channels each."""
-        if channels == self.head_dim:
-            qkv_dim = heads * channels
-            bias = self.bias.flatten()[: 3 * qkv_dim] if self.prefix_bias else self.bias[:, :qkv_dim].flatten()
-            return self.weight[:, :qkv_dim, :embed_dim].flatten(0, 1), bias
-        scale = self.bias.new_ones(3)
-        scale[0] = (channels / self.head_dim) ** 0.5  # what attention divides logits by is of its own channels
-        weight = self.weight.unflatten(1, (-1, self.head_dim))[:, :heads, :channels, :embed_dim] * scale.view(3, 1, 1, 1)
-        bias = self.bias.unflatten(1, (-1, self.head_dim))[:, :heads, :channels] * scale.view(3, 1, 1)
-        return weight.flatten(0, 2), bias.flatten()
-
-    def forward(self, x: Tensor, heads: int, channels: int) -> Tensor:
-        return F.linear(x, *self.slice(x.shape[-1], heads, channels))
-
-
-class SuperLayerNorm(nn.Module):
-    """A LayerNorm whose leading channels serve narrower networks."""
-
-    def __init__(self, embed_dim: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(embed_dim))
-        self.bias = nn.Parameter(torch.zeros(embed_dim))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        width = x.shape[-1]
-        return F.layer_norm(x, (width,), self.weight[:width], self.bias[:width], self.eps)
-
-
-class SuperAttention(nn.Module):
-    """Multi-head attention with relative position; all heads of a layer share its tables."""
-
-    def __init__(self, space: SearchSpace, embed_dim: int, qkv_dim: int) -> None:
-        super().__init__()
-        self.head_dim = space.head_dim
-        self.scale_by_width = space.scale_by_width
-        self.relative_position = space.relative_position
-        self.qkv = SuperQKV(embed_dim, qkv_dim, space.head_dim, prefix_bias=space.prefix_qkv_bias)
-        self.proj = SuperLinear(qkv_dim, embed_dim)
-        if space.relative_position:
-            for name in Tables._fields:
-                table = nn.Parameter(torch.empty(2 * space.max_relative_position + 2, space.head_dim))
-                nn.init.trunc_normal_(table, std=INIT_STD)
-                self.register_parameter(name, table)
-
-        if space.mean_shift:
-            self.register_buffer("mean", torch.zeros(qkv_dim))  # of what the projection takes, in the largest network
-
-    def tables(self, channels: int) -> Tables | None:
-        return Tables(*(getattr(self, name)[:, :channels] for name in Tables._fields)) if self.relative_position else None
-
-    def projection(self, embed_dim: int, heads: int, channels: int) -> tuple[Tensor, Tensor]:
-        """Weight [E, Q] and bias [E] of the layer after attention, of so many heads with so many channels each."""
-        if channels == self.head_dim:
-            weight, bias = self.proj.slice(heads * channels, embed_dim)
-        else:
-            weight = self.proj.weight[:embed_dim].unflatten(1, (-1, self.head_dim))[:, :heads, :channels].flatten(1)
-            bias = self.proj.bias[:embed_dim]
-        if isinstance(mean := getattr(self, "mean", None), Tensor) and weight.shape[1] < len(mean):
-            lost = mean.clone().unflatten(0, (-1, self.head_dim))
-            lost[:heads, :channels] = 0
-            bias = F.linear(lost.flatten(), self.proj.weight[:embed_dim], bias)
-        return weight, bias
-
-    def forward(self, x: Tensor, heads: int, channels: int, where: Geometry, form: Form) -> Tensor:
-        width = x.shape[-1]
-        qkv = self.qkv(x, heads, channels).unflatten(-1, (3, heads, channels))  # [B, N, 3, H, K]
-        scale = logit_scale(width, heads, channels, by_width=self.scale_by_width)
-        return F.linear(attend(qkv, self.tables(channels), where, scale, form), *self.projection(width, heads, channels))
-
-
-class BlockChoice(NamedTuple):
-    """What one network chose for one block."""
-
-    heads: int  # 0: no attention
-    channels: int  # of each head
-    hidden: int  # channels of the MLP; 0: no MLP
-    kernel: int  # side of its depthwise convolution; 0: none
-
-
-def block_choices(architecture: Architecture, space: SearchSpace) -> list[BlockChoice]:
-    """The choices of every block, in order."""
-    channels = [space.head_dim_of(architecture)] * architecture.depth
-    return list(map(BlockChoice, architecture.num_heads, channels, architecture.hidden_dims, architecture.kernels))
-
-
-class SuperBlock(nn.Module):
-    """One pre-norm transformer block of up to these sizes."""
-
-    def __init__(self, space: SearchSpace, embed_dim: int, qkv_dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.norm1 = SuperLayerNorm(embed_dim, space.norm_eps)
-        self.attn = SuperAttention(space, embed_dim, qkv_dim)
-        self.norm2 = SuperLayerNorm(embed_dim, space.norm_eps)
-        self.fc1 = SuperLinear(embed_dim, hidden_dim)
-        if largest := space.mlp_kernels[-1]:
-            self.kernels = nn.Parameter(identity_kernels(hidden_dim, largest))
-        self.fc2 = SuperLinear(hidden_dim, embed_dim)
-        if space.mean_shift:
-            self.register_buffer("mean", torch.zeros(hidden_dim))  # of what `fc2` takes, in the largest network
-
-    def forward(self, x: Tensor, choice: BlockChoice, where: Geometry, form: Form, factors: Tensor | None) -> Tensor:
-        of_attention, of_mlp = (None, None) if factors is None else factors
-        x = x + self._attention(x, choice, where, form, of_attention)
-        return x + self._mlp(x, choice, where, of_mlp)
-
-    def _attention(self, x: Tensor, choice: BlockChoice, where: Geometry, form: Form, factors: Tensor | None) -> Tensor | float:
-        """What attention adds to the stream; nothing, or its mean, where there is none."""
-        if not choice.heads:
-            return self.mean_of_attention(x.shape[-1])
-        attention: Tensor = self.attn(self.norm1(x), choice.heads, choice.channels, where, form)
-        return attention if factors is None else attention * factors
-
-    def _mlp(self, x: Tensor, choice: BlockChoice, where: Geometry, factors: Tensor | None) -> Tensor | float:
-        """What the MLP adds to the stream; nothing, or its mean, where there is none."""
-        if not choice.hidden:
-            return self.mean_of_mlp(x.shape[-1])
-        inner = self.fc1(self.norm2(x), choice.hidden)
-        if choice.kernel:
-            inner = convolve(inner, self.kernels_of(choice), where)
-        mlp = F.linear(F.gelu(inner), *self.output_layer(x.shape[-1], choice.hidden))
-        return mlp if factors is None else mlp * factors
-
-    def output_layer(self, embed_dim: int, hidden: int) -> tuple[Tensor, Tensor]:
-        """Weight [E, M] and bias [E] of the MLP's second layer."""
-        weight, bias = self.fc2.slice(hidden, embed_dim)
-        if isinstance(mean := getattr(self, "mean", None), Tensor) and hidden < len(mean):
-            bias = F.linear(mean[hidden:], self.fc2.weight[:embed_dim, hidden:], bias)
-        return weight, bias
-
-    def mean_of_attention(self, embed_dim: int) -> Tensor | float:
-        """What attention adds to the stream on average, [E]; 0 where the space leaves no means."""
-        return self.attn.projection(embed_dim, 0, self.attn.head_dim)[1] if hasattr(self.attn, "mean") else 0.0
-
-    def mean_of_mlp(self, embed_dim: int) -> Tensor | float:
-        """What the MLP adds to the stream on average, [E]; 0 where the space leaves no means."""
-        return self.output_layer(embed_dim, 0)[1] if hasattr(self, "mean") else 0.0
-
-    def slices(self, embed_dim: int, choice: BlockChoice) -> Iterator[tuple[str, Tensor]]:
-        """The weights of one network's block under the names of `Block`."""
-        heads, channels, hidden, kernel = choice
-        layers: dict[str, tuple[Tensor, Tensor]] = {}
-        if heads:
-            layers["attn.qkv"] = self.attn.qkv.slice(embed_dim, heads, channels)
-            layers["attn.proj"] = self.attn.projection(embed_dim, heads, channels)
-            layers["norm1"] = self.norm1.weight[:embed_dim], self.norm1.bias[:embed_dim]
-        if hidden:
-            layers["mlp.fc1"], layers["mlp.fc2"] = self.fc1.slice(embed_dim, hidden), self.output_layer(embed_dim, hidden)
-            layers["norm2"] = self.norm2.weight[:embed_dim], self.norm2.bias[:embed_dim]
-        for layer, (weight, bias) in layers.items():
-            yield f"{layer}.weight", weight
-            yield f"{layer}.bias", bias
-        if kernel and hidden:
-            yield "mlp.conv.weight", self.kernels_of(choice)
-        if heads and (tables := self.attn.tables(channels)) is not None:
-            for name, table in tables._asdict().items():
-                yield f"attn.{name}", table
-
-    def kernels_of(self, choice: BlockChoice) -> Tensor:
-        """The kernels [M, 1, k, k] of a network's MLP."""
-        return centre(self.kernels[: choice.hidden], choice.kernel)
 
 
 class BlockChoices(nn.ModuleDict):
@@ -281,6 +83,9 @@ class Supernet(nn.Module):
     (official code). `form` chooses how relative position is computed (relative_position.py).
     """
 
+    cls_token: nn.Parameter  # [1, 1, E], where the space has one
+    reg_token: nn.Parameter  # [1, registers, E], likewise
+
     def __init__(self, space: SearchSpace, *, drop_path_rate: float = 0.0, form: Form = "auto") -> None:
         super().__init__()
         if not space.num_classes:
@@ -291,10 +96,12 @@ class Supernet(nn.Module):
         embed_dim = space.stored_embed_dim
         self.set_drop_path(drop_path_rate)
         self.patch_embed = super_stem(space)
-        self.prefix = int(space.class_token)
-        if space.class_token:
-            self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
-            nn.init.trunc_normal_(self.cls_token, std=INIT_STD)
+        self.prefix = space.prefix_tokens
+        for name, count in zip(TOKENS, (int(space.class_token), space.reg_tokens), strict=True):
+            if count:
+                token = nn.Parameter(torch.empty(1, count, embed_dim))
+                self.register_parameter(name, token)
+                nn.init.trunc_normal_(token, std=INIT_STD)
         if space.absolute_position:
             self.pos_embed = nn.Parameter(torch.empty(1, self.grid[0] * self.grid[1] + self.prefix, embed_dim))
             nn.init.trunc_normal_(self.pos_embed, std=INIT_STD)
@@ -303,8 +110,11 @@ class Supernet(nn.Module):
         self.blocks = nn.ModuleList(
             SuperBlock(space, *sizes) if entangled else BlockChoices(space) for _ in range(space.depths[-1])
         )
-        self.norm = SuperLayerNorm(embed_dim, space.norm_eps)
-        self.head = SuperLinear(embed_dim, space.num_classes)
+        if space.pre_norm:
+            self.norm_pre = SuperLayerNorm(embed_dim, space.norm_eps)
+        if space.final_norm:  # of the tokens, or of what is pooled of them
+            self.norm = SuperLayerNorm(embed_dim, space.norm_eps)
+        self.head = super_head(space)
 
     def forward(self, images: Tensor, architecture: Architecture, draws: Tensor | None = None) -> Tensor:
         """Logits [B, classes] of one subnet for images [B, channels, side, side] of the architecture's size.
@@ -320,15 +130,16 @@ class Supernet(nn.Module):
         embed_dim, reach = architecture.embed_dim, self.space.max_relative_position
         x = self.patch_embed(images, embed_dim, self.space.patch_size_of(architecture), architecture.stem_depth or 0)
         rows, columns = x.shape[-2:]
-        where = grid_geometry((rows, columns), reach, x, self.prefix)
-        x = x.flatten(2).transpose(1, 2)  # [B, P, E]
-        if self.prefix:
-            x = torch.cat([self.cls_token[..., :embed_dim].expand(x.shape[0], -1, -1), x], 1)
+        space, head_dim = self.space, self.space.head_dim
+        where = turned(grid_geometry((rows, columns), reach, x, self.prefix), space, head_dim, x)
+        x = with_tokens(x.flatten(2).transpose(1, 2), (token[..., :embed_dim] for _, token in self.tokens()))
         if self.space.absolute_position:
             x = x + resample_positions(self.pos_embed[..., :embed_dim], self.grid, (rows, columns), self.prefix)
+        if self.space.pre_norm:
+            x = self.norm_pre(x)
         for index, choice in enumerate(block_choices(architecture, self.space)):
             if index and index == architecture.pool_after:
-                x, where = halve(x, where), halved(where, reach, x)
+                x, where = halve(x, where), turned(halved(where, reach, x), space, head_dim, x, step=2)
             rate = self.drop_path_rates[index] if self.training else 0.0
             block = self.block(index, embed_dim, choice)
             factors = branch_factors(x, rate, None if draws is None else draws[index])
@@ -336,9 +147,16 @@ class Supernet(nn.Module):
                 x = cast(Tensor, checkpoint(block, x, choice, where, self.form, factors, use_reentrant=False))
             else:
                 x = block(x, choice, where, self.form, factors)
-        x = self.norm(x)
-        x = x[:, self.prefix :].mean(1) if self.space.pooling == "mean" else x[:, 0]
-        return cast(Tensor, self.head(x, self.space.num_classes))
+        if space.final_norm and not space.fc_norm:
+            x = self.norm(x)
+        x = pooled(x, space.pooling, self.prefix, distilled=space.distilled)
+        if space.fc_norm:
+            x = self.norm(x)
+        return cast(Tensor, self.head(x.flatten(1) if space.distilled else x, space.num_classes))
+
+    def tokens(self) -> Iterator[tuple[str, Tensor]]:
+        """The tokens before the patches, [1, n, E] each, by the names of their weights."""
+        yield from ((name, getattr(self, name)) for name in TOKENS if hasattr(self, name))
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -382,7 +200,7 @@ class Supernet(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Weights the recipe does not decay, beside biases and norms (timm's interface)."""
-        return {"pos_embed", "cls_token", *kernels_of(self)}
+        return {"pos_embed", *TOKENS, *kernels_of(self)}
 
     def subnet_state_dict(self, architecture: Architecture) -> dict[str, Tensor]:
         """Copies of the weights of one subnet, under the names of `Subnet`."""
@@ -394,11 +212,11 @@ class Supernet(nn.Module):
         embed_dim = architecture.embed_dim
         stem = embed_dim, self.space.patch_size_of(architecture), architecture.stem_depth or 0
         found = {f"patch_embed.{name}": weight for name, weight in self.patch_embed.slices(*stem)}
-        if self.prefix:
-            found["cls_token"] = self.cls_token[..., :embed_dim]
-        writers: list[str] = [
-            name for name in ("patch_embed.proj.bias", "cls_token") if name in found
-        ]  # into the stream, the last so far
+        tokens = {name: token[..., :embed_dim] for name, token in self.tokens()}
+        found |= tokens
+        for name, own in self.space.norms.items():
+            found[f"{name}.weight"], found[f"{name}.bias"] = getattr(self, own).slice(embed_dim)
+        writers = ["norm_pre.bias"] if self.space.pre_norm else ["patch_embed.proj.bias", *tokens]  # the last into the stream
         if self.space.absolute_position:
             side = self.space.grid_of(architecture)
             found["pos_embed"] = resample_positions(self.pos_embed[..., :embed_dim], self.grid, (side, side), self.prefix)
@@ -413,9 +231,7 @@ class Supernet(nn.Module):
                     writers = [f"{name}.{layer}"]
                 elif isinstance(mean := mean_of(embed_dim), Tensor):
                     found |= {writer: found[writer] + mean for writer in writers}
-        weight, bias = self.head.slice(embed_dim, self.space.num_classes)
         yield from found.items()
-        yield "norm.weight", self.norm.weight[:embed_dim]
-        yield "norm.bias", self.norm.bias[:embed_dim]
+        weight, bias = self.head.slice(features_of(self.space) * embed_dim, self.space.num_classes)
         yield "head.weight", weight
         yield "head.bias", bias

@@ -9,7 +9,8 @@ The largest network computes what it did; only its parts stand in another order 
   one whose prefixes come nearest to the whole (Eckart and Young 1936, with the covariances of the activations for norms);
 * heads by what they add to the stream beyond their mean.
 
-With relative position only heads and hidden channels are ordered: its tables meet the channels of all heads of a layer alike.
+With relative or rotary position, or a norm inside attention, only heads and hidden channels are ordered: these meet the
+channels of heads one by one.
 The residual stream keeps its order.
 
 Letters: E width, H heads, K channels per head, M hidden width of the MLP.
@@ -22,7 +23,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from autoformer.networks.supernet import SuperBlock, Supernet
+from autoformer.networks.super_layers import SuperBlock
+from autoformer.networks.supernet import Supernet
 from autoformer.pretrained.activations import BlockActivations
 from autoformer.pretrained.importance import descending, order_heads, order_hidden, per_head
 
@@ -42,7 +44,7 @@ def order_by_activations(supernet: Supernet, activations: Sequence[BlockActivati
         for block, own in zip(supernet.blocks, activations, strict=True):
             assert isinstance(block, SuperBlock)
             mean, added = own.head_mean, _added_by_heads(block, own)
-            if not space.relative_position:
+            if not (space.relative_position or space.rope or space.scale_attn_norm):
                 mean = _turn_values(block, own)
                 _turn_queries(block, own)
             order = descending(added)

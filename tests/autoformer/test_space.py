@@ -164,7 +164,7 @@ def test_an_image_size_is_left_out_where_there_is_only_one() -> None:
         ({"num_heads": (0, 1), "sharing": "classical"}, "classical sharing knows no absent attention or MLP"),
         ({"mean_shift": True, "sharing": "classical"}, "classical sharing knows no mean_shift"),
         ({"mean_shift": 1}, "mean_shift must be true or false"),
-        ({"head_dims": (2, 4), "prefix_qkv_bias": True}, "several head_dims belong to weights by head"),
+        ({"head_dims": (2, 4), "prefix_qkv_bias": True}, "prefix_qkv_bias knows whole heads only"),
         ({"image_sizes": (10,)}, "image size 10 is not a multiple of patch size 4"),
         ({"super_embed_dim": 12}, "super_embed_dim 12 is below the widest choice 16"),
         ({"head_dim": 0}, "head_dim must be positive"),

@@ -12,7 +12,8 @@ from torch import Tensor
 from autoformer.architecture import Architecture
 from autoformer.errors import ArchitectureError
 from autoformer.networks.subnet import Subnet
-from autoformer.networks.supernet import SuperBlock, Supernet
+from autoformer.networks.super_layers import SuperBlock
+from autoformer.networks.supernet import Supernet
 from autoformer.pretrained.activations import measured_activations
 from autoformer.pretrained.cutting import order_by_activations
 from autoformer.space import SearchSpace
