@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ from autoformer.networks.folders import images_of_supernet, load_supernet
 from autoformer.networks.relative_position import Tables
 from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import Supernet
+from autoformer.pretrained.activations import measured_activations
 from autoformer.pretrained.adapt import Wanted, adapt_subnet, adapt_supernet
+from autoformer.pretrained.cutting import order_by_activations
 from autoformer.pretrained.foreign_weights import read_foreign_weights
 from autoformer.pretrained.importance import assumed_moments, order_by_importance
 from autoformer.pretrained.official import import_official
@@ -44,12 +47,14 @@ AS_IT_IS = Wanted()
 # What of a space belongs to the weights; the rest are choices among them, and sizes that adapt.
 FIXED = (
     "stored_embed_dim", "stored_qkv_dim", "stored_hidden_dim", "head_dim", "patch_size", "relative_position",
-    "max_relative_position", "absolute_position", "pooling", "norm_eps", "sharing", "scale_by_width", "stem", *ANATOMY,
+    "max_relative_position", "absolute_position", "pooling", "norm_eps", "sharing", "scale_by_width", "stem", "mean_shift",
+    *ANATOMY,
 )  # fmt: skip
 
 # A space of plain vision transformers, without what these weights know nothing of.
 PLAIN: dict[str, Any] = {
     "patch_sizes": (), "stem": "patch", "stem_depths": (0,), "mlp_kernels": (0,), "pool_after": (0,), **ANATOMY,
+    "head_dims": (), "mean_shift": False,
 }  # fmt: skip
 
 
@@ -111,6 +116,7 @@ def supernet_from_timm(
     *,
     space: SearchSpace | None = None,
     relative_position: bool = False,
+    images: Iterable[Tensor] | None = None,
 ) -> Supernet:
     """A supernet, in evaluation mode, whose largest network computes what timm's vision transformer computes.
 
@@ -118,19 +124,30 @@ def supernet_from_timm(
     A given space must have the model's sizes, pooling and `norm_eps`, and its image sizes hold; its anatomy too, unless it is the
     usual one, which stands for the model's. Classes and channels stay the
     model's, and image sizes too without a space, unless others are wanted; the patch embedding makes up for the difference
-    between the normalisation of the wanted images and what timm says of the model. Weights are ordered by importance. Raises
-    `CheckpointError` when the model cannot be read or computes something else, `ArchitectureError` when the space or the image
-    size does not fit.
+    between the normalisation of the wanted images and what timm says of the model.
+
+    `images` are batches [B, c, side, side] of those that are wanted, normalised; with them weights are turned and ordered by what
+    they do on these images (`cutting.py`), and without `space` the choices are those of `space_to_cut`. Without images
+    weights are ordered by their own importance. Raises `CheckpointError` when the model cannot be read or computes something
+    else, `ArchitectureError` when the space or the image size does not fit.
     """
     plain, name, trained_with = _opened(model_or_words)
-    around = replace(space_around(plain.space, TIMM + name), relative_position=relative_position)
+    choices = space_around(plain.space, TIMM + name) if images is None else space_to_cut(plain.space, TIMM + name)
+    around = replace(choices, relative_position=relative_position, head_dims=() if relative_position else choices.head_dims)
     if space is not None:  # tables of zeros can have any size
         if space.pooling == around.pooling and all(getattr(space, key) == usual for key, usual in ANATOMY.items()):
             space = replace(space, **{key: getattr(around, key) for key in ANATOMY})
-        around = replace(around, relative_position=space.relative_position, max_relative_position=space.max_relative_position)
+        if space.mean_shift and images is None:
+            raise ArchitectureError(f"space {space.name!r} asks for mean_shift, and means are measured: give images")
+        fixed: dict[str, Any] = {key: getattr(space, key) for key in ("relative_position", "max_relative_position", "mean_shift")}
+        around = replace(around, **fixed, head_dims=())  # widths of heads are choices of `space`
     supernet = Supernet(around)
     supernet.to(next(plain.parameters()).dtype).load_state_dict(_super_weights(plain, supernet))
-    order_by_importance(supernet, assumed_moments(supernet))
+    if images is None:
+        order_by_importance(supernet, assumed_moments(supernet))
+    else:
+        shown = adapt_supernet(supernet.eval(), wanted, trained_with)
+        order_by_activations(supernet, measured_activations(Subnet.from_supernet(shown, shown.space.largest), images))
     if space is not None:
         supernet = _within(supernet, space, TIMM + name)
     return adapt_supernet(supernet.eval(), wanted, trained_with)
@@ -165,6 +182,26 @@ def space_around(one: SearchSpace, name: str) -> SearchSpace:
     )
 
 
+def space_to_cut(one: SearchSpace, name: str) -> SearchSpace:
+    """Choices up to the one network of the space `one`, for a supernet whose weights were turned and ordered on images.
+
+    The width of the stream and the depth stay whole, but any block may lack its attention or its MLP; heads go from half to all,
+    MLP ratios in quarters, the width of heads from half to whole in multiples of 8 (not where positions are relative or rotary,
+    or a norm lies inside attention). What a network lacks leaves its mean behind.
+    """
+    heads, ratio, channels = one.num_heads[-1], one.mlp_ratios[-1], one.head_dim
+    narrow = {int(channels * quarters / 32 + 0.5) * 8 for quarters in (2, 3)} - {0}
+    whole = one.relative_position or one.rope or one.scale_attn_norm
+    return replace(
+        one,
+        name=name,
+        num_heads=(0, math.ceil(heads / 2), math.ceil(3 * heads / 4), heads),
+        mlp_ratios=tuple(ratio * quarters / 4 for quarters in range(5)),
+        head_dims=() if whole else tuple(sorted({*(few for few in narrow if few < channels), channels})),
+        mean_shift=True,
+    )
+
+
 def _opened(model_or_words: nn.Module | str) -> tuple[Subnet, str, Normalisation | None]:
     """The network, its name in timm, and what timm says its images were normalised with."""
     if isinstance(model_or_words, str):
@@ -186,9 +223,9 @@ def _super_weights(plain: Subnet, supernet: Supernet) -> dict[str, Tensor]:
     stored = {name.replace(".mlp.", ".").replace("fc_norm", "norm"): tensor for name, tensor in plain.state_dict().items()}
     weights = {}
     for name, own in supernet.state_dict().items():
-        is_table = name.rpartition(".")[2] in Tables._fields
+        is_new = name.rpartition(".")[2] in (*Tables._fields, "mean")
         # Query, key and value, [3Q, ...], are stored apart, [3, Q, ...].
-        weights[name] = torch.zeros_like(own) if is_table else stored[name].reshape(own.shape)
+        weights[name] = torch.zeros_like(own) if is_new else stored[name].reshape(own.shape)
     return weights
 
 

@@ -15,9 +15,12 @@ from autoformer.networks.subnet import Subnet
 from autoformer.networks.super_layers import SuperBlock
 from autoformer.networks.supernet import Supernet
 from autoformer.pretrained.activations import measured_activations
+from autoformer.pretrained.adapt import Wanted
 from autoformer.pretrained.cutting import order_by_activations
+from autoformer.pretrained.start import supernet_from_timm
 from autoformer.space import SearchSpace
 from tests.support.supernets import largest_difference, randomised
+from tests.support.timm_networks import assert_close, largest_logits, random_vit
 
 SPACE = SearchSpace(
     name="cut", embed_dims=(24,), depths=(3,), num_heads=(0, 1, 2, 3), mlp_ratios=(0, 0.5, 1, 2), head_dim=8, head_dims=(4, 6, 8),
@@ -158,3 +161,47 @@ def test_measuring_needs_images_and_whole_blocks() -> None:
     lacking = Subnet.from_supernet(supernet, replace(LARGEST, num_heads=(1, 0, 1)))
     with pytest.raises(ArchitectureError, match="every block has attention and an MLP"):
         measured_activations(lacking, [images()])
+
+
+# --- timm's networks ---------------------------------------------------------------------------------------------
+
+
+def photos(count: int = 24, size: int = 32) -> Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(7))
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "deit3_small_patch16_224"])
+def test_a_network_of_timm_that_is_cut_by_data_computes_what_it_did(name: str) -> None:
+    model = random_vit(name)
+    supernet = supernet_from_timm(model, images=[photos()[:10], photos()[10:]])
+    with torch.no_grad():
+        assert_close(largest_logits(supernet, photos(3)), model(photos(3)), 2e-4)
+    space = supernet.space
+    assert space.mean_shift
+    assert (space.embed_dims, space.depths) == ((model.embed_dim,), (len(model.blocks),))
+    assert space.num_heads[0] == space.mlp_ratios[0] == 0
+    assert all(channels % 8 == 0 for channels in space.head_dims)
+
+
+def test_the_images_are_of_the_size_and_channels_that_are_wanted() -> None:
+    model = random_vit("deit_tiny_patch16_224")
+    wanted = Wanted(image_size=48, in_chans=1, num_classes=4)
+    supernet = supernet_from_timm(model, wanted, images=[photos(4, 48)[:, :1]])
+    assert supernet.space.image_sizes == (48,)
+    assert supernet(photos(2, 48)[:, :1], supernet.space.smallest).shape == (2, 4)
+
+
+def test_a_space_of_ones_own_decides_about_means_and_widths_of_heads() -> None:
+    model = random_vit("deit_tiny_patch16_224")
+    space = replace(supernet_from_timm(model, images=[photos()]).space, name="own", num_heads=(1, 3), head_dims=())
+    assert supernet_from_timm(model, space=space, images=[photos()]).space == space
+    plain = replace(space, mean_shift=False)
+    assert not list(supernet_from_timm(model, space=plain, images=[photos()]).buffers())
+    with pytest.raises(ArchitectureError, match="asks for mean_shift, and means are measured: give images"):
+        supernet_from_timm(model, space=space)
+
+
+def test_relative_positions_keep_heads_whole() -> None:
+    supernet = supernet_from_timm(random_vit("deit_tiny_patch16_224"), relative_position=True, images=[photos()])
+    assert supernet.space.relative_position
+    assert supernet.space.head_dims == ()
