@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from autoformer.architecture import ANATOMY, Architecture, SubnetGeometry
+from autoformer.cli.commands.describe import facts_of_network, readable
 from autoformer.cost import count_supernet_params
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import ArchitectureError
@@ -92,6 +93,11 @@ def test_folders_bring_the_same_network_back_and_timm_opens_them(kind: str, tmp_
     assert SearchSpace.from_dict(json.loads(json.dumps(supernet.space.to_dict()))) == supernet.space
     subnet, images = Subnet.from_supernet(supernet, narrower(supernet.space)), pixels(supernet)
     save_subnet(subnet, tmp_path / "network", preprocessing=IMAGES, classes="abcdefg", record={})
+    facts = facts_of_network(tmp_path / "network")
+    assert (facts["params"], facts["flops"]) == (subnet.cost.params, subnet.cost.flops)
+    unusual = facts["anatomy"].items() if "anatomy" in facts else ()
+    assert readable("anatomy", dict(unusual)) == ", ".join(f"{name} {value}" for name, value in unusual)
+    assert {name: getattr(supernet.space, name) for name, _ in unusual} == dict(unusual)
     loaded, _, _ = load_subnet(tmp_path / "network")
     opened = timm.create_model(f"local-dir:{tmp_path / 'network'}", pretrained=True).eval()
     with torch.no_grad():
