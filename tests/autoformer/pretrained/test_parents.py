@@ -106,7 +106,7 @@ def test_folders_bring_the_same_network_back_and_timm_opens_them(kind: str, tmp_
         features = opened.forward_features(images)
         assert torch.equal(opened.forward_head(features), subnet(images))
         assert opened.head(opened.forward_head(features, pre_logits=True)).equal(subnet(images))
-    assert loaded.head_hidden_size == loaded.head.in_features  # type: ignore[union-attr]
+    assert loaded.head_hidden_size == loaded.head.in_features
 
 
 @KINDS
