@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
-from autoformer.architecture import PUBLISHED, PUBLISHED_SPACES, Architecture
+from autoformer.architecture import ANATOMY, PUBLISHED, PUBLISHED_SPACES, Architecture
 from autoformer.cost import (
     Outline,
     alignment_waste,
@@ -79,8 +79,14 @@ def facts_of_architecture(architecture: Architecture, space: SearchSpace) -> dic
         "image_size": space.image_size_of(architecture),
         **_grids(architecture, space),
         "num_classes": space.num_classes,
+        **({"anatomy": unusual} if (unusual := _unusual(space)) else {}),
         "architecture": architecture.to_dict(),
     }
+
+
+def _unusual(space: SearchSpace) -> dict[str, Any]:
+    """What networks of the space have in another way than the article's: by timm's names."""
+    return {name: value for name, usual in ANATOMY.items() if (value := getattr(space, name)) != usual}
 
 
 def _grids(architecture: Architecture, space: SearchSpace) -> dict[str, Any]:

@@ -147,11 +147,14 @@ def attend(qkv: Tensor, tables: Tables | None, where: Geometry, scale: float, fo
     """
     if form == "auto":
         form = _form_for(qkv)
-    if where.rotation is not None:
-        qkv = torch.cat([rotate(qkv[:, :, :2], where.rotation), qkv[:, :, 2:]], 2)
+    turned = None if where.rotation is None else rotate(qkv[:, :, :2], where.rotation)  # [B, N, 2, H, K]
     if form == "tiled" and tables is not None:
+        qkv = qkv if turned is None else torch.cat([turned, qkv[:, :, 2:]], 2)
         return _attend_tiled(qkv, tables, where, scale).flatten(2)
-    query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, N, K]
+    if turned is None:
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, N, K]
+    else:
+        query, key, value = *turned.permute(2, 0, 3, 1, 4), qkv[:, :, 2].transpose(1, 2)
     if tables is not None:
         out = (_attend_fused if form == "fused" else _attend_biased)(query * scale, key, value, tables, where)
     elif form == "bias" or torch.compiler.is_exporting():  # spelled out, so that counters and exporters see plain operators

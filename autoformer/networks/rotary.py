@@ -34,19 +34,24 @@ def turned(where: Geometry, anatomy: Anatomy, head_dim: int, x: Tensor, step: in
         return where
     rule = anatomy.rope, anatomy.rope_temperature, anatomy.rope_offset, anatomy.rope_reference
     table = _rotation((where.rows, where.columns), head_dim, where.prefix, step, rule)
-    return where._replace(rotation=torch.from_numpy(table).to(x))
+    return where._replace(rotation=table.to(x))
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _rotation(grid: tuple[int, int], head_dim: int, prefix: int, step: int, rule: tuple[str, float, float, int]) -> Tensor:
+    return torch.from_numpy(_table(grid, head_dim, prefix, step, rule))
 
 
 @functools.cache
-def _rotation(
+def _table(
     grid: tuple[int, int], head_dim: int, prefix: int, step: int, rule: tuple[str, float, float, int]
 ) -> NDArray[np.float64]:
     """[2, N, K]: of every token the cosines, and the sines with the sign they take."""
     kind, temperature, offset, reference = rule
     pairs = head_dim // 4  # per direction
     steps = np.arange(pairs, dtype=np.float32) / np.float32(pairs)
-    powers = torch.pow(temperature, torch.from_numpy(steps))  # in float32, as networks are trained with
-    frequencies = (2 * math.pi / powers.double() if kind == "centre" else (1.0 / powers).double()).numpy()
+    powers = np.float32(temperature) ** steps  # in float32, as networks are trained with
+    frequencies = 2 * math.pi / powers.astype(np.float64) if kind == "centre" else (1 / powers).astype(np.float64)
     angles = []
     for side, axis in zip(grid, (0, 1), strict=True):
         places = np.arange(side) * step + (step - 1) / 2

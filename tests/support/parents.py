@@ -37,7 +37,7 @@ PARENTS: dict[str, tuple[str, dict[str, Any]]] = {
 def in_double(model: Any) -> Any:
     """A copy of timm's model in float64, with rotary tables as precise; timm keeps those of its image size in float32."""
     model = copy.deepcopy(model).double()
-    rope = getattr(model, "rope", None)
+    rope: Any = getattr(model, "rope", None)
     if getattr(rope, "pos_embed", None) is not None:
         rope.pos_embed = rope._build_embed_cat(rope.feat_shape, rope.bands, dtype=torch.float64)
     elif getattr(rope, "pos_embed_cached", None) is not None:

@@ -17,10 +17,13 @@ import torch
 from torch import nn
 
 from autoformer.architecture import ANATOMY, Architecture, SubnetGeometry
+from autoformer.cli.commands.describe import facts_of_network, readable
 from autoformer.cost import count_supernet_params
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import ArchitectureError
 from autoformer.networks.folders import load_subnet, save_subnet
+from autoformer.networks.relative_position import Tables, attend, geometry, halved, rotate
+from autoformer.networks.rotary import turned
 from autoformer.networks.subnet import Subnet
 from autoformer.pretrained.adapt import Wanted
 from autoformer.pretrained.start import subnet_from_timm, supernet_from_timm
@@ -90,6 +93,11 @@ def test_folders_bring_the_same_network_back_and_timm_opens_them(kind: str, tmp_
     assert SearchSpace.from_dict(json.loads(json.dumps(supernet.space.to_dict()))) == supernet.space
     subnet, images = Subnet.from_supernet(supernet, narrower(supernet.space)), pixels(supernet)
     save_subnet(subnet, tmp_path / "network", preprocessing=IMAGES, classes="abcdefg", record={})
+    facts = facts_of_network(tmp_path / "network")
+    assert (facts["params"], facts["flops"]) == (subnet.cost.params, subnet.cost.flops)
+    unusual = facts["anatomy"].items() if "anatomy" in facts else ()
+    assert readable("anatomy", dict(unusual)) == ", ".join(f"{name} {value}" for name, value in unusual)
+    assert {name: getattr(supernet.space, name) for name, _ in unusual} == dict(unusual)
     loaded, _, _ = load_subnet(tmp_path / "network")
     opened = timm.create_model(f"local-dir:{tmp_path / 'network'}", pretrained=True).eval()
     with torch.no_grad():
@@ -98,7 +106,7 @@ def test_folders_bring_the_same_network_back_and_timm_opens_them(kind: str, tmp_
         features = opened.forward_features(images)
         assert torch.equal(opened.forward_head(features), subnet(images))
         assert opened.head(opened.forward_head(features, pre_logits=True)).equal(subnet(images))
-    assert loaded.head_hidden_size == loaded.head.in_features  # type: ignore[union-attr]
+    assert loaded.head_hidden_size == loaded.head.in_features
 
 
 @KINDS
@@ -147,6 +155,59 @@ def test_a_network_pruned_to_its_features_has_no_norm_after_pooling() -> None:
         _ = subnet.model_args
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["vit_small_patch16_dinov3", "eva02_small_patch14_224", "vit_pe_spatial_tiny_patch16_512", "vit_small_patch16_rope_224"],
+)
+def test_rotary_positions_of_another_image_size_are_those_of_timm(name: str) -> None:
+    model = random_vit(name)
+    subnet = subnet_from_timm(model, Wanted(image_size=64))
+    model.set_input_size((64, 64))
+    with torch.no_grad():
+        assert_close(subnet(pixels(model, size=64)), model(pixels(model, size=64)))
+
+
+def test_patches_of_a_halved_grid_are_turned_as_in_the_middle_of_four() -> None:
+    """Of 2 x 4 patches in 1 x 2, whose middles stand at row 0.5 and columns 0.5 and 2.5."""
+    space = replace(SPACE, rope="index", head_dim=4, rope_offset=1.0)  # one frequency, 1
+    x = torch.zeros(1, dtype=torch.float64)
+    whole = geometry(2, 4, 3, x.device, x.dtype)
+    rotation = turned(halved(whole, 3, x), space, 4, x, step=2).rotation
+    assert rotation is not None
+    angles = torch.tensor([[0.0, 0.0], [1.5, 1.5], [1.5, 3.5]], dtype=torch.float64)  # the class token, two patches
+    torch.testing.assert_close(rotation[0], angles.cos().repeat(1, 2))
+    torch.testing.assert_close(rotation[1], torch.cat([-angles.sin(), angles.sin()], 1))
+
+
+@pytest.mark.parametrize("form", ["bias", "fused", "tiled"])
+@pytest.mark.parametrize("relative", [False, True])
+def test_logits_of_rotary_positions_depend_on_the_distance_alone(form: Any, relative: bool) -> None:
+    """Patches that all hold the same are alike to every patch that sees the same distances: rows of an unbounded pattern."""
+    space = replace(SPACE, rope="index", head_dim=8)
+    x = torch.zeros(1, dtype=torch.float64)
+    where = turned(geometry(1, 5, 4, x.device, x.dtype, prefix=0), space, 8, x)
+    assert where.rotation is not None
+    draw = torch.Generator().manual_seed(0)
+    same = torch.randn(1, 1, 2, 1, 8, generator=draw, dtype=torch.float64).expand(1, 5, 2, 1, 8)
+    query, key = rotate(same, where.rotation).unbind(2)
+    logits = (query[0, :, 0] @ key[0, :, 0].t()).detach()
+    for offset in range(-4, 5):
+        diagonal = logits.diagonal(offset)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal))
+    assert logits[0].std() > 0.1
+    tables = Tables(*torch.randn(4, 10, 8, generator=draw, dtype=torch.float64)) if relative else None
+    qkv = torch.randn(2, 5, 3, 2, 8, generator=draw, dtype=torch.float64)
+    turned_first = torch.cat([rotate(qkv[:, :, :2], where.rotation), qkv[:, :, 2:]], 2)
+    expected = attend(turned_first, tables, where._replace(rotation=None), 0.3, "bias")
+    torch.testing.assert_close(attend(qkv, tables, where, 0.3, form), expected)
+
+
+def test_a_rotary_network_compiles_whole() -> None:
+    subnet = subnet_from_timm(random_vit("vit_small_patch16_dinov3", depth=1))
+    with torch.no_grad():
+        assert_close(torch.compile(subnet, backend="eager", fullgraph=True)(pixels(subnet)), subnet(pixels(subnet)))
+
+
 def test_a_usual_network_names_nothing_of_its_anatomy() -> None:
     space, architecture = SPACE, SPACE.largest
     assert not ANATOMY.keys() & space.to_dict().keys()
@@ -163,6 +224,11 @@ def test_a_usual_network_names_nothing_of_its_anatomy() -> None:
         ({"act_layer": []}, "act_layer is"),
         ({"distilled": True}, "set class_token=true and reg_tokens=1"),
         ({"fc_norm": True, "final_norm": False}, "set final_norm=true"),
+        ({"rope": "diagonal"}, "rope is 'diagonal', expected 'index', 'centre' or ''"),
+        ({"rope": "index", "rope_temperature": 0}, "rope_temperature must be a number from 1"),
+        ({"rope": "index", "rope_offset": "far"}, "rope_offset must be a number of patches"),
+        ({"rope": "index", "rope_reference": 1.5}, "rope_reference must be a whole number of patches"),
+        ({"rope": "index", "head_dim": 6}, "head_dim must be a multiple of 4, got 6"),
     ],
 )
 def test_an_impossible_anatomy_is_refused_in_one_line(changes: dict[str, Any], message: str) -> None:
