@@ -279,8 +279,8 @@ class SearchSpace(Choices):
             name="one",
             embed_dims=(architecture.embed_dim,),
             depths=(architecture.depth,),
-            num_heads=architecture.num_heads,
-            mlp_ratios=architecture.mlp_ratio,
+            num_heads=architecture.num_heads if any(architecture.num_heads) else (0, 1),  # a space has some attention
+            mlp_ratios=architecture.mlp_ratio if any(architecture.mlp_ratio) else (0, 1),
             image_sizes=(rows,),
             pooling="token" if geometry.global_pool == "token" else "mean",
             stem_depths=(architecture.stem_depth or 0,),
