@@ -22,7 +22,6 @@ from tests.support.parents import PARENTS
 from tests.support.timm_networks import random_vit
 
 FLOATS = Preprocessing(32, 3, (0.5,) * 3, (0.5,) * 3)
-KINDS = pytest.mark.parametrize("kind", PARENTS)
 
 
 def network(kind: str) -> Subnet:
@@ -46,8 +45,7 @@ def test_a_graph_gives_the_logits_of_the_network(kind: str, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("opset", [20, 17])
-@KINDS
+@pytest.mark.parametrize(("kind", "opset"), [(kind, (20, 17)[index % 2]) for index, kind in enumerate(PARENTS)])
 def test_every_precision_is_equal_and_legal(kind: str, opset: int, tmp_path: Path) -> None:
     subnet, images = network(kind), noise(96)
     manifest = write_export(

@@ -77,11 +77,9 @@ def lacking() -> Subnet:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("opset", [20, 17])
 @pytest.mark.parametrize(
-    "made",
-    [*(partial(network, *kind) for kind in (*KINDS, *OTHERS)), lacking],
-    ids=["patch, token", "conv", "patch", "conv, token", "parts absent"],
+    ("made", "opset"),
+    [(partial(network, *kind), opset) for kind in (*KINDS, *OTHERS) for opset in (20, 17)] + [(lacking, 17)],
 )
 def test_every_precision_is_equal_and_legal(made: Callable[[], Subnet], opset: int, tmp_path: Path) -> None:
     subnet = made()
