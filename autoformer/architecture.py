@@ -7,7 +7,8 @@ width of query, key and value follows from the heads (heads × head width of the
 A space may ask for more: the size of the patches, the depth of a convolutional stem, a depthwise convolution inside a block's
 MLP, and a place after which the grid of patches is halved. What its space does not ask for, an architecture does not name.
 
-`SubnetGeometry` is what the same network has beside its choices: sizes in pixels and channels, kinds of positions, the pooling.
+`SubnetGeometry` is what the same network has beside its choices: sizes in pixels and channels, kinds of positions, the pooling;
+`Anatomy`, a part of it, is what families of vision transformers do in different ways.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from autoformer.errors import ArchitectureError, CheckpointError, short
 
@@ -33,11 +34,15 @@ LARGEST_SIZES = {
     "max_relative_position": MAX_IMAGE_SIZE,
 }
 
-MAX_KERNEL, MAX_STEM_DEPTH = 15, 64
+MAX_KERNEL, MAX_STEM_DEPTH, MAX_REGISTERS = 15, 64, 1024
+
+# Exact; tanh's approximation; x · sigmoid(1.702 x), of the first CLIP; x · sigmoid(x), of gated MLPs.
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
 
 # The flat form that timm and `config.json` know: these of the architecture, those of the geometry, and options of `Subnet`.
 CHOICES = ("embed_dim", "num_heads", "mlp_ratio", "stem_depth", "mlp_kernel", "pool_after")
-ASKED_FOR = ("patch_size", "stem_depth", "mlp_kernel", "pool_after")  # left out of every form unless the space asks for them
+SEARCHED = {"searched_size": "image_size", "searched_patch": "patch_size", "searched_head": "head_dim"}  # of both, if chosen
+ASKED_FOR = ("patch_size", "head_dim", "stem_depth", "mlp_kernel", "pool_after")  # in no form unless the space asks for them
 OPTIONS = ("drop_rate", "drop_path_rate", "super_depth", "form")
 
 
@@ -70,8 +75,8 @@ def is_list_of_numbers(value: object) -> bool:
 class Architecture:
     """The choices of one subnet. Equal values are equal architectures; hashable.
 
-    `image_size` is the side of the (square) input in pixels; None means the one size of the space. The last four are None where
-    the space does not ask for them.
+    `image_size` is the side of the (square) input in pixels; None means the one size of the space. The last five are None where
+    the space does not ask for them. Without heads a block has no attention, with an MLP ratio of 0 no MLP.
     Raises `ArchitectureError` when the lists differ in length, or hold something that is not positive or beyond belief.
     """
 
@@ -80,6 +85,7 @@ class Architecture:
     mlp_ratio: tuple[float, ...]  # per block; the hidden width is int(embed_dim × ratio), as in the official code
     image_size: int | None = None  # pixels
     patch_size: int | None = None  # pixels
+    head_dim: int | None = None  # channels per head
     stem_depth: int | None = None  # convolutions of a convolutional stem beside those that halve
     mlp_kernel: tuple[int, ...] | None = None  # per block: side of the MLP's depthwise convolution; 0: it has none
     pool_after: int | None = None  # blocks before the grid is halved; 0: it never is
@@ -99,18 +105,17 @@ class Architecture:
         if self.depth > MAX_DEPTH:
             raise ArchitectureError(f"architecture has {self.depth} blocks, expected at most {MAX_DEPTH}")
         sizes = [("embed_dim", self.embed_dim, MAX_EMBED_DIM), ("image_size", self.image_size or 0, MAX_IMAGE_SIZE)]
-        sizes += [("num_heads", heads, MAX_HEADS) for heads in self.num_heads]
-        sizes += [] if self.patch_size is None else [("patch_size", self.patch_size, LARGEST_SIZES["patch_size"])]
-        for name, size, most in sizes:
+        asked = [(name, getattr(self, name), LARGEST_SIZES[name]) for name in ("patch_size", "head_dim")]
+        for name, size, most in (*sizes, *(one for one in asked if one[1] is not None)):
             if not is_whole(size, most) and not (name == "image_size" and self.image_size is None):
                 raise ArchitectureError(f"{name} must be positive whole numbers up to {most}, got {str(size)[:40]}")
+        if odd := [heads for heads in self.num_heads if not is_whole(heads, MAX_HEADS, least=0)]:
+            raise ArchitectureError(f"num_heads must be whole numbers from 0 to {MAX_HEADS}, got {str(odd[0])[:40]}")
         self._check_asked_for()
-        if not all(0 < ratio < MAX_MLP_RATIO for ratio in self.mlp_ratio):
-            raise ArchitectureError(f"mlp_ratio must be positive in every block and below 1000, got {self.mlp_ratio}")
-        if min(self.hidden_dims) < 1:
-            raise ArchitectureError(
-                f"mlp_ratio {min(self.mlp_ratio):g} of embed_dim {self.embed_dim} leaves an MLP without a hidden channel"
-            )
+        if not all(0 <= ratio < MAX_MLP_RATIO for ratio in self.mlp_ratio):
+            raise ArchitectureError(f"mlp_ratio must be from 0 to below 1000 in every block, got {self.mlp_ratio}")
+        if thin := [ratio for ratio, hidden in zip(self.mlp_ratio, self.hidden_dims, strict=True) if ratio and not hidden]:
+            raise ArchitectureError(f"mlp_ratio {thin[0]:g} of embed_dim {self.embed_dim} leaves an MLP without a hidden channel")
 
     def _check_asked_for(self) -> None:
         """Raises `ArchitectureError` for an impossible stem, kernel or place of the halving."""
@@ -151,6 +156,7 @@ class Architecture:
     def asked_for(self) -> list[str]:
         """What only some spaces ask for, in words for people; none where this network names none of it."""
         found = [] if self.patch_size is None else [f"patch {self.patch_size} px"]
+        found += [] if self.head_dim is None else [f"head width {self.head_dim}"]
         found += [] if self.stem_depth is None else [f"stem depth {self.stem_depth}"]
         found += [] if self.mlp_kernel is None else [f"MLP kernels {','.join(map(str, self.mlp_kernel))}"]
         return found + ([f"grid halved after block {self.pool_after}"] if self.pool_after else [])
@@ -212,7 +218,73 @@ class Architecture:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SubnetGeometry:
+class Anatomy:
+    """What families of vision transformers do in different ways and no search chooses. Names are those of timm's arguments.
+
+    By default it is the article's, and then no file names it.
+    """
+
+    class_token: bool = True  # False: no token but the patches and registers
+    reg_tokens: int = 0  # registers: learned tokens between the class token and the patches
+    distilled: bool = False  # DeiT's distillation token, the first register, which a classifier of tokens reads as well
+    pre_norm: bool = False  # a LayerNorm before the blocks, as CLIP has it
+    final_norm: bool = True  # a LayerNorm after the blocks
+    fc_norm: bool = False  # that LayerNorm takes the pooled features instead of the tokens
+    act_layer: Activation = "gelu"  # of the MLPs
+    gated_mlp: bool = False  # MLPs multiply with a second layer of the same width, which takes the activation (SwiGLU)
+    scale_mlp_norm: bool = False  # a LayerNorm inside the MLPs, of the hidden channels
+    scale_attn_norm: bool = False  # a LayerNorm inside attention, of all heads
+    rope: Literal["", "index", "centre"] = ""  # rotary positions, by the number of a row or by its place from -1 to 1
+    rope_temperature: float = 10_000.0  # the largest frequency over the smallest, nearly
+    rope_offset: float = 0.0  # patches; added to their numbers
+    rope_reference: int = 0  # patches a side of a grid that numbers are scaled to; 0: as they are
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens before the patches."""
+        return int(self.class_token) + self.reg_tokens
+
+    @property
+    def norms(self) -> dict[str, str]:
+        """LayerNorms outside of the blocks: by their names in one network (timm's) those in a supernet."""
+        last = {"fc_norm" if self.fc_norm else "norm": "norm"} if self.final_norm else {}
+        return {"norm_pre": "norm_pre", **last} if self.pre_norm else last
+
+    @property
+    def contradiction(self) -> str | None:
+        """The first value that no network has, in words; None where all go together."""
+        for name, default in ANATOMY.items():
+            if isinstance(default, bool) and not isinstance(flag := getattr(self, name), bool):
+                return f"{name} must be true or false, got {short(repr(flag), 40)}"
+        if not is_whole(self.reg_tokens, MAX_REGISTERS, least=0):
+            return f"reg_tokens must be a whole number from 0 to {MAX_REGISTERS}, got {short(repr(self.reg_tokens), 40)}"
+        if self.act_layer not in get_args(Activation):
+            return f"act_layer is {short(repr(self.act_layer), 40)}, expected one of {', '.join(get_args(Activation))}"
+        if self.distilled and not (self.class_token and self.reg_tokens):
+            return "distilled reads a class token and the first of reg_tokens; set class_token=true and reg_tokens=1, say"
+        if self.fc_norm and not self.final_norm:
+            return "fc_norm places the norm that final_norm=false leaves out; set final_norm=true"
+        return self._odd_rotation()
+
+    def _odd_rotation(self) -> str | None:
+        if self.rope not in ("", "index", "centre"):
+            return f"rope is {short(repr(self.rope), 40)}, expected 'index', 'centre' or ''"
+        if not is_number(self.rope_temperature) or not 1 < self.rope_temperature < 1e9:
+            return f"rope_temperature must be a number from 1 to 1e9, got {short(repr(self.rope_temperature), 40)}"
+        if not is_number(self.rope_offset) or not -MAX_IMAGE_SIZE <= self.rope_offset <= MAX_IMAGE_SIZE:
+            return f"rope_offset must be a number of patches, got {short(repr(self.rope_offset), 40)}"
+        if not is_whole(self.rope_reference, MAX_IMAGE_SIZE, least=0):
+            return f"rope_reference must be a whole number of patches, got {short(repr(self.rope_reference), 40)}"
+        if self.rope and is_whole(heads := getattr(self, "head_dim", 4), 1 << 20) and heads % 4:
+            return f"rope turns pairs of channels for rows and columns; head_dim must be a multiple of 4, got {heads}"
+        return None
+
+
+ANATOMY: dict[str, Any] = {field.name: field.default for field in fields(Anatomy)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubnetGeometry(Anatomy):
     """The sizes and kinds of one network beside its `Architecture`. Names are those of timm's arguments.
 
     `img_size` and `trained_grid` may be given as one number, which stands for a square. Raises `ArchitectureError` for a value
@@ -233,7 +305,6 @@ class SubnetGeometry:
     scale_by_width: bool = False  # the official code's logit scale for a fixed width of query, key and value
     stem: Literal["patch", "conv"] = "patch"  # conv: 3 × 3 convolutions of stride 2 down to the patches, then a 1 × 1
     stem_dim: int = 32  # channels of a convolutional stem
-    class_token: bool = True
 
     def __post_init__(self) -> None:
         for name, most in LARGEST_SIZES.items():
@@ -242,9 +313,11 @@ class SubnetGeometry:
         object.__setattr__(self, "img_size", _pair("img_size", self.img_size))
         if self.trained_grid is not None:
             object.__setattr__(self, "trained_grid", _pair("trained_grid", self.trained_grid))
-        for name in ("relative_position", "absolute_position", "scale_by_width", "class_token"):
+        for name in ("relative_position", "absolute_position", "scale_by_width"):
             if not isinstance(flag := getattr(self, name), bool):
                 raise ArchitectureError(f"{name} must be true or false, got {short(flag, 40)}")
+        if odd := self.contradiction:
+            raise ArchitectureError(odd)
         if not is_number(self.norm_eps) or not 0 <= self.norm_eps < 1:
             raise ArchitectureError(f"norm_eps must be from 0 to below 1, got {short(self.norm_eps, 40)}")
         if self.global_pool not in ("avg", "token", ""):
@@ -253,17 +326,12 @@ class SubnetGeometry:
         if not self.class_token and self.global_pool == "token":
             raise ArchitectureError("global_pool is 'token' for a network without a class token, expected 'avg' or ''")
 
-    @property
-    def prefix_tokens(self) -> int:
-        """Tokens before the patches: the class token, or none."""
-        return int(self.class_token)
-
     # --- the flat form -------------------------------------------------------------------------------------------
 
     def arguments(self, architecture: Architecture) -> dict[str, Any]:
         """Architecture and geometry as timm's arguments; JSON."""
-        own = {name: value for name, value in asdict(architecture).items() if name not in ("image_size", "patch_size")}
-        values = {**asdict(self), **own, "searched_size": architecture.image_size, "searched_patch": architecture.patch_size}
+        own = {name: value for name, value in asdict(architecture).items() if name not in SEARCHED.values()}
+        values = {**asdict(self), **own, **{flat: getattr(architecture, name) for flat, name in SEARCHED.items()}}
         for name, default in LEFT_OUT.items():
             if values[name] == default:
                 del values[name]
@@ -280,10 +348,10 @@ class SubnetGeometry:
         """
         names = {field.name for field in fields(cls)}
         geometry = cls(**{name: value for name, value in values.items() if name in names})
-        size = None if values.get("searched_size") is None else geometry.img_size[0]
-        patch = None if values.get("searched_patch") is None else geometry.patch_size
+        own = {"image_size": geometry.img_size[0], "patch_size": geometry.patch_size, "head_dim": geometry.head_dim}
+        searched = {name: own[name] for flat, name in SEARCHED.items() if values.get(flat) is not None}
         choices = {name: values[name] for name in CHOICES if name in values}
-        return Architecture.from_dict({**choices, "image_size": size, "patch_size": patch}), geometry
+        return Architecture.from_dict({**choices, **searched}), geometry
 
     @classmethod
     def of_file(cls, values: object) -> tuple[Architecture, SubnetGeometry]:
@@ -293,16 +361,17 @@ class SubnetGeometry:
         """
         if not isinstance(values, Mapping):
             raise CheckpointError(f"model_args is a {type(values).__name__}, expected a JSON object")
-        known = {*CHOICES, "searched_size", "searched_patch", *(field.name for field in fields(cls)), *OPTIONS}
+        known = {*CHOICES, *SEARCHED, *(field.name for field in fields(cls)), *OPTIONS}
         if unknown := sorted(set(values) - known):
             raise CheckpointError(f"model_args has unknown keys {short(unknown)}; known are {sorted(known)}")
         architecture, own = cls.of_arguments(values)
         if (searched := values.get("searched_size")) is not None and (searched, searched) != own.img_size:
             given = short(values.get("img_size"), 40)
             raise CheckpointError(f"searched_size {short(searched, 40)} contradicts img_size {given}; they must be equal")
-        if (searched := values.get("searched_patch")) not in (None, own.patch_size):
-            given = f"{short(searched, 40)} contradicts patch_size {own.patch_size}"
-            raise CheckpointError(f"searched_patch {given}; they must be equal")
+        for flat in ("searched_patch", "searched_head"):
+            if (searched := values.get(flat)) not in (None, size := getattr(own, SEARCHED[flat])):
+                given = f"{short(searched, 40)} contradicts {SEARCHED[flat]} {size}"
+                raise CheckpointError(f"{flat} {given}; they must be equal")
         grid = tuple(side // own.patch_size for side in own.img_size)
         if any(side % own.patch_size for side in own.img_size):
             raise CheckpointError(f"img_size must be a multiple of patch_size {own.patch_size}, got {short(own.img_size, 40)}")
@@ -313,8 +382,8 @@ class SubnetGeometry:
 
 # Of the flat form: what is left out where it has this value, so that a network without it is described as ever.
 LEFT_OUT = {
-    "stem": "patch", "stem_dim": 32, "class_token": True, "searched_patch": None, "stem_depth": None, "mlp_kernel": None,
-    "pool_after": None,
+    "stem": "patch", "stem_dim": 32, "searched_patch": None, "searched_head": None, "stem_depth": None, "mlp_kernel": None,
+    "pool_after": None, **ANATOMY,
 }  # fmt: skip
 
 

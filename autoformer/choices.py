@@ -2,10 +2,11 @@
 
 `SearchSpace` (space.py) draws, varies and counts networks on top of it.
 
-Beside the article's choices a space may ask for four more, all absent by default: several `patch_sizes` out of one weight,
-a convolutional `stem` of several depths, depthwise convolutions in the MLPs (`mlp_kernels`) and a place after which the
-grid of patches is halved (`pool_after`). Weights stay entangled: a patch is resampled from the stored one, a stem is a
-prefix of the deepest, a kernel is the centre of the largest, and its channels are a prefix.
+Beside the article's choices a space may ask for more, all absent by default: several `patch_sizes` out of one weight,
+a convolutional `stem` of several depths, depthwise convolutions in the MLPs (`mlp_kernels`), a place after which the
+grid of patches is halved (`pool_after`), and several widths of a head (`head_dims`). Weights stay entangled: a patch is
+resampled from the stored one, a stem is a prefix of the deepest, a kernel is the centre of the largest, and its channels and
+those of a narrow head are prefixes. With 0 among the choices of heads or MLP ratios, blocks may lack their attention or MLP.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from autoformer.architecture import (
     MAX_KERNEL,
     MAX_MLP_RATIO,
     MAX_STEM_DEPTH,
+    Anatomy,
     Architecture,
     check_stem,
     is_kernel,
@@ -33,20 +35,23 @@ from autoformer.architecture import (
 from autoformer.errors import ArchitectureError
 
 CHOICES = ("embed_dims", "depths", "num_heads", "mlp_ratios", "image_sizes")
+BLOCK_CHOICES = ("num_heads", "mlp_ratios")  # 0 of them: a block without attention, without an MLP
 OPTIONAL_CHOICES = {  # by default one that changes nothing; the largest number that is believed
     "patch_sizes": LARGEST_SIZES["patch_size"],
+    "head_dims": LARGEST_SIZES["head_dim"],
     "stem_depths": MAX_STEM_DEPTH,
     "mlp_kernels": MAX_KERNEL,
     "pool_after": MAX_DEPTH,
 }
-FLAGS = ("relative_position", "absolute_position", "any_up_to_largest", "prefix_qkv_bias", "scale_by_width", "class_token")
+STORED = {"patch_sizes": "patch_size", "head_dims": "head_dim"}  # the one size that there is where none is listed
+FLAGS = ("relative_position", "absolute_position", "any_up_to_largest", "prefix_qkv_bias", "scale_by_width", "mean_shift")
 
 # The largest numbers that are believed, as in `architecture.py`.
 LARGEST_CHOICES = {"embed_dims": MAX_EMBED_DIM, "depths": MAX_DEPTH, "num_heads": MAX_HEADS, "image_sizes": MAX_IMAGE_SIZE}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choices:
+class Choices(Anatomy):
     """The choices, and the fixed numbers every network of the space shares.
 
     Raises `ArchitectureError` when a choice is empty, a number is impossible or beyond belief, or sizes do not divide.
@@ -78,31 +83,34 @@ class Choices:
     stem_depths: tuple[int, ...] = (0,)  # further 3 × 3 convolutions of a convolutional stem, of one network
     mlp_kernels: tuple[int, ...] = (0,)  # per block: side of a depthwise convolution inside the MLP; 0: none
     pool_after: tuple[int, ...] = (0,)  # blocks before the grid of patches is halved, of one network; 0: it never is
-    class_token: bool = True  # False: tokens are the patches alone (`pooling` mean)
+    head_dims: tuple[int, ...] = ()  # channels per head, of one network; none: `head_dim`, which is that of the stored weights
+    mean_shift: bool = False  # heads, head channels and MLP channels that a network lacks leave their mean in the bias behind
 
     def __post_init__(self) -> None:
         self._check_types()
         for name in CHOICES:
             values = tuple(sorted(set(getattr(self, name))))
-            if not values or values[0] <= 0:
+            if not values or values[-1] <= 0 or (values[0] <= 0 and name not in BLOCK_CHOICES):
                 raise ArchitectureError(f"space {self.name!r}: {name} needs at least one positive choice, got {values}")
             object.__setattr__(self, name, values)
         for name, most in LARGEST_CHOICES.items():
-            if odd := [value for value in getattr(self, name) if not is_whole(value, most)]:
+            least = int(name not in BLOCK_CHOICES)
+            if odd := [value for value in getattr(self, name) if not is_whole(value, most, least)]:
                 raise ArchitectureError(
-                    f"space {self.name!r}: {name} takes whole numbers from 1 to {most}, got {str(odd[-1])[:40]}"
+                    f"space {self.name!r}: {name} takes whole numbers from {least} to {most}, got {str(odd[-1])[:40]}"
                 )
-        if not all(0 < ratio < MAX_MLP_RATIO for ratio in self.mlp_ratios):
+        if not all(0 <= ratio < MAX_MLP_RATIO for ratio in self.mlp_ratios):
             given = str(self.mlp_ratios)[:60]
-            raise ArchitectureError(f"space {self.name!r}: mlp_ratios must be below {MAX_MLP_RATIO:g}, got {given}")
+            raise ArchitectureError(f"space {self.name!r}: mlp_ratios must be from 0 to below {MAX_MLP_RATIO:g}, got {given}")
         for name, most in LARGEST_SIZES.items():
             if not is_whole(size := getattr(self, name), most, least=0 if name == "num_classes" else 1):
                 raise ArchitectureError(
                     f"space {self.name!r}: {name} must be positive, a whole number up to {most}, got {repr(size)[:40]}"
                 )
-        if int(self.embed_dims[0] * self.mlp_ratios[0]) < 1:
+        thinnest = next(ratio for ratio in self.mlp_ratios if ratio)
+        if int(self.embed_dims[0] * thinnest) < 1:
             raise ArchitectureError(
-                f"space {self.name!r}: mlp_ratio {self.mlp_ratios[0]:g} of embed_dim {self.embed_dims[0]} leaves an MLP without "
+                f"space {self.name!r}: mlp_ratio {thinnest:g} of embed_dim {self.embed_dims[0]} leaves an MLP without "
                 "a hidden channel"
             )
         if self.super_embed_dim is not None and not is_whole(self.super_embed_dim, MAX_EMBED_DIM):
@@ -144,20 +152,26 @@ class Choices:
         """Raises `ArchitectureError` for what the space asks for beyond the article's choices and cannot have."""
         for name, most in OPTIONAL_CHOICES.items():
             values = tuple(sorted(set(getattr(self, name))))
-            if odd := [value for value in values if not is_whole(value, most, least=int(name == "patch_sizes"))]:
+            if odd := [value for value in values if not is_whole(value, most, least=int(name in STORED))]:
                 raise ArchitectureError(f"space {self.name!r}: {name} takes whole numbers up to {most}, got {str(odd[-1])[:40]}")
-            if not values and name != "patch_sizes":
+            if not values and name not in STORED:
                 raise ArchitectureError(f"space {self.name!r}: {name} needs at least one choice; (0) is the network without")
             object.__setattr__(self, name, values)
-        if self.patch_sizes == (self.patch_size,):  # what is the same is equal
-            object.__setattr__(self, "patch_sizes", ())
+        for name, stored in STORED.items():
+            sizes, one = getattr(self, name), getattr(self, stored)
+            if sizes == (one,):  # what is the same is equal
+                object.__setattr__(self, name, ())
+            elif sizes and one not in sizes:
+                raise ArchitectureError(
+                    f"space {self.name!r}: {stored} {one}, in which the weights are stored, is none of {name} {sizes}"
+                )
+        if self.head_dims and self.head_dims[-1] > self.head_dim:
+            raise ArchitectureError(
+                f"space {self.name!r}: head_dim {self.head_dim}, in which the weights are stored, is not the largest of "
+                f"head_dims {self.head_dims}"
+            )
         if self.stem == "patch":  # which has no channels of its own
             object.__setattr__(self, "stem_dim", Choices.__dataclass_fields__["stem_dim"].default)
-        if self.patch_sizes and self.patch_size not in self.patch_sizes:
-            raise ArchitectureError(
-                f"space {self.name!r}: patch_size {self.patch_size}, in which the weight is stored, is none of patch_sizes "
-                f"{self.patch_sizes}"
-            )
         if odd := [kernel for kernel in self.mlp_kernels if not is_kernel(kernel)]:
             raise ArchitectureError(f"space {self.name!r}: mlp_kernels are odd from 3 on, or 0 for none; got {odd[0]}")
         check_stem(self.stem, self.patch_choices)
@@ -177,8 +191,16 @@ class Choices:
                         f"space {self.name!r}: image size {size} in patches of {patch} px gives {what}; "
                         f"give a multiple of {step} px"
                     )
-        if self.sharing == "classical" and self.asks_for:
-            raise ArchitectureError(f"space {self.name!r}: classical sharing knows no {' or '.join(self.asks_for)}")
+        entangled = [
+            *self.asks_for,
+            *(["absent attention or MLP"] if self.lacks_parts else []),
+            *["mean_shift"] * self.mean_shift,
+        ]
+        if self.sharing == "classical" and entangled:
+            raise ArchitectureError(f"space {self.name!r}: classical sharing knows no {' or '.join(entangled)}")
+        whole = ("prefix_qkv_bias", "scale_by_width", "scale_attn_norm", "rope")
+        if self.head_dims and (odd := [name for name in whole if getattr(self, name)]):
+            raise ArchitectureError(f"space {self.name!r}: {odd[0]} knows whole heads only, not several head_dims")
 
     def _check_types(self) -> None:
         """Raises `ArchitectureError` naming the first field that holds a value of another kind."""
@@ -192,6 +214,8 @@ class Choices:
         for name in FLAGS:
             if not isinstance(value := getattr(self, name), bool):
                 raise ArchitectureError(f"space {self.name!r}: {name} must be true or false, got {repr(value)[:40]}")
+        if contradiction := self.contradiction:
+            raise ArchitectureError(f"space {self.name!r}: {contradiction}")
         if not is_number(self.norm_eps):
             raise ArchitectureError(f"space {self.name!r}: norm_eps must be a number, got {repr(self.norm_eps)[:40]}")
 
@@ -203,10 +227,35 @@ class Choices:
         return self.patch_sizes or (self.patch_size,)
 
     @property
+    def head_dim_choices(self) -> tuple[int, ...]:
+        """The widths of a head there are, in channels, rising."""
+        return self.head_dims or (self.head_dim,)
+
+    def may_lack(self, choice: str) -> bool:
+        """Whether blocks may lack what this choice of an architecture ("num_heads", "mlp_ratio") is about."""
+        return not {"num_heads": self.num_heads, "mlp_ratio": self.mlp_ratios}[choice][0]
+
+    @property
+    def whole_heads(self) -> tuple[int, ...]:
+        """The choices of heads of blocks that have attention."""
+        return tuple(heads for heads in self.num_heads if heads)
+
+    @property
+    def whole_mlp_ratios(self) -> tuple[float, ...]:
+        """The choices of MLP ratios of blocks that have an MLP."""
+        return tuple(ratio for ratio in self.mlp_ratios if ratio)
+
+    @property
+    def lacks_parts(self) -> bool:
+        """Whether blocks may lack their attention or their MLP."""
+        return self.may_lack("num_heads") or self.may_lack("mlp_ratio")
+
+    @property
     def asks_for(self) -> tuple[str, ...]:
         """Which of the optional choices an architecture of this space names, by their names in `Architecture`."""
         asked = {
             "patch_size": len(self.patch_choices) > 1,
+            "head_dim": len(self.head_dim_choices) > 1,
             "stem_depth": self.stem_depths != (0,),
             "mlp_kernel": self.mlp_kernels != (0,),
             "pool_after": self.pool_after != (0,),
@@ -215,13 +264,13 @@ class Choices:
 
     @property
     def is_plain(self) -> bool:
-        """Whether width, depth and image size are all that is chosen for a whole network, as in the article."""
-        return not self.asks_for
+        """Whether width, depth and image size are all that is chosen for a whole network, and no block lacks a part."""
+        return not self.asks_for and not self.lacks_parts
 
     @property
     def blocks_cost_alike(self) -> bool:
         """Whether a head, and a hidden channel, costs the same in every block of a network."""
-        return len(self.mlp_kernels) == 1 and self.pool_after == (0,)
+        return len(self.mlp_kernels) == 1 and self.pool_after == (0,) and not self.lacks_parts
 
     # --- sizes of the stored weights -----------------------------------------------------------------------------
 
@@ -257,6 +306,10 @@ class Choices:
     def patch_size_of(self, architecture: Architecture) -> int:
         """The side in pixels of this architecture's patches."""
         return architecture.patch_size or self.patch_size
+
+    def head_dim_of(self, architecture: Architecture) -> int:
+        """The channels of each head of this architecture."""
+        return architecture.head_dim or self.head_dim
 
     def grid_of(self, architecture: Architecture) -> int:
         """Number of patches along one side, before the grid is halved."""

@@ -6,14 +6,14 @@ network, operator by operator, its 5 per LayerNorm element included; softmax, GE
 
 Of one outline (all that is not chosen block by block) params and FLOPs are linear in the heads and hidden channels of each block.
 
-Letters: P patches (grid²), N = P + 1 tokens (P without a class token), E width, d depth, Q = heads × head width,
+Letters: P patches (grid²), N tokens (P, the class token and registers), E width, d depth, Q = heads × head width,
 M = int(E × ratio), p patch size, c channels, C classes, g grid, m max_relative_position.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from autoformer.architecture import Architecture, halvings_of
@@ -29,14 +29,15 @@ class Outline(NamedTuple):
     depth: int
     image_size: int  # pixels
     patch_size: int  # pixels
+    head_dim: int  # channels per head
     stem_depth: int
     pool_after: int  # blocks before the grid is halved; 0: it never is
 
     @classmethod
     def of(cls, architecture: Architecture, space: SearchSpace) -> Outline:
-        size, patch = space.image_size_of(architecture), space.patch_size_of(architecture)
+        size, patch, head = space.image_size_of(architecture), space.patch_size_of(architecture), space.head_dim_of(architecture)
         stem, pool = architecture.stem_depth or 0, architecture.pool_after or 0
-        return cls(architecture.embed_dim, architecture.depth, size, patch, stem, pool)
+        return cls(architecture.embed_dim, architecture.depth, size, patch, head, stem, pool)
 
     @property
     def grids(self) -> tuple[int, ...]:
@@ -47,22 +48,35 @@ class Outline(NamedTuple):
 
 def tokens_of(grid: int, space: SearchSpace) -> int:
     """Tokens of a block that sees this grid."""
-    return grid**2 + int(space.class_token)
+    return grid**2 + space.prefix_tokens
+
+
+def features_of(space: SearchSpace) -> int:
+    """Tokens, or means of tokens, that the classifier reads."""
+    return 2 if space.distilled and space.pooling == "token" else 1
+
+
+def norm_flops_around(outline: Outline, space: SearchSpace) -> int:
+    """Multiply-adds of the LayerNorms outside of blocks, 5 an element."""
+    before = tokens_of(outline.grids[0], space) if space.pre_norm else 0
+    after = (features_of(space) if space.fc_norm else tokens_of(outline.grids[-1], space)) if space.final_norm else 0
+    return 5 * (before + after) * outline.embed_dim
 
 
 def count_params(architecture: Architecture, space: SearchSpace) -> int:
     """Parameters of the subnet; equal to its real count and to fvcore's. Microseconds."""
-    embed = architecture.embed_dim
-    total = _params_around_blocks(Outline.of(architecture, space), space)
+    outline = Outline.of(architecture, space)
+    total = _params_around_blocks(outline, space)
     for heads, hidden, kernel in _blocks(architecture):
-        total += _params_of_block(embed, heads * space.head_dim, hidden, kernel, space)
+        total += _params_of_attention(outline, heads, space) if heads else 0
+        total += _params_of_mlp(outline.embed_dim, hidden, kernel, space) if hidden else 0
     return total
 
 
 def count_supernet_params(space: SearchSpace) -> int:
     """Parameters of the supernet, entangled or with classical sharing as the space says; equal to its real count."""
     embed, patch = space.stored_embed_dim, space.patch_size
-    stored = Outline(embed, space.depths[-1], space.stored_grid * patch, patch, 0, 0)  # positions of the finest grid
+    stored = Outline(embed, space.depths[-1], space.stored_grid * patch, patch, space.head_dim, 0, 0)  # of the finest grid
     total = _params_around_blocks(stored, space)
     if space.stem == "conv":  # every depth of every patch size, and a gain beside each bias
         total -= _params_of_conv_stem(halvings_of(patch), space)
@@ -70,15 +84,19 @@ def count_supernet_params(space: SearchSpace) -> int:
         further = len(space.patch_choices) * space.stem_depths[-1]
         total += further * (9 * space.stem_dim**2 + space.stem_dim) + (halvings + further) * space.stem_dim
     if space.sharing == "entangled":
-        sizes = [(space.stored_embed_dim, space.stored_qkv_dim, space.stored_hidden_dim)]
+        sizes = [(space.stored_embed_dim, space.num_heads[-1], space.stored_hidden_dim)]
     else:  # a block per choice; ratios that give the same MLP width are one choice
         sizes = [
-            (embed, heads * space.head_dim, hidden)
+            (embed, heads, hidden)
             for embed in space.embed_dims
             for heads in space.num_heads
             for hidden in {int(embed * ratio) for ratio in space.mlp_ratios}
         ]
-    return total + space.depths[-1] * sum(_params_of_block(*size, space.mlp_kernels[-1], space) for size in sizes)
+    kernel = space.mlp_kernels[-1]
+    return total + space.depths[-1] * sum(
+        _params_of_attention(stored._replace(embed_dim=embed), heads, space) + _params_of_mlp(embed, hidden, kernel, space)
+        for embed, heads, hidden in sizes
+    )
 
 
 def _blocks(architecture: Architecture) -> Iterator[tuple[int, int, int]]:
@@ -98,21 +116,29 @@ def _params_around_blocks(outline: Outline, space: SearchSpace) -> int:
         total = _params_of_conv_stem(halvings_of(patch) + outline.stem_depth, space) + space.stem_dim * embed + embed
     else:
         total = embed * space.in_chans * patch**2 + embed  # patch embedding
-    total += embed * int(space.class_token)
+    total += embed * space.prefix_tokens
     total += tokens_of(grid, space) * embed if space.absolute_position else 0
-    total += 2 * embed  # final LayerNorm
-    return total + space.num_classes * embed + space.num_classes
+    total += 2 * embed * (space.pre_norm + space.final_norm)  # LayerNorms outside of blocks
+    return total + space.num_classes * embed * features_of(space) + space.num_classes
 
 
-def _params_of_block(embed: int, qkv: int, hidden: int, kernel: int, space: SearchSpace) -> int:
+def _params_of_attention(outline: Outline, heads: int, space: SearchSpace) -> int:
+    """Of a block's attention and the norms before it and inside."""
+    embed, qkv = outline.embed_dim, heads * outline.head_dim
     total = 3 * qkv * embed + 3 * qkv  # query, key, value
     total += qkv * embed + embed  # projection
-    total += 2 * (2 * embed)  # two LayerNorms
-    total += 2 * embed * hidden + hidden + embed  # MLP
-    total += kernel**2 * hidden  # its depthwise convolution
+    total += 2 * embed + 2 * qkv * space.scale_attn_norm  # LayerNorms before attention and inside
     if space.relative_position:  # rows and columns, for keys and for values
-        total += 4 * (2 * space.max_relative_position + 2) * space.head_dim
+        total += 4 * (2 * space.max_relative_position + 2) * outline.head_dim
     return total
+
+
+def _params_of_mlp(embed: int, hidden: int, kernel: int, space: SearchSpace) -> int:
+    """Of a block's MLP, its depthwise convolution and the norms before it and inside."""
+    total = 2 * embed * hidden + hidden + embed
+    total += (embed * hidden + hidden) * space.gated_mlp
+    total += 2 * embed + 2 * hidden * space.scale_mlp_norm  # LayerNorms before the MLP and inside
+    return total + kernel**2 * hidden  # depthwise convolution
 
 
 def count_flops(architecture: Architecture, space: SearchSpace) -> int:
@@ -120,7 +146,8 @@ def count_flops(architecture: Architecture, space: SearchSpace) -> int:
     outline = Outline.of(architecture, space)
     total = _flops_around_blocks(outline, space)
     for (heads, hidden, kernel), grid in zip(_blocks(architecture), outline.grids, strict=True):
-        total += _flops_of_block(outline.embed_dim, heads * space.head_dim, hidden, kernel, grid, space)
+        total += _flops_of_attention(outline.embed_dim, heads * outline.head_dim, grid, space) if heads else 0
+        total += _flops_of_mlp(outline.embed_dim, hidden, kernel, grid, space) if hidden else 0
     return total
 
 
@@ -137,7 +164,8 @@ def alignment_waste(architecture: Architecture, space: SearchSpace, *, multiple:
     outline = Outline.of(architecture, space)
     padded = _flops_around_blocks(outline._replace(embed_dim=up(outline.embed_dim)), space)
     for (heads, hidden, kernel), grid in zip(_blocks(architecture), outline.grids, strict=True):
-        padded += _flops_of_block(up(outline.embed_dim), up(heads * space.head_dim), up(hidden), kernel, grid, space)
+        padded += _flops_of_attention(up(outline.embed_dim), up(heads * outline.head_dim), grid, space) if heads else 0
+        padded += _flops_of_mlp(up(outline.embed_dim), up(hidden), kernel, grid, space) if hidden else 0
     return padded / count_flops(architecture, space) - 1
 
 
@@ -155,40 +183,52 @@ def stem_flops(outline: Outline, space: SearchSpace) -> int:
 
 
 def _flops_around_blocks(outline: Outline, space: SearchSpace) -> int:
-    embed, last = outline.embed_dim, outline.grids[-1]
-    return stem_flops(outline, space) + 5 * tokens_of(last, space) * embed + space.num_classes * embed  # 5: final LayerNorm
+    head = space.num_classes * features_of(space) * outline.embed_dim
+    return stem_flops(outline, space) + norm_flops_around(outline, space) + head
 
 
-def _flops_of_block(embed: int, qkv: int, hidden: int, kernel: int, grid: int, space: SearchSpace) -> int:
+def _flops_of_mlp(embed: int, hidden: int, kernel: int, grid: int, space: SearchSpace) -> int:
+    """Of a block's MLP, its depthwise convolution and the norms before it and inside."""
     tokens = tokens_of(grid, space)
-    total = 5 * tokens * embed * 2  # LayerNorms, 5 an element in fvcore
+    total = (3 if space.gated_mlp else 2) * tokens * embed * hidden
+    total += 5 * tokens * (embed + hidden * space.scale_mlp_norm)  # LayerNorms, 5 an element in fvcore
+    return total + kernel**2 * grid**2 * hidden  # depthwise convolution
+
+
+def _flops_of_attention(embed: int, qkv: int, grid: int, space: SearchSpace) -> int:
+    """Of a block's attention and the norms before it and inside."""
+    tokens = tokens_of(grid, space)
+    total = 5 * tokens * (embed + qkv * space.scale_attn_norm)  # LayerNorms, 5 an element in fvcore
     total += 4 * tokens * embed * qkv  # query, key, value, projection
-    total += 2 * tokens * embed * hidden  # MLP
-    total += kernel**2 * grid**2 * hidden  # its depthwise convolution
     total += 2 * tokens**2 * qkv  # attention logits, and the sum over values
     if space.relative_position:
         total += 4 * grid**3 * qkv  # rows and columns, for keys and for values
-        total += tokens * qkv if space.class_token else 0  # the class token's row of the tables
+        total += tokens * qkv if space.prefix_tokens else 0  # the row of the tables for tokens before the patches
     return total
 
 
 Terms = tuple[float, float, float]  # without heads and hidden channels, for every head, for every hidden channel
+Spared = tuple[float, float]  # of a block's fixed cost: where it lacks its attention, where it lacks its MLP
 
 
 @dataclass(frozen=True)
 class LinearCost:
     """A cost that is linear in the heads and hidden channels of each block, of all networks of one outline.
 
-    What a head and a hidden channel cost depends on the grid that the block sees and on its kernel.
+    What a head and a hidden channel cost depends on the grid that the block sees and on its kernel; a block without heads, or
+    without hidden channels, is spared what belongs to them all.
     """
 
     around: float
     blocks: Mapping[tuple[bool, int], Terms]  # by whether the grid was halved before the block, and its kernel
+    spared: Mapping[tuple[bool, int], Spared] = field(default_factory=dict)  # likewise; nothing where it is not told
 
     def of_block(self, halved: bool, heads: int, hidden: int, kernel: int) -> float:
         """What one block costs."""
         fixed, per_head, per_hidden = self.blocks[halved, kernel]
-        return fixed + per_head * heads + per_hidden * hidden
+        without_attention, without_mlp = self.spared.get((halved, kernel), (0.0, 0.0))
+        spared = (0 if heads else without_attention) + (0 if hidden else without_mlp)
+        return fixed - spared + per_head * heads + per_hidden * hidden
 
     def of(self, architecture: Architecture) -> float:
         """What a network of this outline costs."""
@@ -204,18 +244,25 @@ class LinearCost:
 
 def linear_costs(outline: Outline, space: SearchSpace) -> tuple[LinearCost, LinearCost]:
     """Params and FLOPs of all networks of one outline; whole numbers."""
-    embed = outline.embed_dim
-    params: dict[tuple[bool, int], Terms] = {}
-    flops: dict[tuple[bool, int], Terms] = {}
+    embed, width = outline.embed_dim, outline.head_dim
+    costs = LinearCost(_params_around_blocks(outline, space), {}), LinearCost(_flops_around_blocks(outline, space), {})
+    blocks: list[dict[tuple[bool, int], Terms]] = [{}, {}]
+    spared: list[dict[tuple[bool, int], Spared]] = [{}, {}]
     for halved, grid in enumerate(dict.fromkeys(outline.grids)):
+        heads = [
+            (_params_of_attention(outline, many, space), _flops_of_attention(embed, many * width, grid, space)) for many in (0, 1)
+        ]
         for kernel in space.mlp_kernels:
-            found = []
-            for heads, hidden in ((0, 0), (1, 0), (0, 1)):
-                sizes = embed, heads * space.head_dim, hidden, kernel
-                found.append((_params_of_block(*sizes, space), _flops_of_block(*sizes, grid, space)))
-            for costs, (empty, with_head, with_channel) in zip((params, flops), zip(*found, strict=True), strict=True):
-                costs[bool(halved), kernel] = empty, with_head - empty, with_channel - empty
-    return LinearCost(_params_around_blocks(outline, space), params), LinearCost(_flops_around_blocks(outline, space), flops)
+            channels = [
+                (_params_of_mlp(embed, many, kernel, space), _flops_of_mlp(embed, many, kernel, grid, space)) for many in (0, 1)
+            ]
+            for index in (0, 1):  # params, FLOPs
+                attention, mlp = heads[0][index], channels[0][index]
+                place = bool(halved), kernel
+                blocks[index][place] = attention + mlp, heads[1][index] - attention, channels[1][index] - mlp
+                spared[index][place] = attention, mlp
+    params, flops = (replace(cost, blocks=blocks[index], spared=spared[index]) for index, cost in enumerate(costs))
+    return params, flops
 
 
 # --- measured cost -----------------------------------------------------------------------------------------------

@@ -6,8 +6,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
-from autoformer.architecture import PUBLISHED, PUBLISHED_SPACES, Architecture
-from autoformer.cost import Outline, alignment_waste, count_flops, count_params, count_supernet_params, show, tokens_of
+from autoformer.architecture import ANATOMY, PUBLISHED, PUBLISHED_SPACES, Architecture
+from autoformer.cost import (
+    Outline,
+    alignment_waste,
+    count_flops,
+    count_params,
+    count_supernet_params,
+    norm_flops_around,
+    show,
+    tokens_of,
+)
 from autoformer.space import PRESETS, SearchSpace
 
 # What the paper states (table 3) and what the official code's get_complexity gives for the published networks.
@@ -44,7 +53,8 @@ def facts_of_space(space: SearchSpace) -> dict[str, Any]:
         "supernet_memory_mib": {  # weights in float32, with shared and with independent weights per choice
             sharing: round(4 * count_supernet_params(replace(space, sharing=sharing)) / 2**20, 1)
             for sharing in ("entangled", "classical")
-            if sharing == "entangled" or not (space.any_up_to_largest or space.prefix_qkv_bias or space.asks_for)
+            if sharing == "entangled"
+            or not (space.any_up_to_largest or space.prefix_qkv_bias or not space.is_plain or space.mean_shift)
         },
         **{name: value for name, value in space.to_dict().items() if name != "format"},
         **(
@@ -69,8 +79,14 @@ def facts_of_architecture(architecture: Architecture, space: SearchSpace) -> dic
         "image_size": space.image_size_of(architecture),
         **_grids(architecture, space),
         "num_classes": space.num_classes,
+        **({"anatomy": unusual} if (unusual := _unusual(space)) else {}),
         "architecture": architecture.to_dict(),
     }
+
+
+def _unusual(space: SearchSpace) -> dict[str, Any]:
+    """What networks of the space have in another way than the article's: by timm's names."""
+    return {name: value for name, usual in ANATOMY.items() if (value := getattr(space, name)) != usual}
 
 
 def _grids(architecture: Architecture, space: SearchSpace) -> dict[str, Any]:
@@ -85,7 +101,7 @@ def count_executed_flops(architecture: Architecture, space: SearchSpace, form: E
     total = count_flops(architecture, space)
     if not space.relative_position or form == "bias":
         return total
-    channels = space.head_dim
+    channels = space.head_dim_of(architecture)
     total -= count_relative_position_flops(architecture, space)
     for heads, grid in _heads_and_grids(architecture, space):
         qkv, tokens, features = heads * channels, tokens_of(grid, space), 2 * grid
@@ -105,7 +121,7 @@ def count_relative_position_flops(architecture: Architecture, space: SearchSpace
     if not space.relative_position:
         return 0
     return sum(
-        (4 * grid**3 + (tokens_of(grid, space) if space.class_token else 0)) * heads * space.head_dim
+        (4 * grid**3 + (tokens_of(grid, space) if space.prefix_tokens else 0)) * heads * space.head_dim_of(architecture)
         for heads, grid in _heads_and_grids(architecture, space)
     )
 
@@ -114,13 +130,19 @@ def count_unfactorised_flops(architecture: Architecture, space: SearchSpace) -> 
     """What relative position costs as the official code multiplies it: queries and attention with an N×N×K embedding."""
     if not space.relative_position:
         return 0
-    return sum(2 * tokens_of(grid, space) ** 2 * heads * space.head_dim for heads, grid in _heads_and_grids(architecture, space))
+    channels = space.head_dim_of(architecture)
+    return sum(2 * tokens_of(grid, space) ** 2 * heads * channels for heads, grid in _heads_and_grids(architecture, space))
 
 
 def count_layer_norm_flops(architecture: Architecture, space: SearchSpace) -> int:
     """The share of LayerNorm in the canonical count: 5 an element, as fvcore has it."""
-    tokens = [tokens_of(grid, space) for grid in Outline.of(architecture, space).grids]
-    return 5 * architecture.embed_dim * (2 * sum(tokens) + tokens[-1])  # the last one belongs to the final norm
+    outline = Outline.of(architecture, space)
+    total = norm_flops_around(outline, space)
+    for heads, hidden, grid in zip(architecture.num_heads, architecture.hidden_dims, outline.grids, strict=True):
+        of_attention = architecture.embed_dim + heads * outline.head_dim * space.scale_attn_norm if heads else 0
+        of_mlp = architecture.embed_dim + hidden * space.scale_mlp_norm if hidden else 0
+        total += 5 * tokens_of(grid, space) * (of_attention + of_mlp)
+    return total
 
 
 def _heads_and_grids(architecture: Architecture, space: SearchSpace) -> Iterator[tuple[int, int]]:

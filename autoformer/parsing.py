@@ -21,7 +21,10 @@ UNITS = {
 }
 
 
-ASKED = ("patch_sizes", "stem", "stem_dim", "stem_depths", "mlp_kernels", "pool_after", "class_token")
+ASKED = (
+    "patch_sizes", "stem", "stem_dim", "stem_depths", "mlp_kernels", "pool_after", "class_token", "relative_position",
+    "head_dims", "mean_shift",
+)  # fmt: skip
 
 
 class SpaceConfig(Settings):
@@ -46,6 +49,11 @@ class SpaceConfig(Settings):
     )
     pool_after: tuple[int, ...] | None = Field(None, description="blocks before the grid of patches is halved; 0: it never is")
     class_token: bool | None = Field(None, description="false: tokens are the patches alone")
+    relative_position: bool | None = Field(
+        None, description="relative positions in attention; empty: as the preset, and none where a network of timm is the start"
+    )
+    head_dims: tuple[int, ...] | None = Field(None, description="channels per head, head_dim the most of them")
+    mean_shift: bool | None = Field(None, description="what a network lacks leaves its mean in the bias behind it")
 
     @model_serializer(mode="wrap")
     def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:

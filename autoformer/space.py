@@ -17,16 +17,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
-from autoformer.architecture import LARGEST_SIZES, PUBLISHED, Architecture, SubnetGeometry
+from autoformer.architecture import ANATOMY, LARGEST_SIZES, PUBLISHED, Architecture, SubnetGeometry
 from autoformer.choices import OPTIONAL_CHOICES, Choices
 from autoformer.errors import ArchitectureError, short
 
 FORMAT = "autoformer/space/1"
 SHARED = (  # with `SubnetGeometry`
-    *LARGEST_SIZES, "relative_position", "absolute_position", "norm_eps", "scale_by_width", "stem", "class_token",
+    *LARGEST_SIZES, "relative_position", "absolute_position", "norm_eps", "scale_by_width", "stem", *ANATOMY,
 )  # fmt: skip
 # What a space's file leaves out where it has this value, so that a space that asks for none of it is written as ever.
-LEFT_OUT = {name: Choices.__dataclass_fields__[name].default for name in (*OPTIONAL_CHOICES, "stem", "stem_dim", "class_token")}
+_ASKED = (*OPTIONAL_CHOICES, "stem", "stem_dim", "mean_shift", *ANATOMY)
+LEFT_OUT = {name: Choices.__dataclass_fields__[name].default for name in _ASKED}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +57,8 @@ class SearchSpace(Choices):
 
     def _not_asked_for(self, architecture: Architecture) -> list[str]:
         choices = {
-            "patch_size": self.patch_choices, "stem_depth": self.stem_depths, "mlp_kernel": self.mlp_kernels,
-            "pool_after": self.pool_after,
+            "patch_size": self.patch_choices, "head_dim": self.head_dim_choices, "stem_depth": self.stem_depths,
+            "mlp_kernel": self.mlp_kernels, "pool_after": self.pool_after,
         }  # fmt: skip
         found = []
         for name, known in choices.items():
@@ -101,7 +102,7 @@ class SearchSpace(Choices):
         """Number of architectures."""
         per_block = len(self.num_heads) * len(self.mlp_ratios) * len(self.mlp_kernels)
         blocks: int = sum(per_block**depth for depth in self.depths)
-        around = len(self.patch_choices) * len(self.stem_depths) * len(self.pool_after)
+        around = len(self.patch_choices) * len(self.head_dim_choices) * len(self.stem_depths) * len(self.pool_after)
         return len(self.image_sizes) * around * len(self.embed_dims) * blocks
 
     # --- drawing and varying -------------------------------------------------------------------------------------
@@ -126,6 +127,7 @@ class SearchSpace(Choices):
         """The optional choices by their names in `Architecture`, each from the cheapest to the most expensive."""
         return {
             "patch_size": self.patch_choices[::-1],
+            "head_dim": self.head_dim_choices,
             "stem_depth": self.stem_depths,
             "mlp_kernel": self.mlp_kernels,
             "pool_after": tuple(sorted(self.pool_after, key=lambda place: (place == 0, place))),  # the earliest is the cheapest
@@ -135,15 +137,20 @@ class SearchSpace(Choices):
         """Of these values, by their names in `Architecture`, those that an architecture of this space names."""
         return {name: values[name] for name in self.asks_for}
 
-    def _picked(self, pick: Callable[[tuple[Any, ...]], Any]) -> Architecture:
-        """The homogeneous architecture of what `pick` takes of each list of choices."""
-        choices = (self.embed_dims, self.depths, self.num_heads, self.mlp_ratios, self.image_sizes)
-        embed_dim, depth, heads, ratio, size = map(pick, choices)
+    def _picked(self, pick: Callable[[tuple[Any, ...]], Any], *, whole: bool = True) -> Architecture:
+        """The homogeneous architecture of what `pick` takes of each list of choices; `whole`: its blocks lack no part."""
+        blocks = (self.whole_heads, self.whole_mlp_ratios) if whole else (self.num_heads, self.mlp_ratios)
+        embed_dim, depth, heads, ratio, size = map(pick, (self.embed_dims, self.depths, *blocks, self.image_sizes))
         return self._uniform((embed_dim, depth, heads, ratio, size), pick)
 
     @property
     def smallest(self) -> Architecture:
         """The architecture with the least of everything; the cheapest by params and FLOPs (of several patch sizes by FLOPs)."""
+        return self._picked(lambda values: values[0], whole=False)
+
+    @property
+    def narrowest(self) -> Architecture:
+        """The smallest architecture whose blocks lack neither attention nor MLP; `smallest` where all are whole."""
         return self._picked(lambda values: values[0])
 
     @property
@@ -164,9 +171,9 @@ class SearchSpace(Choices):
 
     @property
     def anchors(self) -> dict[str, Architecture]:
-        """Named architectures to watch while training: smallest, middle, largest, and the published ones it contains."""
+        """Named architectures to watch while training: smallest (none without parts), middle, largest, and published ones."""
         published = {name: architecture for name, architecture in PUBLISHED.items() if self.contains(architecture)}
-        return {"smallest": self.smallest, "middle": self.middle, **published, "largest": self.largest}
+        return {"smallest": self.narrowest, "middle": self.middle, **published, "largest": self.largest}
 
     def sample(self, rng: random.Random) -> Architecture:
         """Draws every choice independently and uniformly (the paper's sampling)."""
@@ -183,6 +190,7 @@ class SearchSpace(Choices):
         """What else the space asks for, drawn independently and uniformly."""
         draws: dict[str, Callable[[], Any]] = {
             "patch_size": lambda: rng.choice(self.patch_choices),
+            "head_dim": lambda: rng.choice(self.head_dim_choices),
             "stem_depth": lambda: rng.choice(self.stem_depths),
             "mlp_kernel": lambda: tuple([rng.choice(self.mlp_kernels) for _ in range(depth)]),
             "pool_after": lambda: rng.choice(self.pool_after),
@@ -257,7 +265,8 @@ class SearchSpace(Choices):
         """What a network of this space has beside its architecture."""
         side = self.image_size_of(architecture)
         pool: Literal["avg", "token"] = "avg" if self.pooling == "mean" else "token"
-        shared = {name: getattr(self, name) for name in SHARED} | {"patch_size": self.patch_size_of(architecture)}
+        own = {"patch_size": self.patch_size_of(architecture), "head_dim": self.head_dim_of(architecture)}
+        shared = {name: getattr(self, name) for name in SHARED} | own
         return SubnetGeometry(img_size=(side, side), global_pool=pool, **shared)
 
     @classmethod
@@ -270,8 +279,8 @@ class SearchSpace(Choices):
             name="one",
             embed_dims=(architecture.embed_dim,),
             depths=(architecture.depth,),
-            num_heads=architecture.num_heads,
-            mlp_ratios=architecture.mlp_ratio,
+            num_heads=architecture.num_heads if any(architecture.num_heads) else (0, 1),  # a space has some attention
+            mlp_ratios=architecture.mlp_ratio if any(architecture.mlp_ratio) else (0, 1),
             image_sizes=(rows,),
             pooling="token" if geometry.global_pool == "token" else "mean",
             stem_depths=(architecture.stem_depth or 0,),

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoformer.networks.relative_position import Form, Geometry
-from autoformer.networks.supernet import SuperAttention, SuperBlock, Supernet
+from autoformer.networks.super_layers import SuperAttention, SuperBlock
+from autoformer.networks.supernet import Supernet
 
 
 def pair_embedding(vertical: Tensor, horizontal: Tensor, tokens: int) -> Tensor:
@@ -30,16 +31,16 @@ def pair_embedding(vertical: Tensor, horizontal: Tensor, tokens: int) -> Tensor:
 class NaiveAttention(SuperAttention):
     """`SuperAttention` with the same weights and the same result, computed pair by pair."""
 
-    def forward(self, x: Tensor, heads: int, where: Geometry, form: Form) -> Tensor:
+    def forward(self, x: Tensor, heads: int, channels: int, where: Geometry, form: Form) -> Tensor:
         batch, tokens, width = x.shape
-        qkv = self.qkv(x, heads * self.head_dim).unflatten(-1, (3, heads, self.head_dim))  # [B, N, 3, H, K]
+        qkv = self.qkv(x, heads, channels).unflatten(-1, (3, heads, channels))  # [B, N, 3, H, K]
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, N, K]
-        tables = self.tables()
+        tables = self.tables(channels)
         assert tables is not None
         key_pairs = pair_embedding(tables.key_rows, tables.key_columns, tokens)
         by_query = query.permute(2, 0, 1, 3).flatten(1, 2)  # [N, B·H, K]
         relative = (by_query @ key_pairs.transpose(1, 2)).transpose(0, 1).unflatten(0, (batch, heads))
-        attention = ((query @ key.transpose(-2, -1) + relative) * self.head_dim**-0.5).softmax(-1)
+        attention = ((query @ key.transpose(-2, -1) + relative) * channels**-0.5).softmax(-1)
 
         value_pairs = pair_embedding(tables.value_rows, tables.value_columns, tokens)
         by_query = attention.permute(2, 0, 1, 3).flatten(1, 2)  # [N, B·H, N]

@@ -1,7 +1,7 @@
 """What a convolutional stem, kernels in the MLPs, a halved grid and several patch sizes are worth at equal measured latency.
 
     python benchmarks/tokens_and_stem.py --data cifar10/ cifar100/ --seeds 0 1 2 --out benchmarks/results/tokens_and_stem.json
-        [--spaces plain all …] [--limits 30% 60% 100%] [--images 10000] [--share I/N]
+        [--spaces plain all …] [--limits 30% 60% 100%] [--images 10000] [--share I/N] [--together]
 
 For each data set, seed and space: a supernet from nothing (equal images × networks), and for each limit a search, the latency
 loop and a race among its finalists, homogeneous networks and the most expensive one (equal epochs), all as the product does
@@ -9,9 +9,16 @@ them; what the race delivers reads the test part once. Limits are shares of the 
 `plain` network, so that all spaces answer the same milliseconds. `plain+rivals` is the plain space with the default rivals
 (small CNNs and hybrids, same training) in its race.
 
-Arms, fixed before the first run: `plain` (what there was before), `stem`, `kernels`, `pool`, `patches` (one choice added each),
-`all` (all four, without class token). Metric: test accuracy in points of `all` minus `plain`, per limit, paired by image for
-one seed (Newcombe) and over seeds (Student).
+Trainings are short (12 epochs of the supernet, 8 of a network that inherits from it) so that all arms and seeds fit into hours
+on two cores; every arm gets the same. Processes that share the work (`--share`) disturb one another's measurements: entrants
+are held against the limit through networks of the table that run in the same rounds, and in the end, on an idle machine,
+`--together` measures all that was delivered for one data set in common rounds.
+
+Arms, fixed before the first run (the channels of the stem by a trial on train images alone): `plain` (what there was before),
+`stem`, `kernels`, `pool`, `patches` (one choice added each), `all` (all four, without class token). Metric: test accuracy in
+points of an arm minus `plain`, per limit, paired by image for one seed (Newcombe) and over seeds (Student). `compact` came later,
+from single networks on train images, after one row of `all` (CIFAR-10, seed 0, 30 %) had shown half a point: a stem, a kernel
+and a halving in every network, few choices, more width.
 
 A finished data set, seed, space and limit is a row in a folder beside the output: the program can be stopped and started again.
 """
@@ -33,6 +40,7 @@ from sampling_strategies import interval
 from autoformer import __version__
 from autoformer.cli.chain.legs import Question, leg_folder
 from autoformer.cli.chain.race import run_race
+from autoformer.conditions import MeasurementConditions
 from autoformer.cost import Budget
 from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig, DataParts
@@ -42,11 +50,12 @@ from autoformer.metric import newcombe, score
 from autoformer.parsing import BudgetConfig, read_budget
 from autoformer.pretrained.named_network import open_network
 from autoformer.profiling.measuring.device import DeviceFacts
-from autoformer.profiling.measuring.measure import MeasureConfig
+from autoformer.profiling.measuring.measure import MeasureConfig, device_name
 from autoformer.profiling.profiles.config import ProfileConfig
 from autoformer.profiling.race.config import RaceConfig
 from autoformer.profiling.race.halving import Leg
 from autoformer.profiling.race.record import RaceRecord
+from autoformer.profiling.race.timing import Timekeeper
 from autoformer.profiling.tables.costs import TableCosts, searched_with
 from autoformer.profiling.tables.loop import LatencyQuestion, answer_latency
 from autoformer.profiling.tables.measuring import TableConfig, measure_table
@@ -60,22 +69,27 @@ from autoformer.training.config import FinetuneConfig, SupernetConfig
 from autoformer.training.runs import train_supernet
 from autoformer.training.trainer import Surroundings
 
-EPOCHS, FINETUNE = 20, 16
+EPOCHS, FINETUNE = 12, 8
 WITH_RIVALS = "plain+rivals"
 ADDED: dict[str, dict[str, Any]] = {
     "plain": {},
-    "stem": {"stem": "conv", "stem_dim": 32, "stem_depths": (0, 1)},
+    "stem": {"stem": "conv", "stem_dim": 64, "stem_depths": (0, 1)},
     "kernels": {"mlp_kernels": (0, 3, 5)},
     "pool": {"pool_after": (0, 1, 2)},
     "patches": {"patch_sizes": (4, 8)},
 }
+COMPACT: dict[str, Any] = {
+    "stem": "conv", "stem_dim": 64, "stem_depths": (1,), "mlp_kernels": (3,), "pool_after": (1, 2), "class_token": False,
+    "embed_dims": (48, 64, 96, 128, 160), "num_heads": (1, 2, 3, 4),
+}  # fmt: skip
 ADDED["all"] = {name: value for added in ADDED.values() for name, value in added.items()} | {"class_token": False}
+ADDED["compact"] = COMPACT
 
 
 def space_of(name: str, classes: int, size: int) -> SearchSpace:
     """The plain space of small networks, in a grid of 8 × 8 patches, with what the arm adds to it."""
     plain = SearchSpace(
-        name=name, embed_dims=(64, 96, 128), depths=(4, 5, 6), num_heads=(2, 3, 4), mlp_ratios=(1.0, 2.0, 3.0), head_dim=32,
+        name=name, embed_dims=(48, 64, 80, 96), depths=(3, 4, 5, 6), num_heads=(1, 2, 3), mlp_ratios=(1.0, 2.0, 3.0), head_dim=32,
         image_sizes=(size,), patch_size=size // 8, in_chans=3, num_classes=classes, max_relative_position=7,
     )  # fmt: skip
     added = dict(ADDED[name.removesuffix("+rivals")])
@@ -96,7 +110,7 @@ def table_of(space: SearchSpace, place: Path, progress: Progress) -> LatencyTabl
     if not place.exists():
         work = place.with_suffix(".work")
         work.mkdir(parents=True, exist_ok=True)
-        config = TableConfig(networks=12 if space.is_plain else 24, config=MeasureConfig.lasting(SECONDS))
+        config = TableConfig(networks=12 if space.is_plain else 20, config=MeasureConfig.lasting(SECONDS))
         measure_table(space, config, folder=work, progress=progress).save(place)
     return LatencyTable.load(place)
 
@@ -160,11 +174,31 @@ class Arm:
         predicted = predictions(predict_with(named.network), test)
         one = record.delivered.entrant
         return {
-            "winner": record.winner, "kind": one.kind, "network": one.network, "image_size": one.image_size,
+            "folder": str(leg_folder(out, leg) / "network"), "winner": record.winner, "kind": one.kind,
+            "network": one.network, "image_size": one.image_size,
             "architecture": None if one.architecture is None else str(one.architecture), "measured_ms": one.latency_ms,
             "params": one.params, "flops": one.flops, "test": score(predicted, test.labels).value,
             "right": np.packbits(predicted == test.labels).tobytes().hex(), "images": len(test.labels),
         }  # fmt: skip
+
+
+def together(rows: list[dict[str, Any]], work: Path) -> dict[str, float]:
+    """Milliseconds of all that was delivered for a data set, by the row's name: ONNX Runtime, one thread, common rounds."""
+    device = device_name(DeviceFacts.collect(), "onnxruntime-cpu", 1)
+    meaning = MeasurementConditions(statistic="p50", batch=1, precision="fp32", backend="onnxruntime-cpu", device=device)
+    work.mkdir(parents=True, exist_ok=True)
+    keeper = Timekeeper(meaning=meaning, config=MeasureConfig.lasting(SECONDS), folder=work)
+    ready = {}
+    for row in rows:
+        named = open_network(row["folder"])
+        ready[name_of(row)] = keeper.of_network(name_of(row), named.network, named.preprocessing.image_shape)
+    return {name: timing.measured_ms for name, timing in keeper.together(ready).items()}
+
+
+def name_of(row: dict[str, Any]) -> str:
+    """The name of a row's file."""
+    share = row["limit"].strip("%")
+    return "-".join(map(str, (row["data"], row["train_images"], row["size"], row["seed"], row["space"], share)))
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -183,7 +217,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
                     against.append({"seed": row["seed"], "value": 100 * value, "low": 100 * low, "high": 100 * high})
             arms[name] = {
                 "test": {row["seed"]: 100 * row["test"] for row in arm},
-                "measured_ms": {row["seed"]: row["measured_ms"] for row in arm},
+                "measured_ms": {row["seed"]: row.get("together_ms", row["measured_ms"]) for row in arm},
                 "minus plain": against,
             }
             if len(against) > 1:
@@ -202,6 +236,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32, help="pixels")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=None, help="folder of the runs; default: beside the output")
+    parser.add_argument("--together", action="store_true", help="measure what was delivered in common rounds, and train nothing")
     parser.add_argument("--share", default="0/1", help="I/N: every N-th data set, seed and space from the I-th on")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -210,7 +245,7 @@ def main() -> None:
     rows_folder.mkdir(parents=True, exist_ok=True)
     work.mkdir(parents=True, exist_ok=True)
     tasks = [(folder, seed, name) for seed in given.seeds for folder in given.data for name in given.spaces]
-    for folder, seed, name in tasks[index::count]:
+    for folder, seed, name in () if given.together else tasks[index::count]:
         parts = parts_of(folder, given.images, given.size, work)
         classes, place = len(parts.classes), work / f"{folder.name}-{given.images}-{given.size}-{seed}"
         arm = Arm(name, parts, seed, place, lambda *_: None)
@@ -219,15 +254,20 @@ def main() -> None:
             work / f"{name.removesuffix('+rivals')}-{classes}-{given.size}.table.json", arm.progress,
         )  # fmt: skip
         for share, limit in limits_of(given.limits, classes, given.size, work, arm.progress).items():
-            path = rows_folder / f"{folder.name}-{given.images}-{given.size}-{seed}-{name}-{share.strip('%')}.json"
+            row: dict[str, Any] = {
+                "data": folder.name, "train_images": given.images, "size": given.size, "seed": seed, "space": name,
+                "limit": share, "limit_ms": limit.max_latency_ms,
+            }  # fmt: skip
+            path = rows_folder / f"{name_of(row)}.json"
             if not path.exists():
-                row = {
-                    "data": folder.name, "train_images": given.images, "size": given.size, "seed": seed, "space": name,
-                    "limit": share, "limit_ms": limit.max_latency_ms, **arm.answer(share, limit, table),
-                }  # fmt: skip
+                row |= arm.answer(share, limit, table)
                 write_json(row, path)
                 print(json.dumps({"done": path.name, "test": row["test"], "ms": row["measured_ms"]}), flush=True)
     rows = [json.loads(path.read_text()) for path in sorted(rows_folder.glob("*.json"))]
+    for data in sorted({row["data"] for row in rows}) if given.together else ():
+        own = [row for row in rows if row["data"] == data]
+        for name, latency in together(own, work / f"together-{data}").items():
+            next(row for row in own if name_of(row) == name)["together_ms"] = latency
     if rows:
         record = {"version": __version__, "device": DeviceFacts.collect().to_dict(), "epochs": [EPOCHS, FINETUNE]}
         write_json(

@@ -11,7 +11,7 @@ from autoformer.cost import LinearCost, Outline, linear_costs
 from autoformer.drawing.outlines import made
 from autoformer.space import SearchSpace
 
-PER_NETWORK = ("width", "size", "depth", "patch", "stem", "pool")
+PER_NETWORK = ("width", "size", "depth", "patch", "head", "stem", "pool")
 
 
 class Prices:
@@ -35,9 +35,10 @@ class Walk:
         own = Outline.of(start, space)
         self.choices: dict[str, tuple[int, ...]] = {
             "width": space.embed_dims, "size": space.image_sizes, "depth": space.depths,
-            "patch": space.asked_choices["patch_size"], "stem": space.stem_depths, "pool": space.asked_choices["pool_after"],
+            "patch": space.asked_choices["patch_size"], "head": space.head_dim_choices, "stem": space.stem_depths,
+            "pool": space.asked_choices["pool_after"],
         }  # fmt: skip
-        values = (own.embed_dim, own.image_size, own.depth, own.patch_size, own.stem_depth, own.pool_after)
+        values = (own.embed_dim, own.image_size, own.depth, own.patch_size, own.head_dim, own.stem_depth, own.pool_after)
         self.at = {name: self.choices[name].index(value) for name, value in zip(PER_NETWORK, values, strict=True)}
         self.blocks = {
             "heads": [space.num_heads.index(heads) for heads in start.num_heads],
@@ -49,8 +50,8 @@ class Walk:
         self._count()
 
     def _count(self) -> None:
-        width, size, depth, patch, stem, pool = (self.choices[name][self.at[name]] for name in PER_NETWORK)
-        self.outline = Outline(width, depth, size, patch, stem, pool)
+        width, size, depth, *others = (self.choices[name][self.at[name]] for name in PER_NETWORK)
+        self.outline = Outline(width, depth, size, *others)
         space = self.space
         self.heads = [space.num_heads[index] for index in self.blocks["heads"]]
         self.hidden = [int(width * space.mlp_ratios[index]) for index in self.blocks["ratios"]]

@@ -65,6 +65,7 @@ class Geometry(NamedTuple):
     row_index: Tensor  # [R, R] row of a table for query row, key row
     column_index: Tensor  # [C, C] likewise for columns
     indicators: Tensor  # [N, R + C] one-hot row and column of each patch, zero for the class token
+    rotation: Tensor | None = None  # [2, N, K] of rotary positions (rotary.py)
 
     @property
     def prefix(self) -> int:
@@ -130,6 +131,13 @@ def logit_scale(embed_dim: int, heads: int, head_dim: int, *, by_width: bool = F
     return float((embed_dim // heads if by_width else head_dim) ** -0.5)
 
 
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Queries and keys [B, N, n, H, K] turned by `rotation` [2, N, K]: cosines, and sines with their signs (rotary.py)."""
+    first, second = x.chunk(2, -1)
+    cosines, sines = rotation[:, :, None, None].unbind()
+    return x * cosines + torch.cat([second, first], -1) * sines
+
+
 def attend(qkv: Tensor, tables: Tables | None, where: Geometry, scale: float, form: Form = "auto") -> Tensor:
     """Attention of one layer: query, key and value [B, N, 3, H, K] to [B, N, H·K].
 
@@ -139,9 +147,14 @@ def attend(qkv: Tensor, tables: Tables | None, where: Geometry, scale: float, fo
     """
     if form == "auto":
         form = _form_for(qkv)
+    turned = None if where.rotation is None else rotate(qkv[:, :, :2], where.rotation)  # [B, N, 2, H, K]
     if form == "tiled" and tables is not None:
+        qkv = qkv if turned is None else torch.cat([turned, qkv[:, :, 2:]], 2)
         return _attend_tiled(qkv, tables, where, scale).flatten(2)
-    query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, N, K]
+    if turned is None:
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, N, K]
+    else:
+        query, key, value = *turned.permute(2, 0, 3, 1, 4), qkv[:, :, 2].transpose(1, 2)
     if tables is not None:
         out = (_attend_fused if form == "fused" else _attend_biased)(query * scale, key, value, tables, where)
     elif form == "bias" or torch.compiler.is_exporting():  # spelled out, so that counters and exporters see plain operators

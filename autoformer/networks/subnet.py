@@ -23,9 +23,11 @@ from autoformer.architecture import LEFT_OUT, MAX_DEPTH, Architecture, SubnetGeo
 from autoformer.cost import Cost, count_flops, count_params
 from autoformer.errors import ArchitectureError, short
 from autoformer.networks.block import INIT_STD, Attention, Block, check_rate
+from autoformer.networks.ends import TOKENS, pooled, with_tokens
 from autoformer.networks.grid import halve
 from autoformer.networks.positions import farther, fitted_weights, resample_positions, spread_untrained
 from autoformer.networks.relative_position import Form, Geometry, Tables, grid_geometry, halved
+from autoformer.networks.rotary import turned
 from autoformer.networks.stem import ConvStem
 from autoformer.networks.supernet import Supernet, kernels_of
 from autoformer.space import SearchSpace
@@ -44,6 +46,11 @@ class Subnet(nn.Module):
     names the one in the geometry. `geometry.trained_grid` None: no farther than this image's grid.
     Raises `ArchitectureError` on contradictory sizes.
     """
+
+    cls_token: nn.Parameter | None
+    norm_pre: nn.Module
+    norm: nn.Module
+    fc_norm: nn.Module
 
     def __init__(
         self,
@@ -71,15 +78,15 @@ class Subnet(nn.Module):
         check_rate("drop_rate", drop_rate)
         self.architecture = architecture
         self._stored_grid = geometry.trained_grid
-        embed_dim = self.embed_dim = self.num_features = self.head_hidden_size = architecture.embed_dim
+        embed_dim = self.embed_dim = self.num_features = architecture.embed_dim
         self.num_prefix_tokens = geometry.prefix_tokens
         self.grad_checkpointing = False
 
         self.patch_embed = _stem(architecture, geometry)
         self._check_halving(self.patch_embed.grid_size)
-        self.cls_token: nn.Parameter | None = None
-        if geometry.class_token:
-            self.cls_token = nn.Parameter(trunc_normal_(torch.empty(1, 1, embed_dim), std=INIT_STD))
+        for name, count in zip(TOKENS, (int(geometry.class_token), geometry.reg_tokens), strict=True):
+            token = nn.Parameter(trunc_normal_(torch.empty(1, count, embed_dim), std=INIT_STD)) if count else None
+            self.register_parameter(name, token)
         self.pos_embed: nn.Parameter | None = None
         if geometry.absolute_position:
             positions = torch.empty(1, self.patch_embed.num_patches + self.num_prefix_tokens, embed_dim)
@@ -95,9 +102,10 @@ class Subnet(nn.Module):
             {"module": f"blocks.{index}", "num_chs": embed_dim, "reduction": self._reduction(index)}
             for index in range(architecture.depth)
         ]
-        self.norm: nn.Module = nn.LayerNorm(embed_dim, eps=geometry.norm_eps)
+        for name in ("norm_pre", "norm", "fc_norm"):
+            self.add_module(name, nn.LayerNorm(embed_dim, eps=geometry.norm_eps) if name in geometry.norms else nn.Identity())
         self.head_drop = nn.Dropout(drop_rate)
-        self.head: nn.Module = nn.Linear(embed_dim, self.num_classes) if self.num_classes else nn.Identity()
+        self.head: nn.Module = nn.Linear(self.head_hidden_size, self.num_classes) if self.num_classes else nn.Identity()
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=INIT_STD)
@@ -112,6 +120,11 @@ class Subnet(nn.Module):
         return self.geometry.in_chans
 
     @property
+    def head_hidden_size(self) -> int:
+        """Features that the classifier reads."""
+        return self.embed_dim * (2 if self.geometry.distilled and self.geometry.global_pool == "token" else 1)
+
+    @property
     def first_conv(self) -> str:
         """The name of the convolution that takes the images."""
         return "patch_embed.convs.0" if isinstance(self.patch_embed, ConvStem) else "patch_embed.proj"
@@ -119,18 +132,19 @@ class Subnet(nn.Module):
     # --- forward -------------------------------------------------------------------------------------------------
 
     def _embed(self, images: Tensor) -> tuple[Tensor, Geometry]:
-        x = self.patch_embed(images)
-        if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
+        x = with_tokens(self.patch_embed(images), (getattr(self, name) for name in TOKENS))
         if self.pos_embed is not None:
             x = x + self.pos_embed
-        return x, grid_geometry(self.patch_embed.grid_size, self.geometry.max_relative_position, x, self.num_prefix_tokens)
+        x = self.norm_pre(x)
+        where = grid_geometry(self.patch_embed.grid_size, self.geometry.max_relative_position, x, self.num_prefix_tokens)
+        return x, turned(where, self.geometry, self.geometry.head_dim, x)
 
     def _run(self, index: int, x: Tensor, where: Geometry) -> tuple[Tensor, Geometry]:
         """The tokens after block `index`, and where they stand then."""
-        block = self.blocks[index]
+        block, own = self.blocks[index], self.geometry
         if index and index == self.architecture.pool_after:
-            x, where = halve(x, where), halved(where, self.geometry.max_relative_position, x)
+            where = turned(halved(was := where, own.max_relative_position, x), own, own.head_dim, x, step=2)
+            x = halve(x, was)
         if self.grad_checkpointing and self.training:
             return cast(Tensor, checkpoint(block, x, where)), where
         return cast(Tensor, block(x, where)), where
@@ -145,7 +159,7 @@ class Subnet(nn.Module):
             raise ArchitectureError(f"a grid of {grid[0]}×{grid[1]} patches cannot be halved; give sides of twice the patch size")
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Normalised tokens [B, N, E], class token first, if any."""
+        """Tokens [B, N, E] after the last norm (unless it takes pooled features), class token first, if any."""
         x, where = self._embed(images)
         for index in range(len(self.blocks)):
             x, where = self._run(index, x, where)
@@ -153,11 +167,9 @@ class Subnet(nn.Module):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pools tokens [B, N, E] and classifies; with `pre_logits` the pooled features [B, E]."""
-        if self.geometry.global_pool == "avg":
-            x = x[:, self.num_prefix_tokens :].mean(1)
-        elif self.geometry.global_pool == "token":
-            x = x[:, 0]
-        x = self.head_drop(x)
+        own = self.geometry
+        x = self.fc_norm(pooled(x, own.global_pool, self.num_prefix_tokens, distilled=own.distilled))
+        x = self.head_drop(x.flatten(1) if own.distilled and own.global_pool == "token" else x)
         return x if pre_logits else cast(Tensor, self.head(x))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -227,6 +239,7 @@ class Subnet(nn.Module):
         if prune_norm:
             self.norm = nn.Identity()
         if prune_head:
+            self.fc_norm = nn.Identity()
             self.reset_classifier(0, "")
         return list(take)
 
@@ -235,13 +248,13 @@ class Subnet(nn.Module):
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def no_weight_decay(self) -> set[str]:
         """Weights the recipe does not decay, beside all one-dimensional ones."""
-        return {"pos_embed", "cls_token", *kernels_of(self)}
+        return {"pos_embed", *TOKENS, *kernels_of(self)}
 
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layer groups for layer-wise learning rate decay."""
         return {
-            "stem": r"^cls_token|pos_embed|patch_embed",
+            "stem": r"^cls_token|reg_token|pos_embed|patch_embed|norm_pre",
             "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
         }
 
@@ -261,7 +274,8 @@ class Subnet(nn.Module):
         self.geometry = replace(self.geometry, num_classes=num_classes, global_pool=pool)
         weight = next(self.patch_embed.parameters())
         device, dtype = weight.device, weight.dtype
-        self.head = nn.Linear(self.embed_dim, num_classes, device=device, dtype=dtype) if num_classes else nn.Identity()
+        width = self.head_hidden_size
+        self.head = nn.Linear(width, num_classes, device=device, dtype=dtype) if num_classes else nn.Identity()
         if isinstance(self.head, nn.Linear):
             trunc_normal_(self.head.weight, std=INIT_STD)
             nn.init.zeros_(self.head.bias)
@@ -329,7 +343,8 @@ class Subnet(nn.Module):
         flops = count_flops(self.architecture, space)
         if self.geometry.global_pool == "":  # the classifier runs on every token
             patches = self.patch_embed.num_patches // (4 if self.architecture.pool_after else 1)
-            flops += (patches + self.num_prefix_tokens - 1) * self.num_classes * self.embed_dim
+            of_one = self.num_classes * self.embed_dim + (5 * self.embed_dim if self.geometry.fc_norm else 0)
+            flops += (patches + self.num_prefix_tokens - 1) * of_one
         return Cost(params=count_params(self.architecture, space), flops=flops)
 
     @property
@@ -339,7 +354,7 @@ class Subnet(nn.Module):
 
     @property
     def _whole_geometry(self) -> SubnetGeometry:
-        if isinstance(self.norm, nn.Identity):
+        if any(isinstance(getattr(self, name), nn.Identity) for name in self.geometry.norms):
             raise ArchitectureError(
                 "this network was pruned for its features and has no last norm; it cannot be counted or saved"
             )

@@ -7,31 +7,30 @@ copied, pickled, compiled and wrapped like any other.
 For comparison a space may ask for classical weight sharing (`sharing="classical"`): then every choice of width, heads and MLP
 ratio has a block of its own at each depth, and only the stem, the final norm and the head are sliced.
 
-Layout: query, key and value weights are stored apart, [3, Q, E], heads in order, so a prefix of Q channels is a prefix
-of heads, and weights and biases are sliced alike. (The official code interleaves the rows of the weight but not the bias, so
-that a bias serves the query in one network and the key in another; `prefix_qkv_bias` repeats that for its checkpoints.)
-
 Letters: B images, N tokens, E width, H heads, K channels per head, Q = H·K, M hidden width of the MLP.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import register_constant
 from torch.utils.checkpoint import checkpoint
 
 from autoformer.architecture import Architecture
+from autoformer.cost import features_of
 from autoformer.errors import ArchitectureError
 from autoformer.networks.block import INIT_STD, check_rate
-from autoformer.networks.grid import centre, convolve, halve, identity_kernels
+from autoformer.networks.ends import TOKENS, pooled, with_tokens
+from autoformer.networks.grid import halve
 from autoformer.networks.positions import resample_positions
-from autoformer.networks.relative_position import Form, Geometry, Tables, attend, grid_geometry, halved, logit_scale
+from autoformer.networks.relative_position import Form, grid_geometry, halved
+from autoformer.networks.rotary import turned
 from autoformer.networks.stem import super_stem
+from autoformer.networks.super_layers import BlockChoice, SuperBlock, SuperLayerNorm, block_choices, super_head
 from autoformer.space import SearchSpace
 
 
@@ -54,124 +53,6 @@ def branch_factors(x: Tensor, rate: float, draws: Tensor | None = None) -> Tenso
     keep = 1.0 - rate
     numbers = torch.rand(2, x.shape[0], device=x.device, dtype=x.dtype) if draws is None else draws
     return (numbers[:, :, None, None] < keep) / keep
-
-
-class SuperLinear(nn.Module):
-    """A linear layer whose leading rows and columns serve narrower networks."""
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.bias = nn.Parameter(torch.zeros(out_features))
-        nn.init.trunc_normal_(self.weight, std=INIT_STD)
-
-    def slice(self, in_features: int, out_features: int) -> tuple[Tensor, Tensor]:
-        return self.weight[:out_features, :in_features], self.bias[:out_features]
-
-    def forward(self, x: Tensor, out_features: int) -> Tensor:
-        return F.linear(x, *self.slice(x.shape[-1], out_features))
-
-
-class SuperQKV(nn.Module):
-    """Query, key and value projections; a prefix of heads serves networks with fewer.
-
-    With `prefix_bias` the bias of a network with Q channels is the first 3Q of all bias numbers in a row (official code).
-    """
-
-    def __init__(self, embed_dim: int, qkv_dim: int, *, prefix_bias: bool) -> None:
-        super().__init__()
-        self.prefix_bias = prefix_bias
-        self.weight = nn.Parameter(torch.empty(3, qkv_dim, embed_dim))
-        self.bias = nn.Parameter(torch.zeros(3, qkv_dim))
-        nn.init.trunc_normal_(self.weight, std=INIT_STD)
-
-    def slice(self, embed_dim: int, qkv_dim: int) -> tuple[Tensor, Tensor]:
-        """Weight [3Q, E] and bias [3Q], ordered query, key, value."""
-        bias = self.bias.flatten()[: 3 * qkv_dim] if self.prefix_bias else self.bias[:, :qkv_dim].flatten()
-        return self.weight[:, :qkv_dim, :embed_dim].flatten(0, 1), bias
-
-    def forward(self, x: Tensor, qkv_dim: int) -> Tensor:
-        return F.linear(x, *self.slice(x.shape[-1], qkv_dim))
-
-
-class SuperLayerNorm(nn.Module):
-    """A LayerNorm whose leading channels serve narrower networks."""
-
-    def __init__(self, embed_dim: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(embed_dim))
-        self.bias = nn.Parameter(torch.zeros(embed_dim))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        width = x.shape[-1]
-        return F.layer_norm(x, (width,), self.weight[:width], self.bias[:width], self.eps)
-
-
-class SuperAttention(nn.Module):
-    """Multi-head attention with relative position; all heads of a layer share its tables."""
-
-    def __init__(self, space: SearchSpace, embed_dim: int, qkv_dim: int) -> None:
-        super().__init__()
-        self.head_dim = space.head_dim
-        self.scale_by_width = space.scale_by_width
-        self.relative_position = space.relative_position
-        self.qkv = SuperQKV(embed_dim, qkv_dim, prefix_bias=space.prefix_qkv_bias)
-        self.proj = SuperLinear(qkv_dim, embed_dim)
-        if space.relative_position:
-            for name in Tables._fields:
-                table = nn.Parameter(torch.empty(2 * space.max_relative_position + 2, space.head_dim))
-                nn.init.trunc_normal_(table, std=INIT_STD)
-                self.register_parameter(name, table)
-
-    def tables(self) -> Tables | None:
-        return Tables(*(getattr(self, name) for name in Tables._fields)) if self.relative_position else None
-
-    def forward(self, x: Tensor, heads: int, where: Geometry, form: Form) -> Tensor:
-        width = x.shape[-1]
-        qkv = self.qkv(x, heads * self.head_dim).unflatten(-1, (3, heads, self.head_dim))  # [B, N, 3, H, K]
-        scale = logit_scale(width, heads, self.head_dim, by_width=self.scale_by_width)
-        return cast(Tensor, self.proj(attend(qkv, self.tables(), where, scale, form), width))
-
-
-class BlockChoice(NamedTuple):
-    """What one network chose for one block."""
-
-    heads: int
-    hidden: int  # channels of the MLP
-    kernel: int  # side of its depthwise convolution; 0: none
-
-
-def block_choices(architecture: Architecture) -> list[BlockChoice]:
-    """The choices of every block, in order."""
-    return list(map(BlockChoice, architecture.num_heads, architecture.hidden_dims, architecture.kernels))
-
-
-class SuperBlock(nn.Module):
-    """One pre-norm transformer block of up to these sizes."""
-
-    def __init__(self, space: SearchSpace, embed_dim: int, qkv_dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.norm1 = SuperLayerNorm(embed_dim, space.norm_eps)
-        self.attn = SuperAttention(space, embed_dim, qkv_dim)
-        self.norm2 = SuperLayerNorm(embed_dim, space.norm_eps)
-        self.fc1 = SuperLinear(embed_dim, hidden_dim)
-        if largest := space.mlp_kernels[-1]:
-            self.kernels = nn.Parameter(identity_kernels(hidden_dim, largest))
-        self.fc2 = SuperLinear(hidden_dim, embed_dim)
-
-    def forward(self, x: Tensor, choice: BlockChoice, where: Geometry, form: Form, factors: Tensor | None) -> Tensor:
-        attention = self.attn(self.norm1(x), choice.heads, where, form)
-        x = x + (attention if factors is None else attention * factors[0])
-        inner = self.fc1(self.norm2(x), choice.hidden)
-        if choice.kernel:
-            inner = convolve(inner, self.kernels_of(choice), where)
-        mlp = self.fc2(F.gelu(inner), x.shape[-1])
-        return cast(Tensor, x + (mlp if factors is None else mlp * factors[1]))
-
-    def kernels_of(self, choice: BlockChoice) -> Tensor:
-        """The kernels [M, 1, k, k] of a network's MLP."""
-        return centre(self.kernels[: choice.hidden], choice.kernel)
 
 
 class BlockChoices(nn.ModuleDict):
@@ -202,6 +83,9 @@ class Supernet(nn.Module):
     (official code). `form` chooses how relative position is computed (relative_position.py).
     """
 
+    cls_token: nn.Parameter  # [1, 1, E], where the space has one
+    reg_token: nn.Parameter  # [1, registers, E], likewise
+
     def __init__(self, space: SearchSpace, *, drop_path_rate: float = 0.0, form: Form = "auto") -> None:
         super().__init__()
         if not space.num_classes:
@@ -212,10 +96,12 @@ class Supernet(nn.Module):
         embed_dim = space.stored_embed_dim
         self.set_drop_path(drop_path_rate)
         self.patch_embed = super_stem(space)
-        self.prefix = int(space.class_token)
-        if space.class_token:
-            self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
-            nn.init.trunc_normal_(self.cls_token, std=INIT_STD)
+        self.prefix = space.prefix_tokens
+        for name, count in zip(TOKENS, (int(space.class_token), space.reg_tokens), strict=True):
+            if count:
+                token = nn.Parameter(torch.empty(1, count, embed_dim))
+                self.register_parameter(name, token)
+                nn.init.trunc_normal_(token, std=INIT_STD)
         if space.absolute_position:
             self.pos_embed = nn.Parameter(torch.empty(1, self.grid[0] * self.grid[1] + self.prefix, embed_dim))
             nn.init.trunc_normal_(self.pos_embed, std=INIT_STD)
@@ -224,8 +110,11 @@ class Supernet(nn.Module):
         self.blocks = nn.ModuleList(
             SuperBlock(space, *sizes) if entangled else BlockChoices(space) for _ in range(space.depths[-1])
         )
-        self.norm = SuperLayerNorm(embed_dim, space.norm_eps)
-        self.head = SuperLinear(embed_dim, space.num_classes)
+        if space.pre_norm:
+            self.norm_pre = SuperLayerNorm(embed_dim, space.norm_eps)
+        if space.final_norm:  # of the tokens, or of what is pooled of them
+            self.norm = SuperLayerNorm(embed_dim, space.norm_eps)
+        self.head = super_head(space)
 
     def forward(self, images: Tensor, architecture: Architecture, draws: Tensor | None = None) -> Tensor:
         """Logits [B, classes] of one subnet for images [B, channels, side, side] of the architecture's size.
@@ -241,15 +130,16 @@ class Supernet(nn.Module):
         embed_dim, reach = architecture.embed_dim, self.space.max_relative_position
         x = self.patch_embed(images, embed_dim, self.space.patch_size_of(architecture), architecture.stem_depth or 0)
         rows, columns = x.shape[-2:]
-        where = grid_geometry((rows, columns), reach, x, self.prefix)
-        x = x.flatten(2).transpose(1, 2)  # [B, P, E]
-        if self.prefix:
-            x = torch.cat([self.cls_token[..., :embed_dim].expand(x.shape[0], -1, -1), x], 1)
+        space, head_dim = self.space, self.space.head_dim
+        where = turned(grid_geometry((rows, columns), reach, x, self.prefix), space, head_dim, x)
+        x = with_tokens(x.flatten(2).transpose(1, 2), (token[..., :embed_dim] for _, token in self.tokens()))
         if self.space.absolute_position:
             x = x + resample_positions(self.pos_embed[..., :embed_dim], self.grid, (rows, columns), self.prefix)
-        for index, choice in enumerate(block_choices(architecture)):
+        if self.space.pre_norm:
+            x = self.norm_pre(x)
+        for index, choice in enumerate(block_choices(architecture, self.space)):
             if index and index == architecture.pool_after:
-                x, where = halve(x, where), halved(where, reach, x)
+                x, where = halve(x, where), turned(halved(where, reach, x), space, head_dim, x, step=2)
             rate = self.drop_path_rates[index] if self.training else 0.0
             block = self.block(index, embed_dim, choice)
             factors = branch_factors(x, rate, None if draws is None else draws[index])
@@ -257,9 +147,16 @@ class Supernet(nn.Module):
                 x = cast(Tensor, checkpoint(block, x, choice, where, self.form, factors, use_reentrant=False))
             else:
                 x = block(x, choice, where, self.form, factors)
-        x = self.norm(x)
-        x = x[:, self.prefix :].mean(1) if self.space.pooling == "mean" else x[:, 0]
-        return cast(Tensor, self.head(x, self.space.num_classes))
+        if space.final_norm and not space.fc_norm:
+            x = self.norm(x)
+        x = pooled(x, space.pooling, self.prefix, distilled=space.distilled)
+        if space.fc_norm:
+            x = self.norm(x)
+        return cast(Tensor, self.head(x.flatten(1) if space.distilled else x, space.num_classes))
+
+    def tokens(self) -> Iterator[tuple[str, Tensor]]:
+        """The tokens before the patches, [1, n, E] each, by the names of their weights."""
+        yield from ((name, getattr(self, name)) for name in TOKENS if hasattr(self, name))
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -303,7 +200,7 @@ class Supernet(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Weights the recipe does not decay, beside biases and norms (timm's interface)."""
-        return {"pos_embed", "cls_token", *kernels_of(self)}
+        return {"pos_embed", *TOKENS, *kernels_of(self)}
 
     def subnet_state_dict(self, architecture: Architecture) -> dict[str, Tensor]:
         """Copies of the weights of one subnet, under the names of `Subnet`."""
@@ -311,37 +208,30 @@ class Supernet(nn.Module):
         return {name: tensor.detach().clone().contiguous() for name, tensor in self.slices(architecture)}
 
     def slices(self, architecture: Architecture) -> Iterator[tuple[str, Tensor]]:
-        """The weights of one subnet as views of the super weights, under the names of `Subnet`."""
+        """The weights of one subnet under the names of `Subnet`: views of the super weights, where they are not worked out."""
         embed_dim = architecture.embed_dim
         stem = embed_dim, self.space.patch_size_of(architecture), architecture.stem_depth or 0
-        for name, weight in self.patch_embed.slices(*stem):
-            yield f"patch_embed.{name}", weight
-        if self.prefix:
-            yield "cls_token", self.cls_token[..., :embed_dim]
+        found = {f"patch_embed.{name}": weight for name, weight in self.patch_embed.slices(*stem)}
+        tokens = {name: token[..., :embed_dim] for name, token in self.tokens()}
+        found |= tokens
+        for name, own in self.space.norms.items():
+            found[f"{name}.weight"], found[f"{name}.bias"] = getattr(self, own).slice(embed_dim)
+        writers = ["norm_pre.bias"] if self.space.pre_norm else ["patch_embed.proj.bias", *tokens]  # the last into the stream
         if self.space.absolute_position:
             side = self.space.grid_of(architecture)
-            yield "pos_embed", resample_positions(self.pos_embed[..., :embed_dim], self.grid, (side, side), self.prefix)
-        for index, choice in enumerate(block_choices(architecture)):
-            block, hidden = self.block(index, embed_dim, choice), choice.hidden
-            name, qkv_dim = f"blocks.{index}", choice.heads * self.space.head_dim
-            layers = {
-                "attn.qkv": block.attn.qkv.slice(embed_dim, qkv_dim),
-                "attn.proj": block.attn.proj.slice(qkv_dim, embed_dim),
-                "mlp.fc1": block.fc1.slice(embed_dim, hidden),
-                "mlp.fc2": block.fc2.slice(hidden, embed_dim),
-                "norm1": (block.norm1.weight[:embed_dim], block.norm1.bias[:embed_dim]),
-                "norm2": (block.norm2.weight[:embed_dim], block.norm2.bias[:embed_dim]),
-            }
-            for layer, (weight, bias) in layers.items():
-                yield f"{name}.{layer}.weight", weight
-                yield f"{name}.{layer}.bias", bias
-            if choice.kernel:
-                yield f"{name}.mlp.conv.weight", block.kernels_of(choice)
-            if self.space.relative_position:
-                for table in Tables._fields:
-                    yield f"{name}.attn.{table}", getattr(block.attn, table)
-        yield "norm.weight", self.norm.weight[:embed_dim]
-        yield "norm.bias", self.norm.bias[:embed_dim]
-        weight, bias = self.head.slice(embed_dim, self.space.num_classes)
+            found["pos_embed"] = resample_positions(self.pos_embed[..., :embed_dim], self.grid, (side, side), self.prefix)
+        for index, choice in enumerate(block_choices(architecture, self.space)):
+            block, name = self.block(index, embed_dim, choice), f"blocks.{index}"
+            found |= {f"{name}.{layer}": weight for layer, weight in block.slices(embed_dim, choice)}
+            for layer, present, mean_of in (
+                ("attn.proj.bias", choice.heads, block.mean_of_attention),
+                ("mlp.fc2.bias", choice.hidden, block.mean_of_mlp),
+            ):
+                if present:
+                    writers = [f"{name}.{layer}"]
+                elif isinstance(mean := mean_of(embed_dim), Tensor):
+                    found |= {writer: found[writer] + mean for writer in writers}
+        yield from found.items()
+        weight, bias = self.head.slice(features_of(self.space) * embed_dim, self.space.num_classes)
         yield "head.weight", weight
         yield "head.bias", bias

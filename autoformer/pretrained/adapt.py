@@ -22,7 +22,8 @@ from autoformer.data.preprocessing import Normalisation
 from autoformer.errors import ArchitectureError
 from autoformer.networks.stem import ConvStem, NormalisedConv, SuperConvStem
 from autoformer.networks.subnet import Subnet
-from autoformer.networks.supernet import SuperLinear, Supernet
+from autoformer.networks.super_layers import super_head
+from autoformer.networks.supernet import Supernet
 from autoformer.pretrained.first_layer import first_convolution, patch_embedding
 from autoformer.pretrained.refit import refit
 
@@ -67,8 +68,7 @@ def adapt_supernet(supernet: Supernet, wanted: Wanted, trained_with: Normalisati
     )
     with torch.no_grad():
         if new.num_classes != old.num_classes:
-            head = SuperLinear(old.stored_embed_dim, new.num_classes)
-            adapted.head = head.to(supernet.head.weight)
+            adapted.head = super_head(new).to(supernet.head.weight)
             nn.init.zeros_(adapted.head.weight)
         images, stem = (new.in_chans, trained_with, wanted.normalisation), adapted.patch_embed
         if isinstance(stem, SuperConvStem):

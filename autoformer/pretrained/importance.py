@@ -7,7 +7,7 @@ the residual stream everywhere at once (LayerNorm takes mean and variance over a
 What a part weighs is the expected energy that goes through it, from second moments of activations:
 
 * a head: the squared norm of what its output adds to the stream, tr(P C Pᵀ) with its projection P and second moment C;
-* a hidden channel: the second moment of its GELU times the squared norm of its column of `fc2`;
+* a hidden channel: the second moment of its activation times the squared norm of its column of `fc2`;
 * a residual channel: its share of the energy of what every reader of the stream (attention, MLP, classifier) makes of its
   normalised input, summed over readers. There is one order for the whole network, as there is one width.
 
@@ -29,12 +29,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from autoformer.networks.supernet import SuperBlock, Supernet
+from autoformer.networks.super_layers import SuperBlock, SuperLinear
+from autoformer.networks.supernet import Supernet
 
-QUADRATURE_POINTS = 32  # of a Gaussian through a GELU; more change nothing in single precision
+QUADRATURE_POINTS = 32  # of a Gaussian through an activation; more change nothing in single precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Moments:
     """Second moments of the activations of a supernet's largest network, per block unless said otherwise."""
 
     heads: list[Tensor]  # [H, K, K] of each head's output, before the projection
-    hidden: list[Tensor]  # [M] of the MLP's hidden channels, after the GELU
+    hidden: list[Tensor]  # [M] of the MLP's hidden channels, after the activation
     attention_inputs: list[Tensor]  # [E] of the normalised stream, before the norm's weight and bias
     mlp_inputs: list[Tensor]  # [E] likewise
     features: Tensor  # [E] likewise, of the last norm; one for the network
@@ -62,11 +62,13 @@ def assumed_moments(supernet: Supernet) -> Moments:
         if supernet.space.absolute_position:
             constant = constant + supernet.pos_embed[0, supernet.prefix :]
         energy = stem.weight.square().sum((1, 2, 3)) + constant.square().reshape(-1, constant.shape[-1]).mean(0)
+        if supernet.space.pre_norm:
+            energy = supernet.norm_pre.weight.square() * energy / energy.mean() + supernet.norm_pre.bias.square()
         heads, hidden, attention_inputs, mlp_inputs = [], [], [], []
         for block in _blocks(supernet):
             attention_inputs.append(energy / energy.mean())
             heads.append(_assumed_heads(block, attention_inputs[-1]))
-            projection = _per_head(block)  # [E, H, K]
+            projection = per_head(block)  # [E, H, K]
             energy = energy + torch.einsum("ehk,hkl,ehl->e", projection, heads[-1], projection) + block.attn.proj.bias.square()
             mlp_inputs.append(energy / energy.mean())
             hidden.append(_assumed_hidden(block, mlp_inputs[-1]))
@@ -85,18 +87,39 @@ def _assumed_heads(block: SuperBlock, inputs: Tensor) -> Tensor:
     spread = weight * (block.norm1.weight * inputs.sqrt())
     mean = weight @ block.norm1.bias + block.attn.qkv.bias[2].unflatten(0, (-1, block.attn.head_dim))  # [H, K]
     second: Tensor = spread @ spread.transpose(1, 2) + mean.unsqueeze(2) * mean.unsqueeze(1)
+    if block.attn.has_norm:
+        own = block.attn.norm
+        scale, shift = (numbers.unflatten(0, (-1, block.attn.head_dim)) for numbers in (own.weight, own.bias))  # [H, K]
+        second = second * scale.unsqueeze(2) * scale.unsqueeze(1) / second.diagonal(dim1=1, dim2=2).mean()
+        second = second + shift.unsqueeze(2) * shift.unsqueeze(1)
     return second
 
 
 def _assumed_hidden(block: SuperBlock, inputs: Tensor) -> Tensor:
-    weight = block.fc1.weight
-    mean = weight @ block.norm2.bias + block.fc1.bias
-    deviation = (weight.square() @ (block.norm2.weight.square() * inputs)).sqrt()
+    mean, deviation = _gaussian(block, block.fc1, inputs)
     if isinstance(kernels := getattr(block, "kernels", None), Tensor):
         mean, deviation = mean * kernels.sum((1, 2, 3)), deviation * kernels.square().sum((1, 2, 3)).sqrt()
+    if block.gated:  # gate and value without correlation
+        energy = _activated(block, *_gaussian(block, block.fc1_g, inputs)) * (mean.square() + deviation.square())
+    else:
+        energy = _activated(block, mean, deviation)
+    if block.has_norm:
+        energy = block.norm.weight.square() * energy / energy.mean() + block.norm.bias.square()
+    return energy
+
+
+def _gaussian(block: SuperBlock, layer: SuperLinear, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and deviations [M] of what a layer makes of the MLP's normalised input."""
+    variance = layer.weight.square() @ (block.norm2.weight.square() * inputs)
+    return layer.weight @ block.norm2.bias + layer.bias, variance.sqrt()
+
+
+def _activated(block: SuperBlock, mean: Tensor, deviation: Tensor) -> Tensor:
+    """Second moments [M] of the activation of Gaussians."""
     positions, masses = np.polynomial.hermite_e.hermegauss(QUADRATURE_POINTS)
-    points, shares = torch.from_numpy(positions).to(weight), torch.from_numpy(masses / masses.sum()).to(weight)
-    return F.gelu(mean.unsqueeze(1) + deviation.unsqueeze(1) * points).square() @ shares
+    points, shares = torch.from_numpy(positions).to(mean), torch.from_numpy(masses / masses.sum()).to(mean)
+    activated: Tensor = block.act(mean.unsqueeze(1) + deviation.unsqueeze(1) * points)
+    return activated.square() @ shares
 
 
 def order_by_importance(supernet: Supernet, moments: Moments) -> None:
@@ -113,23 +136,34 @@ def order_by_importance(supernet: Supernet, moments: Moments) -> None:
         for index, block in enumerate(_blocks(supernet)):
             readers = (
                 (block.attn.qkv.weight.flatten(0, 1), block.norm1, moments.attention_inputs[index]),
-                (block.fc1.weight, block.norm2, moments.mlp_inputs[index]),
+                *((layer.weight, block.norm2, moments.mlp_inputs[index]) for layer in _first_layers(block)),
             )
             importance += sum(_shares(weight, norm.weight, inputs) for weight, norm, inputs in readers)
-            projection = _per_head(block)
-            _order_heads(block, _descending(torch.einsum("ehk,hkl,ehl->h", projection, moments.heads[index], projection)))
-            _order_hidden(block, _descending(moments.hidden[index] * block.fc2.weight.square().sum(0)))
-        importance += _shares(supernet.head.weight, supernet.norm.weight, moments.features)
-        _order_channels(supernet, _descending(importance))
+            projection = per_head(block)
+            order_heads(block, descending(torch.einsum("ehk,hkl,ehl->h", projection, moments.heads[index], projection)))
+            order_hidden(block, descending(moments.hidden[index] * block.fc2.weight.square().sum(0)))
+        scale = supernet.norm.weight if supernet.space.final_norm else torch.ones_like(moments.features)
+        importance += _shares(_per_token(supernet).flatten(0, 1), scale, moments.features)
+        _order_channels(supernet, descending(importance))
 
 
 def _blocks(supernet: Supernet) -> list[SuperBlock]:
     return [block for block in supernet.blocks if isinstance(block, SuperBlock)]
 
 
-def _per_head(block: SuperBlock) -> Tensor:
+def _first_layers(block: SuperBlock) -> list[SuperLinear]:
+    return [block.fc1, block.fc1_g] if block.gated else [block.fc1]
+
+
+def per_head(block: SuperBlock) -> Tensor:
     """The projection after attention by head, [E, H, K]."""
     weight: Tensor = block.attn.proj.weight.unflatten(1, (-1, block.attn.head_dim))
+    return weight
+
+
+def _per_token(supernet: Supernet) -> Tensor:
+    """The classifier by the tokens it reads, a view [C, T, E]."""
+    weight: Tensor = supernet.head.weight.unflatten(1, (-1, supernet.space.stored_embed_dim))
     return weight
 
 
@@ -140,20 +174,27 @@ def _shares(weight: Tensor, scale: Tensor, inputs: Tensor) -> Tensor:
     return shares
 
 
-def _descending(importance: Tensor) -> Tensor:
+def descending(importance: Tensor) -> Tensor:
+    """The order that puts the most important first."""
     return torch.argsort(importance, descending=True, stable=True)
 
 
-def _order_heads(block: SuperBlock, order: Tensor) -> None:
+def order_heads(block: SuperBlock, order: Tensor) -> None:
+    """Puts the heads of a block in this order."""
     channels = torch.arange(block.attn.qkv.weight.shape[1], device=order.device).unflatten(0, (len(order), -1))[order].flatten()
     block.attn.qkv.weight.copy_(block.attn.qkv.weight[:, channels])
     block.attn.qkv.bias.copy_(block.attn.qkv.bias[:, channels])
     block.attn.proj.weight.copy_(block.attn.proj.weight[:, channels])
+    if block.attn.has_norm:
+        block.attn.norm.weight.copy_(block.attn.norm.weight[channels])
+        block.attn.norm.bias.copy_(block.attn.norm.bias[channels])
 
 
-def _order_hidden(block: SuperBlock, order: Tensor) -> None:
-    block.fc1.weight.copy_(block.fc1.weight[order])
-    block.fc1.bias.copy_(block.fc1.bias[order])
+def order_hidden(block: SuperBlock, order: Tensor) -> None:
+    """Puts the hidden channels of a block's MLP in this order."""
+    tensors = [tensor for layer in _first_layers(block) for tensor in (layer.weight, layer.bias)]
+    for tensor in (*tensors, *([block.norm.weight, block.norm.bias] if block.has_norm else [])):
+        tensor.copy_(tensor[order])
     block.fc2.weight.copy_(block.fc2.weight[:, order])
     if isinstance(kernels := getattr(block, "kernels", None), Tensor):
         kernels.copy_(kernels[order])
@@ -163,15 +204,16 @@ def _order_channels(supernet: Supernet, order: Tensor) -> None:
     """One order of the residual channels for all that reads or writes them."""
     stem = supernet.patch_embed.proj
     assert stem.bias is not None
-    first, last = [stem.weight, stem.bias, supernet.norm.weight, supernet.norm.bias], [supernet.head.weight]
-    if supernet.space.class_token:
-        last.append(supernet.cls_token)
+    first = [stem.weight, stem.bias]
+    last = [_per_token(supernet), *(token for _, token in supernet.tokens())]
+    for name in supernet.space.norms.values():
+        first += [getattr(supernet, name).weight, getattr(supernet, name).bias]
     if supernet.space.absolute_position:
         last.append(supernet.pos_embed)
     for block in _blocks(supernet):
         first += [block.attn.proj.weight, block.attn.proj.bias, block.fc2.weight, block.fc2.bias]
         last += [block.norm1.weight, block.norm1.bias, block.norm2.weight, block.norm2.bias]
-        last += [block.attn.qkv.weight, block.fc1.weight]
+        last += [block.attn.qkv.weight, *(layer.weight for layer in _first_layers(block))]
     for tensor in first:  # [E, ...]
         tensor.copy_(tensor[order])
     for tensor in last:  # [..., E]

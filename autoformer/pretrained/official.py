@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from autoformer.architecture import MAX_DEPTH, MAX_HEADS, is_whole
+from autoformer.architecture import ANATOMY, MAX_DEPTH, MAX_HEADS, is_whole
 from autoformer.errors import ArchitectureError, CheckpointError
 from autoformer.networks.supernet import Supernet
 from autoformer.pretrained.foreign_weights import read_foreign_weights
@@ -41,7 +41,7 @@ STEM = "patch_embed_super.proj.weight"  # [S, channels, p, p]
 # What no official training has in another way.
 KNOWN_TO_NONE: dict[str, object] = {
     "norm_eps": 1e-5, "sharing": "entangled", "any_up_to_largest": False, "patch_sizes": (), "stem": "patch", "mlp_kernels": (0,),
-    "pool_after": (0,), "class_token": True,
+    "pool_after": (0,), **ANATOMY,
 }  # fmt: skip
 
 # Per block: our name, the official name.

@@ -16,7 +16,8 @@ from autoformer.networks.grid import identity_kernels
 from autoformer.networks.positions import resample_positions
 from autoformer.networks.relative_position import Tables, spread_edge
 from autoformer.networks.stem import super_stem
-from autoformer.networks.supernet import SuperBlock, Supernet
+from autoformer.networks.super_layers import SuperBlock
+from autoformer.networks.supernet import Supernet
 from autoformer.space import SearchSpace
 
 

@@ -1,10 +1,10 @@
 """Starting from what exists: timm's networks, the released supernets, and supernets trained here, for the user's images.
 
-A plain vision transformer becomes the largest network of a supernet: its weights as they are, ordered by importance
-(`importance.py` says what narrow networks start from), and relative tables of zeros, which change nothing until they are
-trained. A space may ask for patch sizes, kernels in the MLPs and a place of halving: kernels begin as ones that change nothing,
-so that the largest network that is not halved computes what the parent computes, in the parent's patches. A convolutional stem
-and tokens without a class token are refused: no such parent has them. Every start is then adapted to the classes, image size,
+A vision transformer becomes the largest network of a supernet: its weights as they are, ordered by importance (`importance.py`
+says what narrow networks start from). Relative position is left out unless it is asked for; then its tables are zeros, which
+change nothing until they are trained. A space may ask for patch sizes, kernels in the MLPs and a place of halving: kernels begin
+as ones that change nothing, so that the largest network that is not halved computes what the parent computes, in the parent's
+patches. A convolutional stem is refused: no such parent has one. Every start is then adapted to the classes, image size,
 channels and normalisation at hand (`adapt.py`).
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
+from autoformer.architecture import ANATOMY
 from autoformer.data.preprocessing import Normalisation
 from autoformer.errors import ArchitectureError, CheckpointError
 from autoformer.files import TIMM
@@ -27,12 +29,15 @@ from autoformer.networks.folders import images_of_supernet, load_supernet
 from autoformer.networks.relative_position import Tables
 from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import Supernet
+from autoformer.pretrained.activations import measured_activations
 from autoformer.pretrained.adapt import Wanted, adapt_subnet, adapt_supernet
+from autoformer.pretrained.cutting import order_by_activations
 from autoformer.pretrained.foreign_weights import read_foreign_weights
 from autoformer.pretrained.importance import assumed_moments, order_by_importance
 from autoformer.pretrained.official import import_official
 from autoformer.pretrained.refit import refit
-from autoformer.pretrained.timm_models import name_and_file, open_timm, plain_subnet
+from autoformer.pretrained.timm_models import name_and_file, open_timm
+from autoformer.pretrained.vit_weights import plain_subnet
 from autoformer.space import PRESETS, SearchSpace
 
 OFFICIAL = "official:"
@@ -42,26 +47,31 @@ AS_IT_IS = Wanted()
 # What of a space belongs to the weights; the rest are choices among them, and sizes that adapt.
 FIXED = (
     "stored_embed_dim", "stored_qkv_dim", "stored_hidden_dim", "head_dim", "patch_size", "relative_position",
-    "max_relative_position", "absolute_position", "pooling", "norm_eps", "sharing", "scale_by_width", "stem", "class_token",
+    "max_relative_position", "absolute_position", "pooling", "norm_eps", "sharing", "scale_by_width", "stem", "mean_shift",
+    *ANATOMY,
 )  # fmt: skip
 
 # A space of plain vision transformers, without what these weights know nothing of.
 PLAIN: dict[str, Any] = {
-    "patch_sizes": (), "stem": "patch", "stem_depths": (0,), "mlp_kernels": (0,), "pool_after": (0,), "class_token": True,
+    "patch_sizes": (), "stem": "patch", "stem_depths": (0,), "mlp_kernels": (0,), "pool_after": (0,), **ANATOMY,
+    "head_dims": (), "mean_shift": False,
 }  # fmt: skip
 
 
-def start_from(words: str, wanted: Wanted = AS_IT_IS, *, space: SearchSpace | None = None) -> Supernet:
+def start_from(
+    words: str, wanted: Wanted = AS_IT_IS, *, space: SearchSpace | None = None, relative_position: bool = False
+) -> Supernet:
     """The supernet that `words` name, in evaluation mode, for the images and classes that are wanted.
 
     Words are `timm:NAME` (downloaded), `timm:NAME@FILE` (local weights), `official:FILE` or a path ending in .pth or .pt (a
     released supernet), or a folder that `autoformer train`, `import-official` or `run` wrote. `space` restricts or names the
     choices, which must fit the weights; without it they follow from the model (`space_around`), the released supernet (the
-    preset of its width) or are those of the folder. Raises `CheckpointError` when nothing can be read there, `ArchitectureError`
-    when the space or the image size does not fit.
+    preset of its width) or are those of the folder. `relative_position` is of networks of timm without a `space`, which then
+    begin with tables of zeros. Raises `CheckpointError` when nothing can be read there, `ArchitectureError` when the space or
+    the image size does not fit.
     """
     if words.startswith(TIMM):
-        return supernet_from_timm(words, wanted, space=space)
+        return supernet_from_timm(words, wanted, space=space, relative_position=relative_position)
     path = Path(words.removeprefix(OFFICIAL)).expanduser()
     if words.startswith(OFFICIAL) or path.suffix in (".pth", ".pt"):
         supernet, trained_with = _official(path, space), Normalisation(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
@@ -101,31 +111,50 @@ def _official(path: Path, space: SearchSpace | None) -> Supernet:
 
 
 def supernet_from_timm(
-    model_or_words: nn.Module | str, wanted: Wanted = AS_IT_IS, *, space: SearchSpace | None = None
+    model_or_words: nn.Module | str,
+    wanted: Wanted = AS_IT_IS,
+    *,
+    space: SearchSpace | None = None,
+    relative_position: bool = False,
+    images: Iterable[Tensor] | None = None,
 ) -> Supernet:
-    """A supernet, in evaluation mode, whose largest network computes what timm's plain vision transformer computes.
+    """A supernet, in evaluation mode, whose largest network computes what timm's vision transformer computes.
 
     Words are `timm:NAME` (downloaded) or `timm:NAME@FILE`. Without `space` the choices are those of `space_around`.
-    A given space must have the model's sizes, pooling and `norm_eps`, and its image sizes hold. Classes and channels stay the
+    A given space must have the model's sizes, pooling and `norm_eps`, and its image sizes hold; its anatomy too, unless it is the
+    usual one, which stands for the model's. Classes and channels stay the
     model's, and image sizes too without a space, unless others are wanted; the patch embedding makes up for the difference
-    between the normalisation of the wanted images and what timm says of the model. Weights are ordered by importance. Raises
-    `CheckpointError` when the model cannot be read or computes something else, `ArchitectureError` when the space or the image
-    size does not fit.
+    between the normalisation of the wanted images and what timm says of the model.
+
+    `images` are batches [B, c, side, side] of those that are wanted, normalised; with them weights are turned and ordered by what
+    they do on these images (`cutting.py`), and without `space` the choices are those of `space_to_cut`. Without images
+    weights are ordered by their own importance. Raises `CheckpointError` when the model cannot be read or computes something
+    else, `ArchitectureError` when the space or the image size does not fit.
     """
     plain, name, trained_with = _opened(model_or_words)
-    around = space_around(plain.space, TIMM + name)
+    choices = space_around(plain.space, TIMM + name) if images is None else space_to_cut(plain.space, TIMM + name)
+    around = replace(choices, relative_position=relative_position, head_dims=() if relative_position else choices.head_dims)
     if space is not None:  # tables of zeros can have any size
-        around = replace(around, relative_position=space.relative_position, max_relative_position=space.max_relative_position)
+        if space.pooling == around.pooling and all(getattr(space, key) == usual for key, usual in ANATOMY.items()):
+            space = replace(space, **{key: getattr(around, key) for key in ANATOMY})
+        if space.mean_shift and images is None:
+            raise ArchitectureError(f"space {space.name!r} asks for mean_shift, and means are measured: give images")
+        fixed: dict[str, Any] = {key: getattr(space, key) for key in ("relative_position", "max_relative_position", "mean_shift")}
+        around = replace(around, **fixed, head_dims=())  # widths of heads are choices of `space`
     supernet = Supernet(around)
     supernet.to(next(plain.parameters()).dtype).load_state_dict(_super_weights(plain, supernet))
-    order_by_importance(supernet, assumed_moments(supernet))
+    if images is None:
+        order_by_importance(supernet, assumed_moments(supernet))
+    else:
+        shown = adapt_supernet(supernet.eval(), wanted, trained_with)
+        order_by_activations(supernet, measured_activations(Subnet.from_supernet(shown, shown.space.largest), images))
     if space is not None:
         supernet = _within(supernet, space, TIMM + name)
     return adapt_supernet(supernet.eval(), wanted, trained_with)
 
 
 def subnet_from_timm(model_or_words: nn.Module | str, wanted: Wanted = AS_IT_IS) -> Subnet:
-    """timm's plain vision transformer as one network, in evaluation mode, for the images and classes that are wanted.
+    """timm's vision transformer as one network, in evaluation mode, for the images and classes that are wanted.
 
     Without adaptation its logits are timm's. Words and errors are those of `supernet_from_timm`.
     """
@@ -137,7 +166,8 @@ def space_around(one: SearchSpace, name: str) -> SearchSpace:
     """Choices up to the one network of the space `one`, for a supernet whose largest network it is.
 
     Widths are 5/8, 3/4, 7/8 of its width, rounded to multiples of 32 (of 8 below 128), and the width itself. Heads
-    go from half to all, MLP ratios in eighths from half to the whole, depths from two thirds to the whole.
+    go from half to all, MLP ratios in eighths from half to the whole, depths from two thirds to the whole. There is no relative
+    position unless `one` has it: it costs time, and no gain is known of weights that were trained without.
     """
     width, depth, heads, ratio = one.embed_dims[-1], one.depths[-1], one.num_heads[-1], one.mlp_ratios[-1]
     step = 32 if width >= 128 else 8
@@ -149,7 +179,26 @@ def space_around(one: SearchSpace, name: str) -> SearchSpace:
         depths=tuple(range(math.ceil(2 * depth / 3), depth + 1)),
         num_heads=tuple(range(math.ceil(heads / 2), heads + 1)),
         mlp_ratios=tuple(ratio * eighths / 8 for eighths in (4, 5, 6, 7, 8)),
-        relative_position=True,
+    )
+
+
+def space_to_cut(one: SearchSpace, name: str) -> SearchSpace:
+    """Choices up to the one network of the space `one`, for a supernet whose weights were turned and ordered on images.
+
+    The width of the stream and the depth stay whole, but any block may lack its attention or its MLP; heads go from half to all,
+    MLP ratios in quarters, the width of heads from half to whole in multiples of 8 (not where positions are relative or rotary,
+    or a norm lies inside attention). What a network lacks leaves its mean behind.
+    """
+    heads, ratio, channels = one.num_heads[-1], one.mlp_ratios[-1], one.head_dim
+    narrow = {int(channels * quarters / 32 + 0.5) * 8 for quarters in (2, 3)} - {0}
+    whole = one.relative_position or one.rope or one.scale_attn_norm
+    return replace(
+        one,
+        name=name,
+        num_heads=(0, math.ceil(heads / 2), math.ceil(3 * heads / 4), heads),
+        mlp_ratios=tuple(ratio * quarters / 4 for quarters in range(5)),
+        head_dims=() if whole else tuple(sorted({*(few for few in narrow if few < channels), channels})),
+        mean_shift=True,
     )
 
 
@@ -171,12 +220,12 @@ def _opened(model_or_words: nn.Module | str) -> tuple[Subnet, str, Normalisation
 
 def _super_weights(plain: Subnet, supernet: Supernet) -> dict[str, Tensor]:
     """The weights of the supernet whose largest network is `plain`, with relative tables of zeros."""
-    stored = {name.replace(".mlp.", "."): tensor for name, tensor in plain.state_dict().items()}
+    stored = {name.replace(".mlp.", ".").replace("fc_norm", "norm"): tensor for name, tensor in plain.state_dict().items()}
     weights = {}
     for name, own in supernet.state_dict().items():
-        is_table = name.rpartition(".")[2] in Tables._fields
+        is_new = name.rpartition(".")[2] in (*Tables._fields, "mean")
         # Query, key and value, [3Q, ...], are stored apart, [3, Q, ...].
-        weights[name] = torch.zeros_like(own) if is_table else stored[name].reshape(own.shape)
+        weights[name] = torch.zeros_like(own) if is_new else stored[name].reshape(own.shape)
     return weights
 
 

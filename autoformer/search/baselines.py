@@ -40,7 +40,7 @@ def uniform_choices(space: SearchSpace) -> Iterator[tuple[int, ...]]:
 
 
 def _article_choices(space: SearchSpace) -> tuple[tuple[int, ...] | tuple[float, ...], ...]:
-    return space.embed_dims, space.depths, space.num_heads, space.mlp_ratios, space.image_sizes
+    return space.embed_dims, space.depths, space.whole_heads, space.whole_mlp_ratios, space.image_sizes
 
 
 def shape_of(indices: tuple[int, ...], space: SearchSpace) -> Architecture:

@@ -33,6 +33,7 @@ from autoformer.metric import Metric
 from autoformer.networks.supernet import Supernet
 from autoformer.progress import Progress, silent
 from autoformer.search.baselines import baselines
+from autoformer.search.benefit import BlockBenefits
 from autoformer.search.candidate import Candidate
 from autoformer.search.config import Goal, SearchConfig
 from autoformer.search.database import EvaluationStore, Study
@@ -68,7 +69,9 @@ def search(
     compared = baselines(candidates, config.uniform_shapes, seed)
     total = plan.candidates + len(compared)
     work = Evaluations(candidates, evaluate, labels, portions, study, metric, total, progress)
-    proposals = Proposals(candidates, config, seed)
+    space, decide = candidates.space, labels[: portions.search]
+    benefits = BlockBenefits.measured(space, evaluate, decide, metric) if space.lacks_parts else None
+    proposals = Proposals(candidates, config, seed, benefits)
     for index in range(plan.generations):
         proposed = proposals.generation(index, work.finished)
         if not proposed:  # the budget leaves no further architecture

@@ -1,6 +1,6 @@
 """`Proposals`: which architectures a search evaluates next, by each of its methods.
 
-All methods draw from the same `Candidates`, begin with the same random generation, propose nothing twice and equally many
+All methods draw from the same `Candidates`, begin with the same drawn generation, propose nothing twice and equally many
 in all; they differ in what they make of the scores. Each generation is a pure function of the seed and the evaluations
 before it, so a search that is interrupted, or shared by several processes, proposes what an undisturbed one would.
 """
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from autoformer.architecture import Architecture
 from autoformer.cost import Outline
 from autoformer.drawing.budgeted import Candidates, Draw
+from autoformer.search.benefit import BlockBenefits
 from autoformer.search.candidate import Candidate, ranked
 from autoformer.search.config import SearchConfig
 from autoformer.search.pareto import crowding, nondominated_ranks
@@ -29,8 +30,9 @@ DIGITS = 9  # of a prediction that count; more would be rounding errors, and dec
 class Proposals:
     """Proposes generations; knows only what it is told."""
 
-    def __init__(self, candidates: Candidates, config: SearchConfig, seed: int) -> None:
-        self.candidates, self.config, self.seed = candidates, config, seed
+    def __init__(self, candidates: Candidates, config: SearchConfig, seed: int, benefits: BlockBenefits | None = None) -> None:
+        """`benefits` decide which blocks of the first generation rather lack a part; None: all alike."""
+        self.candidates, self.config, self.seed, self.benefits = candidates, config, seed, benefits
 
     def generation(self, index: int, told: Sequence[Candidate]) -> list[Architecture]:
         """The architectures of generation `index`, given every earlier candidate: a pure function of both and the seed.
@@ -51,6 +53,9 @@ class Proposals:
                     found = self._predicted(rng, known, told)
                 case "random":
                     pass
+        elif (benefits := self.benefits) is not None:
+            leaning = lambda rng: benefits.leaning(self.candidates.draw(rng)[0], rng)  # noqa: E731
+            found = self.candidates.distinct(rng, self.config.population, known, leaning)
         return found + self.candidates.distinct(rng, self.config.population - len(found), known)
 
     def promoted(self, told: Sequence[Candidate], images: int, count: int) -> list[Candidate]:
@@ -160,6 +165,7 @@ def _features(network: Architecture, space: SearchSpace) -> list[int]:
     ]  # fmt: skip
     asked = {
         "patch_size": (space.patch_choices, own.patch_size),
+        "head_dim": (space.head_dim_choices, own.head_dim),
         "stem_depth": (space.stem_depths, own.stem_depth),
         "pool_after": (space.pool_after, own.pool_after),
     }

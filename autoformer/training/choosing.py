@@ -44,7 +44,7 @@ def chooser(config: SubnetsConfig, space: SearchSpace, seed: int) -> Choose:
         return random.Random(f"{seed}/architecture/{step}")
 
     if config.strategy == "sandwich":
-        edges = (space.largest, space.smallest) if space.smallest != space.largest else (space.largest,)
+        edges = (space.largest, space.narrowest) if space.narrowest != space.largest else (space.largest,)
 
         def sandwich(step: int) -> tuple[Architecture, ...]:
             own = rng(step)

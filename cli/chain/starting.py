@@ -20,7 +20,8 @@ from autoformer.networks.supernet import Supernet
 from autoformer.pretrained.adapt import Wanted, adapt_subnet
 from autoformer.pretrained.classifier import Classifier, classifier_from, is_from_scratch, usual_size
 from autoformer.pretrained.start import start_from, subnet_from_timm
-from autoformer.pretrained.timm_models import is_plain, name_and_file
+from autoformer.pretrained.timm_models import name_and_file
+from autoformer.pretrained.vit_features import is_plain
 from autoformer.progress import Progress
 from autoformer.space import SearchSpace
 from autoformer.training.distributed import World
@@ -31,13 +32,17 @@ Network = TypeVar("Network", Supernet, Subnet)
 def beginning(recipe: Recipe, parts: DataParts) -> tuple[SearchSpace, Supernet | None, bool]:
     """The space, the supernet to start from if the recipe names one, and whether that got a new head.
 
-    A supernet brings its space unless the recipe has one too. Its head stays where the images have the classes it knows.
+    A supernet brings its space unless the recipe has one too; that a network of timm should have relative position does not make
+    it one. Its head stays where the images have the classes it knows.
     """
     if recipe.train.start is None:
         return _space(recipe, parts), None, False
     new_head = _classes_of(recipe.train.start) != parts.classes
-    space = _space(recipe, parts) if recipe.space.model_fields_set else None
-    supernet = start_from(recipe.train.start, Wanted.by(parts), space=space)
+    stated = recipe.space.model_fields_set
+    around = not stated or (recipe.train.start.startswith(TIMM) and stated == {"relative_position"})
+    space = None if around else _space(recipe, parts)
+    relative_position = around and bool(recipe.space.relative_position)
+    supernet = start_from(recipe.train.start, Wanted.by(parts), space=space, relative_position=relative_position)
     return supernet.space, without_head(supernet) if new_head else supernet, new_head
 
 

@@ -197,6 +197,8 @@ def readable(name: str, value: Any) -> str:
         return f"{100 * value:.1f} % more FLOPs if every width were padded to a multiple of 32"
     if name == "supernet_memory_mib":
         return ", ".join(f"{sharing} {mib:,} MiB" for sharing, mib in value.items()) + " (weights in float32)"
+    if name == "anatomy":
+        return ", ".join(f"{key} {item}" for key, item in value.items())
     if name == "architecture":
         return str(Architecture.from_dict(value))
     if name == "other_counts":

@@ -29,7 +29,7 @@ from autoformer.pretrained.named_network import open_network
 
 # They move or make values and compute nothing, like those that fvcore leaves out by itself.
 WITHOUT_ARITHMETIC = (
-    "aten::embedding", "aten::eye", "aten::pad", "aten::repeat", "aten::repeat_interleave", "aten::unflatten",
+    "aten::embedding", "aten::eye", "aten::lift_fresh", "aten::pad", "aten::repeat", "aten::repeat_interleave", "aten::unflatten",
 )  # fmt: skip
 
 # They compute, but no multiply-adds of the kind that is counted: a few operations an element. Any other operator that is not in

@@ -44,6 +44,7 @@ def preferences(space: SearchSpace, result: SearchResult) -> dict[str, Any]:
         shapes["image size"] = _counts(space.image_sizes, sizes)
     for name, word, choices in (
         ("patch_size", "patch size", space.patch_choices),
+        ("head_dim", "head width", space.head_dim_choices),
         ("stem_depth", "stem depth", space.stem_depths),
         ("pool_after", HALVED, space.pool_after),
     ):

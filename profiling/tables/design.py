@@ -27,7 +27,7 @@ from autoformer.space import SearchSpace
 DRAWN, LEANING = 1500, 500  # networks that are chosen from and predicted
 EVERY = (DRAWN + LEANING) // LEANING  # so often a leaning one is taken
 TRIED = 8  # of which one is taken
-ONE_EACH = ("width", "depth", "size", "patch", "stem", "pool")  # what a network has one of; of others as many as blocks
+ONE_EACH = ("width", "depth", "size", "patch", "head", "stem", "pool")  # what a network has one of; of others as many as blocks
 Choice = TypeVar("Choice", int, float)
 
 
@@ -76,8 +76,8 @@ def choices_of(architecture: Architecture) -> set[tuple[str, float]]:
     found |= {("heads", heads) for heads in architecture.num_heads} | {("ratio", ratio) for ratio in architecture.mlp_ratio}
     found |= {("kernel", kernel) for kernel in architecture.mlp_kernel or ()}
     whole = {
-        "size": architecture.image_size, "patch": architecture.patch_size, "stem": architecture.stem_depth,
-        "pool": architecture.pool_after,
+        "size": architecture.image_size, "patch": architecture.patch_size, "head": architecture.head_dim,
+        "stem": architecture.stem_depth, "pool": architecture.pool_after,
     }  # fmt: skip
     return found | {(name, value) for name, value in whole.items() if value is not None}
 

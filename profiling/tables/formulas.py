@@ -2,7 +2,8 @@
 
 Latency is a sum of loads (`loads.py`), each with a price that is never negative. Which loads tell most depends on the device and
 on the sizes of the space: large networks on a GPU may be all blocks, small ones on a CPU all activations. A kind with `+local` or
-`+stem` prices the depthwise convolutions and the convolutional stem of a space that has them apart from other FLOPs. A kind with
+`+stem` prices the depthwise convolutions and the convolutional stem of a space that has them apart from other FLOPs, one with
+`+attention` blocks with attention apart from those with an MLP, of which either may be absent. A kind with
 `× shape` has a smooth factor of width, depth and image size on top (`prior.py`).
 """
 
@@ -38,7 +39,8 @@ RICHER = (  # those that there are with more on top
     "activations+channels+weights+flops",
     "depth+activations+channels+weights+flops",
 )
-EXTRAS = {"+local": ("local blocks", "local"), "+taps": ("local flops",), "+stem": ("stem",)}
+EXTRAS = {"+local": ("local blocks", "local"), "+taps": ("local flops",), "+stem": ("stem",), "+attention": ("attention blocks",)}
+PER_BLOCK = ("local blocks", "attention blocks")  # have a price where blocks have one
 SHAPED = " × shape"
 
 
@@ -47,9 +49,12 @@ def _kinds(endings: Sequence[str]) -> dict[str, tuple[str, ...]]:
     found = dict(PLAIN)
     for ending in endings:
         more = [load for extra, loads in EXTRAS.items() if extra in ending for load in loads]
-        for kind in RICHER:  # where blocks have a price, those with a convolution have their own
-            found[kind + ending] = (*PLAIN[kind], *(load for load in more if load != "local blocks" or "depth" in PLAIN[kind]))
-    return found | {kind + ending + SHAPED: found[kind + ending] for ending in ("", *endings) for kind in RICHER}
+        for kind in RICHER:
+            added = [load for load in more if load not in PER_BLOCK or "depth" in PLAIN[kind]]
+            if added:
+                found[kind + ending] = (*PLAIN[kind], *added)
+    richer = [kind + ending for ending in ("", *endings) for kind in RICHER if kind + ending in found]
+    return found | {kind + SHAPED: found[kind] for kind in richer}
 
 
 def kinds_of(space: SearchSpace) -> dict[str, tuple[str, ...]]:
@@ -59,7 +64,7 @@ def kinds_of(space: SearchSpace) -> dict[str, tuple[str, ...]]:
     return _kinds([ending for ending in endings if ending])
 
 
-KINDS = _kinds(["".join(chosen) for count in (1, 2, 3) for chosen in combinations(EXTRAS, count)])
+KINDS = _kinds(["".join(chosen) for count in (1, 2, 3, 4) for chosen in combinations(EXTRAS, count)])
 TO_SPARE = 2  # networks beyond coefficients that a fit needs: one to leave out, one more
 FEWEST_SHAPED = 12
 FEWEST = {

@@ -195,16 +195,18 @@ class LatencyTable:
                 f"architecture {architecture.slug} has {flops / 1e9:.4g} GFLOPs, the latency table measured {low / 1e9:.4g} to "
                 f"{high / 1e9:.4g}; measure a table that includes it"
             )
-        if self.space.asks_for:
+        if not self.space.is_plain:
             return self.outline_latency(Outline.of(architecture, self.space)).of(architecture)
         size = self.space.image_size_of(architecture)
         return load(self.latency_terms(architecture.embed_dim, architecture.depth, size), architecture)
 
     def latency_terms(self, embed_dim: int, depth: int, image_size: int) -> Terms:
         """See `LinearLatency`; of a space that asks for nothing."""
-        asked = ", ".join(self.space.asks_for)
-        assert not asked, f"width, depth and image size do not tell {asked}: outline_latency does"
-        return self.outline_latency(Outline(embed_dim, depth, image_size, self.space.patch_size, 0, 0)).of_all_blocks(depth)
+        space = self.space
+        assert space.is_plain, "width, depth and image size do not tell what this space asks for: outline_latency does"
+        return self.outline_latency(Outline(embed_dim, depth, image_size, space.patch_size, space.head_dim, 0, 0)).of_all_blocks(
+            depth
+        )
 
     def outline_latency(self, outline: Outline) -> LinearCost:
         """See `OutlineLatency`."""
@@ -216,7 +218,7 @@ class LatencyTable:
         loads = loads_of(outline, self.space)
         factor = 1.0 if self.shapes is None else self.shapes(shape_of_outline(outline, self.space))
         prices = {name: self.coefficients[PRICES[name][0]] for name in KINDS[self.kind]}
-        if self.space.asks_for:
+        if not self.space.is_plain:
             return weighted_sum((factor * price / UNITS[name], loads[name]) for name, price in prices.items())
         terms = [(price, terms_of(loads[name], outline.depth, UNITS[name])) for name, price in prices.items()]
         base, per_head, per_hidden = (factor * sum(price * own[index] for price, own in terms) for index in range(3))

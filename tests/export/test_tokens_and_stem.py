@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,25 @@ def objections(path: Path, versions: Sequence[str]) -> set[tuple[str, str]]:
     return {(finding.level, finding.why) for finding in check_tensorrt(path, versions)}
 
 
+def lacking() -> Subnet:
+    """Narrow heads, a block without MLP, one without attention and one without both."""
+    torch.manual_seed(0)
+    space = asking("patch, cut", head_dim=16, head_dims=(8, 16), image_sizes=(16, 32))
+    architecture = network_asked_for("patch", num_heads=(3, 0, 0), mlp_ratio=(0, 2.0, 0), head_dim=8)
+    space.check(architecture)
+    subnet = Subnet.from_space(space, architecture).eval().requires_grad_(False)
+    for name, weight in subnet.named_parameters():
+        nn.init.normal_(weight, mean=1.0 if "norm" in name and "weight" in name else 0.0, std=0.3)
+    return subnet
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("opset", [20, 17])
-@pytest.mark.parametrize(("stem", "class_token"), [*KINDS, *OTHERS])
-def test_every_precision_is_equal_and_legal(stem: Stem, class_token: bool, opset: int, tmp_path: Path) -> None:
-    subnet = network(stem, class_token)
+@pytest.mark.parametrize(
+    ("made", "opset"),
+    [(partial(network, *kind), opset) for kind in (*KINDS, *OTHERS) for opset in (20, 17)] + [(lacking, 17)],
+)
+def test_every_precision_is_equal_and_legal(made: Callable[[], Subnet], opset: int, tmp_path: Path) -> None:
+    subnet = made()
     images = noise(96)
     manifest = write_export(
         subnet, tmp_path / "out", images=images, preprocessing=FLOATS, classes=CLASSES, precisions=("fp32", "fp16", "int8"),

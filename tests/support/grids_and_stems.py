@@ -15,6 +15,15 @@ KINDS: dict[str, dict[str, Any]] = {
     "conv": {"stem": "conv", "scale_by_width": True, "num_heads": (2,)},
     "conv, token": {"stem": "conv", "pooling": "token", "absolute_position": False, "super_embed_dim": 40},
     "conv, no class token": {"stem": "conv", "class_token": False, "in_chans": 1},
+    "patch, cut": {"head_dims": (3, 8), "num_heads": (0, 1, 3), "mlp_ratios": (0, 1, 2), "mean_shift": True},
+    "conv, cut, no class token": {
+        "stem": "conv",
+        "class_token": False,
+        "head_dims": (4, 8),
+        "num_heads": (0, 2),
+        "mlp_ratios": (0, 1.5),
+        "mean_shift": True,
+    },
     "conv, no relative position": {"stem": "conv", "class_token": False, "relative_position": False},
 }
 

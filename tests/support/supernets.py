@@ -13,11 +13,11 @@ from autoformer.space import SearchSpace
 
 
 def randomised(space: SearchSpace, seed: int = 0, **options: Any) -> Supernet:
-    """A supernet in evaluation mode whose every weight is random, biases and norms too."""
+    """A supernet in evaluation mode whose every weight is random, biases, norms and means too."""
     supernet = Supernet(space, **options)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for weight in supernet.parameters():
+        for weight in (*supernet.parameters(), *supernet.buffers()):
             weight.normal_(0, 0.3, generator=generator)
     return supernet.eval()
 

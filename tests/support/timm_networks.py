@@ -9,7 +9,8 @@ import timm
 import torch
 from torch import Tensor
 
-from autoformer.networks.supernet import SuperBlock, Supernet
+from autoformer.networks.super_layers import SuperBlock
+from autoformer.networks.supernet import Supernet
 from autoformer.space import SearchSpace
 
 # TMP

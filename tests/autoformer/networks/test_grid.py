@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoformer.architecture import SubnetGeometry
 from autoformer.networks.block import DepthwiseKernels, LocalMlp
 from autoformer.networks.grid import centre, convolve, halve, identity_kernels
 from autoformer.networks.relative_position import Form, Geometry, Tables, attend, geometry, halved
@@ -34,7 +35,7 @@ def on_grid(x: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
 # --- kernels -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prefix", [0, 1])
+@pytest.mark.parametrize("prefix", [0, 1, 3])
 @pytest.mark.parametrize("side", [1, 3, 5, 7])
 def test_kernels_convolve_the_patches_and_pass_the_class_token_by(prefix: int, side: int) -> None:
     grid = (3, 4)
@@ -76,7 +77,7 @@ def test_kernels_begin_as_ones_that_change_nothing(side: int) -> None:
 
 def test_the_mlp_of_a_block_convolves_before_its_gelu() -> None:
     torch.manual_seed(0)
-    mlp = LocalMlp(4, 6, 3).double()
+    mlp = LocalMlp(4, 6, 3, SubnetGeometry()).double()
     nn.init.normal_(mlp.conv.weight)
     x, grid = drawn(2, 7, 4), (2, 3)
     inner = x @ mlp.fc1.weight.T + mlp.fc1.bias
@@ -88,7 +89,7 @@ def test_the_mlp_of_a_block_convolves_before_its_gelu() -> None:
 # --- halving -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prefix", [0, 1])
+@pytest.mark.parametrize("prefix", [0, 1, 3])
 @pytest.mark.parametrize("grid", [(4, 4), (2, 6), (2, 2)])
 def test_halving_takes_the_means_of_four_patches(grid: tuple[int, int], prefix: int) -> None:
     x = drawn(2, grid[0] * grid[1] + prefix, 6)
@@ -127,7 +128,7 @@ def by_definition(qkv: Tensor, tables: Tables, grid: tuple[int, int], reach: int
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("prefix", [0, 1])
+@pytest.mark.parametrize("prefix", [0, 1, 3])
 @pytest.mark.parametrize(
     ("grid", "reach", "step"),
     [((3, 3), 4, 1), ((2, 5), 2, 1), ((3, 3), 6, 2), ((2, 4), 3, 2), ((4, 2), 2, 2), ((1, 1), 2, 2)],

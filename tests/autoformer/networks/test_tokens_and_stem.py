@@ -221,3 +221,13 @@ def test_fresh_kernels_change_nothing(stem: str) -> None:
     supernet.get_parameter("blocks.0.kernels")[:, :, 0, 0] = 1
     assert largest_difference(supernet(images, replace(architecture, mlp_kernel=(5, 0, 0))), expected) > 1e-3
     assert largest_difference(supernet(images, replace(architecture, mlp_kernel=(3, 5, 5))), expected) < 1e-12
+
+
+def test_a_network_without_any_attention_or_mlp_is_counted_and_cut_out() -> None:
+    supernet = randomised(asking("patch, cut")).double()
+    whole = network_asked_for("patch", head_dim=3)
+    for changes in ({"num_heads": (0,) * 3}, {"mlp_ratio": (0.0,) * 3}, {"num_heads": (0,) * 3, "mlp_ratio": (0.0,) * 3}):
+        heads = {"num_heads": (1, 1, 3), "mlp_ratio": (1.0, 2.0, 1.0)}
+        architecture = replace(whole, **{**heads, **changes})  # type: ignore[arg-type]
+        check_extraction(supernet, architecture)
+        check_counts(supernet.space, architecture)

@@ -357,7 +357,7 @@ def test_a_number_of_heads_beyond_belief_is_refused_before_memory_is_taken(
 def test_sizes_that_no_network_has_are_refused(numbers: dict[str, np.ndarray[Any, Any]]) -> None:
     weights = official_weights(numbers)
     assert "image size 33 is not a multiple" in refusal(weights, image_size=33)
-    assert "mlp_ratios must be below 1000" in refusal({**weights, "blocks.0.fc1.weight": torch.zeros(128_001, 128)})
+    assert "mlp_ratios must be from 0 to below 1000" in refusal({**weights, "blocks.0.fc1.weight": torch.zeros(128_001, 128)})
 
 
 @pytest.mark.parametrize("changes", [{"norm_eps": 1e-2}, {"any_up_to_largest": True}, {"sharing": "classical"}])

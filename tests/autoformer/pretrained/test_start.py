@@ -17,6 +17,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models import vision_transformer
 from torch import nn
 
 from autoformer.architecture import Architecture
@@ -80,8 +81,10 @@ def test_networks_of_the_supernet_extract_with_their_own_logits() -> None:
             assert_close(subnet(images), supernet(images, architecture), 1e-11)
 
 
-def test_relative_tables_are_there_and_zero() -> None:
-    supernet = supernet_from_timm(random_vit("deit_tiny_patch16_224"))
+def test_relative_position_is_left_out_unless_asked_for_and_then_zero() -> None:
+    model = random_vit("deit_tiny_patch16_224")
+    assert not supernet_from_timm(model).space.relative_position
+    supernet = supernet_from_timm(model, relative_position=True)
     tables = [getattr(block.attn, name) for block in supernet.blocks for name in Tables._fields]
     assert [tuple(table.shape) for table in tables] == [(30, 16)] * 12
     assert not any(table.any() for table in tables)
@@ -98,29 +101,23 @@ def test_the_choices_follow_the_stated_rule() -> None:
 
 
 REFUSED = [
-    ("deit_tiny_distilled_patch16_224", {}, "distillation token"),
-    ("deit3_small_patch16_224", {}, "layer scale"),
-    ("vit_tiny_patch16_224", {"init_values": 0.1}, "layer scale"),
     ("vit_tiny_patch16_224", {"qk_norm": True}, "qk_norm"),
-    ("vit_tiny_patch16_224", {"reg_tokens": 4}, "register tokens"),
-    ("vit_tiny_patch16_224", {"class_token": False, "global_pool": "avg"}, "no class token"),
-    ("vit_tiny_patch16_224", {"global_pool": "avg"}, "fc_norm"),
-    ("vit_tiny_patch16_224", {"global_pool": "map"}, "pooling 'map'"),
+    ("vit_tiny_patch16_224", {"global_pool": "map"}, "attention pooling .*'map'"),
+    ("vit_tiny_patch16_224", {"global_pool": "max", "fc_norm": False}, "pooling 'max'"),
     ("vit_tiny_patch16_224", {"global_pool": "avg", "fc_norm": False, "pool_include_prefix": True}, "over the class token"),
-    ("vit_tiny_patch16_224", {"qkv_bias": False}, "qkv_bias"),
-    ("vit_tiny_patch16_224", {"proj_bias": False}, "proj_bias"),
-    ("vit_tiny_patch16_224", {"pre_norm": True}, "pre_norm"),
-    ("vit_tiny_patch16_224", {"final_norm": False}, "no final norm"),
-    ("vit_tiny_patch16_224", {"scale_attn_norm": True}, "scale_attn_norm"),
-    ("vit_tiny_patch16_224", {"scale_mlp_norm": True}, "scale_mlp_norm"),
     ("vit_tiny_patch16_224", {"act_layer": "relu"}, "activation ReLU"),
-    ("vit_tiny_patch16_224", {"act_layer": "gelu_tanh"}, "GELUTanh"),
-    ("vit_tiny_patch16_224", {"mlp_layer": timm.layers.SwiGLU}, "SwiGLU"),
+    ("vit_tiny_patch16_224", {"mlp_layer": timm.layers.GatedMlp}, "GatedMlp"),
+    ("vit_small_patch16_rope_mixed_224", {}, "RotaryEmbeddingMixed"),
+    ("vit_small_patch16_dinov3", {"rope_type": "mrope"}, "another kind"),
     ("vit_tiny_patch16_224", {"norm_layer": timm.layers.RmsNorm}, "RmsNorm"),
     ("vit_tiny_patch16_224", {"attn_layer": "diff"}, "DiffAttention"),
     ("vit_tiny_patch16_224", {"img_size": (32, 16)}, "not square"),
     ("vit_tiny_patch16_224", {"embed_norm_layer": nn.LayerNorm}, "patch embedding"),
+    ("vit_tiny_patch16_224", {"block_fn": vision_transformer.ParallelScalingBlock}, "ParallelScalingBlock"),
     ("vit_relpos_small_patch16_224", {}, "VisionTransformerRelPos"),
+    ("beit_base_patch16_224", {}, "Beit"),
+    ("eva02_enormous_patch14_clip_224", {}, "EvaBlockPostNorm"),
+    ("eva_giant_patch14_224", {"use_post_transformer_norm": True, "use_fc_norm": True}, "another one after pooling"),
 ]
 
 
@@ -221,8 +218,8 @@ def test_a_failed_download_is_one_line_that_asks_for_a_file(small_timm: None) ->
 
 
 def test_a_model_that_cannot_be_used_is_refused_before_it_is_downloaded(small_timm: None) -> None:
-    with pytest.raises(CheckpointError, match="layer scale"):
-        start_from("timm:deit3_small_patch16_224")
+    with pytest.raises(CheckpointError, match="attention pooling"):
+        start_from("timm:vit_base_patch16_siglip_224")
 
 
 class Foreign:

@@ -18,7 +18,7 @@ from autoformer.profiling.tables.correction import CorrectedTable
 from autoformer.profiling.tables.costs import TableCosts
 from autoformer.profiling.tables.design import choices_of, designed_architectures
 from autoformer.profiling.tables.formulas import fits_of, kinds_of
-from autoformer.profiling.tables.loads import PRICES, features, loads_in
+from autoformer.profiling.tables.loads import features, loads_in
 from autoformer.profiling.tables.prior import shape_of
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.space import SearchSpace
@@ -80,7 +80,7 @@ def test_each_load_counts_the_tokens_that_its_block_sees() -> None:
 
 def test_a_class_token_is_a_token_of_every_block_and_no_patch() -> None:
     token = replace(ASKING, class_token=True)
-    found = dict(zip(PRICES, features(tuple(PRICES), [ONE], token)[0], strict=True))
+    found = dict(zip(loads_in(token), features(loads_in(token), [ONE], token)[0], strict=True))
     assert found["attention"] == pytest.approx((2 * 17**2 + 3 * 5**2 + 4 * 5**2) / 1e6, rel=1e-12)
     assert found["hidden"] == pytest.approx((192 * 17 + 288 * 5 + 384 * 5) / 1e6, rel=1e-12)
     assert found["local"] == pytest.approx((192 * 16 + 384 * 4) / 1e6, rel=1e-12)
@@ -97,6 +97,31 @@ def test_spaces_have_the_loads_and_formulas_that_they_ask_for() -> None:
     assert list(kinds_of(ASKING))[:8] == list(kinds_of(edge))[:8]  # the plain ones stay, before the others
     assert "channels+weights+flops+local+taps+stem × shape" in kinds_of(ASKING)
     assert "channels+weights+flops+local+stem" in kinds_of(ASKING)
+    lacking = replace(edge, num_heads=(0, 2, 3))
+    assert loads_in(lacking) == (*EIGHT, "attention blocks")
+    added = {kind: loads for kind, loads in kinds_of(lacking).items() if kind not in kinds_of(edge)}
+    assert set(added) == {
+        f"{kind}+attention{shaped}"
+        for kind in ("constant+depth+flops", "depth+activations+channels+weights+flops")
+        for shaped in ("", " × shape")
+    }
+    assert all(loads[-1] == "attention blocks" for loads in added.values())
+
+
+def test_a_block_that_lacks_a_part_is_spared_what_belongs_to_it() -> None:
+    """Of blocks with both, without attention, without MLP and with neither, in tokens and channels counted by hand."""
+    space = SearchSpace(
+        name="lacking", embed_dims=(32,), depths=(4,), num_heads=(0, 2), mlp_ratios=(0, 2), head_dim=8, image_sizes=(16,),
+        patch_size=4, relative_position=False,
+    )  # fmt: skip
+    network = Architecture(embed_dim=32, num_heads=(2, 0, 2, 0), mlp_ratio=(2, 2, 0, 0))
+    found = dict(zip(loads_in(space), features(loads_in(space), [network], space)[0], strict=True))
+    assert (found["depth"], found["attention blocks"]) == (2, 2)
+    assert found["residual"] == pytest.approx(4 * 0.5 * 32 * 17 / 1e6, rel=1e-12)
+    assert found["attention"] == pytest.approx(2 * 2 * 17**2 / 1e6, rel=1e-12)
+    assert found["channels"] == pytest.approx(2 * 16 * 17 / 1e6, rel=1e-12)
+    assert found["hidden"] == pytest.approx(2 * 64 * 17 / 1e6, rel=1e-12)
+    assert found["flops"] == pytest.approx(count_flops(network, space) / 1e9, rel=1e-12)
 
 
 def test_a_shape_counts_patches_as_images_in_patches_of_the_stored_size() -> None:
@@ -188,7 +213,7 @@ def test_latency_is_linear_in_each_block_of_an_outline() -> None:
             by_hand += fixed + per_head * heads + per_hidden * hidden
         assert by_hand == pytest.approx(table.predict(network), rel=1e-12)
         assert costs.latency_of(network, count_flops(network, ASKING)) == table.predict(network) == costs(network).latency_ms
-    with pytest.raises(AssertionError, match="do not tell patch_size, stem_depth, mlp_kernel, pool_after"):
+    with pytest.raises(AssertionError, match="width, depth and image size do not tell what this space asks for"):
         costs.latency_terms(96, 6, 64)
 
 
