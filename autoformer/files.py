@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from autoformer.errors import AutoformerError, CheckpointError, DataError, OutputExistsError, short
 from autoformer.file_kinds import placeholder, stand_in
-from autoformer.temporary import SUFFIX, folder_beside
+from autoformer.temporary import SUFFIX, folder_beside, remove_leftovers_of
 
 SEAL = "content_sha256"  # the key of JSON objects and the entry of safetensors headers with the digest of the rest
 SYSTEM = ("/dev/", "/proc/")
@@ -117,6 +117,7 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
                     f"{folder} holds another run: its {key} is {_short(held.get(key), wanted.get(key))}{hint}; "
                     "choose another --out"
                 )
+        remove_leftovers_of(path)  # of a process that was killed as it claimed the folder
         return
     refuse_existing(folder)
     write_json(identity, path)

@@ -37,10 +37,19 @@ def remove_leftovers(folder: Path) -> None:
         _remove_unless_held(left)
 
 
-@contextmanager
-def _own_folder(parent: Path, prefix: str) -> Iterator[Path]:
+def remove_leftovers_of(path: Path) -> None:
+    """Removes what killed processes left beside `path`, a file that is there and will not be written again."""
+    _remove_beside(path.parent, f".{path.name}.")
+
+
+def _remove_beside(parent: Path, prefix: str) -> None:
     for left in parent.glob(f"{glob.escape(prefix)}*{SUFFIX}"):
         _remove_unless_held(left)
+
+
+@contextmanager
+def _own_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    _remove_beside(parent, prefix)
     folder, lock = _made(parent, prefix)
     try:
         yield folder

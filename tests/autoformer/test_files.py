@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from autoformer.errors import CheckpointError, DataError, OutputExistsError
 from autoformer.files import (
     append_line,
+    claim_folder,
     file_digest,
     json_digest,
     read_json,
@@ -30,6 +31,7 @@ from autoformer.files import (
     write_folder,
     write_json,
 )
+from autoformer.temporary import folder_beside
 from autoformer.tensors import read_metadata, read_tensors, tensors_digest, write_tensors
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor([1, 2]), "c": torch.tensor(0.5, dtype=torch.float16)}
@@ -298,3 +300,16 @@ def test_a_full_disk_under_weights_is_an_error_of_the_system(said: str, tmp_path
         write_tensors({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
     assert caught.value.errno == errno.ENOSPC
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_process_left_that_was_killed_as_it_claimed_a_folder_goes_with_the_next_claim(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    claim_folder(folder, {"kind": "run"})
+    left = folder / ".identity.json.k1lled.partial"
+    left.mkdir()
+    with folder_beside(folder / "identity.json") as held:  # another process is at it now
+        left.mkdir(exist_ok=True)
+        claim_folder(folder, {"kind": "run"})
+        assert held.is_dir()
+        assert not left.exists()
