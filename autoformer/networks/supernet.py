@@ -181,7 +181,8 @@ class Supernet(nn.Module):
         space = self.space
         grids = {size // patch for size in space.image_sizes for patch in space.patch_choices}
         grids |= {side // 2 for side in grids if space.pool_after != (0,)}
-        shapes = len(space.embed_dims) * len(space.num_heads) * len(space.mlp_ratios) * len(space.mlp_kernels) * len(grids)
+        of_block = len(space.num_heads) * len(space.mlp_ratios) * len(space.mlp_kernels) * len(space.head_dim_choices)
+        shapes = len(space.embed_dims) * of_block * len(grids)
         needed = 8 * shapes  # training and evaluation, with and without gradients, full and last batch
         dynamo = torch._dynamo.config
         dynamo.recompile_limit = max(dynamo.recompile_limit, needed)
