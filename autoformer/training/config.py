@@ -151,6 +151,19 @@ class SubnetsConfig(Settings):
     freeze_unused: bool = Field(
         False, description="weights outside a step's networks stay as they are; else momentum and decay move them (official code)"
     )
+    curriculum: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="share of the training over which small networks are let in, the largest being first; 0: all from the "
+        "beginning; empty: a third where the start is one pretrained network, else 0",
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `curriculum` where it says nothing, so that runs from before it existed are gone on with."""
+        found: dict[str, Any] = write(self)
+        return {key: value for key, value in found.items() if key != "curriculum" or value is not None}
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> SubnetsConfig:

@@ -30,11 +30,12 @@ from autoformer.networks.supernet import Supernet, kernels_of
 from autoformer.pretrained.classifier import Classifier
 from autoformer.space import SearchSpace
 from autoformer.tensors import tensors_digest, write_tensors
-from autoformer.training.choosing import chooser, only_one
+from autoformer.training.choosing import only_one
 from autoformer.training.config import FinetuneConfig, SupernetConfig
+from autoformer.training.curriculum import chooser_over
 from autoformer.training.distributed import World
 from autoformer.training.subjects import check_images, subject_of
-from autoformer.training.trainer import Surroundings, Trained, Trainer
+from autoformer.training.trainer import Surroundings, Trained, Trainer, plan_for
 
 STEPS, SECONDS, WARMUP = 30, 20.0, 2  # of a rehearsal: measured steps, or as many as fit in this time, after a warm-up
 
@@ -74,9 +75,10 @@ def train_supernet(
         return load_supernet(out)
     with sole_worker(out) if around.world.leads else nullcontext():
         supernet.to(around.world.device)
+        choose = chooser_over(config.subnets, space, seed, plan_for(parts, config, seed).steps)
         trainer = Trainer(
-            supernet, parts, config, out, chooser(config.subnets, space, seed), dict(space.anchors), parts.preprocessing,
-            seed=seed, metric=metric, around=around, work="train supernet",
+            supernet, parts, config, out, choose, dict(space.anchors), parts.preprocessing, seed=seed, metric=metric,
+            around=around, work="train supernet",
         )  # fmt: skip
         trained = trainer.run()
         if around.world.leads:

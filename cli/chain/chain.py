@@ -65,9 +65,8 @@ from autoformer.settings import write_yaml
 from autoformer.space import SearchSpace
 from autoformer.temporary import temporary_folder
 from autoformer.tensors import read_tensors
-from autoformer.training.batches import Plan
 from autoformer.training.runs import finetune, train_supernet
-from autoformer.training.trainer import Surroundings
+from autoformer.training.trainer import Surroundings, plan_for
 
 GRAPHS = "graphs"  # folder of exported networks that are timed, until the choice is made
 
@@ -103,7 +102,7 @@ def run_recipe(
     for line in (*describe_parts(parts), *teachers, plan):
         say(line)
     for config in (recipe.train, recipe.finetune):  # a batch larger than the set should not end a run after its training
-        Plan(len(parts.train), config.batch_size, config.epochs, config.repeats, recipe.seed)
+        plan_for(parts, config, recipe.seed)
     space, start, _ = beginning(recipe, parts)
     counted = recipe.budget.model_copy(update={"max_latency": None})
     check_feasible(read_budget(space, ExactCosts(space), counted), space, ExactCosts(space))

@@ -85,12 +85,12 @@ def _show_price(
     recipe: Recipe, parts: DataParts, space: SearchSpace, start: Supernet | None, out: Path, world: World, json: bool
 ) -> None:
     from autoformer.cli.console import print_facts, print_json
-    from autoformer.training.choosing import chooser
+    from autoformer.training.curriculum import chooser_over
     from autoformer.training.runs import fresh_supernet, rehearse
-    from autoformer.training.trainer import Surroundings, Trainer
+    from autoformer.training.trainer import Surroundings, Trainer, plan_for
 
     supernet = (start or fresh_supernet(space, recipe.train, recipe.seed)).to(world.device)
-    choose = chooser(recipe.train.subnets, space, recipe.seed)
+    choose = chooser_over(recipe.train.subnets, space, recipe.seed, plan_for(parts, recipe.train, recipe.seed).steps)
     around = Surroundings(world)
     trainer = Trainer(supernet, parts, recipe.train, out, choose, dict(space.anchors), parts.preprocessing, around=around)
     price = rehearse(trainer, out)
