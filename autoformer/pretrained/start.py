@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from autoformer.data.preprocessing import Normalisation
 from autoformer.errors import ArchitectureError, CheckpointError
 from autoformer.files import TIMM
-from autoformer.networks.folders import images_of_supernet, load_supernet
+from autoformer.networks.folders import images_of_supernet, load_subnet, load_supernet
 from autoformer.networks.relative_position import Tables
 from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import Supernet
@@ -55,7 +55,7 @@ def start_from(words: str, wanted: Wanted = AS_IT_IS, *, space: SearchSpace | No
     """The supernet that `words` name, in evaluation mode, for the images and classes that are wanted.
 
     Words are `timm:NAME` (downloaded), `timm:NAME@FILE` (local weights), `official:FILE` or a path ending in .pth or .pt (a
-    released supernet), or a folder that `autoformer train`, `import-official` or `run` wrote. `space` restricts or names the
+    released supernet), or a folder that `autoformer train`, `import-official`, `run` or, of a plain network, `finetune` wrote. `space` restricts or names the
     choices, which must fit the weights; without it they follow from the model (`space_around`), the released supernet (the
     preset of its width) or are those of the folder. Raises `CheckpointError` when nothing can be read there, `ArchitectureError`
     when the space or the image size does not fit.
@@ -67,6 +67,8 @@ def start_from(words: str, wanted: Wanted = AS_IT_IS, *, space: SearchSpace | No
         supernet, trained_with = _official(path, space), Normalisation(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     elif not path.is_dir():
         raise CheckpointError(f"cannot start from {words!r}: it is not a folder; expected {FORMS}")
+    elif is_folder_of_network(path):
+        return _grown(*_plain_of_folder(path), wanted, space)
     else:
         run = path / "supernet"
         folder = run if run.is_dir() and not (path / "supernet.json").exists() else path
@@ -113,15 +115,40 @@ def supernet_from_timm(
     size does not fit.
     """
     plain, name, trained_with = _opened(model_or_words)
-    around = space_around(plain.space, TIMM + name)
+    return _grown(plain, TIMM + name, trained_with, wanted, space)
+
+
+def _grown(plain: Subnet, name: str, trained_with: Normalisation | None, wanted: Wanted, space: SearchSpace | None) -> Supernet:
+    """The supernet whose largest network is `plain`; see `supernet_from_timm`."""
+    around = space_around(plain.space, name)
     if space is not None:  # tables of zeros can have any size
         around = replace(around, relative_position=space.relative_position, max_relative_position=space.max_relative_position)
     supernet = Supernet(around)
     supernet.to(next(plain.parameters()).dtype).load_state_dict(_super_weights(plain, supernet))
     order_by_importance(supernet, assumed_moments(supernet))
     if space is not None:
-        supernet = _within(supernet, space, TIMM + name)
+        supernet = _within(supernet, space, name)
     return adapt_supernet(supernet.eval(), wanted, trained_with)
+
+
+def is_folder_of_network(path: Path) -> bool:
+    """Whether a folder holds one network rather than a supernet or a run."""
+    return (path / "config.json").is_file() and not (path / "supernet.json").exists()
+
+
+def _plain_of_folder(folder: Path) -> tuple[Subnet, str, Normalisation]:
+    """The plain vision transformer of a folder, its words, and what its images were normalised with.
+
+    Raises `ArchitectureError` where its blocks differ, or where it computes more than timm's plain vision transformer.
+    """
+    subnet, preprocessing, _ = load_subnet(folder)
+    own = subnet.space
+    if own.largest != subnet.architecture or own.relative_position or own.asks_for or not own.class_token:
+        raise ArchitectureError(
+            f"the network in {folder} cannot be the largest of a supernet: its blocks differ, or it has relative positions or "
+            "other parts that timm's plain vision transformers lack; start from such a one, or from a supernet"
+        )
+    return subnet, str(folder), preprocessing.normalisation
 
 
 def subnet_from_timm(model_or_words: nn.Module | str, wanted: Wanted = AS_IT_IS) -> Subnet:

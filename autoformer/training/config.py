@@ -20,6 +20,10 @@ from autoformer.training.augment import AugmentConfig
 WITHOUT_EFFECT = ("workers", "keep_checkpoints", "save_minutes", "log_every", "tensorboard", "compile")
 
 
+USUAL_CURRICULUM = 1 / 3  # of the training of a supernet that starts from one pretrained network
+LATER = {"classes": "text", "weights": None}  # settings of a `TeacherConfig` that came later, as if they were not there
+
+
 class TeacherConfig(Settings):
     """A network whose predictions the trained ones learn beside the labels (Hinton et al., arXiv 1503.02531)."""
 
@@ -31,11 +35,20 @@ class TeacherConfig(Settings):
         "text", description="order of the classes of a timm teacher: text (1, 10, 2), natural (1, 2, 10; timm's), or a class map"
     )
 
+    weights: str | None = Field(
+        None, description="digest of its weights: others are refused, and its folder may be moved without being another teacher"
+    )
+
     @model_serializer(mode="wrap")
     def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `classes` where it says nothing new, so that runs from before it existed are gone on with."""
+        """Without later settings where they say nothing new, so that runs from before they existed are gone on with."""
         found: dict[str, Any] = write(self)
-        return {key: value for key, value in found.items() if key != "classes" or value != "text"}
+        return {key: value for key, value in found.items() if key not in LATER or value != LATER[key]}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it decides the weights of those it teaches; JSON."""
+        return self.model_dump(mode="json", exclude={"network"} if self.weights else set())
 
 
 class Differences(NamedTuple):
@@ -131,7 +144,8 @@ class TrainConfig(Settings):
     @property
     def identity(self) -> dict[str, Any]:
         """What of it decides the weights; JSON."""
-        return self.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
+        found = self.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
+        return found if self.teacher is None else {**found, "teacher": self.teacher.identity}
 
 
 class SubnetsConfig(Settings):
@@ -181,7 +195,9 @@ class SupernetConfig(TrainConfig):
 
     subnets: SubnetsConfig = Field(default_factory=lambda: SubnetsConfig())
     start: str | None = Field(
-        None, description="weights to start from: timm:NAME, timm:NAME@FILE, official:FILE, or the folder of a trained supernet"
+        None,
+        description="weights to start from: timm:NAME, timm:NAME@FILE, official:FILE, or the folder of a trained supernet "
+        "or of a plain network",
     )
     init_std: float = Field(
         INIT_STD, gt=0, description="of fresh weights; the paper's 0.02 suits widths from 192, narrow ones need more"
@@ -214,6 +230,18 @@ class FinetuneConfig(TrainConfig):
     @property
     def differences(self) -> Differences:
         return Differences(layer_decay=self.layer_decay, patience=self.patience, watches_search=not self.fold_search)
+
+
+class ParentConfig(Settings):
+    """What a run does with the one pretrained network it starts from, before anything is cut out of it."""
+
+    epochs: int = Field(
+        10, gt=0, description="of its own finetune, which else is as the section finetune says; none where it knows the classes"
+    )
+    learning_rate: float | None = Field(None, gt=0, description="peak, of its own finetune; empty: that of the section finetune")
+    teaches: bool = Field(True, description="it is the teacher of the sections train and finetune where they name no other")
+    weight: float = Field(0.5, gt=0, le=1, description="of its part of their loss")
+    temperature: float = Field(1.0, gt=0, description="softens predictions of both")
 
 
 def read_preferred(architecture: str | dict[str, Any]) -> Architecture:

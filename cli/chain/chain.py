@@ -21,9 +21,10 @@ import torch
 from autoformer import __version__
 from autoformer.cli.chain.helpers import helpers
 from autoformer.cli.chain.legs import Question, check_race
+from autoformer.cli.chain.parent import as_begun, begun_with, has_parent, taught_by, told_of_parent
 from autoformer.cli.chain.race import deliver, run_race
 from autoformer.cli.chain.recipe import Recipe
-from autoformer.cli.chain.starting import beginning
+from autoformer.cli.chain.starting import beginning, eased
 from autoformer.cli.class_order import teacher_line
 from autoformer.cost import Budget, CostModel, ExactCosts, check_feasible
 from autoformer.data.ledger import LEDGER
@@ -106,7 +107,8 @@ def run_recipe(
     space, start, _ = beginning(recipe, parts)
     counted = recipe.budget.model_copy(update={"max_latency": None})
     check_feasible(read_budget(space, ExactCosts(space), counted), space, ExactCosts(space))
-    identity = {"kind": "run", "recipe": recipe.model_dump(mode="json"), "data": parts.digest}
+    recipe, stated = as_begun(recipe, out)
+    identity = {"kind": "run", "recipe": stated, "data": parts.digest}
     if recipe.profile.table is not None:
         identity["table"] = file_digest(recipe.profile.table)
     claim_folder(out, identity)
@@ -114,7 +116,7 @@ def run_recipe(
         _check_finished(out)
         return read_json(out / "report.json", "format", "chosen", "test", "budget")
     with sole_worker(out):
-        return _run(recipe, parts, space, start, out, Telling(progress, say, workers))
+        return _run(recipe, stated, parts, space, start, out, Telling(progress, say, workers))
 
 
 def _check_finished(out: Path) -> None:
@@ -139,14 +141,20 @@ class Telling:
 
 
 def _run(
-    recipe: Recipe, parts: DataParts, space: SearchSpace, start: Supernet | None, out: Path, telling: Telling
+    recipe: Recipe,
+    stated_recipe: dict[str, Any],
+    parts: DataParts,
+    space: SearchSpace,
+    start: Supernet | None,
+    out: Path,
+    telling: Telling,
 ) -> dict[str, Any]:
     progress, say, workers = telling.progress, telling.say, telling.workers
     steps, around = Steps(out), Surroundings(progress=progress)
     run = {
         "format": "autoformer/run/1",
         "version": __version__,
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": stated_recipe,
         "data": parts.record,
         "space": space.to_dict(),
         "device": DeviceFacts.collect().to_dict(),
@@ -156,10 +164,14 @@ def _run(
 
     costs = steps.timed("latency table", lambda: _costs(recipe, space, out, progress))
     sought = _budget(recipe, space, costs, out)
+    if has_parent(recipe):
+        parent = steps.timed("parent", lambda: told_of_parent(recipe, parts, out, around))
+        start, recipe = begun_with(parent, parts, space), taught_by(recipe, parent)
+    training = eased(recipe.train, out / "supernet")
     supernet = steps.timed(
         "train",
         lambda: train_supernet(
-            space, parts, recipe.train, out / "supernet", start=start, metric=recipe.metric, seed=recipe.seed, around=around
+            space, parts, training, out / "supernet", start=start, metric=recipe.metric, seed=recipe.seed, around=around
         ),
     )
     with step_helpers("search", recipe, out, workers):

@@ -19,10 +19,11 @@ from autoformer.networks.subnet import TIMM_NAME, Subnet
 from autoformer.networks.supernet import Supernet
 from autoformer.pretrained.adapt import Wanted, adapt_subnet
 from autoformer.pretrained.classifier import Classifier, classifier_from, is_from_scratch, usual_size
-from autoformer.pretrained.start import start_from, subnet_from_timm
+from autoformer.pretrained.start import is_folder_of_network, start_from, subnet_from_timm
 from autoformer.pretrained.timm_models import is_plain, name_and_file
 from autoformer.progress import Progress
 from autoformer.space import SearchSpace
+from autoformer.training.config import USUAL_CURRICULUM, SupernetConfig
 from autoformer.training.distributed import World
 
 Network = TypeVar("Network", Supernet, Subnet)
@@ -47,10 +48,28 @@ def _space(recipe: Recipe, parts: DataParts) -> SearchSpace:
 
 def _classes_of(words: str) -> tuple[str, ...] | None:
     """The names of the classes that the weights know, if they say so."""
+    if is_folder_of_network(Path(words)):
+        return load_subnet(Path(words))[2]
     for folder in (Path(words), Path(words) / "supernet"):
         if (folder / "supernet.json").exists():
             return images_of_supernet(folder)[1]
     return None
+
+
+def is_one_network(words: str | None) -> bool:
+    """Whether words of a start name one pretrained network, of which the largest network alone is trained."""
+    return words is not None and (words.startswith(TIMM) or is_folder_of_network(Path(words)))
+
+
+def eased(config: SupernetConfig, out: Path) -> SupernetConfig:
+    """The config with the curriculum that is usual for its start; one begun in `out` before there was any goes on without."""
+    if config.subnets.curriculum is not None or not is_one_network(config.start):
+        return config
+    identity = out / "identity.json"
+    begun = read_json(identity).get("train") if identity.exists() else None
+    if isinstance(begun, Mapping) and "curriculum" not in (begun.get("subnets") or {}):
+        return config
+    return config.model_copy(update={"subnets": config.subnets.model_copy(update={"curriculum": USUAL_CURRICULUM})})
 
 
 def network_and_parts(

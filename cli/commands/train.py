@@ -24,7 +24,8 @@ def train(
     start: Annotated[
         str | None,
         typer.Option(
-            "--from", help="Weights to start from: timm:NAME[@FILE], official:FILE, or the folder of a supernet or run."
+            "--from",
+            help="Weights to start from: timm:NAME[@FILE], official:FILE, or the folder of a supernet, run or plain network.",
         ),
     ] = None,
     group_by: GroupBy = None,
@@ -47,7 +48,7 @@ def train(
     import torch
 
     from autoformer.cli.chain.recipe import load_recipe
-    from autoformer.cli.chain.starting import beginning, readable
+    from autoformer.cli.chain.starting import beginning, eased, readable
     from autoformer.cli.class_order import teacher_line
     from autoformer.cli.console import note, progress_bar
     from autoformer.data.loading import load_parts
@@ -68,6 +69,7 @@ def train(
             for line in (*describe_parts(parts), *teacher_line(chosen.train.teacher, parts)):
                 note(line)
         space, begun, new_head = beginning(chosen, parts)
+        chosen = chosen.model_copy(update={"train": eased(chosen.train, out)})
         if new_head and not quiet and world.leads:
             note(f"a new head for {len(parts.classes)} classes")
         if dry_run:
