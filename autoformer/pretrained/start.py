@@ -55,10 +55,10 @@ def start_from(words: str, wanted: Wanted = AS_IT_IS, *, space: SearchSpace | No
     """The supernet that `words` name, in evaluation mode, for the images and classes that are wanted.
 
     Words are `timm:NAME` (downloaded), `timm:NAME@FILE` (local weights), `official:FILE` or a path ending in .pth or .pt (a
-    released supernet), or a folder that `autoformer train`, `import-official`, `run` or, of a plain network, `finetune` wrote. `space` restricts or names the
-    choices, which must fit the weights; without it they follow from the model (`space_around`), the released supernet (the
-    preset of its width) or are those of the folder. Raises `CheckpointError` when nothing can be read there, `ArchitectureError`
-    when the space or the image size does not fit.
+    released supernet), a folder that `autoformer train`, `import-official` or `run` wrote, or that of one plain network which
+    `finetune` wrote. `space` restricts or names the choices, which must fit the weights; without it they follow from the model
+    (`space_around`), the released supernet (the preset of its width) or are those of the folder. Raises `CheckpointError` when
+    nothing can be read there, `ArchitectureError` when the space or the image size does not fit.
     """
     if words.startswith(TIMM):
         return supernet_from_timm(words, wanted, space=space)

@@ -27,8 +27,8 @@ class Teacher:
         named = open_network(config.network)
         if config.weights not in (None, tensors_digest(named.network.state_dict())):
             raise CheckpointError(
-                f"teacher {config.network} has other weights than those of teacher.weights; give the network that taught before, or "
-                "leave the setting out"
+                f"teacher {config.network} has other weights than those of teacher.weights; give the network that taught "
+                "before, or leave the setting out"
             )
         known, (mean, std) = named.classes, named.preprocessing.normalisation
         order: Sequence[str] = classes
