@@ -16,7 +16,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -100,6 +100,16 @@ class Part:
         for index in self.indices:
             found.update(f"{self.images.identity(index)}\0{self.images.labels[index]}\n".encode())
         return found.hexdigest()
+
+    def spaced(self, count: int) -> Part:
+        """`count` of its images at equal distances, the first among them; all where it has no more."""
+        few = min(count, len(self))
+        return replace(self, indices=tuple(self.indices[position * len(self) // few] for position in range(few)))
+
+    def batches(self, size: int) -> Iterator[Part]:
+        """Its images in order, `size` at a time."""
+        for start in range(0, len(self), size):
+            yield replace(self, indices=self.indices[start : start + size])
 
     def made(self, position: int, work: Callable[[Image.Image], T]) -> T:
         """What `work` makes of an image. Raises `DataError` naming the image when it cannot be read or converted."""

@@ -18,18 +18,28 @@ Letters: E width, H heads, K channels per head, M hidden width of the MLP.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
+from autoformer.networks.subnet import Subnet
 from autoformer.networks.super_layers import SuperBlock
 from autoformer.networks.supernet import Supernet
-from autoformer.pretrained.activations import BlockActivations
+from autoformer.pretrained.activations import BlockActivations, measured_activations
 from autoformer.pretrained.importance import descending, order_heads, order_hidden, per_head
 
 FLOOR = 1e-6  # of the mean variance: less is taken for this much, so that no basis becomes singular
 LEAST = 1e-20  # a variance that is nothing but rounding
+
+
+def cut_by_images(supernet: Supernet, images: Iterable[Tensor]) -> None:
+    """Turns and orders the weights of `supernet` in place by what its largest network does on images.
+
+    `images` are normalised batches [B, C, side, side] on the device of the weights; no labels are needed. Raises
+    `ArchitectureError` when there is none.
+    """
+    order_by_activations(supernet, measured_activations(Subnet.from_supernet(supernet, supernet.space.largest), images))
 
 
 def order_by_activations(supernet: Supernet, activations: Sequence[BlockActivations]) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,11 @@ from autoformer.architecture import ANATOMY
 from autoformer.data.preprocessing import Normalisation
 from autoformer.errors import ArchitectureError, CheckpointError
 from autoformer.files import TIMM
-from autoformer.networks.folders import images_of_supernet, load_supernet
+from autoformer.networks.folders import images_of_supernet, load_subnet, load_supernet
 from autoformer.networks.relative_position import Tables
 from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import Supernet
-from autoformer.pretrained.activations import measured_activations
 from autoformer.pretrained.adapt import Wanted, adapt_subnet, adapt_supernet
-from autoformer.pretrained.cutting import order_by_activations
 from autoformer.pretrained.foreign_weights import read_foreign_weights
 from autoformer.pretrained.importance import assumed_moments, order_by_importance
 from autoformer.pretrained.official import import_official
@@ -41,7 +38,7 @@ from autoformer.pretrained.vit_weights import plain_subnet
 from autoformer.space import PRESETS, SearchSpace
 
 OFFICIAL = "official:"
-FORMS = "timm:NAME, timm:NAME@FILE, official:FILE, or the folder of a supernet or run"
+FORMS = "timm:NAME, timm:NAME@FILE, official:FILE, or the folder of a supernet, run or plain network"
 AS_IT_IS = Wanted()
 
 # What of a space belongs to the weights; the rest are choices among them, and sizes that adapt.
@@ -59,24 +56,31 @@ PLAIN: dict[str, Any] = {
 
 
 def start_from(
-    words: str, wanted: Wanted = AS_IT_IS, *, space: SearchSpace | None = None, relative_position: bool = False
+    words: str,
+    wanted: Wanted = AS_IT_IS,
+    *,
+    space: SearchSpace | None = None,
+    relative_position: bool = False,
+    to_cut: bool = False,
 ) -> Supernet:
     """The supernet that `words` name, in evaluation mode, for the images and classes that are wanted.
 
     Words are `timm:NAME` (downloaded), `timm:NAME@FILE` (local weights), `official:FILE` or a path ending in .pth or .pt (a
-    released supernet), or a folder that `autoformer train`, `import-official` or `run` wrote. `space` restricts or names the
-    choices, which must fit the weights; without it they follow from the model (`space_around`), the released supernet (the
-    preset of its width) or are those of the folder. `relative_position` is of networks of timm without a `space`, which then
-    begin with tables of zeros. Raises `CheckpointError` when nothing can be read there, `ArchitectureError` when the space or
-    the image size does not fit.
+    released supernet), a folder that `autoformer train`, `import-official` or `run` wrote, or that of one plain network which
+    `finetune` wrote. `space` restricts or names the choices, which must fit the weights; without it they follow from the model
+    (`space_around`, `space_to_cut`), the released supernet (the preset of its width) or are those of the folder.
+    `relative_position` and `to_cut` are of single networks without a `space` (`supernet_from_timm`). Raises `CheckpointError`
+    when nothing can be read there, `ArchitectureError` when the space or the image size does not fit.
     """
     if words.startswith(TIMM):
-        return supernet_from_timm(words, wanted, space=space, relative_position=relative_position)
+        return supernet_from_timm(words, wanted, space=space, relative_position=relative_position, to_cut=to_cut)
     path = Path(words.removeprefix(OFFICIAL)).expanduser()
     if words.startswith(OFFICIAL) or path.suffix in (".pth", ".pt"):
         supernet, trained_with = _official(path, space), Normalisation(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     elif not path.is_dir():
         raise CheckpointError(f"cannot start from {words!r}: it is not a folder; expected {FORMS}")
+    elif is_folder_of_network(path):
+        return _grown(_plain_of_folder(path), wanted, space, relative_position, to_cut)
     else:
         run = path / "supernet"
         folder = run if run.is_dir() and not (path / "supernet.json").exists() else path
@@ -116,41 +120,63 @@ def supernet_from_timm(
     *,
     space: SearchSpace | None = None,
     relative_position: bool = False,
-    images: Iterable[Tensor] | None = None,
+    to_cut: bool = False,
 ) -> Supernet:
     """A supernet, in evaluation mode, whose largest network computes what timm's vision transformer computes.
 
-    Words are `timm:NAME` (downloaded) or `timm:NAME@FILE`. Without `space` the choices are those of `space_around`.
+    Words are `timm:NAME` (downloaded) or `timm:NAME@FILE`. Without `space` the choices are those of `space_around`, or with
+    `to_cut` those of `space_to_cut`, for weights that `cut_by_images` turns; `relative_position` then gives it tables of zeros.
     A given space must have the model's sizes, pooling and `norm_eps`, and its image sizes hold; its anatomy too, unless it is the
-    usual one, which stands for the model's. Classes and channels stay the
-    model's, and image sizes too without a space, unless others are wanted; the patch embedding makes up for the difference
-    between the normalisation of the wanted images and what timm says of the model.
-
-    `images` are batches [B, c, side, side] of those that are wanted, normalised; with them weights are turned and ordered by what
-    they do on these images (`cutting.py`), and without `space` the choices are those of `space_to_cut`. Without images
-    weights are ordered by their own importance. Raises `CheckpointError` when the model cannot be read or computes something
-    else, `ArchitectureError` when the space or the image size does not fit.
+    usual one, which stands for the model's. Classes and channels stay the model's, and image sizes too without a space, unless
+    others are wanted; the patch embedding makes up for the difference between the normalisation of the wanted images and what
+    timm says of the model. Weights are ordered by their own importance. Raises `CheckpointError` when the model cannot be read or
+    computes something else, `ArchitectureError` when the space or the image size does not fit.
     """
-    plain, name, trained_with = _opened(model_or_words)
-    choices = space_around(plain.space, TIMM + name) if images is None else space_to_cut(plain.space, TIMM + name)
+    return _grown(_opened(model_or_words), wanted, space, relative_position, to_cut)
+
+
+def _grown(
+    opened: tuple[Subnet, str, Normalisation | None],
+    wanted: Wanted,
+    space: SearchSpace | None,
+    relative_position: bool,
+    to_cut: bool,
+) -> Supernet:
+    """The supernet whose largest network is the opened one; see `supernet_from_timm`."""
+    plain, name, trained_with = opened
+    choices = space_to_cut(plain.space, name) if to_cut else space_around(plain.space, name)
     around = replace(choices, relative_position=relative_position, head_dims=() if relative_position else choices.head_dims)
     if space is not None:  # tables of zeros can have any size
         if space.pooling == around.pooling and all(getattr(space, key) == usual for key, usual in ANATOMY.items()):
             space = replace(space, **{key: getattr(around, key) for key in ANATOMY})
-        if space.mean_shift and images is None:
-            raise ArchitectureError(f"space {space.name!r} asks for mean_shift, and means are measured: give images")
         fixed: dict[str, Any] = {key: getattr(space, key) for key in ("relative_position", "max_relative_position", "mean_shift")}
         around = replace(around, **fixed, head_dims=())  # widths of heads are choices of `space`
     supernet = Supernet(around)
     supernet.to(next(plain.parameters()).dtype).load_state_dict(_super_weights(plain, supernet))
-    if images is None:
-        order_by_importance(supernet, assumed_moments(supernet))
-    else:
-        shown = adapt_supernet(supernet.eval(), wanted, trained_with)
-        order_by_activations(supernet, measured_activations(Subnet.from_supernet(shown, shown.space.largest), images))
+    order_by_importance(supernet, assumed_moments(supernet))
     if space is not None:
-        supernet = _within(supernet, space, TIMM + name)
+        supernet = _within(supernet, space, name)
     return adapt_supernet(supernet.eval(), wanted, trained_with)
+
+
+def is_folder_of_network(path: Path) -> bool:
+    """Whether a folder holds one network rather than a supernet or a run."""
+    return (path / "config.json").is_file() and not (path / "supernet.json").exists()
+
+
+def _plain_of_folder(folder: Path) -> tuple[Subnet, str, Normalisation]:
+    """The vision transformer of a folder, its words, and what its images were normalised with.
+
+    Raises `ArchitectureError` where its blocks differ, or where it has what no such parent of timm has.
+    """
+    subnet, preprocessing, _ = load_subnet(folder)
+    own = subnet.space
+    if own.largest != subnet.architecture or own.relative_position or own.mean_shift or not own.is_plain:
+        raise ArchitectureError(
+            f"the network in {folder} cannot be the largest of a supernet: its blocks differ, or it has relative positions or "
+            "other parts that timm's vision transformers lack; start from such a one, or from a supernet"
+        )
+    return subnet, str(folder), preprocessing.normalisation
 
 
 def subnet_from_timm(model_or_words: nn.Module | str, wanted: Wanted = AS_IT_IS) -> Subnet:
@@ -183,7 +209,7 @@ def space_around(one: SearchSpace, name: str) -> SearchSpace:
 
 
 def space_to_cut(one: SearchSpace, name: str) -> SearchSpace:
-    """Choices up to the one network of the space `one`, for a supernet whose weights were turned and ordered on images.
+    """Choices up to the one network of the space `one`, for a supernet whose weights `cut_by_images` turns and orders.
 
     The width of the stream and the depth stay whole, but any block may lack its attention or its MLP; heads go from half to all,
     MLP ratios in quarters, the width of heads from half to whole in multiples of 8 (not where positions are relative or rotary,
@@ -203,7 +229,7 @@ def space_to_cut(one: SearchSpace, name: str) -> SearchSpace:
 
 
 def _opened(model_or_words: nn.Module | str) -> tuple[Subnet, str, Normalisation | None]:
-    """The network, its name in timm, and what timm says its images were normalised with."""
+    """The network, its words, and what timm says its images were normalised with."""
     if isinstance(model_or_words, str):
         name, checkpoint = name_and_file(model_or_words)
         model: nn.Module = open_timm(name, checkpoint, plain=True)
@@ -215,7 +241,7 @@ def _opened(model_or_words: nn.Module | str) -> tuple[Subnet, str, Normalisation
     subnet = plain_subnet(model, name)
     mean, std = described.get("mean") or (), described.get("std") or ()
     known = len(mean) == len(std) == subnet.in_chans  # else the description is of other weights
-    return subnet, name, Normalisation(tuple(mean), tuple(std)) if known else None
+    return subnet, TIMM + name, Normalisation(tuple(mean), tuple(std)) if known else None
 
 
 def _super_weights(plain: Subnet, supernet: Supernet) -> dict[str, Tensor]:

@@ -20,6 +20,10 @@ from autoformer.training.augment import AugmentConfig
 WITHOUT_EFFECT = ("workers", "keep_checkpoints", "save_minutes", "log_every", "tensorboard", "compile")
 
 
+USUAL_CURRICULUM, USUAL_CUT_IMAGES = 1 / 3, 1024  # of the training of a supernet that starts from one pretrained network
+LATER = {"classes": "text", "weights": None}  # settings of a `TeacherConfig` that came later, as if they were not there
+
+
 class TeacherConfig(Settings):
     """A network whose predictions the trained ones learn beside the labels (Hinton et al., arXiv 1503.02531)."""
 
@@ -31,11 +35,20 @@ class TeacherConfig(Settings):
         "text", description="order of the classes of a timm teacher: text (1, 10, 2), natural (1, 2, 10; timm's), or a class map"
     )
 
+    weights: str | None = Field(
+        None, description="digest of its weights: others are refused, and its folder may be moved without being another teacher"
+    )
+
     @model_serializer(mode="wrap")
     def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `classes` where it says nothing new, so that runs from before it existed are gone on with."""
+        """Without later settings where they say nothing new, so that runs from before they existed are gone on with."""
         found: dict[str, Any] = write(self)
-        return {key: value for key, value in found.items() if key != "classes" or value != "text"}
+        return {key: value for key, value in found.items() if key not in LATER or value != LATER[key]}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it decides the weights of those it teaches; JSON."""
+        return self.model_dump(mode="json", exclude={"network"} if self.weights else set())
 
 
 class Differences(NamedTuple):
@@ -131,7 +144,8 @@ class TrainConfig(Settings):
     @property
     def identity(self) -> dict[str, Any]:
         """What of it decides the weights; JSON."""
-        return self.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
+        found = self.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
+        return found if self.teacher is None else {**found, "teacher": self.teacher.identity}
 
 
 class SubnetsConfig(Settings):
@@ -151,6 +165,19 @@ class SubnetsConfig(Settings):
     freeze_unused: bool = Field(
         False, description="weights outside a step's networks stay as they are; else momentum and decay move them (official code)"
     )
+    curriculum: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="share of the training over which small networks are let in, the largest being first; 0: all from the "
+        "beginning; empty: a third where the start is one pretrained network, else 0",
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `curriculum` where it says nothing, so that runs from before it existed are gone on with."""
+        found: dict[str, Any] = write(self)
+        return {key: value for key, value in found.items() if key != "curriculum" or value is not None}
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> SubnetsConfig:
@@ -168,11 +195,25 @@ class SupernetConfig(TrainConfig):
 
     subnets: SubnetsConfig = Field(default_factory=lambda: SubnetsConfig())
     start: str | None = Field(
-        None, description="weights to start from: timm:NAME, timm:NAME@FILE, official:FILE, or the folder of a trained supernet"
+        None,
+        description="weights to start from: timm:NAME, timm:NAME@FILE, official:FILE, or the folder of a trained supernet "
+        "or of a plain network",
+    )
+    cut_images: int | None = Field(
+        None,
+        ge=0,
+        description="training images, evenly spaced, by which the weights of one pretrained network are turned and ordered "
+        "before training (no labels); 0: by the weights alone; empty: 1024 where the start is one pretrained network, else 0",
     )
     init_std: float = Field(
         INIT_STD, gt=0, description="of fresh weights; the paper's 0.02 suits widths from 192, narrow ones need more"
     )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `cut_images` where it says nothing, so that runs from before it existed are gone on with."""
+        found: dict[str, Any] = write(self)
+        return {key: value for key, value in found.items() if key != "cut_images" or value is not None}
 
     @property
     def differences(self) -> Differences:
@@ -201,6 +242,18 @@ class FinetuneConfig(TrainConfig):
     @property
     def differences(self) -> Differences:
         return Differences(layer_decay=self.layer_decay, patience=self.patience, watches_search=not self.fold_search)
+
+
+class ParentConfig(Settings):
+    """What a run does with the one pretrained network it starts from, before anything is cut out of it."""
+
+    epochs: int = Field(
+        10, gt=0, description="of its own finetune, which else is as the section finetune says; none where it knows the classes"
+    )
+    learning_rate: float | None = Field(None, gt=0, description="peak, of its own finetune; empty: that of the section finetune")
+    teaches: bool = Field(True, description="it is the teacher of the sections train and finetune where they name no other")
+    weight: float = Field(0.5, gt=0, le=1, description="of its part of their loss")
+    temperature: float = Field(1.0, gt=0, description="softens predictions of both")
 
 
 def read_preferred(architecture: str | dict[str, Any]) -> Architecture:

@@ -28,13 +28,15 @@ from autoformer.networks.folders import load_supernet
 from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import Supernet, kernels_of
 from autoformer.pretrained.classifier import Classifier
+from autoformer.pretrained.cutting import cut_by_images
 from autoformer.space import SearchSpace
 from autoformer.tensors import tensors_digest, write_tensors
-from autoformer.training.choosing import chooser, only_one
+from autoformer.training.choosing import only_one
 from autoformer.training.config import FinetuneConfig, SupernetConfig
+from autoformer.training.curriculum import chooser_over
 from autoformer.training.distributed import World
 from autoformer.training.subjects import check_images, subject_of
-from autoformer.training.trainer import Surroundings, Trained, Trainer
+from autoformer.training.trainer import Surroundings, Trained, Trainer, plan_for
 
 STEPS, SECONDS, WARMUP = 30, 20.0, 2  # of a rehearsal: measured steps, or as many as fit in this time, after a warm-up
 
@@ -52,7 +54,8 @@ def train_supernet(
 ) -> Supernet:
     """Trains all networks of `space` at once and writes the folder `out` that `load_supernet` reads.
 
-    `start`: a supernet of `space` whose weights it starts from; it is trained in place. Raises `OutputExistsError` when
+    `start`: a supernet of `space` whose weights it starts from; it is trained in place, with `config.cut_images` after
+    `cut_by_images`. Raises `OutputExistsError` when
     `out` holds something else, and what `Trainer.run` raises.
     """
     around = around or Surroundings()
@@ -74,9 +77,12 @@ def train_supernet(
         return load_supernet(out)
     with sole_worker(out) if around.world.leads else nullcontext():
         supernet.to(around.world.device)
+        if start is not None and config.cut_images and not any((out / "checkpoints").glob("*")):
+            _cut(start, parts, config.cut_images, around.world)
+        choose = chooser_over(config.subnets, space, seed, plan_for(parts, config, seed).steps)
         trainer = Trainer(
-            supernet, parts, config, out, chooser(config.subnets, space, seed), dict(space.anchors), parts.preprocessing,
-            seed=seed, metric=metric, around=around, work="train supernet",
+            supernet, parts, config, out, choose, dict(space.anchors), parts.preprocessing, seed=seed, metric=metric,
+            around=around, work="train supernet",
         )  # fmt: skip
         trained = trainer.run()
         if around.world.leads:
@@ -88,6 +94,18 @@ def train_supernet(
     network = trained.network
     assert isinstance(network, Supernet)
     return network
+
+
+def _cut(start: Supernet, parts: DataParts, count: int, world: World) -> None:
+    """Turns and orders the weights by `count` images of the train part, evenly spaced; the same in all processes."""
+    weight, shown = next(start.parameters()), parts.train.spaced(count)
+    images = (
+        torch.from_numpy(parts.preprocessing.prepare(part.pixels(parts.preprocessing))).to(weight) for part in shown.batches(64)
+    )
+    if world.leads:
+        start.eval()
+        cut_by_images(start, images)
+    start.load_state_dict(world.from_leader(start.state_dict()))
 
 
 def fresh_supernet(space: SearchSpace, config: SupernetConfig, seed: int) -> Supernet:

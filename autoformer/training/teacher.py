@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from autoformer.data.classes import are_the_same, numbers_of, order_asked
 from autoformer.data.preprocessing import Preprocessing
-from autoformer.errors import DataError
+from autoformer.errors import CheckpointError, DataError
 from autoformer.evaluate import resize_images
 from autoformer.pretrained.named_network import open_network
+from autoformer.tensors import tensors_digest
 from autoformer.training.config import TeacherConfig
 
 
@@ -24,6 +25,11 @@ class Teacher:
         """Raises `DataError` when it knows other classes, `CheckpointError` when it cannot be loaded."""
         self.config = config
         named = open_network(config.network)
+        if config.weights not in (None, tensors_digest(named.network.state_dict())):
+            raise CheckpointError(
+                f"teacher {config.network} has other weights than those of teacher.weights; give the network that taught "
+                "before, or leave the setting out"
+            )
         known, (mean, std) = named.classes, named.preprocessing.normalisation
         order: Sequence[str] = classes
         if known is None:

@@ -66,6 +66,11 @@ class Trained:
     history: list[dict[str, Any]]
 
 
+def plan_for(parts: DataParts, config: TrainConfig, seed: int) -> Plan:
+    """The steps of a training. Raises `DataError` when one of them wants more images than there are."""
+    return Plan(len(parts.train), config.batch_size, config.epochs, config.repeats, seed)
+
+
 @dataclass
 class Trainer:
     """Trains `network` on `parts.train` and scores `anchors` on the search part now and then."""
@@ -86,7 +91,7 @@ class Trainer:
         config, self.world = self.config, self.around.world
         skip = self.parts.config.unreadable == "skip"
         self.images = TrainingImages(self.parts.train, self.parts.preprocessing, config.augment, skip_unreadable=skip)
-        self.plan = Plan(len(self.images), config.batch_size, config.epochs, config.repeats, self.seed)
+        self.plan = plan_for(self.parts, config, self.seed)
         self.steps = TrainStep(self.network, self.parts, config, self.choose, self.plan, self.seed, self.world)
         self.device = self.steps.device
         self.state = TrainingState(

@@ -21,9 +21,10 @@ import torch
 from autoformer import __version__
 from autoformer.cli.chain.helpers import helpers
 from autoformer.cli.chain.legs import Question, check_race
+from autoformer.cli.chain.parent import as_begun, begun_with, has_parent, taught_by, told_of_parent
 from autoformer.cli.chain.race import deliver, run_race
 from autoformer.cli.chain.recipe import Recipe
-from autoformer.cli.chain.starting import beginning
+from autoformer.cli.chain.starting import beginning, with_usual
 from autoformer.cli.class_order import teacher_line
 from autoformer.cost import Budget, CostModel, ExactCosts, check_feasible
 from autoformer.data.ledger import LEDGER
@@ -65,9 +66,8 @@ from autoformer.settings import write_yaml
 from autoformer.space import SearchSpace
 from autoformer.temporary import temporary_folder
 from autoformer.tensors import read_tensors
-from autoformer.training.batches import Plan
 from autoformer.training.runs import finetune, train_supernet
-from autoformer.training.trainer import Surroundings
+from autoformer.training.trainer import Surroundings, plan_for
 
 GRAPHS = "graphs"  # folder of exported networks that are timed, until the choice is made
 
@@ -103,11 +103,13 @@ def run_recipe(
     for line in (*describe_parts(parts), *teachers, plan):
         say(line)
     for config in (recipe.train, recipe.finetune):  # a batch larger than the set should not end a run after its training
-        Plan(len(parts.train), config.batch_size, config.epochs, config.repeats, recipe.seed)
+        plan_for(parts, config, recipe.seed)
+    recipe, stated = as_begun(recipe, out)
+    recipe = recipe.model_copy(update={"train": with_usual(recipe.train, out / "supernet")})
     space, start, _ = beginning(recipe, parts)
     counted = recipe.budget.model_copy(update={"max_latency": None})
     check_feasible(read_budget(space, ExactCosts(space), counted), space, ExactCosts(space))
-    identity = {"kind": "run", "recipe": recipe.model_dump(mode="json"), "data": parts.digest}
+    identity = {"kind": "run", "recipe": stated, "data": parts.digest}
     if recipe.profile.table is not None:
         identity["table"] = file_digest(recipe.profile.table)
     claim_folder(out, identity)
@@ -115,7 +117,7 @@ def run_recipe(
         _check_finished(out)
         return read_json(out / "report.json", "format", "chosen", "test", "budget")
     with sole_worker(out):
-        return _run(recipe, parts, space, start, out, Telling(progress, say, workers))
+        return _run(recipe, stated, parts, space, start, out, Telling(progress, say, workers))
 
 
 def _check_finished(out: Path) -> None:
@@ -140,14 +142,20 @@ class Telling:
 
 
 def _run(
-    recipe: Recipe, parts: DataParts, space: SearchSpace, start: Supernet | None, out: Path, telling: Telling
+    recipe: Recipe,
+    stated_recipe: dict[str, Any],
+    parts: DataParts,
+    space: SearchSpace,
+    start: Supernet | None,
+    out: Path,
+    telling: Telling,
 ) -> dict[str, Any]:
     progress, say, workers = telling.progress, telling.say, telling.workers
     steps, around = Steps(out), Surroundings(progress=progress)
     run = {
         "format": "autoformer/run/1",
         "version": __version__,
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": stated_recipe,
         "data": parts.record,
         "space": space.to_dict(),
         "device": DeviceFacts.collect().to_dict(),
@@ -157,6 +165,9 @@ def _run(
 
     costs = steps.timed("latency table", lambda: _costs(recipe, space, out, progress))
     sought = _budget(recipe, space, costs, out)
+    if has_parent(recipe):
+        parent = steps.timed("parent", lambda: told_of_parent(recipe, parts, out, around))
+        start, recipe = begun_with(parent, parts, space), taught_by(recipe, parent)
     supernet = steps.timed(
         "train",
         lambda: train_supernet(

@@ -13,13 +13,14 @@ from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, Validation
 from autoformer.data.parts import DataConfig
 from autoformer.errors import RecipeError, short
 from autoformer.export.config import ExportConfig
+from autoformer.files import TIMM
 from autoformer.metric import Metric
 from autoformer.parsing import BudgetConfig, SpaceConfig
 from autoformer.profiling.profiles.config import ProfileConfig
 from autoformer.profiling.race.config import RaceConfig
 from autoformer.search.config import SearchConfig
 from autoformer.settings import Settings, fitted, kind_of, read_yaml, takes_text
-from autoformer.training.config import FinetuneConfig, SupernetConfig
+from autoformer.training.config import FinetuneConfig, ParentConfig, SupernetConfig
 
 Model = TypeVar("Model", bound=BaseModel)
 SEEN = reprlib.Repr()  # a value in an error: cut before it is written
@@ -34,6 +35,10 @@ class Recipe(Settings):
     metric: Metric = Field("top1", description="what networks are compared by, everywhere after training")
     data: DataConfig = Field(default_factory=lambda: DataConfig())
     space: SpaceConfig = Field(default_factory=lambda: SpaceConfig())
+    parent: ParentConfig | None = Field(
+        default_factory=lambda: ParentConfig(),
+        description="where train.start is one pretrained network: it is finetuned first, and teaches; empty: it is cut as it is",
+    )
     train: SupernetConfig = Field(default_factory=lambda: SupernetConfig())
     budget: BudgetConfig = Field(default_factory=lambda: BudgetConfig())
     search: SearchConfig = Field(default_factory=lambda: SearchConfig())
@@ -47,9 +52,13 @@ class Recipe(Settings):
 
     @model_serializer(mode="wrap")
     def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `race` where there is none, so that runs from before it existed are gone on with."""
+        """Without later sections where they say nothing, so that runs from before they existed are gone on with."""
         found: dict[str, Any] = write(self)
-        return {key: value for key, value in found.items() if key != "race" or value is not None}
+        start = self.train.start
+        silent = set() if self.race is not None else {"race"}
+        if start is None or (not start.startswith(TIMM) and self.parent == ParentConfig()):
+            silent.add("parent")
+        return {key: value for key, value in found.items() if key not in silent}
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), given: Mapping[str, Any] | None = None) -> Recipe:

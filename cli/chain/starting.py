@@ -12,18 +12,19 @@ from autoformer.cli.chain.recipe import Recipe
 from autoformer.data.classes import are_the_same
 from autoformer.data.loading import check_readable, load_parts, parts_of_record, without_recorded
 from autoformer.data.parts import DataConfig, DataParts
-from autoformer.errors import DataError
+from autoformer.errors import DataError, RecipeError
 from autoformer.files import TIMM, read_json
 from autoformer.networks.folders import images_of_supernet, load_subnet, record_of_network
 from autoformer.networks.subnet import TIMM_NAME, Subnet
 from autoformer.networks.supernet import Supernet
 from autoformer.pretrained.adapt import Wanted, adapt_subnet
 from autoformer.pretrained.classifier import Classifier, classifier_from, is_from_scratch, usual_size
-from autoformer.pretrained.start import start_from, subnet_from_timm
+from autoformer.pretrained.start import is_folder_of_network, start_from, subnet_from_timm
 from autoformer.pretrained.timm_models import name_and_file
 from autoformer.pretrained.vit_features import is_plain
 from autoformer.progress import Progress
 from autoformer.space import SearchSpace
+from autoformer.training.config import USUAL_CURRICULUM, USUAL_CUT_IMAGES, SupernetConfig
 from autoformer.training.distributed import World
 
 Network = TypeVar("Network", Supernet, Subnet)
@@ -32,17 +33,23 @@ Network = TypeVar("Network", Supernet, Subnet)
 def beginning(recipe: Recipe, parts: DataParts) -> tuple[SearchSpace, Supernet | None, bool]:
     """The space, the supernet to start from if the recipe names one, and whether that got a new head.
 
-    A supernet brings its space unless the recipe has one too; that a network of timm should have relative position does not make
-    it one. Its head stays where the images have the classes it knows.
+    A supernet brings its space unless the recipe has one too; that a single network should have relative position does not make
+    it one. Its head stays where the images have the classes it knows. Where `train.cut_images` is set (`with_usual`), the space
+    is one to cut by images, which the training does as it begins. Raises `RecipeError` for settings of a cut where nothing is.
     """
-    if recipe.train.start is None:
+    start, cut = recipe.train.start, bool(recipe.train.cut_images)
+    if cut and not is_one_network(start):
+        raise RecipeError(f"train.cut_images is for a start from one pretrained network, got train.start {start}; leave it out")
+    if recipe.space.mean_shift and not cut:
+        raise RecipeError("space.mean_shift keeps means that are measured as a pretrained network is cut: set train.cut_images")
+    if start is None:
         return _space(recipe, parts), None, False
-    new_head = _classes_of(recipe.train.start) != parts.classes
+    new_head = _classes_of(start) != parts.classes
     stated = recipe.space.model_fields_set
-    around = not stated or (recipe.train.start.startswith(TIMM) and stated == {"relative_position"})
+    around = not stated or (is_one_network(start) and stated == {"relative_position"})
     space = None if around else _space(recipe, parts)
     relative_position = around and bool(recipe.space.relative_position)
-    supernet = start_from(recipe.train.start, Wanted.by(parts), space=space, relative_position=relative_position)
+    supernet = start_from(start, Wanted.by(parts), space=space, relative_position=relative_position, to_cut=cut)
     return supernet.space, without_head(supernet) if new_head else supernet, new_head
 
 
@@ -52,10 +59,31 @@ def _space(recipe: Recipe, parts: DataParts) -> SearchSpace:
 
 def _classes_of(words: str) -> tuple[str, ...] | None:
     """The names of the classes that the weights know, if they say so."""
+    if is_folder_of_network(Path(words)):
+        return load_subnet(Path(words))[2]
     for folder in (Path(words), Path(words) / "supernet"):
         if (folder / "supernet.json").exists():
             return images_of_supernet(folder)[1]
     return None
+
+
+def is_one_network(words: str | None) -> bool:
+    """Whether words of a start name one pretrained network, of which the largest network alone is trained."""
+    return words is not None and (words.startswith(TIMM) or is_folder_of_network(Path(words)))
+
+
+def with_usual(config: SupernetConfig, out: Path) -> SupernetConfig:
+    """The config with the curriculum and the cut that are usual for its start; one begun in `out` without goes on without."""
+    if not is_one_network(config.start):
+        return config
+    identity = out / "identity.json"
+    begun = read_json(identity).get("train") if identity.exists() else None
+    subnets, changes = config.subnets, dict[str, Any]()
+    if subnets.curriculum is None and not (isinstance(begun, Mapping) and "curriculum" not in (begun.get("subnets") or {})):
+        changes["subnets"] = subnets.model_copy(update={"curriculum": USUAL_CURRICULUM})
+    if config.cut_images is None and not (isinstance(begun, Mapping) and "cut_images" not in begun):
+        changes["cut_images"] = USUAL_CUT_IMAGES
+    return config.model_copy(update=changes)
 
 
 def network_and_parts(

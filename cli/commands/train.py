@@ -24,7 +24,8 @@ def train(
     start: Annotated[
         str | None,
         typer.Option(
-            "--from", help="Weights to start from: timm:NAME[@FILE], official:FILE, or the folder of a supernet or run."
+            "--from",
+            help="Weights to start from: timm:NAME[@FILE], official:FILE, or the folder of a supernet, run or plain network.",
         ),
     ] = None,
     group_by: GroupBy = None,
@@ -47,7 +48,7 @@ def train(
     import torch
 
     from autoformer.cli.chain.recipe import load_recipe
-    from autoformer.cli.chain.starting import beginning, readable
+    from autoformer.cli.chain.starting import beginning, readable, with_usual
     from autoformer.cli.class_order import teacher_line
     from autoformer.cli.console import note, progress_bar
     from autoformer.data.loading import load_parts
@@ -67,6 +68,7 @@ def train(
         if not quiet and world.leads:
             for line in (*describe_parts(parts), *teacher_line(chosen.train.teacher, parts)):
                 note(line)
+        chosen = chosen.model_copy(update={"train": with_usual(chosen.train, out)})
         space, begun, new_head = beginning(chosen, parts)
         if new_head and not quiet and world.leads:
             note(f"a new head for {len(parts.classes)} classes")
@@ -85,12 +87,12 @@ def _show_price(
     recipe: Recipe, parts: DataParts, space: SearchSpace, start: Supernet | None, out: Path, world: World, json: bool
 ) -> None:
     from autoformer.cli.console import print_facts, print_json
-    from autoformer.training.choosing import chooser
+    from autoformer.training.curriculum import chooser_over
     from autoformer.training.runs import fresh_supernet, rehearse
-    from autoformer.training.trainer import Surroundings, Trainer
+    from autoformer.training.trainer import Surroundings, Trainer, plan_for
 
     supernet = (start or fresh_supernet(space, recipe.train, recipe.seed)).to(world.device)
-    choose = chooser(recipe.train.subnets, space, recipe.seed)
+    choose = chooser_over(recipe.train.subnets, space, recipe.seed, plan_for(parts, recipe.train, recipe.seed).steps)
     around = Surroundings(world)
     trainer = Trainer(supernet, parts, recipe.train, out, choose, dict(space.anchors), parts.preprocessing, around=around)
     price = rehearse(trainer, out)

@@ -11,7 +11,18 @@ from autoformer.profiling.reports.blocks import Section, Table
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.wording import DIGEST_DIGITS, duration, file_size, latency_text
 
-STEPS = ("latency table", "train", "search", "race", "extract", "finetune", "export", "profile", "test")  # in their order
+STEPS = (
+    "latency table",
+    "parent",
+    "train",
+    "search",
+    "race",
+    "extract",
+    "finetune",
+    "export",
+    "profile",
+    "test",
+)  # in their order
 
 
 def file_values(run: Run) -> dict[str, Any]:

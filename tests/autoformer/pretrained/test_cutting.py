@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autoformer.architecture import Architecture
 from autoformer.errors import ArchitectureError
@@ -16,8 +16,8 @@ from autoformer.networks.super_layers import SuperBlock
 from autoformer.networks.supernet import Supernet
 from autoformer.pretrained.activations import measured_activations
 from autoformer.pretrained.adapt import Wanted
-from autoformer.pretrained.cutting import order_by_activations
-from autoformer.pretrained.start import supernet_from_timm
+from autoformer.pretrained.cutting import cut_by_images
+from autoformer.pretrained.start import AS_IT_IS, supernet_from_timm
 from autoformer.space import SearchSpace
 from tests.support.supernets import largest_difference, randomised
 from tests.support.timm_networks import assert_close, largest_logits, random_vit
@@ -40,10 +40,6 @@ def made(space: SearchSpace = SPACE) -> Supernet:
     return supernet
 
 
-def cut(supernet: Supernet, batches: tuple[Tensor, ...]) -> None:
-    order_by_activations(supernet, measured_activations(Subnet.from_supernet(supernet, supernet.space.largest), batches))
-
-
 def blocks(supernet: Supernet) -> list[SuperBlock]:
     return [block for block in supernet.blocks if isinstance(block, SuperBlock)]
 
@@ -54,7 +50,7 @@ def test_the_largest_network_computes_what_it_did(relative_position: bool) -> No
     supernet = made(space)
     expected = supernet(images(), space.largest).detach()
     before = {name: weight.clone() for name, weight in supernet.state_dict().items()}
-    cut(supernet, (images()[:15], images()[15:]))
+    cut_by_images(supernet, [images()[:15], images()[15:]])
     assert largest_difference(supernet(images(), space.largest).detach(), expected) < 1e-9
     assert any((weight - before[name]).abs().max() > 0.1 for name, weight in supernet.named_parameters())
 
@@ -66,7 +62,7 @@ def test_a_query_and_key_that_no_image_wakes_do_not_break_it() -> None:
         blocks(supernet)[1].attn.qkv.bias[:2, 8:16] = 0
         blocks(supernet)[2].attn.qkv.weight[2, :8] = 0  # and values that are the same everywhere
     expected = supernet(images(), LARGEST).detach()
-    cut(supernet, (images(),))
+    cut_by_images(supernet, [images()])
     assert largest_difference(supernet(images(), LARGEST).detach(), expected) < 1e-9
 
 
@@ -84,7 +80,7 @@ def test_half_a_head_is_enough_where_half_of_its_directions_do_something() -> No
     expected = supernet(images(), LARGEST).detach()
     narrow_heads = replace(LARGEST, head_dim=4)
     assert largest_difference(supernet(images(), narrow_heads).detach(), expected) > 0.1
-    cut(supernet, (images(),))
+    cut_by_images(supernet, [images()])
     assert largest_difference(supernet(images(), narrow_heads).detach(), expected) < 1e-5  # the floor of the variances
 
 
@@ -95,7 +91,7 @@ def test_hidden_channels_that_never_change_are_cut_without_loss() -> None:
             block.fc1.weight[0::2] = 0  # the bias stays: a constant that is not zero
     expected = supernet(images(), LARGEST).detach()
     halved = replace(LARGEST, mlp_ratio=(1.0,) * 3)
-    cut(supernet, (images(),))
+    cut_by_images(supernet, [images()])
     assert largest_difference(supernet(images(), halved).detach(), expected) < 1e-9
 
 
@@ -133,7 +129,7 @@ def with_means(supernet: Supernet, architecture: Architecture) -> Tensor:
 def test_what_a_network_lacks_stays_behind_as_its_mean(changes: dict[str, tuple[float, ...]]) -> None:
     """The supernet and the network that is cut out, against the largest network with hooks (keys and queries whole)."""
     supernet = made()
-    cut(supernet, (images(),))
+    cut_by_images(supernet, [images()])
     architecture = replace(LARGEST, **changes)  # type: ignore[arg-type]
     expected = with_means(supernet, architecture)
     assert largest_difference(supernet(images(), architecture).detach(), expected) < 1e-11
@@ -148,7 +144,7 @@ def test_heads_and_hidden_channels_stand_in_the_order_of_what_they_add() -> None
         block.attn.proj.weight[:, 16:] *= 30
         block.fc2.weight[:, 11] *= 1000
         column = block.fc2.weight[:, 11].clone()
-    cut(supernet, (images(),))
+    cut_by_images(supernet, [images()])
     sizes = block.attn.proj.weight.unflatten(1, (3, 8)).square().sum((0, 2))
     assert int(sizes.argmax()) == 0
     assert torch.equal(block.fc2.weight[:, 0], column)
@@ -170,10 +166,16 @@ def photos(count: int = 24, size: int = 32) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(7))
 
 
+def cut_by(model: nn.Module, batches: list[Tensor], wanted: Wanted = AS_IT_IS, **more: Any) -> Supernet:
+    supernet = supernet_from_timm(model, wanted, to_cut=True, **more)
+    cut_by_images(supernet, batches)
+    return supernet
+
+
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "deit3_small_patch16_224"])
 def test_a_network_of_timm_that_is_cut_by_data_computes_what_it_did(name: str) -> None:
     model = random_vit(name)
-    supernet = supernet_from_timm(model, images=[photos()[:10], photos()[10:]])
+    supernet = cut_by(model, [photos()[:10], photos()[10:]])
     with torch.no_grad():
         assert_close(largest_logits(supernet, photos(3)), model(photos(3)), 2e-4)
     space = supernet.space
@@ -186,22 +188,28 @@ def test_a_network_of_timm_that_is_cut_by_data_computes_what_it_did(name: str) -
 def test_the_images_are_of_the_size_and_channels_that_are_wanted() -> None:
     model = random_vit("deit_tiny_patch16_224")
     wanted = Wanted(image_size=48, in_chans=1, num_classes=4)
-    supernet = supernet_from_timm(model, wanted, images=[photos(4, 48)[:, :1]])
+    supernet = cut_by(model, [photos(4, 48)[:, :1]], wanted)
     assert supernet.space.image_sizes == (48,)
     assert supernet(photos(2, 48)[:, :1], supernet.space.smallest).shape == (2, 4)
 
 
 def test_a_space_of_ones_own_decides_about_means_and_widths_of_heads() -> None:
     model = random_vit("deit_tiny_patch16_224")
-    space = replace(supernet_from_timm(model, images=[photos()]).space, name="own", num_heads=(1, 3), head_dims=())
-    assert supernet_from_timm(model, space=space, images=[photos()]).space == space
+    space = replace(supernet_from_timm(model, to_cut=True).space, name="own", num_heads=(1, 3), head_dims=())
+    assert cut_by(model, [photos()], space=space).space == space
     plain = replace(space, mean_shift=False)
-    assert not list(supernet_from_timm(model, space=plain, images=[photos()]).buffers())
-    with pytest.raises(ArchitectureError, match="asks for mean_shift, and means are measured: give images"):
-        supernet_from_timm(model, space=space)
+    assert not list(cut_by(model, [photos()], space=plain).buffers())
+
+
+def test_a_space_with_kernels_is_cut_by_data_as_well() -> None:
+    """Kernels that change nothing are one of a block's channels like the other: no order is wrong for them."""
+    model = random_vit("deit_tiny_patch16_224")
+    space = replace(supernet_from_timm(model, to_cut=True).space, name="own", mlp_kernels=(0, 3), embed_dims=(96, 192))
+    with torch.no_grad():
+        assert_close(largest_logits(cut_by(model, [photos()], space=space), photos(3)), model(photos(3)), 2e-4)
 
 
 def test_relative_positions_keep_heads_whole() -> None:
-    supernet = supernet_from_timm(random_vit("deit_tiny_patch16_224"), relative_position=True, images=[photos()])
+    supernet = cut_by(random_vit("deit_tiny_patch16_224"), [photos()], relative_position=True)
     assert supernet.space.relative_position
     assert supernet.space.head_dims == ()
