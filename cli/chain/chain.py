@@ -151,6 +151,7 @@ def _run(
     telling: Telling,
 ) -> dict[str, Any]:
     progress, say, workers = telling.progress, telling.say, telling.workers
+    parent: Path | None = None
     steps, around = Steps(out), Surroundings(progress=progress)
     run = {
         "format": "autoformer/run/1",
@@ -216,6 +217,9 @@ def _run(
     predictors = {"finetuned": predict_with(finetuned.network), **_onnx_models(out / "export")}
     if winner is not None:
         predictors = {"inherited": predict_with(load_subnet(out / "subnet")[0]), **predictors}
+    if parent is not None:
+        whole, own, _ = load_subnet(parent)
+        steps.timed("test", lambda: score_on_test({"parent": predict_with(whole)}, parts.test, own, out, progress))
     steps.timed("test", lambda: score_on_test(predictors, parts.test, finetuned.preprocessing, out, progress))
     return build_report(out)
 
