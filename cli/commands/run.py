@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autoformer.cli.chain.helpers import processes
 from autoformer.cli.options import Data, GroupBy, Json, Metric, Quiet, Set
+
+if TYPE_CHECKING:
+    from autoformer.cli.chain.recipe import Recipe
 
 
 def run(
@@ -22,6 +25,9 @@ def run(
         str,
         typer.Option("--workers", help="Processes that share search and race on this machine; auto: one per GPU. Same result."),
     ] = "1",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what each step would take here, measured; train and write nothing.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -32,6 +38,8 @@ def run(
     Examples:
 
       autoformer run recipes/quickstart.yaml
+
+      autoformer run recipes/quickstart.yaml --dry-run
 
       autoformer run recipes/quickstart.yaml --data photos/ --out runs/photos --set train.epochs=50
     """
@@ -44,6 +52,9 @@ def run(
     given = {"data.source": data, "data.group_by": group_by, "metric": metric and metric.value}
     chosen = load_recipe(recipe, settings or [], given)
     folder = out or Path("runs") / (recipe.stem if data is None else f"{recipe.stem}-{Path(data).name}")
+    if dry_run:
+        _show_price(chosen, folder, json, quiet)
+        return
     with progress_bar(quiet) as progress:
         report = run_recipe(chosen, folder, progress, workers, (lambda line: None) if quiet else note)
     if json:
@@ -52,3 +63,20 @@ def run(
     for line in summary_lines(report):
         say(line)
     note(f"report: {folder / 'report.html'}")
+
+
+def _show_price(recipe: Recipe, out: Path, json: bool, quiet: bool) -> None:
+    from autoformer.cli.chain.chain import planned
+    from autoformer.cli.chain.price import price_of, total_s
+    from autoformer.cli.console import note, print_json, print_table, progress_bar
+    from autoformer.profiling.reports.wording import duration
+
+    with progress_bar(quiet) as progress:
+        plan = planned(recipe, out, progress, (lambda line: None) if quiet else note)
+        prices = price_of(plan, out)
+    if json:
+        print_json({"steps": [price.to_dict() for price in prices], "seconds": total_s(prices)})
+        return
+    rows = [(price.step, duration(price.seconds), price.measured) for price in prices]
+    title = f"{out}: nothing written; on this machine, as busy as it is now, at most"
+    print_table(title, ("step", "time", "measured"), [*rows, ("all steps", duration(total_s(prices)), "")])
