@@ -31,14 +31,14 @@ class SpaceConfig(Settings):
     """A preset or a YAML file, with any of its choices replaced."""
 
     preset: str = Field("micro", description=f"{', '.join(PRESETS)}, or a YAML file of a space")
-    embed_dims: tuple[int, ...] | None = None
-    depths: tuple[int, ...] | None = None
-    num_heads: tuple[int, ...] | None = None
-    mlp_ratios: tuple[float, ...] | None = None
+    embed_dims: tuple[int, ...] | None = Field(None, description="widths of the tokens; empty, here and below: as the preset")
+    depths: tuple[int, ...] | None = Field(None, description="numbers of blocks")
+    num_heads: tuple[int, ...] | None = Field(None, description="per block, heads; 0: it may lack its attention")
+    mlp_ratios: tuple[float, ...] | None = Field(None, description="per block, hidden channels by width; 0: it may lack its MLP")
     image_sizes: tuple[int, ...] | None = Field(None, description="pixels; several make the resolution part of the search")
-    head_dim: int | None = None
+    head_dim: int | None = Field(None, description="channels of a head")
     patch_size: int | None = Field(None, gt=0, description="pixels; empty: the preset's, or a grid of 4 to 8 for micro")
-    max_relative_position: int | None = None
+    max_relative_position: int | None = Field(None, description="patches; distances beyond it count as this one")
     sharing: Literal["entangled", "classical"] | None = Field(None, description="classical: independent weights per choice")
     patch_sizes: tuple[int, ...] | None = Field(None, description="pixels; several, patch_size among them, become a choice")
     stem: Literal["patch", "conv"] | None = Field(None, description="conv: 3 × 3 convolutions of stride 2 down to the patches")
@@ -78,11 +78,11 @@ class SpaceConfig(Settings):
 class BudgetConfig(Settings):
     """Limits in words: 6M, 1.3G, 2.5ms, or a percentage of the largest network."""
 
-    max_params: str | None = None
-    min_params: str | None = None
-    max_flops: str | None = None
-    min_flops: str | None = None
-    max_latency: str | None = None
+    max_params: str | None = Field(None, description="upper limit on parameters: 6M, or 60% of the largest network's")
+    min_params: str | None = Field(None, description="lower limit on parameters")
+    max_flops: str | None = Field(None, description="upper limit on FLOPs (multiply-adds): 1.3G, or 60%")
+    min_flops: str | None = Field(None, description="lower limit on FLOPs")
+    max_latency: str | None = Field(None, description="upper limit on measured latency: 2.5ms, or 60%")
 
 
 def read_space(

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autoformer.architecture import PUBLISHED, PUBLISHED_SPACES, Architecture
 from autoformer.cost import count_flops
-from autoformer.facts import (
+from autoformer.cli.facts import (
     ExecutedForm,
     count_executed_flops,
     count_layer_norm_flops,
