@@ -68,11 +68,18 @@ class SpaceConfig(Settings):
         searched = () if from_file else PRESETS[self.preset].image_sizes
         if from_file or self.image_sizes is not None or (len(searched) > 1 and searched[-1] == size):
             size = None  # the space names its sizes; where there are several, images are stored in the largest
-        changes = {name: value for name, value in self if name != "preset" and value is not None}
+        changes = self._changes()
         if size is not None and (self.preset != "micro" or self.patch_size is not None):
             changes["image_sizes"], size = (size,), None  # looked at with the other changes: a patch may divide it
         space = read_space(self.preset, image_size=size, in_chans=in_chans, num_classes=num_classes)
         return SearchSpace.from_dict({**space.to_dict(), **changes})
+
+    def changed(self, space: SearchSpace) -> SearchSpace:
+        """Another space with what is said here. Raises `ArchitectureError` when that does not fit together."""
+        return SearchSpace.from_dict({**space.to_dict(), **self._changes()})
+
+    def _changes(self) -> dict[str, Any]:
+        return {name: value for name, value in self if name != "preset" and value is not None}
 
 
 class BudgetConfig(Settings):

@@ -4,7 +4,7 @@
         --out benchmarks/results/parents_kept.json [--size 98] [--epochs 4] [--test 2000]
 
 For each data set the parent is finetuned on the train part (whole, and once). Then its weights are made into a supernet in two
-ways: `weights`, heads and hidden channels ordered by their own importance (`order_by_importance`; what `train --from` did before),
+ways: `weights`, heads and hidden channels ordered by their own importance (`order_by_importance`, as `train --from` did before),
 and `images`, turned and ordered by 1,024 images of the train part, with means left behind (`cut_by_images`). Every network below
 is scored as it is on the same images of the test part, at most `--test`, evenly spaced.
 

@@ -81,7 +81,7 @@ def bars() -> Iterator[Progress]:
 
 
 def lines(clock: Callable[[], float] = time.monotonic) -> Progress:
-    """Progress as plain lines: the first of a kind of work, then one every `EVERY_S` and one at an end; no line is there twice."""
+    """Progress as plain lines: a kind of work's first, then one every `EVERY_S` and one at an end; no line is there twice."""
     paces, shown, printed = Paces(clock), dict[str, float](), set[str]()
 
     def report(work: str, done: int, total: int, note: str = "") -> None:

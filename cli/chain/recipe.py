@@ -70,6 +70,11 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = (), given: Mapping[
 
     Raises `RecipeError` for a missing file, no YAML, an unknown key (naming the nearest known one) or an impossible value.
     """
+    return parse_recipe(recipe_values(path), overrides, str(path), given)
+
+
+def recipe_values(path: Path | str) -> dict[str, Any]:
+    """What the file of a recipe says, or the shipped one of this name. Raises `RecipeError` for a missing file and no YAML."""
     path = found_recipe(str(path))
     try:
         values = read_yaml(path.read_text(encoding="utf-8-sig"))
@@ -81,7 +86,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = (), given: Mapping[
         raise RecipeError(f"recipe {path} cannot be read: {short(error)}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"recipe {path} holds no keys; expected sections like train: and search:")
-    return parse_recipe(values, overrides, str(path), given)
+    return values
 
 
 def parse_recipe(
