@@ -71,13 +71,15 @@ def _parts(source: Source, config: DataConfig) -> DataParts:
     if config.group_by is not None:
         layout += _words_on_groups((train, search, tests), config.group_by, has_effect=bool(fractions))
     layout += source.remarks.words()
-    preprocessing = sampled_preprocessing(
+    preprocessing, typical = sampled_preprocessing(
         images, train.indices, image_size=config.image_size, max_image_size=config.max_image_size, crop_pct=config.crop_pct,
         skip_unreadable=config.unreadable == "skip",
     )  # fmt: skip
     if config.normalisation == "imagenet":
         preprocessing = imagenet_normalised(preprocessing)
-    return DataParts(name, classes, train, search, TestPart(tests), preprocessing, layout, config, remarks=source.remarks)
+    return DataParts(
+        name, classes, train, search, TestPart(tests), preprocessing, layout, config, remarks=source.remarks, typical_side=typical
+    )
 
 
 def _cut(source: Source, fractions: Mapping[str, float], config: DataConfig) -> dict[str, tuple[int, ...]]:
