@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autoformer.cli.chain.helpers import processes
-from autoformer.cli.options import Data, GroupBy, Json, LatencyTable, MaxFlops, MaxLatency, MaxParams, Metric, Quiet, Seed, Set
+from autoformer.cli.options import (
+    Data,
+    GroupBy,
+    Json,
+    LatencyTable,
+    Log,
+    MaxFlops,
+    MaxLatency,
+    MaxParams,
+    Metric,
+    Quiet,
+    Seed,
+    Set,
+)
 
 if TYPE_CHECKING:
     from autoformer.cli.chain.recipe import Recipe
@@ -48,6 +61,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what each step would take here, measured; train and write nothing.")
     ] = False,
+    log: Log = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -90,7 +104,7 @@ def run(
         _show_price(chosen.recipe, folder, json, quiet)
         return
     with progress_bar(quiet) as progress:
-        report = run_recipe(chosen.recipe, folder, progress, workers, (lambda line: None) if quiet else note)
+        report = run_recipe(chosen.recipe, folder, progress, workers, (lambda line: None) if quiet else note, log or ())
     if json:
         print_json(report)
         return
