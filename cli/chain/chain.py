@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -163,7 +163,7 @@ def _run(plan: Planned, out: Path, telling: Telling) -> dict[str, Any]:
     recipe, parts, space, start = plan.recipe, plan.parts, plan.space, plan.start
     progress, say, workers = telling.progress, telling.say, telling.workers
     parent: Path | None = None
-    steps, around = Steps(out), Surroundings(progress=progress)
+    steps, around = Steps(out, steps_of(recipe), say), Surroundings(progress=progress)
     run = {
         "format": "autoformer/run/1",
         "version": __version__,
@@ -357,14 +357,39 @@ def score_on_test(
     return record
 
 
-class Steps:
-    """How long each step took, kept in `steps.json`; the time of a step that was killed is not in it."""
+def steps_of(recipe: Recipe) -> list[str]:
+    """The steps of a run, in their order."""
+    within_latency = recipe.budget.max_latency is not None
+    wanted = {
+        "latency table": within_latency or recipe.profile.table is not None,
+        "parent": has_parent(recipe),
+        "train": True,
+        "search": True,
+        "latency in the loop": within_latency and recipe.profile.rounds > 0,
+        "race": recipe.race is not None,
+        "finetune": recipe.race is None,
+        "export": True,
+        "profile": True,
+        "test": True,
+    }
+    return [name for name, is_wanted in wanted.items() if is_wanted]
 
-    def __init__(self, out: Path) -> None:
-        self.path = out / "steps.json"
+
+class Steps:
+    """How long each step took, kept in `steps.json`; the time of a step that was killed is not in it.
+
+    `names` are the steps that will be, in their order; `say` is told when one begins.
+    """
+
+    def __init__(self, out: Path, names: Sequence[str], say: Callable[[str], None]) -> None:
+        self.path, self.names, self.say = out / "steps.json", names, say
+        self.told = set[str]()
         self.seconds: dict[str, float] = read_json(self.path, "seconds")["seconds"] if self.path.exists() else {}
 
     def timed(self, name: str, work: Callable[[], Result]) -> Result:
+        if name not in self.told and name in self.names:
+            self.told.add(name)
+            self.say(f"step {self.names.index(name) + 1} of {len(self.names)}: {name}")
         started = time.perf_counter()
         result = work()
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
