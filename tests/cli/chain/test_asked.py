@@ -168,3 +168,32 @@ def words_and_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(timm, "create_model", small)
     return f"timm:deit_tiny_patch16_224@{tmp_path / 'vit.safetensors'}", load_parts(DataConfig(image_size=32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_small_patch16_224"])
+def test_every_recipe_for_colour_images_can_be_begun_from_a_network_of_timm(name: str, tmp_path: Path) -> None:
+    """All that is checked before a training: images, space, budget; with random weights."""
+    import timm
+    from safetensors.torch import save_file
+
+    from autoformer.cli.chain.chain import planned
+
+    save_file(timm.create_model(name).state_dict(), tmp_path / "vit.safetensors")
+    draw_images(tmp_path / "photos", dict.fromkeys(("cat", "dog"), 20), size=130)
+    for recipe in COLOUR:
+        small = ["train.batch_size=8", "finetune.batch_size=8"]
+        asked = Asked(
+            recipe=recipe, data=str(tmp_path / "photos"), start=f"timm:{name}@{tmp_path / 'vit.safetensors'}",
+            limits={"max_flops": "60%"}, settings=small,
+        )  # fmt: skip
+        plan = planned(resolved(asked).recipe, tmp_path / recipe)
+        assert plan.start is not None
+        assert plan.space == plan.start.space
+        assert (plan.space.pooling, plan.space.norm_eps, plan.space.patch_size, plan.space.mean_shift) == (
+            "token",
+            1e-6,
+            16,
+            True,
+        )
+        assert plan.space.num_classes == 2
