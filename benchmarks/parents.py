@@ -10,8 +10,8 @@
 `pretrain` trains a parent of about 0.09 GFLOPs at 64 px from nothing, and a smaller sibling with the same images and epochs.
 `adapt` finetunes the parent on a data set (the parent of every arm), makes it a supernet in the way of the arm, trains that,
 searches it inside shares of the parent's ONNX Runtime latency (one thread), measures the finalists, finetunes the chosen network,
-and reads the test part once. The sibling arm takes the sibling instead, finetuned for as many epochs as supernet and finetune have
-together; give its latency to `--limits` of `new` to compare. `beside` finetunes any network of timm for a picture of accuracy
+and reads the test part once. The sibling arm takes the sibling instead, finetuned for as many epochs as supernet and finetune
+have together; give its latency to `--limits` of `new` to compare. `beside` finetunes any network of timm for a picture of accuracy
 against latency.
 
 Arms, fixed before the first run; every one but `no teacher` is taught by the parent:
@@ -218,8 +218,8 @@ class Bench:
         finetune(network, self.parts, self.tuning(TUNE, 2e-4, self.parent if arm.teacher else None), found / "network", seed=seed)
         measured = None if answer.chosen is None else answer.chosen.timing.measured_ms
         return {
-            "architecture": str(answer.architecture), "measured_ms": measured, "limit_ms": limit.max_latency_ms, "inherited": inherited,
-            "test": self.scored(open_network(str(found / "network")).network, f"{name} {words} {seed}"),
+            "architecture": str(answer.architecture), "measured_ms": measured, "limit_ms": limit.max_latency_ms,
+            "inherited": inherited, "test": self.scored(open_network(str(found / "network")).network, f"{name} {words} {seed}"),
             "folder": str(found / "network"), "seconds": time.perf_counter() - began,
         }  # fmt: skip
 
