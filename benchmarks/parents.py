@@ -11,8 +11,8 @@
 `adapt` finetunes the parent on a data set (the parent of every arm), makes it a supernet in the way of the arm, trains that,
 searches it inside shares of the parent's ONNX Runtime latency (one thread), measures the finalists, finetunes the chosen network,
 and reads the test part once. The sibling arm takes the sibling instead, finetuned for as many epochs as supernet and finetune
-have together; give its latency to `--limits` of `new` to compare. `beside` finetunes any network of timm for a picture of accuracy
-against latency.
+have together; give its latency to `--limits` of `new` to compare. `beside` finetunes any network of timm for a picture of
+accuracy against latency.
 
 Arms, fixed before the first run; every one but `no teacher` is taught by the parent:
     old            weights ordered by themselves, widths and depths as choices (`space_around`), curriculum
