@@ -67,9 +67,9 @@ def finetune(
         parts = readable(parts, out, world, progress)
         sought = metric_of(metric, chosen.metric if recipe is not None else None, record_of_network(Path(subnet)))
         shown = folded(parts) if chosen.finetune.fold_search else parts
-        kept = size_line(plan_for(shown, chosen.finetune, chosen.seed), len(parts.classes))
+        size = size_line(plan_for(shown, chosen.finetune, chosen.seed), len(parts.classes))
         if world.leads and not quiet:
-            for line in (*describe_parts(parts), *teacher_line(chosen.finetune.teacher, parts), *kept):
+            for line in (*describe_parts(parts), *teacher_line(chosen.finetune.teacher, parts), *size):
                 note(line)
             if new_head:
                 note(f"a new head for {len(parts.classes)} classes")
