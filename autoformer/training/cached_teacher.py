@@ -130,6 +130,5 @@ def size_line(plan: Plan, classes: int) -> Iterator[str]:
     """What is to be said of a teacher's logits before they are kept."""
     if plan.views:
         size = plan.num_views * LogitFiles(Path(), plan.images, classes).bytes_of_view
-        yield (
-            f"the teacher's logits of {plan.num_views} views of {plan.images} images take {size / 2**20:.1f} MiB while it trains"
-        )
+        views = f"{plan.num_views} view{'s' if plan.num_views > 1 else ''}"
+        yield f"the teacher's logits of {views} of {plan.images} images take {size / 2**20:.1f} MiB while it trains"
