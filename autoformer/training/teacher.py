@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from functools import cached_property
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -57,8 +58,19 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Logits [B, classes] for images as the trained network sees them, before any resizing; [B, C, H, W]."""
+        images = images.to(self.factor.dtype)
         logits = cast(Tensor, self.network(resize_images(images * self.factor + self.shift, self.size)))
         return logits[:, self.places].float()
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What its logits follow from, beside the images; JSON."""
+        return {
+            "weights": tensors_digest(self.network.state_dict()),
+            "size": self.size,
+            "outputs": self.places.tolist(),
+            "normalisation": [self.factor.flatten().tolist(), self.shift.flatten().tolist()],
+        }
 
     def loss(self, logits: Tensor, taught: Tensor) -> Tensor:
         """How far `logits` are from the teacher's `taught`."""

@@ -21,7 +21,7 @@ import torch
 from autoformer import __version__
 from autoformer.cli.chain.helpers import helpers
 from autoformer.cli.chain.legs import Question, check_race
-from autoformer.cli.chain.parent import as_begun, begun_with, has_parent, taught_by, told_of_parent
+from autoformer.cli.chain.parent import as_begun, begun_with, has_parent, taught_by, to_be_taught, told_of_parent
 from autoformer.cli.chain.race import deliver, run_race
 from autoformer.cli.chain.recipe import Recipe
 from autoformer.cli.chain.starting import beginning, with_usual
@@ -66,6 +66,7 @@ from autoformer.settings import write_yaml
 from autoformer.space import SearchSpace
 from autoformer.temporary import temporary_folder
 from autoformer.tensors import read_tensors
+from autoformer.training.cached_teacher import size_line
 from autoformer.training.runs import finetune, train_supernet
 from autoformer.training.trainer import Surroundings, plan_for
 
@@ -126,10 +127,11 @@ def planned(recipe: Recipe, out: Path, progress: Progress = silent, say: Callabl
         parts = check_readable(parts, progress)  # an image that cannot be read should not end a run after its training
     teachers = (line for config in (recipe.train, recipe.finetune) for line in teacher_line(config.teacher, parts))
     search = f"search: {SearchPlan.of(len(parts.search), recipe.search)}"
-    for line in (*describe_parts(parts), *teachers, search):
+    taught = to_be_taught(recipe)  # what cannot be done, as a batch larger than the set, should not end a run after its training
+    plans = [plan_for(parts, config, recipe.seed) for config in (taught.train, taught.finetune)]
+    kept = dict.fromkeys(line for each in plans for line in size_line(each, len(parts.classes)))
+    for line in (*describe_parts(parts), *teachers, search, *kept):
         say(line)
-    for config in (recipe.train, recipe.finetune):  # a batch larger than the set should not end a run after its training
-        plan_for(parts, config, recipe.seed)
     recipe, stated = as_begun(recipe, out)
     recipe = recipe.model_copy(update={"train": with_usual(recipe.train, out / "supernet")})
     space, start, _ = beginning(recipe, parts)

@@ -96,12 +96,23 @@ def begun_with(folder: Path, parts: DataParts, space: SearchSpace) -> Supernet:
 
 def taught_by(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with the parent as the teacher of every training that names no other."""
-    parent = recipe.parent
-    if parent is None or not parent.teaches:
+    if recipe.parent is None or not recipe.parent.teaches:
         return recipe
     record = record_of_network(folder) or {}
     weights = record.get("weights_digest") or tensors_digest(open_network(str(folder)).network.state_dict())
-    teacher = TeacherConfig(network=str(folder), weights=weights, weight=parent.weight, temperature=parent.temperature)
+    return _with_teacher(recipe, recipe.parent, TeacherConfig(network=str(folder), weights=weights))
+
+
+def to_be_taught(recipe: Recipe) -> Recipe:
+    """The recipe as it will be taught, for what is checked before there is a parent."""
+    if recipe.parent is None or not recipe.parent.teaches or not has_parent(recipe):
+        return recipe
+    return _with_teacher(recipe, recipe.parent, TeacherConfig(network=FOLDER))
+
+
+def _with_teacher(recipe: Recipe, parent: ParentConfig, network: TeacherConfig) -> Recipe:
+    told = {name: getattr(parent, name) for name in ("weight", "temperature", "views", "cache_mib")}
+    teacher = network.model_copy(update=told)
     changes = {
         name: config.model_copy(update={"teacher": teacher})
         for name, config in (("train", recipe.train), ("finetune", recipe.finetune))
