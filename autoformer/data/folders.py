@@ -49,6 +49,22 @@ def folder_images(root: Path, classes: Sequence[str] | None = None) -> tuple[Fil
     return FileImages(root, tuple(files), labels), names, remarks
 
 
+def images_below(root: Path) -> tuple[tuple[Path, ...], Remarks]:
+    """The images anywhere below `root`, without classes, and what was not taken. Raises `DataError` where there are none."""
+    walk = _Walk(root)
+    others = tuple(path.as_posix() for path in _below(root, walk.others))
+    if not walk.images:
+        seen = f", only files of other endings ({by_ending(others)}){remedies(others)}" if others else ""
+        raise DataError(f"{printable(root)} holds no images{seen}")
+    remarks = Remarks(
+        others=others,
+        hidden=_posix(root, walk.hidden),
+        special=_posix(root, walk.special),
+        repeated=_posix(root, walk.repeated),
+    )
+    return tuple(_below(root, walk.images)), remarks
+
+
 def class_numbers(found: Sequence[str], classes: Sequence[str] | None, where: str) -> tuple[tuple[str, ...], dict[str, int]]:
     """The names of the classes, `classes` or else those `found`, and the number of each that was found.
 
