@@ -120,8 +120,8 @@ def _every_image(request: Request, own: Mapping[str, Any] | None) -> DataParts |
 def _recorded_images(own: Mapping[str, Any]) -> int:
     """How many images a record is of, those left out as unreadable among them; 0 where it does not say."""
     try:
-        return sum(part["images"] for part in own["parts"].values()) + sum(map(len, own.get("unreadable", {}).values()))
-    except (KeyError, TypeError, AttributeError):
+        return sum(int(part["images"]) for part in own["parts"].values()) + sum(map(len, own.get("unreadable", {}).values()))
+    except (KeyError, TypeError, ValueError, AttributeError):
         return 0
 
 

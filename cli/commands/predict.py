@@ -159,7 +159,7 @@ def _answers(predictor: Predictor, images: FileImages, top: int, *, skip_unreada
     part = Part("", images, tuple(range(len(images.files))))
     for batch in prepared_batches(part, preparation, 64):
         read = [pixels for _, pixels in batch if not isinstance(pixels, DataError)]
-        shares = iter(probabilities(predictor(preparation.prepare(np.stack(read)))) if read else ())
+        shares = iter([*probabilities(predictor(preparation.prepare(np.stack(read))))] if read else [])
         for index, pixels in batch:
             image = str(images.root / images.files[index])
             if isinstance(pixels, DataError):

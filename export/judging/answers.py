@@ -42,7 +42,8 @@ class Answers:
     @property
     def is_right(self) -> NDArray[np.bool_]:
         """[n]."""
-        return self.predicted == self.labels
+        found: NDArray[np.bool_] = self.predicted == self.labels
+        return found
 
 
 def ask(

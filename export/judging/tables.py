@@ -9,6 +9,8 @@ from pathlib import Path
 from autoformer.export.judging.answers import Answers
 from autoformer.export.judging.per_class import class_counts, matrix_of
 
+IMAGE_COLUMNS = ("image", "class", "named", "probability", "right")
+CLASS_COLUMNS = ("class", "images", "right", "named", "recall", "low", "high", "precision", "f1")
 FILES = ("images.csv", "classes.csv", "confusion.csv")
 
 
@@ -16,14 +18,12 @@ def write_tables(answers: Answers, classes: Sequence[str], folder: Path) -> None
     """Writes `images.csv`, `classes.csv` and `confusion.csv`, which is the matrix of the classes in `classes.csv`."""
     labels, predicted = answers.labels, answers.predicted
     counts = class_counts(labels, predicted, classes)
-    columns = ("image", "class", "named", "probability", "right")
     answered = zip(answers.names, labels, predicted, answers.probability, answers.is_right, strict=True)
     lines = ((name, classes[label], classes[named], f"{share:.6f}", int(ok)) for name, label, named, share, ok in answered)
-    write_csv(columns, lines, folder / "images.csv")
-    columns = ("class", "images", "right", "named", "recall", "low", "high", "precision", "f1")
+    write_csv(IMAGE_COLUMNS, lines, folder / "images.csv")
     shown = ((one.name, one.images, one.right, one.named, *map(_share, (one.recall, one.low, one.high, one.precision, one.f1)))
              for one in counts)  # fmt: skip
-    write_csv(columns, shown, folder / "classes.csv")
+    write_csv(CLASS_COLUMNS, shown, folder / "classes.csv")
     names = [one.name for one in counts]
     places = [place for place, name in enumerate(classes) if name in set(names)]
     matrix = matrix_of(labels, predicted, len(classes))[places][:, places]

@@ -41,7 +41,7 @@ def drawn(seed: int, images: int = 400) -> tuple[NDArray[np.int64], NDArray[np.i
 
 def red_share(images: NDArray[Any]) -> NDArray[np.float32]:
     """Logits of three classes from the mean of each channel."""
-    return 4 * images.mean((2, 3)).astype(np.float32)
+    return np.asarray(4 * images.mean((2, 3)), np.float32)
 
 
 def read(path: Path) -> list[list[str]]:
