@@ -25,10 +25,10 @@ def folder_images(root: Path, classes: Sequence[str] | None = None) -> tuple[Fil
     walk = _Walk(root)
     files, others = _below(root, walk.images), tuple(_below(root, walk.others))
     if not files:
-        names = [path.name for path in others]
-        seen = f", only files of other endings ({by_ending(names)})" if others else ""
+        strange = [path.name for path in others]
+        seen = f", only files of other endings ({by_ending(strange)})" if others else ""
         raise DataError(
-            f"{printable(root)} holds no images{seen}; expected one folder per class with image files in it{remedies(names)}"
+            f"{printable(root)} holds no images{seen}; expected one folder per class with image files in it{remedies(strange)}"
         )
     if loose := [file for file in files if len(file.parts) == 1]:
         folders = "images but no folder per class" if len(loose) == len(files) else f"{loose[0]} beside its folders of classes"
@@ -47,6 +47,22 @@ def folder_images(root: Path, classes: Sequence[str] | None = None) -> tuple[Fil
     )
     labels = [numbers[file.parts[0]] for file in files]
     return FileImages(root, tuple(files), labels), names, remarks
+
+
+def images_below(root: Path) -> tuple[tuple[Path, ...], Remarks]:
+    """The images anywhere below `root`, without classes, and what was not taken. Raises `DataError` where there are none."""
+    walk = _Walk(root)
+    others = tuple(path.as_posix() for path in _below(root, walk.others))
+    if not walk.images:
+        seen = f", only files of other endings ({by_ending(others)}){remedies(others)}" if others else ""
+        raise DataError(f"{printable(root)} holds no images{seen}")
+    remarks = Remarks(
+        others=others,
+        hidden=_posix(root, walk.hidden),
+        special=_posix(root, walk.special),
+        repeated=_posix(root, walk.repeated),
+    )
+    return tuple(_below(root, walk.images)), remarks
 
 
 def class_numbers(found: Sequence[str], classes: Sequence[str] | None, where: str) -> tuple[tuple[str, ...], dict[str, int]]:
