@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from autoformer.data.decoding import decode, has_frames, orientation_of, without_remarks
-from autoformer.data.duplicates import THUMBNAIL
+from autoformer.data.duplicates import THUMBNAIL, pixel_digest
 from autoformer.data.images import FileImages, Images, called
 from autoformer.data.preprocessing import convert
 from autoformer.data.tar_images import TarImages
@@ -79,9 +78,8 @@ def examine(images: Images, index: int, value_range: Range | None = None) -> See
         "long": max(rgb.size) > LONG_RATIO * min(rgb.size),
         "animated": has_frames(image),  # last
     }
-    digest = hashlib.blake2b(repr(rgb.size).encode() + rgb.tobytes(), digest_size=16).digest()
     thumbnail = np.asarray(rgb.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX), dtype=np.uint8)
-    return Seen(digest, thumbnail, mode, rgb.size, frozenset(kind for kind, is_so in odd.items() if is_so))
+    return Seen(pixel_digest(rgb), thumbnail, mode, rgb.size, frozenset(kind for kind, is_so in odd.items() if is_so))
 
 
 def _channel_bits(image: Image.Image, content: bytes) -> int:

@@ -36,7 +36,7 @@ from autoformer.training.config import FinetuneConfig, SupernetConfig
 from autoformer.training.curriculum import chooser_over
 from autoformer.training.distributed import World
 from autoformer.training.subjects import check_images, subject_of
-from autoformer.training.trainer import Surroundings, Trained, Trainer, plan_for
+from autoformer.training.trainer import Surroundings, Trained, Trainer, check_unlabelled, plan_for
 
 STEPS, SECONDS, WARMUP = 30, 20.0, 2  # of a rehearsal: measured steps, or as many as fit in this time, after a warm-up
 
@@ -60,6 +60,7 @@ def train_supernet(
     """
     around = around or Surroundings()
     check_images(space.image_size, space.in_chans, space.num_classes, parts)
+    check_unlabelled(parts, config, "train")
     if start is not None and start.space != space:
         raise DataError(f"the weights to start from are of space {start.space.name!r}, which is not the one to train")
     supernet = fresh_supernet(space, config, seed) if start is None else start
@@ -139,6 +140,7 @@ def finetune(
     With `config.fold_search` the search part is trained on as well. Raises as `train_supernet` does.
     """
     around = around or Surroundings()
+    check_unlabelled(parts, config, "finetune")
     subject = subject_of(network)
     identity = {**subject.identity, "data": parts.digest, "seed": seed, "metric": metric, "train": config.identity}
     parts = subject.parts_of(parts)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoformer.architecture import Architecture
+from autoformer.data.images import NO_LABEL
 from autoformer.data.parts import DataParts
 from autoformer.errors import TrainingError
 from autoformer.evaluate import Normalise, resize_images
@@ -67,6 +68,7 @@ class TrainStep:
         self._check_batch_norms()
         self.statistics = [buffer for buffer in network.buffers() if isinstance(buffer, Tensor) and buffer.is_floating_point()]
         self._adapt_network()
+        self.labelled: float | None = None  # of the running step
         self.skipped = torch.zeros((), device=self.device)
         self.nonfinite_in_a_row = torch.zeros((), device=self.device)
         self.nonfinite_step = torch.zeros((), device=self.device, dtype=torch.int64)
@@ -79,6 +81,7 @@ class TrainStep:
         architectures = self.choose(step)
         self.set_rate(step)
         self.optimizer.zero_grad(set_to_none=True)
+        self.labelled = self._labelled(step)
         pieces = list(zip(pixels.chunk(self.config.accumulate), facts.chunk(self.config.accumulate), strict=True))
         total = torch.zeros((), device=self.device)
         before = [buffer.clone() for buffer in self.statistics]
@@ -104,6 +107,13 @@ class TrainStep:
         for buffer, old in zip(self.statistics, before, strict=True):  # a batch norm has seen the images of a skipped step
             buffer.copy_(torch.where(bad, old, buffer))
         return torch.where(bad, 0.0, total)
+
+    def _labelled(self, step: int) -> float | None:
+        """How many images with a label a piece of this step's batch holds on average; None where all have one."""
+        if self.parts.unlabelled is None:
+            return None
+        known = sum(key[0] < len(self.parts.train) for key in self.plan.batch(step))
+        return max(1, known) / (self.world.size * self.config.accumulate)
 
     def prepare(self, pixels: Tensor, facts: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Normalised, erased and mixed images on the device, and labels [B] or mixed targets [B, classes]."""
@@ -141,11 +151,18 @@ class TrainStep:
         return cast(Tensor, forward(images))
 
     def loss(self, logits: Tensor, targets: Tensor, taught: Tensor | None, largest: Tensor | None) -> Tensor:
-        """Cross entropy with the labels, shared with the teacher's part; the largest network's predictions replace both."""
+        """Cross entropy with the labels, shared with the teacher's part; the largest network's predictions replace both.
+
+        Images without a label have the teacher's part alone: the mean over labels is over those of the step's whole batch.
+        """
         if largest is not None:
             return imitation(logits, largest)
         if targets.ndim == 2:
             loss = torch.sum(-targets * F.log_softmax(logits, -1), -1).mean()
+        elif self.labelled is not None:
+            smoothing = self.config.label_smoothing
+            total = F.cross_entropy(logits, targets, label_smoothing=smoothing, ignore_index=NO_LABEL, reduction="sum")
+            loss = total / self.labelled
         else:
             loss = F.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing)
         if self.teacher is None or taught is None:

@@ -28,7 +28,7 @@ from autoformer.architecture import Architecture
 from autoformer.data.images import called
 from autoformer.data.parts import DataParts
 from autoformer.data.preprocessing import Preprocessing
-from autoformer.errors import DataError, DivergedError, InterruptedRunError, TrainingError
+from autoformer.errors import DataError, DivergedError, InterruptedRunError, RecipeError, TrainingError
 from autoformer.evaluate import EvaluationSet, predict_with, predictions
 from autoformer.files import write_json
 from autoformer.metric import Metric, score
@@ -68,12 +68,34 @@ class Trained:
 
 def plan_for(parts: DataParts, config: TrainConfig, seed: int) -> Plan:
     """The steps of a training. Raises `DataError` when one of them wants more images than there are."""
-    return Plan(len(parts.train), config.batch_size, config.epochs, config.repeats, seed)
+    return Plan(len(parts.trained_on), config.batch_size, config.epochs, config.repeats, seed)
+
+
+def takes_unlabelled(config: TrainConfig) -> bool:
+    """Whether a training can use images without labels: it has a teacher, and mixes no labels."""
+    return config.teacher is not None and not config.mixup and not config.cutmix
+
+
+def check_unlabelled(parts: DataParts, config: TrainConfig, section: str, *, parent_teaches: bool = False) -> None:
+    """Raises `RecipeError` for images without labels that a training, of this section of a recipe, could not use."""
+    if parts.unlabelled is None:
+        return
+    source = parts.unlabelled.source
+    if config.teacher is None and not parent_teaches:
+        raise RecipeError(
+            f"{source} holds images without labels, which only a teacher can teach; set {section}.teacher.network, or leave "
+            "data.unlabelled out"
+        )
+    if config.mixup or config.cutmix:
+        raise RecipeError(
+            f"{section}.mixup and {section}.cutmix mix labels, which the images of {source} lack; set both to 0, or leave "
+            "data.unlabelled out"
+        )
 
 
 @dataclass
 class Trainer:
-    """Trains `network` on `parts.train` and scores `anchors` on the search part now and then."""
+    """Trains `network` on `parts.trained_on` and scores `anchors` on the search part now and then."""
 
     network: nn.Module
     parts: DataParts
@@ -89,8 +111,9 @@ class Trainer:
 
     def __post_init__(self) -> None:
         config, self.world = self.config, self.around.world
+        check_unlabelled(self.parts, config, self.work.split()[0])
         skip = self.parts.config.unreadable == "skip"
-        self.images = TrainingImages(self.parts.train, self.parts.preprocessing, config.augment, skip_unreadable=skip)
+        self.images = TrainingImages(self.parts.trained_on, self.parts.preprocessing, config.augment, skip_unreadable=skip)
         self.plan = plan_for(self.parts, config, self.seed)
         self.steps = TrainStep(self.network, self.parts, config, self.choose, self.plan, self.seed, self.world)
         self.device = self.steps.device
@@ -263,7 +286,7 @@ class Trainer:
             )
 
     def _name(self, position: int) -> str:
-        return called(self.parts.train.images, self.parts.train.indices[position])
+        return called(self.images.part.images, self.images.part.indices[position])
 
     def _show(self, record: dict[str, Any]) -> None:
         scores = " ".join(f"{100 * entry['value']:.1f} %" for entry in self.state.last_scores.values())

@@ -21,7 +21,7 @@ import torch
 from autoformer import __version__
 from autoformer.cli.chain.helpers import helpers
 from autoformer.cli.chain.legs import Question, check_race
-from autoformer.cli.chain.parent import as_begun, begun_with, has_parent, taught_by, told_of_parent
+from autoformer.cli.chain.parent import as_begun, begun_with, check_taught, has_parent, taught_by, told_of_parent
 from autoformer.cli.chain.race import deliver, run_race
 from autoformer.cli.chain.recipe import Recipe
 from autoformer.cli.chain.starting import beginning, with_usual
@@ -105,6 +105,7 @@ def run_recipe(
     for config in (recipe.train, recipe.finetune):  # a batch larger than the set should not end a run after its training
         plan_for(parts, config, recipe.seed)
     recipe, stated = as_begun(recipe, out)
+    check_taught(recipe, parts)
     recipe = recipe.model_copy(update={"train": with_usual(recipe.train, out / "supernet")})
     space, start, _ = beginning(recipe, parts)
     counted = recipe.budget.model_copy(update={"max_latency": None})

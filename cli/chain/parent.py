@@ -26,7 +26,7 @@ from autoformer.space import SearchSpace
 from autoformer.tensors import tensors_digest
 from autoformer.training.config import FinetuneConfig, ParentConfig, TeacherConfig
 from autoformer.training.runs import finetune
-from autoformer.training.trainer import Surroundings
+from autoformer.training.trainer import Surroundings, check_unlabelled
 
 FOLDER = "parent"
 
@@ -58,7 +58,7 @@ def told_of_parent(recipe: Recipe, parts: DataParts, out: Path, around: Surround
     def told(work: str, done: int, total: int, note: str = "") -> None:
         around.progress("finetune parent", done, total, note)
 
-    network, own = _unfinetuned(words, parts, recipe.seed)
+    network, own = _unfinetuned(words, parts.labelled, recipe.seed)
     finetune(
         network, own, finetune_of(recipe.parent, recipe.finetune), out / FOLDER, metric=recipe.metric, seed=recipe.seed,
         around=replace(around, progress=told),
@@ -73,6 +73,13 @@ def _unfinetuned(words: str, parts: DataParts, seed: int) -> tuple[Any | Classif
         return network, own
     subnet, preprocessing, _ = load_subnet(Path(words))
     return without_head(adapt_subnet(subnet, Wanted.by(parts), preprocessing.normalisation)), parts
+
+
+def check_taught(recipe: Recipe, parts: DataParts) -> None:
+    """Raises `RecipeError` for images without labels that a training of a run could not use."""
+    parent_teaches = has_parent(recipe) and recipe.parent is not None and recipe.parent.teaches
+    for section, config in (("train", recipe.train), ("finetune", recipe.finetune)):
+        check_unlabelled(parts, config, section, parent_teaches=parent_teaches)
 
 
 def finetune_of(parent: ParentConfig, config: FinetuneConfig) -> FinetuneConfig:

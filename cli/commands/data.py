@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoformer.cli.options import GroupBy, Json, Quiet, Set
+from autoformer.cli.options import GroupBy, Json, Quiet, Set, Unlabelled
 
 if TYPE_CHECKING:
     from autoformer.data.check import DataCheck
@@ -27,6 +27,7 @@ def check(
         str, typer.Argument(help="digits, a folder, a .tar file, or a data set name of timm: torch/cifar10@FOLDER.")
     ],
     group_by: GroupBy = None,
+    unlabelled: Unlabelled = None,
     near: Annotated[bool, typer.Option("--near/--no-near", help="Compare all images across parts for near duplicates.")] = True,
     settings: Set = None,
     json: Json = False,
@@ -47,7 +48,7 @@ def check(
     from autoformer.data.check import check_data
 
     overrides = [f"data.{setting.removeprefix('data.')}" for setting in settings or ()]
-    given = {"data.source": source, "data.group_by": group_by}
+    given = {"data.source": source, "data.group_by": group_by, "data.unlabelled": unlabelled}
     config = parse_recipe({}, overrides, "data check", given).data
     with progress_bar(quiet) as progress:
         found = check_data(config, near=near, progress=progress)
@@ -63,7 +64,8 @@ def _show(found: DataCheck) -> None:
     from autoformer.cli.console import print_facts, print_table, say
 
     if found.classes:
-        print_facts(found.source, {"parts": found.layout, "classes": len(found.classes)})
+        beside = {} if found.unlabelled is None else {"unlabelled": f"{found.unlabelled} images, for distillation only"}
+        print_facts(found.source, {"parts": found.layout, "classes": len(found.classes), **beside})
         names = list(found.images)
         order = sorted(range(len(found.classes)), key=lambda label: (found.images["train"][label], label))
         shown = order if len(order) <= 2 * SHOWN_CLASSES else order[:SHOWN_CLASSES]

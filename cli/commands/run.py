@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from autoformer.cli.chain.helpers import processes
-from autoformer.cli.options import Data, GroupBy, Json, Metric, Quiet, Set
+from autoformer.cli.options import Data, GroupBy, Json, Metric, Quiet, Set, Unlabelled
 
 
 def run(
@@ -16,6 +16,7 @@ def run(
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; default runs/NAME.")] = None,
     data: Data = None,
     group_by: GroupBy = None,
+    unlabelled: Unlabelled = None,
     metric: Metric = None,
     settings: Set = None,
     workers: Annotated[
@@ -41,7 +42,9 @@ def run(
     from autoformer.profiling.reports.run_page import summary_lines
 
     processes(workers)  # a mistake in it should not end the run after its training
-    given = {"data.source": data, "data.group_by": group_by, "metric": metric and metric.value}
+    given = {
+        "data.source": data, "data.group_by": group_by, "data.unlabelled": unlabelled, "metric": metric and metric.value
+    }  # fmt: skip
     chosen = load_recipe(recipe, settings or [], given)
     folder = out or Path("runs") / (recipe.stem if data is None else f"{recipe.stem}-{Path(data).name}")
     with progress_bar(quiet) as progress:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoformer.cli.options import Data, GroupBy, Json, Metric, Out, Quiet, Seed, Set
+from autoformer.cli.options import Data, GroupBy, Json, Metric, Out, Quiet, Seed, Set, Unlabelled
 
 if TYPE_CHECKING:
     from autoformer.cli.chain.recipe import Recipe
@@ -29,6 +29,7 @@ def train(
         ),
     ] = None,
     group_by: GroupBy = None,
+    unlabelled: Unlabelled = None,
     metric: Metric = None,
     seed: Seed = None,
     settings: Set = None,
@@ -58,7 +59,8 @@ def train(
     from autoformer.training.trainer import Surroundings
 
     given = {
-        "data.source": data, "data.group_by": group_by, "metric": metric and metric.value, "seed": seed, "train.start": start
+        "data.source": data, "data.group_by": group_by, "data.unlabelled": unlabelled, "metric": metric and metric.value,
+        "seed": seed, "train.start": start,
     }  # fmt: skip
     chosen = load_recipe(recipe, settings or [], given)
     if chosen.threads is not None:
