@@ -7,8 +7,8 @@ Importing this package imports nothing heavy; take what you need from its module
 
 At the door: `architecture` (the value that travels), `space` (sampling, mutation, crossover) with its `choices`, `cost` (counts,
 limits), `conditions` (what a latency means), `metric` (scores, intervals, comparisons), `evaluate` (a network on images),
-`parsing` (words become values), `facts` (what `describe` tells), `files`, `tensors`, `records` (JSON) and `temporary` (folders
-that go with their process) for what is on disk, `file_kinds` (what lies in the place of a file), `escaping` (texts of others,
+`parsing` (words become values), `files`, `tensors`, `records` (JSON) and `temporary` (folders that go with their process) for
+what is on disk, `file_kinds` (what lies in the place of a file), `escaping` (texts of others,
 shown), `settings`, `errors`, `progress` and `versions` for everybody.
 """
 

@@ -31,14 +31,14 @@ class SpaceConfig(Settings):
     """A preset or a YAML file, with any of its choices replaced."""
 
     preset: str = Field("micro", description=f"{', '.join(PRESETS)}, or a YAML file of a space")
-    embed_dims: tuple[int, ...] | None = None
-    depths: tuple[int, ...] | None = None
-    num_heads: tuple[int, ...] | None = None
-    mlp_ratios: tuple[float, ...] | None = None
+    embed_dims: tuple[int, ...] | None = Field(None, description="widths of the tokens; empty, here and below: as the preset")
+    depths: tuple[int, ...] | None = Field(None, description="numbers of blocks")
+    num_heads: tuple[int, ...] | None = Field(None, description="per block, heads; 0: it may lack its attention")
+    mlp_ratios: tuple[float, ...] | None = Field(None, description="per block, hidden channels by width; 0: it may lack its MLP")
     image_sizes: tuple[int, ...] | None = Field(None, description="pixels; several make the resolution part of the search")
-    head_dim: int | None = None
+    head_dim: int | None = Field(None, description="channels of a head")
     patch_size: int | None = Field(None, gt=0, description="pixels; empty: the preset's, or a grid of 4 to 8 for micro")
-    max_relative_position: int | None = None
+    max_relative_position: int | None = Field(None, description="patches; distances beyond it count as this one")
     sharing: Literal["entangled", "classical"] | None = Field(None, description="classical: independent weights per choice")
     patch_sizes: tuple[int, ...] | None = Field(None, description="pixels; several, patch_size among them, become a choice")
     stem: Literal["patch", "conv"] | None = Field(None, description="conv: 3 × 3 convolutions of stride 2 down to the patches")
@@ -68,21 +68,28 @@ class SpaceConfig(Settings):
         searched = () if from_file else PRESETS[self.preset].image_sizes
         if from_file or self.image_sizes is not None or (len(searched) > 1 and searched[-1] == size):
             size = None  # the space names its sizes; where there are several, images are stored in the largest
-        changes = {name: value for name, value in self if name != "preset" and value is not None}
+        changes = self._changes()
         if size is not None and (self.preset != "micro" or self.patch_size is not None):
             changes["image_sizes"], size = (size,), None  # looked at with the other changes: a patch may divide it
         space = read_space(self.preset, image_size=size, in_chans=in_chans, num_classes=num_classes)
         return SearchSpace.from_dict({**space.to_dict(), **changes})
 
+    def changed(self, space: SearchSpace) -> SearchSpace:
+        """Another space with what is said here. Raises `ArchitectureError` when that does not fit together."""
+        return SearchSpace.from_dict({**space.to_dict(), **self._changes()})
+
+    def _changes(self) -> dict[str, Any]:
+        return {name: value for name, value in self if name != "preset" and value is not None}
+
 
 class BudgetConfig(Settings):
     """Limits in words: 6M, 1.3G, 2.5ms, or a percentage of the largest network."""
 
-    max_params: str | None = None
-    min_params: str | None = None
-    max_flops: str | None = None
-    min_flops: str | None = None
-    max_latency: str | None = None
+    max_params: str | None = Field(None, description="upper limit on parameters: 6M, or 60% of the largest network's")
+    min_params: str | None = Field(None, description="lower limit on parameters")
+    max_flops: str | None = Field(None, description="upper limit on FLOPs (multiply-adds): 1.3G, or 60%")
+    min_flops: str | None = Field(None, description="lower limit on FLOPs")
+    max_latency: str | None = Field(None, description="upper limit on measured latency: 2.5ms, or 60%")
 
 
 def read_space(

@@ -29,6 +29,7 @@ import argparse
 import json
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,10 @@ from autoformer.profiling.race.halving import Leg
 from autoformer.profiling.race.record import RaceRecord
 from autoformer.profiling.race.timing import Timekeeper
 from autoformer.profiling.tables.costs import TableCosts, searched_with
-from autoformer.profiling.tables.loop import LatencyQuestion, answer_latency
+from autoformer.profiling.tables.loop import LatencyQuestion, answer_latency, measure_networks
 from autoformer.profiling.tables.measuring import TableConfig, measure_table
 from autoformer.profiling.tables.table import LatencyTable
-from autoformer.progress import Progress
+from autoformer.progress import Progress, silent
 from autoformer.search.answer import StoredSearch
 from autoformer.search.config import Goal, SearchConfig
 from autoformer.search.loop import search_supernet
@@ -125,10 +126,11 @@ def limits_of(words: list[str], classes: int, size: int, work: Path, progress: P
 class Arm:
     """One space on one data set and seed."""
 
-    def __init__(self, name: str, parts: DataParts, seed: int, out: Path, progress: Progress) -> None:
-        self.name, self.parts, self.seed, self.out, self.progress = name, parts, seed, out, progress
+    def __init__(self, name: str, parts: DataParts, seed: int, out: Path, graphs: Path) -> None:
+        self.name, self.parts, self.seed, self.out, self.graphs = name, parts, seed, out, graphs
+        self.progress: Progress = silent
         self.space = space_of(name, len(parts.classes), parts.preprocessing.image_size)
-        self.around = Surroundings(progress=progress)
+        self.around = Surroundings(progress=self.progress)
         self.common = {"batch_size": 64, "augment": AUGMENT, "evaluate_every": 1000, "save_minutes": 5}
 
     def supernet(self) -> Any:
@@ -156,12 +158,14 @@ class Arm:
         ask = LatencyQuestion(
             stated=limit, first=result.chosen.architecture, choose="best", config=MeasureConfig.lasting(SECONDS), finalists=3
         )  # fmt: skip
-        answer_latency(StoredSearch(place / "search"), table, ask, place / "search", progress=progress)
+        measurer = partial(measure_networks, table, config=ask.config, folder=self.graphs, progress=progress)
+        answer_latency(StoredSearch(place / "search"), table, ask, place / "search", measurer=measurer)
         finetune = {**self.common, "epochs": FINETUNE, "learning_rate": 5e-4, "warmup_epochs": 1, "ema_decay": 0.99}
         rivals = None if self.name == WITH_RIVALS else ()
         question = Question(
             supernet=folder, search=place / "search", parts=self.parts, limits=limit, race=RaceConfig(rivals=rivals),
             finetune=FinetuneConfig.model_validate(finetune), profile=ProfileConfig(seconds=SECONDS), table=table, seed=self.seed,
+            graphs=self.graphs,
         )  # fmt: skip
         record = run_race(question, place / "race", self.around, lambda line: print(f"{self.name} {share}: {line}", flush=True))
         return {**self.delivered(record, place / "race"), "seconds": time.perf_counter() - started}
@@ -248,10 +252,10 @@ def main() -> None:
     for folder, seed, name in () if given.together else tasks[index::count]:
         parts = parts_of(folder, given.images, given.size, work)
         classes, place = len(parts.classes), work / f"{folder.name}-{given.images}-{given.size}-{seed}"
-        arm = Arm(name, parts, seed, place, lambda *_: None)
+        known = f"{name.removesuffix('+rivals')}-{classes}-{given.size}"
+        arm = Arm(name, parts, seed, place, work / f"{known}.table.work")  # where the table's networks are exported already
         table = table_of(
-            replace(arm.space, name=name.removesuffix("+rivals")),
-            work / f"{name.removesuffix('+rivals')}-{classes}-{given.size}.table.json", arm.progress,
+            replace(arm.space, name=name.removesuffix("+rivals")), work / f"{known}.table.json", arm.progress
         )  # fmt: skip
         for share, limit in limits_of(given.limits, classes, given.size, work, arm.progress).items():
             row: dict[str, Any] = {

@@ -1,6 +1,7 @@
 """Words on the command line become one call and one answer.
 
 `app` is the program and the one place where errors become a line; `commands`, `profile_commands`, `chain` and `board` are its
-rooms. `options` are shared by commands, `class_order` is `--classes`, `words` and `networks` turn what was given into values,
-`console` prints.
+rooms, `recipe_commands` the group `recipe`. `options` are shared by commands, `flags` answers those of other programs,
+`class_order` is `--classes`, `words` and `networks` turn what was given into values, `facts` is what `describe` tells, `console`
+prints, and `progress_display` shows how far the work is.
 """

@@ -9,9 +9,12 @@ import signal
 import sys
 from typing import Annotated
 
+import click
 import typer
+from typer.core import TyperGroup
 
 from autoformer import __version__
+from autoformer.cli import recipe_commands
 from autoformer.cli.commands import (
     audit,
     bundle,
@@ -34,20 +37,45 @@ from autoformer.cli.commands import (
     train,
 )
 from autoformer.cli.console import warnings_as_lines
+from autoformer.cli.flags import advice_on
 from autoformer.cli.profile_commands import latency
 
 INTERRUPTED = 130  # the exit code of Ctrl-C
 TERMINATED = 143  # of SIGTERM
 LONGEST = 600  # characters of an error's line
 
+# The commands as the help shows them, in the order in which a person needs them.
+PANELS: dict[str, tuple[str, ...]] = {
+    "All in one": ("run", "recipe"),
+    "Data": ("data",),
+    "Train": ("train", "finetune", "import-official"),
+    "Search": ("audit", "search", "race", "extract"),
+    "Export": ("export", "check", "inspect", "refit"),
+    "Measure": ("profile", "evaluate", "compare", "predict"),
+    "Deploy": ("bundle",),
+    "Report": ("report", "describe", "doctor"),
+}
+
+
+class Panels(TyperGroup):
+    """The help with its commands under `PANELS`."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for panel, names in PANELS.items():
+            commands = [(name, self.get_command(ctx, name)) for name in names]
+            with formatter.section(panel):
+                formatter.write_dl([(name, one.get_short_help_str(90)) for name, one in commands if one is not None])
+
+
 app = typer.Typer(
     name="autoformer",
+    cls=Panels,
     help="From images and a device budget to a vision transformer that fits, deployed and verified.\n\n"
-    "The whole chain: autoformer run recipes/quickstart.yaml",
-    no_args_is_help=True,
-    add_completion=False,
+    "The whole chain: autoformer run quickstart; with your images: autoformer run --data photos --max-latency 5ms",
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
     run.run, train.train, audit.audit, search.search, race.race, extract.extract, finetune.finetune, export.export, engines.refit,
@@ -58,6 +86,7 @@ for command in (
 app.add_typer(latency.app, name="profile")
 app.add_typer(report.app, name="report")
 app.add_typer(data.app, name="data")
+app.add_typer(recipe_commands.app, name="recipe")
 
 
 def _version(wanted: bool) -> None:
@@ -68,6 +97,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool | None, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = None,
@@ -75,6 +105,8 @@ def options(
 ) -> None:
     if debug:
         os.environ["AUTOFORMER_DEBUG"] = "1"
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def main() -> None:
@@ -119,7 +151,8 @@ def main() -> None:
             fail(f"{error.filename or 'a file'}: {error.strerror or error}; {advice(error)}, then run the same command again", 2)
         if not hasattr(error, "format_message"):  # typer's own errors about the words on the command line have it
             raise
-        fail(f"{error.format_message()} (try --help)", 2)
+        message = error.format_message()
+        fail(advice_on(message) or f"{message} (try --help)", 2)
     if code == INTERRUPTED:  # typer answers Ctrl-C with this code
         fail("stopped; run the same command again to go on, finished steps are kept", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from autoformer.data.classes import ORDERS, are_the_same, by_number, numbers_of, order_asked, shown_order
+from autoformer.data.classes import ORDERS, are_the_same, numbers_of, order_asked, shown_order
 from autoformer.errors import DataError
 from autoformer.files import TIMM
 
@@ -37,11 +37,7 @@ def order_of(parts: DataParts, known: Sequence[str] | None, option: str | None, 
 def _line_on_guess(
     parts: DataParts, words: str, advice: str = "--classes natural, or --classes FILE with a class map, takes another"
 ) -> str | None:
-    from autoformer.data.images import FileImages
-    from autoformer.data.tar_images import TarImages
-
-    other = by_number(parts.classes)
-    if other == parts.classes or not isinstance(parts.train.images, FileImages | TarImages):  # named sets number their classes
+    if (other := parts.natural_order) is None:
         return None
     return (
         f"{words} does not name its classes, and orders differ: {WORDS['text']} {shown_order(parts.classes, other)} (taken "

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from autoformer.cli.progress_display import bars, lines
 from autoformer.errors import AutoformerWarning
 from autoformer.escaping import json_text, one_line, visible
-from autoformer.progress import Progress
+from autoformer.progress import Progress, silent
 
 LONGEST = 600  # letters of a warning
 Cell = str | Sequence[str]  # a text, or several, each on a line of its own
@@ -87,49 +87,11 @@ def warnings_as_lines(quiet: bool) -> Iterator[None]:
 
 @contextmanager
 def progress_bar(quiet: bool = False) -> Iterator[Progress]:
-    """Bars on stderr, one per kind of work; plain lines every few seconds where stderr is not a terminal."""
+    """Bars on stderr, one per kind of work; plain lines now and then where stderr is not a terminal."""
     if quiet:
-        yield lambda work, done, total, note="": None
+        yield silent
     elif not sys.stderr.isatty():
-        yield _lines()
+        yield lines()
     else:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bars
-
-        columns = (
-            TextColumn("{task.description:<16}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-        )
-        with Bars(*columns, console=Console(stderr=True)) as bars:
-            tasks: dict[str, Any] = {}
-
-            def report(work: str, done: int, total: int, note: str = "") -> None:
-                if work not in tasks:
-                    tasks[work] = bars.add_task(visible(work), total=total, note="")
-                bars.update(tasks[work], completed=done, total=total, note=visible(note))
-
+        with bars() as report:
             yield report
-
-
-def _lines(every_s: float = 5.0) -> Progress:
-    """Progress as plain lines, at most one every `every_s` for a kind of work, and one at its end."""
-    last: dict[str, float] = {}
-    first: dict[str, tuple[float, int]] = {}
-
-    def report(work: str, done: int, total: int, note: str = "") -> None:
-        now = time.monotonic()
-        began, behind = first.setdefault(work, (now, done))
-        if done == total or now - last.get(work, -every_s) >= every_s:
-            last[work] = now
-            left = (now - began) / (done - behind) * (total - done) if behind < done < total else 0.0
-            words = f"{time.strftime('%H:%M:%S', time.gmtime(left % 86400))} left" if left >= 1 else ""
-            days = f"{int(left // 86400)} days " if left >= 86400 else ""
-            line = f"{work}: {done}/{total} {days}{words} {note}".replace("  ", " ").rstrip()
-            print(visible(line), file=sys.stderr, flush=True)
-
-    return report

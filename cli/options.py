@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-Out = Annotated[Path, typer.Option("--out", help="Folder to write; refused if it holds something else.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write; refused if it holds something else.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress on stderr.")]
 Set = Annotated[

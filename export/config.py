@@ -17,8 +17,12 @@ from autoformer.settings import Settings
 class ExportConfig(Settings):
     """What is written, and how it is judged."""
 
-    precisions: tuple[Literal["fp32", "tf32", "fp16", "int8"], ...] = ("fp32", "fp16", "int8")  # tf32: engines alone
-    formats: tuple[Literal["onnx", "tensorrt"], ...] = ("onnx", "tensorrt")
+    precisions: tuple[Literal["fp32", "tf32", "fp16", "int8"], ...] = Field(
+        ("fp32", "fp16", "int8"), description="of the files, one for each; tf32: of TensorRT engines alone"
+    )
+    formats: tuple[Literal["onnx", "tensorrt"], ...] = Field(
+        ("onnx", "tensorrt"), description="of the files; TensorRT engines where it is installed"
+    )
     calibration_images: int = Field(128, gt=0, description="images of the search part that int8 is calibrated on")
     input: Literal["float32", "uint8"] = Field(
         "float32", description="of the files; uint8: pixels, with the normalisation folded in"

@@ -12,24 +12,30 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from autoformer.data.duplicates import near_pairs, same_groups
-from autoformer.data.examining import ODD, Seen, examine
-from autoformer.data.images import called, printable
+from autoformer.data.classes import CLASS_MAP, shown_order
+from autoformer.data.decoding import TO_JPEG, is_heic
+from autoformer.data.examining import ODD, Seen, examine, near_pairs, same_groups
+from autoformer.data.images import FileImages, Images, called, printable
 from autoformer.data.loading import groups_by_part, load_parts
 from autoformer.data.parts import UNLABELLED, DataConfig, DataParts, Part
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.data.reading import for_each
+from autoformer.data.remarks import by_ending
+from autoformer.data.sizes import ChooseSize, ImageSizes, TrainingSize, configured_size
+from autoformer.data.tar_images import TarImages
 from autoformer.data.value_range import GREY_MODES, NotFiniteError, Range
 from autoformer.errors import DataError
 from autoformer.progress import Progress, silent
 
 EXAMPLES = 5  # names shown of a finding
+NAMED = 20  # names shown of folders without images, each of which somebody may have meant to be a class
 SMALL_SHARE = 0.5  # of the image size that networks take
+FAR_SHRUNK = 4.0  # shorter side to the image size that networks take: 16 pixels become one, and more
 FEW_IMAGES = 20  # of a class in train, below which its share of a held-out part says little
 IMBALANCE = 10.0  # largest to smallest class of train
 
@@ -56,6 +62,8 @@ class DataCheck:
     images: dict[str, tuple[int, ...]]  # by part: images of each class
     findings: tuple[Finding, ...]
     seconds: float
+    sizes: ImageSizes | None = None  # of the images that can be read; None where there are none
+    training_size: TrainingSize | None = None
     unlabelled: int | None = None  # images without labels, where some are given
 
     @property
@@ -69,6 +77,13 @@ class DataCheck:
         return {key: value for key, value in found.items() if key != UNLABELLED or value is not None}
 
 
+FAULTS = {  # kind: what it is, and what helps
+    "unreadable": ("cannot be read as images", ""),
+    "heic": ("HEIC photographs under other endings, which cannot be read", f"; {TO_JPEG}"),
+    "not finite": ("hold values that are infinite or not a number", ""),
+}
+
+
 @dataclass(frozen=True)
 class Entry:
     """One image of the check."""
@@ -76,19 +91,21 @@ class Entry:
     part: str
     name: str
     label: int
-    seen: Seen | None  # None: it cannot be read
-    is_finite: bool = True  # False: it cannot be used, since it holds infinity or what is not a number
+    seen: Seen | None  # None: it cannot be used
+    fault: str = ""  # why not, a key of `FAULTS`
 
     @property
     def place(self) -> str:
         return f"{self.part}: {self.name}"
 
 
-def check_data(config: DataConfig, *, near: bool = True, progress: Progress = silent) -> DataCheck:
+def check_data(
+    config: DataConfig, *, near: bool = True, choose_size: ChooseSize = configured_size, progress: Progress = silent
+) -> DataCheck:
     """Looks at every image of the data set that `config` names.
 
     A data set that cannot be cut into parts at all gives a check with that one finding. `near` also compares all images across
-    parts for near duplicates, at 6 seconds per billion pairs.
+    parts for near duplicates, at 6 seconds per billion pairs. `choose_size` says at which size they would be trained on.
     """
     started = time.perf_counter()
     try:
@@ -98,13 +115,16 @@ def check_data(config: DataConfig, *, near: bool = True, progress: Progress = si
         return DataCheck(
             source=config.source, layout="", classes=(), images={}, findings=(refusal,), seconds=time.perf_counter() - started
         )
-    three, every = parts.three, _entries(parts.every, parts.preprocessing.value_range, progress)
+    three, size = parts.three, choose_size(parts)
+    every = _entries(parts.every, parts.preprocessing.value_range, progress)
     entries = [entry for entry in every if entry.part != UNLABELLED]
     findings = [
         *_unreadable(every, parts, config),
         *_beside(parts),
+        *_order(parts),
         *_classes(parts),
         *_odd(every, parts.preprocessing),
+        *_of_size(entries, size.pixels),
         *_exact(entries, parts.classes),
         *(_near(entries, parts.classes, progress) if near else ()),
         *_without_labels(every, parts, near),
@@ -117,6 +137,8 @@ def check_data(config: DataConfig, *, near: bool = True, progress: Progress = si
         images={part.name: tuple(np.bincount(part.labels, minlength=len(parts.classes)).tolist()) for part in three},
         findings=tuple(findings),
         seconds=time.perf_counter() - started,
+        sizes=ImageSizes.of([entry.seen.size for entry in entries if entry.seen is not None]),
+        training_size=size,
         unlabelled=None if parts.unlabelled is None else len(parts.unlabelled.part),
     )
 
@@ -129,8 +151,7 @@ def _entries(parts: Sequence[Part], value_range: Range | None, progress: Progres
         try:
             return Entry(part.name, called(part.images, index), label, examine(part.images, index, value_range))
         except DataError as error:
-            is_finite = not isinstance(error.__cause__, NotFiniteError)
-            return Entry(part.name, called(part.images, index), label, None, is_finite)
+            return Entry(part.name, called(part.images, index), label, None, _fault(part.images, index, error))
 
     total = sum(map(len, parts))
     entries: list[Entry] = []
@@ -140,6 +161,17 @@ def _entries(parts: Sequence[Part], value_range: Range | None, progress: Progres
                 entries.append(entry)
                 progress("look at images", len(entries), total)
     return entries
+
+
+def _fault(images: Images, index: int, error: DataError) -> str:
+    """Why an image cannot be used, a key of `FAULTS`."""
+    if isinstance(error.__cause__, NotFiniteError):
+        return "not finite"
+    try:
+        content = images.read(index) if isinstance(images, FileImages | TarImages) else b""
+    except DataError:
+        return "unreadable"
+    return "heic" if is_heic(content) else "unreadable"
 
 
 # --- findings ----------------------------------------------------------------------------------------------------
@@ -164,20 +196,29 @@ def _unreadable(entries: Sequence[Entry], parts: DataParts, config: DataConfig) 
         consequence = f"training is refused: more than data.max_unreadable={config.max_unreadable}"
     else:
         consequence = "left out and named in the record of the run"
-    for kind, text, is_finite in (
-        ("unreadable", "cannot be read as images", True),
-        ("not finite", "hold values that are infinite or not a number", False),
-    ):
-        some = [entry for entry in broken if entry.is_finite == is_finite]
-        yield from _finding(kind, some, text, consequence, refuses=consequence.startswith("training is refused"))
+    refuses = consequence.startswith("training is refused")
+    for kind, (text, remedy) in FAULTS.items():
+        some = [entry for entry in broken if entry.fault == kind]
+        files = [entry.name for entry in some if PurePosixPath(entry.name).suffix]
+        yield from _finding(kind, some, f"{text} ({by_ending(files)})" if files else text, f"{consequence}{remedy}", refuses)
 
 
 def _beside(parts: DataParts) -> Iterable[Finding]:
     """What lies among the images and is not used."""
     root = Path(parts.source)
     for kind, paths, text, consequence in parts.remarks.found(root if root.is_dir() else None):
+        names = paths[: NAMED if kind == "empty" else EXAMPLES]
+        yield Finding(kind=kind, count=len(paths), text=text, consequence=consequence, examples=tuple(map(printable, names)))
+
+
+def _order(parts: DataParts) -> Iterable[Finding]:
+    """Folders of classes that programs number in different ways."""
+    if (other := parts.natural_order) is not None:
         yield Finding(
-            kind=kind, count=len(paths), text=text, consequence=consequence, examples=tuple(map(printable, paths[:EXAMPLES]))
+            kind="order", count=sum(name != elsewhere for name, elsewhere in zip(parts.classes, other, strict=True)),
+            text=f"classes whose number depends on how names are sorted: as text {shown_order(parts.classes, other)}, naturally "
+            f"(timm's way) {shown_order(other, parts.classes)}",
+            consequence=f"numbered as text; every network carries its names, and {CLASS_MAP}, with which timm numbers them alike",
         )  # fmt: skip
 
 
@@ -212,9 +253,6 @@ def _odd(entries: Sequence[Entry], preprocessing: Preprocessing) -> Iterable[Fin
     for kind, (text, consequence) in ODD.items():
         some = [entry for entry, seen in readable if kind in seen.odd]
         yield from _finding(kind, some, text, consequence.format(range=_words(preprocessing.value_range)))
-    small = [entry for entry, seen in readable if min(seen.size) < SMALL_SHARE * preprocessing.image_size]
-    text = f"shorter side below half of the {preprocessing.image_size} pixels that networks take"
-    yield from _finding("small", small, text, "enlarged, which adds no detail; a smaller data.image_size suits them")
     grey = [entry for entry, seen in readable if seen.mode in GREY_MODES]
     if preprocessing.in_chans == 3:
         yield from _finding("grey", grey, "grey images among colour images", "the grey value stands in all three channels")
@@ -222,6 +260,23 @@ def _odd(entries: Sequence[Entry], preprocessing: Preprocessing) -> Iterable[Fin
         found = {id(entry) for entry in grey}
         colour = [entry for entry, _ in readable if id(entry) not in found]
         yield from _finding("colour", colour, "colour images among grey images", "converted to grey")
+
+
+def _of_size(entries: Sequence[Entry], pixels: int) -> Iterable[Finding]:
+    """Images that are far smaller or far larger than what networks take, squares of so many pixels a side."""
+    readable = [(entry, min(entry.seen.size)) for entry in entries if entry.seen is not None]
+    small = [entry for entry, side in readable if side < SMALL_SHARE * pixels]
+    text = f"shorter side below half of the {pixels} pixels that networks take"
+    yield from _finding("small", small, text, "enlarged, which adds no detail; a smaller data.image_size suits them")
+    large = [(entry, side) for entry, side in readable if side > FAR_SHRUNK * pixels]
+    if large:
+        middle = sorted(side for _, side in large)[len(large) // 2]
+        yield from _finding(
+            "shrunk", [entry for entry, _ in large],
+            f"shorter side more than {FAR_SHRUNK:g} times the {pixels} pixels that networks take",
+            f"shrunk: {middle / pixels:.0f} pixels a side become one, and what is smaller is lost; "
+            f"data.image_size={2 * pixels} keeps more of it, at about 4 times the time",
+        )  # fmt: skip
 
 
 def _words(found: Range | None) -> str:

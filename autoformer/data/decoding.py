@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")  # as Pillow calls them; older ones lack some
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"heif", b"mif1", b"msf1")  # after "ftyp"
+TO_JPEG = "make JPEGs of them, with ImageMagick: magick mogrify -format jpg *.heic"
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 FLIPS = {  # by orientation, the method of Pillow's `transpose` that makes an image upright
     2: "FLIP_LEFT_RIGHT",
@@ -63,10 +65,17 @@ def decode(content: bytes, name: str) -> Image.Image:
             image.load()
         return image
     except UnidentifiedImageError as error:
+        if is_heic(content):
+            raise DataError(f"{name} is a HEIC photograph, whatever its ending, and these are not read; {TO_JPEG}") from error
         known = " or ".join(", ".join(_formats()).rsplit(", ", 1))
         raise DataError(f"{name} cannot be read as an image (it is not an image of {known}); repair or remove it") from error
     except Exception as error:
         raise DataError(f"{name} cannot be read as an image ({reason(error)}); repair or remove it") from error
+
+
+def is_heic(content: bytes) -> bool:
+    """Whether a file begins as the photographs of phones do that are neither JPEG nor AVIF."""
+    return content[4:8] == b"ftyp" and content[8:12] in HEIC_BRANDS
 
 
 def reason(error: Exception) -> str:

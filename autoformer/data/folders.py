@@ -10,7 +10,7 @@ from pathlib import Path
 
 from autoformer.data.classes import numbers_of, same_name
 from autoformer.data.images import IMAGE_ENDINGS, NO_LABEL, FileImages, printable
-from autoformer.data.remarks import Remarks, by_ending, is_hidden
+from autoformer.data.remarks import Remarks, by_ending, is_hidden, remedies
 from autoformer.errors import DataError
 
 
@@ -25,8 +25,11 @@ def folder_images(root: Path, classes: Sequence[str] | None = None) -> tuple[Fil
     walk = _Walk(root)
     files, others = _below(root, walk.images), tuple(_below(root, walk.others))
     if not files:
-        seen = f", only files of other endings ({by_ending([path.name for path in others])})" if others else ""
-        raise DataError(f"{printable(root)} holds no images{seen}; expected one folder per class with image files in it")
+        names = [path.name for path in others]
+        seen = f", only files of other endings ({by_ending(names)})" if others else ""
+        raise DataError(
+            f"{printable(root)} holds no images{seen}; expected one folder per class with image files in it{remedies(names)}"
+        )
     if loose := [file for file in files if len(file.parts) == 1]:
         folders = "images but no folder per class" if len(loose) == len(files) else f"{loose[0]} beside its folders of classes"
         raise DataError(f"{root} holds {folders}; sort them into {root}/CLASS/IMAGE")

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from autoformer.data.classes import are_the_same, recorded_names
-from autoformer.data.duplicates import held_by
+from autoformer.data.examining import held_by
 from autoformer.data.images import FileImages, Images, applied, called, dataset_images, printable
 from autoformer.data.parts import PARTS, UNLABELLED, DataConfig, DataParts, Part, TestPart, Unlabelled
 from autoformer.data.preprocessing import Preprocessing, convert
@@ -73,13 +73,15 @@ def _parts(source: Source, config: DataConfig) -> DataParts:
     if config.group_by is not None:
         layout += _words_on_groups((train, search, tests), config.group_by, has_effect=bool(fractions))
     layout += source.remarks.words()
-    preprocessing = sampled_preprocessing(
+    preprocessing, typical = sampled_preprocessing(
         images, train.indices, image_size=config.image_size, max_image_size=config.max_image_size, crop_pct=config.crop_pct,
         skip_unreadable=config.unreadable == "skip",
     )  # fmt: skip
     if config.normalisation == "imagenet":
         preprocessing = imagenet_normalised(preprocessing)
-    parts = DataParts(name, classes, train, search, TestPart(tests), preprocessing, layout, config, remarks=source.remarks)
+    parts = DataParts(
+        name, classes, train, search, TestPart(tests), preprocessing, layout, config, remarks=source.remarks, typical_side=typical
+    )
     return parts if config.unlabelled is None else with_unlabelled(parts, config.unlabelled)
 
 

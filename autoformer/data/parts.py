@@ -28,11 +28,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
-from autoformer.data.classes import numbers_of
-from autoformer.data.images import Images, applied
+from autoformer.data.classes import CLASS_MAP, by_number, by_text, numbers_of, shown_order
+from autoformer.data.images import FileImages, Images, applied
 from autoformer.data.ledger import Reading, add_reading
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.data.remarks import NOTHING, Remarks
+from autoformer.data.tar_images import TarImages
 from autoformer.data.value_range import words_on_range
 from autoformer.files import json_digest
 from autoformer.settings import Settings
@@ -220,6 +221,7 @@ class DataParts:
     config: DataConfig  # what made them, so that a later command finds the same parts
     unreadable: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names of images left out, by part
     remarks: Remarks = NOTHING  # what else lies there
+    typical_side: int | None = None  # the median of the shorter sides of train images as they are stored, pixels
     unlabelled: Unlabelled | None = None
 
     def in_order(self, names: Sequence[str]) -> DataParts:
@@ -233,6 +235,13 @@ class DataParts:
         fresh = {id(images): _numbered(images, numbers) for images in (part.images for part in self.three)}
         train, search, sealed = (replace(part, images=fresh[id(part.images)]) for part in self.three)
         return replace(self, classes=tuple(names), train=train, search=search, test=replace(self.test, sealed=sealed))
+
+    @cached_property
+    def natural_order(self) -> tuple[str, ...] | None:
+        """The classes as timm numbers their folders, where these are numbered as text and that differs; else None."""
+        natural = by_number(self.classes)
+        are_folders = isinstance(self.train.images, FileImages | TarImages)  # named sets number their classes themselves
+        return natural if are_folders and self.classes == by_text(self.classes) != natural else None
 
     @property
     def three(self) -> tuple[Part, Part, Part]:
@@ -293,3 +302,8 @@ def describe_parts(parts: DataParts) -> Iterable[str]:
     yield f"{parts.source}: {len(parts.classes)} classes, images {sizes}; {parts.record['layout']}"
     size, channels = parts.preprocessing.image_size, parts.preprocessing.in_chans
     yield f"images are {size} × {size} px, {'grey' if channels == 1 else 'RGB'}{words_on_range(parts.preprocessing.value_range)}"
+    if (natural := parts.natural_order) is not None:
+        yield (
+            f"classes are numbered by their names as text: {shown_order(parts.classes, natural)}; timm would number them "
+            f"{shown_order(natural, parts.classes)}, and numbers them as here with the {CLASS_MAP} beside the network"
+        )

@@ -13,6 +13,7 @@ from PIL import Image
 
 from autoformer.data.images import FileImages, Images, applied
 from autoformer.data.preprocessing import Preprocessing, convert
+from autoformer.data.sizes import fitting_size, median_side
 from autoformer.data.tar_images import TarImages
 from autoformer.data.value_range import GREY_MODES, WIDE_MODES, Values, measured_range
 from autoformer.errors import DataError
@@ -44,8 +45,10 @@ def sampled_preprocessing(
     crop_pct: float,
     skip_unreadable: bool,
     most: int = 512,
-) -> Preprocessing:
+) -> tuple[Preprocessing, int]:
     """Image size, channels, range of values, mean and standard deviation from up to `most` evenly spaced images.
+
+    Beside them the median of the images' shorter sides, in pixels.
 
     Raises `DataError` for an image that cannot be read; with `skip_unreadable` when none can.
     """
@@ -61,15 +64,13 @@ def sampled_preprocessing(
     if unreadable is not None and not sample:
         raise unreadable
     channels = 1 if all(image.mode in GREY_MODES for image in sample) else 3
-    size = image_size
-    if size is None:
-        shorter = sorted(min(image.size) for image in sample)[len(sample) // 2]
-        size = min(max_image_size, max(8, shorter // 8 * 8))  # a grid of 8 patches a side divides it
+    typical = median_side([image.size for image in sample])
+    size = fitting_size(typical, max_image_size) if image_size is None else image_size
     found = measured_range([Values.of(image) for image in sample if image.mode in WIDE_MODES])
     plain = Preprocessing(size, channels, (0.0,) * channels, (1.0,) * channels, crop_pct=crop_pct, value_range=found)
     pixels = np.stack([plain.pixels(image) for image in sample]).astype(np.float64) / 255
     mean, std = pixels.mean((0, 1, 2)), pixels.std((0, 1, 2))
-    return Preprocessing(
+    measured = Preprocessing(
         image_size=size,
         in_chans=channels,
         mean=tuple(round(float(value), 4) for value in mean),
@@ -77,6 +78,7 @@ def sampled_preprocessing(
         crop_pct=crop_pct,
         value_range=found,
     )
+    return measured, typical
 
 
 def _convertible(image: Image.Image) -> Image.Image:

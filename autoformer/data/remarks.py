@@ -9,21 +9,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 
+from autoformer.data.decoding import TO_JPEG, is_heic
 from autoformer.data.images import IMAGE_ENDINGS, printable
 
 CLUTTER = (  # what file managers, archivers and disks leave behind, in lower case; names that begin with "." are hidden too
     "@eadir", "@recycle", "@recently-snapshot", "#recycle", "$recycle.bin", "__macosx", "lost+found", "system volume information",
     "thumbs.db", "ehthumbs.db", "desktop.ini",
 )  # fmt: skip
-UNREAD = (  # endings of images all the same; .avif where Pillow cannot read it
-    ".avif .heic .heif .jxl .jp2 .j2k .jxr .tga .dds .psd .svg .eps .ico .icns .pcx .pbm .pnm .pam .xbm .exr .hdr .dcm .nii "
-    ".raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .npy .pjpeg"
-)
-UNREAD_ENDINGS = frozenset(UNREAD.split()) - set(IMAGE_ENDINGS)
+REMEDIES = {  # endings of images all the same, and how to make of them what is read
+    ".heic .heif .hif": TO_JPEG,
+    ".avif": "install a Pillow that reads AVIF (11.3 or newer), or store them as PNG or JPEG",  # where Pillow cannot read it
+    ".raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf": "develop them to JPEG or TIFF, with darktable or the camera's own program",
+    ".psd .svg .eps .ico .icns .xbm": "export them as PNG from the program that made them",
+    ".dcm .nii": "export each slice as TIFF of 16 bit, whose values are kept",
+    ".exr .hdr": "store them as TIFF of floating point values",
+    ".jxl .jp2 .j2k .jxr .tga .dds .pcx .pbm .pnm .pam .npy .pjpeg": "store them as PNG or JPEG",
+}
+REMEDY_OF = {ending: remedy for endings, remedy in REMEDIES.items() for ending in endings.split() if ending not in IMAGE_ENDINGS}
 STARTS = (
     b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\0\0\0\x0cJXL ", b"\0\0\0\x0cjP  ",
 )  # fmt: skip
-BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heif", b"mif1", b"msf1")  # of ISO media files, after "ftyp"
+AVIF_BRANDS = (b"avif", b"avis")  # after "ftyp"
 LOOKED_INTO = 100  # files of each ending whose first bytes are looked at
 MOST_ENDINGS = 6  # shown
 
@@ -94,13 +100,10 @@ class Remarks:
 
     def found(self, root: Path | None) -> Iterator[tuple[str, Sequence[str], str, str]]:
         """Kind, paths, what they are, and what is done about them; with `root`, where they lie, some files are looked into."""
-        images = tuple(path for path in self.others if Path(path).suffix.lower() in UNREAD_ENDINGS)
+        images = tuple(path for path in self.others if Path(path).suffix.lower() in REMEDY_OF)
         disguised = () if root is None else _disguised(root, set(self.others) - set(images))
-        if images:
-            yield (
-                "formats", images, f"images of formats that are not read ({by_ending(images)})",
-                "left out; store them as PNG or JPEG",
-            )  # fmt: skip
+        for remedy, paths in _by_remedy(images).items():
+            yield "formats", paths, f"images of formats that are not read ({by_ending(paths)})", f"left out; {remedy}"
         if disguised:
             yield (
                 "endings", disguised, f"images under endings that are not taken ({by_ending(disguised)})",
@@ -129,6 +132,19 @@ def by_ending(paths: Sequence[str]) -> str:
     return ", ".join([*shown, f"others {rest}"] if rest else shown)
 
 
+def remedies(paths: Sequence[str]) -> str:
+    """How to make readable images of files with these endings, as the end of a sentence; "" where none is known to be one."""
+    return "".join(f"; {remedy}" for remedy in _by_remedy([path for path in paths if Path(path).suffix.lower() in REMEDY_OF]))
+
+
+def _by_remedy(paths: Sequence[str]) -> dict[str, list[str]]:
+    """The paths of images of formats that are not read, by what to do about them."""
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        found.setdefault(REMEDY_OF[Path(path).suffix.lower()], []).append(path)
+    return found
+
+
 def _disguised(root: Path, paths: set[str]) -> tuple[str, ...]:
     """Those of the files that begin as images do; of each ending, the first few are looked at."""
     taken: Counter[str] = Counter()
@@ -148,7 +164,8 @@ def _begins_as_an_image(path: Path) -> bool:
     except OSError:
         return False
     webp = start.startswith(b"RIFF") and start[8:12] == b"WEBP"
-    return start.startswith(STARTS) or webp or (start[4:8] == b"ftyp" and start[8:12] in BRANDS)
+    avif = start[4:8] == b"ftyp" and start[8:12] in AVIF_BRANDS
+    return start.startswith(STARTS) or webp or avif or is_heic(start)
 
 
 def _open_at_once(path: str, flags: int) -> int:

@@ -64,7 +64,7 @@ class Differences(NamedTuple):
 class TrainConfig(Settings):
     """What all trainings share. The defaults suit small images and a CPU."""
 
-    epochs: int = Field(100, gt=0)
+    epochs: int = Field(100, gt=0, description="passes over the train part")
     batch_size: int = Field(128, gt=0, description="images per step, all processes together")
     accumulate: int = Field(1, gt=0, description="pieces a process cuts its share of a step into, to save memory")
     repeats: int = Field(
@@ -82,7 +82,7 @@ class TrainConfig(Settings):
         "step", description="the rate changes with every step; epoch: between epochs and one epoch late, as the official code"
     )
     weight_decay: float = Field(0.05, ge=0, description="biases, norms, positions and the class token are exempt")
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of the probability that is spread over all classes")
     mixup: float = Field(0.0, ge=0, description="timm's mixup alpha; 0 is off")
     cutmix: float = Field(0.0, ge=0, description="timm's cutmix alpha; 0 is off")
     mix_probability: float = Field(1.0, gt=0, le=1, description="share of the steps that mix")

@@ -147,19 +147,34 @@ def finetune(
     if _is_finished(out, subject.record_name, identity, parts, around.world):
         return subject.load(out)
     with sole_worker(out) if around.world.leads else nullcontext():
-        trainee = around.world.with_shared_statistics(subject.network(config.drop_path_rate).to(around.world.device))
-        preprocessing = subject.preprocessing(parts)
-        trainer = Trainer(
-            trainee, _folded(parts) if config.fold_search else parts, config, out, only_one, {"network": None}, preprocessing,
-            seed=seed, metric=metric, around=around, work="finetune",
-        )  # fmt: skip
+        trainer = trainer_of(network, parts, config, out, seed=seed, metric=metric, around=around)
         trained = trainer.run(until)
         if around.world.leads and trainer.is_finished:
             made = {"format": subject.record_format, "made_by": "finetune", "folded": config.fold_search}
             record = {**made, **_record(trainer, trained, parts)}
-            subject.write(trained.network, out, preprocessing, parts.classes, record)
+            subject.write(trained.network, out, trainer.preprocessing, parts.classes, record)
             shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return trained.network
+
+
+def trainer_of(
+    network: Subnet | Classifier,
+    parts: DataParts,
+    config: FinetuneConfig,
+    out: Path,
+    *,
+    seed: int = 0,
+    metric: Metric = "top1",
+    around: Surroundings | None = None,
+) -> Trainer:
+    """What `finetune` trains with; nothing is written yet."""
+    around, subject = around or Surroundings(), subject_of(network)
+    parts = subject.parts_of(parts)
+    trainee = around.world.with_shared_statistics(subject.network(config.drop_path_rate).to(around.world.device))
+    return Trainer(
+        trainee, _folded(parts) if config.fold_search else parts, config, out, only_one, {"network": None},
+        subject.preprocessing(parts), seed=seed, metric=metric, around=around, work="finetune",
+    )  # fmt: skip
 
 
 def _is_finished(out: Path, result: str, identity: Mapping[str, Any], parts: DataParts, world: World) -> bool:

@@ -84,6 +84,32 @@ def run_recipe(
     anything is trained when no network keeps the budget, and `OutputExistsError` when `out` holds a run of another recipe or of
     other data.
     """
+    plan = planned(recipe, out, progress, say)
+    recipe, parts = plan.recipe, plan.parts
+    identity = {"kind": "run", "recipe": plan.stated, "data": parts.digest}
+    if recipe.profile.table is not None:
+        identity["table"] = file_digest(recipe.profile.table)
+    claim_folder(out, identity)
+    if (out / "report.json").exists():
+        _check_finished(out)
+        return read_json(out / "report.json", "format", "chosen", "test", "budget")
+    with sole_worker(out):
+        return _run(plan, out, Telling(progress, say, workers))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What a run is going to do, checked before anything is trained."""
+
+    recipe: Recipe  # with what is usual for its start
+    stated: dict[str, Any]  # the recipe as it was given, JSON: what the folder is known by
+    parts: DataParts
+    space: SearchSpace
+    start: Supernet | None
+
+
+def planned(recipe: Recipe, out: Path, progress: Progress = silent, say: Callable[[str], None] = lambda line: None) -> Planned:
+    """Reads the images and the start of a run into `out`, and checks its settings against both. Raises as `run_recipe` does."""
     if recipe.export.batch not in (None, recipe.profile.batch):
         raise RecipeError(
             f"export.batch {recipe.export.batch} fixes the files to it, so profile.batch must be the same, got "
@@ -99,8 +125,8 @@ def run_recipe(
     else:
         parts = check_readable(parts, progress)  # an image that cannot be read should not end a run after its training
     teachers = (line for config in (recipe.train, recipe.finetune) for line in teacher_line(config.teacher, parts))
-    plan = f"search: {SearchPlan.of(len(parts.search), recipe.search)}"
-    for line in (*describe_parts(parts), *teachers, plan):
+    search = f"search: {SearchPlan.of(len(parts.search), recipe.search)}"
+    for line in (*describe_parts(parts), *teachers, search):
         say(line)
     for config in (recipe.train, recipe.finetune):  # a batch larger than the set should not end a run after its training
         plan_for(parts, config, recipe.seed)
@@ -110,15 +136,7 @@ def run_recipe(
     space, start, _ = beginning(recipe, parts)
     counted = recipe.budget.model_copy(update={"max_latency": None})
     check_feasible(read_budget(space, ExactCosts(space), counted), space, ExactCosts(space))
-    identity = {"kind": "run", "recipe": stated, "data": parts.digest}
-    if recipe.profile.table is not None:
-        identity["table"] = file_digest(recipe.profile.table)
-    claim_folder(out, identity)
-    if (out / "report.json").exists():
-        _check_finished(out)
-        return read_json(out / "report.json", "format", "chosen", "test", "budget")
-    with sole_worker(out):
-        return _run(recipe, stated, parts, space, start, out, Telling(progress, say, workers))
+    return Planned(recipe=recipe, stated=stated, parts=parts, space=space, start=start)
 
 
 def _check_finished(out: Path) -> None:
@@ -142,21 +160,15 @@ class Telling:
     workers: str
 
 
-def _run(
-    recipe: Recipe,
-    stated_recipe: dict[str, Any],
-    parts: DataParts,
-    space: SearchSpace,
-    start: Supernet | None,
-    out: Path,
-    telling: Telling,
-) -> dict[str, Any]:
+def _run(plan: Planned, out: Path, telling: Telling) -> dict[str, Any]:
+    recipe, parts, space, start = plan.recipe, plan.parts, plan.space, plan.start
     progress, say, workers = telling.progress, telling.say, telling.workers
+    parent: Path | None = None
     steps, around = Steps(out), Surroundings(progress=progress)
     run = {
         "format": "autoformer/run/1",
         "version": __version__,
-        "recipe": stated_recipe,
+        "recipe": plan.stated,
         "data": parts.record,
         "space": space.to_dict(),
         "device": DeviceFacts.collect().to_dict(),
@@ -217,6 +229,9 @@ def _run(
     predictors = {"finetuned": predict_with(finetuned.network), **_onnx_models(out / "export")}
     if winner is not None:
         predictors = {"inherited": predict_with(load_subnet(out / "subnet")[0]), **predictors}
+    if parent is not None:
+        whole, own, _ = load_subnet(parent)
+        steps.timed("test", lambda: score_on_test({"parent": predict_with(whole)}, parts.test, own, out, progress))
     steps.timed("test", lambda: score_on_test(predictors, parts.test, finetuned.preprocessing, out, progress))
     return build_report(out)
 

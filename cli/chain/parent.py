@@ -17,6 +17,7 @@ from autoformer.cli.chain.starting import is_one_network, network_for, without_h
 from autoformer.data.parts import DataParts
 from autoformer.files import TIMM, read_json
 from autoformer.networks.folders import load_subnet, record_of_network
+from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import Supernet
 from autoformer.pretrained.adapt import Wanted, adapt_subnet
 from autoformer.pretrained.classifier import Classifier
@@ -52,13 +53,13 @@ def told_of_parent(recipe: Recipe, parts: DataParts, out: Path, around: Surround
     assert recipe.parent is not None
     assert recipe.train.start is not None
     words = recipe.train.start
-    if not words.startswith(TIMM) and load_subnet(Path(words))[2] == parts.classes:
+    if knows_classes(words, parts):
         return Path(words)
 
     def told(work: str, done: int, total: int, note: str = "") -> None:
         around.progress("finetune parent", done, total, note)
 
-    network, own = _unfinetuned(words, parts.labelled, recipe.seed)
+    network, own = unfinetuned(words, parts.labelled, recipe.seed)
     finetune(
         network, own, finetune_of(recipe.parent, recipe.finetune), out / FOLDER, metric=recipe.metric, seed=recipe.seed,
         around=replace(around, progress=told),
@@ -66,7 +67,12 @@ def told_of_parent(recipe: Recipe, parts: DataParts, out: Path, around: Surround
     return out / FOLDER
 
 
-def _unfinetuned(words: str, parts: DataParts, seed: int) -> tuple[Any | Classifier, DataParts]:
+def knows_classes(words: str | None, parts: DataParts) -> bool:
+    """Whether a start is a folder of one network that was finetuned on the classes of the images."""
+    return words is not None and not words.startswith(TIMM) and load_subnet(Path(words))[2] == parts.classes
+
+
+def unfinetuned(words: str, parts: DataParts, seed: int) -> tuple[Subnet | Classifier, DataParts]:
     """The parent with a new head for the classes of the images."""
     if words.startswith(TIMM):
         network, own, _ = network_for(words, parts, seed)

@@ -31,6 +31,7 @@ from autoformer.files import (
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import MeasureConfig, device_name
 from autoformer.profiling.race.agreement import Agreement
+from autoformer.profiling.race.config import RaceConfig
 from autoformer.profiling.race.entrant import Entrant
 from autoformer.profiling.race.halving import Finish, Leg, Race
 from autoformer.profiling.race.record import FILE_NAME, RaceRecord, counted, raced
@@ -41,11 +42,18 @@ from autoformer.records import from_json, to_json
 from autoformer.search.candidate import packed
 from autoformer.search.record import SearchRecord
 from autoformer.temporary import remove_leftovers
+from autoformer.training.config import FinetuneConfig
 from autoformer.training.trainer import Surroundings
 
 FORMAT = "autoformer/race-entrants/1"
 ENTRANTS = "entrants.json"
 MOST = 16  # entrants; more than this no schedule takes
+
+
+def race_schedule(entrants: int, finetune: FinetuneConfig, config: RaceConfig) -> Schedule:
+    """The schedule of a race among so many entrants at most."""
+    warmup = min(finetune.warmup_epochs, finetune.epochs / 2)  # as the trainings take it
+    return Schedule.of(entrants, finetune.epochs, config.learning_rates, config.cost, warmup)
 
 
 def run_race(question: Question, out: Path, around: Surroundings, say: Callable[[str], None] = lambda line: None) -> RaceRecord:
@@ -81,8 +89,7 @@ def run_race(question: Question, out: Path, around: Surroundings, say: Callable[
     networks = Networks(supernet=question.supernet, parts=question.parts, seed=question.seed)
     keeper, unmeasured = _timekeeper(question, out, around)
     finetune, config = question.finetune, question.race
-    warmup = min(finetune.warmup_epochs, finetune.epochs / 2)  # as the trainings take it
-    plan = Schedule.of(MOST, finetune.epochs, config.learning_rates, config.cost, warmup)
+    plan = race_schedule(MOST, finetune, config)
     selection = Selection(
         networks=networks, search=question.search, limits=question.limits, config=question.race, table=question.table,
         keeper=keeper, unmeasured=unmeasured, say=say,
@@ -93,7 +100,7 @@ def run_race(question: Question, out: Path, around: Surroundings, say: Callable[
                 started, measuring_s = _field(selection, plan.entrants, out)
                 break
         time.sleep(WAIT_S)  # another process measures
-    schedule = Schedule.of(len(started.entrants), finetune.epochs, config.learning_rates, config.cost, warmup)
+    schedule = race_schedule(len(started.entrants), finetune, config)
     for line in plan_lines(started, schedule, question.limits, unmeasured):
         say(line)
     images = Images.of(question.parts, search.result)

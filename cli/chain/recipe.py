@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
+from autoformer.cli.chain.shipped import found_recipe
 from autoformer.data.parts import DataConfig
 from autoformer.errors import RecipeError, short
 from autoformer.export.config import ExportConfig
@@ -30,7 +31,7 @@ SEEN.maxlevel, SEEN.maxstring, SEEN.maxother = 3, 80, 80
 class Recipe(Settings):
     """Everything about a run."""
 
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(0, ge=0, lt=2**31, description="of all random choices")
     threads: int | None = Field(None, gt=0, le=1024, description="threads of the training; empty: as many as torch takes")
     metric: Metric = Field("top1", description="what networks are compared by, everywhere after training")
     data: DataConfig = Field(default_factory=lambda: DataConfig())
@@ -61,13 +62,20 @@ class Recipe(Settings):
         return {key: value for key, value in found.items() if key not in silent}
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = (), given: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe of a file, with `key=value` overrides (`train.epochs=50`), and what options gave by key.
+def load_recipe(path: Path | str, overrides: Sequence[str] = (), given: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe of a file or of a shipped recipe's name, with `key=value` overrides (`train.epochs=50`), and what options gave
+    by key.
 
     Values are YAML 1.2 (`autoformer.settings`); an override of a text is taken as it stands. None in `given` was not given.
 
     Raises `RecipeError` for a missing file, no YAML, an unknown key (naming the nearest known one) or an impossible value.
     """
+    return parse_recipe(recipe_values(path), overrides, str(path), given)
+
+
+def recipe_values(path: Path | str) -> dict[str, Any]:
+    """What the file of a recipe says, or the shipped one of this name. Raises `RecipeError` for a missing file and no YAML."""
+    path = found_recipe(str(path))
     try:
         values = read_yaml(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -78,7 +86,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), given: Mapping[str, A
         raise RecipeError(f"recipe {path} cannot be read: {short(error)}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"recipe {path} holds no keys; expected sections like train: and search:")
-    return parse_recipe(values, overrides, str(path), given)
+    return values
 
 
 def parse_recipe(

@@ -17,6 +17,7 @@ from autoformer.files import TIMM, read_json
 from autoformer.networks.folders import images_of_supernet, load_subnet, record_of_network
 from autoformer.networks.subnet import TIMM_NAME, Subnet
 from autoformer.networks.supernet import Supernet
+from autoformer.parsing import SpaceConfig
 from autoformer.pretrained.adapt import Wanted, adapt_subnet
 from autoformer.pretrained.classifier import Classifier, classifier_from, is_from_scratch, usual_size
 from autoformer.pretrained.start import is_folder_of_network, start_from, subnet_from_timm
@@ -33,9 +34,10 @@ Network = TypeVar("Network", Supernet, Subnet)
 def beginning(recipe: Recipe, parts: DataParts) -> tuple[SearchSpace, Supernet | None, bool]:
     """The space, the supernet to start from if the recipe names one, and whether that got a new head.
 
-    A supernet brings its space unless the recipe has one too; that a single network should have relative position does not make
-    it one. Its head stays where the images have the classes it knows. Where `train.cut_images` is set (`with_usual`), the space
-    is one to cut by images, which the training does as it begins. Raises `RecipeError` for settings of a cut where nothing is.
+    A supernet brings its space unless the recipe has one too. One network brings its own with what the recipe says of it, unless
+    that names a preset. The head stays where the images have the classes it knows. Where `train.cut_images` is set
+    (`with_usual`), the space is one to cut by images, which the training does as it begins. Raises `RecipeError` for settings of a cut where
+    nothing is cut.
     """
     start, cut = recipe.train.start, bool(recipe.train.cut_images)
     if cut and not is_one_network(start):
@@ -45,11 +47,14 @@ def beginning(recipe: Recipe, parts: DataParts) -> tuple[SearchSpace, Supernet |
     if start is None:
         return _space(recipe, parts), None, False
     new_head = _classes_of(start) != parts.classes
-    stated = recipe.space.model_fields_set
-    around = not stated or (is_one_network(start) and stated == {"relative_position"})
-    space = None if around else _space(recipe, parts)
-    relative_position = around and bool(recipe.space.relative_position)
-    supernet = start_from(start, Wanted.by(parts), space=space, relative_position=relative_position, to_cut=cut)
+    stated, wanted = recipe.space.model_fields_set, Wanted.by(parts)
+    if is_one_network(start) and recipe.space.preset == SpaceConfig().preset:
+        relative_position = bool(recipe.space.relative_position)
+        supernet = start_from(start, wanted, relative_position=relative_position, to_cut=cut)
+        if recipe.space.model_copy(update={"relative_position": None}) != SpaceConfig():
+            supernet = start_from(start, wanted, space=recipe.space.changed(supernet.space))
+    else:
+        supernet = start_from(start, wanted, space=_space(recipe, parts) if stated else None)
     return supernet.space, without_head(supernet) if new_head else supernet, new_head
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,8 +11,11 @@ from autoformer.cli.options import GroupBy, Json, Quiet, Set, Unlabelled
 
 if TYPE_CHECKING:
     from autoformer.data.check import DataCheck
+    from autoformer.data.parts import DataParts
+    from autoformer.data.sizes import TrainingSize
 
 SHOWN_CLASSES = 5  # the smallest
+BAR = 40  # letters of the longest in the histogram
 
 app = typer.Typer(help="Look at images before training on them.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -33,7 +37,7 @@ def check(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Look at every image: classes, broken and odd files, duplicates; and say what would be done about each.
+    """Look at every image: classes, sizes, broken and odd files, duplicates; say what would be done, and what to type next.
 
     Ends with code 1 where training would be refused. Two cores take about a minute for 10,000 photographs.
 
@@ -43,19 +47,34 @@ def check(
 
       autoformer data check frames/ --group-by '(video\\d+)_' --set data.test_fraction=0.2
     """
+    from autoformer.cli.chain.choosing_recipe import RecipeChoice, recipe_for, stored_start
     from autoformer.cli.chain.recipe import parse_recipe
-    from autoformer.cli.console import print_json, progress_bar
+    from autoformer.cli.console import print_facts, print_json, progress_bar
     from autoformer.data.check import check_data
 
     overrides = [f"data.{setting.removeprefix('data.')}" for setting in settings or ()]
     given = {"data.source": source, "data.group_by": group_by, "data.unlabelled": unlabelled}
     config = parse_recipe({}, overrides, "data check", given).data
+    chosen: list[RecipeChoice] = []
+
+    def size_of(parts: DataParts) -> TrainingSize:
+        chosen.append(recipe_for(parts, start=stored_start()))
+        return chosen[0].size_for(parts)
+
     with progress_bar(quiet) as progress:
-        found = check_data(config, near=near, progress=progress)
+        found = check_data(config, near=near, choose_size=size_of, progress=progress)
+    choice = chosen[0] if chosen and found.is_usable else None
+    if group_by is not None:
+        overrides.append(f"data.group_by={group_by}")
+    if unlabelled is not None and choice is not None and choice.start is not None:  # which teaches
+        overrides.append(f"data.unlabelled={unlabelled}")
+    command = choice and choice.command(source, overrides)
     if json:
-        print_json(found.to_dict())
+        print_json({**found.to_dict(), "recipe": choice and asdict(choice), "next": command})
     else:
         _show(found)
+        if choice is not None and command is not None:
+            print_facts("", {"recipe": f"{choice.name}: {choice.reason}", "next": command})
     if not found.is_usable:
         raise typer.Exit(1)
 
@@ -75,6 +94,19 @@ def _show(found: DataCheck) -> None:
         rows.append(("all", *(str(sum(found.images[name])) for name in names)))
         say()
         print_table("images", ("class", *names), rows)
+    if found.sizes is not None:
+        most = max(one.images for one in found.sizes.shorter_sides)
+        bars = [
+            (f"{one.low}–{one.high - 1}", f"{one.images:,}", "█" * -(-BAR * one.images // most))
+            for one in found.sizes.shorter_sides
+        ]
+        common = ", ".join(f"{one.width} × {one.height} ({one.images:,})" for one in found.sizes.most_common)
+        say()
+        print_table("sizes", ("shorter side, px", "images", ""), bars)
+        facts = {"median": f"{found.sizes.typical} px", "most common": common}
+        if found.training_size is not None:
+            facts["trained at"] = f"{found.training_size.pixels} px: {found.training_size.reason}"
+        print_facts("", facts)
     if found.findings:
         lines = [
             (f"{finding.count:,}", finding.text, finding.examples, finding.consequence)

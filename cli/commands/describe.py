@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autoformer.cli.facts import WHY_COUNTS_DIFFER, facts_of_architecture, facts_of_space, published_counts
 from autoformer.cli.options import Json
-from autoformer.facts import WHY_COUNTS_DIFFER, facts_of_architecture, facts_of_space, published_counts
 
 if TYPE_CHECKING:
     from autoformer.profiling.race.record import RaceRecord
@@ -189,8 +189,8 @@ def facts_of_network(path: Path) -> dict[str, Any]:
 def readable(name: str, value: Any) -> str:
     """A fact for people."""
     from autoformer.architecture import Architecture
+    from autoformer.cli.facts import WHERE
     from autoformer.cost import show
-    from autoformer.facts import WHERE
 
     if name in ("params", "flops") and isinstance(value, int):
         return f"{show(name, value)} ({value:,}{' multiply-adds' if name == 'flops' else ''})"

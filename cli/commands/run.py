@@ -3,26 +3,65 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autoformer.cli.chain.helpers import processes
-from autoformer.cli.options import Data, GroupBy, Json, Metric, Quiet, Set, Unlabelled
+from autoformer.cli.options import (
+    Data,
+    GroupBy,
+    Json,
+    LatencyTable,
+    MaxFlops,
+    MaxLatency,
+    MaxParams,
+    Metric,
+    Quiet,
+    Seed,
+    Set,
+    Unlabelled,
+)
+
+if TYPE_CHECKING:
+    from autoformer.cli.chain.recipe import Recipe
 
 
 def run(
-    recipe: Annotated[Path, typer.Argument(help="A YAML file that says everything about the run.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; default runs/NAME.")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Argument(help="A name (autoformer recipe list) or a YAML file. Default: the one that suits the images of --data."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; default runs/RECIPE-DATA.")] = None,
     data: Data = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="Weights to start from: timm:NAME[@FILE], official:FILE, or the folder of a supernet or network."
+        ),
+    ] = None,
+    max_params: MaxParams = None,
+    max_flops: MaxFlops = None,
+    max_latency: MaxLatency = None,
+    latency_table: LatencyTable = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", min=1, help="Of the supernet; the other trainings keep their share of it.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="cpu|cuda|cuda:N", help="What trains. Default: a GPU where there is one.")
+    ] = None,
     group_by: GroupBy = None,
     unlabelled: Unlabelled = None,
     metric: Metric = None,
+    seed: Seed = None,
     settings: Set = None,
     workers: Annotated[
         str,
         typer.Option("--workers", help="Processes that share search and race on this machine; auto: one per GPU. Same result."),
     ] = "1",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what each step would take here, measured; train and write nothing.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -32,26 +71,63 @@ def run(
 
     Examples:
 
-      autoformer run recipes/quickstart.yaml
+      autoformer run quickstart
 
-      autoformer run recipes/quickstart.yaml --data photos/ --out runs/photos --set train.epochs=50
+      autoformer run --data photos/ --max-latency 5ms
+
+      autoformer run --data photos/ --from timm:deit_small_patch16_224 --max-latency 60% --dry-run
+
+      autoformer run cifar --data torch/cifar10@FOLDER --out runs/cifar --set train.epochs=50
     """
+    from autoformer.cli.device import choose_device
+
+    if device is not None:
+        choose_device(device)  # before torch looks for GPUs
+    from autoformer.cli.chain.asked import Asked, resolved
     from autoformer.cli.chain.chain import run_recipe
-    from autoformer.cli.chain.recipe import load_recipe
     from autoformer.cli.console import note, print_json, progress_bar, say
     from autoformer.profiling.reports.run_page import summary_lines
 
     processes(workers)  # a mistake in it should not end the run after its training
-    given = {
-        "data.source": data, "data.group_by": group_by, "data.unlabelled": unlabelled, "metric": metric and metric.value
-    }  # fmt: skip
-    chosen = load_recipe(recipe, settings or [], given)
-    folder = out or Path("runs") / (recipe.stem if data is None else f"{recipe.stem}-{Path(data).name}")
+    chosen = resolved(
+        Asked(
+            recipe=recipe, data=data, group_by=group_by, start=start, epochs=epochs, settings=settings or [],
+            limits={"max_params": max_params, "max_flops": max_flops, "max_latency": max_latency},
+            others={
+                "data.unlabelled": unlabelled, "metric": metric and metric.value, "seed": seed,
+                "profile.table": latency_table and str(latency_table),
+            },
+        )
+    )  # fmt: skip
+    if not quiet:
+        for line in chosen.lines:
+            note(line)
+    folder = out or Path("runs") / (chosen.name if data is None else f"{chosen.name}-{Path(data).name}")
+    if dry_run:
+        _show_price(chosen.recipe, folder, json, quiet)
+        return
     with progress_bar(quiet) as progress:
-        report = run_recipe(chosen, folder, progress, workers, (lambda line: None) if quiet else note)
+        report = run_recipe(chosen.recipe, folder, progress, workers, (lambda line: None) if quiet else note)
     if json:
         print_json(report)
         return
     for line in summary_lines(report):
         say(line)
     note(f"report: {folder / 'report.html'}")
+
+
+def _show_price(recipe: Recipe, out: Path, json: bool, quiet: bool) -> None:
+    from autoformer.cli.chain.chain import planned
+    from autoformer.cli.chain.price import price_of, total_s
+    from autoformer.cli.console import note, print_json, print_table, progress_bar
+    from autoformer.profiling.reports.wording import duration
+
+    with progress_bar(quiet) as progress:
+        plan = planned(recipe, out, progress, (lambda line: None) if quiet else note)
+        prices = price_of(plan, out)
+    if json:
+        print_json({"steps": [price.to_dict() for price in prices], "seconds": total_s(prices)})
+        return
+    rows = [(price.step, duration(price.seconds), price.measured) for price in prices]
+    title = f"{out}: nothing written; on this machine, as busy as it is now, at most"
+    print_table(title, ("step", "time", "measured"), [*rows, ("all steps", duration(total_s(prices)), "")])

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A YAML file; the sections data, space and train are used.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A YAML file, or a name (autoformer recipe list); the sections data, space and train are used.")
+    ],
     out: Out,
     data: Data = None,
     start: Annotated[
@@ -48,7 +50,7 @@ def train(
     """
     import torch
 
-    from autoformer.cli.chain.recipe import load_recipe
+    from autoformer.cli.chain.begun_from import recipe_from
     from autoformer.cli.chain.starting import beginning, readable, with_usual
     from autoformer.cli.class_order import teacher_line
     from autoformer.cli.console import note, progress_bar
@@ -60,15 +62,15 @@ def train(
 
     given = {
         "data.source": data, "data.group_by": group_by, "data.unlabelled": unlabelled, "metric": metric and metric.value,
-        "seed": seed, "train.start": start,
+        "seed": seed,
     }  # fmt: skip
-    chosen = load_recipe(recipe, settings or [], given)
+    chosen, lines = recipe_from(recipe, start, settings or [], given)
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
     with joined() as world, progress_bar(quiet or not world.leads) as progress:
         parts = readable(load_parts(chosen.data), out, world, progress)
         if not quiet and world.leads:
-            for line in (*describe_parts(parts), *teacher_line(chosen.train.teacher, parts)):
+            for line in (*lines, *describe_parts(parts), *teacher_line(chosen.train.teacher, parts)):
                 note(line)
         chosen = chosen.model_copy(update={"train": with_usual(chosen.train, out)})
         space, begun, new_head = beginning(chosen, parts)

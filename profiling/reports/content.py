@@ -16,7 +16,7 @@ from autoformer.profiling.reports import latency, latency_table, race, search
 from autoformer.profiling.reports.budget import limits
 from autoformer.profiling.reports.delivered import board_values, file_values, label
 from autoformer.profiling.reports.run_folder import Run
-from autoformer.profiling.reports.scores import int8_disagreement, int8_values, reading_values
+from autoformer.profiling.reports.scores import int8_disagreement, int8_values, parent_difference, reading_values
 from autoformer.records import to_json
 
 FORMAT = "autoformer/report/3"
@@ -52,6 +52,7 @@ def content(run: Run) -> dict[str, Any]:
         "test": {name: run.score(name).to_dict() for name in run.predictions},
         "int8": int8_values(run),
         "int8_disagreement": int8_disagreement(run),
+        **({"parent_difference": found} if (found := parent_difference(run)) is not None else {}),
         "candidates": len(run.search.candidates),
         "tied": len(run.search.tied),
         "search": search.values(run),

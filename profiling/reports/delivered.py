@@ -31,6 +31,7 @@ def file_values(run: Run) -> dict[str, Any]:
         "supernet": {"path": "supernet"},
         "search": {"path": "search/search.json"},
         **({"race": {"path": "race/race.json"}} if run.race is not None else {}),
+        **({"parent, finetuned": {"path": "parent"}} if (run.folder / "parent").is_dir() else {}),
         **({"network as inherited": {"path": "subnet"}} if run.inherited else {}),
         "network finetuned": {"path": "finetuned"},
         "latency samples": {"path": "latency.json"},

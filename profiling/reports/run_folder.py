@@ -64,7 +64,7 @@ def readings_beside(folder: Path, split: str) -> Beside:
     return Beside(runs=sum(count > 0 for count in counts), readings=sum(counts), damaged=tuple(damaged))
 
 
-INHERITED, FINETUNED, FP32, INT8 = "inherited", "finetuned", "onnx fp32", "onnx int8"  # names in test.json
+PARENT, INHERITED, FINETUNED, FP32, INT8 = "parent", "inherited", "finetuned", "onnx fp32", "onnx int8"  # names in test.json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from autoformer.cost import ExactCosts
 from autoformer.data.value_range import words_on_range
-from autoformer.metric import WORDS, Metric, metric_from, wilson
+from autoformer.metric import WORDS, Difference, Metric, metric_from, paired_difference, wilson
 from autoformer.profiling.reports.blocks import (
     GREY,
     SERIES,
@@ -22,7 +23,7 @@ from autoformer.profiling.reports.blocks import (
     one_view,
     plain,
 )
-from autoformer.profiling.reports.run_folder import FP32, INT8, Epoch, Run
+from autoformer.profiling.reports.run_folder import FINETUNED, FP32, INT8, PARENT, Epoch, Run
 from autoformer.profiling.reports.wording import (
     DIGEST_DIGITS,
     capital,
@@ -35,6 +36,7 @@ from autoformer.profiling.reports.wording import (
 )
 
 NETWORKS = {
+    PARENT: "parent, finetuned on these images",
     "inherited": "supernet weights, as inherited",
     "finetuned": "finetuned",
     "onnx fp32": "ONNX fp32",
@@ -66,6 +68,15 @@ def int8_disagreement(run: Run) -> dict[str, Any] | None:
         "only_fp32_right": int(((fp32 == run.labels) & (int8 != run.labels)).sum()),
         "only_int8_right": int(((int8 == run.labels) & (fp32 != run.labels)).sum()),
     }
+
+
+def parent_difference(run: Run) -> dict[str, Any] | None:
+    """What the delivered network scores more than the finetuned parent, image by image; None where no parent was tested."""
+    if PARENT not in run.predictions:
+        return None
+    found = paired_difference(run.predictions[PARENT], run.predictions[FINETUNED], run.labels, run.metric)
+    largest, own = ExactCosts(run.space)(run.space.largest), run.delivered
+    return {**found.to_dict(), "params": own.params / largest.params, "flops": own.flops / largest.flops}
 
 
 def int8_values(run: Run) -> dict[str, Any]:
@@ -107,7 +118,22 @@ def in_order(names: Iterable[str]) -> list[str]:
 def section(report: Mapping[str, Any]) -> Section:
     """The scores on the test part, and what int8 changes."""
     title = f"{capital(words_of(report))} on the test part"
-    return Section(name="test", title=title, text=_int8_text(report), tables=(test_table(report),))
+    return Section(name="test", title=title, text=(*_parent_text(report), *_int8_text(report)), tables=(test_table(report),))
+
+
+def _points(found: Mapping[str, Any]) -> str:
+    return str(Difference(found["value"], found["low"], found["high"], tied=False))
+
+
+def _parent_text(report: Mapping[str, Any]) -> tuple[str, ...]:
+    found = report.get("parent_difference")
+    if found is None:
+        return ()
+    return (
+        f"The delivered network differs from the parent that the supernet was cut out of by {_points(found)} points of "
+        f"{words_of(report)}, image by image; it has {100 * found['params']:.2g} % of the parameters and "
+        f"{100 * found['flops']:.2g} % of the FLOPs of the largest network.",
+    )
 
 
 def _int8_text(report: Mapping[str, Any]) -> tuple[str, ...]:

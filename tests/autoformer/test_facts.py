@@ -12,14 +12,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from autoformer.architecture import PUBLISHED, PUBLISHED_SPACES, Architecture
-from autoformer.cost import count_flops
-from autoformer.facts import (
+from autoformer.cli.facts import (
     ExecutedForm,
     count_executed_flops,
     count_layer_norm_flops,
     count_relative_position_flops,
     count_unfactorised_flops,
 )
+from autoformer.cost import count_flops
 from autoformer.networks.subnet import Subnet
 from autoformer.profiling.insides.fvcore_counts import count_by_operator
 from autoformer.space import PRESETS, SearchSpace

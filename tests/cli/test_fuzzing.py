@@ -36,10 +36,10 @@ def test_a_few_damaged_files_of_each_kind_are_refused_in_one_line_or_used(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("subject", SUBJECTS)
-def test_a_thousand_damaged_files_of_each_kind_kill_nothing(subject: str, exported: Path) -> None:
-    found = fuzz(subject, 0, 1000, exported)
+def test_four_hundred_damaged_files_of_each_kind_kill_nothing(subject: str, exported: Path) -> None:
+    found = fuzz(subject, 0, 400, exported)
     assert found.failures == {}
-    assert found.mutations == 1000
+    assert found.mutations == 400
     assert min(found.outcomes["refused"], found.outcomes["accepted"]) > 200  # neither whole nor past recognition
 
 

@@ -14,7 +14,7 @@ from tests.support.source_tree import FOLDERS, ROOT, files
 
 
 def test_the_links_show_the_checkout_the_names_an_installed_package_has() -> None:
-    for name in ("export", "profiling", "cli"):
+    for name in ("export", "profiling", "cli", "recipes"):
         link = ROOT / "autoformer" / name
         assert link.is_symlink()
         assert link.resolve() == (ROOT / name).resolve()
@@ -41,7 +41,7 @@ def test_the_version_is_one() -> None:
 
 
 @pytest.mark.slow
-def test_a_wheel_holds_every_module_and_the_reports_templates_and_nothing_else(tmp_path: Path) -> None:
+def test_a_wheel_holds_every_module_the_reports_templates_and_the_recipes_and_nothing_else(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "--wheel-dir", str(tmp_path), str(ROOT)]
     subprocess.run(command, check=True)
     (wheel,) = tmp_path.glob("*.whl")
@@ -49,5 +49,7 @@ def test_a_wheel_holds_every_module_and_the_reports_templates_and_nothing_else(t
     inits = {path for path in files().values() if path.stem == "__init__"}
     expected = {f"{module.replace('.', '/')}{'/__init__' if path in inits else ''}.py" for module, path in files().items()}
     templates = {f"autoformer/profiling/reports/{path.name}" for path in (ROOT / "profiling" / "reports").glob("*.j2")}
+    recipes = {f"autoformer/recipes/{path.name}" for path in (ROOT / "recipes").glob("*.yaml")}
     assert templates
-    assert held == expected | templates | {"autoformer/py.typed"}
+    assert recipes
+    assert held == expected | templates | recipes | {"autoformer/py.typed"}

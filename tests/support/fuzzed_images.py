@@ -60,7 +60,7 @@ def _finite(values: NDArray[Any]) -> None:
 def _trained(images: FileImages) -> None:
     """Reading with `unreadable: skip` ends well whatever the first file is."""
     everything = {"image_size": 8, "max_image_size": 8, "crop_pct": 1.0}
-    preprocessing = sampled_preprocessing(images, (0, 1, 2), skip_unreadable=True, **everything)  # type: ignore[arg-type]
+    preprocessing, _ = sampled_preprocessing(images, (0, 1, 2), skip_unreadable=True, **everything)  # type: ignore[arg-type]
     part, config = Part("train", images, (0, 1, 2)), AugmentConfig(crop="random_resized", flip=0.5)
     pixels, _ = TrainingImages(part, preprocessing, config, skip_unreadable=True)[0, 7]
     assert pixels.shape == (preprocessing.in_chans, 8, 8)

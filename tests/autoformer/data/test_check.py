@@ -13,7 +13,7 @@ from PIL import Image
 
 from autoformer.data.check import DataCheck, Finding, check_data
 from autoformer.data.decoding import ORIENTATION, decode
-from autoformer.data.duplicates import near_pairs, same_groups
+from autoformer.data.examining import near_pairs, same_groups
 from autoformer.data.loading import check_readable, load_parts
 from autoformer.data.parts import DataConfig
 from autoformer.data.preprocessing import convert

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def finetuned(words: str, parts: DataParts, tmp_path_factory: pytest.TempPathFac
 def test_the_supernet_starts_from_the_finetuned_parent(words: str, parts: DataParts, finetuned: Path) -> None:
     """The largest network gives the logits of the folder's network, and they have learned: far above one in ten."""
     recipe = recipe_of(words)
-    space, cut_at_once, _ = beginning(recipe.model_copy(update={"train": with_usual(recipe.train, finetuned)}), parts)
+    space, cut_at_once, _ = beginning(recipe.model_copy(update={"train": with_usual(recipe.train, finetuned / "new")}), parts)
     assert space.mean_shift
     supernet, (network, _, classes) = begun_with(finetuned, parts, space), load_subnet(finetuned)
     assert cut_at_once is not None
@@ -203,7 +204,7 @@ def test_training_begins_with_weights_turned_by_its_own_images(
 ) -> None:
     """At no learning rate the supernet is the one that `cut_by_images` makes of the train part: its every 700th image or so."""
     train = {"start": str(finetuned), "epochs": 1, "batch_size": 128, "learning_rate": 1e-30, "warmup_epochs": 0, "cut_images": 2}
-    recipe = recipe_of(words, train={**train, "weight_decay": 0})
+    recipe = recipe_of(words, train={**train, "weight_decay": 0, "min_learning_rate": 0})
     space, start, _ = beginning(recipe, parts)
     assert start is not None
     expected = start_from(str(finetuned), Wanted.by(parts), to_cut=True)
@@ -232,6 +233,22 @@ def test_the_progress_of_the_parent_is_told_as_its_own(words: str, parts: DataPa
 
     told_of_parent(recipe_of(words, parent={"epochs": 1}), parts, tmp_path, Surroundings(progress=progress))
     assert set(told) == {"finetune parent"}
+
+
+def test_a_dry_run_prices_the_parent_and_every_other_step_and_writes_nothing(words: str, tmp_path: Path) -> None:
+    """Steps are counted by hand: 989 digits in batches of 128 make 7 steps an epoch."""
+    recipe, small = tmp_path / "r.yaml", {"population": 6, "generations": 2, "parents": 3, "mutated": 3, "crossed": 3}
+    recipe.write_text(yaml.safe_dump(values(words, search=small, profile={"seconds": 0.1}, race={"cost": 1})))
+    done = command("run", recipe, "--out", tmp_path / "out", "--dry-run", "--json", "--quiet")
+    assert done.code == 0
+    prices = {price["step"]: price for price in json.loads(done.out)["steps"]}
+    assert list(prices) == ["parent", "train", "search", "race", "export", "test"]
+    assert prices["parent"]["measured"].startswith("14 steps of 128 images")
+    assert prices["train"]["measured"].startswith("7 steps of 128 images")
+    assert prices["search"]["measured"].startswith("12 networks × ")
+    assert all(price["seconds"] > 0 for price in prices.values())
+    assert json.loads(done.out)["seconds"] == pytest.approx(sum(price["seconds"] for price in prices.values()))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from scipy.stats import binomtest
 
+from autoformer.cost import ExactCosts
 from autoformer.errors import CheckpointError
 from autoformer.export.manifest import Manifest
-from autoformer.files import read_json
+from autoformer.files import read_json, write_json
 from autoformer.metric import Metric
 from autoformer.profiling.measuring.verdict import Verdict
 from autoformer.profiling.reports.run_page import build_report, summary_lines
@@ -107,6 +108,28 @@ def test_int8_is_compared_with_fp32_image_by_image(report: dict[str, Any]) -> No
     assert (paired["different"], paired["images"]) == (3, TEST_IMAGES)
     assert (paired["only_fp32_right"], paired["only_int8_right"]) == (3, 0)
     assert (paired["low"], paired["high"]) == pytest.approx((interval.low, interval.high), abs=1e-6)
+
+
+def test_what_is_delivered_is_compared_with_the_parent_image_by_image(tmp_path: Path) -> None:
+    """536 images right against 530: 6 of 540 less, -1.11 points; and what share of the largest network is left."""
+    folder = make_run(tmp_path / "run")
+    record = read_json(folder / "test.json")
+    labels = record["labels"]
+    wrong = [(label + 1) % 10 for label in labels[:4]]
+    write_json({**record, "guesses": {**record["guesses"], "parent": [*wrong, *labels[4:]]}}, folder / "test.json")
+    report = build_report(folder)
+    found, largest = report["parent_difference"], ExactCosts(SPACE)(SPACE.largest)
+    assert found["value"] == pytest.approx(-6 / 540)
+    assert found["low"] < found["value"] < found["high"] < 0
+    assert found["params"] == report["chosen"]["params"] / largest.params
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    assert "differs from the parent that the supernet was cut out of by -1.11 " in text
+    assert "parent, finetuned on these images" in text
+
+
+def test_a_run_without_a_parent_says_nothing_of_one(report: dict[str, Any]) -> None:
+    assert "parent_difference" not in report
+    assert "parent, finetuned" not in report["files"]
 
 
 def test_a_rejected_int8_file_is_reported_as_missing_with_its_reason(tmp_path: Path) -> None:

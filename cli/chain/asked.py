@@ -1,0 +1,92 @@
+"""What the command line asks of a run, as a recipe: one of a name or file, or the one that suits the images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autoformer.cli.chain.begun_from import recipe_from
+from autoformer.cli.chain.choosing_recipe import recipe_for, stored_start
+from autoformer.cli.chain.recipe import Recipe, recipe_values
+from autoformer.cli.chain.shipped import found_recipe
+from autoformer.data.loading import load_parts
+from autoformer.data.parts import DataConfig
+from autoformer.errors import RecipeError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The options of a run; None and empty: not given."""
+
+    recipe: str | None = None  # a name or path
+    data: str | None = None
+    group_by: str | None = None
+    start: str | None = None  # --from
+    limits: Mapping[str, str | None] = field(default_factory=dict)  # by the names in the section budget
+    epochs: int | None = None
+    others: Mapping[str, Any] = field(default_factory=dict)  # by key of a recipe
+    settings: Sequence[str] = ()  # KEY=VALUE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """The recipe of a run, the name that it goes by, and what a person should know of how it came about."""
+
+    recipe: Recipe
+    name: str
+    lines: tuple[str, ...]
+
+
+def resolved(asked: Asked) -> Resolved:
+    """The recipe that is asked for.
+
+    Limits that are given take the place of all that the recipe has; `--epochs` is of the supernet, and the other trainings keep
+    their share of it. Raises `RecipeError` when there is neither a recipe nor data, and what the recipe and the data raise.
+    """
+    words, start, settings, lines = asked.recipe, asked.start, list(asked.settings), list[str]()
+    if words is None:
+        if asked.data is None:
+            raise RecipeError("say which images: autoformer run --data FOLDER; or name a recipe: autoformer run quickstart")
+        parts = load_parts(DataConfig(source=asked.data, group_by=asked.group_by))
+        choice = recipe_for(parts, start=start or stored_start())
+        words, start = choice.name, choice.start
+        settings = [*choice.settings, *settings]
+        lines.append(f"recipe {choice.name}: {choice.reason}; autoformer recipe show {choice.name}")
+    given = {key: value for key, value in asked.others.items() if value is not None}
+    given |= {"data.source": asked.data, "data.group_by": asked.group_by}
+    limits = {name: limit for name, limit in asked.limits.items() if limit is not None}
+    if limits:
+        settings = [*_without_limits(words, limits, lines), *settings]
+        given |= {f"budget.{name}": limit for name, limit in limits.items()}
+    if asked.epochs is not None:
+        given |= _epochs(recipe_values(words), asked.epochs, asked.settings)
+    recipe, said = recipe_from(words, start, settings, given)
+    return Resolved(recipe=recipe, name=found_recipe(words).stem, lines=(*lines, *said))
+
+
+def _without_limits(words: Path | str, limits: Mapping[str, str], lines: list[str]) -> list[str]:
+    """Settings that take the recipe's own limits away."""
+    own = recipe_values(words).get("budget")
+    taken = [name for name in own if name not in limits] if isinstance(own, Mapping) else []
+    if taken:
+        asked = ", ".join(f"{name}={limit}" for name, limit in limits.items())
+        lines.append(f"limits: {asked}, not the recipe's {', '.join(taken)}")
+    return [f"budget.{name}=null" for name in taken]
+
+
+def _epochs(values: Mapping[str, Any], epochs: int, settings: Sequence[str]) -> dict[str, int]:
+    """So many epochs of the supernet, and as large a share of them for the other trainings as the recipe has."""
+    plan = Recipe.model_validate({})
+    of = {"train": plan.train.epochs, "finetune": plan.finetune.epochs, "parent": 0}
+    for section in of:
+        own = values.get(section)
+        said = own.get("epochs") if isinstance(own, Mapping) else None
+        of[section] = int(getattr(said, "value", said) or of[section])
+    asked = {setting.partition("=")[0].strip() for setting in settings}
+    return {
+        f"{section}.epochs": max(1, round(epochs * count / of["train"]))
+        for section, count in of.items()
+        if count and f"{section}.epochs" not in asked
+    }

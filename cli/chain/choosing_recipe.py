@@ -1,0 +1,133 @@
+"""Which of the shipped recipes suits a data set: by the size and number of its images, and whether pretrained weights are there.
+
+    shorter side, median     train images     recipe
+    below 24 px              any              quickstart: takes the size of the images
+    24 to 47 px              any              cifar: 32 px
+    48 px and more           any              images-64px: 64 px, or the size of a pretrained network that is there
+    160 px and more          from 100,000     imagenet-tiny: 224 px, as published
+
+Recipes are written for thousands of images. Where there are so few that an epoch would have less than 8 steps, the batch is made
+smaller: weights learn by steps.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoformer.data.parts import DataParts
+from autoformer.data.sizes import TrainingSize, configured_size
+from autoformer.files import TIMM
+
+PUBLISHED_FROM = 100_000  # train images, from which a training of the published length pays
+STEPS_PER_EPOCH = 8  # fewest
+SMALLEST_BATCH = 8
+SECTIONS = ("train", "finetune")
+# Vision transformers of timm that start a supernet, the smallest first, as the Hub stores them; all take 224 px.
+STARTS = (
+    "vit_tiny_patch16_224.augreg_in21k_ft_in1k", "deit_tiny_patch16_224.fb_in1k", "vit_small_patch16_224.augreg_in21k_ft_in1k",
+    "deit_small_patch16_224.fb_in1k",
+)  # fmt: skip
+START_SIZE = 224
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shipped:
+    """What the choice has to know of a recipe; a test compares it with the file."""
+
+    image_size: int | None  # pixels; None: that of the images
+    batch_size: int  # of train and finetune
+
+
+SHIPPED = {
+    "quickstart": Shipped(image_size=None, batch_size=64),
+    "cifar": Shipped(image_size=32, batch_size=128),
+    "images-64px": Shipped(image_size=64, batch_size=128),
+    "imagenet-tiny": Shipped(image_size=224, batch_size=1024),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeChoice:
+    """A recipe for a data set."""
+
+    name: str  # of a shipped recipe
+    reason: str  # one line
+    start: str | None  # the pretrained network to start from, timm:NAME; None: from nothing
+    image_size: int | None  # pixels that are trained at; None: those of the images
+    settings: tuple[str, ...]  # KEY=VALUE, what this data set changes of the recipe
+
+    def size_for(self, parts: DataParts) -> TrainingSize:
+        """The size that these images are trained at by this recipe; what the settings of the data ask for comes first."""
+        asked = configured_size(parts)
+        if parts.config.image_size is not None or self.image_size is None:
+            return asked
+        who = self.start or f"recipe {self.name}"
+        seen = f"the median of the shorter sides is {parts.typical_side} px"
+        return TrainingSize(pixels=self.image_size, reason=f"{who} takes {self.image_size} px; {seen}")
+
+    def command(self, source: str, given: Sequence[str] = ()) -> str:
+        """What to type next, for the data of this source, with settings that were `given` as KEY=VALUE."""
+        words = ["autoformer", "run", f"recipes/{self.name}.yaml", "--data", source]
+        settings = (*self.settings, *(() if self.start is None else (f"train.start={self.start}",)), *given)
+        return shlex.join([*words, *(word for setting in settings for word in ("--set", setting))])
+
+
+def choose_recipe(typical_side: int, train_images: int, *, start: str | None = None) -> RecipeChoice:
+    """The recipe for images of this median shorter side, in pixels.
+
+    `start` is a pretrained network that could be had, which photographs alone take: small images would be enlarged to its size.
+    """
+    seen = f"{train_images:,} train images, whose shorter side is {typical_side} px in the middle"
+    if typical_side < 24:
+        name, why = "quickstart", "images this small need small networks"
+    elif typical_side < 48:
+        name, why = "cifar", "it is for images of about 32 px"
+    elif typical_side >= 160 and train_images >= PUBLISHED_FROM:
+        name, why = "imagenet-tiny", "there are enough for a training as published"
+    else:
+        name, why = "images-64px", "it is for photographs"
+    shipped = SHIPPED[name]
+    if name not in ("images-64px", "imagenet-tiny"):
+        start = None
+    elif start is None:
+        why += ", from nothing, since no pretrained network is stored here"
+    else:
+        why += f", and starts from {start}, which is stored here"
+    batch = _batch(shipped.batch_size, train_images)
+    return RecipeChoice(
+        name=name,
+        reason=f"{seen}: {why}",
+        start=start,
+        image_size=shipped.image_size if start is None else START_SIZE,
+        settings=() if batch == shipped.batch_size else tuple(f"{section}.batch_size={batch}" for section in SECTIONS),
+    )
+
+
+def recipe_for(parts: DataParts, *, start: str | None = None) -> RecipeChoice:
+    """The recipe for the images of these parts."""
+    return choose_recipe(parts.typical_side or parts.preprocessing.image_size, len(parts.train), start=start)
+
+
+def _batch(usual: int, images: int) -> int:
+    """The batch of a recipe, halved until an epoch of so many images has enough steps, or none would be left of it."""
+    while usual > SMALLEST_BATCH and images < STEPS_PER_EPOCH * usual:
+        usual //= 2
+    return max(1, min(usual, images))
+
+
+def stored_start(cache: Path | None = None) -> str | None:
+    """A pretrained network whose weights lie in the cache of the Hub already, as `timm:NAME`; nothing is fetched.
+
+    `cache` is the folder of the cache; None: where the Hub's library keeps it.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in STARTS:
+        for file in WEIGHTS:
+            if isinstance(try_to_load_from_cache(f"timm/{name}", file, cache_dir=cache), str):
+                return f"{TIMM}{name}"
+    return None

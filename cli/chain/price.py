@@ -1,0 +1,147 @@
+"""What a run will take on this machine, before it begins: some steps of each training, some images scored, one network timed.
+
+Nothing is kept. What a step does is measured once and multiplied by how often the run does it, each time for the largest
+network, so that a run takes this long at most, as long as the machine is as busy as it is now.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from autoformer.cli.chain.chain import Planned
+from autoformer.cli.chain.parent import finetune_of, has_parent, knows_classes, taught_by, unfinetuned
+from autoformer.cli.chain.race import MOST, race_schedule
+from autoformer.cli.chain.recipe import Recipe
+from autoformer.conditions import MeasurementConditions
+from autoformer.data.parts import Part
+from autoformer.data.preprocessing import Preprocessing
+from autoformer.evaluate import EvaluationSet, predict_with, predictions
+from autoformer.networks.folders import save_subnet
+from autoformer.networks.subnet import Subnet
+from autoformer.networks.supernet import Supernet
+from autoformer.profiling.measuring.device import DeviceFacts
+from autoformer.profiling.measuring.measure import MeasureConfig, device_name
+from autoformer.profiling.race.timing import Timekeeper
+from autoformer.profiling.tables.measuring import MOST as GROWN
+from autoformer.search.sizing import SearchPlan
+from autoformer.temporary import temporary_folder
+from autoformer.training.curriculum import chooser_over
+from autoformer.training.runs import fresh_supernet, rehearse, trainer_of
+from autoformer.training.trainer import Surroundings, Trainer, plan_for
+
+SCORED = 128  # images of the search part that are scored to see how long one takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepPrice:
+    """What one step of a run takes."""
+
+    step: str  # as in the report
+    seconds: float
+    measured: str  # what that rests on, in words
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return asdict(self)
+
+
+def price_of(plan: Planned, out: Path, around: Surroundings | None = None) -> list[StepPrice]:
+    """What the steps of a run that begins anew would take here, in their order. Writes nothing into `out`."""
+    with temporary_folder("price") as folder:
+        return list(_prices(plan, out, folder, around or Surroundings()))
+
+
+def total_s(prices: Sequence[StepPrice]) -> float:
+    """Of all steps together."""
+    return sum(price.seconds for price in prices)
+
+
+def _prices(plan: Planned, out: Path, folder: Path, around: Surroundings) -> Iterator[StepPrice]:
+    recipe, parts = plan.recipe, plan.parts
+    if has_parent(recipe) and not knows_classes(recipe.train.start, parts):
+        assert recipe.parent is not None
+        assert recipe.train.start is not None
+        network, own = unfinetuned(recipe.train.start, parts.labelled, recipe.seed)
+        config = finetune_of(recipe.parent, recipe.finetune)
+        yield _training("parent", trainer_of(network, own, config, out, seed=recipe.seed, around=around), out)
+        assert isinstance(network, Subnet)
+        save_subnet(
+            network, folder / "parent", preprocessing=parts.preprocessing, classes=parts.classes, record={"data": parts.record}
+        )
+        recipe = taught_by(recipe, folder / "parent")
+    elif has_parent(recipe):
+        recipe = taught_by(recipe, Path(str(recipe.train.start)))
+    supernet = plan.start or fresh_supernet(plan.space, recipe.train, recipe.seed)
+    largest = Subnet.from_supernet(supernet, plan.space.largest)
+    one_s = _timed_s(recipe, largest, plan.space.image_size, folder)
+    timing = f"one network exported and timed, {one_s:.1f} s"
+    if recipe.budget.max_latency is not None and recipe.profile.table is None:
+        count = recipe.profile.networks or GROWN
+        yield StepPrice(step="latency table", seconds=count * one_s, measured=f"{count} × {timing}")
+    yield _training("train", _of_supernet(supernet, plan, recipe, out, around), out)
+    search = SearchPlan.of(len(parts.search), recipe.search)
+    image_s = _scored_s(largest, parts.search.spaced(SCORED), parts.preprocessing, around)
+    scored = f"{search.candidates:,} networks × {search.images:,} images × {1000 * image_s:.2g} ms"
+    yield StepPrice(step="search", seconds=search.candidates * search.images * image_s, measured=scored)
+    if recipe.budget.max_latency is not None:
+        count = recipe.profile.rounds * recipe.profile.finalists
+        yield StepPrice(step="latency in the loop", seconds=count * one_s, measured=f"{count} × {timing}")
+    finetune = _training("finetune", trainer_of(largest, parts, recipe.finetune, out, seed=recipe.seed, around=around), out)
+    if recipe.race is not None:
+        schedule = race_schedule(MOST, recipe.finetune, recipe.race)
+        epoch_s = finetune.seconds / recipe.finetune.epochs
+        yield StepPrice(
+            step="race",
+            seconds=schedule.entrants * one_s + schedule.most_extra_epochs * epoch_s + finetune.seconds,
+            measured=f"{schedule.entrants} × {timing}; {schedule.most_extra_epochs} epochs more than the winner's "
+            f"{recipe.finetune.epochs}, {epoch_s:.3g} s each",
+        )
+    else:
+        yield finetune
+    files = len(recipe.export.precisions)
+    yield StepPrice(step="export", seconds=2 * files * one_s, measured=f"{files} files, compared and then timed; {timing}")
+    readings = files + 2 + has_parent(recipe)
+    test = f"{readings} readings of {len(parts.test):,} images × {1000 * image_s:.2g} ms"
+    yield StepPrice(step="test", seconds=readings * len(parts.test) * image_s, measured=test)
+
+
+def _training(step: str, trainer: Trainer, out: Path) -> StepPrice:
+    """A training, by some of its steps."""
+    found = rehearse(trainer, out)
+    each = f"{1000 * found.seconds_per_step:.3g} ms (median of {found.steps_measured})"
+    measured = f"{found.steps:,} steps of {trainer.config.batch_size} images × {each}"
+    return StepPrice(step=step, seconds=found.steps * found.seconds_per_step, measured=measured)
+
+
+def _of_supernet(supernet: Supernet, plan: Planned, recipe: Recipe, out: Path, around: Surroundings) -> Trainer:
+    """The trainer of the supernet, which its rehearsal spoils."""
+    supernet.to(around.world.device).set_drop_path(recipe.train.drop_path_rate)
+    steps = plan_for(plan.parts, recipe.train, recipe.seed).steps
+    return Trainer(
+        supernet, plan.parts, recipe.train, out, chooser_over(recipe.train.subnets, plan.space, recipe.seed, steps),
+        dict(plan.space.anchors), plan.parts.preprocessing, seed=recipe.seed, around=around,
+    )  # fmt: skip
+
+
+def _timed_s(recipe: Recipe, network: Subnet, size: int, folder: Path) -> float:
+    """Seconds until a network of this size is exported, opened and timed."""
+    profile, began = recipe.profile, time.perf_counter()
+    device = device_name(DeviceFacts.collect(), profile.backend, profile.threads)
+    meaning = MeasurementConditions(
+        statistic="p50", batch=profile.batch, precision="fp32", backend=profile.backend, device=device
+    )
+    keeper = Timekeeper(meaning=meaning, config=MeasureConfig.lasting(profile.seconds), folder=folder)
+    keeper.together({"largest": keeper.of_network("largest", network, (network.geometry.in_chans, size, size))})
+    return time.perf_counter() - began
+
+
+def _scored_s(network: Subnet, images: Part, preprocessing: Preprocessing, around: Surroundings) -> float:
+    """Seconds for the scoring of an image."""
+    ready = EvaluationSet.of(images, preprocessing)
+    began = time.perf_counter()
+    predictions(predict_with(network.to(around.world.device)), ready)
+    return (time.perf_counter() - began) / len(ready)

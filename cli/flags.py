@@ -1,0 +1,65 @@
+"""Options that people know from other programs: what they mean here, said where they are not taken."""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+NOTHING = "nothing: "
+# By the option's letters, without dashes: what to write instead.
+ELSEWHERE = {
+    "half": "--precision fp16",
+    "fp16": "--precision fp16",
+    "fp32": "--precision fp32",
+    "int8": "--precision int8",
+    "bf16": "--set train.amp=bfloat16, while training; files are fp32, fp16 or int8",
+    "dynamic": "--batch dynamic, which is the default",
+    "imgsz": "--image-size, or --set data.image_size=PIXELS in a run or a training",
+    "image-size": "--set data.image_size=PIXELS",
+    "img-size": "--image-size, or --set data.image_size=PIXELS in a run or a training",
+    "epochs": "--set train.epochs=N, or --set epochs=N for finetune",
+    "batch-size": "--batch N, or --set train.batch_size=N in a training",
+    "batch": "--set train.batch_size=N in a training, --set profile.batch=N in a run",
+    "lr": "--set train.learning_rate=RATE",
+    "learning-rate": "--set train.learning_rate=RATE",
+    "workers": "--set train.workers=N for loader processes",
+    "output": "--out",
+    "output-dir": "--out",
+    "save-dir": "--out",
+    "project": "--out",
+    "name": "--out",
+    "model": "the network itself, without an option; timm:NAME for one of timm",
+    "weights": "the network itself, without an option; timm:NAME@FILE for one of timm with its weights",
+    "pretrained": "--from timm:NAME, or finetune timm:NAME",
+    "checkpoint": "the folder itself, without an option; a stopped training goes on by the same command",
+    "resume": "nothing: the same command goes on where it stopped",
+    "device": "nothing: a GPU is taken where there is one; CUDA_VISIBLE_DEVICES chooses, empty for the CPU",
+    "gpu": "nothing: a GPU is taken where there is one; CUDA_VISIBLE_DEVICES chooses",
+    "source": "--data",
+    "dataset": "--data",
+    "data-dir": "--data",
+    "verbose": "nothing: progress is shown unless --quiet",
+    "trtexec": "--format tensorrt, or autoformer profile on an engine",
+    "onnx": "the ONNX file itself, without an option",
+    "saveEngine": "--format tensorrt --out DIR",
+    "config": "the recipe itself, without an option",
+    "simplify": "nothing: files are folded and checked as they are written",
+    "nms": "nothing: classifiers have no boxes",
+    "optimize": "nothing: files are folded as they are written",
+}
+
+
+def advice_on(message: str) -> str | None:
+    """What to write instead of the option that an error of the command line names; None where nothing is known of it."""
+    found = re.search(r"[Nn]o such option:? '?(--?[\w-]+)", message)
+    if found is None:
+        return None
+    words = found[1].lstrip("-")
+    meant = ELSEWHERE.get(words) or ELSEWHERE.get(words.replace("_", "-"))
+    if meant is None:
+        near = difflib.get_close_matches(words, ELSEWHERE, 1, 0.85)
+        meant = ELSEWHERE[near[0]] if near else None
+    if meant is None:
+        return None
+    said = f"no option {found[1]} here"
+    return f"{said}, leave it out: {meant.removeprefix(NOTHING)}" if meant.startswith(NOTHING) else f"{said}; write {meant}"

@@ -1,0 +1,108 @@
+"""How far the work is, for a person to see: bars in a terminal, few lines in a pipe. All of it on stderr.
+
+A kind of work may come again (one network is scored, then the next): where fewer things are done than before it began anew, and
+with it the time that is left.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from autoformer.escaping import visible
+from autoformer.progress import Progress
+
+EVERY_S = 10.0  # between lines of one kind of work in a pipe
+DAY_S = 86400
+
+
+@dataclass
+class Pace:
+    """One kind of work since it last began."""
+
+    began: float  # seconds, by the clock of whoever asks
+    behind: int  # done when it began
+    done: int
+
+    def left_s(self, now: float, total: int) -> float:
+        """Seconds that are left at the pace so far; 0 while there is none."""
+        gained = self.done - self.behind
+        return (now - self.began) / gained * (total - self.done) if gained > 0 else 0.0
+
+
+class Paces:
+    """Every kind of work that has reported."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.of: dict[str, Pace] = {}
+
+    def report(self, work: str, done: int) -> tuple[Pace, bool]:
+        """The pace of a kind of work, and whether it begins now."""
+        pace = self.of.get(work)
+        if pace is None or done < pace.done:
+            self.of[work] = pace = Pace(self.clock(), done, done)
+            return pace, True
+        pace.done = done
+        return pace, False
+
+
+@contextmanager
+def bars() -> Iterator[Progress]:
+    """Bars on a terminal, one per kind of work."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description:<16}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
+    with Bars(*columns, console=Console(stderr=True)) as shown:
+        tasks, paces = dict[str, Any](), Paces()
+
+        def report(work: str, done: int, total: int, note: str = "") -> None:
+            _, begins = paces.report(work, done)
+            if work not in tasks:
+                tasks[work] = shown.add_task(visible(work), total=total, note="")
+            elif begins:
+                shown.reset(tasks[work], total=total)
+            shown.update(tasks[work], completed=done, total=total, note=visible(note))
+
+        yield report
+
+
+def lines(clock: Callable[[], float] = time.monotonic) -> Progress:
+    """Progress as plain lines: a kind of work's first, then one every `EVERY_S` and one at an end; no line is there twice."""
+    paces, shown, printed = Paces(clock), dict[str, float](), set[str]()
+
+    def report(work: str, done: int, total: int, note: str = "") -> None:
+        now, known = clock(), work in shown
+        pace, begins = paces.report(work, done)
+        if known and begins and done != total:
+            shown[work] = now
+        if known and done != total and now - shown[work] < EVERY_S:
+            return
+        line = f"{work}: {done}/{total} {time_left(pace.left_s(now, total))} {note}".replace("  ", " ").rstrip()
+        shown[work] = now
+        if line not in printed:
+            printed.add(line)
+            print(visible(line), file=sys.stderr, flush=True)
+
+    return report
+
+
+def time_left(seconds: float) -> str:
+    """`00:02:10 left`, with days where there are some; nothing below a second."""
+    if seconds < 1:
+        return ""
+    days = f"{int(seconds // DAY_S)} days " if seconds >= DAY_S else ""
+    return f"{days}{time.strftime('%H:%M:%S', time.gmtime(seconds % DAY_S))} left"

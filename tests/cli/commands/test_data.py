@@ -1,0 +1,94 @@
+"""`autoformer data check` as a person reads it: sizes, what would be trained, and what to type next."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import command
+from tests.support.small_images import draw_images
+
+
+@pytest.fixture(autouse=True)
+def _no_weights_are_stored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("autoformer.cli.chain.choosing_recipe.stored_start", lambda: None)
+
+
+def test_sizes_recipe_and_the_next_command_are_shown_and_are_in_the_json(tmp_path: Path) -> None:
+    draw_images(tmp_path / "my photos", ("cat", "dog"), each=30, size=400)
+    answer = command("data", "check", tmp_path / "my photos", "--quiet", "--no-near")
+    assert answer.code == 0, answer.err
+    lines = [line for line in answer.out.splitlines() if line.startswith("384–511")]
+    assert [line.count("█") for line in lines] == [40]
+    for said in ("400 px", "64 px: recipe images-64px takes 64 px", "next", "data.image_size=128 keeps more"):
+        assert said in answer.out
+    values = command("data", "check", tmp_path / "my photos", "--quiet", "--no-near", "--json").json
+    assert values["sizes"]["shorter_sides"] == [{"low": 384, "high": 512, "images": 60}]
+    assert values["training_size"]["pixels"] == values["recipe"]["image_size"] == 64
+    words = shlex.split(values["next"])
+    assert words[:5] == ["autoformer", "run", "recipes/images-64px.yaml", "--data", str(tmp_path / "my photos")]
+
+
+def test_what_settings_ask_for_is_kept_in_the_next_command(tmp_path: Path) -> None:
+    draw_images(tmp_path, ("cat", "dog"), each=30, size=100)
+    options = ("--set", "image_size=96", "--group-by", r"(\d+)\.png", "--json", "--quiet", "--no-near")
+    values = command("data", "check", tmp_path, *options).json
+    assert values["training_size"] == {"pixels": 96, "reason": "data.image_size=96 asks for it"}
+    assert shlex.split(values["next"])[-4:] == ["--set", "data.image_size=96", "--set", r"data.group_by=(\d+)\.png"]
+    assert "shrunk" not in [one["kind"] for one in values["findings"]]
+
+
+def test_images_that_cannot_be_trained_on_get_no_next_command(tmp_path: Path) -> None:
+    draw_images(tmp_path, ("cat", "dog"), each=12)
+    (tmp_path / "cat" / "000.png").write_bytes(b"no image")
+    answer = command("data", "check", tmp_path, "--quiet", "--json")
+    assert (answer.code, answer.json["recipe"], answer.json["next"]) == (1, None, None)
+    assert "next" not in command("data", "check", tmp_path, "--quiet").out
+
+
+def test_files_that_cannot_be_read_are_counted_by_ending_with_the_remedy_and_empty_classes_are_named(tmp_path: Path) -> None:
+    draw_images(tmp_path, ("cat", "dog"), each=12)
+    for number in range(3):
+        (tmp_path / "cat" / f"{number}.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+        (tmp_path / "cat" / f"{number}.nef").touch()
+    (tmp_path / "dog" / "phone.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    (tmp_path / "dog" / "cut.png").write_bytes(b"\x89PNG")
+    for number in range(12):
+        (tmp_path / f"empty {number:02d}").mkdir()
+    found = {
+        (one["kind"], one["text"]): one
+        for one in command("data", "check", tmp_path, "--quiet", "--json", "--set", "unreadable=skip").json["findings"]
+    }
+    remedies = {
+        ("formats", "images of formats that are not read (.heic 3)"): "magick mogrify -format jpg *.heic",
+        ("formats", "images of formats that are not read (.nef 3)"): "develop them to JPEG or TIFF",
+        ("heic", "HEIC photographs under other endings, which cannot be read (.jpg 1)"): "magick mogrify -format jpg *.heic",
+        ("unreadable", "cannot be read as images (.png 1)"): "left out and named in the record of the run",
+    }
+    for key, remedy in remedies.items():
+        assert remedy in found[key]["consequence"], found.keys()
+    (empty,) = [one for (kind, _), one in found.items() if kind == "empty"]
+    assert empty["examples"] == [f"empty {number:02d}" for number in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("classes", "text", "natural"),
+    [(("1", "2", "10"), "1, 10, 2", "1, 2, 10"), (("ant", "Bee", "cat"), "Bee, ant, cat", "ant, Bee, cat")],
+)
+def test_an_order_of_classes_that_depends_on_the_sorting_is_said(
+    tmp_path: Path, classes: tuple[str, ...], text: str, natural: str
+) -> None:
+    draw_images(tmp_path, classes, each=6)
+    findings = command("data", "check", tmp_path, "--quiet", "--json").json["findings"]
+    (found,) = [one for one in findings if one["kind"] == "order"]
+    assert found["count"] == 2
+    assert f"as text {text}, naturally (timm's way) {natural}" in found["text"]
+    assert "class_map.txt" in found["consequence"]
+
+
+def test_an_order_that_every_program_takes_is_not_worth_a_word(tmp_path: Path) -> None:
+    draw_images(tmp_path, ("01", "02", "10"), each=6)
+    findings = command("data", "check", tmp_path, "--quiet", "--json").json["findings"]
+    assert "order" not in [one["kind"] for one in findings]
