@@ -24,7 +24,7 @@ from autoformer.data.folders import every_image, folder_images, holds_images, na
 from autoformer.data.images import NO_LABEL, FileImages, Images, dataset_images, digits, printable
 from autoformer.data.layout import KNOWN, Parts, Shape, alike, parts_among, refuse_named_like_parts
 from autoformer.data.named_sets import is_named, load_split, place_of
-from autoformer.data.remarks import NOTHING, Remarks, is_hidden
+from autoformer.data.remarks import NOTHING, Remarks, is_hidden, remedies
 from autoformer.data.tar_images import COMPRESSED, TarImages, index_archives
 from autoformer.errors import DataError
 
@@ -75,12 +75,13 @@ def unlabelled_images(path: Path) -> tuple[FileImages | TarImages, Remarks]:
 
     Raises `DataError` where there are none, and for what `open_source` would refuse in files and folders.
     """
-    path, archives = path.expanduser(), list[tuple[Path, str]]()
+    path, archives, others = path.expanduser(), list[tuple[Path, str]](), tuple[str, ...]()
     if path.is_dir():
         images, remarks = every_image(path)
         if images.files:
             return images, remarks
-        archives = [(path / name, name) for name in remarks.others if name.lower().endswith(ARCHIVES)]
+        others = remarks.others
+        archives = [(path / name, name) for name in others if name.lower().endswith(ARCHIVES)]
     elif path.is_file() and path.name.lower().endswith(ARCHIVES):
         archives = [(path, "")]
     else:
@@ -89,7 +90,8 @@ def unlabelled_images(path: Path) -> tuple[FileImages | TarImages, Remarks]:
         )
     index = index_archives(archives)
     if not index.members:
-        raise DataError(f"{printable(path)} holds no images; expected a folder or a .tar file of images without labels")
+        expected = f"expected a folder or a .tar file of images without labels{remedies(others)}"
+        raise DataError(f"{printable(path)} holds no images; {expected}")
     return TarImages(index.members, [NO_LABEL] * len(index.members)), index.remarks
 
 

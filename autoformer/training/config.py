@@ -21,7 +21,11 @@ WITHOUT_EFFECT = ("workers", "keep_checkpoints", "save_minutes", "log_every", "t
 
 
 USUAL_CURRICULUM, USUAL_CUT_IMAGES = 1 / 3, 1024  # of the training of a supernet that starts from one pretrained network
-LATER = {"classes": "text", "weights": None}  # settings of a `TeacherConfig` that came later, as if they were not there
+LATER = {
+    "classes": "text",
+    "weights": None,
+    "features": None,
+}  # settings of a `TeacherConfig` that came later, as if they were not there
 
 
 class TeacherConfig(Settings):
@@ -37,6 +41,11 @@ class TeacherConfig(Settings):
 
     weights: str | None = Field(
         None, description="digest of its weights: others are refused, and its folder may be moved without being another teacher"
+    )
+    features: float | None = Field(
+        None,
+        gt=0,
+        description="weight of a third part of the loss: how far the features before the classifier are apart; empty: 0",
     )
 
     @model_serializer(mode="wrap")
@@ -254,6 +263,13 @@ class ParentConfig(Settings):
     teaches: bool = Field(True, description="it is the teacher of the sections train and finetune where they name no other")
     weight: float = Field(0.5, gt=0, le=1, description="of its part of their loss")
     temperature: float = Field(1.0, gt=0, description="softens predictions of both")
+    features: float | None = Field(None, gt=0, description="weight of learning its features too; empty: they are not learned")
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `features` where it says nothing, so that runs from before it existed are gone on with."""
+        found: dict[str, Any] = write(self)
+        return {key: value for key, value in found.items() if key != "features" or value is not None}
 
 
 def read_preferred(architecture: str | dict[str, Any]) -> Architecture:

@@ -239,7 +239,7 @@ def rehearse(trainer: Trainer, out: Path) -> Rehearsal:
     `out` is where the training would write; it need not exist.
     """
     times, waits = [], []
-    forward = trainer.world.wrap(trainer.network, some_unused=True)
+    forward = trainer.world.wrap(trainer.steps.trained, some_unused=True)
     trainer.network.train()
     began = time.perf_counter()
     loader = trainer.loader(0)

@@ -33,6 +33,7 @@ from autoformer.training.batches import Plan, mirrored_piece
 from autoformer.training.choosing import Choose, frozen_outside, used_weights
 from autoformer.training.config import TrainConfig
 from autoformer.training.distributed import World
+from autoformer.training.features import Projector, Pupil, apart, pupil_of
 from autoformer.training.teacher import Teacher, imitation
 
 FUSED = ("adamw", "adam")  # optimisers whose fused form skips a step on the device, without a word to the CPU
@@ -56,15 +57,16 @@ class TrainStep:
         self.device, self.dtype = (weight := next(network.parameters())).device, weight.dtype
         self.normalise = Normalise(parts.preprocessing, self.device, self.dtype)
         self.fused = config.optimizer in FUSED
+        self.teacher = None
+        if config.teacher is not None:
+            self.teacher = Teacher(config.teacher, parts.preprocessing, parts.classes, self.device)
+        self.pupil = self._pupil()
         self.optimizer = self._optimizer()
         self.schedule = self._schedule()
         self.mixup = self._mixup()
         self.amp = self._amp()
         self.average = ModelEmaV3(network, config.ema_decay, use_warmup=True) if config.ema_decay else None
         self.scaler = torch.amp.GradScaler(self.device.type) if self.amp is torch.float16 else None
-        self.teacher = None
-        if config.teacher is not None:
-            self.teacher = Teacher(config.teacher, parts.preprocessing, parts.classes, self.device)
         self._check_batch_norms()
         self.statistics = [buffer for buffer in network.buffers() if isinstance(buffer, Tensor) and buffer.is_floating_point()]
         self._adapt_network()
@@ -88,7 +90,7 @@ class TrainStep:
         for index, (some_pixels, some_facts) in enumerate(pieces):
             images, targets = self.prepare(some_pixels, some_facts, step)
             with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
-                taught = None if self.teacher is None else self.teacher(images)
+                taught, features = self._taught(images)
             largest: Tensor | None = None
             for number, architecture in enumerate(architectures):
                 piece = self.world.rank * len(pieces) + index
@@ -96,8 +98,11 @@ class TrainStep:
                 last = index == len(pieces) - 1 and number == len(architectures) - 1
                 with nullcontext() if last or self.world.size == 1 else forward.no_sync():  # type: ignore[operator]
                     with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
-                        logits = self._logits(forward, images, architecture, draws)
-                    loss = self.loss(logits.to(self.dtype), targets, taught, largest) / (len(pieces) * len(architectures))
+                        logits, own = self._answer(forward, images, architecture, draws, shows=largest is None)
+                    loss = self.loss(logits.to(self.dtype), targets, taught, largest)
+                    if own is not None and features is not None and self.teacher is not None:
+                        loss = loss + (self.teacher.config.features or 0) * apart(own, features)
+                    loss = loss / (len(pieces) * len(architectures))
                     (loss if self.scaler is None else self.scaler.scale(loss)).backward()
                 if largest is None and self.config.differences.distill:
                     largest = logits.detach()
@@ -141,14 +146,25 @@ class TrainStep:
         own = mirrored_piece(range(self.config.batch_size), piece, self.world.size * self.config.accumulate)
         return draws[..., own].to(self.device, non_blocking=True)
 
-    def _logits(self, forward: nn.Module, images: Tensor, architecture: Architecture | None, draws: Tensor | None) -> Tensor:
+    def _taught(self, images: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The teacher's logits, and its features where they are learned too."""
+        if self.teacher is None:
+            return None, None
+        return self.teacher.with_features(images) if self.pupil is not None else (self.teacher(images), None)
+
+    def _answer(
+        self, forward: nn.Module, images: Tensor, architecture: Architecture | None, draws: Tensor | None, *, shows: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits, and features as the teacher's where they are learned and `shows` says so."""
+        inputs: tuple[Any, ...] = (images,)
         if isinstance(self.network, Supernet):
             assert architecture is not None
-            size = self.network.space.image_size_of(architecture)
-            return cast(Tensor, forward(resize_images(images, size), architecture, draws))
-        if isinstance(self.network, Subnet):
-            images = resize_images(images, self.network.patch_embed.img_size[0])
-        return cast(Tensor, forward(images))
+            inputs = resize_images(images, self.network.space.image_size_of(architecture)), architecture, draws
+        elif isinstance(self.network, Subnet):
+            inputs = (resize_images(images, self.network.patch_embed.img_size[0]),)
+        if self.pupil is not None:
+            return cast(tuple[Tensor, Tensor | None], forward(*inputs, shows=shows))
+        return cast(Tensor, forward(*inputs)), None
 
     def loss(self, logits: Tensor, targets: Tensor, taught: Tensor | None, largest: Tensor | None) -> Tensor:
         """Cross entropy with the labels, shared with the teacher's part; the largest network's predictions replace both.
@@ -175,7 +191,7 @@ class TrainStep:
 
         Gives whether the step was skipped, on the device.
         """
-        weights = [weight for weight in self.network.parameters() if weight.grad is not None]
+        weights = [weight for weight in self.trained.parameters() if weight.grad is not None]
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
@@ -203,11 +219,32 @@ class TrainStep:
             yield
             return
         assert isinstance(self.network, Supernet)
-        used = used_weights(self.network, [architecture for architecture in architectures if architecture is not None])
+        networks = [architecture for architecture in architectures if architecture is not None]
+        used = used_weights(self.network, networks)
+        if self.projector is not None:
+            used[self.projector.weight] = self.projector.used(max(one.embed_dim for one in networks))
         with frozen_outside(used, self.optimizer):
             yield
 
+    @property
+    def trained(self) -> nn.Module:
+        """All that learns: the network, with a projector where it learns a teacher's features."""
+        return self.network if self.pupil is None else self.pupil
+
+    @property
+    def projector(self) -> Projector | None:
+        return None if self.pupil is None else self.pupil.projector
+
     # --- made from the config ------------------------------------------------------------------------------------
+
+    def _pupil(self) -> Pupil | None:
+        if self.teacher is None or self.teacher.config.features is None:
+            return None
+        if self.config.compile and not isinstance(self.network, Supernet | Subnet):
+            raise TrainingError("teacher.features are not taken from a compiled network of timm; set compile=false")
+        size, channels = self.parts.preprocessing.image_size, self.parts.preprocessing.in_chans
+        blank = torch.zeros(1, channels, size, size, device=self.device, dtype=self.dtype)
+        return pupil_of(self.network, blank, self.teacher.features, self.seed)
 
     def _check_batch_norms(self) -> None:
         """Raises `TrainingError` where a batch norm would see one image at a time, which has no spread."""
@@ -252,6 +289,9 @@ class TrainStep:
             raise TrainingError(
                 f"optimizer {config.optimizer} needs second derivatives, which are not taken here; choose another"
             )
+        if self.projector is not None:
+            group = {"params": [self.projector.weight], "lr": config.peak_learning_rate, "weight_decay": config.weight_decay}
+            optimizer.add_param_group(group)
         return optimizer
 
     def set_rate(self, step: int) -> None:

@@ -120,6 +120,7 @@ class Trainer:
         self.state = TrainingState(
             self.network, self.steps.optimizer, self.folder / "checkpoints", config.keep_checkpoints, self.plan.steps_per_epoch,
             None if self.steps.average is None else self.steps.average.module, self.steps.scaler, self.world,
+            self.steps.projector,
         )  # fmt: skip
         self.unreadable: set[int] = set()
 
@@ -141,7 +142,7 @@ class Trainer:
         loss_sum = torch.tensor(state.epoch_sums.get("loss", 0.0), dtype=torch.float64, device=self.device)
         self.steps.skipped.fill_(state.epoch_sums.get("skipped", 0.0))
         watch, saved = Stopwatch(), time.monotonic()
-        forward = self.world.wrap(self.network, some_unused=isinstance(self.network, Supernet))
+        forward = self.world.wrap(self.steps.trained, some_unused=isinstance(self.network, Supernet))
         self.network.train()
         with deterministic(self.device), stop_wish() as wish:
             loader = self.loader(state.step)

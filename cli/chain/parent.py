@@ -108,7 +108,9 @@ def taught_by(recipe: Recipe, folder: Path) -> Recipe:
         return recipe
     record = record_of_network(folder) or {}
     weights = record.get("weights_digest") or tensors_digest(open_network(str(folder)).network.state_dict())
-    teacher = TeacherConfig(network=str(folder), weights=weights, weight=parent.weight, temperature=parent.temperature)
+    teacher = TeacherConfig(
+        network=str(folder), weights=weights, weight=parent.weight, temperature=parent.temperature, features=parent.features
+    )
     changes = {
         name: config.model_copy(update={"teacher": teacher})
         for name, config in (("train", recipe.train), ("finetune", recipe.finetune))
