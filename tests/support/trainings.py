@@ -45,7 +45,7 @@ def write_teacher(parts: DataParts, folder: Path, space: SearchSpace = SPACE) ->
     torch.manual_seed(1)
     network = Subnet.from_space(space, space.largest)
     nn.init.normal_(network.head.get_parameter("weight"), std=0.5)  # so that it has an opinion
-    save_subnet(network, folder, preprocessing=parts.preprocessing, classes=parts.classes, record={})
+    save_subnet(network, folder, preprocessing=parts.preprocessing, classes=parts.classes, record={"data": parts.record})
     return str(folder)
 
 
