@@ -7,7 +7,7 @@ the pieces of a process's share and over the processes, and move the weights onc
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
@@ -67,6 +67,8 @@ class TrainStep:
         self.amp = self._amp()
         self.average = ModelEmaV3(network, config.ema_decay, use_warmup=True) if config.ema_decay else None
         self.scaler = torch.amp.GradScaler(self.device.type) if self.amp is torch.float16 else None
+        # What the teacher said, by step and members of the batch; None: it is asked at every step.
+        self.known: Callable[[int, Sequence[int]], Tensor] | None = None
         self._check_batch_norms()
         self.statistics = [buffer for buffer in network.buffers() if isinstance(buffer, Tensor) and buffer.is_floating_point()]
         self._adapt_network()
@@ -89,11 +91,10 @@ class TrainStep:
         before = [buffer.clone() for buffer in self.statistics]
         for index, (some_pixels, some_facts) in enumerate(pieces):
             images, targets = self.prepare(some_pixels, some_facts, step)
-            with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
-                taught, features = self._taught(images)
+            piece = self.world.rank * len(pieces) + index
+            taught, features = self._taught(images, step, piece)
             largest: Tensor | None = None
             for number, architecture in enumerate(architectures):
-                piece = self.world.rank * len(pieces) + index
                 draws = self._draws(step, piece, number)
                 last = index == len(pieces) - 1 and number == len(architectures) - 1
                 with nullcontext() if last or self.world.size == 1 else forward.no_sync():  # type: ignore[operator]
@@ -132,6 +133,32 @@ class TrainStep:
         mixed: tuple[Tensor, Tensor] = self.mixup(images, labels)
         return mixed
 
+    def answer(self, pixels: Tensor, facts: Tensor) -> Tensor:
+        """The teacher's logits [B, classes] for images that are not mixed."""
+        assert self.teacher is not None
+        assert self.mixup is None
+        return self._ask(self.prepare(pixels, facts, 0)[0])
+
+    def _taught(self, images: Tensor, step: int, piece: int) -> tuple[Tensor | None, Tensor | None]:
+        """The teacher's logits for a piece of the batch, and its features where they are learned too."""
+        if self.teacher is None:
+            return None, None
+        if self.known is not None:
+            return self.known(step, self._members(piece)).to(self.device, non_blocking=True), None
+        if self.pupil is None:
+            return self._ask(images), None
+        with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
+            return self.teacher.with_features(images)
+
+    def _ask(self, images: Tensor) -> Tensor:
+        assert self.teacher is not None
+        with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
+            return self.teacher(images)
+
+    def _members(self, piece: int) -> list[int]:
+        """Which images of the batch are those of a piece."""
+        return mirrored_piece(range(self.config.batch_size), piece, self.world.size * self.config.accumulate)
+
     def _draws(self, step: int, piece: int, number: int) -> Tensor | None:
         """What decides stochastic depth for a piece of the batch and one of the step's networks.
 
@@ -143,14 +170,7 @@ class TrainStep:
             return None
         generator = torch.Generator().manual_seed(random.Random(f"{self.seed}/{step}/draws/{number}").getrandbits(31))
         draws = torch.rand(len(self.network.drop_path_rates), 2, self.config.batch_size, generator=generator)
-        own = mirrored_piece(range(self.config.batch_size), piece, self.world.size * self.config.accumulate)
-        return draws[..., own].to(self.device, non_blocking=True)
-
-    def _taught(self, images: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The teacher's logits, and its features where they are learned too."""
-        if self.teacher is None:
-            return None, None
-        return self.teacher.with_features(images) if self.pupil is not None else (self.teacher(images), None)
+        return draws[..., self._members(piece)].to(self.device, non_blocking=True)
 
     def _answer(
         self, forward: nn.Module, images: Tensor, architecture: Architecture | None, draws: Tensor | None, *, shows: bool

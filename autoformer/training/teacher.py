@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import cast
+from functools import cached_property, partial
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +79,17 @@ class Teacher:
 
     def _taken(self, images: Tensor) -> Tensor:
         """Images as this network takes them."""
-        return resize_images((images * self.factor + self.shift).to(self.factor.dtype), self.size)
+        return resize_images(images.to(self.factor.dtype) * self.factor + self.shift, self.size)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What its logits follow from, beside the images; JSON."""
+        return {
+            "weights": tensors_digest(self.network.state_dict()),
+            "size": self.size,
+            "outputs": self.places.tolist(),
+            "normalisation": [self.factor.flatten().tolist(), self.shift.flatten().tolist()],
+        }
 
     def loss(self, logits: Tensor, taught: Tensor) -> Tensor:
         """How far `logits` are from the teacher's `taught`."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -36,7 +36,8 @@ from autoformer.networks.supernet import Supernet
 from autoformer.progress import Progress, silent
 from autoformer.tensors import write_tensors
 from autoformer.training.augment import TrainingImages
-from autoformer.training.batches import Plan
+from autoformer.training.batches import Key, Plan
+from autoformer.training.cached_teacher import FOLDER, CachedTeacher, check_views
 from autoformer.training.choosing import Choose
 from autoformer.training.config import TrainConfig
 from autoformer.training.distributed import World, best_device
@@ -56,6 +57,7 @@ class Surroundings:
     world: World = field(default_factory=lambda: World(device=best_device()))
     progress: Progress = silent
     hooks: Sequence[Hook] = ()  # each gets every record of the log
+    logits: Path | None = None  # where trainings share what their teacher says; None: each has it in its own folder
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,14 @@ class Trained:
 
 
 def plan_for(parts: DataParts, config: TrainConfig, seed: int) -> Plan:
-    """The steps of a training. Raises `DataError` when one of them wants more images than there are."""
-    return Plan(len(parts.trained_on), config.batch_size, config.epochs, config.repeats, seed)
+    """The steps of a training.
+
+    Raises `DataError` when one of them wants more images than there are, `RecipeError` when its teacher's logits take too much.
+    """
+    views = None if config.teacher is None else config.teacher.views
+    plan = Plan(len(parts.trained_on), config.batch_size, config.epochs, config.repeats, seed, views)
+    check_views(config, plan, len(parts.classes))
+    return plan
 
 
 def takes_unlabelled(config: TrainConfig) -> bool:
@@ -76,12 +84,12 @@ def takes_unlabelled(config: TrainConfig) -> bool:
     return config.teacher is not None and not config.mixup and not config.cutmix
 
 
-def check_unlabelled(parts: DataParts, config: TrainConfig, section: str, *, parent_teaches: bool = False) -> None:
+def check_unlabelled(parts: DataParts, config: TrainConfig, section: str) -> None:
     """Raises `RecipeError` for images without labels that a training, of this section of a recipe, could not use."""
     if parts.unlabelled is None:
         return
     source = parts.unlabelled.source
-    if config.teacher is None and not parent_teaches:
+    if config.teacher is None:
         raise RecipeError(
             f"{source} holds images without labels, which only a teacher can teach; set {section}.teacher.network, or leave "
             "data.unlabelled out"
@@ -123,6 +131,30 @@ class Trainer:
             self.steps.projector,
         )  # fmt: skip
         self.unreadable: set[int] = set()
+        self.cached = self._cached_teacher()
+        if self.cached is not None:
+            self.steps.known = self.cached.logits
+
+    def _cached_teacher(self) -> CachedTeacher | None:
+        """What keeps the teacher's logits, where the config asks for it."""
+        steps, parts = self.steps, self.parts
+        if steps.teacher is None or self.plan.views is None:
+            return None
+        identity = {
+            "teacher": steps.teacher.identity,
+            "images": parts.trained_on.digest,
+            "unreadable": parts.config.unreadable,
+            "preprocessing": parts.preprocessing.to_dict(),
+            "augment": self.config.augment.model_dump(mode="json"),
+            "seed": self.seed,
+            "arithmetic": [self.device.type, str(steps.dtype), str(steps.amp)],
+        }
+
+        def answer(shares: list[list[Key]]) -> Generator[Tensor, None, None]:
+            for pixels, facts in self._loaded(shares):
+                yield steps.answer(pixels, facts)
+
+        return CachedTeacher(self.around.logits or self.folder / FOLDER, identity, self.plan, len(parts.classes), answer)
 
     # --- the loop ------------------------------------------------------------------------------------------------
 
@@ -148,8 +180,10 @@ class Trainer:
             loader = self.loader(state.step)
             last = plan.steps if until is None else min(plan.steps, until * plan.steps_per_epoch)
             while state.step < last and not self._has_stopped_rising():
-                asked = time.perf_counter()
                 try:
+                    if not self._teacher_has_spoken(wish):
+                        self._stop(wish, loss_sum)
+                    asked = time.perf_counter()
                     pixels, facts = next(loader)
                 except TrainingError:
                     time.sleep(SAME_WISH_S / 4)
@@ -195,6 +229,12 @@ class Trainer:
         return self.state.step >= self.plan.steps or self._has_stopped_rising()
 
     # --- now and then --------------------------------------------------------------------------------------------
+
+    def _teacher_has_spoken(self, wish: StopWish) -> bool:
+        """Sees to it that the logits of the epoch are there, where they are kept; False: asked to stop before they were."""
+        if self.cached is None:
+            return True
+        return self.cached.fill(self.state.epoch, self.world, self.around.progress, lambda: wish.signal_number != 0)
 
     def _save(self, loss_sum: Tensor) -> None:
         self.state.epoch_sums = {"loss": float(loss_sum), "skipped": float(self.steps.skipped)}
@@ -299,7 +339,9 @@ class Trainer:
 
     def loader(self, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's share of the images of each step from `first_step` on: uint8 [B, C, H, W] and facts [B, 3]."""
-        shares = self.plan.shares(first_step, self.world.rank, self.world.size, self.config.accumulate)
+        return self._loaded(self.plan.shares(first_step, self.world.rank, self.world.size, self.config.accumulate))
+
+    def _loaded(self, shares: Iterable[list[Key]]) -> Iterator[tuple[Tensor, Tensor]]:
         return loaded(
             self.images,
             shares,

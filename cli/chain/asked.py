@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autoformer.cli.chain.begun_from import recipe_from
-from autoformer.cli.chain.choosing_recipe import recipe_for, stored_start
+from autoformer.cli.chain.choosing_recipe import recipe_for
 from autoformer.cli.chain.recipe import Recipe, recipe_values
 from autoformer.cli.chain.shipped import found_recipe
 from autoformer.data.loading import load_parts
@@ -50,8 +50,8 @@ def resolved(asked: Asked) -> Resolved:
         if asked.data is None:
             raise RecipeError("say which images: autoformer run --data FOLDER; or name a recipe: autoformer run quickstart")
         parts = load_parts(DataConfig(source=asked.data, group_by=asked.group_by))
-        choice = recipe_for(parts, start=start or stored_start())
-        words, start = choice.name, choice.start
+        choice = recipe_for(parts, start=start)
+        words, start = choice.name, choice.start or start
         settings = [*choice.settings, *settings]
         lines.append(f"recipe {choice.name}: {choice.reason}; autoformer recipe show {choice.name}")
     given = {key: value for key, value in asked.others.items() if value is not None}

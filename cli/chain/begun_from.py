@@ -42,21 +42,26 @@ def recipe_from(
 
 def _follow(values: dict[str, Any], start: str, asked: set[str]) -> list[str]:
     """Changes the values of a recipe to what the network asks for; gives a line for each change."""
-    patch, said = _patch_of(start), []
+    patch, said = patch_of(start), []
     if values.pop("space", None) is not None:
         said.append(f"space: that of {start}, patches of {patch} px, not the recipe's; space.KEY asks otherwise")
     size = _number(values, "data", "image_size")
     if "data.image_size" not in asked and (size is None or size % patch or size < FEWEST_PATCHES * patch):
-        side = FEWEST_PATCHES if size is None else max(FEWEST_PATCHES, round(size / patch))
-        merge(values, "data.image_size", side * patch)
-        before = "" if size is None else f", not the recipe's {size:g}"
-        said.append(f"images: {side * patch} px, a grid of {side} × {side} patches{before}; data.image_size asks otherwise")
+        wanted = fitting_size(size, patch)
+        merge(values, "data.image_size", wanted)
+        before, side = "" if size is None else f", not the recipe's {size:g}", wanted // patch
+        said.append(f"images: {wanted} px, a grid of {side} × {side} patches{before}; data.image_size asks otherwise")
     for section, highest in HIGHEST_RATES.items():
         key, rate = f"{section}.learning_rate", _number(values, section, "learning_rate")
         if key not in asked and _is_section(values, section) and (rate is None or rate > highest):
             merge(values, key, highest)
             said.append(f"{key}: {highest:g}, for pretrained weights" + (f", not the recipe's {rate:g}" if rate else ""))
     return said
+
+
+def fitting_size(size: float | None, patch: int) -> int:
+    """The multiple of a network's patches that is nearest to `size` pixels, in a grid worth it; None: the least of these."""
+    return patch * (FEWEST_PATCHES if size is None else max(FEWEST_PATCHES, round(size / patch)))
 
 
 def _is_section(values: Mapping[str, Any], section: str) -> bool:
@@ -72,7 +77,7 @@ def _number(values: Mapping[str, Any], section: str, name: str) -> float | int |
     return found if isinstance(found, int | float) and not isinstance(found, bool) else None
 
 
-def _patch_of(start: str) -> int:
+def patch_of(start: str) -> int:
     """The side of the network's patches, pixels."""
     if start.startswith(TIMM):
         embedding = sketch(name_and_file(start)[0]).patch_embed

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +21,7 @@ import torch
 from autoformer import __version__
 from autoformer.cli.chain.helpers import helpers
 from autoformer.cli.chain.legs import Question, check_race
-from autoformer.cli.chain.parent import as_begun, begun_with, check_taught, has_parent, taught_by, told_of_parent
+from autoformer.cli.chain.parent import as_begun, begun_with, check_taught, has_parent, taught_by, to_be_taught, told_of_parent
 from autoformer.cli.chain.race import deliver, run_race
 from autoformer.cli.chain.recipe import Recipe
 from autoformer.cli.chain.starting import beginning, with_usual
@@ -66,6 +66,7 @@ from autoformer.settings import write_yaml
 from autoformer.space import SearchSpace
 from autoformer.temporary import temporary_folder
 from autoformer.tensors import read_tensors
+from autoformer.training.cached_teacher import size_line
 from autoformer.training.runs import finetune, train_supernet
 from autoformer.training.trainer import Surroundings, plan_for
 
@@ -126,10 +127,11 @@ def planned(recipe: Recipe, out: Path, progress: Progress = silent, say: Callabl
         parts = check_readable(parts, progress)  # an image that cannot be read should not end a run after its training
     teachers = (line for config in (recipe.train, recipe.finetune) for line in teacher_line(config.teacher, parts))
     search = f"search: {SearchPlan.of(len(parts.search), recipe.search)}"
-    for line in (*describe_parts(parts), *teachers, search):
+    taught = to_be_taught(recipe)  # what cannot be done, as a batch larger than the set, should not end a run after its training
+    plans = [plan_for(parts, config, recipe.seed) for config in (taught.train, taught.finetune)]
+    kept = dict.fromkeys(line for each in plans for line in size_line(each, len(parts.classes)))
+    for line in (*describe_parts(parts), *teachers, search, *kept):
         say(line)
-    for config in (recipe.train, recipe.finetune):  # a batch larger than the set should not end a run after its training
-        plan_for(parts, config, recipe.seed)
     recipe, stated = as_begun(recipe, out)
     check_taught(recipe, parts)
     recipe = recipe.model_copy(update={"train": with_usual(recipe.train, out / "supernet")})
@@ -164,7 +166,7 @@ def _run(plan: Planned, out: Path, telling: Telling) -> dict[str, Any]:
     recipe, parts, space, start = plan.recipe, plan.parts, plan.space, plan.start
     progress, say, workers = telling.progress, telling.say, telling.workers
     parent: Path | None = None
-    steps, around = Steps(out), Surroundings(progress=progress)
+    steps, around = Steps(out, steps_of(recipe), say), Surroundings(progress=progress)
     run = {
         "format": "autoformer/run/1",
         "version": __version__,
@@ -358,14 +360,39 @@ def score_on_test(
     return record
 
 
-class Steps:
-    """How long each step took, kept in `steps.json`; the time of a step that was killed is not in it."""
+def steps_of(recipe: Recipe) -> list[str]:
+    """The steps of a run, in their order."""
+    within_latency = recipe.budget.max_latency is not None
+    wanted = {
+        "latency table": within_latency or recipe.profile.table is not None,
+        "parent": has_parent(recipe),
+        "train": True,
+        "search": True,
+        "latency in the loop": within_latency and recipe.profile.rounds > 0,
+        "race": recipe.race is not None,
+        "finetune": recipe.race is None,
+        "export": True,
+        "profile": True,
+        "test": True,
+    }
+    return [name for name, is_wanted in wanted.items() if is_wanted]
 
-    def __init__(self, out: Path) -> None:
-        self.path = out / "steps.json"
+
+class Steps:
+    """How long each step took, kept in `steps.json`; the time of a step that was killed is not in it.
+
+    `names` are the steps that will be, in their order; `say` is told when one begins.
+    """
+
+    def __init__(self, out: Path, names: Sequence[str], say: Callable[[str], None]) -> None:
+        self.path, self.names, self.say = out / "steps.json", names, say
+        self.told = set[str]()
         self.seconds: dict[str, float] = read_json(self.path, "seconds")["seconds"] if self.path.exists() else {}
 
     def timed(self, name: str, work: Callable[[], Result]) -> Result:
+        if name not in self.told and name in self.names:
+            self.told.add(name)
+            self.say(f"step {self.names.index(name) + 1} of {len(self.names)}: {name}")
         started = time.perf_counter()
         result = work()
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started

@@ -3,8 +3,9 @@
     shorter side, median     train images     recipe
     below 24 px              any              quickstart: takes the size of the images
     24 to 47 px              any              cifar: 32 px
-    48 px and more           any              images-64px: 64 px, or the size of a pretrained network that is there
-    160 px and more          from 100,000     imagenet-tiny: 224 px, as published
+    48 px and more           any              photos-pretrained, where a pretrained network can be had: about 126 px
+                                              images-64px otherwise: 64 px
+    160 px and more          from 100,000     imagenet-tiny, where none can be had: 224 px, as published
 
 Recipes are written for thousands of images. Where there are so few that an epoch would have less than 8 steps, the batch is made
 smaller: weights learn by steps.
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoformer.cli.chain.begun_from import fitting_size, patch_of
 from autoformer.data.parts import DataParts
 from autoformer.data.sizes import TrainingSize, configured_size
 from autoformer.files import TIMM
@@ -25,12 +27,13 @@ PUBLISHED_FROM = 100_000  # train images, from which a training of the published
 STEPS_PER_EPOCH = 8  # fewest
 SMALLEST_BATCH = 8
 SECTIONS = ("train", "finetune")
-# Vision transformers of timm that start a supernet, the smallest first, as the Hub stores them; all take 224 px.
+PHOTOGRAPHS = ("images-64px", "imagenet-tiny")  # what they get from nothing
+# Vision transformers of timm that start a supernet, as the Hub stores them: that of the recipe, then by size.
 STARTS = (
-    "vit_tiny_patch16_224.augreg_in21k_ft_in1k", "deit_tiny_patch16_224.fb_in1k", "vit_small_patch16_224.augreg_in21k_ft_in1k",
-    "deit_small_patch16_224.fb_in1k",
+    "vit_small_patch14_reg4_dinov2.lvd142m", "vit_tiny_patch16_224.augreg_in21k_ft_in1k", "deit_tiny_patch16_224.fb_in1k",
+    "vit_small_patch16_224.augreg_in21k_ft_in1k", "deit_small_patch16_224.fb_in1k",
 )  # fmt: skip
-START_SIZE = 224
+ASKED_S = 3.0  # until the Hub has to say that it has them
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -46,6 +49,7 @@ SHIPPED = {
     "quickstart": Shipped(image_size=None, batch_size=64),
     "cifar": Shipped(image_size=32, batch_size=128),
     "images-64px": Shipped(image_size=64, batch_size=128),
+    "photos-pretrained": Shipped(image_size=126, batch_size=64),
     "imagenet-tiny": Shipped(image_size=224, batch_size=1024),
 }
 
@@ -71,45 +75,46 @@ class RecipeChoice:
 
     def command(self, source: str, given: Sequence[str] = ()) -> str:
         """What to type next, for the data of this source, with settings that were `given` as KEY=VALUE."""
-        words = ["autoformer", "run", f"recipes/{self.name}.yaml", "--data", source]
-        settings = (*self.settings, *(() if self.start is None else (f"train.start={self.start}",)), *given)
+        words = ["autoformer", "run", self.name, "--data", source]
+        words += [] if self.start in (None, f"{TIMM}{STARTS[0]}") else ["--from", str(self.start)]
+        settings = (*self.settings, *given)
         return shlex.join([*words, *(word for setting in settings for word in ("--set", setting))])
 
 
 def choose_recipe(typical_side: int, train_images: int, *, start: str | None = None) -> RecipeChoice:
     """The recipe for images of this median shorter side, in pixels.
 
-    `start` is a pretrained network that could be had, which photographs alone take: small images would be enlarged to its size.
+    `start` is a pretrained network that can be had, which photographs alone take: small images would be enlarged to its size.
     """
     seen = f"{train_images:,} train images, whose shorter side is {typical_side} px in the middle"
     if typical_side < 24:
         name, why = "quickstart", "images this small need small networks"
     elif typical_side < 48:
         name, why = "cifar", "it is for images of about 32 px"
+    elif start is not None:
+        name, why = "photos-pretrained", f"it is for photographs, and starts from {start}"
     elif typical_side >= 160 and train_images >= PUBLISHED_FROM:
-        name, why = "imagenet-tiny", "there are enough for a training as published"
+        name, why = "imagenet-tiny", "there are enough for a training as published, and no pretrained network can be had here"
     else:
-        name, why = "images-64px", "it is for photographs"
-    shipped = SHIPPED[name]
-    if name not in ("images-64px", "imagenet-tiny"):
-        start = None
-    elif start is None:
-        why += ", from nothing, since no pretrained network is stored here"
-    else:
-        why += f", and starts from {start}, which is stored here"
+        name, why = "images-64px", "it is for photographs, from nothing, since no pretrained network can be had here"
+    shipped, start = SHIPPED[name], start if name == "photos-pretrained" else None
     batch = _batch(shipped.batch_size, train_images)
     return RecipeChoice(
         name=name,
         reason=f"{seen}: {why}",
         start=start,
-        image_size=shipped.image_size if start is None else START_SIZE,
+        image_size=shipped.image_size if start is None else fitting_size(shipped.image_size, patch_of(start)),
         settings=() if batch == shipped.batch_size else tuple(f"{section}.batch_size={batch}" for section in SECTIONS),
     )
 
 
 def recipe_for(parts: DataParts, *, start: str | None = None) -> RecipeChoice:
-    """The recipe for the images of these parts."""
-    return choose_recipe(parts.typical_side or parts.preprocessing.image_size, len(parts.train), start=start)
+    """The recipe for the images of these parts; photographs start from a pretrained network where one can be had."""
+    side, images = parts.typical_side or parts.preprocessing.image_size, len(parts.train)
+    choice = choose_recipe(side, images, start=start)
+    if start is None and choice.name in PHOTOGRAPHS and (had := pretrained_start()) is not None:
+        return choose_recipe(side, images, start=had)
+    return choice
 
 
 def _batch(usual: int, images: int) -> int:
@@ -117,6 +122,19 @@ def _batch(usual: int, images: int) -> int:
     while usual > SMALLEST_BATCH and images < STEPS_PER_EPOCH * usual:
         usual //= 2
     return max(1, min(usual, images))
+
+
+def pretrained_start() -> str | None:
+    """A pretrained network that is stored here, or that the Hub offers at the moment; nothing is fetched yet."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    if (stored := stored_start()) is not None:
+        return stored
+    try:
+        get_hf_file_metadata(hf_hub_url(f"timm/{STARTS[0]}", WEIGHTS[0]), timeout=ASKED_S)
+    except Exception:  # offline, refused or gone: whatever the Hub's library raises
+        return None
+    return f"{TIMM}{STARTS[0]}"
 
 
 def stored_start(cache: Path | None = None) -> str | None:

@@ -81,13 +81,6 @@ def unfinetuned(words: str, parts: DataParts, seed: int) -> tuple[Subnet | Class
     return without_head(adapt_subnet(subnet, Wanted.by(parts), preprocessing.normalisation)), parts
 
 
-def check_taught(recipe: Recipe, parts: DataParts) -> None:
-    """Raises `RecipeError` for images without labels that a training of a run could not use."""
-    parent_teaches = has_parent(recipe) and recipe.parent is not None and recipe.parent.teaches
-    for section, config in (("train", recipe.train), ("finetune", recipe.finetune)):
-        check_unlabelled(parts, config, section, parent_teaches=parent_teaches)
-
-
 def finetune_of(parent: ParentConfig, config: FinetuneConfig) -> FinetuneConfig:
     """How the parent is finetuned: as the delivered network is, but shorter, and taught by nobody."""
     changes: dict[str, Any] = {"epochs": parent.epochs, "teacher": None, "patience": None, "fold_search": False}
@@ -103,14 +96,30 @@ def begun_with(folder: Path, parts: DataParts, space: SearchSpace) -> Supernet:
 
 def taught_by(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with the parent as the teacher of every training that names no other."""
-    parent = recipe.parent
-    if parent is None or not parent.teaches:
+    if recipe.parent is None or not recipe.parent.teaches:
         return recipe
     record = record_of_network(folder) or {}
     weights = record.get("weights_digest") or tensors_digest(open_network(str(folder)).network.state_dict())
-    teacher = TeacherConfig(
-        network=str(folder), weights=weights, weight=parent.weight, temperature=parent.temperature, features=parent.features
-    )
+    return _with_teacher(recipe, recipe.parent, TeacherConfig(network=str(folder), weights=weights))
+
+
+def to_be_taught(recipe: Recipe) -> Recipe:
+    """The recipe as it will be taught, for what is checked before there is a parent."""
+    if recipe.parent is None or not recipe.parent.teaches or not has_parent(recipe):
+        return recipe
+    return _with_teacher(recipe, recipe.parent, TeacherConfig(network=FOLDER))
+
+
+def check_taught(recipe: Recipe, parts: DataParts) -> None:
+    """Raises `RecipeError` for images without labels that a training of a run could not use."""
+    taught = to_be_taught(recipe)
+    for section, config in (("train", taught.train), ("finetune", taught.finetune)):
+        check_unlabelled(parts, config, section)
+
+
+def _with_teacher(recipe: Recipe, parent: ParentConfig, network: TeacherConfig) -> Recipe:
+    told = {name: getattr(parent, name) for name in ("weight", "temperature", "features", "views", "cache_mib")}
+    teacher = network.model_copy(update=told)
     changes = {
         name: config.model_copy(update={"teacher": teacher})
         for name, config in (("train", recipe.train), ("finetune", recipe.finetune))

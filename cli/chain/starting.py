@@ -36,8 +36,8 @@ def beginning(recipe: Recipe, parts: DataParts) -> tuple[SearchSpace, Supernet |
 
     A supernet brings its space unless the recipe has one too. One network brings its own with what the recipe says of it, unless
     that names a preset. The head stays where the images have the classes it knows. Where `train.cut_images` is set
-    (`with_usual`), the space is one to cut by images, which the training does as it begins. Raises `RecipeError` for settings of a cut where
-    nothing is cut.
+    (`with_usual`), the space is one to cut by images, which the training does as it begins. Raises `RecipeError` for settings of
+    a cut where nothing is cut.
     """
     start, cut = recipe.train.start, bool(recipe.train.cut_images)
     if cut and not is_one_network(start):

@@ -47,7 +47,7 @@ def check(
 
       autoformer data check frames/ --group-by '(video\\d+)_' --set data.test_fraction=0.2
     """
-    from autoformer.cli.chain.choosing_recipe import RecipeChoice, recipe_for, stored_start
+    from autoformer.cli.chain.choosing_recipe import RecipeChoice, recipe_for
     from autoformer.cli.chain.recipe import parse_recipe
     from autoformer.cli.console import print_facts, print_json, progress_bar
     from autoformer.data.check import check_data
@@ -58,7 +58,7 @@ def check(
     chosen: list[RecipeChoice] = []
 
     def size_of(parts: DataParts) -> TrainingSize:
-        chosen.append(recipe_for(parts, start=stored_start()))
+        chosen.append(recipe_for(parts))
         return chosen[0].size_for(parts)
 
     with progress_bar(quiet) as progress:

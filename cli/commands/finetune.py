@@ -52,9 +52,11 @@ def finetune(
     from autoformer.metric import WORDS
     from autoformer.networks.folders import record_of_network
     from autoformer.pretrained.classifier import Classifier
+    from autoformer.training.cached_teacher import size_line
     from autoformer.training.distributed import joined
     from autoformer.training.runs import finetune as finetune_network
-    from autoformer.training.trainer import Surroundings
+    from autoformer.training.runs import folded
+    from autoformer.training.trainer import Surroundings, plan_for
 
     chosen = recipe_of(recipe, "finetune", settings, seed)
     if chosen.threads is not None:
@@ -66,8 +68,10 @@ def finetune(
         network, parts, new_head = network_and_parts(subnet, about, image_size, chosen.seed)
         parts = readable(parts, out, world, progress)
         sought = metric_of(metric, chosen.metric if recipe is not None else None, record_of_network(Path(subnet)))
+        shown = folded(parts) if chosen.finetune.fold_search else parts
+        size = size_line(plan_for(shown, chosen.finetune, chosen.seed), len(parts.classes))
         if world.leads and not quiet:
-            for line in (*describe_parts(parts), *teacher_line(chosen.finetune.teacher, parts)):
+            for line in (*describe_parts(parts), *teacher_line(chosen.finetune.teacher, parts), *size):
                 note(line)
             if new_head:
                 note(f"a new head for {len(parts.classes)} classes")

@@ -86,7 +86,8 @@ def race(
     from autoformer.profiling.race.config import RaceConfig
     from autoformer.profiling.tables.table import LatencyTable as Table
     from autoformer.search.record import SearchRecord
-    from autoformer.training.trainer import Surroundings, takes_unlabelled
+    from autoformer.training.cached_teacher import size_line
+    from autoformer.training.trainer import Surroundings, plan_for, takes_unlabelled
 
     chosen = recipe_of(recipe, "race", settings, seed)
     if chosen.threads is not None:
@@ -104,6 +105,9 @@ def race(
         limits=limits_of(record, given, table), profile=chosen.profile, table=table, metric=record.result.metric,
         seed=chosen.seed,
     )  # fmt: skip
+    if not quiet:
+        for line in size_line(plan_for(question.parts, chosen.finetune, chosen.seed), len(question.parts.classes)):
+            note(line)
     with helpers(workers), progress_bar(quiet) as progress:
         around = Surroundings(progress=progress)
         found = run_race(question, out, around, (lambda line: None) if quiet or json else note)

@@ -160,6 +160,13 @@ def test_networks_without_features_are_refused_as_pupils_and_as_teachers(
         Teacher(TeacherConfig(network=teacher, features=1.0), parts.preprocessing, parts.classes, torch.device("cpu"))
 
 
+def test_features_are_not_kept_with_the_logits_of_views() -> None:
+    with pytest.raises(
+        ValueError, match=r"keeps the teacher's logits and not its features; leave teacher.features or teacher.views"
+    ):
+        SupernetConfig.model_validate({"teacher": {"network": "a", "features": 0.5, "views": 2}})
+
+
 def test_the_setting_is_part_of_what_a_training_is_only_where_it_is_set() -> None:
     assert "features" not in TeacherConfig(network="a").model_dump()
     assert "features" not in TeacherConfig(network="a").identity

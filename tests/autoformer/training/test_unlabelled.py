@@ -19,6 +19,7 @@ from autoformer.networks.supernet import Supernet
 from autoformer.tensors import read_tensors, tensors_digest
 from autoformer.training.config import FinetuneConfig, SupernetConfig
 from autoformer.training.runs import finetune, train_supernet
+from autoformer.training.trainer import plan_for
 from tests.support.small_images import draw_digits
 from tests.support.trainings import QUICK, SPACE, dying_at, trainer_of, write_teacher
 
@@ -116,6 +117,30 @@ def test_a_training_that_died_ends_with_the_same_bits(
     assert whole == resumed
     train_supernet(SPACE, both.labelled, config, tmp_path / "labelled")
     assert tensors_digest(read_tensors(tmp_path / "labelled" / "model.safetensors")) != whole
+
+
+def test_what_a_teacher_said_of_them_is_kept_too(
+    both: DataParts, teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits are kept for all 1109 images, and a training that died goes on from them to the same bits."""
+    config = taught(teacher)
+    assert config.teacher is not None
+    config = config.model_copy(update={"teacher": config.teacher.model_copy(update={"views": 1})})
+    assert plan_for(both, config, 0).images == 1109
+    train_supernet(SPACE, both, config, tmp_path / "whole")
+    with dying_at(20, monkeypatch):
+        train_supernet(SPACE, both, config, tmp_path / "s")
+    (rows,) = (tmp_path / "s" / "logits").glob("*/view-000.f16")
+    assert rows.stat().st_size == 1109 * 10 * 2
+    train_supernet(SPACE, both, config, tmp_path / "s")
+    whole, resumed = (tensors_digest(read_tensors(tmp_path / name / "model.safetensors")) for name in ("whole", "s"))
+    assert whole == resumed
+    folders = []
+    for name, parts in (("a", both), ("b", both.labelled)):
+        cached = trainer_of(parts, tmp_path / name, config).cached
+        assert cached is not None
+        folders.append(cached.files.folder.name)
+    assert folders[0] == rows.parent.name != folders[1]
 
 
 def test_a_finetune_takes_them_too_and_says_so_and_folds_the_search_part_before_them(

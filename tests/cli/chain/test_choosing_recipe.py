@@ -12,7 +12,12 @@ from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig
 
 RECIPES = Path(__file__).parents[3] / "recipes"
-START = "timm:vit_tiny_patch16_224"
+START, DINO = "timm:vit_tiny_patch16_224", f"timm:{STARTS[0]}"
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_stored_and_the_hub_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoformer.cli.chain.choosing_recipe.pretrained_start", lambda: None)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -32,7 +37,9 @@ def test_what_is_known_of_a_recipe_is_what_its_file_says(name: str) -> None:
         (32, 50_000, None, ("cifar", None, 32)),
         (32, 50_000, START, ("cifar", None, 32)),
         (480, 3_000, None, ("images-64px", None, 64)),
-        (480, 3_000, START, ("images-64px", START, 224)),
+        (480, 3_000, START, ("photos-pretrained", START, 128)),  # 8 patches of 16 px
+        (480, 3_000, DINO, ("photos-pretrained", DINO, 126)),  # 9 of 14 px
+        (480, 1_200_000, START, ("photos-pretrained", START, 128)),
         (480, 1_200_000, None, ("imagenet-tiny", None, 224)),
         (64, 1_200_000, None, ("images-64px", None, 64)),
     ],
@@ -55,11 +62,11 @@ def test_of_few_images_a_batch_is_smaller_so_that_an_epoch_has_steps(images: int
 def test_the_next_command_is_quoted_for_a_shell_and_its_settings_are_understood() -> None:
     command = choose_recipe(480, 198, start=START).command("my photos", ["data.crop_pct=0.9"])
     assert command == (
-        "autoformer run recipes/images-64px.yaml --data 'my photos' --set train.batch_size=16 --set finetune.batch_size=16 "
-        f"--set train.start={START} --set data.crop_pct=0.9"
+        f"autoformer run photos-pretrained --data 'my photos' --from {START} --set train.batch_size=16 "
+        "--set finetune.batch_size=16 --set data.crop_pct=0.9"
     )
     settings = [word for word in command.split() if "=" in word]
-    assert load_recipe(RECIPES / "images-64px.yaml", settings).finetune.batch_size == 16
+    assert load_recipe("photos-pretrained", settings).finetune.batch_size == 16
 
 
 def test_the_parts_of_a_data_set_tell_what_the_choice_asks() -> None:

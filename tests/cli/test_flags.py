@@ -1,0 +1,90 @@
+"""Words that people bring along from other programs are answered with those that are understood here; help is where one looks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from autoformer.cli.device import VISIBLE, choose_device
+from autoformer.cli.flags import ELSEWHERE
+from autoformer.errors import RecipeError
+from tests.support.commands import command
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (("export", "n", "-o", "x", "--half"), "no option --half here; write --precision fp16"),
+        (("export", "n", "-o", "x", "--int8"), "write --precision int8"),
+        (("export", "n", "-o", "x", "--dynamic"), "write --batch dynamic, which is the default"),
+        (("run", "--imgsz", "224"), "--set data.image_size=PIXELS"),
+        (("finetune", "n", "-o", "x", "--epochs", "3"), "--set epochs=N for finetune"),
+        (("train", "quickstart", "-o", "x", "--batch-size", "3"), "--set train.batch_size=N"),
+        (("train", "quickstart", "-o", "x", "--resume"), "leave it out: the same command goes on where it stopped"),
+    ],
+)
+def test_flags_of_other_programs_are_answered_with_the_right_words(words: tuple[str, ...], meant: str) -> None:
+    answer = command(*words)
+    assert answer.code == 2
+    assert meant in answer.error
+
+
+def test_an_unknown_option_that_nobody_brings_along_is_named() -> None:
+    assert "No such option: --zebra" in command("export", "n", "--out", "x", "--zebra").error
+
+
+def test_every_answer_is_a_phrase_that_ends_without_a_full_stop() -> None:
+    assert all(words and not words.endswith(".") for words in ELSEWHERE.values())
+
+
+@pytest.mark.parametrize("words", [("-m", "autoformer"), ("-m", "autoformer", "-h"), ("-m", "autoformer.cli", "--help")])
+def test_help_is_shown_without_a_command_and_is_no_failure(words: tuple[str, ...]) -> None:
+    shown = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True).stdout
+    for panel in ("Data:", "Train:", "Search:", "Export:", "Measure:", "Deploy:", "Report:"):
+        assert f"\n{panel}\n" in shown
+
+
+def test_every_command_is_in_one_panel_of_the_help() -> None:
+    import typer
+
+    from autoformer.cli.app import PANELS, app
+
+    listed = [name for names in PANELS.values() for name in names]
+    assert sorted(listed) == sorted(typer.main.get_group(app).commands)
+
+
+# --- devices -----------------------------------------------------------------------------------------------------
+
+
+def test_cpu_hides_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VISIBLE, "0,1")
+    choose_device("cpu")
+    assert os.environ[VISIBLE] == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "visible", "message"),
+    [
+        ("gpu", None, "device 'gpu' is not understood; write cpu, cuda or cuda:1"),
+        ("cuda:2", "5,7", f"{VISIBLE} shows 2 GPUs"),
+        ("cuda:-1", None, "is not understood"),
+    ],
+)
+def test_a_device_that_cannot_be_is_refused(
+    words: str, visible: str | None, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VISIBLE, visible or "")
+    if visible is None:
+        monkeypatch.delenv(VISIBLE)
+    with pytest.raises(RecipeError, match=message):
+        choose_device(words)
+
+
+def test_a_number_counts_among_the_gpus_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VISIBLE, "5,7")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    choose_device("cuda:1")
+    assert os.environ[VISIBLE] == "7"

@@ -1,0 +1,58 @@
+"""Progress in a pipe: few lines, none twice, and a time left that begins anew with the work."""
+
+from __future__ import annotations
+
+import pytest
+
+from autoformer.cli.progress_display import EVERY_S, Paces, lines, time_left
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_lines_come_at_first_now_and_then_and_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    report = lines(clock)
+    for done in range(101):
+        clock.now = 100 + done
+        report("train", done, 100)
+    shown = capsys.readouterr().err.splitlines()
+    assert len(shown) == 1 + 100 // EVERY_S
+    assert shown[0] == "train: 0/100"
+    assert shown[1] == "train: 10/100 00:01:30 left"
+    assert shown[-1] == "train: 100/100"
+
+
+def test_work_that_comes_again_and_again_says_nothing_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    report = lines(clock)
+    for _ in range(11):
+        for done in (64, 148):
+            clock.now += 1
+            report("evaluate", done, 148)
+    shown = capsys.readouterr().err.splitlines()
+    assert shown == ["evaluate: 64/148", "evaluate: 148/148"]
+
+
+def test_the_time_that_is_left_is_of_the_work_since_it_last_began() -> None:
+    """Eleven slow seconds of an earlier turn do not count: two of ten done in two seconds leave eight."""
+    clock = Clock()
+    paces = Paces(clock)
+    paces.report("search", 0)
+    clock.now += 11
+    assert not paces.report("search", 10)[1]
+    clock.now += 60
+    assert paces.report("search", 0)[1]
+    clock.now += 2
+    pace, _ = paces.report("search", 2)
+    assert pace.left_s(clock.now, 10) == 8
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.5, ""), (90, "00:01:30 left"), (90_000, "1 days 01:00:00 left")])
+def test_time_is_written_as_people_read_it(seconds: float, words: str) -> None:
+    assert time_left(seconds) == words
