@@ -1,4 +1,4 @@
-"""The images of a folder of one folder per class: what is taken of a file system, and what is passed over and said."""
+"""The images of a folder, with a folder per class or without classes: what is taken, and what is passed over and said."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoformer.data.classes import numbers_of, same_name
-from autoformer.data.images import IMAGE_ENDINGS, FileImages, printable
+from autoformer.data.images import IMAGE_ENDINGS, NO_LABEL, FileImages, printable
 from autoformer.data.remarks import Remarks, by_ending, is_hidden, remedies
 from autoformer.errors import DataError
 
@@ -49,20 +49,19 @@ def folder_images(root: Path, classes: Sequence[str] | None = None) -> tuple[Fil
     return FileImages(root, tuple(files), labels), names, remarks
 
 
-def images_below(root: Path) -> tuple[tuple[Path, ...], Remarks]:
-    """The images anywhere below `root`, without classes, and what was not taken. Raises `DataError` where there are none."""
+def every_image(root: Path) -> tuple[FileImages, Remarks]:
+    """All images below a folder, however deep, without classes, and what was not taken.
+
+    Raises `DataError` for what cannot be read, broken links and names that are not UTF-8.
+    """
     walk = _Walk(root)
-    others = tuple(path.as_posix() for path in _below(root, walk.others))
-    if not walk.images:
-        seen = f", only files of other endings ({by_ending(others)}){remedies(others)}" if others else ""
-        raise DataError(f"{printable(root)} holds no images{seen}")
     remarks = Remarks(
-        others=others,
+        others=_posix(root, walk.others),
         hidden=_posix(root, walk.hidden),
         special=_posix(root, walk.special),
         repeated=_posix(root, walk.repeated),
     )
-    return tuple(_below(root, walk.images)), remarks
+    return FileImages(root, tuple(_below(root, walk.images)), [NO_LABEL] * len(walk.images)), remarks
 
 
 def class_numbers(found: Sequence[str], classes: Sequence[str] | None, where: str) -> tuple[tuple[str, ...], dict[str, int]]:

@@ -21,12 +21,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoformer.data.classes import by_text, same_name
-from autoformer.data.folders import folder_images, holds_images, names_in, visible_files, visible_folders
-from autoformer.data.images import Images, dataset_images, digits, printable
+from autoformer.data.folders import every_image, folder_images, holds_images, names_in, visible_files, visible_folders
+from autoformer.data.images import NO_LABEL, FileImages, Images, dataset_images, digits, printable
 from autoformer.data.layout import KNOWN, Parts, Shape, alike, parts_among, refuse_named_like_parts
 from autoformer.data.named_sets import is_named, load_split, place_of
-from autoformer.data.remarks import NOTHING, Remarks, is_hidden
-from autoformer.data.tar_images import COMPRESSED, index_archives
+from autoformer.data.remarks import NOTHING, Remarks, is_hidden, remedies
+from autoformer.data.tar_images import COMPRESSED, TarImages, index_archives
 from autoformer.errors import DataError
 
 ARCHIVES = (".tar", *COMPRESSED)
@@ -120,6 +120,31 @@ def _place(source: str) -> _Place | None:
         f"data source {source!r} is neither 'digits', nor a folder or .tar file that exists, nor a data set name like "
         "'torch/cifar10@FOLDER', 'hfds/NAME', 'tfds/NAME', 'wds/NAME'"
     )
+
+
+def unlabelled_images(path: Path) -> tuple[FileImages | TarImages, Remarks]:
+    """The images of a folder, however deep, of a .tar file, or of a folder that holds such files and no images; without classes.
+
+    Raises `DataError` where there are none, and for what `open_source` would refuse in files and folders.
+    """
+    path, archives, others = path.expanduser(), list[tuple[Path, str]](), tuple[str, ...]()
+    if path.is_dir():
+        images, remarks = every_image(path)
+        if images.files:
+            return images, remarks
+        others = remarks.others
+        archives = [(path / name, name) for name in others if name.lower().endswith(ARCHIVES)]
+    elif path.is_file() and path.name.lower().endswith(ARCHIVES):
+        archives = [(path, "")]
+    else:
+        raise DataError(
+            f"unlabelled images {printable(path)} are neither a folder nor a .tar file that exists; give one of images"
+        )
+    index = index_archives(archives)
+    if not index.members:
+        expected = f"expected a folder or a .tar file of images without labels{remedies(others)}"
+        raise DataError(f"{printable(path)} holds no images; {expected}")
+    return TarImages(index.members, [NO_LABEL] * len(index.members)), index.remarks
 
 
 def _of_folder(root: Path) -> Labelled:

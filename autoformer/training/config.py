@@ -23,7 +23,7 @@ WITHOUT_EFFECT = ("workers", "keep_checkpoints", "save_minutes", "log_every", "t
 USUAL_CURRICULUM, USUAL_CUT_IMAGES = 1 / 3, 1024  # of the training of a supernet that starts from one pretrained network
 CACHE_MIB = 2048
 # Settings of a `TeacherConfig` and a `ParentConfig` that came later, as if they were not there.
-LATER = {"classes": "text", "weights": None, "views": None, "cache_mib": CACHE_MIB}
+LATER = {"classes": "text", "weights": None, "features": None, "views": None, "cache_mib": CACHE_MIB}
 VIEWS = (
     "train on this many augmented forms of each image, in turns, and keep the teacher's logits of them in files, so that it is "
     "not run at every step; empty: new forms at every epoch, and the teacher runs"
@@ -44,6 +44,11 @@ class TeacherConfig(Settings):
 
     weights: str | None = Field(
         None, description="digest of its weights: others are refused, and its folder may be moved without being another teacher"
+    )
+    features: float | None = Field(
+        None,
+        gt=0,
+        description="weight of a third part of the loss: how far the features before the classifier are apart; empty: 0",
     )
     views: int | None = Field(None, gt=0, description=VIEWS)
     cache_mib: int = Field(CACHE_MIB, gt=0, description=LIMIT)
@@ -159,6 +164,8 @@ class TrainConfig(Settings):
                 f"teacher.views={views} is less than repeats={self.repeats}, so an epoch would hold a form of an image twice; "
                 f"raise it to {self.repeats} or more"
             )
+        if views is not None and self.teacher is not None and self.teacher.features is not None:
+            return "teacher.views keeps the teacher's logits and not its features; leave teacher.features or teacher.views out"
         return None
 
     @property
@@ -284,6 +291,7 @@ class ParentConfig(Settings):
     teaches: bool = Field(True, description="it is the teacher of the sections train and finetune where they name no other")
     weight: float = Field(0.5, gt=0, le=1, description="of its part of their loss")
     temperature: float = Field(1.0, gt=0, description="softens predictions of both")
+    features: float | None = Field(None, gt=0, description="weight of learning its features too; empty: they are not learned")
     views: int | None = Field(None, gt=0, description=f"as a teacher: {VIEWS}")
     cache_mib: int = Field(CACHE_MIB, gt=0, description=LIMIT)
 

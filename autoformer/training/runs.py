@@ -38,7 +38,7 @@ from autoformer.training.config import FinetuneConfig, SupernetConfig
 from autoformer.training.curriculum import chooser_over
 from autoformer.training.distributed import World
 from autoformer.training.subjects import check_images, subject_of
-from autoformer.training.trainer import Surroundings, Trained, Trainer, plan_for
+from autoformer.training.trainer import Surroundings, Trained, Trainer, check_unlabelled, plan_for
 
 STEPS, SECONDS, WARMUP = 30, 20.0, 2  # of a rehearsal: measured steps, or as many as fit in this time, after a warm-up
 
@@ -62,6 +62,7 @@ def train_supernet(
     """
     around = around or Surroundings()
     check_images(space.image_size, space.in_chans, space.num_classes, parts)
+    check_unlabelled(parts, config, "train")
     if start is not None and start.space != space:
         raise DataError(f"the weights to start from are of space {start.space.name!r}, which is not the one to train")
     supernet = fresh_supernet(space, config, seed) if start is None else start
@@ -142,6 +143,7 @@ def finetune(
     With `config.fold_search` the search part is trained on as well. Raises as `train_supernet` does.
     """
     around = around or Surroundings()
+    check_unlabelled(parts, config, "finetune")
     subject = subject_of(network)
     identity = {**subject.identity, "data": parts.digest, "seed": seed, "metric": metric, "train": config.identity}
     parts = subject.parts_of(parts)
@@ -248,7 +250,7 @@ def rehearse(trainer: Trainer, out: Path) -> Rehearsal:
         teacher_s = trainer.plan.num_views * files.chunks * trainer.cached.seconds_of_chunk() / trainer.world.size
         logits_bytes = trainer.plan.num_views * files.bytes_of_view
         trainer.steps.known = lambda step, members: torch.zeros(len(members), classes)  # as quick to have as those of files
-    forward = trainer.world.wrap(trainer.network, some_unused=True)
+    forward = trainer.world.wrap(trainer.steps.trained, some_unused=True)
     trainer.network.train()
     began = time.perf_counter()
     loader = trainer.loader(0)

@@ -28,7 +28,7 @@ from autoformer.architecture import Architecture
 from autoformer.data.images import called
 from autoformer.data.parts import DataParts
 from autoformer.data.preprocessing import Preprocessing
-from autoformer.errors import DataError, DivergedError, InterruptedRunError, TrainingError
+from autoformer.errors import DataError, DivergedError, InterruptedRunError, RecipeError, TrainingError
 from autoformer.evaluate import EvaluationSet, predict_with, predictions
 from autoformer.files import write_json
 from autoformer.metric import Metric, score
@@ -74,14 +74,36 @@ def plan_for(parts: DataParts, config: TrainConfig, seed: int) -> Plan:
     Raises `DataError` when one of them wants more images than there are, `RecipeError` when its teacher's logits take too much.
     """
     views = None if config.teacher is None else config.teacher.views
-    plan = Plan(len(parts.train), config.batch_size, config.epochs, config.repeats, seed, views)
+    plan = Plan(len(parts.trained_on), config.batch_size, config.epochs, config.repeats, seed, views)
     check_views(config, plan, len(parts.classes))
     return plan
 
 
+def takes_unlabelled(config: TrainConfig) -> bool:
+    """Whether a training can use images without labels: it has a teacher, and mixes no labels."""
+    return config.teacher is not None and not config.mixup and not config.cutmix
+
+
+def check_unlabelled(parts: DataParts, config: TrainConfig, section: str) -> None:
+    """Raises `RecipeError` for images without labels that a training, of this section of a recipe, could not use."""
+    if parts.unlabelled is None:
+        return
+    source = parts.unlabelled.source
+    if config.teacher is None:
+        raise RecipeError(
+            f"{source} holds images without labels, which only a teacher can teach; set {section}.teacher.network, or leave "
+            "data.unlabelled out"
+        )
+    if config.mixup or config.cutmix:
+        raise RecipeError(
+            f"{section}.mixup and {section}.cutmix mix labels, which the images of {source} lack; set both to 0, or leave "
+            "data.unlabelled out"
+        )
+
+
 @dataclass
 class Trainer:
-    """Trains `network` on `parts.train` and scores `anchors` on the search part now and then."""
+    """Trains `network` on `parts.trained_on` and scores `anchors` on the search part now and then."""
 
     network: nn.Module
     parts: DataParts
@@ -97,14 +119,16 @@ class Trainer:
 
     def __post_init__(self) -> None:
         config, self.world = self.config, self.around.world
+        check_unlabelled(self.parts, config, self.work.split()[0])
         skip = self.parts.config.unreadable == "skip"
-        self.images = TrainingImages(self.parts.train, self.parts.preprocessing, config.augment, skip_unreadable=skip)
+        self.images = TrainingImages(self.parts.trained_on, self.parts.preprocessing, config.augment, skip_unreadable=skip)
         self.plan = plan_for(self.parts, config, self.seed)
         self.steps = TrainStep(self.network, self.parts, config, self.choose, self.plan, self.seed, self.world)
         self.device = self.steps.device
         self.state = TrainingState(
             self.network, self.steps.optimizer, self.folder / "checkpoints", config.keep_checkpoints, self.plan.steps_per_epoch,
             None if self.steps.average is None else self.steps.average.module, self.steps.scaler, self.world,
+            self.steps.projector,
         )  # fmt: skip
         self.unreadable: set[int] = set()
         self.cached = self._cached_teacher()
@@ -118,7 +142,7 @@ class Trainer:
             return None
         identity = {
             "teacher": steps.teacher.identity,
-            "images": parts.train.digest,
+            "images": parts.trained_on.digest,
             "unreadable": parts.config.unreadable,
             "preprocessing": parts.preprocessing.to_dict(),
             "augment": self.config.augment.model_dump(mode="json"),
@@ -150,7 +174,7 @@ class Trainer:
         loss_sum = torch.tensor(state.epoch_sums.get("loss", 0.0), dtype=torch.float64, device=self.device)
         self.steps.skipped.fill_(state.epoch_sums.get("skipped", 0.0))
         watch, saved = Stopwatch(), time.monotonic()
-        forward = self.world.wrap(self.network, some_unused=isinstance(self.network, Supernet))
+        forward = self.world.wrap(self.steps.trained, some_unused=isinstance(self.network, Supernet))
         self.network.train()
         with deterministic(self.device), stop_wish() as wish:
             loader = self.loader(state.step)
@@ -303,7 +327,7 @@ class Trainer:
             )
 
     def _name(self, position: int) -> str:
-        return called(self.parts.train.images, self.parts.train.indices[position])
+        return called(self.images.part.images, self.images.part.indices[position])
 
     def _show(self, record: dict[str, Any]) -> None:
         scores = " ".join(f"{100 * entry['value']:.1f} %" for entry in self.state.last_scores.values())

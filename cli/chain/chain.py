@@ -20,7 +20,7 @@ import torch
 from autoformer import __version__
 from autoformer.cli.chain.helpers import helpers
 from autoformer.cli.chain.legs import Question, check_race
-from autoformer.cli.chain.parent import as_begun, begun_with, has_parent, taught_by, to_be_taught, told_of_parent
+from autoformer.cli.chain.parent import as_begun, begun_with, check_taught, has_parent, taught_by, to_be_taught, told_of_parent
 from autoformer.cli.chain.race import deliver, run_race
 from autoformer.cli.chain.recipe import Recipe
 from autoformer.cli.chain.starting import beginning, with_usual
@@ -134,6 +134,7 @@ def planned(recipe: Recipe, out: Path, progress: Progress = silent, say: Callabl
     for line in (*describe_parts(parts), *teachers, search, *kept):
         say(line)
     recipe, stated = as_begun(recipe, out)
+    check_taught(recipe, parts)
     recipe = recipe.model_copy(update={"train": with_usual(recipe.train, out / "supernet")})
     space, start, _ = beginning(recipe, parts)
     counted = recipe.budget.model_copy(update={"max_latency": None})

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autoformer.cli.options import Data, GroupBy, Json, Metric, Out, Quiet, Recipe, Seed, Set
+from autoformer.cli.options import Data, GroupBy, Json, Metric, Out, Quiet, Recipe, Seed, Set, Unlabelled
 
 
 def finetune(
@@ -22,6 +22,7 @@ def finetune(
         int | None, typer.Option("--image-size", min=4, help="Pixels. Default: the size the network takes.")
     ] = None,
     group_by: GroupBy = None,
+    unlabelled: Unlabelled = None,
     metric: Metric = None,
     seed: Seed = None,
     settings: Set = None,
@@ -62,7 +63,8 @@ def finetune(
         torch.set_num_threads(chosen.threads)
     with joined() as world, progress_bar(quiet or not world.leads) as progress:
         about = {name: getattr(chosen.data, name) for name in chosen.data.model_fields_set} if data or not recipe else {}
-        about |= {key: value for key, value in (("source", data), ("group_by", group_by)) if value is not None}
+        options = {"source": data, "group_by": group_by, "unlabelled": unlabelled}
+        about |= {key: value for key, value in options.items() if value is not None}
         network, parts, new_head = network_and_parts(subnet, about, image_size, chosen.seed)
         parts = readable(parts, out, world, progress)
         sought = metric_of(metric, chosen.metric if recipe is not None else None, record_of_network(Path(subnet)))

@@ -126,8 +126,9 @@ def _sources(paths: Sequence[Path]) -> Iterator[tuple[FileImages, bool]]:
     from itertools import groupby
 
     from autoformer.cli.console import note
-    from autoformer.data.folders import images_below
-    from autoformer.data.images import FileImages
+    from autoformer.data.folders import every_image
+    from autoformer.data.images import FileImages, printable
+    from autoformer.data.remarks import by_ending, remedies
     from autoformer.errors import DataError
 
     for is_folder, group in groupby(paths, Path.is_dir):
@@ -139,10 +140,13 @@ def _sources(paths: Sequence[Path]) -> Iterator[tuple[FileImages, bool]]:
             yield FileImages(Path(), together, (0,) * len(together)), False
             continue
         for folder in together:
-            files, remarks = images_below(folder)
+            images, remarks = every_image(folder)
+            if not images.files:
+                endings = f", only files of other endings ({by_ending(remarks.others)})" if remarks.others else ""
+                raise DataError(f"{printable(folder)} holds no images{endings}{remedies(remarks.others)}")
             if said := remarks.words():
                 note(f"{folder}{said}")
-            yield FileImages(folder, files, (0,) * len(files)), True
+            yield images, True
 
 
 def _answers(predictor: Predictor, images: FileImages, top: int, *, skip_unreadable: bool) -> Iterator[dict[str, Any]]:

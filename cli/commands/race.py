@@ -87,7 +87,7 @@ def race(
     from autoformer.profiling.tables.table import LatencyTable as Table
     from autoformer.search.record import SearchRecord
     from autoformer.training.cached_teacher import size_line
-    from autoformer.training.trainer import Surroundings, plan_for
+    from autoformer.training.trainer import Surroundings, plan_for, takes_unlabelled
 
     chosen = recipe_of(recipe, "race", settings, seed)
     if chosen.threads is not None:
@@ -99,8 +99,9 @@ def race(
     record, trained = SearchRecord.load(search), read_json(supernet / "supernet.json", "data")
     table = None if latency_table is None else Table.load(latency_table)
     given = BudgetConfig(max_params=max_params, max_flops=max_flops, max_latency=max_latency)
+    parts = parts_of_record(trained["data"], data, unlabelled=takes_unlabelled(chosen.finetune))
     question = Question(
-        supernet=supernet, search=search, parts=parts_of_record(trained["data"], data), race=config, finetune=chosen.finetune,
+        supernet=supernet, search=search, parts=parts, race=config, finetune=chosen.finetune,
         limits=limits_of(record, given, table), profile=chosen.profile, table=table, metric=record.result.metric,
         seed=chosen.seed,
     )  # fmt: skip

@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autoformer.cli.chain.helpers import processes
-from autoformer.cli.options import Data, GroupBy, Json, LatencyTable, MaxFlops, MaxLatency, MaxParams, Metric, Quiet, Seed, Set
+from autoformer.cli.options import (
+    Data,
+    GroupBy,
+    Json,
+    LatencyTable,
+    MaxFlops,
+    MaxLatency,
+    MaxParams,
+    Metric,
+    Quiet,
+    Seed,
+    Set,
+    Unlabelled,
+)
 
 if TYPE_CHECKING:
     from autoformer.cli.chain.recipe import Recipe
@@ -38,6 +51,7 @@ def run(
         str | None, typer.Option("--device", metavar="cpu|cuda|cuda:N", help="What trains. Default: a GPU where there is one.")
     ] = None,
     group_by: GroupBy = None,
+    unlabelled: Unlabelled = None,
     metric: Metric = None,
     seed: Seed = None,
     settings: Set = None,
@@ -79,7 +93,10 @@ def run(
         Asked(
             recipe=recipe, data=data, group_by=group_by, start=start, epochs=epochs, settings=settings or [],
             limits={"max_params": max_params, "max_flops": max_flops, "max_latency": max_latency},
-            others={"metric": metric and metric.value, "seed": seed, "profile.table": latency_table and str(latency_table)},
+            others={
+                "data.unlabelled": unlabelled, "metric": metric and metric.value, "seed": seed,
+                "profile.table": latency_table and str(latency_table),
+            },
         )
     )  # fmt: skip
     if not quiet:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoformer.cli.options import Data, GroupBy, Json, Metric, Out, Quiet, Seed, Set
+from autoformer.cli.options import Data, GroupBy, Json, Metric, Out, Quiet, Seed, Set, Unlabelled
 
 if TYPE_CHECKING:
     from autoformer.cli.chain.recipe import Recipe
@@ -32,6 +32,7 @@ def train(
         ),
     ] = None,
     group_by: GroupBy = None,
+    unlabelled: Unlabelled = None,
     metric: Metric = None,
     seed: Seed = None,
     settings: Set = None,
@@ -62,7 +63,8 @@ def train(
     from autoformer.training.trainer import Surroundings, plan_for
 
     given = {
-        "data.source": data, "data.group_by": group_by, "metric": metric and metric.value, "seed": seed,
+        "data.source": data, "data.group_by": group_by, "data.unlabelled": unlabelled, "metric": metric and metric.value,
+        "seed": seed,
     }  # fmt: skip
     chosen, lines = recipe_from(recipe, start, settings or [], given)
     if chosen.threads is not None:

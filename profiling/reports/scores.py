@@ -193,9 +193,10 @@ def part_table(report: Mapping[str, Any]) -> Table:
         "train": "supernet and finetuning",
         "search": "scoring candidates, calibrating and judging int8",
         "test": "read once per network, after every choice was made",
+        "unlabelled": "distillation only, without labels",
     }
     parts = report["data"]["parts"]
-    rows = [(name, str(parts[name]["images"]), use[name], parts[name]["digest"][:DIGEST_DIGITS]) for name in use]
+    rows = [(name, str(parts[name]["images"]), use[name], parts[name]["digest"][:DIGEST_DIGITS]) for name in use if name in parts]
     return Table(title="Parts", columns=("part", "images", "used for", "digest"), rows=tuple(rows), numbers=(1,))
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,8 @@ from autoformer.networks.subnet import Subnet
 from autoformer.tensors import read_tensors
 from autoformer.training.config import SubnetsConfig, SupernetConfig
 from autoformer.training.distributed import World, joined
-from tests.support.trainings import SPACE
+from tests.support.small_images import draw_digits
+from tests.support.trainings import SPACE, write_teacher
 
 WORKER = Path(__file__).parents[2] / "support" / "ddp_worker.py"
 CONFIG = SupernetConfig.model_validate(
@@ -75,6 +77,26 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
         assert torch.allclose(weight, two[name], rtol=0, atol=1e-10), name
         moved = max(moved, float(weight.abs().max()))
     assert moved > 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", [{}, {"strategy": "sandwich", "between": 1, "distill": True}])
+def test_two_processes_learn_from_a_teacher_and_from_images_without_labels_what_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: dict[str, Any]
+) -> None:
+    """Predictions and features; networks in float64, their teacher in float32, so that 1e-5 is rounding."""
+    others = draw_digits(tmp_path / "others", 200)
+    monkeypatch.setenv("IMAGES_WITHOUT_LABELS", str(others))
+    teacher = write_teacher(load_parts(DataConfig()), tmp_path / "teacher")
+    values = {
+        "epochs": 1, "batch_size": 64, "teacher": {"network": teacher, "features": 0.5}, "subnets": strategy, "ema_decay": 0.9,
+        "drop_path_rate": 0.3, "learning_rate": 0.002,
+    }  # fmt: skip
+    for name, size in (("one", 1), ("two", 2)):
+        for code, errors in finish(start(tmp_path / name, SupernetConfig.model_validate(values), size)):
+            assert code == 0, errors
+    one, two = (read_tensors(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert all(torch.allclose(weight, two[name], rtol=0, atol=1e-5) for name, weight in one.items())
 
 
 @pytest.mark.slow
