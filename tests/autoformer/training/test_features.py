@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -79,7 +79,7 @@ def test_features_of_a_distilled_network_are_the_mean_of_its_two_tokens() -> Non
 
 
 @pytest.mark.parametrize("pooling", ["token", "mean"])
-def test_a_subnet_shows_the_features_that_its_supernet_shows(pooling: str) -> None:
+def test_a_subnet_shows_the_features_that_its_supernet_shows(pooling: Literal["mean", "token"]) -> None:
     torch.manual_seed(0)
     supernet = Supernet(replace(SPACE, pooling=pooling)).eval()
     images = torch.randn(3, 1, 8, 8)
