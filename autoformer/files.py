@@ -161,7 +161,8 @@ def _locked(path: Path) -> IO[str]:
 
 # A loader process is a fork and would share the lock: it would hold it for seconds after its parent was killed.
 _locks: set[IO[str]] = set()
-os.register_at_fork(after_in_child=lambda: [lock.close() for lock in _locks])
+if hasattr(os, "register_at_fork"):  # not on Windows, where the program says so itself
+    os.register_at_fork(after_in_child=lambda: [lock.close() for lock in _locks])
 
 
 def _short(held: Any, wanted: Any) -> str:

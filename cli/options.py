@@ -31,6 +31,14 @@ GroupBy = Annotated[
     str | None,
     typer.Option("--group-by", help="Regular expression on image paths; images of one group stay in one part: '(video[0-9]+)'."),
 ]
+Unlabelled = Annotated[
+    Path | None,
+    typer.Option(
+        "--unlabelled",
+        metavar="FOLDER",
+        help="Folder (any depth) or .tar file of images without labels, which are trained on too, taught by the teacher alone.",
+    ),
+]
 Seed = Annotated[
     int | None,
     typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of all random choices. Default: the recipe's."),

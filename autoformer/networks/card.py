@@ -17,7 +17,8 @@ from autoformer.escaping import markdown
 from autoformer.metric import Metric, Score
 
 STAYS_HERE = (
-    ".lock", "checkpoints/", "data.json", "identity.json", "log.jsonl", "nonfinite-step-*", "tensorboard/", "trackers.json",
+    ".lock", "checkpoints/", "data.json", "identity.json", "log.jsonl", "logits/", "nonfinite-step-*", "tensorboard/",
+    "trackers.json",
 )  # fmt: skip
 HUB_METRICS: dict[Metric, str] = {"top1": "accuracy", "balanced_accuracy": "balanced_accuracy", "macro_f1": "f1"}  # its names
 UNKNOWN = "unknown"  # of a licence, as the Hub writes it

@@ -15,13 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 import torch
 
 from autoformer import __version__
 from autoformer.cli.chain.helpers import helpers
 from autoformer.cli.chain.legs import Question, check_race
-from autoformer.cli.chain.parent import as_begun, begun_with, has_parent, taught_by, told_of_parent
+from autoformer.cli.chain.parent import as_begun, begun_with, check_taught, has_parent, taught_by, to_be_taught, told_of_parent
 from autoformer.cli.chain.race import deliver, run_race
 from autoformer.cli.chain.recipe import Recipe
 from autoformer.cli.chain.starting import beginning, with_usual
@@ -32,8 +31,10 @@ from autoformer.data.loading import check_readable, load_parts, without_recorded
 from autoformer.data.parts import DataParts, TestPart, describe_parts
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import RecipeError
-from autoformer.evaluate import EvaluationSet, Predict, predict_with, predictions
+from autoformer.evaluate import EvaluationSet, Predict, predict_with
 from autoformer.export.artefacts import ExportSource, export_network
+from autoformer.export.judging.answers import ask
+from autoformer.export.judging.mistakes import save_mistakes, worst_mistakes
 from autoformer.export.manifest import Manifest
 from autoformer.export.predictor import Predictor, open_predictor
 from autoformer.files import claim_folder, file_digest, read_json, sole_worker, write_json
@@ -47,7 +48,7 @@ from autoformer.profiling.measuring.measure import MeasureConfig
 from autoformer.profiling.profiles.artefact_costs import counted_flops
 from autoformer.profiling.profiles.int8_speed import note_int8_speed
 from autoformer.profiling.profiles.latency import Profile, profile_until_valid
-from autoformer.profiling.reports.run_folder import Run
+from autoformer.profiling.reports.run_folder import FP32, Run
 from autoformer.profiling.reports.run_page import build_report
 from autoformer.profiling.tables.costs import TableCosts, margin_of, searched_with
 from autoformer.profiling.tables.limit import finally_chosen
@@ -66,6 +67,7 @@ from autoformer.settings import write_yaml
 from autoformer.space import SearchSpace
 from autoformer.temporary import temporary_folder
 from autoformer.tensors import read_tensors
+from autoformer.training.cached_teacher import size_line
 from autoformer.training.runs import finetune, train_supernet
 from autoformer.training.trackers import trackers_of
 from autoformer.training.trainer import Surroundings, plan_for
@@ -133,11 +135,13 @@ def planned(recipe: Recipe, out: Path, progress: Progress = silent, say: Callabl
         parts = check_readable(parts, progress)  # an image that cannot be read should not end a run after its training
     teachers = (line for config in (recipe.train, recipe.finetune) for line in teacher_line(config.teacher, parts))
     search = f"search: {SearchPlan.of(len(parts.search), recipe.search)}"
-    for line in (*describe_parts(parts), *teachers, search):
+    taught = to_be_taught(recipe)  # what cannot be done, as a batch larger than the set, should not end a run after its training
+    plans = [plan_for(parts, config, recipe.seed) for config in (taught.train, taught.finetune)]
+    kept = dict.fromkeys(line for each in plans for line in size_line(each, len(parts.classes)))
+    for line in (*describe_parts(parts), *teachers, search, *kept):
         say(line)
-    for config in (recipe.train, recipe.finetune):  # a batch larger than the set should not end a run after its training
-        plan_for(parts, config, recipe.seed)
     recipe, stated = as_begun(recipe, out)
+    check_taught(recipe, parts)
     recipe = recipe.model_copy(update={"train": with_usual(recipe.train, out / "supernet")})
     space, start, _ = beginning(recipe, parts)
     counted = recipe.budget.model_copy(update={"max_latency": None})
@@ -171,7 +175,8 @@ def _run(plan: Planned, out: Path, telling: Telling) -> dict[str, Any]:
     recipe, parts, space, start = plan.recipe, plan.parts, plan.space, plan.start
     progress, say, workers = telling.progress, telling.say, telling.workers
     parent: Path | None = None
-    steps, around = Steps(out), Surroundings(progress=progress, trackers=trackers_of(telling.log))
+    steps = Steps(out, steps_of(recipe), say)
+    around = Surroundings(progress=progress, trackers=trackers_of(telling.log))
     run = {
         "format": "autoformer/run/1",
         "version": __version__,
@@ -353,7 +358,10 @@ def _onnx_models(folder: Path) -> dict[str, Predict]:
 def score_on_test(
     predictors: dict[str, Predict], test: TestPart, preprocessing: Preprocessing, out: Path, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Reads the test part once per predictor and writes `out/test.json`: labels, and each one's predictions."""
+    """Reads the test part once per predictor and writes `out/test.json`: labels, and each one's predictions.
+
+    The worst mistakes of the file that is delivered, with their pictures, go into `mistakes.json` before.
+    """
     path = out / "test.json"
     record: dict[str, Any] = {"format": "autoformer/test/1", "split": test.digest, "guesses": {}}
     if path.exists():
@@ -361,21 +369,50 @@ def score_on_test(
     for name, predict in predictors.items():
         if name not in record["guesses"]:
             own = predict.preparation(preprocessing) if isinstance(predict, Predictor) else preprocessing  # it may take uint8
-            images = EvaluationSet.of(test.read(name, out / LEDGER), own)
-            record["guesses"][name] = np.asarray(predictions(predict, images, progress=progress)).tolist()
-            record["labels"] = images.labels.tolist()
+            parts = [test.read(name, out / LEDGER)]
+            answers = ask(predict, parts, own, progress=progress)
+            if name == FP32:
+                worst = worst_mistakes(answers, parts, own.value_range)
+                save_mistakes(worst, out, reader=name, split=test.digest)
+            record["guesses"][name] = answers.predicted.tolist()
+            record["labels"] = answers.labels.tolist()
             write_json(record, path)
     return record
 
 
-class Steps:
-    """How long each step took, kept in `steps.json`; the time of a step that was killed is not in it."""
+def steps_of(recipe: Recipe) -> list[str]:
+    """The steps of a run, in their order."""
+    within_latency = recipe.budget.max_latency is not None
+    wanted = {
+        "latency table": within_latency or recipe.profile.table is not None,
+        "parent": has_parent(recipe),
+        "train": True,
+        "search": True,
+        "latency in the loop": within_latency and recipe.profile.rounds > 0,
+        "race": recipe.race is not None,
+        "finetune": recipe.race is None,
+        "export": True,
+        "profile": True,
+        "test": True,
+    }
+    return [name for name, is_wanted in wanted.items() if is_wanted]
 
-    def __init__(self, out: Path) -> None:
-        self.path = out / "steps.json"
+
+class Steps:
+    """How long each step took, kept in `steps.json`; the time of a step that was killed is not in it.
+
+    `names` are the steps that will be, in their order; `say` is told when one begins.
+    """
+
+    def __init__(self, out: Path, names: Sequence[str], say: Callable[[str], None]) -> None:
+        self.path, self.names, self.say = out / "steps.json", names, say
+        self.told = set[str]()
         self.seconds: dict[str, float] = read_json(self.path, "seconds")["seconds"] if self.path.exists() else {}
 
     def timed(self, name: str, work: Callable[[], Result]) -> Result:
+        if name not in self.told and name in self.names:
+            self.told.add(name)
+            self.say(f"step {self.names.index(name) + 1} of {len(self.names)}: {name}")
         started = time.perf_counter()
         result = work()
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started

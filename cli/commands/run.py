@@ -21,6 +21,7 @@ from autoformer.cli.options import (
     Quiet,
     Seed,
     Set,
+    Unlabelled,
 )
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def run(
         str | None, typer.Option("--device", metavar="cpu|cuda|cuda:N", help="What trains. Default: a GPU where there is one.")
     ] = None,
     group_by: GroupBy = None,
+    unlabelled: Unlabelled = None,
     metric: Metric = None,
     seed: Seed = None,
     settings: Set = None,
@@ -93,7 +95,10 @@ def run(
         Asked(
             recipe=recipe, data=data, group_by=group_by, start=start, epochs=epochs, settings=settings or [],
             limits={"max_params": max_params, "max_flops": max_flops, "max_latency": max_latency},
-            others={"metric": metric and metric.value, "seed": seed, "profile.table": latency_table and str(latency_table)},
+            others={
+                "data.unlabelled": unlabelled, "metric": metric and metric.value, "seed": seed,
+                "profile.table": latency_table and str(latency_table),
+            },
         )
     )  # fmt: skip
     if not quiet:

@@ -52,8 +52,8 @@ def test_what_goes_to_the_hub_is_the_network_with_its_card_and_no_log_lock_or_tr
     here = {path.name for path in finetuned.iterdir()}
     assert {"log.jsonl", "identity.json", "data.json", "tensorboard"} <= here
     assert ".lock" not in here
-    for left in ("nonfinite-step-000000003.json", "checkpoints/step-1.safetensors", "trackers.json"):
-        (finetuned / left).parent.mkdir(exist_ok=True)
+    for left in ("nonfinite-step-000000003.json", "checkpoints/step-1.safetensors", "logits/a/b", "trackers.json"):
+        (finetuned / left).parent.mkdir(parents=True, exist_ok=True)
         (finetuned / left).touch()
     assert uploaded(finetuned) == {
         ".gitignore", "README.md", "architecture.json", "class_map.txt", "config.json", "model.safetensors", "subnet.json",
