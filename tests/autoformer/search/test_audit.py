@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from autoformer import evaluate
 from autoformer.cost import count_flops
 from autoformer.metric import Metric, chance_spread, score
-from autoformer.search import audit as audits
 from autoformer.search.audit import LEAST_SPREAD, audit
 from autoformer.space import SearchSpace
 
@@ -79,8 +79,8 @@ def test_an_audit_goes_by_the_metric(metric: Metric, monkeypatch: pytest.MonkeyP
     def predicted(network: Any, images: Any) -> NDArray[np.int64]:
         return answers(rng, np.full(len(LABELS), 0.5 + slope * (count_flops(network, SPACE) / most - 0.6)))
 
-    monkeypatch.setattr(audits, "predict_with", lambda supernet, architecture: architecture)
-    monkeypatch.setattr(audits, "predictions", predicted)
+    monkeypatch.setattr(evaluate, "predict_with", lambda supernet, architecture: architecture)
+    monkeypatch.setattr(evaluate, "predictions", predicted)
     given: Any = (SimpleNamespace(space=SPACE), SimpleNamespace(labels=LABELS))
     alike = [audit(*given, seed=seed, metric=metric) for seed in range(5)]
     assert all(found.spread < LEAST_SPREAD * found.chance and not found.searchable for found in alike)
