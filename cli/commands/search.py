@@ -256,6 +256,7 @@ def _show(
     from autoformer.profiling.measuring.measure import MeasureConfig
     from autoformer.profiling.tables.limit import finally_chosen
     from autoformer.profiling.tables.loop import SECONDS, LatencyQuestion, answer_latency
+    from autoformer.search.audit import searchability
 
     out, result, measured = request.out, record.result, None
     if request.measure and table is not None and out is not None and stated.max_latency_ms is not None:
@@ -276,6 +277,8 @@ def _show(
         print_json(found if measured is None else {**found, "latency_answer": measured.to_dict()})
         return measured
     print_result(final, title, stated)
+    if (order := searchability(result)) is not None:
+        say(f"search: {order}")
     if used:
         say(f"the choice uses {', '.join(used_words(used, predicted=known is None))}")
     if measured is not None:

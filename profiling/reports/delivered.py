@@ -176,15 +176,16 @@ def ship_table(report: Mapping[str, Any]) -> Table:
                 one["verdict"],
             )
         )
-    columns = ["file", "precision", "size", f"{WORDS[metric_from(report['metric'])]}, 95 % interval", "p50, ms", "images/s"]
-    columns += [*(f"of the {words} limit" for words in limited.values()), "verdict"]
+    columns = ["file", "precision", "size", f"{WORDS[metric_from(report['metric'])]} [95 %]", "p50, ms", "images/s"]
+    columns += [*(f"{words} limit" for words in limited.values()), "verdict"]
     each = "one image" if ship["batch"] == 1 else f"{ship['batch']} images"
     return Table(
         title="The files",
         columns=tuple(columns),
         rows=tuple(rows),
         numbers=tuple(range(2, len(columns) - 1)),
-        note=f"p50: the median time of {each} on {ship['device']}. A limit on latency is held against each file's own time.",
+        note=f"p50: the median time of {each} on {ship['device']}. Limits: the share that is used, of latency by each file's own "
+        "time.",
     )
 
 
@@ -372,7 +373,7 @@ def board_tables(boards: Sequence[Mapping[str, Any]]) -> tuple[Table, ...]:
         for name, found in board["artefacts"].items():
             verified.append((where, name, str(found.get("status")), str(found.get("reason")), day))
         for name, found in board["budget"].items():
-            verified.append((where, f"limit {name}", str(found.get("status")), _limit_words(found), day))
+            verified.append((where, f"limit {name}", str(found.get("status")), _limit_words(name, found), day))
         for name, reason in board["not_measured"].items():
             verified.append((where, name, "not measured", reason, day))
     tables = []
@@ -385,9 +386,12 @@ def board_tables(boards: Sequence[Mapping[str, Any]]) -> tuple[Table, ...]:
     return tuple(tables)
 
 
-def _limit_words(found: Mapping[str, Any]) -> str:
+def _limit_words(name: str, found: Mapping[str, Any]) -> str:
     if found.get("reason"):
         return str(found["reason"])
     value = found.get("median_ms", found.get("value"))
     shown = f"{value:.4g}" if isinstance(value, int | float) else "unknown"
-    return f"{shown}, limit {found.get('limit')}" + (f", of {found['measured']}" if found.get("measured") else "")
+    limit = found.get("limit")
+    known = name.startswith("max_") and isinstance(value, int | float) and isinstance(limit, int | float)
+    used = f", {100 * value / limit:.0f} % used" if known and limit else ""
+    return f"{shown}, limit {limit}{used}" + (f", of {found['measured']}" if found.get("measured") else "")

@@ -214,7 +214,7 @@ def layer_table(layers: Mapping[str, Any], source: str = "") -> Table:
     known = f"{100 * layers['joined_share']:.0f} %"
     note = f"{len(layers['layers'])} layers; the torch module is known of {known} of the time."
     if layers["end_to_end_ms"] is not None:
-        note += f" Under the profiler the layers take {total:.3g} ms in all, {layers['sum_over_end_to_end']:.2g} times the "
+        note += f" Under the profiler the layers take {total:.3g} ms in all, {layers['sum_over_end_to_end']:.3g} times the "
         note += f"{layers['end_to_end_ms']:.3g} ms of a run without it."
     return Table(
         title=f"{layers['name']} on {layers['backend']}" + (f" ({source})" if source else ""),
