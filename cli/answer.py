@@ -1,4 +1,4 @@
-"""The answer of a finished run for a terminal: what was found, its files in one table, which of them to ship, what to type next."""
+"""The answer of a finished run for a terminal: what was found, its files in one table, which of them to ship, what to type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks of torch as ONNX files, so that they are compared with other files as they would be deployed: in one runtime, in fp32."""
+"""Networks of torch as ONNX files: so they are compared with other files as they would be deployed, in one runtime, in fp32."""
 
 from __future__ import annotations
 

@@ -54,9 +54,9 @@ def notes(comparison: Comparison) -> list[str]:
         first = next(row.measurement for row in comparison.rows if row.measurement)
         conditions = first.measurement_conditions("p50")
         said.append(
-            f"Times were measured in turns, in one session: {conditions}; a network of torch is written to ONNX first, in fp32, and "
-            "that file is scored and timed. Times the first: of rows on its backend that are of its precision, or files of its "
-            "network."
+            f"Times were measured in turns, in one session: {conditions}; other rows in their precision, on their backend. A network "
+            "of torch is written to ONNX first, in fp32, and that file is scored and timed. Times the first: on its backend, of rows "
+            "in its precision and of files of its network."
         )
     said.append("* marks rows that no other on the same backend beats in score and median time at once.")
     return said

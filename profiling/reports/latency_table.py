@@ -96,12 +96,14 @@ def table_figure(run: Run) -> Figure:
     table = run.table
     assert table is not None
     caption = (
-        f"Measurement conditions: {table.measurement_conditions}. On the line a prediction is right; above it the network is slower "
-        "than predicted. Networks of the table are predicted by a fit without them. Bars are 95 % intervals; times of finalists "
+        f"Measurement conditions: {table.measurement_conditions}. On the line a prediction is right; above it a network is slower. "
+        "Networks of the table are predicted by a fit without them. Bars are 95 % intervals; times of finalists "
         "and race are divided by the machine speed factor."
     )
     views = {"measured against predicted": _against_predicted(run, table), "against FLOPs": _against_flops(run, table)}
-    return Figure(name="table", title="The latency table", caption=caption, views=views, switch="what latencies are drawn against")
+    return Figure(
+        name="table", title="The latency table", caption=caption, views=views, switch="what latencies are drawn against"
+    )
 
 
 @dataclass(frozen=True)
@@ -115,16 +117,16 @@ class _Timed:
 
 def _timed(name: str, predicted_ms: float, measured_ms: float, low_ms: float | None, high_ms: float | None) -> _Timed:
     span = (low_ms or measured_ms, measured_ms, high_ms or measured_ms)
-    words = f"<b>{name}</b><br>predicted {predicted_ms:.3g} ms, measured {measured_ms:.3g} ms: {change(predicted_ms, measured_ms)}"
+    words = (
+        f"<b>{name}</b><br>predicted {predicted_ms:.3g} ms, measured {measured_ms:.3g} ms: {change(predicted_ms, measured_ms)}"
+    )
     return _Timed(words, predicted_ms, span)
 
 
 def predicted_and_measured(run: Run, table: LatencyTable) -> dict[str, list[_Timed]]:
     """Every network that was both, in groups: those of the table, those measured after the search, in the race and at the end."""
     groups: dict[str, list[_Timed]] = {
-        "of the table": [
-            _timed(one.architecture.slug, one.left_out_ms, one.measured_ms, None, None) for one in table.networks
-        ],
+        "of the table": [_timed(one.architecture.slug, one.left_out_ms, one.measured_ms, None, None) for one in table.networks],
         "finalists of the search": [
             _timed(one.architecture.slug, one.predicted_ms, one.timing.measured_ms, one.timing.low_ms, one.timing.high_ms)
             for one in (() if run.answer is None else run.answer.networks)
@@ -153,8 +155,8 @@ def _entrants(run: Run) -> list[Entrant]:
 
 def _against_predicted(run: Run, table: LatencyTable) -> Plot:
     looks = {
-        "of the table": (BLUE, "circle", 9), "finalists of the search": (PURPLE, "diamond", 10), "of the race": (OLIVE, "square", 10),
-        "delivered, measured at the end": (ORANGE, "star", 15),
+        "of the table": (BLUE, "circle", 9), "finalists of the search": (PURPLE, "diamond", 10),
+        "of the race": (OLIVE, "square", 10), "delivered, measured at the end": (ORANGE, "star", 15),
     }  # fmt: skip
     groups = predicted_and_measured(run, table)
     every = [time for members in groups.values() for one in members for time in (one.predicted_ms, *one.span)]

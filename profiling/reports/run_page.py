@@ -104,7 +104,8 @@ def headline(report: Mapping[str, Any], main_latency: str) -> Headline:
              f"95 % interval {interval(score)}; {_images(score)} images, {what}"),
             ("latency", latency_text(latency).split(" [")[0],
              "; ".join(filter(None, (_latency_limit(report, shown), latency_interval(latency), latency["qualification"])))),
-            ("size of the file", "–" if size is None else file_size(size), f"{what}, {show('params', chosen['params'])} parameters"),
+            ("size of the file", "–" if size is None else file_size(size),
+             f"{what}, {show('params', chosen['params'])} parameters"),
             ("FLOPs", "–" if chosen["flops"] is None else show("flops", chosen["flops"]), "multiply-adds for one image"),
         ),
         verdicts=tuple(_verdicts(report, shown, latency["verdict"])),
@@ -124,7 +125,7 @@ def _latency_limit(report: Mapping[str, Any], shown: Mapping[str, Any] | None) -
 
 
 def _verdicts(report: Mapping[str, Any], shown: Mapping[str, Any] | None, timing: str) -> Iterator[tuple[str, str]]:
-    """What became of the limits, by the file that is shown; of int8; whether the time is to be trusted; what was not made here."""
+    """What became of limits, by the file that is shown, and of int8; whether the time can be trusted; what was not made here."""
     for limit in report["budget"]:
         use = {"share": limit["share"], "status": limit["met"]} if shown is None else shown["limits"][limit["limit"]]
         share = "" if use["share"] is None else f"{100 * use['share']:.0f} % used, "
