@@ -55,6 +55,18 @@ Metric = Annotated[
     MetricName | None,
     typer.Option("--metric", help="Measure of accuracy that networks are compared by. Default: that of their training."),
 ]
+
+
+class TrackerName(StrEnum):
+    wandb = "wandb"
+    mlflow = "mlflow"
+    tensorboard = "tensorboard"
+
+
+Log = Annotated[
+    list[TrackerName] | None,
+    typer.Option("--log", help="Also tell this tracker how each training goes; may be repeated. Changes no weights."),
+]
 Recipe = Annotated[
     Path | None, typer.Option("--recipe", help="YAML file; its section for this command, its seed and its threads are used.")
 ]

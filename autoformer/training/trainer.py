@@ -42,9 +42,10 @@ from autoformer.training.choosing import Choose
 from autoformer.training.config import TrainConfig
 from autoformer.training.distributed import World, best_device
 from autoformer.training.loader import loaded
-from autoformer.training.log import Hook, Stopwatch, TrainingLog, tensorboard_hook
+from autoformer.training.log import Hook, Stopwatch, TrainingLog
 from autoformer.training.state import TrainingState
 from autoformer.training.step import TrainStep
+from autoformer.training.trackers import TensorBoard, Told, Tracker, forget, tracked
 
 CHECK_EVERY = 50  # steps between looks at the device's count of skipped steps; a look waits for the device
 SAME_WISH_S = 2.0  # signals of one wish: a scheduler may send several; a later one is another wish, to stop at once
@@ -57,6 +58,7 @@ class Surroundings:
     world: World = field(default_factory=lambda: World(device=best_device()))
     progress: Progress = silent
     hooks: Sequence[Hook] = ()  # each gets every record of the log
+    trackers: Sequence[Tracker] = ()  # each opens a hook for every training
     logits: Path | None = None  # where trainings share what their teacher says; None: each has it in its own folder
 
 
@@ -167,16 +169,13 @@ class Trainer:
         """
         config, state, plan = self.config, self.state, self.plan
         state.load_newest()
-        hooks = [*self.around.hooks]
-        if config.tensorboard and self.world.leads:
-            hooks.append(tensorboard_hook(self.folder / "tensorboard", state.step))
-        log = TrainingLog(self.folder if self.world.leads else None, state.step, hooks)
         loss_sum = torch.tensor(state.epoch_sums.get("loss", 0.0), dtype=torch.float64, device=self.device)
         self.steps.skipped.fill_(state.epoch_sums.get("skipped", 0.0))
         watch, saved = Stopwatch(), time.monotonic()
         forward = self.world.wrap(self.steps.trained, some_unused=isinstance(self.network, Supernet))
         self.network.train()
-        with deterministic(self.device), stop_wish() as wish:
+        with self._tracked() as hooks, deterministic(self.device), stop_wish() as wish:
+            log = TrainingLog(self.folder if self.world.leads else None, state.step, hooks)
             loader = self.loader(state.step)
             last = plan.steps if until is None else min(plan.steps, until * plan.steps_per_epoch)
             while state.step < last and not self._has_stopped_rising():
@@ -219,8 +218,10 @@ class Trainer:
                 if late or self._ends_epoch():
                     self._save(loss_sum)
                     saved = time.monotonic()
-        if self.is_finished and config.differences.patience is not None and state.best is not None:
-            state.load_best()
+        if self.is_finished:
+            forget(self.folder)
+            if config.differences.patience is not None and state.best is not None:
+                state.load_best()
         return Trained(state.result.eval(), state.history)
 
     @property
@@ -229,6 +230,15 @@ class Trainer:
         return self.state.step >= self.plan.steps or self._has_stopped_rising()
 
     # --- now and then --------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _tracked(self) -> Iterator[list[Hook]]:
+        """Who gets every record of the log while the block runs."""
+        asked = [*self.around.trackers, *([TensorBoard] if self.config.tensorboard else [])]
+        settings = {"work": self.work, "seed": self.seed, "metric": self.metric, **self.config.model_dump(mode="json")}
+        told = Told(folder=self.folder, first_step=self.state.step, settings=settings)
+        with tracked(list(dict.fromkeys(asked)) if self.world.leads else [], told) as hooks:
+            yield [*self.around.hooks, *hooks]
 
     def _teacher_has_spoken(self, wish: StopWish) -> bool:
         """Sees to it that the logits of the epoch are there, where they are kept; False: asked to stop before they were."""

@@ -69,6 +69,7 @@ from autoformer.temporary import temporary_folder
 from autoformer.tensors import read_tensors
 from autoformer.training.cached_teacher import size_line
 from autoformer.training.runs import finetune, train_supernet
+from autoformer.training.trackers import trackers_of
 from autoformer.training.trainer import Surroundings, plan_for
 
 GRAPHS = "graphs"  # folder of exported networks that are timed, until the choice is made
@@ -77,15 +78,21 @@ Result = TypeVar("Result")
 
 
 def run_recipe(
-    recipe: Recipe, out: Path, progress: Progress = silent, workers: str = "1", say: Callable[[str], None] = lambda line: None
+    recipe: Recipe,
+    out: Path,
+    progress: Progress = silent,
+    workers: str = "1",
+    say: Callable[[str], None] = lambda line: None,
+    log: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Runs the whole chain into `out` and gives the content of its `report.json`.
 
     `workers` processes share the search step (`helpers`), with the result of one. `say` is told what the images are and how
-    large the search will be. Called again it goes on where it stopped; a finished run is only read. Raises `BudgetError` before
-    anything is trained when no network keeps the budget, and `OutputExistsError` when `out` holds a run of another recipe or of
-    other data.
+    large the search will be, the trackers named by `log` how the trainings go. Called again it goes on where it stopped; a
+    finished run is only read. Raises `BudgetError` before anything is trained when no network keeps the budget, and
+    `OutputExistsError` when `out` holds a run of another recipe or of other data.
     """
+    trackers_of(log)  # whose package may be missing
     plan = planned(recipe, out, progress, say)
     recipe, parts = plan.recipe, plan.parts
     identity = {"kind": "run", "recipe": plan.stated, "data": parts.digest}
@@ -96,7 +103,7 @@ def run_recipe(
         _check_finished(out)
         return read_json(out / "report.json", "format", "chosen", "test", "budget")
     with sole_worker(out):
-        return _run(plan, out, Telling(progress, say, workers))
+        return _run(plan, out, Telling(progress, say, workers, tuple(log)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,13 +168,15 @@ class Telling:
     progress: Progress
     say: Callable[[str], None]
     workers: str
+    log: tuple[str, ...] = ()  # names of trackers
 
 
 def _run(plan: Planned, out: Path, telling: Telling) -> dict[str, Any]:
     recipe, parts, space, start = plan.recipe, plan.parts, plan.space, plan.start
     progress, say, workers = telling.progress, telling.say, telling.workers
     parent: Path | None = None
-    steps, around = Steps(out, steps_of(recipe), say), Surroundings(progress=progress)
+    steps = Steps(out, steps_of(recipe), say)
+    around = Surroundings(progress=progress, trackers=trackers_of(telling.log))
     run = {
         "format": "autoformer/run/1",
         "version": __version__,
@@ -209,7 +218,7 @@ def _run(plan: Planned, out: Path, telling: Telling) -> dict[str, Any]:
             finetune=recipe.finetune, profile=recipe.profile, table=costs.table if isinstance(costs, TableCosts) else None,
             metric=recipe.metric, seed=recipe.seed, graphs=out / GRAPHS,
         )  # fmt: skip
-        with step_helpers("race", recipe, out, workers):
+        with step_helpers("race", recipe, out, workers, telling.log):
             record = steps.timed("race", lambda: run_race(question, out / "race", around, say))
         deliver(record, out / "race", out / "finetuned")
         shutil.rmtree(out / "race" / "winner", ignore_errors=True)  # where the processes that helped put it
@@ -240,7 +249,9 @@ def _run(plan: Planned, out: Path, telling: Telling) -> dict[str, Any]:
 
 
 @contextmanager
-def step_helpers(step: Literal["search", "race"], recipe: Recipe, out: Path, workers: str) -> Iterator[None]:
+def step_helpers(
+    step: Literal["search", "race"], recipe: Recipe, out: Path, workers: str, log: Sequence[str] = ()
+) -> Iterator[None]:
     """While the block runs, a step of the run is shared by `workers` processes: the others run its command for the run's folder.
 
     They read the finished supernet with its images, the run's latency table and its recipe, so what they do is the same;
@@ -255,6 +266,7 @@ def step_helpers(step: Literal["search", "race"], recipe: Recipe, out: Path, wor
         words = [step, "--supernet", str(out / "supernet"), "--out", str(out / step), "--recipe", str(same)]
         if step == "race":
             words += ["--search", str(out / "search")]  # which knows the limits
+            words += [word for name in log for word in ("--log", name)]
         for name, limit in recipe.budget if step == "search" else ():
             if limit is not None:
                 words += [f"--{name.replace('_', '-')}", limit]

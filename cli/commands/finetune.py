@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autoformer.cli.options import Data, GroupBy, Json, Metric, Out, Quiet, Recipe, Seed, Set, Unlabelled
+from autoformer.cli.options import Data, GroupBy, Json, Log, Metric, Out, Quiet, Recipe, Seed, Set, Unlabelled
 
 
 def finetune(
@@ -26,6 +26,7 @@ def finetune(
     metric: Metric = None,
     seed: Seed = None,
     settings: Set = None,
+    log: Log = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -56,8 +57,10 @@ def finetune(
     from autoformer.training.distributed import joined
     from autoformer.training.runs import finetune as finetune_network
     from autoformer.training.runs import folded
+    from autoformer.training.trackers import trackers_of
     from autoformer.training.trainer import Surroundings, plan_for
 
+    trackers = trackers_of(log or ())
     chosen = recipe_of(recipe, "finetune", settings, seed)
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
@@ -77,7 +80,7 @@ def finetune(
                 note(f"a new head for {len(parts.classes)} classes")
             if isinstance(network, Classifier) and chosen.finetune.drop_path_rate and not network.has_drop_path:
                 note(f"timm's {network.name} has no stochastic depth; drop_path_rate is left out")
-        around = Surroundings(world, progress)
+        around = Surroundings(world, progress, trackers=trackers)
         finetune_network(network, parts, chosen.finetune, out, metric=sought, seed=chosen.seed, around=around)
         if not world.leads:
             return

@@ -12,6 +12,7 @@ from autoformer.cli.options import (
     Data,
     Json,
     LatencyTable,
+    Log,
     MaxFlops,
     MaxLatency,
     MaxParams,
@@ -54,6 +55,7 @@ def race(
     workers: Annotated[
         str, typer.Option("--workers", help="Processes that share the race on this machine; auto: one per GPU.")
     ] = "1",
+    log: Log = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -87,8 +89,10 @@ def race(
     from autoformer.profiling.tables.table import LatencyTable as Table
     from autoformer.search.record import SearchRecord
     from autoformer.training.cached_teacher import size_line
+    from autoformer.training.trackers import trackers_of
     from autoformer.training.trainer import Surroundings, plan_for, takes_unlabelled
 
+    trackers = trackers_of(log or ())
     chosen = recipe_of(recipe, "race", settings, seed)
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
@@ -109,7 +113,7 @@ def race(
         for line in size_line(plan_for(question.parts, chosen.finetune, chosen.seed), len(question.parts.classes)):
             note(line)
     with helpers(workers), progress_bar(quiet) as progress:
-        around = Surroundings(progress=progress)
+        around = Surroundings(progress=progress, trackers=trackers)
         found = run_race(question, out, around, (lambda line: None) if quiet or json else note)
         deliver(found, out, out / "winner")
     if json:

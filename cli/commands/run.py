@@ -13,6 +13,7 @@ from autoformer.cli.options import (
     GroupBy,
     Json,
     LatencyTable,
+    Log,
     MaxFlops,
     MaxLatency,
     MaxParams,
@@ -62,6 +63,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what each step would take here, measured; train and write nothing.")
     ] = False,
+    log: Log = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -107,7 +109,7 @@ def run(
         _show_price(chosen.recipe, folder, json, quiet)
         return
     with progress_bar(quiet) as progress:
-        report = run_recipe(chosen.recipe, folder, progress, workers, (lambda line: None) if quiet else note)
+        report = run_recipe(chosen.recipe, folder, progress, workers, (lambda line: None) if quiet else note, log or ())
     if json:
         print_json(report)
         return

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoformer.cli.options import Data, GroupBy, Json, Metric, Out, Quiet, Seed, Set, Unlabelled
+from autoformer.cli.options import Data, GroupBy, Json, Log, Metric, Out, Quiet, Seed, Set, Unlabelled
 
 if TYPE_CHECKING:
     from autoformer.cli.chain.recipe import Recipe
@@ -39,6 +39,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the parts, and the measured time and disk it will take; train nothing.")
     ] = False,
+    log: Log = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -60,8 +61,10 @@ def train(
     from autoformer.training.cached_teacher import size_line
     from autoformer.training.distributed import joined
     from autoformer.training.runs import train_supernet
+    from autoformer.training.trackers import trackers_of
     from autoformer.training.trainer import Surroundings, plan_for
 
+    trackers = trackers_of(log or ())
     given = {
         "data.source": data, "data.group_by": group_by, "data.unlabelled": unlabelled, "metric": metric and metric.value,
         "seed": seed,
@@ -84,7 +87,7 @@ def train(
             return
         train_supernet(
             space, parts, chosen.train, out, start=begun, seed=chosen.seed, metric=chosen.metric,
-            around=Surroundings(world, progress),
+            around=Surroundings(world, progress, trackers=trackers),
         )  # fmt: skip
         if world.leads:
             _show_result(out, chosen.metric, json)
