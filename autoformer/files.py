@@ -11,7 +11,7 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -125,27 +125,44 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
 
 @contextmanager
 def sole_worker(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of `folder` while the block runs; ends with the process, however that ends.
+    """Keeps other processes out of `folder` while the block runs; ends with the process, however that ends. The lock file of
+    a process that was killed stays, and holds nobody up.
 
     Raises `OutputExistsError` when another process works there.
     """
-    import fcntl
-
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputExistsError(f"another process works in {folder}; wait for it, or choose another --out") from error
+    path = folder / ".lock"
+    with _locked(path) as lock:
         _locks.add(lock)
         try:
             yield
         finally:
             _locks.discard(lock)
+            with suppress(OSError):  # it does no harm
+                path.unlink()
+
+
+def _locked(path: Path) -> IO[str]:
+    """The lock file of a folder, held. Its holder removes it in the end, so what was opened may not be what lies there by now."""
+    import fcntl
+
+    while True:
+        lock = path.open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                return lock
+        except BlockingIOError as error:
+            lock.close()
+            raise OutputExistsError(f"another process works in {path.parent}; wait for it, or choose another --out") from error
+        except FileNotFoundError:  # removed between the two looks
+            pass
+        lock.close()
 
 
 # A loader process is a fork and would share the lock: it would hold it for seconds after its parent was killed.
 _locks: set[IO[str]] = set()
-os.register_at_fork(after_in_child=lambda: [lock.close() for lock in _locks])
+if hasattr(os, "register_at_fork"):  # not on Windows, where the program says so itself
+    os.register_at_fork(after_in_child=lambda: [lock.close() for lock in _locks])
 
 
 def _short(held: Any, wanted: Any) -> str:

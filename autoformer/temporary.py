@@ -124,4 +124,5 @@ def _release_all() -> None:
         _release(lock)
 
 
-os.register_at_fork(after_in_child=_release_all)
+if hasattr(os, "register_at_fork"):  # not on Windows, where the program says so itself
+    os.register_at_fork(after_in_child=_release_all)

@@ -73,7 +73,7 @@ def cuts_of(space: SearchSpace) -> dict[str, Architecture]:
     whole = space.largest
     found = {"whole": whole}
     for share in SHARES:
-        mlp = {"mlp_ratios": tuple(ratio * share for ratio in whole.mlp_ratios)}
+        mlp = {"mlp_ratio": tuple(ratio * share for ratio in whole.mlp_ratio)}
         heads = {"num_heads": tuple(math.ceil(count * share) for count in whole.num_heads)}
         narrow = {"head_dim": int(space.head_dim * share)}
         of = f"{100 * share:g} % of"

@@ -7,9 +7,8 @@ import errno
 import os
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -43,6 +42,7 @@ from autoformer.cli.profile_commands import latency
 INTERRUPTED = 130  # the exit code of Ctrl-C
 TERMINATED = 143  # of SIGTERM
 LONGEST = 600  # characters of an error's line
+SYSTEMS = ("linux", "darwin")  # with forks and locks on files
 
 # The commands as the help shows them, in the order in which a person needs them.
 PANELS: dict[str, tuple[str, ...]] = {
@@ -60,7 +60,7 @@ PANELS: dict[str, tuple[str, ...]] = {
 class Panels(TyperGroup):
     """The help with its commands under `PANELS`."""
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
         for panel, names in PANELS.items():
             commands = [(name, self.get_command(ctx, name)) for name in names]
             with formatter.section(panel):
@@ -111,6 +111,8 @@ def options(
 
 def main() -> None:
     """Runs the program. An error that a user can cause is one line on stderr and an exit code; `--debug` shows the traceback."""
+    if not sys.platform.startswith(SYSTEMS):
+        fail(f"{sys.platform} is not supported: autoformer runs on Linux and macOS; on Windows, inside WSL 2 (wsl --install)", 2)
     from autoformer.errors import AutoformerError, InterruptedRunError, MissingPackageError, memory_shortage, said
     from autoformer.escaping import take_any_letter
     from autoformer.files import refuse_pipes

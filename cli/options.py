@@ -31,6 +31,14 @@ GroupBy = Annotated[
     str | None,
     typer.Option("--group-by", help="Regular expression on image paths; images of one group stay in one part: '(video[0-9]+)'."),
 ]
+Unlabelled = Annotated[
+    Path | None,
+    typer.Option(
+        "--unlabelled",
+        metavar="FOLDER",
+        help="Folder (any depth) or .tar file of images without labels, which are trained on too, taught by the teacher alone.",
+    ),
+]
 Seed = Annotated[
     int | None,
     typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of all random choices. Default: the recipe's."),
@@ -46,6 +54,18 @@ class MetricName(StrEnum):
 Metric = Annotated[
     MetricName | None,
     typer.Option("--metric", help="Measure of accuracy that networks are compared by. Default: that of their training."),
+]
+
+
+class TrackerName(StrEnum):
+    wandb = "wandb"
+    mlflow = "mlflow"
+    tensorboard = "tensorboard"
+
+
+Log = Annotated[
+    list[TrackerName] | None,
+    typer.Option("--log", help="Also tell this tracker how each training goes; may be repeated. Changes no weights."),
 ]
 Recipe = Annotated[
     Path | None, typer.Option("--recipe", help="YAML file; its section for this command, its seed and its threads are used.")

@@ -22,7 +22,7 @@ from autoformer.data.decoding import TO_JPEG, is_heic
 from autoformer.data.examining import ODD, Seen, examine, near_pairs, same_groups
 from autoformer.data.images import FileImages, Images, called, printable
 from autoformer.data.loading import groups_by_part, load_parts
-from autoformer.data.parts import DataConfig, DataParts, Part
+from autoformer.data.parts import UNLABELLED, DataConfig, DataParts, Part
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.data.reading import for_each
 from autoformer.data.remarks import by_ending
@@ -64,6 +64,7 @@ class DataCheck:
     seconds: float
     sizes: ImageSizes | None = None  # of the images that can be read; None where there are none
     training_size: TrainingSize | None = None
+    unlabelled: int | None = None  # images without labels, where some are given
 
     @property
     def is_usable(self) -> bool:
@@ -72,7 +73,8 @@ class DataCheck:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
-        return {"format": "autoformer/data-check/1", **asdict(self), "is_usable": self.is_usable}
+        found = {"format": "autoformer/data-check/1", **asdict(self), "is_usable": self.is_usable}
+        return {key: value for key, value in found.items() if key != UNLABELLED or value is not None}
 
 
 FAULTS = {  # kind: what it is, and what helps
@@ -113,17 +115,19 @@ def check_data(
         return DataCheck(
             source=config.source, layout="", classes=(), images={}, findings=(refusal,), seconds=time.perf_counter() - started
         )
-    three, size = (parts.train, parts.search, parts.test.sealed), choose_size(parts)
-    entries = _entries(three, parts.preprocessing.value_range, progress)
+    three, size = parts.three, choose_size(parts)
+    every = _entries(parts.every, parts.preprocessing.value_range, progress)
+    entries = [entry for entry in every if entry.part != UNLABELLED]
     findings = [
-        *_unreadable(entries, parts, config),
+        *_unreadable(every, parts, config),
         *_beside(parts),
         *_order(parts),
         *_classes(parts),
-        *_odd(entries, parts.preprocessing),
+        *_odd(every, parts.preprocessing),
         *_of_size(entries, size.pixels),
         *_exact(entries, parts.classes),
         *(_near(entries, parts.classes, progress) if near else ()),
+        *_without_labels(every, parts, near),
         *(_groups(three, config.group_by) if config.group_by is not None else ()),
     ]
     return DataCheck(
@@ -135,6 +139,7 @@ def check_data(
         seconds=time.perf_counter() - started,
         sizes=ImageSizes.of([entry.seen.size for entry in entries if entry.seen is not None]),
         training_size=size,
+        unlabelled=None if parts.unlabelled is None else len(parts.unlabelled.part),
     )
 
 
@@ -329,6 +334,33 @@ def _near(entries: Sequence[Entry], classes: Sequence[str], progress: Progress) 
             kind="near duplicates across", count=len(found), text=f"pairs of nearly equal images in different parts{words}",
             consequence="kept: look at them; what shows the same scene belongs in one part (--group-by)",
             examples=_pairs(found, classes),
+        )  # fmt: skip
+
+
+def _without_labels(entries: Sequence[Entry], parts: DataParts, near: bool) -> Iterable[Finding]:
+    """Images without labels that the search or test part holds too: the same files and, with `near`, nearly equal images."""
+    if parts.unlabelled is None:
+        return
+    if names := parts.unlabelled.held_out:
+        yield Finding(
+            kind="unlabelled held out", count=len(names), text="images without labels that the search or test part holds",
+            consequence="left out", examples=names[:EXAMPLES],
+        )  # fmt: skip
+    if not near:
+        return
+    readable = [(entry, entry.seen) for entry in entries if entry.seen is not None]
+    own = [i for i, (entry, _) in enumerate(readable) if entry.part == UNLABELLED]
+    held_out = [i for i, (entry, _) in enumerate(readable) if entry.part in ("search", "test")]
+    if not own or not held_out:
+        return
+    found = near_pairs(np.stack([seen.thumbnail for _, seen in readable]), own, held_out)
+    pairs = [(readable[first][0], readable[second][0]) for first, second in found]
+    if pairs:
+        yield Finding(
+            kind="unlabelled near held out", count=len(pairs),
+            text="pairs of an image without a label and a nearly equal one of the search or test part",
+            consequence="kept: networks learn of held-out images what their teacher says of them; remove those without labels",
+            examples=tuple(f"{one.place} = {other.place}" for one, other in pairs[:EXAMPLES]),
         )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The images of a folder of one folder per class: what is taken of a file system, and what is passed over and said."""
+"""The images of a folder, with a folder per class or without classes: what is taken, and what is passed over and said."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoformer.data.classes import numbers_of, same_name
-from autoformer.data.images import IMAGE_ENDINGS, FileImages, printable
+from autoformer.data.images import IMAGE_ENDINGS, NO_LABEL, FileImages, printable
 from autoformer.data.remarks import Remarks, by_ending, is_hidden, remedies
 from autoformer.errors import DataError
 
@@ -25,10 +25,10 @@ def folder_images(root: Path, classes: Sequence[str] | None = None) -> tuple[Fil
     walk = _Walk(root)
     files, others = _below(root, walk.images), tuple(_below(root, walk.others))
     if not files:
-        names = [path.name for path in others]
-        seen = f", only files of other endings ({by_ending(names)})" if others else ""
+        strange = [path.name for path in others]
+        seen = f", only files of other endings ({by_ending(strange)})" if others else ""
         raise DataError(
-            f"{printable(root)} holds no images{seen}; expected one folder per class with image files in it{remedies(names)}"
+            f"{printable(root)} holds no images{seen}; expected one folder per class with image files in it{remedies(strange)}"
         )
     if loose := [file for file in files if len(file.parts) == 1]:
         folders = "images but no folder per class" if len(loose) == len(files) else f"{loose[0]} beside its folders of classes"
@@ -47,6 +47,21 @@ def folder_images(root: Path, classes: Sequence[str] | None = None) -> tuple[Fil
     )
     labels = [numbers[file.parts[0]] for file in files]
     return FileImages(root, tuple(files), labels), names, remarks
+
+
+def every_image(root: Path) -> tuple[FileImages, Remarks]:
+    """All images below a folder, however deep, without classes, and what was not taken.
+
+    Raises `DataError` for what cannot be read, broken links and names that are not UTF-8.
+    """
+    walk = _Walk(root)
+    remarks = Remarks(
+        others=_posix(root, walk.others),
+        hidden=_posix(root, walk.hidden),
+        special=_posix(root, walk.special),
+        repeated=_posix(root, walk.repeated),
+    )
+    return FileImages(root, tuple(_below(root, walk.images)), [NO_LABEL] * len(walk.images)), remarks
 
 
 def class_numbers(found: Sequence[str], classes: Sequence[str] | None, where: str) -> tuple[tuple[str, ...], dict[str, int]]:

@@ -22,6 +22,7 @@ IMAGE_ENDINGS = (  # in any case
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", *AVIF,
 )  # fmt: skip
 IDENTITY_BYTES = 4096  # read at either end of a file
+NO_LABEL = -1  # of an image without a class
 
 
 class Images(Protocol):

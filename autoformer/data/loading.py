@@ -7,16 +7,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from autoformer.data.classes import are_the_same, recorded_names
-from autoformer.data.images import Images, applied, called, dataset_images, printable
-from autoformer.data.parts import PARTS, DataConfig, DataParts, Part, TestPart
+from autoformer.data.examining import held_by
+from autoformer.data.images import FileImages, Images, applied, called, dataset_images, printable
+from autoformer.data.parts import PARTS, UNLABELLED, DataConfig, DataParts, EveryImage, Part, TestPart, Unlabelled
 from autoformer.data.preprocessing import Preprocessing, convert
 from autoformer.data.reading import for_each, imagenet_normalised, sampled_preprocessing
-from autoformer.data.sources import Source, open_source
+from autoformer.data.sources import Source, open_source, open_whole, unlabelled_images
 from autoformer.data.splits import group_keys, grouped, stratified
 from autoformer.errors import DataError
 from autoformer.progress import Progress, silent
@@ -44,6 +46,23 @@ def split_dataset(
 def load_parts(config: DataConfig) -> DataParts:
     """The parts of the data set that `config` names. Raises `DataError` where it cannot be used as it is."""
     return _parts(open_source(config.source, config.root, config.max_memory_mib), config)
+
+
+def load_every_image(config: DataConfig) -> EveryImage:
+    """All images of the data set that `config` names, however they lie: nothing is cut, and one class is enough."""
+    whole = open_whole(config.source, config.root, config.max_memory_mib)
+    parts = tuple(_whole(name, images) for name, images in whole.parts.items())
+    named = "" if len(parts) == 1 else f" of {', '.join(part.name for part in parts)}"
+    return EveryImage(whole.name, whole.classes, parts, f"all images{named}{whole.remarks.words()}")
+
+
+def fitting_preprocessing(every: EveryImage, config: DataConfig) -> Preprocessing:
+    """What fits these images, for networks that do not say how theirs are prepared. Raises `DataError` where none can be read."""
+    first = every.parts[0]
+    return sampled_preprocessing(
+        first.images, first.indices, image_size=config.image_size, max_image_size=config.max_image_size,
+        crop_pct=config.crop_pct, skip_unreadable=True,
+    )[0]  # fmt: skip
 
 
 def _parts(source: Source, config: DataConfig) -> DataParts:
@@ -77,9 +96,36 @@ def _parts(source: Source, config: DataConfig) -> DataParts:
     )  # fmt: skip
     if config.normalisation == "imagenet":
         preprocessing = imagenet_normalised(preprocessing)
-    return DataParts(
+    parts = DataParts(
         name, classes, train, search, TestPart(tests), preprocessing, layout, config, remarks=source.remarks, typical_side=typical
     )
+    return parts if config.unlabelled is None else with_unlabelled(parts, config.unlabelled)
+
+
+def with_unlabelled(parts: DataParts, path: Path) -> DataParts:
+    """The parts with the images of a folder or .tar file beside them, for distillation only.
+
+    Those that the search or test part holds are left out; which they are is told from their files, and no score is taken.
+    Raises `DataError` where no images are left, and for a folder that is among the classes.
+    """
+    images, remarks = unlabelled_images(path)
+    shown = printable(path)
+    if isinstance(images, FileImages) and images.root.resolve() in _class_folders(parts):
+        raise DataError(f"{shown} is taken as a class of {parts.source}; move it elsewhere, and give where it is")
+    every = _whole(UNLABELLED, images)
+    held = held_by(every, (parts.search, parts.test.sealed))
+    if len(held) == len(every):
+        raise DataError(f"{shown} holds only images that the search or test part of {parts.source} holds; give others")
+    left = replace(every, indices=tuple(index for index in every.indices if index not in held))
+    names = tuple(called(images, index) for index in sorted(held))
+    found = Unlabelled(left, shown, held_out=names, remarks=remarks.inside(shown))
+    return replace(parts, unlabelled=found, config=parts.config.model_copy(update={UNLABELLED: path}))
+
+
+def _class_folders(parts: DataParts) -> set[Path]:
+    """The folders of the classes, where images lie in folders."""
+    below = [part.images for part in parts.three if isinstance(part.images, FileImages)]
+    return {(images.root / top).resolve() for images in below for top in {file.parts[0] for file in images.files}}
 
 
 def _cut(source: Source, fractions: Mapping[str, float], config: DataConfig) -> dict[str, tuple[int, ...]]:
@@ -127,22 +173,28 @@ def _words_on_groups(parts: Sequence[Part], group_by: str, has_effect: bool) -> 
     return words + "".join(f"; {text}" for text in missing)
 
 
-def parts_of_record(record: Mapping[str, Any], source: str | None = None) -> DataParts:
+def parts_of_record(record: Mapping[str, Any], source: str | None = None, *, unlabelled: bool = False) -> DataParts:
     """The parts that a record of data names, loaded again; `source` replaces where the images lie.
 
-    The classes have the order of the record. Raises `DataError` when it is damaged, or the images there are no longer its own.
+    The classes have the order of the record. Images without labels, which training alone takes, come with them where `unlabelled`
+    asks for those and `source` is not given. Raises `DataError` when it is damaged, or the images there are no longer its own.
     """
     try:
         if record["config"] is None and source is None:
             raise DataError(f"the weights come from {record['source']!r}, which names no images here; give --data")
         config = DataConfig.model_validate(record["config"] or {"image_size": record["preprocessing"]["image_size"]})
+        if source is not None or not unlabelled:
+            config = config.model_copy(update={UNLABELLED: None})
         names = record.get("classes", [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise TypeError("its classes are not a list of names")
         recorded = (
             {}
             if source is not None
-            else {name: (record["parts"][name]["digest"], record["parts"][name]["images"]) for name in PARTS}
+            else {
+                name: (record["parts"][name]["digest"], record["parts"][name]["images"])
+                for name in (*PARTS, *([] if config.unlabelled is None else [UNLABELLED]))
+            }
         )
     except (KeyError, TypeError, ValidationError) as error:
         if isinstance(error, ValidationError):
@@ -186,7 +238,7 @@ def check_readable(parts: DataParts, progress: Progress = silent, most: int = 10
     ledger. Raises `DataError` naming the first image that cannot be read, with `skip` their number when they are too many.
     """
     skips = parts.config.unreadable == "skip"
-    checked = [part for part in (parts.train, parts.search, parts.test.sealed) if skips or len(part) <= most]
+    checked = [part for part in parts.every if skips or len(part) <= most]
     broken: dict[str, dict[int, DataError]] = {}
     done, total = 0, sum(map(len, checked))
     for part in checked:
@@ -221,11 +273,15 @@ def without_recorded(parts: DataParts, record: Mapping[str, Any]) -> DataParts:
     Raises `DataError` when an image is not there.
     """
     named = record.get("unreadable", {}) if isinstance(record, Mapping) else None
-    if not isinstance(named, Mapping) or not set(named) <= set(PARTS) or not all(isinstance(v, list) for v in named.values()):
+    if (
+        not isinstance(named, Mapping)
+        or not set(named) <= {*PARTS, UNLABELLED}
+        or not all(isinstance(v, list) for v in named.values())
+    ):
         raise DataError("the record of data is damaged or foreign (see unreadable in it); expected the one a run wrote")
     parts = _as_recorded(parts, record)
     broken: dict[str, set[int]] = {}
-    for part in (parts.train, parts.search, parts.test.sealed):
+    for part in parts.every:
         if part.name in named:
             names = set(map(str, named[part.name]))
             found = {called(part.images, index): index for index in part.indices}
@@ -241,7 +297,7 @@ def _without(parts: DataParts, broken: Mapping[str, set[int]]) -> DataParts:
         return parts
     unreadable: dict[str, tuple[str, ...]] = {}
     kept: dict[str, Part] = {}
-    for part in (parts.train, parts.search, parts.test.sealed):
+    for part in parts.every:
         bad = broken.get(part.name, set())
         kept[part.name] = replace(part, indices=tuple(index for index in part.indices if index not in bad))
         if bad:
@@ -250,13 +306,19 @@ def _without(parts: DataParts, broken: Mapping[str, set[int]]) -> DataParts:
         raise DataError(f"{parts.source}: no image of class {parts.classes[min(lost)]!r} can be read; repair some")
     if empty := [name for name, part in kept.items() if not len(part)]:
         raise DataError(f"{parts.source}: no image of the {empty[0]} part can be read; repair some")
-    names = [name for part in unreadable.values() for name in part]
-    words = "image that cannot be read was" if len(names) == 1 else "images that cannot be read were"
+    names, layout = [name for part, some in unreadable.items() if part in PARTS for name in some], parts.layout
+    if names:
+        words = "image that cannot be read was" if len(names) == 1 else "images that cannot be read were"
+        layout += f"; {len(names)} {words} left out: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+    unlabelled = parts.unlabelled
+    if unlabelled is not None:
+        unlabelled = replace(unlabelled, part=kept[UNLABELLED], unreadable=unreadable.get(UNLABELLED, ()))
     return replace(
         parts,
         train=kept["train"],
         search=kept["search"],
         test=replace(parts.test, sealed=kept["test"]),
-        layout=f"{parts.layout}; {len(names)} {words} left out: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}",
+        layout=layout,
         unreadable=unreadable,
+        unlabelled=unlabelled,
     )

@@ -6,8 +6,9 @@ Where images come from is told in `sources.py`. How the layout of a source becom
 * train and val, or train and test: the second is our test part as it is, the search part is taken out of train, stratified;
 * train, val and test: all three as they are; val, which its makers held out for choosing, is our search part.
 
-With `group_by`, what is taken out is taken in whole groups (`splits.py`). The record of a run holds sizes and digests of the
-parts, and the names of images that were left out since they cannot be read.
+With `group_by`, what is taken out is taken in whole groups (`splits.py`). Images without labels may stand beside the parts, for
+distillation only. The record of a run holds sizes and digests of the parts, and the names of images that were left out since they
+cannot be read.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any, Literal, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from autoformer.data.classes import CLASS_MAP, by_number, by_text, numbers_of, shown_order
 from autoformer.data.images import FileImages, Images, applied
@@ -37,7 +38,7 @@ from autoformer.data.value_range import words_on_range
 from autoformer.files import json_digest
 from autoformer.settings import Settings
 
-PARTS = ("train", "search", "test")
+PARTS, UNLABELLED = ("train", "search", "test"), "unlabelled"
 T = TypeVar("T")
 BESIDE_THE_DIGEST = ("source", "config", "layout", "unreadable")  # keys of the record that change without the members
 
@@ -62,6 +63,15 @@ class DataConfig(Settings):
     unreadable: Literal["stop", "skip"] = Field("stop", description="what becomes of images that cannot be decoded")
     max_unreadable: int = Field(100, ge=0, description="images; more than these are never skipped")
     max_memory_mib: int = Field(4096, gt=0, description="what a data set that can only be read in order may take")
+    unlabelled: Path | None = Field(
+        None, description="a folder (any depth) or .tar file of images without labels, which a teacher alone teaches"
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `unlabelled` where there is nothing, so that runs from before it existed are gone on with."""
+        found: dict[str, Any] = write(self)
+        return {key: value for key, value in found.items() if key != UNLABELLED or value is not None}
 
     @field_validator("group_by")
     @classmethod
@@ -180,6 +190,24 @@ class TestPart:
 
 
 @dataclass(frozen=True)
+class Unlabelled:
+    """Images without labels beside the parts, for distillation only."""
+
+    part: Part
+    source: str  # where they lie
+    held_out: tuple[str, ...] = ()  # names of those left out, since they are images of the search or test part
+    unreadable: tuple[str, ...] = ()  # likewise, since they cannot be read
+    remarks: Remarks = NOTHING  # what else lies there
+
+    @property
+    def words(self) -> str:
+        """What they are and what was left out, in words that continue a sentence."""
+        left_out = (("that the search or test part holds", self.held_out), ("that cannot be read", self.unreadable))
+        words = "".join(f", {len(names)} {why} left out, e.g. {names[0]}" for why, names in left_out if names)
+        return f"; {self.source} adds images without labels, for distillation only{words}{self.remarks.words()}"
+
+
+@dataclass(frozen=True)
 class DataParts:
     """Three disjoint parts, one class map, and what evaluation does to an image."""
 
@@ -194,6 +222,7 @@ class DataParts:
     unreadable: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names of images left out, by part
     remarks: Remarks = NOTHING  # what else lies there
     typical_side: int | None = None  # the median of the shorter sides of train images as they are stored, pixels
+    unlabelled: Unlabelled | None = None
 
     def in_order(self, names: Sequence[str]) -> DataParts:
         """The same parts with classes numbered as in `names`, which must hold them all, in whatever Unicode form.
@@ -203,31 +232,50 @@ class DataParts:
         if tuple(names) == self.classes:
             return self
         numbers = numbers_of(self.classes, names)
-        fresh = {id(images): _numbered(images, numbers) for images in (part.images for part in self._parts)}
-        train, search, sealed = (replace(part, images=fresh[id(part.images)]) for part in self._parts)
+        train, search, sealed = renumbered(self.three, numbers)
         return replace(self, classes=tuple(names), train=train, search=search, test=replace(self.test, sealed=sealed))
 
     @cached_property
     def natural_order(self) -> tuple[str, ...] | None:
-        """The classes as timm numbers their folders, where these are numbered as text and that differs; else None."""
-        natural = by_number(self.classes)
-        are_folders = isinstance(self.train.images, FileImages | TarImages)  # named sets number their classes themselves
-        return natural if are_folders and self.classes == by_text(self.classes) != natural else None
+        """What `natural_order` gives for these classes."""
+        return natural_order(self.classes, self.train.images)
 
     @property
-    def _parts(self) -> tuple[Part, Part, Part]:
+    def three(self) -> tuple[Part, Part, Part]:
+        """The parts with labels, the test part past its door: to look at images, not to score by them."""
         return self.train, self.search, self.test.sealed
+
+    @property
+    def every(self) -> tuple[Part, ...]:
+        """The same, and the images without labels where there are some."""
+        return self.three if self.unlabelled is None else (*self.three, self.unlabelled.part)
+
+    @cached_property
+    def trained_on(self) -> Part:
+        """What an epoch takes: the train part, and behind it the images without labels where there are some."""
+        if self.unlabelled is None:
+            return self.train
+        joined = JoinedImages(self.train, self.unlabelled.part)
+        return Part("train", joined, tuple(range(len(self.train) + len(self.unlabelled.part))))
+
+    @property
+    def labelled(self) -> DataParts:
+        """The same without the images that have no labels."""
+        if self.unlabelled is None:
+            return self
+        config = self.config.model_copy(update={UNLABELLED: None})
+        unreadable = {name: names for name, names in self.unreadable.items() if name != UNLABELLED}
+        return replace(self, unlabelled=None, config=config, unreadable=unreadable)
 
     @cached_property
     def record(self) -> dict[str, Any]:
         """Sizes, digests and classes, for the record of a run; JSON."""
-        parts = {part.name: part for part in self._parts}
         record: dict[str, Any] = {
             "source": self.source,
             "config": self.config.model_dump(mode="json"),
-            "layout": self.layout,
+            "layout": self.layout + ("" if self.unlabelled is None else self.unlabelled.words),
             "classes": list(self.classes),
-            "parts": {name: {"images": len(part), "digest": part.digest} for name, part in parts.items()},
+            "parts": {part.name: {"images": len(part), "digest": part.digest} for part in self.every},
             "preprocessing": self.preprocessing.to_dict(),
         }
         if self.unreadable:
@@ -240,6 +288,38 @@ class DataParts:
         return json_digest({key: value for key, value in self.record.items() if key not in BESIDE_THE_DIGEST})
 
 
+@dataclass(frozen=True)
+class EveryImage:
+    """All images of a source, in the parts in which its makers laid them, to be judged and not to be trained on."""
+
+    source: str
+    classes: tuple[str, ...]
+    parts: tuple[Part, ...]
+    layout: str  # in words, with what was not taken
+
+    @property
+    def natural_order(self) -> tuple[str, ...] | None:
+        """What `natural_order` gives for these classes."""
+        return natural_order(self.classes, self.parts[0].images)
+
+    def in_order(self, names: Sequence[str]) -> EveryImage:
+        """The same with classes numbered as in `names`, as `DataParts.in_order`."""
+        return replace(self, classes=tuple(names), parts=renumbered(self.parts, numbers_of(self.classes, names)))
+
+
+def natural_order(classes: tuple[str, ...], images: Images) -> tuple[str, ...] | None:
+    """The classes as timm numbers their folders, where these are numbered as text and that differs; else None."""
+    natural = by_number(classes)
+    are_folders = isinstance(images, FileImages | TarImages)  # named sets number their classes themselves
+    return natural if are_folders and classes == by_text(classes) != natural else None
+
+
+def renumbered(parts: Sequence[Part], numbers: Sequence[int]) -> tuple[Part, ...]:
+    """The parts with another number for each class; those of one source stay of one."""
+    fresh = {id(images): _numbered(images, numbers) for images in (part.images for part in parts)}
+    return tuple(replace(part, images=fresh[id(part.images)]) for part in parts)
+
+
 def _numbered(images: Images, numbers: Sequence[int]) -> Images:
     """The images with another number for each class."""
     return cast(Images, replace(cast(Any, images), labels=[numbers[label] for label in images.labels]))
@@ -248,7 +328,7 @@ def _numbered(images: Images, numbers: Sequence[int]) -> Images:
 def describe_parts(parts: DataParts) -> Iterable[str]:
     """The parts in lines for people."""
     sizes = json.dumps({name: part["images"] for name, part in parts.record["parts"].items()}).strip("{}").replace('"', "")
-    yield f"{parts.source}: {len(parts.classes)} classes, images {sizes}; {parts.layout}"
+    yield f"{parts.source}: {len(parts.classes)} classes, images {sizes}; {parts.record['layout']}"
     size, channels = parts.preprocessing.image_size, parts.preprocessing.in_chans
     yield f"images are {size} × {size} px, {'grey' if channels == 1 else 'RGB'}{words_on_range(parts.preprocessing.value_range)}"
     if (natural := parts.natural_order) is not None:

@@ -1,7 +1,8 @@
 """Networks on disk: folders of subnets and of supernets, written whole, and read with nothing of them trusted.
 
 A subnet's folder holds `model.safetensors`, timm's `config.json`, `architecture.json` (the value that travels), `class_map.txt`
-(for timm's reader of images) and `subnet.json` (where the network came from). It opens with either of::
+(for timm's reader of images), `README.md` (for the Hub, see `card`) and `subnet.json` (where the network came from). It opens
+with either of::
 
     subnet, preprocessing, classes = load_subnet("runs/best/subnet")
     model = timm.create_model("local-dir:runs/best/subnet", pretrained=True)  # after import autoformer.networks
@@ -26,6 +27,7 @@ from autoformer.data.classes import write_class_map
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import ArchitectureError, CheckpointError, short
 from autoformer.files import read_json, write_folder, write_json
+from autoformer.networks.card import Card
 from autoformer.networks.subnet import TIMM_NAME, Subnet
 from autoformer.networks.supernet import Supernet
 from autoformer.space import SearchSpace
@@ -67,6 +69,16 @@ def fill_folder(
     write_json(config, folder / "config.json")
     write_json(subnet.architecture.to_dict(), folder / "architecture.json")
     write_class_map(names, folder)
+    card = Card(
+        name=subnet.architecture.slug,
+        kind=f"A vision transformer: {subnet.architecture}",
+        is_ours=True,
+        params=sum(weight.numel() for weight in subnet.parameters()),
+        image_size=preprocessing.input_size,
+        classes=tuple(names),
+        licence=None,
+    )
+    card.write(folder, record)
     write_json(record, folder / "subnet.json")
 
 

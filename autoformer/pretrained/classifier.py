@@ -25,6 +25,7 @@ from autoformer.data.parts import DataParts
 from autoformer.data.preprocessing import Normalisation, Preprocessing
 from autoformer.errors import CheckpointError
 from autoformer.files import TIMM, write_json
+from autoformer.networks.card import Card
 from autoformer.networks.folders import told_to_timm
 from autoformer.pretrained.named_network import NamedNetwork, open_network
 from autoformer.pretrained.timm_models import name_and_file, open_timm
@@ -209,4 +210,14 @@ def fill_classifier_folder(
     write_tensors(network.state_dict(), folder / "model.safetensors")
     write_json(config, folder / "config.json")
     write_class_map(classes, folder)
+    card = Card(
+        name=made.name,
+        kind=f"timm's {made.name}, finetuned",
+        is_ours=False,
+        params=sum(weight.numel() for weight in network.parameters()),
+        image_size=preprocessing.input_size,
+        classes=classes,
+        licence=told.get("license"),
+    )
+    card.write(folder, record)
     write_json(record, folder / "network.json")

@@ -12,6 +12,7 @@ import timm
 from autoformer.errors import CheckpointError
 from autoformer.files import TIMM
 from autoformer.pretrained.foreign_weights import read_foreign_weights
+from autoformer.pretrained.hub import NOT_STORED, hub_host, silence_of_hub, without_hub
 from autoformer.pretrained.vit_features import check_plain
 from autoformer.pretrained.weight_shapes import sizes_of, sketch
 
@@ -41,17 +42,24 @@ def open_timm(
 ) -> Any:
     """timm's network `name` with the weights of the file `checkpoint`, or else the pretrained ones that timm downloads.
 
-    A file without a classifier gives a network without one. With `plain`, one that a `Subnet` does not compute is refused
-    before anything is fetched. `arguments` are further ones of the network, which must be checked. Raises `CheckpointError`
-    when the name is unknown, the download fails or the file does not fit.
+    What was downloaded once needs no connection. A file without a classifier gives a network without one. With `plain`, one
+    that a `Subnet` does not compute is refused before anything is fetched. `arguments` are further ones of the network, which
+    must be checked. Raises `CheckpointError` when the name is unknown, the download fails or the file does not fit.
     """
     shape = sketch(name, arguments)  # whether the model is usable is known before anything is downloaded
     if plain:
         check_plain(shape, name)
     if checkpoint is None:
+        silence = silence_of_hub() if shape.pretrained_cfg.get("hf_hub_id") else None
         try:
-            return timm.create_model(name, pretrained=True, **arguments)
+            with without_hub(silence is not None):
+                return timm.create_model(name, pretrained=True, **arguments)
         except Exception as error:  # no network, no such file on the hub, no weights for this name: whatever timm raises
+            if silence is not None and isinstance(error, NOT_STORED):
+                raise CheckpointError(
+                    f"the weights of timm's {name} are not stored here, and {hub_host()} cannot be asked ({silence}); connect "
+                    f"and run the same command again, or give a local file: timm:{name}@FILE"
+                ) from error
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
             raise CheckpointError(
                 f"the weights of timm's {name} could not be fetched ({reason}); give a local file: timm:{name}@FILE"

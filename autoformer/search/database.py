@@ -27,9 +27,11 @@ from numpy.typing import NDArray
 
 from autoformer.architecture import Architecture
 from autoformer.errors import AutoformerWarning, CheckpointError
-from autoformer.files import json_digest, replacing, sealed, unsealed
+from autoformer.files import json_digest, replacing, unsealed
 from autoformer.search.candidate import Candidate, packed, unpacked
 from autoformer.search.storage import Storage, database, optuna_storage, reason_of, shown, trouble
+from autoformer.search.trials import CANDIDATE, trial_of
+from autoformer.space import SearchSpace
 
 BEAT_S = 5.0
 STALE_S = 60.0
@@ -213,9 +215,9 @@ class Study:
         with self._storage():
             for trial in self.study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE]):
                 if trial.number not in self._read:
-                    if "candidate" not in trial.user_attrs:
+                    if CANDIDATE not in trial.user_attrs:
                         raise CheckpointError(f"trial {trial.number} lacks its candidate")
-                    stored = unsealed(json.loads(trial.user_attrs["candidate"]), f"trial {trial.number}")
+                    stored = unsealed(json.loads(trial.user_attrs[CANDIDATE]), f"trial {trial.number}")
                     if stored.pop("study", self.study.study_name) != self.study.study_name:
                         raise CheckpointError(f"trial {trial.number} belongs to another study")
                     self._read[trial.number] = Candidate.from_dict(stored)
@@ -223,12 +225,10 @@ class Study:
                 found[candidate.number, candidate.known] = candidate
         return found
 
-    def add(self, candidate: Candidate) -> None:
-        """Stores one finished evaluation, whole or not at all."""
-        state = optuna.trial.TrialState.COMPLETE
-        attributes = {"candidate": json.dumps(sealed({**candidate.to_dict(), "study": self.study.study_name}))}
+    def add(self, candidate: Candidate, space: SearchSpace | None = None) -> None:
+        """Stores one finished evaluation, whole or not at all; with its choices as parameters, where its `space` is given."""
         with self._storage():
-            self.study.add_trial(optuna.create_trial(state=state, value=candidate.score.value, user_attrs=attributes))
+            self.study.add_trial(trial_of(candidate, space, self.study.study_name))
 
     @contextmanager
     def claim(self, number: int, images: int) -> Iterator[Claim]:

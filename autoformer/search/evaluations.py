@@ -84,7 +84,7 @@ class Evaluations:
                         self._read()
                     if key not in self.stored:
                         self.stored[key] = self._evaluated(wanted[key], before.get(key[0]))
-                        self.study.add(self.stored[key])
+                        self.study.add(self.stored[key], self.candidates.space)
                         done.append(self.stored[key])
                     worked = True
                 while done:  # the claim has been kept by now, whatever becomes of the cache

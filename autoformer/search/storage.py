@@ -6,6 +6,7 @@ passwords, in front of the host and in its query, so no message shows either.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -35,6 +36,8 @@ TROUBLE = {
     sqlite3.SQLITE_NOMEM: f"there is not enough memory; make room, {AGAIN}",
     sqlite3.SQLITE_PROTOCOL: f"its folder does not lock files; put it on another disk, {AGAIN}",
 }
+POSTGRES = ("psycopg", "psycopg2")  # drivers that postgresql:// means, the first that is installed
+INSTALLED_AS = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}  # with what it needs
 
 
 def engine_of(storage: Storage) -> sql.Engine:
@@ -71,6 +74,9 @@ def _address(storage: Storage, pool: type[Pool]) -> tuple[str, dict[str, Any]]:
         sql.make_url(storage)
     except (sql.exc.ArgumentError, ValueError):  # the message of which may quote the password
         raise RecipeError(f"{shown(storage)} is no URL of a database; write one like postgresql://user@host/name") from None
+    if storage.startswith("postgresql://"):
+        driver = next((name for name in POSTGRES if importlib.util.find_spec(name)), POSTGRES[0])
+        storage = storage.replace("postgresql", f"postgresql+{driver}", 1)  # what SQLAlchemy takes by itself, versions decide
     if storage.startswith("sqlite"):
         return storage, {"connect_args": {"timeout": WAIT_S}, "poolclass": pool}
     return storage, {"poolclass": pool} if pool is NullPool else {}
@@ -151,8 +157,9 @@ def trouble(error: BaseException, storage: Storage | None) -> AutoformerError | 
             return cause
         if isinstance(cause, sql.exc.NoSuchModuleError):
             return RecipeError(f"{place}: there is no such kind of database; write a URL like postgresql://user@host/name")
-        if isinstance(cause, ModuleNotFoundError):
-            return MissingPackageError(f"{place} needs the database driver {cause.name!r}, which is missing; install it, {AGAIN}")
+        if isinstance(cause, ImportError) and cause.name:
+            install = f"pip install {INSTALLED_AS.get(cause.name, cause.name)}"
+            return MissingPackageError(f"{place} needs the database driver {cause.name!r}, which is missing: {install}, {AGAIN}")
         advice = None
         if isinstance(cause, sqlite3.Error):
             code = getattr(cause, "sqlite_errorcode", 0)
@@ -165,6 +172,11 @@ def trouble(error: BaseException, storage: Storage | None) -> AutoformerError | 
             advice = f"see to its server and to the URL, {AGAIN}"
         if advice is not None:
             return StorageError(f"{place} cannot be used now ({reason_of(error, storage)}): {advice}")
+    if isinstance(_causes(error)[-1], ImportError):  # a driver without the library that it drives
+        install = f"pip install {INSTALLED_AS[POSTGRES[0]]}"
+        return MissingPackageError(
+            f"{place} needs a database driver that can be imported ({reason_of(error, storage)}): {install}, {AGAIN}"
+        )
     return None
 
 

@@ -1,8 +1,9 @@
 """Which images each step trains on, and which of them each process takes: pure functions of (seed, step).
 
 An image is asked for by a key (position, seed), and the seed decides its augmentation, so the same key gives the same pixels
-in whatever process. A step's images are shared out so that the share of any process holds, for each of its images, the one
-at the mirrored place of the batch: mixup and cutmix pair mirrored places, and so mix the same images however many share.
+in whatever process. Where a plan has views, the seed is that of one of the image's few views, which later epochs take again. A
+step's images are shared out so that the share of any process holds, for each of its images, the one at the mirrored place of the
+batch: mixup and cutmix pair mirrored places, and so mix the same images however many share.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ class Plan:
     epochs: int
     repeats: int
     seed: int
+    views: int | None = None  # augmented forms of each image, which are taken in turns; None: every epoch has new ones
 
     def __post_init__(self) -> None:
         if self.batch_size > self.images:
@@ -49,10 +51,33 @@ class Plan:
 
     def batch(self, step: int) -> list[Key]:
         """The images of a step, all processes together."""
+        order = self._order_of(step)
+        return list(zip(order.positions.tolist(), order.seeds.tolist(), strict=True))
+
+    def places(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The views and the positions of the images of a step, where there are views."""
+        order = self._order_of(step)
+        return order.views, order.positions
+
+    def _order_of(self, step: int) -> Order:
         epoch, index = divmod(step, self.steps_per_epoch)
-        positions, seeds = epoch_order(self.images, self.repeats, self.seed, epoch)
         members = slice(index * self.batch_size, (index + 1) * self.batch_size)
-        return list(zip(positions[members].tolist(), seeds[members].tolist(), strict=True))
+        return Order(*(column[members] for column in epoch_order(self, epoch)))
+
+    @property
+    def num_views(self) -> int:
+        """How many views the training takes of an image: those below this number."""
+        return min(self.views or 0, self.epochs * self.repeats)
+
+    def views_of(self, epoch: int) -> list[int]:
+        """The views that an epoch takes."""
+        return sorted({(epoch * self.repeats + copy) % self.views for copy in range(self.repeats)}) if self.views else []
+
+    def view(self, view: int, positions: range) -> list[Key]:
+        """One view of the images at `positions`."""
+        return list(
+            zip(positions, view_seeds(self.images, self.seed, view)[positions.start : positions.stop].tolist(), strict=True)
+        )
 
     def shares(self, first: int, rank: int, size: int, accumulate: int) -> Iterator[list[Key]]:
         """The share of process `rank` of `size` in each step from `first` on, its `accumulate` pieces one after the other."""
@@ -63,11 +88,33 @@ class Plan:
             ]
 
 
+class Order(NamedTuple):
+    """Images in the order in which they are taken, [n] each."""
+
+    positions: NDArray[np.int64]
+    seeds: NDArray[np.int64]
+    views: NDArray[np.int64]  # -1 where there are none
+
+
 @lru_cache(maxsize=2)
-def epoch_order(images: int, repeats: int, seed: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions and seeds of an epoch, shuffled; with `repeats` fewer images, each that often, with another seed each time."""
-    order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(images).repeat(repeats)[:images]
-    return order, np.random.Generator(np.random.PCG64([seed, epoch, 1])).integers(0, 2**31, images)
+def epoch_order(plan: Plan, epoch: int) -> Order:
+    """The images of an epoch, shuffled; with `repeats` fewer of them, each that often, with another seed each time."""
+    images, repeats = plan.images, plan.repeats
+    order = np.random.Generator(np.random.PCG64([plan.seed, epoch])).permutation(images).repeat(repeats)[:images]
+    if plan.views is None:
+        seeds = np.random.Generator(np.random.PCG64([plan.seed, epoch, 1])).integers(0, 2**31, images)
+        return Order(order, seeds, np.full(images, -1))
+    views, seeds = (epoch * repeats + np.arange(images) % repeats) % plan.views, np.empty(images, np.int64)
+    for view in plan.views_of(epoch):
+        chosen = views == view
+        seeds[chosen] = view_seeds(images, plan.seed, view)[order[chosen]]
+    return Order(order, seeds, views)
+
+
+@lru_cache(maxsize=4)
+def view_seeds(images: int, seed: int, view: int) -> NDArray[np.int64]:
+    """The seeds of a view, by position."""
+    return np.random.Generator(np.random.PCG64([seed, view, 2])).integers(0, 2**31, images)
 
 
 def mirrored_piece(batch: Sequence[Item], index: int, count: int) -> list[Item]:

@@ -21,7 +21,14 @@ WITHOUT_EFFECT = ("workers", "keep_checkpoints", "save_minutes", "log_every", "t
 
 
 USUAL_CURRICULUM, USUAL_CUT_IMAGES = 1 / 3, 1024  # of the training of a supernet that starts from one pretrained network
-LATER = {"classes": "text", "weights": None}  # settings of a `TeacherConfig` that came later, as if they were not there
+CACHE_MIB = 2048
+# Settings of a `TeacherConfig` and a `ParentConfig` that came later, as if they were not there.
+LATER = {"classes": "text", "weights": None, "features": None, "views": None, "cache_mib": CACHE_MIB}
+VIEWS = (
+    "train on this many augmented forms of each image, in turns, and keep the teacher's logits of them in files, so that it is "
+    "not run at every step; empty: new forms at every epoch, and the teacher runs"
+)
+LIMIT = "largest size of those files; a training that needs more is refused before it begins"
 
 
 class TeacherConfig(Settings):
@@ -38,17 +45,23 @@ class TeacherConfig(Settings):
     weights: str | None = Field(
         None, description="digest of its weights: others are refused, and its folder may be moved without being another teacher"
     )
+    features: float | None = Field(
+        None,
+        gt=0,
+        description="weight of a third part of the loss: how far the features before the classifier are apart; empty: 0",
+    )
+    views: int | None = Field(None, gt=0, description=VIEWS)
+    cache_mib: int = Field(CACHE_MIB, gt=0, description=LIMIT)
 
     @model_serializer(mode="wrap")
     def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without later settings where they say nothing new, so that runs from before they existed are gone on with."""
-        found: dict[str, Any] = write(self)
-        return {key: value for key, value in found.items() if key not in LATER or value != LATER[key]}
+        return without_later(write(self))
 
     @property
     def identity(self) -> dict[str, Any]:
         """What of it decides the weights of those it teaches; JSON."""
-        return self.model_dump(mode="json", exclude={"network"} if self.weights else set())
+        return self.model_dump(mode="json", exclude={"cache_mib", *(("network",) if self.weights else ())})
 
 
 class Differences(NamedTuple):
@@ -130,6 +143,30 @@ class TrainConfig(Settings):
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} cannot be cut into {self.accumulate} equal pieces")
         return self
+
+    @model_validator(mode="after")
+    def _a_teacher_may_know_the_views(self) -> TrainConfig:
+        if (reason := self.against_views) is not None:
+            raise ValueError(reason)
+        return self
+
+    @property
+    def against_views(self) -> str | None:
+        """Why the teacher's logits cannot be kept for views, where they are to be."""
+        views = None if self.teacher is None else self.teacher.views
+        if views is not None and (self.mixup or self.cutmix):
+            return (
+                "teacher.views keeps the teacher's logits of single images, which mixup and cutmix mix; set mixup and cutmix "
+                "to 0, or leave teacher.views out"
+            )
+        if views is not None and views < self.repeats:
+            return (
+                f"teacher.views={views} is less than repeats={self.repeats}, so an epoch would hold a form of an image twice; "
+                f"raise it to {self.repeats} or more"
+            )
+        if views is not None and self.teacher is not None and self.teacher.features is not None:
+            return "teacher.views keeps the teacher's logits and not its features; leave teacher.features or teacher.views out"
+        return None
 
     @property
     def peak_learning_rate(self) -> float:
@@ -254,6 +291,19 @@ class ParentConfig(Settings):
     teaches: bool = Field(True, description="it is the teacher of the sections train and finetune where they name no other")
     weight: float = Field(0.5, gt=0, le=1, description="of its part of their loss")
     temperature: float = Field(1.0, gt=0, description="softens predictions of both")
+    features: float | None = Field(None, gt=0, description="weight of learning its features too; empty: they are not learned")
+    views: int | None = Field(None, gt=0, description=f"as a teacher: {VIEWS}")
+    cache_mib: int = Field(CACHE_MIB, gt=0, description=LIMIT)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without later settings where they say nothing new, so that runs from before they existed are gone on with."""
+        return without_later(write(self))
+
+
+def without_later(values: dict[str, Any]) -> dict[str, Any]:
+    """Without the settings of `LATER` that are as if they were not there."""
+    return {key: value for key, value in values.items() if key not in LATER or value != LATER[key]}
 
 
 def read_preferred(architecture: str | dict[str, Any]) -> Architecture:

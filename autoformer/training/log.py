@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoformer.errors import MissingPackageError
 from autoformer.files import replacing
 
 Hook = Callable[[dict[str, Any]], None]
@@ -62,25 +61,3 @@ class Stopwatch:
         """Images per second, share of the time waited for images, and seconds so far."""
         seconds = max(time.perf_counter() - self.started, 1e-9)
         return {"images_per_s": self.images / seconds, "wait_share": self.waited_s / seconds, "seconds": seconds}
-
-
-def tensorboard_hook(folder: Path, first_step: int) -> Hook:
-    """Writes records where `tensorboard --logdir` finds them; those of an earlier start behind `first_step` are dropped.
-
-    Raises `MissingPackageError` without the package.
-    """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingPackageError("train.tensorboard needs the package tensorboard: pip install tensorboard") from error
-    writer = SummaryWriter(str(folder), purge_step=first_step + 1)
-
-    def write(record: dict[str, Any]) -> None:
-        for name, value in record.items():
-            if isinstance(value, int | float) and name not in ("step", "epoch"):
-                writer.add_scalar(f"{record['event']}/{name}", value, record["step"])
-        for name, score in record.get("scores", {}).items():
-            writer.add_scalar(f"score/{name}", score["value"], record["step"])
-        writer.flush()
-
-    return write

@@ -1,7 +1,8 @@
 """The two trainings, each into a folder of its own: `train_supernet` and `finetune`; `rehearse` measures what one would take.
 
-The folder holds `identity.json` (what the training is), `data.json` (its images), `checkpoints/` while it runs, `log.jsonl`, and,
-when finished, the weights with their record. The same call again goes on where it stopped, or loads what is finished.
+The folder holds `identity.json` (what the training is), `data.json` (its images), `log.jsonl`, while it runs `checkpoints/` and
+maybe what its teacher said (`logits/`), and, when finished, the weights with their record. The same call again goes on where it
+stopped, or loads what is finished.
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ from autoformer.pretrained.classifier import Classifier
 from autoformer.pretrained.cutting import cut_by_images
 from autoformer.space import SearchSpace
 from autoformer.tensors import tensors_digest, write_tensors
+from autoformer.training.cached_teacher import FOLDER
 from autoformer.training.choosing import only_one
 from autoformer.training.config import FinetuneConfig, SupernetConfig
 from autoformer.training.curriculum import chooser_over
 from autoformer.training.distributed import World
 from autoformer.training.subjects import check_images, subject_of
-from autoformer.training.trainer import Surroundings, Trained, Trainer, plan_for
+from autoformer.training.trainer import Surroundings, Trained, Trainer, check_unlabelled, plan_for
 
 STEPS, SECONDS, WARMUP = 30, 20.0, 2  # of a rehearsal: measured steps, or as many as fit in this time, after a warm-up
 
@@ -60,6 +62,7 @@ def train_supernet(
     """
     around = around or Surroundings()
     check_images(space.image_size, space.in_chans, space.num_classes, parts)
+    check_unlabelled(parts, config, "train")
     if start is not None and start.space != space:
         raise DataError(f"the weights to start from are of space {start.space.name!r}, which is not the one to train")
     supernet = fresh_supernet(space, config, seed) if start is None else start
@@ -86,6 +89,7 @@ def train_supernet(
         )  # fmt: skip
         trained = trainer.run()
         if around.world.leads:
+            shutil.rmtree(out / FOLDER, ignore_errors=True)
             write_tensors(trained.network.state_dict(), out / "model.safetensors")
             record = {"format": "autoformer/supernet/1", "space": space.to_dict(), **_record(trainer, trained, parts)}
             write_class_map(parts.classes, out)
@@ -139,6 +143,7 @@ def finetune(
     With `config.fold_search` the search part is trained on as well. Raises as `train_supernet` does.
     """
     around = around or Surroundings()
+    check_unlabelled(parts, config, "finetune")
     subject = subject_of(network)
     identity = {**subject.identity, "data": parts.digest, "seed": seed, "metric": metric, "train": config.identity}
     parts = subject.parts_of(parts)
@@ -148,6 +153,7 @@ def finetune(
         trainer = trainer_of(network, parts, config, out, seed=seed, metric=metric, around=around)
         trained = trainer.run(until)
         if around.world.leads and trainer.is_finished:
+            shutil.rmtree(out / FOLDER, ignore_errors=True)
             made = {"format": subject.record_format, "made_by": "finetune", "folded": config.fold_search}
             record = {**made, **_record(trainer, trained, parts)}
             subject.write(trained.network, out, trainer.preprocessing, parts.classes, record)
@@ -170,7 +176,7 @@ def trainer_of(
     parts = subject.parts_of(parts)
     trainee = around.world.with_shared_statistics(subject.network(config.drop_path_rate).to(around.world.device))
     return Trainer(
-        trainee, _folded(parts) if config.fold_search else parts, config, out, only_one, {"network": None},
+        trainee, folded(parts) if config.fold_search else parts, config, out, only_one, {"network": None},
         subject.preprocessing(parts), seed=seed, metric=metric, around=around, work="finetune",
     )  # fmt: skip
 
@@ -205,7 +211,7 @@ def _keep_best(trainer: Trainer, out: Path) -> None:
     shutil.rmtree(checkpoints, ignore_errors=True)
 
 
-def _folded(parts: DataParts) -> DataParts:
+def folded(parts: DataParts) -> DataParts:
     """The parts with the search images in the train part too; only once nothing is chosen by them any more."""
     train, search = parts.train, parts.search
     if train.images is search.images:
@@ -221,7 +227,9 @@ class Rehearsal:
     steps_measured: int
     seconds_per_step: float  # median; waiting for images included
     wait_share: float  # of that, waiting for images
-    hours: float  # of all steps; scoring and saving come on top
+    hours: float  # of all steps and of a teacher that is asked before them; scoring and saving come on top
+    teacher_hours: float  # of those, a teacher that is asked before
+    logits_bytes: int  # what it says
     checkpoint_bytes: int  # one checkpoint
     disk_bytes: int  # all that is kept at one time
     free_bytes: int  # on the disk of the output folder
@@ -236,8 +244,13 @@ def rehearse(trainer: Trainer, out: Path) -> Rehearsal:
 
     `out` is where the training would write; it need not exist.
     """
-    times, waits = [], []
-    forward = trainer.world.wrap(trainer.network, some_unused=True)
+    times, waits, teacher_s, logits_bytes = [], [], 0.0, 0
+    if trainer.cached is not None:
+        files, classes = trainer.cached.files, len(trainer.parts.classes)
+        teacher_s = trainer.plan.num_views * files.chunks * trainer.cached.seconds_of_chunk() / trainer.world.size
+        logits_bytes = trainer.plan.num_views * files.bytes_of_view
+        trainer.steps.known = lambda step, members: torch.zeros(len(members), classes)  # as quick to have as those of files
+    forward = trainer.world.wrap(trainer.steps.trained, some_unused=True)
     trainer.network.train()
     began = time.perf_counter()
     loader = trainer.loader(0)
@@ -261,9 +274,11 @@ def rehearse(trainer: Trainer, out: Path) -> Rehearsal:
         steps_measured=len(times),
         seconds_per_step=seconds,
         wait_share=sum(waits) / sum(times),
-        hours=seconds * trainer.plan.steps / 3600,
+        hours=(seconds * trainer.plan.steps + teacher_s) / 3600,
+        teacher_hours=teacher_s / 3600,
+        logits_bytes=logits_bytes,
         checkpoint_bytes=checkpoint,
         # One checkpoint more while one is written; the best weights and the result.
-        disk_bytes=(trainer.config.keep_checkpoints + 1) * checkpoint + 2 * weights,
+        disk_bytes=(trainer.config.keep_checkpoints + 1) * checkpoint + 2 * weights + logits_bytes,
         free_bytes=shutil.disk_usage(place).free,
     )

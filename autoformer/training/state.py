@@ -22,6 +22,7 @@ from autoformer.tensors import check_weights, read_metadata, read_tensors, write
 from autoformer.training.distributed import World
 
 NUMBERS = {"int": torch.int64, "float": torch.float64, "bool": torch.bool}  # plain numbers in the state of some optimisers
+NETWORKS = ("network", "average", "projector")  # what has weights, by the word before their names in a checkpoint
 GROUP = re.compile(r"group\.\d{1,6}\.\w+")  # a counter that an optimiser keeps as a tensor
 PATTERN = re.compile(r"step-(\d{9})\.safetensors")
 
@@ -38,6 +39,7 @@ class TrainingState:
     average: nn.Module | None = None  # the moving average of the network
     scaler: torch.amp.GradScaler | None = None
     world: World = field(default_factory=World)
+    projector: nn.Module | None = None  # what learns beside the network and is no part of the result
 
     def __post_init__(self) -> None:
         self.step = 0  # finished steps
@@ -86,14 +88,18 @@ class TrainingState:
             old.unlink()
 
     def _tensors(self) -> dict[str, Tensor]:
-        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        if self.average is not None:
-            tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
+        tensors = {f"{kind}.{name}": value for kind, part in self._networks for name, value in part.state_dict().items()}
         for index, group in enumerate(self.optimizer.state_dict()["param_groups"]):
             tensors |= {f"group.{index}.{name}": value for name, value in group.items() if isinstance(value, Tensor)}
         for name, value in self._optimizer_state().items():
             tensors[name] = value if isinstance(value, Tensor) else torch.tensor(value, dtype=NUMBERS[type(value).__name__])
         return tensors
+
+    @property
+    def _networks(self) -> list[tuple[str, nn.Module]]:
+        """Those of `NETWORKS` that there are."""
+        every = zip(NETWORKS, (self.network, self.average, self.projector), strict=True)
+        return [(kind, part) for kind, part in every if part is not None]
 
     def _optimizer_state(self) -> dict[str, Tensor | int | float]:
         """What the optimiser knows of each weight. Raises `TrainingError` where a checkpoint cannot hold it."""
@@ -203,15 +209,14 @@ class TrainingState:
         )
         if not readable:
             raise CheckpointError(f"{path} holds a history that cannot be read; it was edited or damaged")
-        for prefix, network in (("network.", self.network), ("average.", self.average)):
-            expected = {} if network is None else {f"{prefix}{name}": value.shape for name, value in network.state_dict().items()}
-            if {name: value.shape for name, value in tensors.items() if name.startswith(prefix)} != expected:
-                raise CheckpointError(f"{path} holds the weights of another network")
+        expected = {f"{kind}.{name}": value.shape for kind, part in self._networks for name, value in part.state_dict().items()}
+        if {name: value.shape for name, value in tensors.items() if name.partition(".")[0] in NETWORKS} != expected:
+            raise CheckpointError(f"{path} holds the weights of another network")
         own = {name: value for name, value in tensors.items() if name.startswith("optimizer.")}
         self._check_optimizer(path, metadata["optimizer"], own)
         counters = {name for name, value in tensors.items() if GROUP.fullmatch(name) and value.numel() == 1}
         counters = {name for name in counters if int(name.split(".")[1]) < len(known)}
-        known_kinds = ("network", "average", "optimizer")
+        known_kinds = (*NETWORKS, "optimizer")
         if unknown := [name for name in tensors if name.partition(".")[0] not in known_kinds and name not in counters]:
             raise CheckpointError(f"{path} holds {unknown[0]}, which is not part of a checkpoint")
 
@@ -230,10 +235,9 @@ class TrainingState:
     def _restore(self, metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         self.step, self.history = metadata["step"], metadata["history"]
         self.epoch_sums, self.best = metadata["epoch_sums"], metadata["best"]
-        for prefix, network in (("network.", self.network), ("average.", self.average)):
-            if network is not None:
-                own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-                network.load_state_dict(own)
+        for kind, part in self._networks:
+            prefix = f"{kind}."
+            part.load_state_dict({name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)})
         state: dict[int, dict[str, Any]] = {}
         for name, kind in metadata["optimizer"].items():
             _, index, key = name.split(".", 2)

@@ -7,7 +7,7 @@ the pieces of a process's share and over the processes, and move the weights onc
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoformer.architecture import Architecture
+from autoformer.data.images import NO_LABEL
 from autoformer.data.parts import DataParts
 from autoformer.errors import TrainingError
 from autoformer.evaluate import Normalise, resize_images
@@ -32,6 +33,7 @@ from autoformer.training.batches import Plan, mirrored_piece
 from autoformer.training.choosing import Choose, frozen_outside, used_weights
 from autoformer.training.config import TrainConfig
 from autoformer.training.distributed import World
+from autoformer.training.features import Projector, Pupil, apart, pupil_of
 from autoformer.training.teacher import Teacher, imitation
 
 FUSED = ("adamw", "adam")  # optimisers whose fused form skips a step on the device, without a word to the CPU
@@ -55,18 +57,22 @@ class TrainStep:
         self.device, self.dtype = (weight := next(network.parameters())).device, weight.dtype
         self.normalise = Normalise(parts.preprocessing, self.device, self.dtype)
         self.fused = config.optimizer in FUSED
+        self.teacher = None
+        if config.teacher is not None:
+            self.teacher = Teacher(config.teacher, parts.preprocessing, parts.classes, self.device)
+        self.pupil = self._pupil()
         self.optimizer = self._optimizer()
         self.schedule = self._schedule()
         self.mixup = self._mixup()
         self.amp = self._amp()
         self.average = ModelEmaV3(network, config.ema_decay, use_warmup=True) if config.ema_decay else None
         self.scaler = torch.amp.GradScaler(self.device.type) if self.amp is torch.float16 else None
-        self.teacher = None
-        if config.teacher is not None:
-            self.teacher = Teacher(config.teacher, parts.preprocessing, parts.classes, self.device)
+        # What the teacher said, by step and members of the batch; None: it is asked at every step.
+        self.known: Callable[[int, Sequence[int]], Tensor] | None = None
         self._check_batch_norms()
         self.statistics = [buffer for buffer in network.buffers() if isinstance(buffer, Tensor) and buffer.is_floating_point()]
         self._adapt_network()
+        self.labelled: float | None = None  # of the running step
         self.skipped = torch.zeros((), device=self.device)
         self.nonfinite_in_a_row = torch.zeros((), device=self.device)
         self.nonfinite_step = torch.zeros((), device=self.device, dtype=torch.int64)
@@ -79,22 +85,25 @@ class TrainStep:
         architectures = self.choose(step)
         self.set_rate(step)
         self.optimizer.zero_grad(set_to_none=True)
+        self.labelled = self._labelled(step)
         pieces = list(zip(pixels.chunk(self.config.accumulate), facts.chunk(self.config.accumulate), strict=True))
         total = torch.zeros((), device=self.device)
         before = [buffer.clone() for buffer in self.statistics]
         for index, (some_pixels, some_facts) in enumerate(pieces):
             images, targets = self.prepare(some_pixels, some_facts, step)
-            with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
-                taught = None if self.teacher is None else self.teacher(images)
+            piece = self.world.rank * len(pieces) + index
+            taught, features = self._taught(images, step, piece)
             largest: Tensor | None = None
             for number, architecture in enumerate(architectures):
-                piece = self.world.rank * len(pieces) + index
                 draws = self._draws(step, piece, number)
                 last = index == len(pieces) - 1 and number == len(architectures) - 1
                 with nullcontext() if last or self.world.size == 1 else forward.no_sync():  # type: ignore[operator]
                     with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
-                        logits = self._logits(forward, images, architecture, draws)
-                    loss = self.loss(logits.to(self.dtype), targets, taught, largest) / (len(pieces) * len(architectures))
+                        logits, own = self._answer(forward, images, architecture, draws, shows=largest is None)
+                    loss = self.loss(logits.to(self.dtype), targets, taught, largest)
+                    if own is not None and features is not None and self.teacher is not None:
+                        loss = loss + (self.teacher.config.features or 0) * apart(own, features)
+                    loss = loss / (len(pieces) * len(architectures))
                     (loss if self.scaler is None else self.scaler.scale(loss)).backward()
                 if largest is None and self.config.differences.distill:
                     largest = logits.detach()
@@ -104,6 +113,13 @@ class TrainStep:
         for buffer, old in zip(self.statistics, before, strict=True):  # a batch norm has seen the images of a skipped step
             buffer.copy_(torch.where(bad, old, buffer))
         return torch.where(bad, 0.0, total)
+
+    def _labelled(self, step: int) -> float | None:
+        """How many images with a label a piece of this step's batch holds on average; None where all have one."""
+        if self.parts.unlabelled is None:
+            return None
+        known = sum(key[0] < len(self.parts.train) for key in self.plan.batch(step))
+        return max(1, known) / (self.world.size * self.config.accumulate)
 
     def prepare(self, pixels: Tensor, facts: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Normalised, erased and mixed images on the device, and labels [B] or mixed targets [B, classes]."""
@@ -117,6 +133,32 @@ class TrainStep:
         mixed: tuple[Tensor, Tensor] = self.mixup(images, labels)
         return mixed
 
+    def answer(self, pixels: Tensor, facts: Tensor) -> Tensor:
+        """The teacher's logits [B, classes] for images that are not mixed."""
+        assert self.teacher is not None
+        assert self.mixup is None
+        return self._ask(self.prepare(pixels, facts, 0)[0])
+
+    def _taught(self, images: Tensor, step: int, piece: int) -> tuple[Tensor | None, Tensor | None]:
+        """The teacher's logits for a piece of the batch, and its features where they are learned too."""
+        if self.teacher is None:
+            return None, None
+        if self.known is not None:
+            return self.known(step, self._members(piece)).to(self.device, non_blocking=True), None
+        if self.pupil is None:
+            return self._ask(images), None
+        with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
+            return self.teacher.with_features(images)
+
+    def _ask(self, images: Tensor) -> Tensor:
+        assert self.teacher is not None
+        with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
+            return self.teacher(images)
+
+    def _members(self, piece: int) -> list[int]:
+        """Which images of the batch are those of a piece."""
+        return mirrored_piece(range(self.config.batch_size), piece, self.world.size * self.config.accumulate)
+
     def _draws(self, step: int, piece: int, number: int) -> Tensor | None:
         """What decides stochastic depth for a piece of the batch and one of the step's networks.
 
@@ -128,24 +170,35 @@ class TrainStep:
             return None
         generator = torch.Generator().manual_seed(random.Random(f"{self.seed}/{step}/draws/{number}").getrandbits(31))
         draws = torch.rand(len(self.network.drop_path_rates), 2, self.config.batch_size, generator=generator)
-        own = mirrored_piece(range(self.config.batch_size), piece, self.world.size * self.config.accumulate)
-        return draws[..., own].to(self.device, non_blocking=True)
+        return draws[..., self._members(piece)].to(self.device, non_blocking=True)
 
-    def _logits(self, forward: nn.Module, images: Tensor, architecture: Architecture | None, draws: Tensor | None) -> Tensor:
+    def _answer(
+        self, forward: nn.Module, images: Tensor, architecture: Architecture | None, draws: Tensor | None, *, shows: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits, and features as the teacher's where they are learned and `shows` says so."""
+        inputs: tuple[Any, ...] = (images,)
         if isinstance(self.network, Supernet):
             assert architecture is not None
-            size = self.network.space.image_size_of(architecture)
-            return cast(Tensor, forward(resize_images(images, size), architecture, draws))
-        if isinstance(self.network, Subnet):
-            images = resize_images(images, self.network.patch_embed.img_size[0])
-        return cast(Tensor, forward(images))
+            inputs = resize_images(images, self.network.space.image_size_of(architecture)), architecture, draws
+        elif isinstance(self.network, Subnet):
+            inputs = (resize_images(images, self.network.patch_embed.img_size[0]),)
+        if self.pupil is not None:
+            return cast(tuple[Tensor, Tensor | None], forward(*inputs, shows=shows))
+        return cast(Tensor, forward(*inputs)), None
 
     def loss(self, logits: Tensor, targets: Tensor, taught: Tensor | None, largest: Tensor | None) -> Tensor:
-        """Cross entropy with the labels, shared with the teacher's part; the largest network's predictions replace both."""
+        """Cross entropy with the labels, shared with the teacher's part; the largest network's predictions replace both.
+
+        Images without a label have the teacher's part alone: the mean over labels is over those of the step's whole batch.
+        """
         if largest is not None:
             return imitation(logits, largest)
         if targets.ndim == 2:
             loss = torch.sum(-targets * F.log_softmax(logits, -1), -1).mean()
+        elif self.labelled is not None:
+            smoothing = self.config.label_smoothing
+            total = F.cross_entropy(logits, targets, label_smoothing=smoothing, ignore_index=NO_LABEL, reduction="sum")
+            loss = total / self.labelled
         else:
             loss = F.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing)
         if self.teacher is None or taught is None:
@@ -158,7 +211,7 @@ class TrainStep:
 
         Gives whether the step was skipped, on the device.
         """
-        weights = [weight for weight in self.network.parameters() if weight.grad is not None]
+        weights = [weight for weight in self.trained.parameters() if weight.grad is not None]
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
@@ -186,11 +239,32 @@ class TrainStep:
             yield
             return
         assert isinstance(self.network, Supernet)
-        used = used_weights(self.network, [architecture for architecture in architectures if architecture is not None])
+        networks = [architecture for architecture in architectures if architecture is not None]
+        used = used_weights(self.network, networks)
+        if self.projector is not None:
+            used[self.projector.weight] = self.projector.used(max(one.embed_dim for one in networks))
         with frozen_outside(used, self.optimizer):
             yield
 
+    @property
+    def trained(self) -> nn.Module:
+        """All that learns: the network, with a projector where it learns a teacher's features."""
+        return self.network if self.pupil is None else self.pupil
+
+    @property
+    def projector(self) -> Projector | None:
+        return None if self.pupil is None else self.pupil.projector
+
     # --- made from the config ------------------------------------------------------------------------------------
+
+    def _pupil(self) -> Pupil | None:
+        if self.teacher is None or self.teacher.config.features is None:
+            return None
+        if self.config.compile and not isinstance(self.network, Supernet | Subnet):
+            raise TrainingError("teacher.features are not taken from a compiled network of timm; set compile=false")
+        size, channels = self.parts.preprocessing.image_size, self.parts.preprocessing.in_chans
+        blank = torch.zeros(1, channels, size, size, device=self.device, dtype=self.dtype)
+        return pupil_of(self.network, blank, self.teacher.features, self.seed)
 
     def _check_batch_norms(self) -> None:
         """Raises `TrainingError` where a batch norm would see one image at a time, which has no spread."""
@@ -235,6 +309,9 @@ class TrainStep:
             raise TrainingError(
                 f"optimizer {config.optimizer} needs second derivatives, which are not taken here; choose another"
             )
+        if self.projector is not None:
+            group = {"params": [self.projector.weight], "lr": config.peak_learning_rate, "weight_decay": config.weight_decay}
+            optimizer.add_param_group(group)
         return optimizer
 
     def set_rate(self, step: int) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from functools import cached_property, partial
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from autoformer.evaluate import resize_images
 from autoformer.pretrained.named_network import open_network
 from autoformer.tensors import tensors_digest
 from autoformer.training.config import TeacherConfig
+from autoformer.training.features import features_shown, with_features
 
 
 class Teacher:
@@ -53,12 +55,41 @@ class Teacher:
         ours = torch.tensor([preprocessing.mean, preprocessing.std], device=device).view(2, 1, -1, 1, 1)
         theirs = torch.tensor([mean, std], device=device).view(2, 1, -1, 1, 1)
         self.factor, self.shift = ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]
+        self.features = 0  # that it shows for an image, where they are asked for
+        if config.features is not None:
+            found = features_shown(self.network, torch.zeros(1, len(mean), self.size, self.size, device=device))
+            if found is None:
+                raise CheckpointError(
+                    f"teacher {config.network} has no features before its classifier; leave teacher.features out"
+                )
+            self.features = found
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Logits [B, classes] for images as the trained network sees them, before any resizing; [B, C, H, W]."""
-        logits = cast(Tensor, self.network(resize_images(images * self.factor + self.shift, self.size)))
+        logits = cast(Tensor, self.network(self._taken(images)))
         return logits[:, self.places].float()
+
+    @torch.no_grad()
+    def with_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and its features [B, F], for images as `__call__` takes them."""
+        logits, found = with_features(self.network, partial(self.network, self._taken(images)))
+        assert found is not None, "tried when it was made"
+        return logits[:, self.places].float(), found.float()
+
+    def _taken(self, images: Tensor) -> Tensor:
+        """Images as this network takes them."""
+        return resize_images(images.to(self.factor.dtype) * self.factor + self.shift, self.size)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What its logits follow from, beside the images; JSON."""
+        return {
+            "weights": tensors_digest(self.network.state_dict()),
+            "size": self.size,
+            "outputs": self.places.tolist(),
+            "normalisation": [self.factor.flatten().tolist(), self.shift.flatten().tolist()],
+        }
 
     def loss(self, logits: Tensor, taught: Tensor) -> Tensor:
         """How far `logits` are from the teacher's `taught`."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,7 +28,7 @@ from autoformer.architecture import Architecture
 from autoformer.data.images import called
 from autoformer.data.parts import DataParts
 from autoformer.data.preprocessing import Preprocessing
-from autoformer.errors import DataError, DivergedError, InterruptedRunError, TrainingError
+from autoformer.errors import DataError, DivergedError, InterruptedRunError, RecipeError, TrainingError
 from autoformer.evaluate import EvaluationSet, predict_with, predictions
 from autoformer.files import write_json
 from autoformer.metric import Metric, score
@@ -36,14 +36,16 @@ from autoformer.networks.supernet import Supernet
 from autoformer.progress import Progress, silent
 from autoformer.tensors import write_tensors
 from autoformer.training.augment import TrainingImages
-from autoformer.training.batches import Plan
+from autoformer.training.batches import Key, Plan
+from autoformer.training.cached_teacher import FOLDER, CachedTeacher, check_views
 from autoformer.training.choosing import Choose
 from autoformer.training.config import TrainConfig
 from autoformer.training.distributed import World, best_device
 from autoformer.training.loader import loaded
-from autoformer.training.log import Hook, Stopwatch, TrainingLog, tensorboard_hook
+from autoformer.training.log import Hook, Stopwatch, TrainingLog
 from autoformer.training.state import TrainingState
 from autoformer.training.step import TrainStep
+from autoformer.training.trackers import TensorBoard, Told, Tracker, forget, tracked
 
 CHECK_EVERY = 50  # steps between looks at the device's count of skipped steps; a look waits for the device
 SAME_WISH_S = 2.0  # signals of one wish: a scheduler may send several; a later one is another wish, to stop at once
@@ -56,6 +58,8 @@ class Surroundings:
     world: World = field(default_factory=lambda: World(device=best_device()))
     progress: Progress = silent
     hooks: Sequence[Hook] = ()  # each gets every record of the log
+    trackers: Sequence[Tracker] = ()  # each opens a hook for every training
+    logits: Path | None = None  # where trainings share what their teacher says; None: each has it in its own folder
 
 
 @dataclass(frozen=True)
@@ -67,13 +71,41 @@ class Trained:
 
 
 def plan_for(parts: DataParts, config: TrainConfig, seed: int) -> Plan:
-    """The steps of a training. Raises `DataError` when one of them wants more images than there are."""
-    return Plan(len(parts.train), config.batch_size, config.epochs, config.repeats, seed)
+    """The steps of a training.
+
+    Raises `DataError` when one of them wants more images than there are, `RecipeError` when its teacher's logits take too much.
+    """
+    views = None if config.teacher is None else config.teacher.views
+    plan = Plan(len(parts.trained_on), config.batch_size, config.epochs, config.repeats, seed, views)
+    check_views(config, plan, len(parts.classes))
+    return plan
+
+
+def takes_unlabelled(config: TrainConfig) -> bool:
+    """Whether a training can use images without labels: it has a teacher, and mixes no labels."""
+    return config.teacher is not None and not config.mixup and not config.cutmix
+
+
+def check_unlabelled(parts: DataParts, config: TrainConfig, section: str) -> None:
+    """Raises `RecipeError` for images without labels that a training, of this section of a recipe, could not use."""
+    if parts.unlabelled is None:
+        return
+    source = parts.unlabelled.source
+    if config.teacher is None:
+        raise RecipeError(
+            f"{source} holds images without labels, which only a teacher can teach; set {section}.teacher.network, or leave "
+            "data.unlabelled out"
+        )
+    if config.mixup or config.cutmix:
+        raise RecipeError(
+            f"{section}.mixup and {section}.cutmix mix labels, which the images of {source} lack; set both to 0, or leave "
+            "data.unlabelled out"
+        )
 
 
 @dataclass
 class Trainer:
-    """Trains `network` on `parts.train` and scores `anchors` on the search part now and then."""
+    """Trains `network` on `parts.trained_on` and scores `anchors` on the search part now and then."""
 
     network: nn.Module
     parts: DataParts
@@ -89,16 +121,42 @@ class Trainer:
 
     def __post_init__(self) -> None:
         config, self.world = self.config, self.around.world
+        check_unlabelled(self.parts, config, self.work.split()[0])
         skip = self.parts.config.unreadable == "skip"
-        self.images = TrainingImages(self.parts.train, self.parts.preprocessing, config.augment, skip_unreadable=skip)
+        self.images = TrainingImages(self.parts.trained_on, self.parts.preprocessing, config.augment, skip_unreadable=skip)
         self.plan = plan_for(self.parts, config, self.seed)
         self.steps = TrainStep(self.network, self.parts, config, self.choose, self.plan, self.seed, self.world)
         self.device = self.steps.device
         self.state = TrainingState(
             self.network, self.steps.optimizer, self.folder / "checkpoints", config.keep_checkpoints, self.plan.steps_per_epoch,
             None if self.steps.average is None else self.steps.average.module, self.steps.scaler, self.world,
+            self.steps.projector,
         )  # fmt: skip
         self.unreadable: set[int] = set()
+        self.cached = self._cached_teacher()
+        if self.cached is not None:
+            self.steps.known = self.cached.logits
+
+    def _cached_teacher(self) -> CachedTeacher | None:
+        """What keeps the teacher's logits, where the config asks for it."""
+        steps, parts = self.steps, self.parts
+        if steps.teacher is None or self.plan.views is None:
+            return None
+        identity = {
+            "teacher": steps.teacher.identity,
+            "images": parts.trained_on.digest,
+            "unreadable": parts.config.unreadable,
+            "preprocessing": parts.preprocessing.to_dict(),
+            "augment": self.config.augment.model_dump(mode="json"),
+            "seed": self.seed,
+            "arithmetic": [self.device.type, str(steps.dtype), str(steps.amp)],
+        }
+
+        def answer(shares: list[list[Key]]) -> Generator[Tensor, None, None]:
+            for pixels, facts in self._loaded(shares):
+                yield steps.answer(pixels, facts)
+
+        return CachedTeacher(self.around.logits or self.folder / FOLDER, identity, self.plan, len(parts.classes), answer)
 
     # --- the loop ------------------------------------------------------------------------------------------------
 
@@ -111,21 +169,20 @@ class Trainer:
         """
         config, state, plan = self.config, self.state, self.plan
         state.load_newest()
-        hooks = [*self.around.hooks]
-        if config.tensorboard and self.world.leads:
-            hooks.append(tensorboard_hook(self.folder / "tensorboard", state.step))
-        log = TrainingLog(self.folder if self.world.leads else None, state.step, hooks)
         loss_sum = torch.tensor(state.epoch_sums.get("loss", 0.0), dtype=torch.float64, device=self.device)
         self.steps.skipped.fill_(state.epoch_sums.get("skipped", 0.0))
         watch, saved = Stopwatch(), time.monotonic()
-        forward = self.world.wrap(self.network, some_unused=isinstance(self.network, Supernet))
+        forward = self.world.wrap(self.steps.trained, some_unused=isinstance(self.network, Supernet))
         self.network.train()
-        with deterministic(self.device), stop_wish() as wish:
+        with self._tracked() as hooks, deterministic(self.device), stop_wish() as wish:
+            log = TrainingLog(self.folder if self.world.leads else None, state.step, hooks)
             loader = self.loader(state.step)
             last = plan.steps if until is None else min(plan.steps, until * plan.steps_per_epoch)
             while state.step < last and not self._has_stopped_rising():
-                asked = time.perf_counter()
                 try:
+                    if not self._teacher_has_spoken(wish):
+                        self._stop(wish, loss_sum)
+                    asked = time.perf_counter()
                     pixels, facts = next(loader)
                 except TrainingError:
                     time.sleep(SAME_WISH_S / 4)
@@ -161,8 +218,10 @@ class Trainer:
                 if late or self._ends_epoch():
                     self._save(loss_sum)
                     saved = time.monotonic()
-        if self.is_finished and config.differences.patience is not None and state.best is not None:
-            state.load_best()
+        if self.is_finished:
+            forget(self.folder)
+            if config.differences.patience is not None and state.best is not None:
+                state.load_best()
         return Trained(state.result.eval(), state.history)
 
     @property
@@ -171,6 +230,21 @@ class Trainer:
         return self.state.step >= self.plan.steps or self._has_stopped_rising()
 
     # --- now and then --------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _tracked(self) -> Iterator[list[Hook]]:
+        """Who gets every record of the log while the block runs."""
+        asked = [*self.around.trackers, *([TensorBoard] if self.config.tensorboard else [])]
+        settings = {"work": self.work, "seed": self.seed, "metric": self.metric, **self.config.model_dump(mode="json")}
+        told = Told(folder=self.folder, first_step=self.state.step, settings=settings)
+        with tracked(list(dict.fromkeys(asked)) if self.world.leads else [], told) as hooks:
+            yield [*self.around.hooks, *hooks]
+
+    def _teacher_has_spoken(self, wish: StopWish) -> bool:
+        """Sees to it that the logits of the epoch are there, where they are kept; False: asked to stop before they were."""
+        if self.cached is None:
+            return True
+        return self.cached.fill(self.state.epoch, self.world, self.around.progress, lambda: wish.signal_number != 0)
 
     def _save(self, loss_sum: Tensor) -> None:
         self.state.epoch_sums = {"loss": float(loss_sum), "skipped": float(self.steps.skipped)}
@@ -263,7 +337,7 @@ class Trainer:
             )
 
     def _name(self, position: int) -> str:
-        return called(self.parts.train.images, self.parts.train.indices[position])
+        return called(self.images.part.images, self.images.part.indices[position])
 
     def _show(self, record: dict[str, Any]) -> None:
         scores = " ".join(f"{100 * entry['value']:.1f} %" for entry in self.state.last_scores.values())
@@ -275,7 +349,9 @@ class Trainer:
 
     def loader(self, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's share of the images of each step from `first_step` on: uint8 [B, C, H, W] and facts [B, 3]."""
-        shares = self.plan.shares(first_step, self.world.rank, self.world.size, self.config.accumulate)
+        return self._loaded(self.plan.shares(first_step, self.world.rank, self.world.size, self.config.accumulate))
+
+    def _loaded(self, shares: Iterable[list[Key]]) -> Iterator[tuple[Tensor, Tensor]]:
         return loaded(
             self.images,
             shares,

@@ -15,13 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 import torch
 
 from autoformer import __version__
 from autoformer.cli.chain.helpers import helpers
 from autoformer.cli.chain.legs import Question, check_race
-from autoformer.cli.chain.parent import as_begun, begun_with, has_parent, taught_by, told_of_parent
+from autoformer.cli.chain.parent import as_begun, begun_with, check_taught, has_parent, taught_by, to_be_taught, told_of_parent
 from autoformer.cli.chain.race import deliver, run_race
 from autoformer.cli.chain.recipe import Recipe
 from autoformer.cli.chain.starting import beginning, with_usual
@@ -32,8 +31,10 @@ from autoformer.data.loading import check_readable, load_parts, without_recorded
 from autoformer.data.parts import DataParts, TestPart, describe_parts
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import RecipeError
-from autoformer.evaluate import EvaluationSet, Predict, predict_with, predictions
+from autoformer.evaluate import EvaluationSet, Predict, predict_with
 from autoformer.export.artefacts import ExportSource, export_network
+from autoformer.export.judging.answers import ask
+from autoformer.export.judging.mistakes import save_mistakes, worst_mistakes
 from autoformer.export.manifest import Manifest
 from autoformer.export.predictor import Predictor, open_predictor
 from autoformer.files import claim_folder, file_digest, read_json, sole_worker, write_json
@@ -47,7 +48,7 @@ from autoformer.profiling.measuring.measure import MeasureConfig
 from autoformer.profiling.profiles.artefact_costs import counted_flops
 from autoformer.profiling.profiles.int8_speed import note_int8_speed
 from autoformer.profiling.profiles.latency import Profile, profile_until_valid
-from autoformer.profiling.reports.run_folder import Run
+from autoformer.profiling.reports.run_folder import FP32, Run
 from autoformer.profiling.reports.run_page import build_report
 from autoformer.profiling.tables.costs import TableCosts, margin_of, searched_with
 from autoformer.profiling.tables.limit import finally_chosen
@@ -67,7 +68,9 @@ from autoformer.settings import write_yaml
 from autoformer.space import SearchSpace
 from autoformer.temporary import temporary_folder
 from autoformer.tensors import read_tensors
+from autoformer.training.cached_teacher import size_line
 from autoformer.training.runs import finetune, train_supernet
+from autoformer.training.trackers import trackers_of
 from autoformer.training.trainer import Surroundings, plan_for
 
 GRAPHS = "graphs"  # folder of exported networks that are timed, until the choice is made
@@ -76,15 +79,21 @@ Result = TypeVar("Result")
 
 
 def run_recipe(
-    recipe: Recipe, out: Path, progress: Progress = silent, workers: str = "1", say: Callable[[str], None] = lambda line: None
+    recipe: Recipe,
+    out: Path,
+    progress: Progress = silent,
+    workers: str = "1",
+    say: Callable[[str], None] = lambda line: None,
+    log: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Runs the whole chain into `out` and gives the content of its `report.json`.
 
     `workers` processes share the search step (`helpers`), with the result of one. `say` is told what the images are and how
-    large the search will be. Called again it goes on where it stopped; a finished run is only read. Raises `BudgetError` before
-    anything is trained when no network keeps the budget, and `OutputExistsError` when `out` holds a run of another recipe or of
-    other data.
+    large the search will be, the trackers named by `log` how the trainings go. Called again it goes on where it stopped; a
+    finished run is only read. Raises `BudgetError` before anything is trained when no network keeps the budget, and
+    `OutputExistsError` when `out` holds a run of another recipe or of other data.
     """
+    trackers_of(log)  # whose package may be missing
     plan = planned(recipe, out, progress, say)
     recipe, parts = plan.recipe, plan.parts
     identity = {"kind": "run", "recipe": plan.stated, "data": parts.digest}
@@ -95,7 +104,7 @@ def run_recipe(
         _check_finished(out)
         return read_json(out / "report.json", "format", "chosen", "test", "budget")
     with sole_worker(out):
-        return _run(plan, out, Telling(progress, say, workers))
+        return _run(plan, out, Telling(progress, say, workers, tuple(log)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,11 +136,13 @@ def planned(recipe: Recipe, out: Path, progress: Progress = silent, say: Callabl
         parts = check_readable(parts, progress)  # an image that cannot be read should not end a run after its training
     teachers = (line for config in (recipe.train, recipe.finetune) for line in teacher_line(config.teacher, parts))
     search = f"search: {SearchPlan.of(len(parts.search), recipe.search)}"
-    for line in (*describe_parts(parts), *teachers, search):
+    taught = to_be_taught(recipe)  # what cannot be done, as a batch larger than the set, should not end a run after its training
+    plans = [plan_for(parts, config, recipe.seed) for config in (taught.train, taught.finetune)]
+    kept = dict.fromkeys(line for each in plans for line in size_line(each, len(parts.classes)))
+    for line in (*describe_parts(parts), *teachers, search, *kept):
         say(line)
-    for config in (recipe.train, recipe.finetune):  # a batch larger than the set should not end a run after its training
-        plan_for(parts, config, recipe.seed)
     recipe, stated = as_begun(recipe, out)
+    check_taught(recipe, parts)
     recipe = recipe.model_copy(update={"train": with_usual(recipe.train, out / "supernet")})
     space, start, _ = beginning(recipe, parts)
     counted = recipe.budget.model_copy(update={"max_latency": None})
@@ -158,13 +169,15 @@ class Telling:
     progress: Progress
     say: Callable[[str], None]
     workers: str
+    log: tuple[str, ...] = ()  # names of trackers
 
 
 def _run(plan: Planned, out: Path, telling: Telling) -> dict[str, Any]:
     recipe, parts, space, start = plan.recipe, plan.parts, plan.space, plan.start
     progress, say, workers = telling.progress, telling.say, telling.workers
     parent: Path | None = None
-    steps, around = Steps(out, steps_of(recipe), say), Surroundings(progress=progress)
+    steps = Steps(out, steps_of(recipe), say)
+    around = Surroundings(progress=progress, trackers=trackers_of(telling.log))
     run = {
         "format": "autoformer/run/1",
         "version": __version__,
@@ -208,7 +221,7 @@ def _run(plan: Planned, out: Path, telling: Telling) -> dict[str, Any]:
             finetune=recipe.finetune, profile=recipe.profile, table=costs.table if isinstance(costs, TableCosts) else None,
             metric=recipe.metric, seed=recipe.seed, graphs=out / GRAPHS,
         )  # fmt: skip
-        with step_helpers("race", recipe, out, workers):
+        with step_helpers("race", recipe, out, workers, telling.log):
             record = steps.timed("race", lambda: run_race(question, out / "race", around, say))
         deliver(record, out / "race", out / "finetuned")
         shutil.rmtree(out / "race" / "winner", ignore_errors=True)  # where the processes that helped put it
@@ -239,7 +252,9 @@ def _run(plan: Planned, out: Path, telling: Telling) -> dict[str, Any]:
 
 
 @contextmanager
-def step_helpers(step: Literal["search", "race"], recipe: Recipe, out: Path, workers: str) -> Iterator[None]:
+def step_helpers(
+    step: Literal["search", "race"], recipe: Recipe, out: Path, workers: str, log: Sequence[str] = ()
+) -> Iterator[None]:
     """While the block runs, a step of the run is shared by `workers` processes: the others run its command for the run's folder.
 
     They read the finished supernet with its images, the run's latency table and its recipe, so what they do is the same;
@@ -254,6 +269,7 @@ def step_helpers(step: Literal["search", "race"], recipe: Recipe, out: Path, wor
         words = [step, "--supernet", str(out / "supernet"), "--out", str(out / step), "--recipe", str(same)]
         if step == "race":
             words += ["--search", str(out / "search")]  # which knows the limits
+            words += [word for name in log for word in ("--log", name)]
         for name, limit in recipe.budget if step == "search" else ():
             if limit is not None:
                 words += [f"--{name.replace('_', '-')}", limit]
@@ -345,7 +361,10 @@ def _onnx_models(folder: Path) -> dict[str, Predict]:
 def score_on_test(
     predictors: dict[str, Predict], test: TestPart, preprocessing: Preprocessing, out: Path, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Reads the test part once per predictor and writes `out/test.json`: labels, and each one's predictions."""
+    """Reads the test part once per predictor and writes `out/test.json`: labels, and each one's predictions.
+
+    The worst mistakes of the file that is delivered, with their pictures, go into `mistakes.json` before.
+    """
     path = out / "test.json"
     record: dict[str, Any] = {"format": "autoformer/test/1", "split": test.digest, "guesses": {}}
     if path.exists():
@@ -353,9 +372,13 @@ def score_on_test(
     for name, predict in predictors.items():
         if name not in record["guesses"]:
             own = predict.preparation(preprocessing) if isinstance(predict, Predictor) else preprocessing  # it may take uint8
-            images = EvaluationSet.of(test.read(name, out / LEDGER), own)
-            record["guesses"][name] = np.asarray(predictions(predict, images, progress=progress)).tolist()
-            record["labels"] = images.labels.tolist()
+            parts = [test.read(name, out / LEDGER)]
+            answers = ask(predict, parts, own, progress=progress)
+            if name == FP32:
+                worst = worst_mistakes(answers, parts, own.value_range)
+                save_mistakes(worst, out, reader=name, split=test.digest)
+            record["guesses"][name] = answers.predicted.tolist()
+            record["labels"] = answers.labels.tolist()
             write_json(record, path)
     return record
 

@@ -27,7 +27,7 @@ from autoformer.space import SearchSpace
 from autoformer.tensors import tensors_digest
 from autoformer.training.config import FinetuneConfig, ParentConfig, TeacherConfig
 from autoformer.training.runs import finetune
-from autoformer.training.trainer import Surroundings
+from autoformer.training.trainer import Surroundings, check_unlabelled
 
 FOLDER = "parent"
 
@@ -59,7 +59,7 @@ def told_of_parent(recipe: Recipe, parts: DataParts, out: Path, around: Surround
     def told(work: str, done: int, total: int, note: str = "") -> None:
         around.progress("finetune parent", done, total, note)
 
-    network, own = unfinetuned(words, parts, recipe.seed)
+    network, own = unfinetuned(words, parts.labelled, recipe.seed)
     finetune(
         network, own, finetune_of(recipe.parent, recipe.finetune), out / FOLDER, metric=recipe.metric, seed=recipe.seed,
         around=replace(around, progress=told),
@@ -96,12 +96,30 @@ def begun_with(folder: Path, parts: DataParts, space: SearchSpace) -> Supernet:
 
 def taught_by(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with the parent as the teacher of every training that names no other."""
-    parent = recipe.parent
-    if parent is None or not parent.teaches:
+    if recipe.parent is None or not recipe.parent.teaches:
         return recipe
     record = record_of_network(folder) or {}
     weights = record.get("weights_digest") or tensors_digest(open_network(str(folder)).network.state_dict())
-    teacher = TeacherConfig(network=str(folder), weights=weights, weight=parent.weight, temperature=parent.temperature)
+    return _with_teacher(recipe, recipe.parent, TeacherConfig(network=str(folder), weights=weights))
+
+
+def to_be_taught(recipe: Recipe) -> Recipe:
+    """The recipe as it will be taught, for what is checked before there is a parent."""
+    if recipe.parent is None or not recipe.parent.teaches or not has_parent(recipe):
+        return recipe
+    return _with_teacher(recipe, recipe.parent, TeacherConfig(network=FOLDER))
+
+
+def check_taught(recipe: Recipe, parts: DataParts) -> None:
+    """Raises `RecipeError` for images without labels that a training of a run could not use."""
+    taught = to_be_taught(recipe)
+    for section, config in (("train", taught.train), ("finetune", taught.finetune)):
+        check_unlabelled(parts, config, section)
+
+
+def _with_teacher(recipe: Recipe, parent: ParentConfig, network: TeacherConfig) -> Recipe:
+    told = {name: getattr(parent, name) for name in ("weight", "temperature", "features", "views", "cache_mib")}
+    teacher = network.model_copy(update=told)
     changes = {
         name: config.model_copy(update={"teacher": teacher})
         for name, config in (("train", recipe.train), ("finetune", recipe.finetune))

@@ -65,7 +65,7 @@ def _prices(plan: Planned, out: Path, folder: Path, around: Surroundings) -> Ite
     if has_parent(recipe) and not knows_classes(recipe.train.start, parts):
         assert recipe.parent is not None
         assert recipe.train.start is not None
-        network, own = unfinetuned(recipe.train.start, parts, recipe.seed)
+        network, own = unfinetuned(recipe.train.start, parts.labelled, recipe.seed)
         config = finetune_of(recipe.parent, recipe.finetune)
         yield _training("parent", trainer_of(network, own, config, out, seed=recipe.seed, around=around), out)
         assert isinstance(network, Subnet)
@@ -73,6 +73,8 @@ def _prices(plan: Planned, out: Path, folder: Path, around: Surroundings) -> Ite
             network, folder / "parent", preprocessing=parts.preprocessing, classes=parts.classes, record={"data": parts.record}
         )
         recipe = taught_by(recipe, folder / "parent")
+    elif has_parent(recipe):
+        recipe = taught_by(recipe, Path(str(recipe.train.start)))
     supernet = plan.start or fresh_supernet(plan.space, recipe.train, recipe.seed)
     largest = Subnet.from_supernet(supernet, plan.space.largest)
     one_s = _timed_s(recipe, largest, plan.space.image_size, folder)

@@ -2,6 +2,7 @@
 
     entrants.json    who started, once measured
     entrants/        the trainings
+    logits/          what their teacher says, while they run; those that see the same images share it
     race.json        the result
 
 It goes on where it was stopped, and processes may share it.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from autoformer.cli.chain.entrants import RESERVE, Field, Networks, Selection
@@ -42,6 +44,7 @@ from autoformer.records import from_json, to_json
 from autoformer.search.candidate import packed
 from autoformer.search.record import SearchRecord
 from autoformer.temporary import remove_leftovers
+from autoformer.training.cached_teacher import FOLDER
 from autoformer.training.config import FinetuneConfig
 from autoformer.training.trainer import Surroundings
 
@@ -104,7 +107,8 @@ def run_race(question: Question, out: Path, around: Surroundings, say: Callable[
     for line in plan_lines(started, schedule, question.limits, unmeasured):
         say(line)
     images = Images.of(question.parts, search.result)
-    legs = Legs(question=question, networks=networks, field=started, images=images, out=out, around=around)
+    shared = replace(around, logits=out / FOLDER)
+    legs = Legs(question=question, networks=networks, field=started, images=images, out=out, around=shared)
     finish = Race(started.entrants, schedule, legs, images.labels, question.metric).finish()
     if finish is None:
         raise TrainingError(
@@ -121,6 +125,7 @@ def _tidy(out: Path) -> None:
     """Removes what a finished race needs no more; also by a later start, where the one that finished it was killed before."""
     for checkpoints in out.glob("entrants/*/x*/network/checkpoints"):
         shutil.rmtree(checkpoints, ignore_errors=True)
+    shutil.rmtree(out / FOLDER, ignore_errors=True)
     for graph in (out / "measuring").glob("*.*"):  # the folder stays: another process may be about to ask for it
         if graph.is_file() and graph.name != ".lock":
             graph.unlink()

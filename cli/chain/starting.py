@@ -10,8 +10,8 @@ import torch
 
 from autoformer.cli.chain.recipe import Recipe
 from autoformer.data.classes import are_the_same
-from autoformer.data.loading import check_readable, load_parts, parts_of_record, without_recorded
-from autoformer.data.parts import DataConfig, DataParts
+from autoformer.data.loading import check_readable, load_parts, parts_of_record, with_unlabelled, without_recorded
+from autoformer.data.parts import UNLABELLED, DataConfig, DataParts
 from autoformer.errors import DataError, RecipeError
 from autoformer.files import TIMM, read_json
 from autoformer.networks.folders import images_of_supernet, load_subnet, record_of_network
@@ -111,8 +111,8 @@ def network_and_parts(
         return network_for(words, load_parts(DataConfig.model_validate({**given, "image_size": size})), seed)
     network, preprocessing, classes = load_subnet(Path(words))
     record = read_json(Path(words) / "subnet.json", "data")["data"]
-    if not given and image_size is None:
-        return network, parts_of_record(record), False
+    if not set(given) - {UNLABELLED} and image_size is None:
+        return network, _of_record(record, given), False
     own = DataConfig() if "source" in given else parts_of_record(record).config
     changes = {"image_size": preprocessing.input_size, **given} | ({} if image_size is None else {"image_size": image_size})
     parts = load_parts(DataConfig.model_validate({**own.model_dump(), **changes}))
@@ -144,13 +144,19 @@ def _classifier_and_parts(
     record = None if words.startswith(TIMM) else record_of_network(Path(words))
     if "source" not in given and record is None:
         raise DataError(f"{words} brings no images; give --data")
-    if record is not None and not given and image_size is None:
-        parts = parts_of_record(record["data"])
+    if record is not None and not set(given) - {UNLABELLED} and image_size is None:
+        parts = _of_record(record["data"], given)
     else:
         size = image_size or given.get("image_size") or usual_size(words)
         own = DataConfig() if record is None or "source" in given else parts_of_record(record["data"]).config
         parts = load_parts(DataConfig.model_validate({**own.model_dump(), **given, "image_size": size}))
     return classifier_from(words, parts, seed)
+
+
+def _of_record(record: Mapping[str, Any], given: Mapping[str, Any]) -> DataParts:
+    """The parts of a record, with images without labels where they are given."""
+    parts = parts_of_record(record)
+    return with_unlabelled(parts, Path(given[UNLABELLED])) if given.get(UNLABELLED) is not None else parts
 
 
 def without_head(network: Network) -> Network:

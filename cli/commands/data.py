@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoformer.cli.options import GroupBy, Json, Quiet, Set
+from autoformer.cli.options import GroupBy, Json, Quiet, Set, Unlabelled
 
 if TYPE_CHECKING:
     from autoformer.data.check import DataCheck
@@ -31,6 +31,7 @@ def check(
         str, typer.Argument(help="digits, a folder, a .tar file, or a data set name of timm: torch/cifar10@FOLDER.")
     ],
     group_by: GroupBy = None,
+    unlabelled: Unlabelled = None,
     near: Annotated[bool, typer.Option("--near/--no-near", help="Compare all images across parts for near duplicates.")] = True,
     settings: Set = None,
     json: Json = False,
@@ -52,7 +53,7 @@ def check(
     from autoformer.data.check import check_data
 
     overrides = [f"data.{setting.removeprefix('data.')}" for setting in settings or ()]
-    given = {"data.source": source, "data.group_by": group_by}
+    given = {"data.source": source, "data.group_by": group_by, "data.unlabelled": unlabelled}
     config = parse_recipe({}, overrides, "data check", given).data
     chosen: list[RecipeChoice] = []
 
@@ -63,7 +64,11 @@ def check(
     with progress_bar(quiet) as progress:
         found = check_data(config, near=near, choose_size=size_of, progress=progress)
     choice = chosen[0] if chosen and found.is_usable else None
-    command = choice and choice.command(source, [*overrides, *([] if group_by is None else [f"data.group_by={group_by}"])])
+    if group_by is not None:
+        overrides.append(f"data.group_by={group_by}")
+    if unlabelled is not None and choice is not None and choice.start is not None:  # which teaches
+        overrides.append(f"data.unlabelled={unlabelled}")
+    command = choice and choice.command(source, overrides)
     if json:
         print_json({**found.to_dict(), "recipe": choice and asdict(choice), "next": command})
     else:
@@ -78,7 +83,8 @@ def _show(found: DataCheck) -> None:
     from autoformer.cli.console import print_facts, print_table, say
 
     if found.classes:
-        print_facts(found.source, {"parts": found.layout, "classes": len(found.classes)})
+        beside = {} if found.unlabelled is None else {"unlabelled": f"{found.unlabelled} images, for distillation only"}
+        print_facts(found.source, {"parts": found.layout, "classes": len(found.classes), **beside})
         names = list(found.images)
         order = sorted(range(len(found.classes)), key=lambda label: (found.images["train"][label], label))
         shown = order if len(order) <= 2 * SHOWN_CLASSES else order[:SHOWN_CLASSES]

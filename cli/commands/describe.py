@@ -102,9 +102,12 @@ def facts_of_folder(path: Path) -> dict[str, Any]:
         if not isinstance(record["data"], dict):
             raise CheckpointError(f"{file} does not describe its images: data is not an object; it was edited or damaged")
         try:
-            return {**facts_of_space(SearchSpace.from_dict(record["space"])), "data": record["data"].get("source")}
+            facts = {**facts_of_space(SearchSpace.from_dict(record["space"])), "data": record["data"].get("source")}
         except ArchitectureError as error:
             raise CheckpointError(f"{file} is damaged: {error}") from error
+        parts = record["data"].get("parts")
+        beside = parts.get("unlabelled") if isinstance(parts, dict) else None
+        return {**facts, "unlabelled": beside.get("images")} if isinstance(beside, dict) else facts
     if (path / "search.json").exists():
         return facts_of_search(path)
     if (path / "race.json").exists():

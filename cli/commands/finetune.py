@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autoformer.cli.options import Data, GroupBy, Json, Metric, Out, Quiet, Recipe, Seed, Set
+from autoformer.cli.options import Data, GroupBy, Json, Log, Metric, Out, Quiet, Recipe, Seed, Set, Unlabelled
 
 
 def finetune(
@@ -22,9 +22,11 @@ def finetune(
         int | None, typer.Option("--image-size", min=4, help="Pixels. Default: the size the network takes.")
     ] = None,
     group_by: GroupBy = None,
+    unlabelled: Unlabelled = None,
     metric: Metric = None,
     seed: Seed = None,
     settings: Set = None,
+    log: Log = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -51,27 +53,34 @@ def finetune(
     from autoformer.metric import WORDS
     from autoformer.networks.folders import record_of_network
     from autoformer.pretrained.classifier import Classifier
+    from autoformer.training.cached_teacher import size_line
     from autoformer.training.distributed import joined
     from autoformer.training.runs import finetune as finetune_network
-    from autoformer.training.trainer import Surroundings
+    from autoformer.training.runs import folded
+    from autoformer.training.trackers import trackers_of
+    from autoformer.training.trainer import Surroundings, plan_for
 
+    trackers = trackers_of(log or ())
     chosen = recipe_of(recipe, "finetune", settings, seed)
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
     with joined() as world, progress_bar(quiet or not world.leads) as progress:
         about = {name: getattr(chosen.data, name) for name in chosen.data.model_fields_set} if data or not recipe else {}
-        about |= {key: value for key, value in (("source", data), ("group_by", group_by)) if value is not None}
+        options = {"source": data, "group_by": group_by, "unlabelled": unlabelled}
+        about |= {key: value for key, value in options.items() if value is not None}
         network, parts, new_head = network_and_parts(subnet, about, image_size, chosen.seed)
         parts = readable(parts, out, world, progress)
         sought = metric_of(metric, chosen.metric if recipe is not None else None, record_of_network(Path(subnet)))
+        shown = folded(parts) if chosen.finetune.fold_search else parts
+        size = size_line(plan_for(shown, chosen.finetune, chosen.seed), len(parts.classes))
         if world.leads and not quiet:
-            for line in (*describe_parts(parts), *teacher_line(chosen.finetune.teacher, parts)):
+            for line in (*describe_parts(parts), *teacher_line(chosen.finetune.teacher, parts), *size):
                 note(line)
             if new_head:
                 note(f"a new head for {len(parts.classes)} classes")
             if isinstance(network, Classifier) and chosen.finetune.drop_path_rate and not network.has_drop_path:
                 note(f"timm's {network.name} has no stochastic depth; drop_path_rate is left out")
-        around = Surroundings(world, progress)
+        around = Surroundings(world, progress, trackers=trackers)
         finetune_network(network, parts, chosen.finetune, out, metric=sought, seed=chosen.seed, around=around)
         if not world.leads:
             return

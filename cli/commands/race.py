@@ -12,6 +12,7 @@ from autoformer.cli.options import (
     Data,
     Json,
     LatencyTable,
+    Log,
     MaxFlops,
     MaxLatency,
     MaxParams,
@@ -54,6 +55,7 @@ def race(
     workers: Annotated[
         str, typer.Option("--workers", help="Processes that share the race on this machine; auto: one per GPU.")
     ] = "1",
+    log: Log = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -86,8 +88,11 @@ def race(
     from autoformer.profiling.race.config import RaceConfig
     from autoformer.profiling.tables.table import LatencyTable as Table
     from autoformer.search.record import SearchRecord
-    from autoformer.training.trainer import Surroundings
+    from autoformer.training.cached_teacher import size_line
+    from autoformer.training.trackers import trackers_of
+    from autoformer.training.trainer import Surroundings, plan_for, takes_unlabelled
 
+    trackers = trackers_of(log or ())
     chosen = recipe_of(recipe, "race", settings, seed)
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
@@ -98,13 +103,17 @@ def race(
     record, trained = SearchRecord.load(search), read_json(supernet / "supernet.json", "data")
     table = None if latency_table is None else Table.load(latency_table)
     given = BudgetConfig(max_params=max_params, max_flops=max_flops, max_latency=max_latency)
+    parts = parts_of_record(trained["data"], data, unlabelled=takes_unlabelled(chosen.finetune))
     question = Question(
-        supernet=supernet, search=search, parts=parts_of_record(trained["data"], data), race=config, finetune=chosen.finetune,
+        supernet=supernet, search=search, parts=parts, race=config, finetune=chosen.finetune,
         limits=limits_of(record, given, table), profile=chosen.profile, table=table, metric=record.result.metric,
         seed=chosen.seed,
     )  # fmt: skip
+    if not quiet:
+        for line in size_line(plan_for(question.parts, chosen.finetune, chosen.seed), len(question.parts.classes)):
+            note(line)
     with helpers(workers), progress_bar(quiet) as progress:
-        around = Surroundings(progress=progress)
+        around = Surroundings(progress=progress, trackers=trackers)
         found = run_race(question, out, around, (lambda line: None) if quiet or json else note)
         deliver(found, out, out / "winner")
     if json:

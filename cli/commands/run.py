@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autoformer.cli.chain.helpers import processes
-from autoformer.cli.options import Data, GroupBy, Json, LatencyTable, MaxFlops, MaxLatency, MaxParams, Metric, Quiet, Seed, Set
+from autoformer.cli.options import (
+    Data,
+    GroupBy,
+    Json,
+    LatencyTable,
+    Log,
+    MaxFlops,
+    MaxLatency,
+    MaxParams,
+    Metric,
+    Quiet,
+    Seed,
+    Set,
+    Unlabelled,
+)
 
 if TYPE_CHECKING:
     from autoformer.cli.chain.recipe import Recipe
@@ -38,6 +52,7 @@ def run(
         str | None, typer.Option("--device", metavar="cpu|cuda|cuda:N", help="What trains. Default: a GPU where there is one.")
     ] = None,
     group_by: GroupBy = None,
+    unlabelled: Unlabelled = None,
     metric: Metric = None,
     seed: Seed = None,
     settings: Set = None,
@@ -48,6 +63,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what each step would take here, measured; train and write nothing.")
     ] = False,
+    log: Log = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -79,7 +95,10 @@ def run(
         Asked(
             recipe=recipe, data=data, group_by=group_by, start=start, epochs=epochs, settings=settings or [],
             limits={"max_params": max_params, "max_flops": max_flops, "max_latency": max_latency},
-            others={"metric": metric and metric.value, "seed": seed, "profile.table": latency_table and str(latency_table)},
+            others={
+                "data.unlabelled": unlabelled, "metric": metric and metric.value, "seed": seed,
+                "profile.table": latency_table and str(latency_table),
+            },
         )
     )  # fmt: skip
     if not quiet:
@@ -90,7 +109,7 @@ def run(
         _show_price(chosen.recipe, folder, json, quiet)
         return
     with progress_bar(quiet) as progress:
-        report = run_recipe(chosen.recipe, folder, progress, workers, (lambda line: None) if quiet else note)
+        report = run_recipe(chosen.recipe, folder, progress, workers, (lambda line: None) if quiet else note, log or ())
     if json:
         print_json(report)
         return

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoformer.cli.options import Data, GroupBy, Json, Metric, Out, Quiet, Seed, Set
+from autoformer.cli.options import Data, GroupBy, Json, Log, Metric, Out, Quiet, Seed, Set, Unlabelled
 
 if TYPE_CHECKING:
     from autoformer.cli.chain.recipe import Recipe
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from autoformer.networks.supernet import Supernet
     from autoformer.space import SearchSpace
     from autoformer.training.distributed import World
+    from autoformer.training.runs import Rehearsal
 
 
 def train(
@@ -31,12 +32,14 @@ def train(
         ),
     ] = None,
     group_by: GroupBy = None,
+    unlabelled: Unlabelled = None,
     metric: Metric = None,
     seed: Seed = None,
     settings: Set = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the parts, and the measured time and disk it will take; train nothing.")
     ] = False,
+    log: Log = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -55,20 +58,25 @@ def train(
     from autoformer.cli.console import note, progress_bar
     from autoformer.data.loading import load_parts
     from autoformer.data.parts import describe_parts
+    from autoformer.training.cached_teacher import size_line
     from autoformer.training.distributed import joined
     from autoformer.training.runs import train_supernet
-    from autoformer.training.trainer import Surroundings
+    from autoformer.training.trackers import trackers_of
+    from autoformer.training.trainer import Surroundings, plan_for
 
+    trackers = trackers_of(log or ())
     given = {
-        "data.source": data, "data.group_by": group_by, "metric": metric and metric.value, "seed": seed,
+        "data.source": data, "data.group_by": group_by, "data.unlabelled": unlabelled, "metric": metric and metric.value,
+        "seed": seed,
     }  # fmt: skip
     chosen, lines = recipe_from(recipe, start, settings or [], given)
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
     with joined() as world, progress_bar(quiet or not world.leads) as progress:
         parts = readable(load_parts(chosen.data), out, world, progress)
+        kept = size_line(plan_for(parts, chosen.train, chosen.seed), len(parts.classes))
         if not quiet and world.leads:
-            for line in (*lines, *describe_parts(parts), *teacher_line(chosen.train.teacher, parts)):
+            for line in (*lines, *describe_parts(parts), *teacher_line(chosen.train.teacher, parts), *kept):
                 note(line)
         chosen = chosen.model_copy(update={"train": with_usual(chosen.train, out)})
         space, begun, new_head = beginning(chosen, parts)
@@ -79,7 +87,7 @@ def train(
             return
         train_supernet(
             space, parts, chosen.train, out, start=begun, seed=chosen.seed, metric=chosen.metric,
-            around=Surroundings(world, progress),
+            around=Surroundings(world, progress, trackers=trackers),
         )  # fmt: skip
         if world.leads:
             _show_result(out, chosen.metric, json)
@@ -110,10 +118,18 @@ def _show_price(
         "steps": f"{price.steps} of {recipe.train.batch_size} images",
         "time per step": f"{1000 * price.seconds_per_step:.3g} ms (median of {price.steps_measured})",
         "waiting for images": f"{100 * price.wait_share:.2g} % of it",
-        "all steps": f"{price.hours:.3g} hours, on {world.size} process{'es' if world.size > 1 else ''} like this one",
+        "in all": f"{price.hours:.3g} hours, on {world.size} process{'es' if world.size > 1 else ''} like this one",
+        **_price_of_teacher(price),
         "disk": f"{price.disk_bytes / 2**20:.0f} MiB of {price.free_bytes / 2**20:.0f} MiB free",
     }
     print_facts(f"{out}: nothing written", facts)
+
+
+def _price_of_teacher(price: Rehearsal) -> dict[str, str]:
+    if not price.logits_bytes:
+        return {}
+    size = price.logits_bytes / 2**20
+    return {"teacher, before them": f"{price.teacher_hours:.3g} hours of those; its logits take {size:.1f} MiB of the disk"}
 
 
 def _show_result(out: Path, metric: str, json: bool) -> None:

@@ -200,8 +200,8 @@ def layer_section(layers: Sequence[Mapping[str, Any]], sources: Sequence[str] = 
     if not layers:
         return []
     text = (
-        "Times of layers are taken with the runtime's profiler, which adds some to each, so small layers seem larger than they are. "
-        "Shares are of the time under the profiler: they say where the time goes, and not how long a run takes."
+        "Times of layers are taken with the runtime's profiler, which adds some to each, so small layers seem larger than they "
+        "are. Shares are of the time under the profiler: they say where the time goes, and not how long a run takes."
     )
     tables = tuple(layer_table(one, source) for one, source in zip(layers, sources, strict=True))
     return [Section(name="layers", title="Where the time goes", text=(text,), tables=tables, figures=("layers",))]

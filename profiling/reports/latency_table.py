@@ -96,8 +96,8 @@ def table_figure(run: Run) -> Figure:
     table = run.table
     assert table is not None
     caption = (
-        f"Measurement conditions: {table.measurement_conditions}. On the line a prediction is right; above it a network is slower. "
-        "Networks of the table are predicted by a fit without them. Bars are 95 % intervals; times of finalists "
+        f"Measurement conditions: {table.measurement_conditions}. On the line a prediction is right; above it a network is "
+        "slower. Networks of the table are predicted by a fit without them. Bars are 95 % intervals; times of finalists "
         "and race are divided by the machine speed factor."
     )
     views = {"measured against predicted": _against_predicted(run, table), "against FLOPs": _against_flops(run, table)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -232,6 +234,36 @@ with sole_worker(Path({str(tmp_path)!r})):
     assert subprocess.run([sys.executable, "-c", code]).returncode == 7
     with sole_worker(tmp_path):
         pass
+
+
+def test_the_lock_of_a_folder_is_gone_when_the_work_is_done_and_while_it_lasts_nobody_else_comes_in(tmp_path: Path) -> None:
+    with sole_worker(tmp_path):
+        assert (tmp_path / ".lock").exists()
+        with pytest.raises(OutputExistsError, match="another process works in"), sole_worker(tmp_path):
+            pass
+        assert (tmp_path / ".lock").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_its_holder_removed_meanwhile_is_not_taken_for_the_one_that_lies_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening the file and holding it another process may end, and a third begin."""
+    flock, calls = fcntl.flock, []
+
+    def meanwhile(lock: Any, how: int) -> None:
+        calls.append(how)
+        if len(calls) == 1:
+            (tmp_path / ".lock").unlink()
+            (tmp_path / ".lock").touch()
+        flock(lock, how)
+
+    monkeypatch.setattr(fcntl, "flock", meanwhile)
+    with sole_worker(tmp_path):
+        assert len(calls) == 2
+        monkeypatch.undo()
+        with pytest.raises(OutputExistsError), sole_worker(tmp_path):
+            pass
 
 
 def test_pipes_among_words_are_refused_and_what_the_system_names_is_not(tmp_path: Path) -> None:

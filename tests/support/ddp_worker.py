@@ -1,7 +1,7 @@
 """What each process of the distributed tests runs: one training of a small supernet on digits, in float64.
 
 python ddp_worker.py FOLDER CONFIG_AS_JSON; alone, or as one of those that the environment describes. It may name another
-space, as JSON in SPACE_TO_TRAIN.
+space, as JSON in SPACE_TO_TRAIN, and images without labels in IMAGES_WITHOUT_LABELS.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main(folder: Path, config: SupernetConfig) -> None:
         torch.manual_seed(0)
         space = SearchSpace.from_dict(json.loads(os.environ["SPACE_TO_TRAIN"])) if "SPACE_TO_TRAIN" in os.environ else SPACE
         start = Supernet(space).double()
-        parts = load_parts(DataConfig())
+        parts = load_parts(DataConfig.model_validate({"unlabelled": os.environ.get("IMAGES_WITHOUT_LABELS")}))
 
         def told(record: dict[str, object]) -> None:
             if world.leads:

@@ -24,12 +24,12 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("choices", "data", "tensors"),
         ("space",),
         ("cost",),
-        ("drawing", "facts", "networks", "parsing"),
+        ("drawing", "networks", "parsing"),
         ("evaluate", "pretrained"),
         ("search", "training"),
     ),
     "autoformer.export": (
-        ("__init__", "class_losses", "expected", "parity", "program"),
+        ("__init__", "class_losses", "expected", "judging", "parity", "program"),
         ("manifest",),
         ("graphs",),
         ("bundle", "engines"),
@@ -38,9 +38,10 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "autoformer.profiling": (("measuring",), ("backends",), ("insides", "tables"), ("kits", "profiles", "race"), ("reports",)),
     "autoformer.cli": (
-        ("__init__", "board", "class_order", "console", "options"),
-        ("chain", "networks", "words"),
-        ("commands", "profile_commands"),
+        ("__init__", "board", "class_order", "device", "facts", "flags", "options", "progress_display"),
+        ("console",),
+        ("answer", "chain", "judged_images", "networks", "words"),
+        ("commands", "profile_commands", "recipe_commands"),
         ("app",),
         ("__main__",),
     ),
@@ -58,7 +59,6 @@ WITHOUT_TORCH = tuple(
         "drawing",
         "metric",
         "parsing",
-        "facts",
         "files",
         "records",
         "temporary",
@@ -69,8 +69,8 @@ NUMBERS_ONLY = tuple(  # they hold or compare numbers, and import neither torch 
     f"autoformer.{room}.{name}"
     for room, names in {
         "search": (
-            "answer", "baselines", "candidate", "config", "database", "evaluations", "methods", "pareto", "record", "result",
-            "rungs", "space_table",
+            "answer", "audit", "baselines", "candidate", "config", "database", "evaluations", "methods", "pareto", "record",
+            "result", "rungs", "space_table",
         ),
         "export": ("class_losses", "manifest", "parity"),
         "profiling.tables": (
@@ -89,7 +89,9 @@ MOST_FILES = 20
 
 
 def box_of(module: str) -> tuple[str, str]:
-    """The folder of a module (by its import name) and its box there."""
+    """The folder of a module (by its import name) and its box there; the package as a program is a door of the command line."""
+    if module == "autoformer.__main__":
+        return "autoformer.cli", "__main__"
     package = max((name for name in FLOORS if module == name or module.startswith(f"{name}.")), key=len)
     rest = module.removeprefix(package).strip(".")
     return package, rest.split(".")[0] if rest else "__init__"

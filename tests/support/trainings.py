@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig, DataParts
+from autoformer.networks.folders import save_subnet
+from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import Supernet
 from autoformer.space import SearchSpace
 from autoformer.training.choosing import chooser
@@ -36,6 +38,15 @@ def trainer_of(parts: DataParts, folder: Path, config: SupernetConfig = QUICK, n
     network = network or Supernet(SPACE)
     choose = chooser(config.subnets, SPACE, 0)
     return Trainer(network, parts, config, folder, choose, dict(SPACE.anchors), parts.preprocessing)
+
+
+def write_teacher(parts: DataParts, folder: Path, space: SearchSpace = SPACE) -> str:
+    """The folder of a network of fresh weights, the largest of the space, that knows the classes of the parts."""
+    torch.manual_seed(1)
+    network = Subnet.from_space(space, space.largest)
+    nn.init.normal_(network.head.get_parameter("weight"), std=0.5)  # so that it has an opinion
+    save_subnet(network, folder, preprocessing=parts.preprocessing, classes=parts.classes, record={"data": parts.record})
+    return str(folder)
 
 
 @contextmanager

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import logging
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy.pool import QueuePool
 
 from autoformer.cost import Cost
 from autoformer.errors import AutoformerError, CheckpointError, MissingPackageError, RecipeError, StorageError
@@ -20,7 +23,7 @@ from autoformer.metric import score
 from autoformer.search import storage
 from autoformer.search.candidate import Candidate
 from autoformer.search.database import Claim, EvaluationStore, Study
-from autoformer.search.storage import check_storage, shown
+from autoformer.search.storage import check_storage, shown, trouble
 from tests.support.searches import SPACE
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -157,8 +160,44 @@ def test_a_study_on_a_full_disk_is_called_so(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_missing_driver_is_named() -> None:
-    with pytest.raises(MissingPackageError, match="'pg8000', which is missing; install it, then run the same command again"):
+    with pytest.raises(
+        MissingPackageError, match="'pg8000', which is missing: pip install pg8000, then run the same command again"
+    ):
         Study("postgresql+pg8000://me@host/db", "s")
+
+
+@pytest.mark.parametrize(("url", "install"), [
+    ("postgresql://me:secret@host/db", r"'psycopg', which is missing: pip install 'psycopg\[binary\]', then"),
+    ("postgresql+psycopg2://me:secret@host/db", "'psycopg2', which is missing: pip install psycopg2-binary, then"),
+])  # fmt: skip
+def test_postgresql_without_a_driver_is_one_line_with_the_command_that_installs_it(
+    url: str, install: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("psycopg", "psycopg2"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingPackageError, match=f"^postgresql.*//host/db needs the database driver {install}") as raised:
+        check_storage(url)
+    assert "secret" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("installed", "taken"), [
+    ({"psycopg", "psycopg2"}, "psycopg"), ({"psycopg2"}, "psycopg2"), (set(), "psycopg"),
+])  # fmt: skip
+def test_a_postgresql_url_without_a_driver_takes_the_one_that_is_installed(
+    installed: set[str], taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in installed else None)
+    url, _ = storage._address("postgresql://me:a@host/postgresql", QueuePool)
+    assert url == f"postgresql+{taken}://me:a@host/postgresql"
+
+
+def test_a_driver_without_its_library_is_said_with_the_command_that_brings_both() -> None:
+    error = ImportError("no pq wrapper available.\nAttempts made: ...")
+    told = trouble(error, "postgresql://me:secret@host/db")
+    assert isinstance(told, MissingPackageError)
+    assert "(no pq wrapper available.): pip install 'psycopg[binary]'" in str(told)
 
 
 def test_a_kind_of_database_that_there_is_not_is_no_damage() -> None:

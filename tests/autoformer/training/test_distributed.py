@@ -7,14 +7,22 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from autoformer.data.loading import load_parts
+from autoformer.data.parts import DataConfig
+from autoformer.networks.folders import save_subnet
+from autoformer.networks.subnet import Subnet
 from autoformer.tensors import read_tensors
 from autoformer.training.config import SubnetsConfig, SupernetConfig
 from autoformer.training.distributed import World, joined
+from tests.support.small_images import draw_digits
+from tests.support.trainings import SPACE, write_teacher
 
 WORKER = Path(__file__).parents[2] / "support" / "ddp_worker.py"
 CONFIG = SupernetConfig.model_validate(
@@ -72,6 +80,26 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strategy", [{}, {"strategy": "sandwich", "between": 1, "distill": True}])
+def test_two_processes_learn_from_a_teacher_and_from_images_without_labels_what_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: dict[str, Any]
+) -> None:
+    """Predictions and features; networks in float64, their teacher in float32, so that 1e-5 is rounding."""
+    others = draw_digits(tmp_path / "others", 200)
+    monkeypatch.setenv("IMAGES_WITHOUT_LABELS", str(others))
+    teacher = write_teacher(load_parts(DataConfig()), tmp_path / "teacher")
+    values = {
+        "epochs": 1, "batch_size": 64, "teacher": {"network": teacher, "features": 0.5}, "subnets": strategy, "ema_decay": 0.9,
+        "drop_path_rate": 0.3, "learning_rate": 0.002,
+    }  # fmt: skip
+    for name, size in (("one", 1), ("two", 2)):
+        for code, errors in finish(start(tmp_path / name, SupernetConfig.model_validate(values), size)):
+            assert code == 0, errors
+    one, two = (read_tensors(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert all(torch.allclose(weight, two[name], rtol=0, atol=1e-5) for name, weight in one.items())
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
 def test_a_training_that_loses_a_process_ends_with_one_line_and_goes_on_when_started_again(
     tmp_path: Path, kind: signal.Signals
@@ -96,6 +124,37 @@ def test_a_training_that_loses_a_process_ends_with_one_line_and_goes_on_when_sta
         assert code == 0, errors
     whole, resumed = (read_tensors(tmp_path / name / "model.safetensors") for name in ("whole", "s"))
     assert all(torch.equal(weight, resumed[name]) for name, weight in whole.items())
+
+
+def taught(teacher: Path) -> SupernetConfig:
+    """Three epochs of two views, of which a network of the digits has said before what they are."""
+    parts, network = load_parts(DataConfig()), Subnet.from_space(SPACE, SPACE.largest)
+    save_subnet(network, teacher, preprocessing=parts.preprocessing, classes=parts.classes, record={})
+    told = {"network": str(teacher), "views": 2, "weight": 0.9}
+    values = {"epochs": 3, "batch_size": 128, "accumulate": 2, "augment": {"erase": 0.5}, "drop_path_rate": 0.3, "teacher": told}
+    return SupernetConfig.model_validate({**values, "log_every": 1})
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does_from_logits_that_are_kept_and_go_on_after_a_loss(tmp_path: Path) -> None:
+    """To rounding as many as one, and to the bit as two that nothing happened to; lost while the second view is filled."""
+    config, log = taught(tmp_path / "teacher"), Path("logits")
+    for name, size in (("one", 1), ("two", 2)):
+        for code, errors in finish(start(tmp_path / name, config, size)):
+            assert code == 0, errors
+    pair = start(tmp_path / "s", config, 2)
+    while not list((tmp_path / "s" / log).glob("*/view-001.jsonl")):
+        assert [process.poll() for process in pair] == [None, None]
+        time.sleep(0.002)
+    pair[1].kill()
+    (code, errors), _ = finish(pair)
+    assert code == 5, errors
+    for code, errors in finish(start(tmp_path / "s", config, 2)):
+        assert code == 0, errors
+    one, two, resumed = (read_tensors(tmp_path / name / "model.safetensors") for name in ("one", "two", "s"))
+    assert all(torch.allclose(weight, two[name], rtol=0, atol=1e-10) for name, weight in one.items())
+    assert all(torch.equal(weight, resumed[name]) for name, weight in two.items())
+    assert not (tmp_path / "s" / log).exists()
 
 
 def test_a_process_alone_is_a_world_of_one(monkeypatch: pytest.MonkeyPatch) -> None:

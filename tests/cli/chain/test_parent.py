@@ -12,7 +12,16 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from autoformer.cli.chain.parent import as_begun, begun_with, finetune_of, has_parent, taught_by, told_of_parent
+from autoformer.cli.chain.chain import run_recipe
+from autoformer.cli.chain.parent import (
+    as_begun,
+    begun_with,
+    finetune_of,
+    has_parent,
+    taught_by,
+    to_be_taught,
+    told_of_parent,
+)
 from autoformer.cli.chain.recipe import Recipe, parse_recipe
 from autoformer.cli.chain.starting import beginning, with_usual
 from autoformer.data.loading import load_parts
@@ -110,6 +119,33 @@ def test_the_parent_teaches_where_no_other_teacher_is_named(finetuned: Path, wor
     assert recipe.finetune.teacher is not None
     silent = recipe_of(words, parent={"teaches": False})
     assert taught_by(silent, finetuned) == silent
+
+
+def test_what_a_parent_says_is_kept_where_it_teaches(finetuned: Path, words: str, tmp_path: Path) -> None:
+    asked = {"views": 3, "cache_mib": 5, "weight": 0.25}
+    recipe = taught_by(recipe_of(words, parent=asked), finetuned)
+    for config in (recipe.train, recipe.finetune):
+        assert config.teacher is not None
+        assert (config.teacher.views, config.teacher.cache_mib, config.teacher.weight) == (3, 5, 0.25)
+    assert parse_recipe(recipe_of(words, parent=asked).model_dump(mode="json")) == recipe_of(words, parent=asked)
+    assert to_be_taught(recipe_of(None, parent=asked)) == recipe_of(None, parent=asked)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"finetune": {"batch_size": 128, "mixup": 0.8}}, "teacher.views keeps the teacher's logits of single images"),
+        ({"parent": {"views": 2000, "cache_mib": 20}, "train": {"epochs": 3000}}, "teacher.cache_mib is 20; lower views to 1060"),
+    ],
+)
+def test_a_parent_whose_logits_cannot_be_kept_is_refused_before_it_is_trained(
+    words: str, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    given = values(words, parent={"views": 2})
+    recipe = parse_recipe({**given, **{name: {**given[name], **more} for name, more in changes.items()}})
+    with pytest.raises(RecipeError, match=message):
+        run_recipe(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_parent_is_finetuned_as_the_delivered_network_but_shorter_and_untaught(words: str) -> None:

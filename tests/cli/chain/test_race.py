@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import nn
+from torch import Tensor, nn
 
 from autoformer.cli.chain import legs
 from autoformer.cli.chain import race as chain
@@ -21,15 +21,18 @@ from autoformer.cli.chain.recipe import parse_recipe
 from autoformer.cost import Budget
 from autoformer.errors import BudgetError, CheckpointError, OutputExistsError, RecipeError, TrainingError
 from autoformer.files import read_json, write_json
-from autoformer.networks.folders import record_of_network
+from autoformer.networks.folders import record_of_network, save_subnet
+from autoformer.networks.subnet import Subnet
 from autoformer.profiling.race.config import RaceConfig
 from autoformer.profiling.race.record import RaceRecord, Refused
 from autoformer.profiling.race.schedule import Rung, Schedule
 from autoformer.search.record import SearchRecord
 from autoformer.training.config import FinetuneConfig
 from autoformer.training.runs import finetune
+from autoformer.training.teacher import Teacher
 from autoformer.training.trainer import Surroundings
 from tests.support.race_folders import FINETUNE, RIVAL, Pretended, Untimed, question, ran
+from tests.support.trainings import SPACE
 
 PAIR = RaceConfig(finalists=2, homogeneous=0, rivals=(), learning_rates=(1.0,), cost=2)
 
@@ -104,6 +107,29 @@ def test_a_delivered_rival_says_what_it_is(finished_race: Path, tmp_path: Path) 
     rival = next(one for one in record.entrants if one.entrant.kind == "rival" and one.last and one.last.epochs == 4)
     deliver(replace(record, winner=rival.entrant.name, runner_up=None), finished_race, tmp_path / "winner")
     assert (record_of_network(tmp_path / "winner") or {})["made_by"] == "finetune"
+
+
+def test_entrants_that_see_the_same_images_share_what_their_teacher_says(
+    searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three networks of the space at 8 px and a rival at 32 px, first with two rates each: two views twice, not eight times."""
+    images, answer = list[int](), Teacher.__call__
+
+    def counted(self: Teacher, pixels: Tensor) -> Tensor:
+        images.append(len(pixels))
+        return answer(self, pixels)
+
+    monkeypatch.setattr(Teacher, "__call__", counted)
+    Pretended().install(monkeypatch)
+    parts = question(searched).parts
+    network = Subnet.from_space(SPACE, SPACE.largest)
+    save_subnet(network, tmp_path / "teacher", preprocessing=parts.preprocessing, classes=parts.classes, record={})
+    teacher = {"network": str(tmp_path / "teacher"), "views": 2}
+    config = FinetuneConfig.model_validate({**FINETUNE.model_dump(), "teacher": teacher})
+    record = ran(question(searched, finetune=config), tmp_path / "race")
+    assert len(record.entrants) == 4
+    assert sum(images) == 2 * 2 * len(parts.train)
+    assert not list((tmp_path / "race").rglob("logits"))
 
 
 # --- going on ------------------------------------------------------------------------------------------------------------

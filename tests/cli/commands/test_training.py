@@ -18,13 +18,15 @@ from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig, DataParts
 from autoformer.evaluate import EvaluationSet
 from autoformer.metric import kendall_tau
-from autoformer.networks.folders import load_subnet, load_supernet
+from autoformer.networks.folders import load_subnet, load_supernet, save_subnet
+from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import Supernet
 from autoformer.search.audit import audit
 from autoformer.space import SearchSpace
 from tests.support.commands import command
 from tests.support.short_runs import QUICKSTART, SHORT
 from tests.support.small_images import draw_images
+from tests.support.trainings import SPACE
 
 RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("*.yaml"))
 TRAINING = [word for setting in SHORT if setting.startswith("train") for word in ("--set", setting)]
@@ -74,6 +76,24 @@ def test_a_dry_run_tells_steps_time_and_disk_and_writes_nothing(tmp_path: Path) 
     shown = command("train", QUICKSTART, "--out", tmp_path / "s", "--dry-run", "--quiet", *TRAINING).out
     assert "time per step" in shown
     assert "hours" in shown
+
+
+@pytest.mark.slow
+def test_a_dry_run_and_a_training_say_how_large_the_logits_of_a_teacher_will_be(parts: DataParts, tmp_path: Path) -> None:
+    """989 images in 10 classes of 2 bytes, three views: 59,340 bytes."""
+    words = ("train", QUICKSTART, "--out", tmp_path / "s", *TRAINING)
+    network, place = Subnet.from_space(SPACE, SPACE.largest), tmp_path / "network"
+    save_subnet(network, place, preprocessing=parts.preprocessing, classes=parts.classes, record={})
+    teacher = (f"train.teacher.network={place}", "train.teacher.views=3")
+    words += tuple(word for setting in (*teacher, "train.mixup=0", "train.cutmix=0") for word in ("--set", setting))
+    price = command(*words, "--dry-run", "--json").json["price"]
+    assert price["logits_bytes"] == 3 * 989 * 10 * 2
+    assert price["hours"] == pytest.approx(price["seconds_per_step"] * price["steps"] / 3600 + price["teacher_hours"])
+    assert "its logits take 0.1 MiB of the disk" in command(*words, "--dry-run", "--quiet").out
+    said = command(*words, "--set", "train.epochs=1", "--set", "train.teacher.views=2").err
+    assert "the teacher's logits of 1 view of 989 images take 0.0 MiB while it trains" in said
+    assert "teacher's logits, view 1 of 1: 989/989" in said
+    assert not (tmp_path / "s" / "logits").exists()
 
 
 def test_an_audit_shows_anchors_and_random_networks_and_decides(digits_supernet: Path) -> None:
@@ -159,6 +179,23 @@ def test_a_network_of_ours_gets_a_new_head_and_size_for_new_images(finished_run:
         (("--from", "timm:vit_small_patch16_224@missing.pth"), "missing.pth does not exist"),
         (("--from", "timm:vit_smal_patch16_224"), "did you mean"),
         (("--set", "train.teacher.network=timm:resnet1"), "timm has no model 'resnet1'"),
+        (
+            ("--set", "train.teacher.network=x", "--set", "train.teacher.views=2", "--set", "train.mixup=0.5"),
+            "train: teacher.views keeps the teacher's logits of single images, which mixup and cutmix mix; set mixup",
+        ),
+        (
+            (
+                "--set",
+                "train.teacher.network=x",
+                "--set",
+                "train.teacher.views=90",
+                "--set",
+                "train.epochs=90",
+                "--set",
+                "train.teacher.cache_mib=1",
+            ),
+            "for each of 989 images, 2 MiB, and teacher.cache_mib is 1; lower views to 53 or raise cache_mib",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_line(words: tuple[str, ...], said: str, tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""Hugging Face's Hub, where timm has its weights: asked once whether it answers, before its client asks for minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.utils import get_session
+
+from autoformer.errors import short
+
+WAIT_S = 5.0  # for an answer, whatever it says
+NOT_STORED = (LocalEntryNotFoundError, OfflineModeIsEnabled)  # what its client raises where it may ask nobody
+
+
+def silence_of_hub() -> str | None:
+    """Why the Hub cannot be asked; None: it answers."""
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    try:
+        get_session().head(constants.ENDPOINT, timeout=WAIT_S)
+    except Exception as error:  # the client's library has changed, and its errors with it
+        return short(" ".join(str(error).split()) or type(error).__name__)
+    return None
+
+
+def hub_host() -> str:
+    """The host of the Hub: huggingface.co, or that of the mirror that HF_ENDPOINT names."""
+    return urlsplit(constants.ENDPOINT).netloc
+
+
+@contextmanager
+def without_hub(is_silent: bool) -> Iterator[None]:
+    """While the block runs, the Hub's client takes what it has stored here and asks nobody, where the Hub `is_silent`."""
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or is_silent
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
