@@ -79,7 +79,7 @@ def ship_values(run: Run) -> dict[str, Any]:
 
 def _rows(run: Run, main: Measurement) -> list[_Row]:
     """The files that were exported or rejected, once for each backend that ran them as `main` was run."""
-    where, found = (device_name(main.device, main.backend, main.threads), main.batch), []
+    where, found = (device_name(main.device, main.backend, main.threads), main.batch), list[_Row]()
     for artefact in run.manifest.artefacts:
         if artefact.status == "skipped":
             continue
@@ -90,9 +90,9 @@ def _rows(run: Run, main: Measurement) -> list[_Row]:
             and (device_name(one.device, one.backend, one.threads), one.batch) == where
         ]
         several = len(taken) > 1
-        for one in taken or [None]:
-            name = label(artefact) + (f", {one.backend}" if several and one is not None else "")
-            found.append(_Row(artefact, name, one))
+        found += [_Row(artefact, label(artefact) + (f", {one.backend}" if several else ""), one) for one in taken]
+        if not taken:
+            found.append(_Row(artefact, label(artefact), None))
     return found
 
 
@@ -104,16 +104,17 @@ def _exported(run: Run, row: _Row) -> ExportedFile:
         against = (artefact.status, artefact.reason)
     tested = key in run.predictions
     compared = tested and key != FP32
+    stats = None if taken is None else taken.stats
     return ExportedFile(
         name=row.name,
         precision=artefact.precision,
         against=against,
         tested=tested,
         difference=paired_difference(run.predictions[FP32], run.predictions[key], run.labels, run.metric) if compared else None,
-        p50_ms=taken and taken.stats.p50_ms,
-        low_ms=taken and taken.stats.p50_low_ms,
-        high_ms=taken and taken.stats.p50_high_ms,
-        verdict=taken and taken.verdict,
+        p50_ms=None if stats is None else stats.p50_ms,
+        low_ms=None if stats is None else stats.p50_low_ms,
+        high_ms=None if stats is None else stats.p50_high_ms,
+        verdict=None if taken is None else taken.verdict,
         limits=budget.use_by(run, taken),
     )
 
