@@ -7,9 +7,8 @@ import errno
 import os
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -60,7 +59,7 @@ PANELS: dict[str, tuple[str, ...]] = {
 class Panels(TyperGroup):
     """The help with its commands under `PANELS`."""
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
         for panel, names in PANELS.items():
             commands = [(name, self.get_command(ctx, name)) for name in names]
             with formatter.section(panel):

@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from autoformer.data.parts import DataParts
+    from autoformer.data.parts import DataParts, EveryImage
     from autoformer.training.config import TeacherConfig
 
 WORDS = {"text": "as text", "natural": "natural (timm's)"}
 
 
-def order_of(parts: DataParts, known: Sequence[str] | None, option: str | None, words: str) -> tuple[tuple[str, ...], str | None]:
+def order_of(
+    parts: DataParts | EveryImage, known: Sequence[str] | None, option: str | None, words: str
+) -> tuple[tuple[str, ...], str | None]:
     """The classes of a network named by `words`, in the order of its outputs, and a line for people where that is a guess.
 
     `known` are the names that it carries, `option` is `--classes`. Raises `DataError` for an option beside known names, and for
@@ -35,7 +37,9 @@ def order_of(parts: DataParts, known: Sequence[str] | None, option: str | None, 
 
 
 def _line_on_guess(
-    parts: DataParts, words: str, advice: str = "--classes natural, or --classes FILE with a class map, takes another"
+    parts: DataParts | EveryImage,
+    words: str,
+    advice: str = "--classes natural, or --classes FILE with a class map, takes another",
 ) -> str | None:
     if (other := parts.natural_order) is None:
         return None

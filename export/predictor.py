@@ -1,8 +1,8 @@
 """`open_predictor`: whatever can classify images, behind one call.
 
 A network's folder or name (`autoformer.pretrained.named_network`), an ONNX file, an export folder or a bundle (their fp32 file
-unless asked for another), or a TensorRT plan with its manifest beside it. What each needs is imported when it is opened, so that
-a board needs only what it runs.
+unless asked for another), a finished run or race (what it delivered), or a TensorRT plan with its manifest beside it. What each
+needs is imported when it is opened, so that a board needs only what it runs.
 
 Letters: n images, C channels, H × W pixels.
 """
@@ -34,9 +34,16 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 64  # images in one call
 EXPECTED = (
-    "the folder of a network, timm:NAME or timm:NAME@FILE, an export folder, a bundle, an .onnx file or a .plan file with its "
-    "manifest"
+    "the folder of a network, timm:NAME or timm:NAME@FILE, a run, an export folder, a bundle, an .onnx file or a .plan file with "
+    "its manifest"
 )
+DELIVERED = {"run.json": ("export", "finetuned"), "race.json": ("winner",)}  # by what tells of a folder: where its network lies
+HINTS = {  # by what tells of a folder that is no network: what to do
+    "supernet.json": "it is a supernet; cut a network out of it first: autoformer extract --supernet {path} --out NETWORK",
+    "search.json": "it is a search; cut what it chose out first: autoformer extract --supernet FOLDER --search {path} --out NET",
+    "run.json": "it is a run that is not finished; run the same command again",
+    "race.json": "its winner is not there; a run keeps it in its folder finetuned",
+}
 
 
 @dataclass(frozen=True)
@@ -107,8 +114,8 @@ class Predictor:
             logits = self.run(np.ascontiguousarray(images[start : start + self.max_batch]))
             if self.classes is not None and logits.shape[-1] != len(self.classes):
                 raise CheckpointError(
-                    f"{self.path} gives logits of {logits.shape[-1]} classes, expected {len(self.classes)}; export it again, or "
-                    "give the images it was made for"
+                    f"{self.path} gives logits of {logits.shape[-1]} classes, expected {len(self.classes)}; export it again, "
+                    "give the images it was made for, or name all its classes with --classes FILE"
                 )
             found.append(logits)
         every = np.concatenate(found)
@@ -156,7 +163,7 @@ def open_predictor(
     `precision` chooses among the files of an export folder; None: fp32. Raises `CheckpointError` when `path` is nothing
     that can predict, and `MissingPackageError` when what it needs is not installed.
     """
-    words, path = str(path), Path(path)
+    words, path = str(path), delivered_in(Path(path))
     if words.startswith(TIMM):
         if precision not in (None, "fp32"):
             raise CheckpointError(
@@ -177,7 +184,10 @@ def open_predictor(
         if precision not in (None, "fp32"):
             raise CheckpointError(f"{path} is not an export folder, so precision {precision!r} cannot be chosen; export it first")
         if (path / "config.json").is_file():
-            return _network(words, provider)
+            return _network(str(path), provider)
+        for file, hint in HINTS.items():
+            if (path / file).is_file():
+                raise CheckpointError(f"{path} cannot predict: {hint.format(path=path)}")
     elif path.suffix == ".onnx":
         return _onnx(path, provider, threads)
     elif path.suffix == ".plan":
@@ -185,6 +195,15 @@ def open_predictor(
     elif path.suffix == ".zip":
         return _archived(path, provider, threads, precision)
     raise CheckpointError(f"{path} cannot predict; expected {EXPECTED}")
+
+
+def delivered_in(path: Path) -> Path:
+    """Where the network of a run or a race lies, its exported files first; any other path as it is."""
+    for file, folders in DELIVERED.items():
+        if (path / file).is_file():
+            made = (path / folder for folder in folders)
+            return next((one for one in made if (one / FILE_NAME).is_file() or (one / "config.json").is_file()), path)
+    return path
 
 
 def _reordered(run: Run, order: Sequence[int]) -> Run:

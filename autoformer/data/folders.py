@@ -25,10 +25,10 @@ def folder_images(root: Path, classes: Sequence[str] | None = None) -> tuple[Fil
     walk = _Walk(root)
     files, others = _below(root, walk.images), tuple(_below(root, walk.others))
     if not files:
-        names = [path.name for path in others]
-        seen = f", only files of other endings ({by_ending(names)})" if others else ""
+        strange = [path.name for path in others]
+        seen = f", only files of other endings ({by_ending(strange)})" if others else ""
         raise DataError(
-            f"{printable(root)} holds no images{seen}; expected one folder per class with image files in it{remedies(names)}"
+            f"{printable(root)} holds no images{seen}; expected one folder per class with image files in it{remedies(strange)}"
         )
     if loose := [file for file in files if len(file.parts) == 1]:
         folders = "images but no folder per class" if len(loose) == len(files) else f"{loose[0]} beside its folders of classes"

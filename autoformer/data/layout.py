@@ -55,15 +55,19 @@ class Parts:
     beside: tuple[str, ...] = ()
 
 
-def parts_among(where: str, folders: Sequence[str], shape_of: Callable[[str], Shape]) -> Parts | None:
+def parts_among(
+    where: str, folders: Sequence[str], shape_of: Callable[[str], Shape], *, train_needed: bool = True
+) -> Parts | None:
     """The parts among the folders at the top of what `where` names; None: the folders are classes.
 
-    Raises `DataError` for folders that look like parts and are not called so, and for parts without train.
+    Raises `DataError` for folders that look like parts and are not called so, and, where it is needed, for parts without train.
     """
     found = {part: name for part, names in SPLIT_FOLDERS.items() if (name := _of_part(where, folders, names))}
     if "train" in found and (len(found) == len(folders) or len(found) > 1):
         return Parts(found, tuple(folder for folder in folders if folder not in found.values()))
     if "train" not in found and found and len(found) in (2, len(folders)):
+        if not train_needed:
+            return Parts(found, tuple(folder for folder in folders if folder not in found.values()))
         held = " and ".join(found.values())
         raise DataError(f"{where} holds {held} but no train folder; expected a folder 'train' beside them")
     _refuse_lookalikes(where, folders, cache(shape_of))

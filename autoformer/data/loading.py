@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from autoformer.data.classes import are_the_same, recorded_names
 from autoformer.data.examining import held_by
 from autoformer.data.images import FileImages, Images, applied, called, dataset_images, printable
-from autoformer.data.parts import PARTS, UNLABELLED, DataConfig, DataParts, Part, TestPart, Unlabelled
+from autoformer.data.parts import PARTS, UNLABELLED, DataConfig, DataParts, EveryImage, Part, TestPart, Unlabelled
 from autoformer.data.preprocessing import Preprocessing, convert
 from autoformer.data.reading import for_each, imagenet_normalised, sampled_preprocessing
-from autoformer.data.sources import Source, open_source, unlabelled_images
+from autoformer.data.sources import Source, open_source, open_whole, unlabelled_images
 from autoformer.data.splits import group_keys, grouped, stratified
 from autoformer.errors import DataError
 from autoformer.progress import Progress, silent
@@ -46,6 +46,23 @@ def split_dataset(
 def load_parts(config: DataConfig) -> DataParts:
     """The parts of the data set that `config` names. Raises `DataError` where it cannot be used as it is."""
     return _parts(open_source(config.source, config.root, config.max_memory_mib), config)
+
+
+def load_every_image(config: DataConfig) -> EveryImage:
+    """All images of the data set that `config` names, however they lie: nothing is cut, and one class is enough."""
+    whole = open_whole(config.source, config.root, config.max_memory_mib)
+    parts = tuple(_whole(name, images) for name, images in whole.parts.items())
+    named = "" if len(parts) == 1 else f" of {', '.join(part.name for part in parts)}"
+    return EveryImage(whole.name, whole.classes, parts, f"all images{named}{whole.remarks.words()}")
+
+
+def fitting_preprocessing(every: EveryImage, config: DataConfig) -> Preprocessing:
+    """What fits these images, for networks that do not say how theirs are prepared. Raises `DataError` where none can be read."""
+    first = every.parts[0]
+    return sampled_preprocessing(
+        first.images, first.indices, image_size=config.image_size, max_image_size=config.max_image_size,
+        crop_pct=config.crop_pct, skip_unreadable=True,
+    )[0]  # fmt: skip
 
 
 def _parts(source: Source, config: DataConfig) -> DataParts:

@@ -232,16 +232,13 @@ class DataParts:
         if tuple(names) == self.classes:
             return self
         numbers = numbers_of(self.classes, names)
-        fresh = {id(images): _numbered(images, numbers) for images in (part.images for part in self.three)}
-        train, search, sealed = (replace(part, images=fresh[id(part.images)]) for part in self.three)
+        train, search, sealed = renumbered(self.three, numbers)
         return replace(self, classes=tuple(names), train=train, search=search, test=replace(self.test, sealed=sealed))
 
     @cached_property
     def natural_order(self) -> tuple[str, ...] | None:
-        """The classes as timm numbers their folders, where these are numbered as text and that differs; else None."""
-        natural = by_number(self.classes)
-        are_folders = isinstance(self.train.images, FileImages | TarImages)  # named sets number their classes themselves
-        return natural if are_folders and self.classes == by_text(self.classes) != natural else None
+        """What `natural_order` gives for these classes."""
+        return natural_order(self.classes, self.train.images)
 
     @property
     def three(self) -> tuple[Part, Part, Part]:
@@ -289,6 +286,38 @@ class DataParts:
     def digest(self) -> str:
         """SHA-256 of the record: equal for equal members, classes and preprocessing, wherever and beside what they lie."""
         return json_digest({key: value for key, value in self.record.items() if key not in BESIDE_THE_DIGEST})
+
+
+@dataclass(frozen=True)
+class EveryImage:
+    """All images of a source, in the parts in which its makers laid them, to be judged and not to be trained on."""
+
+    source: str
+    classes: tuple[str, ...]
+    parts: tuple[Part, ...]
+    layout: str  # in words, with what was not taken
+
+    @property
+    def natural_order(self) -> tuple[str, ...] | None:
+        """What `natural_order` gives for these classes."""
+        return natural_order(self.classes, self.parts[0].images)
+
+    def in_order(self, names: Sequence[str]) -> EveryImage:
+        """The same with classes numbered as in `names`, as `DataParts.in_order`."""
+        return replace(self, classes=tuple(names), parts=renumbered(self.parts, numbers_of(self.classes, names)))
+
+
+def natural_order(classes: tuple[str, ...], images: Images) -> tuple[str, ...] | None:
+    """The classes as timm numbers their folders, where these are numbered as text and that differs; else None."""
+    natural = by_number(classes)
+    are_folders = isinstance(images, FileImages | TarImages)  # named sets number their classes themselves
+    return natural if are_folders and classes == by_text(classes) != natural else None
+
+
+def renumbered(parts: Sequence[Part], numbers: Sequence[int]) -> tuple[Part, ...]:
+    """The parts with another number for each class; those of one source stay of one."""
+    fresh = {id(images): _numbered(images, numbers) for images in (part.images for part in parts)}
+    return tuple(replace(part, images=fresh[id(part.images)]) for part in parts)
 
 
 def _numbered(images: Images, numbers: Sequence[int]) -> Images:

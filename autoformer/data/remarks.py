@@ -102,8 +102,8 @@ class Remarks:
         """Kind, paths, what they are, and what is done about them; with `root`, where they lie, some files are looked into."""
         images = tuple(path for path in self.others if Path(path).suffix.lower() in REMEDY_OF)
         disguised = () if root is None else _disguised(root, set(self.others) - set(images))
-        for remedy, paths in _by_remedy(images).items():
-            yield "formats", paths, f"images of formats that are not read ({by_ending(paths)})", f"left out; {remedy}"
+        for remedy, members in _by_remedy(images).items():
+            yield "formats", members, f"images of formats that are not read ({by_ending(members)})", f"left out; {remedy}"
         if disguised:
             yield (
                 "endings", disguised, f"images under endings that are not taken ({by_ending(disguised)})",

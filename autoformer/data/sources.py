@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from autoformer.data.classes import by_text, same_name
 from autoformer.data.folders import every_image, folder_images, holds_images, names_in, visible_files, visible_folders
 from autoformer.data.images import NO_LABEL, FileImages, Images, dataset_images, digits, printable
 from autoformer.data.layout import KNOWN, Parts, Shape, alike, parts_among, refuse_named_like_parts
@@ -46,11 +47,64 @@ class Source:
     remarks: Remarks = NOTHING
 
 
+@dataclass(frozen=True)
+class Whole:
+    """All images of a source, by the parts in which its makers laid them; "all" where they made none."""
+
+    name: str
+    classes: tuple[str, ...]
+    parts: dict[str, Images]
+    remarks: Remarks = NOTHING
+
+
 def open_source(source: str, root: Path | None, max_memory_mib: int) -> Source:
     """The images that `source` names. Raises `DataError` where it cannot be used as it is."""
     if source == "digits":
         images, names = digits()
         return Source("digits", names, images)
+    if (place := _place(source)) is not None:
+        return _laid_out(place, parts_among(place.where, place.folders, place.shape_of))
+    return _named(source, root, max_memory_mib)
+
+
+def open_whole(source: str, root: Path | None, max_memory_mib: int) -> Whole:
+    """The same to look at every image: parts need no train, and one class is enough."""
+    if (place := None if source == "digits" else _place(source)) is None:
+        opened = open_source(source, root, max_memory_mib)
+        held = {"train": opened.train, "val": opened.val, "test": opened.test}
+        parts = {part: images for part, images in held.items() if images is not None}
+        return Whole(opened.name, opened.classes, parts if len(parts) > 1 else {"all": opened.train}, opened.remarks)
+    found = parts_among(place.where, place.folders, place.shape_of, train_needed=False)
+    if found is None:
+        images, classes, remarks = place.images_of(None, None)
+        return Whole(str(place.root), classes, {"all": images}, remarks + place.beside)
+    spelled = {same_name(name): name for folder in found.folders.values() for name in place.images_of(folder, None)[1]}
+    names = by_text(spelled.values())
+    read = {part: place.images_of(folder, names) for part, folder in found.folders.items()}
+    remarks = place.beside
+    for part, folder in found.folders.items():
+        remarks += read[part][2].inside(folder)
+    return Whole(str(place.root), names, {part: images for part, (images, _, _) in read.items()}, remarks)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A folder or archives, before its parts are told from its classes."""
+
+    root: Path
+    folders: list[str]  # at the top
+    tops: list[str]  # everything at the top
+    images_of: Labelled
+    shape_of: Callable[[str], Shape]
+    beside: Remarks = NOTHING  # what lies beside archives
+
+    @property
+    def where(self) -> str:
+        return printable(self.root)
+
+
+def _place(source: str) -> _Place | None:
+    """What a path names; None for the name of a data set. Raises `DataError` for neither."""
     path = Path(source).expanduser()
     if path.is_file() and source.lower().endswith(ARCHIVES):
         return _of_archives(path, [(path, "")])
@@ -59,11 +113,9 @@ def open_source(source: str, root: Path | None, max_memory_mib: int) -> Source:
         if archives := _archives(path, folders):
             return _of_archives(path, archives, set(names_in(path)) - {folder.name for folder in folders})
         tops = [folder.name for folder in folders]
-        parts = parts_among(printable(path), tops, lambda name: _shape(path / name))
-        laid = _laid_out(path, parts, _of_folder(path), names_in(path))
-        return laid if parts else replace(laid, remarks=laid.remarks + _alike(tops, lambda name: _shape(path / name)))
+        return _Place(path, tops, names_in(path), _of_folder(path), lambda name: _shape(path / name))
     if is_named(source):
-        return _named(source, root, max_memory_mib)
+        return None
     raise DataError(
         f"data source {source!r} is neither 'digits', nor a folder or .tar file that exists, nor a data set name like "
         "'torch/cifar10@FOLDER', 'hfds/NAME', 'tfds/NAME', 'wds/NAME'"
@@ -106,7 +158,7 @@ def _shape(folder: Path) -> Shape:
     return Shape(holds_images(folder), tuple(inner.name for inner in visible_folders(folder)))
 
 
-def _of_archives(path: Path, archives: Sequence[tuple[Path, str]], beside: Collection[str] = ()) -> Source:
+def _of_archives(path: Path, archives: Sequence[tuple[Path, str]], beside: Collection[str] = ()) -> _Place:
     """The images of archives; `beside` are the files that lie with them, themselves among them."""
     index = index_archives(archives)
     held = {archive.relative_to(path).as_posix() for archive, _ in archives if beside}
@@ -123,18 +175,17 @@ def _of_archives(path: Path, archives: Sequence[tuple[Path, str]], beside: Colle
         below = index.below(folder)
         return Shape(bool(below.loose), tuple(below.folders))
 
-    tops = {name.partition("/")[0] for name in (*index.seen, *index.remarks.paths)}
-    parts = parts_among(printable(path), index.folders, shape_of)
-    source = _laid_out(path, parts, images_of, sorted(tops))
-    more = _beside(sorted(set(beside) - held)) + (_alike(index.folders, shape_of) if parts is None else NOTHING)
-    return replace(source, remarks=source.remarks + more)
+    tops = sorted({name.partition("/")[0] for name in (*index.seen, *index.remarks.paths)})
+    return _Place(path, index.folders, tops, images_of, shape_of, _beside(sorted(set(beside) - held)))
 
 
-def _laid_out(root: Path, parts: Parts | None, images_of: Labelled, tops: Sequence[str]) -> Source:
-    """A source from its parts, if it has some; `tops` is what stands at its top."""
+def _laid_out(place: _Place, parts: Parts | None) -> Source:
+    """A source from its parts, if it has some."""
+    images_of, source = place.images_of, str(place.root)
     if parts is None:
         images, classes, remarks = images_of(None, None)
-        return Source(str(root), classes, images, remarks=remarks)
+        remarks += place.beside + Remarks(alike=alike(place.folders, place.shape_of))
+        return Source(source, classes, images, remarks=remarks)
     folders = parts.folders
     train, classes, remarks = images_of(folders["train"], None)
     remarks = remarks.inside(folders["train"])
@@ -143,14 +194,10 @@ def _laid_out(root: Path, parts: Parts | None, images_of: Labelled, tops: Sequen
         if part in folders:
             held_out[part], _, beside = images_of(folders[part], classes)
             remarks += beside.inside(folders[part])
-    remarks += _beside([name for name in tops if name not in folders.values()])
+    remarks += _beside([name for name in place.tops if name not in folders.values()]) + place.beside
     if "test" not in held_out:
         held_out = {"test": held_out["val"]} if held_out else {}
-    return Source(str(root), classes, train, held_out.get("val"), held_out.get("test"), remarks)
-
-
-def _alike(folders: Sequence[str], shape_of: Callable[[str], Shape]) -> Remarks:
-    return Remarks(alike=alike(folders, shape_of))
+    return Source(source, classes, train, held_out.get("val"), held_out.get("test"), remarks)
 
 
 def _beside(names: Sequence[str]) -> Remarks:

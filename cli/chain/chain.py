@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 import torch
 
 from autoformer import __version__
@@ -32,8 +31,10 @@ from autoformer.data.loading import check_readable, load_parts, without_recorded
 from autoformer.data.parts import DataParts, TestPart, describe_parts
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import RecipeError
-from autoformer.evaluate import EvaluationSet, Predict, predict_with, predictions
+from autoformer.evaluate import EvaluationSet, Predict, predict_with
 from autoformer.export.artefacts import ExportSource, export_network
+from autoformer.export.judging.answers import ask
+from autoformer.export.judging.mistakes import save_mistakes, worst_mistakes
 from autoformer.export.manifest import Manifest
 from autoformer.export.predictor import Predictor, open_predictor
 from autoformer.files import claim_folder, file_digest, read_json, sole_worker, write_json
@@ -47,7 +48,7 @@ from autoformer.profiling.measuring.measure import MeasureConfig
 from autoformer.profiling.profiles.artefact_costs import counted_flops
 from autoformer.profiling.profiles.int8_speed import note_int8_speed
 from autoformer.profiling.profiles.latency import Profile, profile_until_valid
-from autoformer.profiling.reports.run_folder import Run
+from autoformer.profiling.reports.run_folder import FP32, Run
 from autoformer.profiling.reports.run_page import build_report
 from autoformer.profiling.tables.costs import TableCosts, margin_of, searched_with
 from autoformer.profiling.tables.limit import finally_chosen
@@ -345,7 +346,10 @@ def _onnx_models(folder: Path) -> dict[str, Predict]:
 def score_on_test(
     predictors: dict[str, Predict], test: TestPart, preprocessing: Preprocessing, out: Path, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Reads the test part once per predictor and writes `out/test.json`: labels, and each one's predictions."""
+    """Reads the test part once per predictor and writes `out/test.json`: labels, and each one's predictions.
+
+    The worst mistakes of the file that is delivered, with their pictures, go into `mistakes.json` before.
+    """
     path = out / "test.json"
     record: dict[str, Any] = {"format": "autoformer/test/1", "split": test.digest, "guesses": {}}
     if path.exists():
@@ -353,9 +357,13 @@ def score_on_test(
     for name, predict in predictors.items():
         if name not in record["guesses"]:
             own = predict.preparation(preprocessing) if isinstance(predict, Predictor) else preprocessing  # it may take uint8
-            images = EvaluationSet.of(test.read(name, out / LEDGER), own)
-            record["guesses"][name] = np.asarray(predictions(predict, images, progress=progress)).tolist()
-            record["labels"] = images.labels.tolist()
+            parts = [test.read(name, out / LEDGER)]
+            answers = ask(predict, parts, own, progress=progress)
+            if name == FP32:
+                worst = worst_mistakes(answers, parts, own.value_range)
+                save_mistakes(worst, out, reader=name, split=test.digest)
+            record["guesses"][name] = answers.predicted.tolist()
+            record["labels"] = answers.labels.tolist()
             write_json(record, path)
     return record
 

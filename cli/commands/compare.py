@@ -65,8 +65,8 @@ def images_for(artefacts: list[str], part: PartName, data: str | None, classes: 
     `classes` is `--classes`, for those artefacts that name none.
     """
     from autoformer.cli.class_order import order_of
-    from autoformer.cli.commands.evaluate import ledger_of, record_of
     from autoformer.cli.console import note
+    from autoformer.cli.judged_images import ledger_of, record_of
     from autoformer.data.loading import load_parts, parts_of_record
     from autoformer.data.parts import DataConfig, Part
     from autoformer.profiling.profiles.comparison import Images
@@ -92,7 +92,7 @@ def images_for(artefacts: list[str], part: PartName, data: str | None, classes: 
 
 def record_in(artefacts: list[str]) -> dict[str, Any] | None:
     """The first record of a training among the artefacts' folders."""
-    from autoformer.cli.commands.evaluate import record_of
+    from autoformer.cli.judged_images import record_of
 
     found = (record_of(words, key) for words in artefacts for key in ("metric", "recipe"))
     return next((record for record in found if record is not None), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from autoformer.cli.options import Classes, Data, Json, Metric, Quiet
-from autoformer.files import TIMM
+
+ALL_CLASSES = 20  # up to which all are shown
+FEW_CLASSES = 10  # shown of more, those with the lowest recall
+MATRIX_CLASSES = 12  # up to which the confusion matrix is shown
+CONFUSIONS = 8  # shown of more
 
 
 class PartName(StrEnum):
@@ -17,100 +22,153 @@ class PartName(StrEnum):
     test = "test"
 
 
+class JudgedPart(StrEnum):
+    search = "search"
+    test = "test"
+    all = "all"
+
+
 def evaluate(
     artefact: Annotated[
-        str, typer.Argument(help="Folder of a network or an export, timm:NAME[@FILE], an ONNX file, a bundle or an engine.")
+        str,
+        typer.Argument(help="A run, the folder of a network or an export, timm:NAME[@FILE], an ONNX file, a bundle, an engine."),
     ],
-    part: Annotated[PartName, typer.Option("--part", help="Reading test is counted in test_ledger.json.")] = PartName.search,
+    part: Annotated[
+        JudgedPart,
+        typer.Option("--part", help="all: every image, as the folders lie. Reading test is counted in test_ledger.json."),
+    ] = JudgedPart.search,
     data: Data = None,
     classes: Classes = None,
     metric: Metric = None,
     ledger: Annotated[Path | None, typer.Option(help="Ledger of test readings; default beside the artefact.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Folder to write: a page with the worst mistakes as pictures, and every answer as CSV and JSON."
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score an artefact on images, with the preprocessing stored in it.
+    """Score an artefact on images, in all and class by class, with the preprocessing stored in it.
 
     Examples:
 
       autoformer evaluate runs/finetuned
 
+      autoformer evaluate runs/photos --data new_photos --part all --out judged
+
       autoformer evaluate runs/export/model.int8.onnx --part test
 
       autoformer evaluate timm:deit_tiny_patch16_224@deit.pth --data photos --classes natural
     """
-    from autoformer.cli.class_order import better_order, order_of
-    from autoformer.cli.console import note, print_json, print_table, progress_bar
-    from autoformer.cli.words import metric_of, score_cells
-    from autoformer.data.loading import load_parts, parts_of_record
-    from autoformer.data.parts import DataConfig
-    from autoformer.errors import DataError
-    from autoformer.evaluate import EvaluationSet, predictions
+    from autoformer.cli.class_order import better_order
+    from autoformer.cli.console import note, print_json, progress_bar
+    from autoformer.cli.judged_images import Request, judged_images, record_of
+    from autoformer.cli.words import metric_of
+    from autoformer.export.judging.answers import ask
+    from autoformer.export.judging.mistakes import worst_mistakes
+    from autoformer.export.judging.per_class import counted
     from autoformer.export.predictor import open_predictor
+    from autoformer.files import refuse_existing
     from autoformer.metric import score
 
-    predictor = open_predictor(artefact)
-    record = record_of(artefact, "data")
-    if record is not None:
-        parts = parts_of_record(record["data"], data)
-    elif data is not None:
-        parts = load_parts(DataConfig(source=data))
-    else:
-        raise DataError(f"{artefact} does not say which images it was made for; give --data")
-    advice = "give" if predictor.classes is None else "its names are wrong: export its weights again with"
-    order, guessed = order_of(parts, predictor.classes, classes, artefact)
-    if guessed is not None:
-        note(guessed)
-    predictor = predictor.knowing(parts.classes, order)
-    preparation = predictor.preparation(parts.preprocessing)
-    if predictor.preprocessing is None:
-        note(f"{artefact} does not say how images are prepared; taken is what fits the images: {preparation}")
-    chosen = parts.search
-    if part is PartName.test:
-        chosen = parts.test.read(artefact, ledger or ledger_of(artefact))
-    images = EvaluationSet.of(chosen, preparation)
+    if out is not None:
+        refuse_existing(out)
+    opened = open_predictor(artefact)
+    advice = "give" if opened.classes is None else "its names are wrong: export its weights again with"
+    request = Request(artefact=artefact, part=part.value, data=data, classes=classes, ledger=ledger)
+    judged = judged_images(request, opened)
+    for line in judged.notes:
+        note(line)
     with progress_bar(quiet) as progress:
-        found = predictions(predictor, images, progress=progress)
-    if hint := better_order(found, images.labels, parts.classes, order, advice):
-        note(hint)
-    scored = score(found, images.labels, metric_of(metric, None, record_of(artefact, "metric") or record_of(artefact, "recipe")))
+        answers = ask(
+            judged.predictor, judged.parts, judged.preparation, skip_unreadable=judged.skip_unreadable, progress=progress
+        )
+    said = list(judged.notes)
+    if lost := answers.unreadable:
+        names = f"{', '.join(lost[:3])}{' ...' if len(lost) > 3 else ''}"
+        said.append(f"{len(lost)} of {len(lost) + len(answers)} images cannot be read and are not scored: {names}")
+    if hint := better_order(answers.predicted, answers.labels, judged.classes, judged.classes, advice):
+        said.append(hint)
+    for line in said[len(judged.notes) :]:
+        note(line)
+    measure = metric_of(metric, None, record_of(artefact, "metric") or record_of(artefact, "recipe"))
+    values: dict[str, Any] = {
+        "artefact": artefact,
+        "file": str(opened.path),
+        "source": judged.source,
+        "part": part.value,
+        "images_of": judged.words,
+        "split": judged.digest,
+        "classes": list(judged.classes),
+        "notes": said,
+        "unreadable": list(answers.unreadable),
+        **score(answers.predicted, answers.labels, measure).to_dict(),
+        **counted(answers.labels, answers.predicted, judged.classes),
+    }
+    if out is not None:
+        worst = worst_mistakes(answers, judged.parts, judged.preparation.value_range)
+        _write(values, worst, answers, out)
     if json:
-        print_json({"artefact": artefact, "part": part.value, "split": chosen.digest, **scored.to_dict()})
+        print_json(values)
         return
-    words = scored.words
+    _show(values, artefact)
+    if out is not None:
+        note(f"page: {out / 'evaluation.html'}")
+
+
+def _write(values: dict[str, Any], worst: Sequence[Any], answers: Any, out: Path) -> None:
+    """Fills the folder `out`, whole or not at all."""
+    from autoformer.export.judging.tables import write_tables
+    from autoformer.files import write_folder
+    from autoformer.profiling.reports import judged, page
+
+    classes = values["classes"]
+    whole = judged.judged_page(
+        {"format": judged.FORMAT, **values, "mistakes": judged.mistake_values(worst, classes)}, judged.pictures_of(worst, classes)
+    )
+    with write_folder(out) as folder:
+        page.save(whole, folder / "evaluation.html")
+        page.save(whole, folder / "evaluation.json")
+        write_tables(answers, classes, folder)
+
+
+def _show(values: Mapping[str, Any], artefact: str) -> None:
+    """The score, the classes, and what they are taken for."""
+    from autoformer.cli.console import print_table, say
+    from autoformer.cli.words import score_cells
+    from autoformer.export.judging.per_class import ClassCount, Confusion, worst_first
+    from autoformer.metric import WORDS, metric_from
+    from autoformer.profiling.reports.judged import CLASS_COLUMNS, CONFUSION_COLUMNS, class_cells, confusion_rows
+
+    words = WORDS[metric_from(values["metric"])]
     print_table(
-        f"{words} on the {part.value} part", ("artefact", words, "95 % interval", "images"),
-        [(artefact, *score_cells(scored.to_dict()))],
-    )  # fmt: skip
+        f"{words} on {values['images_of']}", ("artefact", words, "95 % interval", "images"), [(artefact, *score_cells(values))]
+    )
+    counts = [ClassCount(**one) for one in values["per_class"]]
+    confused = [Confusion(**one) for one in values["confusions"]]
+    ordered = worst_first(counts)
+    shown = ordered if len(ordered) <= ALL_CLASSES else ordered[:FEW_CLASSES]
+    rows = [class_cells(one) for one in shown]
+    if left := len(ordered) - len(shown):
+        rows.append((f"... {left} with a higher recall", *([""] * (len(CLASS_COLUMNS) - 1))))
+    say()
+    print_table("classes, the lowest recall first", CLASS_COLUMNS, rows)
+    if confused and len(counts) <= MATRIX_CLASSES:
+        say()
+        _show_matrix(counts, confused)
+    elif confused:
+        say()
+        print_table("most often taken for another class", CONFUSION_COLUMNS, confusion_rows(confused, counts, CONFUSIONS))
 
 
-def ledger_of(words: str) -> Path:
-    """The ledger of the run that an artefact belongs to; without a run, one beside it. Of timm's networks: one right here."""
-    from autoformer.data.ledger import LEDGER
+def _show_matrix(counts: Sequence[Any], confused: Sequence[Any]) -> None:
+    """The confusion matrix: a row per class, a column per class that was named."""
+    from autoformer.cli.console import print_table
 
-    artefact = Path("." if words.startswith(TIMM) else words)
-    place = artefact if artefact.is_dir() else artefact.parent
-    run = next((folder for folder in (place, *place.resolve().parents) if (folder / "run.json").is_file()), place)
-    return run / LEDGER
-
-
-def record_of(words: str, key: str) -> dict[str, Any] | None:
-    """The nearest record with an object or a name under `key` in an artefact's folder or the two above (a run's), or None."""
-
-    from autoformer.export.bundle import unpack_bundle
-    from autoformer.files import read_json
-    from autoformer.temporary import temporary_folder
-
-    if words.startswith(TIMM):
-        return None
-    artefact = Path(words)
-    if artefact.suffix == ".zip" and artefact.is_file():
-        with temporary_folder("bundle") as temporary:
-            return record_of(str(unpack_bundle(artefact, temporary / "bundle")), key)
-    for folder in (artefact, artefact.parent, artefact.parent.parent):
-        for name in ("subnet.json", "network.json", "manifest.json", "supernet.json", "run.json"):
-            if (folder / name).is_file():
-                record = read_json(folder / name)
-                if isinstance(record.get(key), dict | str):
-                    return record
-    return None
+    cells = {(one.name, one.taken_for): str(one.images) for one in confused}
+    cells |= {(one.name, one.name): str(one.right) for one in counts}
+    names = [one.name for one in counts]
+    rows = [(name, *(cells.get((name, other), "·") for other in names)) for name in names]
+    print_table("called (columns), by class (rows)", ("class", *names), rows)

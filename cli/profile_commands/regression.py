@@ -35,7 +35,7 @@ def compare(
     from autoformer.profiling.measuring.verdict import INCONCLUSIVE
     from autoformer.profiling.profiles.batch_sweep import load_profiles
     from autoformer.profiling.profiles.regression import compare_profiles
-    from autoformer.profiling.reports import page, regression_page
+    from autoformer.profiling.reports import comparison_page, page
 
     if out is not None:
         page.check_suffix(out)
@@ -43,11 +43,12 @@ def compare(
     permitted = percentage(max_regression)
     found = compare_profiles(load_profiles(before), load_profiles(after), permitted=permitted, other_device=other_device)
     if out is not None:
-        page.save(regression_page.regression_page(found), out)
+        page.save(comparison_page.regression_page(found), out)
     if json:
         print_json(found.to_dict())
     else:
-        print_table(regression_page.title(found), regression_page.COLUMNS, regression_page.table(found))
+        columns, rows = comparison_page.RATIO_COLUMNS, comparison_page.ratio_table(found)
+        print_table(comparison_page.ratio_title(found), columns, rows)
         for which, names in (("A", found.only_before), ("B", found.only_after)):
             for name in names:
                 note(f"only in {which}: {name}")

@@ -4,6 +4,6 @@ In: a run's folder (`run_folder`), measurements, or a comparison. Out: a `Page` 
 HTML, Markdown or JSON; `content` is report.json. Between them one module per subject: `budget` (every limit, latency too, and
 whether it is kept), `latency` (times, trust, layers), `latency_table` (its fit, and what was measured after a search),
 `search`, `preferences` (of the front), `race` (who took part, how it ended), `scores`, `delivered` (files, machine, boards).
-`comparison_page` (with `comparison_figure`) and `regression_page` are of `compare` and `profile compare`. `wording` puts
-numbers into words.
+`judged` is class by class, and the page of `evaluate`. `comparison_page` (with `comparison_figure`) is of `compare` and `profile
+compare`. `wording` puts numbers into words.
 """

@@ -45,6 +45,14 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A small image, as an address that holds it (data:), with words below."""
+
+    address: str
+    words: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Figure:
     """One figure, or several views of it to switch between, by the word on the switch; `switch` says what it changes."""
 
@@ -70,6 +78,7 @@ class Section:
     tables: tuple[Table, ...] = ()
     figures: tuple[str, ...] = ()
     figures_first: bool = False  # on a page, before the tables
+    pictures: tuple[Picture, ...] = ()
     code: str = ""  # shown as it is, folded away on a page when it is long
     code_title: str = ""
 

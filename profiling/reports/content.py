@@ -9,13 +9,14 @@ import shlex
 from dataclasses import asdict
 from typing import Any
 
+from autoformer.export.judging.per_class import counted
 from autoformer.profiling.kits.board_results import results_of
 from autoformer.profiling.measuring.order_statistics import MIN_SAMPLES_P99
 from autoformer.profiling.measuring.verdict import INCONCLUSIVE
-from autoformer.profiling.reports import latency, latency_table, race, search
+from autoformer.profiling.reports import judged, latency, latency_table, race, search
 from autoformer.profiling.reports.budget import limits
 from autoformer.profiling.reports.delivered import board_values, file_values, label
-from autoformer.profiling.reports.run_folder import Run
+from autoformer.profiling.reports.run_folder import FP32, Run
 from autoformer.profiling.reports.scores import int8_disagreement, int8_values, parent_difference, reading_values
 from autoformer.records import to_json
 
@@ -50,6 +51,10 @@ def content(run: Run) -> dict[str, Any]:
         "budget": limits(run),
         "latency_qualification": None if run.measurement_conditions is None else asdict(run.measurement_conditions),
         "test": {name: run.score(name).to_dict() for name in run.predictions},
+        "judged": {
+            **counted(run.labels, run.predictions[FP32], run.classes),
+            "mistakes": judged.mistake_values(run.mistakes or (), run.classes),
+        },
         "int8": int8_values(run),
         "int8_disagreement": int8_disagreement(run),
         **({"parent_difference": found} if (found := parent_difference(run)) is not None else {}),

@@ -21,6 +21,8 @@ from autoformer.cost import Budget
 from autoformer.data.ledger import LEDGER, Reading, read_ledger
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import CheckpointError
+from autoformer.export.judging.mistakes import FILE_NAME as MISTAKES
+from autoformer.export.judging.mistakes import Mistake, load_mistakes
 from autoformer.export.manifest import Manifest
 from autoformer.files import TIMM, believing, read_document, read_json
 from autoformer.metric import Metric, Score, metric_from, score
@@ -158,6 +160,7 @@ class Run:
     layers: LayerProfile | None  # of the fp32 file; runs of earlier versions have none
     labels: NDArray[np.int64]  # of the test images, [n]
     predictions: dict[str, NDArray[np.int64]]  # by name, [n] each
+    mistakes: tuple[Mistake, ...] | None  # the worst of the fp32 file; runs of earlier versions have none
     readings: tuple[Reading, ...]  # of the test part, by this run
     beside: Beside  # of the same test part, by the runs beside it
     seconds: dict[str, float]  # by step
@@ -221,6 +224,7 @@ class Run:
         values["layers"] = LayerProfile.load(layers) if layers.exists() else None
         with checked(folder / "test.json", "autoformer/test/1") as record:
             values |= _tested(record, parts["test"], len(values["classes"]), inherited=_inherited(race))
+        values["mistakes"] = _mistakes(folder, parts["test"], values)
         values["readings"] = read_ledger(folder / LEDGER)
         values["beside"] = readings_beside(folder, parts["test"].digest)
         with checked(folder / "steps.json", "autoformer/steps/1") as record:
@@ -331,6 +335,17 @@ def _tested(record: Mapping[str, Any], part: Part, classes: int, *, inherited: b
     if INHERITED in predictions and not inherited:
         raise ValueError(f"it has predictions of {INHERITED!r}, the winner of the race inherited nothing")
     return {"labels": labels, "predictions": predictions}
+
+
+def _mistakes(folder: Path, part: Part, values: Mapping[str, Any]) -> tuple[Mistake, ...] | None:
+    """The worst mistakes on the test part, compared with what the file predicted there."""
+    found, labels, predicted = load_mistakes(folder, split=part.digest), values["labels"], values["predictions"][FP32]
+    for one in found or ():
+        if not 0 <= one.index < part.images or (labels[one.index], predicted[one.index]) != (one.label, one.predicted):
+            raise CheckpointError(
+                f"{folder / MISTAKES} names a mistake at image {one.index} that test.json does not; not of one run"
+            )
+    return found
 
 
 @contextmanager

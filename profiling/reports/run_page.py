@@ -5,18 +5,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autoformer.cost import show
 from autoformer.errors import CheckpointError
+from autoformer.export.judging.per_class import counted
 from autoformer.metric import WORDS
 from autoformer.profiling.measuring.verdict import status_from
-from autoformer.profiling.reports import budget, delivered, latency, latency_table, page, preferences, race, scores, search
-from autoformer.profiling.reports.blocks import TONES, Figure, Headline, Page, Section
+from autoformer.profiling.reports import (
+    budget,
+    delivered,
+    judged,
+    latency,
+    latency_table,
+    page,
+    preferences,
+    race,
+    scores,
+    search,
+)
+from autoformer.profiling.reports.blocks import TONES, Figure, Headline, Page, Picture, Section
 from autoformer.profiling.reports.content import FORMAT, content
-from autoformer.profiling.reports.run_folder import Run
+from autoformer.profiling.reports.run_folder import FP32, Run
 from autoformer.profiling.reports.wording import (
     device_words,
     interval,
@@ -56,7 +68,8 @@ def run_page(run: Run, report: dict[str, Any]) -> Page:
     """The page of one run and the content of its `report.json`."""
     found = tuple(figures(run))
     head = headline(report, budget.main_measurement(run).name)
-    return Page(headline=head, sections=sections(report), figures=found, values=report, version=run.version)
+    pictures = judged.pictures_of(run.mistakes or (), run.classes)
+    return Page(headline=head, sections=sections(report, pictures), figures=found, values=report, version=run.version)
 
 
 def figures(run: Run) -> list[Figure]:
@@ -66,6 +79,7 @@ def figures(run: Run) -> list[Figure]:
         search.progress_figure(run),
         preferences.preferences_figure(run),
         preferences.shapes_figure(run),
+        judged.confusion_figure(counted(run.labels, run.predictions[FP32], run.classes)),
         scores.training_figure("supernet", "Training of the supernet", run.supernet_history, run.metric),
         *([] if run.race is None else race.figures(race.values(run.race))),
         scores.training_figure(
@@ -124,8 +138,8 @@ def _sentence(report: Mapping[str, Any]) -> str:
     )
 
 
-def sections(report: Mapping[str, Any]) -> tuple[Section, ...]:
-    """The whole report below the headline."""
+def sections(report: Mapping[str, Any], pictures: Sequence[Picture] = ()) -> tuple[Section, ...]:
+    """The whole report below the headline; `pictures` are those of the worst mistakes."""
     layers = report["layers"]
     return (
         *race.sections(report),
@@ -133,6 +147,7 @@ def sections(report: Mapping[str, Any]) -> tuple[Section, ...]:
         preferences.section(report),
         budget.section(report),
         scores.section(report),
+        *judged.sections(report["judged"], pictures, "the ONNX fp32 file"),
         latency.section(report),
         *latency.layer_section([] if layers is None else [layers]),
         *latency_table.sections(report),

@@ -76,7 +76,8 @@ def parent_difference(run: Run) -> dict[str, Any] | None:
         return None
     found = paired_difference(run.predictions[PARENT], run.predictions[FINETUNED], run.labels, run.metric)
     largest, own = ExactCosts(run.space)(run.space.largest), run.delivered
-    return {**found.to_dict(), "params": own.params / largest.params, "flops": own.flops / largest.flops}
+    flops = None if own.flops is None else own.flops / largest.flops  # of a rival they may be unknown
+    return {**found.to_dict(), "params": own.params / largest.params, "flops": flops}
 
 
 def int8_values(run: Run) -> dict[str, Any]:
@@ -121,6 +122,11 @@ def section(report: Mapping[str, Any]) -> Section:
     return Section(name="test", title=title, text=(*_parent_text(report), *_int8_text(report)), tables=(test_table(report),))
 
 
+def _shares(found: Mapping[str, Any]) -> str:
+    params = f"{100 * found['params']:.2g} % of the parameters"
+    return params if found["flops"] is None else f"{params} and {100 * found['flops']:.2g} % of the FLOPs"
+
+
 def _points(found: Mapping[str, Any]) -> str:
     return str(Difference(found["value"], found["low"], found["high"], tied=False))
 
@@ -131,8 +137,7 @@ def _parent_text(report: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     return (
         f"The delivered network differs from the parent that the supernet was cut out of by {_points(found)} points of "
-        f"{words_of(report)}, image by image; it has {100 * found['params']:.2g} % of the parameters and "
-        f"{100 * found['flops']:.2g} % of the FLOPs of the largest network.",
+        f"{words_of(report)}, image by image; it has {_shares(found)} of the largest network.",
     )
 
 

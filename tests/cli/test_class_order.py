@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from timm.data import create_dataset, create_transform
+from timm.data import create_dataset, create_loader, create_transform, resolve_data_config
 from timm.models import save_for_hf
 
 from autoformer.cli.chain.starting import network_and_parts
 from autoformer.cli.networks import export_source
 from autoformer.data.classes import CLASS_MAP, read_class_map
+from autoformer.data.loading import load_parts
+from autoformer.data.parts import DataConfig, describe_parts
 from autoformer.errors import DataError
 from autoformer.networks.folders import save_subnet
 from autoformer.networks.subnet import Subnet
@@ -54,10 +57,12 @@ def learned(root: Path) -> Any:
     prepare: Any = create_transform((3, 32, 32), is_training=False, **taken)
     dataset: Any = create_dataset("", root=str(root))
     opened = [Image.open(path).convert("RGB") for path, _ in dataset.reader.samples]
-    images, labels = (
-        torch.stack([prepare(image) for image in opened]),
-        torch.tensor([label for _, label in dataset.reader.samples]),
-    )
+    labels = torch.tensor([label for _, label in dataset.reader.samples])
+    return solved(network, torch.stack([prepare(image) for image in opened]), labels)
+
+
+def solved(network: Any, images: torch.Tensor, labels: torch.Tensor) -> Any:
+    """The network with a classifier of 12 classes that is right about these images."""
     with torch.no_grad():
         features = network.forward_head(network.forward_features(images), pre_logits=True).double()
         targets = torch.nn.functional.one_hot(labels, 12).double() * 8
@@ -83,11 +88,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def scored(place: Path, *words: object, network: str | None = None) -> tuple[float, str]:
-    """Top-1 on the search part, and what was said."""
+    """Top-1 on the search part, and what was said of classes."""
     artefact = network or f"timm:test_vit@{place / 'numbered.pth'}"
     answer = command("evaluate", artefact, "--data", place / "numbered", "--json", "--quiet", *words)
     assert answer.code == 0, answer.err
-    return answer.json["value"], answer.err
+    said = [line for line in answer.err.splitlines() if not line.startswith("scored are ")]  # how few images of all
+    return answer.json["value"], "\n".join(said)
 
 
 def test_a_guessed_order_is_said_in_one_line_and_the_better_one_with_both_numbers(place: Path) -> None:
@@ -201,6 +207,42 @@ def test_trainings_from_before_teachers_had_an_order_are_gone_on_with() -> None:
     before = {"network": "timm:test_vit", "weight": 0.5, "temperature": 1.0, "hard": False}
     assert TrainConfig(teacher=TeacherConfig(network="timm:test_vit")).model_dump(mode="json")["teacher"] == before
     assert TeacherConfig(network="timm:test_vit", classes="natural").model_dump(mode="json") == {**before, "classes": "natural"}
+
+
+MIXED = ("ant", "Bee", "cat", "Dog", "eel", "Fox", "gnu", "Hen", "ibis", "Jay", "kiwi", "Lynx")
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # timm's open files
+@pytest.mark.parametrize("classes", [NUMBERS, MIXED])
+def test_timm_gets_the_accuracy_of_evaluate_with_our_folder_and_its_class_map_and_another_without(
+    place: Path, tmp_path: Path, classes: tuple[str, ...]
+) -> None:
+    """By its own create_dataset, create_loader and create_model, as its validate.py calls them."""
+    for number, name in zip(NUMBERS, classes, strict=True):
+        shutil.copytree(place / "numbered" / number, tmp_path / "images" / name)
+    parts = load_parts(DataConfig(source=str(tmp_path / "images"), image_size=16, test_fraction=0.1, search_fraction=0.1))
+    assert parts.natural_order == classes
+    every = [parts.train[position] for position in range(len(parts.train))]
+    images = torch.stack([torch.from_numpy(PREPROCESSING(image)) for image, _ in every])
+    network = solved(make_subnet(num_classes=12), images, torch.tensor([label for _, label in every]))
+    record = {"data": parts.record}
+    save_subnet(network, tmp_path / "net", preprocessing=PREPROCESSING, classes=parts.classes, record=record)
+    answer = command("evaluate", tmp_path / "net", "--data", tmp_path / "images", "--part", "all", "--json", "--quiet")
+    assert answer.json["images"] == 144
+    assert answer.json["value"] > 0.8
+    model: Any = timm.create_model(f"local-dir:{tmp_path / 'net'}", pretrained=True).eval()
+    right = {}
+    for class_map in (str(tmp_path / "net" / CLASS_MAP), ""):
+        config = resolve_data_config({}, model=model)
+        taken = {key: config[key] for key in ("mean", "std", "interpolation", "crop_pct")}
+        dataset: Any = create_dataset("", root=str(tmp_path / "images"), class_map=class_map)
+        loader: Any = create_loader(dataset, config["input_size"], 32, use_prefetcher=False, num_workers=0, **taken)
+        with torch.no_grad():
+            right[class_map] = sum(int((model(batch).argmax(1) == labels).sum()) for batch, labels in loader)
+    with_map, without = right.values()
+    assert abs(with_map - answer.json["correct"]) <= 1
+    assert without < 0.4 * with_map
+    assert any("classes are numbered by their names as text" in line for line in describe_parts(parts))
 
 
 @pytest.mark.slow

@@ -75,6 +75,7 @@ def test_every_command_of_the_readme_runs_in_its_order(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     draw_images(tmp_path / "photos", each=20, size=24)
+    draw_images(tmp_path / "new_photos", each=4, size=30)
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     official_supernet(tmp_path / "supernet-tiny.pth")
     for program, *words in commands():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from autoformer.cli import app
-from autoformer.cli.commands.evaluate import record_of
+from autoformer.cli.judged_images import record_of
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import CheckpointError, DataError
 from autoformer.export.predictor import Predictor, unfit_input

@@ -29,7 +29,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("search", "training"),
     ),
     "autoformer.export": (
-        ("__init__", "class_losses", "expected", "parity", "program"),
+        ("__init__", "class_losses", "expected", "judging", "parity", "program"),
         ("manifest",),
         ("graphs",),
         ("bundle", "engines"),
@@ -39,7 +39,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "autoformer.profiling": (("measuring",), ("backends",), ("insides", "tables"), ("kits", "profiles", "race"), ("reports",)),
     "autoformer.cli": (
         ("__init__", "board", "class_order", "console", "options"),
-        ("chain", "networks", "words"),
+        ("chain", "judged_images", "networks", "words"),
         ("commands", "profile_commands"),
         ("app",),
         ("__main__",),

@@ -76,7 +76,7 @@ def test_the_size_that_settings_lead_to_is_said_with_its_reason(
     tmp_path: Path, changes: dict[str, int], pixels: int, said: str
 ) -> None:
     drawn(tmp_path, {"a": [(300, 200)] * 6, "b": [(250, 200)] * 6})
-    config = DataConfig(source=str(tmp_path), **changes)  # type: ignore[arg-type]
+    config = DataConfig(source=str(tmp_path), **changes)
     size = check_data(config, near=False).training_size
     assert size is not None
     assert size.pixels == pixels == load_parts(config).preprocessing.image_size

@@ -51,7 +51,7 @@ def test_an_unknown_name_is_answered_with_the_names_there_are() -> None:
 
 
 def test_without_a_recipe_the_images_decide_and_the_choice_is_said(tmp_path: Path) -> None:
-    draw_images(tmp_path / "photos", dict.fromkeys(("cat", "dog", "eel"), 30), size=200)
+    draw_images(tmp_path / "photos", ("cat", "dog", "eel"), each=30, size=200)
     found = resolved(Asked(data=str(tmp_path / "photos"), limits={"max_latency": "5ms"}))
     assert (found.name, found.recipe.data.source) == ("images-64px", str(tmp_path / "photos"))
     assert found.recipe.budget.max_latency == "5ms"
@@ -63,7 +63,7 @@ def test_without_a_recipe_the_images_decide_and_the_choice_is_said(tmp_path: Pat
 
 def test_photographs_start_from_a_network_that_is_to_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autoformer.cli.chain.choosing_recipe.pretrained_start", lambda: "timm:vit_tiny_patch16_224")
-    draw_images(tmp_path / "photos", dict.fromkeys(("cat", "dog", "eel"), 30), size=200)
+    draw_images(tmp_path / "photos", ("cat", "dog", "eel"), each=30, size=200)
     found = resolved(Asked(data=str(tmp_path / "photos")))
     assert (found.name, found.recipe.train.start) == ("photos-pretrained", "timm:vit_tiny_patch16_224")
     assert found.recipe.data.image_size == 128  # 8 patches of 16 px, nearest to the recipe's 126
@@ -180,7 +180,7 @@ def test_every_recipe_for_colour_images_can_be_begun_from_a_network_of_timm(name
     from autoformer.cli.chain.chain import planned
 
     save_file(timm.create_model(name).state_dict(), tmp_path / "vit.safetensors")
-    draw_images(tmp_path / "photos", dict.fromkeys(("cat", "dog"), 20), size=130)
+    draw_images(tmp_path / "photos", ("cat", "dog"), each=20, size=130)
     for recipe in COLOUR:
         small = ["train.batch_size=8", "finetune.batch_size=8"]
         asked = Asked(

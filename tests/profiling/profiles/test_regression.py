@@ -12,7 +12,7 @@ from autoformer.errors import MeasurementError
 from autoformer.files import read_json
 from autoformer.profiling.measuring.verdict import Verdict
 from autoformer.profiling.profiles.regression import compare_profiles
-from autoformer.profiling.reports.regression_page import ratio_figure
+from autoformer.profiling.reports.comparison_page import ratio_figure
 from tests.support.batch_sweeps import profile
 from tests.support.commands import command
 from tests.support.pages import Page

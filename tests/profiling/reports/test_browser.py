@@ -15,10 +15,9 @@ import pytest
 from autoformer.files import write_json
 from autoformer.profiling.profiles.comparison import marked, with_ratios
 from autoformer.profiling.profiles.regression import compare_profiles
-from autoformer.profiling.reports.comparison_page import comparison_page
+from autoformer.profiling.reports.comparison_page import comparison_page, regression_page
 from autoformer.profiling.reports.joint_page import build_joint_report
 from autoformer.profiling.reports.page import save
-from autoformer.profiling.reports.regression_page import regression_page
 from autoformer.profiling.reports.run_page import build_report
 from tests.support.batch_sweeps import profile
 from tests.support.comparisons import comparison, rows_of

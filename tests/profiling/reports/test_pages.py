@@ -132,7 +132,7 @@ def test_plotly_knows_every_property_of_the_figures(run: Run) -> None:
     import plotly.graph_objects as plotly
 
     found = figures(run)
-    drawn = ["candidates", "progress", "blocks", "shapes", "supernet", "finetune", "latency", "timeline", "table"]
+    drawn = ["candidates", "progress", "blocks", "shapes", "confusion", "supernet", "finetune", "latency", "timeline", "table"]
     assert [figure.name for figure in found] == drawn
     for figure in found:
         for plot in figure.views.values():
