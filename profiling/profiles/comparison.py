@@ -56,7 +56,7 @@ class Row:
     @property
     def backend(self) -> str | None:
         """What ran it."""
-        return self.measurement and self.measurement.backend
+        return None if self.measurement is None else self.measurement.backend
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, without the single times."""

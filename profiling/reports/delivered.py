@@ -89,8 +89,8 @@ def _rows(run: Run, main: Measurement) -> list[_Row]:
             if one.name == f"{artefact.file} ({one.backend})"
             and (device_name(one.device, one.backend, one.threads), one.batch) == where
         ]
-        several = len(taken) > 1
-        for one in taken or [None]:
+        several, timed = len(taken) > 1, list[Measurement | None](taken)
+        for one in timed or [None]:
             name = label(artefact) + (f", {one.backend}" if several and one is not None else "")
             found.append(_Row(artefact, name, one))
     return found
@@ -99,6 +99,7 @@ def _rows(run: Run, main: Measurement) -> list[_Row]:
 def _exported(run: Run, row: _Row) -> ExportedFile:
     """What the rule is asked about."""
     artefact, taken, key = row.artefact, row.taken, _key(row.artefact)
+    stats = None if taken is None else taken.stats
     against = ENGINE if artefact.format == "tensorrt" else None
     if artefact.file is None:
         against = (artefact.status, artefact.reason)
@@ -110,10 +111,10 @@ def _exported(run: Run, row: _Row) -> ExportedFile:
         against=against,
         tested=tested,
         difference=paired_difference(run.predictions[FP32], run.predictions[key], run.labels, run.metric) if compared else None,
-        p50_ms=taken and taken.stats.p50_ms,
-        low_ms=taken and taken.stats.p50_low_ms,
-        high_ms=taken and taken.stats.p50_high_ms,
-        verdict=taken and taken.verdict,
+        p50_ms=None if stats is None else stats.p50_ms,
+        low_ms=None if stats is None else stats.p50_low_ms,
+        high_ms=None if stats is None else stats.p50_high_ms,
+        verdict=None if taken is None else taken.verdict,
         limits=budget.use_by(run, taken),
     )
 

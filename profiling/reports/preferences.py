@@ -85,8 +85,8 @@ def section(report: Mapping[str, Any]) -> Section:
     """The preferences in sentences, figures and numbers."""
     found, order = report["search"]["preferences"], report["search"].get("searchability")
     if order is not None and not order["searchable"]:
-        text = f"None are drawn, because what the front prefers would be noise. {capital(order['words'])}."
-        return Section(name="preferences", title=TITLE, text=(text,))
+        why = f"None are drawn, because what the front prefers would be noise. {capital(order['words'])}."
+        return Section(name="preferences", title=TITLE, text=(why,))
     one = found["front"] == 1
     text = (
         f"{found['front']} of {found['evaluated']} networks {'is' if one else 'are'} on the front: no other that saw all images "

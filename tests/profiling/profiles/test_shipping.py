@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -82,7 +83,7 @@ def test_of_files_that_are_as_fast_the_most_exact_is_shipped() -> None:
     ],
 )
 def test_a_file_is_shipped_only_if_it_passed_was_timed_and_tested_and_keeps_every_limit(
-    change: dict[str, object], word: str
+    change: dict[str, Any], word: str
 ) -> None:
     fast = file("int8", 0.1, **change)
     found = file_to_ship([file("fp32", 1.0), fast], "this CPU")
