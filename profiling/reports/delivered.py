@@ -79,7 +79,7 @@ def ship_values(run: Run) -> dict[str, Any]:
 
 def _rows(run: Run, main: Measurement) -> list[_Row]:
     """The files that were exported or rejected, once for each backend that ran them as `main` was run."""
-    where, found = (device_name(main.device, main.backend, main.threads), main.batch), list[_Row]()
+    where, found = (device_name(main.device, main.backend, main.threads), main.batch), []
     for artefact in run.manifest.artefacts:
         if artefact.status == "skipped":
             continue
@@ -89,22 +89,22 @@ def _rows(run: Run, main: Measurement) -> list[_Row]:
             if one.name == f"{artefact.file} ({one.backend})"
             and (device_name(one.device, one.backend, one.threads), one.batch) == where
         ]
-        several = len(taken) > 1
-        found += [_Row(artefact, label(artefact) + (f", {one.backend}" if several else ""), one) for one in taken]
-        if not taken:
-            found.append(_Row(artefact, label(artefact), None))
+        several, timed = len(taken) > 1, list[Measurement | None](taken)
+        for one in timed or [None]:
+            name = label(artefact) + (f", {one.backend}" if several and one is not None else "")
+            found.append(_Row(artefact, name, one))
     return found
 
 
 def _exported(run: Run, row: _Row) -> ExportedFile:
     """What the rule is asked about."""
     artefact, taken, key = row.artefact, row.taken, _key(row.artefact)
+    stats = None if taken is None else taken.stats
     against = ENGINE if artefact.format == "tensorrt" else None
     if artefact.file is None:
         against = (artefact.status, artefact.reason)
     tested = key in run.predictions
     compared = tested and key != FP32
-    stats = None if taken is None else taken.stats
     return ExportedFile(
         name=row.name,
         precision=artefact.precision,

@@ -116,7 +116,7 @@ def test_mlflow_holds_what_the_log_holds_though_the_training_was_killed_and_no_w
     assert run.data.params["epochs"] == "2"
     assert run.data.params["subnets.strategy"] == "uniform"
     for event in ("step", "epoch"):
-        of_log = [(one["step"], pytest.approx(one["loss"])) for one in logged(folder, event)]
+        of_log: list[Any] = [(one["step"], pytest.approx(one["loss"])) for one in logged(folder, event)]
         assert of_log
         assert history(mlflow, run, f"{event}/loss") == of_log
     ((_, largest),) = history(mlflow, run, "score/largest")
