@@ -74,7 +74,7 @@ def test_a_folder_of_photographs_becomes_a_verified_bundle_by_the_commands_of_th
 
     save_file(timm.create_model("mobilenetv3_small_100", num_classes=len(CLASSES)).state_dict(), "mobile.safetensors")
     words = ("runs/photos/export", "timm:mobilenetv3_small_100@mobile.safetensors", "--data", "photos", "--seconds", "0.1")
-    compared = command("compare", *words, "--classes", "text")
+    compared = command("compare", *words, "--classes", "text", "--json")
     assert compared.code == 0, compared.err
     assert "mobilenetv3_small_100" in compared.out
 

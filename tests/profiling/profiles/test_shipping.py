@@ -85,7 +85,7 @@ def test_of_files_that_are_as_fast_the_most_exact_is_shipped() -> None:
 def test_a_file_is_shipped_only_if_it_passed_was_timed_and_tested_and_keeps_every_limit(
     change: dict[str, Any], word: str
 ) -> None:
-    fast = file("int8", 0.1, **change)
+    fast = file("int8", 0.1, SAME, **change)
     found = file_to_ship([file("fp32", 1.0), fast], "this CPU")
     assert (found.place, found.words[1]) == (0, word)
     assert found.reason == "the only file that could be shipped, and it keeps every limit"

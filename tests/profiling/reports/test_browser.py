@@ -106,7 +106,7 @@ def test_the_page_draws_its_figures_and_fits_its_window(report: Path, tmp_path: 
     assert found["width"] <= width
     assert found["overflow"] == 0
     assert found["wider"] == [], "a table is wider than its box"
-    assert found["drawn"] == found["plots"] == 9
+    assert found["drawn"] == found["plots"] == 10
     assert "CONSOLE" not in log, log
 
 
@@ -170,7 +170,7 @@ def test_all_tables_are_there_with_scripts_blocked(report: Path, tmp_path: Path)
     answer = json.loads(html.unescape(found[1]))
     assert "98.3 %" in answer["text"]
     assert "The figures need scripts." in answer["text"]
-    assert answer["heights"] == [0] * 9  # no empty frames where figures would be
+    assert answer["heights"] == [0] * 10  # no empty frames where figures would be
     assert answer["tables"] > 10
 
 
@@ -211,7 +211,7 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("width", [360, 1280])
-@pytest.mark.parametrize(("which", "figures"), [("sources", 3), ("networks", 1), ("profiles", 1), ("race", 11)])
+@pytest.mark.parametrize(("which", "figures"), [("sources", 3), ("networks", 1), ("profiles", 1), ("race", 12)])
 def test_every_page_that_lays_things_side_by_side_draws_fits_and_asks_for_nothing(
     which: str, figures: int, width: int, others: dict[str, Path], tmp_path: Path
 ) -> None:
