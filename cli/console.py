@@ -91,7 +91,7 @@ def progress_bar(quiet: bool = False) -> Iterator[Progress]:
     if quiet:
         yield silent
     elif not sys.stderr.isatty():
-        yield lines()
+        yield lines(note)
     else:
         with bars() as report:
             yield report

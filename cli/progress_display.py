@@ -6,7 +6,6 @@ with it the time that is left.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -80,7 +79,7 @@ def bars() -> Iterator[Progress]:
         yield report
 
 
-def lines(clock: Callable[[], float] = time.monotonic) -> Progress:
+def lines(say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> Progress:
     """Progress as plain lines: a kind of work's first, then one every `EVERY_S` and one at an end; no line is there twice."""
     paces, shown, printed = Paces(clock), dict[str, float](), set[str]()
 
@@ -95,7 +94,7 @@ def lines(clock: Callable[[], float] = time.monotonic) -> Progress:
         shown[work] = now
         if line not in printed:
             printed.add(line)
-            print(visible(line), file=sys.stderr, flush=True)
+            say(line)
 
     return report
 

@@ -105,7 +105,7 @@ class _Place:
 
 def _place(source: str) -> _Place | None:
     """What a path names; None for the name of a data set. Raises `DataError` for neither."""
-    path = Path(source).expanduser()
+    path = _expanded(Path(source))
     if path.is_file() and source.lower().endswith(ARCHIVES):
         return _of_archives(path, [(path, "")])
     if path.is_dir():
@@ -122,12 +122,20 @@ def _place(source: str) -> _Place | None:
     )
 
 
+def _expanded(path: Path) -> Path:
+    """The path with `~` as the home folder it stands for. Raises `DataError` where there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{printable(path)} begins with a home folder that is not known here; write the whole path") from error
+
+
 def unlabelled_images(path: Path) -> tuple[FileImages | TarImages, Remarks]:
     """The images of a folder, however deep, of a .tar file, or of a folder that holds such files and no images; without classes.
 
     Raises `DataError` where there are none, and for what `open_source` would refuse in files and folders.
     """
-    path, archives, others = path.expanduser(), list[tuple[Path, str]](), tuple[str, ...]()
+    path, archives, others = _expanded(path), list[tuple[Path, str]](), tuple[str, ...]()
     if path.is_dir():
         images, remarks = every_image(path)
         if images.files:

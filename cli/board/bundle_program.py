@@ -13,6 +13,7 @@ from autoformer.cli.board.bench import bench
 from autoformer.cli.board.build import build
 from autoformer.cli.board.program import Program, whole
 from autoformer.cli.board.refit import inspect, refit
+from autoformer.cli.board.tables import bench_lines, verify_lines
 from autoformer.cli.board.verify import predict, verify
 from autoformer.export.engines.builder import PRECISIONS
 from autoformer.profiling.measuring.clock_lock import LOCK_OPTION
@@ -24,7 +25,8 @@ def main(words: list[str] | None = None) -> int:
         "bundle", "Checks, runs and times the networks of a bundle on this device.",
         stopped="stopped; files that were finished are kept",
     )  # fmt: skip
-    checking, timing = program.add(verify, "--threads", "--seconds"), program.add(bench, "--threads", "--seconds", LOCK_OPTION)
+    checking = program.add(verify, "--threads", "--seconds", lines=verify_lines)
+    timing = program.add(bench, "--threads", "--seconds", LOCK_OPTION, lines=bench_lines)
     for one in (checking, timing):
         one.add_argument("--out", type=Path, help="result file to write, for `autoformer report import` on another machine")
     building = program.add(build, "--quiet")

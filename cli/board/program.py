@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from autoformer.files import refuse_pipes
 from autoformer.profiling.measuring.clock_lock import LOCK_HELP, LOCK_OPTION
 
 Answer = tuple[dict[str, Any], bool]  # of a command: what it found, and whether all is as it should be
+Lines = Callable[[Mapping[str, Any]], Iterable[str]]  # an answer for people
 UNUSABLE, INTERRUPTED = 2, 130  # exit codes
 
 
@@ -60,10 +61,15 @@ class Program:
         self._parser.add_argument(f"--{kind}", type=Path, default=here, help=f"folder of the {kind}; default: where board.pyz is")
         self._commands = self._parser.add_subparsers(dest="command", required=True)
 
-    def add(self, command: Callable[[argparse.Namespace], Answer], *options: str) -> argparse.ArgumentParser:
-        """A command with the name of its function, and these of `OPTIONS`; gives its parser for more."""
+    def add(
+        self, command: Callable[[argparse.Namespace], Answer], *options: str, lines: Lines | None = None
+    ) -> argparse.ArgumentParser:
+        """A command with the name of its function, and these of `OPTIONS`; gives its parser for more.
+
+        `lines` make its answer readable; None: a line per entry.
+        """
         found = self._commands.add_parser(command.__name__, help=(command.__doc__ or "").splitlines()[0])
-        found.set_defaults(run=command)
+        found.set_defaults(run=command, lines=lines or _lines)
         for name in (*options, "--json"):
             found.add_argument(name, **OPTIONS[name])
         return found
@@ -80,7 +86,7 @@ class Program:
             answer, good = arguments.run(arguments)
             if sys.stderr.isatty():
                 print("\r\033[K", end="", file=sys.stderr, flush=True)  # the line of progress
-            print(json_text(answer) if arguments.json else "\n".join(map(visible, _lines(answer))), flush=True)
+            print(json_text(answer) if arguments.json else "\n".join(map(visible, arguments.lines(answer))), flush=True)
         except KeyboardInterrupt:
             print(self._stopped, file=sys.stderr)
             return INTERRUPTED

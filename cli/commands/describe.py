@@ -32,14 +32,19 @@ def describe(
 
       autoformer describe AutoFormer-T --json
 
+      autoformer describe runs/quickstart
+
       autoformer describe runs/quickstart/finetuned
     """
+    from autoformer.cli.answer import print_run
     from autoformer.cli.console import print_facts, print_json
     from autoformer.profiling.race.record import RaceRecord
 
     facts = facts_of(thing, image_size, num_classes, space)
     if json:
         print_json(facts)
+    elif facts.get("kind") == "run":
+        print_run(facts, Path(thing))
     elif facts.get("kind") == "race":
         print_race(RaceRecord.load(Path(thing)))
     else:
@@ -104,14 +109,7 @@ def facts_of_folder(path: Path) -> dict[str, Any]:
         beside = parts.get("unlabelled") if isinstance(parts, dict) else None
         return {**facts, "unlabelled": beside.get("images")} if isinstance(beside, dict) else facts
     if (path / "search.json").exists():
-        from autoformer.profiling.tables.limit import finally_chosen
-        from autoformer.search.record import SearchRecord
-
-        search = SearchRecord.load(path)
-        chosen = finally_chosen(search.result, path).chosen
-        return {
-            "kind": "search", "budget": search.budget.to_dict(), "chosen": chosen.architecture.to_dict(), **asdict(chosen.cost),
-        }  # fmt: skip
+        return facts_of_search(path)
     if (path / "race.json").exists():
         from autoformer.profiling.race.record import RaceRecord
 
@@ -129,6 +127,23 @@ def facts_of_folder(path: Path) -> dict[str, Any]:
     if (path / "config.json").exists():
         return facts_of_timm_network(path)
     raise CheckpointError(f"{path} holds nothing this tool knows; expected a supernet, subnet, search, race, export or run")
+
+
+def facts_of_search(path: Path) -> dict[str, Any]:
+    """The choice of a finished search, after measuring where it measured, and how much of the stated limits it uses."""
+    from dataclasses import replace
+
+    from autoformer.profiling.tables.limit import FILE_NAME, LatencyAnswer, finally_chosen
+    from autoformer.search.record import SearchRecord
+
+    search = SearchRecord.load(path)
+    chosen = finally_chosen(search.result, path).chosen
+    measured = LatencyAnswer.load(path).chosen if (path / FILE_NAME).exists() else None
+    cost = chosen.cost if measured is None else replace(chosen.cost, latency_ms=measured.timing.measured_ms)
+    return {
+        "kind": "search", "budget": search.budget.to_dict(), "chosen": chosen.architecture.to_dict(), **asdict(cost),
+        "limits_used": search.stated.use_of(cost), "latency_is": "predicted" if measured is None else "measured",
+    }  # fmt: skip
 
 
 def print_race(record: RaceRecord) -> None:
@@ -190,7 +205,7 @@ def readable(name: str, value: Any) -> str:
     """A fact for people."""
     from autoformer.architecture import Architecture
     from autoformer.cli.facts import WHERE
-    from autoformer.cost import show
+    from autoformer.cost import show, use_words
 
     if name in ("params", "flops") and isinstance(value, int):
         return f"{show(name, value)} ({value:,}{' multiply-adds' if name == 'flops' else ''})"
@@ -204,6 +219,8 @@ def readable(name: str, value: Any) -> str:
         return ", ".join(f"{key} {item}" for key, item in value.items())
     if name == "architecture":
         return str(Architecture.from_dict(value))
+    if name == "limits_used":
+        return ", ".join(use_words(limit, share) for limit, share in value.items()) or "no upper limit"
     if name == "other_counts":
         paper, official = show("flops", value["paper_flops"]), show("flops", value["official_code_flops"])
         unfactorised, factorised, norms, products = (

@@ -31,9 +31,10 @@ def build(
 
       autoformer report build runs/a runs/b laptop.json --out runs/report
     """
+    from autoformer.cli.answer import print_run
     from autoformer.cli.console import note, print_json, say
     from autoformer.errors import OutputExistsError
-    from autoformer.profiling.reports.run_page import build_report, summary_lines
+    from autoformer.profiling.reports.run_page import build_report
 
     run = sources[0]
     if out is not None or len(sources) > 1 or not (run / "run.json").is_file():
@@ -52,8 +53,7 @@ def build(
     if json:
         print_json(report)
         return
-    for line in summary_lines(report):
-        say(line)
+    print_run(report, run)
     note(f"report: {run / 'report.html'}")
 
 

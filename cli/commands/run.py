@@ -81,14 +81,14 @@ def run(
 
       autoformer run cifar --data torch/cifar10@FOLDER --out runs/cifar --set train.epochs=50
     """
+    from autoformer.cli.answer import print_run
     from autoformer.cli.device import choose_device
 
     if device is not None:
         choose_device(device)  # before torch looks for GPUs
     from autoformer.cli.chain.asked import Asked, resolved
     from autoformer.cli.chain.chain import run_recipe
-    from autoformer.cli.console import note, print_json, progress_bar, say
-    from autoformer.profiling.reports.run_page import summary_lines
+    from autoformer.cli.console import note, print_json, progress_bar
 
     processes(workers)  # a mistake in it should not end the run after its training
     chosen = resolved(
@@ -113,8 +113,7 @@ def run(
     if json:
         print_json(report)
         return
-    for line in summary_lines(report):
-        say(line)
+    print_run(report, folder)
     note(f"report: {folder / 'report.html'}")
 
 

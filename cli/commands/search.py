@@ -27,8 +27,10 @@ from autoformer.cli.options import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
+    from autoformer.cli.chain.recipe import Recipe as RecipeValues
     from autoformer.cost import Budget, CostModel
     from autoformer.parsing import BudgetConfig
+    from autoformer.profiling.profiles.config import ProfileConfig
     from autoformer.profiling.tables.limit import LatencyAnswer
     from autoformer.profiling.tables.table import LatencyTable as Table
     from autoformer.search.answer import StoredSearch
@@ -50,6 +52,14 @@ class Request:
     seconds: float | None  # of measuring per network
     json: bool
     quiet: bool
+    profile: ProfileConfig | None = None  # how the best few are measured; None: as usual
+
+    def by(self, recipe: RecipeValues, *, given: bool) -> Request:
+        """With what a recipe says of measuring; and of limits and table, where it was `given` and no option names a limit."""
+        asked: dict[str, Any] = {"profile": recipe.profile}
+        if given and all(value is None for _, value in self.limits):
+            asked |= {"limits": recipe.budget, "latency_table": self.latency_table or recipe.profile.table}
+        return replace(self, **asked)
 
 
 def search(
@@ -107,6 +117,9 @@ def search(
     Under --max-latency, with a table of this machine, the chosen network and the next few are exported and measured, the table
     is corrected and the choice repeated; the answer is within budget, over budget or inconclusive.
 
+    --recipe gives the sections search and profile, seed and threads; its limits and table too where no option names a limit. So
+    the choice is that of `autoformer run` with the same recipe.
+
     Examples:
 
       autoformer search --supernet runs/super --max-params 60% --out runs/s1
@@ -122,7 +135,7 @@ def search(
         max_params=max_params, min_params=min_params, max_flops=max_flops, min_flops=min_flops, max_latency=max_latency
     )
     request = Request(limits, latency_table, out, settings, measure, seconds, json, quiet)
-    if max_latency is None and (not measure or seconds is not None):
+    if max_latency is None and recipe is None and (not measure or seconds is not None):
         raise typer.BadParameter(f"{'--seconds' if measure else '--no-measure'} has no effect without --max-latency")
     if (supernet is None) == (source is None):
         raise typer.BadParameter("give one of --supernet (to search) and --from (to answer from a finished search)")
@@ -138,7 +151,7 @@ def search(
     assert supernet is not None
     if out is None:
         raise typer.BadParameter("give --out, the folder of the search")
-    with helpers(workers, *(() if max_latency is None else ("--no-measure",))):
+    with helpers(workers, *(() if max_latency is None and recipe is None else ("--no-measure",))):
         finish = _search(supernet, out, request, data, recipe, metric, seed, storage)
     finish()  # when the other processes have left the cores
 
@@ -175,6 +188,7 @@ def _search(
     chosen = recipe_of(recipe, "search", request.settings, seed)
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
+    request = request.by(chosen, given=recipe is not None)
     network = load_supernet(supernet).to(best_device())
     record = read_json(supernet / "supernet.json")
     table, costs = _costs(request, network.space)
@@ -254,16 +268,20 @@ def _show(
     """Measures the best few where that is asked for and possible, then shows what was found; gives what was measured."""
     from autoformer.cli.console import print_json, progress_bar, say
     from autoformer.profiling.measuring.measure import MeasureConfig
+    from autoformer.profiling.profiles.config import ProfileConfig
     from autoformer.profiling.tables.limit import finally_chosen
-    from autoformer.profiling.tables.loop import SECONDS, LatencyQuestion, answer_latency
+    from autoformer.profiling.tables.loop import LatencyQuestion, answer_latency
+    from autoformer.search.audit import searchability
 
-    out, result, measured = request.out, record.result, None
-    if request.measure and table is not None and out is not None and stated.max_latency_ms is not None:
+    out, result, measured, how = request.out, record.result, None, request.profile or ProfileConfig()
+    if request.measure and how.rounds and table is not None and out is not None and stated.max_latency_ms is not None:
         question = LatencyQuestion(
             stated=stated,
             first=result.chosen.architecture,
             choose=record.config.choose,
-            config=MeasureConfig.lasting(request.seconds or SECONDS),
+            config=MeasureConfig.lasting(request.seconds or how.seconds),
+            rounds=how.rounds,
+            finalists=how.finalists,
         )
         with progress_bar(request.quiet) as progress:
             measured = answer_latency(stored, table, question, out, progress=progress)
@@ -276,6 +294,8 @@ def _show(
         print_json(found if measured is None else {**found, "latency_answer": measured.to_dict()})
         return measured
     print_result(final, title, stated)
+    if (order := searchability(result)) is not None:
+        say(f"search: {order}")
     if used:
         say(f"the choice uses {', '.join(used_words(used, predicted=known is None))}")
     if measured is not None:

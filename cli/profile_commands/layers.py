@@ -68,11 +68,13 @@ def layers(
         print_json(found.to_dict())
         return
     for what in ("kind", "block"):
-        rows = [(name, f"{ms:.4f}", f"{100 * ms / found.sum_ms:.1f} %") for name, ms in found.by(what).items()]
-        print_table(f"{found.name} on {found.backend}, by {what}", (what, "ms a run", "share"), rows)
+        rows = [(name, f"{100 * ms / found.sum_ms:.1f} %", f"{ms:.4f}") for name, ms in found.by(what).items()]
+        print_table(f"{found.name} on {found.backend}, by {what}", (what, "share", "ms under the profiler"), rows)
     slowest = sorted(found.layers, key=lambda layer: -layer.average_ms)[:10]
     shown = [(layer.name, layer.operator, layer.scope or "unknown", f"{layer.average_ms:.4f}") for layer in slowest]
-    print_table("slowest layers", ("layer", "operator", "torch module", "ms a run"), shown)
-    whole = "" if found.end_to_end_ms is None else f"; a run without the profiler {found.end_to_end_ms:.4f} ms"
-    ratio = "" if found.ratio is None else f", ratio {found.ratio:.3f}"
-    note(f"sum of the layers {found.sum_ms:.4f} ms{whole}{ratio}; torch modules are known for {100 * found.joined:.0f} % of it")
+    print_table("slowest layers", ("layer", "operator", "torch module", "ms under the profiler"), shown)
+    whole = ""
+    if found.end_to_end_ms is not None and found.ratio is not None:
+        whole = f", {found.ratio:.2f} times the {found.end_to_end_ms:.4f} ms of a run without it"
+    known = f"torch modules are known for {100 * found.joined:.0f} % of it"
+    note(f"the layers take {found.sum_ms:.4f} ms under the profiler{whole}; {known}")

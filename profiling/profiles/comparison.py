@@ -1,9 +1,11 @@
 """Networks of any kind side by side: accuracy on the same images, size, and latency measured in one interleaved session.
 
 An artefact is what `open_predictor` opens: a network's folder or name, an ONNX file, an engine, a folder of exported files or a
-bundle, which stands for all its files, as a finished run does. Every one is asked about the same images, each prepared as it
-wants them. The first is what the others are compared with: by how much their scores differ, image by image, and how their median
-times relate to its. Whatever could not be found out stands in the answer with its reason.
+bundle, which stands for all its files, as a finished run does. A network of torch is written to ONNX first, in fp32, and that
+file is scored and timed, so that networks stand side by side as they would be deployed. Every one is asked about the same images,
+each prepared as it wants them. The first is what the others are compared with: by how much their scores differ, image by image,
+and how their median times relate to its, where both are of one backend, and of one precision or one network. Whatever could not
+be found out stands in the answer with its reason.
 """
 
 from __future__ import annotations
@@ -19,15 +21,17 @@ from numpy.typing import NDArray
 
 from autoformer.data.parts import Part
 from autoformer.data.preprocessing import Preprocessing
-from autoformer.errors import AutoformerError, CheckpointError, MeasurementError
+from autoformer.errors import AutoformerError, CheckpointError, ExportError, MeasurementError
 from autoformer.evaluate import EvaluationSet, predictions
 from autoformer.export.bundle import unpack_bundle
 from autoformer.export.manifest import FILE_NAME as MANIFEST
 from autoformer.export.predictor import EXPECTED, open_predictor
 from autoformer.files import TIMM
 from autoformer.metric import WORDS, Difference, Metric, Score, paired_difference, score
+from autoformer.pretrained.named_network import is_network
 from autoformer.profiling.measuring.measure import MeasureConfig, Measurement
 from autoformer.profiling.profiles.artefact_costs import Costs, costs_of
+from autoformer.profiling.profiles.as_onnx import write_as_onnx
 from autoformer.profiling.profiles.latency import NO_GPU, NotMeasured, Profile, ProfileRequest, expand, profile_artefacts
 from autoformer.progress import Progress, silent
 from autoformer.search.pareto import nondominated_ranks
@@ -45,13 +49,14 @@ class Row:
     score: Score | None = None
     difference: Difference | None = None  # of the score to the first row's
     measurement: Measurement | None = None
-    ratio: float | None = None  # median time over that of the first artefact on the same kind of device
-    pareto: bool = False  # no other row on the same kind of device is at least as good in score and time and better in one
+    network: str | None = None  # the folder that holds several files of one network; None: it stands alone
+    ratio: float | None = None  # median time over that of the first artefact, where the two can be related
+    pareto: bool = False  # no other row on the same backend is at least as good in score and time and better in one
 
     @property
-    def on_gpu(self) -> bool:
-        """Whether its time is that of a GPU."""
-        return self.measurement is not None and not self.measurement.backend.endswith("-cpu")
+    def backend(self) -> str | None:
+        """What ran it."""
+        return None if self.measurement is None else self.measurement.backend
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, without the single times."""
@@ -143,14 +148,14 @@ def compare_artefacts(
         named = expand([place for one in words for place in _unpacked(one, stack)], missing)
         if not named:
             raise CheckpointError(f"{', '.join(words)}: no file is there to compare; expected {EXPECTED}")
-        asked, found = _Asked(images), {}
+        asked, found, files = _Asked(images), {}, _as_files(named, missing, stack, progress)
         for own_words, label in named:
             try:
-                found[label] = asked.predictions(own_words, progress)
+                found[label] = asked.predictions(own_words, files.get(label, own_words), progress)
             except AutoformerError as error:
                 missing.append(NotMeasured(label, "accuracy", str(error)))
-        profile = _profile(named, missing, config, batch, threads, progress)
-        rows = [row for own_words, label in named for row in _rows(own_words, label, profile)]
+        profile = _profile(files, missing, config, batch, threads, progress)
+        rows = [row for own_words, label in named for row in _rows(own_words, label, files.get(label), profile)]
         rows = marked(with_ratios([_scored(row, found, named[0][1], asked.labels, metric) for row in rows]))
         shown = _shown(named)
     return Comparison(
@@ -194,10 +199,11 @@ class _Asked:
         self.split: str | None = None
         self._prepared: tuple[Preprocessing, EvaluationSet] | None = None  # one at a time: they may be large
 
-    def predictions(self, words: str, progress: Progress) -> NDArray[np.int64]:
+    def predictions(self, words: str, place: str, progress: Progress) -> NDArray[np.int64]:
+        """Of the artefact `words`, by what lies at `place`."""
         if self.images is None:
             raise MeasurementError("there are no images; give --data")
-        with open_predictor(words) as opened:
+        with open_predictor(place) as opened:
             predictor = opened.knowing(self.images.classes, self.images.order and self.images.order(words, opened.classes))
             preparation = predictor.preparation(self.images.preprocessing)
             part = self.images.read(words)
@@ -218,52 +224,89 @@ def _unpacked(words: str, stack: ExitStack) -> Iterator[str]:
     yield str(unpack_bundle(Path(words), temporary / Path(words).stem))
 
 
+def _as_files(
+    named: Sequence[tuple[str, str]], missing: list[NotMeasured], stack: ExitStack, progress: Progress
+) -> dict[str, str]:
+    """By label, the file that stands for each artefact: its own, or the one that a network of torch is written to.
+
+    A network that cannot be written is left out, with the reason in `missing`.
+    """
+    found, folder = {}, stack.enter_context(temporary_folder("compared"))
+    networks = sum(is_network(words) for words, _ in named)
+    for number, (words, label) in enumerate(named):
+        if not is_network(words):
+            found[label] = words
+            continue
+        progress("export", sum(is_network(other) for other, _ in named[:number]), networks, label)
+        try:
+            found[label] = str(write_as_onnx(words, folder / f"network{number}.onnx"))
+        except (ExportError, CheckpointError) as error:
+            missing.append(NotMeasured(label, "latency", str(error)))
+    if networks:
+        progress("export", networks, networks)
+    return found
+
+
 def _profile(
-    named: Sequence[tuple[str, str]],
+    files: Mapping[str, str],
     missing: list[NotMeasured],
     config: MeasureConfig,
     batch: int | None,
     threads: int | None,
     progress: Progress,
 ) -> Profile | None:
-    """The times; None, with the reason in `missing`, where nothing could be measured."""
+    """The times of the files, under their labels; None, with the reason in `missing`, where nothing could be measured."""
+    called = dict(expand(list(files.values()), []))  # what the measurement calls each
+    labels = {called[place]: label for label, place in files.items()}
     try:
         profile = profile_artefacts(
-            [words for words, _ in named], ProfileRequest(batch=batch, threads=threads), config=config, progress=progress
+            list(files.values()), ProfileRequest(batch=batch, threads=threads), config=config, progress=progress
         )
     except MeasurementError as error:
         missing.append(NotMeasured("all", "latency", str(error)))
         return None
-    missing += [item for item in profile.not_measured if item.reason != NO_GPU]
-    if any(item.reason == NO_GPU for item in profile.not_measured):
+    lacking = [replace(item, name=labels.get(item.name, item.name)) for item in profile.not_measured]
+    missing += [item for item in lacking if item.reason != NO_GPU]
+    if any(item.reason == NO_GPU for item in lacking):
         missing.append(NotMeasured("all", "GPU", NO_GPU))  # once, not for every artefact
-    return profile
+    names = {f"{name} ({taken.backend})": labels[name] for name in labels for taken in profile.measurements}
+    taken = (replace(one, name=f"{names[one.name]} ({one.backend})") for one in profile.measurements if one.name in names)
+    return replace(profile, measurements=tuple(taken))
 
 
-def _rows(words: str, label: str, profile: Profile | None) -> Iterator[Row]:
+def _rows(words: str, label: str, file: str | None, profile: Profile | None) -> Iterator[Row]:
     """A row for each backend that ran the artefact, or one without a time."""
-    costs = costs_of(words)
+    costs, own = costs_of(words), Path(words).parent / MANIFEST
+    if file is not None and file != words:
+        costs = replace(costs, bytes=Path(file).stat().st_size)  # of what was timed
+    row = Row(name=label, costs=costs, network=str(own.parent) if own.is_file() else None)
     taken = [one for one in profile.measurements if one.name == f"{label} ({one.backend})"] if profile is not None else []
-    for measurement in taken:
-        yield Row(name=label, costs=costs, measurement=measurement)
+    yield from (replace(row, measurement=measurement) for measurement in taken)
     if not taken:
-        yield Row(name=label, costs=costs)
+        yield row
 
 
 def with_ratios(rows: Sequence[Row]) -> list[Row]:
-    """The rows with their times relative to the first artefact's on the same kind of device, where both were measured."""
-    first = {row.on_gpu: row.measurement.stats.p50_ms for row in reversed(rows) if row.measurement and row.name == rows[0].name}
-    return [
-        replace(row, ratio=row.measurement.stats.p50_ms / first[row.on_gpu]) if row.measurement and row.on_gpu in first else row
-        for row in rows
-    ]
+    """The rows with their times relative to the first artefact's, where that says something of the networks.
+
+    Both were measured on the same backend, in the same precision, or are files of one network.
+    """
+    first = {row.backend: row for row in reversed(rows) if row.measurement and row.name == rows[0].name}
+    found = []
+    for row in rows:
+        one, other = row.measurement, first[row.backend].measurement if row.backend in first else None
+        same = row.network is not None and row.network == rows[0].network
+        if one is not None and other is not None and (same or one.precision == other.precision):
+            row = replace(row, ratio=one.stats.p50_ms / other.stats.p50_ms)
+        found.append(row)
+    return found
 
 
 def marked(rows: Sequence[Row]) -> list[Row]:
-    """The rows with those marked that no other on the same kind of device beats in score and median time at once."""
+    """The rows with those marked that no other on the same backend beats in score and median time at once."""
     found = list(rows)
-    for on_gpu in (False, True):
-        places = [i for i, row in enumerate(rows) if row.score and row.measurement and row.on_gpu == on_gpu]
+    for backend in dict.fromkeys(row.backend for row in rows):
+        places = [i for i, row in enumerate(rows) if row.score and row.measurement and row.backend == backend]
         values = [(-s.value, m.stats.p50_ms) for i in places if (s := rows[i].score) and (m := rows[i].measurement)]
         ranks = nondominated_ranks(np.asarray(values, np.float64).reshape(-1, 2))
         for place, rank in zip(places, ranks, strict=True):

@@ -17,9 +17,12 @@ from autoformer.escaping import visible
 
 # Words that a page may colour.
 TONES = {
-    "within budget": "good", "exported": "good", "VALID": "good",
-    "over budget": "bad", "rejected": "bad", "INVALID": "bad",
-    "inconclusive": "open", "skipped": "open", "UNSTABLE": "open", "not measured": "open", "not asked for": "open",
+    "within budget": "good", "exported": "good", "VALID": "good", "ship this": "good",
+    "over budget": "bad", "rejected": "bad", "INVALID": "bad", "less accurate": "bad",
+    "inconclusive": "open", "UNSTABLE": "open", "not measured": "open", "not tested": "open",
+    # nothing to worry about
+    "not installed": "plain", "not asked for": "plain", "slower": "plain", "as fast, less exact": "plain",
+    "built for this GPU": "plain",
 }  # fmt: skip
 # Readable on white and on near-black, and different for people who see red and green alike (after Okabe and Ito).
 BLUE, ORANGE, GREEN, PURPLE, OLIVE, GREY = "#3f8fd2", "#e07b1a", "#12936f", "#b5669f", "#9a8700", "#8b919a"
@@ -85,12 +88,15 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Headline:
-    """What stands first: title, one sentence, four numbers, verdicts as (word, tone)."""
+    """What stands first: title, the answer in a sentence, four numbers, verdicts as (word, tone), a table, and more sentences."""
 
     title: str
-    sentence: str
+    answer: str = ""
     numbers: tuple[tuple[str, str, str], ...]  # name, value, what it means
     verdicts: tuple[tuple[str, str], ...]
+    table: Table | None = None
+    reasons: tuple[str, ...] = ()  # of the answer
+    sentence: str  # what else is to be said at once
 
 
 @dataclass(frozen=True, kw_only=True)

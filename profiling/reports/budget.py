@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from autoformer.cost import use_words
 from autoformer.errors import MeasurementError
 from autoformer.profiling.measuring.measure import Measurement
 from autoformer.profiling.measuring.verdict import INCONCLUSIVE, count_status
+from autoformer.profiling.profiles.shipping import LimitUse
 from autoformer.profiling.reports.blocks import Section, Table
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.wording import latency_text, shown_value
@@ -50,9 +52,7 @@ def _latency_limit(run: Run, limit_ms: float) -> dict[str, Any]:
         return {**known, "met": INCONCLUSIVE, "reason": reason}
     stats = measurement.stats
     known |= {"found": stats.p50_ms, "low": stats.p50_low_ms, "high": stats.p50_high_ms, "measured_as": measurement.name}
-    timing = Timing(
-        measured_ms=stats.p50_ms, low_ms=stats.p50_low_ms, high_ms=stats.p50_high_ms, runs=stats.n, verdict=measurement.verdict
-    )
+    timing = _timing(measurement)
     return {**known, "met": timing.status(limit_ms), "reason": timing.why(limit_ms)}
 
 
@@ -71,6 +71,41 @@ def measurement_of_limit(run: Run) -> tuple[Measurement | None, str]:
             continue
     have = "; ".join(str(measurement.measurement_conditions("p50")) for measurement in run.profile.measurements) or "nothing"
     return None, f"the limit means {wanted}; measured was {have}"
+
+
+def use_by(run: Run, measurement: Measurement | None) -> dict[str, LimitUse]:
+    """How much of each limit a file with this measurement uses, by the limit's name.
+
+    A limit on latency is held against the file's own time where statistic, batch and device are those of the limit; its precision
+    and backend are the file's own.
+    """
+    found = {}
+    for limit in limits(run):
+        use = LimitUse(share=limit["share"], status=limit["met"], reason=limit["reason"])
+        if limit["measure"] == "latency_ms":
+            use = _latency_use(run, measurement, limit["value"])
+        found[str(limit["limit"])] = use
+    return found
+
+
+def _latency_use(run: Run, measurement: Measurement | None, limit_ms: float) -> LimitUse:
+    wanted = run.measurement_conditions
+    if wanted is None or wanted.statistic != "p50":
+        return LimitUse(share=None, status=INCONCLUSIVE, reason=measurement_of_limit(run)[1])
+    if measurement is None:
+        return LimitUse(share=None, status=INCONCLUSIVE, reason="its time was not measured")
+    own = measurement.measurement_conditions("p50")
+    if replace(own, precision=wanted.precision, backend=wanted.backend) != wanted:
+        return LimitUse(share=None, status=INCONCLUSIVE, reason=f"the limit means {wanted}; measured was {own}")
+    timing = _timing(measurement)
+    return LimitUse(share=timing.measured_ms / limit_ms, status=timing.status(limit_ms), reason=timing.why(limit_ms))
+
+
+def _timing(measurement: Measurement) -> Timing:
+    stats = measurement.stats
+    return Timing(
+        measured_ms=stats.p50_ms, low_ms=stats.p50_low_ms, high_ms=stats.p50_high_ms, runs=stats.n, verdict=measurement.verdict
+    )
 
 
 def main_measurement(run: Run) -> Measurement:

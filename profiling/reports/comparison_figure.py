@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from autoformer.escaping import visible
 from autoformer.metric import WORDS
 from autoformer.profiling.profiles.comparison import Comparison
-from autoformer.profiling.reports.blocks import BLUE, ORANGE, Figure, Plot, common_layout, error_bars, one_view, plain
+from autoformer.profiling.reports.blocks import SERIES, Figure, Plot, common_layout, error_bars, one_view, plain
 from autoformer.profiling.reports.wording import capital
 
 NOTHING = "nothing has both a score and a time"
 LOGARITHMIC_FROM = 5.0  # longest time over shortest
-COLOURS = {"CPU": BLUE, "GPU": ORANGE}
 STYLE = (
     "text{font:13px system-ui,sans-serif;fill:#374151}.axis{stroke:#8b919a}.grid{stroke:#8b919a;stroke-opacity:.25}"
     ".small{font-size:12px}@media(prefers-color-scheme:dark){text{fill:#d1d5db}}"
@@ -27,7 +26,7 @@ class Point:
     """A row that has both a score and a time; each with the ends of its interval around it."""
 
     number: int  # from 1, of the row
-    kind: str  # of device: "CPU" or "GPU"
+    backend: str
     times_ms: tuple[float, float, float]
     scores: tuple[float, float, float]  # in per cent
     pareto: bool
@@ -43,7 +42,7 @@ def points_of(comparison: Comparison) -> list[Point]:
             found.append(
                 Point(
                     number=number,
-                    kind="GPU" if row.on_gpu else "CPU",
+                    backend=row.measurement.backend,
                     times_ms=(stats.p50_low_ms or stats.p50_ms, stats.p50_ms, stats.p50_high_ms or stats.p50_ms),
                     scores=(100 * score.low, 100 * score.value, 100 * score.high),
                     pareto=row.pareto,
@@ -51,6 +50,12 @@ def points_of(comparison: Comparison) -> list[Point]:
                 )
             )
     return sorted(found, key=lambda point: point.times_ms[1])
+
+
+def colours_of(points: Sequence[Point]) -> dict[str, str]:
+    """A colour for each backend, in the order of the rows."""
+    backends = dict.fromkeys(point.backend for point in sorted(points, key=lambda point: point.number))
+    return {backend: SERIES[place % len(SERIES)] for place, backend in enumerate(backends)}
 
 
 def axis_titles(comparison: Comparison) -> tuple[str, str]:
@@ -79,21 +84,20 @@ def comparison_figure(comparison: Comparison) -> Figure | None:
     if not points:
         return None
     traces: list[Plot] = []
-    for kind, colour in COLOURS.items():
-        own = [point for point in points if point.kind == kind]
+    for backend, colour in colours_of(points).items():
+        own = [point for point in points if point.backend == backend]
         front = [point for point in own if point.pareto]
-        line = {"type": "scatter", "mode": "lines", "name": f"Pareto front, {kind}", "hoverinfo": "skip"}
+        line = {"type": "scatter", "mode": "lines", "name": f"Pareto front, {backend}", "hoverinfo": "skip"}
         if len(front) > 1:
             ends = {"x": [point.times_ms[1] for point in front], "y": [point.scores[1] for point in front]}
             traces.append({**line, **ends, "line": {"color": colour, "width": 1}})
-        if own:
-            traces.append({**_marks(own, colour), "name": kind})
+        traces.append({**_marks(own, colour), "name": backend})
     layout = common_layout(*axis_titles(comparison))
     if _is_logarithmic(points):
         layout["xaxis"] |= {"type": "log", "dtick": "D2"}
     caption = (
-        "Numbers are those of the table; bars are 95 % intervals. Filled: no other on the same kind of device beats it in score "
-        "and median time at once. Rows without a score or a time are not drawn."
+        "Numbers are those of the table; bars are 95 % intervals. Filled: no other on the same backend beats it in score and "
+        "median time at once. Rows without a score or a time are not drawn."
     )
     return one_view("comparison", f"{capital(WORDS[comparison.metric])} against latency", caption, traces, layout)
 
@@ -164,14 +168,15 @@ def picture(comparison: Comparison) -> str:
 
 def _drawn(points: Sequence[Point], titles: tuple[str, str]) -> list[str]:
     x, y = _axes(points)
-    parts = _grid(x, y, titles)
-    for kind, colour in COLOURS.items():
-        front = [f"{x(point.times_ms[1])},{y(point.scores[1])}" for point in points if point.pareto and point.kind == kind]
+    parts, colours = _grid(x, y, titles), colours_of(points)
+    for backend, colour in colours.items():
+        own = [point for point in points if point.pareto and point.backend == backend]
+        front = [f"{x(point.times_ms[1])},{y(point.scores[1])}" for point in own]
         parts.append(f'<polyline points="{" ".join(front)}" fill="none" stroke="{colour}" stroke-opacity=".6"/>')
     numbers: list[tuple[float, float]] = []  # where they stand; one that would lie on another moves up
     for point in points:
         (fast, time, slow), (worse, score, better) = map(x, point.times_ms), map(y, point.scores)
-        colour = COLOURS[point.kind]
+        colour = colours[point.backend]
         parts.append(f'<g stroke="{colour}" fill="{colour if point.pareto else "none"}">')
         parts.append(f'<line x1="{fast}" y1="{score}" x2="{slow}" y2="{score}"/>')
         parts.append(f'<line x1="{time}" y1="{worse}" x2="{time}" y2="{better}"/>')

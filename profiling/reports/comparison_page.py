@@ -9,6 +9,7 @@ from autoformer import __version__
 from autoformer.cost import show
 from autoformer.metric import WORDS
 from autoformer.profiling.profiles.comparison import Comparison, Row
+from autoformer.profiling.profiles.latency import NO_GPU
 from autoformer.profiling.profiles.regression import FASTER, SAME, SLOWER, Ratio, Regressions
 from autoformer.profiling.reports import page
 from autoformer.profiling.reports.blocks import (
@@ -68,8 +69,12 @@ def notes(comparison: Comparison) -> list[str]:
     if comparison.profile is not None:
         first = next(row.measurement for row in comparison.rows if row.measurement)
         conditions = first.measurement_conditions("p50")
-        said.append(f"Times were measured in turns, in one session: {conditions}; other rows on their own backend.")
-    said.append("* marks rows that no other on the same kind of device beats in score and median time at once.")
+        said.append(
+            f"Times were measured in turns, in one session: {conditions}; other rows in their precision, on their backend. A "
+            "network of torch is written to ONNX first, in fp32, and that file is scored and timed. Times the first: on its "
+            "backend, of rows in its precision and of files of its network."
+        )
+    said.append("* marks rows that no other on the same backend beats in score and median time at once.")
     return said
 
 
@@ -105,7 +110,11 @@ def _headline(comparison: Comparison) -> Headline:
         numbers.append(("lowest latency", latency_text(taken.stats.to_dict()).split(" [")[0], f"{name}, {taken.backend}"))
     levels = Counter(taken.verdict.level for taken, _ in timed)
     verdicts = [(f"{count} {level}", TONES[level]) for level, count in levels.items()]
-    verdicts += [(f"{len(comparison.missing)} not measured", "open")] if comparison.missing else []
+    absent = [item for item in comparison.missing if item.reason == NO_GPU]
+    if missed := len(comparison.missing) - len(absent):
+        verdicts.append((f"{missed} not measured", "open"))
+    if absent:
+        verdicts.append(("no GPU here", "plain"))
     where = f" Measured on {device_words(timed[0][0].device.to_dict())}." if timed else ""
     return Headline(
         title="Networks side by side",

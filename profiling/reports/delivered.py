@@ -1,28 +1,205 @@
-"""What a run delivered, on which machine and in what time; and what other target devices found about its bundle."""
+"""What a run delivered: which file to ship, all files, on which machine and in what time; and what other target devices found
+about its bundle.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from autoformer.cost import use_words
 from autoformer.export.manifest import Artefact
+from autoformer.metric import WORDS, metric_from, paired_difference
 from autoformer.profiling.kits.board_results import BoardResult
+from autoformer.profiling.measuring.measure import Measurement, device_name
+from autoformer.profiling.profiles.shipping import ExportedFile, file_to_ship
+from autoformer.profiling.reports import budget
 from autoformer.profiling.reports.blocks import Section, Table
-from autoformer.profiling.reports.run_folder import Run
-from autoformer.profiling.reports.wording import DIGEST_DIGITS, duration, file_size, latency_text
+from autoformer.profiling.reports.run_folder import FP32, Run
+from autoformer.profiling.reports.wording import (
+    DIGEST_DIGITS,
+    capital,
+    duration,
+    file_size,
+    latency_decimals,
+    latency_text,
+    score_text,
+)
+from autoformer.records import to_json
 
 STEPS = (
-    "latency table",
-    "parent",
-    "train",
-    "search",
-    "race",
-    "extract",
-    "finetune",
-    "export",
-    "profile",
+    "latency table", "parent", "train", "search", "latency in the loop", "race", "extract", "finetune", "export", "profile",
     "test",
-)  # in their order
+)  # fmt: skip
+LIMITED = {"max_params": "params", "max_flops": "FLOPs", "max_latency_ms": "latency"}  # upper limits in words
+NOT_INSTALLED = "not installed"  # what this machine cannot have is nothing to worry about
+ENGINE = ("built for this GPU", "an engine runs on this GPU alone; the bundle's program builds it on the device")
+
+
+# --- which file to ship --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Row:
+    """An exported or rejected file, with its measurement on one backend of the device that the limits are about."""
+
+    artefact: Artefact
+    name: str
+    taken: Measurement | None
+
+
+def ship_values(run: Run) -> dict[str, Any]:
+    """Which file to ship and why, and every file with its numbers; JSON.
+
+    Times are of the device and batch of the measurement that the report's first lines show: that of the limit on latency.
+    """
+    main = budget.main_measurement(run)
+    rows = list(_rows(run, main))
+    files = [_exported(run, row) for row in rows]
+    device = "this CPU" if main.backend.endswith("-cpu") else "this GPU"
+    found = file_to_ship(files, device)
+    values = [
+        _values(run, row, file, found.words[place], found.reasons[place])
+        for place, (row, file) in enumerate(zip(rows, files, strict=True))
+    ]
+    shipped = None if found.place is None else values[found.place]
+    likely = None if found.likely is None else values[found.likely]
+    return {
+        "file": shipped and shipped["file"],
+        "name": shipped and shipped["name"],
+        "likely": likely and likely["name"],
+        "sentence": _ship_sentence(run, shipped, likely, found.reason),
+        "why": f"{capital(found.reason)}." if shipped else "",
+        "device": device_name(main.device, main.backend, main.threads),
+        "batch": main.batch,
+        "files": values,
+    }
+
+
+def _rows(run: Run, main: Measurement) -> list[_Row]:
+    """The files that were exported or rejected, once for each backend that ran them as `main` was run."""
+    where, found = (device_name(main.device, main.backend, main.threads), main.batch), []
+    for artefact in run.manifest.artefacts:
+        if artefact.status == "skipped":
+            continue
+        taken = [
+            one
+            for one in run.profile.measurements
+            if one.name == f"{artefact.file} ({one.backend})"
+            and (device_name(one.device, one.backend, one.threads), one.batch) == where
+        ]
+        several, timed = len(taken) > 1, list[Measurement | None](taken)
+        for one in timed or [None]:
+            name = label(artefact) + (f", {one.backend}" if several and one is not None else "")
+            found.append(_Row(artefact, name, one))
+    return found
+
+
+def _exported(run: Run, row: _Row) -> ExportedFile:
+    """What the rule is asked about."""
+    artefact, taken, key = row.artefact, row.taken, _key(row.artefact)
+    stats = None if taken is None else taken.stats
+    against = ENGINE if artefact.format == "tensorrt" else None
+    if artefact.file is None:
+        against = (artefact.status, artefact.reason)
+    tested = key in run.predictions
+    compared = tested and key != FP32
+    return ExportedFile(
+        name=row.name,
+        precision=artefact.precision,
+        against=against,
+        tested=tested,
+        difference=paired_difference(run.predictions[FP32], run.predictions[key], run.labels, run.metric) if compared else None,
+        p50_ms=None if stats is None else stats.p50_ms,
+        low_ms=None if stats is None else stats.p50_low_ms,
+        high_ms=None if stats is None else stats.p50_high_ms,
+        verdict=None if taken is None else taken.verdict,
+        limits=budget.use_by(run, taken),
+    )
+
+
+def _key(artefact: Artefact) -> str:
+    """The name of a file in test.json."""
+    return f"{artefact.format} {artefact.precision}"
+
+
+def _values(run: Run, row: _Row, file: ExportedFile, word: str, reason: str) -> dict[str, Any]:
+    artefact, taken, key = row.artefact, row.taken, _key(row.artefact)
+    return {
+        "name": row.name,
+        "file": None if artefact.file is None else f"export/{artefact.file}",
+        "precision": artefact.precision,
+        "bytes": artefact.bytes,
+        "score": run.score(key).to_dict() if key in run.predictions else None,
+        "difference": to_json(file.difference),
+        "measured_as": taken and taken.name,
+        "p50_ms": file.p50_ms,
+        "p50_low_ms": file.low_ms,
+        "p50_high_ms": file.high_ms,
+        "images_per_s": taken and taken.images_per_s,
+        "limits": to_json(dict(file.limits)),
+        "verdict": word,
+        "why": reason,
+    }
+
+
+def _ship_sentence(run: Run, shipped: Mapping[str, Any] | None, likely: Mapping[str, Any] | None, reason: str) -> str:
+    if shipped is None:
+        open_yet = "" if likely is None else f" If these times stand, it is {likely['file']}."
+        return f"Ship none of these files yet: {reason}.{open_yet}"
+    latency = shipped["limits"].get("max_latency_ms")
+    share = "" if latency is None else f", {use_words('max_latency_ms', latency['share'])} used"
+    return f"Ship {shipped['file']}: {WORDS[run.metric]} {score_text(shipped['score'])}, {latency_text(shipped)}{share}."
+
+
+def ship_reasons(report: Mapping[str, Any]) -> list[str]:
+    """Why the file to ship is the one, and what stands against the others, a sentence each."""
+    ship = report["ship"]
+    others = [f"{one['name']}: {one['why']}." for one in ship["files"] if one["name"] != ship["name"]]
+    return [ship["why"], *others] if ship["why"] else others
+
+
+def ship_table(report: Mapping[str, Any]) -> Table:
+    """Every file with what decides: size, score, time, use of the limits, verdict."""
+    ship, rows = report["ship"], []
+    limited = {name: words for name, words in LIMITED.items() if any(name in one["limits"] for one in ship["files"])}
+    for one in ship["files"]:
+        rows.append(
+            (
+                one["file"] or one["name"],
+                one["precision"],
+                "–" if one["bytes"] is None else file_size(one["bytes"]),
+                "–" if one["score"] is None else score_text(one["score"]),
+                "–" if one["p50_ms"] is None else _milliseconds(one),
+                "–" if one["images_per_s"] is None else f"{one['images_per_s']:.4g}",
+                *(_used(one, name) for name in limited),
+                one["verdict"],
+            )
+        )
+    columns = ["file", "precision", "size", f"{WORDS[metric_from(report['metric'])]} [95 %]", "p50, ms", "images/s"]
+    columns += [*(f"{words} limit" for words in limited.values()), "verdict"]
+    each = "one image" if ship["batch"] == 1 else f"{ship['batch']} images"
+    return Table(
+        title="The files",
+        columns=tuple(columns),
+        rows=tuple(rows),
+        numbers=tuple(range(2, len(columns) - 1)),
+        note=f"p50: the median time of {each} on {ship['device']}. Limits: the share that is used, of latency by each file's own "
+        "time.",
+    )
+
+
+def _milliseconds(one: Mapping[str, Any]) -> str:
+    return f"{one['p50_ms']:.{latency_decimals(one['p50_ms'], one['p50_low_ms'], one['p50_high_ms'])}f}"
+
+
+def _used(one: Mapping[str, Any], limit: str) -> str:
+    share = one["limits"][limit]["share"] if limit in one["limits"] else None
+    return "–" if share is None else f"{100 * share:.0f} %"
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
 
 
 def file_values(run: Run) -> dict[str, Any]:
@@ -102,10 +279,15 @@ def folder_table(report: Mapping[str, Any]) -> Table:
 
 def skipped_table(report: Mapping[str, Any]) -> Table:
     """Artefacts that were asked for and are not there."""
-    rows = [(item["what"], item["status"], item["reason"]) for item in report["skipped"]]
+    rows = [(item["what"], status_words(item["status"]), item["reason"]) for item in report["skipped"]]
     return Table(
         title="Not delivered", columns=("what", "status", "reason"), rows=tuple(rows) or (("nothing", "–", "–"),)
     )  # fmt: skip
+
+
+def status_words(status: str) -> str:
+    """What became of an artefact that is not there: this machine lacks what makes it, or it was rejected."""
+    return NOT_INSTALLED if status == "skipped" else status
 
 
 def machine_table(device: Mapping[str, Any], version: str) -> Table:
@@ -192,7 +374,7 @@ def board_tables(boards: Sequence[Mapping[str, Any]]) -> tuple[Table, ...]:
         for name, found in board["artefacts"].items():
             verified.append((where, name, str(found.get("status")), str(found.get("reason")), day))
         for name, found in board["budget"].items():
-            verified.append((where, f"limit {name}", str(found.get("status")), _limit_words(found), day))
+            verified.append((where, f"limit {name}", str(found.get("status")), _limit_words(name, found), day))
         for name, reason in board["not_measured"].items():
             verified.append((where, name, "not measured", reason, day))
     tables = []
@@ -205,9 +387,12 @@ def board_tables(boards: Sequence[Mapping[str, Any]]) -> tuple[Table, ...]:
     return tuple(tables)
 
 
-def _limit_words(found: Mapping[str, Any]) -> str:
+def _limit_words(name: str, found: Mapping[str, Any]) -> str:
     if found.get("reason"):
         return str(found["reason"])
     value = found.get("median_ms", found.get("value"))
     shown = f"{value:.4g}" if isinstance(value, int | float) else "unknown"
-    return f"{shown}, limit {found.get('limit')}" + (f", of {found['measured']}" if found.get("measured") else "")
+    limit = found.get("limit")
+    known = name.startswith("max_") and isinstance(value, int | float) and isinstance(limit, int | float)
+    used = f", {100 * value / limit:.0f} % used" if known and limit else ""
+    return f"{shown}, limit {limit}{used}" + (f", of {found['measured']}" if found.get("measured") else "")

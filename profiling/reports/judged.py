@@ -160,11 +160,11 @@ def confusion_figure(judged: Mapping[str, Any]) -> Figure | None:
     ]
     trace = {
         "type": "heatmap", "z": np.round(shares, 2).tolist(), "x": list(range(len(names))), "y": list(range(len(names))),
-        "text": labels, "hovertemplate": "%{text}<extra></extra>", "zmin": 0, "zmax": 100, "xgap": 1, "ygap": 1,
+        "hovertext": labels, "hovertemplate": "%{hovertext}<extra></extra>", "zmin": 0, "zmax": 100, "xgap": 1, "ygap": 1,
         "colorscale": [[0, "rgba(63,143,210,0)"], [1, "rgba(63,143,210,1)"]], "colorbar": {"title": {"text": "%"}},
     }  # fmt: skip
     if len(names) <= 12:
-        trace |= {"texttemplate": "%{customdata}", "customdata": matrix.tolist()}
+        trace |= {"texttemplate": "%{text}", "text": matrix.astype(str).tolist()}
     layout = common_layout("called", "class", showlegend=False)
     ticks = {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": names}
     layout["xaxis"] |= ticks

@@ -199,7 +199,10 @@ def layer_section(layers: Sequence[Mapping[str, Any]], sources: Sequence[str] = 
     """Where the time of each profile goes, in its JSON form; nothing without profiles."""
     if not layers:
         return []
-    text = "Per-layer times are taken with the runtime's profiler, which slows it down; their sum is not scaled to fit."
+    text = (
+        "Times of layers are taken with the runtime's profiler, which adds some to each, so small layers seem larger than they "
+        "are. Shares are of the time under the profiler: they say where the time goes, and not how long a run takes."
+    )
     tables = tuple(layer_table(one, source) for one, source in zip(layers, sources, strict=True))
     return [Section(name="layers", title="Where the time goes", text=(text,), tables=tables, figures=("layers",))]
 
@@ -207,23 +210,23 @@ def layer_section(layers: Sequence[Mapping[str, Any]], sources: Sequence[str] = 
 def layer_table(layers: Mapping[str, Any], source: str = "") -> Table:
     """Time by kind of module, from the JSON form of a `LayerProfile`."""
     total = layers["sum_ms"]
-    rows = [(name, f"{ms:.4f} ms", f"{100 * ms / total:.1f} %" if total else "–") for name, ms in layers["by_kind_ms"].items()]
+    rows = [(name, f"{100 * ms / total:.1f} %" if total else "–", f"{ms:.3g} ms") for name, ms in layers["by_kind_ms"].items()]
     known = f"{100 * layers['joined_share']:.0f} %"
-    note = f"Sum {total:.4g} ms over {len(layers['layers'])} layers; the torch module is known of {known}."
+    note = f"{len(layers['layers'])} layers; the torch module is known of {known} of the time."
     if layers["end_to_end_ms"] is not None:
-        note += f" A run without the profiler took {layers['end_to_end_ms']:.4g} ms, the sum is "
-        note += f"{layers['sum_over_end_to_end']:.3g} times that."
+        note += f" Under the profiler the layers take {total:.3g} ms in all, {layers['sum_over_end_to_end']:.3g} times the "
+        note += f"{layers['end_to_end_ms']:.3g} ms of a run without it."
     return Table(
         title=f"{layers['name']} on {layers['backend']}" + (f" ({source})" if source else ""),
-        columns=("kind", "one run", "share"), rows=tuple(rows), numbers=(1, 2), note=note, compact=True,
+        columns=("kind", "share", "under the profiler"), rows=tuple(rows), numbers=(1, 2), note=note, compact=True,
     )  # fmt: skip
 
 
 def blocks_figure(profiles: Sequence[LayerProfile]) -> Figure | None:
-    """Time of each block by kind, one view per profile; None without profiles."""
+    """The share of each block in the time under the profiler, by kind, one view per profile; None without profiles."""
     views = {}
     for profile in profiles:
-        blocks = list(profile.by("block"))
+        blocks, total = list(profile.by("block")), profile.sum_ms or 1.0
         traces: list[Plot] = []
         for index, kind in enumerate(profile.by("kind")):
             times = [
@@ -233,13 +236,15 @@ def blocks_figure(profiles: Sequence[LayerProfile]) -> Figure | None:
             traces.append(
                 {
                     "type": "bar", "name": plain(kind), "x": [plain(block) for block in blocks],
-                    "y": [float(f"{time:.5g}") for time in times], "marker": {"color": SERIES[index % len(SERIES)]},
+                    "y": [_rounded(100 * time / total) for time in times], "marker": {"color": SERIES[index % len(SERIES)]},
+                    "text": [f"{plain(kind)}: {100 * time / total:.3g} %, {time:.3g} ms under the profiler" for time in times],
+                    "textposition": "none", "hovertemplate": "%{x}<br>%{text}<extra></extra>",
                 }
             )  # fmt: skip
         word = plain(f"{profile.name} on {profile.backend}")
-        views[word] = {"data": traces, "layout": common_layout("", "one run, ms", barmode="stack")}
+        views[word] = {"data": traces, "layout": common_layout("", "share of the profiled time, %", barmode="stack")}
     if not views:
         return None
-    caption = "Average time of one run under the runtime's profiler, by transformer block and kind of module."
+    caption = "Shares of the time of one run under the runtime's profiler, by transformer block and kind of module; 100 % in all."
     switch = "network" if len(views) > 1 else ""
-    return Figure(name="layers", title="Time by block", caption=caption, views=views, switch=switch)
+    return Figure(name="layers", title="Where the time goes, block by block", caption=caption, views=views, switch=switch)

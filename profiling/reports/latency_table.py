@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from autoformer.profiling.race.entrant import Entrant
 from autoformer.profiling.reports.blocks import (
     BLUE,
     GREEN,
+    GREY,
+    OLIVE,
     ORANGE,
+    PURPLE,
     Figure,
     Plot,
     Section,
     Table,
     common_layout,
     error_bars,
-    one_view,
     plain,
     words,
 )
@@ -23,6 +27,7 @@ from autoformer.profiling.reports.budget import measurement_of_limit
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.wording import change, latency_text
 from autoformer.profiling.tables.limit import LatencyAnswer
+from autoformer.profiling.tables.table import LatencyTable
 
 
 def values(run: Run) -> dict[str, Any] | None:
@@ -85,9 +90,98 @@ def sections(report: Mapping[str, Any]) -> list[Section]:
 
 
 def table_figure(run: Run) -> Figure:
-    """The latency table: what was measured, what it predicts, and the chosen network as measured afterwards."""
+    """The latency table: measured against predicted, for its own networks and all that were measured after the search; and its
+    fit against FLOPs.
+    """
     table = run.table
     assert table is not None
+    caption = (
+        f"Measurement conditions: {table.measurement_conditions}. On the line a prediction is right; above it a network is "
+        "slower. Networks of the table are predicted by a fit without them. Bars are 95 % intervals; times of finalists "
+        "and race are divided by the machine speed factor."
+    )
+    views = {"measured against predicted": _against_predicted(run, table), "against FLOPs": _against_flops(run, table)}
+    return Figure(
+        name="table", title="The latency table", caption=caption, views=views, switch="what latencies are drawn against"
+    )
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """A network that was both predicted and measured."""
+
+    words: str  # of the hover label, for plotly
+    predicted_ms: float
+    span: tuple[float, float, float]  # the measurement with the ends of its interval
+
+
+def _timed(name: str, predicted_ms: float, measured_ms: float, low_ms: float | None, high_ms: float | None) -> _Timed:
+    span = (low_ms or measured_ms, measured_ms, high_ms or measured_ms)
+    words = (
+        f"<b>{name}</b><br>predicted {predicted_ms:.3g} ms, measured {measured_ms:.3g} ms: {change(predicted_ms, measured_ms)}"
+    )
+    return _Timed(words, predicted_ms, span)
+
+
+def predicted_and_measured(run: Run, table: LatencyTable) -> dict[str, list[_Timed]]:
+    """Every network that was both, in groups: those of the table, those measured after the search, in the race and at the end."""
+    groups: dict[str, list[_Timed]] = {
+        "of the table": [_timed(one.architecture.slug, one.left_out_ms, one.measured_ms, None, None) for one in table.networks],
+        "finalists of the search": [
+            _timed(one.architecture.slug, one.predicted_ms, one.timing.measured_ms, one.timing.low_ms, one.timing.high_ms)
+            for one in (() if run.answer is None else run.answer.networks)
+        ],
+        "of the race": [
+            _timed(plain(one.network), one.predicted_ms, one.timing.measured_ms, one.timing.low_ms, one.timing.high_ms)
+            for one in _entrants(run)
+            if one.predicted_ms is not None and one.timing is not None
+        ],
+    }
+    measurement, predicted = measurement_of_limit(run)[0], run.delivered.predicted_ms
+    if measurement is not None and predicted is not None:
+        stats = measurement.stats
+        groups["delivered, measured at the end"] = [
+            _timed(plain(run.delivered.name), predicted, stats.p50_ms, stats.p50_low_ms, stats.p50_high_ms)
+        ]
+    return {name: members for name, members in groups.items() if members}
+
+
+def _entrants(run: Run) -> list[Entrant]:
+    """Those of the race that came to be measured, whether they started or not."""
+    if run.race is None:
+        return []
+    return [one.entrant for one in run.race.entrants] + [one.entrant for one in run.race.refused if one.entrant is not None]
+
+
+def _against_predicted(run: Run, table: LatencyTable) -> Plot:
+    looks = {
+        "of the table": (BLUE, "circle", 9), "finalists of the search": (PURPLE, "diamond", 10),
+        "of the race": (OLIVE, "square", 10), "delivered, measured at the end": (ORANGE, "star", 15),
+    }  # fmt: skip
+    groups = predicted_and_measured(run, table)
+    every = [time for members in groups.values() for one in members for time in (one.predicted_ms, *one.span)]
+    ends = [0.95 * min(every), 1.05 * max(every)]
+    traces: list[Plot] = [
+        {
+            "type": "scatter", "mode": "lines", "name": "as predicted", "line": {"color": GREY, "width": 1.5, "dash": "dash"},
+            "x": ends, "y": ends, "hoverinfo": "skip",
+        }
+    ]  # fmt: skip
+    for name, members in groups.items():
+        colour, symbol, size = looks[name]
+        traces.append(
+            {
+                "type": "scatter", "mode": "markers", "name": f"{name} ({len(members)})",
+                "marker": {"color": colour, "symbol": symbol, "size": size},
+                "x": [one.predicted_ms for one in members], "y": [one.span[1] for one in members],
+                "error_y": error_bars([one.span for one in members], colour),
+                "text": [one.words for one in members], "hovertemplate": "%{text}<extra></extra>",
+            }
+        )  # fmt: skip
+    return {"data": traces, "layout": common_layout("predicted latency, ms", "measured latency, ms")}
+
+
+def _against_flops(run: Run, table: LatencyTable) -> Plot:
     networks = sorted(table.networks, key=lambda network: network.flops)
     traces: list[Plot] = [
         {
@@ -125,7 +219,7 @@ def table_figure(run: Run) -> Figure:
         traces.append(point)
     layout = common_layout("multiply-adds of one image", "latency, ms")
     layout["xaxis"]["exponentformat"] = "SI"
-    return one_view("table", "Latency against FLOPs", f"Measurement conditions: {table.measurement_conditions}.", traces, layout)
+    return {"data": traces, "layout": layout}
 
 
 # --- measured before the choice was final --------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 from autoformer.profiling.reports.blocks import BLUE, GREY, Figure, Plot, Section, Table, common_layout, one_view
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.wording import capital, words_of
+from autoformer.search.audit import searchability
 from autoformer.search.result import SearchResult, fronts
 from autoformer.space import SearchSpace
 
@@ -19,6 +20,7 @@ KINDS = (  # of a block: the key, the words of its table, of a column and of an 
     ("mlp_kernel", "MLP kernels", "kernel", "MLP kernel"),  # where the space asks for it
 )
 DOMAINS = {2: ([0.54, 1], [0, 0.46]), 3: ([0.72, 1], [0.36, 0.64], [0, 0.28])}  # of so many heat maps, from above
+TITLE = "What the Pareto front prefers"
 PIXELS = ("image size", "patch size")
 HALVED, NEVER = "halved after block", "never"
 MOST_BLOCKS_WITH_NUMBERS = 8  # cells of more are too narrow on a phone
@@ -81,7 +83,10 @@ def _counts(choices: Sequence[float], taken: Mapping[str, Sequence[float]]) -> l
 
 def section(report: Mapping[str, Any]) -> Section:
     """The preferences in sentences, figures and numbers."""
-    found = report["search"]["preferences"]
+    found, order = report["search"]["preferences"], report["search"].get("searchability")
+    if order is not None and not order["searchable"]:
+        why = f"None are drawn, because what the front prefers would be noise. {capital(order['words'])}."
+        return Section(name="preferences", title=TITLE, text=(why,))
     one = found["front"] == 1
     text = (
         f"{found['front']} of {found['evaluated']} networks {'is' if one else 'are'} on the front: no other that saw all images "
@@ -91,7 +96,7 @@ def section(report: Mapping[str, Any]) -> Section:
     )
     return Section(
         name="preferences",
-        title="What the Pareto front prefers",
+        title=TITLE,
         text=text,
         tables=preference_tables(report),
         figures=("blocks", "shapes"),
@@ -150,13 +155,24 @@ def _shares(entry: Mapping[str, Any] | None, networks: Mapping[str, Any]) -> str
 # --- figures -------------------------------------------------------------------------------------------------------
 
 
-def preferences_figure(run: Run) -> Figure:
-    """Heads above, MLP ratios (and kernels) below: each choice in each block, as its share on the front less that among all."""
+def is_noise(result: SearchResult) -> bool:
+    """Whether the order of a search is no more than chance, so that a preference of its front says nothing."""
+    found = searchability(result)
+    return found is not None and not found.searchable
+
+
+def preferences_figure(run: Run) -> Figure | None:
+    """Heads above, MLP ratios (and kernels) below: each choice in each block, as its share on the front less that among all.
+
+    Blocks that no network on the front has are left out. None where the order of the networks is noise.
+    """
+    if is_noise(run.search):
+        return None
     found = preferences(run.space, run.search)
-    blocks = found["blocks"]
+    blocks = [block for block in found["blocks"] if block["front"]]
     kinds = [(kind, word, "" if place == 0 else str(place + 1)) for place, (kind, _, _, word) in enumerate(_kinds(found))]
     traces = [_cells(blocks, kind, word, axis, found) for kind, word, axis in kinds]
-    reach = max((abs(cell) for trace in traces for row in trace["z"] for cell in row if cell is not None), default=0)
+    reach = max((abs(cell) for trace in traces for row in trace["z"] for cell in row), default=0)
     most = max(10, 10 * math.ceil(reach / 10))
     layout = common_layout("block", "heads", showlegend=False)
     layout["margin"]["t"] = 40
@@ -183,8 +199,8 @@ def preferences_figure(run: Run) -> Figure:
         },
     }  # fmt: skip
     more = " The number in a cell is the share on the front in %." if len(blocks) <= MOST_BLOCKS_WITH_NUMBERS else ""
-    if any(not block["front"] for block in blocks):
-        more += " Empty: no network on the front is so deep."
+    if len(blocks) < len(found["blocks"]):
+        more += f" Blocks after {len(blocks)} are left out: no network on the front is so deep."
     caption = (
         f"Blue: a larger share of the {found['front']} networks on the front makes this choice than of all {found['evaluated']} "
         f"evaluated; orange: a smaller one. Networks that are too shallow for a block are left out there.{more}"
@@ -194,39 +210,38 @@ def preferences_figure(run: Run) -> Figure:
 
 
 def _cells(blocks: list[dict[str, Any]], kind: str, word: str, axis: str, found: Mapping[str, Any]) -> Plot:
-    """The heat map of one kind of choice; cells of blocks that nothing on the front has are empty."""
+    """The heat map of one kind of choice in blocks that networks on the front have."""
     choices = sorted({entry["choice"] for block in blocks for entry in block[kind]})
-    z: list[list[float | None]] = []
+    z: list[list[float]] = []
     shown, hover = [], []
     for choice in choices:
-        differences: list[float | None] = []
-        shares, texts = [], []
+        differences, shares, texts = list[float](), [], []
         for block in blocks:
             counts = next((entry for entry in block[kind] if entry["choice"] == choice), {"front": 0, "evaluated": 0})
-            among = 100 * counts["evaluated"] / block["evaluated"]
-            here = f"block {block['block']}, {word} {choice:g}<br>"
-            everywhere = f"{counts['evaluated']} of {block['evaluated']} evaluated ({among:.0f} %)"
-            if block["front"]:
-                share = 100 * counts["front"] / block["front"]
-                differences.append(round(share - among, 2))
-                shares.append(f"{share:.0f}" if len(blocks) <= MOST_BLOCKS_WITH_NUMBERS else "")
-                texts.append(f"{here}{counts['front']} of {block['front']} on the front ({share:.0f} %)<br>{everywhere}")
-            else:
-                differences.append(None)
-                shares.append("")
-                texts.append(f"{here}no network on the front is so deep<br>{everywhere}")
+            among, share = (100 * counts[group] / block[group] for group in ("evaluated", "front"))
+            differences.append(round(share - among, 2))
+            shares.append(f"{share:.0f}" if len(blocks) <= MOST_BLOCKS_WITH_NUMBERS else "")
+            texts.append(
+                f"block {block['block']}, {word} {choice:g}<br>{counts['front']} of {block['front']} on the front "
+                f"({share:.0f} %)<br>{counts['evaluated']} of {block['evaluated']} evaluated ({among:.0f} %)"
+            )
         z.append(differences)
         shown.append(shares)
         hover.append(texts)
     return {
-        "type": "heatmap", "name": word, "coloraxis": "coloraxis", "xgap": 2, "ygap": 2, "hoverongaps": True,
+        "type": "heatmap", "name": word, "coloraxis": "coloraxis", "xgap": 2, "ygap": 2,
         "x": [block["block"] for block in blocks], "y": [f"{choice:g}" for choice in choices], "yaxis": f"y{axis}",
         "z": z, "text": shown, "texttemplate": "%{text}", "hovertext": hover, "hovertemplate": "%{hovertext}<extra></extra>",
     }  # fmt: skip
 
 
-def shapes_figure(run: Run) -> Figure:
-    """Width, depth and what else a network has one of: shares on the front beside those among all evaluated, as bars."""
+def shapes_figure(run: Run) -> Figure | None:
+    """Width, depth and what else a network has one of: shares on the front beside those among all evaluated, as bars.
+
+    None where the order of the networks is noise.
+    """
+    if is_noise(run.search):
+        return None
     found = preferences(run.space, run.search)
     rows = [(kind, entry) for kind, entries in found["shapes"].items() for entry in entries]
     groups = {"front": ("on the front", BLUE), "evaluated": ("among all evaluated", GREY)}

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from autoformer.profiling.reports.content import FORMAT, content
 from autoformer.profiling.reports.run_folder import FP32, Run
 from autoformer.profiling.reports.wording import (
     device_words,
+    file_size,
     interval,
     latency_interval,
     latency_text,
@@ -40,6 +41,7 @@ from autoformer.profiling.reports.wording import (
     readings_words,
     score_text,
     short_source,
+    shown_value,
     words_of,
 )
 from autoformer.settings import write_yaml
@@ -97,44 +99,72 @@ def figures(run: Run) -> list[Figure]:
 
 
 def headline(report: Mapping[str, Any], main_latency: str) -> Headline:
-    """The first screen. `main_latency` names the measurement that is shown there."""
-    chosen, score = report["chosen"], report["test"]["onnx fp32"]
+    """The first screen: the file to ship, or the one that it would be, with its numbers.
+
+    `main_latency` names the measurement that is shown where there is neither.
+    """
+    ship, chosen = report["ship"], report["chosen"]
+    shown = next((one for one in ship["files"] if one["name"] == (ship["name"] or ship["likely"])), None)
+    score = report["test"]["onnx fp32"] if shown is None else shown["score"]
+    latency = report["latency"][main_latency if shown is None else shown["measured_as"]]
+    what = "ONNX fp32" if shown is None else shown["name"]
+    size = report["files"].get(what, {}).get("bytes") if shown is None else shown["bytes"]
     kind = "network" if chosen["architecture"] is None else "vision transformer"
-    latency = report["latency"][main_latency]
-    verdicts = [
-        (f"{limit_words(limit)}: {limit['met']}", TONES[limit["met"]]) for limit in report["budget"]
-    ] or [("no limits were set", "open")]  # fmt: skip
-    slower = bool(report["int8"]["advice"])  # on the device of this run
-    verdicts.append(
-        ("int8: rejected on this device", TONES["rejected"])
-        if slower
-        else (f"int8: {report['int8']['status']}", TONES[report["int8"]["status"]])
-    )
-    verdicts.append((f"timing: {latency['verdict']}", TONES[latency["verdict"]]))
-    verdicts += [(f"{item['what']}: {item['status']}", "open") for item in report["skipped"] if item["status"] == "skipped"]
     return Headline(
         title=f"A {kind} for {short_source(report['source'])}",
-        sentence=_sentence(report),
+        answer=ship["sentence"],
         numbers=(
             (f"{words_of(report)} on test", percent_value(score["value"], score["low"], score["high"]),
-             f"95 % interval {interval(score)}; {_images(score)} images, ONNX fp32"),
-            ("parameters", show("params", chosen["params"]), "of the network that was exported"),
-            ("FLOPs", "–" if chosen["flops"] is None else show("flops", chosen["flops"]), "multiply-adds for one image"),
+             f"95 % interval {interval(score)}; {_images(score)} images, {what}"),
             ("latency", latency_text(latency).split(" [")[0],
-             f"{latency_interval(latency)}; {latency['qualification']}"),
+             "; ".join(filter(None, (_latency_limit(report, shown), latency_interval(latency), latency["qualification"])))),
+            ("size of the file", "–" if size is None else file_size(size),
+             f"{what}, {show('params', chosen['params'])} parameters"),
+            ("FLOPs", "–" if chosen["flops"] is None else show("flops", chosen["flops"]), "multiply-adds for one image"),
         ),
-        verdicts=tuple(verdicts),
+        verdicts=tuple(_verdicts(report, shown, latency["verdict"])),
+        table=delivered.ship_table(report),
+        reasons=tuple(delivered.ship_reasons(report)),
+        sentence=_sentence(report),
     )  # fmt: skip
 
 
+def _latency_limit(report: Mapping[str, Any], shown: Mapping[str, Any] | None) -> str:
+    """How much of the limit on latency is used: by the file that is shown, else as the budget says."""
+    limit = next((one for one in report["budget"] if one["limit"] == "max_latency_ms"), None)
+    if limit is None:
+        return ""
+    share = limit["share"] if shown is None else shown["limits"]["max_latency_ms"]["share"]
+    return f"limit {shown_value('latency_ms', limit['value'])}" + ("" if share is None else f", {100 * share:.0f} % used")
+
+
+def _verdicts(report: Mapping[str, Any], shown: Mapping[str, Any] | None, timing: str) -> Iterator[tuple[str, str]]:
+    """What became of limits, by the file that is shown, and of int8; whether the time can be trusted; what was not made here."""
+    for limit in report["budget"]:
+        use = {"share": limit["share"], "status": limit["met"]} if shown is None else shown["limits"][limit["limit"]]
+        share = "" if use["share"] is None else f"{100 * use['share']:.0f} % used, "
+        yield f"{limit_words(limit)}: {share}{use['status']}", TONES[use["status"]]
+    if not report["budget"]:
+        yield "no limits were set", "plain"
+    if report["int8"]["advice"]:  # slower on the device of this run
+        yield "int8: rejected on this device", TONES["rejected"]
+    elif report["int8"]["status"] != "skipped":
+        yield f"int8: {report['int8']['status']}", TONES[report["int8"]["status"]]
+    yield f"timing: {timing}", TONES[timing]
+    for item in report["skipped"]:
+        if item["status"] == "skipped":
+            yield f"{item['what'].split()[0]}: {delivered.NOT_INSTALLED}", TONES[delivered.NOT_INSTALLED]
+
+
 def _sentence(report: Mapping[str, Any]) -> str:
-    """The decision, and where it was measured."""
+    """The decision, where it was measured, and how far what is delivered is from the parent."""
     chosen, device = report["chosen"], device_words(report["device"])
+    parent = "".join(f" {sentence}" for sentence in scores.parent_text(report))
     if "race" in report:
-        return f"{report['race']['sentence']} Exported, it was measured on {device}."
+        return f"{report['race']['sentence']} Exported, it was measured on {device}.{parent}"
     return (
         f"Of {report['candidates']} scored networks within the budget, the search chose {chosen['slug']}: {chosen['words']}. "
-        f"Finetuned and exported, it was measured on {device}."
+        f"Finetuned and exported, it was measured on {device}.{parent}"
     )
 
 
@@ -209,12 +239,20 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
         f"{report['tied']} of {report['candidates']} candidates are not significantly different from the best on "
         f"{found['images']} search images; chosen: {found['choose']}{again}"
     )
+    lines += [f"search: {found['searchability']['words']}"] if found.get("searchability") else []
+    lines += scores.parent_text(report)
     lines.append(readings_words(report))
+    skipped = [
+        f"{item['what']} {delivered.status_words(item['status'])}: {item['reason']}"
+        for item in report["skipped"]
+        if item["what"] != "ONNX int8"
+    ]
+    if "ship" in report:  # whose table has the files and their times
+        return lines + _within(skipped, max(1, MOST_LINES - len(lines)))
     timed = sorted(
         report["latency"].items(), key=lambda item: by_precision(item[0])
     )  # a report that was read is in another order
     latencies = [f"{name}: {latency_text(stats)} p50, {stats['verdict']}" for name, stats in timed]
-    skipped = [f"{item['what']} {item['status']}: {item['reason']}" for item in report["skipped"] if item["what"] != "ONNX int8"]
     paths = [file["path"] for file in report["files"].values() if "sha256" in file]
     files = "; ".join(sorted(paths, key=by_precision))
     end = [f"files: {files}"] if files else []

@@ -119,7 +119,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 def section(report: Mapping[str, Any]) -> Section:
     """The scores on the test part, and what int8 changes."""
     title = f"{capital(words_of(report))} on the test part"
-    return Section(name="test", title=title, text=(*_parent_text(report), *_int8_text(report)), tables=(test_table(report),))
+    return Section(name="test", title=title, text=(*parent_text(report), *_int8_text(report)), tables=(test_table(report),))
 
 
 def _shares(found: Mapping[str, Any]) -> str:
@@ -131,7 +131,8 @@ def _points(found: Mapping[str, Any]) -> str:
     return str(Difference(found["value"], found["low"], found["high"], tied=False))
 
 
-def _parent_text(report: Mapping[str, Any]) -> tuple[str, ...]:
+def parent_text(report: Mapping[str, Any]) -> tuple[str, ...]:
+    """How far the delivered network is from the parent, in a sentence; nothing where no parent was tested."""
     found = report.get("parent_difference")
     if found is None:
         return ()

@@ -31,7 +31,9 @@ from autoformer.profiling.reports.blocks import (
 )
 from autoformer.profiling.reports.preferences import preferences
 from autoformer.profiling.reports.run_folder import Run
-from autoformer.profiling.reports.wording import score_text, words_of
+from autoformer.profiling.reports.wording import capital, score_text, words_of
+from autoformer.records import fields_to_json
+from autoformer.search.audit import searchability
 from autoformer.search.candidate import Candidate, known_best
 from autoformer.search.result import SearchResult, fronts
 
@@ -94,8 +96,15 @@ def values(run: Run) -> dict[str, Any]:
             method: [{"images": images, "best": best} for images, best in points] for method, points in run.progress.items()
         },
         "preferences": preferences(run.space, result),
+        "searchability": _searchability(result),
         "evaluated": [described(candidate) for candidate in result.candidates],
     }
+
+
+def _searchability(result: SearchResult) -> dict[str, Any] | None:
+    """Whether the order of the candidates is more than chance; None where too few random ones were evaluated to tell."""
+    found = searchability(result)
+    return None if found is None else {**fields_to_json(found), "words": str(found)}
 
 
 def _compared(result: SearchResult, candidate: Candidate) -> dict[str, Any]:
@@ -140,7 +149,7 @@ def _work(result: SearchResult) -> dict[str, Any]:
 
 def section(report: Mapping[str, Any]) -> Section:
     """How the network was chosen, and what it is compared with."""
-    text = (_choice_text(report), *_work_text(report), _accuracy_text(report))
+    text = (_choice_text(report), *_order_text(report), *_work_text(report), _accuracy_text(report))
     return Section(
         name="choice", title="The choice", text=text, tables=(compared_table(report),), figures=("candidates", "progress")
     )
@@ -164,6 +173,12 @@ def _choice_text(report: Mapping[str, Any]) -> str:
     if "race" in report:
         ties += " Whether that is delivered was decided by finetuning (see The race)."
     return f"{report['candidates']} networks were scored with inherited weights on {_seen_words(search)}. {ties}"
+
+
+def _order_text(report: Mapping[str, Any]) -> tuple[str, ...]:
+    """Whether the order of the candidates is more than chance, where that is known."""
+    found = report["search"].get("searchability")
+    return () if found is None else (f"{capital(found['words'])}.",)
 
 
 def _seen_words(search: Mapping[str, Any]) -> str:

@@ -179,7 +179,8 @@ class LatencyAnswer:
             known = f"{timing.speed_factor:.3f} times as long just now, known to {100 * timing.speed_factor_error:.2g} %"
             speed = f", at the machine speed of the table; the machine takes {known}"
         return (
-            f"latency {self.status}: {name}{instead} takes {timing.measured_ms:.4g} ms (predicted "
+            f"latency {self.status}: {name}{instead} takes {timing.measured_ms:.4g} ms, "
+            f"{100 * timing.measured_ms / self.limit_ms:.0f} % of the limit (predicted "
             f"{self.chosen.predicted_ms:.4g}, {100 * self.chosen.error:+.1f} %{speed}); {self.reason} "
             f"({self.measurement_conditions})"
         )

@@ -54,7 +54,7 @@ def test_a_data_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("run", "--nope"), ("run",), ("predict", "x", "y", "--top", "0"), ("profile", "run", "x", "--batch", "0")]
+    "words", [("run", "--nope"), ("train",), ("predict", "x", "y", "--top", "0"), ("profile", "run", "x", "--batch", "0")]
 )
 def test_wrong_words_on_the_command_line_are_one_line(words: tuple[str, ...]) -> None:
     assert command(*words).code == 2

@@ -15,27 +15,25 @@ class Clock:
         return self.now
 
 
-def test_lines_come_at_first_now_and_then_and_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
-    clock = Clock()
-    report = lines(clock)
+def test_lines_come_at_first_now_and_then_and_at_the_end() -> None:
+    clock, shown = Clock(), list[str]()
+    report = lines(shown.append, clock)
     for done in range(101):
         clock.now = 100 + done
         report("train", done, 100)
-    shown = capsys.readouterr().err.splitlines()
     assert len(shown) == 1 + 100 // EVERY_S
     assert shown[0] == "train: 0/100"
     assert shown[1] == "train: 10/100 00:01:30 left"
     assert shown[-1] == "train: 100/100"
 
 
-def test_work_that_comes_again_and_again_says_nothing_twice(capsys: pytest.CaptureFixture[str]) -> None:
-    clock = Clock()
-    report = lines(clock)
+def test_work_that_comes_again_and_again_says_nothing_twice() -> None:
+    clock, shown = Clock(), list[str]()
+    report = lines(shown.append, clock)
     for _ in range(11):
         for done in (64, 148):
             clock.now += 1
             report("evaluate", done, 148)
-    shown = capsys.readouterr().err.splitlines()
     assert shown == ["evaluate: 64/148", "evaluate: 148/148"]
 
 

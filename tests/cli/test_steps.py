@@ -19,6 +19,9 @@ from autoformer.data.parts import DataConfig
 from autoformer.errors import OutputExistsError
 from autoformer.evaluate import EvaluationSet
 from autoformer.files import sole_worker
+from autoformer.profiling.reports.delivered import ship_reasons
+from autoformer.profiling.tables.limit import LatencyAnswer
+from autoformer.search.record import SearchRecord
 from autoformer.tensors import read_tensors, tensors_digest
 from tests.support.commands import command
 from tests.support.folders_of_runs import digest_of
@@ -47,6 +50,23 @@ def test_a_finished_run_answers_at_once_and_changes_nothing(finished_run: Path, 
     assert answer.code == 0
     assert answer.json["format"] == "autoformer/report/3"
     assert digest_of(finished_run) == before
+
+
+def test_a_run_ends_with_its_files_which_of_them_to_ship_and_what_to_type_next(finished_run: Path) -> None:
+    report = json.loads((finished_run / "report.json").read_text())
+    told = command("describe", finished_run)
+    lines = told.out.splitlines()
+    assert told.code == 0, told.err
+    assert len(lines) < 60
+    for one in report["ship"]["files"]:
+        assert any(one["precision"] in line and one["verdict"].split()[0] in line for line in lines)
+    ship = report["ship"]["file"]
+    said = "Ship none of these files yet: " if ship is None else f"ship this one: {finished_run / ship}"
+    place = next(index for index, line in enumerate(lines) if line.startswith(said))
+    assert [f"  {why}" for why in ship_reasons(report)] == lines[place + 1 : lines.index("next:")]
+    assert lines[lines.index("next:") + 1].startswith(f"  autoformer bundle {finished_run} --out {finished_run}-bundle")
+    assert command("report", "build", finished_run).out == told.out
+    assert command("describe", finished_run, "--json").json["ship"] == report["ship"]
 
 
 def test_a_run_of_another_recipe_is_refused_and_nothing_is_lost(finished_run: Path, latency_table: Path) -> None:
@@ -114,6 +134,23 @@ def test_the_commands_one_by_one_give_the_weights_of_the_run(steps: Path, finish
     for here, there in (("super", "supernet"), ("subnet", "subnet"), ("finetuned", "finetuned")):
         mine, theirs = (read_tensors(folder / "model.safetensors") for folder in (steps / here, finished_run / there))
         assert tensors_digest(mine) == tensors_digest(theirs), here
+
+
+def test_a_search_by_hand_with_the_recipe_of_a_run_chooses_as_the_run_did(finished_run: Path, tmp_path: Path) -> None:
+    """Limits, table, candidates, choice, and what is asked about latency: all are the recipe's."""
+    answer = command(
+        "search", "--supernet", finished_run / "supernet", "--recipe", finished_run / "recipe.yaml", "--out", tmp_path / "search",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    mine, theirs = (SearchRecord.load(folder) for folder in (tmp_path / "search", finished_run / "search"))
+    assert (mine.budget, mine.seed, mine.config) == (theirs.budget, theirs.seed, theirs.config)
+    assert [c.architecture for c in mine.result.candidates] == [c.architecture for c in theirs.result.candidates]
+    assert mine.result.chosen.architecture == theirs.result.chosen.architecture
+    asked, was_asked = (LatencyAnswer.load(folder) for folder in (tmp_path / "search", finished_run / "search"))
+    assert (asked.architecture, asked.limit_ms) == (was_asked.architecture, was_asked.limit_ms)
+    assert [asked.basis[key] for key in ("asked", "table")] == [was_asked.basis[key] for key in ("asked", "table")]
+    assert "of the latency limit" in answer.out
+    assert "random networks spread by" in answer.out
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "autoformer.cli": (
         ("__init__", "board", "class_order", "device", "facts", "flags", "options", "progress_display"),
         ("console",),
-        ("chain", "judged_images", "networks", "words"),
+        ("answer", "chain", "judged_images", "networks", "words"),
         ("commands", "profile_commands", "recipe_commands"),
         ("app",),
         ("__main__",),
@@ -69,8 +69,8 @@ NUMBERS_ONLY = tuple(  # they hold or compare numbers, and import neither torch 
     f"autoformer.{room}.{name}"
     for room, names in {
         "search": (
-            "answer", "baselines", "candidate", "config", "database", "evaluations", "methods", "pareto", "record", "result",
-            "rungs", "space_table",
+            "answer", "audit", "baselines", "candidate", "config", "database", "evaluations", "methods", "pareto", "record",
+            "result", "rungs", "space_table",
         ),
         "export": ("class_losses", "manifest", "parity"),
         "profiling.tables": (

@@ -109,6 +109,7 @@ def test_they_change_neither_the_parts_nor_what_is_measured_of_them(photos: Path
     ("make", "message"),
     [
         (lambda root, photos: root / "nowhere", "nowhere are neither a folder nor a .tar file that exists; give one of images"),
+        (lambda root, photos: Path("~nobody-here/x"), "begins with a home folder that is not known here; write the whole path"),
         (lambda root, photos: root, "holds no images; expected a folder or a .tar file of images without labels"),
         (lambda root, photos: photos / "cat", "cat is taken as a class of .*photos; move it elsewhere"),
         (lambda root, photos: noise(root / "x.png", 0), "are neither a folder nor a .tar file"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, get_args
 
@@ -9,10 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from autoformer.cost import count_flops
+from autoformer import evaluate
+from autoformer.cost import Cost, count_flops
 from autoformer.metric import Metric, chance_spread, score
-from autoformer.search import audit as audits
-from autoformer.search.audit import LEAST_SPREAD, audit
+from autoformer.search.audit import LEAST_SPREAD, audit, searchability
+from autoformer.search.candidate import Candidate
+from autoformer.search.result import SearchResult, conclude
 from autoformer.space import SearchSpace
 
 SPACE = SearchSpace.preset("micro", image_size=8, in_chans=1, num_classes=10)
@@ -79,10 +83,74 @@ def test_an_audit_goes_by_the_metric(metric: Metric, monkeypatch: pytest.MonkeyP
     def predicted(network: Any, images: Any) -> NDArray[np.int64]:
         return answers(rng, np.full(len(LABELS), 0.5 + slope * (count_flops(network, SPACE) / most - 0.6)))
 
-    monkeypatch.setattr(audits, "predict_with", lambda supernet, architecture: architecture)
-    monkeypatch.setattr(audits, "predictions", predicted)
+    monkeypatch.setattr(evaluate, "predict_with", lambda supernet, architecture: architecture)
+    monkeypatch.setattr(evaluate, "predictions", predicted)
     given: Any = (SimpleNamespace(space=SPACE), SimpleNamespace(labels=LABELS))
     alike = [audit(*given, seed=seed, metric=metric) for seed in range(5)]
     assert all(found.spread < LEAST_SPREAD * found.chance and not found.searchable for found in alike)
     slope = 1.2
     assert audit(*given, metric=metric).searchable
+
+
+# --- of a finished search ------------------------------------------------------------------------------------------
+
+
+def search_of(rights: Sequence[NDArray[np.bool_]], flops: Sequence[int], rung: int | None = None) -> SearchResult:
+    """A search whose first generation has these images right; those after the third were asked about `rung` images alone."""
+    rng, candidates = random.Random(0), []
+    labels = np.zeros(len(rights[0]), np.int64)
+    for number, (right, cost) in enumerate(zip(rights, flops, strict=True)):
+        known = len(labels) if number < 3 or rung is None else rung
+        predicted = np.where(right, labels, 1)[:known]
+        candidates.append(
+            Candidate(
+                number=number, generation=0, architecture=SPACE.sample(rng), cost=Cost(params=1, flops=cost),
+                predictions=predicted, score=score(predicted, labels[:known]),
+            )
+        )  # fmt: skip
+    return conclude(candidates, labels, "best")
+
+
+def rights_of(shares: Sequence[float], images: int = 400, seed: int = 0) -> list[NDArray[np.bool_]]:
+    rng = np.random.default_rng(seed)
+    return [rng.random(images) < share for share in shares]
+
+
+def test_the_order_of_equally_good_networks_is_told_to_be_chance_by_a_search_too() -> None:
+    found = searchability(search_of(rights_of([0.7] * 24), range(1, 25)))
+    assert found is not None
+    assert not found.searchable
+    assert (found.networks, found.images) == (24, 400)
+    assert found.chance == pytest.approx((0.7 * 0.3 / 400) ** 0.5, rel=0.1)  # binomial
+    assert "train.epochs" in str(found)
+
+
+def test_networks_that_differ_make_a_search_that_is_more_than_chance() -> None:
+    found = searchability(search_of(rights_of(np.linspace(0.5, 0.9, 24).tolist()), range(1, 25)))
+    assert found is not None
+    assert found.searchable
+    assert found.advice == ""
+    assert found.size_correlation > 0.8
+    assert str(found).endswith("(24 networks inside the budget, 400 images): searchable")
+
+
+def test_a_supernet_whose_larger_networks_are_worse_is_not_searchable_however_they_differ() -> None:
+    found = searchability(search_of(rights_of(np.linspace(0.9, 0.5, 24).tolist()), range(1, 25)))
+    assert found is not None
+    assert not found.searchable
+    assert "larger networks score worse" in found.advice
+    assert "chance" not in found.advice
+
+
+def test_networks_of_a_search_are_compared_on_the_images_that_all_of_them_saw() -> None:
+    rights = rights_of(np.linspace(0.5, 0.9, 24).tolist())
+    found, first = (searchability(search_of(some, range(1, 25), rung)) for some, rung in (
+        (rights, 100), ([right[:100] for right in rights], None),
+    ))  # fmt: skip
+    assert found == first
+    assert found is not None
+    assert found.images == 100
+
+
+def test_a_first_generation_of_a_few_networks_tells_nothing() -> None:
+    assert searchability(search_of(rights_of([0.5, 0.6, 0.7, 0.8, 0.9]), range(1, 6))) is None

@@ -34,6 +34,7 @@ CUTTERS = {
     "autoformer.data.parts",
     "autoformer.data.loading",
     "autoformer.data.sources",
+    "autoformer.data.folders",
     "autoformer.data.images",
     "autoformer.data.tar_images",
     "autoformer.data.reading",

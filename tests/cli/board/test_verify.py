@@ -246,3 +246,12 @@ def test_answers_within_tolerance_with_lower_accuracy_are_not_as_they_should_be(
     parity = compare(logits, logits, precision="fp32")
     assert Finding(parity, 3, 3, None, "x").good
     assert not Finding(parity, 1, 3, LOWER, "x").good
+
+
+@pytest.mark.parametrize("command", ["bench", "verify"])
+def test_a_person_gets_a_short_table(command: str, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--bundle", str(bundle), command, "--seconds", "0.01"]) in (0, 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 12  # three files with what may speak against the time of each
+    assert lines[-1] == "--json has the rest"
+    assert any(line.startswith("onnx fp32 ") for line in lines)

@@ -164,6 +164,20 @@ def test_a_race_takes_them_where_its_finetune_can_use_them() -> None:
     assert not takes_unlabelled(config.model_copy(update={"cutmix": 1.0}))
 
 
+def test_a_dry_run_counts_them_also_where_the_parent_knows_the_classes(
+    words: str, both: DataParts, others: Path, tmp_path: Path
+) -> None:
+    """By hand: 989 digits are 7 batches of 128, with 60 more they are 8."""
+    recipe, small = tmp_path / "r.yaml", {"population": 6, "generations": 2, "parents": 3, "mutated": 3, "crossed": 3}
+    known = told_of_parent(parse_recipe(values(words)), both, tmp_path / "known", Surroundings())
+    for start, steps in ((words, {"parent": 7, "train": 8, "finetune": 8}), (known, {"train": 8, "finetune": 8})):
+        recipe.write_text(yaml.safe_dump(values(str(start), search=small, profile={"seconds": 0.1})))
+        answer = command("run", recipe, "--unlabelled", others, "--out", tmp_path / "out", "--dry-run", "--json", "--quiet")
+        assert answer.code == 0, answer.err
+        told = {price["step"]: price["measured"] for price in answer.json["steps"]}
+        assert {step: int(told[step].split()[0]) for step in told if step in ("parent", "train", "finetune")} == steps
+
+
 @pytest.mark.slow
 def test_a_run_distils_on_them_from_its_parent_and_searches_without_them(
     words: str, others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as xml
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from autoformer.errors import ExportError
+from autoformer.export.graphs.onnx_graph import OnnxGraph
 from autoformer.files import read_json
 from autoformer.metric import newcombe, paired_difference, tied
+from autoformer.networks.folders import save_subnet
 from autoformer.profiling.profiles.artefact_costs import Costs
+from autoformer.profiling.profiles.as_onnx import write_as_onnx
 from autoformer.profiling.profiles.comparison import Row, compare_artefacts, marked, with_ratios
 from autoformer.profiling.profiles.latency import NotMeasured
 from autoformer.profiling.reports.comparison_figure import Axis, comparison_figure, picture
@@ -23,6 +28,7 @@ from autoformer.profiling.reports.page import html, markdown
 from tests.support.commands import command
 from tests.support.comparisons import SHORT, comparison, rows_of
 from tests.support.pages import Page
+from tests.support.subnets import CLASSES, PREPROCESSING, make_subnet
 
 
 def colour_reader(path: Path, order: tuple[int, int, int] = (0, 1, 2), batch: int | str = "batch", classes: int = 3) -> Path:
@@ -127,16 +133,67 @@ def test_without_images_size_and_time_are_compared(tmp_path: Path) -> None:
 # --- what follows from the figures -------------------------------------------------------------------------------
 
 
-def test_rows_that_none_beats_in_both_are_marked_among_their_kind_of_device() -> None:
+def test_rows_that_none_beats_in_both_are_marked_among_their_backend() -> None:
     times = {"slow": 4.0, "fast": 1.0, "beaten": 4.0, "gpu_only": 0.1, "equal": 1.0}
     right = {"slow": 90, "fast": 80, "beaten": 70, "gpu_only": 60, "equal": 80, "untimed": 100}
     found = {row.name: row.pareto for row in marked(rows_of(times, right))}
     assert found == {"slow": True, "fast": True, "beaten": False, "gpu_only": True, "equal": True, "untimed": False}
 
 
-def test_times_are_related_to_the_first_on_the_same_kind_of_device() -> None:
+def test_times_are_related_to_the_first_on_the_same_backend() -> None:
     rows = rows_of({"first": 2.0, "other": 5.0, "gpu_other": 1.0}, {"first": 1, "other": 1, "gpu_other": 1})
     assert [row.ratio for row in with_ratios(rows)] == [1.0, 2.5, None]
+
+
+def test_times_in_another_precision_are_related_within_one_network_alone() -> None:
+    """int8 of the first's export is half as slow; int8 of another network says nothing of the two networks."""
+    rows = rows_of({"fp32": 2.0, "int8": 1.0, "other": 1.0}, {"fp32": 1, "int8": 1, "other": 1})
+    in_int8 = [replace(row, measurement=row.measurement and replace(row.measurement, precision="int8")) for row in rows[1:]]
+    own, other = replace(in_int8[0], network="runs/export"), replace(in_int8[1], network="runs/other")
+    found = with_ratios([replace(rows[0], network="runs/export"), own, other])
+    assert [row.ratio for row in found] == [1.0, 0.5, None]
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Path:
+    """The folder of a network of torch."""
+    save_subnet(make_subnet(), tmp_path / "net", preprocessing=PREPROCESSING, classes=CLASSES, record={"made_by": "a test"})
+    return tmp_path / "net"
+
+
+def test_a_network_of_torch_is_timed_as_the_onnx_file_that_would_be_deployed(network: Path, tmp_path: Path) -> None:
+    graph = OnnxGraph.from_network(make_subnet(), tmp_path / "same.onnx")
+    found = compare_artefacts([str(network), str(graph.path)], None, config=SHORT)
+    taken = [row.measurement for row in found.rows]
+    assert [one and (one.backend, one.precision) for one in taken] == [("onnxruntime-cpu", "fp32")] * 2
+    assert [row.name for row in found.rows] == ["net", "same.onnx"]
+    assert found.rows[0].costs.bytes == pytest.approx(graph.path.stat().st_size, rel=0.05)  # it says more of itself
+    assert found.rows[0].ratio == 1.0
+    assert found.rows[1].ratio is not None
+
+
+def test_a_network_that_cannot_be_written_as_onnx_has_no_time_and_the_reason(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(words: str, path: Path) -> Path:
+        raise ExportError("it has an operator that ONNX lacks")
+
+    monkeypatch.setattr("autoformer.profiling.profiles.comparison.write_as_onnx", refused)
+    found = compare_artefacts([str(colour_reader(tmp_path / "file.onnx")), str(network)], None, config=SHORT)
+    assert [row.measurement is None for row in found.rows] == [False, True]
+    reasons = [item.reason for item in found.missing if (item.name, item.backend) == ("net", "latency")]
+    assert reasons == ["it has an operator that ONNX lacks"]
+
+
+def test_an_onnx_file_that_answers_otherwise_than_its_network_is_not_compared(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(path: Path) -> Any:
+        return lambda images: np.ones((len(images), len(CLASSES)), np.float32)
+
+    monkeypatch.setattr("autoformer.profiling.profiles.as_onnx.OnnxModel", other)
+    with pytest.raises(ExportError, match="differs from the network: logits differ by"):
+        write_as_onnx(str(network), tmp_path / "net.onnx")
 
 
 def test_the_interval_of_a_paired_difference_is_the_published_one() -> None:
@@ -203,7 +260,7 @@ def test_the_figure_is_sound_whatever_names_hold(tmp_path: Path) -> None:
     assert xml.parse(tmp_path / "plot.svg").getroot().tag.endswith("svg")
 
 
-def test_the_page_draws_every_interval_and_the_front_of_each_kind_of_device() -> None:
+def test_the_page_draws_every_interval_and_the_front_of_each_backend() -> None:
     import plotly.graph_objects as plotly
 
     rows = marked(
@@ -214,17 +271,17 @@ def test_the_page_draws_every_interval_and_the_front_of_each_kind_of_device() ->
     plot = figure.views[""]
     plotly.Figure(plot)  # raises on a property that plotly does not have
     drawn = {trace["name"]: trace for trace in plot["data"]}
-    assert list(drawn) == ["Pareto front, CPU", "CPU", "GPU"]
-    assert (drawn["CPU"]["text"], drawn["GPU"]["text"]) == (["1", "2", "3"], ["4"])
-    assert drawn["CPU"]["x"] == pytest.approx([1.0, 1.5, 2.0])
-    assert drawn["CPU"]["y"] == pytest.approx([90, 95, 80])
-    assert drawn["CPU"]["marker"]["symbol"] == ["circle", "circle", "circle-open"]
-    assert drawn["Pareto front, CPU"]["y"] == pytest.approx([90, 95])
+    assert list(drawn) == ["Pareto front, torch-cpu", "torch-cpu", "torch-cuda"]
+    assert (drawn["torch-cpu"]["text"], drawn["torch-cuda"]["text"]) == (["1", "2", "3"], ["4"])
+    assert drawn["torch-cpu"]["x"] == pytest.approx([1.0, 1.5, 2.0])
+    assert drawn["torch-cpu"]["y"] == pytest.approx([90, 95, 80])
+    assert drawn["torch-cpu"]["marker"]["symbol"] == ["circle", "circle", "circle-open"]
+    assert drawn["Pareto front, torch-cpu"]["y"] == pytest.approx([90, 95])
     score_of_a = rows[0].score
     assert score_of_a is not None
-    assert drawn["CPU"]["error_y"]["array"][0] == pytest.approx(100 * (score_of_a.high - score_of_a.value))
-    assert drawn["CPU"]["error_y"]["arrayminus"][0] == pytest.approx(100 * (score_of_a.value - score_of_a.low))
-    assert drawn["CPU"]["error_x"]["array"][0] == 0  # every run took as long
+    assert drawn["torch-cpu"]["error_y"]["array"][0] == pytest.approx(100 * (score_of_a.high - score_of_a.value))
+    assert drawn["torch-cpu"]["error_y"]["arrayminus"][0] == pytest.approx(100 * (score_of_a.value - score_of_a.low))
+    assert drawn["torch-cpu"]["error_x"]["array"][0] == 0  # every run took as long
     assert plot["layout"]["xaxis"]["type"] == "log"
 
 

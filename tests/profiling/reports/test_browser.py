@@ -41,6 +41,8 @@ FRAME = """<!doctype html><meta charset="utf-8"><body>
 addEventListener("load", () => setTimeout(() => {{
   const frame = document.querySelector("iframe"), page = frame.contentDocument, root = page.documentElement;
   const found = {{ overflow: root.scrollWidth - root.clientWidth, width: root.clientWidth }};
+  const wider = [...page.querySelectorAll(".scroll")].filter((box) => box.scrollWidth > box.clientWidth);
+  found.wider = wider.map((box) => box.getAttribute("aria-label"));
   found.drawn = [...page.querySelectorAll(".plot")].filter((plot) => plot.querySelector("svg.main-svg")).length;
   found.plots = page.querySelectorAll(".plot").length;
   const buttons = [...page.querySelectorAll(".switch button")];
@@ -49,6 +51,9 @@ addEventListener("load", () => setTimeout(() => {{
   found.before = axis();
   buttons[1].click();
   found.after = axis();
+  const bottom = (selector) => page.querySelector(selector).getBoundingClientRect().bottom;
+  found.bottom = {{ answer: bottom(".answer"), numbers: bottom(".numbers"), verdicts: bottom(".verdicts") }};
+  found.bottom.table = bottom("header .scroll");
   const style = (selector) => frame.contentWindow.getComputedStyle(page.querySelector(selector));
   found.rows = {{ wide: style(".wide tr").display, compact: style(".compact tr").display }};
   found.cell = style("#figure-blocks .heatmap-label text").fill;
@@ -100,13 +105,27 @@ def test_the_page_draws_its_figures_and_fits_its_window(report: Path, tmp_path: 
     found, log = measured_in_a_frame(report, tmp_path, width)
     assert found["width"] <= width
     assert found["overflow"] == 0
-    assert found["drawn"] == found["plots"] == 9
+    assert found["wider"] == [], "a table is wider than its box"
+    assert found["drawn"] == found["plots"] == 10
     assert "CONSOLE" not in log, log
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "whole"), [(1280, 800, ("answer", "numbers", "verdicts", "table")), (390, 844, ("answer", "numbers"))]
+)
+def test_the_first_screen_holds_the_file_to_ship_its_numbers_and_verdicts(
+    report: Path, tmp_path: Path, width: int, height: int, whole: tuple[str, ...]
+) -> None:
+    """Of a laptop and of a phone. The numbers are accuracy, latency with its limit, size and FLOPs."""
+    found, _ = measured_in_a_frame(report, tmp_path, width)
+    assert {name: bottom for name, bottom in found["bottom"].items() if name in whole and not 0 < bottom <= height} == {}
 
 
 def test_the_switch_changes_the_cost_that_is_shown(report: Path, tmp_path: Path) -> None:
     found, _ = measured_in_a_frame(report, tmp_path, 800)
-    assert found["switches"] == ["FLOPs", "Parameters", "Predicted latency"]
+    assert found["switches"] == [
+        "FLOPs", "Parameters", "Predicted latency", "measured against predicted", "against FLOPs",
+    ]  # fmt: skip
     assert (found["before"], found["after"]) == ("multiply-adds of one image", "parameters")
 
 
@@ -151,7 +170,7 @@ def test_all_tables_are_there_with_scripts_blocked(report: Path, tmp_path: Path)
     answer = json.loads(html.unescape(found[1]))
     assert "98.3 %" in answer["text"]
     assert "The figures need scripts." in answer["text"]
-    assert answer["heights"] == [0] * 9  # no empty frames where figures would be
+    assert answer["heights"] == [0] * 10  # no empty frames where figures would be
     assert answer["tables"] > 10
 
 
@@ -160,6 +179,8 @@ JOINT = """<!doctype html><meta charset="utf-8"><body>
 addEventListener("load", () => setTimeout(() => {{
   const page = document.querySelector("iframe").contentDocument, root = page.documentElement;
   const found = {{ overflow: root.scrollWidth - root.clientWidth, width: root.clientWidth }};
+  const wider = [...page.querySelectorAll(".scroll")].filter((box) => box.scrollWidth > box.clientWidth);
+  found.wider = wider.map((box) => box.getAttribute("aria-label"));
   found.drawn = [...page.querySelectorAll(".plot")].filter((plot) => plot.querySelector("svg.main-svg")).length;
   found.plots = page.querySelectorAll(".plot").length;
   document.body.textContent = JSON.stringify(found);
@@ -190,7 +211,7 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("width", [360, 1280])
-@pytest.mark.parametrize(("which", "figures"), [("sources", 3), ("networks", 1), ("profiles", 1), ("race", 11)])
+@pytest.mark.parametrize(("which", "figures"), [("sources", 3), ("networks", 1), ("profiles", 1), ("race", 12)])
 def test_every_page_that_lays_things_side_by_side_draws_fits_and_asks_for_nothing(
     which: str, figures: int, width: int, others: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -203,6 +224,7 @@ def test_every_page_that_lays_things_side_by_side_draws_fits_and_asks_for_nothin
     found = json.loads(html.unescape(answer[1]))
     assert found["width"] <= width
     assert found["overflow"] == 0
+    assert found["wider"] == [], "a table is wider than its box"
     assert found["drawn"] == found["plots"] == figures  # of sources: distribution, timeline, time by block
     hosts, asked = hosts_asked(others[which], tmp_path)
     assert not hosts

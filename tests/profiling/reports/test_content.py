@@ -16,8 +16,9 @@ from autoformer.export.manifest import Manifest
 from autoformer.files import read_json, write_json
 from autoformer.metric import Metric
 from autoformer.profiling.measuring.verdict import Verdict
-from autoformer.profiling.reports.run_page import build_report, summary_lines
+from autoformer.profiling.reports.run_page import build_report, headline, summary_lines
 from autoformer.profiling.reports.wording import decimals, duration, file_size, latency_text, percent
+from tests.support.pages import Page
 from tests.support.run_folder import SPACE, TEST_IMAGES, make_run
 
 
@@ -146,6 +147,73 @@ def test_candidates_tied_with_the_best_are_counted(report: dict[str, Any]) -> No
     assert (report["candidates"], report["tied"]) == (12, 2)
     assert report["search"]["best_score"]["correct"] == 251
     assert sum(candidate["tied"] for candidate in report["search"]["evaluated"]) == 2
+
+
+# --- which file to ship ------------------------------------------------------------------------------------------
+
+
+def test_the_report_says_which_file_to_ship_and_why(report: dict[str, Any]) -> None:
+    """int8 takes half of fp32's 0.81 ms and loses 3 of 540 images more, p = 0.25; the limit is 1 ms."""
+    ship = report["ship"]
+    assert (ship["file"], ship["name"]) == ("export/model.int8.onnx", "ONNX int8")
+    assert ship["sentence"] == (
+        "Ship export/model.int8.onnx: accuracy 97.8 % [96.2, 98.7], 0.405 ms [0.405, 0.405], 40 % of the latency limit used."
+    )
+    assert ship["why"].startswith("The fastest of the 2 files that could be shipped; it keeps every limit, and its score is not")
+    assert {one["name"]: one["verdict"] for one in ship["files"]} == {"ONNX fp32": "slower", "ONNX int8": "ship this"}
+    assert ship["files"][0]["limits"]["max_latency_ms"]["share"] == pytest.approx(0.81, abs=0.001)
+    assert ship["files"][0]["images_per_s"] == pytest.approx(1000 / 0.81, rel=0.002)
+
+
+def test_the_page_opens_with_the_answer_its_numbers_and_the_table_of_files(run: Path, report: dict[str, Any]) -> None:
+    text = (run / "report.md").read_text().replace("\\", "")
+    first, rest = text.split("## The choice")[0], report["ship"]
+    assert first.splitlines()[2] == f"**{rest['sentence']}**"
+    assert "| latency | 0.405 ms | limit 1 ms, 40 % used; 95 % interval" in first
+    assert "| export/model.int8.onnx | int8 | 15 B | 97.8 % [96.2, 98.7] | 0.405 | 2469 |" in first
+    assert "* ONNX fp32: slower than ONNX int8 on this CPU: 0.81 against 0.405 ms." in first
+    page = Page((run / "report.html").read_text())
+    answer = next(index for index, (tag, attrs) in enumerate(page.elements) if attrs.get("class") == "answer")
+    assert answer < next(index for index, (tag, _) in enumerate(page.elements) if tag == "table")
+    assert report["ship"]["sentence"] in page.text
+
+
+def test_a_file_whose_loss_is_no_chance_is_not_shipped(tmp_path: Path) -> None:
+    """Of 9 images that only one of the two has right all are fp32's: p = 2/512."""
+    ship = build_report(make_run(tmp_path / "run", int8_wrong=9))["ship"]
+    assert ship["file"] == "export/model.fp32.onnx"
+    assert ship["files"][1]["verdict"] == "less accurate"
+
+
+def test_a_rejected_file_stands_in_the_table_with_its_reason(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", int8_wrong=None)
+    ship = build_report(folder)["ship"]
+    assert ship["file"] == "export/model.fp32.onnx"
+    assert (ship["files"][1]["file"], ship["files"][1]["verdict"]) == (None, "rejected")
+    assert "* ONNX int8: 9 of 100 images get another class." in (folder / "report.md").read_text()
+
+
+def test_no_file_is_shipped_while_the_limit_is_open_or_broken(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    search = read_json(folder / "search" / "search.json")
+    search["latency_qualification"]["device"] = "Board"
+    (folder / "search" / "search.json").write_text(json.dumps(search))
+    ship = build_report(folder)["ship"]
+    assert (ship["file"], ship["likely"]) == (None, "ONNX int8")
+    assert ship["sentence"].startswith(
+        "Ship none of these files yet: ONNX fp32: the limit means p50, batch 1, fp32, onnxruntime-cpu, Board"
+    )
+    assert ship["sentence"].endswith("If these times stand, it is export/model.int8.onnx.")
+    slow = build_report(make_run(tmp_path / "slow", samples_ms=(3.0, 3.02) * 500))["ship"]
+    assert (slow["file"], slow["likely"]) == (None, None)
+    assert "300 % of the latency limit" in slow["sentence"]
+
+
+def test_what_this_machine_cannot_have_is_grey_and_what_is_open_is_not(run: Path, report: dict[str, Any]) -> None:
+    verdicts = dict(headline(report, next(iter(report["latency"]))).verdicts)
+    assert verdicts["TensorRT: not installed"] == "plain"
+    assert verdicts["latency ≤ 1 ms: 40 % used, within budget"] == "good"
+    assert ["TensorRT fp32", "not installed", "TensorRT is not installed"] in Page((run / "report.html").read_text()).rows
 
 
 # --- limits ------------------------------------------------------------------------------------------------------
@@ -286,9 +354,7 @@ def test_the_summary_is_short_and_says_what_matters(report: dict[str, Any]) -> N
         "98.3 % [96.9, 99.1]",
         "3 of 540",
         "2 of 12",
-        "VALID",
         "TensorRT is not installed",
-        "model.fp32.onnx",
     ):
         assert needed in text
 

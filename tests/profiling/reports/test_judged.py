@@ -104,8 +104,8 @@ def test_the_matrix_shows_shares_of_each_class_and_its_words_the_counts() -> Non
     plotly.Figure(plot)  # it knows every property
     (trace,) = plot["data"]
     assert trace["z"] == [[75.0, 25.0], [50.0, 50.0]]
-    assert trace["customdata"] == [[3, 1], [1, 1]]
-    assert trace["text"][0][1].endswith("called b&#37;{x}: 1 of 4")
+    assert (trace["texttemplate"], trace["text"]) == ("%{text}", [["3", "1"], ["1", "1"]])
+    assert trace["hovertext"][0][1].endswith("called b&#37;{x}: 1 of 4")
     assert "<img" not in str(plot)
 
 

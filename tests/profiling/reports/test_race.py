@@ -236,7 +236,8 @@ def test_what_is_delivered_is_the_network_of_timm_that_won(foreign: Path) -> Non
     prediction = report["latency_table"]["prediction"]
     assert (prediction["error"], prediction["reason"]) == (None, "the table predicts networks of the search's space only")
     table = next(figure for figure in figures(Run.load(foreign)) if figure.name == "table")
-    assert len(table.views[""]["data"]) == 2  # the fit and its networks
+    assert len(table.views["against FLOPs"]["data"]) == 2  # the fit and its networks
+    assert [trace["name"] for trace in table.views["measured against predicted"]["data"]] == ["as predicted", "of the table (5)"]
 
 
 def test_a_winner_whose_flops_could_not_be_counted_has_none_in_its_report(tmp_path: Path) -> None:

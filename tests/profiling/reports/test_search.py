@@ -43,6 +43,13 @@ def traces(plot: Plot) -> dict[str, Plot]:
     return {trace["name"].partition(" (")[0]: trace for trace in plot["data"] if "name" in trace}
 
 
+def heat_maps(run: Run, space: SearchSpace, result: SearchResult) -> Figure:
+    """The front's preferences of this search."""
+    found = preferences_figure(replace(run, space=space, search=result))
+    assert found is not None
+    return found
+
+
 def text_of(run: Run) -> str:
     """The words of the report in one line."""
     return " ".join(markdown(run_page(run, content(run))).replace("\\", "").split())
@@ -259,7 +266,7 @@ def test_preferences_are_counted_as_by_hand(small: SearchResult) -> None:
 
 
 def test_the_heat_map_shows_how_much_more_often_the_front_makes_a_choice(run: Run, small: SearchResult) -> None:
-    heads, ratios = preferences_figure(replace(run, space=SPACE, search=small)).views[""]["data"]
+    heads, ratios = heat_maps(run, SPACE, small).views[""]["data"]
     assert (heads["x"], heads["y"]) == ([1, 2], ["1", "2"])
     assert heads["z"] == [[pytest.approx(100 * (2 / 3 - 1 / 2), abs=0.01), 0.0], [pytest.approx(-16.67, abs=0.01), 0.0]]
     assert heads["text"] == [["67", "0"], ["33", "100"]]
@@ -276,13 +283,36 @@ def test_the_same_numbers_stand_in_tables(run: Run, small: SearchResult) -> None
     assert shapes.rows[1] == ("width 32", "67 / 50")
 
 
-def test_blocks_that_the_front_does_not_reach_are_empty_and_not_zero(run: Run) -> None:
+def test_blocks_that_the_front_does_not_reach_are_left_out_of_the_heat_map(run: Run) -> None:
     result = searched(SPACE, [(network(16, (1,), (1.0,)), 9), (network(16, (1, 1), (1.0, 1.0)), 3)])
-    heads, _ = preferences_figure(replace(run, space=SPACE, search=result)).views[""]["data"]
-    assert heads["z"] == [[0.0, None], [0.0, None]]
-    assert "Empty: no network on the front is so deep." in preferences_figure(replace(run, space=SPACE, search=result)).caption
+    found = heat_maps(run, SPACE, result)
+    heads, _ = found.views[""]["data"]
+    assert (heads["x"], heads["z"]) == ([1], [[0.0], [0.0]])
+    assert "Blocks after 1 are left out: no network on the front is so deep." in found.caption
     rows = preference_tables({"search": {"preferences": preferences(SPACE, result)}})[0].rows
     assert rows[1] == ("2", "0 / 1", "– / 100", "– / 0")
+
+
+def test_preferences_are_not_drawn_out_of_noise(run: Run, tmp_path: Path) -> None:
+    """Eight networks that are right on as many images each, but others: they spread by nothing, chance would spread them."""
+    labels, base = np.arange(IMAGES) % 10, run.search.candidates
+    wrong = [np.roll(np.arange(IMAGES) < 60, 30 * number) for number in range(8)]
+    alike = [
+        replace(
+            candidate, generation=0, predictions=(found := np.where(mask, labels + 1, labels) % 10), score=score(found, labels)
+        )
+        for candidate, mask in zip(base[:8], wrong, strict=True)
+    ]
+    noisy = replace(run, search=conclude(alike, labels, "cheapest"))
+    assert (preferences_figure(noisy), shapes_figure(noisy)) == (None, None)
+    assert not {"blocks", "shapes"} & {figure.name for figure in figures(noisy)}
+    said = text_of(noisy)
+    assert "None are drawn, because what the front prefers would be noise." in said
+    assert "Random networks spread by 0.00 points" in said
+    assert "train the supernet longer (train.epochs)" in said
+    assert "Heads by block" not in said
+    assert any(line.startswith("search: random networks spread by 0.00 points") for line in summary_lines(content(noisy)))
+    assert "Heads by block" in text_of(run)
 
 
 def test_a_resolution_that_is_a_choice_is_counted() -> None:
@@ -297,7 +327,7 @@ def test_a_resolution_that_is_a_choice_is_counted() -> None:
 def test_cells_of_many_blocks_have_no_numbers_that_would_not_fit(run: Run) -> None:
     space, rng = SearchSpace.preset("base"), random.Random(0)
     result = searched(space, [(space.sample(rng), right) for right in (3, 5, 7)])
-    heads, _ = preferences_figure(replace(run, space=space, search=result)).views[""]["data"]
+    heads, _ = heat_maps(run, space, result).views[""]["data"]
     assert len(heads["x"]) > 10
     assert {text for row in heads["text"] for text in row} == {""}
     assert any("% " in text or "%)" in text for row in heads["hovertext"] for text in row)
@@ -369,7 +399,7 @@ def test_kernels_halving_patches_and_stems_are_counted_where_the_space_asks_for_
     assert kernels.rows[1] == ("2", "2 / 3", "50 / 33", "50 / 67")
     assert ("patch size 4 px", "50 / 33") in shapes.rows
     assert ("never halved", "50 / 67") in shapes.rows
-    figure = preferences_figure(replace(run, space=ASKING, search=result))
+    figure = heat_maps(run, ASKING, result)
     assert figure.title == "Heads, MLP ratios and kernels, block by block"
     assert [trace["yaxis"] for trace in figure.views[""]["data"]] == ["y", "y2", "y3"]
     layout = figure.views[""]["layout"]
@@ -377,8 +407,9 @@ def test_kernels_halving_patches_and_stems_are_counted_where_the_space_asks_for_
     assert all(low < high for low, high in domains)
     assert domains[0][1] < domains[1][0]
     assert domains[1][1] < domains[2][0]
-    bars = shapes_figure(replace(run, space=ASKING, search=result)).views[""]["data"][0]
-    assert "halved after block never: 1 of 2 on the front" in bars["text"]
+    bars = shapes_figure(replace(run, space=ASKING, search=result))
+    assert bars is not None
+    assert "halved after block never: 1 of 2 on the front" in bars.views[""]["data"][0]["text"]
 
 
 def test_a_hover_label_names_what_only_some_spaces_ask_for() -> None:
