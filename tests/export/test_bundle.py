@@ -300,7 +300,8 @@ def test_bench_measures_every_file_that_runs_here(bundle: Path, capsys: pytest.C
     assert code == 0
     assert taken["stats"]["n"] == len(taken["samples_ms"]) >= 20
     _, lines, _ = board(bundle, "bench", "--seconds", "0.1", capsys=capsys)
-    assert "p50_ms: " in lines
+    assert "p50 ms, 95 % interval" in lines
+    assert f"onnx fp32  {taken['batch']} " in lines
     assert "samples_ms" not in lines
 
 
