@@ -141,6 +141,13 @@ def parse(measure: str, text: str, largest: float | None) -> float:
     return number * UNITS[measure][unit]
 
 
+def check_limits(stated: BudgetConfig) -> None:
+    """Whether every limit can be understood, before anything is known of the space. Raises `BudgetError` as `parse` does."""
+    for name, text in stated:
+        if text is not None:
+            parse(name.replace("latency", "latency_ms")[4:], text, 1.0)
+
+
 def percentage(text: str) -> float:
     """A share like "5%" as a number, 0.05. Raises `BudgetError` on anything else."""
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*%\s*", text)

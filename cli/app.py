@@ -133,7 +133,7 @@ def main() -> None:
         code = INTERRUPTED
     except SystemExit as stop:
         if stop.code == TERMINATED:
-            fail("stopped by SIGTERM; run the same command again, finished steps are kept", TERMINATED)
+            fail(f"stopped by SIGTERM; {kept()}", TERMINATED)
         raise
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("autoformer"):
@@ -154,10 +154,18 @@ def main() -> None:
         if not hasattr(error, "format_message"):  # typer's own errors about the words on the command line have it
             raise
         message = error.format_message()
+        if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command
+            print(message)
+            sys.exit(0)
         fail(advice_on(message) or f"{message} (try --help)", 2)
     if code == INTERRUPTED:  # typer answers Ctrl-C with this code
-        fail("stopped; run the same command again to go on, finished steps are kept", INTERRUPTED)
+        fail(f"stopped; {kept()}", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def kept() -> str:
+    """What becomes of the work that was done when a command is stopped."""
+    return "nothing was written" if "--dry-run" in sys.argv else "run the same command again to go on, finished steps are kept"
 
 
 def advice(error: OSError) -> str:

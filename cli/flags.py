@@ -8,15 +8,16 @@ import re
 NOTHING = "nothing: "
 # By the option's letters, without dashes: what to write instead.
 ELSEWHERE = {
-    "half": "--precision fp16",
-    "fp16": "--precision fp16",
-    "fp32": "--precision fp32",
-    "int8": "--precision int8",
+    "half": "export --precision fp16, or --set export.precisions=[fp32,fp16] in a run",
+    "fp16": "export --precision fp16, or --set export.precisions=[fp32,fp16] in a run",
+    "fp32": "export --precision fp32, or --set export.precisions=[fp32] in a run",
+    "int8": "export --precision int8, or --set export.precisions=[fp32,int8] in a run",
+    "precision": "--set export.precisions=[fp32,int8] in a run",
     "bf16": "--set train.amp=bfloat16, while training; files are fp32, fp16 or int8",
-    "dynamic": "--batch dynamic, which is the default",
-    "imgsz": "--image-size, or --set data.image_size=PIXELS in a run or a training",
+    "dynamic": "export --batch dynamic, which is the default",
+    "imgsz": "--set data.image_size=PIXELS, or finetune --image-size PIXELS",
     "image-size": "--set data.image_size=PIXELS",
-    "img-size": "--image-size, or --set data.image_size=PIXELS in a run or a training",
+    "img-size": "--set data.image_size=PIXELS, or finetune --image-size PIXELS",
     "epochs": "--set train.epochs=N, or --set epochs=N for finetune",
     "batch-size": "--batch N, or --set train.batch_size=N in a training",
     "batch": "--set train.batch_size=N in a training, --set profile.batch=N in a run",

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autoformer.cli.chain.begun_from import recipe_from
+from autoformer.cli.chain.begun_from import check_start, recipe_from
 from autoformer.cli.chain.choosing_recipe import recipe_for
 from autoformer.cli.chain.recipe import Recipe, recipe_values
 from autoformer.cli.chain.shipped import found_recipe
 from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig
 from autoformer.errors import RecipeError
+from autoformer.parsing import BudgetConfig, check_limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,9 @@ def resolved(asked: Asked) -> Resolved:
     their share of it. Raises `RecipeError` when there is neither a recipe nor data, and what the recipe and the data raise.
     """
     words, start, settings, lines = asked.recipe, asked.start, list(asked.settings), list[str]()
+    check_limits(BudgetConfig.model_validate(dict(asked.limits)))  # before any image is read
+    if start is not None:
+        check_start(start)
     if words is None:
         if asked.data is None:
             raise RecipeError("say which images: autoformer run --data FOLDER; or name a recipe: autoformer run quickstart")

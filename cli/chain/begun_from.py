@@ -12,8 +12,10 @@ from typing import Any
 
 from autoformer.cli.chain.recipe import Recipe, merge, parse_recipe, recipe_values
 from autoformer.cli.chain.starting import is_one_network
+from autoformer.errors import CheckpointError, short
 from autoformer.files import TIMM
 from autoformer.networks.folders import load_subnet
+from autoformer.pretrained.start import FORMS, OFFICIAL
 from autoformer.pretrained.timm_models import name_and_file
 from autoformer.pretrained.weight_shapes import sketch
 from autoformer.settings import Word
@@ -38,6 +40,17 @@ def recipe_from(
         asked = {override.partition("=")[0].strip() for override in overrides}
         said = _follow(values, start, asked | {key for key, value in options.items() if value is not None})
     return parse_recipe(values, overrides, str(path), options), said
+
+
+def check_start(start: str) -> None:
+    """Raises `CheckpointError` for a network that timm does not have, and for a file or folder of weights that is not there."""
+    if start.startswith(TIMM):
+        name, file = name_and_file(start)
+        sketch(name)
+        if file is not None and not file.is_file():
+            raise CheckpointError(f"{file} does not exist; expected a file with the weights of timm's {name}")
+    elif not Path(start.removeprefix(OFFICIAL)).expanduser().exists():
+        raise CheckpointError(f"cannot start from {short(start, 80)!r}: there is no such file or folder; expected {FORMS}")
 
 
 def _follow(values: dict[str, Any], start: str, asked: set[str]) -> list[str]:

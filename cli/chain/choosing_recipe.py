@@ -27,6 +27,7 @@ PUBLISHED_FROM = 100_000  # train images, from which a training of the published
 STEPS_PER_EPOCH = 8  # fewest
 SMALLEST_BATCH = 8
 SECTIONS = ("train", "finetune")
+NONE = "no pretrained network is stored here and the Hub does not answer; --from timm:NAME@FILE gives one"
 PHOTOGRAPHS = ("images-64px", "imagenet-tiny")  # what they get from nothing
 # Vision transformers of timm that start a supernet, as the Hub stores them: that of the recipe, then by size.
 STARTS = (
@@ -94,9 +95,9 @@ def choose_recipe(typical_side: int, train_images: int, *, start: str | None = N
     elif start is not None:
         name, why = "photos-pretrained", f"it is for photographs, and starts from {start}"
     elif typical_side >= 160 and train_images >= PUBLISHED_FROM:
-        name, why = "imagenet-tiny", "there are enough for a training as published, and no pretrained network can be had here"
+        name, why = "imagenet-tiny", f"there are enough for a training as published, and {NONE}"
     else:
-        name, why = "images-64px", "it is for photographs, from nothing, since no pretrained network can be had here"
+        name, why = "images-64px", f"it is for photographs, from nothing, since {NONE}"
     shipped, start = SHIPPED[name], start if name == "photos-pretrained" else None
     batch = _batch(shipped.batch_size, train_images)
     return RecipeChoice(

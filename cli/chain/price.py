@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from autoformer.cli.chain.chain import Planned
+from autoformer.cli.chain.chain import Planned, steps_of
 from autoformer.cli.chain.parent import finetune_of, has_parent, knows_classes, taught_by, unfinetuned
 from autoformer.cli.chain.race import MOST, race_schedule
 from autoformer.cli.chain.recipe import Recipe
@@ -27,6 +27,7 @@ from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import MeasureConfig, device_name
 from autoformer.profiling.race.timing import Timekeeper
 from autoformer.profiling.tables.measuring import MOST as GROWN
+from autoformer.progress import Progress, silent
 from autoformer.search.sizing import SearchPlan
 from autoformer.temporary import temporary_folder
 from autoformer.training.curriculum import chooser_over
@@ -49,10 +50,15 @@ class StepPrice:
         return asdict(self)
 
 
-def price_of(plan: Planned, out: Path, around: Surroundings | None = None) -> list[StepPrice]:
+def price_of(plan: Planned, out: Path, progress: Progress = silent) -> list[StepPrice]:
     """What the steps of a run that begins anew would take here, in their order. Writes nothing into `out`."""
+    found: list[StepPrice] = []
     with temporary_folder("price") as folder:
-        return list(_prices(plan, out, folder, around or Surroundings()))
+        progress("measure steps", 0, len(names := steps_of(plan.recipe)), names[0])
+        for price in _prices(plan, out, folder, Surroundings()):
+            found.append(price)
+            progress("measure steps", min(len(found), len(names)), len(names), f"{price.step} done")
+    return found
 
 
 def total_s(prices: Sequence[StepPrice]) -> float:

@@ -22,7 +22,7 @@ def found_recipe(words: str) -> Path:
     A file of that path counts first. Raises `RecipeError` naming the recipes there are.
     """
     path, known = Path(words), shipped()
-    if path.exists() or path.suffix in (".yaml", ".yml"):
+    if (words and path.is_file()) or path.suffix in (".yaml", ".yml"):
         named = known.get(path.stem) if path.parts[:-1] == ("recipes",) and not path.exists() else None
         return named or path  # `recipes/quickstart.yaml` is what the documents say, wherever one stands
     if words in known:

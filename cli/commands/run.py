@@ -125,7 +125,7 @@ def _show_price(recipe: Recipe, out: Path, json: bool, quiet: bool) -> None:
 
     with progress_bar(quiet) as progress:
         plan = planned(recipe, out, progress, (lambda line: None) if quiet else note)
-        prices = price_of(plan, out)
+        prices = price_of(plan, out, progress)
     if json:
         print_json({"steps": [price.to_dict() for price in prices], "seconds": total_s(prices)})
         return

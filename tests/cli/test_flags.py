@@ -17,9 +17,9 @@ from tests.support.commands import command
 @pytest.mark.parametrize(
     ("words", "meant"),
     [
-        (("export", "n", "-o", "x", "--half"), "no option --half here; write --precision fp16"),
-        (("export", "n", "-o", "x", "--int8"), "write --precision int8"),
-        (("export", "n", "-o", "x", "--dynamic"), "write --batch dynamic, which is the default"),
+        (("export", "n", "-o", "x", "--half"), "no option --half here; write export --precision fp16"),
+        (("export", "n", "-o", "x", "--int8"), "write export --precision int8"),
+        (("export", "n", "-o", "x", "--dynamic"), "write export --batch dynamic, which is the default"),
         (("run", "--imgsz", "224"), "--set data.image_size=PIXELS"),
         (("finetune", "n", "-o", "x", "--epochs", "3"), "--set epochs=N for finetune"),
         (("train", "quickstart", "-o", "x", "--batch-size", "3"), "--set train.batch_size=N"),

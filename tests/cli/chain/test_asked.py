@@ -11,7 +11,7 @@ from autoformer.cli.chain.asked import Asked, resolved
 from autoformer.cli.chain.begun_from import fitting_size, recipe_from
 from autoformer.cli.chain.recipe import load_recipe
 from autoformer.cli.chain.shipped import found_recipe, header, shipped
-from autoformer.errors import RecipeError
+from autoformer.errors import AutoformerError, RecipeError
 from tests.support.small_images import draw_images
 
 VIT, DEIT = "timm:vit_tiny_patch16_224@x.pth", "timm:deit_small_patch16_224@x.pth"
@@ -197,3 +197,27 @@ def test_every_recipe_for_colour_images_can_be_begun_from_a_network_of_timm(name
             True,
         )
         assert plan.space.num_classes == 2
+
+
+# --- before any image is read ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"limits": {"max_latency": "5"}}, "limit '5' on latency_ms is not understood; write 2.5ms"),
+        ({"limits": {"max_params": "x"}}, "limit 'x' on params is not understood; write 6M"),
+        ({"start": "timm:nonsense"}, "timm has no model 'nonsense'"),
+        (
+            {"start": "timm:vit_tiny_patch16_224@no.pth"},
+            "no.pth does not exist; expected a file with the weights of timm's",
+        ),
+        ({"start": "runs/none"}, "cannot start from 'runs/none': there is no such file or folder; expected timm:NAME"),
+    ],
+)
+def test_words_that_cannot_be_understood_are_refused_at_once(
+    asked: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoformer.cli.chain.asked.load_parts", lambda config: pytest.fail("images were read"))
+    with pytest.raises(AutoformerError, match=message):
+        resolved(Asked(data="photos", **asked))
