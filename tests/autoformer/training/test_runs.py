@@ -294,7 +294,17 @@ def test_every_training_option_changes_the_weights(trained: Path, tmp_path: Path
     changes |= {crop: {"augment": {"crop": crop}} for crop in ("padded", "random_resized")}
     changes["crop_scale"] = {"augment": {"crop": "random_resized", "crop_scale": (0.1, 0.2)}}
     # in tests of their own; accumulate and checkpoint_activations keep the weights but for rounding
-    elsewhere = {"accumulate", "checkpoint_activations", "start", "max_nonfinite", "epochs", "augment", "evaluate_every", "crop"}
+    elsewhere = {
+        "accumulate",
+        "checkpoint_activations",
+        "start",
+        "cut_images",
+        "max_nonfinite",
+        "epochs",
+        "augment",
+        "evaluate_every",
+        "crop",
+    }
     options = set(SupernetConfig.model_fields) | set(AugmentConfig.model_fields)
     assert set(changes) >= options - elsewhere - set(WITHOUT_EFFECT)
     digests = {}
