@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args
 from autoformer.errors import ArchitectureError, CheckpointError, short
 
 FORMAT = "autoformer/architecture/1"
+INIT_STD = 0.02  # of fresh weights: truncated normal, official code
 
 # The largest sizes that are believed; far beyond any network, and small enough that a damaged file cannot exhaust a machine.
 MAX_EMBED_DIM, MAX_HEADS, MAX_DEPTH, MAX_IMAGE_SIZE, MAX_MLP_RATIO = 65_536, 1024, 1024, 8192, 1000.0

@@ -19,6 +19,7 @@ from autoformer.errors import AutoformerError, CheckpointError, DataError, Outpu
 from autoformer.file_kinds import placeholder, stand_in
 from autoformer.temporary import SUFFIX, folder_beside, remove_leftovers_of
 
+IDENTITY = "identity.json"  # in a folder of work: what `claim_folder` knows it by
 SEAL = "content_sha256"  # the key of JSON objects and the entry of safetensors headers with the digest of the rest
 SYSTEM = ("/dev/", "/proc/")
 TIMM = "timm:"  # begins the name of one of timm's networks where a path could stand
@@ -106,7 +107,7 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
 
     Raises `OutputExistsError` when it holds other work, naming the first difference, or files of unknown origin.
     """
-    path = folder / "identity.json"
+    path = folder / IDENTITY
     if path.exists():
         held = read_json(path)
         wanted = json.loads(json.dumps(identity))

@@ -21,6 +21,8 @@ from single networks on train images, after one row of `all` (CIFAR-10, seed 0, 
 and a halving in every network, few choices, more width.
 
 A finished data set, seed, space and limit is a row in a folder beside the output: the program can be stopped and started again.
+Rows of an output that exists are taken over, so that it goes on where another machine stopped; a data set's seed belongs onto one
+machine, since its arms are compared. `--together` measures what lies here.
 """
 
 from __future__ import annotations
@@ -199,6 +201,11 @@ def together(rows: list[dict[str, Any]], work: Path) -> dict[str, float]:
     return {name: timing.measured_ms for name, timing in keeper.together(ready).items()}
 
 
+def rows_in(folder: Path) -> list[dict[str, Any]]:
+    """All rows, sorted by name."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
 def name_of(row: dict[str, Any]) -> str:
     """The name of a row's file."""
     share = row["limit"].strip("%")
@@ -248,6 +255,9 @@ def main() -> None:
     rows_folder, work = given.out.with_suffix(".rows"), given.work or given.out.with_suffix(".work")
     rows_folder.mkdir(parents=True, exist_ok=True)
     work.mkdir(parents=True, exist_ok=True)
+    for row in json.loads(given.out.read_text())["rows"] if given.out.exists() else ():
+        if not (path := rows_folder / f"{name_of(row)}.json").exists():
+            write_json(row, path)
     tasks = [(folder, seed, name) for seed in given.seeds for folder in given.data for name in given.spaces]
     for folder, seed, name in () if given.together else tasks[index::count]:
         parts = parts_of(folder, given.images, given.size, work)
@@ -267,11 +277,12 @@ def main() -> None:
                 row |= arm.answer(share, limit, table)
                 write_json(row, path)
                 print(json.dumps({"done": path.name, "test": row["test"], "ms": row["measured_ms"]}), flush=True)
-    rows = [json.loads(path.read_text()) for path in sorted(rows_folder.glob("*.json"))]
-    for data in sorted({row["data"] for row in rows}) if given.together else ():
-        own = [row for row in rows if row["data"] == data]
-        for name, latency in together(own, work / f"together-{data}").items():
-            next(row for row in own if name_of(row) == name)["together_ms"] = latency
+    here = [row for row in rows_in(rows_folder) if Path(row["folder"]).exists()] if given.together else []
+    for data in sorted({row["data"] for row in here}):
+        own = {name_of(row): row for row in here if row["data"] == data}
+        for name, latency in together(list(own.values()), work / f"together-{data}").items():
+            write_json({**own[name], "together_ms": latency}, rows_folder / f"{name}.json")
+    rows = rows_in(rows_folder)
     if rows:
         record = {"version": __version__, "device": DeviceFacts.collect().to_dict(), "epochs": [EPOCHS, FINETUNE]}
         write_json(

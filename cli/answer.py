@@ -9,24 +9,34 @@ from typing import Any
 
 
 def print_run(report: Mapping[str, Any], folder: Path) -> None:
-    """From the content of `report.json` in the folder of a run. Raises `CheckpointError` for a report of another format."""
-    from autoformer.cli.console import print_table, say
-    from autoformer.profiling.reports.delivered import ship_reasons, ship_table
-    from autoformer.profiling.reports.run_page import summary_lines
+    """From the content of `report.json` in the folder of a run.
 
-    for line in summary_lines(report):
-        say(line)
-    if "ship" not in report:  # a run of an earlier version
-        say(f"which file to ship: build the report again, with `autoformer report build {shlex.quote(str(folder))}`")
-        return
-    table, ship = ship_table(report), report["ship"]
-    say()
-    print_table(table.title, table.columns, table.rows)
-    say(table.note)
-    say()
-    say(ship["sentence"] if ship["file"] is None else f"ship this one: {folder / ship['file']}")
-    for reason in ship_reasons(report):
-        say(f"  {reason}")
+    Raises `CheckpointError` for a report of another format, and for one that was edited or damaged.
+    """
+    from autoformer.cli.console import print_table, say
+    from autoformer.files import believing
+    from autoformer.profiling.reports.delivered import ship_reasons, ship_table
+    from autoformer.profiling.reports.run_page import refuse_other_format, summary_lines
+
+    refuse_other_format(report)
+    again = f"build it again, with `autoformer report build {shlex.quote(str(folder))}`"
+    with believing(folder / "report.json", again):
+        lines = summary_lines(report)
+        if "ship" not in report:  # a run of an earlier version
+            for line in (*lines, f"which file to ship is not in this report: {again}"):
+                say(line)
+            return
+        table, reasons, ship = ship_table(report), ship_reasons(report), report["ship"]
+        shipped = ship["sentence"] if ship["file"] is None else f"ship this one: {folder / ship['file']}"
+        for line in lines:
+            say(line)
+        say()
+        print_table(table.title, table.columns, table.rows)
+        say(table.note)
+        say()
+        say(shipped)
+        for reason in reasons:
+            say(f"  {reason}")
     say("next:")
     for command, what in next_commands(folder).items():
         say(f"  {command}{what and f'    # {what}'}")

@@ -7,10 +7,9 @@ import errno
 import os
 import signal
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from autoformer import __version__
 from autoformer.cli import recipe_commands
@@ -37,35 +36,13 @@ from autoformer.cli.commands import (
 )
 from autoformer.cli.console import warnings_as_lines
 from autoformer.cli.flags import advice_on
+from autoformer.cli.help import Panels
 from autoformer.cli.profile_commands import latency
 
 INTERRUPTED = 130  # the exit code of Ctrl-C
 TERMINATED = 143  # of SIGTERM
 LONGEST = 600  # characters of an error's line
 SYSTEMS = ("linux", "darwin")  # with forks and locks on files
-
-# The commands as the help shows them, in the order in which a person needs them.
-PANELS: dict[str, tuple[str, ...]] = {
-    "All in one": ("run", "recipe"),
-    "Data": ("data",),
-    "Train": ("train", "finetune", "import-official"),
-    "Search": ("audit", "search", "race", "extract"),
-    "Export": ("export", "check", "inspect", "refit"),
-    "Measure": ("profile", "evaluate", "compare", "predict"),
-    "Deploy": ("bundle",),
-    "Report": ("report", "describe", "doctor"),
-}
-
-
-class Panels(TyperGroup):
-    """The help with its commands under `PANELS`."""
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        for panel, names in PANELS.items():
-            commands = [(name, self.get_command(ctx, name)) for name in names]
-            with formatter.section(panel):
-                formatter.write_dl([(name, one.get_short_help_str(90)) for name, one in commands if one is not None])
-
 
 app = typer.Typer(
     name="autoformer",

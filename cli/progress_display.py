@@ -15,7 +15,7 @@ from typing import Any
 from autoformer.escaping import visible
 from autoformer.progress import Progress
 
-EVERY_S = 10.0  # between lines of one kind of work in a pipe
+FIRST_S, MOST_S = 10.0, 60.0  # between lines of one kind of work in a pipe: twice as long each time
 DAY_S = 86400
 
 
@@ -80,16 +80,22 @@ def bars() -> Iterator[Progress]:
 
 
 def lines(say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> Progress:
-    """Progress as plain lines: a kind of work's first, then one every `EVERY_S` and one at an end; no line is there twice."""
-    paces, shown, printed = Paces(clock), dict[str, float](), set[str]()
+    """Progress as plain lines: a kind of work's first, then ever fewer, and one at an end; no line is there twice.
+
+    Between two of them are `FIRST_S`, then twice as long each time up to `MOST_S`.
+    """
+    paces, shown, waits, printed = Paces(clock), dict[str, float](), dict[str, float](), set[str]()
 
     def report(work: str, done: int, total: int, note: str = "") -> None:
         now, known = clock(), work in shown
         pace, begins = paces.report(work, done)
         if known and begins and done != total:
             shown[work] = now
-        if known and done != total and now - shown[work] < EVERY_S:
-            return
+        wait = waits.setdefault(work, FIRST_S)
+        if known and done != total:
+            if now - shown[work] < wait:
+                return
+            waits[work] = min(MOST_S, 2 * wait)
         line = f"{work}: {done}/{total} {time_left(pace.left_s(now, total))} {note}".replace("  ", " ").rstrip()
         shown[work] = now
         if line not in printed:

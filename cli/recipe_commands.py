@@ -7,10 +7,14 @@ from typing import Annotated
 
 import typer
 
+from autoformer.cli.help import Group
 from autoformer.cli.options import Json
 
 app = typer.Typer(
-    help="The recipes that come with the program, and what their settings mean.", no_args_is_help=True, rich_markup_mode=None
+    cls=Group,
+    help="The recipes that come with the program, and what their settings mean.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
@@ -31,9 +35,11 @@ def list_(json: Json = False) -> None:
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="Name of a recipe, or a path.")]) -> None:
     """Print a recipe as it is, comments included."""
+    from autoformer.cli.chain.recipe import recipe_values
     from autoformer.cli.chain.shipped import found_recipe, text_of
     from autoformer.cli.console import say
 
+    recipe_values(name)  # another file is no recipe
     for line in text_of(found_recipe(name)).splitlines():
         say(line)
 
@@ -47,11 +53,13 @@ def copy(
 
     Example: autoformer recipe copy photos-pretrained mine.yaml
     """
+    from autoformer.cli.chain.recipe import recipe_values
     from autoformer.cli.chain.shipped import found_recipe, text_of
     from autoformer.cli.console import note
     from autoformer.errors import OutputExistsError
     from autoformer.profiling.reports.page import write_text
 
+    recipe_values(name)  # another file is no recipe
     source = found_recipe(name)
     place = out or Path(f"{source.stem}.yaml")
     if place.exists():

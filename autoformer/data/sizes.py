@@ -79,6 +79,11 @@ def median_side(sizes: Sequence[tuple[int, int]]) -> int:
     return sorted(map(min, sizes))[len(sizes) // 2]
 
 
+def typical_words(side: int | None) -> str:
+    """How large the train images are, in words."""
+    return f"the shorter side of the train images is {side} px (median)"
+
+
 def fitting_size(typical: int, most: int) -> int:
     """The size that images of this typical shorter side suggest: a multiple of 8, which a grid of 8 patches a side divides."""
     return min(most, max(8, typical // 8 * 8))
@@ -89,7 +94,7 @@ def configured_size(parts: DataParts) -> TrainingSize:
     config, pixels = parts.config, parts.preprocessing.image_size
     if config.image_size is not None:
         return TrainingSize(pixels=pixels, reason=f"data.image_size={pixels} asks for it")
-    seen = f"the median of the shorter sides is {parts.typical_side} px"
+    seen = typical_words(parts.typical_side)
     if pixels == config.max_image_size:
         return TrainingSize(pixels=pixels, reason=f"{seen}, and data.max_image_size={pixels} is the most that is taken unasked")
     return TrainingSize(pixels=pixels, reason=seen if pixels == parts.typical_side else f"{seen}, rounded to a multiple of 8")

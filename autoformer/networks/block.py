@@ -9,13 +9,11 @@ import torch
 from timm.layers import DropPath, Mlp, trunc_normal_
 from torch import Tensor, nn
 
-from autoformer.architecture import SubnetGeometry
+from autoformer.architecture import INIT_STD, SubnetGeometry
 from autoformer.errors import ArchitectureError
 from autoformer.networks.ends import ACTIVATIONS
 from autoformer.networks.grid import convolve, identity_kernels
 from autoformer.networks.relative_position import Form, Geometry, Tables, attend, logit_scale
-
-INIT_STD = 0.02  # truncated normal, official code
 
 
 def check_rate(name: str, rate: float) -> None:

@@ -19,10 +19,10 @@ from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
-from autoformer.architecture import LEFT_OUT, MAX_DEPTH, Architecture, SubnetGeometry, is_whole
+from autoformer.architecture import INIT_STD, LEFT_OUT, MAX_DEPTH, Architecture, SubnetGeometry, is_whole
 from autoformer.cost import Cost, count_flops, count_params
 from autoformer.errors import ArchitectureError, short
-from autoformer.networks.block import INIT_STD, Attention, Block, check_rate
+from autoformer.networks.block import Attention, Block, check_rate
 from autoformer.networks.ends import TOKENS, pooled, with_tokens
 from autoformer.networks.grid import halve
 from autoformer.networks.positions import farther, fitted_weights, resample_positions, spread_untrained

@@ -20,9 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoformer.architecture import Architecture
+from autoformer.architecture import INIT_STD, Architecture
 from autoformer.cost import features_of
-from autoformer.networks.block import INIT_STD
 from autoformer.networks.ends import ACTIVATIONS
 from autoformer.networks.grid import centre, convolve, identity_kernels
 from autoformer.networks.relative_position import Form, Geometry, Tables, attend, logit_scale

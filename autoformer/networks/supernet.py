@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import register_constant
 from torch.utils.checkpoint import checkpoint
 
-from autoformer.architecture import Architecture
+from autoformer.architecture import INIT_STD, Architecture
 from autoformer.cost import features_of
 from autoformer.errors import ArchitectureError
-from autoformer.networks.block import INIT_STD, check_rate
+from autoformer.networks.block import check_rate
 from autoformer.networks.ends import TOKENS, pooled, with_tokens
 from autoformer.networks.grid import halve
 from autoformer.networks.positions import resample_positions

@@ -28,7 +28,7 @@ from autoformer.data.preprocessing import Preprocessing
 from autoformer.drawing.budgeted import Candidates
 from autoformer.errors import DataError
 from autoformer.evaluate import EvaluationSet, ResidentImages, precision_on
-from autoformer.files import claim_folder, json_digest, read_json
+from autoformer.files import IDENTITY, claim_folder, json_digest, read_json
 from autoformer.metric import Metric
 from autoformer.networks.supernet import Supernet
 from autoformer.progress import Progress, silent
@@ -210,5 +210,5 @@ def search_supernet(
 
 def holds_earlier_search(out: Path) -> bool:
     """Whether a search lies there that began before finalists were taken along the whole tied set; it ends as it would have."""
-    identity = out / "identity.json"
+    identity = out / IDENTITY
     return identity.exists() and "finalists" not in read_json(identity)

@@ -55,11 +55,11 @@ class SearchPlan:
 
     def __str__(self) -> str:
         size = f"{self.config.population} × {self.generations} = {self.candidates:,} candidates"
-        twins = f"two equally good networks that disagree on {100 * DISAGREEMENT:.0f} % of them"
-        rule = f"one for every {IMAGES_PER_CANDIDATE} images, from {FEWEST} to the paper's {MOST:,}"
+        told = "as set" if self.asked else f"one for every {IMAGES_PER_CANDIDATE} images, from {FEWEST} to {MOST:,}"
+        usual = f"; usual for so many: {wanted(self.images):,} candidates" if self.asked else ""
         return (
-            f"{size}{', as asked' if self.asked else ''}; on the {self.images:,} images that decide, {twins} differ by up to "
-            f"{100 * self.chance:.1f} points by chance (95 %), which calls for {wanted(self.images):,} candidates ({rule})"
+            f"{size} ({told}), decided by {self.images:,} images, on which equally good networks may be {100 * self.chance:.1f} "
+            f"points apart by chance{usual}"
         )
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autoformer.errors import OutputExistsError, RecipeError, TrainingError
-from autoformer.files import json_digest, sole_worker, write_json
+from autoformer.files import IDENTITY, json_digest, sole_worker, write_json
 from autoformer.progress import Progress
 from autoformer.training.batches import Key, Plan
 from autoformer.training.config import TrainConfig
@@ -77,8 +77,8 @@ class CachedTeacher:
             stack.enter_context(sole_worker(self.files.folder))
         except OutputExistsError:
             return False
-        if not (self.files.folder / "identity.json").exists():
-            write_json(self.identity, self.files.folder / "identity.json")
+        if not (self.files.folder / IDENTITY).exists():
+            write_json(self.identity, self.files.folder / IDENTITY)
         return True
 
     def _rows(self, view: int, chunks: Sequence[int]) -> Generator[tuple[int, NDArray[np.float16]], None, None]:

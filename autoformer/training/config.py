@@ -10,9 +10,8 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from autoformer.architecture import PUBLISHED, Architecture
+from autoformer.architecture import INIT_STD, PUBLISHED, Architecture
 from autoformer.errors import ArchitectureError
-from autoformer.networks.block import INIT_STD
 from autoformer.settings import Settings
 from autoformer.training.augment import AugmentConfig
 

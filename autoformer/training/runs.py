@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoformer.architecture import INIT_STD
 from autoformer.data.classes import write_class_map
 from autoformer.data.parts import DataParts, JoinedImages, Part
 from autoformer.errors import DataError
 from autoformer.files import claim_folder, sole_worker, write_json
 from autoformer.metric import Metric
-from autoformer.networks.block import INIT_STD
 from autoformer.networks.folders import load_supernet
 from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import Supernet, kernels_of

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from autoformer.cli.chain.begun_from import check_start, recipe_from
-from autoformer.cli.chain.choosing_recipe import recipe_for
+from autoformer.cli.chain.choosing_recipe import SHIPPED, recipe_for
 from autoformer.cli.chain.recipe import Recipe, recipe_values
 from autoformer.cli.chain.shipped import found_recipe
 from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig
 from autoformer.errors import RecipeError
+from autoformer.files import IDENTITY
 from autoformer.parsing import BudgetConfig, check_limits
 
 
@@ -23,6 +24,7 @@ class Asked:
 
     recipe: str | None = None  # a name or path
     data: str | None = None
+    out: Path | None = None
     group_by: str | None = None
     start: str | None = None  # --from
     limits: Mapping[str, str | None] = field(default_factory=dict)  # by the names in the section budget
@@ -37,6 +39,7 @@ class Resolved:
 
     recipe: Recipe
     name: str
+    out: Path  # folder of the run
     lines: tuple[str, ...]
 
 
@@ -54,7 +57,7 @@ def resolved(asked: Asked) -> Resolved:
         if asked.data is None:
             raise RecipeError("say which images: autoformer run --data FOLDER; or name a recipe: autoformer run quickstart")
         parts = load_parts(DataConfig(source=asked.data, group_by=asked.group_by))
-        choice = recipe_for(parts, start=start)
+        choice = recipe_for(parts, start=start, begun=begun_run(asked))
         words, start = choice.name, choice.start or start
         settings = [*choice.settings, *settings]
         lines.append(f"recipe {choice.name}: {choice.reason}; autoformer recipe show {choice.name}")
@@ -67,7 +70,20 @@ def resolved(asked: Asked) -> Resolved:
     if asked.epochs is not None:
         given |= _epochs(recipe_values(words), asked.epochs, asked.settings)
     recipe, said = recipe_from(words, start, settings, given)
-    return Resolved(recipe=recipe, name=found_recipe(words).stem, lines=(*lines, *said))
+    name = found_recipe(words).stem
+    return Resolved(recipe=recipe, name=name, out=asked.out or usual_folder(name, asked.data), lines=(*lines, *said))
+
+
+def usual_folder(name: str, data: str | None) -> Path:
+    """Where the run of a recipe goes that is not told."""
+    return Path("runs") / (name if data is None else f"{name}-{Path(data).name}")
+
+
+def begun_run(asked: Asked) -> Path | None:
+    """The folder of a run of these images that was begun before, the latest; None: there is none."""
+    places = [usual_folder(name, asked.data) for name in SHIPPED] if asked.out is None else [asked.out]
+    begun = [place for place in places if (place / IDENTITY).is_file()]
+    return max(begun, key=lambda place: (place / IDENTITY).stat().st_mtime, default=None)
 
 
 def _without_limits(words: Path | str, limits: Mapping[str, str], lines: list[str]) -> list[str]:

@@ -57,13 +57,13 @@ def _follow(values: dict[str, Any], start: str, asked: set[str]) -> list[str]:
     """Changes the values of a recipe to what the network asks for; gives a line for each change."""
     patch, said = patch_of(start), []
     if values.pop("space", None) is not None:
-        said.append(f"space: that of {start}, patches of {patch} px, not the recipe's; space.KEY asks otherwise")
+        said.append(f"space: that of {start}, patches of {patch} px, not the recipe's; --set space.KEY=… changes it")
     size = _number(values, "data", "image_size")
     if "data.image_size" not in asked and (size is None or size % patch or size < FEWEST_PATCHES * patch):
         wanted = fitting_size(size, patch)
         merge(values, "data.image_size", wanted)
         before, side = "" if size is None else f", not the recipe's {size:g}", wanted // patch
-        said.append(f"images: {wanted} px, a grid of {side} × {side} patches{before}; data.image_size asks otherwise")
+        said.append(f"images: {wanted} px, a grid of {side} × {side} patches{before}; --set data.image_size=… changes it")
     for section, highest in HIGHEST_RATES.items():
         key, rate = f"{section}.learning_rate", _number(values, section, "learning_rate")
         if key not in asked and _is_section(values, section) and (rate is None or rate > highest):

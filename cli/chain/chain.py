@@ -57,7 +57,6 @@ from autoformer.profiling.tables.measuring import TableConfig, measure_table
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.progress import Progress, silent
 from autoformer.search.answer import StoredSearch
-from autoformer.search.audit import searchability
 from autoformer.search.config import Goal
 from autoformer.search.loop import search_supernet
 from autoformer.search.record import SearchRecord
@@ -209,8 +208,6 @@ def _run(plan: Planned, out: Path, telling: Telling) -> dict[str, Any]:
                 memory=out / "supernet" / "evaluations.db", progress=progress,
             ),
         )  # fmt: skip
-    if (order := searchability(result)) is not None:
-        say(f"search: {order}")
     stated = read_budget(space, costs, recipe.budget)
     if isinstance(costs, TableCosts) and stated.max_latency_ms is not None and recipe.profile.rounds:
         steps.timed("latency in the loop", lambda: _measure(recipe, result, costs.table, stated, out, progress))

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from autoformer.cli.chain.begun_from import fitting_size, patch_of
 from autoformer.data.parts import DataParts
-from autoformer.data.sizes import TrainingSize, configured_size
-from autoformer.files import TIMM
+from autoformer.data.sizes import TrainingSize, configured_size, typical_words
+from autoformer.files import IDENTITY, TIMM, believing, read_json
 
 PUBLISHED_FROM = 100_000  # train images, from which a training of the published length pays
 STEPS_PER_EPOCH = 8  # fewest
@@ -71,8 +71,9 @@ class RecipeChoice:
         if parts.config.image_size is not None or self.image_size is None:
             return asked
         who = self.start or f"recipe {self.name}"
-        seen = f"the median of the shorter sides is {parts.typical_side} px"
-        return TrainingSize(pixels=self.image_size, reason=f"{who} takes {self.image_size} px; {seen}")
+        return TrainingSize(
+            pixels=self.image_size, reason=f"{who} takes {self.image_size} px; {typical_words(parts.typical_side)}"
+        )
 
     def command(self, source: str, given: Sequence[str] = ()) -> str:
         """What to type next, for the data of this source, with settings that were `given` as KEY=VALUE."""
@@ -87,7 +88,7 @@ def choose_recipe(typical_side: int, train_images: int, *, start: str | None = N
 
     `start` is a pretrained network that can be had, which photographs alone take: small images would be enlarged to its size.
     """
-    seen = f"{train_images:,} train images, whose shorter side is {typical_side} px in the middle"
+    seen = f"{train_images:,} train images, shorter side {typical_side} px (median)"
     if typical_side < 24:
         name, why = "quickstart", "images this small need small networks"
     elif typical_side < 48:
@@ -109,13 +110,24 @@ def choose_recipe(typical_side: int, train_images: int, *, start: str | None = N
     )
 
 
-def recipe_for(parts: DataParts, *, start: str | None = None) -> RecipeChoice:
-    """The recipe for the images of these parts; photographs start from a pretrained network where one can be had."""
+def recipe_for(parts: DataParts, *, start: str | None = None, begun: Path | None = None) -> RecipeChoice:
+    """The recipe for the images of these parts; photographs start from a pretrained network where one can be had.
+
+    `begun` is the folder of a run of these images that goes on: it keeps its start, whatever can be had today.
+    """
     side, images = parts.typical_side or parts.preprocessing.image_size, len(parts.train)
     choice = choose_recipe(side, images, start=start)
-    if start is None and choice.name in PHOTOGRAPHS and (had := pretrained_start()) is not None:
-        return choose_recipe(side, images, start=had)
-    return choice
+    if start is not None or choice.name not in PHOTOGRAPHS:
+        return choice
+    had = pretrained_start() if begun is None else start_of(begun)
+    return choice if had is None else choose_recipe(side, images, start=had)
+
+
+def start_of(run: Path) -> str | None:
+    """What a run was begun from, as its folder states it; None: nothing. Raises `CheckpointError` for a damaged folder."""
+    with believing(run / IDENTITY, "choose another --out"):
+        stated = read_json(run / IDENTITY, "recipe")["recipe"]["train"].get("start")
+        return None if stated is None else str(stated)
 
 
 def _batch(usual: int, images: int) -> int:

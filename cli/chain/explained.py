@@ -50,6 +50,8 @@ def every_setting(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator
 
 def explained(key: str) -> list[Setting]:
     """The settings that `key` names: one, or all of a section. Raises `RecipeError` naming the nearest there is."""
+    if not key.strip():
+        raise RecipeError("say which setting: autoformer recipe explain train.mixup, or nothing for all of them")
     known = {setting.key: setting for setting in every_setting()}
     found = [setting for name, setting in known.items() if name == key or name.startswith(f"{key}.")]
     if found:

@@ -15,7 +15,7 @@ from typing import Any
 from autoformer.cli.chain.recipe import Recipe
 from autoformer.cli.chain.starting import is_one_network, network_for, without_head
 from autoformer.data.parts import DataParts
-from autoformer.files import TIMM, read_json
+from autoformer.files import IDENTITY, TIMM, read_json
 from autoformer.networks.folders import load_subnet, record_of_network
 from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import Supernet
@@ -39,7 +39,7 @@ def has_parent(recipe: Recipe) -> bool:
 
 def as_begun(recipe: Recipe, out: Path) -> tuple[Recipe, dict[str, Any]]:
     """The recipe, and its JSON form for the folder `out`: a run that was begun before runs had a parent goes on without."""
-    stated, identity = recipe.model_dump(mode="json"), out / "identity.json"
+    stated, identity = recipe.model_dump(mode="json"), out / IDENTITY
     held = read_json(identity).get("recipe") if identity.exists() else None
     if isinstance(held, Mapping) and "parent" in stated and "parent" not in held and recipe.parent in (None, ParentConfig()):
         del stated["parent"]

@@ -22,6 +22,7 @@ from autoformer.conditions import MeasurementConditions
 from autoformer.cost import Budget
 from autoformer.errors import CheckpointError, OutputExistsError, TrainingError
 from autoformer.files import (
+    IDENTITY,
     believing,
     claim_folder,
     json_digest,
@@ -138,17 +139,17 @@ def deliver(record: RaceRecord, out: Path, destination: Path) -> None:
     Processes that share a race may all ask for it. Raises `OutputExistsError` when the destination holds something else.
     """
     source = leg_folder(out, Leg(record.winner, record.delivered.rate or 1.0, record.schedule.epochs)) / "network"
-    if not source.is_dir() and not (destination / "identity.json").exists():
+    if not source.is_dir() and not (destination / IDENTITY).exists():
         raise CheckpointError(f"{source}, the winner of the race in {out}, is gone; race into another folder")
     while True:
         with claimed(out / "entrants") as ours:
             if ours:
-                if not (destination / "identity.json").exists():
+                if not (destination / IDENTITY).exists():
                     with write_folder(destination) as beside:
                         for path in sorted(source.iterdir()):
                             if path.is_file() and path.name not in (".lock", "log.jsonl"):
                                 shutil.copy2(path, beside / path.name)
-                elif source.is_dir() and read_json(destination / "identity.json") != read_json(source / "identity.json"):
+                elif source.is_dir() and read_json(destination / IDENTITY) != read_json(source / IDENTITY):
                     raise OutputExistsError(f"{destination} holds another network; move it away")
                 return
         time.sleep(WAIT_S)

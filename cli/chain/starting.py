@@ -13,7 +13,7 @@ from autoformer.data.classes import are_the_same
 from autoformer.data.loading import check_readable, load_parts, parts_of_record, with_unlabelled, without_recorded
 from autoformer.data.parts import UNLABELLED, DataConfig, DataParts
 from autoformer.errors import DataError, RecipeError
-from autoformer.files import TIMM, read_json
+from autoformer.files import IDENTITY, TIMM, read_json
 from autoformer.networks.folders import images_of_supernet, load_subnet, record_of_network
 from autoformer.networks.subnet import TIMM_NAME, Subnet
 from autoformer.networks.supernet import Supernet
@@ -81,7 +81,7 @@ def with_usual(config: SupernetConfig, out: Path) -> SupernetConfig:
     """The config with the curriculum and the cut that are usual for its start; one begun in `out` without goes on without."""
     if not is_one_network(config.start):
         return config
-    identity = out / "identity.json"
+    identity = out / IDENTITY
     begun = read_json(identity).get("train") if identity.exists() else None
     subnets, changes = config.subnets, dict[str, Any]()
     if subnets.curriculum is None and not (isinstance(begun, Mapping) and "curriculum" not in (begun.get("subnets") or {})):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autoformer.cli.help import Group
 from autoformer.cli.options import GroupBy, Json, Quiet, Set, Unlabelled
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 SHOWN_CLASSES = 5  # the smallest
 BAR = 40  # letters of the longest in the histogram
 
-app = typer.Typer(help="Look at images before training on them.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(cls=Group, help="Look at images before training on them.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()
@@ -103,7 +104,7 @@ def _show(found: DataCheck) -> None:
         common = ", ".join(f"{one.width} × {one.height} ({one.images:,})" for one in found.sizes.most_common)
         say()
         print_table("sizes", ("shorter side, px", "images", ""), bars)
-        facts = {"median": f"{found.sizes.typical} px", "most common": common}
+        facts = {"median": f"{found.sizes.typical} px, of all images", "most common": common}
         if found.training_size is not None:
             facts["trained at"] = f"{found.training_size.pixels} px: {found.training_size.reason}"
         print_facts("", facts)

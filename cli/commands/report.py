@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from autoformer.cli.help import Group
 from autoformer.cli.options import Json
 
-app = typer.Typer(help="Write reports.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(cls=Group, help="Write reports.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()

@@ -93,7 +93,7 @@ def run(
     processes(workers)  # a mistake in it should not end the run after its training
     chosen = resolved(
         Asked(
-            recipe=recipe, data=data, group_by=group_by, start=start, epochs=epochs, settings=settings or [],
+            recipe=recipe, data=data, out=out, group_by=group_by, start=start, epochs=epochs, settings=settings or [],
             limits={"max_params": max_params, "max_flops": max_flops, "max_latency": max_latency},
             others={
                 "data.unlabelled": unlabelled, "metric": metric and metric.value, "seed": seed,
@@ -104,17 +104,16 @@ def run(
     if not quiet:
         for line in chosen.lines:
             note(line)
-    folder = out or Path("runs") / (chosen.name if data is None else f"{chosen.name}-{Path(data).name}")
     if dry_run:
-        _show_price(chosen.recipe, folder, json, quiet)
+        _show_price(chosen.recipe, chosen.out, json, quiet)
         return
     with progress_bar(quiet) as progress:
-        report = run_recipe(chosen.recipe, folder, progress, workers, (lambda line: None) if quiet else note, log or ())
+        report = run_recipe(chosen.recipe, chosen.out, progress, workers, (lambda line: None) if quiet else note, log or ())
     if json:
         print_json(report)
         return
-    print_run(report, folder)
-    note(f"report: {folder / 'report.html'}")
+    print_run(report, chosen.out)
+    note(f"report: {chosen.out / 'report.html'}")
 
 
 def _show_price(recipe: Recipe, out: Path, json: bool, quiet: bool) -> None:

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from autoformer.cli.help import Group
 from autoformer.cli.options import AnyBatch, AnyThreads, Json, LockClocks, Quiet, Threads
 from autoformer.cli.profile_commands import counts, layers, regression
 from autoformer.cli.profile_commands.kit import kit
 from autoformer.cli.words import count_of, space_to_measure
 
-app = typer.Typer(help="Measure latency.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(cls=Group, help="Measure latency.", no_args_is_help=True, rich_markup_mode=None)
 app.command()(layers.layers)
 app.command()(counts.counts)
 app.command()(regression.compare)

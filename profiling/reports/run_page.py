@@ -213,13 +213,18 @@ def _again_text(report: Mapping[str, Any]) -> str:
 # --- the answer in a few lines -------------------------------------------------------------------------------------
 
 
+def refuse_other_format(report: Mapping[str, Any]) -> None:
+    """Raises `CheckpointError` for a report of another format."""
+    if report.get("format") != FORMAT:
+        raise CheckpointError(f"report has format {report.get('format')!r}, expected {FORMAT!r}; build it again")
+
+
 def summary_lines(report: Mapping[str, Any]) -> list[str]:
     """The answer in at most 15 lines for a terminal, from the content of `report.json`.
 
     Raises `CheckpointError` for a report of another format.
     """
-    if report.get("format") != FORMAT:
-        raise CheckpointError(f"report has format {report.get('format')!r}, expected {FORMAT!r}; build it again")
+    refuse_other_format(report)
     chosen = report["chosen"]
     lines = [
         f"found {chosen['slug']} for {short_source(report['source'])} (seed {report['seed']}): {chosen['words']}",

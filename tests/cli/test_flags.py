@@ -50,7 +50,8 @@ def test_help_is_shown_without_a_command_and_is_no_failure(words: tuple[str, ...
 def test_every_command_is_in_one_panel_of_the_help() -> None:
     import typer
 
-    from autoformer.cli.app import PANELS, app
+    from autoformer.cli.app import app
+    from autoformer.cli.help import PANELS
 
     listed = [name for names in PANELS.values() for name in names]
     assert sorted(listed) == sorted(typer.main.get_group(app).commands)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autoformer.cli.progress_display import EVERY_S, Paces, lines, time_left
+from autoformer.cli.progress_display import Paces, lines, time_left
 
 
 class Clock:
@@ -21,10 +21,24 @@ def test_lines_come_at_first_now_and_then_and_at_the_end() -> None:
     for done in range(101):
         clock.now = 100 + done
         report("train", done, 100)
-    assert len(shown) == 1 + 100 // EVERY_S
-    assert shown[0] == "train: 0/100"
-    assert shown[1] == "train: 10/100 00:01:30 left"
-    assert shown[-1] == "train: 100/100"
+    assert shown == [
+        "train: 0/100",
+        "train: 10/100 00:01:30 left",
+        "train: 30/100 00:01:10 left",
+        "train: 70/100 00:00:30 left",
+        "train: 100/100",
+    ]
+
+
+def test_long_work_says_something_every_minute() -> None:
+    """After 10, 30 and 70 seconds once a minute: 58 more in 3600 s, and the last."""
+    clock, shown = Clock(), list[str]()
+    report = lines(shown.append, clock)
+    for done in range(3601):
+        clock.now = 100 + done
+        report("train", done, 3600)
+    assert len(shown) == 1 + 3 + (3600 - 70) // 60 + 1
+    assert shown[4].startswith("train: 130/3600 ")
 
 
 def test_work_that_comes_again_and_again_says_nothing_twice() -> None:

@@ -67,8 +67,8 @@ def test_a_check_counts_the_sizes_of_all_images_as_they_are_seen(tmp_path: Path)
 @pytest.mark.parametrize(
     ("changes", "pixels", "said"),
     [
-        ({}, 64, "the median of the shorter sides is 200 px, and data.max_image_size=64"),
-        ({"max_image_size": 512}, 200, "the median of the shorter sides is 200 px"),
+        ({}, 64, "the shorter side of the train images is 200 px (median), and data.max_image_size=64"),
+        ({"max_image_size": 512}, 200, "the shorter side of the train images is 200 px (median)"),
         ({"image_size": 96}, 96, "data.image_size=96 asks for it"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from autoformer.cli.chain.begun_from import fitting_size, recipe_from
 from autoformer.cli.chain.recipe import load_recipe
 from autoformer.cli.chain.shipped import found_recipe, header, shipped
 from autoformer.errors import AutoformerError, RecipeError
+from autoformer.files import claim_folder
 from tests.support.small_images import draw_images
 
 VIT, DEIT = "timm:vit_tiny_patch16_224@x.pth", "timm:deit_small_patch16_224@x.pth"
@@ -67,6 +69,26 @@ def test_photographs_start_from_a_network_that_is_to_be_had(tmp_path: Path, monk
     found = resolved(Asked(data=str(tmp_path / "photos")))
     assert (found.name, found.recipe.train.start) == ("photos-pretrained", "timm:vit_tiny_patch16_224")
     assert found.recipe.data.image_size == 128  # 8 patches of 16 px, nearest to the recipe's 126
+
+
+@pytest.mark.parametrize("out", [None, Path("mine")])
+def test_a_run_goes_on_from_what_it_began_with_whatever_can_be_had_today(
+    out: Path | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw_images(tmp_path / "photos", ("cat", "dog", "eel"), each=30, size=200)
+    asked = Asked(data="photos", out=out)
+    for at_first, today in ((None, "timm:vit_tiny_patch16_224"), ("timm:vit_tiny_patch16_224", None)):
+        offer = "autoformer.cli.chain.choosing_recipe.pretrained_start"
+        monkeypatch.setattr(offer, lambda had=at_first: had)
+        begun = resolved(asked)
+        claim_folder(begun.out, {"kind": "run", "recipe": begun.recipe.model_dump(mode="json")})
+        monkeypatch.setattr(offer, lambda had=today: had)
+        again = resolved(asked)
+        assert (again.out, again.recipe) == (begun.out, begun.recipe)
+        assert begun.recipe.train.start == at_first
+        shutil.rmtree(begun.out)
+    assert resolved(asked).recipe.train.start is None  # nothing lies there any more
 
 
 def test_neither_recipe_nor_data_is_refused_with_both_ways_to_go_on() -> None:

@@ -49,7 +49,7 @@ def test_the_choice_follows_from_size_number_and_weights_that_are_there(
 ) -> None:
     choice = choose_recipe(side, images, start=start)
     assert (choice.name, choice.start, choice.image_size) == expected
-    assert f"{images:,} train images, whose shorter side is {side} px" in choice.reason
+    assert f"{images:,} train images, shorter side {side} px (median)" in choice.reason
     assert "\n" not in choice.reason
 
 
@@ -73,7 +73,7 @@ def test_the_parts_of_a_data_set_tell_what_the_choice_asks() -> None:
     parts = load_parts(DataConfig())
     choice = recipe_for(parts, start=START)
     assert (choice.name, choice.size_for(parts).pixels) == ("quickstart", 8)
-    assert "989 train images, whose shorter side is 8 px" in choice.reason
+    assert "989 train images, shorter side 8 px (median)" in choice.reason
     asked = load_parts(DataConfig(image_size=16))
     assert choose_recipe(480, 3_000).size_for(asked).pixels == 16
 

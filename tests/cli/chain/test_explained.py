@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,27 @@ def test_a_setting_is_explained_with_its_bounds_and_default() -> None:
 def test_a_setting_that_is_not_there_is_answered_with_the_nearest() -> None:
     with pytest.raises(RecipeError, match=r"no setting 'train.mixupp'; the nearest are train.mixup"):
         explained("train.mixupp")
+
+
+def test_a_setting_without_a_name_is_answered_with_an_example() -> None:
+    with pytest.raises(RecipeError, match=r"autoformer recipe explain train\.mixup"):
+        explained(" ")
+
+
+def test_a_file_that_is_no_recipe_is_neither_shown_nor_copied(tmp_path: Path) -> None:
+    other = tmp_path / "notes.txt"
+    other.write_text("- a list\n")
+    for words in (("show", other), ("copy", other, tmp_path / "copy.yaml")):
+        answer = command("recipe", *words)
+        assert (answer.code, answer.out) == (2, "")
+        assert str(other) in answer.error
+    assert not (tmp_path / "copy.yaml").exists()
+
+
+def test_settings_are_explained_and_recipes_checked_without_torch() -> None:
+    """It takes seconds to import, which a person waits for a line."""
+    program = "import sys, autoformer.cli.chain.explained; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_the_commands_list_show_copy_and_explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

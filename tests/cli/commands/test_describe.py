@@ -234,3 +234,24 @@ def test_describe_tells_the_grid_of_every_block_of_an_architecture_that_halves_i
     for part in ("patch 16 px", "stem depth 1", "MLP kernels 0,3,0,3", "grid halved after block 3"):
         assert part in words
     assert "grids" not in command("describe", "AutoFormer-T", "--json").json
+
+
+@pytest.mark.parametrize("value", ["lacking", None, 8, "x", [], {}])
+def test_a_report_that_was_edited_is_described_or_refused_in_one_line(finished_run: Path, tmp_path: Path, value: object) -> None:
+    report, refused = read_json(finished_run / "report.json"), 0
+    for key in report:
+        edited = {name: held if name != key else value for name, held in report.items() if (name, value) != (key, "lacking")}
+        (tmp_path / "report.json").write_text(json.dumps(edited))  # without its digest
+        answer = command("describe", tmp_path)
+        assert answer.code in (0, 2), answer.err
+        if answer.code:
+            refused += 1
+            assert answer.err.startswith("error: ")
+            assert answer.err.count("\n") == 1
+    assert refused
+
+
+def test_every_command_is_explained_by_a_whole_sentence_in_the_help_of_its_group() -> None:
+    for group in ((), ("profile",), ("data",), ("report",), ("recipe",)):
+        lines = command(*group, "--help").out.splitlines()
+        assert not [line for line in lines if line.endswith("...") and "Usage" not in line]
