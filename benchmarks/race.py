@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,12 @@ def fewer(folder: Path, per_class: int, work: Path) -> Path:
                 (beside / part / kind.name).mkdir(parents=True)
                 for path in sorted(kind.iterdir())[:most]:
                     os.link(path, beside / part / kind.name / path.name)
-        beside.rename(small)
+        try:
+            beside.rename(small)
+        except OSError:  # another process was faster
+            if not small.exists():
+                raise
+            shutil.rmtree(beside)
     return small
 
 
