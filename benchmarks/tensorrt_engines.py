@@ -61,7 +61,7 @@ def make_network(name: str, form: str, *, small: bool = False) -> Any:
 
 def half(network: Any) -> Any:
     """The network in half precision, with its relative position in the form it had."""
-    from autoformer.export.graphs.half_precision import HalfPrecision
+    from autoformer.export.networks.half_precision import HalfPrecision
     from autoformer.networks.block import Attention
 
     form = next(module.form for module in network.modules() if isinstance(module, Attention))

@@ -28,12 +28,12 @@ from autoformer.export.class_losses import class_losses
 from autoformer.export.config import ExportConfig
 from autoformer.export.engines.artefact import engine_artefact, how_to_build
 from autoformer.export.engines.builder import PRECISIONS as ENGINE_SOURCES
-from autoformer.export.graphs.folding import PixelInput, first_conv_of, fold_normalisation, network_images
-from autoformer.export.graphs.half_precision import HalfPrecision, measure_peaks
 from autoformer.export.graphs.onnx_graph import OnnxGraph, describe
 from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.graphs.quantization import quantize_int8
 from autoformer.export.manifest import Artefact, Manifest, sha256_of
+from autoformer.export.networks.folding import PixelInput, first_conv_of, fold_normalisation, network_images
+from autoformer.export.networks.half_precision import HalfPrecision, measure_peaks
 from autoformer.export.parity import BATCHES, REFERENCE_BATCH, TOLERANCES, Parity, compare, filled_up, run_in_batches
 from autoformer.export.predictor import torch_model
 from autoformer.files import write_folder

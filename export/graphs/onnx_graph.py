@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from onnx import TensorProto
@@ -33,7 +34,10 @@ from autoformer.data.preprocessing import INPUT_TYPES, Preprocessing
 from autoformer.errors import CheckpointError, ExportError, short
 from autoformer.export.graphs.model_metadata import ModelMetadata
 from autoformer.export.graphs.oldest_form import affine_batch_norms, lower_to_17, oldest_ir_version
+from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.graphs.onnx_reading import read_model
+from autoformer.export.graphs.templates import Graph, Templates
+from autoformer.export.networks.known import KnownNetwork
 from autoformer.files import replacing, write_json
 from autoformer.networks.stem import ConvStem
 from autoformer.tensors import tensors_digest
@@ -48,6 +52,8 @@ MAX_SIZE_RATIO = 1.12  # file against weights
 OTHERS_SIZE_RATIO = 2.0  # of foreign networks, which may hold tables and masks
 BYTES_PER_NODE = 512  # room for the graph itself, so that the ratio is about the weights
 SMALL_CONSTANT = 4096  # elements; smaller constants are allowed
+AGREEMENT = {False: 1e-4, True: 3e-2}  # of the largest logit, in fp32 and in half precision
+TEMPLATES = Templates()  # of this process
 EXAMPLE_BATCH = 2  # a batch of one would let older exporters treat the dimension as fixed
 
 
@@ -100,47 +106,21 @@ class OnnxGraph:
             raise ExportError(f"opset {opset} cannot be written; choose one from {OPSETS[0]} to {OPSETS[-1]}")
         if batch is not None and batch < 1:
             raise ExportError(f"batch must be positive or None for any, got {batch}")
-        plain = copy.deepcopy(network).cpu().eval().requires_grad_(False)
-        plain = plain if as_it_is else plain.float()
-        for module in plain.modules():
-            if hasattr(module, "fused_attn"):  # timm: products with the scale on the query, the form that runtimes fuse
-                setattr(module, "fused_attn", False)  # noqa: B010 (no attribute of nn.Module)
-        shape = image_shape or image_shape_of(plain)
         if input_type not in INPUT_TYPES:
             raise ExportError(f"input {input_type!r} cannot be written; choose one of {', '.join(INPUT_TYPES)}")
-        example = torch.zeros(batch or EXAMPLE_BATCH, *shape, dtype=getattr(torch, input_type))
-        calls, num_classes = _try_out(plain, example)
-        weights = {**dict(plain.named_parameters()), **dict(plain.named_buffers())}
-        weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
-        if weight_bytes > MAX_ONE_FILE_BYTES:
-            raise ExportError(f"weights of {weight_bytes / 1e9:.1f} GB do not fit one ONNX file; 1.8 GB is the limit")
-
-        model = _export(plain, example, batch, opset)
-        scopes = _strip(model)
-        if opset < OLDEST_WRITTEN:
-            lower_to_17(model, scopes)
-        if any(isinstance(module, nn.BatchNorm1d) for module in plain.modules()):
-            affine_batch_norms(model, scopes)
-        if input_type == "uint8":
-            _cast_first(model)
-        model.ir_version = oldest_ir_version(model)
-        onnx.helper.set_model_props(model, dict(metadata))
-        largest = max((tensor.numel() for tensor in weights.values()), default=0)
-        _check_structure(model, opset, calls, max(largest, SMALL_CONSTANT))
-        ours = any(hasattr(module, "architecture") for module in network.modules())
-        ratio = MAX_SIZE_RATIO if ours else OTHERS_SIZE_RATIO
-        size, limit = model.ByteSize(), ratio * weight_bytes + BYTES_PER_NODE * len(model.graph.node)
-        if size > limit + sum(len(key) + len(value) for key, value in metadata.items()):
-            raise ExportError(f"the graph takes {size} bytes for {weight_bytes} bytes of weights; something was stored twice")
-        onnx.checker.check_model(model)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(scopes, path.with_suffix(".scopes.json"))
-        with replacing(path) as beside:
-            beside.write_bytes(model.SerializeToString())
-        graph = _describe_file(model, path)
-        found = (graph.batch, graph.image_shape, graph.input_type, graph.num_classes)
-        assert found == (batch, shape, input_type, num_classes), f"{graph} is another network"
-        return graph
+        shape = image_shape or image_shape_of(network)
+        way = Way(batch=batch, opset=opset, input_type=input_type, image_shape=shape, as_it_is=as_it_is)
+        _check_size(network)
+        known = KnownNetwork.of(network) if way.suits(network) else None
+        is_new = known is not None and not TEMPLATES.knows(known, way)
+        found = None if known is None else TEMPLATES.graph_of(known, way, way.traced)
+        model, scopes = found or way.traced(network)
+        written = _write(model, scopes, path, metadata, network)
+        if known is not None and found is not None and is_new and not _agree(network, path, way):
+            TEMPLATES.forget(known, way)
+            written = _write(*way.traced(network), path, metadata, network)
+        assert (written.batch, written.image_shape, written.input_type) == (batch, shape, input_type), f"{written} is another"
+        return written
 
     @classmethod
     def open(cls, path: Path) -> OnnxGraph:
@@ -185,6 +165,84 @@ def image_shape_of(network: nn.Module) -> tuple[int, int, int]:
 def opset_of(model: onnx.ModelProto) -> int:
     """Version of the standard operators in `model`; 0 when it declares none."""
     return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """How a network is exported."""
+
+    batch: int | None
+    opset: int
+    input_type: str
+    image_shape: tuple[int, int, int]
+    as_it_is: bool
+
+    def suits(self, network: nn.Module) -> bool:
+        """Whether `network` has its weights in the precision that the file gets, as a template takes them."""
+        kinds = {weights.dtype for weights in network.parameters()}
+        return kinds <= ({torch.float32, torch.float16} if self.as_it_is else {torch.float32})
+
+    def traced(self, network: nn.Module) -> Graph:
+        """The graph by torch's exporter; seconds. Raises `ExportError`."""
+        plain = copy.deepcopy(network).cpu().eval().requires_grad_(False)
+        plain = plain if self.as_it_is else plain.float()
+        for module in plain.modules():
+            if hasattr(module, "fused_attn"):  # timm: products with the scale on the query, the form that runtimes fuse
+                setattr(module, "fused_attn", False)  # noqa: B010 (no attribute of nn.Module)
+        example = torch.zeros(self.batch or EXAMPLE_BATCH, *self.image_shape, dtype=getattr(torch, self.input_type))
+        calls, _ = _try_out(plain, example)
+        model = _export(plain, example, self.batch, self.opset)
+        scopes = _strip(model)
+        if self.opset < OLDEST_WRITTEN:
+            lower_to_17(model, scopes)
+        if any(isinstance(module, nn.BatchNorm1d) for module in plain.modules()):
+            affine_batch_norms(model, scopes)
+        if self.input_type == "uint8":
+            _cast_first(model)
+        model.ir_version = oldest_ir_version(model)
+        largest = max((tensor.numel() for tensor in plain.state_dict().values()), default=0)
+        _check_structure(model, self.opset, calls, max(largest, SMALL_CONSTANT))
+        return model, scopes
+
+
+def _check_size(network: nn.Module) -> None:
+    """Raises `ExportError` when the weights are too many for one file."""
+    weight_bytes = _bytes_of(network)
+    if weight_bytes > MAX_ONE_FILE_BYTES:
+        raise ExportError(f"weights of {weight_bytes / 1e9:.1f} GB do not fit one ONNX file; 1.8 GB is the limit")
+
+
+def _bytes_of(network: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*network.parameters(), *network.buffers()))
+
+
+def _write(
+    model: onnx.ModelProto, scopes: Mapping[str, str], path: Path, metadata: Mapping[str, str], network: nn.Module
+) -> OnnxGraph:
+    onnx.helper.set_model_props(model, dict(metadata))
+    ours = any(hasattr(module, "architecture") for module in network.modules())
+    ratio, weight_bytes = MAX_SIZE_RATIO if ours else OTHERS_SIZE_RATIO, _bytes_of(network)
+    content, limit = model.SerializeToString(), ratio * weight_bytes + BYTES_PER_NODE * len(model.graph.node)
+    if len(content) > limit + sum(len(key) + len(value) for key, value in metadata.items()):
+        raise ExportError(f"the graph takes {len(content)} bytes for {weight_bytes} bytes of weights; something was stored twice")
+    onnx.checker.check_model(content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(scopes, path.with_suffix(".scopes.json"))
+    with replacing(path) as beside:
+        beside.write_bytes(content)
+    return _describe_file(model, path)
+
+
+def _agree(network: nn.Module, path: Path, way: Way) -> bool:
+    """Whether a file gives the logits of its network, on noise."""
+    generator = np.random.default_rng(0)
+    shape = (way.batch or EXAMPLE_BATCH, *way.image_shape)
+    pixels = generator.integers(0, 256, shape, np.uint8)
+    images = pixels if way.input_type == "uint8" else generator.standard_normal(shape, np.float32)
+    with torch.inference_mode():
+        expected = copy.deepcopy(network).cpu().eval()(torch.from_numpy(images)).float().numpy()
+    found = OnnxModel(path)(images)
+    return bool(np.abs(found - expected).max() <= AGREEMENT[way.as_it_is] * max(np.abs(expected).max(), 1e-3))
 
 
 def _try_out(network: nn.Module, example: Tensor) -> tuple[Counter[type], int]:

@@ -155,8 +155,8 @@ def _exported(space: SearchSpace, architecture: Architecture, config: KitConfig,
 
 def _export(network: nn.Module, precision: str, opset: int, folder: Path) -> Path:
     """A file with weights of its own."""
-    from autoformer.export.graphs.half_precision import HalfPrecision
     from autoformer.export.graphs.onnx_graph import OnnxGraph, image_shape_of
+    from autoformer.export.networks.half_precision import HalfPrecision
 
     path = folder / f"{precision}.onnx"
     if precision == "fp16":

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from autoformer.data.preprocessing import Preprocessing
-from autoformer.export.graphs.folding import first_conv_of, fold_normalisation
-from autoformer.export.graphs.half_precision import HalfPrecision
 from autoformer.export.graphs.onnx_graph import OnnxGraph, image_shape_of
 from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.graphs.quantization import Calibration, quantize_int8
 from autoformer.export.graphs.tensorrt_rules import check_tensorrt
 from autoformer.export.manifest import Manifest
+from autoformer.export.networks.folding import first_conv_of, fold_normalisation
+from autoformer.export.networks.half_precision import HalfPrecision
 from autoformer.export.predictor import torch_model
 from autoformer.files import read_json
 from autoformer.networks.subnet import Subnet

@@ -29,7 +29,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("search", "training"),
     ),
     "autoformer.export": (
-        ("__init__", "class_losses", "expected", "judging", "parity", "program"),
+        ("__init__", "class_losses", "expected", "judging", "networks", "parity", "program"),
         ("manifest",),
         ("graphs",),
         ("bundle", "engines"),

@@ -18,8 +18,8 @@ from autoformer.export.engines.builder import EngineBuilder, EngineConfig
 from autoformer.export.engines.engine import Engine
 from autoformer.export.engines.layers import inspect_engine, layer_times
 from autoformer.export.engines.refit import refit_engine
-from autoformer.export.graphs.half_precision import HalfPrecision
 from autoformer.export.graphs.onnx_graph import OnnxGraph
+from autoformer.export.networks.half_precision import HalfPrecision
 from autoformer.export.parity import TOLERANCES, compare, run_in_batches
 from autoformer.networks.subnet import Subnet
 from autoformer.space import SearchSpace

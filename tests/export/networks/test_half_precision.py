@@ -17,10 +17,10 @@ from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import ExportError
 from autoformer.export.graphs.attention_pattern import attentions
 from autoformer.export.graphs.graph_view import GraphView
-from autoformer.export.graphs.half_precision import HalfPrecision, Peaks, measure_peaks, part_of
 from autoformer.export.graphs.onnx_graph import OnnxGraph
 from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.graphs.tensorrt_rules import check_tensorrt
+from autoformer.export.networks.half_precision import HalfPrecision, Peaks, measure_peaks, part_of
 from autoformer.networks.subnet import Subnet
 from autoformer.space import SearchSpace
 from tests.support.exporting import write_export

@@ -20,7 +20,7 @@ from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import CheckpointError, ExportError
-from autoformer.export.graphs.folding import PixelInput, fold_normalisation, network_images
+from autoformer.export.networks.folding import PixelInput, fold_normalisation, network_images
 from autoformer.files import read_json
 from autoformer.networks.folders import load_subnet, save_subnet
 from autoformer.networks.subnet import Subnet

@@ -103,7 +103,7 @@ class PixelInput(nn.Module):
 
     def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.preprocessing = network, preprocessing
         self.resizes = preprocessing.network_size not in (None, preprocessing.image_size)
         if self.resizes:
             assert preprocessing.network_size is not None

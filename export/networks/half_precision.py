@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoformer.errors import ExportError
-from autoformer.export.graphs.folding import first_conv_of
+from autoformer.export.networks.folding import first_conv_of
 from autoformer.networks.block import Attention
 
 LARGEST = 65504.0  # of half precision
@@ -59,6 +59,7 @@ class HalfPrecision(nn.Module):
         norms = [name for name, module in exact.named_modules() if isinstance(module, nn.LayerNorm)]
         single = [name for name in norms if not any(name.startswith(f"{part}.") for part in kept)]
         parts = {name: InFloat32(copy.deepcopy(exact.get_submodule(name))) for name in (*single, *kept)}
+        self.kept = kept
         self.rounds_images = first_conv_of(network) not in kept
         self.network = exact.half()
         for name, part in parts.items():  # with the weights as they were before rounding

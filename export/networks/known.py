@@ -1,0 +1,179 @@
+"""Our own networks, as they are or as they are exported: what their graphs depend on beside weights and sizes.
+
+A graph is learned once for each *family*: all that is fixed about the networks but the sizes and number of their blocks. Its
+probe is a network of that family, of prime sizes, with two blocks of each kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from autoformer.architecture import Architecture, SubnetGeometry
+from autoformer.data.preprocessing import Preprocessing
+from autoformer.export.networks.folding import PixelInput, first_conv_of, fold_normalisation
+from autoformer.export.networks.half_precision import HalfPrecision
+from autoformer.export.networks.sizes import BLOCK, BlockSizes, OddGraphError, Sizes
+from autoformer.networks.block import Attention
+from autoformer.networks.relative_position import Form
+from autoformer.networks.subnet import Subnet
+
+WIDTH = 1021  # of a probe: a prime above every number that a graph holds for other reasons
+HEADS, HIDDEN = (5, 7), (11, 13)  # of the two blocks of a kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dress:
+    """What a network wears when it is exported: half precision, pixels as input."""
+
+    half: bool = False
+    exact_start: bool = False  # the first convolution stays in fp32
+    pixels: Preprocessing | None = None
+
+    def on(self, network: Subnet) -> nn.Module:
+        """The network in it."""
+        worn: nn.Module = network if self.pixels is None else fold_normalisation(network, self.pixels)
+        if self.half:
+            worn = HalfPrecision(worn, (first_conv_of(network),) if self.exact_start else ())
+        return worn if self.pixels is None else PixelInput(worn, self.pixels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """All that networks of one template share."""
+
+    geometry: SubnetGeometry
+    stem_depth: int
+    form: Form
+    dress: Dress
+    tree: tuple[tuple[str, str], ...]  # modules outside of the blocks, by name and type
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockKind:
+    """What blocks of one graph share: everything but sizes."""
+
+    attention: bool
+    kernel: int | None  # of the MLP's convolution, 0 for none; None: there is no MLP
+    halved: bool  # stands behind the halving of the grid
+    tree: tuple[tuple[str, str], ...]
+
+    @property
+    def name(self) -> str:
+        """A name among the blocks of a family; empty where a block has nothing."""
+        return repr(self) if self.attention or self.kernel is not None else ""
+
+
+@dataclass(frozen=True)
+class KnownNetwork:
+    """One network: its family, its blocks, and when its grid is halved."""
+
+    module: nn.Module
+    family: Family
+    kinds: tuple[BlockKind, ...]
+    sizes: tuple[Sizes, ...]
+    halved_after: int
+
+    @classmethod
+    def of(cls, module: nn.Module) -> KnownNetwork | None:
+        """What a module is; None for one that is not ours, or not as it was made."""
+        dress, network = undressed(module)
+        if dress is None or type(network) is not Subnet:
+            return None
+        attentions = [getattr(block, "attn", None) for block in network.blocks]
+        forms: set[Form] = {attention.form for attention in attentions if isinstance(attention, Attention)}
+        own = network.architecture
+        if len(forms) > 1 or len(network.blocks) != own.depth:
+            return None
+        geometry = replace(network.geometry, trained_grid=None)
+        trees = _trees(module)
+        halved_after = own.pool_after or 0
+        kinds, sizes = [], []
+        for index, (heads, hidden, kernel) in enumerate(zip(own.num_heads, own.hidden_dims, own.kernels, strict=True)):
+            block = network.blocks[index]
+            kinds.append(
+                BlockKind(
+                    attention=bool(heads),
+                    kernel=kernel if hidden else None,
+                    halved=bool(halved_after) and index >= halved_after,
+                    tree=trees.get(index, ()),
+                )
+            )
+            scale = getattr(getattr(block, "attn", None), "scale", 0.0)
+            sizes.append(Sizes(own.embed_dim, heads, hidden, float(scale)))
+        family = Family(
+            geometry=geometry, stem_depth=own.stem_depth or 0, form=next(iter(forms), "auto"), dress=dress, tree=trees[-1]
+        )
+        return cls(module, family, tuple(kinds), tuple(sizes), halved_after)
+
+    @property
+    def blocks(self) -> list[BlockSizes]:
+        """Its blocks for a template."""
+        return [BlockSizes(kind.name, sizes) for kind, sizes in zip(self.kinds, self.sizes, strict=True)]
+
+    @property
+    def weights(self) -> dict[str, NDArray[Any]]:
+        """Every stored tensor by name, as it is stored in a file."""
+        return {name: values.detach().cpu().numpy() for name, values in self.module.state_dict().items()}
+
+
+def undressed(module: nn.Module) -> tuple[Dress | None, nn.Module]:
+    """What a module wears and what is inside; None where it wears something that a probe cannot wear."""
+    pixels = None
+    if isinstance(module, PixelInput):
+        pixels, module = module.preprocessing, module.network
+    if not isinstance(module, HalfPrecision):
+        return Dress(pixels=pixels), module
+    start = first_conv_of(module.network)
+    kept = set(module.kept)
+    if kept - {start}:
+        return None, module.network
+    return Dress(half=True, exact_start=start in kept, pixels=pixels), module.network
+
+
+def _trees(module: nn.Module) -> dict[int, tuple[tuple[str, str], ...]]:
+    """The modules by name and type: those of each block under its number, all others under -1."""
+    found: dict[int, list[tuple[str, str]]] = {-1: []}
+    for name, part in module.named_modules():
+        if name.rpartition(".")[2].startswith(("drop", "head_drop")):  # of training
+            continue
+        at = BLOCK.search(name)
+        found.setdefault(-1 if at is None else int(at[2]), []).append(
+            (name if at is None else name[at.end() :], type(part).__name__)
+        )
+    return {index: tuple(each) for index, each in found.items()}
+
+
+def probe_of(family: Family, kinds: Sequence[BlockKind]) -> KnownNetwork:
+    """A network of the family with two blocks of each kind, those before the halving first; its weights are all different.
+
+    Raises `OddGraphError` when the family's networks consist of other modules than a fresh one.
+    """
+    ordered = sorted((kind for kind in dict.fromkeys(kinds) if kind.name), key=lambda kind: kind.halved)
+    halved = any(kind.halved for kind in ordered)
+    if halved and not any(not kind.halved for kind in ordered):
+        ordered.insert(0, replace(ordered[0], halved=False))
+    twice = [(kind, turn) for kind in ordered for turn in (0, 1)]
+    geometry = family.geometry
+    architecture = Architecture(
+        embed_dim=WIDTH,
+        num_heads=tuple(HEADS[turn] if kind.attention else 0 for kind, turn in twice),
+        mlp_ratio=tuple((HIDDEN[turn] + 0.5) / WIDTH if kind.kernel is not None else 0.0 for kind, turn in twice),
+        stem_depth=family.stem_depth if geometry.stem == "conv" else None,
+        mlp_kernel=tuple(kind.kernel or 0 for kind, _ in twice),
+        pool_after=sum(not kind.halved for kind, _ in twice) if halved else 0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = Subnet(architecture, geometry, form=family.form).eval()
+        for weights in network.parameters():
+            torch.nn.init.normal_(weights.data, std=0.02)
+    found = KnownNetwork.of(family.dress.on(network))
+    if found is None or found.family.tree != family.tree or set(found.kinds) != set(ordered):
+        raise OddGraphError("the network has other modules than one that was just made")
+    return found

@@ -1,0 +1,210 @@
+"""Graphs of our own networks are written from what torch showed of a probe: they are those of torch's own export."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import timm
+import torch
+from torch import nn
+
+from autoformer.architecture import Architecture
+from autoformer.data.preprocessing import Preprocessing
+from autoformer.export.graphs import onnx_graph
+from autoformer.export.graphs.onnx_graph import OnnxGraph, Way, image_shape_of
+from autoformer.export.graphs.onnx_model import OnnxModel
+from autoformer.export.graphs.templates import Templates
+from autoformer.export.networks.folding import PixelInput, first_conv_of, fold_normalisation
+from autoformer.export.networks.half_precision import HalfPrecision
+from autoformer.export.networks.known import KnownNetwork
+from autoformer.files import read_json
+from autoformer.networks.subnet import Subnet
+from autoformer.pretrained.start import supernet_from_timm
+from autoformer.space import PRESETS, SearchSpace
+from tests.support.asking_spaces import ASKING
+from tests.support.parents import PARENTS
+from tests.support.same_graph import difference
+from tests.support.timm_networks import random_vit
+
+MICRO = SearchSpace.preset("micro", image_size=8, in_chans=3, num_classes=5)
+FLOATS = Preprocessing(8, 3, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
+PIXELS = replace(FLOATS, input_type="uint8")
+
+
+@pytest.fixture(autouse=True)
+def templates(monkeypatch: pytest.MonkeyPatch) -> Templates:
+    """Of this test alone."""
+    own = Templates()
+    monkeypatch.setattr(onnx_graph, "TEMPLATES", own)
+    return own
+
+
+def trained(network: Subnet) -> Subnet:
+    """With weights that are all different, none of them zero."""
+    torch.manual_seed(0)
+    for name, weight in network.named_parameters():
+        nn.init.normal_(weight.data, mean=1.0 if "norm" in name and "weight" in name else 0.0, std=0.3)
+    return network.eval().requires_grad_(False)
+
+
+def way_of(module: nn.Module, shape: tuple[int, int, int], **changes: object) -> Way:
+    usual: dict[str, object] = {"batch": None, "opset": 20, "input_type": "float32", "image_shape": shape, "as_it_is": False}
+    return Way(**{**usual, **changes})  # type: ignore[arg-type]
+
+
+def untraced(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """What torch traces from now on."""
+    seen: list[nn.Module] = []
+    original = Way.traced
+
+    def noting(self: Way, network: nn.Module) -> object:
+        seen.append(network)
+        return original(self, network)
+
+    monkeypatch.setattr(Way, "traced", noting)
+    return seen
+
+
+# --- the same graph ------------------------------------------------------------------------------------------------
+
+
+def check_networks(space: SearchSpace, count: int, tmp_path: Path, templates: Templates) -> None:
+    rng, path = random.Random(0), tmp_path / "x.onnx"
+    for _ in range(count):
+        network = trained(Subnet.from_space(space, space.sample(rng)))
+        way = way_of(network, image_shape_of(network))
+        OnnxGraph.from_network(network, path)
+        assert all(template is not None for template in templates.learned.values()), network.architecture
+        found = difference(onnx.load(path), way.traced(network)[0])
+        assert found is None, f"{network.architecture}: {found}"
+        images = np.random.default_rng(0).standard_normal((3, *way.image_shape), np.float32)
+        with torch.no_grad():
+            expected = network(torch.from_numpy(images)).numpy()
+        assert np.abs(OnnxModel(path)(images) - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_networks_of_a_space_have_the_graph_that_torch_writes(tmp_path: Path, templates: Templates) -> None:
+    check_networks(MICRO, 2, tmp_path, templates)
+    assert len(templates.learned) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(PRESETS) - {"micro"}))
+def test_networks_of_every_preset_have_the_graph_that_torch_writes(name: str, tmp_path: Path, templates: Templates) -> None:
+    check_networks(SearchSpace.preset(name), 2, tmp_path, templates)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ASKING)
+def test_networks_that_choose_their_structure_have_the_graph_that_torch_writes(
+    name: str, tmp_path: Path, templates: Templates
+) -> None:
+    check_networks(ASKING[name], 4, tmp_path, templates)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", PARENTS)
+def test_networks_out_of_every_kind_of_parent_have_the_graph_that_torch_writes(
+    kind: str, tmp_path: Path, templates: Templates
+) -> None:
+    name, options = PARENTS[kind]
+    space = supernet_from_timm(random_vit(name, **options)).space
+    network = trained(Subnet.from_space(space, Architecture(embed_dim=40, num_heads=(3, 2), mlp_ratio=space.mlp_ratios[1:3])))
+    OnnxGraph.from_network(network, tmp_path / "x.onnx")
+    assert [template is not None for template in templates.learned.values()] == [True]
+    assert difference(onnx.load(tmp_path / "x.onnx"), way_of(network, image_shape_of(network)).traced(network)[0]) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dress", "changes"),
+    [
+        (lambda network: network, {"opset": 17}),
+        (lambda network: network, {"batch": 1}),
+        (HalfPrecision, {"as_it_is": True}),
+        (lambda network: PixelInput(fold_normalisation(network, PIXELS), PIXELS), {"input_type": "uint8"}),
+        (
+            lambda network: PixelInput(HalfPrecision(fold_normalisation(network, PIXELS), (first_conv_of(network),)), PIXELS),
+            {"input_type": "uint8", "as_it_is": True},
+        ),
+    ],
+    ids=["opset 17", "batch 1", "half precision", "pixels", "pixels in half precision"],
+)
+def test_every_way_of_export_has_the_graph_that_torch_writes(
+    dress: Callable[[Subnet], nn.Module], changes: dict[str, object], tmp_path: Path, templates: Templates
+) -> None:
+    module = dress(trained(Subnet.from_space(MICRO, MICRO.anchors["middle"])))
+    way = way_of(module, (3, 8, 8), **changes)
+    OnnxGraph.from_network(
+        module, tmp_path / "x.onnx", batch=way.batch, opset=way.opset, image_shape=(3, 8, 8), input_type=way.input_type,
+        as_it_is=way.as_it_is,
+    )  # fmt: skip
+    assert [template is not None for template in templates.learned.values()] == [True]
+    assert difference(onnx.load(tmp_path / "x.onnx"), way.traced(module)[0]) is None
+
+
+# --- what is traced ------------------------------------------------------------------------------------------------
+
+
+def test_torch_traces_one_probe_for_all_networks_of_a_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = untraced(monkeypatch)
+    for number, network in enumerate(MICRO.anchors.values()):
+        OnnxGraph.from_network(Subnet.from_space(MICRO, network), tmp_path / f"{number}.onnx")
+    assert len(MICRO.anchors) > 2
+    assert len(seen) == 1
+
+
+@pytest.mark.slow
+def test_modules_are_named_in_the_side_file_as_in_torchs_own_export(tmp_path: Path) -> None:
+    network = trained(Subnet.from_space(MICRO, MICRO.anchors["smallest"]))
+    graph = OnnxGraph.from_network(network, tmp_path / "x.onnx")
+    scopes = read_json(graph.scopes_path)
+    assert {node.name for node in onnx.load(graph.path).graph.node} == set(scopes)
+    _, own = way_of(network, (3, 8, 8)).traced(network)
+    assert sorted(scopes.values()) == sorted(own.values())
+
+
+@pytest.mark.slow
+def test_a_network_with_a_part_that_is_not_as_it_was_made_is_traced_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, templates: Templates
+) -> None:
+    class Twice(nn.Module):
+        def __init__(self, part: nn.Module) -> None:
+            super().__init__()
+            self.part = part
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * self.part(x)  # type: ignore[no-any-return]
+
+    network = trained(Subnet.from_space(MICRO, MICRO.anchors["smallest"]))
+    network.blocks[1].mlp = Twice(network.blocks[1].mlp)  # type: ignore[union-attr]
+    seen = untraced(monkeypatch)
+    OnnxGraph.from_network(network, tmp_path / "x.onnx")
+    assert seen[-1] is network
+    images = np.random.default_rng(0).standard_normal((2, 3, 8, 8), np.float32)
+    expected = network(torch.from_numpy(images)).numpy()
+    assert np.abs(OnnxModel(tmp_path / "x.onnx")(images) - expected).max() < 1e-5
+
+
+@pytest.mark.slow
+def test_a_file_that_does_not_give_the_networks_logits_is_not_delivered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, templates: Templates
+) -> None:
+    """A network that computes otherwise than its modules say, which only its logits show."""
+    network = trained(Subnet.from_space(MICRO, MICRO.anchors["smallest"]))
+    network.register_forward_hook(lambda module, inputs, logits: 2 * logits)
+    OnnxGraph.from_network(network, tmp_path / "x.onnx")
+    assert list(templates.learned.values()) == [None]
+    images = np.random.default_rng(0).standard_normal((2, 3, 8, 8), np.float32)
+    expected = network(torch.from_numpy(images)).numpy()
+    assert np.abs(OnnxModel(tmp_path / "x.onnx")(images) - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_what_a_timm_network_is_has_to_be_traced() -> None:
+    assert KnownNetwork.of(timm.create_model("test_vit")) is None

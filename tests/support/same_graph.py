@@ -1,0 +1,48 @@
+"""Whether two ONNX graphs are the same but for names and the order of nodes that do not depend on each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+
+def difference(one: onnx.ModelProto, other: onnx.ModelProto) -> str | None:
+    """The first difference on the way back from the outputs, in words; None where there is none."""
+    graphs = (one.graph, other.graph)
+    makers = [{name: node for node in graph.node for name in node.output} for graph in graphs]
+    stored = [{tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer} for graph in graphs]
+    for name in ("input", "output"):
+        values = [[value.SerializeToString() for value in getattr(graph, name)] for graph in graphs]
+        if values[0] != values[1]:
+            return f"the {name}s differ"
+    for name in ("ir_version", "opset_import"):
+        if getattr(one, name) != getattr(other, name):
+            return f"{name} differs"
+    if len(one.graph.node) != len(other.graph.node):
+        return f"{len(one.graph.node)} nodes against {len(other.graph.node)}"
+    twins: dict[str, str] = {}
+    todo = [(first.name, second.name) for first, second in zip(one.graph.output, other.graph.output, strict=True)]
+    while todo:
+        name, twin = todo.pop()
+        if name in stored[0] or twin in stored[1]:
+            here, there = stored[0].get(name), stored[1].get(twin)
+            if here is None or there is None or here.dtype != there.dtype or not np.array_equal(here, there):
+                return f"{name} and {twin} are stored otherwise"
+            continue
+        if name in twins:
+            if twins[name] != twin:
+                return f"{name} is {twins[name]} and {twin}"
+            continue
+        twins[name] = twin
+        node, match = makers[0].get(name), makers[1].get(twin)
+        if node is None or match is None:
+            if node is not match or name != twin:
+                return f"{name} and {twin} come from elsewhere"
+            continue
+        if (node.op_type, len(node.input)) != (match.op_type, len(match.input)) or node.attribute != match.attribute:
+            return f"{node.op_type} {node.name} is {match.op_type} {match.name}"
+        todo += [*zip(node.input, match.input, strict=True), *zip(node.output, match.output, strict=True)]
+    return (
+        None if len({makers[0][name].name for name in twins if name in makers[0]}) == len(one.graph.node) else "nodes of no use"
+    )
