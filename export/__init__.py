@@ -2,6 +2,6 @@
 
 `artefacts` makes all files of an export (its settings: `config`), `parity` compares them, `class_losses` says what int8 loses
 by class, `manifest` records them. `predictor` opens whatever can classify. `bundle` packs a hand-over, `expected` is what its
-files should give again, `program` packs the programs for target devices. Rooms: `networks` as they are exported, `graphs` (ONNX), `engines` (TensorRT),
-`judging`.
+files should give again, `program` packs the programs for target devices. The rooms: `networks` as they are exported, `graphs`
+(ONNX), `engines` (TensorRT), `judging`.
 """
