@@ -109,19 +109,28 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
     """
     path = folder / IDENTITY
     if path.exists():
+        refuse_other_work(folder, {**dict.fromkeys(read_json(path)), **identity})
+        remove_leftovers_of(path)  # of a process that was killed as it claimed the folder
+        return
+    refuse_existing(folder)
+    write_json(identity, path)
+
+
+def refuse_other_work(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Raises `OutputExistsError` where `folder` is the place of work that differs in one of these keys, or is a file."""
+    path = folder / IDENTITY
+    if folder.is_file():
+        refuse_existing(folder)
+    if path.exists():
         held = read_json(path)
         wanted = json.loads(json.dumps(identity))
-        for key in sorted(set(held) | set(wanted)):
+        for key in sorted(wanted):
             if held.get(key) != wanted.get(key):
                 hint = " (images were added, changed or removed)" if key == "data" else ""
                 raise OutputExistsError(
                     f"{folder} holds another run: its {key} is {_short(held.get(key), wanted.get(key))}{hint}; "
                     "choose another --out"
                 )
-        remove_leftovers_of(path)  # of a process that was killed as it claimed the folder
-        return
-    refuse_existing(folder)
-    write_json(identity, path)
 
 
 @contextmanager

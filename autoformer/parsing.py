@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -133,6 +134,8 @@ def parse(measure: str, text: str, largest: float | None) -> float:
     """
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Zµ%]*)\s*", str(text))
     number, unit = (float(match[1]), match[2]) if match else (0.0, "?")
+    if match and not 0 < number < math.inf:
+        raise BudgetError(f"limit {text!r} on {measure} must be above 0")
     if unit == "%" and largest is not None:
         return number / 100 * largest
     if unit not in UNITS[measure]:

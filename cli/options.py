@@ -39,6 +39,7 @@ Unlabelled = Annotated[
         help="Folder (any depth) or .tar file of images without labels, which are trained on too, taught by the teacher alone.",
     ),
 ]
+Epochs = Annotated[int | None, typer.Option("--epochs", min=1, help="Of the training. Default: the recipe's.")]
 Seed = Annotated[
     int | None,
     typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of all random choices. Default: the recipe's."),

@@ -85,9 +85,13 @@ def lines(say: Callable[[str], None], clock: Callable[[], float] = time.monotoni
     Between two of them are `FIRST_S`, then twice as long each time up to `MOST_S`.
     """
     paces, shown, waits, printed = Paces(clock), dict[str, float](), dict[str, float](), set[str]()
+    ended: dict[str, int] = {}  # kinds of work whose end was said, with how much that was
 
     def report(work: str, done: int, total: int, note: str = "") -> None:
         now, known = clock(), work in shown
+        if done == total and ended.get(work) == total:
+            return
+        ended[work] = total if done == total else 0
         pace, begins = paces.report(work, done)
         if known and begins and done != total:
             shown[work] = now

@@ -187,6 +187,7 @@ def model_card(manifest: Manifest, expected: ExpectedResults, licence: str | Non
         "uint8": "uint8 pixels, resized and cropped as preprocessing.json says; normalising is part of the network",
     }[manifest.preprocessing.input_type]
     beyond = words_on_range(manifest.preprocessing.value_range)
+    ship = f"Ship **{markdown(expected.ship)}**. {markdown(expected.ship_why)}\n\n" if expected.ship else ""
     terms = "see licence.txt" if licence else "not stated by those who made this bundle"
     return f"""# {markdown(expected.name)}
 
@@ -199,7 +200,7 @@ for images of {size} × {size} pixels: {kind} of {manifest.params:,} parameters{
 
 ## Use
 
-    python3 board.pyz verify
+{ship}    python3 board.pyz verify
     python3 board.pyz predict photo.jpg
     python3 board.pyz bench
     python3 board.pyz build      # TensorRT engines, on a device that has it

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
-from huggingface_hub import constants, get_session
+from huggingface_hub import constants, get_session, try_to_load_from_cache
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from autoformer.errors import short
 
 WAIT_S = 5.0  # for an answer, whatever it says
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # files that hold them there
 NOT_STORED = (LocalEntryNotFoundError, OfflineModeIsEnabled)  # what its client raises where it may ask nobody
 
 
@@ -24,6 +26,11 @@ def silence_of_hub() -> str | None:
     except Exception as error:  # the client's library has changed, and its errors with it
         return short(" ".join(str(error).split()) or type(error).__name__)
     return None
+
+
+def is_stored(place: str, cache: Path | None = None) -> bool:
+    """Whether the weights of a network lie in the cache of the Hub's client, or in the folder `cache`; nothing is fetched."""
+    return any(isinstance(try_to_load_from_cache(place, file, cache_dir=cache), str) for file in WEIGHTS)
 
 
 def hub_host() -> str:

@@ -12,7 +12,7 @@ import timm
 from autoformer.errors import CheckpointError
 from autoformer.files import TIMM
 from autoformer.pretrained.foreign_weights import read_foreign_weights
-from autoformer.pretrained.hub import NOT_STORED, hub_host, silence_of_hub, without_hub
+from autoformer.pretrained.hub import NOT_STORED, hub_host, is_stored, silence_of_hub, without_hub
 from autoformer.pretrained.vit_features import check_plain
 from autoformer.pretrained.weight_shapes import sizes_of, sketch
 
@@ -37,6 +37,22 @@ def timm_network(words: str, *, num_classes: int | None = None) -> Any:
     return network
 
 
+def check_obtainable(name: str) -> None:
+    """Raises `CheckpointError` where timm's weights of this name are neither stored here nor to be had from the Hub."""
+    place = sketch(name).pretrained_cfg.get("hf_hub_id")
+    if not place or is_stored(place):
+        return
+    if (silence := silence_of_hub()) is not None:
+        raise _out_of_reach(name, silence)
+
+
+def _out_of_reach(name: str, silence: str) -> CheckpointError:
+    return CheckpointError(
+        f"the weights of timm's {name} are not stored here, and {hub_host()} cannot be asked ({silence}); connect and run the "
+        f"same command again, or give a local file: timm:{name}@FILE"
+    )
+
+
 def open_timm(
     name: str, checkpoint: Path | None = None, *, plain: bool = False, arguments: Mapping[str, Any] = MappingProxyType({})
 ) -> Any:
@@ -56,10 +72,7 @@ def open_timm(
                 return timm.create_model(name, pretrained=True, **arguments)
         except Exception as error:  # no network, no such file on the hub, no weights for this name: whatever timm raises
             if silence is not None and isinstance(error, NOT_STORED):
-                raise CheckpointError(
-                    f"the weights of timm's {name} are not stored here, and {hub_host()} cannot be asked ({silence}); connect "
-                    f"and run the same command again, or give a local file: timm:{name}@FILE"
-                ) from error
+                raise _out_of_reach(name, silence) from error
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
             raise CheckpointError(
                 f"the weights of timm's {name} could not be fetched ({reason}); give a local file: timm:{name}@FILE"

@@ -1,4 +1,4 @@
-"""The whole chain of a recipe, from images to a report: `recipe` reads it, `chain` runs it.
+"""The whole chain of a recipe, from images to a report: `recipe` reads it, `chain` runs it, step by step (`steps`).
 
 `asked` is what the command line asks of a run: `shipped` finds recipes by name, `choosing_recipe` the one that suits the images,
 `begun_from` says what follows from a pretrained start; `explained` tells what a setting means, `price` what a run will take.

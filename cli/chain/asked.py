@@ -68,6 +68,7 @@ def resolved(asked: Asked) -> Resolved:
         settings = [*_without_limits(words, limits, lines), *settings]
         given |= {f"budget.{name}": limit for name, limit in limits.items()}
     if asked.epochs is not None:
+        refuse_twice("--epochs", "train.epochs", asked.settings)
         given |= _epochs(recipe_values(words), asked.epochs, asked.settings)
     recipe, said = recipe_from(words, start, settings, given)
     name = found_recipe(words).stem
@@ -84,6 +85,12 @@ def begun_run(asked: Asked) -> Path | None:
     places = [usual_folder(name, asked.data) for name in SHIPPED] if asked.out is None else [asked.out]
     begun = [place for place in places if (place / IDENTITY).is_file()]
     return max(begun, key=lambda place: (place / IDENTITY).stat().st_mtime, default=None)
+
+
+def refuse_twice(option: str, key: str, settings: Sequence[str]) -> None:
+    """Raises `RecipeError` where `settings`, KEY=VALUE, hold what an option says as well."""
+    if any(setting.partition("=")[0].strip() == key for setting in settings):
+        raise RecipeError(f"{option} and --set {key} say the same thing twice; leave one out")
 
 
 def _without_limits(words: Path | str, limits: Mapping[str, str], lines: list[str]) -> list[str]:

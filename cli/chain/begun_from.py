@@ -16,7 +16,8 @@ from autoformer.errors import CheckpointError, short
 from autoformer.files import TIMM
 from autoformer.networks.folders import load_subnet
 from autoformer.pretrained.start import FORMS, OFFICIAL
-from autoformer.pretrained.timm_models import name_and_file
+from autoformer.pretrained.timm_models import check_obtainable, name_and_file
+from autoformer.pretrained.vit_features import check_plain
 from autoformer.pretrained.weight_shapes import sketch
 from autoformer.settings import Word
 
@@ -43,11 +44,15 @@ def recipe_from(
 
 
 def check_start(start: str) -> None:
-    """Raises `CheckpointError` for a network that timm does not have, and for a file or folder of weights that is not there."""
+    """Raises `CheckpointError` for what cannot start a search, before anything is read: a network that timm does not have, or of
+    which no subnets can be cut; weights that are neither here nor can be fetched.
+    """
     if start.startswith(TIMM):
         name, file = name_and_file(start)
-        sketch(name)
-        if file is not None and not file.is_file():
+        check_plain(sketch(name), name)
+        if file is None:
+            check_obtainable(name)
+        elif not file.is_file():
             raise CheckpointError(f"{file} does not exist; expected a file with the weights of timm's {name}")
     elif not Path(start.removeprefix(OFFICIAL)).expanduser().exists():
         raise CheckpointError(f"cannot start from {short(start, 80)!r}: there is no such file or folder; expected {FORMS}")

@@ -19,13 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoformer.cli.chain.begun_from import fitting_size, patch_of
+from autoformer.cli.chain.starting import batch_for
 from autoformer.data.parts import DataParts
 from autoformer.data.sizes import TrainingSize, configured_size, typical_words
 from autoformer.files import IDENTITY, TIMM, believing, read_json
 
 PUBLISHED_FROM = 100_000  # train images, from which a training of the published length pays
-STEPS_PER_EPOCH = 8  # fewest
-SMALLEST_BATCH = 8
 SECTIONS = ("train", "finetune")
 NONE = "no pretrained network is stored here and the Hub does not answer; --from timm:NAME@FILE gives one"
 PHOTOGRAPHS = ("images-64px", "imagenet-tiny")  # what they get from nothing
@@ -34,8 +33,8 @@ STARTS = (
     "vit_small_patch14_reg4_dinov2.lvd142m", "vit_tiny_patch16_224.augreg_in21k_ft_in1k", "deit_tiny_patch16_224.fb_in1k",
     "vit_small_patch16_224.augreg_in21k_ft_in1k", "deit_small_patch16_224.fb_in1k",
 )  # fmt: skip
+EXAMPLE_LIMIT = "60%"
 ASKED_S = 3.0  # until the Hub has to say that it has them
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,11 +75,9 @@ class RecipeChoice:
         )
 
     def command(self, source: str, given: Sequence[str] = ()) -> str:
-        """What to type next, for the data of this source, with settings that were `given` as KEY=VALUE."""
-        words = ["autoformer", "run", self.name, "--data", source]
-        words += [] if self.start in (None, f"{TIMM}{STARTS[0]}") else ["--from", str(self.start)]
-        settings = (*self.settings, *given)
-        return shlex.join([*words, *(word for setting in settings for word in ("--set", setting))])
+        """What to type next, for the data of this source, with settings that were `given` as KEY=VALUE: it chooses alike."""
+        words = ["autoformer", "run", "--data", source, "--max-latency", EXAMPLE_LIMIT]
+        return shlex.join([*words, *(word for setting in given for word in ("--set", setting))])
 
 
 def choose_recipe(typical_side: int, train_images: int, *, start: str | None = None) -> RecipeChoice:
@@ -100,7 +97,7 @@ def choose_recipe(typical_side: int, train_images: int, *, start: str | None = N
     else:
         name, why = "images-64px", f"it is for photographs, from nothing, since {NONE}"
     shipped, start = SHIPPED[name], start if name == "photos-pretrained" else None
-    batch = _batch(shipped.batch_size, train_images)
+    batch = batch_for(shipped.batch_size, train_images)
     return RecipeChoice(
         name=name,
         reason=f"{seen}: {why}",
@@ -130,16 +127,11 @@ def start_of(run: Path) -> str | None:
         return None if stated is None else str(stated)
 
 
-def _batch(usual: int, images: int) -> int:
-    """The batch of a recipe, halved until an epoch of so many images has enough steps, or none would be left of it."""
-    while usual > SMALLEST_BATCH and images < STEPS_PER_EPOCH * usual:
-        usual //= 2
-    return max(1, min(usual, images))
-
-
 def pretrained_start() -> str | None:
     """A pretrained network that is stored here, or that the Hub offers at the moment; nothing is fetched yet."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    from autoformer.pretrained.hub import WEIGHTS
 
     if (stored := stored_start()) is not None:
         return stored
@@ -155,10 +147,6 @@ def stored_start(cache: Path | None = None) -> str | None:
 
     `cache` is the folder of the cache; None: where the Hub's library keeps it.
     """
-    from huggingface_hub import try_to_load_from_cache
+    from autoformer.pretrained.hub import is_stored
 
-    for name in STARTS:
-        for file in WEIGHTS:
-            if isinstance(try_to_load_from_cache(f"timm/{name}", file, cache_dir=cache), str):
-                return f"{TIMM}{name}"
-    return None
+    return next((f"{TIMM}{name}" for name in STARTS if is_stored(f"timm/{name}", cache)), None)

@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from autoformer.cli.chain.chain import Planned, steps_of
+from autoformer.cli.chain.chain import Planned
 from autoformer.cli.chain.parent import finetune_of, has_parent, knows_classes, taught_by, unfinetuned
 from autoformer.cli.chain.race import MOST, race_schedule
 from autoformer.cli.chain.recipe import Recipe
+from autoformer.cli.chain.steps import steps_of
 from autoformer.conditions import MeasurementConditions
 from autoformer.data.parts import Part
 from autoformer.data.preprocessing import Preprocessing

@@ -27,6 +27,10 @@ def found_recipe(words: str) -> Path:
         return named or path  # `recipes/quickstart.yaml` is what the documents say, wherever one stands
     if words in known:
         return known[words]
+    if words and path.is_dir():
+        raise RecipeError(
+            f"{short(words, 80)} is a folder, not a recipe; to run its images: autoformer run --data {short(words, 80)}"
+        )
     near = difflib.get_close_matches(words[:80], known, 1, 0.5)
     meant = f"; did you mean {near[0]}?" if near else ""
     raise RecipeError(f"no recipe {short(words, 80)!r}: there is no such file, and shipped are {', '.join(known)}{meant}")

@@ -25,10 +25,13 @@ from autoformer.pretrained.timm_models import name_and_file
 from autoformer.pretrained.vit_features import is_plain
 from autoformer.progress import Progress
 from autoformer.space import SearchSpace
-from autoformer.training.config import USUAL_CURRICULUM, USUAL_CUT_IMAGES, SupernetConfig
+from autoformer.training.config import USUAL_CURRICULUM, USUAL_CUT_IMAGES, FinetuneConfig, SupernetConfig
 from autoformer.training.distributed import World
 
 Network = TypeVar("Network", Supernet, Subnet)
+Config = TypeVar("Config", SupernetConfig, FinetuneConfig)
+STEPS_PER_EPOCH = 8  # fewest
+SMALLEST_BATCH = 8
 
 
 def beginning(recipe: Recipe, parts: DataParts) -> tuple[SearchSpace, Supernet | None, bool]:
@@ -89,6 +92,22 @@ def with_usual(config: SupernetConfig, out: Path) -> SupernetConfig:
     if config.cut_images is None and not (isinstance(begun, Mapping) and "cut_images" not in begun):
         changes["cut_images"] = USUAL_CUT_IMAGES
     return config.model_copy(update=changes)
+
+
+def batch_for(usual: int, images: int) -> int:
+    """The batch of a recipe, halved until an epoch of so many images has enough steps, or none would be left of it."""
+    while usual > SMALLEST_BATCH and images < STEPS_PER_EPOCH * usual:
+        usual //= 2
+    return max(1, min(usual, images))
+
+
+def with_fitting_batch(config: Config, images: int, section: str) -> tuple[Config, list[str]]:
+    """The config of a training with a batch that so many images fill, and that in a line, where its own is larger than all."""
+    if config.batch_size <= images:
+        return config, []
+    batch = batch_for(config.batch_size, images)
+    line = f"{section}: batches of {batch} images, not the recipe's {config.batch_size:,}, since there are {images:,} to train on"
+    return config.model_copy(update={"batch_size": batch}), [line]
 
 
 def network_and_parts(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,7 +20,7 @@ def bundle(
         str,
         typer.Argument(help="Folder of a finished run or an export, or a network (folder, timm:NAME[@FILE]), exported first."),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write, or a .zip file; refused if it exists.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write, or a .zip file; refused if it exists.")],
     name: Annotated[str | None, typer.Option("--name", help="Name of the model. Default: the folder's.")] = None,
     licence: Annotated[Path | None, typer.Option("--licence", help="Text file with the licence of the model.")] = None,
     images: Annotated[int, typer.Option("--images", min=1, help="Check images, taken from the search part.")] = 64,
@@ -84,7 +84,12 @@ def bundle(
     exported = [artefact.file for artefact in manifest.artefacts if artefact.file]
     print_facts(
         f"bundle {out}",
-        {"files": ", ".join(map(str, exported)), "check images": len(order), "on the device": "python3 board.pyz verify"},
+        {
+            "files": ", ".join(map(str, exported)),
+            **({"ship": expected.ship} if expected.ship else {}),
+            "check images": len(order),
+            "on the device": "python3 board.pyz verify",
+        },
     )
 
 
@@ -139,4 +144,13 @@ def expected_results(run: Path | None, manifest: Manifest, name: str, labels: Se
         accuracy=accuracy,
         latency=latency,
         made={"version": __version__, "recipe": finished.recipe, "device": finished.device.to_dict()},
+        **shipped(run),
     )
+
+
+def shipped(run: Path) -> dict[str, Any]:
+    """Which file the report of a run says to ship, and why; nothing where it names none."""
+    from autoformer.files import read_json
+
+    ship = read_json(run / "report.json").get("ship") if (run / "report.json").exists() else None
+    return {"ship": Path(ship["file"]).name, "ship_why": ship["why"]} if ship and ship["file"] else {}

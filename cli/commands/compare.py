@@ -24,7 +24,7 @@ def compare(
     threads: Threads = 1,
     seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="Measuring time per artefact.")] = 1.0,
     ledger: Annotated[Path | None, typer.Option(help="Ledger of test readings; default beside each artefact.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="File to write: .html, .md, .json, or .svg for the figure.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write: .html, .md, .json, or .svg.")] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

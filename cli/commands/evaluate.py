@@ -44,7 +44,7 @@ def evaluate(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="Folder to write: a page with the worst mistakes as pictures, and every answer as CSV and JSON."
+            "--out", "-o", help="Folder to write: a page with the worst mistakes as pictures, and every answer as CSV and JSON."
         ),
     ] = None,
     json: Json = False,

@@ -94,6 +94,7 @@ def export(
     from autoformer.profiling.profiles.int8_speed import note_int8_speed
     from autoformer.profiling.profiles.latency import profile_until_valid
 
+    formats = ["tensorrt" if word in ("engine", "trt") else word for word in format or ()]  # as other programs call it
     wanted = {
         "input": input,
         "calibration_images": calibration_images,
@@ -107,10 +108,10 @@ def export(
         **({"builder_level": builder_level} if builder_level is not None else {}),
         **({"timing_cache": timing_cache} if timing_cache is not None else {}),
         **({"precisions": ["fp32", *(word for word in precision if word != "fp32")]} if precision else {}),
-        **({"formats": ["onnx", *(word for word in format if word != "onnx")]} if format else {}),
+        **({"formats": ["onnx", *(word for word in formats if word != "onnx")]} if formats else {}),
     }
     config = checked(ExportConfig, wanted, "export")
-    if format and "tensorrt" in format:
+    if "tensorrt" in formats:
         how_to_build()  # raises where it is missing: asked for by name; by default it is skipped with this as its reason
     exported, source = export_source(network, data, config.input, classes)
     with progress_bar(quiet) as progress:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autoformer.cli.options import Data, GroupBy, Json, Log, Metric, Out, Quiet, Recipe, Seed, Set, Unlabelled
+from autoformer.cli.options import Data, Epochs, GroupBy, Json, Log, Metric, Out, Quiet, Recipe, Seed, Set, Unlabelled
 
 
 def finetune(
@@ -23,6 +23,7 @@ def finetune(
     ] = None,
     group_by: GroupBy = None,
     unlabelled: Unlabelled = None,
+    epochs: Epochs = None,
     metric: Metric = None,
     seed: Seed = None,
     settings: Set = None,
@@ -44,6 +45,7 @@ def finetune(
     """
     import torch
 
+    from autoformer.cli.chain.asked import refuse_twice
     from autoformer.cli.chain.recipe import recipe_of
     from autoformer.cli.chain.starting import network_and_parts, readable
     from autoformer.cli.class_order import teacher_line
@@ -61,6 +63,10 @@ def finetune(
     from autoformer.training.trainer import Surroundings, plan_for
 
     trackers = trackers_of(log or ())
+    if epochs is not None:
+        for key in ("epochs", "finetune.epochs"):
+            refuse_twice("--epochs", key, settings or ())
+        settings = [*(settings or ()), f"epochs={epochs}"]
     chosen = recipe_of(recipe, "finetune", settings, seed)
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)

@@ -35,7 +35,7 @@ def predict(
         typer.Option("--data", help="Images that a bare ONNX file was made for, for how they are prepared and named."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="File to write, .csv or .json, with the answers to all images.")
+        Path | None, typer.Option("--out", "-o", help="File to write, .csv or .json, with the answers to all images.")
     ] = None,
     json: Json = False,
     quiet: Quiet = False,

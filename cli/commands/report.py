@@ -21,7 +21,7 @@ def group() -> None:
 @app.command()
 def build(
     sources: Annotated[list[Path], typer.Argument(help="A finished run; or several runs, exports, bundles, files of `profile`.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for a report of several; refused if it exists.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for a report of several; refused if it exists.")] = None,
     json: Json = False,
 ) -> None:
     """Write report.html, report.md and report.json: of one run into its own folder, or of several sources into --out.

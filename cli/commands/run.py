@@ -63,6 +63,9 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what each step would take here, measured; train and write nothing.")
     ] = False,
+    measure_again: Annotated[
+        bool, typer.Option("--measure-again", help="Time the files of a finished run anew, as on a machine that is quiet by now.")
+    ] = False,
     log: Log = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -89,8 +92,10 @@ def run(
     from autoformer.cli.chain.asked import Asked, resolved
     from autoformer.cli.chain.chain import run_recipe
     from autoformer.cli.console import note, print_json, progress_bar
+    from autoformer.training.trackers import trackers_of
 
     processes(workers)  # a mistake in it should not end the run after its training
+    trackers_of(log or ())
     chosen = resolved(
         Asked(
             recipe=recipe, data=data, out=out, group_by=group_by, start=start, epochs=epochs, settings=settings or [],
@@ -108,7 +113,8 @@ def run(
         _show_price(chosen.recipe, chosen.out, json, quiet)
         return
     with progress_bar(quiet) as progress:
-        report = run_recipe(chosen.recipe, chosen.out, progress, workers, (lambda line: None) if quiet else note, log or ())
+        say = (lambda line: None) if quiet else note
+        report = run_recipe(chosen.recipe, chosen.out, progress, workers, say, log or (), measure_again)
     if json:
         print_json(report)
         return

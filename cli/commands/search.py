@@ -69,7 +69,8 @@ def search(
         typer.Option("--from", help="Folder of a finished search; its evaluations answer this budget, nothing is evaluated."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder to write; refused if it holds something else. Optional with --from.")
+        Path | None,
+        typer.Option("--out", "-o", help="Folder to write; not one with something else. Optional with --from."),
     ] = None,
     max_params: MaxParams = None,
     min_params: MinParams = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoformer.cli.options import Data, GroupBy, Json, Log, Metric, Out, Quiet, Seed, Set, Unlabelled
+from autoformer.cli.options import Data, Epochs, GroupBy, Json, Log, Metric, Out, Quiet, Seed, Set, Unlabelled
 
 if TYPE_CHECKING:
     from autoformer.cli.chain.recipe import Recipe
@@ -33,6 +33,7 @@ def train(
     ] = None,
     group_by: GroupBy = None,
     unlabelled: Unlabelled = None,
+    epochs: Epochs = None,
     metric: Metric = None,
     seed: Seed = None,
     settings: Set = None,
@@ -52,8 +53,9 @@ def train(
     """
     import torch
 
+    from autoformer.cli.chain.asked import refuse_twice
     from autoformer.cli.chain.begun_from import recipe_from
-    from autoformer.cli.chain.starting import beginning, readable, with_usual
+    from autoformer.cli.chain.starting import beginning, readable, with_fitting_batch, with_usual
     from autoformer.cli.class_order import teacher_line
     from autoformer.cli.console import note, progress_bar
     from autoformer.data.loading import load_parts
@@ -65,18 +67,24 @@ def train(
     from autoformer.training.trainer import Surroundings, plan_for
 
     trackers = trackers_of(log or ())
+    if epochs is not None:
+        refuse_twice("--epochs", "train.epochs", settings or ())
     given = {
         "data.source": data, "data.group_by": group_by, "data.unlabelled": unlabelled, "metric": metric and metric.value,
-        "seed": seed,
+        "seed": seed, "train.epochs": epochs,
     }  # fmt: skip
     chosen, lines = recipe_from(recipe, start, settings or [], given)
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
     with joined() as world, progress_bar(quiet or not world.leads) as progress:
         parts = readable(load_parts(chosen.data), out, world, progress)
+        smaller: list[str] = []
+        if not any(setting.startswith("train.batch_size") for setting in settings or ()):  # what is asked for is not changed
+            fitting, smaller = with_fitting_batch(chosen.train, len(parts.trained_on), "train")
+            chosen = chosen.model_copy(update={"train": fitting})
         kept = size_line(plan_for(parts, chosen.train, chosen.seed), len(parts.classes))
         if not quiet and world.leads:
-            for line in (*lines, *describe_parts(parts), *teacher_line(chosen.train.teacher, parts), *kept):
+            for line in (*lines, *describe_parts(parts), *smaller, *teacher_line(chosen.train.teacher, parts), *kept):
                 note(line)
         chosen = chosen.model_copy(update={"train": with_usual(chosen.train, out)})
         space, begun, new_head = beginning(chosen, parts)

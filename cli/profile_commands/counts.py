@@ -13,7 +13,7 @@ from autoformer.cli.options import Json
 def counts(
     network: Annotated[str, typer.Argument(help="Folder of a network, or timm:NAME[@FILE].")],
     depth: Annotated[int, typer.Option("--depth", min=0, help="Depth of the modules shown: blocks.3.attn has depth 3.")] = 2,
-    out: Annotated[Path | None, typer.Option("--out", help="JSON file to write.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write.")] = None,
     json: Json = False,
 ) -> None:
     """Count params and FLOPs (multiply-adds) by module and by operator, and list what was not counted.

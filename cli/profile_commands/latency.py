@@ -44,7 +44,7 @@ def run(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit 1 unless everything is VALID, with locked clocks on GPUs.")
     ] = False,
-    out: Annotated[Path | None, typer.Option("--out", help="JSON file for all samples.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file for all samples.")] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -97,7 +97,7 @@ def run(
 
 @app.command()
 def table(
-    out: Annotated[Path, typer.Option("--out", help="JSON file to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.")],
     supernet: Annotated[Path | None, typer.Option("--supernet", help="Folder of the supernet that will be searched.")] = None,
     space: Annotated[
         str | None, typer.Option("--space", help="Instead of a supernet: a preset like tiny, or a YAML file.")

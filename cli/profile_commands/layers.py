@@ -21,7 +21,7 @@ def layers(
         Path | None, typer.Option("--scopes", help="The .scopes.json of the ONNX file that the engine was built from.")
     ] = None,
     graph: Annotated[Path | None, typer.Option("--graph", help="The ONNX file that the engine was built from.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="JSON file to write.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write.")] = None,
     export_profile: Annotated[
         Path | None, typer.Option("--export-profile", help="JSON file to write in the form of trtexec --exportProfile.")
     ] = None,

@@ -22,7 +22,7 @@ def compare(
     strict: Annotated[
         bool, typer.Option("--strict", help="Also exit 1 if a comparison is inconclusive or B lacks a network.")
     ] = False,
-    out: Annotated[Path | None, typer.Option("--out", help="File to write: .html, .md or .json.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write: .html, .md or .json.")] = None,
     json: Json = False,
 ) -> None:
     """Compare two profiles; exit 1 when B is significantly slower than permitted.

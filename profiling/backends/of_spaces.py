@@ -27,7 +27,7 @@ from autoformer.export.manifest import sha256_of
 from autoformer.files import json_digest, read_json, write_json
 from autoformer.profiling.backends.tensorrt_backend import GRAPH, PLAIN, TensorRTBackend
 from autoformer.profiling.measuring.backend import USUAL_BACKENDS, LatencyBackend
-from autoformer.progress import Progress
+from autoformer.progress import Progress, silent
 from autoformer.space import SearchSpace
 from autoformer.temporary import temporary_folder
 
@@ -82,17 +82,24 @@ def opened_networks(
     params = sum(count_params(architecture, space) for architecture in architectures)
     with ExitStack() as stack:
         place = folder or stack.enter_context(temporary_folder("networks"))
-        for index, architecture in enumerate(architectures):
-            if progress:
-                progress("export networks", index + 1, len(architectures))
-            export_for(space, architecture, setup.backend, place, exporter)
+        tell = progress or silent
+        missing = [network for network in architectures if not is_exported(space, network, setup.backend, place)]
+        for index, network in enumerate(missing):
+            tell("export networks", index, len(missing))
+            export_for(space, network, setup.backend, place, exporter)
+            tell("export networks", index + 1, len(missing))
         openers = {network: partial(open_network, space, network, setup, place) for network in architectures}
-        yield stack.enter_context(opened_in_turn(openers, params, seed=setup.seed, instances=instances))
+        yield stack.enter_context(opened_in_turn(openers, params, seed=setup.seed, instances=instances, progress=tell))
 
 
 @contextmanager
 def opened_in_turn(
-    openers: Mapping[Name, Callable[[], LatencyBackend]], params: int, *, seed: int = 0, instances: int = INSTANCES
+    openers: Mapping[Name, Callable[[], LatencyBackend]],
+    params: int,
+    *,
+    seed: int = 0,
+    instances: int = INSTANCES,
+    progress: Progress = silent,
 ) -> Iterator[dict[Name, list[LatencyBackend]]]:
     """What the `openers` open, each in as many sessions as `instances` says, or fewer where weights would come to 1 GiB.
 
@@ -102,11 +109,13 @@ def opened_in_turn(
     opened: dict[Name, list[LatencyBackend]] = {name: [] for name in openers}
     rng, names = random.Random(seed), list(openers)
     with ExitStack() as stack:
-        for kept in [False] * (fitting > 1) + [True] * fitting:
-            for name in rng.sample(names, len(names)):
+        turns = [False] * (fitting > 1) + [True] * fitting
+        for turn, kept in enumerate(turns):
+            for place, name in enumerate(rng.sample(names, len(names)), 1):
                 one = stack.enter_context(openers[name]())
                 if kept:
                     opened[name].append(one)
+                progress("open networks", turn * len(names) + place, len(turns) * len(names))
         yield opened
 
 
@@ -143,11 +152,20 @@ def export_for(
     """The ONNX file of a network of `space` in `folder`, written where it is not there; None for torch, which needs none."""
     if backend.startswith("torch-"):
         return None
-    identity = {"space": space.to_dict(), "architecture": architecture.to_dict()}
-    path = folder / f"{architecture.slug}-{json_digest(identity)[:12]}.onnx"
+    path = _graph_path(space, architecture, folder)
     if not path.exists():
         (exporter or _export)(fresh_network(space, architecture), path)
     return path
+
+
+def is_exported(space: SearchSpace, architecture: Architecture, backend: str, folder: Path) -> bool:
+    """Whether `export_for` has nothing to do."""
+    return backend.startswith("torch-") or _graph_path(space, architecture, folder).exists()
+
+
+def _graph_path(space: SearchSpace, architecture: Architecture, folder: Path) -> Path:
+    identity = {"space": space.to_dict(), "architecture": architecture.to_dict()}
+    return folder / f"{architecture.slug}-{json_digest(identity)[:12]}.onnx"
 
 
 def _export(network: Subnet, path: Path) -> None:

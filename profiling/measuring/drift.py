@@ -61,12 +61,23 @@ def measure_together(
         if number < len(earlier):
             found = earlier[number]
         else:
-            found = measure(backends, shared, device=facts, sensors=sensors, progress=progress)
+            found = measure(backends, shared, device=facts, sensors=sensors, progress=_told_of(progress, number))
             if keep is not None:
                 keep(found)
         taken = {name: joined(taken[name], one) if taken else one for name, one in found.items()}
         steady = without_common_drift(taken)
         yield {name: as_one(name, [one for instance, one in steady.items() if of[instance] == name]) for name in networks}
+
+
+def _told_of(progress: Progress | None, number: int) -> Progress | None:
+    """Progress under a name of its own for each pass but the first."""
+    if progress is None or number == 0:
+        return progress
+
+    def told(work: str, done: int, total: int, note: str = "") -> None:
+        progress(f"{work} again, pass {number + 1}", done, total, note)
+
+    return told
 
 
 def _every_other(networks: Mapping[str, Sequence[LatencyBackend]], index: int) -> list[tuple[str, LatencyBackend]]:

@@ -13,6 +13,7 @@ from autoformer.export.manifest import Artefact
 from autoformer.metric import WORDS, metric_from, paired_difference
 from autoformer.profiling.kits.board_results import BoardResult
 from autoformer.profiling.measuring.measure import Measurement, device_name
+from autoformer.profiling.measuring.verdict import INVALID, UNSTABLE
 from autoformer.profiling.profiles.shipping import ExportedFile, file_to_ship
 from autoformer.profiling.reports import budget
 from autoformer.profiling.reports.blocks import Section, Table
@@ -146,7 +147,9 @@ def _values(run: Run, row: _Row, file: ExportedFile, word: str, reason: str) -> 
 
 def _ship_sentence(run: Run, shipped: Mapping[str, Any] | None, likely: Mapping[str, Any] | None, reason: str) -> str:
     if shipped is None:
-        open_yet = "" if likely is None else f" If these times stand, it is {likely['file']}."
+        unsure = likely is not None and likely["verdict"] in (UNSTABLE, INVALID)
+        again = "; the same `autoformer run` with --measure-again times them anew" if unsure else ""
+        open_yet = "" if likely is None else f" If these times stand, it is {likely['file']}{again}."
         return f"Ship none of these files yet: {reason}.{open_yet}"
     latency = shipped["limits"].get("max_latency_ms")
     share = "" if latency is None else f", {use_words('max_latency_ms', latency['share'])} used"

@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from autoformer.cli.app import app
 from autoformer.cli.device import VISIBLE, choose_device
 from autoformer.cli.flags import ELSEWHERE
+from autoformer.cli.help import PANELS
 from autoformer.errors import RecipeError
 from tests.support.commands import command
 
@@ -21,7 +27,9 @@ from tests.support.commands import command
         (("export", "n", "-o", "x", "--int8"), "write export --precision int8"),
         (("export", "n", "-o", "x", "--dynamic"), "write export --batch dynamic, which is the default"),
         (("run", "--imgsz", "224"), "--set data.image_size=PIXELS"),
-        (("finetune", "n", "-o", "x", "--epochs", "3"), "--set epochs=N for finetune"),
+        (("race", "-o", "x", "--epochs", "3"), "--set finetune.epochs=N"),
+        (("run", "--format", "engine"), "--set export.formats=[onnx,tensorrt]"),
+        (("run", "--precision", "fp16"), "--set export.precisions=[fp32,fp16,int8]"),
         (("train", "quickstart", "-o", "x", "--batch-size", "3"), "--set train.batch_size=N"),
         (("train", "quickstart", "-o", "x", "--resume"), "leave it out: the same command goes on where it stopped"),
     ],
@@ -47,12 +55,41 @@ def test_help_is_shown_without_a_command_and_is_no_failure(words: tuple[str, ...
         assert f"\n{panel}\n" in shown
 
 
+def commands_of(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, one in group.commands.items():
+        if hasattr(one, "commands"):
+            yield from commands_of(one, (*words, name))
+        else:
+            yield (*words, name), one
+
+
+def test_every_command_that_writes_takes_the_short_o_too() -> None:
+    writing = {
+        words: parameter.opts
+        for words, one in commands_of(typer.main.get_group(app))
+        for parameter in one.params
+        if "--out" in parameter.opts
+    }
+    assert len(writing) > 15
+    assert [words for words, options in writing.items() if "-o" not in options] == []
+
+
+def test_an_engine_is_asked_for_by_its_name_elsewhere(finished_run: Path, tmp_path: Path) -> None:
+    answers = [
+        command("export", finished_run / "finetuned", "-o", tmp_path / "x", "--format", word) for word in ("tensorrt", "engine")
+    ]
+    assert answers[0] == answers[1]
+    assert "Input should be" not in answers[1].err
+
+
+@pytest.mark.parametrize("name", ["train", "finetune"])
+def test_epochs_are_said_once(name: str, tmp_path: Path) -> None:
+    answer = command(name, "quickstart", "-o", tmp_path, "--epochs", 3, "--set", "train.epochs=4", "--set", "epochs=4")
+    assert answer.code == 2
+    assert "--epochs and --set" in answer.error
+
+
 def test_every_command_is_in_one_panel_of_the_help() -> None:
-    import typer
-
-    from autoformer.cli.app import app
-    from autoformer.cli.help import PANELS
-
     listed = [name for names in PANELS.values() for name in names]
     assert sorted(listed) == sorted(typer.main.get_group(app).commands)
 

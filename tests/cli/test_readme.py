@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,7 +76,10 @@ def test_every_command_of_the_readme_runs_in_its_order(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     draw_images(tmp_path / "photos", each=20, size=24)
-    draw_images(tmp_path / "new_photos", each=4, size=30)
+    draw_images(tmp_path / "labelled_photos", each=4, size=30)
+    (tmp_path / "new_photos").mkdir()
+    for path in (tmp_path / "labelled_photos").rglob("*.png"):
+        shutil.copy(path, tmp_path / "new_photos" / f"{path.parent.name}-{path.name}")
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     official_supernet(tmp_path / "supernet-tiny.pth")
     for program, *words in commands():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig
 from autoformer.errors import OutputExistsError
 from autoformer.evaluate import EvaluationSet
-from autoformer.files import sole_worker
+from autoformer.files import read_json, sole_worker, write_json
 from autoformer.profiling.reports.delivered import ship_reasons
 from autoformer.profiling.tables.limit import LatencyAnswer
 from autoformer.search.record import SearchRecord
@@ -50,6 +51,35 @@ def test_a_finished_run_answers_at_once_and_changes_nothing(finished_run: Path, 
     assert answer.code == 0
     assert answer.json["format"] == "autoformer/report/3"
     assert digest_of(finished_run) == before
+
+
+def test_a_run_of_another_limit_is_refused_before_any_image_is_read(
+    finished_run: Path, latency_table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unread(*_: object) -> None:
+        raise AssertionError("images were read")
+
+    monkeypatch.setattr("autoformer.cli.chain.chain.load_parts", unread)
+    answer = command("run", QUICKSTART, "--out", finished_run, *shortened(latency_table), "--set", "budget.max_params=70%")
+    assert answer.code == 2
+    assert "holds another run" in answer.error
+
+
+def test_the_files_of_a_finished_run_are_timed_anew_when_that_is_asked_for(
+    finished_run: Path, latency_table: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished_run, out)
+    before = read_json(out / "latency.json")
+    for one in before["measurements"]:
+        one["verdict"] = {"level": "INVALID", "reasons": ["other programs ran"]}
+    write_json(before, out / "latency.json")
+    answer = command("run", QUICKSTART, "--out", out, *shortened(latency_table), "--measure-again")
+    assert answer.code == 0, answer.err
+    after = read_json(out / "latency.json")
+    assert after["measurements"] != before["measurements"]
+    others = ("export/model.int8.onnx", "test.json", "search/search.json")
+    assert [(out / path).read_bytes() for path in others] == [(finished_run / path).read_bytes() for path in others]
 
 
 def test_a_run_ends_with_its_files_which_of_them_to_ship_and_what_to_type_next(finished_run: Path) -> None:

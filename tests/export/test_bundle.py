@@ -114,6 +114,12 @@ def test_the_model_card_quotes_scores_latency_and_the_licence_of_the_user(export
     assert "not stated by those who made this bundle" in (written(export, tmp_path / "c") / "README.md").read_text()
 
 
+def test_the_file_that_the_run_says_to_ship_stands_first_under_use(export: Path, tmp_path: Path) -> None:
+    out = written(export, tmp_path / "a", ship="model.fp32.onnx", ship_why="The fastest of the 2 files.")
+    assert "## Use\n\nShip **model.fp32.onnx**. The fastest of the 2 files.\n\n    python3" in (out / "README.md").read_text()
+    assert "Ship" not in (written(export, tmp_path / "b") / "README.md").read_text()
+
+
 def test_the_card_says_how_far_a_latency_can_be_trusted_and_what_shape_the_files_take(export: Path, tmp_path: Path) -> None:
     latency = {"model.fp32.onnx": {"p50_ms": 1.5, "means": "p50", "verdict": "UNSTABLE: drift 9 %"}}
     card = (written(export, tmp_path / "bundle", latency=latency) / "README.md").read_text()

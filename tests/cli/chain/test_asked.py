@@ -12,7 +12,7 @@ from autoformer.cli.chain.asked import Asked, resolved
 from autoformer.cli.chain.begun_from import fitting_size, recipe_from
 from autoformer.cli.chain.recipe import load_recipe
 from autoformer.cli.chain.shipped import found_recipe, header, shipped
-from autoformer.errors import AutoformerError, RecipeError
+from autoformer.errors import AutoformerError, BudgetError, CheckpointError, RecipeError
 from autoformer.files import claim_folder
 from tests.support.small_images import draw_images
 
@@ -118,6 +118,22 @@ def test_epochs_are_of_the_supernet_and_the_finetune_keeps_its_share() -> None:
     parent = resolved(Asked(recipe="photos-pretrained", epochs=12)).recipe.parent
     assert parent is not None
     assert parent.epochs == 5
+
+
+def test_epochs_that_are_said_twice_are_refused() -> None:
+    with pytest.raises(RecipeError, match=r"--epochs and --set train\.epochs say the same thing twice"):
+        resolved(Asked(recipe="cifar", epochs=4, settings=["train.epochs=2"]))
+
+
+@pytest.mark.parametrize("limit", ["0ms", "0%", "0.0us"])
+def test_a_limit_of_nothing_is_refused_before_any_image_is_read(limit: str) -> None:
+    with pytest.raises(BudgetError, match=f"limit '{limit}' on latency_ms must be above 0"):
+        resolved(Asked(data="nowhere", limits={"max_latency": limit}))
+
+
+def test_a_folder_in_the_place_of_a_recipe_is_answered_with_how_to_run_its_images(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"is a folder, not a recipe; to run its images: autoformer run --data "):
+        load_recipe(str(tmp_path))
 
 
 # --- from a network ----------------------------------------------------------------------------------------------
@@ -243,3 +259,22 @@ def test_words_that_cannot_be_understood_are_refused_at_once(
     monkeypatch.setattr("autoformer.cli.chain.asked.load_parts", lambda config: pytest.fail("images were read"))
     with pytest.raises(AutoformerError, match=message):
         resolved(Asked(data="photos", **asked))
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        ("timm:mobilenetv3_small_100@x.pth", "timm's mobilenetv3_small_100 has .*, which this tool's networks lack"),
+        ("timm:swin_tiny_patch4_window7_224@x.pth", "timm's swin_tiny_patch4_window7_224 has "),
+        ("timm:vit_tiny_patch16_224@x.pth", r"x\.pth does not exist"),
+        ("timm:vit_tiny_patch16_224", "are not stored here, and .* cannot be asked \\(HF_HUB_OFFLINE is set\\)"),
+    ],
+)
+def test_what_cannot_start_a_run_is_refused_before_any_image_is_read(
+    start: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    with pytest.raises(CheckpointError, match=said):
+        resolved(Asked(data="nowhere", start=start))

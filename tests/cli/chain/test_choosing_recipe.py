@@ -61,12 +61,9 @@ def test_of_few_images_a_batch_is_smaller_so_that_an_epoch_has_steps(images: int
 
 def test_the_next_command_is_quoted_for_a_shell_and_its_settings_are_understood() -> None:
     command = choose_recipe(480, 198, start=START).command("my photos", ["data.crop_pct=0.9"])
-    assert command == (
-        f"autoformer run photos-pretrained --data 'my photos' --from {START} --set train.batch_size=16 "
-        "--set finetune.batch_size=16 --set data.crop_pct=0.9"
-    )
+    assert command == "autoformer run --data 'my photos' --max-latency 60% --set data.crop_pct=0.9"
     settings = [word for word in command.split() if "=" in word]
-    assert load_recipe("photos-pretrained", settings).finetune.batch_size == 16
+    assert load_recipe("photos-pretrained", settings).data.crop_pct == 0.9
 
 
 def test_the_parts_of_a_data_set_tell_what_the_choice_asks() -> None:

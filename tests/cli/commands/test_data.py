@@ -28,7 +28,7 @@ def test_sizes_recipe_and_the_next_command_are_shown_and_are_in_the_json(tmp_pat
     assert values["sizes"]["shorter_sides"] == [{"low": 384, "high": 512, "images": 60}]
     assert values["training_size"]["pixels"] == values["recipe"]["image_size"] == 64
     words = shlex.split(values["next"])
-    assert words[:5] == ["autoformer", "run", "images-64px", "--data", str(tmp_path / "my photos")]
+    assert words == ["autoformer", "run", "--data", str(tmp_path / "my photos"), "--max-latency", "60%"]
 
 
 def test_what_settings_ask_for_is_kept_in_the_next_command(tmp_path: Path) -> None:

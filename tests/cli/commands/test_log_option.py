@@ -38,6 +38,8 @@ def test_a_tracker_whose_package_is_missing_ends_a_command_before_it_reads_anyth
     assert answer.error.startswith("error: --log wandb needs the package wandb")
     assert answer.error.endswith(": pip install wandb")
     assert not (tmp_path / "out").exists()
+    if name in ("train", "run"):
+        assert command(*COMMANDS[name], "--out", tmp_path / "out", "--log", "wandb", "--dry-run").error == answer.error
 
 
 def test_an_unknown_tracker_is_answered_with_those_there_are(tmp_path: Path) -> None:

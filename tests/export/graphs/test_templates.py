@@ -183,7 +183,7 @@ def test_a_network_with_a_part_that_is_not_as_it_was_made_is_traced_itself(
             return 2 * self.part(x)  # type: ignore[no-any-return]
 
     network = trained(Subnet.from_space(MICRO, MICRO.anchors["smallest"]))
-    network.blocks[1].mlp = Twice(network.blocks[1].mlp)  # type: ignore[arg-type, union-attr]
+    network.blocks[1].mlp = Twice(network.blocks[1].mlp)  # type: ignore[arg-type]
     seen = untraced(monkeypatch)
     OnnxGraph.from_network(network, tmp_path / "x.onnx")
     assert seen[-1] is network

@@ -253,3 +253,36 @@ def test_the_speed_factor_stands_in_the_answers_file_and_its_words(tmp_path: Pat
         values["rounds"][0]["networks"][0][name] = impossible
         with pytest.raises(CheckpointError, match=r"a machine speed factor of|pace(_error)? is .*, expected a number"):
             LatencyAnswer.from_dict(values)
+
+
+def test_progress_of_a_further_pass_is_under_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def run(backends: Mapping[str, Any], config: MeasureConfig, *, progress: Any, **options: object) -> dict[str, Measurement]:
+        progress("measure latency", 1, 1)
+        return {name: taken(1.0, DRIFT) for name in backends}
+
+    monkeypatch.setattr(drift, "measure", run)
+    backend = ScriptedBackend(ScriptedClock(), lambda run: 1.0)
+    list(measure_together({"a": [backend]}, MeasureConfig(), 2, lambda work, done, total, note="": seen.append(work)))
+    assert seen == ["measure latency", "measure latency again, pass 2"]
+
+
+def test_networks_that_are_exported_already_are_no_work_that_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    monkeypatch.setattr(instances, "open_network", lambda space, architecture, *_: Opened(architecture))
+
+    def tell(work: str, done: int, total: int, note: str = "") -> None:
+        seen.append((work, done, total))
+
+    def write(network: object, path: Path) -> None:
+        path.touch()
+
+    wanted = list(SPACE.anchors.values())[:2]
+    setup = instances.Setup(threads=1)
+    for networks in (wanted[:1], wanted):
+        with instances.opened_networks(SPACE, networks, setup, instances=1, folder=tmp_path, exporter=write, progress=tell):
+            pass
+    exported = [(done, total) for work, done, total in seen if work == "export networks"]
+    assert exported == [(0, 1), (1, 1), (0, 1), (1, 1)]
+    assert [(done, total) for work, done, total in seen if work == "open networks"] == [(1, 1), (1, 2), (2, 2)]
