@@ -67,8 +67,7 @@ def bundle(export: Path, tmp_path: Path) -> Path:
 def board(folder: Path, *words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     """What the board program does in this process."""
     code = main(["--bundle", str(folder), *words])
-    said = capsys.readouterr()
-    return code, said.out, said.err
+    return code, *capsys.readouterr()
 
 
 # --- what is in it -----------------------------------------------------------------------------------------------
