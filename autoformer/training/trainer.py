@@ -340,7 +340,8 @@ class Trainer:
         return called(self.images.part.images, self.images.part.indices[position])
 
     def _show(self, record: dict[str, Any]) -> None:
-        scores = " ".join(f"{100 * entry['value']:.1f} %" for entry in self.state.last_scores.values())
+        named = self.state.last_scores.items()
+        scores = " ".join(f"{name if len(named) > 1 else ''} {100 * entry['value']:.1f} %".strip() for name, entry in named)
         loss = "no finite loss" if record["loss"] is None else f"loss {record['loss']:.3f}"
         words = (
             f"epoch {record['epoch']} {loss} rate {record['learning_rate']:.2g} {record['images_per_s']:.0f} images/s {scores}"

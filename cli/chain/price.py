@@ -119,7 +119,8 @@ def _prices(plan: Planned, out: Path, folder: Path, around: Surroundings) -> Ite
 def _training(step: str, trainer: Trainer, out: Path) -> StepPrice:
     """A training, by some of its steps."""
     found = rehearse(trainer, out)
-    each = f"{1000 * found.seconds_per_step:.3g} ms (median of {found.steps_measured})"
+    step_s, count = found.seconds_per_step, found.steps_measured
+    each = (f"{step_s:.3g} s" if step_s >= 1 else f"{1000 * step_s:.3g} ms") + (f" (median of {count})" if count > 1 else "")
     measured = f"{found.steps:,} steps of {trainer.config.batch_size} images × {each}"
     return StepPrice(step=step, seconds=found.steps * found.seconds_per_step, measured=measured)
 
@@ -135,14 +136,17 @@ def _of_supernet(supernet: Supernet, plan: Planned, recipe: Recipe, out: Path, a
 
 
 def _timed_s(recipe: Recipe, network: Subnet, size: int, folder: Path) -> float:
-    """Seconds until a network of this size is exported, opened and timed."""
-    profile, began = recipe.profile, time.perf_counter()
+    """Seconds until a network of this size is exported, opened and timed, after another of its space was."""
+    profile = recipe.profile
     device = device_name(DeviceFacts.collect(), profile.backend, profile.threads)
     meaning = MeasurementConditions(
         statistic="p50", batch=profile.batch, precision="fp32", backend=profile.backend, device=device
     )
     keeper = Timekeeper(meaning=meaning, config=MeasureConfig.lasting(profile.seconds), folder=folder)
-    keeper.together({"largest": keeper.of_network("largest", network, (network.geometry.in_chans, size, size))})
+    shape = (network.geometry.in_chans, size, size)
+    keeper.of_network("first", network, shape)
+    began = time.perf_counter()
+    keeper.together({"largest": keeper.of_network("largest", network, shape)})
     return time.perf_counter() - began
 
 
