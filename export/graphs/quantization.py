@@ -37,6 +37,8 @@ from autoformer.temporary import temporary_folder
 
 QUANTISED = ("MatMul", "Gemm", "Conv")
 CALIBRATION_BATCH = 16
+ANY_RANGE = ValueRange(np.array(-4, np.float32), np.array(4, np.float32))  # of activations, where only time counts
+NOTHING = "the graph holds no MatMul, Gemm or Conv with stored weights; there is nothing to quantise"
 # TensorRT's rules as options of onnxruntime.quantization.
 OPTIONS: dict[str, Any] = {
     "ActivationSymmetric": True,
@@ -106,7 +108,7 @@ def quantize_int8(
             entry for entry in candidates if _nodes_to_quantize(model, entry.ends_in_fp32)
         ]  # convolutions alone have no ends
         if not usual:
-            raise ExportError("the graph holds no MatMul, Gemm or Conv with stored weights; there is nothing to quantise")
+            raise ExportError(NOTHING)
         given = {name for entry in usual for name in _given_to(_nodes_to_quantize(model, entry.ends_in_fp32))}
         histograms = any(entry.percentile is not None for entry in usual)
         ranges = measure_ranges(prepared, sorted(given), usable, batch, histograms=histograms)
@@ -119,18 +121,36 @@ def quantize_int8(
             disagreement = float((expected.argmax(1) != logits.argmax(1)).mean())
             trials.append((Trial(calibration, disagreement, moved), made))
         trials.sort(key=lambda trial: (trial[0].disagreement, trial[0].mean_abs))
-        model = onnx.load(trials[0][1])
-        if refused := refused_quantisation(model):
-            raise ExportError(f"the quantised graph is not legal for TensorRT: {refused}")
-        metadata = replace(graph.metadata, precision="int8")
-        del model.metadata_props[:]
-        onnx.helper.set_model_props(model, metadata.to_properties())
-        del model.graph.value_info[:]
-        model.ir_version = oldest_ir_version(model)
-        onnx.checker.check_model(model)
-        with replacing(path) as beside:
-            beside.write_bytes(model.SerializeToString())
+        _write(onnx.load(trials[0][1]), graph, path)
     return OnnxGraph.open(path), tuple(trial for trial, _ in trials)
+
+
+def quantize_for_timing(graph: OnnxGraph, path: Path) -> OnnxGraph:
+    """Writes an int8 form of `graph` that no image was asked for: as fast as a calibrated one, and its answers mean nothing.
+
+    Raises `ExportError` as `quantize_int8` does.
+    """
+    import_onnxruntime()
+    with temporary_folder("int8") as temporary, _quiet():
+        prepared, made = _prepare(graph, temporary), temporary / "made.onnx"
+        if not (given := _given_to(_nodes_to_quantize(onnx.load(prepared), ends_in_fp32=False))):
+            raise ExportError(NOTHING)
+        _quantize(prepared, made, CANDIDATES[0], dict.fromkeys(given, ANY_RANGE))
+        _write(onnx.load(made), graph, path)
+    return OnnxGraph.open(path)
+
+
+def _write(model: onnx.ModelProto, graph: OnnxGraph, path: Path) -> None:
+    """Writes a quantised form of `graph`. Raises `ExportError` where TensorRT would refuse it."""
+    if refused := refused_quantisation(model):
+        raise ExportError(f"the quantised graph is not legal for TensorRT: {refused}")
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, replace(graph.metadata, precision="int8").to_properties())
+    del model.graph.value_info[:]
+    model.ir_version = oldest_ir_version(model)
+    onnx.checker.check_model(model)
+    with replacing(path) as beside:
+        beside.write_bytes(model.SerializeToString())
 
 
 def _runnable(made: Path, graph: OnnxGraph) -> OnnxModel:

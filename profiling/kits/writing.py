@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 NETWORKS = "networks"  # folder of the graphs
 OPSET = 17  # the newest that TensorRT 8.6 reads, and newer ones as well
 REBUILT, BUILDS = 3, 2  # networks that are built more than once, and how often
-CALIBRATION_IMAGES = 16  # random ones: scales decide no latency
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -169,12 +168,9 @@ def _export(network: nn.Module, precision: str, opset: int, folder: Path) -> Pat
     if not exact.exists():
         OnnxGraph.from_network(network, exact, opset=opset, metadata={"autoformer.precision": "fp32"})
     if precision == "int8":
-        import numpy as np
+        from autoformer.export.graphs.quantization import quantize_for_timing
 
-        from autoformer.export.graphs.quantization import CANDIDATES, quantize_int8
-
-        images = np.random.default_rng(0).standard_normal((CALIBRATION_IMAGES, *image_shape_of(network)), np.float32)
-        quantize_int8(OnnxGraph.open(exact), images, path, candidates=CANDIDATES[:1])
+        quantize_for_timing(OnnxGraph.open(exact), path)
     return path
 
 

@@ -17,6 +17,8 @@ from onnxruntime.quantization.calibrate import CalibrationDataReader, create_cal
 from autoformer.errors import ExportError
 from autoformer.export.graphs import calibration
 from autoformer.export.graphs.calibration import measure_ranges
+from autoformer.export.graphs.onnx_graph import OnnxGraph
+from autoformer.export.graphs.quantization import CANDIDATES, quantize_for_timing, quantize_int8
 
 SIDE, CHANNELS, LAYERS = 16, 8, 3
 
@@ -100,6 +102,8 @@ import resource, sys
 from pathlib import Path
 from tests.export.graphs.test_calibration import network, noise
 from autoformer.export.graphs.calibration import measure_ranges
+from autoformer.export.graphs.onnx_graph import OnnxGraph
+from autoformer.export.graphs.quantization import CANDIDATES, quantize_for_timing, quantize_int8
 path, count = Path(sys.argv[1]), int(sys.argv[2])
 names, images = network(path, side=64, channels=32, layers=6), noise(count, 64)
 measure_ranges(path, names, images, 16, histograms=True)
@@ -118,3 +122,16 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
         peak, images = map(int, ran.stdout.split())
         peaks.append(peak - images)
     assert peaks[1] - peaks[0] < 100e6
+
+
+def test_an_int8_file_for_timing_has_the_nodes_of_a_calibrated_one_and_asks_no_image(tmp_path: Path) -> None:
+    network(tmp_path / "x.onnx")
+    graph = OnnxGraph.open(tmp_path / "x.onnx")
+    calibrated, _ = quantize_int8(graph, noise(4), tmp_path / "calibrated.onnx", candidates=CANDIDATES[:1])
+    timed = quantize_for_timing(graph, tmp_path / "timed.onnx")
+    models = [onnx.load(one.path) for one in (calibrated, timed)]
+    nodes = [[(node.op_type, len(node.input)) for node in model.graph.node] for model in models]
+    assert nodes[0] == nodes[1]
+    assert timed.metadata.precision == "int8"
+    weights = [{tensor.name: tensor.raw_data for tensor in model.graph.initializer if len(tensor.dims) == 4} for model in models]
+    assert weights[0] == weights[1]
