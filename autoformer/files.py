@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import shlex
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -180,18 +181,18 @@ def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**plain, SEAL: json_digest(plain)}
 
 
-def unsealed(values: dict[str, Any], source: object) -> dict[str, Any]:
+def unsealed(values: dict[str, Any], source: object, remedy: str = "copy it again or make it anew") -> dict[str, Any]:
     """The object without its digest; one that has none (of an earlier version, or written by hand) as it is.
 
-    Raises `CheckpointError` naming `source` when the content is not the one that was written.
+    Raises `CheckpointError` naming `source`, and what to do, when the content is not the one that was written.
     """
     if SEAL not in values:
         return values
     content = {key: value for key, value in values.items() if key != SEAL}
     if json_digest(content) != values[SEAL]:
         raise CheckpointError(
-            f"{source} was damaged or edited: its content does not match its {SEAL}; copy it again or make it anew (if the "
-            f"change is meant, remove its {SEAL})"
+            f"{source} was damaged or edited: its content does not match its {SEAL}; {remedy} (if the change is meant, remove "
+            f"its {SEAL})"
         )
     return content
 
@@ -220,16 +221,21 @@ def read_json(path: Path, *keys: str, expected: str = "a folder written by this 
     except ValueError as error:  # not UTF-8, not JSON, or a number of thousands of digits
         if (kind := placeholder(path)) is not None:
             raise CheckpointError(f"{path} {kind}; expected {expected}") from error
-        raise CheckpointError(
-            f"{path} cannot be read as JSON ({error}); expected {expected}: copy it again or make it anew"
-        ) from error
+        raise CheckpointError(f"{path} cannot be read as JSON ({error}); expected {expected}: {_remedy(path)}") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__}, expected a JSON object")
-    value = unsealed(value, path)
+        raise CheckpointError(f"{path} holds a {type(value).__name__}, expected a JSON object; {_remedy(path)}")
+    value = unsealed(value, path, _remedy(path))
     for key in keys:
         if key not in value:
-            raise CheckpointError(f"{path} lacks {key!r}; it was edited or damaged")
+            raise CheckpointError(f"{path} lacks {key!r}; it was edited or damaged: {_remedy(path)}")
     return value
+
+
+def _remedy(path: Path) -> str:
+    """What to do about a damaged file: the report of a run is made of the files beside it."""
+    if path.name == "report.json" and (path.parent / "run.json").is_file():
+        return f"write it again with: autoformer report build {shlex.quote(str(path.parent))}"
+    return "copy it again or make it anew"
 
 
 def refuse_stand_in(path: Path) -> None:

@@ -19,6 +19,7 @@ from autoformer.export.manifest import FILE_NAME, Manifest
 from autoformer.export.parity import filled_up
 from autoformer.files import TIMM
 from autoformer.temporary import temporary_folder
+from autoformer.unfinished import refuse_unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -194,6 +195,7 @@ def open_predictor(
         return _engine(path)
     elif path.suffix == ".zip":
         return _archived(path, provider, threads, precision)
+    refuse_unfinished(path)
     raise CheckpointError(f"{path} cannot predict; expected {EXPECTED}")
 
 

@@ -27,6 +27,7 @@ from autoformer.networks.folders import load_subnet
 from autoformer.networks.subnet import TIMM_NAME
 from autoformer.pretrained.foreign_weights import read_foreign_weights
 from autoformer.pretrained.timm_models import name_and_file, open_timm, timm_network
+from autoformer.unfinished import refuse_unfinished
 
 FORMS = "the folder of a network (ours or timm's), timm:NAME, or timm:NAME@FILE"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # as timm names them in a folder
@@ -76,6 +77,7 @@ def open_network(words: str) -> NamedNetwork:
         return _described(timm_network(words), words, weights=name_and_file(words)[1])
     folder = Path(words)
     if not (folder / "config.json").is_file():
+        refuse_unfinished(folder)
         raise CheckpointError(f"{words} {'holds no network' if folder.exists() else 'does not exist'}; expected {FORMS}")
     config = read_json(folder / "config.json")
     if config.get("architecture") != TIMM_NAME:

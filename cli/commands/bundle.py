@@ -52,9 +52,11 @@ def bundle(
     from autoformer.pretrained.named_network import is_network
     from autoformer.pretrained.timm_models import name_and_file
     from autoformer.search.rungs import balanced_order
+    from autoformer.unfinished import refuse_unfinished
 
     terms = None if licence is None else licence_text(licence)
     place = Path(source)
+    refuse_unfinished(place)
     run = place if (place / "run.json").is_file() else None
     if run is None and not (place / FILE_NAME).is_file() and is_network(source):
         (refuse_existing_file if out.suffix == ".zip" else refuse_existing)(out)  # before anything is exported

@@ -38,6 +38,7 @@ from autoformer.records import from_json
 from autoformer.search.record import SearchRecord
 from autoformer.search.result import SearchResult
 from autoformer.space import SearchSpace
+from autoformer.unfinished import refuse_unfinished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +197,8 @@ class Run:
 
     @classmethod
     def load(cls, folder: Path) -> Run:
-        """Reads a run's folder. Raises `CheckpointError` naming the first file that is missing or cannot be right."""
+        """Reads a run's folder. Raises `CheckpointError` for an unfinished run, and naming the first file that cannot be right."""
+        refuse_unfinished(folder)
         if not (folder / "run.json").is_file():
             raise CheckpointError(f"{folder} is not a run: it has no run.json; expected the folder that `autoformer run` fills")
         with checked(folder / "run.json", "autoformer/run/1") as record:

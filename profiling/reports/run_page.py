@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from autoformer.cost import show
-from autoformer.errors import CheckpointError
+from autoformer.errors import CheckpointError, short
 from autoformer.export.judging.per_class import counted
 from autoformer.metric import WORDS
 from autoformer.profiling.measuring.verdict import status_from
@@ -213,10 +214,13 @@ def _again_text(report: Mapping[str, Any]) -> str:
 # --- the answer in a few lines -------------------------------------------------------------------------------------
 
 
-def refuse_other_format(report: Mapping[str, Any]) -> None:
-    """Raises `CheckpointError` for a report of another format."""
+def refuse_other_format(report: Mapping[str, Any], folder: Path | None = None) -> None:
+    """Raises `CheckpointError` for a report of another format than the run in `folder` gets now."""
     if report.get("format") != FORMAT:
-        raise CheckpointError(f"report has format {report.get('format')!r}, expected {FORMAT!r}; build it again")
+        raise CheckpointError(
+            f"{(folder or Path()) / 'report.json'} has format {short(repr(report.get('format')), 60)}, expected {FORMAT!r}; write it "
+            f"again with: autoformer report build {'RUN' if folder is None else quote(str(folder))}"
+        )
 
 
 def summary_lines(report: Mapping[str, Any]) -> list[str]:
