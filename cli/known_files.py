@@ -102,8 +102,8 @@ def nothing_called(words: str) -> str:
     from autoformer.space import PRESETS
 
     return (
-        f"nothing is called {short(words, 80)!r}: there is no such file or folder; known are the networks {', '.join(PUBLISHED)}, "
-        f"the spaces {', '.join(PRESETS)}, the recipes {', '.join(shipped())}, and timm:NAME"
+        f"nothing is called {short(words, 80)!r}: there is no such file or folder; known are the networks "
+        f"{', '.join(PUBLISHED)}, the spaces {', '.join(PRESETS)}, the recipes {', '.join(shipped())}, and timm:NAME"
     )
 
 

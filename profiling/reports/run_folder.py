@@ -197,7 +197,7 @@ class Run:
 
     @classmethod
     def load(cls, folder: Path) -> Run:
-        """Reads a run's folder. Raises `CheckpointError` for an unfinished run, and naming the first file that cannot be right."""
+        """Reads a run's folder. Raises `CheckpointError` for an unfinished one, and naming the first file that is not right."""
         refuse_unfinished(folder)
         if not (folder / "run.json").is_file():
             raise CheckpointError(f"{folder} is not a run: it has no run.json; expected the folder that `autoformer run` fills")

@@ -218,8 +218,8 @@ def refuse_other_format(report: Mapping[str, Any], folder: Path | None = None) -
     """Raises `CheckpointError` for a report of another format than the run in `folder` gets now."""
     if report.get("format") != FORMAT:
         raise CheckpointError(
-            f"{(folder or Path()) / 'report.json'} has format {short(repr(report.get('format')), 60)}, expected {FORMAT!r}; write it "
-            f"again with: autoformer report build {'RUN' if folder is None else quote(str(folder))}"
+            f"{(folder or Path()) / 'report.json'} has format {short(repr(report.get('format')), 60)}, expected {FORMAT!r}; "
+            f"write it again with: autoformer report build {'RUN' if folder is None else quote(str(folder))}"
         )
 
 
