@@ -252,9 +252,7 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     lines += scores.parent_text(report)
     lines.append(readings_words(report))
     skipped = [
-        f"{item['what']} {delivered.status_words(item['status'])}: {item['reason']}"
-        for item in report["skipped"]
-        if item["what"] != "ONNX int8"
+        f"{item['what']}{_status_before(item)}: {item['reason']}" for item in report["skipped"] if item["what"] != "ONNX int8"
     ]
     if "ship" in report:  # whose table has the files and their times
         return lines + _within(skipped, max(1, MOST_LINES - len(lines)))
@@ -267,6 +265,12 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     end = [f"files: {files}"] if files else []
     room = MOST_LINES - len(lines) - len(end)
     return lines + _within(latencies, max(1, room - len(skipped))) + _within(skipped, max(1, room - len(latencies))) + end
+
+
+def _status_before(item: Mapping[str, Any]) -> str:
+    """Why a file is not there, in a word, where its reason does not say the same."""
+    words = delivered.status_words(item["status"])
+    return "" if words in item["reason"] else f" {words}"
 
 
 def by_precision(name: str) -> tuple[int, str]:
