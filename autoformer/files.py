@@ -115,10 +115,8 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
         for key in sorted(set(held) | set(wanted)):
             if held.get(key) != wanted.get(key):
                 hint = " (images were added, changed or removed)" if key == "data" else ""
-                raise OutputExistsError(
-                    f"{folder} holds another run: its {key} is {_short(held.get(key), wanted.get(key))}{hint}; "
-                    "choose another --out"
-                )
+                found = _difference(key, held.get(key), wanted.get(key)).removeprefix("recipe.")  # as a person sets it
+                raise OutputExistsError(f"{folder} holds another run: its {found}{hint}; choose another --out")
         remove_leftovers_of(path)  # of a process that was killed as it claimed the folder
         return
     refuse_existing(folder)
@@ -167,12 +165,19 @@ if hasattr(os, "register_at_fork"):  # not on Windows, where the program says so
     os.register_at_fork(after_in_child=lambda: [lock.close() for lock in _locks])
 
 
-def _short(held: Any, wanted: Any) -> str:
-    """The first place where two JSON values differ, in words."""
+def _difference(name: str, held: Any, wanted: Any) -> str:
+    """The first value in which two of JSON differ, with where it stands: budget.max_latency is '5ms' there and '4ms' now."""
     if isinstance(held, dict) and isinstance(wanted, dict):
         key = next(key for key in sorted(set(held) | set(wanted)) if held.get(key) != wanted.get(key))
-        return f"different in {key}: {_short(held.get(key), wanted.get(key))}"
-    return f"{json.dumps(held)[:60]}, now {json.dumps(wanted)[:60]}"
+        return _difference(f"{name}.{key}", held.get(key), wanted.get(key))
+    return f"{name} is {_shown(held)} there and {_shown(wanted)} now"
+
+
+def _shown(value: Any) -> str:
+    """A value of JSON in a few letters."""
+    if value is None or isinstance(value, dict):
+        return "not given" if value is None else "given"
+    return f"'{value[:60]}'" if isinstance(value, str) else json.dumps(value)[:60]
 
 
 def sealed(values: Mapping[str, Any]) -> dict[str, Any]:

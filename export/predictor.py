@@ -71,13 +71,13 @@ class Predictor:
         `order` is that of its outputs where it names no classes (None: that of `classes`); other names may stand in it, and come
         last. Raises `DataError` when it knows other classes.
         """
-        from autoformer.data.classes import are_the_same, numbers_of
+        from autoformer.data.classes import are_the_same, numbers_of, some_of
 
         own = tuple(self.classes or order or classes)
         if self.classes is not None and not are_the_same(own, classes):
             raise DataError(
-                f"{self.path} knows the classes {list(self.classes or ())[:5]}, the images have {list(classes)[:5]}; give the "
-                "data set it was made for"
+                f"{self.path} knows the classes {some_of(self.classes)}, the images have {some_of(classes)}; give the data set "
+                "it was made for, or train it for these: autoformer finetune"
             )
         numbers = numbers_of(classes, own)
         rest = sorted(set(range(len(own))) - set(numbers))
@@ -115,8 +115,8 @@ class Predictor:
             logits = self.run(np.ascontiguousarray(images[start : start + self.max_batch]))
             if self.classes is not None and logits.shape[-1] != len(self.classes):
                 raise CheckpointError(
-                    f"{self.path} gives logits of {logits.shape[-1]} classes, expected {len(self.classes)}; export it again, "
-                    "give the images it was made for, or name all its classes with --classes FILE"
+                    f"{self.path} gives logits of {logits.shape[-1]} classes, expected {len(self.classes)}; give the images it "
+                    "was made for, name all its classes with --classes FILE, or train it for other classes: autoformer finetune"
                 )
             found.append(logits)
         every = np.concatenate(found)

@@ -20,6 +20,7 @@ import timm
 from torch import nn
 
 from autoformer.architecture import is_whole
+from autoformer.data.classes import some_of
 from autoformer.data.preprocessing import INTERPOLATIONS, Preprocessing, PreprocessingError
 from autoformer.errors import CheckpointError, DataError
 from autoformer.files import TIMM, read_json
@@ -52,13 +53,13 @@ class NamedNetwork:
         """Raises `DataError` when this network, named by `words`, knows other classes than `names`, or another number of them."""
         if self.classes not in (None, tuple(names)):
             raise DataError(
-                f"{words} knows the classes {list(self.classes or ())[:5]}, the images have {list(names)[:5]}; give the data "
-                "set it was made for"
+                f"{words} knows the classes {some_of(self.classes or ())}, the images have {some_of(names)}; give the data set "
+                "it was made for, or train it for these: autoformer finetune"
             )
         if self.num_classes != len(names):
             raise DataError(
                 f"{words} gives logits of {self.num_classes} classes, the images have {len(names)}; give the data set it was "
-                "made for, or finetune it on these images"
+                "made for, or train it for these: autoformer finetune"
             )
 
 
