@@ -21,6 +21,16 @@ from autoformer.file_kinds import placeholder, stand_in
 from autoformer.temporary import SUFFIX, folder_beside, remove_leftovers_of
 
 IDENTITY = "identity.json"  # in a folder of work: what `claim_folder` knows it by
+# By the kind of work: the file that stands there in the end, what is unfinished, and the command that goes on with it.
+UNFINISHED = {
+    "run": ("report.json", "an unfinished run", "autoformer run"),
+    "supernet": ("supernet.json", "an unfinished training of a supernet", "autoformer train"),
+    "subnet": ("subnet.json", "an unfinished finetune", "autoformer finetune"),
+    "timm": ("network.json", "an unfinished finetune", "autoformer finetune"),
+    "search": ("search.json", "an unfinished search", "autoformer search"),
+    "race": ("race.json", "an unfinished race", "autoformer race"),
+}
+SCORED = "test.json"  # the last that a run writes before its report
 SEAL = "content_sha256"  # the key of JSON objects and the entry of safetensors headers with the digest of the rest
 SYSTEM = ("/dev/", "/proc/")
 TIMM = "timm:"  # begins the name of one of timm's networks where a path could stand
@@ -121,6 +131,31 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
         return
     refuse_existing(folder)
     write_json(identity, path)
+
+
+def _kind_of_work(folder: Path) -> str | None:
+    """What a folder was claimed for; None where it was not, or its identity cannot be read."""
+    try:
+        held = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    kind = held.get("kind") if isinstance(held, dict) else None
+    return kind if isinstance(kind, str) and kind in UNFINISHED else None
+
+
+def refuse_unfinished(folder: Path) -> None:
+    """Raises `CheckpointError` for a folder of work that is not finished, naming the command that goes on with it."""
+    kind = _kind_of_work(folder)
+    if kind is None:
+        return
+    last, what, command = UNFINISHED[kind]
+    if (folder / last).exists():
+        return
+    if kind == "run" and (folder / SCORED).exists():
+        return  # its report alone is missing, which `autoformer report build` writes
+    if kind != "run" and _kind_of_work(folder.resolve().parent) == "run":
+        command = UNFINISHED["run"][2]
+    raise CheckpointError(f"{folder} holds {what}; give the same `{command}` again: it goes on where it stopped")
 
 
 @contextmanager

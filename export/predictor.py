@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 from autoformer.errors import CheckpointError, DataError, MissingPackageError
 from autoformer.export.manifest import FILE_NAME, Manifest
 from autoformer.export.parity import filled_up
-from autoformer.files import TIMM
+from autoformer.files import TIMM, refuse_unfinished
 from autoformer.temporary import temporary_folder
-from autoformer.unfinished import refuse_unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

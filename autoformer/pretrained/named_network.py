@@ -23,12 +23,11 @@ from autoformer.architecture import is_whole
 from autoformer.data.classes import some_of
 from autoformer.data.preprocessing import INTERPOLATIONS, Preprocessing, PreprocessingError
 from autoformer.errors import CheckpointError, DataError
-from autoformer.files import TIMM, read_json
+from autoformer.files import TIMM, read_json, refuse_unfinished
 from autoformer.networks.folders import load_subnet
 from autoformer.networks.subnet import TIMM_NAME
 from autoformer.pretrained.foreign_weights import read_foreign_weights
 from autoformer.pretrained.timm_models import name_and_file, open_timm, timm_network
-from autoformer.unfinished import refuse_unfinished
 
 FORMS = "the folder of a network (ours or timm's), timm:NAME, or timm:NAME@FILE"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # as timm names them in a folder

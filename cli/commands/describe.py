@@ -117,11 +117,10 @@ def _with_no_option(given: str | None, what: str, facts: dict[str, Any]) -> dict
 
 def facts_of_folder(path: Path) -> dict[str, Any]:
     """What one of the folders that the commands write holds. Raises `CheckpointError` naming the file that is damaged."""
-    from autoformer.cli.known_files import facts_of_file, facts_of_images
+    from autoformer.cli.known_files import facts_of_file, facts_of_images, folder_of_file
     from autoformer.errors import ArchitectureError, CheckpointError
-    from autoformer.files import read_json
+    from autoformer.files import read_json, refuse_unfinished
     from autoformer.space import SearchSpace
-    from autoformer.unfinished import refuse_unfinished
 
     if (path / "architecture.json").exists():
         return facts_of_network(path)
@@ -153,7 +152,8 @@ def facts_of_folder(path: Path) -> dict[str, Any]:
         is_bundle = (path / "bundle.json").exists()
         return {**facts, "kind": "bundle", "on the device": "python3 board.pyz verify"} if is_bundle else facts
     if (report := path / "report.json").exists():
-        return facts_of_file(report) or {"kind": "run", **read_json(report)}
+        told = None if folder_of_file(report) == path else facts_of_file(report)  # of several sources
+        return told or {"kind": "run", **read_json(report)}
     refuse_unfinished(path)
     if (path / "run.json").exists():
         raise CheckpointError(f"{path} holds a run without its report; write it: autoformer report build {quote(str(path))}")

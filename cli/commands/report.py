@@ -35,8 +35,8 @@ def build(
     from autoformer.cli.answer import print_run
     from autoformer.cli.console import note, print_json, say
     from autoformer.errors import OutputExistsError
+    from autoformer.files import refuse_unfinished
     from autoformer.profiling.reports.run_page import build_report
-    from autoformer.unfinished import refuse_unfinished
 
     run = sources[0]
     for source in sources:

@@ -24,7 +24,7 @@ from autoformer.errors import CheckpointError
 from autoformer.export.judging.mistakes import FILE_NAME as MISTAKES
 from autoformer.export.judging.mistakes import Mistake, load_mistakes
 from autoformer.export.manifest import Manifest
-from autoformer.files import TIMM, believing, read_document, read_json
+from autoformer.files import TIMM, believing, read_document, read_json, refuse_unfinished
 from autoformer.metric import Metric, Score, metric_from, score
 from autoformer.profiling.insides.layers import LayerProfile
 from autoformer.profiling.measuring.device import DeviceFacts
@@ -38,7 +38,6 @@ from autoformer.records import from_json
 from autoformer.search.record import SearchRecord
 from autoformer.search.result import SearchResult
 from autoformer.space import SearchSpace
-from autoformer.unfinished import refuse_unfinished
 
 
 @dataclass(frozen=True, kw_only=True)
