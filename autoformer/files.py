@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import shlex
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +21,16 @@ from autoformer.file_kinds import placeholder, stand_in
 from autoformer.temporary import SUFFIX, folder_beside, remove_leftovers_of
 
 IDENTITY = "identity.json"  # in a folder of work: what `claim_folder` knows it by
+# By the kind of work: the file that stands there in the end, what is unfinished, and the command that goes on with it.
+UNFINISHED = {
+    "run": ("report.json", "an unfinished run", "autoformer run"),
+    "supernet": ("supernet.json", "an unfinished training of a supernet", "autoformer train"),
+    "subnet": ("subnet.json", "an unfinished finetune", "autoformer finetune"),
+    "timm": ("network.json", "an unfinished finetune", "autoformer finetune"),
+    "search": ("search.json", "an unfinished search", "autoformer search"),
+    "race": ("race.json", "an unfinished race", "autoformer race"),
+}
+SCORED = "test.json"  # the last that a run writes before its report
 SEAL = "content_sha256"  # the key of JSON objects and the entry of safetensors headers with the digest of the rest
 SYSTEM = ("/dev/", "/proc/")
 TIMM = "timm:"  # begins the name of one of timm's networks where a path could stand
@@ -127,10 +138,33 @@ def refuse_other_work(folder: Path, identity: Mapping[str, Any]) -> None:
         for key in sorted(wanted):
             if held.get(key) != wanted.get(key):
                 hint = " (images were added, changed or removed)" if key == "data" else ""
-                raise OutputExistsError(
-                    f"{folder} holds another run: its {key} is {_short(held.get(key), wanted.get(key))}{hint}; "
-                    "choose another --out"
-                )
+                found = _difference(key, held.get(key), wanted.get(key)).removeprefix("recipe.")  # as a person sets it
+                raise OutputExistsError(f"{folder} holds another run: its {found}{hint}; choose another --out")
+
+
+def _kind_of_work(folder: Path) -> str | None:
+    """What a folder was claimed for; None where it was not, or its identity cannot be read."""
+    try:
+        held = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    kind = held.get("kind") if isinstance(held, dict) else None
+    return kind if isinstance(kind, str) and kind in UNFINISHED else None
+
+
+def refuse_unfinished(folder: Path) -> None:
+    """Raises `CheckpointError` for a folder of work that is not finished, naming the command that goes on with it."""
+    kind = _kind_of_work(folder)
+    if kind is None:
+        return
+    last, what, command = UNFINISHED[kind]
+    if (folder / last).exists():
+        return
+    if kind == "run" and (folder / SCORED).exists():
+        return  # its report alone is missing, which `autoformer report build` writes
+    if kind != "run" and _kind_of_work(folder.resolve().parent) == "run":
+        command = UNFINISHED["run"][2]
+    raise CheckpointError(f"{folder} holds {what}; give the same `{command}` again: it goes on where it stopped")
 
 
 @contextmanager
@@ -175,12 +209,19 @@ if hasattr(os, "register_at_fork"):  # not on Windows, where the program says so
     os.register_at_fork(after_in_child=lambda: [lock.close() for lock in _locks])
 
 
-def _short(held: Any, wanted: Any) -> str:
-    """The first place where two JSON values differ, in words."""
+def _difference(name: str, held: Any, wanted: Any) -> str:
+    """The first value in which two of JSON differ, with where it stands: budget.max_latency is '5ms' there and '4ms' now."""
     if isinstance(held, dict) and isinstance(wanted, dict):
         key = next(key for key in sorted(set(held) | set(wanted)) if held.get(key) != wanted.get(key))
-        return f"different in {key}: {_short(held.get(key), wanted.get(key))}"
-    return f"{json.dumps(held)[:60]}, now {json.dumps(wanted)[:60]}"
+        return _difference(f"{name}.{key}", held.get(key), wanted.get(key))
+    return f"{name} is {_shown(held)} there and {_shown(wanted)} now"
+
+
+def _shown(value: Any) -> str:
+    """A value of JSON in a few letters."""
+    if value is None or isinstance(value, dict):
+        return "not given" if value is None else "given"
+    return f"'{value[:60]}'" if isinstance(value, str) else json.dumps(value)[:60]
 
 
 def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,18 +230,18 @@ def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**plain, SEAL: json_digest(plain)}
 
 
-def unsealed(values: dict[str, Any], source: object) -> dict[str, Any]:
+def unsealed(values: dict[str, Any], source: object, remedy: str = "copy it again or make it anew") -> dict[str, Any]:
     """The object without its digest; one that has none (of an earlier version, or written by hand) as it is.
 
-    Raises `CheckpointError` naming `source` when the content is not the one that was written.
+    Raises `CheckpointError` naming `source`, and what to do, when the content is not the one that was written.
     """
     if SEAL not in values:
         return values
     content = {key: value for key, value in values.items() if key != SEAL}
     if json_digest(content) != values[SEAL]:
         raise CheckpointError(
-            f"{source} was damaged or edited: its content does not match its {SEAL}; copy it again or make it anew (if the "
-            f"change is meant, remove its {SEAL})"
+            f"{source} was damaged or edited: its content does not match its {SEAL}; {remedy} (if the change is meant, remove "
+            f"its {SEAL})"
         )
     return content
 
@@ -229,16 +270,21 @@ def read_json(path: Path, *keys: str, expected: str = "a folder written by this 
     except ValueError as error:  # not UTF-8, not JSON, or a number of thousands of digits
         if (kind := placeholder(path)) is not None:
             raise CheckpointError(f"{path} {kind}; expected {expected}") from error
-        raise CheckpointError(
-            f"{path} cannot be read as JSON ({error}); expected {expected}: copy it again or make it anew"
-        ) from error
+        raise CheckpointError(f"{path} cannot be read as JSON ({error}); expected {expected}: {_remedy(path)}") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__}, expected a JSON object")
-    value = unsealed(value, path)
+        raise CheckpointError(f"{path} holds a {type(value).__name__}, expected a JSON object; {_remedy(path)}")
+    value = unsealed(value, path, _remedy(path))
     for key in keys:
         if key not in value:
-            raise CheckpointError(f"{path} lacks {key!r}; it was edited or damaged")
+            raise CheckpointError(f"{path} lacks {key!r}; it was edited or damaged: {_remedy(path)}")
     return value
+
+
+def _remedy(path: Path) -> str:
+    """What to do about a damaged file: the report of a run is made of the files beside it."""
+    if path.name == "report.json" and (path.parent / "run.json").is_file():
+        return f"write it again with: autoformer report build {shlex.quote(str(path.parent))}"
+    return "copy it again or make it anew"
 
 
 def refuse_stand_in(path: Path) -> None:

@@ -18,7 +18,7 @@ def print_run(report: Mapping[str, Any], folder: Path) -> None:
     from autoformer.profiling.reports.delivered import ship_reasons, ship_table
     from autoformer.profiling.reports.run_page import refuse_other_format, summary_lines
 
-    refuse_other_format(report)
+    refuse_other_format(report, folder)
     again = f"build it again, with `autoformer report build {shlex.quote(str(folder))}`"
     with believing(folder / "report.json", again):
         lines = summary_lines(report)

@@ -37,6 +37,7 @@ from autoformer.cli.commands import (
 from autoformer.cli.console import warnings_as_lines
 from autoformer.cli.flags import advice_on
 from autoformer.cli.help import Panels
+from autoformer.cli.meant import meant_by
 from autoformer.cli.profile_commands import latency
 
 INTERRUPTED = 130  # the exit code of Ctrl-C
@@ -134,7 +135,7 @@ def main() -> None:
         if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command
             print(message)
             sys.exit(0)
-        fail(advice_on(message) or f"{message} (try --help)", 2)
+        fail(advice_on(message) or meant_by(message, sys.argv[1:]) or f"{message} (try --help)", 2)
     if code == INTERRUPTED:  # typer answers Ctrl-C with this code
         fail(f"stopped; {kept()}", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autoformer.cli.class_order import order_of
-from autoformer.data.classes import same_name
+from autoformer.data.classes import same_name, some_of
 from autoformer.data.ledger import LEDGER
 from autoformer.data.loading import fitting_preprocessing, load_every_image, load_parts, parts_of_record
 from autoformer.data.parts import DataConfig, DataParts, EveryImage, Part, TestPart
@@ -150,8 +150,8 @@ def _check_known(images: DataParts | EveryImage, order: Sequence[str], artefact:
         return
     if len(strange) == len(images.classes):
         raise DataError(
-            f"{artefact} knows the classes {list(order)[:5]}, the images have {list(images.classes)[:5]}; give the data set it "
-            "was made for"
+            f"{artefact} knows the classes {some_of(order)}, the images have {some_of(images.classes)}; give the data set it was "
+            "made for, or train it for these: autoformer finetune"
         )
     more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
     raise DataError(

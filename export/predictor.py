@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from autoformer.errors import CheckpointError, DataError, MissingPackageError
 from autoformer.export.manifest import FILE_NAME, Manifest
 from autoformer.export.parity import filled_up
-from autoformer.files import TIMM
+from autoformer.files import TIMM, refuse_unfinished
 from autoformer.temporary import temporary_folder
 
 if TYPE_CHECKING:
@@ -70,13 +70,13 @@ class Predictor:
         `order` is that of its outputs where it names no classes (None: that of `classes`); other names may stand in it, and come
         last. Raises `DataError` when it knows other classes.
         """
-        from autoformer.data.classes import are_the_same, numbers_of
+        from autoformer.data.classes import are_the_same, numbers_of, some_of
 
         own = tuple(self.classes or order or classes)
         if self.classes is not None and not are_the_same(own, classes):
             raise DataError(
-                f"{self.path} knows the classes {list(self.classes or ())[:5]}, the images have {list(classes)[:5]}; give the "
-                "data set it was made for"
+                f"{self.path} knows the classes {some_of(self.classes)}, the images have {some_of(classes)}; give the data set "
+                "it was made for, or train it for these: autoformer finetune"
             )
         numbers = numbers_of(classes, own)
         rest = sorted(set(range(len(own))) - set(numbers))
@@ -114,8 +114,8 @@ class Predictor:
             logits = self.run(np.ascontiguousarray(images[start : start + self.max_batch]))
             if self.classes is not None and logits.shape[-1] != len(self.classes):
                 raise CheckpointError(
-                    f"{self.path} gives logits of {logits.shape[-1]} classes, expected {len(self.classes)}; export it again, "
-                    "give the images it was made for, or name all its classes with --classes FILE"
+                    f"{self.path} gives logits of {logits.shape[-1]} classes, expected {len(self.classes)}; give the images it "
+                    "was made for, name all its classes with --classes FILE, or train it for other classes: autoformer finetune"
                 )
             found.append(logits)
         every = np.concatenate(found)
@@ -194,6 +194,7 @@ def open_predictor(
         return _engine(path)
     elif path.suffix == ".zip":
         return _archived(path, provider, threads, precision)
+    refuse_unfinished(path)
     raise CheckpointError(f"{path} cannot predict; expected {EXPECTED}")
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from autoformer.data.classes import CLASS_MAP, shown_order
-from autoformer.data.decoding import TO_JPEG, is_heic
+from autoformer.data.decoding import RENAMED, is_heic
 from autoformer.data.examining import ODD, Seen, examine, near_pairs, same_groups
 from autoformer.data.images import FileImages, Images, called, printable
 from autoformer.data.loading import groups_by_part, load_parts
@@ -37,6 +37,7 @@ NAMED = 20  # names shown of folders without images, each of which somebody may 
 SMALL_SHARE = 0.5  # of the image size that networks take
 FAR_SHRUNK = 4.0  # shorter side to the image size that networks take: 16 pixels become one, and more
 FEW_IMAGES = 20  # of a class in train, below which its share of a held-out part says little
+REFUSED = "training is refused"
 IMBALANCE = 10.0  # largest to smallest class of train
 
 
@@ -79,7 +80,7 @@ class DataCheck:
 
 FAULTS = {  # kind: what it is, and what helps
     "unreadable": ("cannot be read as images", ""),
-    "heic": ("HEIC photographs under other endings, which cannot be read", f"; {TO_JPEG}"),
+    "heic": ("HEIC photographs under other endings, which cannot be read", f"; {RENAMED}"),
     "not finite": ("hold values that are infinite or not a number", ""),
 }
 
@@ -111,7 +112,7 @@ def check_data(
     try:
         parts = load_parts(config.model_copy(update={"unreadable": "skip"}))  # the first bad file should not hide the others
     except DataError as error:
-        refusal = Finding(kind="refused", count=1, text=str(error), consequence="training is refused", refuses=True)
+        refusal = Finding(kind="refused", count=1, text=str(error), consequence=REFUSED, refuses=True)
         return DataCheck(
             source=config.source, layout="", classes=(), images={}, findings=(refusal,), seconds=time.perf_counter() - started
         )
@@ -120,7 +121,7 @@ def check_data(
     entries = [entry for entry in every if entry.part != UNLABELLED]
     findings = [
         *_unreadable(every, parts, config),
-        *_beside(parts),
+        *_beside(parts, config),
         *_order(parts),
         *_classes(parts),
         *_odd(every, parts.preprocessing),
@@ -189,26 +190,28 @@ def _unreadable(entries: Sequence[Entry], parts: DataParts, config: DataConfig) 
     lost = {entry.label for entry in entries if entry.part == "train"}
     lost -= {entry.label for entry in entries if entry.part == "train" and entry.seen is not None}
     if lost:
-        consequence = f"training is refused: no image of class {parts.classes[min(lost)]!r} can be read"
+        consequence = f"{REFUSED}: no image of class {parts.classes[min(lost)]!r} can be read"
     elif config.unreadable == "stop":
-        consequence = "training is refused; repair or remove them, or set data.unreadable=skip"
+        consequence = f"{REFUSED}; repair or remove them, or set data.unreadable=skip"
     elif len(broken) > config.max_unreadable:
-        consequence = f"training is refused: more than data.max_unreadable={config.max_unreadable}"
+        consequence = f"{REFUSED}: more than data.max_unreadable={config.max_unreadable}"
     else:
         consequence = "left out and named in the record of the run"
-    refuses = consequence.startswith("training is refused")
+    refuses = consequence.startswith(REFUSED)
     for kind, (text, remedy) in FAULTS.items():
         some = [entry for entry in broken if entry.fault == kind]
         files = [entry.name for entry in some if PurePosixPath(entry.name).suffix]
         yield from _finding(kind, some, f"{text} ({by_ending(files)})" if files else text, f"{consequence}{remedy}", refuses)
 
 
-def _beside(parts: DataParts) -> Iterable[Finding]:
-    """What lies among the images and is not used."""
+def _beside(parts: DataParts, config: DataConfig) -> Iterable[Finding]:
+    """What lies among the images and is not used; a link that leads nowhere may have been meant to be a class."""
     root = Path(parts.source)
     for kind, paths, text, consequence in parts.remarks.found(root if root.is_dir() else None):
-        names = paths[: NAMED if kind == "empty" else EXAMPLES]
-        yield Finding(kind=kind, count=len(paths), text=text, consequence=consequence, examples=tuple(map(printable, names)))
+        names = tuple(map(printable, paths[: NAMED if kind == "empty" else EXAMPLES]))
+        refuses = kind == "lost" and config.unreadable == "stop"
+        done = f"{REFUSED}; repair or remove them, or set data.unreadable=skip" if refuses else consequence
+        yield Finding(kind=kind, count=len(paths), text=text, consequence=done, examples=names, refuses=refuses)
 
 
 def _order(parts: DataParts) -> Iterable[Finding]:

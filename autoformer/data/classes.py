@@ -21,6 +21,7 @@ from autoformer.errors import DataError
 CLASS_MAP = "class_map.txt"
 MOST_BYTES = 1 << 26  # of a class map
 SHOWN = 3  # names of an order
+SOME = 3  # names of many classes
 
 
 def same_name(name: str) -> str:
@@ -31,6 +32,12 @@ def same_name(name: str) -> str:
 def are_the_same(one: Iterable[str], other: Iterable[str]) -> bool:
     """Whether both hold the same names, in whatever order and Unicode form."""
     return sorted(map(same_name, one)) == sorted(map(same_name, other))
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first few names, and how many there are beside them."""
+    more = len(names) - SOME
+    return ", ".join(map(repr, names[:SOME])) + (f" and {more} more" if more > 0 else "")
 
 
 def by_text(names: Iterable[str]) -> tuple[str, ...]:

@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")  # as Pillow calls them; older ones lack some
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"heif", b"mif1", b"msf1")  # after "ftyp"
-TO_JPEG = "make JPEGs of them, with ImageMagick: magick mogrify -format jpg *.heic"
+HEIC_ENDINGS = (".heic", ".heif", ".hif")
+# Finds names in either case, however deep in folders of classes, on Linux and on macOS; `mogrify` is in ImageMagick 6 and 7.
+TO_JPEG = (
+    "make JPEGs of them, with ImageMagick, where the images lie: "
+    "find . '(' -iname '*.hei[cf]' -o -iname '*.hif' ')' -exec mogrify -format jpg {} +"
+)
+RENAMED = f"give them the ending .heic, then {TO_JPEG}"  # photographs under other endings
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 FLIPS = {  # by orientation, the method of Pillow's `transpose` that makes an image upright
     2: "FLIP_LEFT_RIGHT",
@@ -65,8 +71,10 @@ def decode(content: bytes, name: str) -> Image.Image:
             image.load()
         return image
     except UnidentifiedImageError as error:
+        if name.lower().endswith(HEIC_ENDINGS):
+            raise DataError(f"{name} is a HEIC photograph, and these are not read; {TO_JPEG}") from error
         if is_heic(content):
-            raise DataError(f"{name} is a HEIC photograph, whatever its ending, and these are not read; {TO_JPEG}") from error
+            raise DataError(f"{name} is a HEIC photograph, whatever its ending, and these are not read; {RENAMED}") from error
         known = " or ".join(", ".join(_formats()).rsplit(", ", 1))
         raise DataError(f"{name} cannot be read as an image (it is not an image of {known}); repair or remove it") from error
     except Exception as error:

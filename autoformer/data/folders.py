@@ -20,7 +20,8 @@ def folder_images(root: Path, classes: Sequence[str] | None = None) -> tuple[Fil
     The class of an image is the folder directly below `root` that it lies in, however deep. Links are followed, and each real
     folder and file is taken once; what is neither file nor folder is never opened. With `classes` given (those of train) every
     folder with images must be one of them, in whatever Unicode form. Raises `DataError` for a folder that is empty, unreadable
-    or without classes, for broken links, for names that are not UTF-8, and for two folders of one name in two Unicode forms.
+    or without classes, for names that are not UTF-8, and for two folders of one name in two Unicode forms. A link that leads
+    nowhere counts as an image that cannot be read where its ending is that of one.
     """
     walk = _Walk(root)
     files, others = _below(root, walk.images), tuple(_below(root, walk.others))
@@ -43,6 +44,7 @@ def folder_images(root: Path, classes: Sequence[str] | None = None) -> tuple[Fil
         hidden=_posix(root, walk.hidden),
         special=_posix(root, walk.special),
         repeated=repeated,
+        lost=_posix(root, walk.lost),
         spelled=tuple(name for name in found if name not in names),
     )
     labels = [numbers[file.parts[0]] for file in files]
@@ -52,7 +54,7 @@ def folder_images(root: Path, classes: Sequence[str] | None = None) -> tuple[Fil
 def every_image(root: Path) -> tuple[FileImages, Remarks]:
     """All images below a folder, however deep, without classes, and what was not taken.
 
-    Raises `DataError` for what cannot be read, broken links and names that are not UTF-8.
+    Raises `DataError` for folders that cannot be read and names that are not UTF-8.
     """
     walk = _Walk(root)
     remarks = Remarks(
@@ -60,6 +62,7 @@ def every_image(root: Path) -> tuple[FileImages, Remarks]:
         hidden=_posix(root, walk.hidden),
         special=_posix(root, walk.special),
         repeated=_posix(root, walk.repeated),
+        lost=_posix(root, walk.lost),
     )
     return FileImages(root, tuple(_below(root, walk.images)), [NO_LABEL] * len(walk.images)), remarks
 
@@ -118,6 +121,7 @@ class _Walk:
     hidden: list[str] = field(default_factory=list)
     special: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)  # links to what was found already
+    lost: list[str] = field(default_factory=list)  # links that lead nowhere, under names that are not those of images
 
     def __post_init__(self) -> None:
         real_root = os.path.realpath(self.root)
@@ -137,6 +141,8 @@ class _Walk:
                     (linked if is_link or through_link else plain).append((path, real))
                 elif kind == "special":
                     self.special.append(path)
+                elif kind == "lost":
+                    self.lost.append(path)
                 elif not path.lower().endswith(IMAGE_ENDINGS):
                     self.others.append(path)
                 elif is_link or through_link:
@@ -154,7 +160,7 @@ class _Walk:
                 self.images.append(path)
 
     def _resolved(self, folder: str, real_folder: str) -> Iterator[tuple[str, str, str, bool]]:
-        """Path, real path, what it is ("folder", "file", "special"), and whether it is a link, of what is visible in `folder`."""
+        """Path, real path, what it is ("folder", "file", "special", "lost"), and whether it is a link, of all that is visible."""
         for entry in _entries(folder):
             if is_hidden(entry.name):
                 self.hidden.append(entry.path)
@@ -164,8 +170,10 @@ class _Walk:
             else:
                 try:
                     real = os.path.realpath(entry.path, strict=True)
-                except OSError as error:
-                    raise DataError(f"{printable(entry.path)} is a link that leads nowhere; repair or remove it") from error
+                except OSError:  # an image that cannot be read, as one of a disk that is not there
+                    is_image = entry.name.lower().endswith(IMAGE_ENDINGS)
+                    yield entry.path, os.path.join(real_folder, entry.name), "file" if is_image else "lost", True
+                    continue
                 yield entry.path, real, "folder" if os.path.isdir(real) else "file" if os.path.isfile(real) else "special", True
 
 

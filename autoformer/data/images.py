@@ -92,7 +92,7 @@ class FileImages:
         try:
             return path.read_bytes()
         except OSError as error:
-            raise DataError(f"{printable(path)} cannot be read ({error.strerror}); repair or remove it") from error
+            raise _not_read(path, error) from error
 
     def open(self, index: int) -> Image.Image:
         return decode(self.read(index), printable(self.root / self.files[index]))
@@ -114,9 +114,16 @@ class FileImages:
                     file.seek(max(0, size - IDENTITY_BYTES))
                     ends.update(file.read(IDENTITY_BYTES))
             except OSError as error:
-                raise DataError(f"{printable(path)} cannot be read ({error.strerror}); repair or remove it") from error
+                raise _not_read(path, error) from error
             self._identities[index] = f"{printable(self.files[index].as_posix())}:{size}:{ends.hexdigest()}"
         return self._identities[index]
+
+
+def _not_read(path: Path, error: OSError) -> DataError:
+    """Why an image file cannot be read."""
+    lost = os.path.islink(path) and not os.path.exists(path)
+    why = "is a link that leads nowhere" if lost else f"cannot be read ({error.strerror})"
+    return DataError(f"{printable(path)} {why}; repair or remove it")
 
 
 @dataclass(frozen=True)

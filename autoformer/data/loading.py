@@ -89,6 +89,10 @@ def _parts(source: Source, config: DataConfig) -> DataParts:
     layout = words.get(len(fractions), "search and test taken out, stratified by class")
     if config.group_by is not None:
         layout += _words_on_groups((train, search, tests), config.group_by, has_effect=bool(fractions))
+    if (lost := source.remarks.lost) and config.unreadable == "stop":
+        raise DataError(
+            f"{name}: {printable(lost[0])} is a link that leads nowhere; repair or remove it, or set data.unreadable=skip"
+        )
     layout += source.remarks.words()
     preprocessing, typical = sampled_preprocessing(
         images, train.indices, image_size=config.image_size, max_image_size=config.max_image_size, crop_pct=config.crop_pct,

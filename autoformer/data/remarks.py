@@ -47,6 +47,8 @@ SAID = {  # kind: one, many, what `data check` calls it, what is done
                 "named pipes, sockets and devices", "left out, and never opened"),
     "repeated": ("link to what is there already was left out", "links to what is there already were left out",
                  "links to what is among the images already", "left out"),
+    "lost": ("link leads nowhere and was left out", "links lead nowhere and were left out", "links that lead nowhere",
+             "left out; repair or remove them"),
     "links": ("link in the archive was left out", "links in the archive were left out", "links inside archives",
               "left out; pack the files themselves (tar --dereference --hard-dereference)"),
     "alike": ("class holds folders of the same names as the others", "classes all hold folders of the same names",
@@ -67,6 +69,7 @@ class Remarks:
     hidden: tuple[str, ...] = ()
     special: tuple[str, ...] = ()  # neither files nor folders nor links
     repeated: tuple[str, ...] = ()  # links to files and folders that are among the images already
+    lost: tuple[str, ...] = ()  # links that lead nowhere, under names that are not those of images
     links: tuple[str, ...] = ()  # in archives
     alike: tuple[str, ...] = ()  # folders at the top, each with the same folders inside
     spelled: tuple[str, ...] = ()  # folders that another part spells in another Unicode form

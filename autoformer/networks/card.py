@@ -1,7 +1,8 @@
 """A network's folder as Hugging Face's Hub takes it: the README with the header that the Hub reads, and what stays here.
 
 `huggingface_hub.upload_folder`, `hf upload` and git leave out what `.gitignore` names: the log of the training, its checkpoints,
-and what the folder is known by on this machine. The images are not named; `subnet.json` or `network.json` says where they lay.
+and what the folder is known by on this machine. The images are named; where they lay, only `subnet.json` or
+`network.json` says.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ STAYS_HERE = (
 )  # fmt: skip
 HUB_METRICS: dict[Metric, str] = {"top1": "accuracy", "balanced_accuracy": "balanced_accuracy", "macro_f1": "f1"}  # its names
 UNKNOWN = "unknown"  # of a licence, as the Hub writes it
+UNNAMED = "unnamed"  # data of which nobody said anything
 MOST_CLASSES = 12  # named
 
 
@@ -40,12 +42,12 @@ class Card:
     def write(self, folder: Path, record: Mapping[str, Any]) -> None:
         """Writes README.md and .gitignore; `record` says how the network was trained and what it scored."""
         found = search_score(record)
-        header = yaml.safe_dump(self.header(found), sort_keys=False, allow_unicode=True)
+        header = yaml.safe_dump(self.header(found, data_name(record)), sort_keys=False, allow_unicode=True)
         (folder / "README.md").write_text(f"---\n{header}---\n\n{self.text(found)}", encoding="utf-8")
         (folder / ".gitignore").write_text("".join(f"{name}\n" for name in STAYS_HERE), encoding="utf-8")
 
-    def header(self, found: Score | None) -> dict[str, Any]:
-        """The Hub's model card metadata (https://huggingface.co/docs/hub/model-cards)."""
+    def header(self, found: Score | None, images: str) -> dict[str, Any]:
+        """The Hub's model card metadata (https://huggingface.co/docs/hub/model-cards); `images` is the name of the data."""
         values: dict[str, Any] = {
             "library_name": "timm",
             "pipeline_tag": "image-classification",
@@ -57,7 +59,7 @@ class Card:
         metric = {"type": HUB_METRICS[found.metric], "value": round(found.value, 6), "name": f"{found.words}, search part"}
         result = {
             "task": {"type": "image-classification"},
-            "dataset": {"type": "unnamed", "name": "unnamed"},
+            "dataset": {"type": images, "name": images},
             "metrics": [metric],
         }
         return {**values, "metrics": [metric["type"]], "model-index": [{"name": self.name, "results": [result]}]}
@@ -82,6 +84,13 @@ class Card:
             "`config.json` holds the preprocessing and the names of the classes.\n\n"
             f"## How good it is\n\n{scored}\n\n## Licence\n\n{terms}\n"
         )
+
+
+def data_name(record: Mapping[str, Any]) -> str:
+    """What the data of a record are called, without the folders that they lie in."""
+    data = record.get("data")
+    source = data.get("source") if isinstance(data, Mapping) else None
+    return Path(source).name.removesuffix(".tar") or UNNAMED if isinstance(source, str) else UNNAMED
 
 
 def search_score(record: Mapping[str, Any]) -> Score | None:

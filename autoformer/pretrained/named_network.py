@@ -20,9 +20,10 @@ import timm
 from torch import nn
 
 from autoformer.architecture import is_whole
+from autoformer.data.classes import some_of
 from autoformer.data.preprocessing import INTERPOLATIONS, Preprocessing, PreprocessingError
 from autoformer.errors import CheckpointError, DataError
-from autoformer.files import TIMM, read_json
+from autoformer.files import TIMM, read_json, refuse_unfinished
 from autoformer.networks.folders import load_subnet
 from autoformer.networks.subnet import TIMM_NAME
 from autoformer.pretrained.foreign_weights import read_foreign_weights
@@ -51,13 +52,13 @@ class NamedNetwork:
         """Raises `DataError` when this network, named by `words`, knows other classes than `names`, or another number of them."""
         if self.classes not in (None, tuple(names)):
             raise DataError(
-                f"{words} knows the classes {list(self.classes or ())[:5]}, the images have {list(names)[:5]}; give the data "
-                "set it was made for"
+                f"{words} knows the classes {some_of(self.classes or ())}, the images have {some_of(names)}; give the data set "
+                "it was made for, or train it for these: autoformer finetune"
             )
         if self.num_classes != len(names):
             raise DataError(
                 f"{words} gives logits of {self.num_classes} classes, the images have {len(names)}; give the data set it was "
-                "made for, or finetune it on these images"
+                "made for, or train it for these: autoformer finetune"
             )
 
 
@@ -76,6 +77,7 @@ def open_network(words: str) -> NamedNetwork:
         return _described(timm_network(words), words, weights=name_and_file(words)[1])
     folder = Path(words)
     if not (folder / "config.json").is_file():
+        refuse_unfinished(folder)
         raise CheckpointError(f"{words} {'holds no network' if folder.exists() else 'does not exist'}; expected {FORMS}")
     config = read_json(folder / "config.json")
     if config.get("architecture") != TIMM_NAME:

@@ -185,7 +185,9 @@ def searchability(result: SearchResult) -> Searchability | None:
         advice.append("larger networks score worse")
     if advice:
         advice.append("train the supernet longer (train.epochs) or search on more images (data.search_fraction)")
-        advice.append("until then the homogeneous baseline is as good a choice, and a race decides after finetuning")
+        # Read after a search alone, after a run without a race, and after one that a race decided: true in each.
+        advice.append("by inherited scores alone the homogeneous baseline is as good a choice")
+        advice.append("a race does not rest on them: it is decided after finetuning")
     return Searchability(
         networks=count, images=images, spread=spread, chance=chance, size_correlation=correlation, searchable=not advice,
         advice="; ".join(advice),

@@ -59,7 +59,7 @@ class Program:
         self._parser = argparse.ArgumentParser(prog="board.pyz", description=description)
         here = Path(sys.argv[0]).resolve().parent
         self._parser.add_argument(f"--{kind}", type=Path, default=here, help=f"folder of the {kind}; default: where board.pyz is")
-        self._commands = self._parser.add_subparsers(dest="command", required=True)
+        self._commands = self._parser.add_subparsers(dest="command")
 
     def add(
         self, command: Callable[[argparse.Namespace], Answer], *options: str, lines: Lines | None = None
@@ -80,6 +80,9 @@ class Program:
         0: all is well, 1: something is not, 2: one line says what cannot be used, 130: Ctrl-C.
         """
         arguments = self._parser.parse_args(words)
+        if arguments.command is None:  # as a person types who wants to see what there is
+            self._parser.print_help()
+            return 0
         take_any_letter()
         try:
             refuse_pipes(sys.argv[1:] if words is None else words)

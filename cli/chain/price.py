@@ -104,8 +104,8 @@ def _prices(plan: Planned, out: Path, folder: Path, around: Surroundings) -> Ite
         yield StepPrice(
             step="race",
             seconds=schedule.entrants * one_s + schedule.most_extra_epochs * epoch_s + finetune.seconds,
-            measured=f"{schedule.entrants} × {timing}; {schedule.most_extra_epochs} epochs more than the winner's "
-            f"{recipe.finetune.epochs}, {epoch_s:.3g} s each",
+            measured=f"{schedule.entrants} × {timing}; at most {schedule.most_extra_epochs + recipe.finetune.epochs} epochs, "
+            f"{epoch_s:.3g} s each",
         )
     else:
         yield finetune

@@ -168,12 +168,13 @@ def plan_lines(field: Field, schedule: Schedule, limits: Budget, unmeasured: str
         why = "they leave no room for a second network" if reserve else "one network alone keeps the limits"
         yield f"no race: {counted(schedule.epochs)}, {why}; {names} is finetuned"
         return
-    rungs = ", ".join(f"{rung.entrants} to epoch {rung.epochs}" for rung in schedule.rungs)
+    rungs = ", ".join(f"{rung.entrants} until epoch {rung.epochs}" for rung in schedule.rungs)
     rates = " and ".join(f"{rate:g}" for rate in schedule.rates)
+    tried = f"; until epoch {schedule.rungs[0].epochs} with learning rates × {rates}" if len(schedule.rates) > 1 else ""
     yield f"{len(field.entrants)} networks race inside {limits}: {names}"
     yield (
-        f"{rungs} of {schedule.epochs}, the first with {rates} times the learning rate; at most "
-        f"{schedule.most_extra_epochs / schedule.epochs:.2g} finetunes beyond the winner's own"
+        f"{rungs} of {schedule.epochs}{tried}; beside the winner's own finetune at most "
+        f"{schedule.most_extra_epochs / schedule.epochs:.2g} times as many epochs"
     )
 
 

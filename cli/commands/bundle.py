@@ -48,13 +48,14 @@ def bundle(
     from autoformer.export.bundle import write_bundle
     from autoformer.export.manifest import FILE_NAME, Manifest
     from autoformer.export.program import board_program
-    from autoformer.files import TIMM, believing, read_json, refuse_existing, refuse_existing_file
+    from autoformer.files import TIMM, believing, read_json, refuse_existing, refuse_existing_file, refuse_unfinished
     from autoformer.pretrained.named_network import is_network
     from autoformer.pretrained.timm_models import name_and_file
     from autoformer.search.rungs import balanced_order
 
     terms = None if licence is None else licence_text(licence)
     place = Path(source)
+    refuse_unfinished(place)
     run = place if (place / "run.json").is_file() else None
     if run is None and not (place / FILE_NAME).is_file() and is_network(source):
         (refuse_existing_file if out.suffix == ".zip" else refuse_existing)(out)  # before anything is exported

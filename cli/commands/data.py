@@ -91,7 +91,10 @@ def _show(found: DataCheck) -> None:
         shown = order if len(order) <= 2 * SHOWN_CLASSES else order[:SHOWN_CLASSES]
         rows = [(found.classes[label], *(str(found.images[name][label]) for name in names)) for label in shown]
         if len(shown) < len(order):
-            rows.append((f"... {len(order) - len(shown)} larger", *([""] * len(names))))
+            left, largest = order[len(shown) :], found.images["train"][shown[-1]]
+            larger = sum(found.images["train"][label] > largest for label in left)
+            size = "larger" if larger == len(left) else "larger, or as large" if larger else "more, as large"
+            rows.append((f"... {len(left)} {size}", *([""] * len(names))))
         rows.append(("all", *(str(sum(found.images[name])) for name in names)))
         say()
         print_table("images", ("class", *names), rows)
@@ -101,10 +104,12 @@ def _show(found: DataCheck) -> None:
             (f"{one.low}–{one.high - 1}", f"{one.images:,}", "█" * -(-BAR * one.images // most))
             for one in found.sizes.shorter_sides
         ]
-        common = ", ".join(f"{one.width} × {one.height} ({one.images:,})" for one in found.sizes.most_common)
+        common = ", ".join(f"{one.width} × {one.height} ({one.images:,})" for one in found.sizes.most_common if one.images > 1)
         say()
         print_table("sizes", ("shorter side, px", "images", ""), bars)
-        facts = {"median": f"{found.sizes.typical} px, of all images", "most common": common}
+        facts = {"median": f"{found.sizes.typical} px, of all images"}
+        if common:
+            facts["most common"] = common
         if found.training_size is not None:
             facts["trained at"] = f"{found.training_size.pixels} px: {found.training_size.reason}"
         print_facts("", facts)

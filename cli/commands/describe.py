@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def describe(
-    thing: Annotated[str, typer.Argument(help="A space (name or YAML), an architecture (name, JSON, file), or a folder.")],
+    thing: Annotated[
+        str,
+        typer.Argument(help="A space or a recipe (name, YAML), a network (name, JSON, timm:NAME[@FILE]), a folder, or a file."),
+    ],
     image_size: Annotated[int | None, typer.Option("--image-size", help="Pixels; for a space or an architecture.")] = None,
     num_classes: Annotated[int | None, typer.Option("--num-classes", help="For a space or an architecture.")] = None,
     space: Annotated[
@@ -35,18 +39,26 @@ def describe(
       autoformer describe runs/quickstart
 
       autoformer describe runs/quickstart/finetuned
+
+      autoformer describe timm:resnet18
     """
     from autoformer.cli.answer import print_run
     from autoformer.cli.console import print_facts, print_json
+    from autoformer.cli.known_files import folder_of_file
     from autoformer.profiling.race.record import RaceRecord
+    from autoformer.profiling.reports.run_page import refuse_other_format
 
     facts = facts_of(thing, image_size, num_classes, space)
+    folder = folder_of_file(Path(thing)) or Path(thing)
     if json:
         print_json(facts)
     elif facts.get("kind") == "run":
-        print_run(facts, Path(thing))
+        refuse_other_format(facts, folder)
+        print_run(facts, folder)
     elif facts.get("kind") == "race":
-        print_race(RaceRecord.load(Path(thing)))
+        print_race(RaceRecord.load(folder))
+    elif "artefacts" in facts:
+        print_export(thing, facts)
     else:
         print_facts(thing, {name: readable(name, value) for name, value in facts.items()})
 
@@ -56,27 +68,32 @@ def facts_of(
 ) -> dict[str, Any]:
     """What `thing` is; JSON. Raises `ArchitectureError` listing what is known, `CheckpointError` for a damaged folder."""
     from autoformer.architecture import PUBLISHED, PUBLISHED_SPACES
+    from autoformer.cli import known_files
     from autoformer.cli.commands.extract import read_architecture
     from autoformer.errors import ArchitectureError
+    from autoformer.files import TIMM
     from autoformer.parsing import read_space
     from autoformer.space import PRESETS
 
     path = Path(thing)
     options = {"--image-size": image_size, "--num-classes": num_classes, "--space": space_name}
-    given = [name for name, value in options.items() if value is not None]
+    given = next((name for name, value in options.items() if value is not None), None)
+    if thing not in PRESETS and (recipe := known_files.facts_of_recipe(thing)) is not None:
+        return _with_no_option(given, f"recipe {thing}", recipe)
     if thing in PRESETS or path.suffix in (".yaml", ".yml"):
         if space_name is not None:
             raise ArchitectureError(f"--space has no effect: {thing} is a space itself; leave it out")
         return facts_of_space(read_space(thing, image_size=image_size, num_classes=num_classes))
+    if thing.startswith(TIMM):
+        return _with_no_option(given, f"the network {thing}", known_files.facts_of_timm(thing))
+    if given is None:
+        path = known_files.folder_of_file(path) or path
     if path.is_dir():
-        if given:
-            raise ArchitectureError(f"{given[0]} has no effect on the folder {path}, which names its own; leave it out")
-        return facts_of_folder(path)
-    if path.is_file() and path.suffix != ".json":
-        raise ArchitectureError(
-            f"describe takes a space (a name or YAML), an architecture (a name or JSON) or a folder, not the file {path}; "
-            "`autoformer check` tells about ONNX files"
-        )
+        return facts_of_folder(path) if given is None else _with_no_option(given, f"the folder {path}", {})
+    if path.is_file() and (facts := known_files.facts_of_file(path)) is not None:
+        return _with_no_option(given, f"the file {path}", facts)
+    if not path.is_file() and thing not in PUBLISHED and not thing.lstrip().startswith(("{", "[")):
+        raise ArchitectureError(known_files.nothing_called(thing))
     architecture = read_architecture(thing, {})
     name = space_name or PUBLISHED_SPACES.get(thing)
     if name is None:
@@ -89,10 +106,20 @@ def facts_of(
     return facts
 
 
+def _with_no_option(given: str | None, what: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts. Raises `ArchitectureError` for an option that is given beside them."""
+    from autoformer.errors import ArchitectureError
+
+    if given is not None:
+        raise ArchitectureError(f"{given} has no effect on {what}, which names its own; leave it out")
+    return facts
+
+
 def facts_of_folder(path: Path) -> dict[str, Any]:
     """What one of the folders that the commands write holds. Raises `CheckpointError` naming the file that is damaged."""
+    from autoformer.cli.known_files import facts_of_file, facts_of_images, folder_of_file
     from autoformer.errors import ArchitectureError, CheckpointError
-    from autoformer.files import read_json
+    from autoformer.files import read_json, refuse_unfinished
     from autoformer.space import SearchSpace
 
     if (path / "architecture.json").exists():
@@ -121,11 +148,19 @@ def facts_of_folder(path: Path) -> dict[str, Any]:
 
         manifest = Manifest.load(path)
         files = {f"{a.format} {a.precision}": f"{a.status}: {a.reason}" for a in manifest.artefacts}
-        return {"kind": "export", "params": manifest.params, "flops": manifest.flops, "artefacts": files}
-    if (path / "report.json").exists():
-        return {"kind": "run", **read_json(path / "report.json")}
+        facts = {"kind": "export", "params": manifest.params, "flops": manifest.flops, "artefacts": files}
+        is_bundle = (path / "bundle.json").exists()
+        return {**facts, "kind": "bundle", "on the device": "python3 board.pyz verify"} if is_bundle else facts
+    if (report := path / "report.json").exists():
+        told = None if folder_of_file(report) == path else facts_of_file(report)  # of several sources
+        return told or {"kind": "run", **read_json(report)}
+    refuse_unfinished(path)
+    if (path / "run.json").exists():
+        raise CheckpointError(f"{path} holds a run without its report; write it: autoformer report build {quote(str(path))}")
     if (path / "config.json").exists():
         return facts_of_timm_network(path)
+    if (images := facts_of_images(path)) is not None:
+        return images
     raise CheckpointError(f"{path} holds nothing this tool knows; expected a supernet, subnet, search, race, export or run")
 
 
@@ -144,6 +179,16 @@ def facts_of_search(path: Path) -> dict[str, Any]:
         "kind": "search", "budget": search.budget.to_dict(), "chosen": chosen.architecture.to_dict(), **asdict(cost),
         "limits_used": search.stated.use_of(cost), "latency_is": "predicted" if measured is None else "measured",
     }  # fmt: skip
+
+
+def print_export(thing: str, facts: dict[str, Any]) -> None:
+    """The sizes of an exported network, and what became of each of its files."""
+    from autoformer.cli.console import print_facts, print_table, say
+
+    print_facts(thing, {name: readable(name, value) for name, value in facts.items() if name != "artefacts"})
+    say()
+    rows = [(name, *said.split(": ", 1)) for name, said in facts["artefacts"].items()]
+    print_table("files", ("file", "status", "why"), rows)
 
 
 def print_race(record: RaceRecord) -> None:
@@ -219,6 +264,15 @@ def readable(name: str, value: Any) -> str:
         return ", ".join(f"{key} {item}" for key, item in value.items())
     if name == "architecture":
         return str(Architecture.from_dict(value))
+    if name == "chosen":
+        return str(Architecture.from_dict(value))
+    if name == "budget":
+        measures = {"params": "parameters", "flops": "FLOPs", "latency_ms": "latency"}
+        signs = {"max": "at most", "min": "at least"}
+        limits = ((*limit.split("_", 1), found) for limit, found in value.items() if found is not None)
+        return ", ".join(f"{measures[name]} {signs[end]} {show(name, found)}" for end, name, found in limits) or "no limits"
+    if name == "latency_ms" and value is not None:
+        return show(name, value)
     if name == "limits_used":
         return ", ".join(use_words(limit, share) for limit, share in value.items()) or "no upper limit"
     if name == "other_counts":
@@ -236,6 +290,10 @@ def readable(name: str, value: Any) -> str:
         )
     if isinstance(value, dict) and {"params", "flops"} <= set(value):
         return f"{show('params', value['params'])} params, {show('flops', value['flops'])} FLOPs (multiply-adds)"
-    if isinstance(value, list):
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {readable('', item)}" for key, item in value.items()) or "none"
+    if isinstance(value, list | tuple):
         return ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if value is None or isinstance(value, bool):
+        return {None: "–", True: "yes", False: "no"}[value]
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoformer.cli.options import Data, Epochs, GroupBy, Json, Log, Metric, Out, Quiet, Seed, Set, Unlabelled
+from autoformer.cli.options import Data, Epochs, GroupBy, Json, Log, Metric, Quiet, Seed, Set, Unlabelled
 
 if TYPE_CHECKING:
     from autoformer.cli.chain.recipe import Recipe
@@ -22,7 +23,9 @@ def train(
     recipe: Annotated[
         str, typer.Argument(help="A YAML file, or a name (autoformer recipe list); the sections data, space and train are used.")
     ],
-    out: Out,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder to write; refused if it holds something else. Not for --dry-run.")
+    ] = None,
     data: Data = None,
     start: Annotated[
         str | None,
@@ -49,7 +52,7 @@ def train(
     Run it again after an interruption and it goes on where it stopped. On several GPUs, one process each:
     torchrun --nproc-per-node=8 -m autoformer.cli train RECIPE --out DIR
 
-    Example: autoformer train recipes/quickstart.yaml --out runs/super --set train.epochs=50
+    Example: autoformer train quickstart --out runs/super --set train.epochs=50
     """
     import torch
 
@@ -66,6 +69,9 @@ def train(
     from autoformer.training.trackers import trackers_of
     from autoformer.training.trainer import Surroundings, plan_for
 
+    if out is None and not dry_run:
+        raise typer.BadParameter("give --out, the folder of the supernet; only --dry-run writes nothing")
+    place = out or Path(f"supernet-of-{os.getpid()}")  # which a dry run does not make
     trackers = trackers_of(log or ())
     if epochs is not None:
         refuse_twice("--epochs", "train.epochs", settings or ())
@@ -77,7 +83,7 @@ def train(
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
     with joined() as world, progress_bar(quiet or not world.leads) as progress:
-        parts = readable(load_parts(chosen.data), out, world, progress)
+        parts = readable(load_parts(chosen.data), place, world, progress)
         smaller: list[str] = []
         if not any(setting.startswith("train.batch_size") for setting in settings or ()):  # what is asked for is not changed
             fitting, smaller = with_fitting_batch(chosen.train, len(parts.trained_on), "train")
@@ -86,19 +92,19 @@ def train(
         if not quiet and world.leads:
             for line in (*lines, *describe_parts(parts), *smaller, *teacher_line(chosen.train.teacher, parts), *kept):
                 note(line)
-        chosen = chosen.model_copy(update={"train": with_usual(chosen.train, out)})
+        chosen = chosen.model_copy(update={"train": with_usual(chosen.train, place)})
         space, begun, new_head = beginning(chosen, parts)
         if new_head and not quiet and world.leads:
             note(f"a new head for {len(parts.classes)} classes")
         if dry_run:
-            _show_price(chosen, parts, space, begun, out, world, json)
+            _show_price(chosen, parts, space, begun, place, world, json)
             return
         train_supernet(
-            space, parts, chosen.train, out, start=begun, seed=chosen.seed, metric=chosen.metric,
+            space, parts, chosen.train, place, start=begun, seed=chosen.seed, metric=chosen.metric,
             around=Surroundings(world, progress, trackers=trackers),
         )  # fmt: skip
         if world.leads:
-            _show_result(out, chosen.metric, json)
+            _show_result(place, chosen.metric, json)
 
 
 def _show_price(
@@ -130,7 +136,7 @@ def _show_price(
         **_price_of_teacher(price),
         "disk": f"{price.disk_bytes / 2**20:.0f} MiB of {price.free_bytes / 2**20:.0f} MiB free",
     }
-    print_facts(f"{out}: nothing written", facts)
+    print_facts("a rehearsal; nothing was written", facts)
 
 
 def _price_of_teacher(price: Rehearsal) -> dict[str, str]:

@@ -16,13 +16,14 @@ from autoformer.export.judging.per_class import ClassCount, Confusion, worst_fir
 from autoformer.metric import WORDS, Score, metric_from
 from autoformer.profiling.reports.blocks import Figure, Headline, Page, Picture, Section, Table, common_layout, one_view, plain
 from autoformer.profiling.reports.scores import MEANINGS
-from autoformer.profiling.reports.wording import capital, interval, percent_value
+from autoformer.profiling.reports.wording import capital, interval, number_of, percent_value, shortened
 from autoformer.records import from_json
 
 FORMAT = "autoformer/evaluation/1"
 MOST_CLASSES = 60  # in the table of a page
 MOST_CONFUSIONS = 15
 MOST_IN_MATRIX = 40  # classes a side of the figure, beyond which its cells cannot be read
+LONGEST_TICK = 24  # letters of a class name beside the figure
 NOTE = (
     "Recall is the share of the class's images that are right, with Wilson's 95 % interval; precision is the share of the images "
     "called so that really are; F1 is the harmonic mean of the two."
@@ -67,8 +68,9 @@ def sections(judged: Mapping[str, Any], pictures: Sequence[Picture], who: str) -
         )
     ]
     if pictures:
+        which = f"The {len(pictures)} wrong answers that" if len(pictures) > 1 else "The wrong answer that"
         text = (
-            f"The {len(pictures)} wrong answers that {who} was surest of: the class of the image, what it was called, and the "
+            f"{which} {who} was surest of: the class of the image, what it was called, and the "
             "probability that the network gave that. Here wrong labels, strange images and classes that look alike are found."
         )
         found.append(Section(name="mistakes", title="The worst mistakes", text=(text,), pictures=tuple(pictures)))
@@ -82,9 +84,10 @@ def _sentence(counts: Sequence[ClassCount], who: str) -> str:
         return f"{capital(who)} has all {sum(one.images for one in ordered)} images right."
     worst, images = ordered[0], sum(one.images for one in ordered)
     whole = sum(one.right == one.images for one in ordered)
+    every = f"in {whole} of {len(ordered)} classes every image is right" if whole else "no class is without a mistake"
     return (
         f"{capital(who)} has {wrong} of {images} images wrong. The lowest class is {worst.name}, with {worst.right} of "
-        f"{worst.images} right; of {whole} of {len(ordered)} classes all images are right."
+        f"{worst.images} right; {every}."
     )
 
 
@@ -94,7 +97,8 @@ def class_table(counts: Sequence[ClassCount]) -> Table:
     shown = ordered[:MOST_CLASSES]
     rows = [class_cells(one) for one in shown]
     rows += [class_cells(one) for one in counts if one.recall is None][: MOST_CLASSES - len(rows)]
-    left = f" {len(ordered) - len(shown)} classes with a higher recall are left out here." if len(shown) < len(ordered) else ""
+    rest = len(ordered) - len(shown)
+    left = f" {rest} class{'es' * (rest > 1)} with a higher recall {'are' if rest > 1 else 'is'} left out here." if rest else ""
     return Table(
         title="Classes, the lowest recall first",
         columns=CLASS_COLUMNS,
@@ -135,7 +139,7 @@ def confusion_table(confused: Sequence[Confusion], counts: Sequence[ClassCount])
         columns=CONFUSION_COLUMNS,
         rows=tuple(confusion_rows(confused, counts, MOST_CONFUSIONS)),
         numbers=(2, 3),
-        note=f"{left} rarer pairs are left out here." if left > 0 else "",
+        note=f"{number_of(left, 'rarer pair')} {'is' if left == 1 else 'are'} left out here." if left > 0 else "",
     )
 
 
@@ -153,6 +157,7 @@ def confusion_figure(judged: Mapping[str, Any]) -> Figure | None:
         matrix[place[pair.name], place[pair.taken_for]] = pair.images
     shares = 100 * matrix / np.maximum(1, matrix.sum(1, keepdims=True))
     names = [plain(one.name) for one in counts]
+    short = [plain(name) for name in shortened([one.name for one in counts], LONGEST_TICK)]  # whole in the hover label
     totals = np.maximum(1, matrix.sum(1))
     labels = [
         [f"{name} called {other}: {matrix[row, column]} of {totals[row]}" for column, other in enumerate(names)]
@@ -166,7 +171,7 @@ def confusion_figure(judged: Mapping[str, Any]) -> Figure | None:
     if len(names) <= 12:
         trace |= {"texttemplate": "%{text}", "text": matrix.astype(str).tolist()}
     layout = common_layout("called", "class", showlegend=False)
-    ticks = {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": names}
+    ticks = {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": short}
     layout["xaxis"] |= ticks
     layout["yaxis"] |= {**ticks, "autorange": "reversed"}
     caption = "Each row is a class; colours are shares of its images, so that large and small classes are seen alike."

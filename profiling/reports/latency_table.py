@@ -25,7 +25,7 @@ from autoformer.profiling.reports.blocks import (
 )
 from autoformer.profiling.reports.budget import measurement_of_limit
 from autoformer.profiling.reports.run_folder import Run
-from autoformer.profiling.reports.wording import change, latency_text
+from autoformer.profiling.reports.wording import change, latency_text, number_of
 from autoformer.profiling.tables.limit import LatencyAnswer
 from autoformer.profiling.tables.table import LatencyTable
 
@@ -263,7 +263,8 @@ def loop_text(loop: Mapping[str, Any]) -> tuple[str, ...]:
     speed_factor = beside if speed_factors else ""
     changed = f" It replaces {loop['instead_of']}, which the search chose first." if loop["instead_of"] else ""
     return (
-        f"Before the choice was final, {count} networks were exported and measured in {len(loop['rounds'])} rounds. Measured "
+        f"Before the choice was final, {number_of(count, 'network')} {'was' if count == 1 else 'were'} exported and measured in "
+        f"{number_of(len(loop['rounds']), 'round')}. Measured "
         f"networks count with their measurement, all others with the corrected table. For the limit of {loop['limit_ms']:.4g} ms "
         f"{loop['slug']} is {loop['status']}: {loop['reason']} ({loop['qualification']}).{speed_factor}{changed}",
     )

@@ -131,7 +131,7 @@ def sections(report: Mapping[str, Any]) -> list[Section]:
     if "race" not in report:
         return []
     race = report["race"]
-    text = (race["sentence"], _way_text(race), agreement_text(race), cost_text(race))
+    text = (_way_text(race), agreement_text(race), cost_text(race))  # the page begins with the decision
     tables = (result_table(race), entrant_table(race), *([refused_table(race)] if race["refused"] else []))
     return [
         Section(name="race", title="The race", text=text, tables=tables, figures=("race", "race-latency"), figures_first=True)
@@ -141,7 +141,7 @@ def sections(report: Mapping[str, Any]) -> list[Section]:
 def _way_text(race: Mapping[str, Any]) -> str:
     """How the race was run."""
     rungs, count = race["schedule"]["rungs"], len(race["entrants"])
-    whole = f"{race['schedule']['epochs']} epochs"
+    whole = counted(race["schedule"]["epochs"])
     what = f"{count} networks were finetuned alike" if count > 1 else "One network was finetuned"
     if not rungs:
         return f"{what}, for {whole}."
@@ -175,11 +175,12 @@ def agreement_text(race: Mapping[str, Any]) -> str:
 def cost_text(race: Mapping[str, Any]) -> str:
     """What was spent beyond the delivered network's own finetune."""
     cost = race["cost"]
+    finetunes = f"{cost['finetunes']:.2g}"
     beside = ", ".join(f"{name} {duration(seconds)}" for name, seconds in cost["beside_seconds"].items())
     return (
-        f"The race cost {cost['finetunes']:.2g} finetunes beyond the delivered network's own: {cost['extra_epochs']} epochs, "
-        f"where a finetune has {cost['epochs']}; {duration(cost['extra_seconds'])} beside {duration(cost['own_seconds'])}."
-        + (f" Spent on other things: {beside}." if beside else "")
+        f"The race cost {finetunes} finetune{'' if finetunes == '1' else 's'} beyond the delivered network's own: "
+        f"{counted(cost['extra_epochs'])}, where a finetune has {cost['epochs']}; {duration(cost['extra_seconds'])} beside "
+        f"{duration(cost['own_seconds'])}." + (f" Spent on other things: {beside}." if beside else "")
     )
 
 

@@ -24,7 +24,7 @@ from autoformer.errors import CheckpointError
 from autoformer.export.judging.mistakes import FILE_NAME as MISTAKES
 from autoformer.export.judging.mistakes import Mistake, load_mistakes
 from autoformer.export.manifest import Manifest
-from autoformer.files import TIMM, believing, read_document, read_json
+from autoformer.files import TIMM, believing, read_document, read_json, refuse_unfinished
 from autoformer.metric import Metric, Score, metric_from, score
 from autoformer.profiling.insides.layers import LayerProfile
 from autoformer.profiling.measuring.device import DeviceFacts
@@ -196,7 +196,8 @@ class Run:
 
     @classmethod
     def load(cls, folder: Path) -> Run:
-        """Reads a run's folder. Raises `CheckpointError` naming the first file that is missing or cannot be right."""
+        """Reads a run's folder. Raises `CheckpointError` for an unfinished one, and naming the first file that is not right."""
+        refuse_unfinished(folder)
         if not (folder / "run.json").is_file():
             raise CheckpointError(f"{folder} is not a run: it has no run.json; expected the folder that `autoformer run` fills")
         with checked(folder / "run.json", "autoformer/run/1") as record:

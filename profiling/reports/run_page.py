@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from autoformer.cost import show
-from autoformer.errors import CheckpointError
+from autoformer.errors import CheckpointError, short
 from autoformer.export.judging.per_class import counted
 from autoformer.metric import WORDS
 from autoformer.profiling.measuring.verdict import status_from
@@ -213,10 +214,13 @@ def _again_text(report: Mapping[str, Any]) -> str:
 # --- the answer in a few lines -------------------------------------------------------------------------------------
 
 
-def refuse_other_format(report: Mapping[str, Any]) -> None:
-    """Raises `CheckpointError` for a report of another format."""
+def refuse_other_format(report: Mapping[str, Any], folder: Path | None = None) -> None:
+    """Raises `CheckpointError` for a report of another format than the run in `folder` gets now."""
     if report.get("format") != FORMAT:
-        raise CheckpointError(f"report has format {report.get('format')!r}, expected {FORMAT!r}; build it again")
+        raise CheckpointError(
+            f"{(folder or Path()) / 'report.json'} has format {short(repr(report.get('format')), 60)}, expected {FORMAT!r}; "
+            f"write it again with: autoformer report build {'RUN' if folder is None else quote(str(folder))}"
+        )
 
 
 def summary_lines(report: Mapping[str, Any]) -> list[str]:
@@ -248,9 +252,7 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     lines += scores.parent_text(report)
     lines.append(readings_words(report))
     skipped = [
-        f"{item['what']} {delivered.status_words(item['status'])}: {item['reason']}"
-        for item in report["skipped"]
-        if item["what"] != "ONNX int8"
+        f"{item['what']}{_status_before(item)}: {item['reason']}" for item in report["skipped"] if item["what"] != "ONNX int8"
     ]
     if "ship" in report:  # whose table has the files and their times
         return lines + _within(skipped, max(1, MOST_LINES - len(lines)))
@@ -263,6 +265,12 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     end = [f"files: {files}"] if files else []
     room = MOST_LINES - len(lines) - len(end)
     return lines + _within(latencies, max(1, room - len(skipped))) + _within(skipped, max(1, room - len(latencies))) + end
+
+
+def _status_before(item: Mapping[str, Any]) -> str:
+    """Why a file is not there, in a word, where its reason does not say the same."""
+    words = delivered.status_words(item["status"])
+    return "" if words in item["reason"] else f" {words}"
 
 
 def by_precision(name: str) -> tuple[int, str]:

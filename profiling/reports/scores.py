@@ -28,6 +28,7 @@ from autoformer.profiling.reports.wording import (
     DIGEST_DIGITS,
     capital,
     interval,
+    number_of,
     percent,
     percent_value,
     readings_words,
@@ -225,8 +226,9 @@ def training_section(report: Mapping[str, Any]) -> Section:
     """Both trainings in a sentence each, and their curves."""
     supernet, finetune = report["training"]["supernet"], report["training"]["finetune"]
     text = (
-        f"Supernet: {len(supernet)} epochs, last loss {supernet[-1]['loss']:.3g}; every step trains one network of the space. "
-        f"Finetuning: {len(finetune)} epochs, last loss {finetune[-1]['loss']:.3g}. The curves of the "
+        f"Supernet: {number_of(len(supernet), 'epoch')}, last loss {supernet[-1]['loss']:.3g}; every step trains one network of "
+        "the space. "
+        f"Finetuning: {number_of(len(finetune), 'epoch')}, last loss {finetune[-1]['loss']:.3g}. The curves of the "
         f"{words_of(report)} are on the search part, with 95 % intervals."
     )
     return Section(name="training", title="Training", text=(text,), figures=("supernet", "finetune"))

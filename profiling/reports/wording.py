@@ -7,7 +7,7 @@ An uncertainty is given two digits when it starts below 355 and one otherwise, a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,26 @@ def shown_value(measure: str, value: float) -> str:
 def times(count: int) -> str:
     """How often: never, once, 4 times."""
     return {0: "never", 1: "once"}.get(count, f"{count} times")
+
+
+def number_of(count: int, thing: str) -> str:
+    """So many things of a regular plural: 1 epoch, 3 epochs."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
+def shortened(names: Sequence[str], letters: int) -> list[str]:
+    """The names, long ones with an ellipsis in their middle; those that are alike then get a number."""
+    taken, found = {name for name in names if len(name) <= letters}, list[str]()
+    for name in names:
+        own, number = name, 1
+        if len(name) > letters:
+            own = cut = f"{name[: letters - letters // 2 - 1]}…{name[-(letters // 2) :]}"
+            while own in taken:
+                number += 1
+                own = f"{cut} ({number})"
+            taken.add(own)
+        found.append(own)
+    return found
 
 
 def short_source(source: str) -> str:

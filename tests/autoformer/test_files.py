@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -345,3 +346,16 @@ def test_what_a_process_left_that_was_killed_as_it_claimed_a_folder_goes_with_th
         claim_folder(folder, {"kind": "run"})
         assert held.is_dir()
         assert not left.exists()
+
+
+def test_the_first_difference_between_two_works_is_named_with_both_values(tmp_path: Path) -> None:
+    held: dict[str, Any] = {"kind": "run", "recipe": {"budget": {"max_latency": "0ms", "max_params": None}, "race": {"cost": 1}}}
+    claim_folder(tmp_path / "run", held)
+    changes = (
+        ({"budget": {"max_latency": "4ms", "max_params": 3}}, "budget.max_latency is '0ms' there and '4ms' now"),
+        ({"budget": {"max_latency": "0ms", "max_params": 3}}, "budget.max_params is not given there and 3 now"),
+        ({"race": None}, "race is given there and not given now"),
+    )
+    for change, said in changes:
+        with pytest.raises(OutputExistsError, match=re.escape(f"holds another run: its {said}; choose another --out")):
+            claim_folder(tmp_path / "run", {**held, "recipe": {**held["recipe"], **change}})

@@ -41,6 +41,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("__init__", "board", "class_order", "device", "facts", "flags", "help", "options", "progress_display"),
         ("console",),
         ("answer", "chain", "judged_images", "networks", "words"),
+        ("known_files", "meant"),
         ("commands", "profile_commands", "recipe_commands"),
         ("app",),
         ("__main__",),

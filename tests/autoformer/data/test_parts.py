@@ -230,11 +230,13 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("target", ["missing.png", "lost.png"])
-def test_a_link_that_leads_nowhere_is_named(tmp_path: Path, target: str) -> None:
+def test_an_image_link_that_leads_nowhere_is_an_image_that_cannot_be_read(tmp_path: Path, target: str) -> None:
     draw_images(tmp_path, ("a", "b"), each=3)
     (tmp_path / "a" / "lost.png").symlink_to(tmp_path / "a" / target)
-    with pytest.raises(DataError, match=r"lost\.png is a link that leads nowhere"):
-        load_parts(DataConfig(source=str(tmp_path)))
+    config = DataConfig(source=str(tmp_path), test_fraction=0.3)
+    with pytest.raises(DataError, match=r"lost\.png is a link that leads nowhere; repair or remove it"):
+        check_readable(load_parts(config))
+    assert sum(map(len, check_readable(load_parts(config.model_copy(update={"unreadable": "skip"}))).three)) == 6
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9/000.png", b"a/caf\xe9.png"])

@@ -134,6 +134,14 @@ def test_networks_that_differ_make_a_search_that_is_more_than_chance() -> None:
     assert str(found).endswith("(24 networks inside the budget, 400 images): searchable")
 
 
+def test_the_advice_is_true_before_and_after_a_race_and_without_one() -> None:
+    found = searchability(search_of(rights_of([0.7] * 24), range(1, 25)))
+    assert found is not None
+    assert "by inherited scores alone the homogeneous baseline is as good a choice" in found.advice
+    assert "a race does not rest on them: it is decided after finetuning" in found.advice
+    assert not any(words in found.advice for words in ("until then", "a race decides"))
+
+
 def test_a_supernet_whose_larger_networks_are_worse_is_not_searchable_however_they_differ() -> None:
     found = searchability(search_of(rights_of(np.linspace(0.9, 0.5, 24).tolist()), range(1, 25)))
     assert found is not None

@@ -16,7 +16,7 @@ from autoformer.data.loading import split_dataset
 from autoformer.data.parts import DataConfig, DataParts
 from autoformer.files import read_json
 from autoformer.metric import Metric, Score
-from autoformer.networks.card import Card, search_score
+from autoformer.networks.card import Card, data_name, search_score
 from autoformer.networks.folders import load_subnet, save_subnet
 from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import Supernet
@@ -70,7 +70,8 @@ def test_the_hubs_client_reads_library_tags_licence_and_the_score_of_the_record(
     record = read_json(finetuned / "subnet.json")
     assert result.metric_type == "accuracy"
     assert result.metric_value == pytest.approx(record["history"][-1]["scores"]["network"]["value"], abs=1e-6)
-    assert (result.task_type, result.dataset_name) == ("image-classification", "unnamed")
+    assert (result.task_type, result.dataset_name) == ("image-classification", "digits")
+    assert record["data"]["source"] == "digits"
 
 
 def test_the_card_says_size_classes_and_score_and_not_where_the_images_lay(finetuned: Path, parts: DataParts) -> None:
@@ -81,7 +82,20 @@ def test_the_card_says_size_classes_and_score_and_not_where_the_images_lay(finet
     score = read_json(finetuned / "subnet.json")["history"][-1]["scores"]["network"]
     assert f"{100 * score['value']:.1f} % accuracy, 95 % interval [{100 * score['low']:.1f}, " in text
     assert "import autoformer.networks" in text
-    assert parts.source not in text
+
+
+@pytest.mark.parametrize(
+    ("record", "name"),
+    [
+        ({"data": {"source": "/home/someone/secret/photos"}}, "photos"),
+        ({"data": {"source": "photos.tar"}}, "photos"),
+        ({"data": {"source": "torch/cifar10"}}, "cifar10"),
+        ({"data": {}}, "unnamed"),
+        ({}, "unnamed"),
+    ],
+)
+def test_the_card_names_the_images_and_not_where_they_lay(record: dict[str, Any], name: str) -> None:
+    assert data_name(record) == name
 
 
 def test_a_network_that_was_cut_out_and_not_scored_names_no_metric(parts: DataParts, tmp_path: Path) -> None:

@@ -165,7 +165,11 @@ def test_a_damaged_part_is_named_with_what_to_do(finished_race: Path, searched: 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"seed": 1}, "its seed is 0, now 1"), ({"limits": Budget(max_params=9e9)}, "limits"), ({"metric": "macro_f1"}, "metric")],
+    [
+        ({"seed": 1}, "its seed is 0 there and 1 now"),
+        ({"limits": Budget(max_params=9e9)}, "limits"),
+        ({"metric": "macro_f1"}, "metric"),
+    ],
 )
 def test_another_race_does_not_go_on_in_its_folder(
     finished_race: Path, searched: Path, changes: dict[str, Any], words: str

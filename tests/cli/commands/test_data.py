@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from autoformer.data.decoding import TO_JPEG
+from autoformer.data.loading import load_parts
+from autoformer.data.parts import DataConfig
+from autoformer.errors import DataError
 from tests.support.commands import command
 from tests.support.small_images import draw_images
 
@@ -48,6 +54,55 @@ def test_images_that_cannot_be_trained_on_get_no_next_command(tmp_path: Path) ->
     assert "next" not in command("data", "check", tmp_path, "--quiet").out
 
 
+def test_the_command_that_makes_jpegs_of_photographs_finds_every_case_and_every_folder(tmp_path: Path) -> None:
+    for name in ("IMG_1.HEIC", "cat/IMG_2.heic", "cat/deep er/it's.HeIf", "dog/IMG_4.HIF", "dog/5.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "mogrify").write_text('#!/bin/sh\nshift 2\nfor file; do : > "${file%.*}.made"; done\n')
+    (tmp_path / "bin" / "mogrify").chmod(0o755)
+    asked = TO_JPEG.partition("lie: ")[2]
+    subprocess.run(["sh", "-c", asked], cwd=tmp_path, env={"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"}, check=True)
+    made = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.made"))
+    assert made == ["IMG_1.made", "cat/IMG_2.made", "cat/deep er/it's.made", "dog/IMG_4.made"]
+
+
+def test_links_that_lead_nowhere_are_counted_and_hide_nothing(tmp_path: Path) -> None:
+    draw_images(tmp_path, ("cat", "dog"), each=12)
+    for number in range(2):
+        (tmp_path / "cat" / f"lost {number}.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "bird").symlink_to(tmp_path / "nowhere")
+    answer = command("data", "check", tmp_path, "--quiet", "--json")
+    found = {one["kind"]: one for one in answer.json["findings"]}
+    assert (answer.code, answer.json["classes"], "sizes" in answer.json) == (1, ["cat", "dog"], True)
+    assert found["unreadable"]["count"] == 2
+    assert found["lost"]["examples"] == ["bird"]
+    assert all(found[kind]["consequence"].startswith("training is refused; repair") for kind in ("unreadable", "lost"))
+    assert command("data", "check", tmp_path, "--quiet", "--set", "unreadable=skip").code == 0
+    with pytest.raises(DataError, match="bird is a link that leads nowhere; repair or remove it"):
+        load_parts(DataConfig(source=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("counts", "row"), [((12,) * 12, "... 7 more, as large"), ((12,) * 11 + (20,), "... 7 larger, or as large")]
+)
+def test_classes_that_are_not_shown_are_called_larger_where_they_are(tmp_path: Path, counts: tuple[int, ...], row: str) -> None:
+    for number, count in enumerate(counts):
+        draw_images(tmp_path, (f"class {number:02d}",), each=count)
+    out = command("data", "check", tmp_path, "--quiet", "--no-near").out
+    assert row in out
+
+
+def test_the_most_common_size_is_left_out_where_none_is_common(tmp_path: Path) -> None:
+    for number in range(24):
+        path = tmp_path / ("cat", "dog")[number % 2] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40 + number, 50), (number, 0, 9)).save(path)
+    assert "most common" not in command("data", "check", tmp_path, "--quiet").out
+    Image.new("RGB", (40, 50), (99, 0, 9)).save(tmp_path / "cat" / "again.png")
+    assert "most common  40 × 50 (2)" in command("data", "check", tmp_path, "--quiet").out
+
+
 def test_files_that_cannot_be_read_are_counted_by_ending_with_the_remedy_and_empty_classes_are_named(tmp_path: Path) -> None:
     draw_images(tmp_path, ("cat", "dog"), each=12)
     for number in range(3):
@@ -62,9 +117,12 @@ def test_files_that_cannot_be_read_are_counted_by_ending_with_the_remedy_and_emp
         for one in command("data", "check", tmp_path, "--quiet", "--json", "--set", "unreadable=skip").json["findings"]
     }
     remedies = {
-        ("formats", "images of formats that are not read (.heic 3)"): "magick mogrify -format jpg *.heic",
+        ("formats", "images of formats that are not read (.heic 3)"): "left out; make JPEGs of them, with ImageMagick",
         ("formats", "images of formats that are not read (.nef 3)"): "develop them to JPEG or TIFF",
-        ("heic", "HEIC photographs under other endings, which cannot be read (.jpg 1)"): "magick mogrify -format jpg *.heic",
+        (
+            "heic",
+            "HEIC photographs under other endings, which cannot be read (.jpg 1)",
+        ): "give them the ending .heic, then make JPEGs",
         ("unreadable", "cannot be read as images (.png 1)"): "left out and named in the record of the run",
     }
     for key, remedy in remedies.items():

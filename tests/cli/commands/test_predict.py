@@ -83,6 +83,8 @@ def test_a_folder_without_images_says_what_lies_there(finished_run: Path, tmp_pa
     (tmp_path / "phone" / "a.HEIC").touch()
     error = command("predict", finished_run, tmp_path / "phone").error
     assert "phone holds no images, only files of other endings (.heic 1); make JPEGs of them" in error
+    asked = command("predict", finished_run, tmp_path / "phone" / "a.HEIC").error
+    assert error.partition("; ")[2] == asked.partition("; ")[2]
     (tmp_path / "phone" / "a.png").write_bytes(b"no image")
     assert "no image can be read" in command("predict", finished_run, tmp_path / "phone").error
     assert "nowhere.png does not exist" in command("predict", finished_run, tmp_path / "nowhere.png").error

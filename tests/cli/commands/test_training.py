@@ -62,6 +62,10 @@ def test_the_published_recipe_has_the_published_numbers() -> None:
     assert not train.subnets.freeze_unused
 
 
+def test_a_training_needs_a_folder_and_a_dry_run_none() -> None:
+    assert "give --out, the folder of the supernet" in command("train", QUICKSTART).error
+
+
 @pytest.mark.slow
 def test_a_dry_run_tells_steps_time_and_disk_and_writes_nothing(tmp_path: Path) -> None:
     answer = command("train", QUICKSTART, "--out", tmp_path / "s", "--dry-run", "--json", "--quiet", *TRAINING)
@@ -73,7 +77,9 @@ def test_a_dry_run_tells_steps_time_and_disk_and_writes_nothing(tmp_path: Path) 
     assert price["disk_bytes"] > 3 * price["checkpoint_bytes"] > 9 * 190_000 * 4  # weights and two moments, thrice
     assert answer.json["parts"]["train"]["images"] == 989
     assert not (tmp_path / "s").exists()
-    shown = command("train", QUICKSTART, "--out", tmp_path / "s", "--dry-run", "--quiet", *TRAINING).out
+    before = set(Path.cwd().iterdir())
+    shown = command("train", QUICKSTART, "--dry-run", "--quiet", *TRAINING).out
+    assert set(Path.cwd().iterdir()) == before
     assert "time per step" in shown
     assert "hours" in shown
 

@@ -71,7 +71,7 @@ def test_a_folder_of_another_kit_is_not_gone_on_with(tmp_path: Path, monkeypatch
     monkeypatch.setattr(kit_writing, "_export", export)
     with pytest.raises(KeyboardInterrupt):
         write_kit(SPACE, tmp_path / "kit", KitConfig(networks=4, precisions=("fp32",)), program=b"p")
-    with pytest.raises(OutputExistsError, match="holds another run: its count is 4, now 5"):
+    with pytest.raises(OutputExistsError, match="holds another run: its count is 4 there and 5 now"):
         write_kit(SPACE, tmp_path / "kit", KitConfig(networks=5, precisions=("fp32",)), program=b"p")
 
 

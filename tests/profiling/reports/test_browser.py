@@ -43,6 +43,12 @@ addEventListener("load", () => setTimeout(() => {{
   const found = {{ overflow: root.scrollWidth - root.clientWidth, width: root.clientWidth }};
   const wider = [...page.querySelectorAll(".scroll")].filter((box) => box.scrollWidth > box.clientWidth);
   found.wider = wider.map((box) => box.getAttribute("aria-label"));
+  const lines = (cell) => {{
+    const range = page.createRange(); range.selectNodeContents(cell);
+    return new Set([...range.getClientRects()].map((box) => Math.round(box.top))).size;
+  }};
+  const firsts = [...page.querySelectorAll("tbody th")].filter((cell) => /^[a-z]+$/i.test(cell.textContent.trim()));
+  found.torn = firsts.filter((cell) => lines(cell) > 1).map((cell) => cell.textContent);
   found.drawn = [...page.querySelectorAll(".plot")].filter((plot) => plot.querySelector("svg.main-svg")).length;
   found.plots = page.querySelectorAll(".plot").length;
   const buttons = [...page.querySelectorAll(".switch button")];
@@ -106,6 +112,7 @@ def test_the_page_draws_its_figures_and_fits_its_window(report: Path, tmp_path: 
     assert found["width"] <= width
     assert found["overflow"] == 0
     assert found["wider"] == [], "a table is wider than its box"
+    assert found["torn"] == [], "a word is broken"
     assert found["drawn"] == found["plots"] == 10
     assert "CONSOLE" not in log, log
 

@@ -213,6 +213,8 @@ def test_what_this_machine_cannot_have_is_grey_and_what_is_open_is_not(run: Path
     verdicts = dict(headline(report, next(iter(report["latency"]))).verdicts)
     assert verdicts["TensorRT: not installed"] == "plain"
     assert verdicts["latency ≤ 1 ms: 40 % used, within budget"] == "good"
+    (line,) = [line for line in summary_lines(report) if line.startswith("TensorRT")]
+    assert line == "TensorRT fp32: TensorRT is not installed"
     assert ["TensorRT fp32", "not installed", "TensorRT is not installed"] in Page((run / "report.html").read_text()).rows
 
 

@@ -13,7 +13,7 @@ from autoformer.errors import CheckpointError
 from autoformer.export.judging.mistakes import Mistake, save_mistakes
 from autoformer.export.judging.per_class import counted
 from autoformer.files import read_json, write_json
-from autoformer.profiling.reports.judged import MOST_CLASSES, MOST_CONFUSIONS, confusion_figure, sections
+from autoformer.profiling.reports.judged import LONGEST_TICK, MOST_CLASSES, MOST_CONFUSIONS, confusion_figure, sections
 from autoformer.profiling.reports.run_page import build_report
 from tests.support.run_folder import make_run
 
@@ -107,6 +107,29 @@ def test_the_matrix_shows_shares_of_each_class_and_its_words_the_counts() -> Non
     assert (trace["texttemplate"], trace["text"]) == ("%{text}", [["3", "1"], ["1", "1"]])
     assert trace["hovertext"][0][1].endswith("called b&#37;{x}: 1 of 4")
     assert "<img" not in str(plot)
+
+
+def test_a_sentence_counts_in_the_singular_and_says_no_nothing_of_nothing() -> None:
+    labels, predicted = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
+    (section,) = sections(counted(labels, predicted, ["a", "b"]), (), "the network")
+    assert section.text[0].endswith("right; no class is without a mistake.")
+    (section,) = sections(counted(labels, np.array([0, 1, 1, 1]), ["a", "b"]), (), "the network")
+    assert section.text[0].endswith("right; in 1 of 2 classes every image is right.")
+
+
+def test_long_names_are_short_beside_the_matrix_and_whole_when_pointed_at() -> None:
+    names = ["flower " * 8 + "red petals", "flower " * 8 + "big petals", "flower and so on and so forth petals", "rose"]
+    labels = np.arange(4)
+    figure = confusion_figure(counted(labels, labels[::-1], names))
+    assert figure is not None
+    (plot,) = figure.views.values()
+    ticks = plot["layout"]["xaxis"]["ticktext"]
+    assert all(len(tick) <= LONGEST_TICK + 4 for tick in ticks)
+    assert len(set(ticks)) == 4
+    assert ticks[0].startswith("flower")
+    assert "petals" in ticks[0]
+    assert ticks[3] == "rose"
+    assert plot["data"][0]["hovertext"][0][3].startswith(f"{names[0]} called rose")
 
 
 def test_a_network_that_is_always_right_has_no_matrix_and_no_confusions() -> None:

@@ -87,6 +87,14 @@ def test_the_cost_is_counted_as_by_hand(values: dict[str, Any]) -> None:
     )
 
 
+def test_one_epoch_and_one_finetune_are_written_in_the_singular(values: dict[str, Any]) -> None:
+    cost = {**values["cost"], "finetunes": 1.0, "extra_epochs": 1, "epochs": 1}
+    assert "cost 1 finetune beyond the delivered network's own: 1 epoch, where" in race_pages.cost_text({**values, "cost": cost})
+    report = {"race": {**values, "schedule": {**values["schedule"], "epochs": 1}}}
+    (section,) = race_pages.sections(report)
+    assert "to the end after 1 epoch." in section.text[0]
+
+
 def rows_of(values: dict[str, Any]) -> list[dict[str, str]]:
     """What both tables say of each entrant, by column."""
     tables = (race_pages.entrant_table(values), race_pages.result_table(values))
@@ -208,6 +216,7 @@ def test_page_and_markdown_begin_with_the_decision_and_show_the_race(which: str,
     assert report["race"]["winner"] == record.winner
     page = Page((folder / "report.html").read_text(encoding="utf-8"))
     assert f"{sentence} Exported, it was measured on" in page.text
+    assert page.text.count(sentence) == 1
     assert any(row[0] == f"1  {record.winner}" and row[-1] == "delivered" for row in page.rows)
     assert ["race", "1 h 30 min"] in page.rows
     text = (folder / "report.md").read_text(encoding="utf-8")

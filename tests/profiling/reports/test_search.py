@@ -307,7 +307,8 @@ def test_preferences_are_not_drawn_out_of_noise(run: Run, tmp_path: Path) -> Non
     assert (preferences_figure(noisy), shapes_figure(noisy)) == (None, None)
     assert not {"blocks", "shapes"} & {figure.name for figure in figures(noisy)}
     said = text_of(noisy)
-    assert "None are drawn, because what the front prefers would be noise." in said
+    assert "None are drawn, because what the front prefers would be noise (see The choice)." in said
+    assert said.count("andom networks spread by") == 1
     assert "Random networks spread by 0.00 points" in said
     assert "train the supernet longer (train.epochs)" in said
     assert "Heads by block" not in said
