@@ -371,8 +371,8 @@ def test_a_plan_says_who_starts_and_how_far_they_are_trained(finished_race: Path
         f"4 networks race inside {record.limits}: finalist-1, test-resnet (from scratch, 32 px), homogeneous-1, most-expensive"
     )
     assert rungs == (
-        "4 to epoch 1, 2 to epoch 4 of 4, the first with 1 and 4 times the learning rate; "
-        "at most 2.5 finetunes beyond the winner's own"
+        "4 until epoch 1, 2 until epoch 4 of 4; until epoch 1 with learning rates × 1 and 4; "
+        "beside the winner's own finetune at most 2.5 times as many epochs"
     )
     slow = Refused(name="slow", kind="rival", network="timm:vgg16", reason="7 ms against the limit of 1 ms")
     spare = Refused(name="finalist-2", kind="finalist", network="e24", reason=f"{RESERVE}; 1 start")
