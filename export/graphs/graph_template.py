@@ -2,9 +2,10 @@
 
 An export takes seconds; networks of one search space differ only in how many blocks they have, of which kinds, and in sizes.
 The template is learned from the graph of a probe (`pieces`) and then written for any such network, with its weights, in
-milliseconds: the nodes are those of torch's own export, in its order, and what several blocks compute alike is computed once,
-as there. Two differences are left: torch drops biases that are zero, and stores tensors once that are equal by chance; here
-each weight stays itself, so that a network after training has the graph that it had before.
+milliseconds: the nodes are those of torch's own export, in its order. Three differences are left: torch computes what several
+blocks need alike once for each of them where a constant of more than a thousand numbers is in it, here it is computed once; it
+drops biases that are zero, and stores tensors once that are equal by chance, where here each weight stays itself, so that a
+network after training has the graph that it had before.
 """
 
 from __future__ import annotations

@@ -132,24 +132,28 @@ class Parts:
         return None if found is None else int(found[2])
 
     def cut(self) -> dict[str, list[onnx.NodeProto]]:
-        """The moving nodes of "before", of each block by its number, of the "halving" and of "after"."""
+        """The moving nodes of "before", of each block by its number, of the "halving" and of "after".
+
+        A node without a module (the exporter names none for some) is of the block that it comes from and leads to.
+        """
+        moving = [node for node in self.graph.node if node.output[0] in self.moving]
         behind: dict[str, int] = {self.images: -1}  # the last block that a tensor comes from
-        for node in self.graph.node:
-            if node.output[0] in self.moving:
-                own = self._block(node)
-                last = max((behind[name] for name in node.input if name in behind), default=-1)
-                behind.update(dict.fromkeys(node.output, last if own is None else max(last, own)))
-        ahead: set[str] = set()  # tensors that a block follows
-        parts: dict[str, list[onnx.NodeProto]] = {}
-        for node in reversed(self.graph.node):
-            if node.output[0] not in self.moving:
-                continue
+        for node in moving:
             own = self._block(node)
-            leads = own is not None or any(name in ahead for name in node.output)
-            if leads:
-                ahead.update(name for name in node.input if name in self.moving)
-            outside = "after" if not leads else "before" if behind[node.output[0]] < 0 else "halving"
+            last = max((behind[name] for name in node.input if name in behind), default=-1)
+            behind.update(dict.fromkeys(node.output, last if own is None else max(last, own)))
+        ahead: dict[str, int] = {}  # the first block that a tensor leads to
+        parts: dict[str, list[onnx.NodeProto]] = {}
+        for node in reversed(moving):
+            own, last = self._block(node), behind[node.output[0]]
+            following = [ahead[name] for name in node.output if name in ahead]
+            if own is None and last in following:
+                own = last
+            first: int | None = own if own is not None else min(following) if following else None
+            outside = "after" if first is None else "before" if last < 0 else "halving"
             parts.setdefault(outside if own is None else str(own), []).insert(0, node)
+            if first is not None:
+                ahead.update({name: min(first, ahead.get(name, first)) for name in node.input})
         return parts
 
     def piece(self, nodes: Sequence[onnx.NodeProto]) -> tuple[list[onnx.NodeProto], str, str]:

@@ -1,4 +1,8 @@
-"""Whether two ONNX graphs are the same but for names and the order of nodes that do not depend on each other."""
+"""Whether two ONNX graphs are the same but for names and the order of nodes that do not depend on each other.
+
+What is computed twice from the same tensors counts once: torch keeps constants of over a thousand numbers once for each block,
+and what follows from them.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from onnx import numpy_helper
 
 def difference(one: onnx.ModelProto, other: onnx.ModelProto) -> str | None:
     """The first difference on the way back from the outputs, in words; None where there is none."""
+    one, other = without_repetition(one), without_repetition(other)
     graphs = (one.graph, other.graph)
     makers = [{name: node for node in graph.node for name in node.output} for graph in graphs]
     stored = [{tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer} for graph in graphs]
@@ -46,3 +51,27 @@ def difference(one: onnx.ModelProto, other: onnx.ModelProto) -> str | None:
     return (
         None if len({makers[0][name].name for name in twins if name in makers[0]}) == len(one.graph.node) else "nodes of no use"
     )
+
+
+def without_repetition(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which equal stored tensors are one, and nodes that do the same to the same are one."""
+    merged = onnx.ModelProto()
+    merged.CopyFrom(model)
+    del merged.graph.node[:]
+    names: dict[str, str] = {}
+    contents: dict[tuple[object, ...], str] = {}
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        names[tensor.name] = contents.setdefault((values.dtype.name, values.shape, values.tobytes()), tensor.name)
+    seen: dict[tuple[object, ...], onnx.NodeProto] = {}
+    for node in model.graph.node:
+        inputs = tuple(names.get(name, name) for name in node.input)
+        what = (node.op_type, inputs, tuple(attribute.SerializeToString(deterministic=True) for attribute in node.attribute))
+        if (known := seen.get(what)) is not None:
+            names.update(zip(node.output, known.output, strict=True))
+            continue
+        added = merged.graph.node.add()
+        added.CopyFrom(node)
+        added.input[:] = inputs
+        seen[what] = added
+    return merged

@@ -49,7 +49,8 @@ def trained(network: Subnet) -> Subnet:
     """With weights that are all different, none of them zero."""
     torch.manual_seed(0)
     for name, weight in network.named_parameters():
-        nn.init.normal_(weight.data, mean=1.0 if "norm" in name and "weight" in name else 0.0, std=0.3)
+        mean = 1.0 if "norm" in name and "weight" in name else 0.0
+        nn.init.normal_(weight.data, mean=mean, std=network.embed_dim**-0.5)  # larger ones are chaos, which no runtime repeats
     return network.eval().requires_grad_(False)
 
 
@@ -97,7 +98,7 @@ def test_networks_of_a_space_have_the_graph_that_torch_writes(tmp_path: Path, te
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(PRESETS) - {"micro"}))
 def test_networks_of_every_preset_have_the_graph_that_torch_writes(name: str, tmp_path: Path, templates: Templates) -> None:
-    check_networks(SearchSpace.preset(name), 2, tmp_path, templates)
+    check_networks(SearchSpace.preset(name), 1, tmp_path, templates)
 
 
 @pytest.mark.slow
@@ -105,7 +106,7 @@ def test_networks_of_every_preset_have_the_graph_that_torch_writes(name: str, tm
 def test_networks_that_choose_their_structure_have_the_graph_that_torch_writes(
     name: str, tmp_path: Path, templates: Templates
 ) -> None:
-    check_networks(ASKING[name], 4, tmp_path, templates)
+    check_networks(ASKING[name], 3, tmp_path, templates)
 
 
 @pytest.mark.slow
