@@ -94,7 +94,7 @@ def lines(say: Callable[[str], None], clock: Callable[[], float] = time.monotoni
         ended[work] = total if done == total else 0
         pace, begins = paces.report(work, done)
         if known and begins and done != total:
-            shown[work] = now
+            shown[work], waits[work] = now, FIRST_S
         wait = waits.setdefault(work, FIRST_S)
         if known and done != total:
             if now - shown[work] < wait:

@@ -1,23 +1,24 @@
 """`open_predictor`: whatever can classify images, behind one call.
 
-A network's folder or name (`autoformer.pretrained.named_network`), an ONNX file, an export folder or a bundle (their fp32 file
-unless asked for another), a finished run or race (what it delivered), or a TensorRT plan with its manifest beside it. What each
-needs is imported when it is opened, so that a board needs only what it runs.
+A network's folder or name (`autoformer.pretrained.named_network`), an ONNX file, an export folder, a bundle or a finished run (of
+them the file to ship, else fp32, unless asked for another), a finished race (what it delivered), or a TensorRT plan with its
+manifest beside it. What each needs is imported when it is opened, so that a board needs only what it runs.
 
 Letters: n images, C channels, H × W pixels.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoformer.errors import CheckpointError, DataError, MissingPackageError
+from autoformer.export.expected import FILE_NAME as BUNDLE
 from autoformer.export.manifest import FILE_NAME, Manifest
 from autoformer.export.parity import filled_up
-from autoformer.files import TIMM, refuse_unfinished
+from autoformer.files import TIMM, read_json, refuse_unfinished
 from autoformer.temporary import temporary_folder
 
 if TYPE_CHECKING:
@@ -155,15 +156,30 @@ def unfit_input(shape: tuple[int | None, ...] | None) -> str | None:
     return None
 
 
+def shipped_in(place: Path) -> str | None:
+    """The name of the ONNX file that a run or a bundle says to ship; None where it names none."""
+    with suppress(
+        CheckpointError, KeyError, TypeError, AttributeError
+    ):  # a damaged report can be built again, and says nothing meanwhile
+        if (place / "run.json").is_file() and (place / "report.json").is_file():
+            name = read_json(place / "report.json")["ship"]["file"]
+        elif (place / BUNDLE).is_file():
+            name = read_json(place / BUNDLE).get("ship")
+        else:
+            return None
+        return Path(name).name if name.endswith(".onnx") else None
+    return None
+
+
 def open_predictor(
     path: Path | str, *, provider: str = "cpu", threads: int | None = None, precision: str | None = None
 ) -> Predictor:
     """Opens `path`, or timm's network of this name, for predictions on `provider` ("cpu", "cuda").
 
-    `precision` chooses among the files of an export folder; None: fp32. Raises `CheckpointError` when `path` is nothing
-    that can predict, and `MissingPackageError` when what it needs is not installed.
+    `precision` chooses among the files of an export folder; None: the one that a run or a bundle says to ship, else fp32. Raises
+    `CheckpointError` when `path` is nothing that can predict, and `MissingPackageError` when what it needs is not installed.
     """
-    words, path = str(path), delivered_in(Path(path))
+    words, shipped, path = str(path), shipped_in(Path(path)), delivered_in(Path(path))
     if words.startswith(TIMM):
         if precision not in (None, "fp32"):
             raise CheckpointError(
@@ -175,7 +191,8 @@ def open_predictor(
     if path.is_dir():
         if (path / FILE_NAME).is_file():
             manifest = Manifest.load(path)
-            wanted = precision or "fp32"
+            to_ship = None if shipped is None else manifest.find_file(shipped)
+            wanted = precision or (to_ship.precision if to_ship is not None else "fp32")
             artefact = manifest.find("onnx", wanted)
             if artefact is None:
                 made = ", ".join(a.precision for a in manifest.artefacts if a.format == "onnx" and a.file)

@@ -7,6 +7,7 @@ is found where the next images are asked for, so that nothing is half done when 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,6 +32,11 @@ SHORT = (
 )
 
 
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def loaded(
     images: TrainingImages, shares: Iterable[list[Key]], *, workers: int, pinned: bool, setting: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -41,7 +47,7 @@ def loaded(
     loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
         images,  # type: ignore[arg-type]
         batch_sampler=shares,
-        num_workers=workers,
+        num_workers=min(workers, cores()),  # more would only wait, and torch warns of them
         pin_memory=pinned,
         worker_init_fn=_left_alone,
     )

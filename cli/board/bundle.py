@@ -127,12 +127,21 @@ def opened(folder: Path, artefact: Artefact) -> Iterator[Model]:
     yield filled_up(OnnxModel(path), artefact.batch)
 
 
+def shipped_precision(bundle: Bundle) -> str | None:
+    """That of the file which the bundle says to ship; None where it names none."""
+    ship = bundle.expected.ship
+    return None if ship is None else next((one.precision for _, one in bundle.artefacts() if one.file == ship), None)
+
+
 def chosen(bundle: Bundle, precision: str | None) -> tuple[Path, Artefact]:
-    """The file to predict with: an engine built here before an ONNX file. Raises `CheckpointError` naming what there is."""
-    every = list(bundle.artefacts())
+    """The file to predict with: an engine built here before an ONNX file, of the precision to ship unless another is asked for.
+
+    Raises `CheckpointError` naming what there is.
+    """
+    every, wanted = list(bundle.artefacts()), precision or shipped_precision(bundle) or "fp32"
     for folder, artefact in reversed(every):
-        if artefact.precision == (precision or "fp32"):
+        if artefact.precision == wanted:
             bundle.manifest.verified_file(folder, artefact)
             return folder, artefact
     have = ", ".join(sorted({artefact.precision for _, artefact in every})) or "none"
-    raise CheckpointError(f"{bundle.folder} holds no file of precision {precision!r}, only {have}")
+    raise CheckpointError(f"{bundle.folder} holds no file of precision {wanted!r}, only {have}")

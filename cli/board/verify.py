@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autoformer.cli.board.bench import measured, result_of
-from autoformer.cli.board.bundle import Bundle, chosen, damaged, opened
+from autoformer.cli.board.bundle import Bundle, chosen, damaged, opened, shipped_precision
 from autoformer.cli.board.judging import Judge
 from autoformer.cli.board.program import Answer
 from autoformer.errors import CheckpointError, DataError, ExportError, MeasurementError, MissingPackageError
@@ -71,6 +71,7 @@ def budget(bundle: Bundle, arguments: argparse.Namespace) -> dict[str, dict[str,
             continue
         means = bundle.expected.latency_means
         precision, backend = meant_by(means)
+        precision = shipped_precision(bundle) or precision  # a limit is kept by what is shipped
         taken, _ = measured(bundle, arguments, only=precision)
         if not taken:
             found[name] = {"limit": limit, "status": INCONCLUSIVE, "reason": "no runtime here measures it"}

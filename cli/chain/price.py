@@ -1,7 +1,7 @@
 """What a run will take on this machine, before it begins: some steps of each training, some images scored, one network timed.
 
 Nothing is kept. What a step does is measured once and multiplied by how often the run does it, each time for the largest
-network, so that a run takes this long at most, as long as the machine is as busy as it is now.
+network, so that a run takes about this long while the machine is as busy as it is now.
 """
 
 from __future__ import annotations
@@ -103,8 +103,9 @@ def _prices(plan: Planned, out: Path, folder: Path, around: Surroundings) -> Ite
         epoch_s = finetune.seconds / recipe.finetune.epochs
         yield StepPrice(
             step="race",
-            seconds=schedule.entrants * one_s + schedule.most_extra_epochs * epoch_s + finetune.seconds,
-            measured=f"{schedule.entrants} × {timing}; at most {schedule.most_extra_epochs + recipe.finetune.epochs} epochs, "
+            seconds=2 * schedule.entrants * one_s + schedule.most_extra_epochs * epoch_s + finetune.seconds,
+            measured=f"{2 * schedule.entrants} × {timing}, alone and together; up to "
+            f"{schedule.most_extra_epochs + recipe.finetune.epochs} epochs, "
             f"{epoch_s:.3g} s each",
         )
     else:

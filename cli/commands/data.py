@@ -40,7 +40,7 @@ def check(
 ) -> None:
     """Look at every image: classes, sizes, broken and odd files, duplicates; say what would be done, and what to type next.
 
-    Ends with code 1 where training would be refused. Two cores take about a minute for 10,000 photographs.
+    Ends with code 1 where training would be refused. Two cores take a minute or two for 10,000 photographs.
 
     Examples:
 

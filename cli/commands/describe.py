@@ -176,8 +176,9 @@ def facts_of_search(path: Path) -> dict[str, Any]:
     measured = LatencyAnswer.load(path).chosen if (path / FILE_NAME).exists() else None
     cost = chosen.cost if measured is None else replace(chosen.cost, latency_ms=measured.timing.measured_ms)
     return {
-        "kind": "search", "budget": search.budget.to_dict(), "chosen": chosen.architecture.to_dict(), **asdict(cost),
-        "limits_used": search.stated.use_of(cost), "latency_is": "predicted" if measured is None else "measured",
+        "kind": "search", "budget": search.stated.to_dict(), "searched_with": search.budget.to_dict(),
+        "chosen": chosen.architecture.to_dict(), **asdict(cost), "limits_used": search.stated.use_of(cost),
+        "latency_is": "predicted" if measured is None else "measured",
     }  # fmt: skip
 
 
@@ -266,7 +267,7 @@ def readable(name: str, value: Any) -> str:
         return str(Architecture.from_dict(value))
     if name == "chosen":
         return str(Architecture.from_dict(value))
-    if name == "budget":
+    if name in ("budget", "searched_with"):
         measures = {"params": "parameters", "flops": "FLOPs", "latency_ms": "latency"}
         signs = {"max": "at most", "min": "at least"}
         limits = ((*limit.split("_", 1), found) for limit, found in value.items() if found is not None)

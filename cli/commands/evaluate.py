@@ -113,7 +113,7 @@ def evaluate(
     if json:
         print_json(values)
         return
-    _show(values, artefact)
+    _show(values, values["file"])
     if out is not None:
         note(f"page: {out / 'evaluation.html'}")
 

@@ -34,12 +34,14 @@ def build(
     """
     from autoformer.cli.answer import print_run
     from autoformer.cli.console import note, print_json, say
-    from autoformer.errors import OutputExistsError
+    from autoformer.errors import CheckpointError, OutputExistsError
     from autoformer.files import refuse_unfinished
     from autoformer.profiling.reports.run_page import build_report
 
     run = sources[0]
     for source in sources:
+        if not source.exists():
+            raise CheckpointError(f"{source} does not exist; expected the folder of a run, or measurements to lay side by side")
         refuse_unfinished(source)
     if out is not None or len(sources) > 1 or not (run / "run.json").is_file():
         from autoformer.profiling.reports.joint_page import build_joint_report

@@ -135,5 +135,5 @@ def _show_price(recipe: Recipe, out: Path, json: bool, quiet: bool) -> None:
         print_json({"steps": [price.to_dict() for price in prices], "seconds": total_s(prices)})
         return
     rows = [(price.step, duration(price.seconds), price.measured) for price in prices]
-    title = f"{out}: nothing written; on this machine, as busy as it is now, at most"
+    title = f"{out}: nothing written; on this machine, as busy as it is now, about"
     print_table(title, ("step", "time", "measured"), [*rows, ("all steps", duration(total_s(prices)), "")])

@@ -22,6 +22,7 @@ from autoformer.records import from_json
 FORMAT = "autoformer/evaluation/1"
 MOST_CLASSES = 60  # in the table of a page
 MOST_CONFUSIONS = 15
+LINE = 24  # letters of a name that stay together in a table
 MOST_IN_MATRIX = 40  # classes a side of the figure, beyond which its cells cannot be read
 LONGEST_TICK = 24  # letters of a class name beside the figure
 NOTE = (
@@ -97,6 +98,7 @@ def class_table(counts: Sequence[ClassCount]) -> Table:
     shown = ordered[:MOST_CLASSES]
     rows = [class_cells(one) for one in shown]
     rows += [class_cells(one) for one in counts if one.recall is None][: MOST_CLASSES - len(rows)]
+    rows = [(breakable(name), *cells) for name, *cells in rows]
     rest = len(ordered) - len(shown)
     left = f" {rest} class{'es' * (rest > 1)} with a higher recall {'are' if rest > 1 else 'is'} left out here." if rest else ""
     return Table(
@@ -106,6 +108,11 @@ def class_table(counts: Sequence[ClassCount]) -> Table:
         numbers=(1, 2, 3, 4, 5, 6),
         note=NOTE + left,
     )
+
+
+def breakable(name: str) -> str:
+    """A name that may be broken into lines where it is long and has no spaces, at places that cannot be seen."""
+    return " ".join("\u200b".join(word[at : at + LINE] for at in range(0, len(word), LINE)) for word in name.split(" "))
 
 
 CLASS_COLUMNS = ("class", "right", "recall", "95 % interval", "called so", "precision", "F1")
@@ -133,11 +140,11 @@ def confusion_rows(confused: Sequence[Confusion], counts: Sequence[ClassCount], 
 
 def confusion_table(confused: Sequence[Confusion], counts: Sequence[ClassCount]) -> Table:
     """Which classes are taken for which, the most frequent first."""
-    left = len(confused) - MOST_CONFUSIONS
+    left, cells = len(confused) - MOST_CONFUSIONS, confusion_rows(confused, counts, MOST_CONFUSIONS)
     return Table(
         title="Taken for another class",
         columns=CONFUSION_COLUMNS,
-        rows=tuple(confusion_rows(confused, counts, MOST_CONFUSIONS)),
+        rows=tuple((breakable(name), breakable(other), *rest) for name, other, *rest in cells),
         numbers=(2, 3),
         note=f"{number_of(left, 'rarer pair')} {'is' if left == 1 else 'are'} left out here." if left > 0 else "",
     )

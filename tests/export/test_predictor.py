@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import zipfile
 from dataclasses import replace
@@ -14,7 +15,8 @@ from autoformer.cli import app
 from autoformer.cli.judged_images import record_of
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import CheckpointError, DataError
-from autoformer.export.predictor import Predictor, unfit_input
+from autoformer.export.predictor import Predictor, open_predictor, unfit_input
+from autoformer.files import read_json, write_json
 
 
 def answering(logits: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Predictor:
@@ -96,3 +98,16 @@ def test_timms_networks_take_values_beyond_8_bit_as_the_images_have_them() -> No
     named = replace(logits, preprocessing=own, path=Path("timm:vit_tiny_patch16_224"))
     assert named.preparation(images) == replace(own, value_range=(0.0, 4095.0))
     assert logits.preparation(images) == images  # a foreign file
+
+
+def test_of_a_run_the_file_that_it_says_to_ship_is_opened(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(Path(__file__).parents[1] / "data" / "written_by_0_1" / "run", run)
+    report = read_json(run / "report.json")
+    for ship, precision in (
+        ({"file": "export/model.int8.onnx"}, "int8"), ({"file": "export/model.fp32.onnx"}, "fp32"), ({"file": None}, "fp32"),
+        (None, "fp32"), ("x", "fp32"),
+    ):  # fmt: skip
+        write_json({**report, "ship": ship}, run / "report.json")
+        assert open_predictor(run).path.name == f"model.{precision}.onnx"
+        assert open_predictor(run, precision="fp32").path.name == "model.fp32.onnx"

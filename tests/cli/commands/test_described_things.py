@@ -37,7 +37,7 @@ def test_nothing_of_a_run_is_described_as_python_writes_it(part: str) -> None:
 
 def test_a_search_is_described_by_its_limits_and_what_it_chose() -> None:
     told = words_of(RUN / "search")
-    assert "parameters at most 7.9k, FLOPs at most 140.4k, latency at most 0.116 ms" in told
+    assert "searched_with parameters at most 7.9k, FLOPs at most 140.4k, latency at most 0.116 ms" in told
     assert "chosen width 12, depth 2, heads 1,2, MLP ratios 1,1" in told
 
 
