@@ -9,7 +9,7 @@ Letters: n images, C channels, H × W pixels.
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,18 +157,17 @@ def unfit_input(shape: tuple[int | None, ...] | None) -> str | None:
 
 
 def shipped_in(place: Path) -> str | None:
-    """The name of the ONNX file that a run or a bundle says to ship; None where it names none."""
-    with suppress(
-        CheckpointError, KeyError, TypeError, AttributeError
-    ):  # a damaged report can be built again, and says nothing meanwhile
-        if (place / "run.json").is_file() and (place / "report.json").is_file():
-            name = read_json(place / "report.json")["ship"]["file"]
-        elif (place / BUNDLE).is_file():
-            name = read_json(place / BUNDLE).get("ship")
-        else:
-            return None
-        return Path(name).name if name.endswith(".onnx") else None
-    return None
+    """The name of the ONNX file that a run or a bundle says to ship; None where it names none.
+
+    Raises `CheckpointError` where what says it was damaged: another file would give other answers.
+    """
+    name: object = None
+    if (place / "run.json").is_file() and (place / "report.json").is_file():
+        ship = read_json(place / "report.json").get("ship")
+        name = ship.get("file") if isinstance(ship, dict) else None
+    elif (place / BUNDLE).is_file():
+        name = read_json(place / BUNDLE).get("ship")
+    return Path(name).name if isinstance(name, str) and name.endswith(".onnx") else None
 
 
 def open_predictor(
