@@ -113,3 +113,12 @@ def test_a_killed_loader_process_is_one_line_soon(number: int, capfd: pytest.Cap
     assert time.monotonic() - began < 30
     assert capfd.readouterr().err == ""
     assert multiprocessing.active_children() == []
+
+
+def test_no_more_processes_are_started_than_this_one_may_use_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch would warn of more, in a line of its own for each training; warnings are errors here."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    images = batches(Images(), workers=3)
+    next(images)
+    assert len(multiprocessing.active_children()) == 1
+    assert len(list(images)) == 7

@@ -13,7 +13,7 @@ from autoformer.errors import CheckpointError
 from autoformer.export.judging.mistakes import Mistake, save_mistakes
 from autoformer.export.judging.per_class import counted
 from autoformer.files import read_json, write_json
-from autoformer.profiling.reports.judged import LONGEST_TICK, MOST_CLASSES, MOST_CONFUSIONS, confusion_figure, sections
+from autoformer.profiling.reports.judged import LONGEST_TICK, MOST_CLASSES, MOST_CONFUSIONS, breakable, confusion_figure, sections
 from autoformer.profiling.reports.run_page import build_report
 from tests.support.run_folder import make_run
 
@@ -139,3 +139,9 @@ def test_a_network_that_is_always_right_has_no_matrix_and_no_confusions() -> Non
     (section,) = sections(judged, (), "the network")
     assert section.text == ("The network has all 6 images right.",)
     assert [table.title for table in section.tables] == ["Classes, the lowest recall first"]
+
+
+def test_long_names_may_be_broken_and_stay_themselves() -> None:
+    name = "a" * 30 + " " + "b" * 10
+    assert breakable(name) == "a" * 24 + "\u200b" + "a" * 6 + " " + "b" * 10
+    assert breakable("tabby cat") == "tabby cat"
