@@ -96,15 +96,16 @@ def lines(say: Callable[[str], None], clock: Callable[[], float] = time.monotoni
         if known and begins and done != total:
             shown[work], waits[work] = now, FIRST_S
         wait = waits.setdefault(work, FIRST_S)
-        if known and done != total:
-            if now - shown[work] < wait:
-                return
-            waits[work] = min(MOST_S, 2 * wait)
+        if known and done != total and now - shown[work] < wait:
+            return
         line = f"{work}: {done}/{total} {time_left(pace.left_s(now, total))} {note}".replace("  ", " ").rstrip()
+        if line in printed:
+            return
+        if known and done != total:
+            waits[work] = min(MOST_S, 2 * wait)
         shown[work] = now
-        if line not in printed:
-            printed.add(line)
-            say(line)
+        printed.add(line)
+        say(line)
 
     return report
 
