@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 import onnx
@@ -45,13 +45,12 @@ class Templates:
         self.learned[(known.family, way)] = None
 
     def _missing(self, template: GraphTemplate, known: KnownNetwork) -> list[BlockKind]:
-        lacking = [kind for kind in dict.fromkeys(known.kinds) if kind.name and kind.name not in template.blocks]
+        lacking = [kind for kind in known.kinds_to_learn if kind.name not in template.blocks]
         unhalved = known.halved_after and template.halving is None
-        return lacking or ([kind for kind in known.kinds if kind.halved][:1] if unhalved else [])
+        return lacking or ([kind for kind in known.kinds_to_learn if kind.halved][:1] if unhalved else [])
 
     def _learn(self, template: GraphTemplate | None, known: KnownNetwork, trace: Trace) -> GraphTemplate:
-        kinds: Iterable[BlockKind] = known.kinds if template is None else self._missing(template, known)
-        probe = probe_of(known.family, [kind for kind in dict.fromkeys(kinds) if kind.name])
+        probe = probe_of(known.family, known.kinds_to_learn if template is None else self._missing(template, known))
         learned = GraphTemplate.learned(*trace(probe.module), probe.weights, probe.blocks)
         if template is not None:
             template.learn_more(learned)

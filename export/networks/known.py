@@ -112,6 +112,14 @@ class KnownNetwork:
         return cls(module, family, tuple(kinds), tuple(sizes), halved_after)
 
     @property
+    def kinds_to_learn(self) -> list[BlockKind]:
+        """Each kind of its blocks that has nodes, once; where nothing stands behind the halving of the grid, one that could."""
+        found = [kind for kind in dict.fromkeys(self.kinds) if kind.name]
+        if found and self.halved_after and not any(kind.halved for kind in found):
+            found.append(replace(found[0], halved=True))
+        return found
+
+    @property
     def blocks(self) -> list[BlockSizes]:
         """Its blocks for a template."""
         return [BlockSizes(kind.name, sizes) for kind, sizes in zip(self.kinds, self.sizes, strict=True)]
@@ -154,7 +162,9 @@ def probe_of(family: Family, kinds: Sequence[BlockKind]) -> KnownNetwork:
 
     Raises `OddGraphError` when the family's networks consist of other modules than a fresh one.
     """
-    ordered = sorted((kind for kind in dict.fromkeys(kinds) if kind.name), key=lambda kind: kind.halved)
+    ordered = sorted(kinds, key=lambda kind: kind.halved)
+    if not ordered:
+        raise OddGraphError("the network has no block with anything in it")
     halved = any(kind.halved for kind in ordered)
     if halved and not any(not kind.halved for kind in ordered):
         ordered.insert(0, replace(ordered[0], halved=False))

@@ -207,5 +207,18 @@ def test_a_file_that_does_not_give_the_networks_logits_is_not_delivered(
     assert np.abs(OnnxModel(tmp_path / "x.onnx")(images) - expected).max() < 1e-5 * np.abs(expected).max()
 
 
+@pytest.mark.slow
+def test_a_grid_that_is_halved_before_nothing_is_written_and_a_network_of_empty_blocks_is_traced(
+    tmp_path: Path, templates: Templates
+) -> None:
+    space = replace(ASKING["patches"], num_heads=(0, 1), mlp_ratios=(0.0, 1.0), mlp_kernels=(0,))
+    for number, (heads, ratio, learned) in enumerate([((1, 0, 0), (1.0, 0.0, 0.0), True), ((0, 0, 0), (0.0,) * 3, False)]):
+        architecture = Architecture(embed_dim=16, num_heads=heads, mlp_ratio=ratio, image_size=16, patch_size=4, pool_after=1)
+        network, path = trained(Subnet.from_space(space, architecture)), tmp_path / f"{number}.onnx"
+        OnnxGraph.from_network(network, path)
+        assert list(templates.learned.values())[-1] is not None or not learned
+        assert difference(onnx.load(path), way_of(network, (3, 16, 16)).traced(network)[0]) is None
+
+
 def test_what_a_timm_network_is_has_to_be_traced() -> None:
     assert KnownNetwork.of(timm.create_model("test_vit")) is None
