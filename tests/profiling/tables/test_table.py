@@ -296,8 +296,8 @@ def test_torch_networks_are_measured_into_a_table_and_random_numbers_stay() -> N
     assert table.measurement_conditions.device == f"{DeviceFacts.collect().short_name}, 1 thread"
     assert len(table.networks) == 4
     assert table.predict(WIDE.largest) > table.predict(WIDE.smallest) > 0
-    assert steps[0] == "export networks"
-    assert steps[-1] == "measure latency"
+    assert steps[0] == "open networks"  # of torch, which are not exported
+    assert steps[-1].startswith("measure latency")
 
 
 class CountingExporter:
