@@ -25,6 +25,8 @@ ELSEWHERE = {
     "lr": "--set train.learning_rate=RATE",
     "learning-rate": "--set train.learning_rate=RATE",
     "workers": "--set train.workers=N for loader processes",
+    "o": "--json > FILE; this command writes nothing itself",
+    "out": "--json > FILE; this command writes nothing itself",
     "output": "--out",
     "output-dir": "--out",
     "save-dir": "--out",

@@ -177,13 +177,15 @@ def facts_of_images(folder: Path) -> dict[str, Any] | None:
     """That a folder holds images, where it does and nothing else is known of it."""
     from autoformer.data.folders import holds_images, visible_folders
 
-    classes = sum(holds_images(one) for one in visible_folders(folder))
+    classes, place = sum(holds_images(one) for one in visible_folders(folder)), shlex.quote(str(folder))
+    if not classes and holds_images(folder):
+        return {"kind": "folder of images without classes", "next": f"autoformer predict RUN {place}"}
     if not classes and not any(_images_below(folder)):
         return None
     facts: dict[str, Any] = {"kind": "folder of images"}
     if classes:
         facts["class folders"] = classes
-    return {**facts, "next": f"autoformer data check {shlex.quote(str(folder))}"}
+    return {**facts, "next": f"autoformer data check {place}"}
 
 
 def _images_below(folder: Path) -> Iterator[str]:

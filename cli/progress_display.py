@@ -15,6 +15,7 @@ from typing import Any
 from autoformer.escaping import visible
 from autoformer.progress import Progress
 
+TURN_S = 5.0  # without a report while other work had some: time that does not count
 FIRST_S, MOST_S = 10.0, 60.0  # between lines of one kind of work in a pipe: twice as long each time
 DAY_S = 86400
 
@@ -26,6 +27,7 @@ class Pace:
     began: float  # seconds, by the clock of whoever asks
     behind: int  # done when it began
     done: int
+    seen: float  # when it last reported
 
     def left_s(self, now: float, total: int) -> float:
         """Seconds that are left at the pace so far; 0 while there is none."""
@@ -39,14 +41,18 @@ class Paces:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.of: dict[str, Pace] = {}
+        self.latest = ""  # that reported
 
     def report(self, work: str, done: int) -> tuple[Pace, bool]:
         """The pace of a kind of work, and whether it begins now."""
-        pace = self.of.get(work)
+        pace, now, others = self.of.get(work), self.clock(), self.latest != work
+        self.latest = work
         if pace is None or done < pace.done:
-            self.of[work] = pace = Pace(self.clock(), done, done)
+            self.of[work] = pace = Pace(now, done, done, now)
             return pace, True
-        pace.done = done
+        if others and now - pace.seen > TURN_S:  # it waited for others, as trainings of a race that take turns
+            pace.began, pace.behind = now, pace.done
+        pace.done, pace.seen = done, now
         return pace, False
 
 

@@ -42,7 +42,6 @@ DELIVERED = {"run.json": ("export", "finetuned"), "race.json": ("winner",)}  # b
 HINTS = {  # by what tells of a folder that is no network: what to do
     "supernet.json": "it is a supernet; cut a network out of it first: autoformer extract --supernet {path} --out NETWORK",
     "search.json": "it is a search; cut what it chose out first: autoformer extract --supernet FOLDER --search {path} --out NET",
-    "run.json": "it is a run that is not finished; run the same command again",
     "race.json": "its winner is not there; a run keeps it in its folder finetuned",
 }
 

@@ -192,7 +192,7 @@ def _unreadable(entries: Sequence[Entry], parts: DataParts, config: DataConfig) 
     if lost:
         consequence = f"{REFUSED}: no image of class {parts.classes[min(lost)]!r} can be read"
     elif config.unreadable == "stop":
-        consequence = f"{REFUSED}; repair or remove them, or set data.unreadable=skip"
+        consequence = f"{REFUSED}; repair or remove them, or leave them out: --set data.unreadable=skip"
     elif len(broken) > config.max_unreadable:
         consequence = f"{REFUSED}: more than data.max_unreadable={config.max_unreadable}"
     else:
@@ -210,7 +210,7 @@ def _beside(parts: DataParts, config: DataConfig) -> Iterable[Finding]:
     for kind, paths, text, consequence in parts.remarks.found(root if root.is_dir() else None):
         names = tuple(map(printable, paths[: NAMED if kind == "empty" else EXAMPLES]))
         refuses = kind == "lost" and config.unreadable == "stop"
-        done = f"{REFUSED}; repair or remove them, or set data.unreadable=skip" if refuses else consequence
+        done = f"{REFUSED}; repair or remove them, or leave them out: --set data.unreadable=skip" if refuses else consequence
         yield Finding(kind=kind, count=len(paths), text=text, consequence=done, examples=names, refuses=refuses)
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")  # as Pillow calls them; older ones lack some
+ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")  # that all read
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"heif", b"mif1", b"msf1")  # after "ftyp"
 HEIC_ENDINGS = (".heic", ".heif", ".hif")
 # Finds names in either case, however deep in folders of classes, on Linux and on macOS; `mogrify` is in ImageMagick 6 and 7.

@@ -13,14 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from autoformer.data.decoding import decode, reason, without_remarks
+from autoformer.data.decoding import ENDINGS, decode, reason, without_remarks
 from autoformer.data.preprocessing import PreprocessingError
 from autoformer.errors import AutoformerError, DataError
 
 AVIF = (".avif",) if "avif" in features.modules and features.check_module("avif") else ()  # as Pillow was built
-IMAGE_ENDINGS = (  # in any case
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", *AVIF,
-)  # fmt: skip
+IMAGE_ENDINGS = (*ENDINGS, *AVIF)  # in any case
 IDENTITY_BYTES = 4096  # read at either end of a file
 NO_LABEL = -1  # of an image without a class
 

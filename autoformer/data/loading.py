@@ -91,7 +91,8 @@ def _parts(source: Source, config: DataConfig) -> DataParts:
         layout += _words_on_groups((train, search, tests), config.group_by, has_effect=bool(fractions))
     if (lost := source.remarks.lost) and config.unreadable == "stop":
         raise DataError(
-            f"{name}: {printable(lost[0])} is a link that leads nowhere; repair or remove it, or set data.unreadable=skip"
+            f"{name}: {printable(lost[0])} is a link that leads nowhere; repair or remove it, or leave it out: "
+            "--set data.unreadable=skip"
         )
     layout += source.remarks.words()
     preprocessing, typical = sampled_preprocessing(
@@ -250,7 +251,7 @@ def check_readable(parts: DataParts, progress: Progress = silent, most: int = 10
             for index, error in zip(part.indices, errors, strict=True):
                 if error is not None:
                     if not skips:
-                        raise error
+                        raise DataError(f"{error}, or leave out what cannot be read: --set data.unreadable=skip") from error
                     broken.setdefault(part.name, {})[index] = error
                 done += 1
                 progress("check images", done, total)

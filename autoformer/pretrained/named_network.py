@@ -78,6 +78,8 @@ def open_network(words: str) -> NamedNetwork:
     folder = Path(words)
     if not (folder / "config.json").is_file():
         refuse_unfinished(folder)
+        if (folder / "finetuned" / "config.json").is_file():
+            raise CheckpointError(f"{words} is a run; its network lies in {folder / 'finetuned'}: give that folder")
         raise CheckpointError(f"{words} {'holds no network' if folder.exists() else 'does not exist'}; expected {FORMS}")
     config = read_json(folder / "config.json")
     if config.get("architecture") != TIMM_NAME:

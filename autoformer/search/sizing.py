@@ -58,8 +58,8 @@ class SearchPlan:
         told = "as set" if self.asked else f"one for every {IMAGES_PER_CANDIDATE} images, from {FEWEST} to {MOST:,}"
         usual = f"; usual for so many: {wanted(self.images):,} candidates" if self.asked else ""
         return (
-            f"{size} ({told}), decided by {self.images:,} images, on which equally good networks may be {100 * self.chance:.1f} "
-            f"points apart by chance{usual}"
+            f"{size} ({told}) beside the baselines, decided by {self.images:,} images, on which equally good networks may be "
+            f"{100 * self.chance:.1f} points apart by chance{usual}"
         )
 
 

@@ -42,7 +42,7 @@ def main(words: list[str] | None = None) -> int:
     building.add_argument("--builder-level", type=int, default=3, choices=range(6), help="higher builds longer; default 3")
     building.add_argument("--refittable", action="store_true", help="weights can be replaced later; may run slower")
     predicting = program.add(predict)
-    predicting.add_argument("images", nargs="+", help="image files")
+    predicting.add_argument("images", nargs="+", help="image files, or folders of them")
     predicting.add_argument("--top", type=whole, default=3, help="classes shown per image; default 3")
     predicting.add_argument("--precision", choices=("fp32", "fp16", "int8"), help="default: that of the file to ship, else fp32")
     program.add(refit).add_argument("source", type=Path, help="another bundle of the same architecture, with engines built here")

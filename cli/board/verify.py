@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from autoformer.cli.board.bench import measured, result_of
 from autoformer.cli.board.bundle import Bundle, chosen, damaged, opened, shipped_precision
 from autoformer.cli.board.judging import Judge
 from autoformer.cli.board.program import Answer
+from autoformer.data.decoding import ENDINGS
 from autoformer.errors import CheckpointError, DataError, ExportError, MeasurementError, MissingPackageError
 from autoformer.export.engines.artefact import few_calls, profiles_of, trtexec_of
 from autoformer.export.engines.builder import PRECISIONS
@@ -92,6 +94,25 @@ def meant_by(means: str | None) -> tuple[str, str | None]:
     return (words[2], words[3]) if len(words) > 4 and words[2] in PRECISIONS else ("fp32", None)
 
 
+def image_files(words: Sequence[str]) -> list[str]:
+    """The files that are named, and of folders those beneath whose endings are those of images.
+
+    Raises `DataError` for a folder without any.
+    """
+    found: list[str] = []
+    for word in words:
+        if not Path(word).is_dir():
+            found.append(word)
+            continue
+        below = sorted(
+            path for path in Path(word).rglob("*") if path.name.lower().endswith((*ENDINGS, ".avif")) and path.is_file()
+        )
+        if not below:
+            raise DataError(f"{word} holds no images; expected image files, or folders of them")
+        found += map(str, below)
+    return found
+
+
 def predict(arguments: argparse.Namespace) -> Answer:
     """The most probable classes of image files."""
     import numpy as np
@@ -100,7 +121,7 @@ def predict(arguments: argparse.Namespace) -> Answer:
     folder, artefact = chosen(bundle, arguments.precision)
     found: dict[str, Any] = {}
     with opened(folder, artefact) as run:
-        for path in arguments.images:
+        for path in image_files(arguments.images):
             logits = run(bundle.manifest.preprocessing.of_file(Path(path))[None])[0].astype(np.float64)
             if logits.shape != (len(bundle.manifest.classes),):
                 raise CheckpointError(

@@ -94,6 +94,8 @@ def run_recipe(
     when no network keeps the budget, and `OutputExistsError` when `out` holds a run of another recipe or of other data.
     """
     trackers_of(log)  # whose package may be missing
+    if (out / "report.json").exists():
+        read_json(out / "report.json", "format", "chosen", "test", "budget")  # a damaged one, before any image is read
     plan = planned(recipe, out, progress, say)
     recipe, parts = plan.recipe, plan.parts
     identity = {"kind": "run", "recipe": plan.stated, "data": parts.digest}

@@ -58,7 +58,8 @@ def price_of(plan: Planned, out: Path, progress: Progress = silent) -> list[Step
         progress("measure steps", 0, len(names := steps_of(plan.recipe)), names[0])
         for price in _prices(plan, out, folder, Surroundings()):
             found.append(price)
-            progress("measure steps", min(len(found), len(names)), len(names), f"{price.step} done")
+            progress("measure steps", min(len(found), len(names) - 1), len(names), f"{price.step} done")
+        progress("measure steps", len(names), len(names))
     return found
 
 

@@ -55,6 +55,8 @@ def bundle(
 
     terms = None if licence is None else licence_text(licence)
     place = Path(source)
+    if not source.startswith(TIMM) and not place.exists():
+        raise CheckpointError(f"{source} does not exist; expected a run, an export folder, or a network")
     refuse_unfinished(place)
     run = place if (place / "run.json").is_file() else None
     if run is None and not (place / FILE_NAME).is_file() and is_network(source):

@@ -15,6 +15,8 @@ from autoformer.cli.options import Json
 if TYPE_CHECKING:
     from autoformer.profiling.race.record import RaceRecord
 
+JUDGED = "evaluation.json"  # in what `evaluate --out` wrote
+
 
 def describe(
     thing: Annotated[
@@ -154,6 +156,8 @@ def facts_of_folder(path: Path) -> dict[str, Any]:
     if (report := path / "report.json").exists():
         told = None if folder_of_file(report) == path else facts_of_file(report)  # of several sources
         return told or {"kind": "run", **read_json(report)}
+    if (path / JUDGED).is_file() and (told := facts_of_file(path / JUDGED)) is not None:
+        return told
     refuse_unfinished(path)
     if (path / "run.json").exists():
         raise CheckpointError(f"{path} holds a run without its report; write it: autoformer report build {quote(str(path))}")

@@ -48,6 +48,8 @@ def build(
 
         if out is None:
             raise OutputExistsError("a report of several sources needs a folder of its own; give --out FOLDER")
+        if out.suffix in (".html", ".md", ".json"):
+            raise OutputExistsError(f"a report is three files in a folder, got --out {out}; give --out {out.with_suffix('')}")
         joint = build_joint_report(sources, out)
         if json:
             print_json(joint)

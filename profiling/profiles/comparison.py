@@ -150,10 +150,11 @@ def compare_artefacts(
             raise CheckpointError(f"{', '.join(words)}: no file is there to compare; expected {EXPECTED}")
         asked, found, files = _Asked(images), {}, _as_files(named, missing, stack, progress)
         for own_words, label in named:
+            place = files.get(label, own_words)
             try:
-                found[label] = asked.predictions(own_words, files.get(label, own_words), progress)
+                found[label] = asked.predictions(own_words, place, progress)
             except AutoformerError as error:
-                missing.append(NotMeasured(label, "accuracy", str(error)))
+                missing.append(NotMeasured(label, "accuracy", str(error).replace(place, own_words)))  # not the file that stood in
         profile = _profile(files, missing, config, batch, threads, progress)
         rows = [row for own_words, label in named for row in _rows(own_words, label, files.get(label), profile)]
         rows = marked(with_ratios([_scored(row, found, named[0][1], asked.labels, metric) for row in rows]))

@@ -153,8 +153,9 @@ def test_images_that_cannot_be_read_are_counted_and_other_files_are_told(run: Pa
 def test_a_supernet_and_an_unfinished_run_say_what_to_do(run: Path, tmp_path: Path) -> None:
     assert "it is a supernet; cut a network out of it first: autoformer extract" in command("evaluate", run / "supernet").error
     (tmp_path / "half").mkdir()
-    shutil.copy(run / "run.json", tmp_path / "half")
-    assert "it is a run that is not finished; run the same command again" in command("evaluate", tmp_path / "half").error
+    for name in ("run.json", "identity.json"):
+        shutil.copy(run / name, tmp_path / "half")
+    assert "holds an unfinished run; give the same `autoformer run` again" in command("evaluate", tmp_path / "half").error
     assert "it is a search; cut what it chose out first" in command("evaluate", run / "search").error
 
 

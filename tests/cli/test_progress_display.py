@@ -76,6 +76,16 @@ def test_the_time_that_is_left_is_of_the_work_since_it_last_began() -> None:
     assert pace.left_s(clock.now, 10) == 8
 
 
+def test_the_time_that_work_waited_for_others_does_not_count() -> None:
+    """Ten of a hundred in ten seconds, then twenty of another's: the next ten take ten again, so eighty seconds are left."""
+    clock = Clock()
+    paces = Paces(clock)
+    for work, done, seconds in (("a", 0, 0), ("a", 10, 10), ("b", 0, 0), ("b", 20, 20), ("a", 10, 1), ("a", 20, 10)):
+        clock.now += seconds
+        pace, _ = paces.report(work, done)
+    assert pace.left_s(clock.now, 100) == 80
+
+
 @pytest.mark.parametrize(("seconds", "words"), [(0.5, ""), (90, "00:01:30 left"), (90_000, "1 days 01:00:00 left")])
 def test_time_is_written_as_people_read_it(seconds: float, words: str) -> None:
     assert time_left(seconds) == words

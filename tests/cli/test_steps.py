@@ -299,5 +299,5 @@ def test_a_run_says_how_large_its_search_is_and_why(finished_run: Path, latency_
     """A finished run is only read, but what it was about is said as before. 54 of 269 search images are held out."""
     answer = command("run", QUICKSTART, "--out", finished_run, *shortened(latency_table))
     assert answer.code == 0, answer.err
-    assert "search: 6 × 2 = 12 candidates (as set), decided by 215 images, on which equally good networks" in answer.err
+    assert "search: 6 × 2 = 12 candidates (as set) beside the baselines, decided by 215 images, on which equally" in answer.err
     assert "of the FLOPs limit used, " in answer.out

@@ -240,7 +240,7 @@ class Failing:
 
 def test_data_set_objects_that_let_pillows_errors_through_are_one_line_too(tmp_path: Path) -> None:
     made = Failing()
-    with pytest.raises(DataError, match=r"^image 3 of Failing cannot be read \(error: unpack requires a buffer\)$"):
+    with pytest.raises(DataError, match=r"^image 3 of Failing cannot be read \(error: unpack requires a buffer\), or leave out "):
         check_readable(split_dataset(made, config=DataConfig(image_size=8)))
     assert split_dataset(made, config=DataConfig(image_size=8, unreadable="skip")).train
 

@@ -53,7 +53,7 @@ def test_held_out_images_tell_nothing_of_a_search() -> None:
 def test_generations_that_were_asked_for_stay() -> None:
     asked = plan(360, population=24, generations=6)
     assert asked.config.generations == 6
-    assert str(asked).startswith("24 × 6 = 144 candidates (as set), decided by 360 images, ")
+    assert str(asked).startswith("24 × 6 = 144 candidates (as set) beside the baselines, decided by 360 images, ")
     assert str(asked).endswith("; usual for so many: 100 candidates")
 
 
@@ -61,7 +61,7 @@ def test_a_plan_says_what_chance_alone_does_on_its_images() -> None:
     """By hand: 1.96·√(0.15/360) = 0.0400, 1.96·√(0.15/4000) = 0.0120."""
     said = "on which equally good networks may be 4.0 points apart by chance"
     usual = "(one for every 4 images, from 100 to 1,000)"
-    assert str(plan(360)) == f"50 × 2 = 100 candidates {usual}, decided by 360 images, {said}"
+    assert str(plan(360)) == f"50 × 2 = 100 candidates {usual} beside the baselines, decided by 360 images, {said}"
     assert "may be 1.2 points apart" in str(plan(4000))
     assert str(plan(4000)).startswith("50 × 20 = 1,000 candidates")
 
@@ -92,7 +92,10 @@ def test_the_plan_is_printed_first_and_the_record_holds_its_number(supernet: Pat
     answer = command("search", "--supernet", supernet, "--out", out, *SMALL)
     assert answer.code == 0, answer.err
     # 269 search images of the digits, of which 54 are held out; 1.96·√(0.15/215) = 0.0518
-    assert "55 × 2 = 110 candidates (one for every 4 images, from 100 to 1,000), decided by 215 images," in answer.out
+    assert (
+        "55 × 2 = 110 candidates (one for every 4 images, from 100 to 1,000) beside the baselines, decided by 215 images,"
+        in answer.out
+    )
     assert answer.out.index("be 5.2 points apart") < answer.out.index("chosen")
     record = SearchRecord.load(out)
     assert (record.config.generations, record.result.searched) == (2, 110)
@@ -102,7 +105,7 @@ def test_the_plan_is_printed_first_and_the_record_holds_its_number(supernet: Pat
     assert set(found.held_out_scores) == {candidate.number for candidate in last}
     same = command("search", "--supernet", supernet, "--out", out, *SMALL, "--set", "generations=2")
     assert same.code == 0, same.err  # what was written is the number, so saying it is the same search
-    assert "55 × 2 = 110 candidates (as set)," in same.out
+    assert "55 × 2 = 110 candidates (as set) beside" in same.out
     other = command("search", "--supernet", supernet, "--out", out, *SMALL, "--set", "generations=3")
     assert other.code != 0
     answered = command("search", "--from", out, "--max-flops", "65%", "--json")

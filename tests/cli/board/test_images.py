@@ -125,3 +125,17 @@ def test_the_program_holds_what_opens_images() -> None:
     found = set(modules_of(ENTRY))
     assert {"autoformer.data.decoding", "autoformer.data.value_range"} <= found
     assert "autoformer.data.images" not in found
+
+
+def test_a_folder_of_pictures_is_answered_picture_by_picture(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "below").mkdir()
+    for name in ("b.png", "below/a.PNG"):
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / name, format="PNG")
+    (tmp_path / "notes.txt").touch()
+    assert main(["--bundle", str(bundle), "predict", str(tmp_path), "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)) == [str(tmp_path / "b.png"), str(tmp_path / "below" / "a.PNG")]
+    (tmp_path / "empty").mkdir()
+    assert main(["--bundle", str(bundle), "predict", str(tmp_path / "empty")]) == 2
+    assert "holds no images; expected image files, or folders of them" in capsys.readouterr().err

@@ -143,3 +143,32 @@ def test_a_damaged_report_of_a_run_is_written_again_by_the_command_that_the_erro
         report.write_text(damaged)
         assert f"autoformer report build {run}" in command("describe", run).error, damaged[:30]
     assert command("report", "build", run).code == 0
+
+
+def test_pictures_without_classes_are_for_predicting(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"")
+    assert command("describe", tmp_path, "--json").json["next"] == f"autoformer predict RUN {tmp_path}"
+
+
+def test_a_folder_of_evaluate_is_what_its_file_is(tmp_path: Path) -> None:
+    write_json({"format": "autoformer/evaluation/1"}, tmp_path / "evaluation.json")
+    assert "what `autoformer evaluate` found" in words_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("report", "build", "nowhere"), "nowhere does not exist; expected the folder of a run"),
+        (("report", "build", RUN, RUN, "-o", "a.html"), "a report is three files in a folder, got --out a.html; give --out a"),
+        (("bundle", "nowhere", "-o", "b"), "nowhere does not exist; expected a run, an export folder, or a network"),
+        (("export", RUN, "-o", "e"), f"is a run; its network lies in {RUN / 'finetuned'}: give that folder"),
+        (("data", "check", "x", "-o", "y.json"), "no option -o here; write --json > FILE"),
+    ],
+)
+def test_what_cannot_be_done_with_a_thing_names_what_can(
+    words: tuple[object, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = command(*words)
+    assert (answer.code == 0, said in answer.error) == (False, True), answer.error
