@@ -48,14 +48,12 @@ def describe(
     from autoformer.cli.console import print_facts, print_json
     from autoformer.cli.known_files import folder_of_file
     from autoformer.profiling.race.record import RaceRecord
-    from autoformer.profiling.reports.run_page import refuse_other_format
 
     facts = facts_of(thing, image_size, num_classes, space)
     folder = folder_of_file(Path(thing)) or Path(thing)
     if json:
         print_json(facts)
     elif facts.get("kind") == "run":
-        refuse_other_format(facts, folder)
         print_run(facts, folder)
     elif facts.get("kind") == "race":
         print_race(RaceRecord.load(folder))
