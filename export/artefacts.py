@@ -28,6 +28,7 @@ from autoformer.export.class_losses import class_losses
 from autoformer.export.config import ExportConfig
 from autoformer.export.engines.artefact import engine_artefact, how_to_build
 from autoformer.export.engines.builder import PRECISIONS as ENGINE_SOURCES
+from autoformer.export.engines.tensorrt_versions import PRODUCTS, Product
 from autoformer.export.graphs.onnx_graph import OnnxGraph, describe
 from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.graphs.quantization import quantize_int8
@@ -112,8 +113,8 @@ def export_network(
             artefacts.append(export.attempt("fp16", export.fp16))
         if "int8" in config.precisions:
             artefacts.append(export.attempt("int8", export.int8))
-        if "tensorrt" in config.formats:
-            artefacts += export.engines(artefacts)
+        for product in (one for one in PRODUCTS.values() if one.format in config.formats):
+            artefacts += export.engines(product, artefacts)
         for artefact in artefacts:
             say(f"{artefact.name}: {artefact.status}, {artefact.reason}")
         cost = getattr(network, "cost", None)
@@ -248,12 +249,12 @@ class _Export:
             parity = replace(parity, reason=f"{parity.reason}; {losses.reason}")
         return _artefact("int8", quantised, parity, correct, made)
 
-    def engines(self, files: Sequence[Artefact]) -> list[Artefact]:
+    def engines(self, product: Product, files: Sequence[Artefact]) -> list[Artefact]:
         """An engine of each file that counts; one artefact that says why when this machine builds none."""
         try:
-            program = how_to_build()
+            program = how_to_build(product)
         except MissingPackageError as error:
-            return [Artefact(format="tensorrt", precision="fp32", status="skipped", reason=str(error))]
+            return [Artefact(format=product.format, precision="fp32", status="skipped", reason=str(error))]
         found = []
         for precision in ENGINE_SOURCES:
             file = next((entry for entry in files if entry.precision == ENGINE_SOURCES[precision]), None)
@@ -261,15 +262,15 @@ class _Export:
                 continue
 
             def compared(model: Model, batches: Sequence[int], precision: str = precision) -> tuple[Parity, int | None]:
-                self.say(f"TensorRT {precision}: comparing with the network")
+                self.say(f"{product.title} {precision}: comparing with the network")
                 return self.judge(model, precision, batches)
 
             def tell(phase: str, done: int, steps: int, precision: str = precision) -> None:
-                self.say(f"TensorRT {precision}: {phase}, {done} of {steps}")
+                self.say(f"{product.title} {precision}: {phase}, {done} of {steps}")
 
-            self.say(f"TensorRT {precision}: building")
-            graph, plan = self.folder / file.file, self.folder / f"model.{precision}.plan"
-            wanted = replace(self.config.engines(), precision=precision)
+            self.say(f"{product.title} {precision}: building")
+            wanted = replace(self.config.engines(product), precision=precision)
+            graph, plan = self.folder / file.file, self.folder / wanted.plan_name
             found.append(engine_artefact(file, graph, plan, wanted, compared, program=program, on_progress=tell))
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,8 @@ from autoformer.architecture import whole_number
 from autoformer.errors import ExportError
 from autoformer.export.engines.artefact import read_batches
 from autoformer.export.engines.builder import EngineConfig
+from autoformer.export.engines.target_gpus import read_gpus
+from autoformer.export.engines.tensorrt_versions import PRODUCTS, TENSORRT, TENSORRT_RTX, Product
 from autoformer.settings import Settings
 
 
@@ -20,8 +23,9 @@ class ExportConfig(Settings):
     precisions: tuple[Literal["fp32", "tf32", "fp16", "int8"], ...] = Field(
         ("fp32", "fp16", "int8"), description="of the files, one for each; tf32: of TensorRT engines alone"
     )
-    formats: tuple[Literal["onnx", "tensorrt"], ...] = Field(
-        ("onnx", "tensorrt"), description="of the files; TensorRT engines where it is installed"
+    formats: tuple[Literal["onnx", "tensorrt", "tensorrt-rtx"], ...] = Field(
+        ("onnx", "tensorrt"),
+        description="of the files; TensorRT engines where it is installed, TensorRT-RTX's for other machines",
     )
     calibration_images: int = Field(128, gt=0, description="images of the search part that int8 is calibrated on")
     input: Literal["float32", "uint8"] = Field(
@@ -32,10 +36,13 @@ class ExportConfig(Settings):
     opset: int = Field(20, ge=17, le=25, description="of the ONNX files; 17 for old runtimes")
     batch: int | None = Field(None, gt=0, le=4096, description="images in each call; empty or dynamic: any number")
 
-    engine_batches: tuple[str, ...] = Field(
-        ("1:1:8",), min_length=1, description="of TensorRT engines, a profile each: 8, or smallest:tuned for:largest like 1:8:32"
+    gpus: tuple[str, ...] = Field(
+        (), description="that engines of TensorRT-RTX are for, like sm89 or RTX 4090; empty: all from compute capability 8.0 on"
     )
-    workspace_mib: int | None = Field(None, gt=0, description="scratch memory of TensorRT engines; empty: all of the device")
+    engine_batches: tuple[str, ...] = Field(
+        ("1:1:8",), min_length=1, description="of engines, a profile each: 8, or smallest:tuned for:largest like 1:8:32"
+    )
+    workspace_mib: int | None = Field(None, gt=0, description="scratch memory of engines; empty: all of the device")
     builder_level: int = Field(3, ge=0, le=5, description="of TensorRT; higher builds longer")
     timing_cache: Path | None = Field(None, description="folder that builds of engines share, much faster for similar networks")
     refittable: bool = Field(False, description="engines whose weights can be replaced; may run slower")
@@ -43,24 +50,31 @@ class ExportConfig(Settings):
     @model_validator(mode="after")
     def _engine_settings_make_sense(self) -> ExportConfig:
         try:
-            self.engines()
+            for product in PRODUCTS.values():
+                self.engines(product)
         except ExportError as error:
             raise ValueError(str(error)) from error
-        if "tensorrt" in self.formats:
-            return self
-        for name in ("engine_batches", "workspace_mib", "builder_level", "timing_cache", "refittable"):
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} is about TensorRT engines; add tensorrt to the formats")
-        if "tf32" in self.precisions:
-            raise ValueError("precision tf32 is of TensorRT engines alone; add tensorrt to the formats")
+        products = [PRODUCTS[name] for name in self.formats if name in PRODUCTS]
+        given = {name for name in type(self).model_fields if getattr(self, name) != type(self).model_fields[name].default}
+        for name in given & {"timing_cache", "refittable"} if TENSORRT not in products else ():
+            raise ValueError(f"{name} is about engines of TensorRT; add tensorrt to the formats")
+        if "gpus" in given and TENSORRT_RTX not in products:
+            raise ValueError("gpus are those of TensorRT-RTX; add tensorrt-rtx to the formats")
+        for name in given & {"engine_batches", "workspace_mib", "builder_level"} if not products else ():
+            raise ValueError(f"{name} is about engines; add tensorrt or tensorrt-rtx to the formats")
+        if "tf32" in self.precisions and not products:
+            raise ValueError("precision tf32 is of engines alone; add tensorrt or tensorrt-rtx to the formats")
         return self
 
-    def engines(self) -> EngineConfig:
-        """How engines are built."""
-        return EngineConfig(
-            profiles=tuple(map(read_batches, self.engine_batches)), workspace_mib=self.workspace_mib,
-            optimization_level=self.builder_level, timing_cache=self.timing_cache, refittable=self.refittable,
+    def engines(self, product: Product = TENSORRT) -> EngineConfig:
+        """How engines of a product are built. Timing caches and refitting are TensorRT's, other GPUs TensorRT-RTX's."""
+        config = EngineConfig(
+            format=product.format, profiles=tuple(map(read_batches, self.engine_batches)), workspace_mib=self.workspace_mib,
+            optimization_level=self.builder_level,
         )  # fmt: skip
+        if product is TENSORRT_RTX:
+            return replace(config, gpus=read_gpus(self.gpus))
+        return replace(config, timing_cache=self.timing_cache, refittable=self.refittable)
 
     @field_validator("batch", mode="before")
     @classmethod

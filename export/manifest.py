@@ -21,6 +21,7 @@ from autoformer.records import fields_to_json, from_json
 
 FORMAT = "autoformer/manifest/1"
 FILE_NAME = "manifest.json"
+ENGINES = ("tensorrt", "tensorrt-rtx")  # formats that are built from ONNX files
 
 
 def sha256_of(path: Path) -> str:
@@ -49,9 +50,10 @@ def check_inside(name: str) -> None:
 class Artefact:
     """One file, or the reason why there is none. Raises `CheckpointError` when status and file contradict each other."""
 
-    format: str  # "onnx", "tensorrt"
+    format: str  # "onnx", "tensorrt", "tensorrt-rtx"
     precision: str  # "fp32", "fp16", "int8"; of engines "tf32" too
-    status: Literal["exported", "rejected", "skipped"]  # verified and here; not verified; not tried
+    # verified and here; here, but built for other machines and never run; not verified; not tried
+    status: Literal["exported", "built", "rejected", "skipped"]
     reason: str  # one line: what verified it, what was wrong, or what is missing
     file: str | None = None  # relative to the manifest's folder
     sha256: str | None = None
@@ -66,7 +68,7 @@ class Artefact:
     speed: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if (self.status == "exported") != (self.file is not None and self.sha256 is not None):
+        if (self.status in ("exported", "built")) != (self.file is not None and self.sha256 is not None):
             raise CheckpointError(f"artefact {short(self.name)} is {self.status!r} with file {short(repr(self.file))}")
         if self.file is not None:
             check_inside(self.file)
@@ -77,6 +79,11 @@ class Artefact:
     def name(self) -> str:
         """ "onnx fp32" and so on."""
         return f"{self.format} {self.precision}"
+
+    @property
+    def is_engine(self) -> bool:
+        """Whether it was built from an ONNX file, for one version of what runs it."""
+        return self.format in ENGINES
 
     @property
     def advice(self) -> str:

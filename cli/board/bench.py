@@ -19,6 +19,7 @@ from autoformer.cli.board.bundle import Bundle
 from autoformer.cli.board.program import Answer
 from autoformer.errors import CheckpointError, MeasurementError, MissingPackageError
 from autoformer.export.engines.artefact import checked_trtexec, trtexec_of
+from autoformer.export.engines.tensorrt_versions import product_named
 from autoformer.export.engines.trtexec import Listener, PlanInput, Timing, Trtexec, TrtexecTimes
 from autoformer.export.expected import RESULT_FORMAT
 from autoformer.export.manifest import Artefact
@@ -41,7 +42,7 @@ def bench(arguments: argparse.Namespace) -> Answer:
     with ExitStack() as stack:
         device = DeviceFacts.collect()
         if arguments.lock_clocks:
-            if not any(artefact.format == "tensorrt" for _, artefact in bundle.artefacts()):
+            if not any(artefact.is_engine for _, artefact in bundle.artefacts()):
                 raise MeasurementError(NOT_HERE)
             device = stack.enter_context(locked_clocks(device))
         taken, missing = measured(bundle, arguments, device=device)
@@ -86,8 +87,9 @@ def runtime_versions(bundle: Bundle) -> dict[str, str]:
     except ImportError:  # engines need none
         pass
     for _, artefact in bundle.artefacts():
-        if artefact.format == "tensorrt":
-            found["tensorrt" if trtexec_of(artefact) is None else "trtexec"] = str(artefact.made.get("tensorrt"))
+        if artefact.is_engine:
+            name = artefact.format if trtexec_of(artefact) is None else "trtexec"
+            found[name] = str(artefact.made.get(artefact.format))
     return found
 
 
@@ -118,11 +120,11 @@ def measured(
                 continue
             for row, cuda_graph in ((name, False), (f"{name} {WITH_GRAPH}", True)):
                 try:
-                    if artefact.format == "tensorrt" and trtexec_of(artefact) is not None:
+                    if artefact.is_engine and trtexec_of(artefact) is not None:
                         program = checked_trtexec(path, artefact)
                         timed = _by_trtexec(program, path, artefact, batch, cuda_graph, arguments.seconds)
                         visits[row] = partial(_visit, row, artefact.precision, timed, facts, sensors, at_rest)
-                    elif artefact.format == "tensorrt" or not cuda_graph:
+                    elif artefact.is_engine or not cuda_graph:
                         backend = stack.enter_context(_opened(path, artefact, batch, cuda_graph, arguments.threads))
                         backend.run()  # one that fails must not end the others' rounds
                         backends[row] = backend
@@ -139,10 +141,13 @@ def measured(
 
 
 def _opened(path: Path, artefact: Artefact, batch: int, cuda_graph: bool, threads: int) -> LatencyBackend:
-    if artefact.format == "tensorrt":
+    if artefact.is_engine:
         from autoformer.profiling.backends.tensorrt_backend import TensorRTBackend
 
-        return TensorRTBackend(path, batch=batch, precision=artefact.precision, sha256=artefact.sha256, cuda_graph=cuda_graph)
+        return TensorRTBackend(
+            path, batch=batch, precision=artefact.precision, sha256=artefact.sha256, cuda_graph=cuda_graph,
+            product=product_named(artefact.format),
+        )  # fmt: skip
     from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
 
     return OnnxRuntimeBackend(path, batch=batch, threads=threads, precision=artefact.precision)

@@ -17,6 +17,8 @@ from autoformer.cli.board.program import Answer, tell
 from autoformer.errors import CheckpointError
 from autoformer.export.engines.artefact import engine_artefact, how_to_build, read_batches
 from autoformer.export.engines.builder import PRECISIONS, EngineConfig
+from autoformer.export.engines.cuda_runtime import Cuda
+from autoformer.export.engines.tensorrt_versions import PRODUCTS
 from autoformer.export.manifest import Artefact
 
 DEFAULT = ("fp32", "fp16", "int8")  # tf32 on request
@@ -25,16 +27,21 @@ TIMING = "timing"  # folder beside the engines that later builds reuse
 
 def build(arguments: argparse.Namespace) -> Answer:
     """TensorRT engines of the fp32, fp16 and int8 files, each compared with the logits of the bundle before it counts."""
-    bundle, program = Bundle.open(arguments.bundle), how_to_build()
+    product = PRODUCTS[arguments.format]
+    bundle, program = Bundle.open(arguments.bundle), how_to_build(product)
     judge, out = Judge(bundle), bundle.folder / ENGINES
     out.mkdir(exist_ok=True)
     config = EngineConfig(
         profiles=tuple(map(read_batches, arguments.engine_batch or [f"1:{arguments.batch or 1}:{max(8, arguments.batch or 1)}"])),
         workspace_mib=arguments.workspace,
         optimization_level=arguments.builder_level,
-        timing_cache=None if arguments.builder_level == 0 else out / TIMING,
         refittable=arguments.refittable,
+        format=product.format,
     )
+    if product.ahead_of_time:
+        config = replace(config, gpus=(Cuda().gpu().compute_capability,))
+    elif arguments.builder_level:
+        config = replace(config, timing_cache=out / TIMING)
     kept = [] if bundle.engines is None else list(bundle.engines.artefacts)
     made: list[Artefact] = []
     for precision in arguments.precision or DEFAULT:
@@ -42,17 +49,18 @@ def build(arguments: argparse.Namespace) -> Answer:
         if source is None or source.status != "exported":
             continue
         try:
-            graph, plan = bundle.manifest.verified_file(bundle.folder, source), out / f"model.{precision}.plan"
+            wanted = replace(config, precision=precision)
+            graph, plan = bundle.manifest.verified_file(bundle.folder, source), out / wanted.plan_name
             made.append(
                 engine_artefact(
-                    source, graph, plan, replace(config, precision=precision), partial(judge.engine, precision), program=program,
+                    source, graph, plan, wanted, partial(judge.engine, precision), program=program,
                     on_progress=tell if sys.stderr.isatty() and not arguments.quiet else None,
                 )
             )  # fmt: skip
         except CheckpointError as error:  # the file is another one; the others are good all the same
-            made.append(Artefact(format="tensorrt", precision=precision, status="rejected", reason=str(error)))
-        kept = [entry for entry in kept if entry.precision != precision] + made[-1:]
+            made.append(Artefact(format=product.format, precision=precision, status="rejected", reason=str(error)))
+        kept = [entry for entry in kept if (entry.format, entry.precision) != (product.format, precision)] + made[-1:]
         replace(bundle.manifest, artefacts=tuple(kept)).save(out)  # what is built is kept if the next one fails
     answer = {entry.precision: {"status": entry.status, "reason": entry.reason} for entry in made}
-    how = "TensorRT's Python bindings" if program is None else f"trtexec {program.tensorrt}"
+    how = f"{product.title}'s Python bindings" if program is None else f"trtexec {program.tensorrt}"
     return {"built with": how, **answer}, bool(made) and all(entry.status == "exported" for entry in made)

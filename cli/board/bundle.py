@@ -45,10 +45,10 @@ class Bundle:
         return cls(folder, expected, Manifest.load(folder), engines)
 
     def artefacts(self) -> Iterator[tuple[Path, Artefact]]:
-        """The exported files with their folders."""
+        """The files that are here, with their folders."""
         for folder, manifest in ((self.folder, self.manifest), (self.folder / ENGINES, self.engines)):
             for artefact in manifest.artefacts if manifest is not None else ():
-                if artefact.status == "exported":
+                if artefact.file is not None:
                     yield folder, artefact
 
     def check_images(self) -> NDArray[Any]:
@@ -116,7 +116,7 @@ def opened(folder: Path, artefact: Artefact) -> Iterator[Model]:
     """A file of the bundle as a function from images to logits. Raises `MissingPackageError` where its runtime is not."""
     assert artefact.file is not None
     path = folder / artefact.file
-    if artefact.format == "tensorrt":
+    if artefact.is_engine:
         from autoformer.export.engines.artefact import opened_engine
 
         with opened_engine(path, artefact) as run:
@@ -134,13 +134,16 @@ def shipped_precision(bundle: Bundle) -> str | None:
 
 
 def chosen(bundle: Bundle, precision: str | None) -> tuple[Path, Artefact]:
-    """The file to predict with: an engine built here before an ONNX file, of the precision to ship unless another is asked for.
+    """The file to predict with: an engine for this machine before an ONNX file, of the precision to ship unless another is asked
+    for.
 
     Raises `CheckpointError` naming what there is.
     """
+    from autoformer.export.engines.artefact import runs_here, settings_of
+
     every, wanted = list(bundle.artefacts()), precision or shipped_precision(bundle) or "fp32"
     for folder, artefact in reversed(every):
-        if artefact.precision == wanted:
+        if artefact.precision == wanted and (artefact.status != "built" or runs_here(settings_of(artefact))):
             bundle.manifest.verified_file(folder, artefact)
             return folder, artefact
     have = ", ".join(sorted({artefact.precision for _, artefact in every})) or "none"

@@ -16,6 +16,7 @@ from autoformer.cli.board.refit import inspect, refit
 from autoformer.cli.board.tables import bench_lines, verify_lines
 from autoformer.cli.board.verify import predict, verify
 from autoformer.export.engines.builder import PRECISIONS
+from autoformer.export.engines.tensorrt_versions import PRODUCTS, TENSORRT
 from autoformer.profiling.measuring.clock_lock import LOCK_OPTION
 
 
@@ -37,6 +38,12 @@ def main(words: list[str] | None = None) -> int:
     )
     building.add_argument(
         "--engine-batch", action="append", metavar="N|MIN:TUNED:MAX", help="a profile of batches; may repeat; default 1:1:8"
+    )
+    building.add_argument(
+        "--format",
+        choices=tuple(PRODUCTS),
+        default=TENSORRT.format,
+        help="tensorrt-rtx: on RTX GPUs of PCs; default tensorrt",
     )
     building.add_argument("--workspace", type=whole, metavar="MIB", help="limit of scratch memory; shared on a Jetson")
     building.add_argument("--builder-level", type=int, default=3, choices=range(6), help="higher builds longer; default 3")

@@ -74,7 +74,7 @@ class Judge:
 
     def file(self, artefact: Artefact, model: Model, batches: Sequence[int]) -> Finding:
         """An artefact of the bundle, run in batches of these sizes. Raises `ExportError` for logits of other classes."""
-        if artefact.format == "tensorrt":
+        if artefact.is_engine:
             parity, given = self._of_engine(artefact.precision, model, batches)
         else:
             given, sizes = run_in_batches(model, self.images, batches)

@@ -49,7 +49,7 @@ def verified(judge: Judge, folder: Path, artefact: Artefact) -> tuple[dict[str, 
     Either is "not run", and the next file follows.
     """
     try:
-        by_trtexec = artefact.format == "tensorrt" and trtexec_of(artefact) is not None
+        by_trtexec = artefact.is_engine and trtexec_of(artefact) is not None
         with opened(folder, artefact) as run:
             found = judge.file(artefact, run, few_calls(profiles_of(artefact)) if by_trtexec else BATCHES)
     except MissingPackageError as error:

@@ -13,6 +13,8 @@ from autoformer.cli.options import Classes, Data, Json, Out, Quiet
 if TYPE_CHECKING:
     from autoformer.export.manifest import Manifest
 
+OTHER_WORDS = {"engine": "tensorrt", "trt": "tensorrt", "rtx": "tensorrt-rtx"}  # as other programs call formats
+
 
 def export(
     network: Annotated[str, typer.Argument(help="Folder of a network, ours or timm's, or timm:NAME[@FILE].")],
@@ -27,7 +29,18 @@ def export(
     format: Annotated[
         list[str] | None,
         typer.Option(
-            "--format", help="onnx or tensorrt. onnx is always written. Default: both, engines where TensorRT is installed."
+            "--format",
+            help="onnx, tensorrt or tensorrt-rtx; repeat for several. onnx is always written. Default: onnx, and tensorrt where "
+            "it is installed.",
+        ),
+    ] = None,
+    gpu: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gpu",
+            metavar="NAME",
+            help="GPUs that engines of tensorrt-rtx are for, like sm89,sm120 or 'RTX 4090'; they need not be here. Default: all "
+            "from compute capability 8.0 on.",
         ),
     ] = None,
     input: Annotated[
@@ -72,6 +85,8 @@ def export(
 ) -> None:
     """Write ONNX files and TensorRT engines, each compared with the network on real images.
 
+    Engines of TensorRT-RTX are built ahead of time, for GPUs that are not here; `verify` compares them on their device.
+
     A file that does not pass is left out and named; the exit code is 3 where --precision or --format asked for it.
 
     Examples:
@@ -79,6 +94,8 @@ def export(
       autoformer export runs/finetuned --out runs/export --precision fp32 --precision int8
 
       autoformer export runs/finetuned --out runs/export --format tensorrt --engine-batch 1 --engine-batch 1:8:32
+
+      autoformer export runs/finetuned --out runs/export --format tensorrt-rtx --gpu sm89,sm120
 
       autoformer export timm:deit_tiny_patch16_224@deit.pth --data photos --out runs/deit
     """
@@ -89,12 +106,13 @@ def export(
     from autoformer.export.artefacts import export_network
     from autoformer.export.config import ExportConfig
     from autoformer.export.engines.artefact import how_to_build
+    from autoformer.export.engines.tensorrt_versions import PRODUCTS
     from autoformer.export.manifest import FILE_NAME
     from autoformer.profiling.measuring.measure import MeasureConfig
     from autoformer.profiling.profiles.int8_speed import note_int8_speed
     from autoformer.profiling.profiles.latency import profile_until_valid
 
-    formats = ["tensorrt" if word in ("engine", "trt") else word for word in format or ()]  # as other programs call it
+    formats = [OTHER_WORDS.get(word, word) for word in format or ()]
     wanted = {
         "input": input,
         "calibration_images": calibration_images,
@@ -104,6 +122,7 @@ def export(
         "batch": batch,
         "refittable": refittable,
         **({"engine_batches": engine_batch} if engine_batch else {}),
+        **({"gpus": gpu} if gpu else {}),
         **({"workspace_mib": workspace} if workspace is not None else {}),
         **({"builder_level": builder_level} if builder_level is not None else {}),
         **({"timing_cache": timing_cache} if timing_cache is not None else {}),
@@ -111,8 +130,8 @@ def export(
         **({"formats": ["onnx", *(word for word in formats if word != "onnx")]} if formats else {}),
     }
     config = checked(ExportConfig, wanted, "export")
-    if "tensorrt" in formats:
-        how_to_build()  # raises where it is missing: asked for by name; by default it is skipped with this as its reason
+    for product in (PRODUCTS[name] for name in formats if name in PRODUCTS):
+        how_to_build(product)  # raises where it is missing: asked for by name; by default it is skipped with this as its reason
     exported, source = export_source(network, data, config.input, classes)
     with progress_bar(quiet) as progress:
         manifest = export_network(exported, out, source, config, lambda message: progress("export", 0, 1, message))

@@ -1,7 +1,8 @@
-"""An engine as an artefact: built from an ONNX file that counts, run, compared, and only then listed.
+"""An engine as an artefact: built from an ONNX file that counts, run, compared, and only then listed as exported.
 
-TensorRT's Python bindings build it where they are, NVIDIA's `trtexec` where they are not; what was used stands in the record,
-and the same opens it again. Runs on boards: numpy and TensorRT are imported inside the functions that need them.
+An engine of TensorRT-RTX that was built for GPUs of other machines cannot be run here: it is listed as built, and `verify` on
+such a machine compares it. Python bindings build it where they are, NVIDIA's `trtexec` where they are not; what was used stands
+in the record, and the same opens it again. Runs on boards: numpy and TensorRT are imported inside the functions that need them.
 """
 
 from __future__ import annotations
@@ -10,15 +11,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from autoformer.architecture import whole_number
 from autoformer.errors import AutoformerError, CheckpointError, ExportError, MeasurementError, MissingPackageError, short
 from autoformer.export.engines.build_progress import OnProgress
 from autoformer.export.engines.builder import MAX_BATCH, EngineBuilder, EngineConfig
+from autoformer.export.engines.cuda_runtime import Cuda
 from autoformer.export.engines.engine import Engine
 from autoformer.export.engines.refit import refit_engine
-from autoformer.export.engines.tensorrt_versions import how_to_rebuild, tensorrt_missing
+from autoformer.export.engines.target_gpus import in_words, runs_on
+from autoformer.export.engines.tensorrt_versions import (
+    TENSORRT,
+    Product,
+    builder_missing,
+    how_to_rebuild,
+    import_tensorrt,
+    product_named,
+    tensorrt_missing,
+    titled,
+)
 from autoformer.export.engines.trtexec import PlanInput, Trtexec, trtexec_path
 from autoformer.export.manifest import Artefact, sha256_of
 from autoformer.export.parity import BATCHES, Batches, Parity, in_profiles
@@ -71,14 +83,16 @@ def read_batches(words: str) -> Batches:
     return int(low), int(best), int(high)
 
 
-def how_to_build() -> Trtexec | None:
-    """None where TensorRT's Python bindings can build here, else trtexec.
+def how_to_build(product: Product = TENSORRT) -> Trtexec | None:
+    """None where the Python bindings of the product can build here, else trtexec.
 
     Raises `MissingPackageError` saying what is missing, and where it is to be had, when neither is there.
     """
-    missing = tensorrt_missing()
+    missing = builder_missing(product)
     if missing is None:
         return None
+    if product is not TENSORRT:
+        raise MissingPackageError(missing)
     if trtexec_path() is None:
         raise MissingPackageError(f"{missing}; trtexec is not here either")
     try:
@@ -99,15 +113,22 @@ def engine_artefact(
 ) -> Artefact:
     """Builds the engine of an exported ONNX file and compares it; the plan is removed again when it does not pass.
 
-    `program` builds and runs it, or TensorRT's bindings when None. A failure is an answer, not an exception: "rejected" with
-    its reason.
+    `program` builds and runs it, or the product's bindings when None. A failure is an answer, not an exception: "rejected" with
+    its reason. One that does not run here is "built".
     """
     made: dict[str, Any] = {}
     try:
         if program is None:
             built = EngineBuilder(config).build(graph, plan, on_progress=on_progress)
             made = built.made()
-            with Engine.load(plan, sha256=built.sha256) as engine:
+            if not runs_here(config):
+                title = titled(import_tensorrt(config.product))
+                reason = f"built ahead of time by {title} for {in_words(config.gpus)}; not run here, so verify it on its device"
+                return _here(
+                    Artefact(format=config.format, precision=config.precision, status="rejected", reason=reason, made=made),
+                    "built", source, plan,
+                )  # fmt: skip
+            with Engine.load(plan, sha256=built.sha256, product=config.product) as engine:
                 parity, correct = judge(in_profiles(engine, engine.profiles), _compared(engine.profiles))
         else:
             made = program.build(graph, plan, config, PlanInput.of(source))
@@ -116,17 +137,31 @@ def engine_artefact(
             parity, correct = judge(model, few_calls(profiles))
     except (ExportError, CheckpointError, MeasurementError) as error:  # the ONNX file is good all the same
         plan.unlink(missing_ok=True)
-        return Artefact(format="tensorrt", precision=config.precision, status="rejected", reason=str(error), made=made)
+        return Artefact(format=config.format, precision=config.precision, status="rejected", reason=str(error), made=made)
     found = Artefact(
-        format="tensorrt", precision=config.precision, status="rejected", reason=parity.reason, parity=parity, made=made
-    )
+        format=config.format, precision=config.precision, status="rejected", reason=parity.reason, parity=parity, made=made,
+        correct=correct,
+    )  # fmt: skip
     if not parity.passed:
         plan.unlink()
-        return found
+        return replace(found, correct=None)
+    return _here(found, "exported", source, plan)
+
+
+def _here(found: Artefact, status: Literal["exported", "built"], source: Artefact, plan: Path) -> Artefact:
+    """What was found of a plan that stays, with the plan."""
     return replace(
-        found, status="exported", file=plan.name, sha256=sha256_of(plan), bytes=plan.stat().st_size,
-        input_name=source.input_name, input_shape=source.input_shape, output_name=source.output_name, correct=correct,
+        found, status=status, file=plan.name, sha256=sha256_of(plan), bytes=plan.stat().st_size,
+        input_name=source.input_name, input_shape=source.input_shape, output_name=source.output_name,
     )  # fmt: skip
+
+
+def runs_here(config: EngineConfig) -> bool:
+    """Whether an engine of this setting runs on a GPU of this machine; one that is built on it does."""
+    product = config.product
+    if not product.ahead_of_time:
+        return True
+    return tensorrt_missing(product) is None and runs_on(config.gpus, Cuda().gpu().compute_capability)
 
 
 def refitted_artefact(engine: Artefact, plan: Path, graph: Path, out: Path, judge: Judge) -> Artefact:
@@ -156,7 +191,7 @@ def opened_engine(path: Path, artefact: Artefact) -> Iterator[Model]:
     Raises `CheckpointError` for another plan, device or version than the manifest says, `MissingPackageError` without a runtime.
     """
     if trtexec_of(artefact) is None:
-        with Engine.load(path, sha256=artefact.sha256) as engine:
+        with Engine.load(path, sha256=artefact.sha256, product=product_named(artefact.format)) as engine:
             yield in_profiles(engine, engine.profiles)
         return
     yield in_profiles(TrtexecModel.of(checked_trtexec(path, artefact), path, artefact), profiles_of(artefact))
@@ -170,7 +205,7 @@ def profiles_of(artefact: Artefact) -> tuple[Batches, ...]:
 def settings_of(artefact: Artefact) -> EngineConfig:
     """What a plan was built with, from its record. Raises `CheckpointError` where that does not say."""
     entry, fault = f"the manifest's entry of {artefact.file}", "does not say with which settings it was built"
-    with believing(entry, how_to_rebuild(), fault=fault):
+    with believing(entry, how_to_rebuild(product_named(artefact.format)), fault=fault):
         return EngineConfig.from_dict(artefact.made["config"])
 
 

@@ -1,9 +1,10 @@
-"""`EngineBuilder`: the TensorRT plan of an ONNX file, and the record of how it was built.
+"""`EngineBuilder`: the plan of an ONNX file, of TensorRT or TensorRT-RTX, and the record of how it was built.
 
-An engine computes in what its file says (strong typing from TensorRT 10 on; 8.6 is held to it by flags and layer types, see
-`tensorrt_versions.py`), so fp16 and int8 engines are built from the fp16 and int8 files. TensorRT reports failure by returning
-False or None: every answer is checked and the logged reason becomes the message. Files hold names, never TensorRT's enum numbers,
-which move between versions.
+TensorRT builds on the GPU that it builds for; TensorRT-RTX builds ahead of time, for GPUs that are not here, and an engine is
+finished where it runs. It computes in what its file says (strong typing from TensorRT 10 on; 8.6 is held to it by flags
+and layer types, see `tensorrt_versions.py`), so fp16 and int8 engines are built from the fp16 and int8 files. Failure is reported
+by returning False or None: every answer is checked and the logged reason becomes the message. Files hold names, never TensorRT's
+enum numbers, which move between versions.
 
 Runs on boards: numpy, tensorrt and cuda-python are imported inside the functions that need them.
 """
@@ -19,11 +20,16 @@ from typing import Any
 
 from autoformer.errors import ExportError, short
 from autoformer.export.engines.build_progress import OnProgress, progress_monitor, stoppable
+from autoformer.export.engines.target_gpus import TURING
 from autoformer.export.engines.tensorrt_versions import (
+    PRODUCTS,
+    TENSORRT,
     Here,
+    Product,
     created,
     network_flags,
     parser_errors,
+    set_gpus,
     set_precision,
     share_profiles,
 )
@@ -44,6 +50,8 @@ INPUT_TYPES = ("FLOAT", "UINT8")  # of images, among TensorRT's
 class EngineConfig:
     """Everything that decides a build. Raises `ExportError` for values that make no sense."""
 
+    format: str = TENSORRT.format  # the product, by the format of its engines
+    gpus: tuple[str, ...] = ()  # of TensorRT-RTX: compute capabilities that the engine is for; none: 8.0 and later
     # what the engine computes in, as its file says; "fp32" in full, "tf32" with products rounded to ten bits on tensor cores.
     # What an fp16 or int8 file leaves in float32 may use TF32.
     precision: str = "fp32"
@@ -51,10 +59,23 @@ class EngineConfig:
     workspace_mib: int | None = None  # limit of scratch memory; None: TensorRT's, all of the device
     optimization_level: int = 3  # 0..5; higher builds longer
     timing_cache: Path | None = None  # folder that builds share; much faster when similar networks were built before
-    refittable: bool = False  # weights can be replaced afterwards; may run slower
+    refittable: bool = False  # weights can be replaced afterwards; may run slower; of TensorRT alone
     detailed: bool = False  # the inspector knows every layer; costs time at each start of a kernel, so not for timed engines
 
     def __post_init__(self) -> None:
+        if self.format not in PRODUCTS:
+            raise ExportError(f"engines are {' or '.join(PRODUCTS)}, got {short(repr(self.format))}")
+        if self.gpus and not self.product.ahead_of_time:
+            raise ExportError("TensorRT builds for the GPU that is here; other GPUs are chosen for TensorRT-RTX alone")
+        if TURING in self.gpus and len(self.gpus) > 1:
+            raise ExportError("an engine for Turing (sm75) is for nothing else; build another one for the other GPUs")
+        if self.product.ahead_of_time and self.timing_cache is not None:
+            raise ExportError("nothing is timed ahead of time, so engines of TensorRT-RTX know no timing cache")
+        if self.product.ahead_of_time and self.refittable:
+            raise ExportError(
+                "TensorRT-RTX cannot build refittable engines ahead of time; export the finetuned network and build its engine, "
+                "which takes seconds, or use engines of TensorRT"
+            )
         if self.precision not in PRECISIONS:
             raise ExportError(f"engines are built in {', '.join(PRECISIONS)}, got {short(repr(self.precision))}")
         if not self.profiles:
@@ -70,6 +91,16 @@ class EngineConfig:
             raise ExportError("optimization_level 0 ignores timing caches; choose 1 to 5, or no timing cache")
         if self.workspace_mib is not None and self.workspace_mib < 1:
             raise ExportError(f"workspace_mib must be positive, got {self.workspace_mib}")
+
+    @property
+    def product(self) -> Product:
+        """What builds the engine and runs it."""
+        return PRODUCTS[self.format]
+
+    @property
+    def plan_name(self) -> str:
+        """How its plan is called in an export and among the engines of a bundle."""
+        return f"model.{self.precision}.{'' if self.product is TENSORRT else 'rtx.'}plan"
 
     def to_dict(self) -> dict[str, Any]:
         """As a manifest holds it: without the folder of the timing cache, which is of this machine."""
@@ -101,7 +132,7 @@ class BuiltEngine:
     sha256: str
     graph_sha256: str  # of the ONNX file
     config: EngineConfig  # with the profiles as they are: a graph of fixed batch has one, of its batch
-    here: Mapping[str, str]  # TensorRT and the device, as `Here.made` names them
+    here: Mapping[str, str]  # the product and the device it was built on, as `Here.made` names them
     build_s: float
     timing_cache: Mapping[str, str | None] | None  # "file", and its SHA-256 "before" and "after"
     warnings: tuple[str, ...]
@@ -131,8 +162,8 @@ class EngineBuilder:
         a build; kernel timings taken until then stay in the timing cache. Raises `ExportError` when the file computes in another
         type than asked for, and with TensorRT's reason when parsing or building fails.
         """
-        trt, logger, gpu = here = Here.begin()
-        started = time.monotonic()
+        here = Here.begin(self.config.product)
+        trt, logger, started = here.trt, here.logger, time.monotonic()
         file = self.config.source(graph)
         builder = created(trt, "Builder", logger)
         network = builder.create_network(network_flags(trt))
@@ -142,8 +173,8 @@ class EngineBuilder:
         with ExitStack() as stack:
             tell = on_progress or (lambda phase, steps, total: None)
             cache: TimingCache | None = None
-            if self.config.timing_cache is not None:
-                cache = stack.enter_context(locked_timing_cache(self.config.timing_cache, gpu, trt.__version__, tell))
+            if self.config.timing_cache is not None and here.gpu is not None:
+                cache = stack.enter_context(locked_timing_cache(self.config.timing_cache, here.gpu, trt.__version__, tell))
                 cache.attach(config)
             with stoppable() as request:
                 if (monitor := progress_monitor(trt, request, tell)) is not None:
@@ -154,7 +185,7 @@ class EngineBuilder:
             if request.error is not None:
                 raise request.error
             if serialized is None:
-                raise ExportError(f"TensorRT {trt.__version__} cannot build an engine from {graph}: {logger.take()}")
+                raise ExportError(f"{here.title} cannot build an engine from {graph}: {logger.take()}")
             with replacing(plan) as beside:
                 beside.write_bytes(serialized)
         return BuiltEngine(
@@ -176,6 +207,8 @@ class EngineBuilder:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self.config.workspace_mib << 20)
         set_precision(trt, config, network, self.config.precision, file)
         share_profiles(trt, config)
+        if self.config.gpus:
+            set_gpus(trt, config, self.config.gpus)
         if self.config.refittable:
             config.set_flag(trt.BuilderFlag.REFIT)
         if self.config.detailed:
@@ -192,7 +225,7 @@ class EngineBuilder:
             except ValueError:
                 refused = True
             if refused:
-                raise ExportError(f"TensorRT refuses batches {batches} for {file.path}: {here.logger.take()}")
+                raise ExportError(f"{here.product.title} refuses batches {batches} for {file.path}: {here.logger.take()}")
         return self.config
 
 
@@ -202,7 +235,7 @@ def _parse(here: Here, network: Any, file: OnnxFile) -> None:
     parser = trt.OnnxParser(network, here.logger)
     if not parser.parse(file.path.read_bytes(), str(file.path)):  # the path leads to weights beside the file
         said = parser_errors(parser, file) or here.logger.take()
-        raise ExportError(f"TensorRT {trt.__version__} cannot read {file.path}: {said}")
+        raise ExportError(f"{here.title} cannot read {file.path}: {said}")
     if network.num_inputs != 1 or network.num_outputs != 1:
         raise ExportError(f"{file.path} has {network.num_inputs} inputs and {network.num_outputs} outputs; expected one of each")
     taken = network.get_input(0).dtype

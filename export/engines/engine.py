@@ -1,7 +1,6 @@
-"""`Engine`: a TensorRT plan, run from numpy arrays and timed by the device's own events, with and without a CUDA graph.
+"""`Engine`: a plan of TensorRT or TensorRT-RTX, run from numpy arrays and timed by the device's own events, also as a CUDA graph.
 
-A plan is executable code: it is loaded only when its digest is known, from whoever just built it or from the manifest beside
-it, and only on the device and by the TensorRT that it was built for. `builder.py` builds it.
+A plan is executable code: `plans.py` says which ones may be loaded, `builder.py` builds them.
 
 Runs on boards: numpy, tensorrt and cuda-python are imported inside the functions that need them.
 
@@ -10,16 +9,21 @@ Letters: B images, C channels, H × W pixels.
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoformer.errors import CheckpointError, DataError, MeasurementError
 from autoformer.export.engines.cuda_runtime import Cuda
-from autoformer.export.engines.tensorrt_versions import collecting_logger, created, how_to_rebuild, import_tensorrt
-from autoformer.export.manifest import FILE_NAME, Manifest
+from autoformer.export.engines.plans import deserialized, product_of, read_plan
+from autoformer.export.engines.tensorrt_versions import (
+    TENSORRT,
+    Product,
+    collecting_logger,
+    created,
+    import_tensorrt,
+    new_context,
+)
 from autoformer.export.parity import Batches
 
 if TYPE_CHECKING:
@@ -27,58 +31,6 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
-
-
-def read_plan(path: Path, sha256: str | None = None) -> bytes:
-    """The bytes of a plan whose digest is `sha256`, or the one in the manifest beside it when None.
-
-    Raises `CheckpointError` when the digest is unknown or differs, or when the manifest says that it was built by another
-    TensorRT or for another device.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; {how_to_rebuild()}")
-    artefact = Manifest.load(path.parent).find_file(path.name) if (path.parent / FILE_NAME).is_file() else None
-    if sha256 is None:
-        if not (path.parent / FILE_NAME).is_file():
-            raise CheckpointError(
-                f"{path} has no {FILE_NAME} beside it; a plan is code, so unknown ones are not loaded; {how_to_rebuild()}"
-            )
-        if artefact is None:
-            raise CheckpointError(
-                f"{path} is not in the manifest beside it; a plan is code, so it is not loaded; {how_to_rebuild()}"
-            )
-        sha256 = artefact.sha256
-    if artefact is not None and artefact.sha256 == sha256:
-        _check_built_here(path, artefact.made)
-    plan = path.read_bytes()  # once: what was checked is what is run
-    if hashlib.sha256(plan).hexdigest() != sha256:
-        raise CheckpointError(f"{path} is not the plan that the manifest describes (other SHA-256); {how_to_rebuild()}")
-    return plan
-
-
-def _check_built_here(path: Path, made: Mapping[str, Any]) -> None:
-    if unknown := [key for key in ("tensorrt", "gpu", "compute_capability") if not isinstance(made.get(key), str)]:
-        raise CheckpointError(f"the manifest does not say for which {unknown[0]} {path} was built; {how_to_rebuild()}")
-    version = import_tensorrt().__version__
-    if made["tensorrt"] != version:
-        raise CheckpointError(f"{path} was built by TensorRT {made['tensorrt']}, here is {version}; {how_to_rebuild()}")
-    gpu = Cuda().gpu()
-    if (made["gpu"], made["compute_capability"]) != (gpu.name, gpu.compute_capability):
-        raise CheckpointError(
-            f"{path} was built for {made['gpu']} (compute capability {made['compute_capability']}), here is "
-            f"{gpu.name} ({gpu.compute_capability}); {how_to_rebuild()}"
-        )
-
-
-def deserialized(runtime: Any, plan: bytes, source: Path) -> Any:
-    """TensorRT's engine of a checked plan. Raises `CheckpointError` with its reason when there is none."""
-    engine = runtime.deserialize_cuda_engine(plan)
-    if engine is None:
-        trt = import_tensorrt()
-        raise CheckpointError(
-            f"TensorRT {trt.__version__} cannot load {source}: {collecting_logger(trt).take()}; {how_to_rebuild()}"
-        )
-    return engine
 
 
 class Engine:
@@ -90,7 +42,7 @@ class Engine:
         latency_ms = engine.infer_timed()
     """
 
-    def __init__(self, plan: bytes, source: Path) -> None:
+    def __init__(self, plan: bytes, source: Path, product: Product = TENSORRT) -> None:
         self._source = source
         self._addresses: dict[str, int] = {}
         self.enqueue_ms: float | None = None  # of the last timed run
@@ -101,7 +53,7 @@ class Engine:
         self._engine: Any = None
         self._graph: Any = None  # captured and ready
         self._batch: int | None = None
-        self._trt = trt = import_tensorrt()
+        self._trt = trt = import_tensorrt(product)
         self._logger = collecting_logger(trt)
         self._logger.take()
         self._cuda = Cuda()
@@ -113,15 +65,18 @@ class Engine:
             raise
 
     @classmethod
-    def load(cls, path: Path, *, sha256: str | None = None) -> Engine:
-        """Loads a plan after `read_plan` has checked it, and raises what that raises; `CheckpointError` if TensorRT refuses."""
+    def load(cls, path: Path, *, sha256: str | None = None, product: Product | None = None) -> Engine:
+        """Loads a plan after `read_plan` has checked it, and raises what that raises; `CheckpointError` if its library refuses.
+
+        `product` runs it; None: the one that the manifest beside it names.
+        """
         path = Path(path)
-        return cls(read_plan(path, sha256), path)
+        return cls(read_plan(path, sha256), path, product or product_of(path))
 
     def _open(self, plan: bytes) -> None:
         trt = self._trt
         self._runtime = created(trt, "Runtime", self._logger)
-        self._engine = deserialized(self._runtime, plan, self._source)
+        self._engine = deserialized(trt, self._runtime, plan, self._source)
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         modes = {name: self._engine.get_tensor_mode(name) for name in names}
         inputs = [name for name in names if modes[name] == trt.TensorIOMode.INPUT]
@@ -141,7 +96,7 @@ class Engine:
         self.min_batch = min(low for low, _, _ in self.profiles)
         self.max_batch = max(high for _, _, high in self.profiles)
         self.profile = 0  # index of the one in use
-        self._context = self._engine.create_execution_context()
+        self._context = new_context(trt, self._engine)
         if self._context is None:
             raise MeasurementError(f"no memory to run {self._source}: {self._logger.take()}")
         self._stream = self._cuda.create_stream()
@@ -321,7 +276,7 @@ class Engine:
             def report_layer_time(self, layer_name: str, ms: float) -> None:
                 taken.append((layer_name, float(ms)))
 
-        context = self._engine.create_execution_context()
+        context = new_context(trt, self._engine)
         if context is None:
             raise MeasurementError(f"no memory to time the layers of {self._source}: {self._logger.take()}")
         context.profiler = profiler = Profiler()

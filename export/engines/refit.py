@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from autoformer.errors import ExportError
-from autoformer.export.engines.engine import deserialized, read_plan
+from autoformer.export.engines.plans import deserialized, read_plan
 from autoformer.export.engines.tensorrt_versions import Here, created, parser_errors
 from autoformer.export.graphs.external_data import check_external_data
 from autoformer.export.graphs.onnx_file import FLOAT, FLOAT16, INT8, OnnxFile
@@ -50,13 +50,13 @@ def refit_engine(plan: Path, graph: Path, out: Path, *, sha256: str | None = Non
 
     The plan is checked as `Engine.load` does. Raises `ExportError` when it is not refittable, or the weights do not fit it.
     """
-    trt, logger, _ = here = Here.begin()
-    started = time.monotonic()
+    here = Here.begin()
+    trt, logger, started = here.trt, here.logger, time.monotonic()
     content = read_plan(plan, sha256)
     check_described(graph)
     check_external_data(graph)
     file = OnnxFile.read(graph)
-    engine = deserialized(created(trt, "Runtime", logger), content, plan)
+    engine = deserialized(trt, created(trt, "Runtime", logger), content, plan)
     if not engine.refittable:
         raise ExportError(f"{plan} was not built to be refitted; build it refittable, or build a new engine from {graph}")
     refitter = created(trt, "Refitter", engine, logger)

@@ -1,17 +1,22 @@
-"""What differs between TensorRT 8.6, 10 and 11, in one place; and the logger that keeps what TensorRT says.
+"""What differs between TensorRT 8.6, 10 and 11, and between TensorRT and TensorRT-RTX, in one place; and the logger of both.
+
+TensorRT-RTX is NVIDIA's TensorRT for PCs and workstations with RTX GPUs: the same calls under another module's name, and engines
+that are built ahead of time, on a machine without a GPU, for one or several compute capabilities. Its versions are its own (1.7).
 
 Enum members move between versions, so flags are always taken by name and never stored as numbers. Runs on boards.
 """
 
 from __future__ import annotations
 
+import importlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from typing import Any, NamedTuple
 
-from autoformer.errors import MeasurementError, MissingPackageError
+from autoformer.errors import ExportError, MeasurementError, MissingPackageError
 from autoformer.export.engines.cuda_runtime import Cuda, Gpu
 from autoformer.export.graphs.onnx_file import OnnxFile, module_scopes
 
@@ -25,24 +30,55 @@ PRECISION_FLAGS = {  # of 8.6
     "int8": ("INT8",),
 }
 SHARED_PROFILES = "PROFILE_SHARING_0806"
-ON_A_BOARD = "on a Jetson it comes with JetPack (python3-libnvinfer); elsewhere: pip install tensorrt cuda-python"
 
 
-def where() -> str:
-    """Where TensorRT is to be had: for this toolchain as an extra of it, for the program of a board as a package."""
+@dataclass(frozen=True)
+class Product:
+    """One of the two products that build engines."""
+
+    title: str
+    format: str  # of its engines, in manifests and on command lines; also the extra that installs it
+    module: str
+    on_a_board: str  # where it is to be had on a device
+    ahead_of_time: bool  # whether it builds where no GPU is
+
+
+TENSORRT = Product(
+    "TensorRT", "tensorrt", "tensorrt",
+    "on a Jetson it comes with JetPack (python3-libnvinfer); elsewhere: pip install tensorrt cuda-python", ahead_of_time=False,
+)  # fmt: skip
+TENSORRT_RTX = Product("TensorRT-RTX", "tensorrt-rtx", "tensorrt_rtx", "pip install tensorrt-rtx cuda-python", ahead_of_time=True)
+PRODUCTS = {product.format: product for product in (TENSORRT, TENSORRT_RTX)}
+
+
+def product_named(format: str) -> Product:
+    """The product of this format; TensorRT for any other."""
+    return PRODUCTS.get(format, TENSORRT)
+
+
+def titled(trt: Any) -> str:
+    """A product's module with its version, in words: "TensorRT 10.3.0"."""
+    return f"{next(product.title for product in PRODUCTS.values() if product.module == trt.__name__)} {trt.__version__}"
+
+
+def where(product: Product = TENSORRT) -> str:
+    """Where a product is to be had: for this toolchain as an extra of it, for the program of a board as a package."""
     if not _has_toolchain():
-        return ON_A_BOARD
-    return "install the extra: pip install 'autoformer-toolchain[tensorrt]'; on a Jetson use the one of JetPack"
+        return product.on_a_board
+    jetson = "; on a Jetson use the one of JetPack" if product is TENSORRT else ""
+    return f"install the extra: pip install 'autoformer-toolchain[{product.format}]'{jetson}"
 
 
-def how_to_build_one() -> str:
+def how_to_build_one(product: Product = TENSORRT) -> str:
     """The command that builds engines: of this toolchain, or of the program of a board."""
-    return "autoformer export --format tensorrt" if _has_toolchain() else "python3 board.pyz build"
+    if _has_toolchain():
+        return f"autoformer export --format {product.format}"
+    return "python3 board.pyz build" + ("" if product is TENSORRT else f" --format {product.format}")
 
 
-def how_to_rebuild() -> str:
+def how_to_rebuild(product: Product = TENSORRT) -> str:
     """What to do about a plan that is not for here."""
-    return f"build it again on this device: {how_to_build_one()}"
+    return f"build it again on this device: {how_to_build_one(product)}"
 
 
 def _has_toolchain() -> bool:
@@ -53,54 +89,75 @@ def _has_toolchain() -> bool:
     return True
 
 
-def import_tensorrt() -> Any:
-    """The module `tensorrt`. Raises `MissingPackageError` saying whether the package or its libraries are missing."""
+def import_tensorrt(product: Product = TENSORRT) -> Any:
+    """The module of a product. Raises `MissingPackageError` saying whether the package or its libraries are missing."""
     try:
-        import tensorrt as trt
+        trt = importlib.import_module(product.module)
     except ModuleNotFoundError as error:
-        if error.name == "tensorrt":
-            raise MissingPackageError(f"TensorRT is not installed; {where()}") from error
-        raise MissingPackageError(f"TensorRT is installed, but needs {error.name!r}, which is missing; {where()}") from error
+        if error.name == product.module:
+            raise MissingPackageError(f"{product.title} is not installed; {where(product)}") from error
+        raise MissingPackageError(
+            f"{product.title} is installed, but needs {error.name!r}, which is missing; {where(product)}"
+        ) from error
     except (ImportError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise MissingPackageError(f"TensorRT's libraries cannot be loaded ({reason}); {where()}") from error
+        raise MissingPackageError(f"{product.title}'s libraries cannot be loaded ({reason}); {where(product)}") from error
     if not hasattr(trt, "Builder"):
-        raise MissingPackageError(f"the module 'tensorrt' found here is not NVIDIA's TensorRT; {where()}")
+        raise MissingPackageError(f"the module {product.module!r} found here is not NVIDIA's {product.title}; {where(product)}")
     return trt
 
 
-def tensorrt_missing() -> str | None:
-    """Why engines cannot be built or run here, in one line; None when they can. Looks at package, libraries and device."""
+def builder_missing(product: Product = TENSORRT) -> str | None:
+    """Why engines of a product cannot be built here, in one line; None when they can."""
+    if not product.ahead_of_time:
+        return tensorrt_missing(product)
     try:
-        import_tensorrt()
+        import_tensorrt(product)
+    except MissingPackageError as error:
+        return str(error)
+    return None
+
+
+def tensorrt_missing(product: Product = TENSORRT) -> str | None:
+    """Why engines of a product cannot be run here, in one line; None when they can. Looks at package, libraries and device."""
+    try:
+        import_tensorrt(product)
         devices = Cuda().device_count()
     except (MissingPackageError, MeasurementError) as error:
         return str(error)
-    return None if devices else "there is no CUDA device; TensorRT needs an NVIDIA GPU and its driver"
+    return None if devices else f"there is no CUDA device; {product.title} needs an NVIDIA GPU and its driver"
 
 
 class Here(NamedTuple):
-    """What a build and a refit begin with: TensorRT, its logger without what was said before, and the device."""
+    """What a build and a refit begin with: the product, its logger without what was said before, the device where one is used."""
 
+    product: Product
     trt: Any
     logger: Any
-    gpu: Gpu
+    gpu: Gpu | None
 
     @classmethod
-    def begin(cls) -> Here:
-        """Raises `MissingPackageError` without TensorRT, `MeasurementError` without a device."""
-        trt = import_tensorrt()
-        gpu = Cuda().gpu()
+    def begin(cls, product: Product = TENSORRT) -> Here:
+        """Raises `MissingPackageError` without the product, `MeasurementError` without a device where one is needed."""
+        trt = import_tensorrt(product)
+        gpu = None if product.ahead_of_time else Cuda().gpu()
         logger = collecting_logger(trt)
         logger.take()
-        return cls(trt, logger, gpu)
+        return cls(product, trt, logger, gpu)
+
+    @property
+    def title(self) -> str:
+        """Product and version in words."""
+        return titled(self.trt)
 
     def made(self) -> dict[str, str]:
         """Their part of the record in `Artefact.made`; `read_plan` compares version and device with it."""
+        version = {self.product.format: str(self.trt.__version__)}
+        if self.gpu is None:
+            return version
         gpu = self.gpu
         return {
-            "tensorrt": self.trt.__version__, "gpu": gpu.name, "compute_capability": gpu.compute_capability,
-            "driver": gpu.driver, "cuda": gpu.cuda,
+            **version, "gpu": gpu.name, "compute_capability": gpu.compute_capability, "driver": gpu.driver, "cuda": gpu.cuda,
         }  # fmt: skip
 
 
@@ -113,7 +170,7 @@ def network_flags(trt: Any) -> int:
         flag = getattr(trt.NetworkDefinitionCreationFlag, name, None)
         if flag is not None:
             return 1 << int(flag)
-    raise MissingPackageError(f"TensorRT {trt.__version__} is neither 8.6 nor 10 or newer; {where()}")
+    raise MissingPackageError(f"{titled(trt)} is neither 8.6 nor 10 or newer; {where()}")
 
 
 def set_precision(trt: Any, config: Any, network: Any, precision: str, file: OnnxFile) -> None:
@@ -145,9 +202,35 @@ def set_precision(trt: Any, config: Any, network: Any, precision: str, file: Onn
 
 
 def share_profiles(trt: Any, config: Any) -> None:
-    """Lets two contexts of an engine use one profile, as those that time layers do: 8.6 has to be told, 10 and 11 always do."""
+    """Lets two contexts of an engine use one profile, as those that time layers do: 8.6 has to be told, the others always do."""
     if not is_strongly_typed(trt):
         config.set_preview_feature(getattr(trt.PreviewFeature, SHARED_PROFILES), True)
+
+
+def set_gpus(trt: Any, config: Any, gpus: Sequence[str]) -> None:
+    """Says for which compute capabilities an engine of TensorRT-RTX is ("8.9"); without any it keeps its own choice.
+
+    Raises `ExportError` for one that this version does not know.
+    """
+    known = sorted(member for member in trt.ComputeCapability.__members__ if member.startswith("SM"))
+    config.num_compute_capabilities = len(gpus)
+    for index, capability in enumerate(gpus):
+        member = f"SM{capability.replace('.', '')}"
+        if member not in known or not config.set_compute_capability(getattr(trt.ComputeCapability, member), index):
+            raise ExportError(f"{titled(trt)} builds for {', '.join(known)}, asked for {member}")
+
+
+def new_context(trt: Any, engine: Any) -> Any:
+    """What runs an engine; None without memory for it.
+
+    TensorRT-RTX makes the kernels for a batch that it meets in the background, beside runs with slower ones; here it is told to
+    make them first, so that all runs of a batch are alike.
+    """
+    if not hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
+        return engine.create_execution_context()
+    settings = engine.create_runtime_config()
+    settings.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    return engine.create_execution_context(settings)
 
 
 def is_strongly_typed(trt: Any) -> bool:
@@ -186,8 +269,11 @@ def collecting_logger(trt: Any) -> Any:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
             self.warnings: dict[str, None] = {}
+            self.listener: Callable[[str], None] | None = None  # is told everything, in TensorRT's own words
 
         def log(self, severity: Any, msg: str) -> None:  # called from several threads
+            if self.listener is not None:
+                self.listener(msg)
             said = " ".join(msg.split())
             if severity <= trt.ILogger.Severity.ERROR:
                 self.errors.append(said)
@@ -211,4 +297,4 @@ def created(trt: Any, kind: str, *arguments: Any) -> Any:
     try:
         return getattr(trt, kind)(*arguments)
     except TypeError as error:  # "factory function returned nullptr"
-        raise MeasurementError(f"TensorRT {trt.__version__} gives no {kind}: {logger.take()}; is the GPU usable?") from error
+        raise MeasurementError(f"{titled(trt)} gives no {kind}: {logger.take()}; is the GPU usable?") from error

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoformer.errors import CheckpointError, MeasurementError
+from autoformer.export.engines.plans import product_of
 from autoformer.export.graphs.refusals import refusal
 from autoformer.export.manifest import FILE_NAME as MANIFEST
 from autoformer.export.manifest import Manifest
 from autoformer.files import TIMM
 from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
+from autoformer.profiling.backends.tensorrt_backend import WITH_GRAPH
 from autoformer.profiling.measuring.backend import LatencyBackend
 
 if TYPE_CHECKING:
@@ -86,9 +88,10 @@ def jobs_of(words: str, label: str, batch: int, threads: int | None, spinning: b
             Job(words, label, "onnxruntime-tensorrt", lambda: open_onnx("tensorrt")),
         ]
     if path.suffix in PLAN_SUFFIXES and path.is_file():
+        format = product_of(path).format
         return [
-            Job(words, label, "tensorrt", lambda: _open_plan(path, batch, cuda_graph=False)),
-            Job(words, label, "tensorrt-graph", lambda: _open_plan(path, batch, cuda_graph=True)),
+            Job(words, label, format, lambda: _open_plan(path, batch, cuda_graph=False)),
+            Job(words, label, f"{format}{WITH_GRAPH}", lambda: _open_plan(path, batch, cuda_graph=True)),
         ]
     if words.startswith(TIMM) or (path / "config.json").is_file():
         return [

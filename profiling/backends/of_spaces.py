@@ -12,7 +12,7 @@ import os
 import random
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -22,10 +22,10 @@ from autoformer.cost import count_params
 from autoformer.errors import CheckpointError, MeasurementError
 from autoformer.export.engines.builder import EngineBuilder, EngineConfig
 from autoformer.export.engines.cuda_runtime import Cuda
-from autoformer.export.engines.tensorrt_versions import import_tensorrt
+from autoformer.export.engines.tensorrt_versions import PRODUCTS, TENSORRT, import_tensorrt
 from autoformer.export.manifest import sha256_of
 from autoformer.files import json_digest, read_json, write_json
-from autoformer.profiling.backends.tensorrt_backend import GRAPH, PLAIN, TensorRTBackend
+from autoformer.profiling.backends.tensorrt_backend import WITH_GRAPH, TensorRTBackend
 from autoformer.profiling.measuring.backend import USUAL_BACKENDS, LatencyBackend
 from autoformer.progress import Progress, silent
 from autoformer.space import SearchSpace
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 INSTANCES = 8  # timed sessions of each network
 INSTANCES_MIB = 1024  # of weights: no more sessions than fit, beside the first
-KEYS = ("sha256", "graph", "tensorrt", "gpu")  # of the record beside an engine
 STRETCH, WEIGHT_STD = 1_048_573, 0.02  # of the random numbers that weights are made of: how many (a prime), how wide
 
 Exporter = Callable[["Subnet", Path], object]  # writes an ONNX file
@@ -129,8 +128,8 @@ def open_network(space: SearchSpace, architecture: Architecture, setup: Setup, f
 
 
 def open_graph(path: Path, setup: Setup) -> LatencyBackend:
-    """An ONNX file, ready to be timed; its engine is built where the backend is TensorRT."""
-    if setup.backend in (PLAIN, GRAPH):
+    """An ONNX file, ready to be timed; its engine is built where the backend is TensorRT or TensorRT-RTX."""
+    if setup.backend.removesuffix(WITH_GRAPH) in PRODUCTS:
         return engine_of(path, batch=setup.batch, backend=setup.backend)
     from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
 
@@ -201,15 +200,17 @@ def engine_of(graph: Path, *, batch: int, backend: str) -> TensorRTBackend:
 
     One that another TensorRT, another GPU or another file left there is built anew. Raises what building and loading raise.
     """
-    plan = graph.with_suffix(f".b{batch}.plan")
-    record = plan.with_suffix(".json")
-    here = {"graph": sha256_of(graph), "tensorrt": import_tensorrt().__version__, "gpu": Cuda().gpu().name}
+    product = PRODUCTS[backend.removesuffix(WITH_GRAPH)]
+    plan = graph.with_suffix(f".b{batch}.{'' if product is TENSORRT else 'rtx.'}plan")
+    record, version, gpu = plan.with_suffix(".json"), import_tensorrt(product).__version__, Cuda().gpu()
+    here = {"graph": sha256_of(graph), product.format: version, "gpu": gpu.name}
     if not _is_of(record, plan, here):
-        config = EngineConfig(profiles=((batch, batch, batch),), timing_cache=timing_folder())
-        built = EngineBuilder(config).build(graph, plan)
+        config = EngineConfig(format=product.format, profiles=((batch, batch, batch),))
+        timed = {"gpus": (gpu.compute_capability,)} if product.ahead_of_time else {"timing_cache": timing_folder()}
+        built = EngineBuilder(replace(config, **timed)).build(graph, plan)
         write_json({"sha256": built.sha256, **here}, record)
-    digest = read_json(record, *KEYS)["sha256"]
-    return TensorRTBackend(plan, batch=batch, sha256=digest, cuda_graph=backend == GRAPH)
+    digest = read_json(record, "sha256")["sha256"]
+    return TensorRTBackend(plan, batch=batch, sha256=digest, cuda_graph=backend.endswith(WITH_GRAPH), product=product)
 
 
 def timing_folder() -> Path:
@@ -221,7 +222,7 @@ def _is_of(record: Path, plan: Path, here: dict[str, str]) -> bool:
     if not record.is_file() or not plan.is_file():
         return False
     try:
-        found = read_json(record, *KEYS)
+        found = read_json(record, "sha256", *here)
     except CheckpointError:
         return False
     return all(found[key] == value for key, value in here.items())

@@ -1,4 +1,4 @@
-"""A TensorRT engine on its resident buffers, timed by the wall and by CUDA events.
+"""An engine of TensorRT or TensorRT-RTX on its resident buffers, timed by the wall and by CUDA events.
 
 Imports the standard library at the top; the engine brings TensorRT and CUDA when it is loaded. Works on Python 3.10.
 """
@@ -12,26 +12,37 @@ from types import TracebackType
 from typing import Any
 
 from autoformer.errors import MeasurementError
+from autoformer.export.engines.tensorrt_versions import Product
 
-PLAIN, GRAPH = "tensorrt", "tensorrt-graph"
+WITH_GRAPH = "-graph"  # ends the names of backends that launch a CUDA graph
 
 
 class TensorRTBackend:
-    """A plan file, loaded and prepared for `batch`; its digest is `sha256`, or stands in the manifest beside it.
+    """A plan file, loaded and prepared for `batch`; its digest is `sha256` or stands in the manifest beside it, as its product.
 
     With `cuda_graph` every run launches a captured graph. Raises what `Engine.load` and `Engine.prepare` raise, and
     `MeasurementError` with the reason when a graph is asked for and the engine cannot be captured.
     """
 
     def __init__(
-        self, plan: Path, *, batch: int = 1, precision: str = "fp32", sha256: str | None = None, cuda_graph: bool = False
+        self,
+        plan: Path,
+        *,
+        batch: int = 1,
+        precision: str = "fp32",
+        sha256: str | None = None,
+        cuda_graph: bool = False,
+        product: Product | None = None,
     ) -> None:
         from autoformer.export.engines.engine import Engine
+        from autoformer.export.engines.plans import product_of
+
+        self._product = product or product_of(plan)
 
         self._batch, self._precision, self._cuda_graph = batch, precision, cuda_graph
         self._images: Any = None  # on the host
         with ExitStack() as stack:
-            self._engine = stack.enter_context(Engine.load(plan, sha256=sha256))
+            self._engine = stack.enter_context(Engine.load(plan, sha256=sha256, product=self._product))
             self._engine.prepare(batch)
             if cuda_graph and (reason := self._engine.capture()):
                 raise MeasurementError(f"{plan} cannot run as a CUDA graph: {reason}; measure it without")
@@ -39,8 +50,8 @@ class TensorRTBackend:
 
     @property
     def name(self) -> str:
-        """ "tensorrt", or "tensorrt-graph" for one that launches a CUDA graph: the times are not comparable."""
-        return GRAPH if self._cuda_graph else PLAIN
+        """ "tensorrt" or "tensorrt-rtx", with "-graph" for one that launches a CUDA graph: the times are not comparable."""
+        return self._product.format + (WITH_GRAPH if self._cuda_graph else "")
 
     @property
     def precision(self) -> str:

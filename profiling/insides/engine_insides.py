@@ -71,7 +71,7 @@ def plans_of(path: Path) -> list[tuple[Path, Artefact, Path | None]]:
     manifest = Manifest.load(folder)
     found = []
     for artefact in manifest.artefacts:
-        if artefact.format == "tensorrt" and artefact.file is not None and (path.is_dir() or artefact.file == path.name):
+        if artefact.is_engine and artefact.file is not None and (path.is_dir() or artefact.file == path.name):
             plan = manifest.verified_file(folder, artefact)
             found.append((plan, artefact, _graph(folder, PRECISIONS.get(artefact.precision, ""), artefact)))
     if not found:

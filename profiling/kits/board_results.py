@@ -27,7 +27,10 @@ PARTS = ("measurements", "not_measured", "artefacts", "budget")  # of an answer,
 FOLDER = "boards"  # in the folder of a run
 COLUMNS = ("runtime", "device", "what was run", "date")
 BEGIN, END = "<!-- ran on: begin -->", "<!-- ran on: end -->"  # around the table in a Markdown file
-RUNTIMES = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT", "trtexec": "trtexec of TensorRT", "torch": "torch"}
+RUNTIMES = {
+    "onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX", "trtexec": "trtexec of TensorRT",
+    "torch": "torch",
+}  # fmt: skip
 _HEAD = "| " + " | ".join(COLUMNS) + " |"
 _RULE = "|" + "---|" * len(COLUMNS)
 

@@ -185,9 +185,7 @@ class TensorRTRuntime:
     @property
     def name(self) -> str:
         """ "tensorrt-graph" or "tensorrt"."""
-        from autoformer.profiling.backends.tensorrt_backend import GRAPH, PLAIN
-
-        return GRAPH if self.cuda_graph else PLAIN
+        return "tensorrt-graph" if self.cuda_graph else "tensorrt"
 
     @property
     def facts(self) -> Mapping[str, str]:

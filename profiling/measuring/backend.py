@@ -12,10 +12,13 @@ from typing import Protocol, runtime_checkable
 
 BACKENDS = (
     "onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch-cpu", "torch-compiled-cpu", "torch-cuda",
-    "torch-compiled-cuda", "torch-graph-cuda", "tensorrt", "tensorrt-graph",
+    "torch-compiled-cuda", "torch-graph-cuda", "tensorrt", "tensorrt-graph", "tensorrt-rtx", "tensorrt-rtx-graph",
 )  # fmt: skip
 # The others compile first, or are another way to run the same kernels.
-USUAL_BACKENDS = ("onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda", "tensorrt", "tensorrt-graph")
+USUAL_BACKENDS = (
+    "onnxruntime-cpu", "onnxruntime-cuda", "torch-cpu", "torch-cuda", "tensorrt", "tensorrt-graph", "tensorrt-rtx",
+    "tensorrt-rtx-graph",
+)  # fmt: skip
 
 
 class LatencyBackend(Protocol):

@@ -248,7 +248,7 @@ def expand(paths: Sequence[Path | str], missing: list[NotMeasured]) -> list[tupl
             if artefact.file is not None:
                 found.append(str(manifest.verified_file(path, artefact)))
             else:
-                backend = "tensorrt" if artefact.format == "tensorrt" else "onnxruntime"
+                backend = artefact.format if artefact.is_engine else "onnxruntime"
                 reason = f"{artefact.status}: {artefact.reason}"
                 missing.append(NotMeasured(f"{path.name}/{artefact.format} {artefact.precision}", backend, reason))
     unique = list(dict.fromkeys(found))

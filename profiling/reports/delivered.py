@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoformer.cost import use_words
+from autoformer.export.engines.tensorrt_versions import PRODUCTS
 from autoformer.export.manifest import Artefact
 from autoformer.metric import WORDS, metric_from, paired_difference
 from autoformer.profiling.kits.board_results import BoardResult
@@ -36,6 +37,10 @@ STEPS = (
 LIMITED = {"max_params": "params", "max_flops": "FLOPs", "max_latency_ms": "latency"}  # upper limits in words
 NOT_INSTALLED = "not installed"  # what this machine cannot have is nothing to worry about
 ENGINE = ("built for this GPU", "an engine runs on this GPU alone; the bundle's program builds it on the device")
+AHEAD = (
+    "built, not run",
+    "it was built ahead of time for GPUs of other machines; the bundle's program verifies and times it there",
+)
 
 
 # --- which file to ship --------------------------------------------------------------------------------------------
@@ -101,7 +106,7 @@ def _exported(run: Run, row: _Row) -> ExportedFile:
     """What the rule is asked about."""
     artefact, taken, key = row.artefact, row.taken, _key(row.artefact)
     stats = None if taken is None else taken.stats
-    against = ENGINE if artefact.format == "tensorrt" else None
+    against = None if not artefact.is_engine else AHEAD if artefact.status == "built" else ENGINE
     if artefact.file is None:
         against = (artefact.status, artefact.reason)
     tested = key in run.predictions
@@ -232,7 +237,7 @@ def file_values(run: Run) -> dict[str, Any]:
 
 def label(artefact: Artefact) -> str:
     """An artefact in words: `ONNX int8`."""
-    names = {"onnx": "ONNX", "tensorrt": "TensorRT"}
+    names = {"onnx": "ONNX", **{name: product.title for name, product in PRODUCTS.items()}}
     return f"{names.get(artefact.format, artefact.format)} {artefact.precision}"
 
 
