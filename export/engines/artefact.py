@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from autoformer.architecture import whole_number
 from autoformer.errors import AutoformerError, CheckpointError, ExportError, MeasurementError, MissingPackageError, short
@@ -116,6 +116,7 @@ def engine_artefact(
     `program` builds and runs it, or the product's bindings when None. A failure is an answer, not an exception: "rejected" with
     its reason. One that does not run here is "built".
     """
+    of: dict[str, Any] = {"format": config.format, "precision": config.precision}
     made: dict[str, Any] = {}
     try:
         if program is None:
@@ -124,10 +125,7 @@ def engine_artefact(
             if not runs_here(config):
                 title = titled(import_tensorrt(config.product))
                 reason = f"built ahead of time by {title} for {in_words(config.gpus)}; not run here, so verify it on its device"
-                return _here(
-                    Artefact(format=config.format, precision=config.precision, status="rejected", reason=reason, made=made),
-                    "built", source, plan,
-                )  # fmt: skip
+                return Artefact(**of, status="built", reason=reason, made=made, **_of_plan(plan, source))
             with Engine.load(plan, sha256=built.sha256, product=config.product) as engine:
                 parity, correct = judge(in_profiles(engine, engine.profiles), _compared(engine.profiles))
         else:
@@ -137,23 +135,20 @@ def engine_artefact(
             parity, correct = judge(model, few_calls(profiles))
     except (ExportError, CheckpointError, MeasurementError) as error:  # the ONNX file is good all the same
         plan.unlink(missing_ok=True)
-        return Artefact(format=config.format, precision=config.precision, status="rejected", reason=str(error), made=made)
-    found = Artefact(
-        format=config.format, precision=config.precision, status="rejected", reason=parity.reason, parity=parity, made=made,
-        correct=correct,
-    )  # fmt: skip
+        return Artefact(**of, status="rejected", reason=str(error), made=made)
+    of |= {"reason": parity.reason, "parity": parity, "made": made}
     if not parity.passed:
         plan.unlink()
-        return replace(found, correct=None)
-    return _here(found, "exported", source, plan)
+        return Artefact(**of, status="rejected")
+    return Artefact(**of, status="exported", correct=correct, **_of_plan(plan, source))
 
 
-def _here(found: Artefact, status: Literal["exported", "built"], source: Artefact, plan: Path) -> Artefact:
-    """What was found of a plan that stays, with the plan."""
-    return replace(
-        found, status=status, file=plan.name, sha256=sha256_of(plan), bytes=plan.stat().st_size,
-        input_name=source.input_name, input_shape=source.input_shape, output_name=source.output_name,
-    )  # fmt: skip
+def _of_plan(plan: Path, source: Artefact) -> dict[str, Any]:
+    """What an artefact says of a plan that stays."""
+    return {
+        "file": plan.name, "sha256": sha256_of(plan), "bytes": plan.stat().st_size, "input_name": source.input_name,
+        "input_shape": source.input_shape, "output_name": source.output_name,
+    }  # fmt: skip
 
 
 def runs_here(config: EngineConfig) -> bool:

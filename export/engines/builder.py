@@ -155,8 +155,15 @@ class EngineBuilder:
 
     config: EngineConfig = EngineConfig()
 
-    def build(self, graph: Path, plan: Path, *, on_progress: OnProgress | None = None) -> BuiltEngine:
+    def read(self, graph: Path) -> None:
+        """Lets the parser read an ONNX file, and builds nothing. Raises `ExportError` with what it says against it."""
+        here = Here.begin(self.config.product)
+        _parse(here, created(here.trt, "Builder", here.logger).create_network(network_flags(here.trt)), self.config.source(graph))
+
+    def build(self, graph: Path, plan: Path, *, on_progress: OnProgress | None = None, any_inputs: bool = False) -> BuiltEngine:
         """Writes the plan of an ONNX file, whole or not at all. Takes seconds to minutes.
+
+        `any_inputs` builds of files that `Engine` does not run: with several inputs or outputs, or inputs of other types.
 
         `on_progress` is told the phase, the steps done and the steps in all, from threads of TensorRT (from 10 on). Ctrl-C stops
         a build; kernel timings taken until then stay in the timing cache. Raises `ExportError` when the file computes in another
@@ -168,6 +175,8 @@ class EngineBuilder:
         builder = created(trt, "Builder", logger)
         network = builder.create_network(network_flags(trt))
         _parse(here, network, file)
+        if not any_inputs:
+            _check_ends(here, network, file)
         config = builder.create_builder_config()
         done = self._set_up(here, builder, network, config, file)
         with ExitStack() as stack:
@@ -213,14 +222,22 @@ class EngineBuilder:
             config.set_flag(trt.BuilderFlag.REFIT)
         if self.config.detailed:
             config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-        entry = network.get_input(0)
-        batch, *image_shape = tuple(entry.shape)
-        if batch != -1:
-            return replace(self.config, profiles=((batch, batch, batch),))
+        entries = [network.get_input(index) for index in range(network.num_inputs)]
+        for entry in entries:
+            if -1 in tuple(entry.shape)[1:]:
+                raise ExportError(
+                    f"input {entry.name} of {file.path} has open sizes beside the batch ({list(entry.shape)}); export it for one"
+                )
+        if not any(-1 in tuple(entry.shape) for entry in entries):
+            batch = next((entry.shape[0] for entry in entries if len(entry.shape)), 1)
+            return replace(self.config, profiles=((max(1, batch),) * 3,))
         for batches in self.config.profiles:
             profile = builder.create_optimization_profile()
             try:
-                profile.set_shape(entry.name, *((size, *image_shape) for size in batches))
+                for entry in entries:
+                    batch, *shape = tuple(entry.shape) or (1,)
+                    if batch == -1:
+                        profile.set_shape(entry.name, *((size, *shape) for size in batches))
                 refused = config.add_optimization_profile(profile) < 0
             except ValueError:
                 refused = True
@@ -236,6 +253,11 @@ def _parse(here: Here, network: Any, file: OnnxFile) -> None:
     if not parser.parse(file.path.read_bytes(), str(file.path)):  # the path leads to weights beside the file
         said = parser_errors(parser, file) or here.logger.take()
         raise ExportError(f"{here.title} cannot read {file.path}: {said}")
+
+
+def _check_ends(here: Here, network: Any, file: OnnxFile) -> None:
+    """Raises `ExportError` for a network that `Engine` does not run."""
+    trt = here.trt
     if network.num_inputs != 1 or network.num_outputs != 1:
         raise ExportError(f"{file.path} has {network.num_inputs} inputs and {network.num_outputs} outputs; expected one of each")
     taken = network.get_input(0).dtype

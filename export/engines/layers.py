@@ -134,14 +134,17 @@ def inspect_engine(engine: Engine | Path, graph: Path | None = None, *, sha256: 
 def read_layers(information: str, graph: Path | None = None) -> EngineLayers:
     """What the inspector's JSON says, in the schema of any version."""
     try:
-        found = json.loads(information)
-        entries = found["Layers"]
-        file = None if graph is None else OnnxFile.read(graph)
-        known = {} if file is None else {node.name: node.operator for node in file.nodes}
-        scopes = {} if graph is None else module_scopes(graph)
-        layers = tuple(_layer(entry, known, scopes) for entry in entries)
+        return layers_of(json.loads(information)["Layers"], graph)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"TensorRT's inspector gave something that cannot be read: {short(error)}") from error
+
+
+def layers_of(entries: Sequence[Any], graph: Path | None = None) -> EngineLayers:
+    """The layers of a list in the schema of any version, as `read_layers`; raises `CheckpointError` for the ONNX file."""
+    file = None if graph is None else OnnxFile.read(graph)
+    known = {} if file is None else {node.name: node.operator for node in file.nodes}
+    scopes = {} if graph is None else module_scopes(graph)
+    layers = tuple(_layer(entry, known, scopes) for entry in entries)
     return EngineLayers(layers) if file is None else _judged(layers, file)
 
 

@@ -30,12 +30,14 @@ WHEELS = {
     "11.4.0.106": "tensorrt-cu12-bindings",
 }
 REAL = "8.6.0"
-LISTED = ("8.6.1", "10.3.0", "11.4.0.106")  # what the fake is made from
+LISTED = ("8.6.1", "10.3.0", "11.4.0.106")  # what the fake is made from, beside TensorRT-RTX
+RTX = "1.7.1.116"  # of TensorRT-RTX, which is there whole: `make tensorrt-rtx`
 LISTING = Path(__file__).parents[1] / "data" / "tensorrt_api.json"
 FOLDER = Path(__file__).parents[2] / ".venv" / "tensorrt-bindings"
 CLASSES = (
-    "Builder", "BuilderFlag", "DataType", "EngineInspector", "IBuilderConfig", "ICudaEngine", "IExecutionContext", "IHostMemory",
-    "ILayer", "ILogger", "INetworkDefinition", "IOptimizationProfile", "IProfiler", "IProgressMonitor", "ISerializationConfig",
+    "Builder", "BuilderFlag", "ComputeCapability", "DataType", "DynamicShapesKernelSpecializationStrategy", "EngineInspector",
+    "IBuilderConfig", "ICudaEngine", "IExecutionContext", "IHostMemory", "ILayer", "ILogger", "INetworkDefinition",
+    "IOptimizationProfile", "IProfiler", "IProgressMonitor", "IRuntimeConfig", "ISerializationConfig",
     "ITensor", "ITimingCache", "LayerInformationFormat", "LayerType", "MemoryPoolType", "NetworkDefinitionCreationFlag",
     "OnnxParser", "OnnxParserRefitter", "ParserError", "PreviewFeature", "ProfilingVerbosity", "Refitter", "Runtime",
     "SerializationFlag", "TensorIOMode", "Weights",
@@ -97,7 +99,7 @@ def fetch_real(folder: Path) -> None:
 
 def run_with(version: str, folder: Path, *arguments: str, python: str = sys.executable) -> str:
     """What a Python with TensorRT `version` prints, started with `arguments`."""
-    here = str(Path(__file__).parents[2])
+    here = ":".join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     paths = {"PYTHONPATH": f"{folder / version}:{here}", "LD_LIBRARY_PATH": str(folder / version / "lib")}
     done = subprocess.run([python, *arguments], env={**os.environ, **paths}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -157,9 +159,8 @@ def _split(signature: str) -> list[str]:
 @cache
 def listing_of(version: str, folder: Path) -> tuple[list[str], dict[str, Any]]:
     """The names of `version` at the top, and its listing, from its own bindings."""
-    program = (
-        "import json, tensorrt, tests.support.tensorrt_bindings as b; print(json.dumps([dir(tensorrt), b.listing(tensorrt)]))"
-    )
+    module = "tensorrt_rtx" if version == RTX else "tensorrt"
+    program = f"import json, {module} as t, tests.support.tensorrt_bindings as b; print(json.dumps([dir(t), b.listing(t)]))"
     names, found = json.loads(run_with(version, folder, "-c", program))
     return names, found
 
@@ -175,9 +176,10 @@ def main() -> None:
     if "--real-8.6" in sys.argv:
         fetch_real(folder)
     if "--listing" in sys.argv:
-        found = {version: listing_of(version, folder)[1] for version in LISTED}
+        found = {version: listing_of(version, folder)[1] for version in (RTX, *LISTED)}
         classes = {
-            version: {name: json.dumps(entry, sort_keys=True) for name, entry in found[version].items()} for version in LISTED
+            version: {name: json.dumps(entry, sort_keys=True) for name, entry in entries.items()}
+            for version, entries in found.items()
         }
         lines = [
             f'"{version}": {{\n' + ",\n".join(f'"{name}": {text}' for name, text in sorted(entries.items())) + "\n}"
