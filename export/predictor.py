@@ -54,7 +54,7 @@ class Predictor:
     """
 
     path: Path
-    kind: str  # "torch", "onnxruntime", "tensorrt"
+    kind: str  # "torch", "onnxruntime", "tensorrt", "tensorrt-rtx"
     precision: str
     preprocessing: Preprocessing | None  # None: the file does not say
     classes: tuple[str, ...] | None  # None: the file does not say
@@ -286,12 +286,17 @@ def _engine(path: Path) -> Predictor:
     if manifest is None or artefact is None:
         Engine.load(path).close()  # refuses it, and says why
         raise AssertionError("a plan that no manifest describes was loaded")
+    if artefact.status == "built":
+        raise CheckpointError(
+            f"{path} was built ahead of time and never compared with its network; bundle it, and on its device run: python3 "
+            "board.pyz verify"
+        )
     if artefact.parity is None or not artefact.parity.passed:
         raise CheckpointError(f"{path} was never compared with its network, so its answers are not trusted; export it again")
     stack = ExitStack()
     return Predictor(
         path=path,
-        kind="tensorrt",
+        kind=artefact.format,
         precision=artefact.precision,
         preprocessing=manifest.preprocessing,
         classes=manifest.classes,

@@ -33,12 +33,16 @@ def inspect(
     for one in found:
         which = "a twin, described in full" if one.is_twin else "as it is; --twin shows more"
         print_table(f"{one.plan} ({one.precision}, {which})", ("question", "answer"), list(one.facts().items()))
+        if not one.times:
+            note(f"{one.plan.name} was built for GPUs that are not here, so its layers were not timed")
+            continue
         rows = [
             (time.name[:60], ", ".join(time.modules)[:60], f"{time.median_ms:.4g} ms", f"{100 * time.share:.1f} %")
             for time in one.slowest(top)
         ]
         print_table(f"slowest layers, batch {one.batch}", ("layer", "torch modules", "median", "share"), rows)
-    note("timing each layer adds time: the sum of the layers is not the latency")
+    if any(one.times for one in found):
+        note("timing each layer adds time: the sum of the layers is not the latency")
 
 
 def refit(
@@ -78,7 +82,7 @@ def refit(
     rows = [
         (f"{a.format} {a.precision}", a.status, a.file or "", a.reason, _latency(latency.get(a.precision)))
         for a in refitted.artefacts
-        if a.format == "tensorrt"
+        if a.is_engine
     ]
     print_table(f"refitted to {out}", ("artefact", "status", "file", "why", "p50 refitted, built without --refittable"), rows)
 

@@ -68,7 +68,11 @@ def build(
 @app.command(name="import")
 def import_results(
     results: Annotated[
-        list[Path], typer.Argument(help="What a device wrote: board.pyz bench or verify --out FILE, or a kit's result.")
+        list[Path],
+        typer.Argument(
+            help="What a device wrote: board.pyz bench or verify --out FILE, or a kit's result; or the manifest.json of "
+            "engines that were built ahead of time."
+        ),
     ],
     into: Annotated[
         Path | None, typer.Option("--into", help="Markdown file whose table of what ran where gets a row; it has marks for it.")
@@ -85,23 +89,38 @@ def import_results(
       autoformer report import result.json --run runs/quickstart
 
       autoformer report import result.json --into README.md
+
+      autoformer report import runs/export/manifest.json --into README.md
     """
     from dataclasses import asdict
 
     from autoformer.cli.console import note, print_json, print_table
     from autoformer.errors import DataError
+    from autoformer.export.manifest import FORMAT as MANIFEST
+    from autoformer.export.manifest import Manifest
     from autoformer.files import read_json, replacing
     from autoformer.profiling.kits import result as kit_result
-    from autoformer.profiling.kits.board_results import COLUMNS, BoardResult, add_rows, keep_with_run, read_markdown, rows_of_kit
+    from autoformer.profiling.kits.board_results import (
+        COLUMNS,
+        BoardResult,
+        add_rows,
+        keep_with_run,
+        read_markdown,
+        rows_of_export,
+        rows_of_kit,
+    )
     from autoformer.profiling.reports.run_page import build_report
 
     expected = "what board.pyz verify, bench or measure wrote"
-    kits = [path for path in results if read_json(path, "format", expected=expected)["format"] == kit_result.FORMAT]
+    formats = {path: read_json(path, "format", expected=expected)["format"] for path in results}
+    kits = [path for path in results if formats[path] == kit_result.FORMAT]
+    exports = [path for path in results if formats[path] == MANIFEST]
     if kits and run is not None:
         raise DataError(f"{kits[0]} is of a kit, which belongs to no run; its table: autoformer profile table --from {kits[0]}")
-    loaded = [(path, BoardResult.load(path)) for path in results if path not in kits]
+    loaded = [(path, BoardResult.load(path)) for path in results if path not in (*kits, *exports)]
     rows = [row for _, result in loaded for row in result.ran_on()]
     rows += [row for path in kits for row in rows_of_kit(kit_result.KitResult.load(path))]
+    rows += [row for path in exports for row in rows_of_export(Manifest.load(path.parent))]
     text = None if into is None else add_rows(read_markdown(into), rows)
     if run is not None:
         for path, result in loaded:

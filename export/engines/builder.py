@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,7 @@ class BuiltEngine:
             **self.here,
             "config": self.config.to_dict(),
             "graph_sha256": self.graph_sha256,
+            "date": date.today().isoformat(),
             "seconds": round(self.build_s, 2),
             "timing_cache": self.timing_cache,
             "warnings": list(self.warnings),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoformer.errors import CheckpointError, DataError, MeasurementError
 from autoformer.export.engines.cuda_runtime import Cuda
-from autoformer.export.engines.plans import deserialized, product_of, read_plan
+from autoformer.export.engines.plans import deserialized, product_of_plan, read_plan
 from autoformer.export.engines.tensorrt_versions import (
     TENSORRT,
     Product,
@@ -71,7 +71,7 @@ class Engine:
         `product` runs it; None: the one that the manifest beside it names.
         """
         path = Path(path)
-        return cls(read_plan(path, sha256), path, product or product_of(path))
+        return cls(read_plan(path, sha256), path, product or product_of_plan(path))
 
     def _open(self, plan: bytes) -> None:
         trt = self._trt

@@ -14,7 +14,6 @@ from autoformer.errors import CheckpointError
 from autoformer.export.engines.cuda_runtime import Cuda, Gpu
 from autoformer.export.engines.target_gpus import in_words, runs_on
 from autoformer.export.engines.tensorrt_versions import (
-    PRODUCTS,
     TENSORRT,
     TENSORRT_RTX,
     Product,
@@ -22,6 +21,7 @@ from autoformer.export.engines.tensorrt_versions import (
     how_to_rebuild,
     import_tensorrt,
     product_named,
+    product_of,
     titled,
 )
 from autoformer.export.manifest import FILE_NAME, Artefact, Manifest
@@ -33,7 +33,7 @@ def read_plan(path: Path, sha256: str | None = None) -> bytes:
     Raises `CheckpointError` when the digest is unknown or differs, or when the manifest says that it was built by another
     version or for another device.
     """
-    product = product_of(path)
+    product = product_of_plan(path)
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; {how_to_rebuild(product)}")
     artefact = _described(path)
@@ -57,7 +57,7 @@ def read_plan(path: Path, sha256: str | None = None) -> bytes:
     return plan
 
 
-def product_of(path: Path) -> Product:
+def product_of_plan(path: Path) -> Product:
     """What runs a plan, by the manifest beside it; TensorRT where that says nothing."""
     artefact = _described(path)
     return TENSORRT if artefact is None else product_named(artefact.format)
@@ -103,6 +103,7 @@ def deserialized(trt: Any, runtime: Any, plan: bytes, source: Path) -> Any:
     """The engine of a checked plan. Raises `CheckpointError` with the library's reason when there is none."""
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        product = next(product for product in PRODUCTS.values() if product.module == trt.__name__)
-        raise CheckpointError(f"{titled(trt)} cannot load {source}: {collecting_logger(trt).take()}; {how_to_rebuild(product)}")
+        raise CheckpointError(
+            f"{titled(trt)} cannot load {source}: {collecting_logger(trt).take()}; {how_to_rebuild(product_of(trt))}"
+        )
     return engine

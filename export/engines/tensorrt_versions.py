@@ -56,9 +56,14 @@ def product_named(format: str) -> Product:
     return PRODUCTS.get(format, TENSORRT)
 
 
+def product_of(trt: Any) -> Product:
+    """The product of a module, which may be called like the package of its bindings."""
+    return TENSORRT_RTX if TENSORRT_RTX.module in trt.__name__ else TENSORRT
+
+
 def titled(trt: Any) -> str:
     """A product's module with its version, in words: "TensorRT 10.3.0"."""
-    return f"{next(product.title for product in PRODUCTS.values() if product.module == trt.__name__)} {trt.__version__}"
+    return f"{product_of(trt).title} {trt.__version__}"
 
 
 def where(product: Product = TENSORRT) -> str:
@@ -212,7 +217,7 @@ def set_gpus(trt: Any, config: Any, gpus: Sequence[str]) -> None:
 
     Raises `ExportError` for one that this version does not know.
     """
-    known = sorted(member for member in trt.ComputeCapability.__members__ if member.startswith("SM"))
+    known = sorted(member for member in dir(trt.ComputeCapability) if member.startswith("SM"))
     config.num_compute_capabilities = len(gpus)
     for index, capability in enumerate(gpus):
         member = f"SM{capability.replace('.', '')}"
@@ -230,7 +235,7 @@ def new_context(trt: Any, engine: Any) -> Any:
         return engine.create_execution_context()
     settings = engine.create_runtime_config()
     settings.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-    return engine.create_execution_context(settings)
+    return engine.create_execution_context(runtime_config=settings)
 
 
 def is_strongly_typed(trt: Any) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoformer.errors import CheckpointError, MeasurementError
-from autoformer.export.engines.plans import product_of
+from autoformer.export.engines.plans import product_of_plan
 from autoformer.export.graphs.refusals import refusal
 from autoformer.export.manifest import FILE_NAME as MANIFEST
 from autoformer.export.manifest import Manifest
@@ -86,9 +86,10 @@ def jobs_of(words: str, label: str, batch: int, threads: int | None, spinning: b
             Job(words, label, "onnxruntime-cpu", lambda: open_onnx("cpu")),
             Job(words, label, "onnxruntime-cuda", lambda: open_onnx("cuda")),
             Job(words, label, "onnxruntime-tensorrt", lambda: open_onnx("tensorrt")),
+            Job(words, label, "onnxruntime-tensorrt-rtx", lambda: open_onnx("tensorrt-rtx")),
         ]
     if path.suffix in PLAN_SUFFIXES and path.is_file():
-        format = product_of(path).format
+        format = product_of_plan(path).format
         return [
             Job(words, label, format, lambda: _open_plan(path, batch, cuda_graph=False)),
             Job(words, label, f"{format}{WITH_GRAPH}", lambda: _open_plan(path, batch, cuda_graph=True)),

@@ -2,20 +2,23 @@
 
 Threads are always explicit, and spinning (threads that burn a core while they wait for work) is off unless asked for: on
 small machines the two change the time by a factor of two. On a CUDA device input and output stay in its memory. The TensorRT
-provider builds an engine when the file is loaded, which takes minutes, and leaves to CUDA what it cannot compute.
+provider builds an engine when the file is loaded, which takes minutes, and leaves to CUDA what it cannot compute. NVIDIA's plugin
+for RTX GPUs ("tensorrt-rtx") is a package of its own; ONNX Runtime loads it when it is asked for.
 
 Imports the standard library at the top and numpy and onnxruntime inside; works on Python 3.10.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from autoformer.errors import CheckpointError, MeasurementError
+from autoformer.errors import CheckpointError, MeasurementError, MissingPackageError
 from autoformer.export.graphs.external_data import check_external_data
 from autoformer.export.graphs.onnx_model import PROVIDERS, import_onnxruntime
 from autoformer.export.graphs.refusals import reason_of, refusal
@@ -25,6 +28,7 @@ from autoformer.profiling.measuring.system_files import usable_cores
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+RTX, RTX_PLUGIN = "tensorrt-rtx", "onnxruntime_ep_nv_tensorrt_rtx"
 MAX_INPUT_VALUES = 1 << 28  # of one input, 1 GiB in float32; a damaged file must not exhaust a machine
 
 
@@ -39,6 +43,39 @@ def onnxruntime_with(provider: str) -> Any:
     if PROVIDERS[provider] not in (there := runtime.get_available_providers()):
         raise MeasurementError(f"this onnxruntime has no {PROVIDERS[provider]}, only {', '.join(there)}; install onnxruntime-gpu")
     return runtime
+
+
+def rtx_devices() -> list[Any]:
+    """The RTX GPUs, as ONNX Runtime with NVIDIA's plugin sees them.
+
+    Raises `MissingPackageError` without the plugin or with an ONNX Runtime that takes none, and `MeasurementError` where it
+    cannot be loaded or finds no GPU.
+    """
+    runtime = import_onnxruntime()
+    try:
+        plugin = importlib.import_module(RTX_PLUGIN)
+    except ImportError as error:
+        raise MissingPackageError(
+            f"ONNX Runtime's plugin for TensorRT-RTX cannot be imported ({error}); pip install onnxruntime-ep-nv-tensorrt-rtx"
+        ) from error
+    if not hasattr(runtime, "register_execution_provider_library"):
+        raise MissingPackageError(f"ONNX Runtime {runtime.__version__} takes no plugins; install 1.24 or newer")
+    _register(runtime, plugin)
+    devices = [device for device in runtime.get_ep_devices() if device.ep_name == plugin.get_ep_name()]
+    if not devices:
+        raise MeasurementError(f"{plugin.get_ep_name()} finds no RTX GPU here")
+    return devices
+
+
+@cache
+def _register(runtime: Any, plugin: Any) -> None:
+    """Once in a process: ONNX Runtime refuses a second time."""
+    try:
+        runtime.register_execution_provider_library(plugin.get_ep_name(), plugin.get_library_path())
+    except Exception as error:  # of ONNX Runtime's own class
+        raise MeasurementError(
+            f"{plugin.get_ep_name()} cannot be loaded ({reason_of(error)}); an RTX GPU and NVIDIA's driver are needed"
+        ) from error
 
 
 class OnnxRuntimeBackend:
@@ -65,7 +102,8 @@ class OnnxRuntimeBackend:
         seed: int = 0,
         profile_into: Path | None = None,
     ) -> None:
-        onnxruntime = onnxruntime_with(provider)
+        devices = rtx_devices() if provider == RTX else []
+        onnxruntime = import_onnxruntime() if provider == RTX else onnxruntime_with(provider)
         self._name = f"onnxruntime-{provider}"
         self._threads = threads or usable_cores()
         self._batch = batch
@@ -80,7 +118,11 @@ class OnnxRuntimeBackend:
             options.profile_file_prefix = str(profile_into / "profile")
             options.optimized_model_filepath = str(profile_into / "executed.onnx")
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
-        chain: list[Any] = [PROVIDERS[provider]]
+        wanted = devices[0].ep_name if devices else PROVIDERS[provider]
+        chain: list[Any] | None = [wanted]
+        if devices:
+            options.add_provider_for_devices(devices[:1], {})
+            chain = None
         if provider == "tensorrt":  # what it cannot compute falls to CUDA
             asked = {"trt_fp16_enable": str(precision == "fp16"), "trt_int8_enable": str(precision == "int8")}
             chain = [(PROVIDERS[provider], asked), PROVIDERS["cuda"]]
@@ -97,10 +139,10 @@ class OnnxRuntimeBackend:
             raise
         except Exception as error:  # ONNX Runtime raises classes of its own, most of them unrelated to each other
             runtime = f"ONNX Runtime {onnxruntime.__version__}"
-            otherwise = f"cannot be run by {runtime} on {PROVIDERS[provider]}"
+            otherwise = f"cannot be run by {runtime} on {wanted}"
             raise refusal(Path(shown), error, runtime, otherwise=otherwise) from error
-        if self._session.get_providers()[0] != PROVIDERS[provider]:  # it falls back in silence when a library is missing
-            raise MeasurementError(f"{PROVIDERS[provider]} could not be started; are the CUDA libraries and a GPU there?")
+        if self._session.get_providers()[0] != wanted:  # it falls back in silence when a library is missing
+            raise MeasurementError(f"{wanted} could not be started; are the CUDA libraries and a GPU there?")
         try:
             self._precision = precision or self._session.get_modelmeta().custom_metadata_map.get("autoformer.precision", "fp32")
             self._outputs = [output.name for output in self._session.get_outputs()]
@@ -112,7 +154,8 @@ class OnnxRuntimeBackend:
         if not any(value.ndim for value in self._feed.values()):
             raise MeasurementError(f"{shown} has no input with a first dimension, so no batch of images can be given to it")
         self._binding: Any = None
-        if provider != "cpu":
+        self._on_host = provider in ("cpu", RTX)  # images and answers; a plugin's memory is its own
+        if not self._on_host:
             self._binding = self._session.io_binding()
             for name, value in self._feed.items():
                 self._binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(value, "cuda", 0))
@@ -121,7 +164,7 @@ class OnnxRuntimeBackend:
 
     @property
     def name(self) -> str:
-        """ "onnxruntime-cpu", "onnxruntime-cuda" or "onnxruntime-tensorrt"."""
+        """ "onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt" or "onnxruntime-tensorrt-rtx"."""
         return self._name
 
     @property
@@ -137,12 +180,14 @@ class OnnxRuntimeBackend:
     @property
     def threads(self) -> int | None:
         """CPU threads within an operator; None on a CUDA device."""
-        return self._threads if self._binding is None else None
+        return self._threads if self._name == "onnxruntime-cpu" else None
 
     @property
     def settings(self) -> Mapping[str, str]:
-        """Spinning of the threads."""
-        return {"spinning": "on" if self._spinning else "off"} if self._binding is None else {"copies": "none"}
+        """Spinning of the threads of a CPU; of GPUs, whether the time holds the copies to it and back."""
+        if self._name == "onnxruntime-cpu":
+            return {"spinning": "on" if self._spinning else "off"}
+        return {"copies": "included" if self._on_host else "none"}
 
     def run_with_copies(self) -> None:
         """One inference from arrays of the host to arrays of the host; on a CUDA device the runtime copies both ways."""

@@ -35,9 +35,9 @@ class TensorRTBackend:
         product: Product | None = None,
     ) -> None:
         from autoformer.export.engines.engine import Engine
-        from autoformer.export.engines.plans import product_of
+        from autoformer.export.engines.plans import product_of_plan
 
-        self._product = product or product_of(plan)
+        self._product = product or product_of_plan(plan)
 
         self._batch, self._precision, self._cuda_graph = batch, precision, cuda_graph
         self._images: Any = None  # on the host

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autoformer.errors import DataError, short
+from autoformer.export.engines.artefact import settings_of
+from autoformer.export.engines.target_gpus import in_words
 from autoformer.export.expected import DIFFERS, EARLIER, MATCHES, RESULT_FORMAT
 from autoformer.export.manifest import FILE_NAME, Manifest, sha256_of
 from autoformer.files import believing, read_document, replacing
@@ -31,6 +33,7 @@ RUNTIMES = {
     "onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX", "trtexec": "trtexec of TensorRT",
     "torch": "torch",
 }  # fmt: skip
+VERSIONS = ("onnxruntime", "tensorrt", "tensorrt-rtx")  # in the facts of a kit's result
 _HEAD = "| " + " | ".join(COLUMNS) + " |"
 _RULE = "|" + "---|" * len(COLUMNS)
 
@@ -90,7 +93,10 @@ class BoardResult:
             ran.setdefault(_family(taken.backend), []).append(f"{name}, batch {taken.batch}")
         for name, found in self.artefacts.items():
             if found["status"] in (MATCHES, DIFFERS):
-                family = "onnxruntime" if name.startswith("onnx") else "trtexec" if "trtexec" in self.versions else "tensorrt"
+                format = name.split()[0]
+                family = "onnxruntime" if format == "onnx" else format
+                if family == "tensorrt" and "trtexec" in self.versions:
+                    family = "trtexec"
                 ran.setdefault(family, []).append(f"{name} {found['status']}")
         if not ran:
             raise DataError(f"the result of {self.command} ran nothing: {'; '.join(self.not_measured.values()) or 'no file'}")
@@ -123,15 +129,30 @@ def _followed(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
 def rows_of_kit(result: KitResult) -> tuple[RanOn, ...]:
     """The row of a kit that was measured on a device."""
     family = _family(result.runtime)
-    version = result.facts.get("onnxruntime") or result.facts.get("tensorrt") or "of unknown version"
+    version = next((result.facts[name] for name in VERSIONS if name in result.facts), "of unknown version")
     space, settings = result.kit.space.get("name"), "; ".join(map(str, result.stopped))
     device = result.device.short_name if family == "onnxruntime" else result.device.gpu_name
     what = f"a kit of {len(result.kit.networks)} networks of space {space}: {settings}"
     return (RanOn(f"{RUNTIMES.get(family, family)} {version}", device, what, result.created[:10]),)
 
 
+def rows_of_export(manifest: Manifest) -> tuple[RanOn, ...]:
+    """A row for each setting with which engines of an export were built ahead of time. They ran nowhere yet, and it says so."""
+    built: dict[tuple[str, str, str], list[str]] = {}
+    for artefact in manifest.artefacts:
+        if artefact.status == "built":
+            runtime = f"{RUNTIMES[artefact.format]} {artefact.made.get(artefact.format, 'of unknown version')}"
+            key = runtime, in_words(settings_of(artefact).gpus), str(artefact.made.get("date", "unknown"))
+            built.setdefault(key, []).append(f"{artefact.precision} {(artefact.bytes or 0) / 1e6:.3g} MB")
+    name = manifest.network or (f"a network of {manifest.params:,} parameters")
+    return tuple(
+        RanOn(runtime, f"none yet: built ahead of time for {gpus}", f"engines of {name}, not run: {'; '.join(words)}", day)
+        for (runtime, gpus, day), words in built.items()
+    )
+
+
 def _family(backend: str) -> str:
-    return backend.split("-")[0]
+    return "tensorrt-rtx" if backend.startswith("tensorrt-rtx") else backend.split("-")[0]
 
 
 def read_markdown(path: Path) -> str:

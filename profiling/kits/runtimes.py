@@ -15,6 +15,8 @@ from typing import Any
 
 from autoformer.errors import CheckpointError, MeasurementError, MissingPackageError
 from autoformer.export.engines.builder import EngineConfig
+from autoformer.export.engines.cuda_runtime import Cuda
+from autoformer.export.engines.tensorrt_versions import PRODUCTS, TENSORRT, Product, import_tensorrt, tensorrt_missing
 from autoformer.export.engines.trtexec import Listener, PlanInput, Timing, Trtexec, TrtexecTimes
 from autoformer.export.manifest import sha256_of
 from autoformer.files import read_json, write_json
@@ -26,7 +28,9 @@ from autoformer.profiling.measuring.sensors import MachineSensors, Sensors
 from autoformer.profiling.measuring.trtexec_runs import BACKEND as TRTEXEC
 from autoformer.profiling.measuring.trtexec_runs import trtexec_measurement, watched
 
-RUNTIMES = ("tensorrt-graph", "tensorrt", "trtexec", "onnxruntime-cuda", "onnxruntime-cpu")  # the first that is here is taken
+RUNTIMES = (  # the first that is here is taken
+    "tensorrt-graph", "tensorrt", "trtexec", "tensorrt-rtx-graph", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-cpu",
+)  # fmt: skip
 INPUT_NAME = "images"
 WARMUP_S, WARMUP_MAX_S = 0.5, 3.0  # of a visit, unless it is shorter
 
@@ -88,11 +92,13 @@ class Plans:
     """Engines that were built here, each beside a file that says so."""
 
     folder: Path
-    version: str  # of TensorRT; a plan of another is built anew
+    version: str  # of what builds them; a plan of another is built anew
+    product: Product = TENSORRT
 
     def path(self, network: KitNetwork, precision: str, batch: int, build: int) -> Path:
         """Where a plan lies."""
-        return self.folder / f"{network.name}.{precision}.batch{batch}.build{build}.plan"
+        ending = "plan" if self.product is TENSORRT else "rtx.plan"
+        return self.folder / f"{network.name}.{precision}.batch{batch}.build{build}.{ending}"
 
     def held(self, plan: Path, graph: Path) -> bool:
         """Whether this plan was built here from this graph, and is whole."""
@@ -112,8 +118,10 @@ class Plans:
     def config(self, precision: str, batch: int, build: int) -> EngineConfig:
         """How one is built: first builds share a timing cache."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        cache = None if build else self.folder / "timing"
-        return EngineConfig(precision=precision, profiles=((batch, batch, batch),), timing_cache=cache)
+        config = EngineConfig(format=self.product.format, precision=precision, profiles=((batch, batch, batch),))
+        if self.product.ahead_of_time:
+            return replace(config, gpus=(Cuda().gpu().compute_capability,))
+        return replace(config, timing_cache=None if build else self.folder / "timing")
 
 
 @dataclass(frozen=True)
@@ -165,9 +173,10 @@ class TrtexecRuntime:
 
 @dataclass(frozen=True)
 class TensorRTRuntime:
-    """Engines built and run through TensorRT's Python bindings; a run launches a captured CUDA graph, or one kernel by one.
+    """Engines built and run through the Python bindings of TensorRT or TensorRT-RTX; a run launches a captured CUDA graph, or one
+    kernel by one.
 
-    Raises `MissingPackageError` where TensorRT, its driver or a GPU is missing.
+    Raises `MissingPackageError` where the product, its driver or a GPU is missing.
     """
 
     folder: Path
@@ -175,28 +184,25 @@ class TensorRTRuntime:
     device: DeviceFacts
     sensors: Sensors
     cuda_graph: bool
+    product: Product = TENSORRT
 
     def __post_init__(self) -> None:
-        from autoformer.export.engines.tensorrt_versions import tensorrt_missing
-
-        if missing := tensorrt_missing():
+        if missing := tensorrt_missing(self.product):
             raise MissingPackageError(missing)
 
     @property
     def name(self) -> str:
-        """ "tensorrt-graph" or "tensorrt"."""
-        return "tensorrt-graph" if self.cuda_graph else "tensorrt"
+        """ "tensorrt-graph", "tensorrt", "tensorrt-rtx-graph" or "tensorrt-rtx"."""
+        return f"{self.product.format}{'-graph' if self.cuda_graph else ''}"
 
     @property
     def facts(self) -> Mapping[str, str]:
         """Version."""
-        from autoformer.export.engines.tensorrt_versions import import_tensorrt
-
-        return {"tensorrt": import_tensorrt().__version__}
+        return {self.product.format: import_tensorrt(self.product).__version__}
 
     @property
     def _plans(self) -> Plans:
-        return Plans(self.work, self.facts["tensorrt"])
+        return Plans(self.work, self.facts[self.product.format], self.product)
 
     def prepare(self, network: KitNetwork, precision: str, batch: int, build: int) -> Mapping[str, Any]:
         """See `Runtime`."""
@@ -206,7 +212,8 @@ class TensorRTRuntime:
         if self._plans.held(plan, graph):
             return {}
         made = EngineBuilder(self._plans.config(precision, batch, build)).build(graph, plan)
-        return {"seconds": round(made.build_s, 2), "sha256": self._plans.note(plan, graph), "gpu": made.here["gpu"]}
+        gpu = self.device.gpu_name if self.product.ahead_of_time else made.here["gpu"]
+        return {"seconds": round(made.build_s, 2), "sha256": self._plans.note(plan, graph), "gpu": gpu}
 
     def visit(self, network: KitNetwork, precision: str, batch: int, build: int, rule: StoppingRule) -> Measurement:
         """See `Runtime`."""
@@ -214,7 +221,10 @@ class TensorRTRuntime:
 
         plan = self._plans.path(network, precision, batch, build)
         digest = read_json(plan.with_suffix(".json"), "plan")["plan"]
-        with TensorRTBackend(plan, batch=batch, precision=precision, sha256=digest, cuda_graph=self.cuda_graph) as opened:
+        backend = TensorRTBackend(
+            plan, batch=batch, precision=precision, sha256=digest, cuda_graph=self.cuda_graph, product=self.product
+        )  # fmt: skip
+        with backend as opened:
             return measure({network.name: opened}, config_of(rule), device=self.device, sensors=self.sensors)[network.name]
 
 
@@ -230,8 +240,8 @@ def runtime_here(
         try:
             if wanted == TRTEXEC:
                 return TrtexecRuntime(folder, work, Trtexec.find(trtexec), device, sensors)
-            if wanted.startswith("tensorrt"):
-                return TensorRTRuntime(folder, work, device, sensors, wanted == "tensorrt-graph")
+            if (product := PRODUCTS.get(wanted.removesuffix("-graph"))) is not None:
+                return TensorRTRuntime(folder, work, device, sensors, wanted.endswith("-graph"), product)
             return OnnxRuntimeRuntime(folder, wanted.rsplit("-", 1)[1], threads, device, sensors)
         except (MissingPackageError, MeasurementError) as error:
             missing.append(f"{wanted}: {error}")

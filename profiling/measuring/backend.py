@@ -11,8 +11,9 @@ from types import TracebackType
 from typing import Protocol, runtime_checkable
 
 BACKENDS = (
-    "onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch-cpu", "torch-compiled-cpu", "torch-cuda",
-    "torch-compiled-cuda", "torch-graph-cuda", "tensorrt", "tensorrt-graph", "tensorrt-rtx", "tensorrt-rtx-graph",
+    "onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx", "torch-cpu",
+    "torch-compiled-cpu", "torch-cuda", "torch-compiled-cuda", "torch-graph-cuda", "tensorrt", "tensorrt-graph", "tensorrt-rtx",
+    "tensorrt-rtx-graph",
 )  # fmt: skip
 # The others compile first, or are another way to run the same kernels.
 USUAL_BACKENDS = (

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
-from autoformer.export.engines.tensorrt_versions import tensorrt_missing
+from autoformer.export.engines.tensorrt_versions import TENSORRT_RTX, builder_missing, tensorrt_missing
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.gpu_sensors import gpu_sensors
 
@@ -44,7 +44,7 @@ def examine() -> list[Finding]:
         Finding("python", sys.version_info >= (3, 11), python, "" if sys.version_info >= (3, 11) else "Python 3.11 or newer"),
         Finding("processor", True, facts.short_name),
     ]
-    findings += [_torch(), *_onnxruntime(), _tensorrt()]
+    findings += [_torch(), *_onnxruntime(), _tensorrt(), *_tensorrt_rtx()]
     if facts.has_gpu:
         works = gpu_sensors() is not None
         advice = "" if works else "pip install nvidia-ml-py, so that measurements see clocks, heat, power and other processes"
@@ -92,3 +92,11 @@ def _tensorrt() -> Finding:
     if found != "missing" and found.split()[-1].startswith("11"):
         note = "; ONNX Runtime's TensorRT provider wants 10.x"
     return Finding("TensorRT", missing is None, found + note, missing or "")
+
+
+def _tensorrt_rtx() -> list[Finding]:
+    """It builds without a GPU; only running an engine needs one."""
+    found = version_of("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12") or "missing"
+    builds, runs = builder_missing(TENSORRT_RTX), tensorrt_missing(TENSORRT_RTX)
+    findings = [Finding("TensorRT-RTX, building", builds is None, found, builds or "")]
+    return findings if builds is not None else [*findings, Finding("TensorRT-RTX, running", runs is None, found, runs or "")]

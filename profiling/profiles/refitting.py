@@ -17,7 +17,7 @@ from autoformer.export.artefacts import ExportSource, export_network
 from autoformer.export.config import ExportConfig
 from autoformer.export.engines.artefact import refitted_artefact, settings_of
 from autoformer.export.engines.builder import PRECISIONS, EngineBuilder
-from autoformer.export.engines.tensorrt_versions import import_tensorrt
+from autoformer.export.engines.tensorrt_versions import TENSORRT_RTX, import_tensorrt
 from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.manifest import Artefact, Manifest
 from autoformer.export.parity import BATCHES, TOLERANCES, Parity, compare, filled_up, run_in_batches
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from autoformer.export.parity import Model
 
 SECONDS = 2.0  # of measuring, for each engine
+
+
+BUILT_ANEW = "engines of TensorRT-RTX cannot be refitted; export the finetuned network with --format tensorrt-rtx"
 
 
 def refit_folder(
@@ -73,7 +76,11 @@ def refit_folder(
         manifest = export_network(network, exported, given, config, lambda message: progress("export", 0, 1, message))
         if manifest.architecture != before.architecture:
             raise ExportError(f"{source} holds engines of another architecture; a refit changes weights alone, build new engines")
-        made = []
+        made = [
+            Artefact(format=engine.format, precision=engine.precision, status="skipped", reason=BUILT_ANEW)
+            for engine in before.artefacts
+            if engine.format == TENSORRT_RTX.format and engine.file is not None
+        ]
         with write_folder(out) as folder:
             for path in exported.iterdir():
                 (folder / path.name).write_bytes(path.read_bytes())

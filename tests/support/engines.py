@@ -21,6 +21,7 @@ from tests.support import tensorrt_bindings
 from tests.support.fake_tensorrt import FakeCuda, make_tensorrt
 
 VERSIONS = tensorrt_bindings.LISTED  # 8.6, 10.3 and 11.4
+RTX = tensorrt_bindings.RTX  # of TensorRT-RTX
 WEIGHT = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
 IMAGES = np.random.default_rng(1).standard_normal((8, 1, 2, 2)).astype(np.float32)
 EXPECTED = IMAGES.reshape(8, 4) @ WEIGHT
@@ -76,7 +77,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
         bindings.runtime = cuda  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
         monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
-        monkeypatch.setitem(sys.modules, "tensorrt", make_tensorrt(version, cuda, fail=fail))
+        trt = make_tensorrt(version, cuda, fail=fail)
+        monkeypatch.setitem(sys.modules, trt.__name__, trt)
         cudas.append(cuda)
         return cuda
 

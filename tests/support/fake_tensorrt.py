@@ -1,4 +1,4 @@
-"""A strict stand-in for the module `tensorrt` of one version, for machines without it: building and timing caches.
+"""A strict stand-in for the module `tensorrt` or `tensorrt_rtx` of one version, for machines without it: building, timing caches.
 
 Which names exist, and how they may be called, comes from listings of NVIDIA's own bindings (`tensorrt_bindings.py` makes them);
 what they do is written here and in `fake_tensorrt_engine.py`. A "plan" is the ONNX file it was built from with a header, an
@@ -198,6 +198,7 @@ class IBuilderConfig:
 
     def __init__(self) -> None:
         self._flags, self._profiles, self._pools, self._cache = {"TF32"}, list[Any](), dict[str, int](), None
+        self._capabilities = dict[int, str]()
         self.profiling_verbosity = self._world.trt.ProfilingVerbosity.LAYER_NAMES_ONLY
 
     def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
@@ -212,6 +213,13 @@ class IBuilderConfig:
     def set_preview_feature(self, feature: Any, enable: bool) -> None:
         assert enable
         self._flags.add(feature.name)
+
+    num_compute_capabilities = 0
+
+    def set_compute_capability(self, compute_capability: Any, index: int) -> bool:
+        assert index < self.num_compute_capabilities, "the number comes first"
+        self._capabilities[index] = compute_capability.name
+        return True
 
     def add_optimization_profile(self, profile: Any) -> int:
         self._profiles.append(profile._shapes)
@@ -271,6 +279,7 @@ class Builder:
         fixed = [entry.name, *[entry.shape] * 3]
         header = {
             "key": world.key,
+            "capabilities": sorted(config._capabilities.values()),
             "flags": sorted(config._flags),
             "level": config.builder_optimization_level,
             "pools": config._pools,
@@ -331,14 +340,14 @@ BEHAVIOURS: tuple[type, ...] = (
 
 
 def make_tensorrt(version: str, cuda: FakeCuda, *, fail: str = "") -> ModuleType:
-    """The module `tensorrt` of a listed version, or of one that resembles the newest listed before it.
+    """The module of a listed version, or of one that resembles the newest listed before it; 1.x are of TensorRT-RTX.
 
     `fail` names what goes wrong: "builder", "parse", "profile", "build", "deserialize", "context", "switch", "shape", "run",
     "refuses" and "capture" (being captured), "refit", "refitter", "layers".
     """
     listings = json.loads(LISTING.read_text(encoding="utf-8"))
     listing = next(listings[known] for known in sorted(listings, key=_number, reverse=True) if _number(known) <= _number(version))
-    trt = ModuleType("tensorrt")
+    trt = ModuleType("tensorrt_rtx" if version.startswith("1.") else "tensorrt")
     world = World(trt, version, listing, cuda, fail)
     trt.__version__ = version  # type: ignore[attr-defined]
     trt._world = world  # type: ignore[attr-defined]

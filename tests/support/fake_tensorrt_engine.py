@@ -37,7 +37,12 @@ class World:
     @property
     def key(self) -> list[str]:
         """What a plan must share with the place it is loaded at."""
-        return [self.version, self.cuda.gpu]
+        return [self.version] if "ComputeCapability" in self.listing else [self.version, self.cuda.gpu]
+
+    def runs(self, capabilities: list[str]) -> bool:
+        """Whether an engine for these compute capabilities, or for none in particular, runs on the device."""
+        major, minor = self.cuda.capability
+        return not capabilities or f"SM{major}{minor}" in capabilities
 
     @property
     def cache_key(self) -> str:
@@ -64,7 +69,7 @@ class Runtime:
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> Any:
         head, _, model = bytes(serialized_engine)[len(MARK) :].partition(b"\n")
         header = json.loads(head) if serialized_engine.startswith(MARK) else {"key": None}
-        if self._world.fail == "deserialize" or header["key"] != self._world.key:
+        if self._world.fail == "deserialize" or header["key"] != self._world.key or not self._world.runs(header["capabilities"]):
             self._logger.log(self._world.trt.ILogger.Severity.ERROR, "the plan was built for another device")
             return None
         return self._world.make("ICudaEngine", header, model)
@@ -110,7 +115,13 @@ class ICudaEngine:
         assert name == known, "profiles are of inputs alone"
         return [tuple(shape) for shape in shapes]
 
-    def create_execution_context(self) -> Any:
+    def create_runtime_config(self) -> Any:
+        return self._world.make("IRuntimeConfig")
+
+    def create_execution_context(self, runtime_config: Any = None) -> Any:
+        strategies = getattr(self._world.trt, "DynamicShapesKernelSpecializationStrategy", None)
+        if strategies is not None:
+            assert runtime_config.dynamic_shapes_kernel_specialization_strategy == strategies.EAGER, "runs would differ"
         self._num_contexts += 1
         return None if self._world.fail == "context" else self._world.make("IExecutionContext", self, self._num_contexts == 1)
 
@@ -128,6 +139,10 @@ class ICudaEngine:
         if "INCLUDE_REFIT" not in arg0._flags:
             return self.serialize()
         return memoryview(MARK + json.dumps(self._header).encode() + b"\n" + self._model.SerializeToString())
+
+
+class IRuntimeConfig:
+    dynamic_shapes_kernel_specialization_strategy: Any = None
 
 
 class ISerializationConfig:
@@ -313,5 +328,5 @@ class OnnxParserRefitter:
 
 
 BEHAVIOURS: tuple[type, ...] = (
-    Runtime, ICudaEngine, ISerializationConfig, IExecutionContext, EngineInspector, Refitter, OnnxParserRefitter,
+    Runtime, ICudaEngine, IRuntimeConfig, ISerializationConfig, IExecutionContext, EngineInspector, Refitter, OnnxParserRefitter,
 )  # fmt: skip

@@ -85,7 +85,7 @@ def test_a_plan_that_was_never_compared_predicts_nothing(tmp_path: Path, install
 
 
 def test_settings_of_engines_without_engines_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match="precision tf32 is of TensorRT engines alone"):
+    with pytest.raises(ValidationError, match="precision tf32 is of engines alone"):
         exported(tmp_path / "out", precisions=("fp32", "tf32"), formats=("onnx",))
 
 
@@ -192,4 +192,4 @@ def test_the_commands_export_score_refit_and_predict_engines(finished_run: Path,
     assert answer.code == 0, answer.err
     assert set(answer.json["latency"]["fp32"]) == {"refitted", "fixed"}
     answer = command("export", network, "--out", tmp_path / "onnx", "--format", "onnx", "--engine-batch", "8")
-    assert answer.error == "error: export: engine_batches is about TensorRT engines; add tensorrt to the formats"
+    assert answer.error == "error: export: engine_batches is about engines; add tensorrt or tensorrt-rtx to the formats"

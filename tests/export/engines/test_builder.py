@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +69,14 @@ def test_settings_survive_json_and_hold_no_enum_numbers() -> None:
     assert EngineConfig.from_dict(values) == replace(config, timing_cache=None)  # a folder of this machine, and not recorded
     assert values == {
         "precision": "fp16", "profiles": [[1, 1, 1], [2, 8, 16]], "workspace_mib": None, "optimization_level": 3,
-        "refittable": True, "detailed": False,
+        "refittable": True, "detailed": False, "format": "tensorrt", "gpus": [],
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"presicion": "fp16"}, "unknown keys .'presicion'.; known are precision, profiles"),
+        ({"presicion": "fp16"}, "unknown keys .'presicion'.; known are format, gpus, precision, profiles"),
         ({"profiles": [[1, 2]]}, "has 2 items, expected 3"),
         ({"profiles": [[1, 3, 2]]}, "must rise"),
         ({"profiles": [["one", 2, 3]]}, "is 'one', expected a whole number"),
@@ -96,6 +97,7 @@ def test_record_says_with_what_and_for_what_it_was_built(version: str, graph: Pa
     built = EngineBuilder(EngineConfig(timing_cache=graph.parent / "cache")).build(graph, graph.with_name("model.plan"))
     made = json.loads(json.dumps(built.made()))
     assert made.pop("seconds") >= 0
+    assert made.pop("date") == date.today().isoformat()
     assert made == {
         "tensorrt": version,
         "gpu": "Orin (nvgpu)",
@@ -105,7 +107,7 @@ def test_record_says_with_what_and_for_what_it_was_built(version: str, graph: Pa
         "graph_sha256": sha256_of(graph),
         "config": {
             "precision": "fp32", "profiles": [[1, 1, 8]], "workspace_mib": None, "optimization_level": 3, "refittable": False,
-            "detailed": False,
+            "detailed": False, "format": "tensorrt", "gpus": [],
         },
         "timing_cache": {
             "file": f"timing_sm8.7_orin-nvgpu_trt{version}_cuda12.6.cache",

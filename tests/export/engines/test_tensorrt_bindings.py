@@ -22,43 +22,60 @@ from autoformer.export.engines.tensorrt_versions import COMPUTING_LAYERS, PRECIS
 from tests.support import tensorrt_bindings
 from tests.support.bundles import python310
 from tests.support.fake_cuda import FakeCuda
+from tests.support.real_tensorrt import needs_real_tensorrt
 from tests.support.source_tree import ROOT, files
 from tests.support.strict_module import check_call
-from tests.support.tensorrt_bindings import LISTED, LISTING, REAL, WHEELS, listing_of
+from tests.support.tensorrt_bindings import LISTED, LISTING, REAL, RTX, WHEELS, listing_of
 
 FOLDER = Path(os.environ.get("AUTOFORMER_TENSORRT_BINDINGS") or tensorrt_bindings.FOLDER)
 # Each module that touches TensorRT, and what it calls the objects that TensorRT gives it.
 MODULES: dict[str, dict[str, tuple[str, ...]]] = {
     "export/engines/build_progress.py": {},
     "export/engines/engine.py": {
-        "_runtime": ("Runtime",), "_engine": ("ICudaEngine",), "_context": ("IExecutionContext",), "runtime": ("Runtime",),
+        "_runtime": ("Runtime",), "_engine": ("ICudaEngine",), "_context": ("IExecutionContext",),
         "context": ("IExecutionContext",), "inspector": ("EngineInspector",),
     },
     "export/engines/builder.py": {
         "builder": ("Builder",), "network": ("INetworkDefinition",), "config": ("IBuilderConfig",), "parser": ("OnnxParser",),
         "profile": ("IOptimizationProfile",), "entry": ("ITensor",),
     },
+    "export/engines/plans.py": {"runtime": ("Runtime",)},
     "export/engines/refit.py": {
         "engine": ("ICudaEngine",), "refitter": ("Refitter",), "parser": ("OnnxParserRefitter",), "config":
         ("ISerializationConfig",), "expected": ("Weights",),
     },
     "export/engines/tensorrt_versions.py": {
         "config": ("IBuilderConfig",), "network": ("INetworkDefinition",), "layer": ("ILayer",), "parser_error": ("ParserError",),
-        "parser": ("OnnxParser", "OnnxParserRefitter"),
+        "parser": ("OnnxParser", "OnnxParserRefitter"), "settings": ("IRuntimeConfig",), "engine": ("ICudaEngine",),
     },
     "export/engines/timing_cache.py": {"config": ("IBuilderConfig",), "cache": ("ITimingCache",), "others": ("ITimingCache",)},
 }  # fmt: skip
 # What our code asks about before it uses it, by the version that lacks it. Whether it asks is shown by the tests with the fake.
+NO_SETTINGS = (
+    "ICudaEngine.create_execution_context: ICudaEngine.create_execution_context(): incompatible function arguments [] "
+    "{'runtime_config': None}, known are "
+)
+RTX_ONLY = {
+    "ComputeCapability", "DynamicShapesKernelSpecializationStrategy", "DynamicShapesKernelSpecializationStrategy.EAGER",
+    "IBuilderConfig.num_compute_capabilities", "IBuilderConfig.set_compute_capability",
+    "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy",
+}  # fmt: skip
 ABSENT = {
     "8": {
         "IProgressMonitor", "IBuilderConfig.progress_monitor", "OnnxParserRefitter", "OnnxParserRefitter.refit_from_bytes",
         "OnnxParserRefitter.num_errors", "OnnxParserRefitter.get_error", "Refitter.get_weights_prototype", "SerializationFlag",
         "ICudaEngine.create_serialization_config", "ICudaEngine.serialize_with_config", "ISerializationConfig.set_flag",
         "ParserError.node_name", "ParserError.node_operator", "SerializationFlag.INCLUDE_REFIT",
+        "ICudaEngine.create_runtime_config",
+        f"{NO_SETTINGS}[[]]",
+        *RTX_ONLY,
     },
-    "10.3": {"SerializationFlag.INCLUDE_REFIT"},
-    "10.16": set(),
-    "11": {"ILayer.precision", "ILayer.set_output_type"},
+    "10.3": {
+        "SerializationFlag.INCLUDE_REFIT", "ICudaEngine.create_runtime_config", f"{NO_SETTINGS}[['strategy=']]", *RTX_ONLY,
+    },
+    "10.16": RTX_ONLY,
+    "11": {"ILayer.precision", "ILayer.set_output_type", *RTX_ONLY},
+    RTX: {"ILayer.precision", "ILayer.set_output_type"},
 }  # fmt: skip
 
 
@@ -107,21 +124,33 @@ def objections(used: str, call: ast.Call | None, listing: dict[str, Any], names:
 
 @pytest.fixture(scope="module", params=sorted(WHEELS))
 def version(request: pytest.FixtureRequest) -> str:
-    found = str(request.param)
+    return bindings_of(str(request.param))
+
+
+@pytest.fixture(scope="module", params=[*sorted(WHEELS), RTX])
+def version_of_either(request: pytest.FixtureRequest) -> str:
+    if request.param == RTX:
+        needs_real_tensorrt()
+        return RTX
+    return bindings_of(str(request.param))
+
+
+def bindings_of(found: str) -> str:
     if not (FOLDER / found / "tensorrt").is_dir():
         missing = f"NVIDIA's bindings of TensorRT {found} are not in {FOLDER}; `make tensorrt-bindings` downloads them"
         (pytest.fail if os.environ.get("AUTOFORMER_NEED_TENSORRT_BINDINGS") else pytest.skip)(missing)
     return found
 
 
-def test_our_modules_use_what_the_bindings_have(version: str) -> None:
-    names, listing = listing_of(version, FOLDER)
-    absent = next(words for prefix, words in ABSENT.items() if version.startswith(prefix))
+def test_our_modules_use_what_the_bindings_have(version_of_either: str) -> None:
+    names, listing = listing_of(version_of_either, FOLDER)
+    absent = next(words for prefix, words in ABSENT.items() if version_of_either.startswith(prefix))
     found = {text for module in MODULES for used, call in uses(module) for text in objections(used, call, listing, names)}
     assert found == absent
 
 
-def test_members_that_we_take_by_name_are_there(version: str) -> None:
+def test_members_that_we_take_by_name_are_there(version_of_either: str) -> None:
+    version = version_of_either
     _, listing = listing_of(version, FOLDER)
     members = {name: set(facts.get("enum", {})) for name, facts in listing.items()}
     assert set(COMPUTING_LAYERS) <= members["LayerType"]
@@ -160,8 +189,9 @@ def test_a_name_that_is_not_there_is_found(version: str) -> None:
     assert "incompatible function arguments" in said
 
 
-def test_the_listing_that_the_fake_is_made_from_is_that_of_the_bindings(version: str) -> None:
-    if version in LISTED:
+def test_the_listing_that_the_fake_is_made_from_is_that_of_the_bindings(version_of_either: str) -> None:
+    version = version_of_either
+    if version in (RTX, *LISTED):
         assert listing_of(version, FOLDER)[1] == json.loads(LISTING.read_text())[version]
     else:
         assert version == "10.16.1.11", "between the listed ones"

@@ -12,6 +12,7 @@ import torch
 from onnx import TensorProto, helper
 
 from autoformer.errors import CheckpointError, MeasurementError
+from autoformer.export.engines.tensorrt_versions import TENSORRT, Product
 from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
 from autoformer.profiling.backends.tensorrt_backend import TensorRTBackend
 from autoformer.profiling.backends.torch_backend import TorchBackend
@@ -153,8 +154,8 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
 
     class Engine:
         @staticmethod
-        def load(path: Path, *, sha256: str | None) -> FakeEngine:
-            assert (path, sha256) == (Path("model.plan"), None)
+        def load(path: Path, *, sha256: str | None, product: Product) -> FakeEngine:
+            assert (path, sha256, product) == (Path("model.plan"), None, TENSORRT)
             return fake
 
     module = ModuleType("autoformer.export.engines.engine")
