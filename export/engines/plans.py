@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autoformer.errors import CheckpointError
+from autoformer.errors import CheckpointError, MissingPackageError
 from autoformer.export.engines.cuda_runtime import Cuda, Gpu
 from autoformer.export.engines.target_gpus import in_words, runs_on
 from autoformer.export.engines.tensorrt_versions import (
@@ -22,6 +22,7 @@ from autoformer.export.engines.tensorrt_versions import (
     import_tensorrt,
     product_named,
     product_of,
+    tensorrt_missing,
     titled,
 )
 from autoformer.export.manifest import FILE_NAME, Artefact, Manifest
@@ -31,7 +32,7 @@ def read_plan(path: Path, sha256: str | None = None) -> bytes:
     """The bytes of a plan whose digest is `sha256`, or the one in the manifest beside it when None.
 
     Raises `CheckpointError` when the digest is unknown or differs, or when the manifest says that it was built by another
-    version or for another device.
+    version or for another device, and `MissingPackageError` when nothing here runs such plans.
     """
     product = product_of_plan(path)
     if not path.is_file():
@@ -69,6 +70,8 @@ def _described(path: Path) -> Artefact | None:
 
 def _check_built_here(path: Path, artefact: Artefact) -> None:
     made, product = artefact.made, product_named(artefact.format)
+    if product.ahead_of_time and (missing := tensorrt_missing(product)):  # it may be built where it cannot run
+        raise MissingPackageError(missing)
     needed = (product.format,) if product.ahead_of_time else (product.format, "gpu", "compute_capability")
     if unknown := [key for key in needed if not isinstance(made.get(key), str)]:
         raise CheckpointError(f"the manifest does not say for which {unknown[0]} {path} was built; {how_to_rebuild(product)}")

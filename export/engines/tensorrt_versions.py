@@ -147,6 +147,8 @@ class Here(NamedTuple):
         trt = import_tensorrt(product)
         gpu = None if product.ahead_of_time else Cuda().gpu()
         logger = collecting_logger(trt)
+        if hasattr(trt, "init_libnvinfer_plugins"):  # operators of a parser that are plugins
+            trt.init_libnvinfer_plugins(logger, "")
         logger.take()
         return cls(product, trt, logger, gpu)
 
@@ -262,6 +264,8 @@ def parser_error_line(parser_error: Any, nodes: Sequence[str] = (), scopes: Mapp
     where = f"node {name}" if name else f"node number {number}"
     module = f" (module {scopes[name]})" if scopes.get(name) else ""
     what = " ".join(parser_error.desc().split())
+    if what in ("", "false"):  # of a check without words
+        what = parser_error.code().name.lower().replace("_", " ")
     return f"operator {operator} of {where}{module}: {what}" if operator else f"{where}{module}: {what}"
 
 
