@@ -1,6 +1,6 @@
 """What NVIDIA's real parser and builder do with our files: TensorRT-RTX, which builds without a GPU.
 
-The strict stand-in of the other tests says the same of TensorRT 8.6 to 11; here nothing stands in. Running an engine would need an
+The strict stand-in of the other tests says the same of TensorRT 8.6 to 11; here nothing stands in. To run an engine would need an
 RTX GPU.
 """
 
