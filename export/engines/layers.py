@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -31,6 +31,7 @@ OPAQUE = "{ForeignNode["  # a whole subgraph, named by its first and last node
 ATTENTION = re.compile(r"mha|flash|fused_attention", re.IGNORECASE)  # in a name, type or tactic: one attention kernel
 ONNX_NAME = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 PRODUCTS = ("MatMul", "Gemm", "Conv")
+BETWEEN = ("Add", "Sub", "Mul", "Div", "Where", "Cast", "QuantizeLinear", "DequantizeLinear")  # scales, masks and types
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,29 @@ def _nodes_of(metadata: str, name: str, known: Mapping[str, str]) -> Iterator[st
             yield plain
 
 
+def products_around(file: OnnxFile) -> dict[str, frozenset[str]]:
+    """By Softmax, the product of query and keys before it and that with the values after it, as far as they stand there.
+
+    Masks and scales may stand between; a mask that is computed has products of its own, which are not those.
+    """
+    maker = {name: node for node in file.nodes for name in node.outputs}
+    found = {}
+    for node in file.nodes:
+        if node.operator != "Softmax":
+            continue
+        products, waiting = set[str](), [maker[name] for name in node.inputs if name in maker]
+        while waiting and not products:  # the nearest first
+            products = {each.name for each in waiting if each.operator == "MatMul"}
+            between = [each for each in waiting if each.operator in BETWEEN]
+            waiting = [maker[name] for each in between for name in each.inputs if name in maker]
+        users = [user for user in file.nodes if set(user.inputs) & set(node.outputs)]
+        while users and all(user.operator in BETWEEN for user in users):
+            given = {name for user in users for name in user.outputs}
+            users = [user for user in file.nodes if set(user.inputs) & given]
+        found[node.name] = frozenset({*products, *(user.name for user in users if user.operator == "MatMul")})
+    return found
+
+
 def _judged(layers: Sequence[EngineLayer], file: OnnxFile) -> EngineLayers:
     kind = {node.name: node.operator for node in file.nodes}
     of_node: dict[str, list[EngineLayer]] = {}
@@ -219,16 +243,19 @@ def _judged(layers: Sequence[EngineLayer], file: OnnxFile) -> EngineLayers:
         for node in layer.onnx_nodes:
             of_node.setdefault(node, []).append(layer)
 
-    def judge(nodes: Sequence[str], holds: Any) -> Judgement:
+    def judge(nodes: Sequence[str], holds: Callable[[EngineLayer, str], bool]) -> Judgement:
         answers: dict[str, list[str]] = {"yes": [], "no": [], "unknown": []}
         for node in nodes:
             seen = [layer for layer in of_node.get(node, ()) if not layer.is_opaque]
-            answer = "unknown" if not seen else "yes" if any(holds(layer) for layer in seen) else "no"
+            answer = "unknown" if not seen else "yes" if any(holds(layer, node) for layer in seen) else "no"
             answers[answer].append(node)
         return Judgement(**{word: tuple(names) for word, names in answers.items()})
 
-    def is_whole_attention(layer: EngineLayer) -> bool:
-        return layer.is_attention or [kind.get(node) for node in layer.onnx_nodes].count("MatMul") >= 2
+    around = products_around(file)
+
+    def is_whole_attention(layer: EngineLayer, softmax: str) -> bool:
+        products = around.get(softmax, frozenset())
+        return layer.is_attention or (len(products) > 1 and products <= set(layer.onnx_nodes))
 
     dequantised = {name for node in file.nodes if node.operator == "DequantizeLinear" for name in node.outputs}
     quantised = [
@@ -237,6 +264,8 @@ def _judged(layers: Sequence[EngineLayer], file: OnnxFile) -> EngineLayers:
     return EngineLayers(
         tuple(layers),
         attention=judge([name for name in kind if kind[name] == "Softmax"], is_whole_attention),
-        layer_norm=judge([name for name in kind if kind[name] == "LayerNormalization"], lambda layer: len(layer.onnx_nodes) > 1),
-        int8=judge(quantised, lambda layer: layer.precision == "int8"),
+        layer_norm=judge(
+            [name for name in kind if kind[name] == "LayerNormalization"], lambda layer, _: len(layer.onnx_nodes) > 1
+        ),
+        int8=judge(quantised, lambda layer, _: layer.precision == "int8"),
     )

@@ -88,8 +88,8 @@ class KnownNetwork:
         attentions = [getattr(block, "attn", None) for block in network.blocks]
         forms: set[Form] = {attention.form for attention in attentions if isinstance(attention, Attention)}
         own = network.architecture
-        if len(forms) > 1 or len(network.blocks) != own.depth:
-            return None
+        if len(forms) > 1 or len(network.blocks) != own.depth or (dress.half and not forms <= {"fused"}):
+            return None  # half precision brings its form: in another one it is not as it was made
         geometry = replace(network.geometry, trained_grid=None)
         trees = _trees(module)
         halved_after = own.pool_after or 0

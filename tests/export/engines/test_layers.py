@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from autoformer.errors import CheckpointError, MeasurementError
 from autoformer.export.engines.builder import BuiltEngine, EngineBuilder, EngineConfig
 from autoformer.export.engines.engine import Engine
-from autoformer.export.engines.layers import inspect_engine, layer_times, read_layers
+from autoformer.export.engines.layers import inspect_engine, layer_times, layers_of, products_around, read_layers
+from autoformer.export.graphs.onnx_file import OnnxFile
 from autoformer.files import write_json
 from tests.support.engines import EXPECTED, IMAGES, VERSIONS, Install, write_graph
 
@@ -152,3 +154,26 @@ def test_an_engine_that_reports_no_times_says_so(graph: Path, install: Install) 
         engine.prepare(1)
         with pytest.raises(MeasurementError, match="reports no layer times"):
             layer_times(engine)
+
+
+def test_a_kernel_that_holds_other_products_than_those_around_the_softmax_is_no_attention(tmp_path: Path) -> None:
+    """As TensorRT-RTX 1.7.1 does to a computed mask: one kernel of the first product, the mask's products and the softmax."""
+    nodes = (
+        helper.make_node("MatMul", ["q", "k"], ["logits"], name="first"), helper.make_node("MatMul", ["q", "t"], ["rows"], name="row"),
+        helper.make_node("Reshape", ["rows", "s"], ["mask"], name="shape"), helper.make_node("Add", ["logits", "mask"], ["m"], name="add"),
+        helper.make_node("Softmax", ["m"], ["p"], name="softmax"), helper.make_node("MatMul", ["p", "v"], ["out"], name="last"),
+    )  # fmt: skip
+    names = ("q", "k", "t", "v")
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
+    output = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)
+    graph = helper.make_graph(list(nodes), "g", inputs, [output], [numpy_helper.from_array(np.array([-1], np.int64), "s")])
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    assert products_around(OnnxFile.read(path)) == {"softmax": {"first", "last"}}
+
+    def judged(*inside: str) -> str:
+        layer = {"Name": "k", "LayerType": "kgen", "Metadata": "".join(f"[ONNX Layer: {name}]" for name in inside)}
+        return str(layers_of([layer], path).attention)
+
+    assert judged("first", "row", "shape", "add", "softmax") == "1 no"
+    assert judged("first", "add", "softmax", "last") == "1 yes"

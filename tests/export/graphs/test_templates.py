@@ -24,6 +24,7 @@ from autoformer.export.networks.folding import PixelInput, first_conv_of, fold_n
 from autoformer.export.networks.half_precision import HalfPrecision
 from autoformer.export.networks.known import KnownNetwork
 from autoformer.files import read_json
+from autoformer.networks.block import Attention
 from autoformer.networks.subnet import Subnet
 from autoformer.pretrained.start import supernet_from_timm
 from autoformer.space import PRESETS, SearchSpace
@@ -222,3 +223,12 @@ def test_a_grid_that_is_halved_before_nothing_is_written_and_a_network_of_empty_
 
 def test_what_a_timm_network_is_has_to_be_traced() -> None:
     assert KnownNetwork.of(timm.create_model("test_vit")) is None
+
+
+def test_half_precision_in_another_form_than_it_brings_is_traced() -> None:
+    half = HalfPrecision(trained(Subnet.from_space(MICRO, MICRO.smallest)))
+    assert KnownNetwork.of(half) is not None
+    for module in half.modules():
+        if isinstance(module, Attention):
+            module.form = "bias"
+    assert KnownNetwork.of(half) is None, "a template of half precision is of the form `fused`"
