@@ -159,10 +159,13 @@ def test_an_engine_that_reports_no_times_says_so(graph: Path, install: Install) 
 def test_a_kernel_that_holds_other_products_than_those_around_the_softmax_is_no_attention(tmp_path: Path) -> None:
     """As TensorRT-RTX 1.7.1 does to a computed mask: one kernel of the first product, the mask's products and the softmax."""
     nodes = (
-        helper.make_node("MatMul", ["q", "k"], ["logits"], name="first"), helper.make_node("MatMul", ["q", "t"], ["rows"], name="row"),
-        helper.make_node("Reshape", ["rows", "s"], ["mask"], name="shape"), helper.make_node("Add", ["logits", "mask"], ["m"], name="add"),
-        helper.make_node("Softmax", ["m"], ["p"], name="softmax"), helper.make_node("MatMul", ["p", "v"], ["out"], name="last"),
-    )  # fmt: skip
+        helper.make_node("MatMul", ["q", "k"], ["logits"], name="first"),
+        helper.make_node("MatMul", ["q", "t"], ["rows"], name="row"),
+        helper.make_node("Reshape", ["rows", "s"], ["mask"], name="shape"),
+        helper.make_node("Add", ["logits", "mask"], ["m"], name="add"),
+        helper.make_node("Softmax", ["m"], ["p"], name="softmax"),
+        helper.make_node("MatMul", ["p", "v"], ["out"], name="last"),
+    )
     names = ("q", "k", "t", "v")
     inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
     output = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)
