@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from autoformer.errors import CheckpointError
 from autoformer.export.graphs.graph_view import GraphView
-from autoformer.export.graphs.tensorrt_operators import READ, REFUSED, RESTRICTIONS, SINCE
+from autoformer.export.graphs.tensorrt_operators import READ, REFUSED, SINCE
+from autoformer.export.graphs.tensorrt_restrictions import RESTRICTIONS
 from autoformer.export.graphs.tensorrt_rules import check_model, check_tensorrt
 from tests.support.checked_graphs import graph, node, said
 
