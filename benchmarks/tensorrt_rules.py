@@ -6,28 +6,20 @@ TensorRT-RTX parses and builds without a GPU and without a driver, and its parse
 and later. It is another product all the same: where it differs from TensorRT, and where a file is refused after it was parsed,
 the difference stands in `DIFFERENCES` with its source, and what stands in none is a fault of the rules. Prints the confusion for
 each version asked about, and each disagreement; exit code 1 when one is not explained. Takes seconds.
-
-The parser lives in a process of its own, which takes one model after the other and is started again when it dies or hangs.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import json
-import os
-import struct
-import subprocess
-import sys
-import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import onnx
+from real_parser import Parser
 
 from autoformer.errors import CheckpointError
 from autoformer.export.graphs.tensorrt_rules import check_model, check_tensorrt
@@ -35,7 +27,6 @@ from autoformer.files import write_json
 
 VERSIONS = ("10.16", "11.4")  # of TensorRT, whose parsers share their source with the one asked
 LEAST_AGREEMENT = 0.98
-LIMIT_S = 60  # for one model
 
 
 class Difference(NamedTuple):
@@ -85,17 +76,11 @@ DIFFERENCES = (
         "TensorRT documentation, operators, Quantize",
     ),
     Difference(
-        "unread", "of IR version", "onnx reads no file of a newer IR version, so that the rules see nothing of it; TensorRT looks at none",
+        "unread", "of IR version",
+        "onnx reads no file of a newer IR version, so that the rules see nothing of it; TensorRT looks at none",
         "onnx-tensorrt, ModelImporter.cpp",
     ),
 )  # fmt: skip
-
-
-class Answer(NamedTuple):
-    """What the parser made of a model: `read`, `refused` or `crashed`, with its errors as operator and words."""
-
-    verdict: str
-    errors: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,88 +94,6 @@ class Disagreement:
     words: tuple[str, ...]  # our findings, or the parser's errors
     reason: str
     source: str
-
-
-class Parser:
-    """NVIDIA's parser in a process of its own; a context manager."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Parser:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop()
-
-    def ask(self, model: bytes, path: Path | None = None) -> Answer:
-        """What it says of a model; `path` is where weights beside it are found."""
-        process = self._process or self._start()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        timer = threading.Timer(LIMIT_S, process.kill)
-        timer.start()
-        try:
-            _send(process.stdin, str(path or "").encode())
-            _send(process.stdin, model)
-            if (found := _receive(process.stdout)) is not None:
-                return Answer("read" if (said := json.loads(found))["parsed"] else "refused", tuple(said["errors"]))
-        except BrokenPipeError:
-            pass
-        finally:
-            timer.cancel()
-        self._stop()
-        return Answer("crashed", ())
-
-    def version(self) -> str:
-        """Of the package asked."""
-        code = "import tensorrt_rtx; print(tensorrt_rtx.__version__)"
-        return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, __file__, "--answer"]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self._process = subprocess.Popen(command, **pipes)
-        return self._process
-
-    def _stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-        self._process = None
-
-
-def answer() -> None:
-    """The other end: models come in and answers go out until nobody asks any more."""
-    with os.fdopen(os.dup(1), "wb") as out:
-        os.dup2(2, 1)  # what the library prints is no answer
-        trt = importlib.import_module("tensorrt_rtx")
-        logger = trt.Logger(trt.Logger.ERROR)
-        builder = trt.Builder(logger)
-        trt.init_libnvinfer_plugins(logger, "")
-        flag = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-        while (path := _receive(sys.stdin.buffer)) is not None and (model := _receive(sys.stdin.buffer)) is not None:
-            network = builder.create_network(flag)
-            parser = trt.OnnxParser(network, logger)
-            parsed = parser.parse(model, path.decode()) if path else parser.parse(model)
-            errors = [parser.get_error(index) for index in range(parser.num_errors)]
-            words = [f"{error.node_operator()}: {error.desc()}" for error in errors]
-            _send(out, json.dumps({"parsed": bool(parsed), "errors": words}).encode())
-            del parser, network  # in this order: a parser lives no longer than its network
-
-
-def _send(pipe: BinaryIO | Any, data: bytes) -> None:
-    pipe.write(struct.pack("<q", len(data)) + data)
-    pipe.flush()
-
-
-def _receive(pipe: BinaryIO | Any) -> bytes | None:
-    head = pipe.read(8)
-    if len(head) < 8:
-        return None
-    size: int = struct.unpack("<q", head)[0]
-    data: bytes = pipe.read(size)
-    return data if len(data) == size else None
 
 
 def operator_tests() -> Iterator[tuple[str, onnx.ModelProto]]:
@@ -253,11 +156,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--files", type=Path, metavar="FOLDER", help="also the .onnx files of this folder")
     options.add_argument("--out", type=Path, metavar="FILE", help="write the result as JSON")
-    options.add_argument("--answer", action="store_true", help=argparse.SUPPRESS)
     given = options.parse_args()
-    if given.answer:
-        answer()
-        return
     confusions, disagreements = compare(sorted(given.files.glob("*.onnx")) if given.files else ())
     for version, confusion in confusions.items():
         print(f"\nTensorRT {version}: {agreement(confusion):.2%} of {confusion.total()} models alike")

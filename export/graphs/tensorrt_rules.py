@@ -267,7 +267,7 @@ def quantisation(model: onnx.ModelProto, graph: GraphView, target: Version) -> I
         elif kind not in QUANTISED_SINCE:
             why = f"quantised to {type_name(kind)}; INT8 is expected, with a zero point that says so"
             yield Objection("fails", named(node), why, IMPORTER)
-        elif kind in HALF_BYTES and _is_odd(graph.shapes.get(node.input[0])):
+        elif kind in HALF_BYTES and (zero_point or node.op_type == "QuantizeLinear") and _is_odd(graph.shapes.get(node.input[0])):
             yield Objection(
                 "fails", named(node), f"an odd number of {type_name(kind)} values, two of which share a byte", IMPORTER
             )
