@@ -136,7 +136,14 @@ TYPES_SINCE: dict[int, Version] = {
     ),
     **QUANTISED_SINCE, TensorProto.BFLOAT16: (10, 0),
 }  # fmt: skip
-BYTES_TAKEN = ("Cast", "CastLike", "Equal", "Identity", "Shape", "Size")  # as TensorRT-RTX answers; documented is Cast alone
+BYTES_TAKEN = (
+    "Cast",
+    "CastLike",
+    "Equal",
+    "QuantizeLinear",
+    "Shape",
+    "Size",
+)  # as TensorRT-RTX answers; documented is Cast alone
 
 
 def opset(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterator[Objection]:
@@ -215,7 +222,7 @@ def types(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterator
             yield Objection("falls back", name, "DOUBLE is computed as FLOAT", OPERATORS)
         elif kind == TensorProto.UINT8 and name in inputs:
             users = {user.op_type for user in graph.users.get(name, ())} - {"Cast"}
-            if target >= SAME_SOURCE and users and name not in outputs and users <= {*BYTES_TAKEN, "QuantizeLinear"}:
+            if target >= SAME_SOURCE and users and name not in outputs and users <= set(BYTES_TAKEN):
                 why = f"a UINT8 input goes into {', '.join(sorted(users))}; documented is a Cast first, and nowhere else"
                 yield Objection("risk", name, why, RTX)
             elif users or name in outputs:
