@@ -53,10 +53,12 @@ class Operator:
 
     def is_initializer(self, index: int) -> bool:
         """Whether this input is stored as it is, or behind casts alone."""
-        name, node = self.input(index), self.graph.maker.get(self.input(index))
-        while name not in self.graph.stored and node is not None and node.op_type in ("Cast", "Identity", "Dropout"):
-            name = node.input[0]
+        name, seen = self.input(index), set[str]()
+        while name not in self.graph.stored and name not in seen:
+            seen.add(name)
             node = self.graph.maker.get(name)
+            if node is not None and node.op_type in ("Cast", "Identity", "Dropout") and node.input:
+                name = node.input[0]
         return name in self.graph.stored
 
     def kind(self, index: int = 0) -> int:

@@ -228,6 +228,11 @@ def test_contents_of_an_open_input_are_a_risk_and_what_layers_make_of_them_is_no
     assert {finding.level for finding in check_model(model, ("11.4",)) if finding.rule == "sizes"} == {"risk"}
 
 
+def test_values_that_follow_from_each_other_end_the_search_for_where_they_are_stored() -> None:
+    model = asked([node("Identity", "b", "a"), node("Cast", "a", "b", to=TensorProto.INT64), node("ReduceMean", "x a")], X)
+    assert fails(model, "11.4") == {"the list of axes of ReduceMean follows from other values; it must be stored as it is"}
+
+
 def test_a_view_knows_what_is_settled_before_anything_comes_in() -> None:
     nodes = [
         node("Shape", "x", "all"), node("Shape", "x", "last", start=-1), node("Gather", "all a", "picked"),
