@@ -117,6 +117,50 @@ class GraphView:
             waiting += node.input
         return True
 
+    def is_settled(self, name: str) -> bool:
+        """Whether a value follows from what is stored and from sizes that are known; in doubt it does."""
+        waiting, seen = [name], set()
+        while waiting:
+            value = waiting.pop()
+            if value in self.stored or value in seen or not value:
+                continue
+            seen.add(value)
+            node = self.maker.get(value)
+            if node is None:
+                return False
+            if node.op_type in ("Shape", "Size"):
+                if self._are_sizes_open(node):
+                    return False
+                continue
+            picked = node.op_type in ("Gather", "Slice") and node.input and self.maker.get(node.input[0])
+            waiting += node.input[1:] if picked and picked.op_type == "Shape" else node.input
+        return True
+
+    def _are_sizes_open(self, node: NodeProto) -> bool:
+        """Whether a Shape or Size node gives a size that is not known."""
+        shape = self.shapes.get(node.input[0]) if node.input else None
+        if shape is None:
+            return True
+        ends = {entry.name: entry.i for entry in node.attribute}
+        return None in shape[ends.get("start", 0) : ends.get("end", len(shape))]
+
+    def sources_of(self, name: str, through: Collection[str]) -> Iterator[str]:
+        """The inputs of the model whose contents a value follows from, seen through nodes of these operators."""
+        outermost = self
+        while outermost.outer is not None:
+            outermost = outermost.outer
+        waiting, seen = [name], set()
+        while waiting:
+            value = waiting.pop()
+            if value in self.stored or value in seen or not value:
+                continue
+            seen.add(value)
+            node = self.maker.get(value)
+            if node is not None:
+                waiting += node.input if node.op_type in through else []
+            elif value in outermost.inputs:
+                yield value
+
     def made_by(self, name: str) -> NodeProto | None:
         """The node that makes a value, seen through casts and the like."""
         node = self.maker.get(name)

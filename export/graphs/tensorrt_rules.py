@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -22,16 +23,20 @@ from autoformer.export.graphs.graph_view import GraphView, calls, named
 from autoformer.export.graphs.onnx_graph import opset_of
 from autoformer.export.graphs.onnx_reading import read_model
 from autoformer.export.graphs.tensorrt_operators import (
+    FOLLOWED,
     FUNCTIONS_SINCE,
+    OPERATORS,
     OWN_OPERATORS,
     OWN_PLUGINS,
     READ,
     REFUSED,
+    RTX,
+    SHAPED_BY,
     SINCE,
     Level,
     Version,
-    broken,
 )
+from autoformer.export.graphs.tensorrt_restrictions import SAME_SOURCE, broken
 
 LEVELS: tuple[Level, ...] = get_args(Level)  # the worst first
 TARGETS = ("8.6", "10.3", "10.9", "10.13", "10.16", "11.4")  # JetPack 6.0, JetPack 6.1 and 6.2, servers, Thor, servers
@@ -107,25 +112,38 @@ def to_dict(findings: Sequence[Finding], versions: Sequence[str]) -> dict[str, A
 
 # --- what NVIDIA wrote down ---
 
-OPERATORS = "operator list of TensorRT's ONNX parser (onnx-tensorrt, docs/operators.md)"
 BYTES = "TensorRT documentation, DataType UINT8 (the same since 8.5); issue NVIDIA/TensorRT 3985"
 PARSER = "TensorRT's ONNX parser (ModelImporter.cpp of onnx-tensorrt)"
 CHANGES = "changes of TensorRT's ONNX parser (onnx-tensorrt, docs/Changelog.md), 9.0"
 IMPORTER = "TensorRT's ONNX importer, quantise and dequantise (onnxOpImporters.cpp)"
 FUSION = "TensorRT documentation, fused attention"
+QUANTISE = "TensorRT documentation, operators, Quantize"
+SHAPES = "TensorRT documentation, ITensor.is_shape_tensor"
 GRAPHS = "CUDA programming guide, stream capture"
 
 STANDARD = ("", "ai.onnx")
-NEWEST_OPSET = (((8, 6), 17), ((10, 0), 20), ((10, 9), 22), ((10, 13), 24))  # from this version on
+NEWEST_OPSET = (((8, 6), 17), ((10, 0), 20), ((10, 9), 22), ((10, 13), 24), ((11, 5), 25))  # from this version on
 OLDEST_OPSET = 9  # documented since 10.0
 QUANTISED_SINCE: dict[int, Version] = {
     TensorProto.INT8: (8, 6), TensorProto.FLOAT8E4M3FN: (10, 0), TensorProto.INT4: (10, 1), TensorProto.FLOAT4E2M1: (10, 8),
 }  # fmt: skip
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16}
-FOREIGN_TYPES = (
-    TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.COMPLEX128, TensorProto.UINT16, TensorProto.UINT32,
-    TensorProto.UINT64, TensorProto.INT16,
-)  # fmt: skip
+HALF_BYTES = (TensorProto.INT4, TensorProto.FLOAT4E2M1)
+TYPES_SINCE: dict[int, Version] = {
+    **dict.fromkeys(
+        [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32,
+         TensorProto.INT64, TensorProto.BOOL], (8, 6),
+    ),
+    **QUANTISED_SINCE, TensorProto.BFLOAT16: (10, 0),
+}  # fmt: skip
+BYTES_TAKEN = (
+    "Cast",
+    "CastLike",
+    "Equal",
+    "QuantizeLinear",
+    "Shape",
+    "Size",
+)  # as TensorRT-RTX answers; documented is Cast alone
 
 
 def opset(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterator[Objection]:
@@ -136,8 +154,12 @@ def opset(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterator
     if 0 < (written := opset_of(model)) < OLDEST_OPSET:
         yield Objection("risk", "the file", f"opset {written}; documented are those from {OLDEST_OPSET} on", OPERATORS)
     if written > newest:
-        why = f"opset {written}, this version reads up to {newest}; export with an opset of {newest} or below"
-        yield Objection("fails", "the file", why, OPERATORS)
+        if target < (10, 0):  # operators whose inputs changed are read as they were before
+            why = f"opset {written}, this version reads up to {newest}; export with an opset of {newest} or below"
+            yield Objection("fails", "the file", why, OPERATORS)
+        else:
+            why = f"opset {written}, documented are those up to {newest}: what changed in an operator since is not looked at"
+            yield Objection("risk", "the file", why, PARSER)
 
 
 def functions(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterator[Objection]:
@@ -146,7 +168,7 @@ def functions(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iter
         return
     for node in calls(model):
         called = f"{node.domain}.{node.op_type}"
-        if node.op_type in READ:
+        if node.op_type in READ and SINCE.get(node.op_type, (0, 0)) <= target:
             why = f"the function {called} is passed over: operators go by their names, and {node.op_type} is one"
             yield Objection("risk", named(node), why, PARSER)
         elif node.op_type not in REFUSED and target < FUNCTIONS_SINCE:
@@ -164,13 +186,15 @@ def operators(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iter
             yield Objection("fails", named(node), f"{called} is not supported", OPERATORS)
         elif kind in READ:
             if (since := SINCE.get(kind, (0, 0))) > target:
+                if kind in graph.functions and target >= FUNCTIONS_SINCE:
+                    continue  # an operator of a later version's, which is a function to this one
                 yield Objection("fails", named(node), f"{called} is read from TensorRT {since[0]}.{since[1]} on", OPERATORS)
                 continue
             if node.domain not in STANDARD and kind not in graph.functions:
                 why = f"{called} is read as the standard {kind}: operators go by their names, whatever the domain"
                 yield Objection("risk", named(node), why, PARSER)
-            for level, why in broken(node, graph, target):
-                yield Objection(level, named(node), why, OPERATORS)
+            for one in broken(node, graph, target):
+                yield Objection(one.level, named(node), one.why, one.source)
             if kind in ("If", "Loop", "Scan", "NonZero", "NonMaxSuppression"):
                 why = f"{kind} decides shapes or steps at run time, which keeps the network out of a CUDA graph"
                 yield Objection("falls back", named(node), why, GRAPHS)
@@ -190,14 +214,18 @@ def types(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterator
     """Types that are refused, or computed in another."""
     inputs, outputs = (graph.inputs if graph.outer is None else set()), graph.outputs
     for name, kind in graph.own_types.items():
-        if kind in FOREIGN_TYPES:
+        if kind and kind not in TYPES_SINCE:
             yield Objection("fails", name, f"{type_name(kind)} is not a type of TensorRT", OPERATORS)
+        elif kind and (since := TYPES_SINCE[kind]) > target:
+            yield Objection("fails", name, f"{type_name(kind)} is read from TensorRT {since[0]}.{since[1]} on", OPERATORS)
         elif kind == TensorProto.DOUBLE:
             yield Objection("falls back", name, "DOUBLE is computed as FLOAT", OPERATORS)
-        elif kind == TensorProto.BFLOAT16 and target < (10, 0):
-            yield Objection("fails", name, "BFLOAT16 is read from TensorRT 10.0 on", OPERATORS)
         elif kind == TensorProto.UINT8 and name in inputs:
-            if name in outputs or any(user.op_type != "Cast" for user in graph.users.get(name, ())):
+            users = {user.op_type for user in graph.users.get(name, ())} - {"Cast"}
+            if target >= SAME_SOURCE and users and name not in outputs and users <= set(BYTES_TAKEN):
+                why = f"a UINT8 input goes into {', '.join(sorted(users))}; documented is a Cast first, and nowhere else"
+                yield Objection("risk", name, why, RTX)
+            elif users or name in outputs:
                 yield Objection("fails", name, "a UINT8 input must go into a Cast first, and nowhere else", BYTES)
             if {entry.i for user in graph.users.get(name, ()) if user.op_type == "Cast" for entry in user.attribute} - FLOATS:
                 why = "a UINT8 input is cast to another type than FLOAT or FLOAT16, which alone are documented for it"
@@ -217,12 +245,16 @@ def quantisation(model: onnx.ModelProto, graph: GraphView, target: Version) -> I
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or len(node.input) < 2:
             continue
         scale, zero_point = node.input[1], node.input[2] if len(node.input) > 2 else ""
-        if not graph.is_fixed(scale):
-            yield Objection("fails", named(node), "the scale is computed; it must be stored", IMPORTER)
+        if not graph.is_fixed(scale) and target < SAME_SOURCE:
+            yield Objection("fails", named(node), "the scale is computed; it must be stored", QUANTISE)
+        elif not graph.is_fixed(scale):
+            yield Objection("risk", named(node), "the scale is computed; documented is a stored one", QUANTISE)
         elif (scales := graph.values(scale)) is not None and not (scales.astype("float32") > 0).all():
             yield Objection("fails", named(node), "a scale is not positive", IMPORTER)
         if (zeros := graph.values(zero_point)) is not None and zeros.astype("float32").any():
             yield Objection("fails", named(node), "zero points other than zero; quantise symmetrically", IMPORTER)
+        if zero_point and not graph.is_fixed(zero_point) and graph.types.get(zero_point) != TensorProto.FLOAT8E4M3FN:
+            yield Objection("fails", named(node), "the zero point is computed; it must be stored", QUANTISE)
         data = graph.stored.get(node.input[0])
         if node.op_type == "DequantizeLinear" and data is not None and data.data_type == TensorProto.UINT8:
             yield Objection("fails", named(node), "stored values of UINT8; INT8 is expected", IMPORTER)
@@ -242,6 +274,10 @@ def quantisation(model: onnx.ModelProto, graph: GraphView, target: Version) -> I
         elif kind not in QUANTISED_SINCE:
             why = f"quantised to {type_name(kind)}; INT8 is expected, with a zero point that says so"
             yield Objection("fails", named(node), why, IMPORTER)
+        elif kind in HALF_BYTES and (zero_point or node.op_type == "QuantizeLinear") and _is_odd(graph.shapes.get(node.input[0])):
+            yield Objection(
+                "fails", named(node), f"an odd number of {type_name(kind)} values, two of which share a byte", IMPORTER
+            )
         elif (since := QUANTISED_SINCE[kind]) > target:
             why = f"quantised to {type_name(kind)}, which is read from TensorRT {since[0]}.{since[1]} on"
             yield Objection("fails", named(node), why, IMPORTER)
@@ -288,9 +324,26 @@ def shapes(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterato
             yield Objection("falls back", value.name, why, "TensorRT documentation, optimisation profiles")
 
 
+def sizes(model: onnx.ModelProto, graph: GraphView, target: Version) -> Iterator[Objection]:
+    """Outputs as large as the contents of an input say, which are whole numbers alone."""
+    for node in graph.nodes:
+        deciding = [node.input[index] for index in SHAPED_BY.get(node.op_type, ()) if index < len(node.input)]
+        for name in dict.fromkeys(source for value in deciding for source in graph.sources_of(value, FOLLOWED)):
+            kind, shape = graph.types.get(name, 0), graph.shapes.get(name)
+            if kind in (TensorProto.INT32, TensorProto.INT64, 0):
+                continue
+            why = f"the contents of {name}, which is {type_name(kind)}, decide a size; of INT32 or INT64 they may"
+            is_open = shape is None or None in shape  # through sums over open axes TensorRT does not follow them
+            yield Objection("risk" if is_open else "fails", named(node), why, SHAPES)
+
+
 def type_name(kind: int) -> str:
     """The name of an ONNX data type."""
     return TensorProto.DataType.Name(kind) if kind in TensorProto.DataType.values() else f"type {kind}"
+
+
+def _is_odd(shape: tuple[int | None, ...] | None) -> bool:
+    return shape is not None and None not in shape and prod(size or 0 for size in shape) % 2 == 1
 
 
 def _of_a_variance(node: onnx.NodeProto, graph: GraphView) -> bool:
@@ -303,5 +356,5 @@ def _of_a_variance(node: onnx.NodeProto, graph: GraphView) -> bool:
 
 
 RULES: dict[str, Callable[[onnx.ModelProto, GraphView, Version], Iterator[Objection]]] = {
-    rule.__name__: rule for rule in (opset, functions, operators, types, quantisation, attention, normalisation, shapes)
+    rule.__name__: rule for rule in (opset, functions, operators, types, quantisation, attention, normalisation, shapes, sizes)
 }  # fmt: skip

@@ -253,7 +253,7 @@ def test_bytes_are_read_cast_and_written_and_nothing_else(version: str) -> None:
     moved = (node("Identity", "images", "m"), node("Cast", "m", "v", to=TensorProto.FLOAT), *PRODUCT)
     assert said(*moved) == {("fails", "images"), ("fails", "m")}
     counted = (node("Cast", "images", "v", to=TensorProto.FLOAT), node("Shape", "images", "n"), *PRODUCT)
-    assert said(*counted) == {("fails", "images")}
+    assert said(*counted) == {("risk" if version == "11.4" else "fails", "images")}  # as TensorRT-RTX answers, if undocumented
     whole = (node("Cast", "images", "i", to=TensorProto.INT32), node("Cast", "i", "v", to=TensorProto.FLOAT), *PRODUCT)
     assert said(*whole) == {("risk", "images")}
     bytes_out = (node("Cast", "images", "v", to=TensorProto.FLOAT), node("Cast", "v", "logits", to=TensorProto.UINT8))

@@ -39,4 +39,21 @@ def said(model: onnx.ModelProto, *versions: str) -> set[tuple[str, str]]:
 
 
 def node(kind: str, inputs: str, outputs: str = "y", **attributes: Any) -> onnx.NodeProto:
-    return helper.make_node(kind, inputs.split(), outputs.split(), name=f"the {kind}", **attributes)
+    """Inputs are called `_` where they are left out."""
+    return helper.make_node(
+        kind, ["" if name == "_" else name for name in inputs.split()], outputs.split(), name=f"the {kind}", **attributes
+    )
+
+
+def asked(nodes: list[onnx.NodeProto], inputs: str, stored: dict[str, Any] | None = None, *, out: str = "FLOAT", opset: int = 20
+          ) -> onnx.ModelProto:  # fmt: skip
+    """A model of inputs like `x:FLOAT:b,3,8 n:INT64:` (a scalar) to `y`, whose shapes hold, so that a parser can be asked."""
+    values = []
+    for text in inputs.split():
+        name, kind, sizes = text.split(":")
+        shape = [int(size) if size.isdecimal() else size for size in sizes.split(",") if size]
+        values.append(helper.make_tensor_value_info(name, TensorProto.DataType.Value(kind), shape))
+    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in (stored or {}).items()]
+    result = helper.make_tensor_value_info("y", TensorProto.DataType.Value(out), None)
+    made = helper.make_graph(nodes, "g", values, [result], tensors)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
