@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 RUN_ARGS ?=
 
-.PHONY: quickstart test slow tensorrt-bindings format clean
+.PHONY: quickstart test slow tensorrt-bindings tensorrt-rtx format clean
 .DEFAULT_GOAL := quickstart
 
 $(INSTALLED): pyproject.toml
@@ -34,6 +34,10 @@ slow: $(INSTALLED)
 # NVIDIA's Python bindings of TensorRT 8.6 to 11.4, not installed but laid beside, for the tests that compare our code with them.
 tensorrt-bindings: $(INSTALLED)
 	$(BIN)/python -m tests.support.tensorrt_bindings $(VENV)/tensorrt-bindings
+
+# NVIDIA's TensorRT-RTX: a real parser and builder, which need no GPU. Tests use it where it is.
+tensorrt-rtx: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[tensorrt-rtx]"
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .

@@ -11,6 +11,7 @@ each version asked about, and each disagreement; exit code 1 when one is not exp
 from __future__ import annotations
 
 import argparse
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,14 +20,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import onnx
-from real_parser import Parser
 
 from autoformer.errors import CheckpointError
+from autoformer.export.engines.tensorrt_versions import TENSORRT_RTX, import_tensorrt, titled
+from autoformer.export.engines.trial import Limits, TrialProcess
 from autoformer.export.graphs.tensorrt_rules import check_model, check_tensorrt
 from autoformer.files import write_json
+from autoformer.temporary import temporary_folder
 
 VERSIONS = ("10.16", "11.4")  # of TensorRT, whose parsers share their source with the one asked
 LEAST_AGREEMENT = 0.98
+LIMITS = Limits(seconds=60)  # for one model
 
 
 class Difference(NamedTuple):
@@ -117,23 +121,36 @@ def static_verdict(model: onnx.ModelProto | Path, version: str) -> tuple[str, tu
     return ("fails" if failing else "passes"), failing
 
 
+def parser_verdict(attempt: TrialProcess, path: Path) -> tuple[str, tuple[str, ...]]:
+    """`read`, `refused` or `crashed`, with the parser's errors, each as operator and words."""
+    found = attempt(path, build=False)
+    if found.error is None:
+        return "read", ()
+    words = found.error.partition(f"cannot read {path.resolve()}: ")[2] or found.error
+    errors = tuple(re.sub(r"^operator (\S*) of node .*?: ", r"\1: ", each) for each in words.split("; operator "))
+    return ("crashed" if found.crashed else "refused"), errors
+
+
 def compare(files: Sequence[Path] = ()) -> tuple[dict[str, Counter[tuple[str, str]]], list[Disagreement]]:
     """How often each pair of verdicts was given, by version; and where they do not go together."""
     confusions: dict[str, Counter[tuple[str, str]]] = {version: Counter() for version in VERSIONS}
     disagreements: list[Disagreement] = []
     models: list[tuple[str, onnx.ModelProto | Path]] = [*operator_tests(), *((path.name, path) for path in files)]
-    with Parser() as parser:
+    with temporary_folder("rules") as work, TrialProcess(TENSORRT_RTX, LIMITS) as attempt:
         for name, model in models:
-            said = parser.ask(model.read_bytes(), model) if isinstance(model, Path) else parser.ask(model.SerializeToString())
+            path = model if isinstance(model, Path) else work / "model.onnx"
+            if not isinstance(model, Path):
+                path.write_bytes(model.SerializeToString())
+            theirs, errors = parser_verdict(attempt, path)
             for version in VERSIONS:
                 ours, found = static_verdict(model, version)
-                confusions[version][ours, said.verdict] += 1
-                if (ours, said.verdict) not in (("passes", "read"), ("fails", "refused")):
-                    words = said.errors if ours == "passes" else found
+                confusions[version][ours, theirs] += 1
+                if (ours, theirs) not in (("passes", "read"), ("fails", "refused")):
+                    words = errors if ours == "passes" else found
                     reason, source = explained(ours, words)
                     disagreements.append(
                         Disagreement(
-                            model=name, version=version, ours=ours, theirs=said.verdict, words=words, reason=reason, source=source
+                            model=name, version=version, ours=ours, theirs=theirs, words=words, reason=reason, source=source
                         )
                     )
     return confusions, disagreements
@@ -179,7 +196,7 @@ def main() -> None:
 def _to_dict(confusions: dict[str, Counter[tuple[str, str]]], disagreements: Sequence[Disagreement]) -> dict[str, Any]:
     return {
         "format": "autoformer/tensorrt-rules/1",
-        "parser": f"TensorRT-RTX {Parser().version()}, which parses without a device",
+        "parser": f"{titled(import_tensorrt(TENSORRT_RTX))}, which parses without a device",
         "onnx": onnx.__version__,
         "models": max(confusion.total() for confusion in confusions.values()),
         "agreement": {version: round(agreement(confusion), 4) for version, confusion in confusions.items()},

@@ -30,6 +30,7 @@ ELSEWHERE = {
     "onnx": "autoformer export --format onnx",
     "trt": "autoformer export --format tensorrt",
     "tensorrt": "autoformer export --format tensorrt",
+    "rtx": "autoformer export --format tensorrt-rtx --gpu sm89",
     "quantize": "autoformer export --precision int8",
     "build": "autoformer export --format tensorrt, or python3 board.pyz build in the folder of a bundle",
     "deploy": "autoformer bundle",

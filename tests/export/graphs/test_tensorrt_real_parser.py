@@ -56,23 +56,6 @@ def test_the_static_verdict_of_a_file_that_onnx_does_not_read_is_neither(program
     assert program.explained(verdict, [words])[0]
 
 
-def test_a_parser_that_dies_is_a_verdict_and_the_next_model_is_asked_of_another(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    (tmp_path / "tensorrt_rtx.py").write_text(STAND_IN)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
-    program = importlib.import_module("real_parser")
-    with program.Parser() as parser:
-        assert parser.ask(b"good") == ("read", ())
-        assert parser.ask(b"dies") == ("crashed", ())
-        assert parser.ask(b"bad") == ("refused", ("Relu: not this one",))
-        monkeypatch.setattr(program, "LIMIT_S", 0.2)
-        assert parser.ask(b"hangs") == ("crashed", ())
-        monkeypatch.setattr(program, "LIMIT_S", 60)
-        assert parser.ask(b"good", tmp_path / "beside.onnx") == ("read", ())
-
-
 def test_without_tensorrt_rtx_a_test_is_skipped_or_fails_as_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.delenv(NEED, raising=False)
@@ -81,30 +64,3 @@ def test_without_tensorrt_rtx_a_test_is_skipped_or_fails_as_the_environment_says
     monkeypatch.setenv(NEED, "1")
     with pytest.raises(pytest.fail.Exception, match="not installed"):
         needs_real_tensorrt()
-
-
-STAND_IN = """
-import os, time
-class Error:
-    def node_operator(self): return "Relu"
-    def desc(self): return "not this one"
-class Logger:
-    ERROR = 1
-    def __init__(self, level): pass
-class NetworkDefinitionCreationFlag:
-    STRONGLY_TYPED = 1
-class Builder:
-    def __init__(self, logger): pass
-    def create_network(self, flag): return None
-class OnnxParser:
-    num_errors = 0
-    def __init__(self, network, logger): pass
-    def parse(self, model, path=None):
-        print("noise on the way")
-        if model == b"dies": os._exit(139)
-        if model == b"hangs": time.sleep(60)
-        self.num_errors = int(model == b"bad")
-        return not self.num_errors
-    def get_error(self, index): return Error()
-def init_libnvinfer_plugins(logger, namespace): pass
-"""
