@@ -38,7 +38,7 @@ ELSEWHERE = {
     "checkpoint": "the folder itself, without an option; a stopped training goes on by the same command",
     "resume": "nothing: the same command goes on where it stopped",
     "device": "nothing: a GPU is taken where there is one; CUDA_VISIBLE_DEVICES chooses, empty for the CPU (run has --device)",
-    "gpu": "nothing: a GPU is taken where there is one, CUDA_VISIBLE_DEVICES chooses; export and check have --gpu for other machines",
+    "gpu": "nothing: a GPU is taken where there is one, CUDA_VISIBLE_DEVICES chooses; export has --gpu for other machines",
     "source": "--data",
     "dataset": "--data",
     "data-dir": "--data",

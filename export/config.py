@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from autoformer.architecture import whole_number
 from autoformer.errors import ExportError
@@ -75,6 +75,12 @@ class ExportConfig(Settings):
         if product is TENSORRT_RTX:
             return replace(config, gpus=read_gpus(self.gpus))
         return replace(config, timing_cache=self.timing_cache, refittable=self.refittable)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without GPUs where none are chosen: runs that were begun before there was that setting go on."""
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if name != "gpus" or value}
 
     @field_validator("batch", mode="before")
     @classmethod

@@ -24,9 +24,10 @@ def inspect(
     Example: autoformer inspect runs/export --twin
     """
     from autoformer.cli.console import note, print_json, print_table
-    from autoformer.profiling.insides.engine_insides import look_inside, plans_of
+    from autoformer.profiling.insides.built_elsewhere import look_inside_any
+    from autoformer.profiling.insides.engine_insides import plans_of
 
-    found = [look_inside(plan, artefact, graph, twin=twin, runs=runs) for plan, artefact, graph in plans_of(engines)]
+    found = [look_inside_any(plan, artefact, graph, twin=twin, runs=runs) for plan, artefact, graph in plans_of(engines)]
     if json:
         print_json([one.to_dict() for one in found])
         return

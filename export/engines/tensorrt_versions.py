@@ -8,7 +8,6 @@ Enum members move between versions, so flags are always taken by name and never 
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,7 +96,14 @@ def _has_toolchain() -> bool:
 def import_tensorrt(product: Product = TENSORRT) -> Any:
     """The module of a product. Raises `MissingPackageError` saying whether the package or its libraries are missing."""
     try:
-        trt = importlib.import_module(product.module)
+        if product is TENSORRT_RTX:
+            import tensorrt_rtx
+
+            trt: Any = tensorrt_rtx
+        else:
+            import tensorrt
+
+            trt = tensorrt
     except ModuleNotFoundError as error:
         if error.name == product.module:
             raise MissingPackageError(f"{product.title} is not installed; {where(product)}") from error

@@ -10,7 +10,6 @@ Imports the standard library at the top and numpy and onnxruntime inside; works 
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Mapping
 from functools import cache
@@ -28,7 +27,7 @@ from autoformer.profiling.measuring.system_files import usable_cores
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-RTX, RTX_PLUGIN = "tensorrt-rtx", "onnxruntime_ep_nv_tensorrt_rtx"
+RTX = "tensorrt-rtx"
 MAX_INPUT_VALUES = 1 << 28  # of one input, 1 GiB in float32; a damaged file must not exhaust a machine
 
 
@@ -53,7 +52,7 @@ def rtx_devices() -> list[Any]:
     """
     runtime = import_onnxruntime()
     try:
-        plugin = importlib.import_module(RTX_PLUGIN)
+        import onnxruntime_ep_nv_tensorrt_rtx as plugin
     except ImportError as error:
         raise MissingPackageError(
             f"ONNX Runtime's plugin for TensorRT-RTX cannot be imported ({error}); pip install onnxruntime-ep-nv-tensorrt-rtx"

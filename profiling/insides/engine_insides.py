@@ -11,13 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autoformer.errors import CheckpointError, ExportError
-from autoformer.export.engines.artefact import checked_trtexec, profiles_of, runs_here, settings_of, trtexec_of
+from autoformer.errors import CheckpointError
+from autoformer.export.engines.artefact import checked_trtexec, profiles_of, settings_of, trtexec_of
 from autoformer.export.engines.builder import PRECISIONS, EngineBuilder
 from autoformer.export.engines.engine import Engine
 from autoformer.export.engines.layers import EngineLayers, LayerTime, inspect_engine, layer_times, read_layers
 from autoformer.export.engines.tensorrt_versions import how_to_build_one
-from autoformer.export.engines.trial import TrialProcess
 from autoformer.export.engines.trtexec import PlanInput
 from autoformer.export.manifest import FILE_NAME, Artefact, Manifest, sha256_of
 from autoformer.records import fields_to_json
@@ -94,12 +93,10 @@ def _graph(folder: Path, precision: str, artefact: Artefact) -> Path | None:
 def look_inside(plan: Path, artefact: Artefact, graph: Path | None, *, twin: bool = False, runs: int = RUNS) -> EngineInsides:
     """Layers and their times at the batch that the first profile is tuned for.
 
-    `twin` builds the engine once more, described in full; of one that no GPU here runs, only that can be told. Raises
-    `CheckpointError` when that is asked for without the ONNX file, and what loading, building and running raise.
+    `twin` builds the engine once more, described in full. Raises `CheckpointError` when that is asked for without the ONNX
+    file, and what loading, building and running raise.
     """
     batch = profiles_of(artefact)[0][1]
-    if artefact.status == "built" and not runs_here(settings_of(artefact)):
-        return _built_elsewhere(plan, artefact, graph, batch)
     if not twin:
         return _inside(plan, artefact, graph, batch, runs, is_twin=False)
     if graph is None:
@@ -114,18 +111,6 @@ def look_inside(plan: Path, artefact: Artefact, graph: Path | None, *, twin: boo
             made = checked_trtexec(plan, artefact).build(graph, copy, config, PlanInput.of(artefact))
             same = replace(artefact, sha256=sha256_of(copy), made=made)
         return replace(_inside(copy, same, graph, batch, runs, is_twin=True), plan=plan)
-
-
-def _built_elsewhere(plan: Path, artefact: Artefact, graph: Path | None, batch: int) -> EngineInsides:
-    """What the builder says of a twin, built in a process of its own for the same GPUs; no times, since none of them is here."""
-    if graph is None:
-        raise CheckpointError(f"the ONNX file that {plan} was built from is not beside it, and no GPU here runs it")
-    settings = settings_of(artefact)
-    with TrialProcess(settings.product) as attempt:
-        trial = attempt(graph, build=True, gpus=settings.gpus)
-    if trial.error is not None:
-        raise ExportError(trial.error)
-    return EngineInsides(plan, artefact.precision, True, batch, trial.layers(graph), ())
 
 
 def _inside(plan: Path, artefact: Artefact, graph: Path | None, batch: int, runs: int, *, is_twin: bool) -> EngineInsides:

@@ -143,7 +143,7 @@ def test_link_that_leads_outside_the_folder_is_refused(tmp_path: Path) -> None:
     [
         (lambda text: text[: len(text) // 2], "cannot be read as JSON"),
         (lambda text: text.replace("autoformer/manifest/1", "autoformer/manifest/9"), "expected 'autoformer/manifest/1'"),
-        (lambda text: text.replace('"skipped"', '"perhaps"'), "expected one of exported, rejected, skipped"),
+        (lambda text: text.replace('"skipped"', '"perhaps"'), "expected one of exported, built, rejected, skipped"),
         (lambda text: text.replace('"params"', '"parameters"'), "unknown keys"),
         (lambda text: text.replace('"max_abs"', '"maxabs"'), r"parity has unknown keys \['maxabs'\]"),
         (lambda text: text.replace('"classes"', '"params"', 1), "lacks 'classes'"),

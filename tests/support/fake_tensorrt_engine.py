@@ -68,7 +68,7 @@ class Runtime:
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> Any:
         head, _, model = bytes(serialized_engine)[len(MARK) :].partition(b"\n")
-        header = json.loads(head) if serialized_engine.startswith(MARK) else {"key": None}
+        header: dict[str, Any] = json.loads(head) if serialized_engine.startswith(MARK) else {"key": None}
         if self._world.fail == "deserialize" or header["key"] != self._world.key or not self._world.runs(header["capabilities"]):
             self._logger.log(self._world.trt.ILogger.Severity.ERROR, "the plan was built for another device")
             return None

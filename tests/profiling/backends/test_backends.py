@@ -11,8 +11,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from autoformer.errors import CheckpointError, MeasurementError
+from autoformer.errors import CheckpointError, MeasurementError, MissingPackageError
 from autoformer.export.engines.tensorrt_versions import TENSORRT, Product
+from autoformer.export.graphs.onnx_model import import_onnxruntime
 from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
 from autoformer.profiling.backends.tensorrt_backend import TensorRTBackend
 from autoformer.profiling.backends.torch_backend import TorchBackend
@@ -207,3 +208,31 @@ def test_board_modules_import_nothing_but_the_standard_library() -> None:
     assert done.returncode == 0, done.stderr
     assert "core" in done.stdout
     assert "pip install onnxruntime" in done.stdout
+
+
+def test_the_plugin_for_rtx_gpus_is_registered_once_and_what_it_lacks_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NVIDIA's plugin as its page describes it; here a stand-in, since it needs a driver to be loaded."""
+    registered, runtime = list[tuple[str, str]](), import_onnxruntime()
+
+    def opened() -> OnnxRuntimeBackend:
+        return OnnxRuntimeBackend(graph(["batch", 3, 4, 4]), provider="tensorrt-rtx")
+
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_nv_tensorrt_rtx", None)
+    with pytest.raises(MissingPackageError, match="pip install onnxruntime-ep-nv-tensorrt-rtx"):
+        opened()
+    plugin = ModuleType("onnxruntime_ep_nv_tensorrt_rtx")
+    plugin.get_ep_name = lambda: "NvTensorRTRTXExecutionProvider"  # type: ignore[attr-defined]
+    plugin.get_library_path = lambda: str(tmp_path / "none.so")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_nv_tensorrt_rtx", plugin)
+    with pytest.raises(MeasurementError, match=r"cannot be loaded \(.*none\.so.*\); an RTX GPU and NVIDIA's driver are needed"):
+        opened()  # the real ONNX Runtime, which finds no such library
+    monkeypatch.setattr(runtime, "register_execution_provider_library", lambda *words: registered.append(words))
+    for _ in range(2):
+        with pytest.raises(MeasurementError, match="NvTensorRTRTXExecutionProvider finds no RTX GPU here"):
+            opened()
+    assert registered == [("NvTensorRTRTXExecutionProvider", str(tmp_path / "none.so"))]
+    monkeypatch.delattr(runtime, "register_execution_provider_library")
+    with pytest.raises(MissingPackageError, match=r"takes no plugins; install 1\.24 or newer"):
+        opened()

@@ -180,7 +180,7 @@ def test_on_a_processor_the_option_is_an_error(nvml: Nvml, monkeypatch: pytest.M
     with pytest.raises(MeasurementError, match="nothing that is measured here does"):
         profiled(monkeypatch, "torch-cpu", lock_clocks=True)
     assert library.calls in ([], [LOCK, FREE])  # never left locked
-    graphs = SimpleNamespace(artefacts=lambda: [(tmp_path, SimpleNamespace(format="onnx"))])
+    graphs = SimpleNamespace(artefacts=lambda: [(tmp_path, SimpleNamespace(is_engine=False))])
     monkeypatch.setattr(Bundle, "open", lambda folder: graphs)
     with pytest.raises(MeasurementError, match="nothing that is measured here does"):
         board_bench.bench(argparse.Namespace(out=None, bundle=tmp_path, lock_clocks=True))
