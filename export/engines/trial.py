@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -118,11 +118,15 @@ class TrialProcess:
         """
         precision = OnnxFile.read(graph).precision
         config = EngineConfig(
-            format=self.product.format, gpus=gpus, precision=next(name for name in PRECISIONS if PRECISIONS[name] == precision),
-            detailed=True,
-        )  # fmt: skip
-        question = {"graph": str(graph.resolve()), "build": build, "config": config.to_dict()}
-        of: dict[str, Any] = {"product": self.title, "gpus": in_words(gpus) if self.product.ahead_of_time else ""}
+            format=self.product.format, gpus=gpus, precision=next(name for name in PRECISIONS if PRECISIONS[name] == precision)
+        )
+        return self.of(graph, config, build=build, on_progress=on_progress)
+
+    def of(self, graph: Path, config: EngineConfig, *, build: bool = True, on_progress: OnProgress | None = None) -> Trial:
+        """As above with every setting of `config`, which is one of this product; its layers are described in full."""
+        assert config.product is self.product, "a process tries one product"
+        question = {"graph": str(graph.resolve()), "build": build, "config": replace(config, detailed=True).to_dict()}
+        of: dict[str, Any] = {"product": self.title, "gpus": in_words(config.gpus) if self.product.ahead_of_time else ""}
         found = self._ask(question, on_progress or (lambda phase, done, steps: None))
         if isinstance(found, str):
             return Trial(**of, error=found, step="building" if build else "parsing", crashed=True)

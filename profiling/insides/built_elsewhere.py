@@ -14,7 +14,7 @@ from autoformer.profiling.insides.engine_insides import RUNS, EngineInsides, loo
 def look_inside_any(plan: Path, artefact: Artefact, graph: Path | None, *, twin: bool = False, runs: int = RUNS) -> EngineInsides:
     """As `look_inside`; where no GPU here runs the engine, what the builder says of a twin, without times.
 
-    The twin is built in a process of its own for the same GPUs. Raises `CheckpointError` without the ONNX file, and `ExportError`
+    The twin is built in a process of its own with the same settings. Raises `CheckpointError` without the ONNX file, and `ExportError`
     with what the builder has against it.
     """
     if artefact.status != "built" or runs_here(settings_of(artefact)):
@@ -23,7 +23,7 @@ def look_inside_any(plan: Path, artefact: Artefact, graph: Path | None, *, twin:
         raise CheckpointError(f"the ONNX file that {plan} was built from is not beside it, and no GPU here runs it")
     settings = settings_of(artefact)
     with TrialProcess(settings.product) as attempt:
-        trial = attempt(graph, build=True, gpus=settings.gpus)
+        trial = attempt.of(graph, settings)
     if trial.error is not None:
         raise ExportError(trial.error)
     return EngineInsides(plan, artefact.precision, True, profiles_of(artefact)[0][1], trial.layers(graph), ())

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,9 +19,13 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import CheckpointError, ExportError
+from autoformer.export.engines.build_progress import OnProgress
 from autoformer.export.engines.builder import EngineBuilder, EngineConfig
 from autoformer.export.manifest import Manifest
+from autoformer.export.engines.trial import TrialProcess
 from autoformer.files import write_json
+from autoformer.profiling.insides.built_elsewhere import look_inside_any
+from autoformer.profiling.insides.engine_insides import plans_of
 from tests.support.engines import SPACE, small_subnet, write_graph
 from tests.support.exporting import write_export
 from tests.support.real_tensorrt import needs_real_tensorrt
@@ -175,3 +180,19 @@ def test_progress_is_told_and_a_signal_stops_the_build(tmp_path: Path) -> None:
     with pytest.raises(BrokenPipeError):
         EngineBuilder(ADA).build(graph, tmp_path / "b.plan", on_progress=fail)
     assert not (tmp_path / "b.plan").exists()
+
+
+def test_the_twin_of_an_engine_for_elsewhere_has_its_precision_and_its_profiles(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+    ask = TrialProcess._ask
+
+    def listening(self: TrialProcess, question: Mapping[str, Any], tell: OnProgress) -> dict[str, Any] | str:
+        asked.append(dict(question["config"]))
+        return ask(self, question, tell)
+
+    monkeypatch.setattr(TrialProcess, "_ask", listening)
+    for plan, artefact, graph in plans_of(exported / "model.tf32.rtx.plan"):
+        assert look_inside_any(plan, artefact, graph).is_twin
+        assert asked == [artefact.made["config"] | {"detailed": True}]
