@@ -6,8 +6,10 @@ output, so that it does not get between the answers. `trial.py` starts this and 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -20,9 +22,12 @@ from autoformer.export.engines.builder_words import BuilderWords
 from autoformer.export.engines.tensorrt_versions import collecting_logger, import_tensorrt
 from autoformer.temporary import temporary_folder
 
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
+
 
 def main() -> None:
-    """Answers until nothing more is asked."""
+    """Answers until nothing more is asked, or its starter is no more."""
+    end_with_parent()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
     for line in sys.stdin:
@@ -32,6 +37,12 @@ def main() -> None:
             answers.write(json.dumps({"progress": [phase, done, steps]}) + "\n")
 
         answers.write(json.dumps({"answer": answer(question, tell)}) + "\n")
+
+
+def end_with_parent() -> None:
+    """Lets the system end this process when the one that started it is killed, amid a build as well; on Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def answer(question: Mapping[str, Any], tell: Any) -> dict[str, Any]:

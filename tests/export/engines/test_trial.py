@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,6 +109,45 @@ def test_an_interrupted_trial_leaves_no_process(network: Path) -> None:
             attempt(network, build=True, gpus=ADA, on_progress=stop)
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
+
+
+HELD = """
+import os, signal, sys, time
+from pathlib import Path
+from autoformer.export.engines.tensorrt_versions import TENSORRT_RTX
+from autoformer.export.engines.trial import TrialProcess
+
+with TrialProcess(TENSORRT_RTX) as attempt:
+    def hold(phase, done, steps):
+        os.kill(attempt._process.pid, signal.SIGSTOP)
+        print(attempt._process.pid, flush=True)
+        time.sleep(60)
+
+    attempt(Path(sys.argv[1]), build=True, gpus=("8.9",), on_progress=hold)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux to end it")
+def test_a_trial_ends_with_a_command_that_is_killed(network: Path) -> None:
+    needs_real_tensorrt()
+    with subprocess.Popen([sys.executable, "-c", HELD, str(network)], stdout=subprocess.PIPE) as starter:
+        assert starter.stdout is not None
+        pid = int(starter.stdout.readline())
+        starter.kill()
+    until = time.monotonic() + 10
+    while time.monotonic() < until and _is_alive(pid):
+        time.sleep(0.05)
+    alive = _is_alive(pid)
+    if alive:
+        os.kill(pid, signal.SIGKILL)
+    assert not alive
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
 
 
 def test_a_product_that_is_not_here_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
