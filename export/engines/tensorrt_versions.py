@@ -19,6 +19,7 @@ from autoformer.errors import ExportError, MeasurementError, MissingPackageError
 from autoformer.export.engines.cuda_runtime import Cuda, Gpu
 from autoformer.export.graphs.onnx_file import OnnxFile, module_scopes
 
+OLDEST_RTX = (1, 5)  # of TensorRT-RTX; what docs/engines.md says
 MAX_WARNINGS = 20  # different ones kept of a build
 # What computes numbers and can be held in a type; moving and shaping layers take the type of their neighbours.
 COMPUTING_LAYERS = (
@@ -110,11 +111,14 @@ def import_tensorrt(product: Product = TENSORRT) -> Any:
         raise MissingPackageError(
             f"{product.title} is installed, but needs {error.name!r}, which is missing; {where(product)}"
         ) from error
-    except (ImportError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # whatever a module of that name does that is damaged, or somebody else's
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise MissingPackageError(f"{product.title}'s libraries cannot be loaded ({reason}); {where(product)}") from error
-    if not hasattr(trt, "Builder"):
+    if not hasattr(trt, "Builder") or not hasattr(trt, "__version__"):
         raise MissingPackageError(f"the module {product.module!r} found here is not NVIDIA's {product.title}; {where(product)}")
+    if product is TENSORRT_RTX and tuple(map(int, re.findall(r"\d+", trt.__version__)[:2])) < OLDEST_RTX:
+        oldest = ".".join(map(str, OLDEST_RTX))
+        raise MissingPackageError(f"{titled(trt)} is too old; expected {oldest} or newer; {where(product)}")
     return trt
 
 
@@ -267,7 +271,7 @@ def parser_error_line(parser_error: Any, nodes: Sequence[str] = (), scopes: Mapp
     number = parser_error.node()
     known = nodes[number] if 0 <= number < len(nodes) else ""
     name = (parser_error.node_name() if hasattr(parser_error, "node_name") else "") or known
-    where = f"node {name}" if name else f"node number {number}"
+    where = f"node {name}" if name else f"node number {number}" if number >= 0 else "the file"  # -1: of no node
     module = f" (module {scopes[name]})" if scopes.get(name) else ""
     what = " ".join(parser_error.desc().split())
     if what in ("", "false"):  # of a check without words

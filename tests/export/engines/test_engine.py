@@ -209,6 +209,9 @@ def test_what_is_missing_is_named(install: Install, monkeypatch: pytest.MonkeyPa
     monkeypatch.syspath_prepend(tmp_path)
     broken.write_text("raise ImportError('libnvinfer.so.10: cannot open shared object file')")
     assert "libraries cannot be loaded (libnvinfer.so.10: cannot open" in str(tensorrt_missing())
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    broken.write_text("import os\nos.nothing_of_the_kind  # a file that happens to have the name\n")
+    assert "cannot be loaded (module 'os' has no attribute 'nothing_of_the_kind')" in str(tensorrt_missing())
 
 
 def test_absent_package_says_where_it_is_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,15 @@ SOURCE = Artefact("onnx", "fp32", "exported", "equal", "model.onnx", "0", 1, "im
 def judge(model: Model, batches: tuple[int, ...]) -> tuple[Parity, int]:
     given, sizes = run_in_batches(model, IMAGES, batches)
     return compare(EXPECTED, given, precision="fp32", batches=sizes), 8
+
+
+@pytest.mark.parametrize(("version", "is_taken"), [("1.4.0.76", False), ("1.5.0.1", True), ("1.10.0.1", True), ("2.0", True)])
+def test_versions_before_the_first_that_is_known_are_refused(version: str, is_taken: bool, install: Install) -> None:
+    install(RTX)
+    sys.modules["tensorrt_rtx"].__version__ = version  # type: ignore[attr-defined]
+    missing = builder_missing(TENSORRT_RTX)
+    assert (missing is None) == is_taken
+    assert is_taken or f"TensorRT-RTX {version} is too old; expected 1.5 or newer" in str(missing)
 
 
 def listed(folder: Path, artefact: Artefact) -> None:
