@@ -152,7 +152,7 @@ def export(
     else:
         rows = [(a.name, a.status, a.file or "", "; ".join(filter(None, (a.reason, a.advice)))) for a in manifest.artefacts]
         print_table(f"exported to {out}", ("artefact", "status", "file", "why"), rows)
-    if missing := not_delivered(manifest, precision or (), format or ()):
+    if missing := not_delivered(manifest, precision or (), formats):
         note(f"not delivered: {', '.join(missing)}; {out / FILE_NAME} says why, and the other files are good")
         raise typer.Exit(ExportError.exit_code)
 

@@ -50,6 +50,15 @@ def test_what_was_named_and_has_no_file_is_missing(
     assert not_delivered(found, precisions, formats) == missing
 
 
+def test_formats_are_asked_for_in_other_words_as_well(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = manifest(onnx_fp32="exported", tensorrt_fp32="exported")
+    monkeypatch.setattr("autoformer.export.engines.artefact.how_to_build", lambda product: None)
+    monkeypatch.setattr("autoformer.cli.networks.export_source", lambda *words: (None, None))
+    monkeypatch.setattr(artefacts, "export_network", lambda *words: found)
+    answer = command("export", "net", "--out", tmp_path / "o", "--format", "trt", "--precision", "fp32", "--quiet")
+    assert (answer.code, "not delivered" in answer.err) == (0, False)
+
+
 def test_engines_that_were_all_rejected_are_a_format_that_is_missing() -> None:
     found = manifest(onnx_fp32="exported", tensorrt_fp32="rejected")
     assert not_delivered(found, (), ("tensorrt",)) == ["tensorrt"]
