@@ -70,6 +70,8 @@ class Artefact:
     def __post_init__(self) -> None:
         if (self.status in ("exported", "built")) != (self.file is not None and self.sha256 is not None):
             raise CheckpointError(f"artefact {short(self.name)} is {self.status!r} with file {short(repr(self.file))}")
+        if self.status == "built" and not self.is_engine:
+            raise CheckpointError(f"artefact {short(self.name)} is 'built', which engines alone can be")
         if self.file is not None:
             check_inside(self.file)
         if not all(set(found) == {"verdict", "reason"} for found in self.speed.values()):

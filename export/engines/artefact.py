@@ -7,6 +7,7 @@ in the record, and the same opens it again. Runs on boards: numpy and TensorRT a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -135,7 +136,8 @@ def engine_artefact(
             parity, correct = judge(model, few_calls(profiles))
     except (ExportError, CheckpointError, MeasurementError) as error:  # the ONNX file is good all the same
         plan.unlink(missing_ok=True)
-        return Artefact(**of, status="rejected", reason=str(error), made=made)
+        reason = str(error).replace(f"{graph.parent}{os.sep}", "")  # a folder that may be a temporary one
+        return Artefact(**of, status="rejected", reason=reason, made=made)
     of |= {"reason": parity.reason, "parity": parity, "made": made}
     if not parity.passed:
         plan.unlink()

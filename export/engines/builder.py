@@ -196,7 +196,8 @@ class EngineBuilder:
             if request.error is not None:
                 raise request.error
             if serialized is None:
-                raise ExportError(f"{here.title} cannot build an engine from {graph}: {logger.take()}")
+                said = logger.take()
+                raise ExportError(f"{here.title} cannot build an engine from {graph}: {said}{self._remedy(said)}")
             with replacing(plan) as beside:
                 beside.write_bytes(serialized)
         return BuiltEngine(
@@ -209,6 +210,12 @@ class EngineBuilder:
             timing_cache=cache.record() if cache is not None else None,
             warnings=(*(cache.warnings if cache is not None else ()), *logger.warnings),
         )
+
+    def _remedy(self, said: str) -> str:
+        """What to do about a reason for which there is no engine, where that is known."""
+        if TURING in self.config.gpus and "FP32" in said:
+            return "; Turing multiplies no float32 in this product, so give it a file in fp16 alone (--precision fp16)"
+        return ""
 
     def _set_up(self, here: Here, builder: Any, network: Any, config: Any, file: OnnxFile) -> EngineConfig:
         """Puts the settings into TensorRT's `config`; returns them as they are for this graph."""

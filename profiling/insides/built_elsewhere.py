@@ -14,8 +14,8 @@ from autoformer.profiling.insides.engine_insides import RUNS, EngineInsides, loo
 def look_inside_any(plan: Path, artefact: Artefact, graph: Path | None, *, twin: bool = False, runs: int = RUNS) -> EngineInsides:
     """As `look_inside`; where no GPU here runs the engine, what the builder says of a twin, without times.
 
-    The twin is built in a process of its own with the same settings. Raises `CheckpointError` without the ONNX file, and `ExportError`
-    with what the builder has against it.
+    The twin is built in a process of its own with the same settings. Raises `CheckpointError` without the ONNX file, and
+    `ExportError` with what the builder has against it.
     """
     if artefact.status != "built" or runs_here(settings_of(artefact)):
         return look_inside(plan, artefact, graph, twin=twin, runs=runs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import CheckpointError, ExportError
+from autoformer.export.engines.artefact import engine_artefact
 from autoformer.export.engines.build_progress import OnProgress
 from autoformer.export.engines.builder import EngineBuilder, EngineConfig
-from autoformer.export.manifest import Manifest
 from autoformer.export.engines.trial import TrialProcess
+from autoformer.export.graphs.onnx_graph import OnnxGraph
+from autoformer.export.manifest import Artefact, Manifest
 from autoformer.files import write_json
 from autoformer.profiling.insides.built_elsewhere import look_inside_any
 from autoformer.profiling.insides.engine_insides import plans_of
@@ -180,6 +183,18 @@ def test_progress_is_told_and_a_signal_stops_the_build(tmp_path: Path) -> None:
     with pytest.raises(BrokenPipeError):
         EngineBuilder(ADA).build(graph, tmp_path / "b.plan", on_progress=fail)
     assert not (tmp_path / "b.plan").exists()
+
+
+def test_what_a_gpu_cannot_do_is_said_with_a_remedy_and_without_folders_of_ours(tmp_path: Path) -> None:
+    graph = OnnxGraph.from_network(small_subnet(), tmp_path / "model.onnx").path
+    source = Artefact("onnx", "fp32", "exported", "equal", graph.name, "0", 1)
+    found = engine_artefact(
+        source, graph, tmp_path / "m.plan", replace(ADA, gpus=("7.5",)), lambda model, batches: pytest.fail("it ran")
+    )
+    assert (found.status, found.file) == ("rejected", None)
+    assert "cannot build an engine from model.onnx: " in found.reason
+    assert str(tmp_path) not in found.reason
+    assert found.reason.endswith("give it a file in fp16 alone (--precision fp16)")
 
 
 def test_the_twin_of_an_engine_for_elsewhere_has_its_precision_and_its_profiles(
