@@ -14,11 +14,12 @@ from functools import partial
 from autoformer.cli.board.bundle import ENGINES, Bundle
 from autoformer.cli.board.judging import Judge
 from autoformer.cli.board.program import Answer, tell
-from autoformer.errors import CheckpointError
+from autoformer.errors import CheckpointError, MissingPackageError
 from autoformer.export.engines.artefact import engine_artefact, how_to_build, read_batches
 from autoformer.export.engines.builder import PRECISIONS, EngineConfig
 from autoformer.export.engines.cuda_runtime import Cuda
-from autoformer.export.engines.tensorrt_versions import PRODUCTS
+from autoformer.export.engines.tensorrt_versions import PRODUCTS, TENSORRT, TENSORRT_RTX, Product, builder_missing
+from autoformer.export.engines.trtexec import Trtexec
 from autoformer.export.manifest import Artefact
 
 DEFAULT = ("fp32", "fp16", "int8")  # tf32 on request
@@ -28,9 +29,9 @@ TIMING = "timing"  # folder beside the engines that later builds reuse
 def build(arguments: argparse.Namespace) -> Answer:
     """TensorRT engines of the fp32, fp16 and int8 files, each compared with the logits of the bundle before it counts."""
     product = PRODUCTS[arguments.format]
-    bundle, program = Bundle.open(arguments.bundle), how_to_build(product)
+    bundle = Bundle.open(arguments.bundle)
+    program = _program(bundle, product)
     judge, out = Judge(bundle), bundle.folder / ENGINES
-    out.mkdir(exist_ok=True)
     config = EngineConfig(
         profiles=tuple(map(read_batches, arguments.engine_batch or [f"1:{arguments.batch or 1}:{max(8, arguments.batch or 1)}"])),
         workspace_mib=arguments.workspace,
@@ -42,6 +43,7 @@ def build(arguments: argparse.Namespace) -> Answer:
         config = replace(config, gpus=(Cuda().gpu().compute_capability,))
     elif arguments.builder_level:
         config = replace(config, timing_cache=out / TIMING)
+    out.mkdir(exist_ok=True)
     kept = [] if bundle.engines is None else list(bundle.engines.artefacts)
     made: list[Artefact] = []
     for precision in arguments.precision or DEFAULT:
@@ -64,3 +66,14 @@ def build(arguments: argparse.Namespace) -> Answer:
     answer = {entry.precision: {"status": entry.status, "reason": entry.reason} for entry in made}
     how = f"{product.title}'s Python bindings" if program is None else f"trtexec {program.tensorrt}"
     return {"built with": how, **answer}, bool(made) and all(entry.status == "exported" for entry in made)
+
+
+def _program(bundle: Bundle, product: Product) -> Trtexec | None:
+    """As `how_to_build`; where the product is missing and the other one is here or in the bundle, its option is named as well."""
+    try:
+        return how_to_build(product)
+    except MissingPackageError as error:
+        of_rtx = any(artefact.format == TENSORRT_RTX.format for _, artefact in bundle.artefacts())
+        if product is TENSORRT and (of_rtx or builder_missing(TENSORRT_RTX) is None):
+            raise MissingPackageError(f"{error}; for TensorRT-RTX: python3 board.pyz build --format tensorrt-rtx") from error
+        raise

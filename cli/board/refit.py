@@ -18,7 +18,7 @@ from autoformer.cli.board.program import Answer
 from autoformer.errors import CheckpointError
 from autoformer.export.engines.artefact import refitted_artefact, trtexec_of
 from autoformer.export.engines.builder import PRECISIONS
-from autoformer.export.engines.tensorrt_versions import import_tensorrt
+from autoformer.export.engines.tensorrt_versions import TENSORRT, TENSORRT_RTX, import_tensorrt
 from autoformer.export.manifest import Artefact
 from autoformer.profiling.insides.engine_insides import look_inside, plans_of
 
@@ -30,7 +30,13 @@ def refit(arguments: argparse.Namespace) -> Answer:
     bundle, other = Bundle.open(arguments.bundle), Bundle.open(arguments.source)
     if other.manifest.architecture is None or other.manifest.architecture != bundle.manifest.architecture:
         raise CheckpointError(f"{other.folder} holds another architecture; a refit changes weights alone, build new engines")
-    engines = [one for one in (other.engines.artefacts if other.engines is not None else ()) if one.file is not None]
+    there = [one for one in (other.engines or other.manifest).artefacts if one.is_engine and one.file is not None]
+    engines = [one for one in there if one.format == TENSORRT.format]
+    if there and not engines:
+        raise CheckpointError(
+            f"the engines of {other.folder} are of TensorRT-RTX and cannot be refitted; build new ones, which takes seconds: "
+            f"python3 board.pyz build --format {TENSORRT_RTX.format}"
+        )
     if not engines:
         raise CheckpointError(f"{other.folder} holds no engine; build there first: python3 board.pyz build --refittable")
     import_tensorrt()
@@ -38,8 +44,8 @@ def refit(arguments: argparse.Namespace) -> Answer:
     out.mkdir(exist_ok=True)
     judge = Judge(bundle)
     made = [_refitted(bundle, judge, other.folder / ENGINES, engine) for engine in engines]
-    names = {entry.precision for entry in made}
-    kept = [entry for entry in (bundle.engines.artefacts if bundle.engines is not None else ()) if entry.precision not in names]
+    names = {entry.name for entry in made}
+    kept = [entry for entry in (bundle.engines.artefacts if bundle.engines is not None else ()) if entry.name not in names]
     replace(bundle.manifest, artefacts=(*kept, *made)).save(out)
     answer = {entry.precision: {"status": entry.status, "reason": entry.reason} for entry in made}
     return answer, all(entry.status == "exported" for entry in made)
@@ -65,13 +71,15 @@ def _refitted(bundle: Bundle, judge: Judge, source: Path, engine: Artefact) -> A
 
 
 def inspect(arguments: argparse.Namespace) -> Answer:
-    """What TensorRT made of the engines built here: is attention fused, do int8 layers run in int8, which layers are slow."""
+    """What TensorRT made of the engines that are here: is attention fused, do int8 layers run in int8, which layers are slow."""
     answer: dict[str, Any] = {}
     bundle = Bundle.open(arguments.bundle)
-    if bundle.engines is None:
+    folders = list(dict.fromkeys(folder for folder, artefact in bundle.artefacts() if artefact.is_engine))
+    if not folders:
         raise CheckpointError(f"{bundle.folder} holds no engine; build there first: python3 board.pyz build")
-    for plan, artefact, graph in plans_of(bundle.folder / ENGINES):
+    for plan, artefact, graph in (one for folder in folders for one in plans_of(folder)):  # those built here come last, and stay
         found = look_inside(plan, artefact, graph, twin=graph is not None)
         slowest = [{"name": time.name, "ms": time.median_ms} for time in found.slowest(SLOWEST)]
-        answer[artefact.precision] = found.to_dict() if arguments.json else {**found.facts(), "slowest layers": slowest}
+        name = artefact.precision if artefact.format == TENSORRT.format else artefact.name
+        answer[name] = found.to_dict() if arguments.json else {**found.facts(), "slowest layers": slowest}
     return answer, True

@@ -16,7 +16,7 @@ from autoformer.export.engines.artefact import checked_trtexec, profiles_of, set
 from autoformer.export.engines.builder import PRECISIONS, EngineBuilder
 from autoformer.export.engines.engine import Engine
 from autoformer.export.engines.layers import EngineLayers, LayerTime, inspect_engine, layer_times, read_layers
-from autoformer.export.engines.tensorrt_versions import how_to_build_one
+from autoformer.export.engines.tensorrt_versions import how_to_build_one, product_named
 from autoformer.export.engines.trtexec import PlanInput
 from autoformer.export.manifest import FILE_NAME, Artefact, Manifest, sha256_of
 from autoformer.records import fields_to_json
@@ -115,7 +115,7 @@ def look_inside(plan: Path, artefact: Artefact, graph: Path | None, *, twin: boo
 
 def _inside(plan: Path, artefact: Artefact, graph: Path | None, batch: int, runs: int, *, is_twin: bool) -> EngineInsides:
     if trtexec_of(artefact) is None:
-        with Engine.load(plan, sha256=artefact.sha256) as engine:
+        with Engine.load(plan, sha256=artefact.sha256, product=product_named(artefact.format)) as engine:
             engine.prepare(batch)
             layers = inspect_engine(engine, graph)
             times = layer_times(engine, runs, layers)

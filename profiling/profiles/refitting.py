@@ -58,6 +58,11 @@ def refit_folder(
     before = Manifest.load(source)
     engines = [artefact for artefact in before.artefacts if artefact.format == "tensorrt" and artefact.file is not None]
     file = before.find("onnx", "fp32")
+    if not engines and any(artefact.is_engine and artefact.file is not None for artefact in before.artefacts):
+        raise CheckpointError(
+            f"the engines of {source} are of TensorRT-RTX, which are not refitted; export the finetuned network with --format "
+            "tensorrt-rtx, which takes seconds"
+        )
     if not engines or file is None:
         raise CheckpointError(f"{source} holds no engine; export with --format tensorrt --refittable first")
     opset = file.made.get("opset")

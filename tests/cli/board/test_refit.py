@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from autoformer.cli.board.bundle_program import main
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.export.bundle import write_bundle
 from autoformer.export.expected import ExpectedResults
-from tests.support.engines import Install, small_subnet
+from autoformer.export.manifest import Manifest
+from tests.support.engines import RTX, Install, small_subnet
 from tests.support.exporting import write_export
 
 pytestmark = pytest.mark.slow  # two exports
@@ -81,3 +84,39 @@ def test_layers_of_engines_are_shown_on_the_device(board: Board, tmp_path: Path,
     assert any("blocks.0.attn" in layer["modules"] for layer in answer["fp32"]["layers"])
     assert len(answer["fp32"]["times"]) == len(answer["fp32"]["layers"])
     assert main(["--bundle", str(tmp_path / "first"), "inspect"]) == 0
+
+
+def test_engines_of_the_other_product_are_inspected_under_their_own_names_and_not_refitted(
+    board: Board, tmp_path: Path, install: Install
+) -> None:
+    install(RTX, gpu="RTX 4090", capability=(8, 9))
+    code, said = board("first", "build")
+    assert code == 2
+    assert "TensorRT is not installed" in said
+    assert said.endswith("for TensorRT-RTX: python3 board.pyz build --format tensorrt-rtx\n")
+    assert not (tmp_path / "first" / "engines").exists()
+    assert board("first", "build", "--precision", "fp32", "--format", "tensorrt-rtx")[0] == 0
+    code, said = board("second", "refit", str(tmp_path / "first"))
+    assert code == 2
+    assert "are of TensorRT-RTX and cannot be refitted; build new ones" in said
+    code, answer = board("first", "inspect")
+    assert (code, list(answer)) == (0, ["tensorrt-rtx fp32"]), answer
+    board("second", "build", "--precision", "fp32", "--format", "tensorrt-rtx")
+    install()
+    board("first", "build", "--precision", "fp32", "--refittable")
+    board("second", "refit", str(tmp_path / "first"))
+    kept = Manifest.load(tmp_path / "second" / "engines")
+    assert [one.name for one in kept.artefacts] == ["tensorrt-rtx fp32", "tensorrt fp32"]
+
+
+def test_engines_that_came_with_a_bundle_are_inspected(board: Board, tmp_path: Path, install: Install) -> None:
+    install(RTX, gpu="RTX 4090", capability=(8, 9))
+    board("first", "build", "--precision", "fp32", "--format", "tensorrt-rtx")
+    bundle, engines = tmp_path / "first", tmp_path / "first" / "engines"
+    (built,) = Manifest.load(engines).artefacts
+    (engines / str(built.file)).rename(bundle / str(built.file))
+    shutil.rmtree(engines)
+    there = Manifest.load(bundle)
+    replace(there, artefacts=(*there.artefacts, replace(built, status="built"))).save(bundle)
+    code, answer = board("first", "inspect")
+    assert (code, list(answer)) == (0, ["tensorrt-rtx fp32"]), answer
