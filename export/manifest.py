@@ -147,7 +147,11 @@ class Manifest:
     @classmethod
     def load(cls, folder: Path) -> Manifest:
         """Reads the manifest of `folder`. Raises `CheckpointError` naming the file and what is wrong with it."""
-        path = folder / FILE_NAME
+        return cls.read(folder / FILE_NAME)
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """As `load`, of a manifest that may have been copied under another name."""
         try:
             return cls.from_dict(read_json(path))
         except CheckpointError as error:

@@ -117,10 +117,12 @@ def import_results(
     exports = [path for path in results if formats[path] == MANIFEST]
     if kits and run is not None:
         raise DataError(f"{kits[0]} is of a kit, which belongs to no run; its table: autoformer profile table --from {kits[0]}")
+    if exports and run is not None:
+        raise DataError(f"{exports[0]} is of engines that ran nowhere yet, which a run's report shows by itself; use --into FILE")
     loaded = [(path, BoardResult.load(path)) for path in results if path not in (*kits, *exports)]
     rows = [row for _, result in loaded for row in result.ran_on()]
     rows += [row for path in kits for row in rows_of_kit(kit_result.KitResult.load(path))]
-    rows += [row for path in exports for row in rows_of_export(Manifest.load(path.parent))]
+    rows += [row for path in exports for row in rows_of_export(path, Manifest.read(path))]
     text = None if into is None else add_rows(read_markdown(into), rows)
     if run is not None:
         for path, result in loaded:

@@ -136,14 +136,19 @@ def rows_of_kit(result: KitResult) -> tuple[RanOn, ...]:
     return (RanOn(f"{RUNTIMES.get(family, family)} {version}", device, what, result.created[:10]),)
 
 
-def rows_of_export(manifest: Manifest) -> tuple[RanOn, ...]:
-    """A row for each setting with which engines of an export were built ahead of time. They ran nowhere yet, and it says so."""
+def rows_of_export(path: Path, manifest: Manifest) -> tuple[RanOn, ...]:
+    """A row for each setting with which engines of an export were built ahead of time. They ran nowhere yet, and it says so.
+
+    Raises `DataError` when none was; `path` is the file of the manifest.
+    """
     built: dict[tuple[str, str, str], list[str]] = {}
     for artefact in manifest.artefacts:
         if artefact.status == "built":
             runtime = f"{RUNTIMES[artefact.format]} {artefact.made.get(artefact.format, 'of unknown version')}"
             key = runtime, in_words(settings_of(artefact).gpus), str(artefact.made.get("date", "unknown"))
             built.setdefault(key, []).append(f"{artefact.precision} {(artefact.bytes or 0) / 1e6:.3g} MB")
+    if not built:
+        raise DataError(f"{path} lists no engine built ahead of time; make one: autoformer export --format tensorrt-rtx")
     name = manifest.network or (f"a network of {manifest.params:,} parameters")
     return tuple(
         RanOn(runtime, f"none yet: built ahead of time for {gpus}", f"engines of {name}, not run: {'; '.join(words)}", day)

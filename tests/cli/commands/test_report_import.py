@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import CheckpointError, DataError
-from autoformer.export.manifest import Manifest
+from autoformer.export.engines.builder import EngineConfig
+from autoformer.export.manifest import FILE_NAME, Artefact, Manifest
 from autoformer.profiling.kits.board_results import BEGIN, END, BoardResult, RanOn, add_rows
 from autoformer.profiling.kits.kit import Kit
 from autoformer.profiling.kits.measuring import head_of, measure_setting
@@ -27,6 +29,24 @@ def test_each_runtime_that_ran_gets_a_row_with_version_device_and_day(tmp_path: 
     assert cpu == RanOn("ONNX Runtime 1.31.1", "Test CPU, 2 cores", "bench of animals: onnx fp32, batch 1", "2026-11-22")
     assert gpu.runtime == "trtexec of TensorRT 10.3.0"
     assert gpu.what == "bench of animals: tensorrt fp16, batch 1"
+
+
+def test_engines_that_were_built_ahead_of_time_are_a_row_of_the_file_that_is_given(tmp_path: Path) -> None:
+    made = {"tensorrt-rtx": "1.7.1", "config": EngineConfig(format="tensorrt-rtx", gpus=("8.9",)).to_dict(), "date": "2026-11-29"}
+    built = Artefact("tensorrt-rtx", "fp16", "built", "elsewhere", "m.plan", "0", 2_000_000, made=made)
+    file = Artefact("onnx", "fp16", "exported", "equal", "m.onnx", "0", 1)
+    shape = Preprocessing(image_size=8, in_chans=1, mean=(0.5,), std=(0.5,))
+    Manifest((file, built), ("a", "b"), shape, params=12).save(tmp_path)
+    laptop = (tmp_path / FILE_NAME).rename(tmp_path / "laptop.json")
+    Manifest((file,), ("a", "b"), shape, params=34).save(tmp_path)  # of another network, under the usual name
+    (row,) = command("report", "import", laptop, "--json").json
+    assert row["what"] == "engines of a network of 12 parameters, not run: fp16 2 MB"
+    assert row["device"] == "none yet: built ahead of time for sm89"
+    said = command("report", "import", laptop, "--run", tmp_path).error
+    assert "laptop.json is of engines that ran nowhere yet" in said
+    assert "lists no engine built ahead of time" in command("report", "import", tmp_path / FILE_NAME).error
+    with pytest.raises(CheckpointError, match="artefact onnx fp16 is 'built', which engines alone can be"):
+        replace(file, status="built")
 
 
 def test_rows_stand_in_the_table_once_and_keep_what_was_there() -> None:
