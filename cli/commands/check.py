@@ -80,7 +80,7 @@ def check(
     tried = _tried(file, target, gpus) if build else None
     answer = to_dict(findings, versions)
     if tried is not None:
-        answer["built"] = tried[0].to_dict()
+        answer["built"] = {**tried[0].to_dict(), "facts": tried[0].facts(file, tried[1])}
     if json:
         print_json(answer)
     else:
@@ -102,7 +102,9 @@ def check(
                 f"rules of TensorRT {versions[0]}, whose parser TensorRT-RTX shares; with --build its own parser and builder say"
             )
         if tried is None or not tried[0].error:
-            say(f"nothing fails for: {', '.join(answer['readable']) or 'none of them'}")
+            by = "by the rules of TensorRT" if rtx else "for:"
+            readable = ", ".join(answer["readable"])
+            say(f"nothing fails {by} {readable}" if readable else "none of the versions would read it")
     if tried[0].error is not None if tried is not None else not answer["readable"]:
         raise typer.Exit(3)
 
@@ -130,4 +132,4 @@ def _show(tried: Trial, blocks: Sequence[str], file: Path) -> None:
     from autoformer.cli.console import print_table
 
     where = f" for {tried.gpus}" if tried.gpus else ""
-    print_table(f"{file}, built by {tried.product}{where}", ("question", "answer"), list(tried.facts(file, blocks).items()))
+    print_table(f"{file}, tried by {tried.product}{where}", ("question", "answer"), list(tried.facts(file, blocks).items()))

@@ -28,6 +28,7 @@ def test_a_file_is_judged_by_the_builder_itself(network: Path) -> None:
         assert words in shown
     found = command("check", network, "--target", "tensorrt-rtx", "--build", "--json").json
     assert found["built"]["error"] is None
+    assert found["built"]["facts"]["attention recognised"] == "1 of 1 blocks", "what people read"
     assert found["built"]["plan_bytes"] > 1000
     assert len(found["built"]["words"]["attention"]) == 3, "two products and a softmax of the one block"
     assert found["versions"] == ["11.4"]
@@ -47,6 +48,7 @@ def test_a_file_that_the_builder_refuses_ends_with_3_and_its_words(tmp_path: Pat
 def test_without_the_builder_the_rules_are_named_and_the_way_to_it(network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = command("check", network, "--target", "tensorrt-rtx")
     assert answer.code == 0
+    assert "nothing fails by the rules of TensorRT 11.4" in answer.out
     assert "rules of TensorRT 11.4, whose parser TensorRT-RTX shares; with --build its own parser" in answer.err
     monkeypatch.setitem(__import__("sys").modules, "tensorrt_rtx", None)
     monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper, save
 
 from autoformer.errors import CheckpointError, MissingPackageError
 from autoformer.export.engines.builder_words import BuilderWords, layers_told
@@ -58,6 +58,10 @@ def test_what_is_refused_is_said_and_the_process_goes_on(attempt: TrialProcess, 
     nodes = (helper.make_node("Unique", ["images"], ["logits"], name="odd"),)
     refused = attempt(write_graph(tmp_path / "odd.onnx", nodes=nodes), build=True)
     assert refused.step == "parsing"
+    ends = [helper.make_tensor_value_info(name, TensorProto.STRING, ["n", 3]) for name in ("x", "y")]
+    words = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    save(helper.make_model(words, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "text.onnx")
+    assert "text.onnx: the file: Assertion failed" in str(attempt(tmp_path / "text.onnx", build=False).error), "it is of no node"
     assert "operator Unique of node odd: unsupported node" in str(refused.error)
     assert refused.facts(tmp_path / "odd.onnx", []) == {"parsing": refused.error}
     process = attempt._process
