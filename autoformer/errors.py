@@ -22,6 +22,7 @@ The command line prints the message and exits with `exit_code`; everything else 
 
 import errno
 
+PACKAGES = {"PIL": "pillow"}  # by their modules, where they are called otherwise
 NO_MEMORY = ("t allocate memory", "not enough memory", "out of memory", "failed to allocate memory", "bad_alloc", "alloc_failed")
 NO_MEMORY_TO_LOAD = ("failed to map segment", "unable to instantiate pytypeobject")  # a library, while it is imported
 OF_GPU = ("cuda", "cublas", "cudnn", "hip ")
@@ -118,6 +119,11 @@ def memory_shortage(error: BaseException | None) -> str | None:
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return "there is not enough memory"
     return None
+
+
+def to_install(module: str | None) -> str:
+    """How the package of a module that is missing is installed."""
+    return f"package {module!r} is missing; install it with: pip install {PACKAGES.get(module or '', module)}"
 
 
 def said(error: AutoformerError) -> str:

@@ -91,7 +91,7 @@ def main() -> None:
     """Runs the program. An error that a user can cause is one line on stderr and an exit code; `--debug` shows the traceback."""
     if not sys.platform.startswith(SYSTEMS):
         fail(f"{sys.platform} is not supported: autoformer runs on Linux and macOS; on Windows, inside WSL 2 (wsl --install)", 2)
-    from autoformer.errors import AutoformerError, InterruptedRunError, MissingPackageError, memory_shortage, said
+    from autoformer.errors import AutoformerError, InterruptedRunError, MissingPackageError, memory_shortage, said, to_install
     from autoformer.escaping import take_any_letter
     from autoformer.files import refuse_pipes
 
@@ -117,7 +117,7 @@ def main() -> None:
         if (error.name or "").startswith("autoformer"):
             raise
         debug()
-        missing = MissingPackageError(f"package {error.name!r} is missing; install it with: pip install {error.name}")
+        missing = MissingPackageError(to_install(error.name))
         fail(str(missing), missing.exit_code)
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -182,6 +182,12 @@ def model_card(manifest: Manifest, expected: ExpectedResults, licence: str | Non
     chosen = [] if manifest.architecture is None else manifest.architecture.asked_for
     asked_for = f" ({', '.join(chosen)})" if chosen else ""
     kind = f"{markdown(manifest.network)}, a network" if manifest.network else f"a vision transformer{asked_for}"
+    runtimes = [f"tensorrt-rtx {one.made.get(one.format)} and cuda-python" for one in manifest.artefacts if one.status == "built"]
+    ahead = "".join(
+        f"\nEngines that were built ahead of time run by {markdown(names)}, on the RTX GPUs that they are for; for\n"
+        "another version: `python3 board.pyz build --format tensorrt-rtx`."
+        for names in dict.fromkeys(runtimes)
+    )
     takes = {
         "float32": "float32 images, normalised as preprocessing.json says",
         "uint8": "uint8 pixels, resized and cropped as preprocessing.json says; normalising is part of the network",
@@ -209,7 +215,7 @@ The program needs Python 3.10 or newer, numpy, Pillow, and onnxruntime or tensor
 that it gave itself for {
         len(expected.labels)
     } check images where this bundle was made, says how many of them it gets right, and measures the budget on the device.
-Without the program: the files take {takes}, [{", ".join(markdown(str(entry)) for entry in shape)}]{beyond}.
+Without the program: the files take {takes}, [{", ".join(markdown(str(entry)) for entry in shape)}]{beyond}.{ahead}
 
 ## How good it is
 

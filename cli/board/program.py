@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from autoformer.architecture import whole_number
-from autoformer.errors import AutoformerError, memory_shortage, said, short
+from autoformer.errors import AutoformerError, memory_shortage, said, short, to_install
 from autoformer.escaping import json_text, one_line, take_any_letter, visible
 from autoformer.files import refuse_pipes
 from autoformer.profiling.measuring.clock_lock import LOCK_HELP, LOCK_OPTION
@@ -94,7 +94,7 @@ class Program:
             print(self._stopped, file=sys.stderr)
             return INTERRUPTED
         except ModuleNotFoundError as error:
-            return _unusable(f"package {error.name!r} is missing; install it with: pip install {error.name}")
+            return _unusable(to_install(error.name))
         except AutoformerError as error:
             return _unusable(said(error))
         except BrokenPipeError:  # the reader of our output went away, as `head` does

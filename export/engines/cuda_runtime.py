@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STREAM_NON_BLOCKING = 1  # cudaStreamNonBlocking: the default stream would add synchronisation to every call
-OUT_OF_MEMORY = "cudaErrorMemoryAllocation"
+HINTS = {  # by the name of an error
+    "cudaErrorMemoryAllocation": "; free memory of the device, or choose a smaller batch",
+    "cudaErrorInsufficientDriver": "; it takes an NVIDIA GPU and its driver, one that is as new as this CUDA",
+    "cudaErrorNoDevice": "; it takes an NVIDIA GPU and its driver",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +54,7 @@ class Cuda:
             self.forget_error()  # whoever asks for the last error next is not to find this one
             _, name = self._runtime.cudaGetErrorName(status)
             word = name.decode() if isinstance(name, bytes) else str(name)
-            hint = "; free memory of the device, or choose a smaller batch" if word == OUT_OF_MEMORY else ""
+            hint = HINTS.get(word, "")
             raise MeasurementError(f"CUDA could not {what}: {word} ({int(status)}){hint}")
         return values[0] if values else None
 

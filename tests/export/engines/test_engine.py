@@ -200,7 +200,10 @@ def test_what_is_missing_is_named(install: Install, monkeypatch: pytest.MonkeyPa
     install(devices=0)
     assert tensorrt_missing() == "there is no CUDA device; TensorRT needs an NVIDIA GPU and its driver"
     install(devices=-1)
-    assert tensorrt_missing() == "CUDA could not count devices: cudaErrorInsufficientDriver (35)"
+    assert tensorrt_missing() == (
+        "CUDA could not count devices: cudaErrorInsufficientDriver (35); it takes an NVIDIA GPU and its driver, "
+        "one that is as new as this CUDA"
+    )
     monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))
     assert "is not NVIDIA's TensorRT" in str(tensorrt_missing())
 
