@@ -25,7 +25,7 @@ from autoformer.errors import AutoformerError, CheckpointError, DataError, Expor
 from autoformer.export import bundle as bundles
 from autoformer.export.bundle import model_card, unpack_bundle, write_bundle
 from autoformer.export.expected import ExpectedResults
-from autoformer.export.manifest import Artefact, Manifest
+from autoformer.export.manifest import Manifest
 from autoformer.export.predictor import open_predictor
 from autoformer.export.program import board_program, modules_of
 from autoformer.files import read_json
@@ -151,16 +151,6 @@ def test_a_network_of_others_is_not_said_to_be_trained_on_the_check_images(expor
     others = model_card(replace(manifest, network="timm:x"), one)
     assert "to train on" not in others
     assert "calibrated and checked on" in others
-
-
-def test_the_card_of_engines_for_elsewhere_says_what_runs_them(export: Path) -> None:
-    manifest, one = Manifest.load(export), ExpectedResults(name="a", labels=(0,))
-    assert "ahead of time" not in model_card(manifest, one)
-    made = {"tensorrt-rtx": "1.7.1"}
-    built = Artefact("tensorrt-rtx", "fp16", "built", "for sm89", "m.plan", "0", 1, made=made)
-    card = model_card(replace(manifest, artefacts=(*manifest.artefacts, built)), one)
-    assert "Engines that were built ahead of time run by tensorrt-rtx 1.7.1 and cuda-python, on the RTX GPUs" in card
-    assert "`python3 board.pyz build --format tensorrt-rtx`" in card
 
 
 def test_a_batch_that_a_file_does_not_take_is_not_measured_in_its_place(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,12 @@ import pytest
 
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import AutoformerError, CheckpointError, ExportError, MissingPackageError
+from autoformer.export.bundle import model_card
 from autoformer.export.engines.artefact import engine_artefact, how_to_build, runs_here
 from autoformer.export.engines.builder import EngineBuilder, EngineConfig
 from autoformer.export.engines.engine import Engine
 from autoformer.export.engines.tensorrt_versions import TENSORRT, TENSORRT_RTX, builder_missing, how_to_rebuild, where
+from autoformer.export.expected import ExpectedResults
 from autoformer.export.manifest import Artefact, Manifest
 from autoformer.export.parity import Parity, compare, run_in_batches
 from autoformer.profiling.backends.tensorrt_backend import TensorRTBackend
@@ -152,3 +155,12 @@ def test_the_digest_is_asked_for_like_that_of_any_plan(graph: Path, install: Ins
         CheckpointError, match=r"other SHA-256.*build it again on this device: autoformer export --format tensorrt-rtx"
     ):
         Engine.load(plan)
+
+
+def test_the_card_of_a_bundle_says_what_runs_engines_for_elsewhere() -> None:
+    manifest, expected = Manifest((SOURCE,), ("a", "b", "c"), PREPROCESSING, params=12), ExpectedResults(name="a", labels=(0,))
+    assert "ahead of time" not in model_card(manifest, expected)
+    built = replace(SOURCE, format="tensorrt-rtx", status="built", file="m.plan", made={"tensorrt-rtx": "1.7.1"})
+    card = model_card(replace(manifest, artefacts=(SOURCE, built)), expected)
+    assert "Engines that were built ahead of time run by tensorrt-rtx 1.7.1 and cuda-python, on the RTX GPUs" in card
+    assert "another version: `python3 board.pyz build --format tensorrt-rtx`" in card
