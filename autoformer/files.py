@@ -60,6 +60,7 @@ def write_folder(folder: Path) -> Iterator[Path]:
         beside = place / folder.name
         beside.mkdir()
         yield beside
+        refuse_existing(folder)  # of another command, which was quicker
         os.replace(beside, folder)  # onto an empty folder is allowed, onto a filled one refused
 
 

@@ -150,6 +150,16 @@ def test_an_empty_folder_is_used_and_a_filled_one_refused(tmp_path: Path) -> Non
         refuse_existing(tmp_path / "file")
 
 
+def test_of_two_commands_that_write_a_folder_at_once_the_slower_one_says_so(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    slower = pytest.raises(OutputExistsError, match="folder already exists; choose another --out or move it away")
+    with slower, write_folder(target) as beside:
+        (beside / "b").write_text("slower")
+        with write_folder(target) as quicker:
+            (quicker / "a").write_text("quicker")
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "a"], "nothing is left of the slower one"
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"3"])
 def test_damaged_json_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.json").write_bytes(content)
