@@ -75,7 +75,9 @@ def _remove_unless_held(left: Path) -> None:
     """Removes a leftover of this user; of earlier versions too, whose name says the number of their process."""
     owner = left.name.removesuffix(SUFFIX).rpartition(".")[2]
     try:
-        if left.is_symlink() or left.lstat().st_uid != os.getuid() or (owner.isdecimal() and _runs(int(owner))):
+        if not hasattr(os, "getuid") or left.is_symlink() or left.lstat().st_uid != os.getuid():
+            return
+        if owner.isdecimal() and _runs(int(owner)):
             return
         if not left.is_dir():
             left.unlink()
@@ -89,9 +91,11 @@ def _remove_unless_held(left: Path) -> None:
 
 
 def _lock(folder: Path) -> int | None:
-    """The lock of a folder; None where another process holds it, or where the disk knows none."""
-    import fcntl
-
+    """The lock of a folder; None where another process holds it, or where the disk or the system knows none."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # the program of a board, on Windows: what is left of a killed one stays
+        return None
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -124,5 +128,5 @@ def _release_all() -> None:
         _release(lock)
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, where the program says so itself
+if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_release_all)

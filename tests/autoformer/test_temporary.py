@@ -86,3 +86,20 @@ def test_leftovers_anywhere_in_a_folder_go_when_asked_and_what_a_living_process_
     holder.stdout.close()
     remove_leftovers(tmp_path)
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["b", "mine.partial"]
+
+
+def test_files_are_written_where_there_are_no_locks(tmp_path: Path) -> None:
+    """As on Windows, where the program of a board runs."""
+    code = """
+import os, sys
+from pathlib import Path
+sys.modules["fcntl"] = None
+del os.getuid
+from autoformer.files import replacing
+for words in ("first", "second"):
+    with replacing(Path(sys.argv[1])) as beside:
+        beside.write_text(words)
+"""
+    found = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out.json")], capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out.json", "second")]
