@@ -18,7 +18,7 @@ from autoformer.errors import CheckpointError, MissingPackageError
 from autoformer.export.engines.artefact import engine_artefact, how_to_build, read_batches
 from autoformer.export.engines.builder import PRECISIONS, EngineConfig
 from autoformer.export.engines.cuda_runtime import Cuda
-from autoformer.export.engines.tensorrt_versions import PRODUCTS, TENSORRT, TENSORRT_RTX, Product, builder_missing
+from autoformer.export.engines.tensorrt_versions import PRODUCTS, TENSORRT_RTX, Product, builder_missing
 from autoformer.export.engines.trtexec import Trtexec
 from autoformer.export.manifest import Artefact
 
@@ -29,8 +29,7 @@ TIMING = "timing"  # folder beside the engines that later builds reuse
 def build(arguments: argparse.Namespace) -> Answer:
     """TensorRT engines of the fp32, fp16 and int8 files, each compared with the logits of the bundle before it counts."""
     product = PRODUCTS[arguments.format]
-    bundle = Bundle.open(arguments.bundle)
-    program = _program(bundle, product)
+    bundle, program = Bundle.open(arguments.bundle), _program(product)
     judge, out = Judge(bundle), bundle.folder / ENGINES
     config = EngineConfig(
         profiles=tuple(map(read_batches, arguments.engine_batch or [f"1:{arguments.batch or 1}:{max(8, arguments.batch or 1)}"])),
@@ -68,12 +67,11 @@ def build(arguments: argparse.Namespace) -> Answer:
     return {"built with": how, **answer}, bool(made) and all(entry.status == "exported" for entry in made)
 
 
-def _program(bundle: Bundle, product: Product) -> Trtexec | None:
-    """As `how_to_build`; where the product is missing and the other one is here or in the bundle, its option is named as well."""
+def _program(product: Product) -> Trtexec | None:
+    """As `how_to_build`; where TensorRT is missing and TensorRT-RTX is here, its option is named."""
     try:
         return how_to_build(product)
     except MissingPackageError as error:
-        of_rtx = any(artefact.format == TENSORRT_RTX.format for _, artefact in bundle.artefacts())
-        if product is TENSORRT and (of_rtx or builder_missing(TENSORRT_RTX) is None):
-            raise MissingPackageError(f"{error}; for TensorRT-RTX: python3 board.pyz build --format tensorrt-rtx") from error
-        raise
+        if product is TENSORRT_RTX or builder_missing(TENSORRT_RTX):
+            raise
+        raise MissingPackageError(f"{error}; for TensorRT-RTX: python3 board.pyz build --format tensorrt-rtx") from error

@@ -18,7 +18,7 @@ from autoformer.cli.board.program import Answer
 from autoformer.errors import CheckpointError
 from autoformer.export.engines.artefact import refitted_artefact, trtexec_of
 from autoformer.export.engines.builder import PRECISIONS
-from autoformer.export.engines.tensorrt_versions import TENSORRT, TENSORRT_RTX, import_tensorrt
+from autoformer.export.engines.tensorrt_versions import TENSORRT, TENSORRT_RTX, how_to_rebuild, import_tensorrt
 from autoformer.export.manifest import Artefact
 from autoformer.profiling.insides.engine_insides import look_inside, plans_of
 
@@ -34,8 +34,7 @@ def refit(arguments: argparse.Namespace) -> Answer:
     engines = [one for one in there if one.format == TENSORRT.format]
     if there and not engines:
         raise CheckpointError(
-            f"the engines of {other.folder} are of TensorRT-RTX and cannot be refitted; build new ones, which takes seconds: "
-            f"python3 board.pyz build --format {TENSORRT_RTX.format}"
+            f"the engines of {other.folder} are of TensorRT-RTX and cannot be refitted; {how_to_rebuild(TENSORRT_RTX)}"
         )
     if not engines:
         raise CheckpointError(f"{other.folder} holds no engine; build there first: python3 board.pyz build --refittable")

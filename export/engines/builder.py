@@ -44,6 +44,7 @@ from autoformer.records import fields_to_json, from_json
 
 PRECISIONS = {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16", "int8": "int8"}  # and the file that each is built from
 MAX_BATCH = 4096
+TURING_REMEDY = "; Turing multiplies no float32 in this product, so give it a file in fp16 alone (--precision fp16)"
 INPUT_TYPES = ("FLOAT", "UINT8")  # of images, among TensorRT's
 
 
@@ -197,7 +198,8 @@ class EngineBuilder:
                 raise request.error
             if serialized is None:
                 said = logger.take()
-                raise ExportError(f"{here.title} cannot build an engine from {graph}: {said}{self._remedy(said)}")
+                remedy = TURING_REMEDY if TURING in self.config.gpus and "FP32" in said else ""
+                raise ExportError(f"{here.title} cannot build an engine from {graph}: {said}{remedy}")
             with replacing(plan) as beside:
                 beside.write_bytes(serialized)
         return BuiltEngine(
@@ -210,12 +212,6 @@ class EngineBuilder:
             timing_cache=cache.record() if cache is not None else None,
             warnings=(*(cache.warnings if cache is not None else ()), *logger.warnings),
         )
-
-    def _remedy(self, said: str) -> str:
-        """What to do about a reason for which there is no engine, where that is known."""
-        if TURING in self.config.gpus and "FP32" in said:
-            return "; Turing multiplies no float32 in this product, so give it a file in fp16 alone (--precision fp16)"
-        return ""
 
     def _set_up(self, here: Here, builder: Any, network: Any, config: Any, file: OnnxFile) -> EngineConfig:
         """Puts the settings into TensorRT's `config`; returns them as they are for this graph."""

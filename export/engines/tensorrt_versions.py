@@ -19,7 +19,7 @@ from autoformer.errors import ExportError, MeasurementError, MissingPackageError
 from autoformer.export.engines.cuda_runtime import Cuda, Gpu
 from autoformer.export.graphs.onnx_file import OnnxFile, module_scopes
 
-OLDEST_RTX = (1, 5)  # of TensorRT-RTX; what docs/engines.md says
+OLDEST_RTX = (1, 5)  # of TensorRT-RTX
 MAX_WARNINGS = 20  # different ones kept of a build
 # What computes numbers and can be held in a type; moving and shaping layers take the type of their neighbours.
 COMPUTING_LAYERS = (
@@ -117,8 +117,7 @@ def import_tensorrt(product: Product = TENSORRT) -> Any:
     if not hasattr(trt, "Builder") or not hasattr(trt, "__version__"):
         raise MissingPackageError(f"the module {product.module!r} found here is not NVIDIA's {product.title}; {where(product)}")
     if product is TENSORRT_RTX and tuple(map(int, re.findall(r"\d+", trt.__version__)[:2])) < OLDEST_RTX:
-        oldest = ".".join(map(str, OLDEST_RTX))
-        raise MissingPackageError(f"{titled(trt)} is too old; expected {oldest} or newer; {where(product)}")
+        raise MissingPackageError(f"{titled(trt)} is too old; expected 1.5 or newer; {where(product)}")
     return trt
 
 

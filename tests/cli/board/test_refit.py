@@ -98,7 +98,7 @@ def test_engines_of_the_other_product_are_inspected_under_their_own_names_and_no
     assert board("first", "build", "--precision", "fp32", "--format", "tensorrt-rtx")[0] == 0
     code, said = board("second", "refit", str(tmp_path / "first"))
     assert code == 2
-    assert "are of TensorRT-RTX and cannot be refitted; build new ones" in said
+    assert "are of TensorRT-RTX and cannot be refitted; build it again on this device" in said
     code, answer = board("first", "inspect")
     assert (code, list(answer)) == (0, ["tensorrt-rtx fp32"]), answer
     board("second", "build", "--precision", "fp32", "--format", "tensorrt-rtx")
