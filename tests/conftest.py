@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from autoformer.cli.chain import helpers
 from tests.support.engines import graph, install
 from tests.support.race_folders import write_race, write_search
 from tests.support.short_runs import run_shortened, write_latency_table
@@ -25,6 +26,12 @@ os.environ.setdefault("COLUMNS", "160")
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _races_in_one_process() -> None:
+    """A run's race takes the idle cores; here there are none, since tests run side by side."""
+    helpers.MOST_PROCESSES = 1
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 
 from autoformer import __version__
-from autoformer.cli.chain.helpers import helpers
+from autoformer.cli.chain.helpers import helpers, processes, shared_by
 from autoformer.cli.chain.legs import Question, check_race
 from autoformer.cli.chain.parent import as_begun, begun_with, check_taught, has_parent, taught_by, to_be_taught, told_of_parent
 from autoformer.cli.chain.race import deliver, run_race
@@ -45,6 +45,7 @@ from autoformer.pretrained.named_network import NamedNetwork, open_network
 from autoformer.profiling.insides.onnxruntime_layers import layers_of_onnx
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import MeasureConfig
+from autoformer.profiling.measuring.system_files import usable_cores
 from autoformer.profiling.measuring.verdict import VALID
 from autoformer.profiling.profiles.artefact_costs import counted_flops
 from autoformer.profiling.profiles.int8_speed import note_int8_speed
@@ -69,6 +70,7 @@ from autoformer.space import SearchSpace
 from autoformer.temporary import temporary_folder
 from autoformer.tensors import read_tensors
 from autoformer.training.cached_teacher import size_line
+from autoformer.training.config import FinetuneConfig
 from autoformer.training.runs import finetune, train_supernet
 from autoformer.training.trackers import trackers_of
 from autoformer.training.trainer import Surroundings, plan_for
@@ -253,13 +255,16 @@ def _run(plan: Planned, out: Path, telling: Telling) -> dict[str, Any]:
         steps.timed("latency in the loop", lambda: _measure(recipe, result, costs.table, stated, out, progress))
     if recipe.race is not None:
         searched = SearchRecord.load(out / "search")
+        workers = shared_by(workers, recipe.threads)
+        recipe = recipe.model_copy(update={"finetune": beside_others(recipe.finetune, processes(workers)[0])})
+        assert recipe.race is not None, "the same recipe"
         question = Question(
             supernet=out / "supernet", search=out / "search", parts=parts, limits=searched.stated, race=recipe.race,
             finetune=recipe.finetune, profile=recipe.profile, table=costs.table if isinstance(costs, TableCosts) else None,
             metric=recipe.metric, seed=recipe.seed, graphs=out / GRAPHS,
         )  # fmt: skip
-        with step_helpers("race", recipe, out, workers, telling.log):
-            record = steps.timed("race", lambda: run_race(question, out / "race", around, say))
+        company = partial(step_helpers, "race", recipe, out, workers, telling.log)
+        record = steps.timed("race", lambda: run_race(question, out / "race", around, say, company))
         deliver(record, out / "race", out / "finetuned")
         shutil.rmtree(out / "race" / "winner", ignore_errors=True)  # where the processes that helped put it
         winner = record.delivered.entrant.architecture
@@ -286,6 +291,13 @@ def _run(plan: Planned, out: Path, telling: Telling) -> dict[str, Any]:
         steps.timed("test", lambda: score_on_test({"parent": predict_with(whole)}, parts.test, own, out, progress))
     steps.timed("test", lambda: score_on_test(predictors, parts.test, finetuned.preprocessing, out, progress))
     return build_report(out)
+
+
+def beside_others(finetune: FinetuneConfig, count: int) -> FinetuneConfig:
+    """How each of `count` processes finetunes: it prepares its images itself where there are no cores left for that."""
+    if count == 1 or usable_cores() > count:
+        return finetune
+    return finetune.model_copy(update={"workers": 0})
 
 
 @contextmanager

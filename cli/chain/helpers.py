@@ -1,4 +1,4 @@
-"""`--workers`: further processes of a command, which share the work of a search through its study."""
+"""`--workers`: further processes of a command, which share the work of a search through its study, or that of a race."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from autoformer.architecture import whole_number
+from autoformer.cli.company import PARENT
 from autoformer.cli.console import note
 from autoformer.errors import RecipeError, short
+from autoformer.profiling.measuring.system_files import usable_cores
+
+MOST_PROCESSES = 4  # of a race on a CPU
 
 
 @contextmanager
@@ -20,9 +24,9 @@ def helpers(workers: str, *own_words: str, command: Sequence[str] | None = None)
     `command` are its words; None means those of this process. `own_words` are options for the further processes alone, about what
     this one does after the block.
 
-    "auto" is one per GPU, or one where there is none. With GPUs each process gets its own, in turn; without, the cores are
-    shared out until the block ends. A process that fails is named on stderr, and the others do its work. All end when the
-    block fails.
+    "auto" is one per GPU, or one where there is none (`shared_by` knows more of a recipe). With GPUs each process gets its own,
+    in turn; without, the cores are shared out until the block ends. A process that fails is named on stderr, and the others do
+    its work. All end when the block fails.
     """
     count, devices = processes(workers)
     if count == 1:
@@ -35,7 +39,9 @@ def helpers(workers: str, *own_words: str, command: Sequence[str] | None = None)
     torch.set_num_threads(threads)
     running = []
     for index in range(1, count):
-        own = {"OMP_NUM_THREADS": str(threads)} | ({"CUDA_VISIBLE_DEVICES": devices[index % len(devices)]} if devices else {})
+        own = {"OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())}
+        if devices:
+            own["CUDA_VISIBLE_DEVICES"] = devices[index % len(devices)]
         words = [*(sys.argv[1:] if command is None else command), *own_words, "--workers", "1", "--quiet"]  # the last counts
         call = [sys.executable, "-m", "autoformer.cli", *words]
         running.append(subprocess.Popen(call, env=os.environ | own, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
@@ -52,6 +58,17 @@ def helpers(workers: str, *own_words: str, command: Sequence[str] | None = None)
                 reason = (errors.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
                 note(f"worker {number} ended early ({reason[:200]}); the others did its work")
         torch.set_num_threads(whole)
+
+
+def shared_by(workers: str, threads: int | None) -> str:
+    """`workers` for the race of a recipe that trains with so many threads.
+
+    Networks that gain nothing from a second thread leave cores idle: without a GPU "auto" gives each of the others a process, up
+    to `MOST_PROCESSES`, since each loads torch anew.
+    """
+    if workers != "auto" or threads is None or processes(workers)[0] > 1:
+        return workers
+    return str(max(1, min(usable_cores() // threads, MOST_PROCESSES)))
 
 
 def processes(workers: str) -> tuple[int, list[str]]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,8 +61,16 @@ def race_schedule(entrants: int, finetune: FinetuneConfig, config: RaceConfig) -
     return Schedule.of(entrants, finetune.epochs, config.learning_rates, config.cost, warmup)
 
 
-def run_race(question: Question, out: Path, around: Surroundings, say: Callable[[str], None] = lambda line: None) -> RaceRecord:
+def run_race(
+    question: Question,
+    out: Path,
+    around: Surroundings,
+    say: Callable[[str], None] = lambda line: None,
+    company: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> RaceRecord:
     """Runs a race in `out`, or goes on with it; several processes may share it. Gives the record.
+
+    `company` starts other processes for the trainings, once the entrants are measured, which wants the machine for itself.
 
     Raises `BudgetError` before anything is trained when no entrant keeps the limits, `TrainingError` when none could be trained,
     `OutputExistsError` when `out` holds another race.
@@ -110,7 +119,8 @@ def run_race(question: Question, out: Path, around: Surroundings, say: Callable[
     images = Images.of(question.parts, search.result)
     shared = replace(around, logits=out / FOLDER)
     legs = Legs(question=question, networks=networks, field=started, images=images, out=out, around=shared)
-    finish = Race(started.entrants, schedule, legs, images.labels, question.metric).finish()
+    with company():
+        finish = Race(started.entrants, schedule, legs, images.labels, question.metric).finish()
     if finish is None:
         raise TrainingError(
             f"none of {len(started.entrants)} networks could be trained; {started.entrants[0].name}: "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoformer.cli.chain.helpers import helpers
+from autoformer.cli.chain.helpers import helpers, processes
 from autoformer.cli.options import (
     Data,
     Json,
@@ -75,6 +75,8 @@ def race(
 
       autoformer export runs/race/winner --out runs/export
     """
+    from functools import partial
+
     import torch
 
     from autoformer.cli.chain.legs import Question
@@ -92,6 +94,7 @@ def race(
     from autoformer.training.trackers import trackers_of
     from autoformer.training.trainer import Surroundings, plan_for, takes_unlabelled
 
+    processes(workers)  # a mistake in it should not end the race after its measurements
     trackers = trackers_of(log or ())
     chosen = recipe_of(recipe, "race", settings, seed)
     if chosen.threads is not None:
@@ -112,9 +115,10 @@ def race(
     if not quiet:
         for line in size_line(plan_for(question.parts, chosen.finetune, chosen.seed), len(question.parts.classes)):
             note(line)
-    with helpers(workers), progress_bar(quiet) as progress:
+    with progress_bar(quiet) as progress:
         around = Surroundings(progress=progress, trackers=trackers)
-        found = run_race(question, out, around, (lambda line: None) if quiet or json else note)
+        say = (lambda line: None) if quiet or json else note
+        found = run_race(question, out, around, say, partial(helpers, workers))
         deliver(found, out, out / "winner")
     if json:
         print_json(found.to_dict() | {"folder": str(out / "winner")})

@@ -58,8 +58,12 @@ def run(
     settings: Set = None,
     workers: Annotated[
         str,
-        typer.Option("--workers", help="Processes that share search and race on this machine; auto: one per GPU. Same result."),
-    ] = "1",
+        typer.Option(
+            "--workers",
+            help="Processes that share search and race on this machine, with the same result. auto: one per GPU; without one, "
+            "those that the recipe's threads leave cores for share the race.",
+        ),
+    ] = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what each step would take here, measured; train and write nothing.")
     ] = False,

@@ -38,7 +38,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "autoformer.profiling": (("measuring",), ("backends",), ("insides", "tables"), ("kits", "profiles", "race"), ("reports",)),
     "autoformer.cli": (
-        ("__init__", "board", "class_order", "device", "facts", "flags", "help", "options", "progress_display"),
+        ("__init__", "board", "class_order", "company", "device", "facts", "flags", "help", "options", "progress_display"),
         ("console",),
         ("answer", "chain", "judged_images", "networks", "words"),
         ("known_files", "meant"),

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from autoformer.cli.chain import chain, helpers
 from autoformer.cli.chain.chain import step_helpers
 from autoformer.cli.chain.recipe import Recipe, load_recipe, parse_recipe
 from autoformer.evaluate import ResidentImages
@@ -101,6 +102,37 @@ def test_one_process_and_a_finished_search_start_no_others(tmp_path: Path, calls
     (tmp_path / "search" / "search.json").touch()
     joined(load_recipe(QUICKSTART), tmp_path, "2")
     assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("workers", "threads", "cores", "expected"),
+    [
+        ("auto", 1, 2, "2"), ("auto", 1, 64, "4"), ("auto", 2, 5, "2"), ("auto", 4, 2, "1"), ("auto", None, 8, "auto"),
+        ("1", 1, 8, "1"), ("3", 1, 1, "3"),
+    ],
+)  # fmt: skip
+def test_the_race_of_networks_that_need_few_threads_takes_the_other_cores(
+    workers: str, threads: int | None, cores: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(helpers, "usable_cores", lambda: cores)
+    monkeypatch.setattr(helpers, "MOST_PROCESSES", 4)
+    assert helpers.shared_by(workers, threads) == expected
+
+
+def test_one_process_per_gpu_goes_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert helpers.shared_by("auto", 1) == "auto"
+
+
+def test_processes_on_all_cores_prepare_their_images_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_recipe(QUICKSTART).finetune
+    assert config.workers == 1
+    monkeypatch.setattr(chain, "usable_cores", lambda: 2)
+    assert chain.beside_others(config, 1) == config
+    assert chain.beside_others(config, 2) == config.model_copy(update={"workers": 0})
+    monkeypatch.setattr(chain, "usable_cores", lambda: 8)
+    assert chain.beside_others(config, 2) == config
 
 
 def test_an_impossible_number_of_workers_is_refused_before_the_run_begins(tmp_path: Path) -> None:

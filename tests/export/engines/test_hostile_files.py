@@ -33,17 +33,17 @@ def test_damaged_files_are_refused_built_or_the_end_of_their_own_process(tmp_pat
         for number in range(MUTATIONS):
             file.write_bytes(damaged_onnx(whole[number % 2], random.Random(number)))
             try:
-                found = attempt(file, build=True, gpus=("8.9",))
+                found = attempt(file, build=number % 3 == 0, gpus=("8.9",))
             except CheckpointError as error:
                 outcomes["not read by us" if "\n" not in str(error) else "said in several lines"] += 1
                 continue
-            outcomes["crashed" if found.crashed else found.step or "built"] += 1
+            outcomes["crashed" if found.crashed else found.step or ("read", "built")[number % 3 == 0]] += 1
             assert "\n" not in (found.error or "")
             assert len(found.error or "") < 3000
         assert attempt(graph.path, build=True, gpus=("8.9",)).error is None
-    assert set(outcomes) <= {"not read by us", "parsing", "building", "built", "crashed"}
+    assert set(outcomes) <= {"not read by us", "parsing", "read", "building", "built", "crashed"}
     assert sum(outcomes.values()) == MUTATIONS
-    assert min(outcomes["built"], outcomes["parsing"], outcomes["not read by us"]) > 20, outcomes
+    assert min(outcomes["built"], outcomes["read"], outcomes["parsing"], outcomes["not read by us"]) > 20, outcomes
 
 
 def test_a_graph_that_leads_into_itself_ends_the_library_and_not_us(tmp_path: Path) -> None:
