@@ -29,6 +29,13 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _a_cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Not the user's own; shared by the processes of the tests."""
+    base = tmp_path_factory.getbasetemp()
+    os.environ["XDG_CACHE_HOME"] = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache")
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _races_in_one_process() -> None:
     """A run's race takes the idle cores; here there are none, since tests run side by side."""
     helpers.MOST_PROCESSES = 1

@@ -36,7 +36,7 @@ from autoformer.export.graphs.model_metadata import ModelMetadata
 from autoformer.export.graphs.oldest_form import affine_batch_norms, lower_to_17, oldest_ir_version
 from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.graphs.onnx_reading import read_model
-from autoformer.export.graphs.templates import Graph, Templates
+from autoformer.export.graphs.templates import Graph, KeptTraces, Templates
 from autoformer.export.networks.known import KnownNetwork
 from autoformer.files import replacing, write_json
 from autoformer.networks.stem import ConvStem
@@ -53,7 +53,7 @@ OTHERS_SIZE_RATIO = 2.0  # of foreign networks, which may hold tables and masks
 BYTES_PER_NODE = 512  # room for the graph itself, so that the ratio is about the weights
 SMALL_CONSTANT = 4096  # elements; smaller constants are allowed
 AGREEMENT = {False: 1e-4, True: 3e-2}  # of the largest logit, in fp32 and in half precision
-TEMPLATES = Templates()  # of this process
+TEMPLATES = Templates(KeptTraces())  # of this process
 EXAMPLE_BATCH = 2  # a batch of one would let older exporters treat the dimension as fixed
 
 

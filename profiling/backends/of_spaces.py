@@ -181,8 +181,9 @@ def fresh_network(space: SearchSpace, architecture: Architecture) -> Subnet:
     import torch
 
     from autoformer.networks.subnet import Subnet
+    from autoformer.networks.unfilled import Unfilled
 
-    with torch.device("meta"):
+    with torch.device("meta"), Unfilled():
         network = Subnet.from_space(space, architecture)
     network = network.to_empty(device="cpu").eval()
     numbers = torch.randn(STRETCH, generator=torch.Generator().manual_seed(0)) * WEIGHT_STD

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,9 +19,10 @@ from torch import nn
 from autoformer.architecture import Architecture
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.export.graphs import onnx_graph
+from autoformer.export.graphs import templates as templates_module
 from autoformer.export.graphs.onnx_graph import OnnxGraph, Way, image_shape_of
 from autoformer.export.graphs.onnx_model import OnnxModel
-from autoformer.export.graphs.templates import Templates
+from autoformer.export.graphs.templates import SCOPES, KeptTraces, Templates
 from autoformer.export.networks.folding import PixelInput, first_conv_of, fold_normalisation
 from autoformer.export.networks.half_precision import HalfPrecision
 from autoformer.export.networks.known import KnownNetwork
@@ -232,3 +235,69 @@ def test_half_precision_in_another_form_than_it_brings_is_traced() -> None:
         if isinstance(module, Attention):
             module.form = "bias"
     assert KnownNetwork.of(half) is None, "a template of half precision is of the form `fused`"
+
+
+# --- traces that are kept -------------------------------------------------------------------------------------------
+
+
+def test_a_trace_is_kept_for_the_next_process_and_gives_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, seen = trained(Subnet.from_space(MICRO, MICRO.smallest)), untraced(monkeypatch)
+    kept, files = KeptTraces(tmp_path / "traces"), list[bytes]()
+    for turn in range(3):
+        monkeypatch.setattr(onnx_graph, "TEMPLATES", Templates(kept))  # as in a process of its own
+        files.append(OnnxGraph.from_network(network, tmp_path / f"{turn}.onnx").path.read_bytes())
+        assert len(seen) == 1, "one probe, once"
+    assert files[0] == files[1] == files[2]
+    names = [read_json(tmp_path / f"{turn}.scopes.json") for turn in range(3)]
+    assert names[0] == names[1] == names[2]
+
+
+@pytest.mark.parametrize("damage", [b"", b"x" * 100, None])
+def test_a_damaged_trace_is_made_again(damage: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, seen = trained(Subnet.from_space(MICRO, MICRO.smallest)), untraced(monkeypatch)
+    kept = KeptTraces(tmp_path / "traces")
+    monkeypatch.setattr(onnx_graph, "TEMPLATES", Templates(kept))
+    whole = OnnxGraph.from_network(network, tmp_path / "a.onnx").path.read_bytes()
+    (path,) = (tmp_path / "traces").iterdir()
+    path.write_bytes(path.read_bytes()[:-1] if damage is None else damage)
+    monkeypatch.setattr(onnx_graph, "TEMPLATES", Templates(kept))
+    assert OnnxGraph.from_network(network, tmp_path / "b.onnx").path.read_bytes() == whole
+    assert len(seen) == 2
+    monkeypatch.setattr(onnx_graph, "TEMPLATES", Templates(kept))
+    OnnxGraph.from_network(network, tmp_path / "c.onnx")
+    assert len(seen) == 2, "it is whole again"
+
+
+def test_a_trace_that_nothing_can_be_learned_from_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As another processor's random numbers, or a file under a wrong name, would be."""
+    network, seen = trained(Subnet.from_space(MICRO, MICRO.smallest)), untraced(monkeypatch)
+    kept = KeptTraces(tmp_path / "traces")
+    monkeypatch.setattr(onnx_graph, "TEMPLATES", Templates(kept))
+    whole = OnnxGraph.from_network(network, tmp_path / "a.onnx").path.read_bytes()
+    (path,) = (tmp_path / "traces").iterdir()
+    other = OnnxGraph.from_network(trained(Subnet.from_space(MICRO, MICRO.largest)), tmp_path / "o.onnx")
+    content = onnx.load(other.path)
+    onnx.helper.set_model_props(content, {SCOPES: "{}"})
+    path.write_bytes(hashlib.sha256(content.SerializeToString()).digest() + content.SerializeToString())
+    monkeypatch.setattr(onnx_graph, "TEMPLATES", Templates(kept))
+    assert OnnxGraph.from_network(network, tmp_path / "b.onnx").path.read_bytes() == whole
+    assert len(seen) == 2
+
+
+def test_a_place_that_cannot_be_written_keeps_nothing_and_the_oldest_traces_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    model = onnx.helper.make_model(onnx.helper.make_graph([], "g", [], []))
+    graph, was_kept = KeptTraces(tmp_path / "file").graph_of("probe", lambda: (model, {"a": "b"}))
+    assert (graph, was_kept) == ((model, {"a": "b"}), False)
+    monkeypatch.setattr(templates_module, "MOST_FILES", 2)
+    kept = KeptTraces(tmp_path / "traces")
+    for age, name in enumerate(("first", "second", "third")):
+        kept.keep(name, (model, {"n": name}))
+        if kept.path_of(name).exists():
+            os.utime(kept.path_of(name), (age, age))
+    assert [kept.path_of(name).exists() for name in ("first", "second", "third")] == [False, True, True]
+    assert kept.graph_of("third", lambda: (model, {})) == ((model, {"n": "third"}), True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert KeptTraces().path_of("x").parent == tmp_path / "cache" / "autoformer" / "traces"
