@@ -91,7 +91,7 @@ def main() -> None:
     """Runs the program. An error that a user can cause is one line on stderr and an exit code; `--debug` shows the traceback."""
     if not sys.platform.startswith(SYSTEMS):
         fail(f"{sys.platform} is not supported: autoformer runs on Linux and macOS; on Windows, inside WSL 2 (wsl --install)", 2)
-    from autoformer.cli.company import end_with_parent
+    from autoformer.cli.chain.helped import end_with_helped
     from autoformer.errors import AutoformerError, InterruptedRunError, MissingPackageError, memory_shortage, said, to_install
     from autoformer.escaping import take_any_letter
     from autoformer.files import refuse_pipes
@@ -99,7 +99,7 @@ def main() -> None:
     take_any_letter()
     with contextlib.suppress(ValueError):  # in a thread of somebody else's program
         signal.signal(signal.SIGTERM, terminated)
-    end_with_parent()
+    end_with_helped()
     try:
         refuse_pipes(sys.argv[1:])
         with warnings_as_lines("--quiet" in sys.argv):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from autoformer.architecture import whole_number
-from autoformer.cli.company import PARENT
+from autoformer.cli.chain.helped import HELPED
 from autoformer.cli.console import note
 from autoformer.errors import RecipeError, short
 from autoformer.profiling.measuring.system_files import usable_cores
@@ -39,7 +39,7 @@ def helpers(workers: str, *own_words: str, command: Sequence[str] | None = None)
     torch.set_num_threads(threads)
     running = []
     for index in range(1, count):
-        own = {"OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())}
+        own = {"OMP_NUM_THREADS": str(threads), HELPED: str(os.getpid())}
         if devices:
             own["CUDA_VISIBLE_DEVICES"] = devices[index % len(devices)]
         words = [*(sys.argv[1:] if command is None else command), *own_words, "--workers", "1", "--quiet"]  # the last counts

@@ -27,7 +27,7 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 def main() -> None:
     """Answers until nothing more is asked, or its starter is no more."""
-    end_with_parent()
+    end_with_parent(os.getppid(), signal.SIGKILL)  # amid a build as well
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
     for line in sys.stdin:
@@ -39,10 +39,13 @@ def main() -> None:
         answers.write(json.dumps({"answer": answer(question, tell)}) + "\n")
 
 
-def end_with_parent() -> None:
-    """Lets the system end this process when the one that started it is killed, amid a build as well; on Linux."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def end_with_parent(parent: int, number: signal.Signals) -> None:
+    """Lets the system send this process signal `number` when process `parent`, which started it, is gone; on Linux alone."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:  # it was gone before the system was asked
+        os.kill(os.getpid(), number)
 
 
 def answer(question: Mapping[str, Any], tell: Any) -> dict[str, Any]:

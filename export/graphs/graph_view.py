@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import ChainMap
-from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -105,20 +105,27 @@ class GraphView:
 
     def is_fixed(self, name: str) -> bool:
         """Whether a value is stored, or follows from what is stored alone."""
-        waiting, seen = [name], set()
-        while waiting:
-            value = waiting.pop()
-            if value in self.stored or value in seen or not value:
-                continue
-            seen.add(value)
-            node = self.maker.get(value)
-            if node is None or not node.input or any(True for entry in node.attribute for _ in graphs_of(entry)):
-                return False
-            waiting += node.input
-        return True
+
+        def needs(node: NodeProto) -> Iterable[str] | None:
+            branches = any(True for entry in node.attribute for _ in graphs_of(entry))
+            return None if branches or not node.input else node.input
+
+        return self._follows(name, needs)
 
     def is_settled(self, name: str) -> bool:
         """Whether a value follows from what is stored and from sizes that are known; in doubt it does."""
+
+        def needs(node: NodeProto) -> Iterable[str] | None:
+            if node.op_type in ("Shape", "Size"):
+                return None if self._are_sizes_open(node) else ()
+            picked = self.maker.get(node.input[0]) if node.op_type in ("Gather", "Slice") and node.input else None
+            inputs: Iterable[str] = node.input[1:] if picked is not None and picked.op_type == "Shape" else node.input
+            return inputs
+
+        return self._follows(name, needs)
+
+    def _follows(self, name: str, needs: Callable[[NodeProto], Iterable[str] | None]) -> bool:
+        """Whether a value follows from what is stored; `needs` says from what that of a node does, None: from something else."""
         waiting, seen = [name], set()
         while waiting:
             value = waiting.pop()
@@ -126,14 +133,10 @@ class GraphView:
                 continue
             seen.add(value)
             node = self.maker.get(value)
-            if node is None:
+            needed = None if node is None else needs(node)
+            if needed is None:
                 return False
-            if node.op_type in ("Shape", "Size"):
-                if self._are_sizes_open(node):
-                    return False
-                continue
-            picked = node.op_type in ("Gather", "Slice") and node.input and self.maker.get(node.input[0])
-            waiting += node.input[1:] if picked and picked.op_type == "Shape" else node.input
+            waiting += needed
         return True
 
     def _are_sizes_open(self, node: NodeProto) -> bool:

@@ -18,7 +18,17 @@ from tests.support.source_tree import FOLDERS, ROOT, files, import_graph, import
 # folders to the left. `docs/architecture.md` draws this table.
 FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "autoformer": (
-        ("__init__", "conditions", "errors", "escaping", "file_kinds", "progress", "settings", "temporary", "versions"),
+        (
+            "__init__",
+            "conditions",
+            "errors",
+            "escaping",
+            "file_kinds",
+            "progress",
+            "settings",
+            "temporary",
+            "versions",
+        ),
         ("records",),
         ("architecture", "files", "metric"),
         ("choices", "data", "tensors"),
@@ -38,7 +48,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "autoformer.profiling": (("measuring",), ("backends",), ("insides", "tables"), ("kits", "profiles", "race"), ("reports",)),
     "autoformer.cli": (
-        ("__init__", "board", "class_order", "company", "device", "facts", "flags", "help", "options", "progress_display"),
+        ("__init__", "board", "class_order", "device", "facts", "flags", "help", "options", "progress_display"),
         ("console",),
         ("answer", "chain", "judged_images", "networks", "words"),
         ("known_files", "meant"),
