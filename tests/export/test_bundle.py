@@ -445,6 +445,6 @@ def test_a_finished_run_is_bundled_and_evaluated_by_the_command_line(tmp_path: P
 def test_the_card_tells_the_patch_stem_kernels_and_halving_of_a_network_that_names_them(export: Path) -> None:
     one, manifest = ExpectedResults(name="a", labels=(0,)), Manifest.load(export)
     assert "a vision transformer of" in model_card(manifest, one)
-    space = SearchSpace.preset("compact-96")
+    space = replace(SearchSpace.preset("compact-96"), patch_sizes=(8, 16), mlp_kernels=(0, 3))
     card = model_card(replace(manifest, architecture=space.smallest), one)
-    assert "a vision transformer (patch 16 px, stem depth 0, MLP kernels 0,0,0,0, grid halved after block 2) of" in card
+    assert "a vision transformer (patch 16 px, stem depth 1, MLP kernels 0,0,0, grid halved after block 1) of" in card

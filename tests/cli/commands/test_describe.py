@@ -213,8 +213,8 @@ def test_doctor_says_what_works_and_what_to_install() -> None:
 def test_describe_tells_what_a_space_asks_for_and_leaves_out_what_it_does_not() -> None:
     facts = command("describe", "compact-96", "--json").json
     assert facts["smallest"]["flops"] < facts["middle"]["flops"] < facts["largest"]["flops"]
-    assert (facts["patch_sizes"], facts["mlp_kernels"], facts["pool_after"]) == ([8, 16], [0, 3], [0, 2, 3])
-    assert (facts["stem"], facts["stem_dim"], facts["stem_depths"], facts["class_token"]) == ("conv", 32, [0, 1], False)
+    assert (facts["mlp_kernels"], facts["pool_after"]) == ([3], [1, 2])
+    assert (facts["stem"], facts["stem_dim"], facts["stem_depths"], facts["class_token"]) == ("conv", 32, [1], False)
     words = " ".join(command("describe", "compact-96").out.split())
     assert "pool_after" in words
     assert (
@@ -223,14 +223,19 @@ def test_describe_tells_what_a_space_asks_for_and_leaves_out_what_it_does_not() 
     )
 
 
-def test_describe_tells_the_grid_of_every_block_of_an_architecture_that_halves_it() -> None:
+def test_describe_tells_the_grid_of_every_block_of_an_architecture_that_halves_it(tmp_path: Path) -> None:
+    space = {
+        "preset": "compact-96", "patch_sizes": [8, 16], "stem_depths": [0, 1], "mlp_kernels": [0, 3], "pool_after": [0, 2, 3],
+        "num_heads": [2, 4, 6],
+    }  # fmt: skip
+    (tmp_path / "space.yaml").write_text(json.dumps(space))
     network = {
         "embed_dim": 96, "num_heads": [2, 4, 2, 6], "mlp_ratio": [1, 2, 3, 1], "patch_size": 16, "stem_depth": 1,
         "mlp_kernel": [0, 3, 0, 3], "pool_after": 3,
     }  # fmt: skip
-    facts = command("describe", json.dumps(network), "--space", "compact-96", "--json").json
+    facts = command("describe", json.dumps(network), "--space", tmp_path / "space.yaml", "--json").json
     assert (facts["patch_size"], facts["grids"]) == (16, [6, 6, 6, 3])
-    words = " ".join(command("describe", json.dumps(network), "--space", "compact-96").out.split())
+    words = " ".join(command("describe", json.dumps(network), "--space", tmp_path / "space.yaml").out.split())
     for part in ("patch 16 px", "stem depth 1", "MLP kernels 0,3,0,3", "grid halved after block 3"):
         assert part in words
     assert "grids" not in command("describe", "AutoFormer-T", "--json").json
