@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -224,11 +225,10 @@ def test_describe_tells_what_a_space_asks_for_and_leaves_out_what_it_does_not() 
 
 
 def test_describe_tells_the_grid_of_every_block_of_an_architecture_that_halves_it(tmp_path: Path) -> None:
-    space = {
-        "preset": "compact-96", "patch_sizes": [8, 16], "stem_depths": [0, 1], "mlp_kernels": [0, 3], "pool_after": [0, 2, 3],
-        "num_heads": [2, 4, 6],
-    }  # fmt: skip
-    (tmp_path / "space.yaml").write_text(json.dumps(space))
+    space = replace(
+        SearchSpace.preset("compact-96"), depths=(4, 5), patch_sizes=(8, 16), mlp_kernels=(0, 3), pool_after=(0, 2, 3)
+    )
+    (tmp_path / "space.yaml").write_text(json.dumps(space.to_dict()))
     network = {
         "embed_dim": 96, "num_heads": [2, 4, 2, 6], "mlp_ratio": [1, 2, 3, 1], "patch_size": 16, "stem_depth": 1,
         "mlp_kernel": [0, 3, 0, 3], "pool_after": 3,
