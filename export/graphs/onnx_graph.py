@@ -119,7 +119,8 @@ class OnnxGraph:
         if known is not None and found is not None and is_new and not _agree(network, path, way):
             TEMPLATES.forget(known, way)
             written = _write(*way.traced(network), path, metadata, network)
-        assert (written.batch, written.image_shape, written.input_type) == (batch, shape, input_type), f"{written} is another"
+        is_asked = (written.batch, written.image_shape, written.input_type, written.opset) == (batch, shape, input_type, opset)
+        assert is_asked, f"{written} is another"
         return written
 
     @classmethod

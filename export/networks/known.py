@@ -23,7 +23,13 @@ from autoformer.networks.block import Attention
 from autoformer.networks.relative_position import Form
 from autoformer.networks.subnet import Subnet
 
-WIDTH = 1021  # of a probe: a prime above every number that a graph holds for other reasons
+WIDTHS = (
+    1021,
+    1031,
+    1033,
+    1039,
+)  # of a probe: primes above the numbers that a graph holds for other reasons, but for the largest
+SETTINGS = ("eps", "approximate")  # of modules, which decide what their nodes compute
 HEADS, HIDDEN = (5, 7), (11, 13)  # of the two blocks of a kind
 
 
@@ -43,6 +49,9 @@ class Dress:
         return worn if self.pixels is None else PixelInput(worn, self.pixels)
 
 
+Tree = tuple[tuple[str, ...], ...]  # modules by name, type and settings
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """All that networks of one template share."""
@@ -51,7 +60,7 @@ class Family:
     stem_depth: int
     form: Form
     dress: Dress
-    tree: tuple[tuple[str, str], ...]  # modules outside of the blocks, by name and type
+    tree: Tree  # modules outside of the blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +70,7 @@ class BlockKind:
     attention: bool
     kernel: int | None  # of the MLP's convolution, 0 for none; None: there is no MLP
     halved: bool  # stands behind the halving of the grid
-    tree: tuple[tuple[str, str], ...]
+    tree: Tree
 
     @property
     def name(self) -> str:
@@ -144,17 +153,29 @@ def undressed(module: nn.Module) -> tuple[Dress | None, nn.Module]:
     return Dress(half=True, exact_start=start in kept, pixels=pixels), module.network
 
 
-def _trees(module: nn.Module) -> dict[int, tuple[tuple[str, str], ...]]:
-    """The modules by name and type: those of each block under its number, all others under -1."""
-    found: dict[int, list[tuple[str, str]]] = {-1: []}
+def _trees(module: nn.Module) -> dict[int, Tree]:
+    """The modules by name, type and settings: those of each block under its number, all others under -1."""
+    found: dict[int, list[tuple[str, ...]]] = {-1: []}
     for name, part in module.named_modules():
         if name.rpartition(".")[2].startswith(("drop", "head_drop")):  # of training
             continue
         at = BLOCK.search(name)
+        settings = [f"{setting} {getattr(part, setting)}" for setting in SETTINGS if hasattr(part, setting)]
         found.setdefault(-1 if at is None else int(at[2]), []).append(
-            (name if at is None else name[at.end() :], type(part).__name__)
+            (name if at is None else name[at.end() :], type(part).__name__, *settings)
         )
     return {index: tuple(each) for index, each in found.items()}
+
+
+def _width_for(geometry: SubnetGeometry) -> int:
+    """A width that no other number of the family's graphs is a multiple of. Raises `OddGraphError` when there is none."""
+    rows, columns = (side // geometry.patch_size for side in geometry.img_size)
+    grids = (rows * columns, rows * columns // 4)  # whole, and halved
+    others = (geometry.num_classes, geometry.stem_dim, *grids, *(grid + geometry.prefix_tokens for grid in grids))
+    for width in WIDTHS:
+        if not any(number and number % width == 0 for number in others):
+            return width
+    raise OddGraphError(f"{geometry.num_classes} classes, a multiple of every width of a probe")
 
 
 def probe_of(family: Family, kinds: Sequence[BlockKind]) -> KnownNetwork:
@@ -169,11 +190,11 @@ def probe_of(family: Family, kinds: Sequence[BlockKind]) -> KnownNetwork:
     if halved and not any(not kind.halved for kind in ordered):
         ordered.insert(0, replace(ordered[0], halved=False))
     twice = [(kind, turn) for kind in ordered for turn in (0, 1)]
-    geometry = family.geometry
+    geometry, width = family.geometry, _width_for(family.geometry)
     architecture = Architecture(
-        embed_dim=WIDTH,
+        embed_dim=width,
         num_heads=tuple(HEADS[turn] if kind.attention else 0 for kind, turn in twice),
-        mlp_ratio=tuple((HIDDEN[turn] + 0.5) / WIDTH if kind.kernel is not None else 0.0 for kind, turn in twice),
+        mlp_ratio=tuple((HIDDEN[turn] + 0.5) / width if kind.kernel is not None else 0.0 for kind, turn in twice),
         stem_depth=family.stem_depth if geometry.stem == "conv" else None,
         mlp_kernel=tuple(kind.kernel or 0 for kind, _ in twice),
         pool_after=sum(not kind.halved for kind, _ in twice) if halved else 0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +23,11 @@ from autoformer.export.graphs import onnx_graph
 from autoformer.export.graphs import templates as templates_module
 from autoformer.export.graphs.onnx_graph import OnnxGraph, Way, image_shape_of
 from autoformer.export.graphs.onnx_model import OnnxModel
-from autoformer.export.graphs.templates import SCOPES, KeptTraces, Templates
+from autoformer.export.graphs.templates import PROBE, SCOPES, KeptTraces, Templates
 from autoformer.export.networks.folding import PixelInput, first_conv_of, fold_normalisation
 from autoformer.export.networks.half_precision import HalfPrecision
-from autoformer.export.networks.known import KnownNetwork
+from autoformer.export.networks.known import KnownNetwork, probe_of
+from autoformer.export.networks.sizes import OddGraphError
 from autoformer.files import read_json
 from autoformer.networks.block import Attention
 from autoformer.networks.subnet import Subnet
@@ -204,8 +206,10 @@ def test_a_file_that_does_not_give_the_networks_logits_is_not_delivered(
     """A network that computes otherwise than its modules say, which only its logits show."""
     network = trained(Subnet.from_space(MICRO, MICRO.anchors["smallest"]))
     network.register_forward_hook(lambda module, inputs, logits: 2 * logits)
+    templates.kept = KeptTraces(tmp_path / "traces")
     OnnxGraph.from_network(network, tmp_path / "x.onnx")
     assert list(templates.learned.values()) == [None]
+    assert not list((tmp_path / "traces").iterdir()), "what misled is not kept"
     images = np.random.default_rng(0).standard_normal((2, 3, 8, 8), np.float32)
     expected = network(torch.from_numpy(images)).numpy()
     assert np.abs(OnnxModel(tmp_path / "x.onnx")(images) - expected).max() < 1e-5 * np.abs(expected).max()
@@ -269,7 +273,7 @@ def test_a_damaged_trace_is_made_again(damage: bytes | None, tmp_path: Path, mon
 
 
 def test_a_trace_that_nothing_can_be_learned_from_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As another processor's random numbers, or a file under a wrong name, would be."""
+    """As another processor's random numbers would be."""
     network, seen = trained(Subnet.from_space(MICRO, MICRO.smallest)), untraced(monkeypatch)
     kept = KeptTraces(tmp_path / "traces")
     monkeypatch.setattr(onnx_graph, "TEMPLATES", Templates(kept))
@@ -277,27 +281,129 @@ def test_a_trace_that_nothing_can_be_learned_from_is_made_again(tmp_path: Path, 
     (path,) = (tmp_path / "traces").iterdir()
     other = OnnxGraph.from_network(trained(Subnet.from_space(MICRO, MICRO.largest)), tmp_path / "o.onnx")
     content = onnx.load(other.path)
-    onnx.helper.set_model_props(content, {SCOPES: "{}"})
+    onnx.helper.set_model_props(content, {SCOPES: "{}", PROBE: path.stem})
     path.write_bytes(hashlib.sha256(content.SerializeToString()).digest() + content.SerializeToString())
     monkeypatch.setattr(onnx_graph, "TEMPLATES", Templates(kept))
     assert OnnxGraph.from_network(network, tmp_path / "b.onnx").path.read_bytes() == whole
     assert len(seen) == 2
 
 
+EMPTY = onnx.helper.make_model(onnx.helper.make_graph([], "g", [], []))
+
+
+def untraceable() -> tuple[onnx.ModelProto, dict[str, str]]:
+    raise AssertionError("it was kept")
+
+
+def test_a_trace_under_the_name_of_another_probe_is_made_again(tmp_path: Path) -> None:
+    kept = KeptTraces(tmp_path)
+    for name in ("one", "other"):
+        kept.keep(name, (EMPTY, {"of": name}))
+    one, other = kept.path_of("one"), kept.path_of("other")
+    assert one is not None
+    assert other is not None
+    shutil.copy(other, one)
+    assert kept.graph_of("one", lambda: (EMPTY, {"of": "one"})) == ((EMPTY, {"of": "one"}), False)
+    assert kept.graph_of("one", untraceable)[0][1] == {"of": "one"}
+
+
+def test_a_trace_that_somebody_else_owns_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = KeptTraces(tmp_path)
+    kept.keep("probe", (EMPTY, {"a": "b"}))
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert kept.graph_of("probe", untraceable) == ((EMPTY, {"a": "b"}), True)
+
+
+def test_a_user_without_a_home_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert KeptTraces().path_of("x") is None
+    assert KeptTraces().graph_of("x", lambda: (EMPTY, {})) == ((EMPTY, {}), False)
+    KeptTraces().forget("x")
+
+
+def test_odd_entries_do_not_keep_old_traces_from_going(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templates_module, "MOST_FILES", 2)
+    (tmp_path / "dangling.onnx").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "folder.onnx").mkdir()
+    os.utime(tmp_path / "folder.onnx", (0, 0))
+    for name in range(5):
+        KeptTraces(tmp_path).keep(name, (EMPTY, {}))
+    assert sum(path.is_file() for path in tmp_path.iterdir()) == 2
+
+
+def test_a_width_of_a_probe_divides_no_other_number_of_its_family() -> None:
+    space = replace(MICRO, num_classes=1021 * 1031)
+    known = KnownNetwork.of(Subnet.from_space(space, space.smallest))
+    assert known is not None
+    assert probe_of(known.family, known.kinds_to_learn).sizes[0].width == 1033
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("classes", [1021, 2042])
+def test_as_many_classes_as_a_probe_is_wide_are_classes(classes: int, tmp_path: Path, templates: Templates) -> None:
+    space = replace(MICRO, num_classes=classes)
+    graph = OnnxGraph.from_network(trained(Subnet.from_space(space, space.smallest)), tmp_path / "x.onnx")
+    assert next(iter(templates.learned.values())) is not None
+    assert graph.num_classes == classes
+
+
+@pytest.mark.parametrize(("kind", "setting", "value"), [(nn.LayerNorm, "eps", 0.3), (nn.GELU, "approximate", "tanh")])
+def test_a_network_whose_parts_were_set_otherwise_has_no_probe(kind: type[nn.Module], setting: str, value: object) -> None:
+    network = Subnet.from_space(MICRO, MICRO.smallest)
+    before = KnownNetwork.of(network)
+    for module in network.modules():
+        if isinstance(module, kind):
+            setattr(module, setting, value)
+    after = KnownNetwork.of(network)
+    assert before is not None
+    assert after is not None
+    assert after.kinds != before.kinds
+    with pytest.raises(OddGraphError, match="other modules"):
+        probe_of(after.family, after.kinds_to_learn)
+
+
+@pytest.mark.slow
+def test_what_is_kept_of_one_network_serves_those_whose_kinds_of_blocks_stand_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = replace(MICRO, num_heads=(0, 2), mlp_kernels=(0, 3))
+    seen, kept = untraced(monkeypatch), KeptTraces(tmp_path / "traces")
+    for number, (heads, kernels) in enumerate([((2, 0, 2), (0, 3, 0)), ((0, 2, 2), (3, 0, 0)), ((2, 2, 2), (0, 0, 0))]):
+        architecture = Architecture(embed_dim=48, num_heads=heads, mlp_ratio=(1.0, 1.0, 1.0), mlp_kernel=kernels)
+        monkeypatch.setattr(onnx_graph, "TEMPLATES", Templates(kept))  # as in a process of its own
+        OnnxGraph.from_network(trained(Subnet.from_space(space, architecture)), tmp_path / f"{number}.onnx")
+        assert len(seen) == 2, "two kinds of blocks, once each"
+
+
 def test_a_place_that_cannot_be_written_keeps_nothing_and_the_oldest_traces_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    model = onnx.helper.make_model(onnx.helper.make_graph([], "g", [], []))
-    graph, was_kept = KeptTraces(tmp_path / "file").graph_of("probe", lambda: (model, {"a": "b"}))
-    assert (graph, was_kept) == ((model, {"a": "b"}), False)
+    graph, was_kept = KeptTraces(tmp_path / "file").graph_of("probe", lambda: (EMPTY, {"a": "b"}))
+    assert (graph, was_kept) == ((EMPTY, {"a": "b"}), False)
     monkeypatch.setattr(templates_module, "MOST_FILES", 2)
     kept = KeptTraces(tmp_path / "traces")
     for age, name in enumerate(("first", "second", "third")):
-        kept.keep(name, (model, {"n": name}))
-        if kept.path_of(name).exists():
-            os.utime(kept.path_of(name), (age, age))
-    assert [kept.path_of(name).exists() for name in ("first", "second", "third")] == [False, True, True]
-    assert kept.graph_of("third", lambda: (model, {})) == ((model, {"n": "third"}), True)
+        kept.keep(name, (EMPTY, {"n": name}))
+        if (path := kept.path_of(name)) is not None and path.exists():
+            os.utime(path, (age, age))
+    assert len(list((tmp_path / "traces").iterdir())) == 2
+    with pytest.raises(AssertionError, match="it was kept"):
+        kept.graph_of("first", untraceable)
+    assert kept.graph_of("third", untraceable) == ((EMPTY, {"n": "third"}), True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert KeptTraces().path_of("x").parent == tmp_path / "cache" / "autoformer" / "traces"
+    place = KeptTraces().path_of("x")
+    assert place is not None
+    assert place.parent == tmp_path / "cache" / "autoformer" / "traces"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # which its specification says to ignore
+    place = KeptTraces().path_of("x")
+    assert place is not None
+    assert place.parent == Path.home() / ".cache" / "autoformer" / "traces"
