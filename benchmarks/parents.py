@@ -45,6 +45,7 @@ from autoformer.cost import Budget
 from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig
 from autoformer.evaluate import EvaluationSet, predict_with, predictions
+from autoformer.export.graphs.onnx_graph import image_shape_of
 from autoformer.files import TIMM, write_json
 from autoformer.metric import score
 from autoformer.networks.folders import load_subnet, save_subnet
@@ -253,7 +254,7 @@ def latencies_of(folders: dict[str, Path], work: Path, table: LatencyTable | Non
     ready = {}
     for name, folder in folders.items():
         named = open_network(str(folder))
-        ready[name] = keeper.of_network(name, named.network, named.preprocessing.image_shape)
+        ready[name] = keeper.of_network(name, named.network, image_shape_of(named.network))
     return {name: timing.measured_ms for name, timing in keeper.together(ready).items()}
 
 

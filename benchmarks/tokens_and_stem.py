@@ -48,6 +48,7 @@ from autoformer.cost import Budget
 from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig, DataParts
 from autoformer.evaluate import EvaluationSet, predict_with, predictions
+from autoformer.export.graphs.onnx_graph import image_shape_of
 from autoformer.files import write_json
 from autoformer.metric import newcombe, score
 from autoformer.parsing import BudgetConfig, read_budget
@@ -197,7 +198,7 @@ def together(rows: list[dict[str, Any]], work: Path) -> dict[str, float]:
     ready = {}
     for row in rows:
         named = open_network(row["folder"])
-        ready[name_of(row)] = keeper.of_network(name_of(row), named.network, named.preprocessing.image_shape)
+        ready[name_of(row)] = keeper.of_network(name_of(row), named.network, image_shape_of(named.network))
     return {name: timing.measured_ms for name, timing in keeper.together(ready).items()}
 
 
