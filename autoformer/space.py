@@ -6,8 +6,7 @@ latency; `micro` suits small images, with a patch that gives a grid of 4 to 8 pa
 
 `compact-32`, `compact-64` and `compact-96` are for small images of so many pixels, without pretrained weights: every network has
 a convolutional stem, a depthwise convolution in each MLP, and a grid of 8 patches a side (of 96 px 12) that is halved after the
-first or second block; none has a class token. That all have them is the point: where each was a choice, half a point was left of
-their gain, since networks with and without them shared weights (benchmarks/tokens_and_stem.py, arms `compact` and `all`).
+first or second block; none has a class token. They are the arm `compact` of benchmarks/tokens_and_stem.py, made wider and deeper.
 """
 
 from __future__ import annotations

@@ -66,9 +66,9 @@ class Templates:
     def forget(self, known: KnownNetwork, way: Hashable) -> None:
         """From now on, networks of this family are traced one by one, and nothing is kept of what misled."""
         self.learned[(known.family, way)] = None
-        for kind in known.kinds_to_learn if self.kept else ():
-            assert self.kept is not None
-            self.kept.forget((known.family, kind, way))
+        if self.kept is not None:
+            for kind in known.kinds_to_learn:
+                self.kept.forget((known.family, kind, way))
 
     def _missing(self, template: GraphTemplate, known: KnownNetwork) -> list[BlockKind]:
         lacking = [kind for kind in known.kinds_to_learn if kind.name not in template.blocks]

@@ -23,12 +23,7 @@ from autoformer.networks.block import Attention
 from autoformer.networks.relative_position import Form
 from autoformer.networks.subnet import Subnet
 
-WIDTHS = (
-    1021,
-    1031,
-    1033,
-    1039,
-)  # of a probe: primes above the numbers that a graph holds for other reasons, but for the largest
+WIDTHS = (1021, 1031, 1033, 1039)  # of a probe: primes, of which one divides no number that a graph holds for other reasons
 SETTINGS = ("eps", "approximate")  # of modules, which decide what their nodes compute
 HEADS, HIDDEN = (5, 7), (11, 13)  # of the two blocks of a kind
 
