@@ -96,13 +96,18 @@ def row_of(case: tuple[str, str, str], work: Path, attempt: TrialProcess, gpus: 
         path = graph_of(*case, work)
     except AutoformerError as error:
         return {**row, "refused": f"export: {error}"}
+    return {**row, **facts_of(path, attempt, gpus)}
+
+
+def facts_of(path: Path, attempt: TrialProcess, gpus: tuple[str, ...]) -> dict[str, Any]:
+    """What the builder makes of an ONNX file, or why it refuses."""
     blocks = [found.name for view in GraphView.of(read_model(path)).every() for found in attentions(view)]
     found = attempt(path, build=True, gpus=gpus)
     if found.error is not None:
-        return {**row, "refused": f"{found.step}: {found.error}", "crashed": found.crashed}
+        return {"refused": f"{found.step}: {found.error}", "crashed": found.crashed}
     layers = found.layers(path)
     return {
-        **row, "seconds": found.seconds, "plan_bytes": found.plan_bytes, "scratch_bytes": found.scratch_bytes,
+        "seconds": found.seconds, "plan_bytes": found.plan_bytes, "scratch_bytes": found.scratch_bytes,
         "graph_bytes": path.stat().st_size, "attention_blocks": len(blocks),
         "recognised": sum(name in found.attention_nodes for name in blocks),
         "one_kernel": len(set(layers.attention.yes) & set(blocks)), "layer_norm": str(layers.layer_norm),
