@@ -45,16 +45,16 @@ def helpers(workers: str, *own_words: str, command: Sequence[str] | None = None)
         words = [*(sys.argv[1:] if command is None else command), *own_words, "--workers", "1", "--quiet"]  # the last counts
         call = [sys.executable, "-m", "autoformer.cli", *words]
         running.append(subprocess.Popen(call, env=os.environ | own, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
+    is_done = False
     try:
         yield
-    except BaseException:
-        for process in running:
-            process.terminate()
-        raise
+        is_done = True
     finally:
+        for process in () if is_done else running:
+            process.terminate()
         for number, process in enumerate(running, 2):
             _, errors = process.communicate()
-            if process.returncode:
+            if is_done and process.returncode:
                 reason = (errors.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
                 note(f"worker {number} ended early ({reason[:200]}); the others did its work")
         torch.set_num_threads(whole)

@@ -104,6 +104,27 @@ def test_one_process_and_a_finished_search_start_no_others(tmp_path: Path, calls
     assert calls == []
 
 
+def failing(tmp_path: Path) -> tuple[str, ...]:
+    """Words of a command that ends with an error."""
+    return ("search", "--supernet", str(tmp_path / "nothing"), "--out", str(tmp_path / "out"))
+
+
+def test_a_process_that_fails_is_named_when_the_work_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with helpers.helpers("2", command=failing(tmp_path)):
+        pass
+    told = " ".join(capsys.readouterr().err.split())
+    assert "worker 2 ended early" in told
+    assert "nothing" in told
+
+
+def test_work_that_is_interrupted_tells_nothing_of_the_other_processes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KeyboardInterrupt), helpers.helpers("2", command=failing(tmp_path)):
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("workers", "threads", "cores", "expected"),
     [
