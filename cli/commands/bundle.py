@@ -58,9 +58,9 @@ def bundle(
     if not source.startswith(TIMM) and not place.exists():
         raise CheckpointError(f"{source} does not exist; expected a run, an export folder, or a network")
     refuse_unfinished(place)
+    (refuse_existing_file if out.suffix == ".zip" else refuse_existing)(out)
     run = place if (place / "run.json").is_file() else None
     if run is None and not (place / FILE_NAME).is_file() and is_network(source):
-        (refuse_existing_file if out.suffix == ".zip" else refuse_existing)(out)  # before anything is exported
         own_name = name_and_file(source)[0] if source.startswith(TIMM) else place.resolve().name
         with progress_bar(quiet) as progress, exported_network(source, data, progress, classes) as folder:
             bundle(str(folder), out, name=name or own_name, licence=licence, images=images, json=json, quiet=quiet)

@@ -69,8 +69,10 @@ def refit(
     from autoformer.evaluate import EvaluationSet
     from autoformer.export.artefacts import ExportSource
     from autoformer.export.manifest import Manifest
+    from autoformer.files import refuse_existing
     from autoformer.profiling.profiles.refitting import refit_folder
 
+    refuse_existing(out)
     manifest = Manifest.load(engines)
     named, parts = network_and_images(network, data, classes)
     images = EvaluationSet.of(judged_part(parts.search, manifest.preprocessing), manifest.preprocessing)

@@ -108,6 +108,7 @@ def export(
     from autoformer.export.engines.artefact import how_to_build
     from autoformer.export.engines.tensorrt_versions import PRODUCTS
     from autoformer.export.manifest import FILE_NAME
+    from autoformer.files import refuse_existing
     from autoformer.profiling.measuring.measure import MeasureConfig
     from autoformer.profiling.profiles.int8_speed import note_int8_speed
     from autoformer.profiling.profiles.latency import profile_until_valid
@@ -132,6 +133,7 @@ def export(
     config = checked(ExportConfig, wanted, "export")
     for product in (PRODUCTS[name] for name in formats if name in PRODUCTS):
         how_to_build(product)  # raises where it is missing: asked for by name; by default it is skipped with this as its reason
+    refuse_existing(out)
     exported, source = export_source(network, data, config.input, classes)
     with progress_bar(quiet) as progress:
         manifest = export_network(exported, out, source, config, lambda message: progress("export", 0, 1, message))

@@ -32,6 +32,7 @@ def extract(
     from autoformer.cli.console import print_facts, print_json
     from autoformer.cost import show
     from autoformer.errors import ArchitectureError
+    from autoformer.files import refuse_existing
     from autoformer.networks.folders import extract as extract_network
     from autoformer.networks.folders import load_supernet
     from autoformer.profiling.tables.limit import finally_chosen
@@ -39,6 +40,7 @@ def extract(
 
     if (search is None) == (architecture is None):
         raise ArchitectureError("say which network to cut out: either --search FOLDER or --architecture NAME")
+    refuse_existing(out)
     if search is not None:
         chosen = finally_chosen(SearchRecord.load(search).result, search).chosen.architecture
     else:

@@ -27,11 +27,12 @@ def import_official(
       autoformer extract --supernet runs/official-t --architecture AutoFormer-T --out runs/autoformer-t
     """
     from autoformer.cli.console import print_facts, print_json
-    from autoformer.files import read_json
+    from autoformer.files import read_json, refuse_existing
     from autoformer.networks.folders import save_supernet
     from autoformer.parsing import read_space
     from autoformer.pretrained.official import import_official as read
 
+    refuse_existing(out)
     supernet = read(file, read_space(space))
     save_supernet(supernet, out, source=str(file.name))
     record = read_json(out / "supernet.json")

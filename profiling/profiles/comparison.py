@@ -148,6 +148,7 @@ def compare_artefacts(
         named = expand([place for one in words for place in _unpacked(one, stack)], missing)
         if not named:
             raise CheckpointError(f"{', '.join(words)}: no file is there to compare; expected {EXPECTED}")
+        costs = {label: costs_of(own_words) for own_words, label in named}  # first: what cannot be opened fails here
         asked, found, files = _Asked(images), {}, _as_files(named, missing, stack, progress)
         for own_words, label in named:
             place = files.get(label, own_words)
@@ -156,7 +157,7 @@ def compare_artefacts(
             except AutoformerError as error:
                 missing.append(NotMeasured(label, "accuracy", str(error).replace(place, own_words)))  # not the file that stood in
         profile = _profile(files, missing, config, batch, threads, progress)
-        rows = [row for own_words, label in named for row in _rows(own_words, label, files.get(label), profile)]
+        rows = [row for own_words, label in named for row in _rows(own_words, label, costs[label], files.get(label), profile)]
         rows = marked(with_ratios([_scored(row, found, named[0][1], asked.labels, metric) for row in rows]))
         shown = _shown(named)
     return Comparison(
@@ -275,9 +276,9 @@ def _profile(
     return replace(profile, measurements=tuple(taken))
 
 
-def _rows(words: str, label: str, file: str | None, profile: Profile | None) -> Iterator[Row]:
+def _rows(words: str, label: str, costs: Costs, file: str | None, profile: Profile | None) -> Iterator[Row]:
     """A row for each backend that ran the artefact, or one without a time."""
-    costs, own = costs_of(words), Path(words).parent / MANIFEST
+    own = Path(words).parent / MANIFEST
     if file is not None and file != words:
         costs = replace(costs, bytes=Path(file).stat().st_size)  # of what was timed
     row = Row(name=label, costs=costs, network=str(own.parent) if own.is_file() else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import sys
@@ -176,6 +177,32 @@ def test_predict_refuses_what_is_no_image(finished_run: Path, tmp_path: Path) ->
     (tmp_path / "notes.txt").write_text("hello")
     assert "notes.txt cannot be read as an image" in command("predict", finished_run / "export", tmp_path / "notes.txt").error
     assert "does not exist" in command("predict", finished_run / "export", tmp_path / "nothing.png").error
+
+
+@pytest.mark.parametrize(
+    ("words", "reader"),
+    [
+        ("bundle {run} --out {out}", "data.loading.parts_of_record"),
+        ("bundle {run} --out {out}.zip", "data.loading.parts_of_record"),
+        ("bundle {run}/finetuned --out {out}", "cli.networks.export_source"),
+        ("export {run}/finetuned --out {out}", "cli.networks.export_source"),
+        ("extract --supernet {run}/supernet --architecture smallest --out {out}", "networks.folders.load_supernet"),
+        ("refit {run}/export --network {run}/finetuned --out {out}", "cli.networks.network_and_images"),
+        ("import-official weights.pth --space tiny --out {out}", "pretrained.official.import_official"),
+    ],
+)
+def test_an_output_that_exists_is_refused_before_anything_is_read(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, reader: str
+) -> None:
+    (tmp_path / "there").mkdir()
+    for name in ("there/notes.txt", "there.zip"):
+        (tmp_path / name).write_text("precious")
+    module, _, function = f"autoformer.{reader}".rpartition(".")
+    read: list[object] = []
+    monkeypatch.setattr(importlib.import_module(module), function, lambda *given, **_: read.append(given))
+    asked = words.format(run=finished_run, out=tmp_path / "there").split()
+    assert "already exists" in command(*asked).error
+    assert read == []
 
 
 def test_an_existing_output_folder_is_never_overwritten(finished_run: Path) -> None:

@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from autoformer.errors import ExportError
+from autoformer.errors import CheckpointError, ExportError
 from autoformer.export.graphs.onnx_graph import OnnxGraph
 from autoformer.files import read_json
 from autoformer.metric import newcombe, paired_difference, tied
@@ -183,6 +183,19 @@ def test_a_network_that_cannot_be_written_as_onnx_has_no_time_and_the_reason(
     assert [row.measurement is None for row in found.rows] == [False, True]
     reasons = [item.reason for item in found.missing if (item.name, item.backend) == ("net", "latency")]
     assert reasons == ["it has an operator that ONNX lacks"]
+
+
+def test_what_cannot_be_opened_ends_the_comparison_before_anything_is_scored_or_measured(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = colour_reader(tmp_path / "file.onnx")
+    (network / "model.safetensors").write_bytes(b"no weights")
+    worked: list[object] = []
+    for name in ("profile_artefacts", "write_as_onnx", "open_predictor"):
+        monkeypatch.setattr(f"autoformer.profiling.profiles.comparison.{name}", lambda *given, **_: worked.append(given))
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        compare_artefacts([str(file), str(network)], None, config=SHORT)
+    assert worked == []
 
 
 def test_an_onnx_file_that_answers_otherwise_than_its_network_is_not_compared(
