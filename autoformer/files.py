@@ -32,6 +32,7 @@ UNFINISHED = {
 }
 SCORED = "test.json"  # the last that a run writes before its report
 SEAL = "content_sha256"  # the key of JSON objects and the entry of safetensors headers with the digest of the rest
+MOST_DIFFERENCES = 3  # between two runs, that are named
 SYSTEM = ("/dev/", "/proc/")
 TIMM = "timm:"  # begins the name of one of timm's networks where a path could stand
 
@@ -139,8 +140,9 @@ def refuse_other_work(folder: Path, identity: Mapping[str, Any]) -> None:
         for key in sorted(wanted):
             if held.get(key) != wanted.get(key):
                 hint = " (images were added, changed or removed)" if key == "data" else ""
-                found = _difference(key, held.get(key), wanted.get(key)).removeprefix("recipe.")  # as a person sets it
-                raise OutputExistsError(f"{folder} holds another run: its {found}{hint}; choose another --out")
+                found = [words.removeprefix("recipe.") for words in _differences(key, held.get(key), wanted.get(key))]
+                shown = ", ".join(found[:MOST_DIFFERENCES]) + ", and more" * (len(found) > MOST_DIFFERENCES)
+                raise OutputExistsError(f"{folder} holds another run: its {shown}{hint}; choose another --out")
 
 
 def _kind_of_work(folder: Path) -> str | None:
@@ -210,12 +212,15 @@ if hasattr(os, "register_at_fork"):  # not on Windows, where the program says so
     os.register_at_fork(after_in_child=lambda: [lock.close() for lock in _locks])
 
 
-def _difference(name: str, held: Any, wanted: Any) -> str:
-    """The first value in which two of JSON differ, with where it stands: budget.max_latency is '5ms' there and '4ms' now."""
-    if isinstance(held, dict) and isinstance(wanted, dict):
-        key = next(key for key in sorted(set(held) | set(wanted)) if held.get(key) != wanted.get(key))
-        return _difference(f"{name}.{key}", held.get(key), wanted.get(key))
-    return f"{name} is {_shown(held)} there and {_shown(wanted)} now"
+def _differences(name: str, held: Any, wanted: Any) -> Iterator[str]:
+    """The values in which two of JSON differ, with where they stand: budget.max_latency is '5ms' there and '4ms' now."""
+    if held == wanted:
+        return
+    if not isinstance(held, dict) or not isinstance(wanted, dict):
+        yield f"{name} is {_shown(held)} there and {_shown(wanted)} now"
+        return
+    for key in sorted(set(held) | set(wanted)):
+        yield from _differences(f"{name}.{key}", held.get(key), wanted.get(key))
 
 
 def _shown(value: Any) -> str:

@@ -15,7 +15,7 @@ def print_run(report: Mapping[str, Any], folder: Path) -> None:
     """
     from autoformer.cli.console import print_table, say
     from autoformer.files import believing
-    from autoformer.profiling.reports.delivered import ship_reasons, ship_table
+    from autoformer.profiling.reports.delivered import ship_reasons, ship_table, waits_for_times
     from autoformer.profiling.reports.run_page import refuse_other_format, summary_lines
 
     refuse_other_format(report, folder)
@@ -38,14 +38,22 @@ def print_run(report: Mapping[str, Any], folder: Path) -> None:
         for reason in reasons:
             say(f"  {reason}")
     say("next:")
-    for command, what in next_commands(folder).items():
+    for command, what in next_commands(folder, unsure=waits_for_times(report)).items():
         say(f"  {command}{what and f'    # {what}'}")
 
 
-def next_commands(folder: Path) -> dict[str, str]:
-    """What to type after a run, with what it is for."""
-    here, there = shlex.quote(str(folder)), shlex.quote(f"{folder}-bundle")
+def next_commands(folder: Path, *, unsure: bool = False) -> dict[str, str]:
+    """What to type after a run, with what it is for; `unsure`: where its times do not stand, first of all a new measurement."""
+    here, there = shlex.quote(str(folder)), shlex.quote(str(_free(folder)))
+    first = {"the same autoformer run with --measure-again": "on a quiet machine: its times decide which file to ship"}
     return {
+        **(first if unsure else {}),
         f"autoformer bundle {here} --out {there}": "the files with all that the device needs",
         "python3 board.pyz verify": "in the bundle's folder, on the device: answers, accuracy and limits there",
     }
+
+
+def _free(folder: Path) -> Path:
+    """Where a bundle of the run can be written: one that is there already stays, as it may have been delivered."""
+    names = (f"{folder.name}-bundle{number}" for number in ("", *(f"-{count}" for count in range(2, 1000))))
+    return next(path for name in names if not (path := folder.parent / name).exists())

@@ -230,6 +230,8 @@ def _run(plan: Planned, out: Path, telling: Telling) -> dict[str, Any]:
 
     costs = steps.timed("latency table", lambda: _costs(recipe, space, out, progress))
     sought = _budget(recipe, space, costs, out)
+    if line := shares_line(recipe, read_budget(space, costs, recipe.budget)):
+        say(line)
     if line := uncertain_line(sought, recipe, margin_of(costs)):
         say(line)
     if has_parent(recipe):
@@ -337,6 +339,14 @@ def _budget(recipe: Recipe, space: SearchSpace, costs: CostModel, out: Path) -> 
         {"stated": recipe.budget.model_dump(), "limits": stated.to_dict(), "searched_with": sought.to_dict()}, out / "budget.json"
     )
     return sought
+
+
+def shares_line(recipe: Recipe, stated: Budget) -> str:
+    """What limits in percent are, to be given in units another time; empty where there are none."""
+    shares = [(name, text) for name, text in recipe.budget if text is not None and "%" in text]
+    names = [name.replace("latency", "latency_ms") for name, _ in shares]
+    said = [f"{name} {text} is {show(key[4:], getattr(stated, key))}" for key, (name, text) in zip(names, shares, strict=True)]
+    return f"limits of the largest network: {', '.join(said)}" if said else ""
 
 
 def uncertain_line(sought: Budget, recipe: Recipe, margin: float) -> str:

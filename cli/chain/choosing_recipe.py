@@ -26,7 +26,11 @@ from autoformer.files import IDENTITY, TIMM, believing, read_json
 
 PUBLISHED_FROM = 100_000  # train images, from which a training of the published length pays
 SECTIONS = ("train", "finetune")
-NONE = "no pretrained network is stored here and the Hub does not answer; --from timm:NAME@FILE gives one"
+NONE = (
+    "no pretrained network is stored here and the Hub does not answer; --from timm:NAME@FILE gives one, like "
+    "timm:vit_tiny_patch16_224@model.safetensors with the file of huggingface.co/timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+)
+FEW = 1000  # train images of photographs, below which training from nothing is a poor way
 PHOTOGRAPHS = ("images-64px", "imagenet-tiny")  # what they get from nothing
 # Vision transformers of timm that start a supernet, as the Hub stores them: that of the recipe, then by size.
 STARTS = (
@@ -95,7 +99,8 @@ def choose_recipe(typical_side: int, train_images: int, *, start: str | None = N
     elif typical_side >= 160 and train_images >= PUBLISHED_FROM:
         name, why = "imagenet-tiny", f"there are enough for a training as published, and {NONE}"
     else:
-        name, why = "images-64px", f"it is for photographs, from nothing, since {NONE}"
+        few = f" ({train_images:,} images are few to learn from nothing: a pretrained start is worth much)"
+        name, why = "images-64px", f"it is for photographs, from nothing, since {NONE}{few if train_images < FEW else ''}"
     shipped, start = SHIPPED[name], start if name == "photos-pretrained" else None
     batch = batch_for(shipped.batch_size, train_images)
     return RecipeChoice(

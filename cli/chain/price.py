@@ -6,9 +6,10 @@ network, so that a run takes about this long while the machine is as busy as it 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,23 @@ from autoformer.cli.chain.race import MOST, race_schedule
 from autoformer.cli.chain.recipe import Recipe
 from autoformer.cli.chain.steps import steps_of
 from autoformer.conditions import MeasurementConditions
+from autoformer.cost import show
 from autoformer.data.parts import Part
 from autoformer.data.preprocessing import Preprocessing
+from autoformer.errors import BudgetError
 from autoformer.evaluate import EvaluationSet, predict_with, predictions
+from autoformer.export.graphs.onnx_graph import image_shape_of
 from autoformer.networks.folders import save_subnet
 from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import Supernet
+from autoformer.parsing import parse
 from autoformer.profiling.measuring.device import DeviceFacts
+from autoformer.profiling.measuring.machine_state import MachineState
 from autoformer.profiling.measuring.measure import MeasureConfig, device_name
+from autoformer.profiling.measuring.sensors import MachineSensors, Reading
+from autoformer.profiling.measuring.system_files import usable_cores
 from autoformer.profiling.race.timing import Timekeeper
+from autoformer.profiling.reports.wording import duration
 from autoformer.profiling.tables.measuring import MOST as GROWN
 from autoformer.progress import Progress, silent
 from autoformer.search.sizing import SearchPlan
@@ -36,6 +45,10 @@ from autoformer.training.runs import fresh_supernet, rehearse, trainer_of
 from autoformer.training.trainer import Surroundings, Trainer, plan_for
 
 SCORED = 128  # images of the search part that are scored to see how long one takes
+TRAININGS = ("parent", "train", "race", "finetune")  # the steps whose time follows the epochs
+LONG_S, FEWER = 600, 4  # trainings from which a person is told what a quarter of the epochs would take
+CERTAINLY = 0.5  # of the time of the smallest network, measured in a hurry: a limit below cannot be met
+FEW_CORES = 0.25  # kept busy by other programs, of which nothing is said
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +81,44 @@ def total_s(prices: Sequence[StepPrice]) -> float:
     return sum(price.seconds for price in prices)
 
 
+def shorter_line(prices: Sequence[StepPrice], epochs: int) -> str:
+    """How a run with so many epochs of the supernet can be made shorter, and to what; empty where its trainings are short."""
+    trainings = sum(price.seconds for price in prices if price.step in TRAININGS)
+    if trainings < LONG_S or epochs < 2 * FEWER:
+        return ""
+    fewer = epochs // FEWER
+    rest = total_s(prices) - trainings * (1 - fewer / epochs)
+    return f"--epochs {fewer} instead of {epochs} makes every training shorter: about {duration(rest)} in all, for less accuracy"
+
+
+class OtherPrograms:
+    """How many cores other programs keep busy from now on."""
+
+    def __init__(self) -> None:
+        self._sensors = MachineSensors()
+        self._began = self._now()
+
+    def _now(self) -> Reading:
+        reading, times = self._sensors.read(time.perf_counter()), os.times()
+        children = times.children_user + times.children_system  # which loaded images for this process
+        return reading if reading.own_cpu_s is None else replace(reading, own_cpu_s=reading.own_cpu_s + children)
+
+    def cores(self) -> float | None:
+        """On average until now; None where the system does not say."""
+        state = MachineState.of([(self._began, self._now())], on_gpu=False, cores=usable_cores(), threads=None)
+        return state.known_other_cores
+
+    @staticmethod
+    def line(cores: float | None) -> str:
+        """That what was measured meanwhile takes longer than it had to; empty where little was taken."""
+        if cores is None or cores <= FEW_CORES:
+            return ""
+        return (
+            f"other programs kept {cores:.2g} of {usable_cores()} cores busy while this was measured: with these free it takes "
+            "less, and where several threads wait for one another many times less"
+        )
+
+
 def _prices(plan: Planned, out: Path, folder: Path, around: Surroundings) -> Iterator[StepPrice]:
     recipe, parts = plan.recipe, plan.parts
     if has_parent(recipe) and not knows_classes(recipe.train.start, parts):
@@ -85,11 +136,12 @@ def _prices(plan: Planned, out: Path, folder: Path, around: Surroundings) -> Ite
         recipe = taught_by(recipe, Path(str(recipe.train.start)))
     supernet = plan.start or fresh_supernet(plan.space, recipe.train, recipe.seed)
     largest = Subnet.from_supernet(supernet, plan.space.largest)
-    one_s = _timed_s(recipe, largest, plan.space.image_size, folder)
+    smallest = Subnet.from_supernet(supernet, plan.space.smallest)
+    one_s, smallest_ms, largest_ms = _timed(recipe, smallest, largest, folder)
     timing = f"one network exported and timed, {one_s:.1f} s"
     if recipe.budget.max_latency is not None and recipe.profile.table is None:
-        count = recipe.profile.networks or GROWN
-        yield StepPrice(step="latency table", seconds=count * one_s, measured=f"{count} × {timing}")
+        count, limit = recipe.profile.networks or GROWN, _limit_words(recipe.budget.max_latency, smallest_ms, largest_ms)
+        yield StepPrice(step="latency table", seconds=count * one_s, measured=f"{count} × {timing}; {limit}")
     yield _training("train", _of_supernet(supernet, plan, recipe, out, around), out)
     search = SearchPlan.of(len(parts.search), recipe.search)
     image_s = _scored_s(largest, parts.search.spaced(SCORED), parts.preprocessing, around)
@@ -137,19 +189,28 @@ def _of_supernet(supernet: Supernet, plan: Planned, recipe: Recipe, out: Path, a
     )  # fmt: skip
 
 
-def _timed_s(recipe: Recipe, network: Subnet, size: int, folder: Path) -> float:
-    """Seconds until a network of this size is exported, opened and timed, after another of its space was."""
+def _timed(recipe: Recipe, smallest: Subnet, largest: Subnet, folder: Path) -> tuple[float, float, float]:
+    """Seconds until the largest network is exported, opened and timed, after another of its space was; milliseconds of both."""
     profile = recipe.profile
     device = device_name(DeviceFacts.collect(), profile.backend, profile.threads)
     meaning = MeasurementConditions(
         statistic="p50", batch=profile.batch, precision="fp32", backend=profile.backend, device=device
     )
     keeper = Timekeeper(meaning=meaning, config=MeasureConfig.lasting(profile.seconds), folder=folder)
-    shape = (network.geometry.in_chans, size, size)
-    keeper.of_network("first", network, shape)
+    first = keeper.together({"smallest": keeper.of_network("smallest", smallest, image_shape_of(smallest))})["smallest"]
     began = time.perf_counter()
-    keeper.together({"largest": keeper.of_network("largest", network, shape)})
-    return time.perf_counter() - began
+    then = keeper.together({"largest": keeper.of_network("largest", largest, image_shape_of(largest))})["largest"]
+    return time.perf_counter() - began, first.measured_ms, then.measured_ms
+
+
+def _limit_words(limit: str, smallest_ms: float, largest_ms: float) -> str:
+    """What a limit on latency is here. Raises `BudgetError` where the smallest network is far from keeping it."""
+    most = parse("latency_ms", limit, largest_ms)
+    words = "" if "%" not in limit else f"{limit} is about {show('latency_ms', most)}; "
+    range_words = f"networks from {show('latency_ms', smallest_ms)} to {show('latency_ms', largest_ms)}"
+    if most < CERTAINLY * smallest_ms:
+        raise BudgetError(f"max_latency={limit} cannot be met: this recipe has {range_words} here; raise the limit")
+    return words + range_words
 
 
 def _scored_s(network: Subnet, images: Part, preprocessing: Preprocessing, around: Surroundings) -> float:

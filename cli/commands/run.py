@@ -128,16 +128,20 @@ def run(
 
 def _show_price(recipe: Recipe, out: Path, json: bool, quiet: bool) -> None:
     from autoformer.cli.chain.chain import planned
-    from autoformer.cli.chain.price import price_of, total_s
+    from autoformer.cli.chain.price import OtherPrograms, price_of, shorter_line, total_s
     from autoformer.cli.console import note, print_json, print_table, progress_bar
     from autoformer.profiling.reports.wording import duration
 
     with progress_bar(quiet) as progress:
         plan = planned(recipe, out, progress, (lambda line: None) if quiet else note)
+        others = OtherPrograms()
         prices = price_of(plan, out, progress)
+        busy = others.cores()
     if json:
-        print_json({"steps": [price.to_dict() for price in prices], "seconds": total_s(prices)})
+        print_json({"steps": [price.to_dict() for price in prices], "seconds": total_s(prices), "other_cores": busy})
         return
     rows = [(price.step, duration(price.seconds), price.measured) for price in prices]
     title = f"{out}: nothing written; on this machine, as busy as it is now, about"
     print_table(title, ("step", "time", "measured"), [*rows, ("all steps", duration(total_s(prices)), "")])
+    for line in filter(None, (others.line(busy), shorter_line(prices, plan.recipe.train.epochs))):
+        note(line)

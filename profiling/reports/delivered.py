@@ -18,6 +18,7 @@ from autoformer.profiling.measuring.verdict import INVALID, UNSTABLE
 from autoformer.profiling.profiles.shipping import ExportedFile, file_to_ship
 from autoformer.profiling.reports import budget
 from autoformer.profiling.reports.blocks import Section, Table
+from autoformer.profiling.reports.judged import never_right
 from autoformer.profiling.reports.run_folder import FP32, Run
 from autoformer.profiling.reports.wording import (
     DIGEST_DIGITS,
@@ -152,8 +153,7 @@ def _values(run: Run, row: _Row, file: ExportedFile, word: str, reason: str) -> 
 
 def _ship_sentence(run: Run, shipped: Mapping[str, Any] | None, likely: Mapping[str, Any] | None, reason: str) -> str:
     if shipped is None:
-        unsure = likely is not None and likely["verdict"] in (UNSTABLE, INVALID)
-        again = "; the same `autoformer run` with --measure-again times them anew" if unsure else ""
+        again = "; the same `autoformer run` with --measure-again times them anew" if _is_unsure(likely) else ""
         open_yet = "" if likely is None else f" If these times stand, it is {likely['file']}{again}."
         return f"Ship none of these files yet: {reason}.{open_yet}"
     latency = shipped["limits"].get("max_latency_ms")
@@ -161,11 +161,22 @@ def _ship_sentence(run: Run, shipped: Mapping[str, Any] | None, likely: Mapping[
     return f"Ship {shipped['file']}: {WORDS[run.metric]} {score_text(shipped['score'])}, {latency_text(shipped)}{share}."
 
 
+def waits_for_times(report: Mapping[str, Any]) -> bool:
+    """Whether there is a file that would be shipped if its time were measured surely."""
+    ship = report["ship"]
+    return ship["file"] is None and _is_unsure(next((one for one in ship["files"] if one["name"] == ship["likely"]), None))
+
+
+def _is_unsure(likely: Mapping[str, Any] | None) -> bool:
+    return likely is not None and likely["verdict"] in (UNSTABLE, INVALID)
+
+
 def ship_reasons(report: Mapping[str, Any]) -> list[str]:
-    """Why the file to ship is the one, and what stands against the others, a sentence each."""
+    """What to know before shipping, why the file to ship is the one, and what stands against the others, a sentence each."""
     ship = report["ship"]
     others = [f"{one['name']}: {one['why']}." for one in ship["files"] if one["name"] != ship["name"]]
-    return [ship["why"], *others] if ship["why"] else others
+    caution = never_right(report["judged"]) if "judged" in report else None  # not in reports of earlier versions
+    return [*filter(None, (caution, ship["why"])), *others]
 
 
 def ship_table(report: Mapping[str, Any]) -> Table:

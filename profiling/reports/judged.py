@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from autoformer import __version__
+from autoformer.data.classes import some_of
 from autoformer.export.judging.mistakes import Mistake
 from autoformer.export.judging.per_class import ClassCount, Confusion, worst_first
 from autoformer.metric import WORDS, Score, metric_from
@@ -22,6 +23,7 @@ from autoformer.records import from_json
 FORMAT = "autoformer/evaluation/1"
 MOST_CLASSES = 60  # in the table of a page
 MOST_CONFUSIONS = 15
+LEAST_IMAGES = 3  # of a class, from which none recognised says something
 LINE = 24  # letters of a name that stay together in a table
 MOST_IN_MATRIX = 40  # classes a side of the figure, beyond which its cells cannot be read
 LONGEST_TICK = 24  # letters of a class name beside the figure
@@ -76,6 +78,16 @@ def sections(judged: Mapping[str, Any], pictures: Sequence[Picture], who: str) -
         )
         found.append(Section(name="mistakes", title="The worst mistakes", text=(text,), pictures=tuple(pictures)))
     return tuple(found)
+
+
+def never_right(judged: Mapping[str, Any]) -> str | None:
+    """That classes are never recognised, as a caution for whoever ships the network; None where each one is at least once."""
+    counts = [one for one in judged["per_class"] if one["images"] >= LEAST_IMAGES]
+    missed = [one["name"] for one in counts if not one["right"]]
+    if not missed:
+        return None
+    classes = f"{len(missed)} class{'es are' if len(missed) > 1 else ' is'} not recognised on any test image"
+    return f"{classes} ({some_of(missed)}): train longer, start from a pretrained network, or give more images of them."
 
 
 def _sentence(counts: Sequence[ClassCount], who: str) -> str:

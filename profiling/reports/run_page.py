@@ -252,7 +252,9 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     lines += scores.parent_text(report)
     lines.append(readings_words(report))
     skipped = [
-        f"{item['what']}{_status_before(item)}: {item['reason']}" for item in report["skipped"] if item["what"] != "ONNX int8"
+        f"{item['what']}{_status_before(item)}: {item['reason']}"
+        for item in report["skipped"]
+        if item["what"] != "ONNX int8" and (report["device"]["gpus"] or item["status"] != "skipped")  # engines, without a GPU
     ]
     if "ship" in report:  # whose table has the files and their times
         return lines + _within(skipped, max(1, MOST_LINES - len(lines)))

@@ -358,11 +358,19 @@ def test_what_a_process_left_that_was_killed_as_it_claimed_a_folder_goes_with_th
         assert not left.exists()
 
 
-def test_the_first_difference_between_two_works_is_named_with_both_values(tmp_path: Path) -> None:
+def test_three_differences_between_two_works_are_named_with_both_values(tmp_path: Path) -> None:
     held: dict[str, Any] = {"kind": "run", "recipe": {"budget": {"max_latency": "0ms", "max_params": None}, "race": {"cost": 1}}}
     claim_folder(tmp_path / "run", held)
     changes = (
-        ({"budget": {"max_latency": "4ms", "max_params": 3}}, "budget.max_latency is '0ms' there and '4ms' now"),
+        (
+            {"budget": {"max_latency": "4ms", "max_params": 3}},
+            "budget.max_latency is '0ms' there and '4ms' now, budget.max_params is not given there and 3 now",
+        ),
+        (
+            {"budget": {"max_flops": 1, "max_latency": "4ms", "max_params": 3}, "race": {"cost": 2}},
+            "budget.max_flops is not given there and 1 now, budget.max_latency is '0ms' there and '4ms' now, "
+            "budget.max_params is not given there and 3 now, and more",
+        ),
         ({"budget": {"max_latency": "0ms", "max_params": 3}}, "budget.max_params is not given there and 3 now"),
         ({"race": None}, "race is given there and not given now"),
     )

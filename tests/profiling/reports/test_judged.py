@@ -13,7 +13,15 @@ from autoformer.errors import CheckpointError
 from autoformer.export.judging.mistakes import Mistake, save_mistakes
 from autoformer.export.judging.per_class import counted
 from autoformer.files import read_json, write_json
-from autoformer.profiling.reports.judged import LONGEST_TICK, MOST_CLASSES, MOST_CONFUSIONS, breakable, confusion_figure, sections
+from autoformer.profiling.reports.judged import (
+    LONGEST_TICK,
+    MOST_CLASSES,
+    MOST_CONFUSIONS,
+    breakable,
+    confusion_figure,
+    never_right,
+    sections,
+)
 from autoformer.profiling.reports.run_page import build_report
 from tests.support.run_folder import make_run
 
@@ -145,3 +153,14 @@ def test_long_names_may_be_broken_and_stay_themselves() -> None:
     name = "a" * 30 + " " + "b" * 10
     assert breakable(name) == "a" * 24 + "\u200b" + "a" * 6 + " " + "b" * 10
     assert breakable("tabby cat") == "tabby cat"
+
+
+def test_classes_of_which_no_image_is_recognised_are_a_caution_with_their_names() -> None:
+    labels = np.repeat([0, 1, 2, 3], [5, 5, 5, 2])
+    guesses = np.where(labels == 1, 1, 0)
+    judged = counted(labels, guesses, ("ant", "bee", "cat", "dog"))
+    assert never_right(judged) == (
+        "1 class is not recognised on any test image ('cat'): train longer, start from a pretrained network, or give more images "
+        "of them."
+    )
+    assert never_right(counted(labels, labels, ("ant", "bee", "cat", "dog"))) is None

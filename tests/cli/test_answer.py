@@ -1,0 +1,20 @@
+"""What a finished run tells a person to type next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autoformer.cli.answer import next_commands
+
+
+def test_the_bundle_that_is_proposed_can_be_written(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert f"autoformer bundle {run} --out {run}-bundle" in next_commands(run)
+    (tmp_path / "run-bundle").mkdir()
+    (tmp_path / "run-bundle-2").mkdir()
+    assert f"autoformer bundle {run} --out {run}-bundle-3" in next_commands(run)
+
+
+def test_where_times_do_not_stand_a_new_measurement_comes_first(tmp_path: Path) -> None:
+    assert next(iter(next_commands(tmp_path, unsure=True))).endswith("--measure-again")
+    assert not any("--measure-again" in words for words in next_commands(tmp_path))
