@@ -110,7 +110,8 @@ def train(
 def _show_price(
     recipe: Recipe, parts: DataParts, space: SearchSpace, start: Supernet | None, out: Path, world: World, json: bool
 ) -> None:
-    from autoformer.cli.console import print_facts, print_json
+    from autoformer.cli.chain.price import OtherPrograms
+    from autoformer.cli.console import note, print_facts, print_json
     from autoformer.training.curriculum import chooser_over
     from autoformer.training.runs import fresh_supernet, rehearse
     from autoformer.training.trainer import Surroundings, Trainer, plan_for
@@ -119,9 +120,12 @@ def _show_price(
     choose = chooser_over(recipe.train.subnets, space, recipe.seed, plan_for(parts, recipe.train, recipe.seed).steps)
     around = Surroundings(world)
     trainer = Trainer(supernet, parts, recipe.train, out, choose, dict(space.anchors), parts.preprocessing, around=around)
+    others = OtherPrograms()
     price = rehearse(trainer, out)
     if not world.leads:
         return
+    if line := others.line(others.cores()):
+        note(line)
     if json:
         print_json({"parts": parts.record["parts"], "space": space.to_dict(), "price": price.to_dict()})
         return
