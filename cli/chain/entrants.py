@@ -220,7 +220,7 @@ class Selection:
         return [_Asked("sibling", "sibling", words, partial(self._sized, "sibling", "sibling", words))]
 
     def _rivals(self) -> list[_Asked]:
-        """The rivals that were named, in their order; by default those that are usual at this image size."""
+        """The rivals that were named, in their order; by default those that are usual at the size of the search's networks."""
         size, wanted = self.networks.parts.preprocessing.image_size, self.config.rivals
         if wanted is None:
             wanted = default_rivals(size, parent_of(self.networks.supernet) is not None)
@@ -271,9 +271,11 @@ class Selection:
         return self._noted(entrant)
 
     def _noted(self, entrant: Entrant) -> Entrant:
-        """A network after its first look, which was no measurement; with a word where its images have another size."""
+        """A network after its first look, which was no measurement; with a word where it takes the images at another size."""
         size, own = entrant.image_size, self.networks.parts.preprocessing.image_size
-        return replace(entrant, predicted_ms=None, note=None if size == own else f"at {size} px, the images have {own}")
+        most = " at most" if len(self.networks.own.space.image_sizes) > 1 else ""
+        note = None if size == own else f"at {size} px, the search's networks take {own} px{most}"
+        return replace(entrant, predicted_ms=None, note=note)
 
     def _entrant(
         self, name: str, kind: Kind, words: str, size: int, network: Subnet | Classifier

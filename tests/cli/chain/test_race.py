@@ -6,6 +6,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -71,7 +72,7 @@ def test_a_winner_is_scored_on_the_held_out_images_of_the_search(finished_race: 
 
 def test_a_rival_takes_the_smallest_size_its_stride_allows_and_says_so(finished_race: Path) -> None:
     rival = RaceRecord.load(finished_race)["test-resnet"].entrant
-    assert (rival.network, rival.image_size, rival.note) == (RIVAL, 32, "at 32 px, the images have 8")
+    assert (rival.network, rival.image_size, rival.note) == (RIVAL, 32, "at 32 px, the search's networks take 8 px")
 
 
 def test_a_finished_race_keeps_the_networks_and_neither_checkpoints_nor_graphs(finished_race: Path) -> None:
@@ -431,6 +432,21 @@ def test_a_parent_is_a_pretrained_network_however_many_supernets_lie_between(
     assert parent_of(tmp_path / "own") == parent
 
 
+@pytest.mark.parametrize(("sizes", "said"), [((8,), "take 8 px"), ((4, 8), "take 8 px at most")])
+def test_a_rival_at_another_size_is_told_what_the_networks_of_the_search_take(
+    searched: Path, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...], said: str
+) -> None:
+    asked = question(searched)
+    networks = Networks(supernet=asked.supernet, parts=asked.parts)
+    monkeypatch.setattr(Networks, "own", SimpleNamespace(space=SimpleNamespace(image_sizes=sizes)))
+    selection = Selection(
+        networks=networks, search=asked.search, limits=Budget(), config=RaceConfig(rivals=(RIVAL,)), table=None, keeper=None
+    )
+    selection.looked_at = {}
+    rival = selection._rivals()[0].make()
+    assert rival.note == f"at 32 px, the search's networks {said}"
+
+
 def test_a_rival_that_is_too_slow_among_the_others_takes_smaller_images(
     searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -443,6 +459,6 @@ def test_a_rival_that_is_too_slow_among_the_others_takes_smaller_images(
         config=asked.race, table=None, keeper=keeper,
     ).field(4)  # fmt: skip
     rival = next(one for one in found.entrants if one.kind == "rival")
-    assert (rival.image_size, rival.note) == (32, "at 32 px, the images have 8")
+    assert (rival.image_size, rival.note) == (32, "at 32 px, the search's networks take 8 px")
     assert rival.latency_ms == 0.9
     assert len(pretended.together) == 2
