@@ -69,8 +69,8 @@ def test_the_sentence_of_a_clear_winner() -> None:
     found = paired_difference(right_on(0.4), right_on(0.8), LABELS)
     assert str(record.difference()) == str(found)
     said = record.sentence()
-    assert said.startswith("the network a is delivered (found by the search): accuracy 80.00 % [")
-    assert "on 400 images that decided, 80.00 % [" in said
+    assert said.startswith("the network a is delivered (found by the search): accuracy 80 % [")
+    assert "on 400 images that decided, 80 % [" in said
     assert "on 100 that did not" in said
     assert said.endswith(f"It is ahead of the network c (rival out of timm) by {found} points.")
 
@@ -78,7 +78,7 @@ def test_the_sentence_of_a_clear_winner() -> None:
 def test_the_sentence_of_a_tie_names_both() -> None:
     said = level(Budget(max_latency_ms=2.5)).sentence()
     assert "; 2 ms, 80 % of the limit. It cannot be told apart from the network b" in said
-    assert "+0.00 [" in said
+    assert "+0.0 [-0.6, +0.6] points" in said
 
 
 def test_the_sentence_of_a_winner_without_anyone_to_compare_with() -> None:
@@ -97,7 +97,7 @@ def test_a_delivered_network_that_was_behind_when_both_had_a_score_is_not_called
     record = recorded(curves, [entrant(name, fresh=name == "fresh") for name in curves])
     assert (record.winner, record.runner_up) == ("fresh", "b")
     assert "ahead" not in record.sentence()
-    assert "After 4 epochs it was behind the network b (found by the search), which was not trained further: -30.00" in (
+    assert "After 4 epochs it was behind the network b (found by the search), which was not trained further: -30 [-34, -25]" in (
         record.sentence()
     )
 

@@ -111,7 +111,7 @@ def test_the_tables_say_of_each_what_it_is_how_far_it_came_and_how_it_ended(valu
     assert (best["epochs"], best[scored], best["how it ended"]) == ("24", "90 % [85, 93]", "delivered")
     assert best["on 100 held-out images"] == "88 % [80, 93]"
     assert (second["network"], second["starts"], second["learning rate"]) == (RIVAL, "pretrained", "× 4")
-    assert (second["how it ended"], third["how it ended"]) == ("runner-up", "behind after 2 epochs (55.00 % [48.1, 61.7])")
+    assert (second["how it ended"], third["how it ended"]) == ("runner-up", "behind after 2 epochs (55 % [48, 62])")
     assert fourth[latency] == "0.7 ms predicted"
     assert (last["starts"], last["learning rate"], last["epochs"], last[scored]) == ("from scratch", "–", "0", "–")
     assert last["how it ended"] == "out of memory"
