@@ -102,6 +102,24 @@ def test_a_delivered_network_that_was_behind_when_both_had_a_score_is_not_called
     )
 
 
+@pytest.mark.parametrize(("share", "said"), [(0.12, True), (0.15, False)])  # of ten classes, 400 images: 9.2 and 11.9 at least
+def test_that_the_network_it_is_ahead_of_is_at_chance_is_said(share: float, said: bool) -> None:
+    curves: dict[str, Curve] = {"a": lambda rate, epochs: 0.6, "b": lambda rate, epochs: share}
+    record = recorded(curves, [entrant(name) for name in curves])
+    words = "points; after 12 epochs that one was not clearly better than always naming the largest class."
+    assert record.sentence().endswith(words) is said
+    assert "ahead of the network b" in record.sentence()
+    assert record.sentence().count("largest class") == said
+
+
+def test_that_the_delivered_network_is_at_chance_itself_is_said() -> None:
+    said = recorded({"a": lambda rate, epochs: 0.11}, [entrant("a")], Schedule((), 20, (1.0,))).sentence()
+    assert (
+        "on 400 images that decided, not clearly better than always naming the largest class; 11 % [6, 19] on 100 that did not"
+        in said
+    )
+
+
 # --- the file ------------------------------------------------------------------------------------------------------------
 
 
