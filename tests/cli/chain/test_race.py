@@ -372,9 +372,16 @@ def test_a_plan_says_who_starts_and_how_far_they_are_trained(finished_race: Path
         f"4 networks race inside {record.limits}: finalist-1, test-resnet (from scratch, 32 px), homogeneous-1, most-expensive"
     )
     assert rungs == (
-        "4 until epoch 1, 2 until epoch 4 of 4; until epoch 1 with learning rates × 1 and 4; "
-        "beside the winner's own finetune at most 2.5 times as many epochs"
+        "each is finetuned for 1 epoch, with 1 and again with 4 times the learning rate; the best 2 go on to the end, epoch 4; "
+        "beyond the winner's own finetune that is at most 10 epochs, 2.5 times as many as it has"
     )
+    longer = Schedule((Rung(5, 1), Rung(3, 3), Rung(2, 9)), 20, (1.0,))
+    assert list(plan_lines(started, longer, record.limits, None))[-1].startswith(
+        "each is finetuned for 1 epoch; the best 3 go on to epoch 3, the best 2 to epoch 9, the best one to the end, epoch 20; "
+        "beyond"
+    )
+    whole = Schedule((Rung(2, 3),), 3, (1.0,))
+    assert list(plan_lines(started, whole, record.limits, None))[-1].startswith("each is finetuned for 3 epochs; beyond")
     slow = Refused(name="slow", kind="rival", network="timm:vgg16", reason="7 ms against the limit of 1 ms")
     spare = Refused(name="finalist-2", kind="finalist", network="e24", reason=f"{RESERVE}; 1 start")
     first, alone = plan_lines(Field(entrants=started.entrants[:1], refused=(slow,)), Schedule((), 1, (1.0,)), Budget(), None)
