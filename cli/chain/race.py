@@ -192,7 +192,8 @@ def _steps_words(schedule: Schedule) -> str:
         ends.append(("the best one", schedule.epochs))
     told, go = "", "go on" if later else "goes on"
     for who, end in ends:
-        told += f"{', ' if told else '; '}{who}{'' if told else f' {go}'} to {'the end, ' if end == schedule.epochs else ''}epoch {end}"
+        where = f"the end, epoch {end}" if end == schedule.epochs else f"epoch {end}"
+        told += f", {who} to {where}" if told else f"; {who} {go} to {where}"
     more = schedule.most_extra_epochs
     return (
         f"each is finetuned for {counted(first.epochs)}{tried}{told}; beyond the winner's own finetune that is at most "

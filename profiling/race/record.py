@@ -188,14 +188,12 @@ class RaceRecord:
         found = self.difference()
         if self.runner_up is None or found is None:
             return f"{words}. There is no other network to compare it with."
-        second = self[self.runner_up].entrant
+        second, reached = self[self.runner_up].entrant, self._last_common(self.runner_up) or 0
         against = f"{second.network} ({WORDS[second.kind]})"
         if self.tied:
             return f"{words}. It cannot be told apart from {against}: {found} points.{self._open_words()}"
         if found.value < 0:  # it took the place of others, whose training failed
-            reached = counted(self._last_common(self.runner_up) or 0)
-            return f"{words}. After {reached} it was behind {against}, which was not trained further: {found} points."
-        reached = self._last_common(self.runner_up) or 0
+            return f"{words}. After {counted(reached)} it was behind {against}, which was not trained further: {found} points."
         weak = self._is_at_chance(self.runner_up, reached)
         but = f"; after {counted(reached)} that one was {AT_CHANCE}" if weak else ""
         return f"{words}. It is ahead of {against} by {found} points{but}.{self._open_words()}"
