@@ -13,13 +13,17 @@ A class without an image has no recall, so it stands in no mean; naming it is an
 Every interval is Wilson's, 95 %, for the number of images that the score is as sure as (`effective_images`). Two networks
 are compared image by image, far sharper than two intervals: see `tied`. How far the scores of equally good networks spread by
 chance follows from their predictions as well: see `chance_spread`.
+
+A number is written with no more digits than its interval supports: an uncertainty has two digits when it starts below 355 and one
+otherwise, and the value is rounded to the same place (the rule of the Particle Data Group, Review of Particle Physics,
+introduction, "Rounding").
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import isclose, sqrt
+from math import floor, isclose, log10, sqrt
 from typing import Any, Literal
 
 import numpy as np
@@ -40,6 +44,27 @@ def metric_from(name: object) -> Metric:
     """The metric of this name. Raises `CheckpointError` listing the known ones."""
     known: Metric = value_from_json(Metric, name, "metric")
     return known
+
+
+def decimals(half_width: float) -> int:
+    """Decimal places that an interval of this half width supports; 0 when it supports none."""
+    if half_width <= 0:
+        return 2
+    exponent = floor(log10(half_width))
+    lead = half_width / 10**exponent
+    if lead >= 9.5:
+        exponent, lead = exponent + 1, 1.0
+    return max(0, (1 if lead < 3.55 else 0) - exponent)
+
+
+def percent(value: float, low: float, high: float) -> str:
+    """A share with its interval: `98.1 % [96.6, 99.0]`."""
+    return f"{percent_value(value, low, high)} [{percent_value(low, low, high)[:-2]}, {percent_value(high, low, high)[:-2]}]"
+
+
+def percent_value(value: float, low: float, high: float) -> str:
+    """A share in per cent, with the digits that its interval supports."""
+    return f"{100 * value:.{decimals(50 * (high - low))}f} %"
 
 
 @dataclass(frozen=True)
@@ -80,8 +105,13 @@ class Score:
         """Reads the JSON form. Raises `CheckpointError` naming what is missing or impossible."""
         return from_json(cls, values, "score")
 
+    @property
+    def rounded(self) -> str:
+        """The value alone, with the digits that its interval supports."""
+        return percent_value(self.value, self.low, self.high)
+
     def __str__(self) -> str:
-        return f"{100 * self.value:.2f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+        return percent(self.value, self.low, self.high)
 
 
 def wilson(share: float, images: float) -> tuple[float, float]:
@@ -293,7 +323,9 @@ class Difference:
     def __str__(self) -> str:
         if self.low is None or self.high is None:
             return f"{100 * self.value:+.2f}"
-        return f"{100 * self.value:+.2f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+        places = decimals(50 * (self.high - self.low))
+        value, low, high = (f"{100 * number:+z.{places}f}" for number in (self.value, self.low, self.high))
+        return f"{value} [{low}, {high}]"
 
 
 def paired_difference(

@@ -76,8 +76,8 @@ def better_order(
         if other.low > taken.high:
             order = sort(classes)
             return (
-                f"with classes {WORDS[name]}, {shown_order(order, own)}, {100 * other.value:.1f} % of the {len(labels)} images "
-                f"are right, as taken here, {shown_order(own, order)}, {100 * taken.value:.1f} %: the names are most likely "
+                f"with classes {WORDS[name]}, {shown_order(order, own)}, {other.rounded} of the {len(labels)} images "
+                f"are right, as taken here, {shown_order(own, order)}, {taken.rounded}: the names are most likely "
                 f"mixed up; {advice} --classes {name}"
             )
     return None

@@ -62,5 +62,7 @@ def metric_of(option: str | None, recipe: Metric | None, record: Mapping[str, An
 
 def score_cells(score: Mapping[str, Any]) -> tuple[str, str, str]:
     """A score in its JSON form as cells of a table: value, interval, images."""
-    value, low, high = (f"{100 * score[name]:.2f}" for name in ("value", "low", "high"))
-    return f"{value} %", f"{low}–{high} %", str(score["images"])
+    from autoformer.metric import percent_value
+
+    value, low, high = (percent_value(score[name], score["low"], score["high"]) for name in ("value", "low", "high"))
+    return value, f"{low[:-2]}–{high}", str(score["images"])

@@ -38,6 +38,7 @@ from autoformer.export.manifest import Artefact, Manifest, check_inside, sha256_
 from autoformer.export.parity import filled_up, run_in_batches
 from autoformer.file_kinds import stand_in
 from autoformer.files import refuse_existing, refuse_existing_file, replacing, write_folder, write_json
+from autoformer.metric import percent
 
 MAX_UNPACKED_BYTES = 8 << 30
 MAX_FILES = 10_000
@@ -166,7 +167,7 @@ def model_card(manifest: Manifest, expected: ExpectedResults, licence: str | Non
     for artefact in manifest.artefacts:
         name = artefact.name
         score, time = expected.accuracy.get(name), expected.latency.get(artefact.file or "")
-        shown = f"{100 * score['value']:.1f} % [{100 * score['low']:.1f}, {100 * score['high']:.1f}]" if score else "not scored"
+        shown = percent(score["value"], score["low"], score["high"]) if score else "not scored"
         timed = f"{time['p50_ms']:.3g} ms ({markdown(time['means'])}; {markdown(time['verdict'])})" if time else "not measured"
         why = "; ".join(filter(None, (artefact.reason, artefact.advice)))
         rows.append(f"| {markdown(artefact.file or name)} | {markdown(artefact.status)} | {shown} | {timed} | {markdown(why)} |")

@@ -71,7 +71,7 @@ class Card:
         scored = "It was not scored since it was made."
         if found is not None:
             scored = (
-                f"{100 * found.value:.1f} % {found.words}, 95 % interval [{100 * found.low:.1f}, {100 * found.high:.1f}], on "
+                f"{found.rounded} {found.words}, 95 % interval {str(found).partition(' % ')[2]}, on "
                 f"{found.images} images of the search part, which choices were made by. Of other images it says nothing."
             )
         terms = f"{self.licence}." if self.licence else "Not stated yet: set `license` in the header above before you publish."

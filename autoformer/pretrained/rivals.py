@@ -56,9 +56,10 @@ def default_rivals(image_size: int, pretrained: bool) -> tuple[str, ...]:
 
 
 def sizes_for(image_size: int) -> tuple[int, ...]:
-    """Image sizes at which a rival may be tried, rising multiples of 32 px: from that of the data, rounded up, to its double.
+    """Image sizes at which a rival may be tried, rising multiples of 32 px: from that of the search's networks, rounded up, to
+    its double.
 
-    Images are enlarged to 224 px at most; data of more pixels have their own size alone.
+    Images are given at 224 px at most; where the search's networks take more, that size alone is tried.
     """
     own = -(-image_size // STRIDE) * STRIDE
     return tuple(range(own, max(own, min(2 * own, LARGEST_SIZE)) + 1, STRIDE))

@@ -155,8 +155,8 @@ class Evaluations:
         latest = {number: self.stored[number, images] for number, images in sorted(self.stored)}
         if not latest:
             return
-        best = max(candidate.score.value for candidate in known_best(list(latest.values())))
-        words = [f"best {WORDS[self.metric]} {100 * best:.2f} %"]
+        best = max((candidate.score for candidate in known_best(list(latest.values()))), key=lambda score: score.value)
+        words = [f"best {WORDS[self.metric]} {best.rounded}"]
         asked = sum(len(candidate.predictions) for candidate in latest.values())
         if cut := 1 - asked / (len(latest) * self.portions.search):
             words.append(f"{100 * cut:.0f} % of the images cut by halving")

@@ -31,7 +31,7 @@ from autoformer.data.preprocessing import Preprocessing
 from autoformer.errors import DataError, DivergedError, InterruptedRunError, RecipeError, TrainingError
 from autoformer.evaluate import EvaluationSet, predict_with, predictions
 from autoformer.files import write_json
-from autoformer.metric import Metric, score
+from autoformer.metric import Metric, percent_value, score
 from autoformer.networks.supernet import Supernet
 from autoformer.progress import Progress, silent
 from autoformer.tensors import write_tensors
@@ -341,7 +341,8 @@ class Trainer:
 
     def _show(self, record: dict[str, Any]) -> None:
         named = self.state.last_scores.items()
-        scores = " ".join(f"{name if len(named) > 1 else ''} {100 * entry['value']:.1f} %".strip() for name, entry in named)
+        shown = ((name, percent_value(entry["value"], entry["low"], entry["high"])) for name, entry in named)
+        scores = " ".join(f"{name if len(named) > 1 else ''} {value}".strip() for name, value in shown)
         loss = "no finite loss" if record["loss"] is None else f"loss {record['loss']:.3f}"
         words = (
             f"epoch {record['epoch']} {loss} rate {record['learning_rate']:.2g} {record['images_per_s']:.0f} images/s {scores}"

@@ -20,6 +20,7 @@ from autoformer import __version__
 from autoformer.cli.chain.helpers import helpers, processes, shared_by
 from autoformer.cli.chain.legs import Question, check_race
 from autoformer.cli.chain.parent import as_begun, begun_with, check_taught, has_parent, taught_by, to_be_taught, told_of_parent
+from autoformer.cli.chain.places import few_places
 from autoformer.cli.chain.race import deliver, run_race
 from autoformer.cli.chain.recipe import Recipe
 from autoformer.cli.chain.starting import beginning, with_fitting_batch, with_usual
@@ -154,6 +155,8 @@ def planned(recipe: Recipe, out: Path, progress: Progress = silent, say: Callabl
     space, start, _ = beginning(recipe, parts)
     counted = recipe.budget.model_copy(update={"max_latency": None})
     check_feasible(read_budget(space, ExactCosts(space), counted), space, ExactCosts(space))
+    for line in few_places(recipe, space.image_size):
+        say(line)
     return Planned(recipe=recipe, stated=stated, parts=parts, space=space, start=start)
 
 

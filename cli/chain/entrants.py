@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -35,6 +35,8 @@ from autoformer.profiling.tables.limit import FILE_NAME, LatencyAnswer, finally_
 from autoformer.profiling.tables.table import LatencyTable
 from autoformer.search.candidate import Candidate
 from autoformer.search.record import SearchRecord
+
+One = TypeVar("One")
 
 SPARE = 2  # networks measured beyond those that start: some turn out to be slower than predicted
 RESERVE = "measured in reserve"
@@ -150,13 +152,7 @@ class Selection:
     def _in_turn(self) -> Iterator[Entrant]:
         """Those that may start: one of every kind in turn, the most promising of a kind first; each made when it is its turn."""
         finalists, expensive, homogeneous = self._of_search()
-        waiting = [self._made(kind) for kind in (finalists, self._rivals(), self._siblings(), homogeneous, expensive)]
-        while waiting:
-            for kind in list(waiting):
-                if (one := next(kind, None)) is not None:
-                    yield one
-                else:
-                    waiting.remove(kind)
+        return taking_turns([self._made(kind) for kind in (finalists, self._rivals(), self._siblings(), homogeneous, expensive)])
 
     def _made(self, kind: Sequence[_Asked]) -> Iterator[Entrant]:
         """The networks of one kind, without those that cannot start: no weights, no such size, no export."""
@@ -220,7 +216,7 @@ class Selection:
         return [_Asked("sibling", "sibling", words, partial(self._sized, "sibling", "sibling", words))]
 
     def _rivals(self) -> list[_Asked]:
-        """The rivals that were named, in their order; by default those that are usual at this image size."""
+        """The rivals that were named, in their order; by default those that are usual at the size of the search's networks."""
         size, wanted = self.networks.parts.preprocessing.image_size, self.config.rivals
         if wanted is None:
             wanted = default_rivals(size, parent_of(self.networks.supernet) is not None)
@@ -271,9 +267,11 @@ class Selection:
         return self._noted(entrant)
 
     def _noted(self, entrant: Entrant) -> Entrant:
-        """A network after its first look, which was no measurement; with a word where its images have another size."""
+        """A network after its first look, which was no measurement; with a word where it takes the images at another size."""
         size, own = entrant.image_size, self.networks.parts.preprocessing.image_size
-        return replace(entrant, predicted_ms=None, note=None if size == own else f"at {size} px, the images have {own}")
+        most = " at most" if len(self.networks.own.space.image_sizes) > 1 else ""
+        note = None if size == own else f"at {size} px, the search's networks take {own} px{most}"
+        return replace(entrant, predicted_ms=None, note=note)
 
     def _entrant(
         self, name: str, kind: Kind, words: str, size: int, network: Subnet | Classifier
@@ -288,6 +286,19 @@ class Selection:
         return entrant, ready
 
 
+def taking_turns(kinds: Sequence[Iterator[One]]) -> Iterator[One]:
+    """One of every kind in turn, until all are used up."""
+    waiting = list(kinds)
+    while waiting:
+        for kind in list(waiting):
+            try:
+                one = next(kind)
+            except StopIteration:
+                waiting.remove(kind)
+            else:
+                yield one
+
+
 def parent_of(supernet: Path) -> str | None:
     """The words of the pretrained network that a supernet started from; None where it started from nothing.
 
@@ -296,7 +307,11 @@ def parent_of(supernet: Path) -> str | None:
     record: dict[str, Any] = read_json(supernet / "supernet.json", "data")
     if "train" not in record:
         return str(record["data"].get("source"))
-    start = record["train"].get("start")
+    return started_from(record["train"].get("start"))
+
+
+def started_from(start: object) -> str | None:
+    """The same of `train.start`."""
     if not isinstance(start, str):
         return None
     before = next((folder for folder in (Path(start), Path(start) / "supernet") if (folder / "supernet.json").exists()), None)

@@ -15,6 +15,7 @@ from typing import Any
 
 from autoformer.cli.chain.chain import Planned
 from autoformer.cli.chain.parent import finetune_of, has_parent, knows_classes, taught_by, unfinetuned
+from autoformer.cli.chain.places import places_of
 from autoformer.cli.chain.race import MOST, race_schedule
 from autoformer.cli.chain.recipe import Recipe
 from autoformer.cli.chain.steps import steps_of
@@ -153,11 +154,13 @@ def _prices(plan: Planned, out: Path, folder: Path, around: Surroundings) -> Ite
     finetune = _training("finetune", trainer_of(largest, parts, recipe.finetune, out, seed=recipe.seed, around=around), out)
     if recipe.race is not None:
         schedule = race_schedule(MOST, recipe.finetune, recipe.race)
+        places = places_of(recipe, recipe.race, plan.space.image_size)
         epoch_s = finetune.seconds / recipe.finetune.epochs
         yield StepPrice(
             step="race",
             seconds=2 * schedule.entrants * one_s + schedule.most_extra_epochs * epoch_s + finetune.seconds,
-            measured=f"{2 * schedule.entrants} × {timing}, alone and together; up to "
+            measured=f"up to {places.every} networks start, {places.own} of the search's own; "
+            f"{2 * schedule.entrants} × {timing}, alone and together; up to "
             f"{schedule.most_extra_epochs + recipe.finetune.epochs} epochs, "
             f"{epoch_s:.3g} s each",
         )

@@ -178,13 +178,26 @@ def plan_lines(field: Field, schedule: Schedule, limits: Budget, unmeasured: str
         why = "they leave no room for a second network" if reserve else "one network alone keeps the limits"
         yield f"no race: {counted(schedule.epochs)}, {why}; {names} is finetuned"
         return
-    rungs = ", ".join(f"{rung.entrants} until epoch {rung.epochs}" for rung in schedule.rungs)
-    rates = " and ".join(f"{rate:g}" for rate in schedule.rates)
-    tried = f"; until epoch {schedule.rungs[0].epochs} with learning rates × {rates}" if len(schedule.rates) > 1 else ""
     yield f"{len(field.entrants)} networks race inside {limits}: {names}"
-    yield (
-        f"{rungs} of {schedule.epochs}{tried}; beside the winner's own finetune at most "
-        f"{schedule.most_extra_epochs / schedule.epochs:.2g} times as many epochs"
+    yield _steps_words(schedule)
+
+
+def _steps_words(schedule: Schedule) -> str:
+    """How far everyone is trained, and what that costs."""
+    first, *later = schedule.rungs
+    rates = " and again with ".join(f"{rate:g}" for rate in schedule.rates)
+    tried = f", with {rates} times the learning rate" if len(schedule.rates) > 1 else ""
+    ends = [(f"the best {rung.entrants}", rung.epochs) for rung in later]
+    if schedule.rungs[-1].epochs < schedule.epochs:
+        ends.append(("the best one", schedule.epochs))
+    told, go = "", "go on" if later else "goes on"
+    for who, end in ends:
+        where = f"the end, epoch {end}" if end == schedule.epochs else f"epoch {end}"
+        told += f", {who} to {where}" if told else f"; {who} {go} to {where}"
+    more = schedule.most_extra_epochs
+    return (
+        f"each is finetuned for {counted(first.epochs)}{tried}{told}; beyond the winner's own finetune that is at most "
+        f"{counted(more)}, {more / schedule.epochs:.2g} times as many as it has"
     )
 
 

@@ -386,7 +386,7 @@ def print_answer(answer: LatencyAnswer) -> None:
             score, predicted, measured = network.score, f"{network.predicted_ms:.4g}", f"{timing.measured_ms:.4g}"
             rows.append(
                 (
-                    str(number), network.architecture.slug, f"{100 * score.value:.2f} %", predicted, measured, interval,
+                    str(number), network.architecture.slug, score.rounded, predicted, measured, interval,
                     f"{100 * network.error:+.1f} %", timing.verdict.level, timing.status(answer.limit_ms),
                     f"{100 * timing.measured_ms / answer.limit_ms:.0f} %", marks,
                 )

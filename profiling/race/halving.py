@@ -1,7 +1,7 @@
 """The decisions of a race, over any training: who goes on, who finishes, who wins. Pure of files, networks and clocks.
 
 Entrants are compared on common images that decide. One that starts from random weights learns longer than one that inherits, so
-until both are finished the best of either kind stays in: a network is out early only by one that started as it did.
+the best of either kind stays in until two are left, and of these one from scratch finishes also where it is behind.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from autoformer.records import fields_to_json, from_json
 from autoformer.search.candidate import packed, unpacked
 
 FORMAT, FILE_NAME = "autoformer/race/1", "race.json"
+AT_CHANCE = "not clearly better than always naming the largest class"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,8 +177,10 @@ class RaceRecord:
         assert best.last is not None, "a winner has finished"
         words = f"{entrant.network} is delivered ({WORDS[entrant.kind]}): {METRIC_WORDS[self.metric]} {best.last.score} on "
         words += f"{self.images} images that decided"
+        weak = self._is_at_chance(self.winner, best.last.epochs)
+        words += f", {AT_CHANCE}" if weak else ""
         if best.held_out is not None:
-            words += f", {best.held_out} on {self.held_out_images} that did not"
+            words += f"{'; ' if weak else ', '}{best.held_out} on {self.held_out_images} that did not"
         if entrant.latency_ms is not None:
             words += f"; {show('latency_ms', entrant.latency_ms)}"
             if self.limits.max_latency_ms is not None:
@@ -185,14 +188,21 @@ class RaceRecord:
         found = self.difference()
         if self.runner_up is None or found is None:
             return f"{words}. There is no other network to compare it with."
-        second = self[self.runner_up].entrant
+        second, reached = self[self.runner_up].entrant, self._last_common(self.runner_up) or 0
         against = f"{second.network} ({WORDS[second.kind]})"
         if self.tied:
             return f"{words}. It cannot be told apart from {against}: {found} points.{self._open_words()}"
         if found.value < 0:  # it took the place of others, whose training failed
-            reached = counted(self._last_common(self.runner_up) or 0)
-            return f"{words}. After {reached} it was behind {against}, which was not trained further: {found} points."
-        return f"{words}. It is ahead of {against} by {found} points.{self._open_words()}"
+            return f"{words}. After {counted(reached)} it was behind {against}, which was not trained further: {found} points."
+        weak = self._is_at_chance(self.runner_up, reached)
+        but = f"; after {counted(reached)} that one was {AT_CHANCE}" if weak else ""
+        return f"{words}. It is ahead of {against} by {found} points{but}.{self._open_words()}"
+
+    def _is_at_chance(self, name: str, epochs: int) -> bool:
+        """Whether the interval of a score holds what a network gets that gives every image the class that most images have."""
+        found = next(part.score for part in self[name].curve() if part.epochs == epochs)
+        largest = np.bincount(self._labels).argmax()
+        return found is not None and found.low <= score(np.full(self.images, largest), self._labels, self.metric).value
 
     def undecided(self) -> list[Raced]:
         """Those that went out early while they could not be told apart from the winner, beside the runner-up."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from autoformer.cost import show
 from autoformer.files import write_folder
+from autoformer.metric import percent
 from autoformer.profiling.measuring.gpu_sensors import GpuReading
 from autoformer.profiling.measuring.sensors import Reading
 from autoformer.profiling.reports import page
@@ -28,7 +29,7 @@ from autoformer.profiling.reports.blocks import (
 from autoformer.profiling.reports.delivered import gaps_section, machine_table
 from autoformer.profiling.reports.joint import UNVERIFIED, Joined, join_sources, joint_content
 from autoformer.profiling.reports.latency import blocks_figure, distribution_figure, layer_section, timeline_figure
-from autoformer.profiling.reports.wording import change, how_words, latency_text, percent
+from autoformer.profiling.reports.wording import change, how_words, latency_text
 
 MOST_CURVES = 12  # in one figure
 

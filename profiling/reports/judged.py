@@ -14,10 +14,10 @@ from autoformer import __version__
 from autoformer.data.classes import some_of
 from autoformer.export.judging.mistakes import Mistake
 from autoformer.export.judging.per_class import ClassCount, Confusion, worst_first
-from autoformer.metric import WORDS, Score, metric_from
+from autoformer.metric import WORDS, Score, metric_from, percent_value
 from autoformer.profiling.reports.blocks import Figure, Headline, Page, Picture, Section, Table, common_layout, one_view, plain
 from autoformer.profiling.reports.scores import MEANINGS
-from autoformer.profiling.reports.wording import capital, interval, number_of, percent_value, shortened
+from autoformer.profiling.reports.wording import capital, interval, number_of, shortened
 from autoformer.records import from_json
 
 FORMAT = "autoformer/evaluation/1"

@@ -37,6 +37,16 @@ from autoformer.records import to_json
 WINNER, RUNNER_UP = "delivered", "runner-up"
 OTHERS = (GREEN, PURPLE, OLIVE, GREY)  # of those that neither won nor came second
 FADED = 0.4  # opacity of what is out
+FROM_SCRATCH = "from scratch"
+# The rule of `halving`, for a reader of the report.
+GO_ON = (
+    "After each step the highest scores go on; of equal ones that of the faster network is first, then that of the one named "
+    "first."
+)
+EITHER_START = (
+    "A network learns longer from scratch, so the best of those that began so, and the best of the others, each keep a place, "
+    "also before higher scores."
+)
 
 
 def values(race: RaceRecord) -> dict[str, Any]:
@@ -119,7 +129,7 @@ def _entrant(race: RaceRecord, one: Raced) -> dict[str, Any]:
 def start(entrant: Entrant) -> str:
     """What its training began with."""
     if entrant.fresh:
-        return "from scratch"
+        return FROM_SCRATCH
     return "pretrained" if entrant.architecture is None else "inherited"
 
 
@@ -151,7 +161,12 @@ def _way_text(race: Mapping[str, Any]) -> str:
         f"all to epoch {rungs[0]['epochs']}{tried}",
         *(f"{rung['entrants']} to epoch {rung['epochs']}" for rung in rungs[1:]),
     ]
-    return f"{what}: {', '.join(steps)}; the best to the end after {whole}. After each step those that are behind are out."
+    both = len({one["start"] == FROM_SCRATCH for one in race["entrants"]}) == 2
+    to_end = f"; the best to the end after {whole}, and with it the second where the two cannot be told apart"
+    to_end += ", or where it alone began from scratch" if both else ""
+    if rungs[-1]["epochs"] == race["schedule"]["epochs"]:
+        to_end = ""
+    return f"{what}: {', '.join(steps)}{to_end}. {GO_ON}" + (f" {EITHER_START}" if both else "")
 
 
 def agreement_text(race: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from autoformer.cost import show
 from autoformer.errors import CheckpointError, short
 from autoformer.export.judging.per_class import counted
-from autoformer.metric import WORDS
+from autoformer.metric import WORDS, percent, percent_value
 from autoformer.profiling.measuring.verdict import status_from
 from autoformer.profiling.reports import (
     budget,
@@ -37,8 +37,6 @@ from autoformer.profiling.reports.wording import (
     latency_interval,
     latency_text,
     limit_words,
-    percent,
-    percent_value,
     readings_words,
     score_text,
     short_source,

@@ -9,7 +9,7 @@ from typing import Any
 
 from autoformer.cost import ExactCosts
 from autoformer.data.value_range import words_on_range
-from autoformer.metric import WORDS, Difference, Metric, metric_from, paired_difference, wilson
+from autoformer.metric import WORDS, Difference, Metric, metric_from, paired_difference, percent, percent_value, wilson
 from autoformer.profiling.reports.blocks import (
     GREY,
     SERIES,
@@ -24,17 +24,7 @@ from autoformer.profiling.reports.blocks import (
     plain,
 )
 from autoformer.profiling.reports.run_folder import FINETUNED, FP32, INT8, PARENT, Epoch, Run
-from autoformer.profiling.reports.wording import (
-    DIGEST_DIGITS,
-    capital,
-    interval,
-    number_of,
-    percent,
-    percent_value,
-    readings_words,
-    score_text,
-    words_of,
-)
+from autoformer.profiling.reports.wording import DIGEST_DIGITS, capital, interval, number_of, readings_words, score_text, words_of
 
 NETWORKS = {
     PARENT: "parent, finetuned on these images",

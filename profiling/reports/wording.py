@@ -1,8 +1,4 @@
-"""Numbers as a reader may take them: no more digits than their interval supports.
-
-An uncertainty is given two digits when it starts below 355 and one otherwise, and the value is rounded to the same place
-(the rule of the Particle Data Group, Review of Particle Physics, introduction, "Rounding").
-"""
+"""Numbers as a reader may take them: no more digits than their interval supports (`decimals`)."""
 
 from __future__ import annotations
 
@@ -12,31 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from autoformer.cost import show
-from autoformer.metric import WORDS, metric_from
+from autoformer.metric import WORDS, decimals, metric_from, percent, percent_value
 
 DIGEST_DIGITS = 12
 MOST_DIGITS = 3  # of a latency; drift within one measurement is often larger than the interval of the median
-
-
-def decimals(half_width: float) -> int:
-    """Decimal places that an interval of this half width supports; 0 when it supports none."""
-    if half_width <= 0:
-        return 2
-    exponent = math.floor(math.log10(half_width))
-    lead = half_width / 10**exponent
-    if lead >= 9.5:
-        exponent, lead = exponent + 1, 1.0
-    return max(0, (1 if lead < 3.55 else 0) - exponent)
-
-
-def percent(value: float, low: float, high: float) -> str:
-    """A share with its interval: `98.1 % [96.6, 99.0]`."""
-    return f"{percent_value(value, low, high)} [{percent_value(low, low, high)[:-2]}, {percent_value(high, low, high)[:-2]}]"
-
-
-def percent_value(value: float, low: float, high: float) -> str:
-    """A share in per cent, with the digits that its interval supports."""
-    return f"{100 * value:.{decimals(50 * (high - low))}f} %"
 
 
 def score_text(score: Mapping[str, Any]) -> str:

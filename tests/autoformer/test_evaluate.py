@@ -237,7 +237,7 @@ def test_a_score_comes_back_from_its_json_form(metric: Metric) -> None:
 
 
 def test_a_score_reads_as_percent_with_its_interval() -> None:
-    assert str(score(np.asarray([1] * 9 + [0]), np.ones(10, np.int64))) == "90.00 % [59.6, 98.2]"
+    assert str(score(np.asarray([1] * 9 + [0]), np.ones(10, np.int64))) == "90 % [60, 98]"
     assert Score("macro_f1", 0.5, 0.4, 0.6, 10).words == "macro-F1"
 
 

@@ -9,10 +9,10 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from autoformer.cli.chain.recipe import parse_recipe
-from autoformer.cli.words import metric_of
+from autoformer.cli.words import metric_of, score_cells
 from autoformer.errors import CheckpointError, RecipeError
 from autoformer.files import read_json
-from autoformer.metric import Metric
+from autoformer.metric import Difference, Metric, Score
 from tests.support.commands import command
 
 
@@ -74,3 +74,27 @@ def test_a_run_goes_by_its_metric_from_the_recipe_to_the_report(tmp_path: Path, 
     assert answer.json["metric"] == "balanced_accuracy"
     answer = command(*words[:-1], "metric=top1")
     assert "holds another run" in answer.error
+
+
+def test_a_score_is_printed_with_the_digits_that_its_interval_supports() -> None:
+    """Of 50 images 19, of 5,000 images 1,900; the intervals are Wilson's."""
+    few, many = Score("top1", 0.38, 0.2586, 0.5185, 50, 19), Score("top1", 0.38, 0.3666, 0.3935, 5000, 1900)
+    assert (str(few), few.rounded) == ("38 % [26, 52]", "38 %")
+    assert (str(many), many.rounded) == ("38.0 % [36.7, 39.4]", "38.0 %")
+    assert score_cells(few.to_dict()) == ("38 %", "26–52 %", "50")
+    assert score_cells(many.to_dict()) == ("38.0 %", "36.7–39.4 %", "5000")
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "said"),
+    [
+        (0.32, 0.181, 0.452, "+32 [+18, +45]"),
+        (-0.0111, -0.0204, -0.0012, "-1.1 [-2.0, -0.1]"),
+        (-0.001, -0.151, 0.148, "+0 [-15, +15]"),  # no zero with a minus
+        (0.0012, None, None, "+0.12"),
+    ],
+)
+def test_a_difference_is_printed_with_the_digits_that_its_interval_supports(
+    value: float, low: float | None, high: float | None, said: str
+) -> None:
+    assert str(Difference(value, low, high, tied=False)) == said

@@ -103,8 +103,8 @@ def test_a_guessed_order_is_said_in_one_line_and_the_better_one_with_both_number
     assert "does not name its classes, and orders differ: as text 1, 10, 11 (taken here), natural (timm's) 1, 2, 3" in guess
     assert "--classes natural" in guess
     right = scored(place, "--classes", "natural")[0]
-    assert f"with classes natural (timm's), 1, 2, 3, {100 * right:.1f} % of the" in hint
-    assert f"as taken here, 1, 10, 11, {100 * value:.1f} %" in hint
+    assert f"with classes natural (timm's), 1, 2, 3, {100 * right:.0f} % of the" in hint
+    assert f"as taken here, 1, 10, 11, {100 * value:.0f} %" in hint
     assert hint.endswith("give --classes natural")
 
 

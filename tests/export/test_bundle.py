@@ -107,7 +107,7 @@ def test_the_model_card_quotes_scores_latency_and_the_licence_of_the_user(export
     )  # fmt: skip
     card = (out / "README.md").read_text()
     assert "accuracy on 200 images of the test part" in card
-    assert "90.0 % [85.0, 93.0]" in card
+    assert "90 % [85, 93]" in card
     assert "1.25 ms (p50, batch 1; VALID)" in card
     assert (out / "licence.txt").read_text() == "MIT, for bees"
     assert "not stated by those who made this bundle" in (written(export, tmp_path / "c") / "README.md").read_text()

@@ -56,8 +56,8 @@ def make_race(architecture: Architecture, *, winner: str = "chosen", rival: str 
     )
     rates = {"chosen": 1.0, "second": 1.0, "alike": 1.0, "resnet": 4.0}
     out = {
-        "second": "behind after 2 epochs (55.00 % [48.1, 61.7])",
-        "alike": "behind after 2 epochs (40.00 % [33.5, 46.9])",
+        "second": "behind after 2 epochs (55 % [48, 62])",
+        "alike": "behind after 2 epochs (40 % [33, 47])",
         "broken": "out of memory",
     }
     raced = tuple(

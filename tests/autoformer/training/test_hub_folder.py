@@ -80,7 +80,8 @@ def test_the_card_says_size_classes_and_score_and_not_where_the_images_lay(finet
     params = sum(weight.numel() for weight in subnet.parameters())
     assert f"{params:,} parameters, for images of 8 × 8 pixels and {len(classes)} classes: 0, 1, 2" in text
     score = read_json(finetuned / "subnet.json")["history"][-1]["scores"]["network"]
-    assert f"{100 * score['value']:.1f} % accuracy, 95 % interval [{100 * score['low']:.1f}, " in text
+    assert score["images"] == 269  # of which whole points remain
+    assert f"{100 * score['value']:.0f} % accuracy, 95 % interval [{100 * score['low']:.0f}, " in text
     assert "import autoformer.networks" in text
 
 

@@ -282,6 +282,7 @@ def test_a_dry_run_prices_the_parent_and_every_other_step_and_writes_nothing(wor
     assert prices["parent"]["measured"].startswith("14 steps of 128 images")
     assert prices["train"]["measured"].startswith("7 steps of 128 images")
     assert prices["search"]["measured"].startswith("12 networks × ")
+    assert prices["race"]["measured"].startswith("up to 2 networks start, 1 of the search's own; 4 × one network exported")
     assert all(price["seconds"] > 0 for price in prices.values())
     assert json.loads(done.out)["seconds"] == pytest.approx(sum(price["seconds"] for price in prices.values()))
     assert not (tmp_path / "out").exists()

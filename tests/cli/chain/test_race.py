@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from autoformer.cli.chain import legs
 from autoformer.cli.chain import race as chain
 from autoformer.cli.chain.chain import run_recipe
-from autoformer.cli.chain.entrants import RESERVE, SPARE, Field, Networks, Selection, parent_of
+from autoformer.cli.chain.entrants import SPARE, Field, Networks, Selection, parent_of
 from autoformer.cli.chain.legs import Question
 from autoformer.cli.chain.race import deliver, plan_lines
 from autoformer.cli.chain.recipe import parse_recipe
@@ -24,7 +24,7 @@ from autoformer.files import read_json, write_json
 from autoformer.networks.folders import record_of_network, save_subnet
 from autoformer.networks.subnet import Subnet
 from autoformer.profiling.race.config import RaceConfig
-from autoformer.profiling.race.record import RaceRecord, Refused
+from autoformer.profiling.race.record import RaceRecord
 from autoformer.profiling.race.schedule import Rung, Schedule
 from autoformer.search.record import SearchRecord
 from autoformer.training.config import FinetuneConfig
@@ -71,7 +71,7 @@ def test_a_winner_is_scored_on_the_held_out_images_of_the_search(finished_race: 
 
 def test_a_rival_takes_the_smallest_size_its_stride_allows_and_says_so(finished_race: Path) -> None:
     rival = RaceRecord.load(finished_race)["test-resnet"].entrant
-    assert (rival.network, rival.image_size, rival.note) == (RIVAL, 32, "at 32 px, the images have 8")
+    assert (rival.network, rival.image_size, rival.note) == (RIVAL, 32, "at 32 px, the search's networks take 8 px")
 
 
 def test_a_finished_race_keeps_the_networks_and_neither_checkpoints_nor_graphs(finished_race: Path) -> None:
@@ -363,26 +363,6 @@ def test_a_run_refuses_a_race_that_cannot_be_before_its_training(tmp_path: Path,
     assert not (tmp_path / "run").exists()
 
 
-def test_a_plan_says_who_starts_and_how_far_they_are_trained(finished_race: Path) -> None:
-    record = RaceRecord.load(finished_race)
-    started = Field(entrants=tuple(one.entrant for one in record.entrants), refused=())
-    names, rungs = plan_lines(started, record.schedule, record.limits, None)
-    assert names == (
-        f"4 networks race inside {record.limits}: finalist-1, test-resnet (from scratch, 32 px), homogeneous-1, most-expensive"
-    )
-    assert rungs == (
-        "4 until epoch 1, 2 until epoch 4 of 4; until epoch 1 with learning rates × 1 and 4; "
-        "beside the winner's own finetune at most 2.5 times as many epochs"
-    )
-    slow = Refused(name="slow", kind="rival", network="timm:vgg16", reason="7 ms against the limit of 1 ms")
-    spare = Refused(name="finalist-2", kind="finalist", network="e24", reason=f"{RESERVE}; 1 start")
-    first, alone = plan_lines(Field(entrants=started.entrants[:1], refused=(slow,)), Schedule((), 1, (1.0,)), Budget(), None)
-    assert first == "slow (timm:vgg16) does not start: 7 ms against the limit of 1 ms"
-    assert alone == "no race: 1 epoch, one network alone keeps the limits; finalist-1 is finetuned"
-    (short,) = plan_lines(Field(entrants=started.entrants[:1], refused=(spare,)), Schedule((), 1, (1.0,)), Budget(), None)
-    assert short == "no race: 1 epoch, they leave no room for a second network; finalist-1 is finetuned"
-
-
 def test_the_weights_are_those_that_were_searched(searched: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(searched / "super", tmp_path / "other"))
     record = read_json(other / "supernet.json")
@@ -443,6 +423,6 @@ def test_a_rival_that_is_too_slow_among_the_others_takes_smaller_images(
         config=asked.race, table=None, keeper=keeper,
     ).field(4)  # fmt: skip
     rival = next(one for one in found.entrants if one.kind == "rival")
-    assert (rival.image_size, rival.note) == (32, "at 32 px, the images have 8")
+    assert (rival.image_size, rival.note) == (32, "at 32 px, the search's networks take 8 px")
     assert rival.latency_ms == 0.9
     assert len(pretended.together) == 2

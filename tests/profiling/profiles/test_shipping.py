@@ -39,7 +39,7 @@ def test_the_fastest_is_shipped() -> None:
     assert found.words == ("slower", "slower", "ship this")
     assert found.reason == (
         "the fastest of the 3 files that could be shipped; it keeps every limit, and its score is not significantly below that "
-        "of fp32 (+0.00 [-0.5, +0.5] points)"
+        "of fp32 (+0.0 [-0.5, +0.5] points)"
     )
     assert found.reasons[0] == "slower than ONNX int8 on this CPU: 1 against 0.5 ms"
 
@@ -59,7 +59,7 @@ def test_a_file_that_is_significantly_less_accurate_than_fp32_is_not_shipped_how
     assert shipped(file("fp32", 1.0), file("int8", 0.1, BETTER)) == "int8"
     found = file_to_ship([file("fp32", 1.0), file("int8", 0.1, WORSE)], "this CPU")
     assert found.words[1] == "less accurate"
-    assert "-2.00 [-3.0, -1.0] points" in found.reasons[1]
+    assert "-2.0 [-3.0, -1.0] points" in found.reasons[1]
 
 
 def test_of_files_that_are_as_fast_the_most_exact_is_shipped() -> None:

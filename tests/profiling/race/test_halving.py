@@ -62,7 +62,7 @@ def test_a_late_bloomer_that_is_behind_at_a_rung_is_lost_with_the_scores_as_the_
     assert finish.winner == "early"
     assert script.trained("bloomer") == [(1.0, 4), (4.0, 4)]
     out = finish.standings["bloomer"].out or ""
-    assert out.startswith("behind after 4 epochs (60.00 %")
+    assert out.startswith("behind after 4 epochs (60 %")
 
 
 def test_a_late_bloomer_that_the_rungs_let_through_wins() -> None:
@@ -102,7 +102,7 @@ def test_a_runner_up_that_is_clearly_behind_is_not_trained_further() -> None:
     finish, script = raced({"a": steady(0.8), "b": steady(0.6), "c": steady(0.4)})
     assert (finish.winner, finish.runner_up, finish.tied) == ("a", "b", False)
     assert script.trained("b")[-1] == (1.0, 12)
-    assert (finish.standings["b"].out or "").startswith("behind after 12 epochs (60.00 %")
+    assert (finish.standings["b"].out or "").startswith("behind after 12 epochs (60 %")
 
 
 def test_who_leads_at_the_last_rung_finishes_whoever_led_before() -> None:

@@ -69,8 +69,8 @@ def test_the_sentence_of_a_clear_winner() -> None:
     found = paired_difference(right_on(0.4), right_on(0.8), LABELS)
     assert str(record.difference()) == str(found)
     said = record.sentence()
-    assert said.startswith("the network a is delivered (found by the search): accuracy 80.00 % [")
-    assert "on 400 images that decided, 80.00 % [" in said
+    assert said.startswith("the network a is delivered (found by the search): accuracy 80 % [")
+    assert "on 400 images that decided, 80 % [" in said
     assert "on 100 that did not" in said
     assert said.endswith(f"It is ahead of the network c (rival out of timm) by {found} points.")
 
@@ -78,7 +78,7 @@ def test_the_sentence_of_a_clear_winner() -> None:
 def test_the_sentence_of_a_tie_names_both() -> None:
     said = level(Budget(max_latency_ms=2.5)).sentence()
     assert "; 2 ms, 80 % of the limit. It cannot be told apart from the network b" in said
-    assert "+0.00 [" in said
+    assert "+0.0 [-0.6, +0.6] points" in said
 
 
 def test_the_sentence_of_a_winner_without_anyone_to_compare_with() -> None:
@@ -97,8 +97,26 @@ def test_a_delivered_network_that_was_behind_when_both_had_a_score_is_not_called
     record = recorded(curves, [entrant(name, fresh=name == "fresh") for name in curves])
     assert (record.winner, record.runner_up) == ("fresh", "b")
     assert "ahead" not in record.sentence()
-    assert "After 4 epochs it was behind the network b (found by the search), which was not trained further: -30.00" in (
+    assert "After 4 epochs it was behind the network b (found by the search), which was not trained further: -30 [-34, -25]" in (
         record.sentence()
+    )
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.12, True), (0.15, False)])  # of ten classes, 400 images: 9.2 and 11.9 at least
+def test_that_the_network_it_is_ahead_of_is_at_chance_is_said(share: float, said: bool) -> None:
+    curves: dict[str, Curve] = {"a": lambda rate, epochs: 0.6, "b": lambda rate, epochs: share}
+    record = recorded(curves, [entrant(name) for name in curves])
+    words = "points; after 12 epochs that one was not clearly better than always naming the largest class."
+    assert record.sentence().endswith(words) is said
+    assert "ahead of the network b" in record.sentence()
+    assert record.sentence().count("largest class") == said
+
+
+def test_that_the_delivered_network_is_at_chance_itself_is_said() -> None:
+    said = recorded({"a": lambda rate, epochs: 0.11}, [entrant("a")], Schedule((), 20, (1.0,))).sentence()
+    assert (
+        "on 400 images that decided, not clearly better than always naming the largest class; 11 % [6, 19] on 100 that did not"
+        in said
     )
 
 

@@ -14,10 +14,10 @@ from autoformer.cost import ExactCosts
 from autoformer.errors import CheckpointError
 from autoformer.export.manifest import Manifest
 from autoformer.files import read_json, write_json
-from autoformer.metric import Metric
+from autoformer.metric import Metric, decimals, percent
 from autoformer.profiling.measuring.verdict import Verdict
 from autoformer.profiling.reports.run_page import build_report, headline, summary_lines
-from autoformer.profiling.reports.wording import decimals, duration, file_size, latency_text, percent
+from autoformer.profiling.reports.wording import duration, file_size, latency_text
 from tests.support.pages import Page
 from tests.support.run_folder import SPACE, TEST_IMAGES, make_run
 
@@ -124,7 +124,7 @@ def test_what_is_delivered_is_compared_with_the_parent_image_by_image(tmp_path: 
     assert found["low"] < found["value"] < found["high"] < 0
     assert found["params"] == report["chosen"]["params"] / largest.params
     text = (folder / "report.md").read_text(encoding="utf-8")
-    assert "differs from the parent that the supernet was cut out of by -1.11 " in text
+    assert "differs from the parent that the supernet was cut out of by -1.1 \\[" in text
     assert "parent, finetuned on these images" in text
 
 

@@ -92,7 +92,31 @@ def test_one_epoch_and_one_finetune_are_written_in_the_singular(values: dict[str
     assert "cost 1 finetune beyond the delivered network's own: 1 epoch, where" in race_pages.cost_text({**values, "cost": cost})
     report = {"race": {**values, "schedule": {**values["schedule"], "epochs": 1}}}
     (section,) = race_pages.sections(report)
-    assert "to the end after 1 epoch." in section.text[0]
+    assert "to the end after 1 epoch, and" in section.text[0]
+
+
+def test_the_report_says_who_goes_on_and_how_equal_scores_are_ordered(values: dict[str, Any]) -> None:
+    """As `halving` has it: by score, then latency, then the order of starting; the best of either start keeps a place."""
+    (section,) = race_pages.sections({"race": values})
+    way = section.text[0]
+    assert way.endswith(
+        "the best to the end after 24 epochs, and with it the second where the two cannot be told apart, or where it alone began "
+        "from scratch. After each step the highest scores go on; of equal ones that of the faster network is first, then that of "
+        "the one named first. A network learns longer from scratch, so the best of those that began so, and the best of the "
+        "others, each keep a place, also before higher scores."
+    )
+    of_one_start = {**values, "entrants": [one for one in values["entrants"] if one["start"] != "from scratch"]}
+    (section,) = race_pages.sections({"race": of_one_start})
+    assert section.text[0].endswith(
+        "where the two cannot be told apart. After each step the highest scores go on; of equal ones "
+        "that of the faster network is first, then that of the one named first."
+    )
+
+
+def test_a_race_whose_last_step_is_the_end_names_no_further_one(values: dict[str, Any]) -> None:
+    schedule = {**values["schedule"], "epochs": 6}
+    (section,) = race_pages.sections({"race": {**values, "schedule": schedule}})
+    assert "2 to epoch 6. After each step" in section.text[0]
 
 
 def rows_of(values: dict[str, Any]) -> list[dict[str, str]]:
@@ -111,7 +135,7 @@ def test_the_tables_say_of_each_what_it_is_how_far_it_came_and_how_it_ended(valu
     assert (best["epochs"], best[scored], best["how it ended"]) == ("24", "90 % [85, 93]", "delivered")
     assert best["on 100 held-out images"] == "88 % [80, 93]"
     assert (second["network"], second["starts"], second["learning rate"]) == (RIVAL, "pretrained", "× 4")
-    assert (second["how it ended"], third["how it ended"]) == ("runner-up", "behind after 2 epochs (55.00 % [48.1, 61.7])")
+    assert (second["how it ended"], third["how it ended"]) == ("runner-up", "behind after 2 epochs (55 % [48, 62])")
     assert fourth[latency] == "0.7 ms predicted"
     assert (last["starts"], last["learning rate"], last["epochs"], last[scored]) == ("from scratch", "–", "0", "–")
     assert last["how it ended"] == "out of memory"

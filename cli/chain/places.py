@@ -1,0 +1,51 @@
+"""How many networks can start in the race of a run, and how many of them are the search's own; before anything is trained."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from autoformer.cli.chain.entrants import started_from, taking_turns
+from autoformer.cli.chain.race import MOST, race_schedule
+from autoformer.cli.chain.recipe import Recipe
+from autoformer.pretrained.rivals import default_rivals, smaller_sibling
+from autoformer.profiling.race.config import RaceConfig
+
+ENOUGH = 3  # of the search's own: with its choice one that differs, and one that is larger or plain
+
+
+@dataclass(frozen=True)
+class Places:
+    """Who can start, where nobody breaks a limit."""
+
+    every: int
+    own: int  # at most, found by the search
+    asked: int  # of the search's own that would start if there were places
+
+
+def places_of(recipe: Recipe, race: RaceConfig, image_size: int) -> Places:
+    """The places of a race of this run, whose search's networks take images of this size."""
+    every = race_schedule(MOST, recipe.finetune, race).entrants
+    parent = started_from(recipe.train.start)
+    rivals = len(default_rivals(image_size, parent is not None) if race.rivals is None else race.rivals)
+    if recipe.profile.table is not None:
+        rivals = 0  # a table may be of another device, and there is no measuring rivals for that one here
+    siblings = int(parent is not None and smaller_sibling(parent) is not None)
+    kinds = [(True, race.finalists), (False, rivals), (False, siblings), (True, race.homogeneous), (True, 1)]
+    turns = taking_turns([itertools.repeat(is_own, count) for is_own, count in kinds])
+    own = sum(itertools.islice(turns, every))
+    return Places(every, own, race.finalists + race.homogeneous + 1)
+
+
+def few_places(recipe: Recipe, image_size: int) -> Iterator[str]:
+    """A line where a race would hold hardly any of the networks that the search found."""
+    if recipe.race is None:
+        return
+    found = places_of(recipe, recipe.race, image_size)
+    if found.own < min(ENOUGH, found.asked):
+        networks = "1 network" if found.every == 1 else f"{found.every} networks"
+        yield (
+            f"the race has room for {networks}, {found.own} of the search's own: few beside its choice are tried, or none, also "
+            "no larger ones; more epochs (--epochs, finetune.epochs), a higher race.cost or race.rivals=[] make room"
+        )
