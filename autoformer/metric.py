@@ -324,7 +324,7 @@ class Difference:
         if self.low is None or self.high is None:
             return f"{100 * self.value:+.2f}"
         places = decimals(50 * (self.high - self.low))
-        value, low, high = (f"{100 * number:+z.{places}f}" for number in (self.value, self.low, self.high))
+        value, low, high = (f"{round(100 * number, places) + 0.0:+.{places}f}" for number in (self.value, self.low, self.high))
         return f"{value} [{low}, {high}]"
 
 
