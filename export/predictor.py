@@ -274,7 +274,8 @@ def _archived(path: Path, provider: str, threads: int | None, precision: str | N
 
     with temporary_folder("bundle") as temporary:
         folder = unpack_bundle(path, temporary / "bundle")
-        return replace(open_predictor(folder, provider=provider, threads=threads, precision=precision), path=path)
+        opened = open_predictor(folder, provider=provider, threads=threads, precision=precision)
+        return replace(opened, path=path / opened.path.relative_to(folder))
 
 
 def _engine(path: Path) -> Predictor:
