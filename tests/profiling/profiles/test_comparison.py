@@ -97,6 +97,13 @@ def test_each_reading_of_the_test_part_is_counted(compared: tuple[Any, Path]) ->
     assert (answer["part"], answer["images"], answer["split"]) == ("test", readings[0]["images"], readings[0]["split"])
 
 
+def test_how_often_the_test_part_was_read_is_said_at_each_reading(tmp_path: Path, image_folder: Path) -> None:
+    file = colour_reader(tmp_path / "knows.onnx")
+    words = ("compare", file, "--data", image_folder, "--part", "test", "--seconds", "0.01", "--quiet")
+    for times in ("for the first time", "2 times by now"):
+        assert f"the test part was read {times}" in command(*words).err
+
+
 def test_the_page_shows_the_rows_and_loads_nothing(compared: tuple[Any, Path]) -> None:
     page = Page((compared[1] / "page.html").read_text())
     for number, row in enumerate(compared[0]["rows"], 1):
