@@ -60,8 +60,8 @@ def verify_lines(answer: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}: {found['reason']}"
     if limits:
         yield ""
-        columns = ("limit", "", "file", "found", "used", "status")
-        yield from text_table(columns, [_limit_row(name, found) for name, found in limits.items()])
+        header = ("limit", "", "file", "found", "used", "status")
+        yield from text_table(header, [_limit_row(name, found) for name, found in limits.items()])
     for name, found in limits.items():
         if why := found.get("reason") or (f"the time is {found['verdict']}" if found.get("verdict", VALID) != VALID else ""):
             yield f"{name}: {why}"
