@@ -121,9 +121,12 @@ def memory_shortage(error: BaseException | None) -> str | None:
     return None
 
 
-def to_install(module: str | None) -> str:
-    """How the package of a module that is missing is installed."""
-    return f"package {module!r} is missing; install it with: pip install {PACKAGES.get(module or '', module)}"
+def to_install(*modules: str | None) -> str:
+    """How the packages of modules that are missing are installed."""
+    names = [module or "" for module in dict.fromkeys(modules)]
+    packages = " ".join(PACKAGES.get(name, name) for name in names)
+    of, are, them = ("package", "is", "it") if len(names) == 1 else ("packages", "are", "them")
+    return f"{of} {', '.join(map(repr, names))} {are} missing; install {them} with: pip install {packages}"
 
 
 def said(error: AutoformerError) -> str:

@@ -103,13 +103,8 @@ def refuse_pipes(words: Iterable[str]) -> None:
                 mode = os.stat(path).st_mode if path and not path.startswith(SYSTEM) else 0
             except (OSError, ValueError):
                 continue
-            kinds = (
-                (stat.S_ISFIFO, "a named pipe"),
-                (stat.S_ISSOCK, "a socket"),
-                (stat.S_ISBLK, "a device"),
-                (stat.S_ISCHR, "a device"),
-            )
-            if what := next((name for is_so, name in kinds if is_so(mode)), None):
+            kinds = {stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket", stat.S_ISBLK: "a device", stat.S_ISCHR: "a device"}
+            if what := next((name for is_so, name in kinds.items() if is_so(mode)), None):
                 raise DataError(
                     f"{path} is {what}, not a file; it was not opened, since that may wait for ever: save a file first"
                 )

@@ -6,18 +6,23 @@ Every text of a command leaves through here, so that nothing from files can repa
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autoformer.cli.progress_display import bars, lines
 from autoformer.errors import AutoformerWarning
 from autoformer.escaping import json_text, one_line, visible
 from autoformer.progress import Progress, silent
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 LONGEST = 600  # letters of a warning
+UNBOUND = 1_000_000  # letters of a line that nothing bounds
 Cell = str | Sequence[str]  # a text, or several, each on a line of its own
 
 
@@ -28,32 +33,66 @@ def print_json(value: Any) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     """A table on stdout; wide columns wrap instead of being cut."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(visible(title)), title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
-    for column in columns:
-        table.add_column(Text(visible(column)), overflow="fold")
-    for row in rows:
-        table.add_row(*(Text("\n".join(map(visible, [cell] if isinstance(cell, str) else cell))) for cell in row))
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+    shown = [["\n".join(map(visible, [cell] if isinstance(cell, str) else cell)) for cell in row] for row in (columns, *rows)]
+    table = Table(show_edge=False, pad_edge=False)
+    for name, width in zip(shown[0], _widths(shown, between=3), strict=True):
+        table.add_column(Text(name), overflow="fold", width=width)
+    for row in shown[1:]:
+        table.add_row(*map(Text, row))
+    _print(title, table)
 
 
 def print_facts(title: str, facts: Mapping[str, Any]) -> None:
     """Name and value, a line each."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    shown = [[visible(name), visible(str(value))] for name, value in facts.items()]
     table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in facts.items():
-        table.add_row(Text(visible(name)), Text(visible(str(value))))
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    console.print(Text(visible(title)), style="bold")
-    console.print(table)
+    for width, no_wrap in zip(_widths(shown, between=2), (True, False), strict=False):
+        table.add_column(no_wrap=no_wrap, overflow="fold", width=width)
+    for row in shown:
+        table.add_row(*map(Text, row))
+    _print(title, table)
+
+
+def _widths(rows: Sequence[Sequence[str]], between: int) -> list[int | None]:
+    """How wide the columns are in a pipe: as their longest lines, or less for lines of as many letters as the variable COLUMNS
+    says, but no word is broken for that. None on a terminal: its own width decides.
+    """
+    from rich.cells import cell_len
+
+    if sys.stdout.isatty():
+        return [None for _ in rows[0]] if rows else []
+    columns = [[cell for row in rows for cell in row[place : place + 1]] for place in range(len(rows[0]) if rows else 0)]
+    widths = [max(1, *(cell_len(line) for cell in column for line in cell.split("\n"))) for column in columns]
+    least = [max((cell_len(word) for cell in column for word in cell.split()), default=0) for column in columns]
+    asked = os.environ.get("COLUMNS", "")
+    room = int(asked) - between * (len(widths) - 1) if asked.isdecimal() else sum(widths)
+    while sum(widths) > room and (wider := [place for place, width in enumerate(widths) if width > least[place]]):
+        widths[max(wider, key=widths.__getitem__)] -= 1
+    return list(widths)
+
+
+def _print(title: str, table: Table) -> None:
+    """On stdout; into a pipe without blanks at the ends of lines."""
+    from rich.console import Console
+    from rich.text import Text
+
+    heading = Text(visible(title), style="bold")
+    if sys.stdout.isatty():
+        console = Console(highlight=False)
+        console.print(heading)
+        console.print(table)
+        return
+    console = Console(width=UNBOUND, highlight=False)
+    with console.capture() as taken:
+        console.print(heading)
+        console.print(table)
+    print("\n".join(line.rstrip() for line in taken.get().removesuffix("\n").split("\n")))
 
 
 def say(text: str = "") -> None:

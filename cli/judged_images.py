@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from autoformer.cli.class_order import order_of
 from autoformer.data.classes import same_name, some_of
-from autoformer.data.ledger import LEDGER
+from autoformer.data.ledger import LEDGER, read_ledger
 from autoformer.data.loading import fitting_preprocessing, load_every_image, load_parts, parts_of_record
 from autoformer.data.parts import DataConfig, DataParts, EveryImage, Part, TestPart
 from autoformer.data.preprocessing import Preprocessing
@@ -165,21 +165,32 @@ def _chosen(
 ) -> tuple[tuple[Part, ...], str, tuple[str, ...]]:
     """The parts that are asked about, what they are in words, and what is to be said of them."""
 
-    def read(test: TestPart) -> Part:
-        return test.read(request.artefact, request.ledger or ledger_of(request.artefact))
+    def read(test: TestPart) -> tuple[Part, str]:
+        return read_test_part(test, request.artefact, request.ledger)
 
     if isinstance(images, EveryImage):
         parts = images.parts
         if request.part == "test":
-            return (read(TestPart(parts[0])),), "the test part", ()
+            alone, counted = read(TestPart(parts[0]))
+            return (alone,), "the test part", (counted,)
         return parts, images.layout.partition(";")[0], tuple(filter(None, (images.layout.partition("; ")[2],)))
     total = len(images.train) + len(images.search) + len(images.test)
     if request.part == "all":
         said = "the images that it was trained on are among them, so the score says little about new images"
-        return (images.train, images.search, read(images.test)), f"all {total} images", (said,)
-    part = images.search if request.part == "search" else read(images.test)
+        test, counted = read(images.test)
+        return (images.train, images.search, test), f"all {total} images", (said, counted)
+    part, *remarks = (images.search,) if request.part == "search" else read(images.test)
     cut = f"scored are {len(part)} of {total} images, the {request.part} part; --part all scores every image"
-    return (part,), f"the {request.part} part", (cut,) if request.data is not None else ()
+    return (part,), f"the {request.part} part", (*((cut,) if request.data is not None else ()), *remarks)
+
+
+def read_test_part(test: TestPart, artefact: str, ledger: Path | None) -> tuple[Part, str]:
+    """The images of the test part, and in words how often it was read by now, as `ledger` (None: the artefact's own) says."""
+    place = ledger or ledger_of(artefact)
+    part = test.read(artefact, place)
+    times = sum(reading.split == test.digest for reading in read_ledger(place))
+    how_often = "for the first time" if times == 1 else f"{times} times by now; the more often, the less it says about new images"
+    return part, f"the test part was read {how_often} (counted in {place})"
 
 
 def ledger_of(words: str) -> Path:

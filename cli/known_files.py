@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from autoformer.errors import ArchitectureError, short
 from autoformer.files import read_json
+
+if TYPE_CHECKING:
+    from onnx import ValueInfoProto
 
 # The files that a folder is described by, under their own names: `describe runs/a/report.json` is `describe runs/a`.
 OF_FOLDERS = (
@@ -80,7 +84,7 @@ def facts_of_file(path: Path) -> dict[str, Any] | None:
                 f"{path} is a file that describe does not know; give a space or recipe (a name or YAML), a network (a name or "
                 "JSON), a folder, or the JSON that a command wrote"
             )
-        return _told(path, what, then)
+        return _told(path, what, then, _onnx_facts(path) if path.suffix.lower() == ".onnx" else {})
     found = _format(path)
     kind = found.removeprefix("autoformer/").partition("/")[0]
     if kind == "latency-table":
@@ -107,11 +111,42 @@ def nothing_called(words: str) -> str:
     )
 
 
-def _told(path: Path, what: str, then: str) -> dict[str, Any]:
-    facts: dict[str, Any] = {"kind": "file", "what": what, "bytes": path.stat().st_size}
+def _told(path: Path, what: str, then: str, more: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    facts: dict[str, Any] = {"kind": "file", "what": what, "bytes": path.stat().st_size, **more}
     if then:
         facts["next"] = then.replace("FILE", shlex.quote(str(path))).replace("FOLDER", shlex.quote(str(path.parent)))
     return facts
+
+
+def _onnx_facts(path: Path) -> dict[str, Any]:
+    """What an ONNX file holds, as far as it and the manifest beside it say. Raises `CheckpointError` for a damaged one."""
+    from autoformer.export.graphs.model_metadata import ModelMetadata
+    from autoformer.export.graphs.onnx_graph import opset_of
+    from autoformer.export.graphs.onnx_reading import read_model
+    from autoformer.profiling.backends.of_artefacts import onnx_precision
+    from autoformer.profiling.profiles.artefact_costs import costs_of
+
+    model, costs = read_model(path, weights_beside=True), costs_of(str(path))
+    stored = {tensor.name for tensor in model.graph.initializer}
+    names = ModelMetadata.from_properties({entry.key: entry.value for entry in model.metadata_props}, path).classes
+    last = [size.dim_value for value in model.graph.output[:1] for size in value.type.tensor_type.shape.dim[1:]]
+    return {
+        "params": costs.params, "flops": costs.flops,
+        "input": "; ".join(_tensor(value) for value in model.graph.input if value.name not in stored),
+        "classes": len(names) if names is not None else last[0] or None if len(last) == 1 else None,
+        "precision": onnx_precision(path), "opset": opset_of(model),
+    }  # fmt: skip
+
+
+def _tensor(value: ValueInfoProto) -> str:
+    """Shape and type of an input: [batch, 3, 224, 224] float32."""
+    import onnx
+
+    of = value.type.tensor_type
+    sizes = (str(size.dim_value) if size.HasField("dim_value") else size.dim_param or "any" for size in of.shape.dim)
+    kinds = {number: name.lower() for name, number in onnx.TensorProto.DataType.items()}
+    kind = "float32" if of.elem_type == onnx.TensorProto.FLOAT else kinds.get(of.elem_type, f"type {of.elem_type}")
+    return f"[{', '.join(sizes)}] {kind}"
 
 
 def _format(path: Path) -> str:

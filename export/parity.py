@@ -150,18 +150,10 @@ def compare(
         failed.append(f"smallest cosine of the logits is {cosine:.4f}, allowed {tolerance.min_cosine:g}")
     found = f"{len(agrees)} images: logits within {max_abs:.3g}, top-1 agreement {agreement:.2%}, cosine at least {cosine:.4f}"
     return Parity(
-        images=len(agrees),
-        batches=tuple(batches),
-        max_abs=max_abs,
-        mean_abs=float(difference.mean()),
-        cosine=cosine,
-        top1_agreement=agreement,
-        non_finite=non_finite,
-        precision=precision,
-        tolerance=tolerance,
-        passed=not failed,
+        images=len(agrees), batches=tuple(batches), max_abs=max_abs, mean_abs=float(difference.mean()), cosine=cosine,
+        top1_agreement=agreement, non_finite=non_finite, precision=precision, tolerance=tolerance, passed=not failed,
         reason="; ".join(failed) or found,
-    )
+    )  # fmt: skip
 
 
 def run_in_batches(model: Model, images: NDArray[Any], batches: Sequence[int]) -> tuple[NDArray[np.float32], tuple[int, ...]]:

@@ -200,17 +200,32 @@ def open_predictor(
             raise CheckpointError(f"{path} is not an export folder, so precision {precision!r} cannot be chosen; export it first")
         if (path / "config.json").is_file():
             return _network(str(path), provider)
-        for file, hint in HINTS.items():
-            if (path / file).is_file():
-                raise CheckpointError(f"{path} cannot predict: {hint.format(path=path)}")
     elif path.suffix == ".onnx":
         return _onnx(path, provider, threads)
     elif path.suffix == ".plan":
         return _engine(path)
     elif path.suffix == ".zip":
         return _archived(path, provider, threads, precision)
-    refuse_unfinished(path)
+    refuse_no_network(path)
     raise CheckpointError(f"{path} cannot predict; expected {EXPECTED}")
+
+
+def refuse_no_network(path: Path) -> None:
+    """Raises `CheckpointError` for a folder, which is no network itself: with those that lie deeper in it, or that none does."""
+    for file, hint in HINTS.items():
+        if (path / file).is_file():
+            raise CheckpointError(f"{path} cannot predict: {hint.format(path=path)}")
+    dropped = any(path.parent.glob("after-*.json")) and not (path / "checkpoints").is_dir()  # beside a training of a race
+    if not dropped:
+        refuse_unfinished(path)
+    if not path.is_dir():
+        return
+    below = sorted({str(file.parent) for depth in range(1, 5) for file in path.glob(f"{depth * '*/'}config.json")})
+    more = f" or {len(below) - 2} more" if len(below) > 2 else ""
+    there = f"networks lie deeper in it, give {' or '.join(below[:2])}{more}" if below else "no network lies deeper in it either"
+    if dropped:
+        there = "its race ended this training early, and no weights are kept of it"
+    raise CheckpointError(f"{path} is a folder without a network, {there}; expected {EXPECTED}")
 
 
 def delivered_in(path: Path) -> Path:
@@ -274,7 +289,8 @@ def _archived(path: Path, provider: str, threads: int | None, precision: str | N
 
     with temporary_folder("bundle") as temporary:
         folder = unpack_bundle(path, temporary / "bundle")
-        return replace(open_predictor(folder, provider=provider, threads=threads, precision=precision), path=path)
+        opened = open_predictor(folder, provider=provider, threads=threads, precision=precision)
+        return replace(opened, path=path / opened.path.relative_to(folder))
 
 
 def _engine(path: Path) -> Predictor:

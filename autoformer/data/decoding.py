@@ -37,14 +37,9 @@ TO_JPEG = (
 RENAMED = f"give them the ending .heic, then {TO_JPEG}"  # photographs under other endings
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 FLIPS = {  # by orientation, the method of Pillow's `transpose` that makes an image upright
-    2: "FLIP_LEFT_RIGHT",
-    3: "ROTATE_180",
-    4: "FLIP_TOP_BOTTOM",
-    5: "TRANSPOSE",
-    6: "ROTATE_270",
-    7: "TRANSVERSE",
+    2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
     8: "ROTATE_90",
-}
+}  # fmt: skip
 
 
 def open_image(path: Path) -> Image.Image:

@@ -5,6 +5,7 @@ Standard library only; works on Python 3.10. numpy, Pillow and the runtimes are 
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoformer.data.decoding import open_image
 from autoformer.errors import CheckpointError, DataError
+from autoformer.export.engines.trtexec import trtexec_path
 from autoformer.export.expected import ExpectedResults
 from autoformer.export.manifest import Artefact, Manifest, check_inside, sha256_of
 from autoformer.export.parity import filled_up
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 ENGINES = "engines"  # folder that `build` writes
 FP32_LOGITS = "check/logits.npy"
+RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt_rtx")  # modules, one of which is enough
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,12 @@ class Bundle:
             raise CheckpointError(
                 f"{path} holds no float32 logits {list(wanted)} ({one_line(error)}); copy the bundle again"
             ) from error
+
+
+def lacking() -> list[str]:
+    """The modules that a bundle needs and that are not here; ONNX Runtime where nothing at all runs its files."""
+    runs = trtexec_path() is not None or any(map(importlib.util.find_spec, RUNTIMES))
+    return [name for name in ("numpy", "PIL", *(() if runs else RUNTIMES[:1])) if importlib.util.find_spec(name) is None]
 
 
 def one_line(error: Exception) -> str:

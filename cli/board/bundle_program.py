@@ -11,6 +11,7 @@ from pathlib import Path
 
 from autoformer.cli.board.bench import bench
 from autoformer.cli.board.build import build
+from autoformer.cli.board.bundle import lacking
 from autoformer.cli.board.program import Program, whole
 from autoformer.cli.board.refit import inspect, refit
 from autoformer.cli.board.tables import bench_lines, verify_lines
@@ -24,7 +25,7 @@ def main(words: list[str] | None = None) -> int:
     """The program."""
     program = Program(
         "bundle", "Checks, runs and times the networks of a bundle on this device.",
-        stopped="stopped; files that were finished are kept",
+        stopped="stopped; files that were finished are kept", lacking=lacking,
     )  # fmt: skip
     checking = program.add(verify, "--threads", "--seconds", lines=verify_lines)
     timing = program.add(bench, "--threads", "--seconds", LOCK_OPTION, lines=bench_lines)

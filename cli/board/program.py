@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autoformer.architecture import whole_number
-from autoformer.errors import AutoformerError, memory_shortage, said, short, to_install
+from autoformer.errors import AutoformerError, MissingPackageError, memory_shortage, said, short, to_install
 from autoformer.escaping import json_text, one_line, take_any_letter, visible
 from autoformer.files import refuse_pipes
 from autoformer.profiling.measuring.clock_lock import LOCK_HELP, LOCK_OPTION
@@ -53,9 +53,9 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {  # those that several commands have
 class Program:
     """`board.pyz` of a folder of this `kind`, which is the one that the program lies in unless an option names another."""
 
-    def __init__(self, kind: str, description: str, *, stopped: str) -> None:
-        """`stopped` is said after Ctrl-C."""
-        self._stopped = stopped
+    def __init__(self, kind: str, description: str, *, stopped: str, lacking: Callable[[], Sequence[str]] = list) -> None:
+        """`stopped` is said after Ctrl-C; `lacking` names modules that are needed and not here, for when one is missed."""
+        self._stopped, self._lacking = stopped, lacking
         self._parser = argparse.ArgumentParser(prog="board.pyz", description=description)
         here = Path(sys.argv[0]).resolve().parent
         self._parser.add_argument(f"--{kind}", type=Path, default=here, help=f"folder of the {kind}; default: where board.pyz is")
@@ -94,9 +94,11 @@ class Program:
             print(self._stopped, file=sys.stderr)
             return INTERRUPTED
         except ModuleNotFoundError as error:
-            return _unusable(to_install(error.name))
+            return _unusable(to_install(error.name, *self._lacking()))
         except AutoformerError as error:
-            return _unusable(said(error))
+            missing = self._lacking() if isinstance(error, MissingPackageError) else ()
+            more = f"; {to_install(*missing)}" if any(name not in str(error) for name in missing) else ""
+            return _unusable(said(error) + more)
         except BrokenPipeError:  # the reader of our output went away, as `head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1

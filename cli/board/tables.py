@@ -60,13 +60,14 @@ def verify_lines(answer: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}: {found['reason']}"
     if limits:
         yield ""
-        columns = ("limit", "", "found", "used", "status")
-        yield from text_table(columns, [_limit_row(name, found) for name, found in limits.items()])
+        header = ("limit", "", "file", "found", "used", "status")
+        yield from text_table(header, [_limit_row(name, found) for name, found in limits.items()])
     for name, found in limits.items():
         if why := found.get("reason") or (f"the time is {found['verdict']}" if found.get("verdict", VALID) != VALID else ""):
             yield f"{name}: {why}"
-        elif found.get("limit means"):
-            yield f"{name} means {found['limit means']}; measured was {found['measured']}"
+        if found.get("limit means"):
+            why = f", since {ship} is the file to ship" if (ship := found.get("to ship")) else ""
+            yield f"{name} was stated for {found['limit means']}; timed here was {found['measured']}{why}"
     yield REST
 
 
@@ -83,4 +84,4 @@ def _limit_row(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:
     if "median_ms" in found:
         shown = _median(found["median_ms"], found.get("low_ms"), found.get("high_ms"))
     used = "–" if value is None or not name.startswith("max_") else f"{100 * value / limit:.0f} %"
-    return name, f"{limit:.6g}", shown, used, found["status"]
+    return name, f"{limit:.6g}", found.get("measured", "–"), shown, used, found["status"]

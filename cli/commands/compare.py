@@ -66,7 +66,7 @@ def images_for(artefacts: list[str], part: PartName, data: str | None, classes: 
     """
     from autoformer.cli.class_order import order_of
     from autoformer.cli.console import note
-    from autoformer.cli.judged_images import ledger_of, record_of
+    from autoformer.cli.judged_images import read_test_part, record_of
     from autoformer.data.loading import load_parts, parts_of_record
     from autoformer.data.parts import DataConfig, Part
     from autoformer.profiling.profiles.comparison import Images
@@ -79,7 +79,9 @@ def images_for(artefacts: list[str], part: PartName, data: str | None, classes: 
     def read(words: str) -> Part:
         if part is PartName.search:
             return parts.search
-        return parts.test.read(words, ledger or ledger_of(words))
+        found, counted = read_test_part(parts.test, words, ledger)
+        note(counted)
+        return found
 
     def order(words: str, known: Sequence[str] | None) -> tuple[str, ...]:
         found, guessed = order_of(parts, known, None if known is not None else classes, words)

@@ -257,6 +257,8 @@ def readable(name: str, value: Any) -> str:
 
     if name in ("params", "flops") and isinstance(value, int):
         return f"{show(name, value)} ({value:,}{' multiply-adds' if name == 'flops' else ''})"
+    if name == "flops" and value is None:
+        return "not counted"
     if name == "executed_flops":
         return ", ".join(f"{form} {show('flops', flops)} ({WHERE[form]})" for form, flops in value.items()) + " (multiply-adds)"
     if name == "alignment_waste":

@@ -54,7 +54,7 @@ def predict(
     from autoformer.errors import DataError
     from autoformer.escaping import json_text
     from autoformer.export.judging.tables import write_csv
-    from autoformer.export.predictor import open_predictor
+    from autoformer.export.predictor import open_predictor, shipped_in
     from autoformer.files import refuse_existing_file, replacing
 
     if out is not None:
@@ -62,6 +62,9 @@ def predict(
             raise DataError(f"{out} ends in {out.suffix!r}; expected one of {', '.join(SUFFIXES)}")
         refuse_existing_file(out)
     predictor = _ready(open_predictor(artefact), artefact, classes, data)
+    if (file := str(predictor.path)) != artefact:
+        why = ", the file to ship" if shipped_in(Path(artefact)) == predictor.path.name else ""
+        note(f"answered by {file}{why}")
     answers: list[dict[str, Any]] = []
     sources = list(_sources(images))
     total = sum(len(source.files) for source, _ in sources)
@@ -173,7 +176,7 @@ def _answers(predictor: Predictor, images: FileImages, top: int, *, skip_unreada
                 continue
             own = next(shares)
             best = [{"name": names[place], "probability": float(own[place])} for place in np.argsort(-own)[:top]]
-            yield {"image": image, "classes": best}
+            yield {"image": image, "file": str(predictor.path), "classes": best}
 
 
 def _words(best: Sequence[dict[str, Any]]) -> str:

@@ -13,6 +13,7 @@ from autoformer.export.engines.plans import product_of_plan
 from autoformer.export.graphs.refusals import refusal
 from autoformer.export.manifest import FILE_NAME as MANIFEST
 from autoformer.export.manifest import Manifest
+from autoformer.export.predictor import refuse_no_network
 from autoformer.files import TIMM
 from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
 from autoformer.profiling.backends.tensorrt_backend import WITH_GRAPH
@@ -100,6 +101,7 @@ def jobs_of(words: str, label: str, batch: int, threads: int | None, spinning: b
             for device in ("cpu", "cuda")
             for mode, begin in (("eager", "torch"), ("compiled", "torch-compiled"), ("graph", "torch-graph"))
         ]
+    refuse_no_network(path)
     plans = ", ".join(PLAN_SUFFIXES)
     kinds = f"an .onnx file, a TensorRT plan ({plans}), the folder of a network, timm:NAME[@FILE] or an export folder"
     raise CheckpointError(f"{path} {'is none of these' if path.exists() else 'does not exist'}; expected {kinds}")

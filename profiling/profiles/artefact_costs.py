@@ -13,6 +13,7 @@ from torch import nn
 from autoformer.errors import CheckpointError
 from autoformer.export.graphs.onnx_reading import read_model
 from autoformer.export.manifest import FILE_NAME, Manifest, sha256_of
+from autoformer.export.predictor import refuse_no_network
 from autoformer.networks.subnet import Subnet
 from autoformer.pretrained.named_network import NamedNetwork, is_network, open_network
 
@@ -42,6 +43,7 @@ def costs_of(words: str) -> Costs:
         described = manifest.find_file(path.name)
         if described is not None and described.sha256 == sha256_of(path):
             return Costs(params=manifest.params, flops=manifest.flops, bytes=_size(path))
+    refuse_no_network(path)
     if path.suffix != ".onnx":
         return Costs(bytes=_size(path))
     weights = [math.prod(tensor.dims) for tensor in read_model(path, weights_beside=True).graph.initializer]

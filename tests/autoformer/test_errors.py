@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from autoformer.errors import CheckpointError, DataError, memory_shortage, said
+from autoformer.errors import CheckpointError, DataError, memory_shortage, said, to_install
 
 TOO_MUCH = 1 << 55  # bytes
 
@@ -61,3 +61,9 @@ def test_a_file_is_not_blamed_alone_where_memory_was_short() -> None:
     assert said(blamed) == "there is not enough memory, or a.pth is truncated"
     assert said(picture) == "a.png cannot be read"  # Pillow says so of damaged files
     assert said(CheckpointError("a.pth is truncated")) == "a.pth is truncated"
+
+
+def test_all_packages_that_are_missing_are_named_with_one_command() -> None:
+    assert to_install("PIL") == "package 'PIL' is missing; install it with: pip install pillow"
+    several = "packages 'numpy', 'PIL' are missing; install them with: pip install numpy pillow"
+    assert to_install("numpy", "PIL", "numpy") == several

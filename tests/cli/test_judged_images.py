@@ -126,6 +126,19 @@ def test_all_of_its_own_images_are_said_to_hold_those_it_was_trained_on_and_read
     assert (reading["images"], reading["split"]) == (539, load_parts(DataConfig()).test.digest)
 
 
+@pytest.mark.parametrize("part", ["all", "test"])
+def test_how_often_the_test_part_was_read_is_said_when_it_is_read(run: Path, tmp_path: Path, part: str) -> None:
+    ledger = tmp_path / LEDGER
+    for times in ("for the first time", "2 times by now"):
+        answer = command("evaluate", run, "--part", part, "--ledger", ledger, "--json", "--quiet")
+        (line,) = [line for line in answer.err.splitlines() if str(ledger) in line]
+        assert f"the test part was read {times}" in line
+        assert line in answer.json["notes"]
+    other = draw_digits(tmp_path / "new" / "test", each=4).parent  # whose readings are counted apart
+    assert "for the first time" in command("evaluate", run, "--data", other, "--part", "test", "--ledger", ledger).err
+    assert "was read" not in command("evaluate", run, "--quiet").err
+
+
 def test_its_own_images_are_known_wherever_they_lie_now(tmp_path: Path) -> None:
     draw_images(tmp_path / "photos")
     short = ("--set", "train.epochs=1", "--set", "train.batch_size=8", "--quiet")

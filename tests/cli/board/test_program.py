@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 from collections.abc import Callable
 
 import pytest
 
+from autoformer.cli.board.bundle import lacking
 from autoformer.cli.board.program import Answer, Program, tell
-from autoformer.errors import CheckpointError
+from autoformer.errors import CheckpointError, MissingPackageError
 
 NAME = "\x1b[2J\u202egnp.exe\n[b]"
 
@@ -61,3 +63,41 @@ def test_a_device_without_memory_says_so_in_one_line(capsys: pytest.CaptureFixtu
     first, second = capsys.readouterr().err.splitlines()
     assert first == "error: there is not enough memory; end other programs, or take a smaller batch"
     assert second == "error: there is not enough memory, or model.onnx does not run here"
+
+
+@pytest.mark.parametrize(
+    ("raised", "line"),
+    [
+        (
+            ModuleNotFoundError("no numpy", name="numpy"),
+            "error: packages 'numpy', 'PIL', 'onnxruntime' are missing; install them with: pip install numpy pillow onnxruntime",
+        ),
+        (
+            MissingPackageError("no engine runs"),
+            "error: no engine runs; packages 'PIL', 'onnxruntime' are missing; install them with: pip install pillow onnxruntime",
+        ),
+    ],
+)
+def test_everything_that_is_missing_is_named_at_once(raised: Exception, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def verify(_: argparse.Namespace) -> Answer:
+        """Verifies."""
+        raise raised
+
+    program = Program("bundle", "A program.", stopped="stopped", lacking=lambda: ["PIL", "onnxruntime"])
+    program.add(verify)
+    assert program.main(["verify"]) == 2
+    assert capsys.readouterr().err.strip() == line
+
+
+def test_what_a_bundle_lacks_is_every_package_and_onnxruntime_only_where_nothing_else_runs_its_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here: set[str] = set()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in here else None)
+    monkeypatch.setattr("autoformer.cli.board.bundle.trtexec_path", lambda: None)
+    assert lacking() == ["numpy", "PIL", "onnxruntime"]
+    here |= {"numpy", "tensorrt"}
+    assert lacking() == ["PIL"]
+    here.clear()
+    monkeypatch.setattr("autoformer.cli.board.bundle.trtexec_path", lambda: "/usr/bin/trtexec")
+    assert lacking() == ["numpy", "PIL"]

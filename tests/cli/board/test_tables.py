@@ -61,3 +61,24 @@ def test_verify_shows_files_limits_with_their_use_and_reasons_of_what_is_not_as_
     assert "0.92 [0.9, 0.95]" in latency
     assert "46 %" in latency
     assert "max_latency_ms: the time is UNSTABLE: it drifted" in lines
+    header = next(line for line in lines if line.startswith("limit "))
+    assert [line[header.index("file") :].split("  ")[0] for line in (header, params, latency)] == ["file", "–", "onnx fp32"]
+
+
+def test_what_a_limit_was_stated_for_and_why_another_file_was_timed_are_told_apart_whatever_the_verdict() -> None:
+    stated = {
+        "limit": 2.0,
+        "limit means": "p50, batch 1, fp32, onnxruntime-cpu, Orin",
+        "status": "within budget",
+        "median_ms": 1.0,
+    }
+
+    def said(**more: str) -> str:
+        limits = {"max_latency_ms": {**stated, **more}}
+        return "\n".join(line for line in verify_lines({"files": [], "artefacts": {}, "budget": limits}) if "Orin" in line)
+
+    begin = "max_latency_ms was stated for p50, batch 1, fp32, onnxruntime-cpu, Orin; timed here was "
+    assert said(measured="onnx fp32") == f"{begin}onnx fp32"
+    shipped = {"measured": "onnx int8", "to ship": "model.int8.onnx"}
+    why = "onnx int8, since model.int8.onnx is the file to ship"
+    assert said(**shipped) == said(**shipped, verdict="UNSTABLE: it drifted") == begin + why

@@ -248,6 +248,27 @@ def test_answers_within_tolerance_with_lower_accuracy_are_not_as_they_should_be(
     assert not Finding(parity, 1, 3, LOWER, "x").good
 
 
+def test_a_limit_names_the_file_that_was_timed_for_it_or_why_none_was(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stated = {"budget": {"max_latency_ms": 1e6}, "latency_means": "p50, batch 1, fp32, onnxruntime-cpu, here"}
+    edited(bundle, "bundle.json", lambda record: record.update(stated, ship="model.int8.onnx"))
+
+    def lines() -> list[str]:
+        main(["--bundle", str(bundle), "verify", "--seconds", "0.01"])
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("max_latency_ms")]
+
+    row, *rest = lines()
+    assert row.split("  ")[2] == "onnx int8"
+    assert "timed here was onnx int8, since model.int8.onnx is the file to ship" in rest[-1]
+
+    def refuses(*_: object, **__: object) -> None:
+        raise MissingPackageError("it is not installed")
+
+    monkeypatch.setattr("autoformer.profiling.backends.onnxruntime_backend.OnnxRuntimeBackend", refuses)
+    assert "max_latency_ms: no runtime here measures it; onnx int8: it is not installed" in lines()
+
+
 @pytest.mark.parametrize("command", ["bench", "verify"])
 def test_a_person_gets_a_short_table(command: str, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--bundle", str(bundle), command, "--seconds", "0.01"]) in (0, 1)

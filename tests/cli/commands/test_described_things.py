@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
+import onnx
 import pytest
 
 from autoformer.files import write_json
@@ -66,6 +68,23 @@ def test_an_export_is_described_by_a_table_of_its_files() -> None:
 )
 def test_everything_that_a_command_writes_or_takes_is_described_as_what_it_is(thing: object, expected: str) -> None:
     assert expected in words_of(thing)
+
+
+def test_an_onnx_file_is_described_by_its_sizes_its_input_and_its_classes(tmp_path: Path) -> None:
+    told = words_of(RUN / "export" / "model.int8.onnx")
+    for part in ("params 3.422k (3,422)", "flops 55.79k (55,788 multiply-adds)", "input [batch, 1, 8, 8] float32", "opset 20"):
+        assert part in told, told
+    assert "classes 10 precision int8" in told
+    bare = tmp_path / "bare.onnx"  # without a manifest beside it, or a word about itself
+    model = onnx.load(RUN / "export" / "model.fp32.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, bare)
+    facts = command("describe", bare, "--json").json
+    stored = sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
+    assert (facts["params"], facts["flops"], facts["precision"], facts["classes"]) == (stored, None, "fp32", 10)
+    assert "flops not counted" in words_of(bare)
+    bare.write_bytes(b"no graph")
+    assert "bare.onnx" in command("describe", bare).error
 
 
 def test_the_record_of_a_race_is_described_as_its_folder(finished_race: Path) -> None:

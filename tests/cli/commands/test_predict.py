@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from autoformer.files import read_json, write_json
 from tests.support.commands import command
 
 
@@ -100,3 +102,41 @@ def test_a_bare_onnx_file_takes_preparation_and_names_from_the_images_it_was_mad
     for one, other in zip(found, command("predict", finished_run, *paths, "--json").json, strict=True):
         assert [entry["name"] for entry in one["classes"]] == [entry["name"] for entry in other["classes"]]
     assert "--data has no effect" in command("predict", finished_run, *paths, "--data", "digits").error
+
+
+def test_the_file_that_answers_is_named_in_a_line_and_in_json_and_the_csv_keeps_its_columns(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    (image,) = draw(tmp_path / "photos", 1)
+    run, written = tmp_path / "run", tmp_path / "answers.csv"
+    shutil.copytree(finished_run, run)
+
+    def named(precision: str, *words: object) -> str:
+        file = run / "export" / f"model.{precision}.onnx"
+        answer = command("predict", run, image, "--json", "--quiet", *words)
+        assert [one["file"] for one in answer.json] == [str(file)]
+        (line,) = [line for line in answer.err.splitlines() if str(file) in line]
+        return line
+
+    def ship(file: str | None) -> None:
+        report = read_json(run / "report.json")
+        write_json({**report, "ship": {**(report.get("ship") or {}), "file": file}}, run / "report.json")
+
+    ship("export/model.int8.onnx")
+    assert named("int8", "--out", written) == f"answered by {run}/export/model.int8.onnx, the file to ship"
+    with written.open(newline="") as file:
+        assert next(csv.reader(file))[:2] == ["image", "class 1"]
+    ship(None)
+    assert named("fp32") == f"answered by {run}/export/model.fp32.onnx"
+    alone = command("predict", run / "export" / "model.fp32.onnx", image, "--json", "--quiet")
+    assert (alone.err, alone.json[0]["file"]) == ("", str(run / "export" / "model.fp32.onnx"))  # as it was typed
+
+
+def test_of_an_archive_the_file_inside_is_named(finished_run: Path, tmp_path: Path) -> None:
+    (image,) = draw(tmp_path / "photos", 1)
+    assert command("bundle", finished_run, "--out", tmp_path / "bundle", "--quiet").code == 0
+    archive = Path(shutil.make_archive(str(tmp_path / "bundle"), "zip", tmp_path, "bundle"))
+    answer = command("predict", archive, image, "--json", "--quiet")
+    folder = command("predict", tmp_path / "bundle", image, "--json", "--quiet")
+    assert answer.json[0]["file"] == str(archive / Path(folder.json[0]["file"]).name)
+    assert f"answered by {answer.json[0]['file']}" in answer.err

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from autoformer.errors import CheckpointError, ExportError
 from autoformer.export.graphs.onnx_graph import OnnxGraph
-from autoformer.files import read_json
+from autoformer.files import read_json, write_json
 from autoformer.metric import newcombe, paired_difference, tied
 from autoformer.networks.folders import save_subnet
 from autoformer.profiling.profiles.artefact_costs import Costs
@@ -97,6 +97,13 @@ def test_each_reading_of_the_test_part_is_counted(compared: tuple[Any, Path]) ->
     assert (answer["part"], answer["images"], answer["split"]) == ("test", readings[0]["images"], readings[0]["split"])
 
 
+def test_how_often_the_test_part_was_read_is_said_at_each_reading(tmp_path: Path, image_folder: Path) -> None:
+    file = colour_reader(tmp_path / "knows.onnx")
+    words = ("compare", file, "--data", image_folder, "--part", "test", "--seconds", "0.01", "--quiet")
+    for times in ("for the first time", "2 times by now"):
+        assert f"the test part was read {times}" in command(*words).err
+
+
 def test_the_page_shows_the_rows_and_loads_nothing(compared: tuple[Any, Path]) -> None:
     page = Page((compared[1] / "page.html").read_text())
     for number, row in enumerate(compared[0]["rows"], 1):
@@ -119,6 +126,22 @@ def test_the_page_shows_the_rows_and_loads_nothing(compared: tuple[Any, Path]) -
 )
 def test_what_cannot_be_compared_is_said_in_one_line(words: tuple[str, ...], said: str) -> None:
     assert said in command("compare", *words, "--quiet").error
+
+
+@pytest.mark.parametrize("words", [("compare",), ("evaluate",), ("profile", "run")])
+def test_a_folder_above_networks_is_answered_with_them_and_one_without_any_says_so(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    entrant = tmp_path / "race" / "entrants" / "finalist-1"
+    kept, dropped = entrant / "x1" / "network", entrant / "x0.5" / "network"
+    for folder in (kept, dropped):  # as a race leaves them
+        folder.mkdir(parents=True)
+        write_json({"kind": "subnet"}, folder / "identity.json")
+        (folder.parent / "after-10.json").touch()
+    write_json({}, kept / "config.json")
+    assert f"is a folder without a network, networks lie deeper in it, give {kept}; exp" in command(*words, entrant).error
+    assert "its race ended this training early, and no weights are kept of it" in command(*words, dropped).error
+    assert "no network lies deeper in it either" in command(*words, dropped.parent).error
 
 
 def test_without_images_size_and_time_are_compared(tmp_path: Path) -> None:
