@@ -209,13 +209,11 @@ if hasattr(os, "register_at_fork"):  # not on Windows, where the program says so
 
 def _differences(name: str, held: Any, wanted: Any) -> Iterator[str]:
     """The values in which two of JSON differ, with where they stand: budget.max_latency is '5ms' there and '4ms' now."""
-    if held == wanted:
-        return
-    if not isinstance(held, dict) or not isinstance(wanted, dict):
+    if isinstance(held, dict) and isinstance(wanted, dict):
+        for key in sorted(set(held) | set(wanted)):
+            yield from _differences(f"{name}.{key}", held.get(key), wanted.get(key))
+    elif held != wanted:
         yield f"{name} is {_shown(held)} there and {_shown(wanted)} now"
-        return
-    for key in sorted(set(held) | set(wanted)):
-        yield from _differences(f"{name}.{key}", held.get(key), wanted.get(key))
 
 
 def _shown(value: Any) -> str:

@@ -14,9 +14,8 @@ Every interval is Wilson's, 95 %, for the number of images that the score is as 
 are compared image by image, far sharper than two intervals: see `tied`. How far the scores of equally good networks spread by
 chance follows from their predictions as well: see `chance_spread`.
 
-A number is written with no more digits than its interval supports: an uncertainty has two digits when it starts below 355 and one
-otherwise, and the value is rounded to the same place (the rule of the Particle Data Group, Review of Particle Physics,
-introduction, "Rounding").
+Numbers have the digits that their interval supports: two of an uncertainty that starts below 355, else one (the rule of the
+Particle Data Group, Review of Particle Physics, introduction, "Rounding").
 """
 
 from __future__ import annotations
@@ -52,8 +51,7 @@ def decimals(half_width: float) -> int:
         return 2
     exponent = floor(log10(half_width))
     lead = half_width / 10**exponent
-    if lead >= 9.5:
-        exponent, lead = exponent + 1, 1.0
+    exponent, lead = (exponent + 1, 1.0) if lead >= 9.5 else (exponent, lead)
     return max(0, (1 if lead < 3.55 else 0) - exponent)
 
 
