@@ -130,14 +130,12 @@ def refuse_other_work(folder: Path, identity: Mapping[str, Any]) -> None:
     if folder.is_file():
         refuse_existing(folder)
     if path.exists():
-        held = read_json(path)
-        wanted = json.loads(json.dumps(identity))
-        for key in sorted(wanted):
-            if held.get(key) != wanted.get(key):
-                hint = " (images were added, changed or removed)" if key == "data" else ""
-                found = [words.removeprefix("recipe.") for words in _differences(key, held.get(key), wanted.get(key))]
-                shown = ", ".join(found[:MOST_DIFFERENCES]) + ", and more" * (len(found) > MOST_DIFFERENCES)
-                raise OutputExistsError(f"{folder} holds another run: its {shown}{hint}; choose another --out")
+        held, wanted = read_json(path), json.loads(json.dumps(identity))
+        for key in (name for name in sorted(wanted) if held.get(name) != wanted[name]):
+            found = [words.removeprefix("recipe.") for words in _differences(key, held.get(key), wanted[key])]  # as one sets them
+            more = ", and more" * (len(found) > MOST_DIFFERENCES) + " (images were added, changed or removed)" * (key == "data")
+            shown = ", ".join(found[:MOST_DIFFERENCES]) + more
+            raise OutputExistsError(f"{folder} holds another run: its {shown}; choose another --out")
 
 
 def _kind_of_work(folder: Path) -> str | None:
