@@ -385,7 +385,8 @@ def test_a_score_whose_predictions_were_taken_out_is_refused(own: Path, tmp_path
 # --- commands ----------------------------------------------------------------------------------------------------
 
 
-def test_describe_prints_the_decision_and_the_table_or_the_record(foreign: Path) -> None:
+def test_describe_prints_the_decision_and_the_table_or_the_record(foreign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS")  # a table in a pipe is as wide as its cells then
     record = RaceRecord.load(foreign / "race")
     told = command("describe", foreign / "race")
     assert told.code == 0, told.err
