@@ -28,8 +28,9 @@ test: $(INSTALLED)
 	wait $$checking; checked=$$?; cat $(VENV)/mypy.log; exit $$((tested | checked))
 
 # What takes longer than make test may: more random architectures, many kills, the report in a browser, README commands in full.
+# In the order of the folders: files of few tests, which would come last, are the longest here, and one core would wait for them.
 slow: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -q -m "slow and not gpu and not tensorrt"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -q -m "slow and not gpu and not tensorrt"
 
 # NVIDIA's Python bindings of TensorRT 8.6 to 11.4, not installed but laid beside, for the tests that compare our code with them.
 tensorrt-bindings: $(INSTALLED)
