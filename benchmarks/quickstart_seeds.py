@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from autoformer.metric import WORDS
-from autoformer.profiling.measuring.verdict import status_from
+from autoformer.profiling.tables.limit import status_from
 
 
 def run(recipe: Path, seed: int, folder: Path) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def budget(bundle: Bundle, arguments: argparse.Namespace) -> dict[str, dict[str,
         found[name] = {
             "limit": limit, "limit means": means, "to ship": bundle.expected.ship, "measured": what,
             "median_ms": entry.stats.p50_ms, "low_ms": low, "high_ms": high, "verdict": str(entry.verdict),
-            "status": limit_status(limit, entry.verdict.level, low, high),
+            "status": limit_status(limit, entry.verdict, low, high),
         }  # fmt: skip
     return found
 

@@ -22,7 +22,8 @@ from autoformer.files import believing, read_document, replacing
 from autoformer.profiling.kits.result import KitResult
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import Measurement
-from autoformer.profiling.measuring.verdict import INCONCLUSIVE, WITHIN_BUDGET, count_status, limit_status, status_from
+from autoformer.profiling.measuring.verdict import INCONCLUSIVE, VALID, WITHIN_BUDGET, Verdict, count_status, limit_status
+from autoformer.profiling.tables.limit import agrees, status_from
 from autoformer.records import from_json
 
 PARTS = ("measurements", "not_measured", "artefacts", "budget")  # of an answer, which says "not measured"
@@ -114,14 +115,16 @@ class BoardResult:
 
 def _followed(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     """A limit of `verify`. Raises `ValueError` where its status does not follow from the numbers beside it."""
-    status, limit = status_from(entry["status"]), entry["limit"]
+    status, limit, verdict = status_from(entry["status"]), entry["limit"], Verdict(VALID)
     if "median_ms" in entry:
-        follows = limit_status(limit, str(entry["verdict"]).split(":")[0], entry["low_ms"], entry["high_ms"])
+        level, _, reasons = str(entry["verdict"]).partition(": ")
+        verdict = Verdict(level, tuple(reasons.split("; ")))
+        follows = limit_status(limit, verdict, entry["low_ms"], entry["high_ms"])
     elif (value := entry.get("value")) is not None:
         follows = count_status(name, limit, value)
     else:
         follows = INCONCLUSIVE if status == WITHIN_BUDGET else status
-    if status != follows:
+    if not agrees(status, follows, verdict):
         raise ValueError(f"{short(name, 40)} is {status!r}, the numbers beside it say {follows!r}")
     return {**entry, "status": status}
 

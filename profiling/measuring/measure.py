@@ -27,7 +27,7 @@ from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.machine_state import MachineState
 from autoformer.profiling.measuring.order_statistics import LatencyStats, percentile
 from autoformer.profiling.measuring.sensors import MachineSensors, Reading, Sensors
-from autoformer.profiling.measuring.verdict import Gates, Verdict, judge
+from autoformer.profiling.measuring.verdict import LEVELS, Gates, Verdict, judge
 from autoformer.progress import Progress, silent
 from autoformer.records import fields_to_json, from_json
 
@@ -166,7 +166,7 @@ class Measurement:
         again = self.with_samples()
         if (self.stats, self.cpu_stats, self.device_stats) != (again.stats, again.cpu_stats, again.device_stats):
             raise MeasurementError(f"the figures of {short(self.name, 40)!r} are not those of its samples")
-        return again if again.verdict.is_worse_than(self.verdict) else self
+        return again if LEVELS.index(again.verdict.level) > LEVELS.index(self.verdict.level) else self
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, raw samples included; `from_dict` reads it back."""

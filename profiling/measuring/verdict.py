@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 LEVELS = VALID, UNSTABLE, INVALID = "VALID", "UNSTABLE", "INVALID"  # of a verdict, from good to bad
 WITHIN_BUDGET, OVER_BUDGET, INCONCLUSIVE = "within budget", "over budget", "inconclusive"  # what a measurement says of a limit
-_EARLIER = {"met": WITHIN_BUDGET, "not met": OVER_BUDGET, "not shown": INCONCLUSIVE}  # as earlier versions wrote them
+WAITED, WIDE = "share of time without a CPU (other programs run)", "width of the median's 95 % interval"
+OTHERS, LOAD, SHARED = "other programs kept", "load average", "processes on the GPU beside this one"
+SLOWED = (WAITED, OTHERS, LOAD, SHARED)  # begin the reasons with which a time is too long, and never too short
 
 
 @dataclass(frozen=True)
@@ -60,30 +62,26 @@ class Verdict:
     def __str__(self) -> str:
         return f"{self.level}: {'; '.join(self.reasons)}" if self.reasons else self.level
 
-    def is_worse_than(self, other: Verdict) -> bool:
-        """Whether its level is further from VALID."""
-        return LEVELS.index(self.level) > LEVELS.index(other.level)
+    @property
+    def at_most_slowed(self) -> bool:
+        """Whether nothing but other programs speaks against the times: they make them longer, and their interval wider."""
+        kinds = [(one.startswith(SLOWED), one.startswith((*SLOWED, WIDE))) for one in self.reasons]
+        return self.level == VALID or (self.level == UNSTABLE and any(slow for slow, _ in kinds) and all(so for _, so in kinds))
 
 
-def limit_status(limit_ms: float, level: str, low_ms: float | None, high_ms: float | None) -> str:
+def limit_status(limit_ms: float, verdict: Verdict, low_ms: float | None, high_ms: float | None) -> str:
     """What a measurement of this verdict, with this 95 % interval, says about a limit: within it, over it, or inconclusive."""
-    if level != VALID or low_ms is None or high_ms is None:
+    if low_ms is None or high_ms is None or not verdict.at_most_slowed:
         return INCONCLUSIVE
-    return WITHIN_BUDGET if high_ms <= limit_ms else OVER_BUDGET if low_ms > limit_ms else INCONCLUSIVE
+    if high_ms <= limit_ms:
+        return WITHIN_BUDGET
+    return OVER_BUDGET if low_ms > limit_ms and verdict.level == VALID else INCONCLUSIVE  # slowed, it may be within
 
 
 def count_status(name: str, limit: float, count: float) -> str:
     """What an exact count, which is its own interval, says of the limit `name`, like max_params or min_flops."""
     sign = 1 if name.startswith("max_") else -1
-    return limit_status(sign * limit, VALID, sign * count, sign * count)
-
-
-def status_from(label: object) -> str:
-    """The status that a file names, by its present or its earlier label. Raises `MeasurementError` for any other."""
-    status = _EARLIER.get(str(label), str(label))
-    if status not in _EARLIER.values():
-        raise MeasurementError(f"status {short(label, 40)!r}; expected {', '.join(_EARLIER.values())}")
-    return status
+    return limit_status(sign * limit, Verdict(VALID), sign * count, sign * count)
 
 
 def judge(
@@ -105,9 +103,9 @@ def judge(
     wait = None if cpu is None else max(0.0, 1 - cpu.mean_ms / stats.mean_ms)
     checks = (
         ("drift of the median from first to last third", stats.drift and abs(stats.drift), gates.max_drift),
-        ("width of the median's 95 % interval", stats.interval_width, gates.max_interval_width),
+        (WIDE, stats.interval_width, gates.max_interval_width),
         ("coefficient of variation", stats.cv, gates.max_cv),
-        ("share of time without a CPU (other programs run)", wait, gates.max_wait),
+        (WAITED, wait, gates.max_wait),
     )
     reasons, invalid = [], False
     for what, value, limit in checks:
@@ -132,12 +130,12 @@ def _disturbed(conditions: MachineState, gates: Gates) -> list[str]:
     if rise is not None and gates.max_temperature_rise_c is not None and rise > gates.max_temperature_rise_c:
         reasons.append(f"the temperature rose by {rise:.3g} °C, limit {gates.max_temperature_rise_c:g} °C")
     if conditions.other_gpu_processes:
-        reasons.append(f"processes on the GPU beside this one: {conditions.other_gpu_processes}")
+        reasons.append(f"{SHARED}: {conditions.other_gpu_processes}")
     if gates.max_other_cores is None:
         return reasons
     free = max(0, conditions.cores - (conditions.threads or 1))
     if others is not None and others > free + gates.max_other_cores:
-        reasons.append(f"other programs kept {others:.2g} cores busy, {free} of {conditions.cores} were free for them")
+        reasons.append(f"{OTHERS} {others:.2g} cores busy, {free} of {conditions.cores} were free for them")
     elif others is None and conditions.load_average is not None and conditions.load_average > conditions.cores:
-        reasons.append(f"load average {conditions.load_average:.3g} before the measurement, {conditions.cores} cores")
+        reasons.append(f"{LOAD} {conditions.load_average:.3g} before the measurement, {conditions.cores} cores")
     return reasons

@@ -2,8 +2,10 @@
 
 Of the files that count as exported, keep every limit and were measured VALID, the fastest whose score is not significantly
 below that of fp32 (a paired test on the same images). The fastest is the one of the least median; files whose 95 % intervals
-reach into that of the fastest are as fast, and of these the most exact is shipped. Where no file fulfils all of it none is
-named, every file says what stands against it, and where that is only how surely it was measured, which it would be.
+reach into that of the fastest are as fast, and of these the most exact is shipped. A file that other programs slowed, and that
+is within a limit on latency even so, counts too: how fast it would be alone is open, so it is as fast as any. Where no file
+fulfils all of it none is named, every file says what stands against it, and where that is only how surely it was measured,
+which it would be.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from autoformer.profiling.measuring.verdict import INCONCLUSIVE, OVER_BUDGET, VA
 
 EXACTNESS = ("fp32", "tf32", "fp16", "int8")  # the most exact first
 SHIP, SLOWER, AS_FAST, LESS_ACCURATE = "ship this", "slower", "as fast, less exact", "less accurate"  # of files that were timed
+LESS_EXACT = "less exact"  # where other programs ran, so that which is faster is open
 NOT_TESTED, NOT_TIMED = "not tested", "not measured"
 JUDGED = (OVER_BUDGET, INCONCLUSIVE, LESS_ACCURATE)  # obstacles of files whose times can be compared
 
@@ -52,7 +55,7 @@ class ExportedFile:
             return self.against
         if self.p50_ms is None or self.verdict is None:
             return NOT_TIMED, "its time was not measured"
-        if self.verdict.level != VALID:
+        if self.verdict.level != VALID and not self.keeps_latency_all_the_same:
             return self.verdict.level, f"its time is {self.verdict}; measure again on a quiet machine, or on the device"
         for status in (OVER_BUDGET, None):  # what is known to be broken before what is open
             for name, use in self.limits.items():
@@ -71,13 +74,22 @@ class ExportedFile:
             return False
         return all(use.status != OVER_BUDGET and (use.share or 0) <= 1 for use in self.limits.values())
 
+    @property
+    def keeps_latency_all_the_same(self) -> bool:
+        """Whether other programs made its time longer, and it is within a limit on latency even so."""
+        latency, verdict = self.limits.get("max_latency_ms"), self.verdict
+        if latency is None or verdict is None or verdict.level == VALID:
+            return False
+        return verdict.at_most_slowed and latency.status == WITHIN_BUDGET
+
     def _is_less_accurate(self) -> bool:
         return self.difference is not None and self.difference.value < 0 and not self.difference.tied
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of its median; without end where the runs carry none."""
-        return self.low_ms or 0.0, self.high_ms or math.inf
+        """The 95 % interval of its median; without end where the runs carry none, from 0 where other programs slowed it."""
+        low_ms = None if self.keeps_latency_all_the_same else self.low_ms
+        return low_ms or 0.0, self.high_ms or math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +147,13 @@ def _nothing(files: Sequence[ExportedFile], said: Sequence[str]) -> str:
 def _why(file: ExportedFile, left: Sequence[ExportedFile]) -> str:
     """Why it is the one of those that could be shipped."""
     kept = "keeps every limit" if file.limits else "was measured VALID"
+    kept += ", although other programs made its time longer" if file.keeps_latency_all_the_same else ""
     first = "the only file that could be shipped"
     if len(left) > 1:
         is_fastest = file.p50_ms == min(one.p50_ms or math.inf for one in left)
-        first = f"{'the fastest' if is_fastest else 'as fast as any'} of the {len(left)} files that could be shipped"
+        is_open = any(one.keeps_latency_all_the_same for one in left)
+        which = "the fastest" if is_fastest else "the most exact" if is_open else "as fast as any"
+        first = f"{which} of the {len(left)} files that could be shipped"
     if file.difference is None:
         return f"{first}, and it {kept}"
     return f"{first}; it {kept}, and its score is not significantly below that of fp32 ({file.difference} points)"
@@ -148,6 +163,11 @@ def _behind(file: ExportedFile, chosen: ExportedFile, device: str) -> tuple[str,
     """Why a file that could be shipped is not the one."""
     if file.interval[0] > chosen.interval[1]:
         return SLOWER, f"slower than {chosen.name} on {device}: {_times(file, chosen)}"
+    if file.keeps_latency_all_the_same or chosen.keeps_latency_all_the_same:
+        return (
+            LESS_EXACT,
+            f"which is faster is open, since other programs ran ({_times(file, chosen)}), and {chosen.name} is more exact",
+        )
     return AS_FAST, f"as fast as {chosen.name} on {device} ({_times(file, chosen)}), and less exact"
 
 

@@ -14,7 +14,6 @@ from autoformer.cost import show
 from autoformer.errors import CheckpointError, short
 from autoformer.export.judging.per_class import counted
 from autoformer.metric import WORDS, percent, percent_value
-from autoformer.profiling.measuring.verdict import status_from
 from autoformer.profiling.reports import (
     budget,
     delivered,
@@ -43,6 +42,7 @@ from autoformer.profiling.reports.wording import (
     shown_value,
     words_of,
 )
+from autoformer.profiling.tables.limit import status_from
 from autoformer.settings import write_yaml
 
 PRECISIONS = ("fp32", "tf32", "fp16", "int8")

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from autoformer.architecture import Architecture
 from autoformer.conditions import MeasurementConditions
-from autoformer.errors import CheckpointError, short
+from autoformer.errors import CheckpointError, MeasurementError, short
 from autoformer.files import believing, read_document, write_json
 from autoformer.metric import Score
 from autoformer.profiling.measuring.device import DeviceFacts
@@ -27,7 +27,6 @@ from autoformer.profiling.measuring.verdict import (
     WITHIN_BUDGET,
     Verdict,
     limit_status,
-    status_from,
 )
 from autoformer.records import fields_to_json, from_json, stored_as
 from autoformer.search.result import SearchResult
@@ -35,6 +34,24 @@ from autoformer.search.result import SearchResult
 FORMAT = "autoformer/latency-answer/1"
 FILE_NAME = "latency_answer.json"
 Correction = Literal["none", "local factor", "refit"]  # of a latency table (`correction.py`)
+_EARLIER = {"met": WITHIN_BUDGET, "not met": OVER_BUDGET, "not shown": INCONCLUSIVE}  # statuses as earlier versions wrote them
+
+
+def status_from(label: object) -> str:
+    """The status that a file names, by its present or its earlier label. Raises `MeasurementError` for any other."""
+    status = _EARLIER.get(str(label), str(label))
+    if status not in _EARLIER.values():
+        raise MeasurementError(f"status {short(label, 40)!r}; expected {', '.join(_EARLIER.values())}")
+    return status
+
+
+def agrees(label: object, status: str, verdict: Verdict) -> bool:
+    """Whether a file's label says this status of a measurement.
+
+    Earlier versions held no time that is not VALID against a limit. Raises `MeasurementError` for no label at all.
+    """
+    stored = status_from(label)
+    return stored == status or (stored == INCONCLUSIVE and verdict.level != VALID)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,17 +81,22 @@ class Timing:
 
     def status(self, limit_ms: float) -> str:
         """Within budget, over budget or inconclusive."""
-        return limit_status(limit_ms, self.verdict.level, self.low_ms, self.high_ms)
+        verdict = self.verdict
+        if verdict.level != VALID and self.speed_factor != 1:  # whose own networks other programs may have slowed more
+            return INCONCLUSIVE
+        return limit_status(limit_ms, verdict, self.low_ms, self.high_ms)
 
     def why(self, limit_ms: float) -> str:
         """One clause that says what the status rests on."""
-        if self.verdict.level != VALID:
+        status, is_valid = self.status(limit_ms), self.verdict.level == VALID
+        if not is_valid and status == INCONCLUSIVE:
             return f"the measurement is {self.verdict}; measure on a quiet machine, or longer"
         if self.low_ms is None or self.high_ms is None:
             return f"{self.runs} runs carry no interval; measure longer"
         interval = f"95 % interval {self.low_ms:.4g} to {self.high_ms:.4g} ms"
-        where = {WITHIN_BUDGET: "lies inside", OVER_BUDGET: "lies above", INCONCLUSIVE: "holds"}[self.status(limit_ms)]
-        return f"the {interval} {where} the limit of {limit_ms:.4g} ms"
+        where = {WITHIN_BUDGET: "lies inside", OVER_BUDGET: "lies above", INCONCLUSIVE: "holds"}[status]
+        said = f"the {interval} {where} the limit of {limit_ms:.4g} ms"
+        return said if is_valid else f"{said}, though other programs made the time longer ({self.verdict})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,13 +218,13 @@ class LatencyAnswer:
     def from_dict(cls, values: Mapping[str, Any]) -> LatencyAnswer:
         """Reads the JSON form. Raises `CheckpointError` for what is missing or cannot be, or a status that does not follow."""
         answer = from_json(cls, values, beside=("format", "status", "reason"))
-        said = [(values, answer.status)]
+        said = [(values, answer.status, Verdict(VALID) if answer.chosen is None else answer.chosen.timing.verdict)]
         said += [
-            (entry, network.timing.status(answer.limit_ms))
+            (entry, network.timing.status(answer.limit_ms), network.timing.verdict)
             for network, entry in zip(answer.networks, _entries(values), strict=True)
         ]
-        for entry, status in said:
-            if status_from(entry["status"]) != status:
+        for entry, status, verdict in said:
+            if not agrees(entry["status"], status, verdict):
                 raise CheckpointError(f"status {short(entry['status'], 40)!r}, its numbers say {status!r}")
         return answer
 

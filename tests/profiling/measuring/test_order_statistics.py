@@ -27,8 +27,8 @@ from autoformer.profiling.measuring.verdict import (
     WITHIN_BUDGET,
     Gates,
     judge,
-    status_from,
 )
+from autoformer.profiling.tables.limit import status_from
 from autoformer.records import from_json
 
 
