@@ -115,8 +115,11 @@ def test_counts_equal_the_real_network_in_variants_of_the_space(changes: dict[st
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_counts_equal_fvcore_and_the_real_network_for_two_hundred_members(name: str) -> None:
-    space, rng = shrunk(name), random.Random(name)
-    for _ in range(200):
+    """Most have fewer blocks than their preset: each block is counted for itself, and tracing them is what takes the time."""
+    whole, rng = shrunk(name), random.Random(name)
+    short = replace(whole, depths=(1, 2, 3, 4))
+    for number in range(200):
+        space = short if number % 10 else whole
         architecture = space.sample(rng)
         subnet = Subnet.from_space(space, architecture)
         side = space.image_size_of(architecture)

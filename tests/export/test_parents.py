@@ -5,23 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
 
 from autoformer.architecture import Architecture
 from autoformer.data.preprocessing import Preprocessing
-from autoformer.export.graphs.onnx_graph import OnnxGraph
+from autoformer.export.graphs.onnx_graph import TEMPLATES, OnnxGraph, image_shape_of
 from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.graphs.tensorrt_rules import check_tensorrt
+from autoformer.export.networks.known import KnownNetwork
 from autoformer.export.predictor import torch_model
 from autoformer.networks.subnet import Subnet
 from autoformer.pretrained.start import supernet_from_timm
 from tests.support.exporting import write_export
 from tests.support.parents import PARENTS
+from tests.support.same_graph import difference, trained, usual_way
 from tests.support.timm_networks import random_vit
 
 FLOATS = Preprocessing(32, 3, (0.5,) * 3, (0.5,) * 3)
+
+
+OPSETS = {kind: (20, 17)[index % 2] for index, kind in enumerate(PARENTS)}
 
 
 def network(kind: str) -> Subnet:
@@ -45,7 +51,18 @@ def test_a_graph_gives_the_logits_of_the_network(kind: str, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "opset"), [(kind, (20, 17)[index % 2]) for index, kind in enumerate(PARENTS)])
+@pytest.mark.parametrize(("kind", "opset"), OPSETS.items())
+def test_the_graph_that_is_written_from_a_template_is_that_which_torch_writes(kind: str, opset: int, tmp_path: Path) -> None:
+    subnet = trained(network(kind))
+    way, known = usual_way(image_shape_of(subnet), opset=opset), KnownNetwork.of(subnet)
+    graph = OnnxGraph.from_network(subnet, tmp_path / "model.onnx", opset=opset)
+    assert known is not None
+    assert TEMPLATES.knows(known, way), "it was traced itself"
+    assert difference(onnx.load(graph.path), way.traced(subnet)[0]) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "opset"), OPSETS.items())
 def test_every_precision_is_equal_and_legal(kind: str, opset: int, tmp_path: Path) -> None:
     subnet, images = network(kind), noise(96)
     manifest = write_export(

@@ -6,9 +6,30 @@ and what follows from them.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
+import torch
 from onnx import numpy_helper
+from torch import nn
+
+from autoformer.export.graphs.onnx_graph import Way
+from autoformer.networks.subnet import Subnet
+
+
+def trained(network: Subnet) -> Subnet:
+    """With weights that are all different, none of them zero."""
+    torch.manual_seed(0)
+    for name, weight in network.named_parameters():
+        mean = 1.0 if "norm" in name and "weight" in name else 0.0
+        nn.init.normal_(weight.data, mean=mean, std=network.embed_dim**-0.5)  # larger ones are chaos, which no runtime repeats
+    return network.eval().requires_grad_(False)
+
+
+def usual_way(shape: tuple[int, int, int], **changes: Any) -> Way:
+    """For any batch, opset 20, float32 in and out."""
+    return Way(**{"batch": None, "opset": 20, "input_type": "float32", "image_shape": shape, "as_it_is": False, **changes})
 
 
 def difference(one: onnx.ModelProto, other: onnx.ModelProto) -> str | None:

@@ -68,8 +68,11 @@ def test_a_known_network_trains_resumes_exports_and_verifies(
     weights = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("whole", "cut")]
     assert weights[0] == weights[1]
 
-    precisions = [word for precision in ("fp32", "fp16", "int8") for word in ("--precision", precision)]
-    exported = command("export", tmp_path / "whole", "--out", tmp_path / "export", *precisions, "--json", "--quiet")
+    half = ("fp16",) if name in ("mobilenetv3_small_100", "convnext_atto") else ()  # which torch traces once more
+    precisions = [word for precision in ("fp32", "int8", *half) for word in ("--precision", precision)]
+    exported = command(
+        "export", tmp_path / "whole", "--out", tmp_path / "export", *precisions, "--no-measure", "--json", "--quiet"
+    )
     assert exported.code == 0, exported.err
     entries = {entry["precision"]: entry for entry in exported.json["artefacts"] if entry["format"] == "onnx"}
     assert entries["fp32"]["status"] == "exported"

@@ -31,12 +31,9 @@ from autoformer.export.networks.sizes import OddGraphError
 from autoformer.files import read_json
 from autoformer.networks.block import Attention
 from autoformer.networks.subnet import Subnet
-from autoformer.pretrained.start import supernet_from_timm
 from autoformer.space import PRESETS, SearchSpace
 from tests.support.asking_spaces import ASKING
-from tests.support.parents import PARENTS
-from tests.support.same_graph import difference
-from tests.support.timm_networks import random_vit
+from tests.support.same_graph import difference, trained, usual_way
 
 MICRO = SearchSpace.preset("micro", image_size=8, in_chans=3, num_classes=5)
 FLOATS = Preprocessing(8, 3, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
@@ -49,20 +46,6 @@ def templates(monkeypatch: pytest.MonkeyPatch) -> Templates:
     own = Templates()
     monkeypatch.setattr(onnx_graph, "TEMPLATES", own)
     return own
-
-
-def trained(network: Subnet) -> Subnet:
-    """With weights that are all different, none of them zero."""
-    torch.manual_seed(0)
-    for name, weight in network.named_parameters():
-        mean = 1.0 if "norm" in name and "weight" in name else 0.0
-        nn.init.normal_(weight.data, mean=mean, std=network.embed_dim**-0.5)  # larger ones are chaos, which no runtime repeats
-    return network.eval().requires_grad_(False)
-
-
-def way_of(module: nn.Module, shape: tuple[int, int, int], **changes: object) -> Way:
-    usual: dict[str, object] = {"batch": None, "opset": 20, "input_type": "float32", "image_shape": shape, "as_it_is": False}
-    return Way(**{**usual, **changes})  # type: ignore[arg-type]
 
 
 def untraced(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
@@ -85,7 +68,7 @@ def check_networks(space: SearchSpace, count: int, tmp_path: Path, templates: Te
     rng, path = random.Random(0), tmp_path / "x.onnx"
     for _ in range(count):
         network = trained(Subnet.from_space(space, space.sample(rng)))
-        way = way_of(network, image_shape_of(network))
+        way = usual_way(image_shape_of(network))
         OnnxGraph.from_network(network, path)
         assert all(template is not None for template in templates.learned.values()), network.architecture
         found = difference(onnx.load(path), way.traced(network)[0])
@@ -116,19 +99,6 @@ def test_networks_that_choose_their_structure_have_the_graph_that_torch_writes(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", PARENTS)
-def test_networks_out_of_every_kind_of_parent_have_the_graph_that_torch_writes(
-    kind: str, tmp_path: Path, templates: Templates
-) -> None:
-    name, options = PARENTS[kind]
-    space = supernet_from_timm(random_vit(name, **options)).space
-    network = trained(Subnet.from_space(space, Architecture(embed_dim=40, num_heads=(3, 2), mlp_ratio=space.mlp_ratios[1:3])))
-    OnnxGraph.from_network(network, tmp_path / "x.onnx")
-    assert [template is not None for template in templates.learned.values()] == [True]
-    assert difference(onnx.load(tmp_path / "x.onnx"), way_of(network, image_shape_of(network)).traced(network)[0]) is None
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dress", "changes"),
     [
@@ -147,7 +117,7 @@ def test_every_way_of_export_has_the_graph_that_torch_writes(
     dress: Callable[[Subnet], nn.Module], changes: dict[str, object], tmp_path: Path, templates: Templates
 ) -> None:
     module = dress(trained(Subnet.from_space(MICRO, MICRO.anchors["middle"])))
-    way = way_of(module, (3, 8, 8), **changes)
+    way = usual_way((3, 8, 8), **changes)
     OnnxGraph.from_network(
         module, tmp_path / "x.onnx", batch=way.batch, opset=way.opset, image_shape=(3, 8, 8), input_type=way.input_type,
         as_it_is=way.as_it_is,
@@ -173,7 +143,7 @@ def test_modules_are_named_in_the_side_file_as_in_torchs_own_export(tmp_path: Pa
     graph = OnnxGraph.from_network(network, tmp_path / "x.onnx")
     scopes = read_json(graph.scopes_path)
     assert {node.name for node in onnx.load(graph.path).graph.node} == set(scopes)
-    _, own = way_of(network, (3, 8, 8)).traced(network)
+    _, own = usual_way((3, 8, 8)).traced(network)
     assert sorted(scopes.values()) == sorted(own.values())
 
 
@@ -225,7 +195,7 @@ def test_a_grid_that_is_halved_before_nothing_is_written_and_a_network_of_empty_
         network, path = trained(Subnet.from_space(space, architecture)), tmp_path / f"{number}.onnx"
         OnnxGraph.from_network(network, path)
         assert list(templates.learned.values())[-1] is not None or not learned
-        assert difference(onnx.load(path), way_of(network, (3, 16, 16)).traced(network)[0]) is None
+        assert difference(onnx.load(path), usual_way((3, 16, 16)).traced(network)[0]) is None
 
 
 def test_what_a_timm_network_is_has_to_be_traced() -> None:
