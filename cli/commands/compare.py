@@ -33,6 +33,7 @@ def compare(
     Example: autoformer compare runs/export timm:deit_tiny_patch16_224@deit.pth --data photos --out compared.html
     """
     from autoformer.cli.console import note, print_json, print_table, progress_bar
+    from autoformer.cli.profile_commands.measurement_tables import say_not_measured
     from autoformer.cli.words import metric_of
     from autoformer.files import refuse_existing_file
     from autoformer.profiling.measuring.measure import MeasureConfig
@@ -55,8 +56,7 @@ def compare(
     print_table(compared.words, COLUMNS, table(compared))
     for text in notes(compared):
         note(text)
-    for missing in compared.missing:
-        note(f"not measured: {missing.name}, {missing.backend}: {missing.reason}")
+    say_not_measured(compared.missing)
 
 
 def images_for(artefacts: list[str], part: PartName, data: str | None, classes: str | None, ledger: Path | None) -> Any:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from autoformer.cli.console import note, print_table
 from autoformer.profiling.measuring.measure import NOT_LOCKED, Measurement
 from autoformer.profiling.profiles.batch_sweep import BatchSweep, throughputs
-from autoformer.profiling.profiles.latency import Profile
+from autoformer.profiling.profiles.latency import NotMeasured, Profile
 
 
 def show_profile(profile: Profile, threads: int) -> None:
@@ -24,8 +24,7 @@ def show_profile(profile: Profile, threads: int) -> None:
     if rows := [_metric_row(taken) for taken in profile.measurements if {"gpu_ms", "enqueue_ms"} & set(taken.metrics)]:
         print_table("by the GPU's clock", ("artefact", "gpu_ms p50", "enqueue_ms p50"), rows)
     _show_besides([profile])
-    for missing in profile.not_measured:
-        note(f"not measured: {missing.name} on {missing.backend}: {missing.reason}")
+    say_not_measured(profile.not_measured)
 
 
 def show_sweep(sweep: BatchSweep) -> None:
@@ -43,8 +42,19 @@ def show_sweep(sweep: BatchSweep) -> None:
     print_table("by batch", ("artefact", "batch", "p50 ms", "images/s", "verdict"), rows)
     note(sweep.ended)
     _show_besides(sweep.profiles)
-    for missing in dict.fromkeys(item for profile in sweep.profiles for item in profile.not_measured):
-        note(f"not measured: {missing.name} on {missing.backend}: {missing.reason}")
+    say_not_measured(item for profile in sweep.profiles for item in profile.not_measured)
+
+
+def say_not_measured(missing: Iterable[NotMeasured]) -> None:
+    """What could not be measured, a line for each reason."""
+    by_reason: dict[str, list[NotMeasured]] = {}
+    for item in dict.fromkeys(missing):
+        by_reason.setdefault(item.reason, []).append(item)
+    for reason, items in by_reason.items():
+        names, backends = (
+            ", ".join(dict.fromkeys(words)) for words in zip(*((one.name, one.backend) for one in items), strict=True)
+        )
+        note(f"not measured: {names} on {backends}: {reason}")
 
 
 def _show_besides(profiles: Sequence[Profile]) -> None:
