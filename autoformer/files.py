@@ -131,10 +131,10 @@ def refuse_other_work(folder: Path, identity: Mapping[str, Any]) -> None:
         refuse_existing(folder)
     if path.exists():
         held, wanted = read_json(path), json.loads(json.dumps(identity))
-        for key in (name for name in sorted(wanted) if held.get(name) != wanted[name]):
+        for key in sorted((name for name in wanted if held.get(name) != wanted[name]), key=lambda name: (name != "kind", name)):
             found = [words.removeprefix("recipe.") for words in _differences(key, held.get(key), wanted[key])]  # as one sets them
-            more = ", and more" * (len(found) > MOST_DIFFERENCES) + " (images were added, changed or removed)" * (key == "data")
-            shown = ", ".join(found[:MOST_DIFFERENCES]) + more
+            shown = ", ".join(found[:MOST_DIFFERENCES]) + ", and more" * (len(found) > MOST_DIFFERENCES)
+            shown = "images are others (added, changed or removed)" if key == "data" else shown
             raise OutputExistsError(f"{folder} holds another run: its {shown}; choose another --out")
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from autoformer.progress import Progress, silent
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from autoformer.profiling.profiles.latency import NotMeasured
 
 LONGEST = 600  # letters of a warning
 UNBOUND = 1_000_000  # letters of a line that nothing bounds
@@ -59,22 +62,22 @@ def print_facts(title: str, facts: Mapping[str, Any]) -> None:
     _print(title, table)
 
 
-def _widths(rows: Sequence[Sequence[str]], between: int) -> list[int | None]:
-    """How wide the columns are in a pipe: as their longest lines, or less for lines of as many letters as the variable COLUMNS
-    says, but no word is broken for that. None on a terminal: its own width decides.
+def _widths(rows: Sequence[Sequence[str]], between: int) -> list[int]:
+    """How wide the columns are: as their longest lines, or less where the lines have to fit a terminal, or into a pipe the
+    letters that the variable COLUMNS says. No word is broken for that in a pipe, and on a terminal only where nothing else helps.
     """
     from rich.cells import cell_len
 
-    if sys.stdout.isatty():
-        return [None for _ in rows[0]] if rows else []
     columns = [[cell for row in rows for cell in row[place : place + 1]] for place in range(len(rows[0]) if rows else 0)]
     widths = [max(1, *(cell_len(line) for cell in column for line in cell.split("\n"))) for column in columns]
     least = [max((cell_len(word) for cell in column for word in cell.split()), default=0) for column in columns]
-    asked = os.environ.get("COLUMNS", "")
-    room = int(asked) - between * (len(widths) - 1) if asked.isdecimal() else sum(widths)
-    while sum(widths) > room and (wider := [place for place, width in enumerate(widths) if width > least[place]]):
-        widths[max(wider, key=widths.__getitem__)] -= 1
-    return list(widths)
+    asked, on_terminal = os.environ.get("COLUMNS", ""), sys.stdout.isatty()
+    letters = shutil.get_terminal_size().columns if on_terminal else int(asked) if asked.isdecimal() else UNBOUND
+    room = letters - between * (len(widths) - 1)
+    for floor in (least, [1] * len(widths)) if on_terminal else (least,):
+        while sum(widths) > room and (wider := [place for place, width in enumerate(widths) if width > floor[place]]):
+            widths[max(wider, key=widths.__getitem__)] -= 1
+    return widths
 
 
 def _print(title: str, table: Table) -> None:
@@ -134,3 +137,15 @@ def progress_bar(quiet: bool = False) -> Iterator[Progress]:
     else:
         with bars() as report:
             yield report
+
+
+def say_not_measured(missing: Iterable[NotMeasured]) -> None:
+    """What could not be measured, a line for each reason."""
+    by_reason: dict[str, list[NotMeasured]] = {}
+    for item in dict.fromkeys(missing):
+        by_reason.setdefault(item.reason, []).append(item)
+    for reason, items in by_reason.items():
+        names, backends = (
+            ", ".join(dict.fromkeys(words)) for words in zip(*((one.name, one.backend) for one in items), strict=True)
+        )
+        note(f"not measured: {names} on {backends}: {reason}")

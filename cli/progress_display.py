@@ -18,6 +18,7 @@ from autoformer.progress import Progress
 TURN_S = 5.0  # without a report while other work had some: time that does not count
 FIRST_S, MOST_S = 10.0, 60.0  # between lines of one kind of work in a pipe: twice as long each time
 DAY_S = 86400
+WORK_LETTERS, BAR_LETTERS, NUMBERS_LETTERS = 21, 20, 32  # of a bar's line; numbers are counts and two times, with what is between
 
 
 @dataclass
@@ -64,14 +65,16 @@ def bars() -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     columns = (
-        TextColumn("{task.description:<16}", markup=False),
-        BarColumn(),
+        TextColumn(f"{{task.description:<{WORK_LETTERS}}}", markup=False),
+        BarColumn(BAR_LETTERS),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    with Bars(*columns, console=Console(stderr=True)) as shown:
+    console = Console(stderr=True)
+    room = max(0, console.width - WORK_LETTERS - BAR_LETTERS - NUMBERS_LETTERS)  # else rich takes it from the numbers
+    with Bars(*columns, console=console) as shown:
         tasks, paces = dict[str, Any](), Paces()
 
         def report(work: str, done: int, total: int, note: str = "") -> None:
@@ -80,7 +83,9 @@ def bars() -> Iterator[Progress]:
                 tasks[work] = shown.add_task(visible(work), total=total, note="")
             elif begins:
                 shown.reset(tasks[work], total=total)
-            shown.update(tasks[work], completed=done, total=total, note=visible(note))
+            said = visible(note)
+            said = said if len(said) <= room else f"{said[: max(0, room - 1)]}…"
+            shown.update(tasks[work], completed=done, total=total, note=said)
 
         yield report
 

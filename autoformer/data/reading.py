@@ -60,7 +60,7 @@ def sampled_preprocessing(
         except DataError as error:
             unreadable = error
             if not skip_unreadable:
-                raise
+                raise DataError(f"{error}, or leave out what cannot be read: --set data.unreadable=skip") from error
     if unreadable is not None and not sample:
         raise unreadable
     channels = 1 if all(image.mode in GREY_MODES for image in sample) else 3

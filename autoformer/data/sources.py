@@ -15,6 +15,7 @@ and test; of the last two either may be missing.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -28,8 +29,10 @@ from autoformer.data.named_sets import is_named, load_split, place_of
 from autoformer.data.remarks import NOTHING, Remarks, is_hidden, remedies
 from autoformer.data.tar_images import COMPRESSED, TarImages, index_archives
 from autoformer.errors import DataError
+from autoformer.files import IDENTITY
 
 ARCHIVES = (".tar", *COMPRESSED)
+OURS = (IDENTITY, "bundle.json")  # in folders of runs and of bundles
 
 Labelled = Callable[[str | None, Sequence[str] | None], tuple[Images, tuple[str, ...], Remarks]]
 """The images of a folder at the top (None: of everything) for given classes; class names, and what is to be said."""
@@ -110,16 +113,25 @@ def _place(source: str) -> _Place | None:
         return _of_archives(path, [(path, "")])
     if path.is_dir():
         folders = visible_folders(path)
+        if made := next((file for place in (path, *folders) for name in OURS if (file := place / name).is_file()), None):
+            what = printable(made.relative_to(path))
+            raise DataError(f"{printable(path)} holds what this tool wrote ({what}); give the folder of the images")
         if archives := _archives(path, folders):
             return _of_archives(path, archives, set(names_in(path)) - {folder.name for folder in folders})
         tops = [folder.name for folder in folders]
         return _Place(path, tops, names_in(path), _of_folder(path), lambda name: _shape(path / name))
     if is_named(source):
         return None
-    raise DataError(
-        f"data source {source!r} is neither 'digits', nor a folder or .tar file that exists, nor a data set name like "
-        "'torch/cifar10@FOLDER', 'hfds/NAME', 'tfds/NAME', 'wds/NAME'"
+    said = (
+        "is a file, not a folder of one folder per class or a .tar file"
+        if path.is_file()
+        else "is no folder or .tar file that exists"
     )
+    beside = visible_folders(path.parent) if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, [folder.name for folder in beside], 1)
+    meant = f"; did you mean {printable(path.parent / near[0])}?" if near and not path.exists() else ""
+    others = ", nor 'digits' or a data set name like 'torch/cifar10@FOLDER', 'hfds/NAME', 'tfds/NAME', 'wds/NAME'"
+    raise DataError(f"data source {source!r} {said}{meant or others}")
 
 
 def _expanded(path: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 from autoformer.cli.chain.begun_from import check_start, recipe_from
 from autoformer.cli.chain.choosing_recipe import SHIPPED, recipe_for
-from autoformer.cli.chain.recipe import Recipe, recipe_values
+from autoformer.cli.chain.recipe import Recipe, parse_recipe, recipe_values
 from autoformer.cli.chain.shipped import found_recipe
 from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig
@@ -56,11 +56,15 @@ def resolved(asked: Asked) -> Resolved:
     if words is None:
         if asked.data is None:
             raise RecipeError("say which images: autoformer run --data FOLDER; or name a recipe: autoformer run quickstart")
-        parts = load_parts(DataConfig(source=asked.data, group_by=asked.group_by))
+        parts = load_parts(_data_of(asked))
         choice = recipe_for(parts, start=start, begun=begun_run(asked))
         words, start = choice.name, choice.start or start
         settings = [*choice.settings, *settings]
-        lines.append(f"recipe {choice.name}: {choice.reason}; autoformer recipe show {choice.name}")
+        lines.append(f"recipe {choice.name}: {choice.reason}; `autoformer recipe show {choice.name}` shows it")
+        if choice.settings:
+            lines.append(
+                f"since there are {len(parts.train):,} images to train on, not as in the recipe: {', '.join(choice.settings)}"
+            )
     given = {key: value for key, value in asked.others.items() if value is not None}
     given |= {"data.source": asked.data, "data.group_by": asked.group_by}
     limits = {name: limit for name, limit in asked.limits.items() if limit is not None}
@@ -73,6 +77,12 @@ def resolved(asked: Asked) -> Resolved:
     recipe, said = recipe_from(words, start, settings, given)
     name = found_recipe(words).stem
     return Resolved(recipe=recipe, name=name, out=asked.out or usual_folder(name, asked.data), lines=(*lines, *said))
+
+
+def _data_of(asked: Asked) -> DataConfig:
+    """How the images are read that the recipe is chosen by: as those of the run will be."""
+    settings = [setting for setting in asked.settings if setting.partition("=")[0].strip().startswith("data.")]
+    return parse_recipe({}, settings, "--set", {"data.source": asked.data, "data.group_by": asked.group_by}).data
 
 
 def usual_folder(name: str, data: str | None) -> Path:

@@ -19,6 +19,7 @@ import torch
 from autoformer import __version__
 from autoformer.cli.chain.helpers import helpers, processes, shared_by
 from autoformer.cli.chain.legs import Question, check_race
+from autoformer.cli.chain.measured_again import measured_again, profile_files
 from autoformer.cli.chain.parent import as_begun, begun_with, check_taught, has_parent, taught_by, to_be_taught, told_of_parent
 from autoformer.cli.chain.places import few_places
 from autoformer.cli.chain.race import deliver, run_race
@@ -47,10 +48,9 @@ from autoformer.profiling.insides.onnxruntime_layers import layers_of_onnx
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.measure import MeasureConfig
 from autoformer.profiling.measuring.system_files import usable_cores
-from autoformer.profiling.measuring.verdict import VALID
 from autoformer.profiling.profiles.artefact_costs import counted_flops
 from autoformer.profiling.profiles.int8_speed import note_int8_speed
-from autoformer.profiling.profiles.latency import Profile, profile_until_valid
+from autoformer.profiling.profiles.latency import Profile
 from autoformer.profiling.reports.run_folder import FP32, Run
 from autoformer.profiling.reports.run_page import build_report
 from autoformer.profiling.tables.costs import TableCosts, margin_of, searched_with
@@ -108,7 +108,7 @@ def run_recipe(
     if (out / "report.json").exists():
         _check_finished(out)
         report = read_json(out / "report.json", "format", "chosen", "test", "budget")
-        return measured_again(plan.recipe, out, progress) if measure_again else report
+        return measured_again(plan.recipe, out, progress, say) if measure_again else report
     with sole_worker(out):
         return _run(plan, out, Telling(progress, say, workers, tuple(log)))
 
@@ -158,31 +158,6 @@ def planned(recipe: Recipe, out: Path, progress: Progress = silent, say: Callabl
     for line in few_places(recipe, space.image_size):
         say(line)
     return Planned(recipe=recipe, stated=stated, parts=parts, space=space, start=start)
-
-
-def measured_again(recipe: Recipe, out: Path, progress: Progress) -> dict[str, Any]:
-    """The report of a finished run after its files were measured anew; the earlier times stay where fewer of these are VALID."""
-    with sole_worker(out), temporary_folder("again") as folder:
-        fresh = profile_files(recipe, out, folder / "latency.json", progress)
-        before = Profile.load(out / "latency.json")
-        if surely(fresh) < surely(before):
-            return read_json(out / "report.json")
-        fresh.save(out / "latency.json")
-        note_int8_speed(out / "export", fresh.measurements)
-        return build_report(out)
-
-
-def surely(profile: Profile) -> int:
-    """How many of its files were measured VALID."""
-    return sum(one.verdict.level == VALID for one in profile.measurements)
-
-
-def profile_files(recipe: Recipe, out: Path, place: Path, progress: Progress) -> Profile:
-    """Measures the files of a run's export as its recipe says, into `place`."""
-    config = MeasureConfig.lasting(recipe.profile.seconds)
-    return profile_until_valid(
-        [out / "export"], config=config, batch=recipe.profile.batch, threads=recipe.profile.threads, out=place, progress=progress
-    )
 
 
 def with_fitting_batches(recipe: Recipe, images: int) -> tuple[Recipe, list[str]]:

@@ -32,8 +32,7 @@ def compare(
 
     Example: autoformer compare runs/export timm:deit_tiny_patch16_224@deit.pth --data photos --out compared.html
     """
-    from autoformer.cli.console import note, print_json, print_table, progress_bar
-    from autoformer.cli.profile_commands.measurement_tables import say_not_measured
+    from autoformer.cli.console import note, print_json, print_table, progress_bar, say_not_measured
     from autoformer.cli.words import metric_of
     from autoformer.files import refuse_existing_file
     from autoformer.profiling.measuring.measure import MeasureConfig

@@ -94,7 +94,10 @@ def predict(
     rows = [(answer["image"], _words(answer["classes"])) for answer in named[:MOST_ROWS]]
     print_table(f"{artefact}", ("image", "classes by probability"), rows)
     if len(named) > MOST_ROWS:
-        note(f"{len(named) - MOST_ROWS} more images are not shown; --out FILE.csv writes them all")
+        where = "--out FILE.csv writes them all" if out is None else f"{out} holds them all"
+        note(f"{len(named) - MOST_ROWS} more images are not shown; {where}")
+    elif out is not None:
+        note(f"written: {out}")
 
 
 def _ready(predictor: Predictor, artefact: str, classes: Path | None, data: str | None) -> Predictor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from autoformer.cli.console import note, print_table
+from autoformer.cli.console import note, print_table, say_not_measured
 from autoformer.profiling.measuring.measure import NOT_LOCKED, Measurement
 from autoformer.profiling.profiles.batch_sweep import BatchSweep, throughputs
-from autoformer.profiling.profiles.latency import NotMeasured, Profile
+from autoformer.profiling.profiles.latency import Profile
 
 
 def show_profile(profile: Profile, threads: int) -> None:
@@ -43,18 +43,6 @@ def show_sweep(sweep: BatchSweep) -> None:
     note(sweep.ended)
     _show_besides(sweep.profiles)
     say_not_measured(item for profile in sweep.profiles for item in profile.not_measured)
-
-
-def say_not_measured(missing: Iterable[NotMeasured]) -> None:
-    """What could not be measured, a line for each reason."""
-    by_reason: dict[str, list[NotMeasured]] = {}
-    for item in dict.fromkeys(missing):
-        by_reason.setdefault(item.reason, []).append(item)
-    for reason, items in by_reason.items():
-        names, backends = (
-            ", ".join(dict.fromkeys(words)) for words in zip(*((one.name, one.backend) for one in items), strict=True)
-        )
-        note(f"not measured: {names} on {backends}: {reason}")
 
 
 def _show_besides(profiles: Sequence[Profile]) -> None:

@@ -18,6 +18,7 @@ from autoformer.profiling.tables.limit import Timing
 
 MEASURES = {"params": "parameters", "flops": "FLOPs (multiply-adds)", "latency_ms": "latency"}
 NOT_COUNTED = "it could not be counted"
+ODD_PACE = 1.4  # measured against predicted; the tables err by a few per cent, so more is the machine
 
 
 def limits(run: Run) -> list[dict[str, Any]]:
@@ -54,6 +55,17 @@ def _latency_limit(run: Run, limit_ms: float) -> dict[str, Any]:
     known |= {"found": stats.p50_ms, "low": stats.p50_low_ms, "high": stats.p50_high_ms, "measured_as": measurement.name}
     timing = _timing(measurement)
     return {**known, "met": timing.status(limit_ms), "reason": timing.why(limit_ms)}
+
+
+def pace_line(limit: Mapping[str, Any]) -> str | None:
+    """That a network was timed on a machine much slower or faster than when its latency table was measured; else None."""
+    found, predicted = limit["found"], limit.get("predicted")
+    if not found or not predicted or 1 / ODD_PACE < found / predicted < ODD_PACE:
+        return None
+    return (
+        f"the latency table predicts {predicted:.3g} ms for what took {found:.3g} ms: this machine is {found / predicted:.2g} "
+        "times as slow now as when the table was measured, or the network is unlike those in it; --measure-again times them anew"
+    )
 
 
 def measurement_of_limit(run: Run) -> tuple[Measurement | None, str]:

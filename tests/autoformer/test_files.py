@@ -358,6 +358,16 @@ def test_what_a_process_left_that_was_killed_as_it_claimed_a_folder_goes_with_th
         assert not left.exists()
 
 
+def test_a_folder_of_other_work_is_told_by_its_kind_before_its_digests(tmp_path: Path) -> None:
+    claim_folder(tmp_path / "run", {"kind": "run", "data": "790c", "recipe": {}})
+    for other, said in (
+        ({"kind": "supernet", "data": "d28a"}, "its kind is 'run' there and 'supernet' now"),
+        ({"kind": "run", "data": "d28a", "recipe": {}}, "its images are others (added, changed or removed)"),
+    ):
+        with pytest.raises(OutputExistsError, match=re.escape(f"holds another run: {said}; choose another --out")):
+            claim_folder(tmp_path / "run", other)
+
+
 def test_three_differences_between_two_works_are_named_with_both_values(tmp_path: Path) -> None:
     held: dict[str, Any] = {"kind": "run", "recipe": {"budget": {"max_latency": "0ms", "max_params": None}, "race": {"cost": 1}}}
     claim_folder(tmp_path / "run", held)

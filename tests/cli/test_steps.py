@@ -78,6 +78,8 @@ def test_the_files_of_a_finished_run_are_timed_anew_when_that_is_asked_for(
     assert answer.code == 0, answer.err
     after = read_json(out / "latency.json")
     assert after["measurements"] != before["measurements"]
+    assert "measured again: model.fp32.onnx (onnxruntime-cpu) " in answer.err
+    assert "times as long as then on this machine; the new ones stand" in answer.err
     others = ("export/model.int8.onnx", "test.json", "search/search.json")
     assert [(out / path).read_bytes() for path in others] == [(finished_run / path).read_bytes() for path in others]
 

@@ -45,7 +45,7 @@ def run_shortened(out: Path, latency_table: Path) -> Path:
     from tests.support.commands import command
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("autoformer.cli.chain.chain.profile_until_valid", partial(profile_until_valid, attempts=1))
+        patch.setattr("autoformer.cli.chain.measured_again.profile_until_valid", partial(profile_until_valid, attempts=1))
         answer = command("run", QUICKSTART, "--out", out, "--quiet", *shortened(latency_table))
     assert answer.code == 0, answer.err
     return out

@@ -226,7 +226,7 @@ def test_the_command_ends_with_code_1_where_training_would_be_refused(tmp_path: 
     assert command("data", "check", tmp_path, "--quiet", "--set", "data.unreadable=skip").code == 0
     answer = command("data", "check", tmp_path / "nowhere", "--json", "--quiet")
     assert answer.code == 1
-    assert "neither 'digits', nor a folder" in answer.json["findings"][0]["text"]
+    assert "is no folder or .tar file that exists, nor 'digits'" in answer.json["findings"][0]["text"]
 
 
 def test_the_command_reads_the_test_part_without_scoring_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import tarfile
 import unicodedata
@@ -144,8 +145,22 @@ def test_pipes_in_archives_and_among_archives_are_never_opened(tmp_path: Path) -
     parts = load_parts(DataConfig(source=str(tmp_path / "packed")))
     assert parts.remarks.special == ("cat/pipe.png",)
     assert parts.remarks.beside == ("pipe.tar",)
-    with pytest.raises(DataError, match=r"neither 'digits', nor a folder or \.tar file"):
+    with pytest.raises(DataError, match=r"is no folder or \.tar file that exists"):
         load_parts(DataConfig(source=str(tmp_path / "packed" / "pipe.tar")))
+
+
+def test_a_path_that_is_no_place_of_images_says_what_it_is(tmp_path: Path) -> None:
+    draw_images(tmp_path / "photos", ("cat", "dog"), each=6)
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    (tmp_path / "runs" / "first" / "identity.json").write_text("{}")
+    for name, said in {
+        "fotos": rf"is no folder or \.tar file that exists; did you mean {re.escape(str(tmp_path / 'photos'))}\?",
+        "photos/cat/000.png": r"is a file, not a folder of one folder per class or a \.tar file",
+        "runs": r"runs holds what this tool wrote \(first/identity\.json\); give the folder of the images",
+        "runs/first": r"holds what this tool wrote \(identity\.json\)",
+    }.items():
+        with pytest.raises(DataError, match=said):
+            load_parts(DataConfig(source=str(tmp_path / name)))
 
 
 @pytest.mark.skipif(".avif" not in IMAGE_ENDINGS, reason="this Pillow was built without AVIF")

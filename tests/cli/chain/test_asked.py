@@ -12,7 +12,7 @@ from autoformer.cli.chain.asked import Asked, resolved
 from autoformer.cli.chain.begun_from import fitting_size, recipe_from
 from autoformer.cli.chain.recipe import load_recipe
 from autoformer.cli.chain.shipped import found_recipe, header, shipped
-from autoformer.errors import AutoformerError, BudgetError, CheckpointError, RecipeError
+from autoformer.errors import AutoformerError, BudgetError, CheckpointError, DataError, RecipeError
 from autoformer.files import claim_folder
 from tests.support.small_images import draw_images
 
@@ -59,8 +59,22 @@ def test_without_a_recipe_the_images_decide_and_the_choice_is_said(tmp_path: Pat
     assert found.recipe.budget.max_latency == "5ms"
     assert found.recipe.budget.max_flops is None
     assert found.lines[0].startswith("recipe images-64px: ")
-    assert found.lines[1] == "limits: max_latency=5ms, not the recipe's max_flops"
-    assert found.recipe.train.batch_size == found.recipe.finetune.batch_size < 30
+    assert found.recipe.train.batch_size == found.recipe.finetune.batch_size == 8
+    assert found.lines[1] == (
+        "since there are 51 images to train on, not as in the recipe: train.batch_size=8, finetune.batch_size=8"
+    )
+    assert found.lines[2] == "limits: max_latency=5ms, not the recipe's max_flops"
+
+
+def test_images_are_looked_at_for_the_choice_as_they_will_be_for_the_training(tmp_path: Path) -> None:
+    draw_images(tmp_path / "photos", ("cat", "dog", "eel"), each=30, size=200)
+    (tmp_path / "photos" / "dog" / "003.png").write_bytes(b"no image")
+    with pytest.raises(
+        DataError, match=r"003\.png cannot be read .*, or leave out what cannot be read: --set data\.unreadable=skip"
+    ):
+        resolved(Asked(data=str(tmp_path / "photos")))
+    found = resolved(Asked(data=str(tmp_path / "photos"), settings=["data.unreadable=skip", "train.epochs=3"]))
+    assert (found.name, found.recipe.data.unreadable, found.recipe.train.epochs) == ("images-64px", "skip", 3)
 
 
 def test_photographs_start_from_a_network_that_is_to_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,7 +180,7 @@ def test_a_network_of_ours_gets_a_new_head_and_size_for_new_images(finished_run:
         (("--set", "train.epoch=5"), "did you mean 'train.epochs'?"),
         (("--set", "train.subnets.strategy=sandwhich"), "train.subnets.strategy = 'sandwhich'"),
         (("--set", "train.mixup=0.8", "--set", "train.batch_size=33"), "must be a multiple of 2"),
-        (("--data", "nowhere/photos"), "data source 'nowhere/photos' is neither"),
+        (("--data", "nowhere/photos"), "data source 'nowhere/photos' is no folder or .tar file that exists"),
         (("--from", "nowhere"), "cannot start from 'nowhere'"),
         (("--from", "timm:vit_small_patch16_224@missing.pth"), "missing.pth does not exist"),
         (("--from", "timm:vit_smal_patch16_224"), "did you mean"),

@@ -14,6 +14,7 @@ from autoformer.export.expected import ExpectedResults
 from autoformer.profiling.kits.board_results import BoardResult
 from autoformer.profiling.measuring.measure import Measurement
 from autoformer.profiling.measuring.verdict import Verdict
+from autoformer.profiling.reports.budget import pace_line
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.run_page import build_report
 from autoformer.profiling.tables.limit import Timing
@@ -21,6 +22,18 @@ from tests.support.board_files import result
 from tests.support.run_folder import make_run
 
 LIMIT_MS = 1.0
+
+
+@pytest.mark.parametrize(
+    ("found", "predicted", "said"),
+    [(2.17, 0.924, "this machine is 2.3 times as slow now"), (0.5, 1.0, "0.5 times as slow"), (1.2, 1.0, ""), (1.0, None, "")],
+)
+def test_a_time_far_from_its_prediction_is_said_to_be_the_machines(found: float, predicted: float | None, said: str) -> None:
+    line = pace_line({"found": found, "predicted": predicted})
+    assert said in (line or "")
+    assert (line is None) == (not said)
+
+
 ABOVE, INSIDE, AROUND = (1.20, 1.22) * 500, (0.80, 0.82) * 500, (0.99, 1.01) * 500  # intervals reach from one to the other
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autoformer.cli.profile_commands.measurement_tables import say_not_measured
+from autoformer.cli.console import say_not_measured
 from autoformer.profiling.profiles.latency import NotMeasured
 
 
