@@ -140,7 +140,7 @@ def _numbers(
 
 
 def _spread_words(spread: float, chance: float) -> str:
-    return f"random networks spread by {100 * spread:.2f} points, {100 * chance:.2f} of which chance alone gives"
+    return f"random networks spread by {100 * spread:.2f} points, and by {100 * chance:.2f} if they were alike, by chance alone"
 
 
 def _tau_words(correlation: float) -> str:

@@ -67,6 +67,8 @@ def audit(
         print_table(f"{supernet}: inherited weights on the search part", columns, rows)
         for reason in found.reasons:
             say(f"- {reason}")
-        say("searchable" if found.searchable else "not searchable")
+        say(
+            "searchable" if found.searchable else "not searchable: train the supernet longer (train.epochs), or let a race decide"
+        )
     if not found.searchable:
         raise typer.Exit(1)

@@ -397,3 +397,5 @@ def print_answer(answer: LatencyAnswer) -> None:
             "verdict", f"at most {answer.limit_ms:.4g} ms", "of the limit", "",
         )  # fmt: skip
         print_table(f"measured here; the table is {answer.rounds[-1].model}", columns, rows)
+        if answer.off_alike:
+            say(answer.off_alike)

@@ -112,6 +112,7 @@ def _show_price(
 ) -> None:
     from autoformer.cli.chain.price import OtherPrograms
     from autoformer.cli.console import note, print_facts, print_json
+    from autoformer.profiling.reports.wording import duration
     from autoformer.training.curriculum import chooser_over
     from autoformer.training.runs import fresh_supernet, rehearse
     from autoformer.training.trainer import Surroundings, Trainer, plan_for
@@ -136,7 +137,7 @@ def _show_price(
         "steps": f"{price.steps} of {recipe.train.batch_size} images",
         "time per step": f"{1000 * price.seconds_per_step:.3g} ms (median of {price.steps_measured})",
         "waiting for images": f"{100 * price.wait_share:.2g} % of it",
-        "in all": f"{price.hours:.3g} hours, on {world.size} process{'es' if world.size > 1 else ''} like this one",
+        "in all": f"{duration(3600 * price.hours)}, on {world.size} process{'es' if world.size > 1 else ''} like this one",
         **_price_of_teacher(price),
         "disk": f"{price.disk_bytes / 2**20:.0f} MiB of {price.free_bytes / 2**20:.0f} MiB free",
     }
@@ -146,8 +147,12 @@ def _show_price(
 def _price_of_teacher(price: Rehearsal) -> dict[str, str]:
     if not price.logits_bytes:
         return {}
+    from autoformer.profiling.reports.wording import duration
+
     size = price.logits_bytes / 2**20
-    return {"teacher, before them": f"{price.teacher_hours:.3g} hours of those; its logits take {size:.1f} MiB of the disk"}
+    return {
+        "teacher, before them": f"{duration(3600 * price.teacher_hours)} of those; its logits take {size:.1f} MiB of the disk"
+    }
 
 
 def _show_result(out: Path, metric: str, json: bool) -> None:

@@ -14,11 +14,10 @@ from autoformer.profiling.profiles.shipping import LimitUse
 from autoformer.profiling.reports.blocks import Section, Table
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.wording import latency_text, shown_value
-from autoformer.profiling.tables.limit import Timing
+from autoformer.profiling.tables.limit import ODD_PACE, Timing
 
 MEASURES = {"params": "parameters", "flops": "FLOPs (multiply-adds)", "latency_ms": "latency"}
 NOT_COUNTED = "it could not be counted"
-ODD_PACE = 1.4  # measured against predicted; the tables err by a few per cent, so more is the machine
 
 
 def limits(run: Run) -> list[dict[str, Any]]:

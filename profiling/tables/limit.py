@@ -9,6 +9,7 @@ its numbers when it is read back.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,6 +35,8 @@ from autoformer.search.result import SearchResult
 FORMAT = "autoformer/latency-answer/1"
 FILE_NAME = "latency_answer.json"
 Correction = Literal["none", "local factor", "refit"]  # of a latency table (`correction.py`)
+ODD_PACE = 1.4  # measured against predicted: tables err by a few per cent, more is the machine
+LEAST_ALIKE = 3  # networks that tell so together
 _EARLIER = {"met": WITHIN_BUDGET, "not met": OVER_BUDGET, "not shown": INCONCLUSIVE}  # statuses as earlier versions wrote them
 
 
@@ -205,6 +208,17 @@ class LatencyAnswer:
             f"{100 * timing.measured_ms / self.limit_ms:.0f} % of the limit (predicted "
             f"{self.chosen.predicted_ms:.4g}, {100 * self.chosen.error:+.1f} %{speed}); {self.reason} "
             f"({self.measurement_conditions})"
+        )
+
+    @property
+    def off_alike(self) -> str:
+        """That all networks took far more, or far less, than the table said: that is the machine. Empty where they did not."""
+        factors = [1 / (1 + network.error) for network in (self.rounds[0].networks if self.rounds else ())]
+        if len(factors) < LEAST_ALIKE or not (min(factors) > ODD_PACE or max(factors) < 1 / ODD_PACE):
+            return ""
+        return (
+            f"all {len(factors)} took about {statistics.median(factors):.2g} times what the table says: the machine is not as "
+            "fast as when it was measured; measure it anew (autoformer profile table), or search when the machine is as it was"
         )
 
     def to_dict(self) -> dict[str, Any]:

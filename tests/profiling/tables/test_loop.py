@@ -107,6 +107,15 @@ def test_a_table_that_is_too_fast_is_corrected_and_another_network_taken(tmp_pat
     assert "chosen instead of" in str(answer)
 
 
+@pytest.mark.parametrize(
+    ("factor", "said"), [(1.9, "all 5 took about 1.9 times what the table says"), (1.08, ""), (0.5, "0.5 times")]
+)
+def test_networks_that_are_all_far_off_alike_are_said_to_be_the_machine(tmp_path: Path, factor: float, said: str) -> None:
+    answer = answered(tmp_path, table_of(truth), Measurer(lambda network: factor * truth(network)))
+    assert said in answer.off_alike
+    assert bool(answer.off_alike) == bool(said)
+
+
 def test_a_table_that_is_too_slow_leaves_room_that_is_used(tmp_path: Path) -> None:
     answer = answered(tmp_path, table_of(truth), Measurer(lambda network: 0.9 * truth(network)))
     first, last = answer.rounds[0].chosen, answer.chosen
