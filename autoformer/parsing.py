@@ -135,12 +135,14 @@ def parse(measure: str, text: str, largest: float | None) -> float:
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Zµ%]*)\s*", str(text))
     number, unit = (float(match[1]), match[2]) if match else (0.0, "?")
     if match and not 0 < number < math.inf:
-        raise BudgetError(f"limit {text!r} on {measure} must be above 0")
+        raise BudgetError(f"limit {text!r} on {measure.removesuffix('_ms')} must be above 0")
     if unit == "%" and largest is not None:
         return number / 100 * largest
     if unit not in UNITS[measure]:
         example = {"params": "6M", "flops": "1.3G", "latency_ms": "2.5ms"}[measure]
-        raise BudgetError(f"limit {text!r} on {measure} is not understood; write {example}, or 60% of the largest network's")
+        raise BudgetError(
+            f"limit {text!r} on {measure.removesuffix('_ms')} is not understood; write {example}, or 60% of the largest network's"
+        )
     return number * UNITS[measure][unit]
 
 

@@ -108,7 +108,10 @@ def run_recipe(
     if (out / "report.json").exists():
         _check_finished(out)
         report = read_json(out / "report.json", "format", "chosen", "test", "budget")
-        return measured_again(plan.recipe, out, progress, say) if measure_again else report
+        if measure_again:
+            return measured_again(plan.recipe, out, progress, say)
+        say("this run is finished: nothing was done again, and this is what it found")
+        return report
     with sole_worker(out):
         return _run(plan, out, Telling(progress, say, workers, tuple(log)))
 

@@ -28,14 +28,19 @@ def places_of(recipe: Recipe, race: RaceConfig, image_size: int) -> Places:
     """The places of a race of this run, whose search's networks take images of this size."""
     every = race_schedule(MOST, recipe.finetune, race).entrants
     parent = started_from(recipe.train.start)
-    rivals = len(default_rivals(image_size, parent is not None) if race.rivals is None else race.rivals)
-    if recipe.profile.table is not None:
-        rivals = 0  # a table may be of another device, and there is no measuring rivals for that one here
     siblings = int(parent is not None and smaller_sibling(parent) is not None)
-    kinds = [(True, race.finalists), (False, rivals), (False, siblings), (True, race.homogeneous), (True, 1)]
+    others = rivals_of(recipe, race, image_size)
+    kinds = [(True, race.finalists), (False, others), (False, siblings), (True, race.homogeneous), (True, 1)]
     turns = taking_turns([itertools.repeat(is_own, count) for is_own, count in kinds])
     own = sum(itertools.islice(turns, every))
     return Places(every, own, race.finalists + race.homogeneous + 1)
+
+
+def rivals_of(recipe: Recipe, race: RaceConfig, image_size: int) -> int:
+    """How many networks out of timm are looked at: none for a table, which may be of another device that is not here."""
+    if recipe.profile.table is not None:
+        return 0
+    return len(default_rivals(image_size, started_from(recipe.train.start) is not None) if race.rivals is None else race.rivals)
 
 
 def few_places(recipe: Recipe, image_size: int) -> Iterator[str]:

@@ -15,9 +15,10 @@ from typing import Any
 
 from autoformer.cli.chain.chain import Planned
 from autoformer.cli.chain.parent import finetune_of, has_parent, knows_classes, taught_by, unfinetuned
-from autoformer.cli.chain.places import places_of
+from autoformer.cli.chain.places import places_of, rivals_of
 from autoformer.cli.chain.race import MOST, race_schedule
 from autoformer.cli.chain.recipe import Recipe
+from autoformer.cli.chain.starting import network_for
 from autoformer.cli.chain.steps import steps_of
 from autoformer.conditions import MeasurementConditions
 from autoformer.cost import show
@@ -30,6 +31,7 @@ from autoformer.networks.folders import save_subnet
 from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import Supernet
 from autoformer.parsing import parse
+from autoformer.pretrained.classifier import Classifier
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.machine_state import MachineState
 from autoformer.profiling.measuring.measure import MeasureConfig, device_name
@@ -48,6 +50,7 @@ from autoformer.training.trainer import Surroundings, Trainer, plan_for
 SCORED = 128  # images of the search part that are scored to see how long one takes
 TRAININGS = ("parent", "train", "race", "finetune")  # the steps whose time follows the epochs
 LONG_S, FEWER = 600, 4  # trainings from which a person is told what a quarter of the epochs would take
+RIVAL, SIZES_TRIED = "timm:resnet10t@scratch", 2  # of the networks out of timm: one that is looked at here; image sizes of each
 CERTAINLY = 0.5  # of the time of the smallest network, measured in a hurry: a limit below cannot be met
 FEW_CORES = 0.25  # kept busy by other programs, of which nothing is said
 
@@ -156,11 +159,14 @@ def _prices(plan: Planned, out: Path, folder: Path, around: Surroundings) -> Ite
         schedule = race_schedule(MOST, recipe.finetune, recipe.race)
         places = places_of(recipe, recipe.race, plan.space.image_size)
         epoch_s = finetune.seconds / recipe.finetune.epochs
+        looks = SIZES_TRIED * rivals_of(recipe, recipe.race, plan.space.image_size)
+        look_s = _look_s(plan, folder) if looks else 0.0
+        looked = f"{looks} looks at networks out of timm, {look_s:.1f} s each; " if looks else ""
         yield StepPrice(
             step="race",
-            seconds=2 * schedule.entrants * one_s + schedule.most_extra_epochs * epoch_s + finetune.seconds,
+            seconds=2 * schedule.entrants * one_s + looks * look_s + schedule.most_extra_epochs * epoch_s + finetune.seconds,
             measured=f"up to {places.every} networks start, {places.own} of the search's own; "
-            f"{2 * schedule.entrants} × {timing}, alone and together; up to "
+            f"{2 * schedule.entrants} × {timing}, alone and together; {looked}up to "
             f"{schedule.most_extra_epochs + recipe.finetune.epochs} epochs, "
             f"{epoch_s:.3g} s each",
         )
@@ -194,16 +200,31 @@ def _of_supernet(supernet: Supernet, plan: Planned, recipe: Recipe, out: Path, a
 
 def _timed(recipe: Recipe, smallest: Subnet, largest: Subnet, folder: Path) -> tuple[float, float, float]:
     """Seconds until the largest network is exported, opened and timed, after another of its space was; milliseconds of both."""
+    keeper = _keeper(recipe, folder)
+    first = keeper.together({"smallest": keeper.of_network("smallest", smallest, image_shape_of(smallest))})["smallest"]
+    began = time.perf_counter()
+    then = keeper.together({"largest": keeper.of_network("largest", largest, image_shape_of(largest))})["largest"]
+    return time.perf_counter() - began, first.measured_ms, then.measured_ms
+
+
+def _look_s(plan: Planned, folder: Path) -> float:
+    """Seconds for a first look at a network out of timm, which torch's exporter has to trace."""
+    began = time.perf_counter()
+    network, parts, _ = network_for(RIVAL, plan.parts, plan.recipe.seed)
+    assert isinstance(network, Classifier)
+    prepared, keeper = parts.preprocessing, _keeper(plan.recipe, folder)
+    keeper.alone(keeper.of_network("rival", network.network, (prepared.in_chans, prepared.image_size, prepared.image_size)))
+    return time.perf_counter() - began
+
+
+def _keeper(recipe: Recipe, folder: Path) -> Timekeeper:
+    """What times networks as the recipe's limit means it."""
     profile = recipe.profile
     device = device_name(DeviceFacts.collect(), profile.backend, profile.threads)
     meaning = MeasurementConditions(
         statistic="p50", batch=profile.batch, precision="fp32", backend=profile.backend, device=device
     )
-    keeper = Timekeeper(meaning=meaning, config=MeasureConfig.lasting(profile.seconds), folder=folder)
-    first = keeper.together({"smallest": keeper.of_network("smallest", smallest, image_shape_of(smallest))})["smallest"]
-    began = time.perf_counter()
-    then = keeper.together({"largest": keeper.of_network("largest", largest, image_shape_of(largest))})["largest"]
-    return time.perf_counter() - began, first.measured_ms, then.measured_ms
+    return Timekeeper(meaning=meaning, config=MeasureConfig.lasting(profile.seconds), folder=folder)
 
 
 def _limit_words(limit: str, smallest_ms: float, largest_ms: float) -> str:

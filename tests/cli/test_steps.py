@@ -47,9 +47,10 @@ def test_a_run_leaves_every_part_of_the_chain_and_three_reports(finished_run: Pa
 
 def test_a_finished_run_answers_at_once_and_changes_nothing(finished_run: Path, latency_table: Path) -> None:
     before = digest_of(finished_run)
-    answer = command("run", QUICKSTART, "--out", finished_run, "--quiet", "--json", *shortened(latency_table))
+    answer = command("run", QUICKSTART, "--out", finished_run, "--json", *shortened(latency_table))
     assert answer.code == 0
     assert answer.json["format"] == "autoformer/report/3"
+    assert "this run is finished: nothing was done again" in answer.err
     assert digest_of(finished_run) == before
 
 

@@ -141,7 +141,7 @@ def test_epochs_that_are_said_twice_are_refused() -> None:
 
 @pytest.mark.parametrize("limit", ["0ms", "0%", "0.0us"])
 def test_a_limit_of_nothing_is_refused_before_any_image_is_read(limit: str) -> None:
-    with pytest.raises(BudgetError, match=f"limit '{limit}' on latency_ms must be above 0"):
+    with pytest.raises(BudgetError, match=f"limit '{limit}' on latency must be above 0"):
         resolved(Asked(data="nowhere", limits={"max_latency": limit}))
 
 
@@ -257,7 +257,7 @@ def test_every_recipe_for_colour_images_can_be_begun_from_a_network_of_timm(name
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"limits": {"max_latency": "5"}}, "limit '5' on latency_ms is not understood; write 2.5ms"),
+        ({"limits": {"max_latency": "5"}}, "limit '5' on latency is not understood; write 2.5ms"),
         ({"limits": {"max_params": "x"}}, "limit 'x' on params is not understood; write 6M"),
         ({"start": "timm:nonsense"}, "timm has no model 'nonsense'"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,16 @@ def test_a_limit_far_below_the_smallest_network_ends_a_dry_run_with_what_there_i
     answer = command("run", QUICKSTART, "--out", tmp_path / "out", "--max-latency", "0.00001ms", "--dry-run", "--quiet")
     assert "max_latency=0.00001ms cannot be met: this recipe has networks from 0." in answer.error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_looks_at_networks_out_of_timm_are_priced_by_one_of_them(tmp_path: Path) -> None:
+    settings = ("race.rivals=[timm:resnet18@scratch]", "finetune.epochs=6")
+    words = [word for setting in settings for word in ("--set", setting)]
+    found = command("run", QUICKSTART, "--out", tmp_path / "out", *words, "--dry-run", "--json", "--quiet").json
+    (race,) = [step for step in found["steps"] if step["step"] == "race"]
+    look_s = float(re.search(r"; 2 looks at networks out of timm, ([0-9.]+) s each; ", race["measured"])[1])  # type: ignore[index]
+    assert 0 < 2 * look_s < race["seconds"]
 
 
 def test_a_limit_in_percent_is_said_in_milliseconds() -> None:
