@@ -67,8 +67,8 @@ def audit(
         print_table(f"{supernet}: inherited weights on the search part", columns, rows)
         for reason in found.reasons:
             say(f"- {reason}")
-        say(
-            "searchable" if found.searchable else "not searchable: train the supernet longer (train.epochs), or let a race decide"
-        )
+        if not found.searchable:
+            say("- train the supernet longer (train.epochs), or let a race decide, which does not rest on inherited scores")
+        say("searchable" if found.searchable else "not searchable")
     if not found.searchable:
         raise typer.Exit(1)

@@ -237,7 +237,7 @@ def test_a_latency_limit_is_measured_on_the_device(export: Path, tmp_path: Path,
         _, out, _ = board(folder, "verify", "--seconds", "0.1", "--json", capsys=capsys)
         found = json.loads(out)["budget"]["max_latency_ms"]
         assert found["status"] in status
-        assert (found["status"] == "inconclusive") == (not found["verdict"].startswith("VALID"))
+        assert found["status"] != "inconclusive" or not found["verdict"].startswith("VALID")
         assert found["low_ms"] <= found["median_ms"] <= found["high_ms"]
 
 
