@@ -61,9 +61,10 @@ def pace_line(limit: Mapping[str, Any]) -> str | None:
     found, predicted = limit["found"], limit.get("predicted")
     if not found or not predicted or 1 / ODD_PACE < found / predicted < ODD_PACE:
         return None
+    pace = f"{found / predicted:.2g} times as slow" if found > predicted else f"{predicted / found:.2g} times as fast"
     return (
-        f"the latency table predicts {predicted:.3g} ms for what took {found:.3g} ms: this machine is {found / predicted:.2g} "
-        "times as slow now as when the table was measured, or the network is unlike those in it; --measure-again times them anew"
+        f"the latency table predicts {predicted:.3g} ms for what took {found:.3g} ms: this machine is {pace} "
+        "now as when the table was measured, or the network is unlike those in it; --measure-again times it anew"
     )
 
 

@@ -217,8 +217,8 @@ class LatencyAnswer:
         if len(factors) < LEAST_ALIKE or not (min(factors) > ODD_PACE or max(factors) < 1 / ODD_PACE):
             return ""
         return (
-            f"all {len(factors)} took about {statistics.median(factors):.2g} times what the table says: the machine is not as "
-            "fast as when it was measured; measure it anew (autoformer profile table), or search when the machine is as it was"
+            f"all {len(factors)} took about {statistics.median(factors):.2g} times what the table says: the machine has not "
+            "the speed of when it was measured; measure it anew (autoformer profile table), or search when it is as it was"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ LIMIT_MS = 1.0
 
 @pytest.mark.parametrize(
     ("found", "predicted", "said"),
-    [(2.17, 0.924, "this machine is 2.3 times as slow now"), (0.5, 1.0, "0.5 times as slow"), (1.2, 1.0, ""), (1.0, None, "")],
+    [(2.17, 0.924, "this machine is 2.3 times as slow now"), (0.5, 1.0, "2 times as fast now"), (1.2, 1.0, ""), (1.0, None, "")],
 )
 def test_a_time_far_from_its_prediction_is_said_to_be_the_machines(found: float, predicted: float | None, said: str) -> None:
     line = pace_line({"found": found, "predicted": predicted})
