@@ -22,6 +22,7 @@ from tests.support.board_files import result
 from tests.support.run_folder import make_run
 
 LIMIT_MS = 1.0
+BUSY = "other programs kept 1.2 cores busy, 1 of 2 were free for them"
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,8 @@ def of_bundle(taken: Measurement, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
         (ABOVE, "INVALID", "inconclusive"),
         (INSIDE, "VALID", "within budget"),
         (INSIDE, "UNSTABLE", "inconclusive"),
+        (INSIDE, f"UNSTABLE: {BUSY}", "within budget"),
+        (ABOVE, f"UNSTABLE: {BUSY}", "inconclusive"),
         (AROUND, "VALID", "inconclusive"),
         ((0.5, 0.5, 0.5), "VALID", "inconclusive"),  # too few for an interval
     ],
@@ -59,7 +62,8 @@ def of_bundle(taken: Measurement, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
 def test_every_place_says_the_same_of_a_measurement(
     samples_ms: tuple[float, ...], level: str, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    verdict = Verdict(level, () if level == "VALID" else ("drift",))
+    name, _, reason = level.partition(": ")
+    verdict = Verdict(name, () if name == "VALID" else (reason or "drift",))
     folder = make_run(tmp_path / "run", limit_ms=LIMIT_MS, samples_ms=samples_ms, verdict=verdict)
     limit = next(one for one in build_report(folder)["budget"] if one["limit"] == "max_latency_ms")
     taken = Run.load(folder).profile.measurements[0]
