@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -15,28 +14,12 @@ from pathlib import Path
 import pytest
 
 from autoformer.tensors import read_tensors, tensors_digest
+from tests.support.forked import Forked, come, program
 from tests.support.short_runs import QUICKSTART, shortened
 
 
-def start(out: Path, latency_table: Path) -> subprocess.Popen[bytes]:
-    words = ["run", str(QUICKSTART), "--out", str(out), "--quiet", *shortened(latency_table)]
-    with (out.parent / "errors.txt").open("a") as errors:
-        return subprocess.Popen([sys.executable, "-m", "autoformer.cli", *words], stdout=subprocess.DEVNULL, stderr=errors)
-
-
-def kill_when(process: subprocess.Popen[bytes], moment: Callable[[], bool], limit_s: float = 240) -> bool:
-    """Kills the process as soon as `moment` has come; False when it ended before."""
-    end = time.monotonic() + limit_s
-    while time.monotonic() < end:
-        if moment():
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            return True
-        if process.poll() is not None:
-            return False
-        time.sleep(0.002)
-    process.kill()
-    raise AssertionError("the moment to kill never came")
+def start(out: Path, latency_table: Path) -> Forked:
+    return program("run", QUICKSTART, "--out", out, "--quiet", *shortened(latency_table))
 
 
 def weights_of(folder: Path) -> str:
@@ -68,8 +51,9 @@ def test_a_run_killed_at_every_step_ends_with_the_architecture_and_weights_of_an
         "while the test part is read": lambda: (out / "test.json").exists(),
         "as the report is written": lambda: (out / "report.html").exists(),
     }
-    killed = [name for name, moment in moments.items() if kill_when(start(out, latency_table), moment)]
-    assert start(out, latency_table).wait() == 0, (tmp_path / "errors.txt").read_text()
+    killed = [name for name, moment in moments.items() if start(out, latency_table).killed_when(moment)]
+    code, errors = start(out, latency_table).finish()
+    assert code == 0, errors
     assert len(killed) >= 10, f"only killed {killed}"
 
     for part in ("supernet", "subnet", "finetuned"):
@@ -106,29 +90,29 @@ def test_a_training_killed_at_random_points_ends_with_the_weights_of_an_undistur
         "train.workers=1",
     )  # fmt: skip
 
-    def words(out: Path) -> list[str]:
+    def start(out: Path) -> Forked:
         options = [word for setting in settings for word in ("--set", setting)]
-        return [sys.executable, "-m", "autoformer.cli", "train", str(QUICKSTART), "--out", str(out), "--quiet", *options]
+        return program("train", QUICKSTART, "--out", out, "--quiet", *options)
 
     out, rng, kills, newest = tmp_path / "killed", random.Random(0), 0, 0
     for _ in range(40):
-        process = subprocess.Popen(words(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = start(out)
         after = newest + rng.randint(1, 20)  # steps; the moment within a step is the scheduler's
 
         def reached(after: int = after) -> bool:
             names = [path.stem for path in (out / "checkpoints").glob("step-*.safetensors")] if out.exists() else []
             return any(int(name.removeprefix("step-")) >= after for name in names)
 
-        while process.poll() is None and not (kills < 6 and reached()):
+        while process.poll() is None and not (kills < 6 and come(reached)):
             time.sleep(0.001)
         if process.poll() is not None:
-            assert process.returncode == 0
+            assert process.poll() == 0
             break
         time.sleep(rng.random() * 0.05)
         process.kill()
-        process.wait()
         kills += 1
         newest = max(int(path.stem.removeprefix("step-")) for path in (out / "checkpoints").glob("step-*.safetensors"))
     assert kills >= 4
-    assert subprocess.run(words(tmp_path / "whole"), capture_output=True).returncode == 0
+    code, errors = start(tmp_path / "whole").finish()
+    assert code == 0, errors
     assert weights_of(out) == weights_of(tmp_path / "whole")

@@ -1,14 +1,14 @@
 """What each process of the distributed tests runs: one training of a small supernet on digits, in float64.
 
-python ddp_worker.py FOLDER CONFIG_AS_JSON; alone, or as one of those that the environment describes. It may name another
-space, as JSON in SPACE_TO_TRAIN, and images without labels in IMAGES_WITHOUT_LABELS.
+Alone, or as one of those that the environment describes. It may name another space, as JSON in SPACE_TO_TRAIN, and images without
+labels in IMAGES_WITHOUT_LABELS.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
+import socket
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from autoformer.training.config import SupernetConfig
 from autoformer.training.distributed import joined
 from autoformer.training.runs import train_supernet
 from autoformer.training.trainer import Surroundings
+from tests.support.forked import Forked, forked
 
 SPACE = SearchSpace(
     name="small digits", embed_dims=(16, 24), depths=(1, 2), num_heads=(1, 2), mlp_ratios=(1.0, 2.0), head_dim=8,
@@ -30,7 +31,27 @@ SPACE = SearchSpace(
 )  # fmt: skip
 
 
-def main(folder: Path, config: SupernetConfig) -> None:
+def start(folder: Path, config: SupernetConfig, size: int) -> list[Forked]:
+    """`size` processes of one training; one alone has no world. Each writes its steps."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    processes = []
+    for rank in range(size):
+        world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = {key: str(value) for key, value in world.items()} if size > 1 else {}
+        processes.append(forked(_train, folder, config.model_dump_json(), environment=environment))
+    return processes
+
+
+def _train(folder: Path, config: str) -> None:
+    try:
+        _train_within_world(folder, SupernetConfig.model_validate_json(config))
+    except AutoformerError as error:
+        fail(str(error), error.exit_code)
+
+
+def _train_within_world(folder: Path, config: SupernetConfig) -> None:
     torch.set_num_threads(1)
     with joined(torch.device("cpu")) as world:
         torch.manual_seed(0)
@@ -43,10 +64,3 @@ def main(folder: Path, config: SupernetConfig) -> None:
                 print(record["step"], flush=True)
 
         train_supernet(space, parts, config, folder, start=start, around=Surroundings(world, hooks=[told]))
-
-
-if __name__ == "__main__":
-    try:
-        main(Path(sys.argv[1]), SupernetConfig.model_validate_json(sys.argv[2]))
-    except AutoformerError as error:
-        fail(str(error), error.exit_code)

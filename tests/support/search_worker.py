@@ -1,6 +1,4 @@
-"""One process of a shared search on scores that a formula gives; run by test_search_workers.py.
-
-    python search_worker.py STUDY_URL FOLDER SECONDS_PER_EVALUATION
+"""One process of a shared search on scores that a formula gives.
 
 Waits for FOLDER/go, notes every evaluation in FOLDER/PID.log as it begins, and prints JSON when the search ends.
 """
@@ -9,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -36,8 +33,8 @@ def pretend(architecture: Architecture, images: slice = slice(None)) -> NDArray[
     return np.where(right, LABELS, (LABELS + 1) % 10)[images]
 
 
-def main() -> None:
-    url, folder, seconds = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
+def work(url: str, folder: Path, seconds: float) -> None:
+    """One evaluation takes `seconds`."""
 
     def evaluate(architecture: Architecture, images: slice) -> NDArray[np.int64]:
         with (folder / f"{os.getpid()}.log").open("a") as log:
@@ -55,7 +52,3 @@ def main() -> None:
         began = time.perf_counter()
         result = search(candidates, evaluate, LABELS, CONFIG, study)
     print(json.dumps({"seconds": time.perf_counter() - began, "result": result.to_dict()}))
-
-
-if __name__ == "__main__":
-    main()

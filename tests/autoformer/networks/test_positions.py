@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from autoformer.architecture import Architecture
 from autoformer.networks.positions import resample_positions
 from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import Supernet, branch_factors
+from tests.support.forked import forked
 from tests.support.small_spaces import shrunk
 from tests.support.supernets import images_for, largest_difference, randomised
 
@@ -103,14 +102,10 @@ def parallel_case() -> tuple[Supernet, Architecture, Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2])
 def test_distributed_training_gives_the_gradients_of_one_process(tmp_path: Path, world: int) -> None:
-    call = "import sys; from tests.autoformer.networks.test_positions import gradients_in_parallel as run; "
-    call += "run(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])"
     files = (str(tmp_path / "meeting"), str(tmp_path / "gradients.pt"))
-    processes = [
-        subprocess.Popen([sys.executable, "-c", call, str(rank), str(world), *files], cwd=Path(__file__).parents[3])
-        for rank in range(world)
-    ]
-    assert [process.wait(timeout=120) for process in processes] == [0] * world
+    processes = [forked(gradients_in_parallel, rank, world, *files) for rank in range(world)]
+    answers = [process.finish(120) for process in processes]
+    assert [code for code, _ in answers] == [0] * world, answers
     supernet, architecture, batch = parallel_case()
     supernet(batch, architecture).square().sum().div(len(batch)).backward()
     found = torch.load(tmp_path / "gradients.pt")

@@ -6,7 +6,6 @@ import json
 import os
 import sqlite3
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -21,7 +20,8 @@ from autoformer.drawing.budgeted import Candidates
 from autoformer.search.database import TOKEN, Claim, Claims, Study, this_machine
 from autoformer.search.loop import search
 from tests.support.commands import command
-from tests.support.search_worker import CONFIG, LABELS, SPACE, pretend
+from tests.support.forked import Forked, forked
+from tests.support.search_worker import CONFIG, LABELS, SPACE, pretend, work
 from tests.support.searches import supernet, words
 
 __all__ = ["supernet"]  # a fixture
@@ -125,16 +125,14 @@ def undisturbed() -> dict[str, Any]:
     return json.loads(json.dumps(found))  # type: ignore[no-any-return]
 
 
-def start(folder: Path, seconds: float) -> subprocess.Popen[str]:
-    program = Path(__file__).parents[2] / "support" / "search_worker.py"
-    words = [sys.executable, str(program), f"sqlite:///{folder / 'study.db'}", str(folder), str(seconds)]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(folder: Path, seconds: float) -> Forked:
+    return forked(work, f"sqlite:///{folder / 'study.db'}", folder, seconds)
 
 
-def go(folder: Path, workers: list[subprocess.Popen[str]]) -> None:
+def go(folder: Path, workers: list[Forked]) -> None:
     """Lets them begin together, when all have loaded."""
     while not all((folder / f"{worker.pid}.ready").exists() for worker in workers):
-        assert all(worker.poll() is None for worker in workers), workers[0].communicate()
+        assert all(worker.poll() is None for worker in workers), workers[0].finish()
         time.sleep(0.01)
     (folder / "go").touch()
 
@@ -158,9 +156,9 @@ def test_two_workers_evaluate_nothing_twice_find_what_one_finds_and_take_less_ti
         made_study(folder)
         workers = [start(folder, 0.15) for _ in range(count)]
         go(folder, workers)
-        answers = [worker.communicate(timeout=120) for worker in workers]
-        assert all(worker.returncode == 0 for worker in workers), answers
-        found = [json.loads(out) for out, _ in answers]
+        answers = [worker.finish(120) for worker in workers]
+        assert all(code == 0 for code, _ in answers), answers
+        found = [json.loads(worker.out.read_text()) for worker in workers]
         logs = evaluated(folder)
         assert len(logs) == count
         assert all(times == 1 for times in Counter(digest for log in logs.values() for digest in log).values())
@@ -180,10 +178,9 @@ def test_a_killed_worker_loses_one_evaluation_and_the_other_does_it(tmp_path: Pa
     while not log.exists() or len(log.read_text().split()) < 3:
         time.sleep(0.005)
     workers[0].kill()
-    out, errors = workers[1].communicate(timeout=120)
-    workers[0].communicate()
-    assert workers[1].returncode == 0, errors
-    assert json.loads(out)["result"] == undisturbed()
+    code, errors = workers[1].finish(120)
+    assert code == 0, errors
+    assert json.loads(workers[1].out.read_text())["result"] == undisturbed()
     logs = evaluated(folder)
     twice = [digest for digest, times in Counter(digest for log in logs.values() for digest in log).items() if times > 1]
     assert len(twice) <= 1

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +15,7 @@ from autoformer.networks.subnet import Subnet
 from autoformer.tensors import read_tensors, tensors_digest
 from autoformer.training.config import FinetuneConfig, SubnetsConfig, SupernetConfig
 from autoformer.training.runs import finetune, train_supernet
-from tests.support import ddp_worker
+from tests.support.ddp_worker import start
 from tests.support.trainings import SPACE, dying_at
 
 ASKING = replace(
@@ -58,18 +54,10 @@ def test_a_training_that_died_ends_with_the_same_bits(parts: DataParts, tmp_path
 def test_two_processes_learn_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In float64, so that 1e-10 is rounding."""
     monkeypatch.setenv("SPACE_TO_TRAIN", json.dumps(ASKING.to_dict()))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    config = CONFIG.model_copy(update={"epochs": 1}).model_dump_json()
     for name, size in (("one", 1), ("two", 2)):
-        words = [sys.executable, str(ddp_worker.__file__), str(tmp_path / name), config]
-        with socket.socket() as server:
-            server.bind(("127.0.0.1", 0))
-            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1]), "WORLD_SIZE": str(size)}
-        places = [{"RANK": str(rank), "LOCAL_RANK": str(rank), **address} for rank in range(size)] if size > 1 else [{}]
-        processes = [subprocess.Popen(words, env={**os.environ, **place}, stderr=subprocess.PIPE, text=True) for place in places]
-        for process in processes:
-            _, errors = process.communicate(timeout=120)
-            assert process.returncode == 0, errors
+        for process in start(tmp_path / name, CONFIG.model_copy(update={"epochs": 1}), size):
+            code, errors = process.finish(120)
+            assert code == 0, errors
     one, two = (read_tensors(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     assert "patch_embed.further.4.0.gain" in one
     for name, weight in one.items():

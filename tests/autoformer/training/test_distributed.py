@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,10 +17,11 @@ from autoformer.networks.subnet import Subnet
 from autoformer.tensors import read_tensors
 from autoformer.training.config import SubnetsConfig, SupernetConfig
 from autoformer.training.distributed import World, joined
+from tests.support.ddp_worker import start
+from tests.support.forked import Forked
 from tests.support.small_images import draw_digits
 from tests.support.trainings import SPACE, write_teacher
 
-WORKER = Path(__file__).parents[2] / "support" / "ddp_worker.py"
 CONFIG = SupernetConfig.model_validate(
     {
         "epochs": 1, "batch_size": 64, "mixup": 0.8, "cutmix": 1.0, "augment": {"erase": 0.5}, "clip_norm": 0.5,
@@ -34,34 +31,9 @@ CONFIG = SupernetConfig.model_validate(
 )  # fmt: skip
 
 
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
-
-
-def start(folder: Path, config: SupernetConfig, size: int) -> list[subprocess.Popen[str]]:
-    """`size` processes of one training; one alone has no world."""
-    port = str(free_port())
-    processes = []
-    for rank in range(size):
-        world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = (
-            os.environ | {"OMP_NUM_THREADS": "1"} | ({key: str(value) for key, value in world.items()} if size > 1 else {})
-        )
-        words = [sys.executable, str(WORKER), str(folder), config.model_dump_json()]
-        pipe = subprocess.PIPE
-        processes.append(subprocess.Popen(words, env=environment, stdout=pipe, stderr=pipe, text=True))
-    return processes
-
-
-def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
+def finish(processes: list[Forked]) -> list[tuple[int, str]]:
     """Exit code and standard error of each."""
-    found = []
-    for process in processes:
-        _, errors = process.communicate(timeout=120)
-        found.append((process.returncode, errors))
-    return found
+    return [process.finish(120) for process in processes]
 
 
 @pytest.mark.slow
@@ -106,10 +78,9 @@ def test_a_training_that_loses_a_process_ends_with_one_line_and_goes_on_when_sta
 ) -> None:
     config = CONFIG.model_copy(update={"epochs": 4, "keep_checkpoints": 1})
     pair = start(tmp_path / "s", config, 2)
-    assert pair[0].stdout is not None
-    for line in pair[0].stdout:  # the second epoch has begun
-        if int(line) > 17:
-            break
+    while "\n18\n" not in pair[0].out.read_text():  # the second epoch has begun
+        assert [process.poll() for process in pair] == [None, None]
+        time.sleep(0.002)
     pair[1].send_signal(kind)
     (code, errors), (other, _) = finish(pair)
     if kind == signal.SIGKILL:

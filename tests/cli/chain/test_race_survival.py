@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +17,7 @@ from autoformer.profiling.race.record import RaceRecord
 from autoformer.profiling.race.schedule import Rung, Schedule
 from autoformer.training.runs import finetune
 from tests.support.commands import command
+from tests.support.forked import program
 from tests.support.race_folders import RIVAL, Pretended, Untimed
 
 SETTINGS = (
@@ -63,22 +60,6 @@ def measured(undisturbed: Path, out: Path) -> Path:
     return out
 
 
-def kill_when(words: list[str], moment: Callable[[], bool], limit_s: float = 120) -> bool:
-    """Starts the program and kills it as soon as `moment` has come; False when it ended before."""
-    process = subprocess.Popen([sys.executable, "-m", "autoformer.cli", *words], stdout=subprocess.DEVNULL)
-    end = time.monotonic() + limit_s
-    while time.monotonic() < end:
-        if moment():
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            return True
-        if process.poll() is not None:
-            return False
-        time.sleep(0.002)
-    process.kill()
-    raise AssertionError("the moment to kill never came")
-
-
 @pytest.mark.slow
 def test_a_race_killed_in_each_rung_and_in_the_finish_delivers_the_same_bits(
     searched: Path, undisturbed: Path, tmp_path: Path
@@ -109,9 +90,9 @@ def test_a_race_killed_in_each_rung_and_in_the_finish_delivers_the_same_bits(
         "as the first has finished": finished(6, 1),
         "as the record is written": lambda: (out / "race.json").exists(),
     }
-    killed = [name for name, moment in moments.items() if kill_when(words_of(searched, out), moment)]
+    killed = [name for name, moment in moments.items() if program(*words_of(searched, out)).killed_when(moment)]
     assert len(killed) >= 8, f"only killed {killed}"
-    assert kill_when(words_of(searched, out), lambda: False) is False
+    assert program(*words_of(searched, out)).finish()[0] == 0
     assert Untimed.of(out, out / "winner") == Untimed.of(undisturbed, undisturbed / "winner")
     assert not list(out.rglob("*.partial")), "remains of interrupted writing are left"
     assert not list(out.rglob("checkpoints"))

@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from autoformer.profiling.tables.table import LatencyTable
 from tests.support.commands import command
-
-SECONDS = 120  # for one pass of four small networks; many times what it takes
+from tests.support.forked import program
 
 
 @pytest.mark.slow
 def test_a_killed_table_goes_on_where_it_was(tmp_path: Path) -> None:
     words = ["profile", "table", "--space", "micro", "--image-size", "16", "--backend", "torch-cpu", "--networks", "12"]
     words += ["--out", str(tmp_path / "table.json"), "--quiet"]
-    process = subprocess.Popen([sys.executable, "-m", "autoformer.cli", *words], stderr=subprocess.DEVNULL, env=dict(os.environ))
     passes = tmp_path / "table.json.work" / "passes.jsonl"
-    started = time.monotonic()
-    while not (passes.exists() and b"\n" in passes.read_bytes()):
-        assert process.poll() is None, "it ended by itself"
-        assert time.monotonic() - started < SECONDS
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert program(*words).killed_when(lambda: b"\n" in passes.read_bytes()), "it ended by itself"
     kept = passes.read_bytes()
     first = json.loads(kept.splitlines()[0])["taken"]
 
