@@ -18,7 +18,7 @@ from autoformer.errors import CheckpointError, DataError, MissingPackageError
 from autoformer.export.expected import FILE_NAME as BUNDLE
 from autoformer.export.manifest import FILE_NAME, Manifest
 from autoformer.export.parity import filled_up
-from autoformer.files import TIMM, read_json, refuse_unfinished
+from autoformer.files import TIMM, read_json, refuse_missing, refuse_unfinished
 from autoformer.temporary import temporary_folder
 
 if TYPE_CHECKING:
@@ -184,8 +184,7 @@ def open_predictor(
                 f"{words} is not an export folder, so precision {precision!r} cannot be chosen; export it first"
             )
         return _network(words, provider)
-    if not path.exists():
-        raise CheckpointError(f"{path} does not exist; expected {EXPECTED}")
+    refuse_missing(path, EXPECTED)
     if path.is_dir():
         if (path / FILE_NAME).is_file():
             manifest = Manifest.load(path)

@@ -56,6 +56,7 @@ def resolved(asked: Asked) -> Resolved:
     if words is None:
         if asked.data is None:
             raise RecipeError("say which images: autoformer run --data FOLDER; or name a recipe: autoformer run quickstart")
+        _check_settings(asked)
         parts = load_parts(_data_of(asked))
         choice = recipe_for(parts, start=start, begun=begun_run(asked))
         words, start = choice.name, choice.start or start
@@ -83,6 +84,18 @@ def _data_of(asked: Asked) -> DataConfig:
     """How the images are read that the recipe is chosen by: as those of the run will be."""
     settings = [setting for setting in asked.settings if setting.partition("=")[0].strip().startswith("data.")]
     return parse_recipe({}, settings, "--set", {"data.source": asked.data, "data.group_by": asked.group_by}).data
+
+
+def _check_settings(asked: Asked) -> None:
+    """Raises `RecipeError` for settings that none of the recipes takes that may be chosen, before any image is read."""
+    refused = []
+    for name in SHIPPED:
+        try:
+            parse_recipe(recipe_values(name), asked.settings, "--set", {"data.source": asked.data, "train.start": asked.start})
+        except RecipeError as error:
+            refused.append(error)
+    if len(refused) == len(SHIPPED):
+        raise refused[0]
 
 
 def usual_folder(name: str, data: str | None) -> Path:

@@ -2,6 +2,8 @@
 
 The space is the network's (width, blocks, pooling, `norm_eps`, patches), not the recipe's; images are a multiple of its patches,
 in a grid that is worth it; learning rates are no higher than pretrained weights bear. What the command line states stays.
+
+torch and timm are imported where there is a network to look at: a mistake in a recipe is answered at once.
 """
 
 from __future__ import annotations
@@ -11,14 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from autoformer.cli.chain.recipe import Recipe, merge, parse_recipe, recipe_values
-from autoformer.cli.chain.starting import is_one_network
 from autoformer.errors import CheckpointError, short
 from autoformer.files import TIMM
-from autoformer.networks.folders import load_subnet
-from autoformer.pretrained.start import FORMS, OFFICIAL
-from autoformer.pretrained.timm_models import check_obtainable, name_and_file
-from autoformer.pretrained.vit_features import check_plain
-from autoformer.pretrained.weight_shapes import sketch
 from autoformer.settings import Word
 
 FEWEST_PATCHES = 7  # a side of the grid: 98 px for patches of 14, 112 px for 16; fewer tell a pretrained network little
@@ -34,12 +30,14 @@ def recipe_from(
     is written. Raises `CheckpointError` for a network that does not exist.
     """
     values, options = recipe_values(path), dict(given or {})
-    if start is not None:
-        options["train.start"] = start
     said: list[str] = []
-    if start is not None and is_one_network(start):
-        asked = {override.partition("=")[0].strip() for override in overrides}
-        said = _follow(values, start, asked | {key for key, value in options.items() if value is not None})
+    if start is not None:
+        from autoformer.cli.chain.starting import is_one_network
+
+        options["train.start"] = start
+        if is_one_network(start):
+            asked = {override.partition("=")[0].strip() for override in overrides}
+            said = _follow(values, start, asked | {key for key, value in options.items() if value is not None})
     return parse_recipe(values, overrides, str(path), options), said
 
 
@@ -47,6 +45,11 @@ def check_start(start: str) -> None:
     """Raises `CheckpointError` for what cannot start a search, before anything is read: a network that timm does not have, or of
     which no subnets can be cut; weights that are neither here nor can be fetched.
     """
+    from autoformer.pretrained.start import FORMS, OFFICIAL
+    from autoformer.pretrained.timm_models import check_obtainable, name_and_file
+    from autoformer.pretrained.vit_features import check_plain
+    from autoformer.pretrained.weight_shapes import sketch
+
     if start.startswith(TIMM):
         name, file = name_and_file(start)
         check_plain(sketch(name), name)
@@ -97,6 +100,10 @@ def _number(values: Mapping[str, Any], section: str, name: str) -> float | int |
 
 def patch_of(start: str) -> int:
     """The side of the network's patches, pixels."""
+    from autoformer.networks.folders import load_subnet
+    from autoformer.pretrained.timm_models import name_and_file
+    from autoformer.pretrained.weight_shapes import sketch
+
     if start.startswith(TIMM):
         embedding = sketch(name_and_file(start)[0]).patch_embed
         return int(embedding.patch_size[0])

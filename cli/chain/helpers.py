@@ -71,10 +71,15 @@ def shared_by(workers: str, threads: int | None) -> str:
     return str(max(1, min(usable_cores() // threads, MOST_PROCESSES)))
 
 
-def processes(workers: str) -> tuple[int, list[str]]:
-    """How many processes, and the GPUs they may see. Raises `RecipeError` for what is neither a number nor auto."""
+def check_workers(workers: str) -> None:
+    """Raises `RecipeError` for what is neither a number nor auto."""
     if workers != "auto" and not whole_number(workers):
         raise RecipeError(f"--workers takes a number from 1 or auto, got {short(workers, 40)!r}")
+
+
+def processes(workers: str) -> tuple[int, list[str]]:
+    """How many processes, and the GPUs they may see. Raises `RecipeError` as `check_workers` does."""
+    check_workers(workers)
     if workers == "1":
         return 1, []
     import torch

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from autoformer.cli.chain.choosing_recipe import batch_for
 from autoformer.cli.chain.recipe import Recipe
 from autoformer.data.classes import are_the_same
 from autoformer.data.loading import check_readable, load_parts, parts_of_record, with_unlabelled, without_recorded
@@ -30,8 +31,6 @@ from autoformer.training.distributed import World
 
 Network = TypeVar("Network", Supernet, Subnet)
 Config = TypeVar("Config", SupernetConfig, FinetuneConfig)
-STEPS_PER_EPOCH = 8  # fewest
-SMALLEST_BATCH = 8
 
 
 def beginning(recipe: Recipe, parts: DataParts) -> tuple[SearchSpace, Supernet | None, bool]:
@@ -92,13 +91,6 @@ def with_usual(config: SupernetConfig, out: Path) -> SupernetConfig:
     if config.cut_images is None and not (isinstance(begun, Mapping) and "cut_images" not in begun):
         changes["cut_images"] = USUAL_CUT_IMAGES
     return config.model_copy(update=changes)
-
-
-def batch_for(usual: int, images: int) -> int:
-    """The batch of a recipe, halved until an epoch of so many images has enough steps, or none would be left of it."""
-    while usual > SMALLEST_BATCH and images < STEPS_PER_EPOCH * usual:
-        usual //= 2
-    return max(1, min(usual, images))
 
 
 def with_fitting_batch(config: Config, images: int, section: str) -> tuple[Config, list[str]]:

@@ -26,6 +26,10 @@ def audit(
 
     Example: autoformer audit runs/super --networks 64
     """
+    from autoformer.files import refuse_missing
+
+    refuse_missing(supernet, "the folder of a supernet, which autoformer train writes")
+
     from autoformer.cli.console import print_json, print_table, progress_bar, say
     from autoformer.cli.words import metric_of, score_cells
     from autoformer.data.loading import parts_of_record

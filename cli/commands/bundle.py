@@ -37,6 +37,24 @@ def bundle(
 
     Example: autoformer bundle runs/quickstart --out runs/digits-bundle
     """
+    from autoformer.errors import CheckpointError, DataError
+    from autoformer.files import (
+        TIMM,
+        believing,
+        read_json,
+        refuse_existing,
+        refuse_existing_file,
+        refuse_missing,
+        refuse_unfinished,
+    )
+
+    terms = None if licence is None else licence_text(licence)
+    place = Path(source)
+    if not source.startswith(TIMM):
+        refuse_missing(place, "a run, an export folder, or a network")
+    refuse_unfinished(place)
+    (refuse_existing_file if out.suffix == ".zip" else refuse_existing)(out)
+
     import re
 
     import numpy as np
@@ -44,21 +62,13 @@ def bundle(
     from autoformer.cli.console import print_facts, print_json, progress_bar
     from autoformer.cli.networks import exported_network
     from autoformer.data.loading import parts_of_record
-    from autoformer.errors import CheckpointError, DataError
     from autoformer.export.bundle import write_bundle
     from autoformer.export.manifest import FILE_NAME, Manifest
     from autoformer.export.program import board_program
-    from autoformer.files import TIMM, believing, read_json, refuse_existing, refuse_existing_file, refuse_unfinished
     from autoformer.pretrained.named_network import is_network
     from autoformer.pretrained.timm_models import name_and_file
     from autoformer.search.rungs import balanced_order
 
-    terms = None if licence is None else licence_text(licence)
-    place = Path(source)
-    if not source.startswith(TIMM) and not place.exists():
-        raise CheckpointError(f"{source} does not exist; expected a run, an export folder, or a network")
-    refuse_unfinished(place)
-    (refuse_existing_file if out.suffix == ".zip" else refuse_existing)(out)
     run = place if (place / "run.json").is_file() else None
     if run is None and not (place / FILE_NAME).is_file() and is_network(source):
         own_name = name_and_file(source)[0] if source.startswith(TIMM) else place.resolve().name

@@ -58,6 +58,12 @@ def check(
 
       autoformer check runs/export/model.fp16.onnx --target tensorrt-rtx --build --gpu sm89
     """
+    from autoformer.files import refuse_missing
+
+    if file.is_dir():
+        raise typer.BadParameter(f"{file} is a folder; give one of its ONNX files")
+    refuse_missing(file, "an ONNX file")
+
     from autoformer.cli.console import note, print_json, print_table, say
     from autoformer.errors import ExportError
     from autoformer.export.engines.target_gpus import read_gpus
@@ -74,8 +80,6 @@ def check(
         gpus = read_gpus(gpu or ())
     except ExportError as error:  # a typo says nothing about the file
         raise typer.BadParameter(str(error)) from error
-    if file.is_dir():
-        raise typer.BadParameter(f"{file} is a folder; give one of its ONNX files")
     findings = check_tensorrt(file, versions)
     tried = _tried(file, target, gpus) if build else None
     answer = to_dict(findings, versions)

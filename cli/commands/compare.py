@@ -34,17 +34,25 @@ def compare(
     """
     from autoformer.cli.console import note, print_json, print_table, progress_bar, say_not_measured
     from autoformer.cli.words import metric_of
-    from autoformer.files import refuse_existing_file
+    from autoformer.export.predictor import EXPECTED
+    from autoformer.files import TIMM, refuse_existing_file, refuse_missing
+
+    if out is not None:
+        refuse_existing_file(out)
+    for words in artefacts:
+        if not words.startswith(TIMM):
+            refuse_missing(Path(words), EXPECTED)
+    sought = metric_of(metric, None, record_in(artefacts))
+
     from autoformer.profiling.measuring.measure import MeasureConfig
     from autoformer.profiling.profiles.comparison import compare_artefacts
     from autoformer.profiling.reports.comparison_page import COLUMNS, check_suffix, notes, save, table
 
     if out is not None:
         check_suffix(out)
-        refuse_existing_file(out)
     with progress_bar(quiet) as progress:
         compared = compare_artefacts(
-            artefacts, images_for(artefacts, part, data, classes, ledger), metric=metric_of(metric, None, record_in(artefacts)),
+            artefacts, images_for(artefacts, part, data, classes, ledger), metric=sought,
             config=MeasureConfig(min_s=seconds, max_s=4 * seconds), batch=batch, threads=threads, progress=progress,
         )  # fmt: skip
     if out is not None:

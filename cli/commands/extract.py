@@ -29,18 +29,21 @@ def extract(
 
     Example: autoformer extract --supernet runs/super --search runs/s1 --out runs/subnet
     """
+    from autoformer.errors import ArchitectureError
+    from autoformer.files import refuse_existing, refuse_missing
+
+    if (search is None) == (architecture is None):
+        raise ArchitectureError("say which network to cut out: either --search FOLDER or --architecture NAME")
+    refuse_missing(supernet, "the folder of a supernet, which autoformer train writes")
+    refuse_existing(out)
+
     from autoformer.cli.console import print_facts, print_json
     from autoformer.cost import show
-    from autoformer.errors import ArchitectureError
-    from autoformer.files import refuse_existing
     from autoformer.networks.folders import extract as extract_network
     from autoformer.networks.folders import load_supernet
     from autoformer.profiling.tables.limit import finally_chosen
     from autoformer.search.record import SearchRecord
 
-    if (search is None) == (architecture is None):
-        raise ArchitectureError("say which network to cut out: either --search FOLDER or --architecture NAME")
-    refuse_existing(out)
     if search is not None:
         chosen = finally_chosen(SearchRecord.load(search).result, search).chosen.architecture
     else:

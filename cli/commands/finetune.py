@@ -43,10 +43,22 @@ def finetune(
 
       autoformer finetune timm:mobilenetv3_small_100@weights.pth --data flowers/ --image-size 96 --out runs/mobile
     """
-    import torch
-
     from autoformer.cli.chain.asked import refuse_twice
     from autoformer.cli.chain.recipe import recipe_of
+    from autoformer.files import TIMM, refuse_missing
+    from autoformer.training.trackers import trackers_of
+
+    trackers = trackers_of(log or ())
+    if epochs is not None:
+        for key in ("epochs", "finetune.epochs"):
+            refuse_twice("--epochs", key, settings or ())
+        settings = [*(settings or ()), f"epochs={epochs}"]
+    chosen = recipe_of(recipe, "finetune", settings, seed)
+    if not subnet.startswith(TIMM):
+        refuse_missing(Path(subnet), "the folder of a network, timm:NAME, timm:NAME@FILE or timm:NAME@scratch")
+
+    import torch
+
     from autoformer.cli.chain.starting import network_and_parts, readable
     from autoformer.cli.class_order import teacher_line
     from autoformer.cli.console import note, print_json, print_table, progress_bar
@@ -59,15 +71,8 @@ def finetune(
     from autoformer.training.distributed import joined
     from autoformer.training.runs import finetune as finetune_network
     from autoformer.training.runs import folded
-    from autoformer.training.trackers import trackers_of
     from autoformer.training.trainer import Surroundings, plan_for
 
-    trackers = trackers_of(log or ())
-    if epochs is not None:
-        for key in ("epochs", "finetune.epochs"):
-            refuse_twice("--epochs", key, settings or ())
-        settings = [*(settings or ()), f"epochs={epochs}"]
-    chosen = recipe_of(recipe, "finetune", settings, seed)
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
     with joined() as world, progress_bar(quiet or not world.leads) as progress:

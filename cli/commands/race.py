@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoformer.cli.chain.helpers import helpers, processes
+from autoformer.cli.chain.helpers import check_workers, helpers
 from autoformer.cli.options import (
     Data,
     Json,
@@ -75,6 +75,12 @@ def race(
 
       autoformer export runs/race/winner --out runs/export
     """
+    from autoformer.files import refuse_missing
+
+    check_workers(workers)  # a mistake in it should not end the race after its measurements
+    refuse_missing(supernet, "the folder of a supernet, which autoformer train writes")
+    refuse_missing(search, "the folder of a search, which autoformer search writes")
+
     from functools import partial
 
     import torch
@@ -94,7 +100,6 @@ def race(
     from autoformer.training.trackers import trackers_of
     from autoformer.training.trainer import Surroundings, plan_for, takes_unlabelled
 
-    processes(workers)  # a mistake in it should not end the race after its measurements
     trackers = trackers_of(log or ())
     chosen = recipe_of(recipe, "race", settings, seed)
     if chosen.threads is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoformer.cli.chain.helpers import processes
+from autoformer.cli.chain.helpers import check_workers
 from autoformer.cli.options import (
     Data,
     GroupBy,
@@ -88,17 +88,15 @@ def run(
 
       autoformer run cifar --data torch/cifar10@FOLDER --out runs/cifar --set train.epochs=50
     """
-    from autoformer.cli.answer import print_run
     from autoformer.cli.device import choose_device
 
     if device is not None:
         choose_device(device)  # before torch looks for GPUs
     from autoformer.cli.chain.asked import Asked, resolved
-    from autoformer.cli.chain.chain import run_recipe
     from autoformer.cli.console import note, print_json, progress_bar
     from autoformer.training.trackers import trackers_of
 
-    processes(workers)  # a mistake in it should not end the run after its training
+    check_workers(workers)  # a mistake in it should not end the run after its training
     trackers_of(log or ())
     chosen = resolved(
         Asked(
@@ -116,6 +114,9 @@ def run(
     if dry_run:
         _show_price(chosen.recipe, chosen.out, json, quiet)
         return
+    from autoformer.cli.answer import print_run
+    from autoformer.cli.chain.chain import run_recipe
+
     with progress_bar(quiet) as progress:
         say = (lambda line: None) if quiet else note
         report = run_recipe(chosen.recipe, chosen.out, progress, workers, say, log or (), measure_again)

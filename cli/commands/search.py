@@ -130,6 +130,7 @@ def search(
 
       autoformer search --from runs/s2 --max-latency 2ms --out runs/s3
     """
+    from autoformer.files import refuse_missing
     from autoformer.parsing import BudgetConfig
 
     limits = BudgetConfig(
@@ -152,6 +153,7 @@ def search(
     assert supernet is not None
     if out is None:
         raise typer.BadParameter("give --out, the folder of the search")
+    refuse_missing(supernet, "the folder of a supernet, which autoformer train writes")
     with helpers(workers, *(() if max_latency is None and recipe is None else ("--no-measure",))):
         finish = _search(supernet, out, request, data, recipe, metric, seed, storage)
     finish()  # when the other processes have left the cores

@@ -54,20 +54,9 @@ def train(
 
     Example: autoformer train quickstart --out runs/super --set train.epochs=50
     """
-    import torch
-
     from autoformer.cli.chain.asked import refuse_twice
     from autoformer.cli.chain.begun_from import recipe_from
-    from autoformer.cli.chain.starting import beginning, readable, with_fitting_batch, with_usual
-    from autoformer.cli.class_order import teacher_line
-    from autoformer.cli.console import note, progress_bar
-    from autoformer.data.loading import load_parts
-    from autoformer.data.parts import describe_parts
-    from autoformer.training.cached_teacher import size_line
-    from autoformer.training.distributed import joined
-    from autoformer.training.runs import train_supernet
     from autoformer.training.trackers import trackers_of
-    from autoformer.training.trainer import Surroundings, plan_for
 
     if out is None and not dry_run:
         raise typer.BadParameter("give --out, the folder of the supernet; only --dry-run writes nothing")
@@ -79,7 +68,19 @@ def train(
         "data.source": data, "data.group_by": group_by, "data.unlabelled": unlabelled, "metric": metric and metric.value,
         "seed": seed, "train.epochs": epochs,
     }  # fmt: skip
-    chosen, lines = recipe_from(recipe, start, settings or [], given)
+    chosen, lines = recipe_from(recipe, start, settings or [], given)  # a mistake in it is said before torch is imported
+    import torch
+
+    from autoformer.cli.chain.starting import beginning, readable, with_fitting_batch, with_usual
+    from autoformer.cli.class_order import teacher_line
+    from autoformer.cli.console import note, progress_bar
+    from autoformer.data.loading import load_parts
+    from autoformer.data.parts import describe_parts
+    from autoformer.training.cached_teacher import size_line
+    from autoformer.training.distributed import joined
+    from autoformer.training.runs import train_supernet
+    from autoformer.training.trainer import Surroundings, plan_for
+
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
     with joined() as world, progress_bar(quiet or not world.leads) as progress:

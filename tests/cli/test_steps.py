@@ -288,6 +288,34 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stderr.strip() == "[]"
 
 
+def test_a_mistake_is_said_before_torch_is_imported(tmp_path: Path) -> None:
+    """Which takes seconds. In one process, since nothing is forgotten there: none of them imports it."""
+    mistakes = [
+        ("run", "quickstrat"), ("run", "quickstart", "--set", "train.epoch=3"), ("run", "quickstart", "--workers", "many"),
+        ("run", "--data", tmp_path / "none"), ("run", "--data", tmp_path, "--set", "train.epoch=3"),
+        ("train", "quickstrat", "--out", tmp_path / "s"), ("train", "quickstart", "--out", tmp_path / "s", "--set", "seed=x"),
+        ("data", "check", tmp_path / "none"), ("export", tmp_path / "none"),
+        ("bundle", tmp_path / "none", "--out", tmp_path / "b"), ("predict", tmp_path / "none", tmp_path),
+        ("evaluate", tmp_path / "none"), ("compare", tmp_path / "none"), ("check", tmp_path / "none"),
+        ("finetune", tmp_path / "none", "--out", tmp_path / "f"), ("audit", tmp_path / "none"),
+        ("search", "--supernet", tmp_path / "none", "--out", tmp_path / "s"),
+        ("race", "--supernet", tmp_path / "none", "--search", tmp_path / "none", "--out", tmp_path / "r"),
+        ("extract", "--supernet", tmp_path / "none", "--search", tmp_path / "none", "--out", tmp_path / "x"),
+    ]  # fmt: skip
+    code = (
+        "import sys, autoformer.cli.app as a\n"
+        f"for words in {[list(map(str, words)) for words in mistakes]}:\n"
+        "    sys.argv = ['autoformer', *words]\n"
+        "    try: a.main()\n"
+        "    except SystemExit as stop: print(*words, stop.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ends = [line.split()[-2:] for line in done.stdout.splitlines() if line.endswith(("True", "False"))]
+    assert len(ends) == len(mistakes), done.stdout
+    assert all(int(code) > 0 and imported == "False" for code, imported in ends), done.stdout
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.serial
 def test_help_answers_in_well_under_half_a_second() -> None:

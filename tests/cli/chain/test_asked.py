@@ -134,6 +134,12 @@ def test_epochs_are_of_the_supernet_and_the_finetune_keeps_its_share() -> None:
     assert parent.epochs == 5
 
 
+def test_a_setting_that_no_recipe_knows_is_refused_before_any_image_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoformer.cli.chain.asked.load_parts", lambda config: pytest.fail("images are read"))
+    with pytest.raises(RecipeError, match=r"unknown key 'train.epoch'; did you mean 'train.epochs'\?"):
+        resolved(Asked(data="photos", settings=["train.epoch=3"]))
+
+
 def test_epochs_that_are_said_twice_are_refused() -> None:
     with pytest.raises(RecipeError, match=r"--epochs and --set train\.epochs say the same thing twice"):
         resolved(Asked(recipe="cifar", epochs=4, settings=["train.epochs=2"]))
