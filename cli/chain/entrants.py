@@ -39,7 +39,7 @@ from autoformer.search.record import SearchRecord
 One = TypeVar("One")
 
 SPARE = 2  # networks measured beyond those that start: some turn out to be slower than predicted
-RESERVE = "measured in reserve"
+RESERVE = "keeps the limits, a spare"
 SIZING_MARGIN = 0.05  # of the limit, for an image size that is chosen by a first look
 
 
@@ -122,7 +122,7 @@ class Selection:
             if (reason := one.why_not(self.limits)) is None and len(kept) < most:
                 kept.append(one)
             else:
-                self._refuse(one.name, one.kind, one.network, reason or f"{RESERVE}; {most} start", one)
+                self._refuse(one.name, one.kind, one.network, reason or f"{RESERVE}: no more than {most} start", one)
         if not kept:
             example = next((f", e.g. {one.network}: {one.reason}" for one in self.refused), "")
             who = f"none of {len(self.refused)} networks" if self.refused else "no network of the search, as measured after it,"

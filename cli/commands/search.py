@@ -116,7 +116,7 @@ def search(
     that costs 0.6 to 1.3 points of accuracy and uses 41 to 62 % of the limit.
 
     Under --max-latency, with a table of this machine, the chosen network and the next few are exported and measured, the table
-    is corrected and the choice repeated; the answer is within budget, over budget or inconclusive.
+    is corrected and the choice repeated; the answer is within budget, over budget (exit code 1) or inconclusive.
 
     --recipe gives the sections search and profile, seed and threads; its limits and table too where no option names a limit. So
     the choice is that of `autoformer run` with the same recipe.
@@ -271,6 +271,7 @@ def _show(
     """Measures the best few where that is asked for and possible, then shows what was found; gives what was measured."""
     from autoformer.cli.console import print_json, progress_bar, say
     from autoformer.profiling.measuring.measure import MeasureConfig
+    from autoformer.profiling.measuring.verdict import OVER_BUDGET
     from autoformer.profiling.profiles.config import ProfileConfig
     from autoformer.profiling.tables.limit import finally_chosen
     from autoformer.profiling.tables.loop import LatencyQuestion, answer_latency
@@ -295,14 +296,16 @@ def _show(
     if request.json:
         found = {**record.to_dict(), "limits_used": used}
         print_json(found if measured is None else {**found, "latency_answer": measured.to_dict()})
-        return measured
-    print_result(final, title, stated)
-    if (order := searchability(result)) is not None:
-        say(f"search: {order}")
-    if used:
-        say(f"the choice uses {', '.join(used_words(used, predicted=known is None))}")
-    if measured is not None:
-        print_answer(measured)
+    else:
+        print_result(final, title, stated)
+        if (order := searchability(result)) is not None:
+            say(f"search: {order}")
+        if used:
+            say(f"the choice uses {', '.join(used_words(used, predicted=known is None))}")
+        if measured is not None:
+            print_answer(measured)
+    if measured is not None and measured.status == OVER_BUDGET:
+        raise typer.Exit(1)
     return measured
 
 

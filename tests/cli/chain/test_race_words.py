@@ -35,7 +35,7 @@ def test_a_plan_says_who_starts_and_how_far_they_are_trained(finished_race: Path
     whole = Schedule((Rung(2, 3),), 3, (1.0,))
     assert list(plan_lines(started, whole, record.limits, None))[-1].startswith("each is finetuned for 3 epochs; beyond")
     slow = Refused(name="slow", kind="rival", network="timm:vgg16", reason="7 ms against the limit of 1 ms")
-    spare = Refused(name="finalist-2", kind="finalist", network="e24", reason=f"{RESERVE}; 1 start")
+    spare = Refused(name="finalist-2", kind="finalist", network="e24", reason=f"{RESERVE}: no more than 1 start")
     first, alone = plan_lines(Field(entrants=started.entrants[:1], refused=(slow,)), Schedule((), 1, (1.0,)), Budget(), None)
     assert first == "slow (timm:vgg16) does not start: 7 ms against the limit of 1 ms"
     assert alone == "no race: 1 epoch, one network alone keeps the limits; finalist-1 is finetuned"

@@ -178,21 +178,26 @@ def test_a_table_of_another_device_leaves_the_latency_inconclusive(searched: tup
     assert "latency inconclusive: the latency table is of a test" in printed
 
 
-@pytest.fixture
-def table_of_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A table as if of this machine, 0.05 ms and 50 ms per GFLOP, on which every network then takes 4 % longer."""
+def slower(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
+    """Every network takes so many times as long, when it is measured, as its table says."""
     from autoformer.profiling.measuring.verdict import Verdict
     from autoformer.profiling.tables import loop as latency_loop
     from autoformer.profiling.tables.limit import Timing
 
     def take(table: Table, wanted: Sequence[Architecture], *_: object, **options: object) -> dict[Architecture, Timing]:
-        times = {network: 1.04 * table.predict(network) for network in wanted}
+        times = {network: factor * table.predict(network) for network in wanted}
         return {
             network: Timing(measured_ms=time, low_ms=0.999 * time, high_ms=1.001 * time, runs=500, verdict=Verdict("VALID"))
             for network, time in times.items()
         }
 
     monkeypatch.setattr(latency_loop, "measure_networks", take)
+
+
+@pytest.fixture
+def table_of_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A table as if of this machine, 0.05 ms and 50 ms per GFLOP, on which every network then takes 4 % longer."""
+    slower(monkeypatch, 1.04)
     facts = DeviceFacts.collect()
     means = MeasurementConditions(
         statistic="p50", batch=1, precision="fp32", backend="onnxruntime-cpu", device=device_name(facts, "onnxruntime-cpu", 1)
@@ -204,7 +209,7 @@ def table_of_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.slow
 def test_the_best_few_are_measured_and_what_is_extracted_is_what_was_chosen_then(
-    supernet: Path, table_of_here: Path, tmp_path: Path
+    supernet: Path, table_of_here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = ("--max-latency", "95%", "--latency-table", table_of_here)
     answer = command(
@@ -231,6 +236,10 @@ def test_the_best_few_are_measured_and_what_is_extracted_is_what_was_chosen_then
         "search", "--from", tmp_path / "s", *limits, "--out", tmp_path / "a", "--seconds", "0.05", "--json", "--quiet"
     )
     assert stored.json["latency_answer"]["limit_ms"] == found["limit_ms"]
+    slower(monkeypatch, 40)
+    over = command("search", "--from", tmp_path / "s", *limits, "--out", tmp_path / "o", "--json", "--quiet")
+    assert over.json["latency_answer"]["status"] == "over budget"
+    assert over.code == 1
 
 
 @pytest.mark.slow
