@@ -185,6 +185,7 @@ class RaceRecord:
             words += f"; {show('latency_ms', entrant.latency_ms)}"
             if self.limits.max_latency_ms is not None:
                 words += f", {100 * entrant.latency_ms / self.limits.max_latency_ms:.0f} % of the limit"
+            words += ", as the race measured it"
         found = self.difference()
         if self.runner_up is None or found is None:
             return f"{words}. There is no other network to compare it with."

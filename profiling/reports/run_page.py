@@ -30,6 +30,7 @@ from autoformer.profiling.reports.blocks import TONES, Figure, Headline, Page, P
 from autoformer.profiling.reports.content import FORMAT, content
 from autoformer.profiling.reports.run_folder import FP32, Run
 from autoformer.profiling.reports.wording import (
+    capital,
     device_words,
     file_size,
     interval,
@@ -159,6 +160,7 @@ def _sentence(report: Mapping[str, Any]) -> str:
     """The decision, where it was measured, and how far what is delivered is from the parent."""
     chosen, device = report["chosen"], device_words(report["device"])
     parent = "".join(f" {sentence}" for sentence in scores.parent_text(report))
+    parent += "".join(f" {capital(pace)}." for limit in report["budget"] if (pace := budget.pace_line(limit)) is not None)
     if "race" in report:
         return f"{report['race']['sentence']} Exported, it was measured on {device}.{parent}"
     return (

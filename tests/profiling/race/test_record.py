@@ -77,7 +77,7 @@ def test_the_sentence_of_a_clear_winner() -> None:
 
 def test_the_sentence_of_a_tie_names_both() -> None:
     said = level(Budget(max_latency_ms=2.5)).sentence()
-    assert "; 2 ms, 80 % of the limit. It cannot be told apart from the network b" in said
+    assert "; 2 ms, 80 % of the limit, as the race measured it. It cannot be told apart from the network b" in said
     assert "+0.0 [-0.6, +0.6] points" in said
 
 
