@@ -67,15 +67,6 @@ def on_board(python: str | Path, program: Path, *words: object, path: str = "/us
     return found
 
 
-def searched(table: Path, out: Path, limit: str) -> dict[str, Any]:
-    """A run of the quickstart recipe in short, under a limit on latency as the table means it."""
-    settings = [*SHORT, f"profile.table={table}", "export.max_disagreement=0.2", f"budget.max_latency={limit}"]
-    answer = command("run", QUICKSTART, "--out", out, "--quiet", *[word for one in settings for word in ("--set", one)])
-    assert answer.code == 0, answer.err
-    found: dict[str, Any] = json.loads((out / "report.json").read_text())
-    return found
-
-
 def test_a_board_with_onnx_runtime(kit: Path, board_python: Path, tmp_path: Path) -> None:
     board = tmp_path / "board"
     shutil.copytree(kit, board / "kit")
@@ -90,7 +81,9 @@ def test_a_board_with_onnx_runtime(kit: Path, board_python: Path, tmp_path: Path
     assert table.rebuilding is not None
     assert len(table.networks) == 6
 
-    searched(table_file, tmp_path / "run", "90%")
+    settings = [*SHORT, f"profile.table={table_file}", "export.max_disagreement=0.2", "budget.max_latency=90%"]
+    run = command("run", QUICKSTART, "--out", tmp_path / "run", "--quiet", *[word for one in settings for word in ("--set", one)])
+    assert run.code == 0, run.err
     assert command("bundle", tmp_path / "run", "--out", tmp_path / "bundle").code == 0
     shutil.copytree(tmp_path / "bundle", board / "bundle")
     verified = on_board(
@@ -110,7 +103,7 @@ def test_a_board_with_onnx_runtime(kit: Path, board_python: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("version", ["10.3.0", "11.0.0"])
-def test_a_board_with_trtexec_and_nothing_else(kit: Path, tmp_path: Path, version: str) -> None:
+def test_a_board_with_trtexec_and_nothing_else(kit: Path, finished_run: Path, tmp_path: Path, version: str) -> None:
     def known_ms(architecture: Architecture) -> float:
         return 0.5 + 20 * count_flops(architecture, SPACE) / 1e9
 
@@ -135,8 +128,10 @@ def test_a_board_with_trtexec_and_nothing_else(kit: Path, tmp_path: Path, versio
     assert str(table.measurement_conditions) == "p50, batch 1, fp16, trtexec, Orin"
 
     if version == "10.3.0":
-        searched(table_file, tmp_path / "run", "90%")
-        answer = json.loads((tmp_path / "run" / "search" / "latency_answer.json").read_text())
+        where = ("--supernet", finished_run / "supernet", "--latency-table", table_file, "--out", tmp_path / "s")
+        few = ("--set", "population=4", "--set", "generations=2", "--quiet")
+        found = command("search", *where, "--max-latency", "90%", *few)
+        assert found.code == 0, found.err
+        answer = json.loads((tmp_path / "s" / "latency_answer.json").read_text())
         assert "use `autoformer profile run`" in answer["not_measured"] or "this machine is" in answer["not_measured"]
-        page = (tmp_path / "run" / "report.html").read_text()
-        assert "trtexec, Orin" in page
+        assert (answer["qualification"]["backend"], answer["qualification"]["device"]) == ("trtexec", "Orin")
