@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from autoformer.cli.chain import helpers
+from autoformer.profiling.profiles import latency
 from tests.support.engines import graph, install
 from tests.support.race_folders import write_race, write_search
 from tests.support.short_runs import run_shortened, write_latency_table
@@ -39,6 +40,12 @@ def _a_cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
 def _races_in_one_process() -> None:
     """A run's race takes the idle cores; here there are none, since tests run side by side."""
     helpers.MOST_PROCESSES = 1
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _files_are_timed_once() -> None:
+    """A run times its files until the machine is steady; beside other tests it never is."""
+    latency.ATTEMPTS = 1
 
 
 @pytest.fixture(autouse=True, scope="session")

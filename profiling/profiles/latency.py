@@ -32,6 +32,7 @@ from autoformer.records import fields_to_json, from_json, to_json
 
 FORMAT = "autoformer/profile/1"
 WRITES = "a file of `profile run --out`"
+ATTEMPTS = 6  # of a profile, until all its verdicts are VALID
 NO_GPU = "no NVIDIA GPU was found"
 REFERENCE = "reference network"
 REFERENCE_WIDTH, REFERENCE_ROWS, REFERENCE_LAYERS = 192, 64, 4  # 9.4 M multiply-adds, below a millisecond on most CPUs
@@ -207,14 +208,14 @@ def _noting(missing: list[NotMeasured], name: str, backend: str) -> Iterator[Non
 def profile_until_valid(
     paths: Sequence[Path | str],
     *,
-    attempts: int = 6,
+    attempts: int | None = None,
     config: MeasureConfig = MeasureConfig(),
     batch: int | None = 1,
     threads: int | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> Profile:
-    """`profile_artefacts`, again while a verdict is not VALID, at most `attempts` times; the last attempt is the answer.
+    """`profile_artefacts`, again while a verdict is not VALID; the last attempt, of at most `attempts`, is the answer.
 
     Whether a measurement is repeated depends on its steadiness alone, never on whether the times are good.
     """
@@ -225,8 +226,8 @@ def profile_until_valid(
     def once(attempt: int) -> Profile:
         return replace(profile_artefacts(paths, asked, config=config, progress=progress), attempt=attempt)
 
-    profile = once(1)
-    while profile.attempt < attempts and any(taken.verdict.level != "VALID" for taken in profile.measurements):
+    profile, most = once(1), ATTEMPTS if attempts is None else attempts
+    while profile.attempt < most and any(taken.verdict.level != "VALID" for taken in profile.measurements):
         profile = once(profile.attempt + 1)
     if out is not None:
         profile.save(out)

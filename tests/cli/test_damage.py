@@ -15,8 +15,8 @@ from tests.support.short_runs import QUICKSTART, shortened
 
 
 @pytest.mark.slow
-def test_four_flips_in_every_kind_of_file_of_runs_finished_and_not_deliver_nothing_else(tmp_path: Path) -> None:
-    table = damage_everything(4, tmp_path)
+def test_two_flips_in_every_kind_of_file_of_runs_finished_and_not_deliver_nothing_else(tmp_path: Path) -> None:
+    table = damage_everything(2, tmp_path)
     print(table)
     assert table.faults == []
     outcomes = table.total

@@ -429,11 +429,8 @@ def images_of(folder: Path) -> NDArray[np.float32]:
 
 
 @pytest.mark.slow
-def test_a_finished_run_is_bundled_and_evaluated_by_the_command_line(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    words = ("--set", "train.epochs=1", "--set", "finetune.epochs=1", "--set", "search.generations=1", "--quiet")
-    assert command("run", "recipes/quickstart.yaml", "--out", run, "--set", "profile.networks=4", *words).code == 0
-    answer = command("bundle", run, "--out", tmp_path / "b", "--images", "20", "--json")
+def test_a_finished_run_is_bundled_and_evaluated_by_the_command_line(finished_run: Path, tmp_path: Path) -> None:
+    answer = command("bundle", finished_run, "--out", tmp_path / "b", "--images", "20", "--json")
     assert answer.code == 0, answer.err
     assert answer.json["accuracy"]["onnx fp32"]["images"] == 539
     assert set(answer.json["budget"]) == {"max_params", "max_flops", "max_latency_ms"}

@@ -79,7 +79,7 @@ def lacking() -> Subnet:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("made", "opset"),
-    [(partial(network, *kind), opset) for kind in (*KINDS, *OTHERS) for opset in (20, 17)] + [(lacking, 17)],
+    [*((partial(network, *kind), opset) for kind, opset in zip((*KINDS, *OTHERS), (20, 17, 17, 20), strict=True)), (lacking, 17)],
 )
 def test_every_precision_is_equal_and_legal(made: Callable[[], Subnet], opset: int, tmp_path: Path) -> None:
     subnet = made()
@@ -109,12 +109,15 @@ def test_every_precision_is_equal_and_legal(made: Callable[[], Subnet], opset: i
 @pytest.mark.parametrize(("stem", "class_token"), KINDS)
 def test_uint8_pixels_give_the_logits_of_their_normalised_values(stem: Stem, class_token: bool, tmp_path: Path) -> None:
     subnet, shown = network(stem, class_token), pixels(96)
+    limits: dict[str, float] = {"fp32": 1e-5, "fp16": 2e-2, "int8": 1.0}
+    if stem == "patch":  # which other networks have too
+        del limits["fp16"]
     write_export(
         subnet, tmp_path / "out", images=PIXELS.prepare(shown), preprocessing=PIXELS, classes=CLASSES,
-        precisions=("fp32", "fp16", "int8"), formats=("onnx",), calibration_images=64, max_disagreement=0.3,
+        precisions=tuple(limits), formats=("onnx",), calibration_images=64, max_disagreement=0.3,
     )  # fmt: skip
     expected = torch_model(subnet)(FLOATS.prepare(shown))
-    for name, limit in (("fp32", 1e-5), ("fp16", 2e-2), ("int8", 1.0)):
+    for name, limit in limits.items():
         path = tmp_path / "out" / f"model.{name}.onnx"
         np.testing.assert_allclose(OnnxModel(path)(PIXELS.prepare(shown)), expected, atol=limit * np.abs(expected).max())
         assert not [finding for finding in check_tensorrt(path, ("10.3",)) if finding.level in ("fails", "risk")]
@@ -239,9 +242,8 @@ def test_int8_quantises_layers_with_weights_and_nothing_in_attention(stem: Stem,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch", [1, 3])
-def test_a_fixed_batch_is_written_and_equal(batch: int, tmp_path: Path) -> None:
-    for stem, class_token in (*KINDS, *OTHERS):
+def test_a_fixed_batch_is_written_and_equal(tmp_path: Path) -> None:
+    for (stem, class_token), batch in zip((*KINDS, *OTHERS), (1, 3, 3, 1), strict=True):
         subnet = network(stem, class_token, 32)
         graph = written(subnet, tmp_path, batch=batch)
         images = noise(batch, 32)

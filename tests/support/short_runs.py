@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-
-import pytest
 
 from tests.support.source_tree import ROOT
 
@@ -40,12 +37,9 @@ def write_latency_table(path: Path) -> Path:
 
 
 def run_shortened(out: Path, latency_table: Path) -> Path:
-    """A short run of the quickstart recipe through the command line, measured once however unsteady this machine is."""
-    from autoformer.profiling.profiles.latency import profile_until_valid
+    """A short run of the quickstart recipe through the command line."""
     from tests.support.commands import command
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("autoformer.cli.chain.measured_again.profile_until_valid", partial(profile_until_valid, attempts=1))
-        answer = command("run", QUICKSTART, "--out", out, "--quiet", *shortened(latency_table))
+    answer = command("run", QUICKSTART, "--out", out, "--quiet", *shortened(latency_table))
     assert answer.code == 0, answer.err
     return out

@@ -56,7 +56,7 @@ def test_a_known_network_trains_resumes_exports_and_verifies(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     parts = load_parts(DataConfig(source=str(photos), image_size=32))
-    config = FinetuneConfig(epochs=6, batch_size=21, evaluate_every=6, learning_rate=1e-3, warmup_epochs=1)
+    config = FinetuneConfig(epochs=3, batch_size=21, evaluate_every=3, learning_rate=1e-3, warmup_epochs=1)
 
     def train(out: Path) -> None:
         finetune(classifier_from(f"timm:{name}@scratch", parts)[0], parts, config, out)
