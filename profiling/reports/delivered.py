@@ -84,6 +84,15 @@ def ship_values(run: Run) -> dict[str, Any]:
     }
 
 
+def answers_of_shipped(run: Run, file: str | None) -> dict[str, Any] | None:
+    """To how many test images the file to ship has another answer than the fp32 file; None: it is that one, or was not asked."""
+    key = next((_key(artefact) for artefact in run.manifest.artefacts if artefact.file == file), FP32)
+    if key == FP32 or key not in run.predictions:
+        return None
+    differing = run.predictions[key] != run.predictions[FP32]
+    return {"file": file, "otherwise": int(differing.sum()), "images": len(differing)}
+
+
 def _rows(run: Run, main: Measurement) -> list[_Row]:
     """The files that were exported or rejected, once for each backend that ran them as `main` was run."""
     where, found = (device_name(main.device, main.backend, main.threads), main.batch), []

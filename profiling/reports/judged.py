@@ -5,7 +5,7 @@ A section of the report of a run, and the page of `evaluate`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,11 +65,8 @@ def sections(judged: Mapping[str, Any], pictures: Sequence[Picture], who: str) -
     counts = [from_json(ClassCount, one) for one in judged["per_class"]]
     confused = [from_json(Confusion, one) for one in judged["confusions"]]
     tables = [class_table(counts), *([confusion_table(confused, counts)] if confused else [])]
-    found = [
-        Section(
-            name="classes", title="Class by class", text=(_sentence(counts, who),), tables=tuple(tables), figures=("confusion",)
-        )
-    ]
+    said = (_sentence(counts, who), *_shipped_text(judged.get("shipped")))
+    found = [Section(name="classes", title="Class by class", text=said, tables=tuple(tables), figures=("confusion",))]
     if pictures:
         which = f"The {len(pictures)} wrong answers that" if len(pictures) > 1 else "The wrong answer that"
         text = (
@@ -88,6 +85,13 @@ def never_right(judged: Mapping[str, Any]) -> str | None:
         return None
     classes = f"{len(missed)} class{'es are' if len(missed) > 1 else ' is'} not recognised on any test image"
     return f"{classes} ({some_of(missed)}): train longer, start from a pretrained network, or give more images of them."
+
+
+def _shipped_text(shipped: Mapping[str, Any] | None) -> Iterator[str]:
+    """How far what is judged here speaks for the file to ship, where that is another."""
+    if shipped is not None:
+        otherwise = f"{shipped['otherwise']} of these {shipped['images']} images"
+        yield f"{shipped['file']}, the file to ship, has another answer to {otherwise}."
 
 
 def _sentence(counts: Sequence[ClassCount], who: str) -> str:

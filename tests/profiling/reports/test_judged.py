@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as plotly
@@ -13,6 +14,7 @@ from autoformer.errors import CheckpointError
 from autoformer.export.judging.mistakes import Mistake, save_mistakes
 from autoformer.export.judging.per_class import counted
 from autoformer.files import read_json, write_json
+from autoformer.profiling.reports import content, delivered
 from autoformer.profiling.reports.judged import (
     LONGEST_TICK,
     MOST_CLASSES,
@@ -22,6 +24,7 @@ from autoformer.profiling.reports.judged import (
     never_right,
     sections,
 )
+from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.run_page import build_report
 from tests.support.run_folder import make_run
 
@@ -55,6 +58,24 @@ def test_the_report_of_a_run_counts_the_delivered_file_class_by_class(tmp_path: 
     assert "## Class by class" in markdown
     assert "The ONNX fp32 file has 9 of 540 images wrong." in markdown
     assert "The worst mistakes" not in markdown  # a run of an earlier version kept no pictures
+
+
+@pytest.mark.parametrize("shipped", ["model.fp32.onnx", "model.int8.onnx", None])
+def test_what_is_judged_says_how_far_it_speaks_for_the_file_to_ship(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shipped: str | None
+) -> None:
+    run = make_run(tmp_path / "run")
+    record = read_json(run / "test.json")["guesses"]
+    otherwise = sum(one != other for one, other in zip(record["onnx fp32"], record["onnx int8"], strict=True))
+
+    def ship_values(run: Run) -> dict[str, Any]:
+        return {**delivered.ship_values(run), "file": shipped}
+
+    monkeypatch.setattr(content, "ship_values", ship_values)
+    build_report(run)
+    said = f"model.int8.onnx, the file to ship, has another answer to {otherwise} of these 540 images."
+    assert otherwise > 0
+    assert (said in (run / "report.md").read_text()) == (shipped == "model.int8.onnx")
 
 
 def test_pictures_of_the_worst_mistakes_stand_in_the_page_with_what_they_were_called(tmp_path: Path) -> None:
