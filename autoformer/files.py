@@ -92,12 +92,6 @@ def _check_writable(path: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
 
 
-def refuse_missing(path: Path, expected: str) -> None:
-    """Raises `CheckpointError` when nothing stands at `path`; for commands whose imports would let a typo wait for seconds."""
-    if not path.exists():
-        raise CheckpointError(f"{path} does not exist; expected {expected}")
-
-
 def refuse_pipes(words: Iterable[str]) -> None:
     """Raises `DataError` for the first word that names a pipe, a socket or a disk's device: opening one may wait for ever.
 

@@ -1,7 +1,8 @@
-"""Words become values: "6M", "60%", "2.5ms", the name or file of a space."""
+"""Words become values: "6M", "60%", "2.5ms", the name or file of a space, a path."""
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any, Literal, get_type_hints
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from autoformer.cost import Budget, CostModel
-from autoformer.errors import ArchitectureError, BudgetError, RecipeError, short
+from autoformer.errors import ArchitectureError, BudgetError, CheckpointError, RecipeError, short
 from autoformer.settings import Settings, fitted, read_yaml
 from autoformer.space import PRESETS, SearchSpace
 
@@ -171,3 +172,13 @@ def read_budget(space: SearchSpace, costs: CostModel, stated: BudgetConfig) -> B
             name = name.replace("latency", "latency_ms")
             limits[name] = parse(name[4:], text, getattr(largest, name[4:]))
     return Budget(**limits)
+
+
+def refuse_missing(path: Path, expected: str) -> None:
+    """Raises `CheckpointError` when nothing stands at `path`; for commands whose imports would let a typo wait for seconds."""
+    if path.exists():
+        return
+    beside = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, [name for name in beside if not name.startswith(".")], 1)
+    meant = f"; did you mean {path.parent / near[0]}?" if near else ""
+    raise CheckpointError(f"{short(path, 120)} does not exist{meant or f'; expected {expected}'}")

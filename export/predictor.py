@@ -18,7 +18,8 @@ from autoformer.errors import CheckpointError, DataError, MissingPackageError
 from autoformer.export.expected import FILE_NAME as BUNDLE
 from autoformer.export.manifest import FILE_NAME, Manifest
 from autoformer.export.parity import filled_up
-from autoformer.files import TIMM, read_json, refuse_missing, refuse_unfinished
+from autoformer.files import TIMM, read_json, refuse_unfinished
+from autoformer.parsing import refuse_missing
 from autoformer.temporary import temporary_folder
 
 if TYPE_CHECKING:

@@ -327,7 +327,9 @@ def shares_line(recipe: Recipe, stated: Budget) -> str:
     shares = [(name, text) for name, text in recipe.budget if text is not None and "%" in text]
     names = [name.replace("latency", "latency_ms") for name, _ in shares]
     said = [f"{name} {text} is {show(key[4:], getattr(stated, key))}" for key, (name, text) in zip(names, shares, strict=True)]
-    return f"limits of the largest network: {', '.join(said)}" if said else ""
+    idle = [name for name, text in shares if name.startswith("max_") and float(text.strip().rstrip("%")) > 100]
+    every = f"; above 100 %, {' and '.join(idle)} keeps none of its networks out" if idle else ""
+    return f"limits of the largest network: {', '.join(said)}{every}" if said else ""
 
 
 def uncertain_line(sought: Budget, recipe: Recipe, margin: float) -> str:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoformer.cli.chain.begun_from import fitting_size, patch_of
+from autoformer.cli.chain.recipe import batch_for
 from autoformer.data.parts import DataParts
 from autoformer.data.sizes import TrainingSize, configured_size, typical_words
 from autoformer.files import IDENTITY, TIMM, believing, read_json
@@ -37,8 +38,6 @@ STARTS = (
     "vit_small_patch16_224.augreg_in21k_ft_in1k", "deit_small_patch16_224.fb_in1k",
 )  # fmt: skip
 EXAMPLE_LIMIT = "60%"
-STEPS_PER_EPOCH = 8  # fewest
-SMALLEST_BATCH = 8
 ASKED_S = 3.0  # until the Hub has to say that it has them
 
 
@@ -111,13 +110,6 @@ def choose_recipe(typical_side: int, train_images: int, *, start: str | None = N
         image_size=shipped.image_size if start is None else fitting_size(shipped.image_size, patch_of(start)),
         settings=() if batch == shipped.batch_size else tuple(f"{section}.batch_size={batch}" for section in SECTIONS),
     )
-
-
-def batch_for(usual: int, images: int) -> int:
-    """The batch of a recipe, halved until an epoch of so many images has enough steps, or none would be left of it."""
-    while usual > SMALLEST_BATCH and images < STEPS_PER_EPOCH * usual:
-        usual //= 2
-    return max(1, min(usual, images))
 
 
 def recipe_for(parts: DataParts, *, start: str | None = None, begun: Path | None = None) -> RecipeChoice:

@@ -24,6 +24,8 @@ from autoformer.settings import Settings, fitted, kind_of, read_yaml, takes_text
 from autoformer.training.config import FinetuneConfig, ParentConfig, SupernetConfig
 
 Model = TypeVar("Model", bound=BaseModel)
+STEPS_PER_EPOCH = 8  # fewest, before a batch is made smaller
+SMALLEST_BATCH = 8
 SEEN = reprlib.Repr()  # a value in an error: cut before it is written
 SEEN.maxlevel, SEEN.maxstring, SEEN.maxother = 3, 80, 80
 
@@ -118,6 +120,13 @@ def recipe_of(path: Path | None, section: str, settings: Sequence[str] | None, s
     if seed is not None:
         overrides.append(f"seed={seed}")
     return parse_recipe({}, overrides) if path is None else load_recipe(path, overrides)
+
+
+def batch_for(usual: int, images: int) -> int:
+    """The batch of a recipe, halved until an epoch of so many images has enough steps, or none would be left of it."""
+    while usual > SMALLEST_BATCH and images < STEPS_PER_EPOCH * usual:
+        usual //= 2
+    return max(1, min(usual, images))
 
 
 def merge_override(values: dict[str, Any], override: str) -> None:

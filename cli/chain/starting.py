@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from autoformer.cli.chain.choosing_recipe import batch_for
-from autoformer.cli.chain.recipe import Recipe
+from autoformer.cli.chain.recipe import Recipe, batch_for
 from autoformer.data.classes import are_the_same
 from autoformer.data.loading import check_readable, load_parts, parts_of_record, with_unlabelled, without_recorded
 from autoformer.data.parts import UNLABELLED, DataConfig, DataParts

@@ -26,7 +26,7 @@ def audit(
 
     Example: autoformer audit runs/super --networks 64
     """
-    from autoformer.files import refuse_missing
+    from autoformer.parsing import refuse_missing
 
     refuse_missing(supernet, "the folder of a supernet, which autoformer train writes")
 

@@ -38,15 +38,8 @@ def bundle(
     Example: autoformer bundle runs/quickstart --out runs/digits-bundle
     """
     from autoformer.errors import CheckpointError, DataError
-    from autoformer.files import (
-        TIMM,
-        believing,
-        read_json,
-        refuse_existing,
-        refuse_existing_file,
-        refuse_missing,
-        refuse_unfinished,
-    )
+    from autoformer.files import TIMM, believing, read_json, refuse_existing, refuse_existing_file, refuse_unfinished
+    from autoformer.parsing import refuse_missing
 
     terms = None if licence is None else licence_text(licence)
     place = Path(source)

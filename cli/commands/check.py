@@ -58,7 +58,7 @@ def check(
 
       autoformer check runs/export/model.fp16.onnx --target tensorrt-rtx --build --gpu sm89
     """
-    from autoformer.files import refuse_missing
+    from autoformer.parsing import refuse_missing
 
     if file.is_dir():
         raise typer.BadParameter(f"{file} is a folder; give one of its ONNX files")

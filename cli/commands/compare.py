@@ -35,7 +35,8 @@ def compare(
     from autoformer.cli.console import note, print_json, print_table, progress_bar, say_not_measured
     from autoformer.cli.words import metric_of
     from autoformer.export.predictor import EXPECTED
-    from autoformer.files import TIMM, refuse_existing_file, refuse_missing
+    from autoformer.files import TIMM, refuse_existing_file
+    from autoformer.parsing import refuse_missing
 
     if out is not None:
         refuse_existing_file(out)

@@ -30,7 +30,8 @@ def extract(
     Example: autoformer extract --supernet runs/super --search runs/s1 --out runs/subnet
     """
     from autoformer.errors import ArchitectureError
-    from autoformer.files import refuse_existing, refuse_missing
+    from autoformer.files import refuse_existing
+    from autoformer.parsing import refuse_missing
 
     if (search is None) == (architecture is None):
         raise ArchitectureError("say which network to cut out: either --search FOLDER or --architecture NAME")

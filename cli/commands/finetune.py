@@ -45,7 +45,8 @@ def finetune(
     """
     from autoformer.cli.chain.asked import refuse_twice
     from autoformer.cli.chain.recipe import recipe_of
-    from autoformer.files import TIMM, refuse_missing
+    from autoformer.files import TIMM
+    from autoformer.parsing import refuse_missing
     from autoformer.training.trackers import trackers_of
 
     trackers = trackers_of(log or ())

@@ -75,9 +75,11 @@ def race(
 
       autoformer export runs/race/winner --out runs/export
     """
-    from autoformer.files import refuse_missing
+    from autoformer.parsing import refuse_missing
+    from autoformer.training.trackers import trackers_of
 
     check_workers(workers)  # a mistake in it should not end the race after its measurements
+    trackers = trackers_of(log or ())
     refuse_missing(supernet, "the folder of a supernet, which autoformer train writes")
     refuse_missing(search, "the folder of a search, which autoformer search writes")
 
@@ -97,10 +99,8 @@ def race(
     from autoformer.profiling.tables.table import LatencyTable as Table
     from autoformer.search.record import SearchRecord
     from autoformer.training.cached_teacher import size_line
-    from autoformer.training.trackers import trackers_of
     from autoformer.training.trainer import Surroundings, plan_for, takes_unlabelled
 
-    trackers = trackers_of(log or ())
     chosen = recipe_of(recipe, "race", settings, seed)
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)

@@ -94,9 +94,12 @@ def run(
         choose_device(device)  # before torch looks for GPUs
     from autoformer.cli.chain.asked import Asked, resolved
     from autoformer.cli.console import note, print_json, progress_bar
+    from autoformer.files import IDENTITY, refuse_existing
     from autoformer.training.trackers import trackers_of
 
     check_workers(workers)  # a mistake in it should not end the run after its training
+    if out is not None and not dry_run and not (out / IDENTITY).is_file():
+        refuse_existing(out)  # before any image is read
     trackers_of(log or ())
     chosen = resolved(
         Asked(

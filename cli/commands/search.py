@@ -130,8 +130,7 @@ def search(
 
       autoformer search --from runs/s2 --max-latency 2ms --out runs/s3
     """
-    from autoformer.files import refuse_missing
-    from autoformer.parsing import BudgetConfig
+    from autoformer.parsing import BudgetConfig, refuse_missing
 
     limits = BudgetConfig(
         max_params=max_params, min_params=min_params, max_flops=max_flops, min_flops=min_flops, max_latency=max_latency

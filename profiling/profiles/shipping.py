@@ -153,7 +153,7 @@ def _why(file: ExportedFile, left: Sequence[ExportedFile]) -> str:
         is_fastest = file.p50_ms == min(one.p50_ms or math.inf for one in left)
         is_open = any(one.keeps_latency_all_the_same for one in left)
         which = "the fastest" if is_fastest else "the most exact" if is_open else "as fast as any"
-        first = f"{which} of the {len(left)} files that could be shipped"
+        first = f"the {file.precision} file is {which} of the {len(left)} files that could be shipped"
     if file.difference is None:
         return f"{first}, and it {kept}"
     return f"{first}; it {kept}, and its score is not significantly below that of fp32 ({file.difference} points)"

@@ -242,7 +242,9 @@ def test_networks_cut_out_of_an_old_supernet_have_its_weights(old: Path) -> None
 def test_an_old_measured_answer_holds_and_is_not_measured_again(old: Path, folder: str, limit: str) -> None:
     before = read(f"{folder}/latency_answer.json")
     words = ("--max-latency", limit, "--latency-table", "run/latency_table.json", "--seconds", 0.01, "--quiet")
-    found = answer("search", "--from", "run/search", "--out", folder, *words)["latency_answer"]
+    told = command("search", "--from", "run/search", "--out", folder, *words, "--json")
+    found = told.json["latency_answer"]
+    assert told.code == (found["status"] == "over budget"), told.err
     for key in ("limit_ms", "architecture", "basis", "created"):
         assert found[key] == before[key], key
     measured = [[network["measured_ms"] for network in one["networks"]] for one in found["rounds"]]

@@ -14,6 +14,7 @@ from autoformer.cli.chain.recipe import load_recipe
 from autoformer.cli.chain.shipped import found_recipe, header, shipped
 from autoformer.errors import AutoformerError, BudgetError, CheckpointError, DataError, RecipeError
 from autoformer.files import claim_folder
+from tests.support.commands import command
 from tests.support.small_images import draw_images
 
 VIT, DEIT = "timm:vit_tiny_patch16_224@x.pth", "timm:deit_small_patch16_224@x.pth"
@@ -138,6 +139,14 @@ def test_a_setting_that_no_recipe_knows_is_refused_before_any_image_is_read(monk
     monkeypatch.setattr("autoformer.cli.chain.asked.load_parts", lambda config: pytest.fail("images are read"))
     with pytest.raises(RecipeError, match=r"unknown key 'train.epoch'; did you mean 'train.epochs'\?"):
         resolved(Asked(data="photos", settings=["train.epoch=3"]))
+
+
+def test_a_folder_that_is_no_run_is_refused_before_any_image_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoformer.cli.chain.asked.load_parts", lambda config: pytest.fail("images are read"))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "notes.txt").touch()
+    error = command("run", "--data", tmp_path / "photos", "--out", tmp_path / "photos").error
+    assert error.endswith("photos already exists; choose another --out or move it away (nothing was written)")
 
 
 def test_epochs_that_are_said_twice_are_refused() -> None:

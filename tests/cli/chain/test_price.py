@@ -85,6 +85,8 @@ def test_limits_in_percent_are_told_in_units_when_a_run_knows_them() -> None:
     recipe = load_recipe(QUICKSTART, ["budget.max_params=2M", "budget.max_flops=50%", "budget.max_latency=60%"])
     stated = Budget(max_params=2_000_000, max_flops=1_310_000_000, max_latency_ms=1.92)
     assert shares_line(recipe, stated) == "limits of the largest network: max_flops 50% is 1.31G, max_latency 60% is 1.92 ms"
+    wide = load_recipe(QUICKSTART, ["budget.max_params=null", "budget.max_flops=50%", "budget.max_latency=150%"])
+    assert shares_line(wide, stated).endswith("; above 100 %, max_latency keeps none of its networks out")
     assert (
         shares_line(load_recipe(QUICKSTART, ["budget.max_params=2M", "budget.max_flops=1G", "budget.max_latency=2ms"]), stated)
         == ""

@@ -58,7 +58,9 @@ def test_a_race_has_entrants_of_every_kind_and_follows_its_schedule(finished_rac
     assert "test-resnet" in {one.entrant.name for one in record.entrants if len(one.trained) == 3}  # alone of its kind
     assert record.agreement is not None
     assert record.agreement.networks == 3
-    assert [(one.name, one.reason) for one in record.refused] == [("finalist-2", "measured in reserve; 4 start")]
+    assert [(one.name, one.reason) for one in record.refused] == [
+        ("finalist-2", "keeps the limits, a spare: no more than 4 start")
+    ]
 
 
 def test_a_winner_is_scored_on_the_held_out_images_of_the_search(finished_race: Path, searched: Path) -> None:
@@ -217,7 +219,7 @@ def test_all_are_measured_together_with_a_few_in_reserve(searched: Path, tmp_pat
     found = field_of(question(searched, race=RaceConfig(finalists=6, homogeneous=2, rivals=(RIVAL,))), tmp_path, most=2)
     assert len(found.entrants) == 2
     assert [len(names) for names in pretended.together] == [2 + SPARE]
-    assert {one.reason for one in found.refused} == {"measured in reserve; 2 start"}
+    assert {one.reason for one in found.refused} == {"keeps the limits, a spare: no more than 2 start"}
     assert len(found.refused) == SPARE
 
 

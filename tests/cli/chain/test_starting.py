@@ -9,8 +9,7 @@ import pytest
 import timm
 from safetensors.torch import save_file
 
-from autoformer.cli.chain.choosing_recipe import batch_for
-from autoformer.cli.chain.recipe import parse_recipe
+from autoformer.cli.chain.recipe import batch_for, parse_recipe
 from autoformer.cli.chain.starting import beginning, with_fitting_batch
 from autoformer.data.loading import load_parts
 from autoformer.data.parts import DataConfig

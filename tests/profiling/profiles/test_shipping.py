@@ -38,7 +38,8 @@ def test_the_fastest_is_shipped() -> None:
     found = file_to_ship(files, "this CPU")
     assert found.words == ("slower", "slower", "ship this")
     assert found.reason == (
-        "the fastest of the 3 files that could be shipped; it keeps every limit, and its score is not significantly below that "
+        "the int8 file is the fastest of the 3 files that could be shipped; "
+        "it keeps every limit, and its score is not significantly below that "
         "of fp32 (+0.0 [-0.5, +0.5] points)"
     )
     assert found.reasons[0] == "slower than ONNX int8 on this CPU: 1 against 0.5 ms"
@@ -67,7 +68,7 @@ def test_of_files_that_are_as_fast_the_most_exact_is_shipped() -> None:
     assert shipped(file("int8", 1.0), file("fp16", 1.015), file("fp32", 1.03)) == "fp16"
     found = file_to_ship([file("fp32", 1.01), file("int8", 1.0)], "this CPU")
     assert found.words == ("ship this", "as fast, less exact")
-    assert found.reason.startswith("as fast as any of the 2 files")
+    assert found.reason.startswith("the fp32 file is as fast as any of the 2 files")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,7 @@ def test_a_file_that_other_programs_slowed_is_shipped_if_it_is_within_the_limit_
 def test_of_files_that_other_programs_slowed_which_is_faster_is_open() -> None:
     found = file_to_ship([file("fp32", 1.0, verdict=BUSY), file("int8", 0.5, verdict=BUSY)], "this CPU")
     assert found.words == ("ship this", "less exact")
-    assert found.reason.startswith("the most exact of the 2 files that could be shipped")
+    assert found.reason.startswith("the fp32 file is the most exact of the 2 files that could be shipped")
     assert found.reasons[1] == "which is faster is open, since other programs ran (0.5 against 1 ms), and ONNX fp32 is more exact"
     # What takes 1 ms is slower than what takes 0.5 ms at most; what takes 0.5 ms may be as fast as what takes 1 ms at most.
     assert shipped(file("fp32", 1.0), file("int8", 0.5, verdict=BUSY)) == "int8"

@@ -159,7 +159,9 @@ def test_the_report_says_which_file_to_ship_and_why(report: dict[str, Any]) -> N
     assert ship["sentence"] == (
         "Ship export/model.int8.onnx: accuracy 97.8 % [96.2, 98.7], 0.405 ms [0.405, 0.405], 40 % of the latency limit used."
     )
-    assert ship["why"].startswith("The fastest of the 2 files that could be shipped; it keeps every limit, and its score is not")
+    assert ship["why"].startswith(
+        "The int8 file is the fastest of the 2 files that could be shipped; it keeps every limit, and its score is not"
+    )
     assert {one["name"]: one["verdict"] for one in ship["files"]} == {"ONNX fp32": "slower", "ONNX int8": "ship this"}
     assert ship["files"][0]["limits"]["max_latency_ms"]["share"] == pytest.approx(0.81, abs=0.001)
     assert ship["files"][0]["images_per_s"] == pytest.approx(1000 / 0.81, rel=0.002)
