@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -48,27 +49,24 @@ def sampled_preprocessing(
 ) -> tuple[Preprocessing, int]:
     """Image size, channels, range of values, mean and standard deviation from up to `most` evenly spaced images.
 
-    Beside them the median of the images' shorter sides, in pixels.
+    Beside them the median of the images' shorter sides, in pixels. Images are read twice, one in each thread at a time: what they
+    have in common has to be known before they are resized, and 512 photographs at once do not fit into memory.
 
-    Raises `DataError` for an image that cannot be read; with `skip_unreadable` when none can.
+    Raises `DataError` for an image that cannot be used; with `skip_unreadable` when none can.
     """
-    sample: list[Image.Image] = []
-    unreadable: DataError | None = None
-    for index in indices[:: max(1, len(indices) // most)]:
-        try:
-            sample.append(applied(images, index, _convertible))
-        except DataError as error:
-            unreadable = error
-            if not skip_unreadable:
-                raise DataError(f"{error}, or leave out what cannot be read: --set data.unreadable=skip") from error
-    if unreadable is not None and not sample:
+    chosen = indices[:: max(1, len(indices) // most)]
+    seen, unreadable = _applied_to(images, chosen, _seen, skip=skip_unreadable)
+    if unreadable is not None and not seen:
         raise unreadable
-    channels = 1 if all(image.mode in GREY_MODES for image in sample) else 3
-    typical = median_side([image.size for image in sample])
+    channels = 1 if all(one.is_grey for one in seen.values()) else 3
+    typical = median_side([one.size for one in seen.values()])
     size = fitting_size(typical, max_image_size) if image_size is None else image_size
-    found = measured_range([Values.of(image) for image in sample if image.mode in WIDE_MODES])
+    found = measured_range([one.values for one in seen.values() if one.values is not None])
     plain = Preprocessing(size, channels, (0.0,) * channels, (1.0,) * channels, crop_pct=crop_pct, value_range=found)
-    pixels = np.stack([plain.pixels(image) for image in sample]).astype(np.float64) / 255
+    prepared, unreadable = _applied_to(images, list(seen), plain.pixels, skip=skip_unreadable)
+    if unreadable is not None and not prepared:
+        raise unreadable
+    pixels = np.stack(list(prepared.values())).astype(np.float64) / 255
     mean, std = pixels.mean((0, 1, 2)), pixels.std((0, 1, 2))
     measured = Preprocessing(
         image_size=size,
@@ -81,9 +79,41 @@ def sampled_preprocessing(
     return measured, typical
 
 
-def _convertible(image: Image.Image) -> Image.Image:
+@dataclass(frozen=True)
+class _Seen:
+    """What decides how images are prepared, of one of them."""
+
+    size: tuple[int, int]  # pixels
+    is_grey: bool
+    values: Values | None  # of an image beyond 8 bit
+
+
+def _seen(image: Image.Image) -> _Seen:
     convert(image, 3)
-    return image
+    return _Seen(image.size, image.mode in GREY_MODES, Values.of(image) if image.mode in WIDE_MODES else None)
+
+
+def _applied_to(
+    images: Images, indices: Sequence[int], work: Callable[[Image.Image], Answer], *, skip: bool
+) -> tuple[dict[int, Answer], DataError | None]:
+    """What `work` makes of each image that can be used, by index; and the last error where others are to be skipped."""
+
+    def attempt(index: int) -> Answer | DataError:
+        try:
+            return applied(images, index, work)
+        except DataError as error:
+            return error
+
+    found, unusable = dict[int, Answer](), None
+    with closing(for_each(images, indices, attempt)) as answers:
+        for index, answer in zip(indices, answers, strict=True):
+            if not isinstance(answer, DataError):
+                found[index] = answer
+            elif skip:
+                unusable = answer
+            else:
+                raise DataError(f"{answer}, or leave out what cannot be read: --set data.unreadable=skip") from answer
+    return found, unusable
 
 
 def imagenet_normalised(preprocessing: Preprocessing) -> Preprocessing:
