@@ -116,7 +116,8 @@ class Selection:
             found = self._timed(found, self.keeper)
             smaller = [self._shrunk(one) for one in found]
             if any(smaller):
-                found = self._timed([other or one for one, other in zip(found, smaller, strict=True)], self.keeper)
+                instead = [other or one for one, other in zip(found, smaller, strict=True)]
+                found = self._timed(instead, self.keeper, f" again, {sum(map(bool, smaller))} of them at a smaller image size")
         kept: list[Entrant] = []
         for one in found:
             if (reason := one.why_not(self.limits)) is None and len(kept) < most:
@@ -129,9 +130,9 @@ class Selection:
             raise BudgetError(f"{who} keeps {self.limits}{example}; nothing was trained: widen the limits")
         return Field(entrants=tuple(kept), refused=tuple(self.refused))
 
-    def _timed(self, found: Sequence[Entrant], keeper: Timekeeper) -> list[Entrant]:
+    def _timed(self, found: Sequence[Entrant], keeper: Timekeeper, again: str = "") -> list[Entrant]:
         """The same with their times, all measured together."""
-        self.say(f"measuring {len(found)} networks together")
+        self.say(f"measuring {len(found)} networks together{again}")
         architectures = [one.architecture for one in found if one.architecture is not None]
         times = keeper.together({one.name: self.ready[one.name] for one in found}, architectures)
         return [replace(one, timing=times[one.name]) for one in found]
