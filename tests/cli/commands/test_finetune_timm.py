@@ -56,13 +56,13 @@ def test_a_known_network_trains_resumes_exports_and_verifies(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     parts = load_parts(DataConfig(source=str(photos), image_size=32))
-    config = FinetuneConfig(epochs=3, batch_size=21, evaluate_every=3, learning_rate=1e-3, warmup_epochs=1)
+    config = FinetuneConfig(epochs=4, batch_size=21, evaluate_every=4, learning_rate=1e-3, warmup_epochs=1)
 
     def train(out: Path) -> None:
         finetune(classifier_from(f"timm:{name}@scratch", parts)[0], parts, config, out)
 
     train(tmp_path / "whole")
-    with dying_at(8, monkeypatch):
+    with dying_at(5, monkeypatch):
         train(tmp_path / "cut")
     train(tmp_path / "cut")
     weights = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("whole", "cut")]
