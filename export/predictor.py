@@ -19,7 +19,6 @@ from autoformer.export.expected import FILE_NAME as BUNDLE
 from autoformer.export.manifest import FILE_NAME, Manifest
 from autoformer.export.parity import filled_up
 from autoformer.files import TIMM, read_json, refuse_unfinished
-from autoformer.parsing import refuse_missing
 from autoformer.temporary import temporary_folder
 
 if TYPE_CHECKING:
@@ -185,7 +184,10 @@ def open_predictor(
                 f"{words} is not an export folder, so precision {precision!r} cannot be chosen; export it first"
             )
         return _network(words, provider)
-    refuse_missing(path, EXPECTED)
+    if not path.exists():
+        from autoformer.parsing import refuse_missing  # not among what a device needs
+
+        refuse_missing(path, EXPECTED)
     if path.is_dir():
         if (path / FILE_NAME).is_file():
             manifest = Manifest.load(path)
