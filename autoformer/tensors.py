@@ -138,7 +138,7 @@ def _check_readable(path: Path) -> None:
     try:
         path.open("rb").close()
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path} does not exist; expected weights written by this tool") from error
+        raise CheckpointError(f"{path} does not exist; expected a file of weights, .safetensors") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
 

@@ -29,11 +29,13 @@ class Pace:
     behind: int  # done when it began
     done: int
     seen: float  # when it last reported
+    warm: tuple[float, int] | None = None  # when the first was done, which often waited for a library or a trace, and how many
 
     def left_s(self, now: float, total: int) -> float:
-        """Seconds that are left at the pace so far; 0 while there is none."""
-        gained = self.done - self.behind
-        return (now - self.began) / gained * (total - self.done) if gained > 0 else 0.0
+        """Seconds that are left at the pace so far, without the first where others are done; 0 while there is none."""
+        began, behind = (self.began, self.behind) if self.warm is None or self.done <= self.warm[1] else self.warm
+        gained = self.done - behind
+        return (now - began) / gained * (total - self.done) if gained > 0 else 0.0
 
 
 class Paces:
@@ -52,8 +54,10 @@ class Paces:
             self.of[work] = pace = Pace(now, done, done, now)
             return pace, True
         if others and now - pace.seen > TURN_S:  # it waited for others, as trainings of a race that take turns
-            pace.began, pace.behind = now, pace.done
+            pace.began, pace.behind, pace.warm = now, pace.done, None
         pace.done, pace.seen = done, now
+        if pace.warm is None and done > pace.behind:
+            pace.warm = now, done
         return pace, False
 
 

@@ -178,7 +178,7 @@ def model_card(manifest: Manifest, expected: ExpectedResults, licence: str | Non
     used = (
         f"{sizes or 'sizes not recorded'}"
         if manifest.network is None
-        else "the images that its files were calibrated and checked on; only its makers know what it was trained on"
+        else "the images that its files were calibrated and checked on; what else it has learned from, those who made its first weights know"
     )
     chosen = [] if manifest.architecture is None else manifest.architecture.asked_for
     asked_for = f" ({', '.join(chosen)})" if chosen else ""
@@ -195,7 +195,9 @@ def model_card(manifest: Manifest, expected: ExpectedResults, licence: str | Non
     }[manifest.preprocessing.input_type]
     beyond = words_on_range(manifest.preprocessing.value_range)
     ship = f"Ship **{markdown(expected.ship)}**. {markdown(expected.ship_why)}\n\n" if expected.ship else ""
-    terms = "see licence.txt" if licence else "not stated by those who made this bundle"
+    terms = (
+        "see licence.txt" if licence else "not stated by those who made this bundle (`autoformer bundle --licence FILE` adds one)"
+    )
     return f"""# {markdown(expected.name)}
 
 A classifier of {len(manifest.classes)} classes ({", ".join(map(markdown, manifest.classes[:12]))}{

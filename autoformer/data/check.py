@@ -278,7 +278,7 @@ def _of_size(entries: Sequence[Entry], pixels: int) -> Iterable[Finding]:
             "shrunk", [entry for entry, _ in large],
             f"shorter side more than {FAR_SHRUNK:g} times the {pixels} pixels that networks take",
             f"shrunk: {middle / pixels:.0f} pixels a side become one, and what is smaller is lost; "
-            f"data.image_size={2 * pixels} keeps more of it, at about 4 times the time",
+            f"--set data.image_size={2 * pixels} keeps more of it, at about 4 times the time",
         )  # fmt: skip
 
 

@@ -163,9 +163,9 @@ class Searchability:
     advice: str  # what to do; empty where it is searchable
 
     def __str__(self) -> str:
-        found = f"{_spread_words(self.spread, self.chance)}, and {_tau_words(self.size_correlation)}"
+        found = f"{_spread_words(self.spread, self.chance)}; {_tau_words(self.size_correlation)}"
         where = f"{self.networks} networks inside the budget, {self.images} images"
-        return f"{found} ({where}): {'searchable' if self.searchable else f'not searchable; {self.advice}'}"
+        return f"the supernet is {'searchable' if self.searchable else f'not searchable: {self.advice}'} ({found}; {where})"
 
 
 def searchability(result: SearchResult) -> Searchability | None:
@@ -184,10 +184,9 @@ def searchability(result: SearchResult) -> Searchability | None:
     if correlation < NEGATIVE * deviation:
         advice.append("larger networks score worse")
     if advice:
-        advice.append("train the supernet longer (train.epochs) or search on more images (data.search_fraction)")
         # Read after a search alone, after a run without a race, and after one that a race decided: true in each.
-        advice.append("by inherited scores alone the homogeneous baseline is as good a choice")
-        advice.append("a race does not rest on them: it is decided after finetuning")
+        advice.append("a homogeneous network may be as good, unless a race decides, after finetuning")
+        advice.append("longer training (train.epochs) or more images to search on (data.search_fraction) help")
     return Searchability(
         networks=count, images=images, spread=spread, chance=chance, size_correlation=correlation, searchable=not advice,
         advice="; ".join(advice),

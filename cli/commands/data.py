@@ -11,11 +11,15 @@ from autoformer.cli.help import Group
 from autoformer.cli.options import GroupBy, Json, Quiet, Set, Unlabelled
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from autoformer.data.check import DataCheck
     from autoformer.data.parts import DataParts
     from autoformer.data.sizes import TrainingSize
 
+SIZE = "data.image_size"
 SHOWN_CLASSES = 5  # the smallest
+EXAMPLES = 2  # of one finding; --json names more
 BAR = 40  # letters of the longest in the histogram
 
 app = typer.Typer(cls=Group, help="Look at images before training on them.", no_args_is_help=True, rich_markup_mode=None)
@@ -70,19 +74,31 @@ def check(
     if unlabelled is not None and choice is not None and choice.start is not None:  # which teaches
         overrides.append(f"data.unlabelled={unlabelled}")
     command = choice and choice.command(source, overrides)
+    sharper = choice and found.training_size and choice.command(source, [*overrides, f"{SIZE}={2 * found.training_size.pixels}"])
+    if not any(finding.kind == "shrunk" for finding in found.findings) or config.image_size is not None:
+        sharper = None
     if json:
-        print_json({**found.to_dict(), "recipe": choice and asdict(choice), "next": command})
+        print_json({**found.to_dict(), "recipe": choice and asdict(choice), "next": command, "sharper": sharper})
     else:
         _show(found)
         if choice is not None and command is not None:
-            print_facts("", {"recipe": f"{choice.name}: {choice.reason}", "next": command})
+            larger = {"or sharper, in about 4 times the time": sharper} if sharper is not None else {}
+            print_facts("", {"recipe": f"{choice.name}: {choice.reason}", "next": command, **larger})
     if not found.is_usable:
         raise typer.Exit(1)
+
+
+def _examples(names: Sequence[str]) -> tuple[str, ...]:
+    shown = [*names[:EXAMPLES], *(["..."] if len(names) > EXAMPLES else ())]
+    return (f"for example {', '.join(shown)}",) if names else ()
 
 
 def _show(found: DataCheck) -> None:
     from autoformer.cli.console import print_facts, print_table, say
 
+    if not found.layout:  # no data set at all
+        say(f"not usable: {found.findings[0].text}")
+        return
     if found.classes:
         beside = {} if found.unlabelled is None else {"unlabelled": f"{found.unlabelled} images, for distillation only"}
         print_facts(found.source, {"parts": found.layout, "classes": len(found.classes), **beside})
@@ -115,11 +131,11 @@ def _show(found: DataCheck) -> None:
         print_facts("", facts)
     if found.findings:
         lines = [
-            (f"{finding.count:,}", finding.text, finding.examples, finding.consequence)
+            (f"{finding.count:,}", (finding.text, *_examples(finding.examples), f"→ {finding.consequence}"))
             for finding in sorted(found.findings, key=lambda finding: not finding.refuses)
         ]
         say()
-        print_table("found", ("count", "what", "for example", "what is done"), lines)
+        print_table("found", ("count", "what, and what is done"), lines)
     else:
         say()
         say("nothing odd was found")

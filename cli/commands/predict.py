@@ -62,9 +62,6 @@ def predict(
             raise DataError(f"{out} ends in {out.suffix!r}; expected one of {', '.join(SUFFIXES)}")
         refuse_existing_file(out)
     predictor = _ready(open_predictor(artefact), artefact, classes, data)
-    if (file := str(predictor.path)) != artefact:
-        why = ", the file to ship" if shipped_in(Path(artefact)) == predictor.path.name else ""
-        note(f"answered by {file}{why}")
     answers: list[dict[str, Any]] = []
     sources = list(_sources(images))
     total = sum(len(source.files) for source, _ in sources)
@@ -80,6 +77,9 @@ def predict(
         note(f"not asked about: {len(lost) - 5} more images")
     if len(lost) == len(answers):
         raise DataError(f"{', '.join(map(str, images))}: no image can be read")
+    if (file := str(predictor.path)) != artefact:
+        why = ", the file to ship" if shipped_in(Path(artefact)) == predictor.path.name else ""
+        note(f"answered by {file}{why}")
     if out is not None and out.suffix == ".csv":
         columns = ("image", *(name for place in range(1, top + 1) for name in (f"class {place}", f"probability {place}")))
         with replacing(out) as beside:

@@ -114,18 +114,20 @@ def test_counts_equal_the_real_network_in_variants_of_the_space(changes: dict[st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_counts_equal_fvcore_and_the_real_network_for_two_hundred_members(name: str) -> None:
-    """Most have fewer blocks than their preset: each block is counted for itself, and tracing them is what takes the time."""
+def test_counts_equal_the_real_network_for_two_hundred_members_and_fvcore_for_twenty(name: str) -> None:
+    """Most have fewer blocks than their preset: each block is counted for itself, and fvcore's tracing is what takes the time."""
     whole, rng = shrunk(name), random.Random(name)
     short = replace(whole, depths=(1, 2, 3, 4))
     for number in range(200):
         space = short if number % 10 else whole
         architecture = space.sample(rng)
         subnet = Subnet.from_space(space, architecture)
-        side = space.image_size_of(architecture)
-        counted = count_by_operator(subnet, (space.in_chans, side, side))
-        assert counted.params == count_params(architecture, space) == real_params(subnet)
-        assert counted.flops == count_flops(architecture, space) == real_flops(subnet)
+        params, flops = count_params(architecture, space), count_flops(architecture, space)
+        assert (params, flops) == (real_params(subnet), real_flops(subnet))
+        if number % 10 == 1 or number == 0:
+            side = space.image_size_of(architecture)
+            counted = count_by_operator(subnet, (space.in_chans, side, side))
+            assert (counted.params, counted.flops) == (params, flops)
 
 
 def test_a_network_tells_its_own_cost() -> None:

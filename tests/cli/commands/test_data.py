@@ -33,7 +33,9 @@ def test_sizes_recipe_and_the_next_command_are_shown_and_are_in_the_json(tmp_pat
     values = command("data", "check", tmp_path / "my photos", "--quiet", "--no-near", "--json").json
     assert values["sizes"]["shorter_sides"] == [{"low": 384, "high": 512, "images": 60}]
     assert values["training_size"]["pixels"] == values["recipe"]["image_size"] == 64
-    words = shlex.split(values["next"])
+    words, sharper = shlex.split(values["next"]), shlex.split(values["sharper"])
+    assert sharper == [*words, "--set", "data.image_size=128"]
+    assert values["sharper"] in " ".join(answer.out.split())
     assert words == ["autoformer", "run", "--data", str(tmp_path / "my photos"), "--max-latency", "60%"]
 
 
@@ -44,6 +46,28 @@ def test_what_settings_ask_for_is_kept_in_the_next_command(tmp_path: Path) -> No
     assert values["training_size"] == {"pixels": 96, "reason": "data.image_size=96 asks for it"}
     assert shlex.split(values["next"])[-4:] == ["--set", "data.image_size=96", "--set", r"data.group_by=(\d+)\.png"]
     assert "shrunk" not in [one["kind"] for one in values["findings"]]
+    assert values["sharper"] is None
+
+
+def test_what_is_found_is_said_with_few_examples_and_no_line_is_a_table_of_all(tmp_path: Path) -> None:
+    draw_images(tmp_path, ("cat", "dog", "emu"), each=12)
+    out = command("data", "check", tmp_path, "--quiet", "--no-near").out
+    at = out.index("classes with fewer than 20 images")
+    assert [line.strip(" │") for line in out[at:].splitlines()[:3]] == [
+        "classes with fewer than 20 images to train on",
+        "for example cat (6), dog (6), ...",
+        "→ trained on as they are; their accuracy is uncertain",
+    ]
+
+
+def test_a_misspelt_folder_is_one_line(tmp_path: Path) -> None:
+    draw_images(tmp_path / "photos", ("cat", "dog"), each=12)
+    answer = command("data", "check", tmp_path / "photoz", "--quiet")
+    assert answer.code == 1
+    assert answer.out.strip().splitlines() == [
+        f"not usable: data source '{tmp_path / 'photoz'}' is no folder or .tar file that exists; "
+        f"did you mean {tmp_path / 'photos'}?"
+    ]
 
 
 def test_images_that_cannot_be_trained_on_get_no_next_command(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import random
@@ -23,7 +24,7 @@ from autoformer.export.graphs import onnx_graph
 from autoformer.export.graphs import templates as templates_module
 from autoformer.export.graphs.onnx_graph import OnnxGraph, Way, image_shape_of
 from autoformer.export.graphs.onnx_model import OnnxModel
-from autoformer.export.graphs.templates import PROBE, SCOPES, KeptTraces, Templates
+from autoformer.export.graphs.templates import PROBE, SCOPES, Graph, KeptTraces, Templates
 from autoformer.export.networks.folding import PixelInput, first_conv_of, fold_normalisation
 from autoformer.export.networks.half_precision import HalfPrecision
 from autoformer.export.networks.known import KnownNetwork, probe_of
@@ -32,6 +33,7 @@ from autoformer.files import read_json
 from autoformer.networks.block import Attention
 from autoformer.networks.subnet import Subnet
 from autoformer.space import PRESETS, SearchSpace
+from autoformer.tensors import tensors_digest
 from tests.support.asking_spaces import ASKING
 from tests.support.same_graph import difference, trained, usual_way
 
@@ -40,10 +42,22 @@ FLOATS = Preprocessing(8, 3, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
 PIXELS = replace(FLOATS, input_type="uint8")
 
 
+TRACED: dict[tuple[object, ...], Graph] = {}  # of all tests here: torch takes seconds for what is the same every time
+
+
 @pytest.fixture(autouse=True)
 def templates(monkeypatch: pytest.MonkeyPatch) -> Templates:
-    """Of this test alone."""
-    own = Templates()
+    """Of this test alone; torch traces the same network once for all tests."""
+    own, original = Templates(), Way.traced
+
+    def once(self: Way, network: nn.Module) -> Graph:
+        marks = [(getattr(module, "form", None), len(module._forward_hooks)) for module in network.modules()]
+        what = (self, repr(network), tensors_digest(network.state_dict()), *marks)
+        if what not in TRACED:
+            TRACED[what] = original(self, network)
+        return copy.deepcopy(TRACED[what])
+
+    monkeypatch.setattr(Way, "traced", once)
     monkeypatch.setattr(onnx_graph, "TEMPLATES", own)
     return own
 

@@ -35,12 +35,6 @@ def test_closed_forms_equal_fvcore(name: str, count: int) -> None:
     check(SPACES[name], count, seed=0)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SPACES)
-def test_closed_forms_equal_fvcore_for_fifty_networks(name: str) -> None:
-    check(SPACES[name], 50, seed=1)
-
-
 @pytest.mark.parametrize("changes", [{"relative_position": False}, {"absolute_position": False}, {"pooling": "token"}])
 def test_closed_forms_equal_fvcore_in_variants_of_the_space(changes: dict[str, object]) -> None:
     check(replace(SPACES["micro"], **changes), 3, seed=2)  # type: ignore[arg-type]
