@@ -178,7 +178,7 @@ def model_card(manifest: Manifest, expected: ExpectedResults, licence: str | Non
     used = (
         f"{sizes or 'sizes not recorded'}"
         if manifest.network is None
-        else "the images that its files were calibrated and checked on; what else it has learned from, those who made its first weights know"
+        else "the images that its files were calibrated and checked on; what its first weights learned from, their makers know"
     )
     chosen = [] if manifest.architecture is None else manifest.architecture.asked_for
     asked_for = f" ({', '.join(chosen)})" if chosen else ""

@@ -185,7 +185,9 @@ def searchability(result: SearchResult) -> Searchability | None:
         advice.append("larger networks score worse")
     if advice:
         # Read after a search alone, after a run without a race, and after one that a race decided: true in each.
-        advice.append("a homogeneous network may be as good, unless a race decides, after finetuning")
+        advice.append(
+            "by these scores alone a homogeneous network may be as good; a race, after finetuning, does not rest on them"
+        )
         advice.append("longer training (train.epochs) or more images to search on (data.search_fraction) help")
     return Searchability(
         networks=count, images=images, spread=spread, chance=chance, size_correlation=correlation, searchable=not advice,
