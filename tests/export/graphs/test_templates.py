@@ -94,7 +94,7 @@ def check_networks(space: SearchSpace, count: int, tmp_path: Path, templates: Te
 
 
 def test_networks_of_a_space_have_the_graph_that_torch_writes(tmp_path: Path, templates: Templates) -> None:
-    check_networks(MICRO, 2, tmp_path, templates)
+    check_networks(MICRO, 1, tmp_path, templates)
     assert len(templates.learned) == 1
 
 
@@ -325,9 +325,10 @@ def test_odd_entries_do_not_keep_old_traces_from_going(tmp_path: Path, monkeypat
 
 def test_a_width_of_a_probe_divides_no_other_number_of_its_family() -> None:
     space = replace(MICRO, num_classes=1021 * 1031)
-    known = KnownNetwork.of(Subnet.from_space(space, space.smallest))
-    assert known is not None
-    assert probe_of(known.family, known.kinds_to_learn).sizes[0].width == 1033
+    with torch.device("meta"):  # numbers of weights without weights
+        known = KnownNetwork.of(Subnet.from_space(space, space.smallest))
+        assert known is not None
+        assert probe_of(known.family, known.kinds_to_learn).sizes[0].width == 1033
 
 
 @pytest.mark.slow
