@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 RUN_ARGS ?=
 
-.PHONY: quickstart test slow tensorrt-bindings tensorrt-rtx format clean
+.PHONY: quickstart test all-tests slow tensorrt-bindings tensorrt-rtx format clean
 .DEFAULT_GOAL := quickstart
 
 $(INSTALLED): pyproject.toml
@@ -20,15 +20,17 @@ $(INSTALLED): pyproject.toml
 quickstart: $(INSTALLED)
 	$(BIN)/autoformer run recipes/quickstart.yaml $(RUN_ARGS)
 
-test: $(INSTALLED)
+# With all-tests: those of make slow among them, which saves importing and making twice what both need. In the order of the folders:
+# files of few tests, which would come last, are the longest there, and one core would wait for them.
+all-tests: AMONG := --no-loadscope-reorder -m "not gpu and not tensorrt"
+test all-tests: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	@$(BIN)/mypy > $(VENV)/mypy.log 2>&1 & checking=$$!; \
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -q; tested=$$?; \
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -q $(AMONG); tested=$$?; \
 	wait $$checking; checked=$$?; cat $(VENV)/mypy.log; exit $$((tested | checked))
 
 # What takes longer than make test may: more random architectures, many kills, the report in a browser, README commands in full.
-# In the order of the folders: files of few tests, which would come last, are the longest here, and one core would wait for them.
 slow: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -q -m "slow and not gpu and not tensorrt"
 

@@ -61,21 +61,6 @@ def test_evaluate_gives_the_metric_that_is_asked_for(finished_run: Path, tmp_pat
     assert answer.json["value"] == pytest.approx(expected)
 
 
-@pytest.mark.slow
-def test_a_run_goes_by_its_metric_from_the_recipe_to_the_report(tmp_path: Path, latency_table: Path) -> None:
-    from tests.support.short_runs import QUICKSTART, shortened
-
-    out = tmp_path / "run"
-    words = ("run", QUICKSTART, "--out", out, "--quiet", "--json", *shortened(latency_table), "--set", "metric=balanced_accuracy")
-    answer = command(*words)
-    assert answer.code == 0, answer.err
-    assert answer.json["metric"] == answer.json["test"]["onnx fp32"]["metric"] == "balanced_accuracy"
-    answer = command("evaluate", out / "export", "--json", "--quiet")
-    assert answer.json["metric"] == "balanced_accuracy"
-    answer = command(*words[:-1], "metric=top1")
-    assert "holds another run" in answer.error
-
-
 def test_a_score_is_printed_with_the_digits_that_its_interval_supports() -> None:
     """Of 50 images 19, of 5,000 images 1,900; the intervals are Wilson's."""
     few, many = Score("top1", 0.38, 0.2586, 0.5185, 50, 19), Score("top1", 0.38, 0.3666, 0.3935, 5000, 1900)

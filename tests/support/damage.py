@@ -234,12 +234,15 @@ class Table:
         return "\n".join([*lines, f"read by no command: {', '.join(self.unread)}", *self.faults])
 
 
-def damage_everything(flips: int, out: Path) -> Table:
-    """The table of a short run, its bundle, two trainings and a search that are half finished."""
+def damage_everything(flips: int, out: Path, made: tuple[Path, Path] | None = None) -> Table:
+    """The table of a short run, its bundle, two trainings and a search that are half finished.
+
+    `made` are a run that is there, and its latency table.
+    """
     from tests.support.damaged_runs import places
 
     rng, table = random.Random(0), Table()
-    for label, place in places(out):
+    for label, place in places(out, made):
         place.observe()
         table.damage(place, flips, rng, label)
     return table

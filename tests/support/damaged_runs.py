@@ -36,11 +36,14 @@ TRAIN = (
 FINETUNE = ("finetune", "@run/subnet", "--recipe", QUICKSTART, "--quiet", "--set", "epochs=6", "--set", "patience=4")
 
 
-def places(folder: Path) -> Iterator[tuple[str, Place]]:
-    """Each place with its label, made in `folder`."""
+def places(folder: Path, made: tuple[Path, Path] | None = None) -> Iterator[tuple[str, Place]]:
+    """Each place with its label, made in `folder`; the run is a copy of one that is there, with its table, where given."""
     whole, work = folder / "whole", folder / "work"
-    table = write_latency_table(folder / "table.json")
-    run = run_shortened(whole / "run", table)
+    if made is None:
+        table = write_latency_table(folder / "table.json")
+        run = run_shortened(whole / "run", table)
+    else:
+        run, table = Path(shutil.copytree(made[0], whole / "run")), made[1]
     digit = folder / "digit.png"
     draw_digit(digit)
     yield "finished", Place(whole, work, finished(table, digit))

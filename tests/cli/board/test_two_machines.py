@@ -82,6 +82,7 @@ def test_a_board_with_onnx_runtime(kit: Path, board_python: Path, tmp_path: Path
     assert len(table.networks) == 6
 
     settings = [*SHORT, f"profile.table={table_file}", "export.max_disagreement=0.2", "budget.max_latency=90%"]
+    settings.append('export.precisions=["fp32"]')
     run = command("run", QUICKSTART, "--out", tmp_path / "run", "--quiet", *[word for one in settings for word in ("--set", one)])
     assert run.code == 0, run.err
     assert command("bundle", tmp_path / "run", "--out", tmp_path / "bundle").code == 0

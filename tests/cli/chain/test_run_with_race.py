@@ -27,9 +27,9 @@ def words(*more: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_run_delivers_the_winner_of_its_race_and_tells_the_decision(tmp_path: Path) -> None:
+def test_a_run_delivers_the_winner_of_its_race_by_the_metric_of_its_recipe_and_tells_the_decision(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    told = command("run", QUICKSTART, "--out", out, *words(), "--quiet")
+    told = command("run", QUICKSTART, "--out", out, *words("metric=balanced_accuracy"), "--quiet")
     assert told.code == 0, told.err
     race, report = RaceRecord.load(out / "race"), read_json(out / "report.json")
     winner = race.delivered.entrant
@@ -42,15 +42,19 @@ def test_a_run_delivers_the_winner_of_its_race_and_tells_the_decision(tmp_path: 
     assert report["steps"]["race"] > 0
     assert "finetune" not in report["steps"]
     assert not (out / "graphs").exists()
-    again = command("run", QUICKSTART, "--out", out, *words(), "--quiet")
+    again = command("run", QUICKSTART, "--out", out, *words("metric=balanced_accuracy"), "--quiet")
     assert again.code == 0
     assert again.out == told.out
+
+    assert report["metric"] == report["test"]["onnx fp32"]["metric"] == "balanced_accuracy"
+    assert command("evaluate", out / "export", "--json", "--quiet").json["metric"] == "balanced_accuracy"
+    assert "holds another run" in command("run", QUICKSTART, "--out", out, *words("metric=top1"), "--quiet").error
 
 
 @pytest.mark.slow
 def test_a_run_whose_race_a_network_of_timm_wins_delivers_that_network(tmp_path: Path) -> None:
     out, rival = tmp_path / "run", "timm:test_resnet@scratch"
-    settings = words(f'race.rivals=["{rival}"]', "budget.max_params=null", "data.image_size=16")
+    settings = words(f'race.rivals=["{rival}"]', "budget.max_params=null", "data.image_size=16", 'export.precisions=["fp32"]')
     told = command("run", QUICKSTART, "--out", out, *settings, "--quiet")
     assert told.code == 0, told.err
     report = read_json(out / "report.json")
