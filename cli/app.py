@@ -128,6 +128,9 @@ def main() -> None:
         if (shortage := memory_shortage(error)) is not None:
             debug()
             fail(f"{shortage}; make the network, the images or the batch smaller, or end other programs", 2)
+        if pair := unfit_pair(error):
+            debug()
+            fail(pair, 2)
         if isinstance(error, OSError):
             debug()
             fail(f"{error.filename or 'a file'}: {error.strerror or error}; {advice(error)}, then run the same command again", 2)
@@ -157,6 +160,24 @@ def advice(error: OSError) -> str:
     if error.errno == errno.EROFS:
         return "its disk can only be read: choose another place"
     return "check the path, its permissions and the disk"
+
+
+def unfit_pair(error: Exception) -> str:
+    """That torch and torchvision were not built for each other, where an error of an import says so; else nothing.
+
+    It happens where one comes from an index of packages without CUDA, and the other from elsewhere.
+    """
+    text = str(error)
+    if not isinstance(error, RuntimeError | ImportError | OSError) or "torchvision" not in text:
+        return ""
+    if not ("operator torchvision::" in text or "undefined symbol" in text):
+        return ""
+    from importlib.metadata import version
+
+    return (
+        f"torch {version('torch')} and torchvision {version('torchvision')} do not fit together; install both from one index: "
+        "pip install --force-reinstall torch torchvision"
+    )
 
 
 def terminated(*_: object) -> None:

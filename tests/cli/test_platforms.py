@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +56,20 @@ def test_the_packages_classifiers_name_the_same_systems() -> None:
     systems = {entry for entry in classifiers if entry.startswith("Operating System")}
     assert systems == {"Operating System :: POSIX :: Linux", "Operating System :: MacOS"}
     assert "Linux or macOS" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_torchvision_that_was_built_for_another_torch_is_said_in_one_line(tmp_path: Path) -> None:
+    """What its import raises then, as seen where torch alone came from the index of packages without CUDA."""
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')", encoding="utf-8"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    words = [sys.executable, "-m", "autoformer.cli", "run", "quickstart", "--dry-run"]
+    found = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert found.returncode == 2
+    assert found.stderr.strip().splitlines()[-1] == (
+        f"error: torch {version('torch')} and torchvision {version('torchvision')} do not fit together; install both from one "
+        "index: pip install --force-reinstall torch torchvision"
+    )
+    assert "Traceback" not in found.stderr
