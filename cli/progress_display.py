@@ -56,7 +56,9 @@ class Paces:
         if others and now - pace.seen > TURN_S:  # it waited for others, as trainings of a race that take turns
             pace.began, pace.behind, pace.warm = now, pace.done, None
         pace.done, pace.seen = done, now
-        if pace.warm is None and done > pace.behind:
+        if done == pace.behind:  # it still gets ready
+            pace.began = now
+        elif pace.warm is None:
             pace.warm = now, done
         return pace, False
 

@@ -70,11 +70,6 @@ class MeasureConfig:
                 f"measurement {self.min_s} to {self.max_s} s"
             )
 
-    @property
-    def warmup_visits(self) -> int:
-        """How many visits take about as long as a warm-up."""
-        return max(1, round(self.warmup_s * self.rounds / self.min_s)) if self.min_s else 1
-
     @classmethod
     def lasting(cls, seconds: float) -> MeasureConfig:
         """So many seconds of measuring per network; four times as many where it is too slow for `min_runs`."""
@@ -235,15 +230,14 @@ def measure(
         sensors = MachineSensors()
     look = _Look(sensors, clock)
     at_rest = look()
-    tell, of_warmup = progress or silent, config.warmup_visits
-    steps, done = len(backends) * (of_warmup + config.rounds), 0
+    tell, steps, done = progress or silent, len(backends) * config.rounds, 0
     taken = {name: _Taken() for name in backends}
     warmups = {}
     with _no_garbage_collection():
         for name, backend in backends.items():
+            tell("measure latency", 0, steps, f"{name} warms up")  # how long that takes says nothing of the rest
             warmups[name] = warm_up(backend, config, clock, look.gpu_clock_mhz if _on_gpu(backend) else None)
-            done += of_warmup
-            tell("measure latency", done, steps)
+        tell("measure latency", 0, steps)
         for index in range(config.rounds):
             for name in list(backends) if index % 2 == 0 else reversed(list(backends)):
                 before = look()

@@ -97,6 +97,16 @@ def test_a_first_that_waited_for_a_trace_does_not_stand_for_the_others() -> None
     assert left == [0, 72, 8, 7]
 
 
+def test_the_time_in_which_work_gets_ready_is_no_pace() -> None:
+    clock = Clock()
+    paces, left = Paces(clock), []
+    for done, after in ((0, 0.0), (0, 30.0), (1, 2.0), (2, 2.0)):
+        clock.now += after
+        pace, _ = paces.report("measure", done)
+        left.append(pace.left_s(clock.now, 10))
+    assert left == [0, 0, 18, 16]
+
+
 @pytest.mark.parametrize(("seconds", "words"), [(0.5, ""), (90, "00:01:30 left"), (90_000, "1 days 01:00:00 left")])
 def test_time_is_written_as_people_read_it(seconds: float, words: str) -> None:
     assert time_left(seconds) == words

@@ -14,6 +14,7 @@ from autoformer.errors import CheckpointError, MeasurementError
 from autoformer.profiling.backends.onnxruntime_backend import OnnxRuntimeBackend
 from autoformer.profiling.measuring.measure import MeasureConfig, Measurement, measure, warm_up
 from autoformer.profiling.profiles.latency import REFERENCE_ROWS, reference_network
+from autoformer.progress import Progress
 from tests.support.fakes import ScriptedBackend, ScriptedClock
 from tests.support.measurements import FACTS, QUICK, one
 
@@ -134,13 +135,21 @@ def test_measurement_survives_json_with_its_raw_samples() -> None:
         Measurement.from_dict({"name": "a"})
 
 
-def test_progress_counts_to_the_end() -> None:
-    seen = []
+def note_of(seen: list[tuple[str, int, int, str]]) -> Progress:
+    def note(work: str, done: int, total: int, note: str = "") -> None:
+        seen.append((work, done, total, note))
+
+    return note
+
+
+def test_progress_counts_visits_to_the_end_and_no_warm_up() -> None:
+    """A warm-up that does not settle takes many times a visit, so that the time left would be many times too long."""
+    seen: list[tuple[str, int, int, str]] = []
     clock = ScriptedClock()
     backends = {name: ScriptedBackend(clock, lambda run: 1.0) for name in "ab"}
-    measure(backends, QUICK, clock=clock, cpu_clock=clock, device=FACTS, progress=lambda *step: seen.append(step))
-    assert [done for _, done, _ in seen] == list(range(1, 9))
-    assert seen[-1] == ("measure latency", 8, 8)
+    measure(backends, QUICK, clock=clock, cpu_clock=clock, device=FACTS, progress=note_of(seen))
+    assert seen[:2] == [("measure latency", 0, 6, "a warms up"), ("measure latency", 0, 6, "b warms up")]
+    assert seen[2:] == [("measure latency", done, 6, "") for done in range(7)]
 
 
 def test_garbage_collection_is_back_afterwards_even_after_a_failure() -> None:
