@@ -54,7 +54,7 @@ from autoformer.profiling.profiles.latency import Profile
 from autoformer.profiling.reports.run_folder import FP32, Run
 from autoformer.profiling.reports.run_page import build_report
 from autoformer.profiling.tables.costs import TableCosts, margin_of, searched_with
-from autoformer.profiling.tables.limit import finally_chosen
+from autoformer.profiling.tables.limit import LatencyAnswer, finally_chosen
 from autoformer.profiling.tables.loop import LatencyQuestion, answer_latency, measure_networks
 from autoformer.profiling.tables.measuring import TableConfig, measure_table
 from autoformer.profiling.tables.table import LatencyTable
@@ -235,7 +235,9 @@ def _run(plan: Planned, out: Path, telling: Telling) -> dict[str, Any]:
         )  # fmt: skip
     stated = read_budget(space, costs, recipe.budget)
     if isinstance(costs, TableCosts) and stated.max_latency_ms is not None and recipe.profile.rounds:
-        steps.timed("latency in the loop", lambda: _measure(recipe, result, costs.table, stated, out, progress))
+        measured = steps.timed("latency in the loop", lambda: _measure(recipe, result, costs.table, stated, out, progress))
+        if measured.off_alike:
+            say(f"latency in the loop: {measured.off_alike}")
     if recipe.race is not None:
         searched = SearchRecord.load(out / "search")
         workers = shared_by(workers, recipe.threads)
@@ -343,14 +345,16 @@ def uncertain_line(sought: Budget, recipe: Recipe, margin: float) -> str:
     )
 
 
-def _measure(recipe: Recipe, result: SearchResult, table: LatencyTable, stated: Budget, out: Path, progress: Progress) -> None:
+def _measure(
+    recipe: Recipe, result: SearchResult, table: LatencyTable, stated: Budget, out: Path, progress: Progress
+) -> LatencyAnswer:
     """Writes `search/latency_answer.json`: the measured finalists, and which of them is chosen."""
     question = LatencyQuestion(
         stated=stated, first=result.chosen.architecture, choose=recipe.search.choose, rounds=recipe.profile.rounds,
         finalists=recipe.profile.finalists, config=MeasureConfig.lasting(recipe.profile.seconds),
     )  # fmt: skip
     measurer = partial(measure_networks, table, config=question.config, folder=out / GRAPHS, progress=progress)
-    answer_latency(StoredSearch(out / "search"), table, question, out / "search", measurer=measurer)
+    return answer_latency(StoredSearch(out / "search"), table, question, out / "search", measurer=measurer)
 
 
 def _export(recipe: Recipe, finetuned: NamedNetwork, parts: DataParts, out: Path, steps: Steps, progress: Progress) -> None:

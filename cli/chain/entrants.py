@@ -118,17 +118,23 @@ class Selection:
             if any(smaller):
                 instead = [other or one for one, other in zip(found, smaller, strict=True)]
                 found = self._timed(instead, self.keeper, f" again, {sum(map(bool, smaller))} of them at a smaller image size")
-        kept: list[Entrant] = []
+        kept = self._starting(found, most)
         for one in found:
-            if (reason := one.why_not(self.limits)) is None and len(kept) < most:
-                kept.append(one)
-            else:
-                self._refuse(one.name, one.kind, one.network, reason or f"{RESERVE}: no more than {most} start", one)
+            if one not in kept:
+                reason = one.why_not(self.limits) or f"{RESERVE}: no more than {most} start"
+                self._refuse(one.name, one.kind, one.network, reason, one)
         if not kept:
             example = next((f", e.g. {one.network}: {one.reason}" for one in self.refused), "")
             who = f"none of {len(self.refused)} networks" if self.refused else "no network of the search, as measured after it,"
             raise BudgetError(f"{who} keeps {self.limits}{example}; nothing was trained: widen the limits")
         return Field(entrants=tuple(kept), refused=tuple(self.refused))
+
+    def _starting(self, found: Sequence[Entrant], most: int) -> list[Entrant]:
+        """Those that start: of what keeps the limits one of every kind in turn, so that a spare stands in for one of its kind."""
+        kinds = dict.fromkeys(one.kind for one in found)
+        keeping = [one for one in found if one.why_not(self.limits) is None]
+        groups = [iter([one for one in keeping if one.kind == kind]) for kind in kinds]
+        return list(itertools.islice(taking_turns(groups), most))
 
     def _timed(self, found: Sequence[Entrant], keeper: Timekeeper, again: str = "") -> list[Entrant]:
         """The same with their times, all measured together."""

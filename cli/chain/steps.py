@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from autoformer.cli.chain.parent import has_parent
 from autoformer.cli.chain.recipe import Recipe
+from autoformer.errors import AutoformerError
 from autoformer.files import read_json, write_json
 
 Result = TypeVar("Result")
@@ -33,7 +35,7 @@ def steps_of(recipe: Recipe) -> list[str]:
 
 
 class Steps:
-    """How long each step took, kept in `steps.json`; the time of a step that was killed is not in it.
+    """How long each step took, kept in `steps.json`, also where it was stopped; the time of one that was killed is not in it.
 
     `names` are the steps that will be, in their order; `say` is told when one begins.
     """
@@ -48,7 +50,15 @@ class Steps:
             self.told.add(name)
             self.say(f"step {self.names.index(name) + 1} of {len(self.names)}: {name}")
         started = time.perf_counter()
-        result = work()
+        try:
+            result = work()
+        except BaseException:  # Ctrl-C too
+            with suppress(OSError, AutoformerError):  # the first error is the one to tell
+                self._add(name, started)
+            raise
+        self._add(name, started)
+        return result
+
+    def _add(self, name: str, started: float) -> None:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
         write_json({"format": "autoformer/steps/1", "seconds": self.seconds}, self.path)
-        return result

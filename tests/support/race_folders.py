@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from autoformer.architecture import Architecture
+from autoformer.cli.chain import race as chain
+from autoformer.cli.chain.entrants import Field, Networks, Selection
 from autoformer.cli.chain.legs import Question
 from autoformer.cli.chain.race import run_race
 from autoformer.cost import Budget
@@ -102,6 +104,16 @@ class Pretended:
             patch.setattr(Timekeeper, name, method)
         patch.setattr(Timekeeper, "alone", lambda keeper, made: self.latency_ms("alone"))
         return self
+
+
+def field_of(asked: Question, tmp_path: Path, most: int = 9) -> Field:
+    """Who starts in a race of which at most so many can."""
+    keeper, unmeasured = chain._timekeeper(asked, tmp_path, Surroundings())
+    networks = Networks(supernet=asked.supernet, parts=asked.parts)
+    return Selection(
+        networks=networks, search=asked.search, limits=asked.limits, config=asked.race, table=None, keeper=keeper,
+        unmeasured=unmeasured,
+    ).field(most)  # fmt: skip
 
 
 @dataclass(frozen=True)

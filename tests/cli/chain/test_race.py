@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from autoformer.cli.chain import legs
 from autoformer.cli.chain import race as chain
 from autoformer.cli.chain.chain import run_recipe
-from autoformer.cli.chain.entrants import SPARE, Field, Networks, Selection, parent_of
-from autoformer.cli.chain.legs import Question
+from autoformer.cli.chain.entrants import SPARE, Networks, Selection, parent_of
 from autoformer.cli.chain.race import deliver, plan_lines
 from autoformer.cli.chain.recipe import parse_recipe
 from autoformer.cost import Budget
@@ -31,7 +30,7 @@ from autoformer.training.config import FinetuneConfig
 from autoformer.training.runs import finetune
 from autoformer.training.teacher import Teacher
 from autoformer.training.trainer import Surroundings
-from tests.support.race_folders import FINETUNE, RIVAL, Pretended, Untimed, question, ran
+from tests.support.race_folders import FINETUNE, RIVAL, Pretended, Untimed, field_of, question, ran
 from tests.support.trainings import SPACE
 
 PAIR = RaceConfig(finalists=2, homogeneous=0, rivals=(), learning_rates=(1.0,), cost=2)
@@ -181,15 +180,6 @@ def test_another_race_does_not_go_on_in_its_folder(
 
 
 # --- who starts ------------------------------------------------------------------------------------------------------------
-
-
-def field_of(asked: Question, tmp_path: Path, most: int = 9) -> Field:
-    keeper, unmeasured = chain._timekeeper(asked, tmp_path, Surroundings())
-    networks = Networks(supernet=asked.supernet, parts=asked.parts)
-    return Selection(
-        networks=networks, search=asked.search, limits=asked.limits, config=asked.race, table=None, keeper=keeper,
-        unmeasured=unmeasured,
-    ).field(most)  # fmt: skip
 
 
 def test_a_limit_that_nobody_keeps_is_refused_before_any_training(

@@ -1,0 +1,43 @@
+"""How long the steps of a run took, over all its resumptions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from autoformer.cli.chain.steps import Steps
+from autoformer.errors import StorageError
+
+
+def test_what_a_stopped_step_took_counts_when_it_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("autoformer.cli.chain.steps.time.perf_counter", lambda: now[0])
+
+    def stopped() -> None:
+        now[0] += 113
+        raise KeyboardInterrupt
+
+    def done() -> str:
+        now[0] += 109
+        return "table"
+
+    with pytest.raises(KeyboardInterrupt):
+        Steps(tmp_path, ["latency table"], lambda line: None).timed("latency table", stopped)
+    again = Steps(tmp_path, ["latency table"], lambda line: None)
+    assert again.timed("latency table", done) == "table"
+    assert again.seconds == Steps(tmp_path, [], lambda line: None).seconds == {"latency table": 222.0}
+
+
+def test_the_error_of_a_step_is_told_also_where_its_time_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    def fails() -> None:
+        raise ValueError("of the step")
+
+    monkeypatch.setattr("autoformer.cli.chain.steps.write_json", full)
+    with pytest.raises(ValueError, match="of the step"):
+        Steps(tmp_path, ["train"], lambda line: None).timed("train", fails)
