@@ -13,7 +13,8 @@ import unicodedata
 from typing import Any
 
 HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # categories: control, format (direction, no width), surrogate, separators
-MARKDOWN = re.compile(r"([\\`*_\[\]|~#$])|(:)(?=//)|(?<=\bwww)(\.)", re.IGNORECASE)  # what begins a form, and bare addresses
+# What begins a form, what ends the name of a link, and bare addresses; brackets that are of no link stay as they are.
+MARKDOWN = re.compile(r"([\\`*_|~#$])|\](?=[(\[:])|(:)(?=//)|(?<=\bwww)(\.)", re.IGNORECASE)
 LIST_OR_RULE = re.compile(r"[-+=](?=[\s=-]|$)")  # at the start of a paragraph
 
 

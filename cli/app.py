@@ -92,7 +92,15 @@ def main() -> None:
     if not sys.platform.startswith(SYSTEMS):
         fail(f"{sys.platform} is not supported: autoformer runs on Linux and macOS; on Windows, inside WSL 2 (wsl --install)", 2)
     from autoformer.cli.chain.helped import end_with_helped
-    from autoformer.errors import AutoformerError, InterruptedRunError, MissingPackageError, memory_shortage, said, to_install
+    from autoformer.errors import (
+        AutoformerError,
+        InterruptedRunError,
+        MissingPackageError,
+        memory_shortage,
+        said,
+        to_install,
+        unfit_pair,
+    )
     from autoformer.escaping import take_any_letter
     from autoformer.files import refuse_pipes
 
@@ -160,24 +168,6 @@ def advice(error: OSError) -> str:
     if error.errno == errno.EROFS:
         return "its disk can only be read: choose another place"
     return "check the path, its permissions and the disk"
-
-
-def unfit_pair(error: Exception) -> str:
-    """That torch and torchvision were not built for each other, where an error of an import says so; else nothing.
-
-    It happens where one comes from an index of packages without CUDA, and the other from elsewhere.
-    """
-    text = str(error)
-    if not isinstance(error, RuntimeError | ImportError | OSError) or "torchvision" not in text:
-        return ""
-    if not ("operator torchvision::" in text or "undefined symbol" in text):
-        return ""
-    from importlib.metadata import version
-
-    return (
-        f"torch {version('torch')} and torchvision {version('torchvision')} do not fit together; install both from one index: "
-        "pip install --force-reinstall torch torchvision"
-    )
 
 
 def terminated(*_: object) -> None:

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from autoformer.cost import show
 from autoformer.data.classes import write_class_map
 from autoformer.data.value_range import words_on_range
 from autoformer.errors import CheckpointError, ExportError
@@ -51,6 +52,7 @@ BAD_ARCHIVE = (
     UnicodeDecodeError,
     EOFError,
 )
+SHOWN_CLASSES = 40
 USES = {"train": "train on", "search": "search and calibrate on", "test": "test on"}
 
 
@@ -195,13 +197,19 @@ def model_card(manifest: Manifest, expected: ExpectedResults, licence: str | Non
     }[manifest.preprocessing.input_type]
     beyond = words_on_range(manifest.preprocessing.value_range)
     ship = f"Ship **{markdown(expected.ship)}**. {markdown(expected.ship_why)}\n\n" if expected.ship else ""
+    cautions = "".join(f"\n**Caution:** {markdown(said)}\n" for said in expected.cautions)
+    words = ", ".join(
+        f"{name.removesuffix('_ms').replace('_', ' ')} {show(name[4:], limit)}" for name, limit in expected.budget.items()
+    )
+    means = f" ({expected.latency_means})" if expected.latency_means and "max_latency_ms" in expected.budget else ""
+    limits = f"\nMade to keep {markdown(words + means)}; `verify` says whether it does on the device.\n" if words else ""
     terms = (
         "see licence.txt" if licence else "not stated by those who made this bundle (`autoformer bundle --licence FILE` adds one)"
     )
     return f"""# {markdown(expected.name)}
 
-A classifier of {len(manifest.classes)} classes ({", ".join(map(markdown, manifest.classes[:12]))}{
-        " ..." if len(manifest.classes) > 12 else ""
+A classifier of {len(manifest.classes)} classes ({", ".join(map(markdown, manifest.classes[:SHOWN_CLASSES]))}{
+        ", ..." if len(manifest.classes) > SHOWN_CLASSES else ""
     })
 for images of {size} × {size} pixels: {kind} of {manifest.params:,} parameters{
         f" and {manifest.flops:,} multiply-adds" if manifest.flops else ""
@@ -225,7 +233,7 @@ Without the program: the files take {takes}, [{", ".join(markdown(str(entry)) fo
 | file | state | {on}, 95 % interval | latency where it was made | why |
 |---|---|---|---|---|
 {chr(10).join(rows)}
-
+{cautions}{limits}
 ## Data
 
 {markdown(Path(str(data.get("source", "not recorded"))).name)}: {

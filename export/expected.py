@@ -42,6 +42,7 @@ class ExpectedResults:
     labels: tuple[int, ...]  # the class of each check image
     ship: str | None = None  # the file that the run says to ship; None where it names none
     ship_why: str = ""  # in a sentence
+    cautions: tuple[str, ...] = ()  # what whoever ships it should know, in sentences
     # by ONNX file, the file in the bundle with the logits that it gave itself of the check images; empty in earlier bundles
     logits: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of every other file of the bundle, by its path there

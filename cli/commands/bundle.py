@@ -150,13 +150,16 @@ def expected_results(run: Path | None, manifest: Manifest, name: str, labels: Se
         accuracy=accuracy,
         latency=latency,
         made={"version": __version__, "recipe": finished.recipe, "device": finished.device.to_dict()},
-        **shipped(run),
+        **reported(run),
     )
 
 
-def shipped(run: Path) -> dict[str, Any]:
-    """Which file the report of a run says to ship, and why; nothing where it names none."""
+def reported(run: Path) -> dict[str, Any]:
+    """Which file the report of a run says to ship, and why, and what it cautions; nothing where it says nothing."""
     from autoformer.files import read_json
+    from autoformer.profiling.reports.judged import never_right
 
-    ship = read_json(run / "report.json").get("ship") if (run / "report.json").exists() else None
-    return {"ship": Path(ship["file"]).name, "ship_why": ship["why"]} if ship and ship["file"] else {}
+    report = read_json(run / "report.json") if (run / "report.json").exists() else {}
+    ship, caution = report.get("ship"), never_right(report["judged"]) if "judged" in report else None
+    found: dict[str, Any] = {"ship": Path(ship["file"]).name, "ship_why": ship["why"]} if ship and ship["file"] else {}
+    return found if caution is None else {**found, "cautions": (caution,)}

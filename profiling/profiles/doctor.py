@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass
-from importlib import metadata
+from importlib import import_module, metadata
 from typing import Any
 
+from autoformer.errors import to_install, unfit_pair
+from autoformer.escaping import one_line
 from autoformer.export.engines.tensorrt_versions import TENSORRT_RTX, builder_missing, tensorrt_missing
 from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.gpu_sensors import gpu_sensors
+
+LONGEST = 200  # letters of another's error
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,21 @@ def examine() -> list[Finding]:
         works = gpu_sensors() is not None
         advice = "" if works else "pip install nvidia-ml-py, so that measurements see clocks, heat, power and other processes"
         findings.append(Finding("sensors of the GPU", works, "found" if works else "missing", advice))
-    for package, advice in (("timm", ""), ("onnx", ""), ("optuna", ""), ("fvcore", "")):
-        found = version_of(package)
-        findings.append(Finding(package, found is not None, found or "missing", advice if found else f"pip install {package}"))
-    return findings
+    return [*findings, *map(_loaded, ("torchvision", "timm", "onnx", "optuna", "fvcore"))]
+
+
+def _loaded(package: str) -> Finding:
+    """Whether a package can be imported, which its presence does not say."""
+    found = version_of(package)
+    try:
+        import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name == package:
+            return Finding(package, False, "missing", f"pip install {package}")
+        return Finding(package, False, f"{found}, which does not load", to_install(error.name))
+    except Exception as error:  # whatever a package that does not fit the others raises
+        return Finding(package, False, f"{found}, which does not load", unfit_pair(error) or one_line(str(error))[:LONGEST])
+    return Finding(package, True, found or "found")
 
 
 def _torch() -> Finding:

@@ -14,6 +14,7 @@ from autoformer.escaping import json_text, markdown, one_line, take_any_letter, 
 NAMES = (
     "</script><img src=x onerror=alert(1)>", "![](http://x/y.png)", "[a](http://x)", "`rm`", "a|b", "**bold** _thin_ ~~gone~~",
     "<http://x/y>", "&lt; &copy;", "# head", "- item", "+ item", "---", "===", "\\*", "$x$", "a\\|b", "| a | b |",
+    "[a [b] c](http://x)", "[a][b]", "[a]: /x", "![a][b]", "[ ] done", "[[a]](b)",
 )  # fmt: skip
 
 
@@ -51,6 +52,11 @@ def test_markdown_shows_names_letter_by_letter(name: str) -> None:
     cell = rows[2]
     assert len(rows) == 4
     assert "".join(child.content for child in cell.children or ()) == name
+
+
+def test_brackets_that_are_of_no_link_are_as_they_were_typed() -> None:
+    """A command that is copied out of the text, and an interval."""
+    assert markdown("pip install 'autoformer-toolchain[tensorrt]' (+0.0 [-1.2, +1.2] points)").count("\\") == 0
 
 
 def test_bare_addresses_become_no_links() -> None:
