@@ -180,7 +180,7 @@ def searchability(result: SearchResult) -> Searchability | None:
     deviation = (2 * (2 * count + 5) / (9 * count * (count - 1))) ** 0.5  # of Kendall's tau where there is no relation
     advice = []
     if spread <= LEAST_SPREAD * chance:
-        advice.append("their order is little more than chance")
+        advice.append("the order of its networks is little more than chance")
     if correlation < NEGATIVE * deviation:
         advice.append("larger networks score worse")
     if advice:

@@ -51,6 +51,9 @@ def compare(
 
     if out is not None:
         check_suffix(out)
+    for words in artefacts:
+        if words.startswith(TIMM):
+            check_named(words)
     with progress_bar(quiet) as progress:
         compared = compare_artefacts(
             artefacts, images_for(artefacts, part, data, classes, ledger), metric=sought,
@@ -65,6 +68,23 @@ def compare(
     for text in notes(compared):
         note(text)
     say_not_measured(compared.missing)
+
+
+def check_named(words: str) -> None:
+    """Raises `CheckpointError` for a network of timm that nothing can be said of, before any image is read."""
+    from autoformer.errors import CheckpointError
+    from autoformer.pretrained.classifier import is_from_scratch
+    from autoformer.pretrained.timm_models import check_obtainable, name_and_file
+
+    name, file = name_and_file(words)
+    train = f"autoformer finetune timm:{name}@scratch --data FOLDER --out NET"
+    if is_from_scratch(words):
+        raise CheckpointError(f"{words} has learned nothing to compare; train it first, {train}, and compare NET")
+    if file is None:
+        try:
+            check_obtainable(name)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}, or train it from nothing, {train}, and compare NET") from error
 
 
 def images_for(artefacts: list[str], part: PartName, data: str | None, classes: str | None, ledger: Path | None) -> Any:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from autoformer.data.parts import DataParts
     from autoformer.data.sizes import TrainingSize
 
-SIZE = "data.image_size"
+SIZE, SKIPPING = "data.image_size", "data.unreadable=skip"
 SHOWN_CLASSES = 5  # the smallest
 EXAMPLES = 2  # of one finding; --json names more
 BAR = 40  # letters of the longest in the histogram
@@ -82,10 +82,33 @@ def check(
     else:
         _show(found)
         if choice is not None and command is not None:
-            larger = {"or sharper, in about 4 times the time": sharper} if sharper is not None else {}
-            print_facts("", {"recipe": f"{choice.name}: {choice.reason}", "next": command, **larger})
+            print_facts("", {"recipe": f"{choice.name}: {choice.reason}"})
+            _offer("next", command)
+            if sharper is not None:
+                _offer("or sharper, in about 4 times the time", sharper)
+        elif repaired := without_unreadable(found, source, overrides):
+            _offer("next, without what cannot be read", repaired)
     if not found.is_usable:
         raise typer.Exit(1)
+
+
+def _offer(what: str, command: str) -> None:
+    """A command on a line of its own, which a terminal wraps without a break that is copied."""
+    from autoformer.cli.console import say
+
+    say(f"{what}:")
+    say(f"  {command}")
+
+
+def without_unreadable(found: DataCheck, source: str, given: Sequence[str]) -> str | None:
+    """The command that leaves out what cannot be read, where that is all that training is refused for."""
+    import shlex
+
+    refusing = [finding for finding in found.findings if finding.refuses]
+    if not refusing or not all(SKIPPING in finding.consequence for finding in refusing):
+        return None
+    words = ["autoformer", "data", "check", source]
+    return shlex.join([*words, *(word for setting in (*given, SKIPPING) for word in ("--set", setting))])
 
 
 def _examples(names: Sequence[str]) -> tuple[str, ...]:
@@ -110,7 +133,7 @@ def _show(found: DataCheck) -> None:
             left, largest = order[len(shown) :], found.images["train"][shown[-1]]
             larger = sum(found.images["train"][label] > largest for label in left)
             size = "larger" if larger == len(left) else "larger, or as large" if larger else "more, as large"
-            rows.append((f"... {len(left)} {size}", *([""] * len(names))))
+            rows.append((f"... {len(left)} {size} in train", *([""] * len(names))))
         rows.append(("all", *(str(sum(found.images[name])) for name in names)))
         say()
         print_table("images", ("class", *names), rows)
@@ -140,4 +163,5 @@ def _show(found: DataCheck) -> None:
         say()
         say("nothing odd was found")
     say()
-    say(f"{'usable' if found.is_usable else 'not usable'}; looked at in {found.seconds:.1f} s")
+    why = next((f": {finding.count:,} {finding.text}" for finding in found.findings if finding.refuses), "")
+    say(f"{'usable' if found.is_usable else 'not usable'}{why}; looked at in {found.seconds:.1f} s")

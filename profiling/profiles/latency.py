@@ -224,7 +224,11 @@ def profile_until_valid(
         refuse_existing_file(out)
 
     def once(attempt: int) -> Profile:
-        return replace(profile_artefacts(paths, asked, config=config, progress=progress), attempt=attempt)
+        def again(work: str, done: int, total: int, note: str = "") -> None:
+            if progress is not None:
+                progress(work if attempt == 1 else f"{work} again, attempt {attempt}", done, total, note)
+
+        return replace(profile_artefacts(paths, asked, config=config, progress=again), attempt=attempt)
 
     profile, most = once(1), ATTEMPTS if attempts is None else attempts
     while profile.attempt < most and any(taken.verdict.level != "VALID" for taken in profile.measurements):

@@ -231,7 +231,7 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     refuse_other_format(report)
     chosen = report["chosen"]
     lines = [
-        f"found {chosen['slug']} for {short_source(report['source'])} (seed {report['seed']}): {chosen['words']}",
+        f"delivers {chosen['slug']} for {short_source(report['source'])} (seed {report['seed']}): {chosen['words']}",
         *([report["race"]["sentence"]] if "race" in report else []),
         *(_limit_line(limit) for limit in report["budget"]),
         *filter(None, map(budget.pace_line, report["budget"])),

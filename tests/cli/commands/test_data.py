@@ -35,7 +35,8 @@ def test_sizes_recipe_and_the_next_command_are_shown_and_are_in_the_json(tmp_pat
     assert values["training_size"]["pixels"] == values["recipe"]["image_size"] == 64
     words, sharper = shlex.split(values["next"]), shlex.split(values["sharper"])
     assert sharper == [*words, "--set", "data.image_size=128"]
-    assert values["sharper"] in " ".join(answer.out.split())
+    assert f"  {values['next']}\n" in answer.out
+    assert f"  {values['sharper']}\n" in answer.out
     assert words == ["autoformer", "run", "--data", str(tmp_path / "my photos"), "--max-latency", "60%"]
 
 
@@ -75,7 +76,13 @@ def test_images_that_cannot_be_trained_on_get_no_next_command(tmp_path: Path) ->
     (tmp_path / "cat" / "000.png").write_bytes(b"no image")
     answer = command("data", "check", tmp_path, "--quiet", "--json")
     assert (answer.code, answer.json["recipe"], answer.json["next"]) == (1, None, None)
-    assert "next" not in command("data", "check", tmp_path, "--quiet").out
+    out = command("data", "check", tmp_path, "--quiet").out
+    assert "not usable: 1 cannot be read as images (.png 1); looked at in" in out
+    assert f"next, without what cannot be read:\n  autoformer data check {tmp_path} --set data.unreadable=skip" in out
+    (tmp_path / "dog" / "000.png").unlink()
+    for number in range(1, 12):
+        (tmp_path / "cat" / f"{number:03d}.png").write_bytes(b"no image")
+    assert "next" not in command("data", "check", tmp_path, "--quiet").out  # nothing of a class can be read
 
 
 def test_the_command_that_makes_jpegs_of_photographs_finds_every_case_and_every_folder(tmp_path: Path) -> None:
@@ -108,7 +115,7 @@ def test_links_that_lead_nowhere_are_counted_and_hide_nothing(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("counts", "row"), [((12,) * 12, "... 7 more, as large"), ((12,) * 11 + (20,), "... 7 larger, or as large")]
+    ("counts", "row"), [((12,) * 12, "... 7 more, as large in train"), ((12,) * 11 + (20,), "... 7 larger, or as large in train")]
 )
 def test_classes_that_are_not_shown_are_called_larger_where_they_are(tmp_path: Path, counts: tuple[int, ...], row: str) -> None:
     for number, count in enumerate(counts):

@@ -58,7 +58,7 @@ def test_an_export_is_described_by_a_table_of_its_files() -> None:
         (RUN / "latency.json", "autoformer report build"),
         (RUN / "export" / "model.fp32.onnx", "autoformer check"),
         (RUN / "search" / "search.json", "kind search"),
-        (RUN / "report.json", "found e12-d2-bdb9f064"),
+        (RUN / "report.json", "delivers e12-d2-bdb9f064"),
         (RUN / "finetuned" / "architecture.json", "slug e12-d2-bdb9f064"),
         (OLD / "bundle", "python3 board.pyz verify"),
         (OLD / "sweep.json", "latencies by batch"),

@@ -16,8 +16,8 @@ from autoformer.profiling.profiles.doctor import examine
     [
         (
             "RuntimeError('operator torchvision::nms does not exist')",
-            f"torch {version('torch')} and torchvision {version('torchvision')} do not fit together; install both from one index: "
-            "pip install --force-reinstall torch torchvision",
+            f"torch {version('torch')} and torchvision {version('torchvision')} do not fit together; install both from one "
+            "index: pip install --force-reinstall torch torchvision",
         ),
         ("ImportError('libjpeg.so.9 is not there')", "libjpeg.so.9 is not there"),
     ],

@@ -265,7 +265,7 @@ def test_what_is_delivered_is_the_network_of_timm_that_won(foreign: Path) -> Non
     assert text.startswith("# A network for digits")
     assert "supernet weights, as inherited" not in text
     assert "not compared: the table predicts networks of the search's space only" in text
-    assert f"found {RIVAL} for digits (seed 3): rival out of timm, images of 8 px" in summary_lines(report)
+    assert f"delivers {RIVAL} for digits (seed 3): rival out of timm, images of 8 px" in summary_lines(report)
     prediction = report["latency_table"]["prediction"]
     assert (prediction["error"], prediction["reason"]) == (None, "the table predicts networks of the search's space only")
     table = next(figure for figure in figures(Run.load(foreign)) if figure.name == "table")
@@ -405,7 +405,7 @@ def test_a_real_run_whose_race_was_won_by_a_network_of_timm_is_reported_and_comp
     after_race(folder, make_race(Run.load(folder).search.chosen.architecture, winner="resnet"))
     built = command("report", "build", folder)
     assert built.code == 0, built.err
-    assert f"found {RIVAL}" in built.out
+    assert f"delivers {RIVAL}" in built.out
     joined = command("report", "build", folder, folder / "export", "--out", tmp_path / "joint", "--json")
     assert joined.code == 0, joined.err
     assert [source["network"] for source in joined.json["sources"]] == [RIVAL, "network"]
