@@ -121,24 +121,6 @@ def memory_shortage(error: BaseException | None) -> str | None:
     return None
 
 
-def unfit_pair(error: Exception) -> str:
-    """That torch and torchvision were not built for each other, where an error of an import says so; else nothing.
-
-    It happens where one comes from an index of packages without CUDA, and the other from elsewhere.
-    """
-    text = str(error)
-    if not isinstance(error, RuntimeError | ImportError | OSError) or "torchvision" not in text:
-        return ""
-    if not ("operator torchvision::" in text or "undefined symbol" in text):
-        return ""
-    from importlib.metadata import version
-
-    return (
-        f"torch {version('torch')} and torchvision {version('torchvision')} do not fit together; install both from one index: "
-        "pip install --force-reinstall torch torchvision"
-    )
-
-
 def to_install(*modules: str | None) -> str:
     """How the packages of modules that are missing are installed."""
     names = [module or "" for module in dict.fromkeys(modules)]

@@ -99,7 +99,6 @@ def main() -> None:
         memory_shortage,
         said,
         to_install,
-        unfit_pair,
     )
     from autoformer.escaping import take_any_letter
     from autoformer.files import refuse_pipes
@@ -136,9 +135,12 @@ def main() -> None:
         if (shortage := memory_shortage(error)) is not None:
             debug()
             fail(f"{shortage}; make the network, the images or the batch smaller, or end other programs", 2)
-        if pair := unfit_pair(error):
-            debug()
-            fail(pair, 2)
+        if "torchvision" in str(error):
+            from autoformer.profiling.profiles.doctor import unfit_pair
+
+            if pair := unfit_pair(error):
+                debug()
+                fail(pair, 2)
         if isinstance(error, OSError):
             debug()
             fail(f"{error.filename or 'a file'}: {error.strerror or error}; {advice(error)}, then run the same command again", 2)

@@ -38,7 +38,7 @@ def bundle(
     Example: autoformer bundle runs/quickstart --out runs/digits-bundle
     """
     from autoformer.errors import CheckpointError, DataError
-    from autoformer.files import TIMM, believing, read_json, refuse_existing, refuse_existing_file, refuse_unfinished
+    from autoformer.files import TIMM, read_json, refuse_existing, refuse_existing_file, refuse_unfinished
     from autoformer.parsing import refuse_missing
 
     terms = None if licence is None else licence_text(licence)
@@ -47,8 +47,6 @@ def bundle(
         refuse_missing(place, "a run, an export folder, or a network")
     refuse_unfinished(place)
     (refuse_existing_file if out.suffix == ".zip" else refuse_existing)(out)
-
-    import re
 
     import numpy as np
 
@@ -74,16 +72,19 @@ def bundle(
     manifest = Manifest.load(export)
     if manifest.data is None:
         raise CheckpointError(f"{export} does not say which images it was made for; export it from a run")
-    part = parts_of_record(manifest.data, data).search
-    order = balanced_order(part.labels)[:images]
-    if not len(order):
-        raise DataError("the search part holds no image to check with")
-    pixels = [part.made(int(index), manifest.preprocessing.pixels) for index in order]
-    called = re.sub(r"[^A-Za-z0-9_.-]+", "-", name or place.resolve().name).strip("-.") or "model"
-    with believing(place, "bring its files back from a copy, or make them anew", fault="was edited or damaged"):
-        expected = expected_results(run, manifest, called, part.labels[order].tolist())
-    program = board_program("autoformer.cli.board.bundle_program")
-    write_bundle(export, out, expected, pixels=np.stack(pixels), program=program, licence=terms)
+    with progress_bar(quiet) as progress:
+        progress("bundle", 0, 3, "reads the images that it is checked with")
+        part = parts_of_record(manifest.data, data).search
+        order = balanced_order(part.labels)[:images]
+        if not len(order):
+            raise DataError("the search part holds no image to check with")
+        pixels = [part.made(int(index), manifest.preprocessing.pixels) for index in order]
+        progress("bundle", 1, 3, "collects what is known of the files")
+        expected = _known(run, manifest, place, name, part.labels[order].tolist())
+        progress("bundle", 2, 3, "asks every file about the images")
+        program = board_program("autoformer.cli.board.bundle_program")
+        write_bundle(export, out, expected, pixels=np.stack(pixels), program=program, licence=terms)
+        progress("bundle", 3, 3)
     if json:
         print_json(read_json(out / "bundle.json") if out.is_dir() else {"bundle": str(out), "bytes": out.stat().st_size})
         return
@@ -97,6 +98,17 @@ def bundle(
             "on the device": "python3 board.pyz verify",
         },
     )
+
+
+def _known(run: Path | None, manifest: Manifest, place: Path, name: str | None, labels: list[int]) -> ExpectedResults:
+    """What is known of the files, under the name that the bundle goes by."""
+    import re
+
+    from autoformer.files import believing
+
+    called = re.sub(r"[^A-Za-z0-9_.-]+", "-", name or place.resolve().name).strip("-.") or "model"
+    with believing(place, "bring its files back from a copy, or make them anew", fault="was edited or damaged"):
+        return expected_results(run, manifest, called, labels)
 
 
 def licence_text(path: Path) -> str:

@@ -73,10 +73,12 @@ def check(
         overrides.append(f"data.group_by={group_by}")
     if unlabelled is not None and choice is not None and choice.start is not None:  # which teaches
         overrides.append(f"data.unlabelled={unlabelled}")
-    command = choice and choice.command(source, overrides)
-    sharper = choice and found.training_size and choice.command(source, [*overrides, f"{SIZE}={2 * found.training_size.pixels}"])
-    if not any(finding.kind == "shrunk" for finding in found.findings) or config.image_size is not None:
-        sharper = None
+    command = sharper = None
+    if choice is not None:
+        command = choice.command(source, overrides)
+        shrunk = any(finding.kind == "shrunk" for finding in found.findings)
+        if shrunk and config.image_size is None and found.training_size is not None:
+            sharper = choice.command(source, [*overrides, f"{SIZE}={2 * found.training_size.pixels}"])
     if json:
         print_json({**found.to_dict(), "recipe": choice and asdict(choice), "next": command, "sharper": sharper})
     else:

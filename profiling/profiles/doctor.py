@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from importlib import import_module, metadata
 from typing import Any
 
-from autoformer.errors import to_install, unfit_pair
+from autoformer.errors import to_install
 from autoformer.escaping import one_line
 from autoformer.export.engines.tensorrt_versions import TENSORRT_RTX, builder_missing, tensorrt_missing
 from autoformer.profiling.measuring.device import DeviceFacts
@@ -68,6 +68,20 @@ def _loaded(package: str) -> Finding:
     except Exception as error:  # whatever a package that does not fit the others raises
         return Finding(package, False, f"{found}, which does not load", unfit_pair(error) or one_line(str(error))[:LONGEST])
     return Finding(package, True, found or "found")
+
+
+def unfit_pair(error: Exception) -> str:
+    """That torch and torchvision were not built for each other, where an error of an import says so; else nothing.
+
+    It happens where one comes from an index of packages without CUDA, and the other from elsewhere.
+    """
+    text = str(error)
+    if not isinstance(error, RuntimeError | ImportError | OSError) or "torchvision" not in text:
+        return ""
+    if not ("operator torchvision::" in text or "undefined symbol" in text):
+        return ""
+    pair = f"torch {metadata.version('torch')} and torchvision {metadata.version('torchvision')}"
+    return f"{pair} do not fit together; install both from one index: pip install --force-reinstall torch torchvision"
 
 
 def _torch() -> Finding:

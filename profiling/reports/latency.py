@@ -222,6 +222,11 @@ def layer_table(layers: Mapping[str, Any], source: str = "") -> Table:
     )  # fmt: skip
 
 
+def _filled(index: int) -> Plot:
+    """A colour for each kind; from where they come again, with stripes."""
+    return {"color": SERIES[index % len(SERIES)], "pattern": {"shape": "/" if index >= len(SERIES) else ""}}
+
+
 def blocks_figure(profiles: Sequence[LayerProfile]) -> Figure | None:
     """The share of each block in the time under the profiler, by kind, one view per profile; None without profiles."""
     views = {}
@@ -236,7 +241,7 @@ def blocks_figure(profiles: Sequence[LayerProfile]) -> Figure | None:
             traces.append(
                 {
                     "type": "bar", "name": plain(kind), "x": [plain(block) for block in blocks],
-                    "y": [_rounded(100 * time / total) for time in times], "marker": {"color": SERIES[index % len(SERIES)]},
+                    "y": [_rounded(100 * time / total) for time in times], "marker": _filled(index),
                     "text": [f"{plain(kind)}: {100 * time / total:.3g} %, {time:.3g} ms under the profiler" for time in times],
                     "textposition": "none", "hovertemplate": "%{x}<br>%{text}<extra></extra>",
                 }

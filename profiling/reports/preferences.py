@@ -85,7 +85,7 @@ def section(report: Mapping[str, Any]) -> Section:
     """The preferences in sentences, figures and numbers."""
     found, order = report["search"]["preferences"], report["search"].get("searchability")
     if order is not None and not order["searchable"]:
-        why = "None are drawn, because what the front prefers would be noise (see The choice)."
+        why = "No preferences are drawn, because what the front prefers would be noise (see The choice)."
         return Section(name="preferences", title=TITLE, text=(why,))
     one = found["front"] == 1
     text = (

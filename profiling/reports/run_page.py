@@ -249,7 +249,7 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
         f"{report['tied']} of {report['candidates']} candidates are not significantly different from the best on "
         f"{found['images']} search images; chosen: {found['choose']}{again}"
     )
-    lines += [f"search: {found['searchability']['words']}"] if found.get("searchability") else []
+    lines += [f"search: {found['searchability']['words'].partition(' (random')[0]}"] if found.get("searchability") else []
     lines += scores.parent_text(report)
     lines.append(readings_words(report))
     skipped = [

@@ -119,21 +119,6 @@ def test_the_file_that_the_run_says_to_ship_stands_first_under_use(export: Path,
     assert "Ship" not in (written(export, tmp_path / "b") / "README.md").read_text()
 
 
-def test_the_card_says_the_limits_and_what_to_mind(export: Path, tmp_path: Path) -> None:
-    card = written(
-        export, tmp_path / "a", budget={"max_latency_ms": 3.33365, "max_params": 5_870_000.0}, latency_means="p50, batch 1",
-        cautions=("1 class is not recognised on any test image ('butterfly').",),
-    ) / "README.md"  # fmt: skip
-    text = card.read_text()
-    assert "**Caution:** 1 class is not recognised on any test image ('butterfly')." in text
-    assert (
-        "Made to keep max latency 3.33 ms, max params 5.87M (p50, batch 1); `verify` says whether it does on the device." in text
-    )
-    without = (written(export, tmp_path / "b", budget={}) / "README.md").read_text()
-    assert "Made to keep" not in without
-    assert "Caution" not in without
-
-
 def test_the_card_says_how_far_a_latency_can_be_trusted_and_what_shape_the_files_take(export: Path, tmp_path: Path) -> None:
     latency = {"model.fp32.onnx": {"p50_ms": 1.5, "means": "p50", "verdict": "UNSTABLE: drift 9 %"}}
     card = (written(export, tmp_path / "bundle", latency=latency) / "README.md").read_text()

@@ -137,9 +137,9 @@ def test_uint8_pixels_give_the_logits_of_their_normalised_values(
         np.testing.assert_allclose(OnnxModel(path)(PIXELS.prepare(shown)), expected, atol=limit * np.abs(expected).max())
         assert not [finding for finding in check_tensorrt(path, ("10.3",)) if finding.level in ("fails", "risk")]
     operators = Counter(node.op_type for node in onnx.load(tmp_path / "out" / "model.fp32.onnx").graph.node)
-    plain = Counter(node.op_type for node in onnx.load(plain(stem, class_token).path).graph.node)
+    without = Counter(node.op_type for node in onnx.load(plain(stem, class_token).path).graph.node)
     added = {"Cast": 1, "Sub": 1} if stem == "conv" else {"Cast": 1}  # a stem that pads takes the average colour off first
-    assert operators - plain == Counter(added)
+    assert operators - without == Counter(added)
 
 
 def test_folding_a_conv_stem_is_exact_at_the_borders_too() -> None:

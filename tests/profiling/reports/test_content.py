@@ -124,7 +124,7 @@ def test_what_is_delivered_is_compared_with_the_parent_image_by_image(tmp_path: 
     assert found["low"] < found["value"] < found["high"] < 0
     assert found["params"] == report["chosen"]["params"] / largest.params
     text = (folder / "report.md").read_text(encoding="utf-8")
-    assert "differs from the parent that the supernet was cut out of by -1.1 \\[" in text
+    assert "differs from the parent that the supernet was cut out of by -1.1 [" in text
     assert "parent, finetuned on these images" in text
 
 

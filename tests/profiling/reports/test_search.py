@@ -307,7 +307,7 @@ def test_preferences_are_not_drawn_out_of_noise(run: Run, tmp_path: Path) -> Non
     assert (preferences_figure(noisy), shapes_figure(noisy)) == (None, None)
     assert not {"blocks", "shapes"} & {figure.name for figure in figures(noisy)}
     said = text_of(noisy)
-    assert "None are drawn, because what the front prefers would be noise (see The choice)." in said
+    assert "No preferences are drawn, because what the front prefers would be noise (see The choice)." in said
     assert said.count("andom networks spread by") == 1
     assert "The supernet is not searchable: " in said
     assert "longer training (train.epochs)" in said
