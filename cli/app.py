@@ -115,12 +115,12 @@ def main() -> None:
         debug()
         if isinstance(error, InterruptedRunError) and os.environ.get("RANK", "0") != "0":
             sys.exit(error.exit_code)  # the first of the processes says it
-        fail(said(error), error.exit_code)
+        fail(said(error), error.exit_code, "" if isinstance(error, InterruptedRunError) else "error: ")
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except SystemExit as stop:
         if stop.code == TERMINATED:
-            fail(f"stopped by SIGTERM; {kept()}", TERMINATED)
+            fail(f"stopped by SIGTERM; {kept()}", TERMINATED, "")
         raise
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("autoformer"):
@@ -146,13 +146,13 @@ def main() -> None:
             fail(f"{error.filename or 'a file'}: {error.strerror or error}; {advice(error)}, then run the same command again", 2)
         if not hasattr(error, "format_message"):  # typer's own errors about the words on the command line have it
             raise
-        message = error.format_message()
+        message = error.format_message().replace("Value error, ", "")  # of a choice; how it was found is nobody's business
         if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command
             print(message)
             sys.exit(0)
         fail(advice_on(message) or meant_by(message, sys.argv[1:]) or f"{message} (try --help)", 2)
     if code == INTERRUPTED:  # typer answers Ctrl-C with this code
-        fail(f"stopped; {kept()}", INTERRUPTED)
+        fail(f"stopped; {kept()}", INTERRUPTED, "")
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -183,10 +183,10 @@ def debug() -> None:
         raise
 
 
-def fail(message: str, exit_code: int) -> None:
-    """One line on stderr, then the end."""
+def fail(message: str, exit_code: int, what: str = "error: ") -> None:
+    """One line on stderr, then the end. `what` begins the line: to be stopped is no error."""
     from autoformer.escaping import one_line
 
     line = one_line(message)
-    print(f"error: {line if len(line) <= LONGEST else line[:LONGEST] + ' ...'}", file=sys.stderr)
+    print(f"{what}{line if len(line) <= LONGEST else line[:LONGEST] + ' ...'}", file=sys.stderr)
     sys.exit(exit_code)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from autoformer.cli.chain.choosing_recipe import SHIPPED, recipe_for
 from autoformer.cli.chain.recipe import Recipe, parse_recipe, recipe_values
 from autoformer.cli.chain.shipped import found_recipe
 from autoformer.data.loading import load_parts
+from autoformer.data.named_sets import is_named
 from autoformer.data.parts import DataConfig
 from autoformer.errors import RecipeError
 from autoformer.files import IDENTITY
@@ -43,11 +44,12 @@ class Resolved:
     lines: tuple[str, ...]
 
 
-def resolved(asked: Asked) -> Resolved:
+def resolved(asked: Asked, say: Callable[[str], None] = lambda line: None) -> Resolved:
     """The recipe that is asked for.
 
     Limits that are given take the place of all that the recipe has; `--epochs` is of the supernet, and the other trainings keep
-    their share of it. Raises `RecipeError` when there is neither a recipe nor data, and what the recipe and the data raise.
+    their share of it. `say` is told before images are looked at, which may take a while. Raises `RecipeError` when there is
+    neither a recipe nor data, and what the recipe and the data raise.
     """
     words, start, settings, lines = asked.recipe, asked.start, list(asked.settings), list[str]()
     check_limits(BudgetConfig.model_validate(dict(asked.limits)))  # before any image is read
@@ -57,6 +59,8 @@ def resolved(asked: Asked) -> Resolved:
         if asked.data is None:
             raise RecipeError("say which images: autoformer run --data FOLDER; or name a recipe: autoformer run quickstart")
         _check_settings(asked)
+        if is_named(asked.data) or Path(asked.data).exists():
+            say(f"looking at the images of {asked.data}, which say what recipe suits them")
         parts = load_parts(_data_of(asked))
         choice = recipe_for(parts, start=start, begun=begun_run(asked))
         words, start = choice.name, choice.start or start

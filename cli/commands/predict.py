@@ -56,7 +56,10 @@ def predict(
     from autoformer.export.judging.tables import write_csv
     from autoformer.export.predictor import open_predictor, shipped_in
     from autoformer.files import refuse_existing_file, replacing
+    from autoformer.parsing import refuse_missing
 
+    for path in images:
+        refuse_missing(path, "an image file, or a folder of images")
     if out is not None:
         if out.suffix not in SUFFIXES:
             raise DataError(f"{out} ends in {out.suffix!r}; expected one of {', '.join(SUFFIXES)}")

@@ -101,8 +101,6 @@ def run(
     if out is not None and not dry_run and not (out / IDENTITY).is_file():
         refuse_existing(out)  # before any image is read
     trackers_of(log or ())
-    if recipe is None and data is not None and not quiet:
-        note(f"looking at the images of {data}, which say what recipe suits them")
     chosen = resolved(
         Asked(
             recipe=recipe, data=data, out=out, group_by=group_by, start=start, epochs=epochs, settings=settings or [],
@@ -111,7 +109,8 @@ def run(
                 "data.unlabelled": unlabelled, "metric": metric and metric.value, "seed": seed,
                 "profile.table": latency_table and str(latency_table),
             },
-        )
+        ),
+        (lambda line: None) if quiet else note,
     )  # fmt: skip
     if not quiet:
         for line in chosen.lines:

@@ -87,7 +87,7 @@ def test_sigterm_ends_a_command_like_an_error_does(monkeypatch: pytest.MonkeyPat
         signal.signal(signal.SIGTERM, before)
     assert stop.value.code == 143
     assert left == ["cleaned up"]
-    assert capsys.readouterr().err.startswith("error: stopped by SIGTERM")
+    assert capsys.readouterr().err.startswith("stopped by SIGTERM")
 
 
 def test_timms_networks_take_values_beyond_8_bit_as_the_images_have_them() -> None:
