@@ -23,7 +23,7 @@ from autoformer.profiling.measuring.verdict import INCONCLUSIVE, OVER_BUDGET, co
 
 
 def verify(arguments: argparse.Namespace) -> Answer:
-    """Digests, logits and accuracy of every file that runs here, and the budget."""
+    """Digests, logits and accuracy of every file that runs here, and the budget; ends with 1 where one is wrong."""
     if arguments.out is not None:
         refuse_existing_file(arguments.out)
     bundle = Bundle.open(arguments.bundle)

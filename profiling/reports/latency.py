@@ -46,7 +46,8 @@ def section(report: Mapping[str, Any]) -> Section:
     attempt = "" if number == 1 else f", attempt {number}: the earlier ones were not steady"
     text = (
         "All files were run in turns, after warm-up, with a small fixed network among them (the reference). Absolute times of "
-        "a machine drift by some per cent from hour to hour; compare runs by the ratio to the reference. "
+        "a machine drift by some per cent from hour to hour, and up to twofold where others use its cores too, as on virtual "
+        "machines; compare runs by the ratio to the reference. "
         f"Measured {report['latency_measured']}{attempt}."
     )
     tables = (latency_table(report), trust_table(report))
