@@ -172,17 +172,17 @@ def plan_lines(field: Field, schedule: Schedule, limits: Budget, unmeasured: str
     for one in field.refused:
         if RESERVE not in one.reason:
             yield f"{one.name} ({one.network}) does not start: {one.reason}"
-    rivals = [one for one in field.refused if one.kind == "rival"]
-    if rivals and not any(one.kind == "rival" for one in field.entrants):
-        spare = [one.name for one in rivals if RESERVE in one.reason]
-        why = f"{', '.join(spare)} would keep the limits, but few can start" if spare else "none that was tried can start"
-        yield f"no network out of timm races: {why}; so how good one is under these limits stays open"
     names = ", ".join(_introduced(one) for one in field.entrants)
     if not schedule.rungs:
         reserve = any(RESERVE in one.reason for one in field.refused)
         why = "they leave no room for a second network" if reserve else "one network alone keeps the limits"
         yield f"no race: {counted(schedule.epochs)}, {why}; {names} is finetuned"
         return
+    rivals = [one for one in field.refused if one.kind == "rival"]
+    if rivals and not any(one.kind == "rival" for one in field.entrants):
+        spare = [one.name for one in rivals if RESERVE in one.reason]
+        why = f"{', '.join(spare)} would keep the limits, but few can start" if spare else "none that was tried can start"
+        yield f"no network out of timm races: {why}; so how good one is under these limits stays open"
     yield f"{len(field.entrants)} networks race inside {limits}: {names}"
     yield _steps_words(schedule)
 

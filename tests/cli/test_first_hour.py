@@ -24,7 +24,7 @@ SHORTER = (
 
 
 def photographs(root: Path, each: int, seed: int = 0) -> Path:
-    """Colour photographs of 300 to 1600 px, a pattern and a hue for each class."""
+    """Colour photographs of 300 to 1600 px, few of them large, a pattern and a hue for each class."""
     rng = np.random.default_rng(seed)
     for number, name in enumerate(CLASSES):
         (root / name).mkdir(parents=True)
@@ -32,7 +32,7 @@ def photographs(root: Path, each: int, seed: int = 0) -> Path:
             small = rng.integers(0, 90, (20, 20, 3))
             rows, columns = np.mgrid[0:20, 0:20]
             small[((rows * (number % 4 + 1) + columns + index) // 4) % 2 == 0, number % 3] += 150
-            sides = rng.integers(300, 1600, 2)
+            sides = rng.integers(300, 500 if index % 8 else 1600, 2)
             picture = Image.fromarray(small.astype(np.uint8)).resize((int(sides[0]), int(sides[1])), Image.Resampling.BILINEAR)
             picture.save(root / name / f"IMG_{index:04d}.jpg", quality=80)
     return root

@@ -36,11 +36,11 @@ def test_a_few_damaged_files_of_each_kind_are_refused_in_one_line_or_used(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("subject", SUBJECTS)
-def test_two_hundred_damaged_files_of_each_kind_kill_nothing(subject: str, exported: Path) -> None:
-    found = fuzz(subject, 0, 200, exported)
+def test_a_hundred_damaged_files_of_each_kind_kill_nothing(subject: str, exported: Path) -> None:
+    found = fuzz(subject, 0, 100, exported)
     assert found.failures == {}
-    assert found.mutations == 200
-    assert min(found.outcomes["refused"], found.outcomes["accepted"]) > 100  # neither whole nor past recognition
+    assert found.mutations == 100
+    assert min(found.outcomes["refused"], found.outcomes["accepted"]) > 50  # neither whole nor past recognition
 
 
 def test_the_fuzzing_itself_reports_errors_that_are_not_ours_and_messages_of_several_lines() -> None:

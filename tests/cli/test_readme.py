@@ -33,7 +33,7 @@ SHORTER = {
     ],
     "train": list(SHORT),
     "search": ["population=4", "generations=2", "parents=2", "mutated=2", "crossed=2"],
-    "race": ["finetune.epochs=2", "profile.seconds=0.1"],
+    "race": ["finetune.epochs=2", "profile.seconds=0.1", "race.rivals=[]"],
     "finetune": ["epochs=2"],
 }
 

@@ -83,9 +83,9 @@ def test_ctrl_c_ends_a_run_with_one_line_that_says_how_to_go_on(latency_table: P
 
 @pytest.mark.slow
 def test_a_training_killed_at_random_points_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path) -> None:
-    """Sandwich with distillation, moving average and mixing, a checkpoint at nearly every step, five kills."""
+    """Sandwich with distillation, moving average and mixing, a checkpoint at nearly every step, three kills."""
     settings = (
-        "train.epochs=4", "train.save_minutes=0.0005", "train.ema_decay=0.95", "train.mixup=0.8", "train.drop_path_rate=0.1",
+        "train.epochs=3", "train.save_minutes=0.0005", "train.ema_decay=0.95", "train.mixup=0.8", "train.drop_path_rate=0.1",
         "train.subnets.strategy=sandwich", "train.subnets.distill=true", "train.evaluate_every=2", "train.augment.erase=0.3",
         "train.workers=1",
     )  # fmt: skip
@@ -103,7 +103,7 @@ def test_a_training_killed_at_random_points_ends_with_the_weights_of_an_undistur
             names = [path.stem for path in (out / "checkpoints").glob("step-*.safetensors")] if out.exists() else []
             return any(int(name.removeprefix("step-")) >= after for name in names)
 
-        while process.poll() is None and not (kills < 5 and come(reached)):
+        while process.poll() is None and not (kills < 3 and come(reached)):
             time.sleep(0.001)
         if process.poll() is not None:
             assert process.poll() == 0
@@ -112,7 +112,7 @@ def test_a_training_killed_at_random_points_ends_with_the_weights_of_an_undistur
         process.kill()
         kills += 1
         newest = max(int(path.stem.removeprefix("step-")) for path in (out / "checkpoints").glob("step-*.safetensors"))
-    assert kills >= 4
+    assert kills >= 2
     code, errors = start(tmp_path / "whole").finish()
     assert code == 0, errors
     assert weights_of(out) == weights_of(tmp_path / "whole")

@@ -34,7 +34,6 @@ FLOATS = Preprocessing(16, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 PIXELS = replace(FLOATS, input_type="uint8")
 CLASSES = ("ape", "bee", "cat", "dog", "eel")
 KINDS: tuple[tuple[Stem, bool], ...] = (("patch", True), ("conv", False))
-OTHERS: tuple[tuple[Stem, bool], ...] = (("patch", False), ("conv", True))
 
 
 def network(stem: Stem, class_token: bool, image_size: int = 16) -> Subnet:
@@ -176,7 +175,7 @@ def nodes_of(graph: OnnxGraph) -> dict[str, list[str]]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("stem", "class_token"),
-    [*KINDS, *OTHERS],
+    KINDS,
 )
 def test_kernels_and_halving_cost_the_fewest_nodes(
     stem: Stem, class_token: bool, plain: Callable[[Stem, bool], OnnxGraph]
