@@ -75,8 +75,10 @@ def check_named(words: str) -> None:
     from autoformer.errors import CheckpointError
     from autoformer.pretrained.classifier import is_from_scratch
     from autoformer.pretrained.timm_models import check_obtainable, name_and_file
+    from autoformer.pretrained.weight_shapes import sketch
 
     name, file = name_and_file(words)
+    sketch(name)  # a name that timm does not know cannot be trained either
     train = f"autoformer finetune timm:{name}@scratch --data FOLDER --out NET"
     if is_from_scratch(words):
         raise CheckpointError(f"{words} has learned nothing to compare; train it first, {train}, and compare NET")

@@ -33,3 +33,4 @@ def test_a_network_of_timm_that_cannot_be_had_is_told_with_the_way_to_one(words:
     answer = command("compare", tmp_path / "net.onnx", words, "--data", tmp_path, "--quiet")
     assert answer.code != 0
     assert said in answer.error
+    assert "smal_100@scratch" not in answer.error, "what timm does not know cannot be trained"
