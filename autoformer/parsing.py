@@ -140,7 +140,7 @@ def parse(measure: str, text: str, largest: float | None) -> float:
     if unit == "%" and largest is not None:
         return number / 100 * largest
     if unit not in UNITS[measure]:
-        example = {"params": "6M", "flops": "1.3G", "latency_ms": "2.5ms"}[measure]
+        example = {"params": "6M", "flops": "1.3G", "latency_ms": f"{match[1]}ms" if match and not unit else "2.5ms"}[measure]
         raise BudgetError(
             f"limit {text!r} on {measure.removesuffix('_ms')} is not understood; write {example}, or 60% of the largest network's"
         )

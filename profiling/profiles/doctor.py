@@ -24,6 +24,7 @@ class Finding:
     works: bool
     found: str
     advice: str = ""  # what to install or change; empty when nothing is missing
+    needed: bool = False  # whether nothing goes without it
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -43,9 +44,9 @@ def version_of(*packages: str) -> str | None:
 def examine() -> list[Finding]:
     """Looks at this machine; imports torch and ONNX Runtime, changes nothing."""
     facts = DeviceFacts.collect()
-    python = ".".join(map(str, sys.version_info[:3]))
+    new, python = sys.version_info >= (3, 11), ".".join(map(str, sys.version_info[:3]))
     findings = [
-        Finding("python", sys.version_info >= (3, 11), python, "" if sys.version_info >= (3, 11) else "Python 3.11 or newer"),
+        Finding("python", new, python, "" if new else "Python 3.11 or newer", needed=True),
         Finding("processor", True, facts.short_name),
     ]
     findings += [_torch(), *_onnxruntime(), _tensorrt(), *_tensorrt_rtx()]
@@ -63,11 +64,11 @@ def _loaded(package: str) -> Finding:
         import_module(package)
     except ModuleNotFoundError as error:
         if error.name == package:
-            return Finding(package, False, "missing", f"pip install {package}")
-        return Finding(package, False, f"{found}, which does not load", to_install(error.name))
+            return Finding(package, False, "missing", f"pip install {package}", needed=True)
+        return Finding(package, False, f"{found}, which does not load", to_install(error.name), needed=True)
     except Exception as error:  # whatever a package that does not fit the others raises
-        return Finding(package, False, f"{found}, which does not load", unfit_pair(error) or one_line(str(error))[:LONGEST])
-    return Finding(package, True, found or "found")
+        return Finding(package, False, f"{found}, which does not load", unfit_pair(error) or one_line(str(error))[:LONGEST], True)
+    return Finding(package, True, found or "found", needed=True)
 
 
 def unfit_pair(error: Exception) -> str:
@@ -88,7 +89,7 @@ def _torch() -> Finding:
     try:
         import torch
     except ImportError as error:
-        return Finding("torch", False, str(error), "pip install torch torchvision")
+        return Finding("torch", False, str(error), "pip install torch torchvision", needed=True)
     if torch.cuda.is_available():
         return Finding("torch on a GPU", True, f"torch {torch.__version__}, {torch.cuda.get_device_name()}")
     return Finding(
@@ -99,11 +100,11 @@ def _torch() -> Finding:
 def _onnxruntime() -> list[Finding]:
     found = version_of("onnxruntime-gpu", "onnxruntime")
     if found is None:
-        return [Finding("ONNX Runtime", False, "missing", "pip install onnxruntime-gpu (macOS, arm64: onnxruntime)")]
+        return [Finding("ONNX Runtime", False, "missing", "pip install onnxruntime-gpu (macOS, arm64: onnxruntime)", needed=True)]
     import onnxruntime
 
     providers = onnxruntime.get_available_providers()
-    findings = [Finding("ONNX Runtime on the CPU", "CPUExecutionProvider" in providers, found)]
+    findings = [Finding("ONNX Runtime on the CPU", "CPUExecutionProvider" in providers, found, needed=True)]
     for name, provider, needs in (
         ("ONNX Runtime on CUDA", "CUDAExecutionProvider", "onnxruntime-gpu and an NVIDIA GPU with CUDA and cuDNN"),
         ("ONNX Runtime on TensorRT", "TensorrtExecutionProvider", "onnxruntime-gpu, an NVIDIA GPU and TensorRT 10 libraries"),

@@ -85,7 +85,9 @@ def test_a_board_with_onnx_runtime(kit: Path, board_python: Path, tmp_path: Path
     settings.append('export.precisions=["fp32"]')
     run = command("run", QUICKSTART, "--out", tmp_path / "run", "--quiet", *[word for one in settings for word in ("--set", one)])
     assert run.code == 0, run.err
-    assert command("bundle", tmp_path / "run", "--out", tmp_path / "bundle").code == 0
+    bundled = command("bundle", tmp_path / "run", "--out", tmp_path / "bundle")
+    assert bundled.code == 0, bundled.err
+    assert "asks every file about the images" in bundled.err
     shutil.copytree(tmp_path / "bundle", board / "bundle")
     verified = on_board(
         board_python, board / "bundle" / "board.pyz", "verify", "--json", "--seconds", "0.5", "--out", board / "found.json"

@@ -272,7 +272,7 @@ def test_every_recipe_for_colour_images_can_be_begun_from_a_network_of_timm(name
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"limits": {"max_latency": "5"}}, "limit '5' on latency is not understood; write 2.5ms"),
+        ({"limits": {"max_latency": "5"}}, "limit '5' on latency is not understood; write 5ms"),
         ({"limits": {"max_params": "x"}}, "limit 'x' on params is not understood; write 6M"),
         ({"start": "timm:nonsense"}, "timm has no model 'nonsense'"),
         (

@@ -1,13 +1,17 @@
-"""How long the steps of a run took, over all its resumptions."""
+"""How long the steps of a run took, over all its resumptions, and what they say."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from autoformer.cli.chain.steps import Steps
 from autoformer.errors import StorageError
+from autoformer.profiling.tables.limit import LatencyAnswer
+from tests.support.commands import command
+from tests.support.short_runs import QUICKSTART, shortened
 
 
 def test_what_a_stopped_step_took_counts_when_it_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,3 +45,15 @@ def test_the_error_of_a_step_is_told_also_where_its_time_cannot_be_written(
     monkeypatch.setattr("autoformer.cli.chain.steps.write_json", full)
     with pytest.raises(ValueError, match="of the step"):
         Steps(tmp_path, ["train"], lambda line: None).timed("train", fails)
+
+
+def test_a_run_says_when_the_machine_has_not_the_speed_of_its_table(
+    finished_run: Path, latency_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LatencyAnswer, "off_alike", "all 5 took about 2 times what the table says")
+    out = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    for report in out.glob("report.*"):
+        report.unlink()
+    answer = command("run", QUICKSTART, "--out", out, *shortened(latency_table))
+    assert answer.code == 0, answer.err
+    assert "latency in the loop: all 5 took about 2 times what the table says" in answer.err

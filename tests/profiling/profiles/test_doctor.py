@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from autoformer.profiling.profiles.doctor import examine
+from tests.support.commands import command
 
 
 @pytest.mark.parametrize(
@@ -34,3 +35,11 @@ def test_a_package_that_does_not_load_does_not_work(
     assert (found["torchvision"].works, found["torchvision"].advice) == (False, advice)
     assert found["torchvision"].found == f"torchvision {version('torchvision')}, which does not load"
     assert found["onnx"].works
+    answer = command("doctor")
+    assert answer.code == 1
+    assert "needed and not working: torchvision" in answer.out
+
+
+def test_what_is_only_useful_may_be_missing() -> None:
+    assert [one.what for one in examine() if one.needed and not one.works] == []
+    assert command("doctor", "--json").code == 0
