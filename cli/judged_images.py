@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autoformer.cli.class_order import order_of
-from autoformer.data.classes import same_name, some_of
+from autoformer.data.classes import recorded_names, same_name, some_of
 from autoformer.data.ledger import LEDGER, read_ledger
 from autoformer.data.loading import fitting_preprocessing, load_every_image, load_parts, parts_of_record
 from autoformer.data.parts import DataConfig, DataParts, EveryImage, Part, TestPart
@@ -67,7 +67,7 @@ def judged_images(request: Request, predictor: Predictor) -> JudgedImages:
     if record is None and request.data is None:
         raise DataError(f"{request.artefact} does not say which images it was made for; give --data")
     own = record and record["data"]
-    found = _cut(request, own) if request.part != "all" else _every_image(request, own)
+    found = _cut(request, own) if request.part != "all" else every_image(request, own)
     images, notes = found, list[str]()
     order, guessed = order_of(found, predictor.classes, request.classes, request.artefact)
     if guessed is not None:
@@ -101,7 +101,7 @@ def _cut(request: Request, own: Mapping[str, Any] | None) -> DataParts | EveryIm
         raise DataError(f"{error}; or give --part all, which scores all of them as they lie") from error
 
 
-def _every_image(request: Request, own: Mapping[str, Any] | None) -> DataParts | EveryImage:
+def every_image(request: Request, own: Mapping[str, Any] | None) -> DataParts | EveryImage:
     """All images: in the parts of the record where they are its own, else as they lie."""
     if request.data is None:
         assert own is not None
@@ -182,6 +182,24 @@ def _chosen(
     part, *remarks = (images.search,) if request.part == "search" else read(images.test)
     cut = f"scored are {len(part)} of {total} images, the {request.part} part; --part all scores every image"
     return (part,), f"the {request.part} part", (*((cut,) if request.data is not None else ()), *remarks)
+
+
+def foreign_images(request: Request, own: Mapping[str, Any] | None) -> EveryImage:
+    """Every image of `--data`, however the folders lie, its classes numbered as in the record of a network, where there is one.
+
+    Raises `DataError` for images that the network was trained on, and for classes that it does not know.
+    """
+    found = every_image(request, own)
+    if isinstance(found, DataParts):
+        raise DataError(
+            f"{found.source} holds the images that {request.artefact} was trained on, so their score says little about new ones; "
+            "take --part test, or give others"
+        )
+    names = None if own is None else recorded_names(own)
+    if names is None:
+        return found
+    _check_known(found, names, request.artefact)
+    return found.in_order(names)
 
 
 def read_test_part(test: TestPart, artefact: str, ledger: Path | None) -> tuple[Part, str]:

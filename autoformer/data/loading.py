@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from autoformer.data.classes import are_the_same, recorded_names
 from autoformer.data.examining import held_by
 from autoformer.data.images import FileImages, Images, applied, called, dataset_images, printable
+from autoformer.data.named_sets import is_named
 from autoformer.data.parts import PARTS, UNLABELLED, DataConfig, DataParts, EveryImage, Part, TestPart, Unlabelled
 from autoformer.data.preprocessing import Preprocessing, convert
 from autoformer.data.reading import for_each, imagenet_normalised, sampled_preprocessing
@@ -210,7 +211,14 @@ def parts_of_record(record: Mapping[str, Any], source: str | None = None, *, unl
     if source is not None:
         parts = _as_recorded(load_parts(config.model_copy(update={"source": source})), record)
         return check_readable(parts) if config.unreadable == "skip" else parts
-    parts = without_recorded(load_parts(config), record)
+    try:
+        parts = without_recorded(load_parts(config), record)
+    except DataError as error:
+        if is_named(config.source) or Path(config.source).exists() or Path(config.source).is_absolute():
+            raise
+        raise DataError(
+            f"{error}; the network's record names it from the folder where the training was started: go there, or give --data"
+        ) from error
     for name, part in parts.record["parts"].items():
         digest, count = recorded[name]
         if part["digest"] != digest:
@@ -262,6 +270,16 @@ def check_readable(parts: DataParts, progress: Progress = silent, most: int = 10
             f"{count} images cannot be read, more than max_unreadable={parts.config.max_unreadable}; the first: {first}"
         )
     return _without(parts, {name: set(errors) for name, errors in broken.items()})
+
+
+def readable(part: Part) -> tuple[Part, tuple[str, ...]]:
+    """The part without the images that cannot be decoded, and the names of those. Raises `DataError` where none is left."""
+    with closing(for_each(part.images, part.indices, partial(_read_error, part.images))) as errors:
+        broken = {index: error for index, error in zip(part.indices, errors, strict=True) if error is not None}
+    if len(broken) == len(part):
+        raise next(iter(broken.values()), None) or DataError("there are no images")
+    kept = tuple(index for index in part.indices if index not in broken)
+    return replace(part, indices=kept), tuple(called(part.images, index) for index in broken)
 
 
 def _read_error(images: Images, index: int) -> DataError | None:

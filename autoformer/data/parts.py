@@ -302,6 +302,14 @@ class EveryImage:
         """What `natural_order` gives for these classes."""
         return natural_order(self.classes, self.parts[0].images)
 
+    @property
+    def as_one(self) -> Part:
+        """The images of all parts."""
+        first, *more = self.parts
+        for part in more:
+            first = Part("all", cast(Images, JoinedImages(first, part)), tuple(range(len(first) + len(part))))
+        return first
+
     def in_order(self, names: Sequence[str]) -> EveryImage:
         """The same with classes numbered as in `names`, as `DataParts.in_order`."""
         return replace(self, classes=tuple(names), parts=renumbered(self.parts, numbers_of(self.classes, names)))

@@ -42,7 +42,7 @@ from autoformer.export.predictor import Predictor, open_predictor
 from autoformer.files import claim_folder, file_digest, read_json, refuse_other_work, sole_worker, write_json
 from autoformer.networks.folders import extract, load_subnet, record_of_network
 from autoformer.networks.supernet import Supernet
-from autoformer.parsing import read_budget
+from autoformer.parsing import BudgetConfig, parse, read_budget
 from autoformer.pretrained.named_network import NamedNetwork, open_network
 from autoformer.profiling.insides.onnxruntime_layers import layers_of_onnx
 from autoformer.profiling.measuring.device import DeviceFacts
@@ -151,8 +151,9 @@ def planned(recipe: Recipe, out: Path, progress: Progress = silent, say: Callabl
     taught = to_be_taught(recipe)  # what cannot be done, as a batch larger than the set, should not end a run after its training
     plans = [plan_for(parts, config, recipe.seed) for config in (taught.train, taught.finetune)]
     kept = dict.fromkeys(line for each in plans for line in size_line(each, len(parts.classes)))
-    for line in (*describe_parts(parts), *smaller, *teachers, search, *kept):
-        say(line)
+    for line in (*describe_parts(parts), *smaller, *teachers, search, *kept, idle_line(recipe.budget)):
+        if line:
+            say(line)
     check_taught(recipe, parts)
     recipe = recipe.model_copy(update={"train": with_usual(recipe.train, out / "supernet")})
     space, start, _ = beginning(recipe, parts)
@@ -213,7 +214,7 @@ def _run(plan: Planned, out: Path, telling: Telling) -> dict[str, Any]:
     sought = _budget(recipe, space, costs, out)
     if line := shares_line(recipe, read_budget(space, costs, recipe.budget)):
         say(line)
-    if line := uncertain_line(sought, recipe, margin_of(costs)):
+    if isinstance(costs, TableCosts) and (line := uncertain_line(sought, recipe, costs.table)):
         say(line)
     if has_parent(recipe):
         parent = steps.timed("parent", lambda: told_of_parent(recipe, parts, out, around))
@@ -329,19 +330,30 @@ def shares_line(recipe: Recipe, stated: Budget) -> str:
     shares = [(name, text) for name, text in recipe.budget if text is not None and "%" in text]
     names = [name.replace("latency", "latency_ms") for name, _ in shares]
     said = [f"{name} {text} is {show(key[4:], getattr(stated, key))}" for key, (name, text) in zip(names, shares, strict=True)]
-    idle = [name for name, text in shares if name.startswith("max_") and float(text.strip().rstrip("%")) > 100]
-    every = f"; above 100 %, {' and '.join(idle)} keeps none of its networks out" if idle else ""
-    return f"limits of the largest network: {', '.join(said)}{every}" if said else ""
+    today = "; a machine is not as fast every day: for a product give milliseconds" if "max_latency_ms" in names else ""
+    return f"limits of the largest network: {', '.join(said)}{today}" if said else ""
 
 
-def uncertain_line(sought: Budget, recipe: Recipe, margin: float) -> str:
-    """That much of a latency limit is left unused because the table is uncertain, and what to do; empty where it is little."""
-    if sought.max_latency_ms is None or margin < MUCH_MARGIN:
+def idle_line(budget: BudgetConfig) -> str:
+    """That a limit in percent is above all networks, which may be a slip; empty where none is."""
+    shares = [(name, text) for name, text in budget if name.startswith("max_") and text and "%" in text]
+    idle = [f"{name} {text}" for name, text in shares if parse(name.replace("latency", "latency_ms")[4:], text, 1.0) > 1]
+    if not idle:
         return ""
-    most = show("latency_ms", sought.max_latency_ms)
+    return f"{' and '.join(idle)} is more than the largest network has and keeps none out; stop with Ctrl-C if less was meant"
+
+
+def uncertain_line(sought: Budget, recipe: Recipe, table: LatencyTable) -> str:
+    """That much of a latency limit is left unused because the table is uncertain, and what to do; empty where it is little."""
+    if sought.max_latency_ms is None or table.margin < MUCH_MARGIN:
+        return ""
+    most, count = show("latency_ms", sought.max_latency_ms), len(table.networks)
+    remedy = (
+        "measured on a quiet machine" if table.doubtful else f"of more than {count} networks (--set profile.networks={2 * count})"
+    )
     return (
-        f"latency table: off by up to {100 * margin:.0f} %, so only networks below {most} are searched for the limit of "
-        f"{recipe.budget.max_latency}; with a table measured on a quiet machine (another --out) more of it is used"
+        f"latency table: off by up to {100 * table.margin:.0f} %, so only networks below {most} are searched for the limit of "
+        f"{recipe.budget.max_latency}; with a table {remedy}, under another --out, more of it is used"
     )
 
 

@@ -92,12 +92,16 @@ def with_usual(config: SupernetConfig, out: Path) -> SupernetConfig:
     return config.model_copy(update=changes)
 
 
-def with_fitting_batch(config: Config, images: int, section: str) -> tuple[Config, list[str]]:
-    """The config of a training with a batch that so many images fill, and that in a line, where its own is larger than all."""
-    if config.batch_size <= images:
-        return config, []
+def with_fitting_batch(config: Config, images: int, section: str, *, has_recipe: bool = True) -> tuple[Config, list[str]]:
+    """The config of a training with a batch that so many images fill, and that in a line, where its own is larger than all.
+
+    Without a recipe it is halved until an epoch has enough steps, as where a recipe is chosen for images.
+    """
     batch = batch_for(config.batch_size, images)
-    line = f"{section}: batches of {batch} images, not the recipe's {config.batch_size:,}, since there are {images:,} to train on"
+    if batch == config.batch_size or (has_recipe and config.batch_size <= images):
+        return config, []
+    own = f"the recipe's {config.batch_size:,}" if has_recipe else f"{config.batch_size:,}"
+    line = f"{section}: batches of {batch} images, not {own}, since there are {images:,} to train on"
     return config.model_copy(update={"batch_size": batch}), [line]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autoformer.cli.commands.evaluate import PartName
+from autoformer.cli.commands.evaluate import JudgedPart
 from autoformer.cli.options import AnyBatch, Classes, Data, Json, Metric, Quiet, Threads
 
 
@@ -16,7 +16,10 @@ def compare(
     artefacts: Annotated[
         list[str], typer.Argument(help="Folders of networks, exports, bundles or runs, ONNX files, engines, timm:NAME[@FILE].")
     ],
-    part: Annotated[PartName, typer.Option("--part", help="Reading test is counted in test_ledger.json.")] = PartName.search,
+    part: Annotated[
+        JudgedPart,
+        typer.Option("--part", help="all: every image of --data. Reading test is counted in test_ledger.json."),
+    ] = JudgedPart.search,
     data: Data = None,
     classes: Classes = None,
     metric: Metric = None,
@@ -54,11 +57,14 @@ def compare(
     for words in artefacts:
         if words.startswith(TIMM):
             check_named(words)
+    readings: dict[str, str] = {}
     with progress_bar(quiet) as progress:
         compared = compare_artefacts(
-            artefacts, images_for(artefacts, part, data, classes, ledger), metric=sought,
+            artefacts, images_for(artefacts, part, data, classes, ledger, readings), metric=sought,
             config=MeasureConfig(min_s=seconds, max_s=4 * seconds), batch=batch, threads=threads, progress=progress,
         )  # fmt: skip
+    for line in readings.values():
+        note(line)
     if out is not None:
         save(compared, out)
     if json:
@@ -89,29 +95,44 @@ def check_named(words: str) -> None:
             raise CheckpointError(f"{error}, or train it from nothing, {train}, and compare NET") from error
 
 
-def images_for(artefacts: list[str], part: PartName, data: str | None, classes: str | None, ledger: Path | None) -> Any:
+def images_for(
+    artefacts: list[str], part: JudgedPart, data: str | None, classes: str | None, ledger: Path | None, readings: dict[str, str]
+) -> Any:
     """The images of `data`, else those that the first artefact was made for that says so; None without either.
 
-    `classes` is `--classes`, for those artefacts that name none.
+    `classes` is `--classes`, for those artefacts that name none. `readings` gets, by ledger, how often a test part was read.
     """
     from autoformer.cli.class_order import order_of
     from autoformer.cli.console import note
-    from autoformer.cli.judged_images import read_test_part, record_of
-    from autoformer.data.loading import load_parts, parts_of_record
-    from autoformer.data.parts import DataConfig, Part
+    from autoformer.cli.judged_images import Request, foreign_images, ledger_of, read_test_part, record_of
+    from autoformer.data.loading import fitting_preprocessing, load_parts, parts_of_record, readable
+    from autoformer.data.parts import DataConfig, DataParts, EveryImage, Part
+    from autoformer.errors import DataError
     from autoformer.profiling.profiles.comparison import Images
 
-    record = next((found for words in artefacts if (found := record_of(words, "data")) is not None), None)
-    if record is None and data is None:
+    named = next(((words, found) for words in artefacts if (found := record_of(words, "data")) is not None), None)
+    own = None if named is None else named[1]["data"]
+    if own is None and data is None:
         return None
-    parts = parts_of_record(record["data"], data) if record is not None else load_parts(DataConfig(source=data or ""))
+    of = DataConfig(source=data or "")
+    parts: DataParts | EveryImage
+    if part is JudgedPart.all:
+        if data is None:
+            raise DataError("--part all is every image of --data; give the folder of images that the networks have not seen")
+        parts = foreign_images(Request(artefact=named[0] if named else artefacts[0], part="all", data=data, classes=classes), own)
+        every, broken = readable(parts.as_one)
+        if broken:
+            note(f"{len(broken)} of {len(parts.as_one)} images cannot be read and are not scored: {', '.join(broken[:3])}")
+        preprocessing = fitting_preprocessing(parts, of)
+    else:
+        parts = parts_of_record(own, data) if own is not None else load_parts(of)
+        every, preprocessing = parts.search, parts.preprocessing
 
     def read(words: str) -> Part:
-        if part is PartName.search:
-            return parts.search
-        found, counted = read_test_part(parts.test, words, ledger)
-        note(counted)
-        return found
+        if part is JudgedPart.test and isinstance(parts, DataParts):
+            found, readings[str(ledger or ledger_of(words))] = read_test_part(parts.test, words, ledger)
+            return found
+        return every
 
     def order(words: str, known: Sequence[str] | None) -> tuple[str, ...]:
         found, guessed = order_of(parts, known, None if known is not None else classes, words)
@@ -119,7 +140,7 @@ def images_for(artefacts: list[str], part: PartName, data: str | None, classes: 
             note(guessed)
         return found
 
-    return Images(read=read, part=part.value, classes=parts.classes, preprocessing=parts.preprocessing, order=order)
+    return Images(read=read, part=part.value, classes=parts.classes, preprocessing=preprocessing, order=order)
 
 
 def record_in(artefacts: list[str]) -> dict[str, Any] | None:

@@ -17,11 +17,6 @@ MATRIX_CLASSES = 12  # up to which the confusion matrix is shown
 CONFUSIONS = 8  # shown of more
 
 
-class PartName(StrEnum):
-    search = "search"
-    test = "test"
-
-
 class JudgedPart(StrEnum):
     search = "search"
     test = "test"

@@ -45,7 +45,7 @@ def finetune(
     """
     from autoformer.cli.chain.asked import refuse_twice
     from autoformer.cli.chain.recipe import recipe_of
-    from autoformer.files import TIMM
+    from autoformer.files import IDENTITY, TIMM, read_json
     from autoformer.parsing import refuse_missing
     from autoformer.training.trackers import trackers_of
 
@@ -60,7 +60,7 @@ def finetune(
 
     import torch
 
-    from autoformer.cli.chain.starting import network_and_parts, readable
+    from autoformer.cli.chain.starting import network_and_parts, readable, with_fitting_batch
     from autoformer.cli.class_order import teacher_line
     from autoformer.cli.console import note, print_json, print_table, progress_bar
     from autoformer.cli.words import metric_of, score_cells
@@ -84,9 +84,16 @@ def finetune(
         parts = readable(parts, out, world, progress)
         sought = metric_of(metric, chosen.metric if recipe is not None else None, record_of_network(Path(subnet)))
         shown = folded(parts) if chosen.finetune.fold_search else parts
+        smaller: list[str] = []
+        begun = read_json(out / IDENTITY).get("train") if (out / IDENTITY).exists() else {}
+        is_as_begun = isinstance(begun, dict) and begun.get("batch_size") == chosen.finetune.batch_size
+        if not is_as_begun and not any(setting.partition("=")[0].strip().endswith("batch_size") for setting in settings or ()):
+            images, has_recipe = len(shown.trained_on), recipe is not None
+            fitting, smaller = with_fitting_batch(chosen.finetune, images, "finetune", has_recipe=has_recipe)
+            chosen = chosen.model_copy(update={"finetune": fitting})
         size = size_line(plan_for(shown, chosen.finetune, chosen.seed), len(parts.classes))
         if world.leads and not quiet:
-            for line in (*describe_parts(parts), *teacher_line(chosen.finetune.teacher, parts), *size):
+            for line in (*describe_parts(parts), *smaller, *teacher_line(chosen.finetune.teacher, parts), *size):
                 note(line)
             if new_head:
                 note(f"a new head for {len(parts.classes)} classes")

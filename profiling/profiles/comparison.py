@@ -84,14 +84,16 @@ class Comparison:
     missing: tuple[NotMeasured, ...]
     metric: Metric
     images: int
-    part: str  # "search" or "test"; "" without images
+    part: str  # "search", "test" or "all"; "" without images
     split: str | None  # digest of the images
     profile: Profile | None  # everything about the times
 
     @property
     def words(self) -> str:
         """What is compared on how many images."""
-        return f"{WORDS[self.metric]} on {self.images} images of the {self.part} part" if self.images else "no images"
+        if not self.images:
+            return "no images"
+        return f"{WORDS[self.metric]} on {self.images} images{'' if self.part == 'all' else f' of the {self.part} part'}"
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -185,9 +187,11 @@ def _scored(row: Row, found: Mapping[str, NDArray[np.int64]], first: str, labels
 
 
 def _shown(named: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """What each label is called: an exported file with its folder, everything else as it is."""
+    """What each label is called: an exported file with its folder, an entrant of a race with its name, all else as it is."""
     files = {label: Path(words) for words, label in named if (Path(words).parent / MANIFEST).is_file()}
     short = {label: f"{path.parent.name}/{path.name}" for label, path in files.items()}
+    entrants = {label: Path(words).parts[-3:] for words, label in named if Path(words).name == "network"}
+    short |= {label: "/".join(parts) for label, parts in entrants.items()}
     every = {label: short.get(label, label) for _, label in named}
     return {label: name if list(every.values()).count(name) == 1 else label for label, name in every.items()}
 

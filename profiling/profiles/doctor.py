@@ -82,7 +82,10 @@ def unfit_pair(error: Exception) -> str:
     if not ("operator torchvision::" in text or "undefined symbol" in text):
         return ""
     pair = f"torch {metadata.version('torch')} and torchvision {metadata.version('torchvision')}"
-    return f"{pair} do not fit together; install both from one index: pip install --force-reinstall torch torchvision"
+    index = " --index-url https://download.pytorch.org/whl/cpu" if metadata.version("torch").endswith("+cpu") else ""
+    other = "; where that index is not to be had, without it" if index else ""
+    both = f"pip install --force-reinstall torch torchvision{index}{other}"
+    return f"{pair} do not fit together; install both from one index: {both}"
 
 
 def _torch() -> Finding:

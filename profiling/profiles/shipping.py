@@ -2,10 +2,10 @@
 
 Of the files that count as exported, keep every limit and were measured VALID, the fastest whose score is not significantly
 below that of fp32 (a paired test on the same images). The fastest is the one of the least median; files whose 95 % intervals
-reach into that of the fastest are as fast, and of these the most exact is shipped. A file that other programs slowed, and that
-is within a limit on latency even so, counts too: how fast it would be alone is open, so it is as fast as any. Where no file
-fulfils all of it none is named, every file says what stands against it, and where that is only how surely it was measured,
-which it would be.
+come within `SAME_SPEED` of that of the fastest are as fast, and of these the most exact is shipped. A file that other programs
+slowed, and that is within a limit on latency even so, counts too: how fast it would be alone is open, so it is as fast as any.
+Where no file fulfils all of it none is named, every file says what stands against it, and where that is only how surely it was
+measured, which it would be.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from autoformer.cost import use_words
 from autoformer.metric import Difference
 from autoformer.profiling.measuring.verdict import INCONCLUSIVE, OVER_BUDGET, VALID, WITHIN_BUDGET, Verdict
+from autoformer.profiling.profiles.int8_speed import SAME_SPEED
 
 EXACTNESS = ("fp32", "tf32", "fp16", "int8")  # the most exact first
 SHIP, SLOWER, AS_FAST, LESS_ACCURATE = "ship this", "slower", "as fast, less exact", "less accurate"  # of files that were timed
@@ -128,8 +129,12 @@ def file_to_ship(files: Sequence[ExportedFile], device: str) -> Shipping:
 def _fastest(files: Sequence[ExportedFile], places: Sequence[int]) -> int:
     """The fastest of them; of those that are as fast, the most exact."""
     fastest = min(places, key=lambda place: files[place].p50_ms or math.inf)
-    as_fast = [place for place in places if files[place].interval[0] <= files[fastest].interval[1]]
+    as_fast = [place for place in places if not _is_slower(files[place], files[fastest])]
     return min(as_fast, key=lambda place: (_exactness(files[place]), files[place].p50_ms or math.inf))
+
+
+def _is_slower(file: ExportedFile, other: ExportedFile) -> bool:
+    return file.interval[0] > other.interval[1] * (1 + SAME_SPEED)
 
 
 def _exactness(file: ExportedFile) -> int:
@@ -161,7 +166,7 @@ def _why(file: ExportedFile, left: Sequence[ExportedFile]) -> str:
 
 def _behind(file: ExportedFile, chosen: ExportedFile, device: str) -> tuple[str, str]:
     """Why a file that could be shipped is not the one."""
-    if file.interval[0] > chosen.interval[1]:
+    if _is_slower(file, chosen):
         return SLOWER, f"slower than {chosen.name} on {device}: {_times(file, chosen)}"
     if file.keeps_latency_all_the_same or chosen.keeps_latency_all_the_same:
         return (
@@ -174,7 +179,7 @@ def _behind(file: ExportedFile, chosen: ExportedFile, device: str) -> tuple[str,
 def _slower_than_exact(file: ExportedFile, files: Sequence[ExportedFile], device: str) -> str:
     """That a file is slower than fp32, where the whole interval of its median lies above; else nothing."""
     exact = next((one for one in files if one.precision == "fp32" and one.p50_ms is not None), None)
-    if exact is None or file.precision == "fp32" or file.p50_ms is None or file.interval[0] <= exact.interval[1]:
+    if exact is None or file.precision == "fp32" or file.p50_ms is None or not _is_slower(file, exact):
         return ""
     return f"slower than fp32 on {device}: {_times(file, exact)}"
 

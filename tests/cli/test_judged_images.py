@@ -230,3 +230,31 @@ def test_of_many_classes_a_person_sees_the_lowest_and_the_most_frequent_confusio
     assert "class 00 " in out
     assert "most often taken for another class" in out
     assert "class 29 " not in out
+
+
+def test_networks_are_compared_on_every_image_of_others_that_can_be_read(run: Path, tmp_path: Path) -> None:
+    draw_digits(tmp_path / "new", each=8)
+    (tmp_path / "new" / "3" / "broken.png").write_bytes(b"\x89PNG broken")
+    words = (run / "finetuned", run / "export", "--data", tmp_path / "new", "--part", "all", "--seconds", "0.01")
+    answer = command("compare", *words, "--json")
+    assert answer.code == 0, answer.err
+    assert "1 of 25 images cannot be read and are not scored: 3/broken.png" in answer.err
+    reference = judged(run / "finetuned", "--data", tmp_path / "new", "--part", "all")
+    scores = [row["score"] for row in answer.json["rows"]]
+    assert (scores[0]["images"], scores[0]["correct"]) == (24, reference["correct"])
+    assert {one["images"] for one in scores} == {24}
+
+
+@pytest.mark.parametrize(
+    ("data", "said"), [(None, "--part all is every image of --data"), ("digits", "holds the images that {run} was trained on")]
+)
+def test_networks_are_not_compared_on_what_they_were_trained_on(run: Path, data: str | None, said: str) -> None:
+    given = () if data is None else ("--data", data)
+    answer = command("compare", run, *given, "--part", "all", "--quiet")
+    assert said.format(run=run) in answer.error
+
+
+def test_a_test_part_that_a_comparison_reads_for_several_files_is_told_once(run: Path) -> None:
+    answer = command("compare", run, "--part", "test", "--seconds", "0.01")
+    assert answer.code == 0, answer.err
+    assert answer.err.count("the test part was read") == 1

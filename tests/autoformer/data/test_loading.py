@@ -316,3 +316,14 @@ def test_a_run_goes_on_with_the_same_images_left_out(tmp_path: Path, monkeypatch
     assert taken[0].record == taken[1].record
     left_out = json.loads((tmp_path / "run" / "run.json").read_text())["data"]["unreadable"]
     assert sorted(name for names in left_out.values() for name in names) == list(BROKEN)
+
+
+def test_images_that_are_named_from_another_folder_are_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_images(tmp_path / "photos", ("a", "b"), each=8)
+    monkeypatch.chdir(tmp_path)
+    record = load_parts(DataConfig(source="photos")).record
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="names it from the folder where the training was started: go there, or give --data"):
+        parts_of_record(record)
+    assert parts_of_record(record, str(tmp_path / "photos")).classes == ("a", "b")

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from autoformer.cli.chain import price
-from autoformer.cli.chain.chain import shares_line
+from autoformer.cli.chain.chain import idle_line, shares_line, uncertain_line
 from autoformer.cli.chain.price import OtherPrograms, StepPrice, shorter_line
 from autoformer.cli.chain.recipe import load_recipe
 from autoformer.cost import Budget
 from autoformer.profiling.measuring.sensors import Reading
 from tests.support.commands import command
 from tests.support.short_runs import QUICKSTART
+from tests.support.tables import fitted
 
 
 def prices(**seconds: float) -> list[StepPrice]:
@@ -84,10 +86,32 @@ def test_a_limit_in_percent_is_said_in_milliseconds() -> None:
 def test_limits_in_percent_are_told_in_units_when_a_run_knows_them() -> None:
     recipe = load_recipe(QUICKSTART, ["budget.max_params=2M", "budget.max_flops=50%", "budget.max_latency=60%"])
     stated = Budget(max_params=2_000_000, max_flops=1_310_000_000, max_latency_ms=1.92)
-    assert shares_line(recipe, stated) == "limits of the largest network: max_flops 50% is 1.31G, max_latency 60% is 1.92 ms"
-    wide = load_recipe(QUICKSTART, ["budget.max_params=null", "budget.max_flops=50%", "budget.max_latency=150%"])
-    assert shares_line(wide, stated).endswith("; above 100 %, max_latency keeps none of its networks out")
+    assert shares_line(recipe, stated) == "limits of the largest network: max_flops 50% is 1.31G, max_latency 60% is 1.92 ms" + (
+        "; a machine is not as fast every day: for a product give milliseconds"
+    )
     assert (
         shares_line(load_recipe(QUICKSTART, ["budget.max_params=2M", "budget.max_flops=1G", "budget.max_latency=2ms"]), stated)
         == ""
     )
+
+
+def test_a_limit_above_all_networks_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+    answer = command("run", QUICKSTART, "--out", tmp_path / "out", "--max-latency", "160%", "--dry-run")
+    assert answer.code == 0, answer.err
+    said = "max_latency 160% is more than the largest network has and keeps none out; stop with Ctrl-C if less was meant"
+    assert answer.err.index(said) < answer.err.index("measure")
+    usual = load_recipe(QUICKSTART, ["budget.max_params=100%", "budget.max_flops=5G", "budget.max_latency=60%"])
+    assert idle_line(usual.budget) == ""
+
+
+@pytest.mark.parametrize(
+    ("verdict", "remedy"),
+    [("VALID", "of more than 8 networks (--set profile.networks=16)"), ("UNSTABLE", "measured on a quiet machine")],
+)
+def test_a_table_that_leaves_much_of_a_limit_unused_says_what_helps(verdict: str, remedy: str) -> None:
+    recipe = load_recipe(QUICKSTART, ["budget.max_latency=60%"])
+    table = fitted(lambda index, flops: flops * (1 + index % 2))  # half of them take twice as long as FLOPs say
+    table = replace(table, networks=(replace(table.networks[0], verdict=verdict), *table.networks[1:]))
+    line = uncertain_line(Budget(max_latency_ms=1.5), recipe, table)
+    assert line.startswith(f"latency table: off by up to {100 * table.margin:.0f} %, so only networks below 1.5 ms are searched")
+    assert line.endswith(f"; with a table {remedy}, under another --out, more of it is used")
