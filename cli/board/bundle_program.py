@@ -14,7 +14,7 @@ from autoformer.cli.board.build import build
 from autoformer.cli.board.bundle import lacking
 from autoformer.cli.board.program import Program, whole
 from autoformer.cli.board.refit import inspect, refit
-from autoformer.cli.board.tables import bench_lines, verify_lines
+from autoformer.cli.board.tables import bench_lines, predict_lines, verify_lines
 from autoformer.cli.board.verify import predict, verify
 from autoformer.export.engines.builder import PRECISIONS
 from autoformer.export.engines.tensorrt_versions import PRODUCTS, TENSORRT
@@ -49,7 +49,7 @@ def main(words: list[str] | None = None) -> int:
     building.add_argument("--workspace", type=whole, metavar="MIB", help="limit of scratch memory; shared on a Jetson")
     building.add_argument("--builder-level", type=int, default=3, choices=range(6), help="higher builds longer; default 3")
     building.add_argument("--refittable", action="store_true", help="weights can be replaced later; may run slower")
-    predicting = program.add(predict)
+    predicting = program.add(predict, lines=predict_lines)
     predicting.add_argument("images", nargs="+", help="image files, or folders of them")
     predicting.add_argument("--top", type=whole, default=3, help="classes shown per image; default 3")
     predicting.add_argument("--precision", choices=("fp32", "fp16", "int8"), help="default: that of the file to ship, else fp32")

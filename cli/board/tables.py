@@ -53,7 +53,7 @@ def verify_lines(answer: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"damaged: {said}" for said in answer["files"])
     artefacts, limits = answer["artefacts"], answer["budget"]
     if artefacts:
-        columns = ("file", "status", "right here", "right there", "accuracy")
+        columns = ("file", "status", "right here", "right where exported", "accuracy")
         yield from text_table(columns, [_verify_row(name, found) for name, found in artefacts.items()])
     for name, found in artefacts.items():
         if found["status"] != MATCHES:
@@ -69,6 +69,13 @@ def verify_lines(answer: Mapping[str, Any]) -> Iterator[str]:
             why = f", since {ship} is the file to ship" if (ship := found.get("to ship")) else ""
             yield f"{name} was stated for {found['limit means']}; timed here was {found['measured']}{why}"
     yield REST
+
+
+def predict_lines(answer: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each image: its classes, the most probable first."""
+    for image, classes in answer.items():
+        named = (f"{one['name']} {100 * one['probability']:.1f} %" for one in classes)
+        yield f"{image}: {', '.join(named)}"
 
 
 def _verify_row(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:

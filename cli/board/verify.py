@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,14 @@ def predict(arguments: argparse.Namespace) -> Answer:
     found: dict[str, Any] = {}
     with opened(folder, artefact) as run:
         for path in image_files(arguments.images):
-            logits = run(bundle.manifest.preprocessing.of_file(Path(path))[None])[0].astype(np.float64)
+            try:
+                image = bundle.manifest.preprocessing.of_file(Path(path))
+            except DataError as error:
+                if path in arguments.images:  # named itself, not found in a folder
+                    raise
+                print(f"not asked about: {error}", file=sys.stderr)
+                continue
+            logits = run(image[None])[0].astype(np.float64)
             if logits.shape != (len(bundle.manifest.classes),):
                 raise CheckpointError(
                     f"{folder / 'manifest.json'} names {len(bundle.manifest.classes)} classes, {artefact.file} gives "
@@ -133,4 +141,6 @@ def predict(arguments: argparse.Namespace) -> Answer:
             shares /= shares.sum()
             best = np.argsort(-shares)[: arguments.top]
             found[str(path)] = [{"name": bundle.manifest.classes[index], "probability": float(shares[index])} for index in best]
+    if not found:
+        raise DataError(f"{', '.join(arguments.images)}: no image can be read")
     return found, True

@@ -13,7 +13,7 @@ from tests.support.bundles import python310
 
 ENTRIES = ("autoformer.cli.board.bundle_program", "autoformer.cli.board.kit_program")
 COMMANDS = {ENTRIES[0]: ("verify", "predict", "bench", "build", "refit", "inspect"), ENTRIES[1]: ("measure",)}
-MOST_MODULES, MOST_LINES = 57, 8800  # of one program
+MOST_MODULES, MOST_LINES = 57, 8820  # of one program
 
 
 @pytest.mark.parametrize("entry", ENTRIES)

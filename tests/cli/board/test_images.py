@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -108,6 +109,22 @@ def test_what_cannot_be_used_is_one_line_with_its_name(
     answer = command("predict", bundle, path)
     assert answer.code == 2
     assert str(path) in answer.error
+
+
+def test_what_cannot_be_read_in_a_folder_is_passed_over_with_a_line(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.fromarray(np.full((8, 8), 90, np.uint8)).save(photos / "good.png")
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 broken")
+    assert main(["--bundle", str(bundle), "predict", str(photos), "--top", "1"]) == 0
+    told = capsys.readouterr()
+    assert told.err.startswith(f"not asked about: {photos / 'broken.jpg'}")
+    assert re.fullmatch(rf"{photos / 'good.png'}: \w+ [0-9.]+ %\n", told.out)
+    (photos / "good.png").unlink()
+    assert main(["--bundle", str(bundle), "predict", str(photos)]) == 2
+    assert capsys.readouterr().err.endswith(f"error: {photos}: no image can be read\n")
 
 
 def test_broken_exif_on_good_pixels_is_predicted_as_stored(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -83,3 +84,16 @@ def test_a_known_network_trains_resumes_exports_and_verifies(
         [sys.executable, "board.pyz", "verify", "--json"], cwd=tmp_path / "bundle", capture_output=True, text=True, timeout=300
     )
     assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+def test_few_images_are_given_in_small_batches_as_by_a_run_unless_a_size_is_asked_for(photos: Path, tmp_path: Path) -> None:
+    words = ("finetune", "timm:test_resnet@scratch", "--data", photos, "--image-size", 32, "--set", "epochs=1")
+    answer = command(*words, "--out", tmp_path / "net")
+    assert answer.code == 0, answer.err
+    config = json.loads((tmp_path / "net" / "network.json").read_text())["train"]
+    usual = FinetuneConfig().batch_size
+    assert f"finetune: batches of {config['batch_size']} images, not {usual}, since there are" in answer.err
+    assert config["batch_size"] < usual
+    asked = command(*words, "--set", "batch_size=20", "--out", tmp_path / "asked")
+    assert "finetune: batches of" not in asked.err
+    assert json.loads((tmp_path / "asked" / "network.json").read_text())["train"]["batch_size"] == 20
