@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,12 +46,24 @@ def print_run(report: Mapping[str, Any], folder: Path) -> None:
 def next_commands(folder: Path, *, unsure: bool = False) -> dict[str, str]:
     """What to type after a run, with what it is for; `unsure`: where its times do not stand, first of all a new measurement."""
     here, there = shlex.quote(str(folder)), shlex.quote(str(_free(folder)))
+    bundled = _bundled(folder)
+    place = "in the bundle's folder" if bundled is None else f"in {shlex.quote(str(bundled))}, which is there already"
+    bundling = {f"autoformer bundle {here} --out {there}": "the files with all that the device needs"}
     first = {"the same autoformer run with --measure-again": "on a quiet machine: its times decide which file to ship"}
     return {
         **(first if unsure else {}),
-        f"autoformer bundle {here} --out {there}": "the files with all that the device needs",
-        "python3 board.pyz verify": "in the bundle's folder, on the device: answers, accuracy and limits there",
+        **({} if bundled else bundling),
+        "python3 board.pyz verify": f"{place}, on the device: answers, accuracy and limits there",
     }
+
+
+def _bundled(folder: Path) -> Path | None:
+    """A bundle beside the run that holds its files as they are now."""
+    exported = folder / "export" / "manifest.json"
+    if not exported.is_file():
+        return None
+    beside = sorted(folder.parent.glob(f"{glob.escape(folder.name)}-bundle*/manifest.json"))
+    return next((path.parent for path in beside if path.read_bytes() == exported.read_bytes()), None)
 
 
 def _free(folder: Path) -> Path:

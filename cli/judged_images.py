@@ -32,7 +32,7 @@ class Request:
     """What the words on the command line ask for."""
 
     artefact: str
-    part: PartWords
+    part: PartWords | None = None  # None: search; all of others' images
     data: str | None = None
     classes: str | None = None  # `--classes`
     ledger: Path | None = None  # None: beside the artefact
@@ -42,6 +42,7 @@ class Request:
 class JudgedImages:
     """Images with their classes numbered as the outputs of `predictor`, which answers to them."""
 
+    part: PartWords
     parts: tuple[Part, ...]
     classes: tuple[str, ...]
     predictor: Predictor
@@ -67,6 +68,7 @@ def judged_images(request: Request, predictor: Predictor) -> JudgedImages:
     if record is None and request.data is None:
         raise DataError(f"{request.artefact} does not say which images it was made for; give --data")
     own = record and record["data"]
+    request = replace(request, part=request.part or _usual_part(request, own))
     found = _cut(request, own) if request.part != "all" else every_image(request, own)
     images, notes = found, list[str]()
     order, guessed = order_of(found, predictor.classes, request.classes, request.artefact)
@@ -79,10 +81,18 @@ def judged_images(request: Request, predictor: Predictor) -> JudgedImages:
     if predictor.preprocessing is None:
         notes.append(f"{request.artefact} does not say how images are prepared; taken is what fits the images: {preparation}")
     parts, words, remarks = _chosen(images, request, own)
+    assert request.part is not None
     return JudgedImages(
-        parts=parts, classes=order, predictor=predictor, preparation=preparation, source=images.source, words=words,
-        notes=(*notes, *remarks), skip_unreadable=request.part == "all",
+        part=request.part, parts=parts, classes=order, predictor=predictor, preparation=preparation, source=images.source,
+        words=words, notes=(*notes, *remarks), skip_unreadable=request.part == "all",
     )  # fmt: skip
+
+
+def _usual_part(request: Request, own: Mapping[str, Any] | None) -> PartWords:
+    """Of images that a network was not made from every one; of its own, and where that is not known, the search part."""
+    if own is None or request.data is None:
+        return "search"
+    return "all" if isinstance(every_image(request, own), EveryImage) else "search"
 
 
 def _cut(request: Request, own: Mapping[str, Any] | None) -> DataParts | EveryImage:

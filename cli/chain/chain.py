@@ -24,7 +24,7 @@ from autoformer.cli.chain.parent import as_begun, begun_with, check_taught, has_
 from autoformer.cli.chain.places import few_places
 from autoformer.cli.chain.race import deliver, run_race
 from autoformer.cli.chain.recipe import Recipe
-from autoformer.cli.chain.starting import beginning, with_fitting_batch, with_usual
+from autoformer.cli.chain.starting import beginning, refuse_other_run, with_fitting_batch, with_usual
 from autoformer.cli.chain.steps import Steps, steps_of
 from autoformer.cli.class_order import teacher_line
 from autoformer.cost import Budget, CostModel, ExactCosts, check_feasible, show
@@ -39,7 +39,7 @@ from autoformer.export.judging.answers import ask
 from autoformer.export.judging.mistakes import save_mistakes, worst_mistakes
 from autoformer.export.manifest import Manifest
 from autoformer.export.predictor import Predictor, open_predictor
-from autoformer.files import claim_folder, file_digest, read_json, refuse_other_work, sole_worker, write_json
+from autoformer.files import claim_folder, file_digest, read_json, sole_worker, write_json
 from autoformer.networks.folders import extract, load_subnet, record_of_network
 from autoformer.networks.supernet import Supernet
 from autoformer.parsing import BudgetConfig, parse, read_budget
@@ -139,7 +139,7 @@ def planned(recipe: Recipe, out: Path, progress: Progress = silent, say: Callabl
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     recipe, stated = as_begun(recipe, out)
-    refuse_other_work(out, {"recipe": stated})  # before any image is read
+    refuse_other_run(out, stated)  # before any image is read
     parts = load_parts(recipe.data)
     if (out / "run.json").exists():
         parts = without_recorded(parts, read_json(out / "run.json", "data")["data"])

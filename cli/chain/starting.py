@@ -12,8 +12,8 @@ from autoformer.cli.chain.recipe import Recipe, batch_for
 from autoformer.data.classes import are_the_same
 from autoformer.data.loading import check_readable, load_parts, parts_of_record, with_unlabelled, without_recorded
 from autoformer.data.parts import UNLABELLED, DataConfig, DataParts
-from autoformer.errors import DataError, RecipeError
-from autoformer.files import IDENTITY, TIMM, read_json
+from autoformer.errors import DataError, OutputExistsError, RecipeError
+from autoformer.files import IDENTITY, TIMM, read_json, refuse_other_work
 from autoformer.networks.folders import images_of_supernet, load_subnet, record_of_network
 from autoformer.networks.subnet import TIMM_NAME, Subnet
 from autoformer.networks.supernet import Supernet
@@ -90,6 +90,20 @@ def with_usual(config: SupernetConfig, out: Path) -> SupernetConfig:
     if config.cut_images is None and not (isinstance(begun, Mapping) and "cut_images" not in begun):
         changes["cut_images"] = USUAL_CUT_IMAGES
     return config.model_copy(update=changes)
+
+
+def refuse_other_run(out: Path, stated: Mapping[str, Any]) -> None:
+    """Raises `OutputExistsError` where `out` holds a run of another recipe; of other limits, with what they can be tried with."""
+    try:
+        refuse_other_work(out, {"recipe": stated})
+    except OutputExistsError as error:
+        if "budget." not in str(error) or not (out / "supernet" / "supernet.json").exists():
+            raise
+        table = f" --latency-table {out}/latency_table.json" if (out / "latency_table.json").exists() else ""
+        raise OutputExistsError(
+            f"{error}; its supernet serves other limits as well: autoformer search --supernet {out}/supernet{table} "
+            "--max-latency LIMIT --out OTHER"
+        ) from error
 
 
 def with_fitting_batch(config: Config, images: int, section: str, *, has_recipe: bool = True) -> tuple[Config, list[str]]:

@@ -29,9 +29,14 @@ def evaluate(
         typer.Argument(help="A run, the folder of a network or an export, timm:NAME[@FILE], an ONNX file, a bundle, an engine."),
     ],
     part: Annotated[
-        JudgedPart,
-        typer.Option("--part", help="all: every image, as the folders lie. Reading test is counted in test_ledger.json."),
-    ] = JudgedPart.search,
+        JudgedPart | None,
+        typer.Option(
+            "--part",
+            help="all: every image, as the folders lie; usual for --data of others, else search. Reading test is counted in "
+            "test_ledger.json.",
+            show_default=False,
+        ),
+    ] = None,
     data: Data = None,
     classes: Classes = None,
     metric: Metric = None,
@@ -51,7 +56,7 @@ def evaluate(
 
       autoformer evaluate runs/finetuned
 
-      autoformer evaluate runs/photos --data new_photos --part all --out judged
+      autoformer evaluate runs/photos --data new_photos --out judged
 
       autoformer evaluate runs/export/model.int8.onnx --part test
 
@@ -72,7 +77,7 @@ def evaluate(
         refuse_existing(out)
     opened = open_predictor(artefact)
     advice = "give" if opened.classes is None else "its names are wrong: export its weights again with"
-    request = Request(artefact=artefact, part=part.value, data=data, classes=classes, ledger=ledger)
+    request = Request(artefact=artefact, part=None if part is None else part.value, data=data, classes=classes, ledger=ledger)
     judged = judged_images(request, opened)
     for line in judged.notes:
         note(line)
@@ -93,7 +98,7 @@ def evaluate(
         "artefact": artefact,
         "file": str(opened.path),
         "source": judged.source,
-        "part": part.value,
+        "part": judged.part,
         "images_of": judged.words,
         "split": judged.digest,
         "classes": list(judged.classes),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,8 @@ from autoformer.profiling.reports.wording import latency_text, shown_value
 from autoformer.profiling.tables.limit import ODD_PACE, Timing
 
 MEASURES = {"params": "parameters", "flops": "FLOPs (multiply-adds)", "latency_ms": "latency"}
+MUCH_ROOM = 0.5  # of a latency limit, below which a person may want to know what else fits
+PHOTOGRAPHS = 64  # pixels, from which images are photographs that were shrunk
 NOT_COUNTED = "it could not be counted"
 
 
@@ -66,6 +68,16 @@ def pace_line(limit: Mapping[str, Any]) -> str | None:
         f"the latency table predicts {predicted:.3g} ms for what took {found:.3g} ms: this machine is {pace} "
         "now as when the table was measured, or the network is unlike those in it; --measure-again times it anew"
     )
+
+
+def room_lines(limits: Sequence[Mapping[str, Any]], image_size: int) -> Iterator[str]:
+    """That most of a latency limit is left, of networks for photographs, and what may turn it into a higher score."""
+    share = next((limit["share"] for limit in limits if limit["limit"] == "max_latency_ms"), None)
+    if share is not None and share < MUCH_ROOM and image_size >= PHOTOGRAPHS:
+        yield (
+            f"{100 * (1 - share):.0f} % of the latency limit is left: a pretrained start (--from), or images larger than "
+            f"{image_size} px (--set data.image_size=..., another --out) may turn it into a higher score"
+        )
 
 
 def measurement_of_limit(run: Run) -> tuple[Measurement | None, str]:

@@ -326,7 +326,7 @@ def epoch_figure(race: Mapping[str, Any]) -> Figure:
                 "hovertemplate": "%{text}<extra></extra>",
             }
         )  # fmt: skip
-    layout = common_layout("epochs of finetuning", f"{metric} on the images that decided, %")
+    layout = common_layout("epochs of finetuning", f"{metric}, %")
     layout["xaxis"] |= {"rangemode": "tozero"}
     layout["legend"]["traceorder"] = "reversed"
     caption = (
@@ -364,15 +364,16 @@ def latency_figure(race: Mapping[str, Any]) -> Figure | None:
     if limit is not None:
         line = {"dash": "dash", "width": 1.5, "color": GREY}
         shapes.append({"type": "line", "x0": limit, "x1": limit, "yref": "paper", "y0": 0, "y1": 1, "line": line})
-    layout = common_layout("latency, ms", f"{metric} on the images that decided, %", shapes=shapes)
+    layout = common_layout("latency, ms", f"{metric}, %", shapes=shapes)
     layout["legend"]["traceorder"] = "reversed"
     if limit is not None:  # a line alone does not widen an axis
         ends = [*times, limit]
         space = 0.05 * (max(ends) - min(ends) or limit)
         layout["xaxis"]["range"] = [max(0.0, min(ends) - space), max(ends) + space]
     caption = (
-        "Numbers are those of the table; bars are 95 % intervals. Filled: finished. Open and faded: out before the end, with the "
-        "score of fewer epochs." + ("" if limit is None else " Dashed: the limit on latency.")
+        "Numbers are those of the table; scores are on the images that decided, bars are 95 % intervals. Filled: finished. Open "
+        "and faded: out before the end, with the score of fewer epochs."
+        + ("" if limit is None else " Dashed: the limit on latency.")
     )
     return one_view("race-latency", f"The race: {metric} against latency", caption, traces[::-1], layout)
 

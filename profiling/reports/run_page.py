@@ -151,6 +151,8 @@ def _verdicts(report: Mapping[str, Any], shown: Mapping[str, Any] | None, timing
     elif report["int8"]["status"] != "skipped":
         yield f"int8: {report['int8']['status']}", TONES[report["int8"]["status"]]
     yield f"timing: {timing}", TONES[timing]
+    if (searched := report["search"].get("searchability")) and not searched["searchable"]:
+        yield f"search: not much more than chance{', a race decided' if 'race' in report else ''}", "open"
     for item in report["skipped"]:
         if item["status"] == "skipped":
             yield f"{item['what'].split()[0]}: {delivered.NOT_INSTALLED}", TONES[delivered.NOT_INSTALLED]
@@ -235,6 +237,7 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
         *([report["race"]["sentence"]] if "race" in report else []),
         *(_limit_line(limit) for limit in report["budget"]),
         *filter(None, map(budget.pace_line, report["budget"])),
+        *budget.room_lines(report["budget"], report["data"]["preprocessing"]["image_size"]),
     ]
     if not report["budget"]:
         lines.append("budget: no limits were set")

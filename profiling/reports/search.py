@@ -273,8 +273,8 @@ def candidates_figure(run: Run) -> Figure:
         caption=(
             "A point is one network with inherited weights; hover over it to read more. The line is the Pareto front in the cost "
             f"shown. Tied (blue): not significantly different from the best on these images. {faint}The bar is the 95 % interval "
-            "of the chosen one; all others are about as wide. Dashed: the limit; dotted: the limit that was searched with, where "
-            "it differs."
+            "of the chosen one; all others are about as wide. Where the cost shown is limited, dashed: the limit; dotted: the "
+            "limit that was searched with, where it differs."
         ),
         views=views,
         switch="cost on the horizontal axis",

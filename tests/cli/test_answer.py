@@ -18,3 +18,12 @@ def test_the_bundle_that_is_proposed_can_be_written(tmp_path: Path) -> None:
 def test_where_times_do_not_stand_a_new_measurement_comes_first(tmp_path: Path) -> None:
     assert next(iter(next_commands(tmp_path, unsure=True))).endswith("--measure-again")
     assert not any("--measure-again" in words for words in next_commands(tmp_path))
+
+
+def test_a_bundle_that_is_there_already_is_named_and_no_other_advised(tmp_path: Path) -> None:
+    for folder, held in (("run/export", "now"), ("run-bundle", "before"), ("run-bundle-2", "now")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "manifest.json").write_text(held)
+    said = next_commands(tmp_path / "run")
+    assert list(said) == ["python3 board.pyz verify"]
+    assert f"in {tmp_path / 'run-bundle-2'}, which is there already" in said["python3 board.pyz verify"]

@@ -76,9 +76,18 @@ def test_a_run_stands_for_the_fp32_file_that_it_delivered(run: Path) -> None:
 
 def test_of_a_part_it_is_said_how_few_images_are_scored(run: Path, tmp_path: Path) -> None:
     draw_digits(tmp_path / "new", each=20)
-    answer = command("evaluate", run, "--data", tmp_path / "new", "--quiet")
+    answer = command("evaluate", run, "--data", tmp_path / "new", "--part", "search", "--quiet")
     assert "scored are 9 of 60 images, the search part; --part all scores every image" in answer.err
     assert "scored are" not in command("evaluate", run, "--quiet").err
+
+
+def test_unasked_every_image_of_others_is_scored_and_of_its_own_those_that_were_held_out(run: Path, tmp_path: Path) -> None:
+    draw_digits(tmp_path / "new", each=20)
+    others, own = judged(run, "--data", tmp_path / "new"), judged(run, "--data", "digits")
+    assert (others["part"], others["images"]) == ("all", 60)
+    assert (own["part"], own["images"]) == ("search", judged(run)["images"])
+    bare = Path(shutil.copy(run / "export" / "model.fp32.onnx", tmp_path / "bare.onnx"))
+    assert judged(bare, "--data", tmp_path / "new")["part"] == "search"
 
 
 def test_a_folder_with_a_test_part_alone_is_scored_as_test_and_as_all(run: Path, tmp_path: Path) -> None:
@@ -86,7 +95,7 @@ def test_a_folder_with_a_test_part_alone_is_scored_as_test_and_as_all(run: Path,
     for part in ("all", "test"):
         assert judged(run, "--data", tmp_path / "new", "--part", part, "--ledger", tmp_path / "ledger.json")["images"] == 12
     assert len(json.loads((tmp_path / "ledger.json").read_text())["readings"]) == 1
-    error = command("evaluate", run, "--data", tmp_path / "new").error
+    error = command("evaluate", run, "--data", tmp_path / "new", "--part", "search").error
     assert "holds test but no train folder" in error
     assert "give --part all, which scores all of them as they lie" in error
 

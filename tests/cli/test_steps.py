@@ -64,6 +64,7 @@ def test_a_run_of_another_limit_is_refused_before_any_image_is_read(
     answer = command("run", QUICKSTART, "--out", finished_run, *shortened(latency_table), "--set", "budget.max_params=70%")
     assert answer.code == 2
     assert "holds another run" in answer.error
+    assert f"serves other limits as well: autoformer search --supernet {finished_run}/supernet --latency-table " in answer.error
 
 
 def test_the_files_of_a_finished_run_are_timed_anew_when_that_is_asked_for(

@@ -14,7 +14,7 @@ from autoformer.export.expected import ExpectedResults
 from autoformer.profiling.kits.board_results import BoardResult
 from autoformer.profiling.measuring.measure import Measurement
 from autoformer.profiling.measuring.verdict import Verdict
-from autoformer.profiling.reports.budget import pace_line
+from autoformer.profiling.reports.budget import pace_line, room_lines
 from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.run_page import build_report
 from autoformer.profiling.tables.limit import Timing
@@ -43,6 +43,20 @@ def of_bundle(taken: Measurement, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
     monkeypatch.setattr(verify, "measured", lambda *_, **__: ({"onnx fp32": taken}, {}))
     bundle = SimpleNamespace(expected=ExpectedResults(labels=(0,), budget={"max_latency_ms": LIMIT_MS}), manifest=None)
     return verify.budget(cast(Any, bundle), argparse.Namespace())["max_latency_ms"]
+
+
+@pytest.mark.parametrize(
+    ("share", "image_size", "said"),
+    [
+        (0.28, 64, ["72 % of the latency limit is left: a pretrained start (--from), or images larger than 64 px"]),
+        (0.6, 64, []),
+        (0.28, 8, []),
+        (None, 64, []),
+    ],
+)
+def test_a_limit_that_is_mostly_left_comes_with_what_may_use_it(share: float | None, image_size: int, said: list[str]) -> None:
+    lines = list(room_lines([{"limit": "max_params", "share": 0.1}, {"limit": "max_latency_ms", "share": share}], image_size))
+    assert [line.partition(" (--set")[0] for line in lines] == said
 
 
 @pytest.mark.parametrize(

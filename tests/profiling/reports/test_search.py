@@ -313,6 +313,8 @@ def test_preferences_are_not_drawn_out_of_noise(run: Run, tmp_path: Path) -> Non
     assert "longer training (train.epochs)" in said
     assert "Heads by block" not in said
     assert any(line.startswith("search: the supernet is not searchable: ") for line in summary_lines(content(noisy)))
+    assert "search: not much more than chance" in text_of(noisy)
+    assert "search: not much more than chance" not in text_of(run)
     assert "Heads by block" in text_of(run)
 
 
