@@ -282,11 +282,18 @@ class LatencyTable:
 
         The one-sided 97.5 % prediction bound of a further network (Student's t) from the cross-validation errors, when its time
         is divided by a machine speed factor of `ANCHORS` networks; and at least what nine in ten networks keep in the
-        cross-validation. With ten networks or fewer that is the worst of them.
+        cross-validation. With ten networks or fewer that is the worst of them. The smallest and the largest network of the
+        space count with the error of the fit itself: as predicted from the others they lie beyond all, as no other network does.
         """
         from scipy.special import stdtrit
 
-        errors = np.array([network.measured_ms / network.left_out_ms - 1 for network in self.networks])
+        ends = (self.space.smallest, self.space.largest)
+        errors = np.array(
+            [
+                network.measured_ms / (network.predicted_ms if network.architecture in ends else network.left_out_ms) - 1
+                for network in self.networks
+            ]
+        )
         count = len(errors)
         spread = errors.std(ddof=1) * math.sqrt(1 + 1 / count + MEDIAN_OF_NORMAL**2 / ANCHORS)
         bound = errors.mean() + stdtrit(count - 1, 0.975) * spread

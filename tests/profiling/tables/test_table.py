@@ -58,6 +58,9 @@ def test_fit_has_the_least_relative_error_and_left_out_errors_are_those_of_refit
     assert table.cross_validation_mape == pytest.approx(np.mean(np.abs(expected)), abs=1e-6)
     assert table.cross_validation_worst == pytest.approx(np.max(np.abs(expected)), abs=1e-6)
     upwards = np.array([1 / (1 + error) - 1 for error in expected])
+    constant, slope = solve(list(range(8)))
+    ends = [0, 7]  # the smallest and the largest network of the space: by the fit of all
+    upwards[ends] = times[ends] / (constant + slope * flops[ends]) - 1
     # Student's t with 7 degrees of freedom, 97.5 %: a further network, the mean of 8, and the median of 6 that give the factor.
     bound = upwards.mean() + 2.3646 * upwards.std(ddof=1) * np.sqrt(1 + 1 / 8 + np.pi / 12)
     assert table.margin == pytest.approx(max(bound, upwards.max()), abs=1e-4)
