@@ -14,6 +14,7 @@ import torch
 
 from autoformer.cli.chain import helpers
 from autoformer.profiling.profiles import latency
+from autoformer.profiling.tables import measuring
 from tests.support.engines import graph, install
 from tests.support.race_folders import write_race, write_search
 from tests.support.short_runs import run_shortened, write_latency_table
@@ -44,8 +45,8 @@ def _races_in_one_process() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _files_are_timed_once() -> None:
-    """A run times its files until the machine is steady; beside other tests it never is."""
-    latency.ATTEMPTS = 1
+    """Files and tables are timed until the machine is steady; beside other tests it never is."""
+    latency.ATTEMPTS = measuring.ATTEMPTS = 1
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -31,6 +31,7 @@ from autoformer.space import SearchSpace
 SAME_DEVICE = ("cpu", "cores", "gpus", "versions")  # what must be as it was for an interrupted measurement to go on
 FIRST, STEP, MOST = 12, 12, 36  # networks of a table that grows
 SMALL = 0.001  # a mean cross-validation error that is small enough, relative
+ATTEMPTS = 3
 FALLING = 0.1  # a step must lower the error by this share of it to be followed by another
 
 
@@ -41,7 +42,7 @@ class TableConfig(Setup):
     networks: int | None = 8  # None: as many as lower the cross-validation error
     statistic: str = "p50"
     config: MeasureConfig = field(default_factory=lambda: MeasureConfig(rounds=ROUNDS))
-    attempts: int = 3  # at a table of VALID measurements; each measures for as long again, and all count together
+    attempts: int = field(default_factory=lambda: ATTEMPTS)  # at VALID measurements; each is as long, and all count together
 
 
 @dataclass(frozen=True)

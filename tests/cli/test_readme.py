@@ -90,6 +90,8 @@ def test_every_command_of_the_readme_runs_in_its_order(tmp_path: Path, monkeypat
             continue
         assert program == "autoformer"
         extra = [word for setting in SHORTER.get(words[0], ()) for word in ("--set", setting)]
+        if words[0] in ("search", "compare") or words[:2] == ["profile", "run"]:
+            extra += ["--seconds", "0.3"]
         if words[:2] == ["profile", "table"]:
             extra = ["--networks", "4"]
         if words[0] == "export":

@@ -83,7 +83,6 @@ def test_a_training_killed_at_random_points_ends_with_the_weights_of_an_undistur
     settings = (
         "train.epochs=3", "train.save_minutes=0.0005", "train.ema_decay=0.95", "train.mixup=0.8", "train.drop_path_rate=0.1",
         "train.subnets.strategy=sandwich", "train.subnets.distill=true", "train.evaluate_every=2", "train.augment.erase=0.3",
-        "train.workers=1",
     )  # fmt: skip
 
     def start(out: Path) -> Forked:

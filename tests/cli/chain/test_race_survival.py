@@ -26,6 +26,7 @@ SETTINGS = (
     "finetune.augment.erase=0.3",
 )  # fmt: skip
 STEPS = 8  # in an epoch
+LEGS = "entrants/*/x*/after-*.json"
 SCHEDULE = Schedule((Rung(4, 1), Rung(2, 4)), 6, (1.0, 4.0))
 
 
@@ -106,12 +107,14 @@ def test_two_processes_share_a_race_and_deliver_the_same_bits(
 
     def slowly(network: Any, parts: Any, config: Any, folder: Path, **options: Any) -> nn.Module:
         trained.append(folder)
-        time.sleep(1.5)  # in this process, so that the other one gets its turn
+        waited = time.monotonic() + 60
+        while not any(out.glob(LEGS)) and time.monotonic() < waited:  # until the other one has done its first
+            time.sleep(0.05)
         return finetune(network, parts, config, folder, **options)
 
     monkeypatch.setattr(legs, "finetune", slowly)
     answer = command(*words_of(searched, out), "--workers", "2")
     assert answer.code == 0, answer.err
     assert "ended early" not in answer.err
-    assert 0 < len(trained) < len(list(out.glob("entrants/*/x*/after-*.json")))
+    assert 0 < len(trained) < len(list(out.glob(LEGS)))
     assert Untimed.of(out, out / "winner") == Untimed.of(undisturbed, undisturbed / "winner")
