@@ -25,6 +25,7 @@ from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.machine_state import MachineState
 from autoformer.profiling.measuring.measure import KINDS_OF_SAMPLES, MeasureConfig, Measurement, measure
 from autoformer.profiling.measuring.sensors import MachineSensors
+from autoformer.profiling.measuring.verdict import VALID
 from autoformer.progress import Progress
 
 ROUNDS = 10  # visits of each network: drift of the machine is found as finely as this
@@ -56,26 +57,28 @@ def measure_together(
         min_s=config.min_s / most,
         max_s=config.max_s / most,
     )  # fmt: skip
-    facts, sensors, taken = DeviceFacts.collect(), MachineSensors(), dict[str, Measurement]()
+    facts, sensors, taken, doubtful = DeviceFacts.collect(), MachineSensors(), dict[str, Measurement](), 0
     for number in range(attempts):
         if number < len(earlier):
             found = earlier[number]
         else:
-            found = measure(backends, shared, device=facts, sensors=sensors, progress=_told_of(progress, number))
+            found = measure(backends, shared, device=facts, sensors=sensors, progress=_told_of(progress, number, doubtful))
             if keep is not None:
                 keep(found)
         taken = {name: joined(taken[name], one) if taken else one for name, one in found.items()}
         steady = without_common_drift(taken)
-        yield {name: as_one(name, [one for instance, one in steady.items() if of[instance] == name]) for name in networks}
+        whole = {name: as_one(name, [one for instance, one in steady.items() if of[instance] == name]) for name in networks}
+        doubtful = sum(one.verdict.level != VALID for one in whole.values())
+        yield whole
 
 
-def _told_of(progress: Progress | None, number: int) -> Progress | None:
-    """Progress under a name of its own for each pass but the first."""
+def _told_of(progress: Progress | None, number: int, doubtful: int) -> Progress | None:
+    """Progress under a name of its own for each pass but the first, which says why it is made."""
     if progress is None or number == 0:
         return progress
 
     def told(work: str, done: int, total: int, note: str = "") -> None:
-        progress(f"{work} again, pass {number + 1}", done, total, note)
+        progress(f"{work} again, pass {number + 1}, {doubtful} not VALID", done, total, note)
 
     return told
 

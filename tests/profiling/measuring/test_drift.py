@@ -265,7 +265,7 @@ def test_progress_of_a_further_pass_is_under_a_name_of_its_own(monkeypatch: pyte
     monkeypatch.setattr(drift, "measure", run)
     backend = ScriptedBackend(ScriptedClock(), lambda run: 1.0)
     list(measure_together({"a": [backend]}, MeasureConfig(), 2, lambda work, done, total, note="": seen.append(work)))
-    assert seen == ["measure latency", "measure latency again, pass 2"]
+    assert seen == ["measure latency", "measure latency again, pass 2, 0 not VALID"]
 
 
 def test_networks_that_are_exported_already_are_no_work_that_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
