@@ -277,7 +277,7 @@ def _of_size(entries: Sequence[Entry], pixels: int) -> Iterable[Finding]:
         yield from _finding(
             "shrunk", [entry for entry, _ in large],
             f"shorter side more than {FAR_SHRUNK:g} times the {pixels} pixels that networks take",
-            f"shrunk: {middle / pixels:.0f} pixels a side become one, and what is smaller is lost; "
+            f"shrunk to 1/{middle / pixels:.0f} of their side (median), and what is smaller than that is lost; "
             f"--set data.image_size={2 * pixels} keeps more of it, at about 4 times the time",
         )  # fmt: skip
 

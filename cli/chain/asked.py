@@ -66,6 +66,7 @@ def resolved(asked: Asked, say: Callable[[str], None] = lambda line: None) -> Re
         words, start = choice.name, choice.start or start
         settings = [*choice.settings, *settings]
         lines.append(f"recipe {choice.name}: {choice.reason}; `autoformer recipe show {choice.name}` shows it")
+        lines += [choice.advice] if choice.advice else []
         if choice.settings:
             lines.append(
                 f"since there are {len(parts.train):,} images to train on, not as in the recipe: {', '.join(choice.settings)}"

@@ -26,9 +26,10 @@ from autoformer.files import IDENTITY, TIMM, believing, read_json
 
 PUBLISHED_FROM = 100_000  # train images, from which a training of the published length pays
 SECTIONS = ("train", "finetune")
-NONE = (
-    "no pretrained network is stored here and the Hub does not answer; --from timm:NAME@FILE gives one, like "
-    "timm:vit_tiny_patch16_224@model.safetensors with the file of huggingface.co/timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+NONE = "no pretrained network is stored here and the Hub does not answer"
+TO_HAVE_ONE = (
+    "--from timm:NAME@FILE starts from a pretrained network, like timm:vit_tiny_patch16_224@model.safetensors with the file of "
+    "huggingface.co/timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 )
 FEW = 1000  # train images of photographs, below which training from nothing is a poor way
 PHOTOGRAPHS = ("images-64px", "imagenet-tiny")  # what they get from nothing
@@ -67,6 +68,7 @@ class RecipeChoice:
     start: str | None  # the pretrained network to start from, timm:NAME; None: from nothing
     image_size: int | None  # pixels that are trained at; None: those of the images
     settings: tuple[str, ...]  # KEY=VALUE, what this data set changes of the recipe
+    advice: str = ""  # what would be better, and how to have it
 
     def size_for(self, parts: DataParts) -> TrainingSize:
         """The size that these images are trained at by this recipe; what the settings of the data ask for comes first."""
@@ -99,12 +101,13 @@ def choose_recipe(typical_side: int, train_images: int, *, start: str | None = N
     elif typical_side >= 160 and train_images >= PUBLISHED_FROM:
         name, why = "imagenet-tiny", f"there are enough for a training as published, and {NONE}"
     else:
-        few = f" ({train_images:,} images are few to learn from nothing: a pretrained start is worth much)"
-        name, why = "images-64px", f"it is for photographs, from nothing, since {NONE}{few if train_images < FEW else ''}"
+        name, why = "images-64px", f"it is for photographs, from nothing, since {NONE}"
+    few = f"{train_images:,} images are few to learn from nothing: " if train_images < FEW else ""
     shipped, start = SHIPPED[name], start if name == "photos-pretrained" else None
     batch = batch_for(shipped.batch_size, train_images)
     return RecipeChoice(
         name=name,
+        advice=f"{few}{TO_HAVE_ONE}" if name in PHOTOGRAPHS else "",
         reason=f"{seen}: {why}",
         start=start,
         image_size=shipped.image_size if start is None else fitting_size(shipped.image_size, patch_of(start)),

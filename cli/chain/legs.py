@@ -162,7 +162,8 @@ class Legs:
         folder, progress = leg_folder(self.out, leg) / "network", self.around.progress
 
         def told(work: str, done: int, total: int, note: str = "") -> None:
-            progress(f"race: {number}", done, total, f"{entrant.name} ×{leg.rate:g} {note}")
+            steps = max(done, round(total * leg.epochs / config.epochs))  # of this leg, which may end before the training does
+            progress(f"race: {number}", done, steps, f"{entrant.name} ×{leg.rate:g} {note}")
 
         try:
             network, parts = self.networks.of(entrant)

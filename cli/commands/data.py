@@ -84,7 +84,8 @@ def check(
     else:
         _show(found)
         if choice is not None and command is not None:
-            print_facts("", {"recipe": f"{choice.name}: {choice.reason}"})
+            better = {"better": choice.advice} if choice.advice else {}
+            print_facts("", {"recipe": f"{choice.name}: {choice.reason}", **better})
             _offer("next", command)
             if sharper is not None:
                 _offer("or sharper, in about 4 times the time", sharper)

@@ -89,8 +89,8 @@ def test_photographs_shrunk_far_below_their_size_are_told_with_what_keeps_more(t
     (found,) = [one for one in check_data(config, near=False).findings if one.kind == "shrunk"]
     assert found.count == 6  # 256 is four times 64, and no more
     assert found.consequence == (
-        "shrunk: 10 pixels a side become one, and what is smaller is lost; --set data.image_size=128 keeps more of it, at about "
-        "4 times the time"
+        "shrunk to 1/10 of their side (median), and what is smaller than that is lost; --set data.image_size=128 keeps more of "
+        "it, at about 4 times the time"
     )
     larger = check_data(config, near=False, choose_size=lambda parts: TrainingSize(pixels=224, reason="asked"))
     assert "shrunk" not in [one.kind for one in larger.findings]

@@ -61,10 +61,11 @@ def test_without_a_recipe_the_images_decide_and_the_choice_is_said(tmp_path: Pat
     assert found.recipe.budget.max_flops is None
     assert found.lines[0].startswith("recipe images-64px: ")
     assert found.recipe.train.batch_size == found.recipe.finetune.batch_size == 8
-    assert found.lines[1] == (
+    assert found.lines[1].startswith("51 images are few to learn from nothing: --from timm:NAME@FILE starts from a pretrained")
+    assert found.lines[2] == (
         "since there are 51 images to train on, not as in the recipe: train.batch_size=8, finetune.batch_size=8"
     )
-    assert found.lines[2] == "limits: max_latency=5ms, not the recipe's max_flops"
+    assert found.lines[3] == "limits: max_latency=5ms, not the recipe's max_flops"
 
 
 def test_images_are_looked_at_for_the_choice_as_they_will_be_for_the_training(tmp_path: Path) -> None:
