@@ -272,7 +272,7 @@ def check_readable(parts: DataParts, progress: Progress = silent, most: int = 10
     return _without(parts, {name: set(errors) for name, errors in broken.items()})
 
 
-def readable(part: Part) -> tuple[Part, tuple[str, ...]]:
+def without_unreadable(part: Part) -> tuple[Part, tuple[str, ...]]:
     """The part without the images that cannot be decoded, and the names of those. Raises `DataError` where none is left."""
     with closing(for_each(part.images, part.indices, partial(_read_error, part.images))) as errors:
         broken = {index: error for index, error in zip(part.indices, errors, strict=True) if error is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -99,9 +100,10 @@ def refuse_other_run(out: Path, stated: Mapping[str, Any]) -> None:
     except OutputExistsError as error:
         if "budget." not in str(error) or not (out / "supernet" / "supernet.json").exists():
             raise
-        table = f" --latency-table {out}/latency_table.json" if (out / "latency_table.json").exists() else ""
+        supernet, table = (shlex.quote(str(out / name)) for name in ("supernet", "latency_table.json"))
+        priced = f" --latency-table {table}" if (out / "latency_table.json").exists() else ""
         raise OutputExistsError(
-            f"{error}; its supernet serves other limits as well: autoformer search --supernet {out}/supernet{table} "
+            f"{error}; its supernet serves other limits as well: autoformer search --supernet {supernet}{priced} "
             "--max-latency LIMIT --out OTHER"
         ) from error
 

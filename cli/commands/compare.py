@@ -105,7 +105,7 @@ def images_for(
     from autoformer.cli.class_order import order_of
     from autoformer.cli.console import note
     from autoformer.cli.judged_images import Request, foreign_images, ledger_of, read_test_part, record_of
-    from autoformer.data.loading import fitting_preprocessing, load_parts, parts_of_record, readable
+    from autoformer.data.loading import fitting_preprocessing, load_parts, parts_of_record, without_unreadable
     from autoformer.data.parts import DataConfig, DataParts, EveryImage, Part
     from autoformer.errors import DataError
     from autoformer.profiling.profiles.comparison import Images
@@ -120,7 +120,7 @@ def images_for(
         if data is None:
             raise DataError("--part all is every image of --data; give the folder of images that the networks have not seen")
         parts = foreign_images(Request(artefact=named[0] if named else artefacts[0], part="all", data=data, classes=classes), own)
-        every, broken = readable(parts.as_one)
+        every, broken = without_unreadable(parts.as_one)
         if broken:
             note(f"{len(broken)} of {len(parts.as_one)} images cannot be read and are not scored: {', '.join(broken[:3])}")
         preprocessing = fitting_preprocessing(parts, of)
