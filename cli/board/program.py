@@ -119,6 +119,11 @@ def tell(work: str, done: int, total: int, note: str = "") -> None:
         print(f"{visible(work)}: done", file=sys.stderr, flush=True)
 
 
+def note(text: str) -> None:
+    """A line on stderr."""
+    print(visible(text), file=sys.stderr, flush=True)
+
+
 def _lines(answer: Mapping[str, Any], indent: str = "") -> Iterator[str]:
     """An answer for people: a line per entry, samples left out."""
     for name, value in answer.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from autoformer.cli.board.bench import measured, result_of
 from autoformer.cli.board.bundle import Bundle, chosen, damaged, opened, shipped_precision
 from autoformer.cli.board.judging import Judge
-from autoformer.cli.board.program import Answer
+from autoformer.cli.board.program import Answer, note
 from autoformer.data.decoding import ENDINGS
 from autoformer.errors import CheckpointError, DataError, ExportError, MeasurementError, MissingPackageError
 from autoformer.export.engines.artefact import few_calls, profiles_of, trtexec_of
@@ -129,7 +128,7 @@ def predict(arguments: argparse.Namespace) -> Answer:
             except DataError as error:
                 if path in arguments.images:  # named itself, not found in a folder
                     raise
-                print(f"not asked about: {error}", file=sys.stderr)
+                note(f"not asked about: {error}")
                 continue
             logits = run(image[None])[0].astype(np.float64)
             if logits.shape != (len(bundle.manifest.classes),):

@@ -72,7 +72,7 @@ def pace_line(limit: Mapping[str, Any]) -> str | None:
 
 def room_lines(limits: Sequence[Mapping[str, Any]], image_size: int) -> Iterator[str]:
     """That most of a latency limit is left, of networks for photographs, and what may turn it into a higher score."""
-    share = next((limit["share"] for limit in limits if limit["limit"] == "max_latency_ms"), None)
+    share = next((limit.get("share") for limit in limits if limit["limit"] == "max_latency_ms"), None)
     if share is not None and share < MUCH_ROOM and image_size >= PHOTOGRAPHS:
         yield (
             f"{100 * (1 - share):.0f} % of the latency limit is left: a pretrained start (--from), or images larger than "

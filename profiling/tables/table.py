@@ -88,6 +88,7 @@ class LatencyTable:
     compared: Mapping[str, CrossValidationErrors] = field(default_factory=dict)  # by kind, of all that were fitted
     stopped: str = ""  # why no more networks were measured
     shapes: ShapeFactors | None = None  # on top of the formula, for kinds that have it
+    ends_by_fit: bool = False  # how the ends of the space count in the margin; tables of earlier versions keep theirs
 
     def __post_init__(self) -> None:
         if self.kind not in (known := kinds_of(self.space)):
@@ -172,6 +173,7 @@ class LatencyTable:
             compared={name: CrossValidationErrors.of(fit) for name, fit in fits.items()},
             stopped=stopped,
             shapes=kept.shapes,
+            ends_by_fit=True,
         )
 
     # --- using ---------------------------------------------------------------------------------------------------
@@ -287,7 +289,7 @@ class LatencyTable:
         """
         from scipy.special import stdtrit
 
-        ends = (self.space.smallest, self.space.largest)
+        ends = (self.space.smallest, self.space.largest) if self.ends_by_fit else ()
         errors = np.array(
             [
                 network.measured_ms / (network.predicted_ms if network.architecture in ends else network.left_out_ms) - 1
@@ -337,7 +339,10 @@ class LatencyTable:
             "order_near": to_json(self.cross_validation_order(NEAR)),
             "near": NEAR,
         }
-        return {"format": FORMAT, **fields_to_json(self), "left_out": left_out, "rebuilding": self.rebuilding}
+        values = fields_to_json(self)
+        if not self.ends_by_fit:  # as it was written
+            del values["ends_by_fit"]
+        return {"format": FORMAT, **values, "left_out": left_out, "rebuilding": self.rebuilding}
 
     def save(self, path: Path) -> None:
         """Writes the JSON file, whole or not at all."""

@@ -64,6 +64,9 @@ def test_fit_has_the_least_relative_error_and_left_out_errors_are_those_of_refit
     # Student's t with 7 degrees of freedom, 97.5 %: a further network, the mean of 8, and the median of 6 that give the factor.
     bound = upwards.mean() + 2.3646 * upwards.std(ddof=1) * np.sqrt(1 + 1 / 8 + np.pi / 12)
     assert table.margin == pytest.approx(max(bound, upwards.max()), abs=1e-4)
+    earlier = replace(table, ends_by_fit=False)
+    assert earlier.margin > table.margin
+    assert "ends_by_fit" not in earlier.to_dict()  # whose digest searches of earlier versions know
     assert table.cross_validation_quantile(0.5) == pytest.approx(sorted(np.abs(expected))[3], abs=1e-6)
 
 
