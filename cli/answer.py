@@ -58,12 +58,14 @@ def next_commands(folder: Path, *, unsure: bool = False) -> dict[str, str]:
 
 
 def _bundled(folder: Path) -> Path | None:
-    """A bundle beside the run that holds its files as they are now."""
-    exported = folder / "export" / "manifest.json"
+    """A bundle beside the run that holds its files as they are now, and was made after its report, which says which to ship."""
+    exported, report = folder / "export" / "manifest.json", folder / "report.json"
     if not exported.is_file():
         return None
+    since = report.stat().st_mtime if report.is_file() else 0.0
     beside = sorted(folder.parent.glob(f"{glob.escape(folder.name)}-bundle*/manifest.json"))
-    return next((path.parent for path in beside if path.read_bytes() == exported.read_bytes()), None)
+    same = (path for path in beside if path.read_bytes() == exported.read_bytes() and path.stat().st_mtime >= since)
+    return next((path.parent for path in same), None)
 
 
 def _free(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from autoformer.cli.answer import next_commands
@@ -27,3 +28,6 @@ def test_a_bundle_that_is_there_already_is_named_and_no_other_advised(tmp_path: 
     said = next_commands(tmp_path / "run")
     assert list(said) == ["python3 board.pyz verify"]
     assert f"in {tmp_path / 'run-bundle-2'}, which is there already" in said["python3 board.pyz verify"]
+    (tmp_path / "run" / "report.json").write_text("{}")
+    os.utime(tmp_path / "run-bundle-2" / "manifest.json", (0, 0))  # before the report, which may name another file to ship
+    assert len(next_commands(tmp_path / "run")) == 2
