@@ -68,9 +68,8 @@ def judged_images(request: Request, predictor: Predictor) -> JudgedImages:
     if record is None and request.data is None:
         raise DataError(f"{request.artefact} does not say which images it was made for; give --data")
     own = record and record["data"]
-    request = replace(request, part=request.part or _usual_part(request, own))
-    found = _cut(request, own) if request.part != "all" else every_image(request, own)
-    images, notes = found, list[str]()
+    request, found = _asked_for(request, own)
+    notes = list[str]()
     order, guessed = order_of(found, predictor.classes, request.classes, request.artefact)
     if guessed is not None:
         notes.append(guessed)
@@ -88,11 +87,18 @@ def judged_images(request: Request, predictor: Predictor) -> JudgedImages:
     )  # fmt: skip
 
 
-def _usual_part(request: Request, own: Mapping[str, Any] | None) -> PartWords:
-    """Of images that a network was not made from every one; of its own, and where that is not known, the search part."""
-    if own is None or request.data is None:
-        return "search"
-    return "all" if isinstance(every_image(request, own), EveryImage) else "search"
+def _asked_for(request: Request, own: Mapping[str, Any] | None) -> tuple[Request, DataParts | EveryImage]:
+    """The request with its part, and the images.
+
+    Unasked the part is every image of those that the network was not made from; of its own, and where nothing says which
+    those are, the search part.
+    """
+    part: PartWords = request.part or "search"
+    if part == "all" or (request.part is None and own is not None and request.data is not None):
+        every = every_image(request, own)
+        if part == "all" or isinstance(every, EveryImage):
+            return replace(request, part="all"), every
+    return replace(request, part=part), _cut(request, own)
 
 
 def _cut(request: Request, own: Mapping[str, Any] | None) -> DataParts | EveryImage:
