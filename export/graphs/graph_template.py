@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
@@ -44,11 +44,9 @@ class GraphTemplate:
         """
         parts = Parts(model, scopes)
         found, reader = parts.cut(), Reader(parts, weights)
-        width = replace(blocks[0].sizes, heads=0, hidden=0, scale=0.0)
-        samples = {
-            name: Sample(*parts.piece(nodes), blocks[int(name)].sizes if name.isdigit() else width)
-            for name, nodes in found.items()
-        }
+        first, last = blocks[0].sizes.outside, blocks[-1].sizes.outside
+        sizes = {str(index): block.sizes for index, block in enumerate(blocks)} | {"halving": last, "after": last}
+        samples = {name: Sample(*parts.piece(nodes), sizes.get(name, first)) for name, nodes in found.items()}
         kinds = {}
         for index in range(0, len(blocks), 2):
             one, other = samples.get(str(index)), samples.get(str(index + 1))
@@ -61,7 +59,7 @@ class GraphTemplate:
         (output,) = frame.graph.output[0].type.tensor_type.shape.dim[1:]
         return cls(
             frame=frame,
-            features=number(output.dim_value, output.dim_value, width, width),
+            features=number(output.dim_value, output.dim_value, first, first),
             before=reader.read(samples["before"]),
             after=reader.read(samples["after"]),
             halving=reader.read(samples["halving"]) if "halving" in samples else None,
@@ -74,24 +72,30 @@ class GraphTemplate:
         self.halving = self.halving or other.halving
 
     def written(
-        self, weights: Mapping[str, NDArray[Any]], blocks: Sequence[BlockSizes], halved_after: int = 0
+        self,
+        weights: Mapping[str, NDArray[Any]],
+        blocks: Sequence[BlockSizes],
+        halved_after: int = 0,
+        pixels: tuple[int, int] | None = None,
     ) -> tuple[onnx.ModelProto, dict[str, str]]:
         """The graph of a network, and the module of each node. `blocks` have kinds that were learned.
 
-        `halved_after` is the number of blocks before the grid is halved; 0: it never is. Raises `OddGraphError` when the network
-        has not just the weights that the graph takes.
+        `halved_after` is the number of blocks before the grid is halved; 0: it never is. `pixels` are rows and columns of its
+        images; None: those of the probe's. Raises `OddGraphError` when the network has not just the weights that the graph takes.
         """
         writer = _Writer(self.frame, weights)
-        outer = Sizes(blocks[0].sizes.width)
+        outer = blocks[0].sizes.outside
         writer.model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = self.features.at(outer)
+        for dim, side in zip(writer.model.graph.input[0].type.tensor_type.shape.dim[2:], pixels or (), strict=False):
+            dim.dim_value = side
         tensor = writer.add(self.before, outer, self.before.entry)
         for index, block in enumerate(blocks):
             if index and index == halved_after:
                 assert self.halving is not None, "learned with the first network that has it"
-                tensor = writer.add(self.halving, outer, tensor)
+                tensor = writer.add(self.halving, block.sizes.outside, tensor)
             if block.kind:
                 tensor = writer.add(self.blocks[block.kind], block.sizes, tensor, index)
-        writer.add(self.after, outer, tensor, last=True)
+        writer.add(self.after, blocks[-1].sizes.outside, tensor, last=True)
         if left := set(weights) - writer.taken:
             raise OddGraphError(f"the graph does not take {sorted(left)[0]} of the network")
         return writer.model, writer.scopes

@@ -20,7 +20,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,10 @@ from autoformer.export.graphs.oldest_form import affine_batch_norms, lower_to_17
 from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.graphs.onnx_reading import read_model
 from autoformer.export.graphs.templates import Graph, KeptTraces, Templates
-from autoformer.export.networks.known import KnownNetwork
+from autoformer.export.networks.known import MOST_FOLDED, KnownNetwork
 from autoformer.files import replacing, write_json
 from autoformer.networks.stem import ConvStem
+from autoformer.temporary import temporary_folder
 from autoformer.tensors import tensors_digest
 
 INPUT_NAME, OUTPUT_NAME = "images", "logits"
@@ -102,23 +103,9 @@ class OnnxGraph:
         each weight, as a `HalfPrecision` has them; logits are fp32 all the same. Raises `ExportError` when the network
         cannot be exported as asked.
         """
-        if opset not in OPSETS:
-            raise ExportError(f"opset {opset} cannot be written; choose one from {OPSETS[0]} to {OPSETS[-1]}")
-        if batch is not None and batch < 1:
-            raise ExportError(f"batch must be positive or None for any, got {batch}")
-        if input_type not in INPUT_TYPES:
-            raise ExportError(f"input {input_type!r} cannot be written; choose one of {', '.join(INPUT_TYPES)}")
         shape = image_shape or image_shape_of(network)
         way = Way(batch=batch, opset=opset, input_type=input_type, image_shape=shape, as_it_is=as_it_is)
-        _check_size(network)
-        known = KnownNetwork.of(network) if way.suits(network) else None
-        is_new = known is not None and not TEMPLATES.knows(known, way)
-        found = None if known is None else TEMPLATES.graph_of(known, way, way.traced)
-        model, scopes = found or way.traced(network)
-        written = _write(model, scopes, path, metadata, network)
-        if known is not None and found is not None and is_new and not _agree(network, path, way):
-            TEMPLATES.forget(known, way)
-            written = _write(*way.traced(network), path, metadata, network)
+        written = _write(*way.graph_of(network), path, metadata, network)
         is_asked = (written.batch, written.image_shape, written.input_type, written.opset) == (batch, shape, input_type, opset)
         assert is_asked, f"{written} is another"
         return written
@@ -170,18 +157,50 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """How a network is exported."""
+    """How a network is exported. Raises `ExportError` for what cannot be written."""
 
-    batch: int | None
-    opset: int
-    input_type: str
+    batch: int | None = None
+    opset: int = 20
+    input_type: str = "float32"
     image_shape: tuple[int, int, int]
-    as_it_is: bool
+    as_it_is: bool = False
+
+    def __post_init__(self) -> None:
+        if self.opset not in OPSETS:
+            raise ExportError(f"opset {self.opset} cannot be written; choose one from {OPSETS[0]} to {OPSETS[-1]}")
+        if self.batch is not None and self.batch < 1:
+            raise ExportError(f"batch must be positive or None for any, got {self.batch}")
+        if self.input_type not in INPUT_TYPES:
+            raise ExportError(f"input {self.input_type!r} cannot be written; choose one of {', '.join(INPUT_TYPES)}")
+
+    def graph_of(self, network: nn.Module) -> Graph:
+        """The graph of a network in memory: out of what is known of its family, or traced.
+
+        What is written for the first network of a family, of a kind of block and of an image size is compared with it. Raises
+        `ExportError` when it cannot be exported.
+        """
+        _check_size(network)
+        # of a fixed batch the tables of the grid are computed in the graph
+        known = KnownNetwork.of(network, any_size=self.batch is None) if self.suits(network) else None
+        if known is None:
+            return self.traced(network)
+        learned = self.of_probe(known)
+        is_new = not TEMPLATES.knows(known, learned)
+        found = TEMPLATES.graph_of(known, learned, learned.traced)
+        if found is not None and is_new and not _agree(network, found[0], self):
+            TEMPLATES.forget(known, learned)
+            found = None
+        return found or self.traced(network)
 
     def suits(self, network: nn.Module) -> bool:
         """Whether `network` has its weights in the precision that the file gets, as a template takes them."""
         kinds = {weights.dtype for weights in network.parameters()}
         return kinds <= ({torch.float32, torch.float16} if self.as_it_is else {torch.float32})
+
+    def of_probe(self, known: KnownNetwork) -> Way:
+        """The way in which the probe of a network's family is exported, the same for all its image sizes."""
+        geometry = known.family.geometry
+        return replace(self, image_shape=(geometry.in_chans, *geometry.img_size)) if known.family.any_size else self
 
     def traced(self, network: nn.Module) -> Graph:
         """The graph by torch's exporter; seconds. Raises `ExportError`."""
@@ -213,6 +232,10 @@ def _check_size(network: nn.Module) -> None:
         raise ExportError(f"weights of {weight_bytes / 1e9:.1f} GB do not fit one ONNX file; 1.8 GB is the limit")
 
 
+def _is_ours(network: nn.Module) -> bool:
+    return any(hasattr(module, "architecture") for module in network.modules())
+
+
 def _bytes_of(network: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in (*network.parameters(), *network.buffers()))
 
@@ -221,8 +244,7 @@ def _write(
     model: onnx.ModelProto, scopes: Mapping[str, str], path: Path, metadata: Mapping[str, str], network: nn.Module
 ) -> OnnxGraph:
     onnx.helper.set_model_props(model, dict(metadata))
-    ours = any(hasattr(module, "architecture") for module in network.modules())
-    ratio, weight_bytes = MAX_SIZE_RATIO if ours else OTHERS_SIZE_RATIO, _bytes_of(network)
+    ratio, weight_bytes = MAX_SIZE_RATIO if _is_ours(network) else OTHERS_SIZE_RATIO, _bytes_of(network)
     content, limit = model.SerializeToString(), ratio * weight_bytes + BYTES_PER_NODE * len(model.graph.node)
     if len(content) > limit + sum(len(key) + len(value) for key, value in metadata.items()):
         raise ExportError(f"the graph takes {len(content)} bytes for {weight_bytes} bytes of weights; something was stored twice")
@@ -234,15 +256,20 @@ def _write(
     return _describe_file(model, path)
 
 
-def _agree(network: nn.Module, path: Path, way: Way) -> bool:
-    """Whether a file gives the logits of its network, on noise."""
+def _agree(network: nn.Module, model: onnx.ModelProto, way: Way) -> bool:
+    """Whether a graph gives the logits of its network, on noise."""
     generator = np.random.default_rng(0)
     shape = (way.batch or EXAMPLE_BATCH, *way.image_shape)
     pixels = generator.integers(0, 256, shape, np.uint8)
     images = pixels if way.input_type == "uint8" else generator.standard_normal(shape, np.float32)
     with torch.inference_mode():
         expected = copy.deepcopy(network).cpu().eval()(torch.from_numpy(images)).float().numpy()
-    found = OnnxModel(path)(images)
+    with temporary_folder("agreement") as folder:
+        (folder / "model.onnx").write_bytes(model.SerializeToString())
+        try:
+            found = OnnxModel(folder / "model.onnx")(images)
+        except CheckpointError:  # sizes inside the graph that do not fit
+            return False
     return bool(np.abs(found - expected).max() <= AGREEMENT[way.as_it_is] * max(np.abs(expected).max(), 1e-3))
 
 
@@ -277,6 +304,7 @@ def _export(network: nn.Module, example: Tensor, batch: int | None, opset: int) 
     def fold(node: Any) -> bool | None:
         return False if node.op_type in kept else None
 
+    limits: dict[str, Any] = {"input_size_limit": MOST_FOLDED} if _is_ours(network) else {}
     shapes = None if batch is not None else ({0: BATCH_NAME},)
     with _quiet(), _collector_paused():
         try:
@@ -287,7 +315,7 @@ def _export(network: nn.Module, example: Tensor, batch: int | None, opset: int) 
         except Exception as error:  # the exporter raises many kinds, each with pages of text
             raise ExportError(f"torch cannot export {type(network).__name__} to ONNX opset {opset}: {_reason(error)}") from error
         assert program is not None
-        optimize_ir(program.model, should_fold=fold)
+        optimize_ir(program.model, should_fold=fold, **limits)
         model: onnx.ModelProto = program.model_proto
     return model
 

@@ -2,15 +2,17 @@
 
 Pieces are cut out of the graph of a *probe*, a small network whose width, heads and hidden channels are numbers that occur
 nowhere else, and whose weights are all different. So every number in the graph says what it is: a multiple of the width, of a
-block's heads, of its hidden channels, or none of them, and every stored tensor says which weight it is, and whether it lies
-transposed. Two blocks of each kind in the probe tell a number that belongs to the block from one that is always the same.
+block's heads, of its hidden channels, one of the grid, or none of them, and every stored tensor says which weight it is, and
+whether it lies transposed. Two blocks of each kind in the probe tell a number that belongs to the block from one that is always
+the same.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,9 +20,17 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, numpy_helper
 
-from autoformer.export.networks.sizes import BLOCK, OddGraphError, Size, Sizes
+from autoformer.export.networks.sizes import BLOCK, OddGraphError, Sizes
 
 HERE = "{block}"  # stands for the number of a block in the name of a module or weight
+AXES = {
+    "Pad": (3,),
+    "ReduceMean": (1,),
+    "ReduceSum": (1,),
+    "Slice": (3, 4),
+    "Squeeze": (1,),
+    "Unsqueeze": (1,),
+}  # inputs, no sizes
 
 
 @dataclass(frozen=True)
@@ -28,7 +38,7 @@ class Number:
     """A whole number in a graph: `times` what `size` names, or `times` itself."""
 
     times: int
-    size: Size | None = None
+    size: str | None = None
 
     def at(self, sizes: Sizes) -> int:
         """Its value."""
@@ -60,6 +70,23 @@ class Scale:
 
 
 @dataclass(frozen=True)
+class Tabled:
+    """A tensor that follows from the grid: one of its tables by name."""
+
+    name: str
+    shape: tuple[Number, ...]
+    dtype: str
+
+    def at(self, sizes: Sizes) -> NDArray[Any]:
+        """Its values. Raises `OddGraphError` where the sides are not those of the table."""
+        assert sizes.grid is not None, "read in a probe that has one"
+        table, shape = sizes.grid.tables[self.name].astype(self.dtype), [side.at(sizes) for side in self.shape]
+        if math.prod(shape) != table.size:
+            raise OddGraphError(f"the table of {self.name} has {table.size} numbers, the graph says {shape}")
+        return table.reshape(shape)
+
+
+@dataclass(frozen=True)
 class Fixed:
     """A tensor that is the same in every network."""
 
@@ -78,7 +105,7 @@ class Weight:
     transposed: bool
 
 
-Stored = Numbers | Scale | Fixed | Weight
+Stored = Numbers | Scale | Tabled | Fixed | Weight
 
 
 @dataclass(frozen=True)
@@ -215,7 +242,8 @@ class Reader:
             nodes.append(self._node(one, other, first.sizes, second.sizes))
             for place, (name, twin) in enumerate(zip(one.input, other.input, strict=True)):
                 if name in self.stored:
-                    found = self._tensor(name, twin, first.sizes, second.sizes)
+                    is_size = place not in AXES.get(one.op_type, ())
+                    found = self._tensor(name, twin, first.sizes, second.sizes) if is_size else Fixed(self.stored[name])
                     while stored.setdefault(name, found) != found:  # one tensor that is two things by chance
                         name += "'"
                     nodes[-1].proto.input[place] = name
@@ -243,7 +271,8 @@ class Reader:
         return found
 
     def _node(self, one: onnx.NodeProto, other: onnx.NodeProto, here: Sizes, there: Sizes) -> Node:
-        numbers = []
+        """A node; its attributes, unlike what it takes, say nothing of the grid."""
+        numbers, here, there = [], replace(here, grid=None), replace(there, grid=None)
         if [own.name for own in one.attribute] != [twin.name for twin in other.attribute]:
             raise OddGraphError(f"{one.op_type} has other attributes in the other block of its kind")
         for place, (own, twin) in enumerate(zip(one.attribute, other.attribute, strict=True)):
@@ -269,6 +298,8 @@ class Reader:
             if same is None or (BLOCK.sub(rf"\1blocks.{HERE}", same[0]), same[1]) != (own, transposed):
                 raise OddGraphError(f"{name} is {weight[0]}, {twin} is not that of the other block")
             return Weight(own, transposed)
+        if _key(values) == _key(others) and (table := _table(values, here)) is not None:
+            return table
         if values.dtype.kind == "i" and values.shape == others.shape:
             pairs = zip(values.reshape(-1).tolist(), others.reshape(-1).tolist(), strict=True)
             numbers = tuple(number(*pair, here, there) for pair in pairs)
@@ -276,6 +307,8 @@ class Reader:
         if _key(values) == _key(others) and not (values.ndim == 0 and here.scale and _is(values, here.scale)):
             if here.width in values.shape:
                 raise OddGraphError(f"{name} {list(values.shape)} is as wide as the network and none of its weights")
+            if here.grid is not None and any(map(here.grid.name_of, values.shape)):
+                raise OddGraphError(f"{name} {list(values.shape)} is as long as the grid and none of its tables")
             return Fixed(values)
         if values.ndim == 0 and _is(values, here.scale) and _is(others, there.scale):
             return Scale(values.dtype.name)
@@ -285,13 +318,24 @@ class Reader:
 def number(value: int, twin: int, here: Sizes, there: Sizes) -> Number:
     """What a whole number is, from its values in two occurrences."""
     if value == twin:
-        return Number(value // here.width, "width") if value and value % here.width == 0 else Number(value)
-    sizes: tuple[Size, ...] = ("heads", "hidden")
-    for size in sizes:
+        if value and value % here.width == 0:
+            return Number(value // here.width, "width")
+        of_grid = None if here.grid is None else here.grid.name_of(value)
+        return Number(value) if of_grid is None else Number(1, of_grid)
+    for size in ("heads", "hidden"):
         own, other = here.of(size), there.of(size)
         if own and other and value % own == 0 and value // own * other == twin:
             return Number(value // own, size)
     raise OddGraphError(f"a number is {value} in one block and {twin} in another of its kind")
+
+
+def _table(values: NDArray[Any], here: Sizes) -> Tabled | None:
+    """Which table of the grid a tensor is; None for one that is none of them."""
+    for name, table in here.grid.tables.items() if here.grid is not None else ():
+        if values.size == table.size and np.array_equal(values.reshape(-1), table.reshape(-1)):
+            shape = tuple(number(side, side, here, here) for side in values.shape)
+            return Tabled(name, shape, values.dtype.name)
+    return None
 
 
 def _key(values: NDArray[Any]) -> tuple[str, tuple[int, ...], bytes]:

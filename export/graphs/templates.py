@@ -4,7 +4,7 @@ torch traces a family once for each kind of block that its networks have. A trac
 so its graph lies in the user's cache under the digest of all that it follows from: the probe, the way of export, the versions of
 the packages, and the sources that build and export networks. A file that is damaged or of another probe, or that nothing can be
 learned from, is traced again, and one that leads to other logits than the network's is taken away: the first network of a family,
-and of a kind, is compared with what is written for it.
+of a kind and of an image size is compared with what is written for it.
 """
 
 from __future__ import annotations
@@ -45,11 +45,13 @@ class Templates:
 
     kept: KeptTraces | None = None
     learned: dict[Hashable, GraphTemplate | None] = field(default_factory=dict)
+    sizes: set[Hashable] = field(default_factory=set)  # of images, with family and way, that graphs were written for
 
     def knows(self, known: KnownNetwork, way: Hashable) -> bool:
-        """Whether the graph of a network can be written without a trace."""
+        """Whether graphs of such networks were written before: of their family, kinds of blocks and image size."""
         template = self.learned.get((known.family, way))
-        return template is not None and not self._missing(template, known)
+        seen = (known.family, way, known.pixels) in self.sizes
+        return template is not None and seen and not self._missing(template, known)
 
     def graph_of(self, known: KnownNetwork, way: Hashable, trace: Trace) -> Graph | None:
         """The graph of a network; `trace` gives that of a probe, exported the same `way`. None where it has to be traced."""
@@ -58,7 +60,9 @@ class Templates:
             return None
         try:
             template = self.learned[key] = self._learn(self.learned.get(key), known, way, trace)
-            return template.written(known.weights, known.blocks, known.halved_after)
+            graph = template.written(known.weights, known.blocks, known.halved_after, known.pixels)
+            self.sizes.add((*key, known.pixels))
+            return graph
         except OddGraphError:
             self.forget(known, way)
             return None

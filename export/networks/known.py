@@ -1,7 +1,8 @@
 """Our own networks, as they are or as they are exported: what their graphs depend on beside weights and sizes.
 
-A graph is learned once for each *family*: all that is fixed about the networks but the sizes and number of their blocks. Its
-probe is a network of that family, of prime sizes, with two blocks of each kind.
+A graph is learned once for each *family*: all that is fixed about the networks but the sizes and number of their blocks, and the
+size of their images where the graph has it as numbers alone. Its probe is a network of that family, of prime sizes, with two
+blocks of each kind.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import nn
 from autoformer.architecture import Architecture, SubnetGeometry
 from autoformer.data.preprocessing import Preprocessing
 from autoformer.export.networks.folding import PixelInput, first_conv_of, fold_normalisation
+from autoformer.export.networks.grids import Grid, probe_sides
 from autoformer.export.networks.half_precision import HalfPrecision
 from autoformer.export.networks.sizes import BLOCK, BlockSizes, OddGraphError, Sizes
 from autoformer.networks.block import Attention
@@ -24,6 +26,7 @@ from autoformer.networks.relative_position import Form
 from autoformer.networks.subnet import Subnet
 
 WIDTHS = (1021, 1031, 1033, 1039)  # of a probe: primes, of which one divides no number that a graph holds for other reasons
+MOST_FOLDED = 512 * 512  # numbers in a constant that exports compute beforehand
 SETTINGS = ("eps", "approximate")  # of modules, which decide what their nodes compute
 HEADS, HIDDEN = (5, 7), (11, 13)  # of the two blocks of a kind
 
@@ -49,9 +52,10 @@ Tree = tuple[tuple[str, ...], ...]  # modules by name, type and settings
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """All that networks of one template share."""
+    """All that networks of one template share. Where they are of `any_size`, the geometry is of the probe's images."""
 
     geometry: SubnetGeometry
+    any_size: bool
     stem_depth: int
     form: Form
     dress: Dress
@@ -75,17 +79,21 @@ class BlockKind:
 
 @dataclass(frozen=True)
 class KnownNetwork:
-    """One network: its family, its blocks, and when its grid is halved."""
+    """One network: its family, its blocks, when its grid is halved, and the sides of its images where the family has any."""
 
     module: nn.Module
     family: Family
     kinds: tuple[BlockKind, ...]
     sizes: tuple[Sizes, ...]
     halved_after: int
+    pixels: tuple[int, int] | None = None
 
     @classmethod
-    def of(cls, module: nn.Module) -> KnownNetwork | None:
-        """What a module is; None for one that is not ours, or not as it was made."""
+    def of(cls, module: nn.Module, *, any_size: bool = True) -> KnownNetwork | None:
+        """What a module is; None for one that is not ours, or not as it was made.
+
+        With `any_size` its family may have images of other sizes too.
+        """
         dress, network = undressed(module)
         if dress is None or type(network) is not Subnet:
             return None
@@ -94,26 +102,26 @@ class KnownNetwork:
         own = network.architecture
         if len(forms) > 1 or len(network.blocks) != own.depth or (dress.half and not forms <= {"fused"}):
             return None  # half precision brings its form: in another one it is not as it was made
-        geometry = replace(network.geometry, trained_grid=None)
+        geometry, pixels = replace(network.geometry, trained_grid=None), None
+        grid = _grid_of(geometry, network.patch_embed.grid_size) if any_size and dress.pixels is None else None
+        if grid is not None:
+            pixels = geometry.img_size
+            geometry = replace(geometry, img_size=probe_sides(geometry))
         trees = _trees(module)
         halved_after = own.pool_after or 0
         kinds, sizes = [], []
         for index, (heads, hidden, kernel) in enumerate(zip(own.num_heads, own.hidden_dims, own.kernels, strict=True)):
             block = network.blocks[index]
-            kinds.append(
-                BlockKind(
-                    attention=bool(heads),
-                    kernel=kernel if hidden else None,
-                    halved=bool(halved_after) and index >= halved_after,
-                    tree=trees.get(index, ()),
-                )
-            )
+            halved = bool(halved_after) and index >= halved_after
+            kernels = kernel if hidden else None
+            kinds.append(BlockKind(attention=bool(heads), kernel=kernels, halved=halved, tree=trees.get(index, ())))
             scale = getattr(getattr(block, "attn", None), "scale", 0.0)
-            sizes.append(Sizes(own.embed_dim, heads, hidden, float(scale)))
+            sizes.append(Sizes(own.embed_dim, heads, hidden, float(scale), grid.halved if grid and halved else grid))
         family = Family(
-            geometry=geometry, stem_depth=own.stem_depth or 0, form=next(iter(forms), "auto"), dress=dress, tree=trees[-1]
-        )
-        return cls(module, family, tuple(kinds), tuple(sizes), halved_after)
+            geometry=geometry, any_size=grid is not None, stem_depth=own.stem_depth or 0, form=next(iter(forms), "auto"),
+            dress=dress, tree=trees[-1],
+        )  # fmt: skip
+        return cls(module, family, tuple(kinds), tuple(sizes), halved_after, pixels)
 
     @property
     def kinds_to_learn(self) -> list[BlockKind]:
@@ -132,6 +140,18 @@ class KnownNetwork:
     def weights(self) -> dict[str, NDArray[Any]]:
         """Every stored tensor by name, as it is stored in a file."""
         return {name: values.detach().cpu().numpy() for name, values in self.module.state_dict().items()}
+
+
+def _grid_of(geometry: SubnetGeometry, sides: tuple[int, int]) -> Grid | None:
+    """The grid of a network whose graph is that of all image sizes but for numbers and tables; None for one that is not.
+
+    Rotations are tables of their own, and tables that are too large are computed in the graph. Without a token before the
+    patches attention's operands are filled up by a node that is not there where nothing is to fill.
+    """
+    grid = Grid(*sides, geometry.prefix_tokens, geometry.head_dim, geometry.max_relative_position)
+    if geometry.relative_position and (not geometry.prefix_tokens or grid.stored > MOST_FOLDED):
+        return None
+    return None if geometry.rope else grid
 
 
 def undressed(module: nn.Module) -> tuple[Dress | None, nn.Module]:
@@ -199,7 +219,7 @@ def probe_of(family: Family, kinds: Sequence[BlockKind]) -> KnownNetwork:
         network = Subnet(architecture, geometry, form=family.form).eval()
         for weights in network.parameters():
             torch.nn.init.normal_(weights.data, std=0.02)
-    found = KnownNetwork.of(family.dress.on(network))
+    found = KnownNetwork.of(family.dress.on(network), any_size=family.any_size)
     if found is None or found.family.tree != family.tree or set(found.kinds) != set(ordered):
         raise OddGraphError("the network has other modules than one that was just made")
     return found

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from autoformer.errors import ExportError
 
+if TYPE_CHECKING:
+    from autoformer.export.networks.grids import Grid
+
 BLOCK = re.compile(r"(^|\.)blocks\.(\d+)(?=\.|$)")  # in the name of a module or weight
-Size = Literal["width", "heads", "hidden"]
+OWN = ("width", "heads", "hidden")  # names of the sizes beside those of the grid
 
 
 class OddGraphError(ExportError):
@@ -18,16 +21,28 @@ class OddGraphError(ExportError):
 
 @dataclass(frozen=True)
 class Sizes:
-    """The width of a network; of a block its heads, hidden channels and the factor of attention's logits."""
+    """The width of a network; of a block its heads, hidden channels, the factor of attention's logits, and the grid it sees.
+
+    Where the grid is None, all networks of the family have the same.
+    """
 
     width: int
     heads: int = 0
     hidden: int = 0
     scale: float = 0.0
+    grid: Grid | None = None
 
-    def of(self, name: Size) -> int:
+    @property
+    def outside(self) -> Sizes:
+        """Those of what stands outside of the blocks, beside this block."""
+        return replace(self, heads=0, hidden=0, scale=0.0)
+
+    def of(self, name: str) -> int:
         """One of them by its name."""
-        return int(getattr(self, name))
+        if name in OWN:
+            return int(getattr(self, name))
+        assert self.grid is not None, "read in a probe that has one"
+        return self.grid.numbers[name]
 
 
 @dataclass(frozen=True)

@@ -190,9 +190,13 @@ def fresh_network(space: SearchSpace, architecture: Architecture) -> Subnet:
     start = 0
     with torch.no_grad():
         for name, weights in network.state_dict().items():
-            places = torch.arange(start, start + weights.numel()) % STRETCH
-            weights.copy_(numbers[places].view_as(weights) + float("norm" in name and name.endswith("weight")))
-            start += weights.numel()
+            flat, filled = weights.view(-1), 0
+            while filled < len(flat):
+                piece = numbers[start : start + len(flat) - filled]
+                flat[filled : filled + len(piece)] = piece
+                filled, start = filled + len(piece), (start + len(piece)) % STRETCH
+            if "norm" in name and name.endswith("weight"):
+                weights += 1
     return network
 
 

@@ -1,7 +1,6 @@
 """`write_kit`: the networks of a designed table as graphs that a device measures by itself.
 
-Exporting takes 5 to 20 s per network and precision; finished graphs stay in a folder beside the kit until it is complete, so
-an interrupted kit goes on where it stopped.
+Finished graphs stay in a folder beside the kit until it is complete, so an interrupted kit goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from autoformer.temporary import temporary_folder
 from autoformer.versions import installed
 
 if TYPE_CHECKING:
+    import onnx
     from torch import nn
 
 NETWORKS = "networks"  # folder of the graphs
@@ -137,41 +137,36 @@ def _exported(space: SearchSpace, architecture: Architecture, config: KitConfig,
     missing = [precision for precision, path in found.items() if not path.exists()]
     if not missing:
         return {path.name: path for path in found.values()}
-    import onnx
-
     from autoformer.export.graphs.shared_weights import give_up_weights
 
     network = fresh_network(space, architecture)
-    with temporary_folder("kit") as temporary:
-        for precision in missing:
-            path = _export(network, precision, config.opset, temporary)
-            model = onnx.load(path)
-            give_up_weights(model, work)
-            with replacing(found[precision]) as beside:
-                beside.write_bytes(model.SerializeToString())
+    for precision in missing:
+        model = _graph_of(network, precision, config.opset)
+        give_up_weights(model, work)
+        with replacing(found[precision]) as beside:
+            beside.write_bytes(model.SerializeToString())
     return {path.name: path for path in found.values()}
 
 
-def _export(network: nn.Module, precision: str, opset: int, folder: Path) -> Path:
-    """A file with weights of its own."""
-    from autoformer.export.graphs.onnx_graph import OnnxGraph, image_shape_of
+def _graph_of(network: nn.Module, precision: str, opset: int) -> onnx.ModelProto:
+    """A graph with weights of its own, in memory."""
+    import onnx
+
+    from autoformer.export.graphs.onnx_graph import OnnxGraph, Way, image_shape_of
     from autoformer.export.networks.half_precision import HalfPrecision
 
-    path = folder / f"{precision}.onnx"
-    if precision == "fp16":
-        OnnxGraph.from_network(
-            HalfPrecision(network), path, opset=opset, image_shape=image_shape_of(network), as_it_is=True,
-            metadata={"autoformer.precision": "fp16"},
-        )  # fmt: skip
-        return path
-    exact = folder / "fp32.onnx"
-    if not exact.exists():
-        OnnxGraph.from_network(network, exact, opset=opset, metadata={"autoformer.precision": "fp32"})
     if precision == "int8":
         from autoformer.export.graphs.quantization import quantize_for_timing
 
-        quantize_for_timing(OnnxGraph.open(exact), path)
-    return path
+        with temporary_folder("kit") as folder:
+            exact = OnnxGraph.from_network(network, folder / "fp32.onnx", opset=opset)
+            quantize_for_timing(exact, folder / "int8.onnx")
+            return onnx.load(folder / "int8.onnx")
+    half = precision == "fp16"
+    way = Way(opset=opset, image_shape=image_shape_of(network), as_it_is=half)
+    model, _ = way.graph_of(HalfPrecision(network) if half else network)
+    onnx.helper.set_model_props(model, {"autoformer.precision": precision})
+    return model
 
 
 def _readme(space: SearchSpace, config: KitConfig, networks: Sequence[KitNetwork]) -> str:

@@ -29,7 +29,7 @@ FACTS = DeviceFacts(
 )  # fmt: skip
 
 
-def write_small_graph(network: nn.Module, precision: str, opset: int, folder: Path) -> Path:
+def small_graph(network: nn.Module, precision: str, opset: int) -> onnx.ModelProto:
     """Instead of the export: 64 pixels times a stored matrix, of another size for every architecture."""
     wide = int(network.architecture.embed_dim) * 8  # type: ignore[union-attr, arg-type]
     images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 1, 8, 8])
@@ -37,16 +37,13 @@ def write_small_graph(network: nn.Module, precision: str, opset: int, folder: Pa
     weight = numpy_helper.from_array(np.ones((64, wide), np.float32), "weight")
     nodes = [helper.make_node("Flatten", ["images"], ["flat"]), helper.make_node("MatMul", ["flat", "weight"], ["logits"])]
     graph = helper.make_graph(nodes, precision, [images], [logits], [weight])
-    path = folder / f"{precision}.onnx"
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
-    path.write_bytes(model.SerializeToString())
-    return path
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
 
 
 def small_kit(out: Path, count: int = 4, precisions: tuple[str, ...] = ("fp32",), rule: StoppingRule = RULE, **more: Any) -> Kit:
     """Writes a kit of small graphs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kit_writing, "_export", write_small_graph)
+        patch.setattr(kit_writing, "_graph_of", small_graph)
         config = kit_writing.KitConfig(networks=count, precisions=precisions, rule=rule, **more)
         return kit_writing.write_kit(SPACE, out, config, program=b"a program")
 

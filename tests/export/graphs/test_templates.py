@@ -25,6 +25,7 @@ from autoformer.export.graphs import templates as templates_module
 from autoformer.export.graphs.onnx_graph import OnnxGraph, Way, image_shape_of
 from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.graphs.templates import PROBE, SCOPES, Graph, KeptTraces, Templates
+from autoformer.export.networks import grids
 from autoformer.export.networks.folding import PixelInput, first_conv_of, fold_normalisation
 from autoformer.export.networks.half_precision import HalfPrecision
 from autoformer.export.networks.known import KnownNetwork, probe_of
@@ -151,6 +152,48 @@ def test_torch_traces_one_probe_for_all_networks_of_a_space(tmp_path: Path, monk
         OnnxGraph.from_network(Subnet.from_space(MICRO, network), tmp_path / f"{number}.onnx")
     assert len(MICRO.anchors) > 2
     assert len(seen) == 1
+
+
+@pytest.mark.slow
+def test_torch_traces_one_probe_for_all_image_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, templates: Templates
+) -> None:
+    """Of grids that are halved too, of attention whose operands are filled up and not, and beyond what the probe has."""
+    asking = replace(MICRO, image_sizes=(8, 16, 32), mlp_kernels=(0, 3), pool_after=(0, 1), patch_size=2)
+    for kernels, halved_after, traces in (((0, 0, 0), 0, 1), ((0, 3, 0), 1, 3)):
+        seen = untraced(monkeypatch)
+        graphs = {}
+        for side in asking.image_sizes:
+            architecture = Architecture(
+                embed_dim=48, num_heads=(2, 3, 2), mlp_ratio=(1.0, 2.0, 1.5), image_size=side, mlp_kernel=kernels,
+                pool_after=halved_after,
+            )  # fmt: skip
+            graphs[side] = trained(Subnet.from_space(asking, architecture)), tmp_path / f"{side}.onnx"
+            OnnxGraph.from_network(*graphs[side])
+        assert len(seen) <= traces, "kinds of blocks, once each"
+        assert all(template is not None for template in templates.learned.values())
+        for side, (network, path) in graphs.items():
+            assert difference(onnx.load(path), usual_way((3, side, side)).traced(network)[0]) is None
+        assert len(templates.learned) == 1
+
+
+def test_a_graph_for_images_of_another_size_that_gives_other_logits_is_not_delivered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, templates: Templates
+) -> None:
+    """As numbers of a grid would be that were taken for others."""
+    space = replace(MICRO, image_sizes=(8, 16))
+    first, other = (trained(Subnet.from_space(space, replace(space.smallest, image_size=side))) for side in (8, 16))
+    OnnxGraph.from_network(first, tmp_path / "8.onnx")
+    assert KnownNetwork.of(other) is not None  # whose probe is that of the first
+    right = grids._numbers
+    monkeypatch.setattr(grids, "_numbers", lambda grid: {**right(grid), "columns": grid.rows + 1})
+    seen = untraced(monkeypatch)
+    OnnxGraph.from_network(other, tmp_path / "16.onnx")
+    assert seen == [other]
+    images = np.random.default_rng(0).standard_normal((2, 3, 16, 16), np.float32)
+    with torch.no_grad():
+        expected = other(torch.from_numpy(images)).numpy()
+    assert np.abs(OnnxModel(tmp_path / "16.onnx")(images) - expected).max() < 1e-5 * np.abs(expected).max()
 
 
 @pytest.mark.slow

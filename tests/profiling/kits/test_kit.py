@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from torch import nn
 
@@ -19,7 +20,7 @@ from autoformer.profiling.kits.kit import Kit, StoppingRule
 from autoformer.profiling.kits.writing import KitConfig, write_kit
 from autoformer.profiling.tables.design import designed_architectures
 from autoformer.space import SearchSpace
-from tests.support.kits import RULE, SPACE, small_kit, write_small_graph
+from tests.support.kits import RULE, SPACE, small_graph, small_kit
 
 
 def test_a_kit_holds_the_designed_networks_and_the_digest_of_every_file(tmp_path: Path) -> None:
@@ -48,14 +49,14 @@ def test_the_smallest_a_middle_and_the_largest_network_are_built_twice(tmp_path:
 def test_an_interrupted_kit_goes_on_with_the_graphs_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
 
-    def export(network: nn.Module, precision: str, opset: int, folder: Path) -> Path:
+    def export(network: nn.Module, precision: str, opset: int) -> onnx.ModelProto:
         if len(made) == 2:
             made.append("stopped")
             raise KeyboardInterrupt
         made.append(precision)
-        return write_small_graph(network, precision, opset, folder)
+        return small_graph(network, precision, opset)
 
-    monkeypatch.setattr(kit_writing, "_export", export)
+    monkeypatch.setattr(kit_writing, "_graph_of", export)
     with pytest.raises(KeyboardInterrupt):
         write_kit(SPACE, tmp_path / "kit", KitConfig(networks=4, precisions=("fp32",), rule=RULE), program=b"p")
     assert not (tmp_path / "kit").exists()
@@ -65,10 +66,10 @@ def test_an_interrupted_kit_goes_on_with_the_graphs_it_has(tmp_path: Path, monke
 
 
 def test_a_folder_of_another_kit_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def export(*_: object) -> Path:
+    def export(*_: object) -> onnx.ModelProto:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(kit_writing, "_export", export)
+    monkeypatch.setattr(kit_writing, "_graph_of", export)
     with pytest.raises(KeyboardInterrupt):
         write_kit(SPACE, tmp_path / "kit", KitConfig(networks=4, precisions=("fp32",)), program=b"p")
     with pytest.raises(OutputExistsError, match="holds another run: its count is 4 there and 5 now"):
