@@ -30,6 +30,11 @@ UNFINISHED = {
     "search": ("search.json", "an unfinished search", "autoformer search"),
     "race": ("race.json", "an unfinished race", "autoformer race"),
 }
+STAGES = {  # by what tells of a folder that stands before a network and its files: what it is, and what to do
+    "supernet.json": "it is a supernet; cut a network out of it first: autoformer extract --supernet {folder} --out NETWORK",
+    "search.json": "it is a search; cut out what it chose first: autoformer extract --supernet FROM --search {folder} --out NET",
+    "race.json": "it is a race, whose winner is not there; a run keeps it in its folder finetuned",
+}
 SCORED = "test.json"  # the last that a run writes before its report
 SEAL = "content_sha256"  # the key of JSON objects and the entry of safetensors headers with the digest of the rest
 MOST_DIFFERENCES = 3  # between two runs, that are named
@@ -259,6 +264,8 @@ def read_json(path: Path, *keys: str, expected: str = "a folder written by this 
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
+        if (stage := stage_of(path.parent)) is not None:
+            raise CheckpointError(f"{path.parent} holds no {path.name}: {stage}") from error
         raise CheckpointError(f"{path} does not exist; expected {expected}") from error
     except RecursionError as error:
         raise CheckpointError(f"{path} cannot be read as JSON: it is nested too deeply") from error
@@ -275,6 +282,12 @@ def read_json(path: Path, *keys: str, expected: str = "a folder written by this 
         if key not in value:
             raise CheckpointError(f"{path} lacks {key!r}; it was edited or damaged: {_remedy(path)}")
     return value
+
+
+def stage_of(folder: Path) -> str | None:
+    """What a folder is that stands before a network and its files, and what to do with it; None for any other."""
+    stage = next((words for name, words in STAGES.items() if (folder / name).is_file()), None)
+    return None if stage is None else stage.format(folder=shlex.quote(str(folder)))
 
 
 def _remedy(path: Path) -> str:

@@ -34,6 +34,9 @@ ELSEWHERE = {
     "name": "--out",
     "model": "the network itself, without an option; timm:NAME for one of timm",
     "weights": "the network itself, without an option; timm:NAME@FILE for one of timm with its weights",
+    "topk": "--top N",
+    "top-k": "--top N",
+    "set": "an option of this command, which --help lists; --set is of run, train, search, race and finetune",
     "pretrained": "--from timm:NAME, or finetune timm:NAME",
     "checkpoint": "the folder itself, without an option; a stopped training goes on by the same command",
     "resume": "nothing: the same command goes on where it stopped",
@@ -55,6 +58,12 @@ ELSEWHERE = {
 
 def advice_on(message: str) -> str | None:
     """What to write instead of the option that an error of the command line names; None where nothing is known of it."""
+    if "Missing argument 'recipe'" in message.replace("RECIPE", "recipe"):
+        return "no recipe is given; for photos: autoformer run --data PHOTOS; autoformer recipe list names the recipes (--help)"
+    if (pairs := re.search(r"unexpected extra arguments? \((.*)\)", message)) and "=" in pairs[1]:
+        return (
+            f"unexpected {pairs[1]}: options are written --name VALUE, settings of a recipe --set name=VALUE (--help lists both)"
+        )
     found = re.search(r"[Nn]o such option:? '?(--?[\w-]+)", message)
     if found is None:
         return None

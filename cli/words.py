@@ -65,4 +65,4 @@ def score_cells(score: Mapping[str, Any]) -> tuple[str, str, str]:
     from autoformer.metric import percent_value
 
     value, low, high = (percent_value(score[name], score["low"], score["high"]) for name in ("value", "low", "high"))
-    return value, f"{low[:-2]}–{high}", str(score["images"])
+    return value, f"{low[:-2]} to {high}", str(score["images"])

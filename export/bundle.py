@@ -94,7 +94,8 @@ def write_bundle(
         write_json(manifest.preprocessing.to_dict(), folder / "preprocessing.json")
         (folder / "board.pyz").write_bytes(program)
         logits = _write_check(folder, manifest, pixels)
-        _write_triton(folder / "triton" / expected.name, manifest, onnx, folder / onnx.file)
+        served = _served(manifest, expected) or onnx
+        _write_triton(folder / "triton" / expected.name, manifest, served, folder / str(served.file))
         if licence is not None:
             (folder / "licence.txt").write_text(licence, encoding="utf-8")
         (folder / "README.md").write_text(model_card(manifest, expected, licence), encoding="utf-8")
@@ -137,6 +138,12 @@ def _write_check(folder: Path, manifest: Manifest, pixels: NDArray[np.uint8]) ->
         found[artefact.name] = "check/logits.npy" if artefact.precision == "fp32" else f"check/logits.{artefact.precision}.npy"
         np.save(folder / found[artefact.name], logits, allow_pickle=False)
     return found
+
+
+def _served(manifest: Manifest, expected: ExpectedResults) -> Artefact | None:
+    """What a server is given: the file to ship where that is an ONNX file, else the fp32 one."""
+    shipped = None if expected.ship is None else manifest.find_file(expected.ship)
+    return shipped if shipped is not None and shipped.format == "onnx" else manifest.find("onnx", "fp32")
 
 
 def _write_triton(folder: Path, manifest: Manifest, artefact: Artefact, onnx: Path) -> None:
@@ -195,6 +202,7 @@ def model_card(manifest: Manifest, expected: ExpectedResults, licence: str | Non
         "float32": "float32 images, normalised as preprocessing.json says",
         "uint8": "uint8 pixels, resized and cropped as preprocessing.json says; normalising is part of the network",
     }[manifest.preprocessing.input_type]
+    served = "the file to ship" if _served(manifest, expected) is not manifest.find("onnx", "fp32") else "the fp32 file"
     beyond = words_on_range(manifest.preprocessing.value_range)
     ship = f"Ship **{markdown(expected.ship)}**. {markdown(expected.ship_why)}\n\n" if expected.ship else ""
     cautions = "".join(f"\n**Caution:** {markdown(said)}\n" for said in expected.cautions)
@@ -226,11 +234,12 @@ The program needs Python 3.10 or newer, numpy, Pillow, and onnxruntime or tensor
 that it gave itself for {
         len(expected.labels)
     } check images where this bundle was made, says how many of them it gets right, and measures the budget on the device.
-Without the program: the files take {takes}, [{", ".join(markdown(str(entry)) for entry in shape)}]{beyond}.{ahead}
+Without the program: the files take {takes}, [{", ".join(markdown(str(entry)) for entry in shape)}]{beyond}.
+The folder `triton` is a model repository for NVIDIA's Triton server, of {served}.{ahead}
 
 ## How good it is
 
-| file | state | {on}, 95 % interval | latency where it was made | why |
+| file | state | {on}, 95 % interval | latency where it was made | what was found |
 |---|---|---|---|---|
 {chr(10).join(rows)}
 {cautions}{limits}

@@ -145,6 +145,7 @@ def compare(
         failed.append(
             f"{wrong} of {len(agrees)} images ({wrong / len(agrees):.2%}) get another class, "
             f"allowed {tolerance.max_disagreement:.2%}"
+            + (", which is none of so few" if tolerance.max_disagreement * len(agrees) < 1 else "")
         )
     if cosine < tolerance.min_cosine:
         failed.append(f"smallest cosine of the logits is {cosine:.4f}, allowed {tolerance.min_cosine:g}")

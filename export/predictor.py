@@ -18,7 +18,7 @@ from autoformer.errors import CheckpointError, DataError, MissingPackageError
 from autoformer.export.expected import FILE_NAME as BUNDLE
 from autoformer.export.manifest import FILE_NAME, Manifest
 from autoformer.export.parity import filled_up
-from autoformer.files import TIMM, read_json, refuse_unfinished
+from autoformer.files import TIMM, read_json, refuse_unfinished, stage_of
 from autoformer.temporary import temporary_folder
 
 if TYPE_CHECKING:
@@ -39,11 +39,6 @@ EXPECTED = (
     "its manifest"
 )
 DELIVERED = {"run.json": ("export", "finetuned"), "race.json": ("winner",)}  # by what tells of a folder: where its network lies
-HINTS = {  # by what tells of a folder that is no network: what to do
-    "supernet.json": "it is a supernet; cut a network out of it first: autoformer extract --supernet {path} --out NETWORK",
-    "search.json": "it is a search; cut what it chose out first: autoformer extract --supernet FOLDER --search {path} --out NET",
-    "race.json": "its winner is not there; a run keeps it in its folder finetuned",
-}
 
 
 @dataclass(frozen=True)
@@ -214,9 +209,8 @@ def open_predictor(
 
 def refuse_no_network(path: Path) -> None:
     """Raises `CheckpointError` for a folder, which is no network itself: with those that lie deeper in it, or that none does."""
-    for file, hint in HINTS.items():
-        if (path / file).is_file():
-            raise CheckpointError(f"{path} cannot predict: {hint.format(path=path)}")
+    if (hint := stage_of(path)) is not None:
+        raise CheckpointError(f"{path} cannot predict: {hint}")
     dropped = any(path.parent.glob("after-*.json")) and not (path / "checkpoints").is_dir()  # beside a training of a race
     if not dropped:
         refuse_unfinished(path)

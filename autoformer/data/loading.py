@@ -306,7 +306,7 @@ def without_recorded(parts: DataParts, record: Mapping[str, Any]) -> DataParts:
     broken: dict[str, set[int]] = {}
     for part in parts.every:
         if part.name in named:
-            names = set(map(str, named[part.name]))
+            names = set(map(str, named[part.name])) - set(parts.unreadable.get(part.name, ()))  # left out already
             found = {called(part.images, index): index for index in part.indices}
             if lost := sorted(names - set(found)):
                 raise DataError(f"{parts.source}: {lost[0]} was left out of the {part.name} part, and is there no longer")
@@ -318,21 +318,21 @@ def _without(parts: DataParts, broken: Mapping[str, set[int]]) -> DataParts:
     """The parts without some indices. Raises `DataError` when a class has no image left to train on."""
     if not any(broken.values()):
         return parts
-    unreadable: dict[str, tuple[str, ...]] = {}
-    kept: dict[str, Part] = {}
+    found, kept = dict[str, tuple[str, ...]](), dict[str, Part]()
     for part in parts.every:
         bad = broken.get(part.name, set())
         kept[part.name] = replace(part, indices=tuple(index for index in part.indices if index not in bad))
         if bad:
-            unreadable[part.name] = tuple(called(part.images, index) for index in sorted(bad))
+            found[part.name] = tuple(called(part.images, index) for index in sorted(bad))
     if lost := set(parts.train.labels.tolist()) - set(kept["train"].labels.tolist()):
         raise DataError(f"{parts.source}: no image of class {parts.classes[min(lost)]!r} can be read; repair some")
     if empty := [name for name, part in kept.items() if not len(part)]:
         raise DataError(f"{parts.source}: no image of the {empty[0]} part can be read; repair some")
-    names, layout = [name for part, some in unreadable.items() if part in PARTS for name in some], parts.layout
+    names, layout = [name for part, some in found.items() if part in PARTS for name in some], parts.layout
     if names:
         words = "image that cannot be read was" if len(names) == 1 else "images that cannot be read were"
         layout += f"; {len(names)} {words} left out: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+    unreadable = {**parts.unreadable, **{name: (*parts.unreadable.get(name, ()), *some) for name, some in found.items()}}
     unlabelled = parts.unlabelled
     if unlabelled is not None:
         unlabelled = replace(unlabelled, part=kept[UNLABELLED], unreadable=unreadable.get(UNLABELLED, ()))

@@ -23,7 +23,7 @@ from autoformer.architecture import is_whole
 from autoformer.data.classes import some_of
 from autoformer.data.preprocessing import INTERPOLATIONS, Preprocessing, PreprocessingError
 from autoformer.errors import CheckpointError, DataError
-from autoformer.files import TIMM, read_json, refuse_unfinished
+from autoformer.files import TIMM, read_json, refuse_unfinished, stage_of
 from autoformer.networks.folders import load_subnet
 from autoformer.networks.subnet import TIMM_NAME
 from autoformer.pretrained.foreign_weights import read_foreign_weights
@@ -80,6 +80,8 @@ def open_network(words: str) -> NamedNetwork:
         refuse_unfinished(folder)
         if (folder / "finetuned" / "config.json").is_file():
             raise CheckpointError(f"{words} is a run; its network lies in {folder / 'finetuned'}: give that folder")
+        if (stage := stage_of(folder)) is not None:
+            raise CheckpointError(f"{words} holds no network: {stage}")
         raise CheckpointError(f"{words} {'holds no network' if folder.exists() else 'does not exist'}; expected {FORMS}")
     config = read_json(folder / "config.json")
     if config.get("architecture") != TIMM_NAME:

@@ -10,7 +10,10 @@ from autoformer.cli.chain.entrants import started_from, taking_turns
 from autoformer.cli.chain.race import MOST, race_schedule
 from autoformer.cli.chain.recipe import Recipe
 from autoformer.pretrained.rivals import default_rivals, smaller_sibling
+from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.race.config import RaceConfig
+from autoformer.profiling.tables.loop import elsewhere
+from autoformer.profiling.tables.table import LatencyTable
 
 ENOUGH = 3  # of the search's own: with its choice one that differs, and one that is larger or plain
 
@@ -37,9 +40,11 @@ def places_of(recipe: Recipe, race: RaceConfig, image_size: int) -> Places:
 
 
 def rivals_of(recipe: Recipe, race: RaceConfig, image_size: int) -> int:
-    """How many networks out of timm are looked at: none for a table, which may be of another device that is not here."""
-    if recipe.profile.table is not None:
-        return 0
+    """How many networks out of timm are looked at: none where a latency table is of another device, which is not here."""
+    if (path := recipe.profile.table) is not None:
+        conditions = LatencyTable.load(path).measurement_conditions
+        if elsewhere(conditions, DeviceFacts.collect()) is not None:
+            return 0
     return len(default_rivals(image_size, started_from(recipe.train.start) is not None) if race.rivals is None else race.rivals)
 
 
@@ -51,6 +56,7 @@ def few_places(recipe: Recipe, image_size: int) -> Iterator[str]:
     if found.own < min(ENOUGH, found.asked):
         networks = "1 network" if found.every == 1 else f"{found.every} networks"
         yield (
-            f"the race has room for {networks}, {found.own} of the search's own: few beside its choice are tried, or none, also "
-            "no larger ones; more epochs (--epochs, finetune.epochs), a higher race.cost or race.rivals=[] make room"
+            f"the race has room for {networks}, at most {found.own} of the search's own: its choice may start alone, without a "
+            "larger or a plain one beside it; more epochs (--epochs, finetune.epochs), a higher race.cost or race.rivals=[] make "
+            "room"
         )

@@ -194,7 +194,7 @@ def _steps_words(schedule: Schedule) -> str:
     tried = f", with {rates} times the learning rate" if len(schedule.rates) > 1 else ""
     ends = [(f"the best {rung.entrants}", rung.epochs) for rung in later]
     if schedule.rungs[-1].epochs < schedule.epochs:
-        ends.append(("the best one", schedule.epochs))
+        ends.append(("the best one, and the second where they are tied or it started from nothing,", schedule.epochs))
     told, go = "", "go on" if later else "goes on"
     for who, end in ends:
         where = f"the end, epoch {end}" if end == schedule.epochs else f"epoch {end}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -217,8 +218,22 @@ def _search(
     def finish() -> None:
         stored = StoredSearch(out)
         _show(request, stored, stored.record, table, stated, searched_words(result))
+        if not request.json:
+            say("next:")
+            for command, what in _next_commands(supernet, request).items():
+                say(f"  {command}    # {what}")
 
     return finish
+
+
+def _next_commands(supernet: Path, request: Request) -> dict[str, str]:
+    """What to type after a search, with what it is for."""
+    table = "" if request.latency_table is None else f" --latency-table {shlex.quote(str(request.latency_table))}"
+    found = f"--supernet {shlex.quote(str(supernet))} --search {shlex.quote(str(request.out))}"
+    return {
+        f"autoformer race {found}{table} --out RACE": "finetunes the best few side by side, and small networks out of timm",
+        f"autoformer extract {found} --out NET": "the choice alone, with the weights it inherits; then finetune NET and export",
+    }
 
 
 def _answer(source: Path, request: Request) -> None:
@@ -247,7 +262,7 @@ def _answer(source: Path, request: Request) -> None:
     title = f"{inside} of {every} evaluated architectures lie inside the budget"
     measured = _show(request, stored, answer, table, stated, title)
     if measured is None and request.measure and stated.max_latency_ms is not None and not request.json:
-        note("latency predicted, not measured: --latency-table and --out make it measure the best few on the table's device")
+        note("latency predicted, not measured: --latency-table together with --out measures the best few on the table's device")
 
 
 def _costs(request: Request, of: SearchSpace | StoredSearch) -> tuple[Table | None, CostModel]:

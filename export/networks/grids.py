@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from autoformer.architecture import SubnetGeometry
-from autoformer.export.networks.sizes import OddGraphError
 from autoformer.networks.relative_position import geometry
 
 ALIGNED = 8  # the width of attention's operands is filled up to a multiple of it (`relative_position`)
@@ -95,10 +94,10 @@ def _tables(grid: Grid) -> dict[str, NDArray[np.float64]]:
 
 
 @cache
-def probe_sides(own: SubnetGeometry) -> tuple[int, int]:
-    """Rows and columns of pixels of a probe for networks of all image sizes. `own` is their geometry, of any size.
+def probe_sides(own: SubnetGeometry) -> tuple[int, int] | None:
+    """Rows and columns of pixels of a probe for networks of all image sizes; None where no grid's numbers differ from all others.
 
-    Raises `OddGraphError` where there is no grid whose numbers are told apart from all others.
+    `own` is the geometry of these networks, of any size.
     """
     others = {own.num_classes, own.head_dim, own.stem_dim, own.in_chans, own.patch_size, own.prefix_tokens}
     for both in range(2 * LEAST_SIDE + 2, MOST_SIDES, 2):
@@ -107,7 +106,7 @@ def probe_sides(own: SubnetGeometry) -> tuple[int, int]:
             whole = Grid(rows, columns, own.prefix_tokens, own.head_dim, own.max_relative_position)
             if _is_told_apart(whole, others) and _is_told_apart(whole.halved, others):
                 return rows * own.patch_size, columns * own.patch_size
-    raise OddGraphError(f"no grid whose numbers differ from {sorted(others)}")
+    return None
 
 
 def _is_told_apart(grid: Grid, others: Collection[int]) -> bool:

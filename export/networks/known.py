@@ -104,9 +104,11 @@ class KnownNetwork:
             return None  # half precision brings its form: in another one it is not as it was made
         geometry, pixels = replace(network.geometry, trained_grid=None), None
         grid = _grid_of(geometry, network.patch_embed.grid_size) if any_size and dress.pixels is None else None
-        if grid is not None:
-            pixels = geometry.img_size
-            geometry = replace(geometry, img_size=probe_sides(geometry))
+        sides = None if grid is None else probe_sides(geometry)
+        if sides is None:
+            grid = None
+        else:
+            pixels, geometry = geometry.img_size, replace(geometry, img_size=sides)
         trees = _trees(module)
         halved_after = own.pool_after or 0
         kinds, sizes = [], []

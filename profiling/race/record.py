@@ -216,7 +216,7 @@ class RaceRecord:
         return found
 
     def _open_words(self) -> str:
-        names = ", ".join(one.entrant.network for one in self.undecided())
+        names = ", ".join(f"{one.entrant.name} ({one.entrant.network})" for one in self.undecided())
         return "" if not names else f" Out early, while they could not be told apart from it: {names}."
 
     # --- files -------------------------------------------------------------------------------------------------------

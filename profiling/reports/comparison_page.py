@@ -8,6 +8,7 @@ from pathlib import Path
 from autoformer import __version__
 from autoformer.cost import show
 from autoformer.metric import WORDS
+from autoformer.profiling.measuring.verdict import VALID
 from autoformer.profiling.profiles.comparison import Comparison, Row
 from autoformer.profiling.profiles.latency import NO_GPU
 from autoformer.profiling.profiles.regression import FASTER, SAME, SLOWER, Ratio, Regressions
@@ -35,6 +36,7 @@ COLUMNS = (
     "p50, 95 % interval", "times the first", "verdict",
 )  # fmt: skip
 SUFFIXES = (*page.SUFFIXES, ".svg")
+MOST_REASONS = 3  # of rows whose time is not to be relied upon
 RATIO_COLUMNS = ("artefact", "", "statistic", "A ms", "B ms", "B / A, 95 % interval", "verdict")
 TONE_OF = {SLOWER: "bad", FASTER: "good", SAME: "good"}
 
@@ -71,9 +73,18 @@ def notes(comparison: Comparison) -> list[str]:
         conditions = first.measurement_conditions("p50")
         said.append(
             f"Times were measured in turns, in one session: {conditions}; other rows in their precision, on their backend. A "
-            "network of torch is written to ONNX first, in fp32, and that file is scored and timed. Times the first: on its "
-            "backend, of rows in its precision and of files of its network."
+            "network of torch is written to ONNX first, in fp32, and that file is scored and timed. The column “times the first” "
+            "is filled where a time can be related to the first row's: on the same backend, in the same precision or of the same "
+            "network."
         )
+        unsteady = [row for row in comparison.rows if row.measurement and row.measurement.verdict.level != VALID]
+        for row in unsteady[:MOST_REASONS]:
+            assert row.measurement is not None
+            said.append(f"{row.name} is {row.measurement.verdict.level}: {'; '.join(row.measurement.verdict.reasons)}.")
+        if unsteady:
+            said.append(
+                "Measure those again on a quieter machine, or for longer (--seconds): by then they may be in another order."
+            )
     said.append("* marks rows that no other on the same backend beats in score and median time at once.")
     return said
 

@@ -213,8 +213,8 @@ def ship_table(report: Mapping[str, Any]) -> Table:
         columns=tuple(columns),
         rows=tuple(rows),
         numbers=tuple(range(2, len(columns) - 1)),
-        note=f"p50: the median time of {each} on {ship['device']}. Limits: the share that is used, of latency by each file's own "
-        "time.",
+        note=f"p50: the median time of {each} on {ship['device']}, in this session; in another the same file may be some per "
+        "cent faster or slower. Limits: the share that is used, of latency by each file's own time.",
     )
 
 

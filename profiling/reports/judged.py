@@ -162,7 +162,7 @@ def confusion_table(confused: Sequence[Confusion], counts: Sequence[ClassCount])
         columns=CONFUSION_COLUMNS,
         rows=tuple((breakable(name), breakable(other), *rest) for name, other, *rest in cells),
         numbers=(2, 3),
-        note=f"{number_of(left, 'rarer pair')} {'is' if left == 1 else 'are'} left out here." if left > 0 else "",
+        note=f"{number_of(left, 'pair')} that {'is' if left == 1 else 'are'} no more frequent left out." if left > 0 else "",
     )
 
 
@@ -196,7 +196,7 @@ def confusion_figure(judged: Mapping[str, Any]) -> Figure | None:
     layout = common_layout("called", "class", showlegend=False)
     ticks = {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": short}
     layout["xaxis"] |= ticks
-    layout["yaxis"] |= {**ticks, "autorange": "reversed"}
+    layout["yaxis"] |= {**ticks, "autorange": "reversed", "title": {"text": "class", "standoff": 12}}
     caption = "Each row is a class; colours are shares of its images, so that large and small classes are seen alike."
     return one_view("confusion", "Confusion matrix", caption, [trace], layout)
 

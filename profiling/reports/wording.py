@@ -146,11 +146,11 @@ def words_of(report: Mapping[str, Any]) -> str:
 
 
 def readings_words(report: Mapping[str, Any]) -> str:
-    """How often the test part was read, by this run and by all that lie beside it."""
+    """How often the test part was read, for networks of this run and of all that lie beside it."""
     readings = report["test_readings"]
-    text = f"test part {readings['split'][:DIGEST_DIGITS]} was read {times(readings['this_run'])} by this run"
+    text = f"test part {readings['split'][:DIGEST_DIGITS]} was read {times(readings['this_run'])} for this run's networks"
     if readings["runs"] > 1:
-        text += f", {times(readings['all_runs'])} by the {readings['runs']} runs in this place"
+        text += f", {times(readings['all_runs'])} for those of the {readings['runs']} runs in this place"
     if count := len(readings["damaged"]):
         names = ", ".join(readings["damaged"][:3]) + (f" and {count - 3} more" if count > 3 else "")
         text += f"; not counted, because the ledger cannot be read: {names}"

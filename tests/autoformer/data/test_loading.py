@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import ValidationError
 from timm.data import create_dataset
 
-from autoformer.data.loading import check_readable, load_parts, parts_of_record, split_dataset
+from autoformer.data.loading import check_readable, load_parts, parts_of_record, split_dataset, without_recorded
 from autoformer.data.parts import DataConfig
 from autoformer.data.splits import group_keys, grouped
 from autoformer.errors import DataError
@@ -117,6 +117,18 @@ def test_unreadable_images_are_left_out_named_and_found_again_from_the_record(tm
     assert parts.digest != every.digest
     assert parts_of_record(json.loads(json.dumps(parts.record))).record == parts.record
     assert parts.test.sealed.pixels(parts.preprocessing).shape[0] == len(parts.test)
+
+
+def test_what_a_record_left_out_is_left_out_once_and_what_broke_since_besides(tmp_path: Path) -> None:
+    """As a training of a network does, whose images are those of its record."""
+    parts = check_readable(load_parts(DataConfig(source=str(damaged_folder(tmp_path, BROKEN)), unreadable="skip")))
+    again = parts_of_record(json.loads(json.dumps(parts.record)))
+    assert check_readable(again).record == parts.record
+    assert without_recorded(again, {"unreadable": {name: list(names) for name, names in again.unreadable.items()}}) == again
+    (tmp_path / "a" / "007.png").write_bytes(b"no image")
+    since = check_readable(again)
+    assert sorted(name for names in since.unreadable.values() for name in names) == sorted((*BROKEN, "a/007.png"))
+    assert len(since.train) + len(since.search) + len(since.test) == 20
 
 
 def test_more_unreadable_images_than_allowed_are_refused_with_their_number(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_tables_of_many_classes_are_short_and_say_what_they_leave_out() -> None:
     classes, confused = section.tables
     assert (len(classes.rows), len(confused.rows)) == (MOST_CLASSES, MOST_CONFUSIONS)
     assert "40 classes with a higher recall are left out here" in classes.note
-    assert "rarer pairs are left out here" in confused.note
+    assert "pairs that are no more frequent left out" in confused.note
     recalls = [float(row[2].split()[0]) for row in classes.rows]
     assert recalls == sorted(recalls)
     assert confusion_figure(counted(labels, predicted, names)) is None  # 10,000 cells say nothing

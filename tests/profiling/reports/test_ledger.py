@@ -69,14 +69,14 @@ def test_the_report_says_how_often_the_test_part_was_read(tmp_path: Path) -> Non
     run = make_run(tmp_path / "run")
     report = build_report(run)
     split = report["data"]["parts"]["test"]["digest"]
-    assert line(report) == f"test part {split[:12]} was read 4 times by this run"
+    assert line(report) == f"test part {split[:12]} was read 4 times for this run's networks"
     ledger(tmp_path / "earlier", *[split] * 3)
     ledger(tmp_path / "damaged")
     (tmp_path / "damaged" / "test_ledger.json").write_text("<b>")
     report = build_report(run)
     found = report["test_readings"]
     assert [found[name] for name in ("this_run", "all_runs", "runs", "damaged")] == [4, 7, 2, ["damaged"]]
-    words = "was read 4 times by this run, 7 times by the 2 runs in this place; "
+    words = "was read 4 times for this run's networks, 7 times for those of the 2 runs in this place; "
     words += "not counted, because the ledger cannot be read: damaged"
     assert line(report).endswith(words)
     assert words in " ".join((run / "report.md").read_text(encoding="utf-8").split())
