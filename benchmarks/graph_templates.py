@@ -70,9 +70,10 @@ def graphs(name: str, count: int, traced: int) -> dict[str, Any]:
         known = KnownNetwork.of(network)
         assert known is not None
         way = Way(batch=None, opset=20, input_type="float32", image_shape=image_shape_of(network), as_it_is=False)
-        if not templates.knows(known, way):
-            learned += timed(templates.graph_of, known, way, way.traced)
-        samples["template"].append(1000 * timed(templates.graph_of, known, way, way.traced))
+        of_probe = way.of_probe(known)
+        if not templates.knows(known, of_probe):
+            learned += timed(templates.graph_of, known, of_probe, of_probe.traced)
+        samples["template"].append(1000 * timed(templates.graph_of, known, of_probe, of_probe.traced))
         if index % (count // traced) == 0:
             samples["torch"].append(1000 * timed(way.traced, network))
     medians = {kind: statistics.median(each) for kind, each in samples.items()}

@@ -19,6 +19,7 @@ import torch
 from autoformer import __version__
 from autoformer.cli.chain.helpers import helpers, processes, shared_by
 from autoformer.cli.chain.legs import Question, check_race
+from autoformer.cli.chain.limits import idle_line, refuse_impossible, shares_line, uncertain_line
 from autoformer.cli.chain.measured_again import measured_again, profile_files
 from autoformer.cli.chain.parent import as_begun, begun_with, check_taught, has_parent, taught_by, to_be_taught, told_of_parent
 from autoformer.cli.chain.places import few_places
@@ -27,7 +28,7 @@ from autoformer.cli.chain.recipe import Recipe
 from autoformer.cli.chain.starting import beginning, refuse_other_run, with_fitting_batch, with_usual
 from autoformer.cli.chain.steps import Steps, steps_of
 from autoformer.cli.class_order import teacher_line
-from autoformer.cost import Budget, CostModel, ExactCosts, check_feasible, show
+from autoformer.cost import Budget, CostModel, ExactCosts, check_feasible
 from autoformer.data.ledger import LEDGER
 from autoformer.data.loading import check_readable, load_parts, without_recorded
 from autoformer.data.parts import DataParts, TestPart, describe_parts
@@ -42,7 +43,7 @@ from autoformer.export.predictor import Predictor, open_predictor
 from autoformer.files import claim_folder, file_digest, read_json, sole_worker, write_json
 from autoformer.networks.folders import extract, load_subnet, record_of_network
 from autoformer.networks.supernet import Supernet
-from autoformer.parsing import BudgetConfig, parse, read_budget
+from autoformer.parsing import read_budget
 from autoformer.pretrained.named_network import NamedNetwork, open_network
 from autoformer.profiling.insides.onnxruntime_layers import layers_of_onnx
 from autoformer.profiling.measuring.device import DeviceFacts
@@ -76,7 +77,6 @@ from autoformer.training.runs import finetune, train_supernet
 from autoformer.training.trackers import trackers_of
 from autoformer.training.trainer import Surroundings, plan_for
 
-MUCH_MARGIN = 0.2  # of a latency limit, from which a person should know that it is not used
 GRAPHS = "graphs"  # folder of exported networks that are timed, until the choice is made
 
 
@@ -325,38 +325,6 @@ def _budget(recipe: Recipe, space: SearchSpace, costs: CostModel, out: Path) -> 
     return sought
 
 
-def shares_line(recipe: Recipe, stated: Budget) -> str:
-    """What limits in percent are, to be given in units another time; empty where there are none."""
-    shares = [(name, text) for name, text in recipe.budget if text is not None and "%" in text]
-    names = [name.replace("latency", "latency_ms") for name, _ in shares]
-    said = [f"{name} {text} is {show(key[4:], getattr(stated, key))}" for key, (name, text) in zip(names, shares, strict=True)]
-    today = "; a machine is not as fast every day: for a product give milliseconds" if "max_latency_ms" in names else ""
-    return f"limits of the largest network: {', '.join(said)}{today}" if said else ""
-
-
-def idle_line(budget: BudgetConfig) -> str:
-    """That a limit in percent is above all networks, which may be a slip; empty where none is."""
-    shares = [(name, text) for name, text in budget if name.startswith("max_") and text and "%" in text]
-    idle = [f"{name} {text}" for name, text in shares if parse(name.replace("latency", "latency_ms")[4:], text, 1.0) > 1]
-    if not idle:
-        return ""
-    return f"{' and '.join(idle)} is more than the largest network has and keeps none out; stop with Ctrl-C if less was meant"
-
-
-def uncertain_line(sought: Budget, recipe: Recipe, table: LatencyTable) -> str:
-    """That much of a latency limit is left unused because the table is uncertain, and what to do; empty where it is little."""
-    if sought.max_latency_ms is None or table.margin < MUCH_MARGIN:
-        return ""
-    most, count = show("latency_ms", sought.max_latency_ms), len(table.networks)
-    remedy = (
-        "measured on a quiet machine" if table.doubtful else f"of more than {count} networks (--set profile.networks={2 * count})"
-    )
-    return (
-        f"latency table: off by up to {100 * table.margin:.0f} %, so only networks below {most} are searched for the limit of "
-        f"{recipe.budget.max_latency}; with a table {remedy}, under another --out, more of it is used"
-    )
-
-
 def _measure(
     recipe: Recipe, result: SearchResult, table: LatencyTable, stated: Budget, out: Path, progress: Progress
 ) -> LatencyAnswer:
@@ -404,6 +372,7 @@ def _costs(recipe: Recipe, space: SearchSpace, out: Path, progress: Progress) ->
     if not path.exists():
         work = out / GRAPHS  # with the finished measurements of the table, which later ones do not read
         work.mkdir(exist_ok=True)
+        refuse_impossible(recipe, space, work)
         profile = recipe.profile
         how = TableConfig(backend=profile.backend, batch=profile.batch, threads=profile.threads, networks=profile.networks)
         measure_table(space, how, folder=work, progress=progress).save(path)

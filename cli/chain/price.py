@@ -14,30 +14,24 @@ from pathlib import Path
 from typing import Any
 
 from autoformer.cli.chain.chain import Planned
+from autoformer.cli.chain.limits import keeper_of, limit_words
 from autoformer.cli.chain.parent import finetune_of, has_parent, knows_classes, taught_by, unfinetuned
 from autoformer.cli.chain.places import places_of, rivals_of
 from autoformer.cli.chain.race import MOST, race_schedule
 from autoformer.cli.chain.recipe import Recipe
 from autoformer.cli.chain.starting import network_for
 from autoformer.cli.chain.steps import steps_of
-from autoformer.conditions import MeasurementConditions
-from autoformer.cost import show
 from autoformer.data.parts import Part
 from autoformer.data.preprocessing import Preprocessing
-from autoformer.errors import BudgetError
 from autoformer.evaluate import EvaluationSet, predict_with, predictions
 from autoformer.export.graphs.onnx_graph import image_shape_of
 from autoformer.networks.folders import save_subnet
 from autoformer.networks.subnet import Subnet
 from autoformer.networks.supernet import Supernet
-from autoformer.parsing import parse
 from autoformer.pretrained.classifier import Classifier
-from autoformer.profiling.measuring.device import DeviceFacts
 from autoformer.profiling.measuring.machine_state import MachineState
-from autoformer.profiling.measuring.measure import MeasureConfig, device_name
 from autoformer.profiling.measuring.sensors import MachineSensors, Reading
 from autoformer.profiling.measuring.system_files import usable_cores
-from autoformer.profiling.race.timing import Timekeeper
 from autoformer.profiling.reports.wording import duration
 from autoformer.profiling.tables.measuring import MOST as GROWN
 from autoformer.progress import Progress, silent
@@ -51,7 +45,6 @@ SCORED = 128  # images of the search part that are scored to see how long one ta
 TRAININGS = ("parent", "train", "race", "finetune")  # the steps whose time follows the epochs
 LONG_S, FEWER = 600, 4  # trainings from which a person is told what a quarter of the epochs would take
 RIVAL, SIZES_TRIED = "timm:resnet10t@scratch", 2  # of the networks out of timm: one that is looked at here; image sizes of each
-CERTAINLY = 0.5  # of the time of the smallest network, measured in a hurry: a limit below cannot be met
 FEW_CORES = 0.25  # kept busy by other programs, of which nothing is said
 
 
@@ -144,7 +137,7 @@ def _prices(plan: Planned, out: Path, folder: Path, around: Surroundings) -> Ite
     one_s, smallest_ms, largest_ms = _timed(recipe, smallest, largest, folder)
     timing = f"one network exported and timed, {one_s:.1f} s"
     if recipe.budget.max_latency is not None and recipe.profile.table is None:
-        count, limit = recipe.profile.networks or GROWN, _limit_words(recipe.budget.max_latency, smallest_ms, largest_ms)
+        count, limit = recipe.profile.networks or GROWN, limit_words(recipe.budget.max_latency, smallest_ms, largest_ms)
         yield StepPrice(step="latency table", seconds=count * one_s, measured=f"{count} × {timing}; {limit}")
     yield _training("train", _of_supernet(supernet, plan, recipe, out, around), out)
     search = SearchPlan.of(len(parts.search), recipe.search)
@@ -200,7 +193,7 @@ def _of_supernet(supernet: Supernet, plan: Planned, recipe: Recipe, out: Path, a
 
 def _timed(recipe: Recipe, smallest: Subnet, largest: Subnet, folder: Path) -> tuple[float, float, float]:
     """Seconds until the largest network is exported, opened and timed, after another of its space was; milliseconds of both."""
-    keeper = _keeper(recipe, folder)
+    keeper = keeper_of(recipe, folder)
     first = keeper.together({"smallest": keeper.of_network("smallest", smallest, image_shape_of(smallest))})["smallest"]
     began = time.perf_counter()
     then = keeper.together({"largest": keeper.of_network("largest", largest, image_shape_of(largest))})["largest"]
@@ -212,29 +205,9 @@ def _look_s(plan: Planned, folder: Path) -> float:
     began = time.perf_counter()
     network, parts, _ = network_for(RIVAL, plan.parts, plan.recipe.seed)
     assert isinstance(network, Classifier)
-    prepared, keeper = parts.preprocessing, _keeper(plan.recipe, folder)
+    prepared, keeper = parts.preprocessing, keeper_of(plan.recipe, folder)
     keeper.alone(keeper.of_network("rival", network.network, (prepared.in_chans, prepared.image_size, prepared.image_size)))
     return time.perf_counter() - began
-
-
-def _keeper(recipe: Recipe, folder: Path) -> Timekeeper:
-    """What times networks as the recipe's limit means it."""
-    profile = recipe.profile
-    device = device_name(DeviceFacts.collect(), profile.backend, profile.threads)
-    meaning = MeasurementConditions(
-        statistic="p50", batch=profile.batch, precision="fp32", backend=profile.backend, device=device
-    )
-    return Timekeeper(meaning=meaning, config=MeasureConfig.lasting(profile.seconds), folder=folder)
-
-
-def _limit_words(limit: str, smallest_ms: float, largest_ms: float) -> str:
-    """What a limit on latency is here. Raises `BudgetError` where the smallest network is far from keeping it."""
-    most = parse("latency_ms", limit, largest_ms)
-    words = "" if "%" not in limit else f"{limit} is about {show('latency_ms', most)}; "
-    range_words = f"networks from {show('latency_ms', smallest_ms)} to {show('latency_ms', largest_ms)}"
-    if most < CERTAINLY * smallest_ms:
-        raise BudgetError(f"max_latency={limit} cannot be met: this recipe has {range_words} here; raise the limit")
-    return words + range_words
 
 
 def _scored_s(network: Subnet, images: Part, preprocessing: Preprocessing, around: Surroundings) -> float:

@@ -51,6 +51,7 @@ class Row:
     measurement: Measurement | None = None
     network: str | None = None  # the folder that holds several files of one network; None: it stands alone
     ratio: float | None = None  # median time over that of the first artefact, where the two can be related
+    image_size: int | None = None  # pixels a side, as the network was asked
     pareto: bool = False  # no other row on the same backend is at least as good in score and time and better in one
 
     @property
@@ -72,6 +73,7 @@ class Row:
                 "means": str(taken.measurement_conditions("p50")),
             },
             "ratio": self.ratio,
+            "image_size": self.image_size,
             "pareto": self.pareto,
         }  # fmt: skip
 
@@ -151,16 +153,18 @@ def compare_artefacts(
         if not named:
             raise CheckpointError(f"{', '.join(words)}: no file is there to compare; expected {EXPECTED}")
         costs = {label: costs_of(own_words) for own_words, label in named}  # first: what cannot be opened fails here
-        asked, found, files = _Asked(images), {}, _as_files(named, missing, stack, progress)
+        asked, found, sizes, files = _Asked(images), {}, dict[str, int](), _as_files(named, missing, stack, progress)
         for own_words, label in named:
             place = files.get(label, own_words)
             try:
                 found[label] = asked.predictions(own_words, place, progress)
+                sizes[label] = asked.image_size
             except AutoformerError as error:
                 missing.append(NotMeasured(label, "accuracy", str(error).replace(place, own_words)))  # not the file that stood in
         profile = _profile(files, missing, config, batch, threads, progress)
         rows = [row for own_words, label in named for row in _rows(own_words, label, costs[label], files.get(label), profile)]
-        rows = marked(with_ratios([_scored(row, found, named[0][1], asked.labels, metric) for row in rows]))
+        rows = [replace(_scored(row, found, named[0][1], asked.labels, metric), image_size=sizes.get(row.name)) for row in rows]
+        rows = marked(with_ratios(rows))
         shown = _shown(named)
     return Comparison(
         rows=tuple(replace(row, name=shown[row.name]) for row in rows),
@@ -203,6 +207,7 @@ class _Asked:
         self.images = images
         self.labels: NDArray[np.int64] = np.empty(0, np.int64)
         self.split: str | None = None
+        self.image_size = 0  # of the latest
         self._prepared: tuple[Preprocessing, EvaluationSet] | None = None  # one at a time: they may be large
 
     def predictions(self, words: str, place: str, progress: Progress) -> NDArray[np.int64]:
@@ -212,6 +217,7 @@ class _Asked:
         with open_predictor(place) as opened:
             predictor = opened.knowing(self.images.classes, self.images.order and self.images.order(words, opened.classes))
             preparation = predictor.preparation(self.images.preprocessing)
+            self.image_size = preparation.input_size
             part = self.images.read(words)
             if self._prepared is None or self._prepared[0] != preparation:
                 self._prepared = (preparation, EvaluationSet.of(part, preparation))

@@ -43,14 +43,16 @@ TONE_OF = {SLOWER: "bad", FASTER: "good", SAME: "good"}
 
 def table(comparison: Comparison) -> list[tuple[str, ...]]:
     """The rows of `COLUMNS` in words; a star marks those that no other beats in score and time."""
-    return [(f"{number}{' *' if row.pareto else ''}", *_cells(row)) for number, row in enumerate(comparison.rows, 1)]
+    sizes = len({row.image_size for row in comparison.rows} - {None}) > 1
+    return [(f"{number}{' *' if row.pareto else ''}", *_cells(row, sizes)) for number, row in enumerate(comparison.rows, 1)]
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: Row, sizes: bool) -> tuple[str, ...]:
+    """A row; with `sizes` beside the name that of its images."""
     costs, taken = row.costs, row.measurement
     differs = "" if row.difference is None else f"{row.difference}{' tied' if row.difference.tied else ''}"
     return (
-        row.name,
+        row.name + (f", {row.image_size} px" if sizes and row.image_size else ""),
         "–" if row.score is None else str(row.score),
         differs,
         "–" if costs.params is None else show("params", costs.params),

@@ -66,8 +66,8 @@ def test_a_score_is_printed_with_the_digits_that_its_interval_supports() -> None
     few, many = Score("top1", 0.38, 0.2586, 0.5185, 50, 19), Score("top1", 0.38, 0.3666, 0.3935, 5000, 1900)
     assert (str(few), few.rounded) == ("38 % [26, 52]", "38 %")
     assert (str(many), many.rounded) == ("38.0 % [36.7, 39.4]", "38.0 %")
-    assert score_cells(few.to_dict()) == ("38 %", "26–52 %", "50")
-    assert score_cells(many.to_dict()) == ("38.0 %", "36.7–39.4 %", "5000")
+    assert score_cells(few.to_dict()) == ("38 %", "26 to 52 %", "50")
+    assert score_cells(many.to_dict()) == ("38.0 %", "36.7 to 39.4 %", "5000")
 
 
 @pytest.mark.parametrize(

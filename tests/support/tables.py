@@ -17,8 +17,13 @@ WIDE = replace(MICRO, embed_dims=(32, 256), depths=(2, 10))  # FLOPs 1 to 200: n
 MEANING = MeasurementConditions(statistic="p50", batch=1, precision="fp32", backend="torch-cpu", device="Test CPU")
 
 
-def fitted(latency_ms: Callable[[int, int], float], space: SearchSpace = MICRO, count: int = 8) -> LatencyTable:
+def fitted(
+    latency_ms: Callable[[int, int], float],
+    space: SearchSpace = MICRO,
+    count: int = 8,
+    conditions: MeasurementConditions = MEANING,
+) -> LatencyTable:
     """A table on `latency_ms(index, flops)` of the designed networks."""
     architectures = designed(space, count)
     measured = [(a, latency_ms(index, count_flops(a, space))) for index, a in enumerate(architectures)]
-    return LatencyTable.fit(space, MEANING, measured, device=FACTS)
+    return LatencyTable.fit(space, conditions, measured, device=FACTS)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from autoformer.cli.chain import price
-from autoformer.cli.chain.chain import idle_line, shares_line, uncertain_line
+from autoformer.cli.chain.limits import idle_line, limit_words, shares_line, uncertain_line
 from autoformer.cli.chain.price import OtherPrograms, StepPrice, shorter_line
 from autoformer.cli.chain.recipe import load_recipe
 from autoformer.cost import Budget
@@ -79,8 +79,16 @@ def test_looks_at_networks_out_of_timm_are_priced_by_one_of_them(tmp_path: Path)
 
 
 def test_a_limit_in_percent_is_said_in_milliseconds() -> None:
-    assert price._limit_words("60%", 0.5, 3.0) == "60% is about 1.8 ms; networks from 0.5 ms to 3 ms"
-    assert price._limit_words("2ms", 0.5, 3.0) == "networks from 0.5 ms to 3 ms"
+    assert limit_words("60%", 0.5, 3.0) == "60% is about 1.8 ms; networks from 0.5 ms to 3 ms"
+    assert limit_words("2ms", 0.5, 3.0) == "networks from 0.5 ms to 3 ms"
+
+
+@pytest.mark.slow
+def test_a_latency_that_no_network_can_have_is_refused_before_a_table_is_measured(tmp_path: Path) -> None:
+    answer = command("run", QUICKSTART, "--out", tmp_path / "out", "--max-latency", "0.0001ms")
+    assert answer.code == 2, answer.err
+    assert "max_latency=0.0001ms cannot be met: this recipe's smallest network takes 0." in answer.err
+    assert "measure latency" not in answer.err
 
 
 def test_limits_in_percent_are_told_in_units_when_a_run_knows_them() -> None:

@@ -29,8 +29,8 @@ def test_a_plan_says_who_starts_and_how_far_they_are_trained(finished_race: Path
     )
     longer = Schedule((Rung(5, 1), Rung(3, 3), Rung(2, 9)), 20, (1.0,))
     assert list(plan_lines(started, longer, record.limits, None))[-1].startswith(
-        "each is finetuned for 1 epoch; the best 3 go on to epoch 3, the best 2 to epoch 9, the best one to the end, epoch 20; "
-        "beyond"
+        "each is finetuned for 1 epoch; the best 3 go on to epoch 3, the best 2 to epoch 9, the best one, and the second "
+        "where they are tied or it started from nothing, to the end, epoch 20; beyond"
     )
     whole = Schedule((Rung(2, 3),), 3, (1.0,))
     assert list(plan_lines(started, whole, record.limits, None))[-1].startswith("each is finetuned for 3 epochs; beyond")

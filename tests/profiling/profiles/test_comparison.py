@@ -18,6 +18,7 @@ from autoformer.export.graphs.onnx_graph import OnnxGraph
 from autoformer.files import read_json, write_json
 from autoformer.metric import newcombe, paired_difference, tied
 from autoformer.networks.folders import save_subnet
+from autoformer.profiling.measuring.verdict import UNSTABLE, Verdict
 from autoformer.profiling.profiles.artefact_costs import Costs
 from autoformer.profiling.profiles.as_onnx import write_as_onnx
 from autoformer.profiling.profiles.comparison import Row, compare_artefacts, marked, with_ratios
@@ -328,3 +329,20 @@ def test_nothing_to_draw_is_said() -> None:
     assert "No figure is drawn: nothing has both a score and a time." in markdown(comparison_page(bare))
     assert table(bare) == [("1", "a", "–", "", "5.9M", "1.3G", "2.5 MB", "–", "–", "–", "–")]
     assert notes(bare)[0].startswith("Scores are accuracy on 100 images of the search part")
+
+
+def test_a_time_that_is_not_to_be_relied_upon_has_its_reason_and_what_to_do() -> None:
+    steady, other = rows_of({"a": 1.0, "b": 2.0}, {"a": 90, "b": 80})
+    assert other.measurement is not None
+    unsteady = replace(other, measurement=replace(other.measurement, verdict=Verdict(UNSTABLE, ("drift 9 %, limit 5 %",))))
+    said = notes(comparison(steady, unsteady))
+    assert "b is UNSTABLE: drift 9 %, limit 5 %." in said
+    assert "--seconds" in said[said.index("b is UNSTABLE: drift 9 %, limit 5 %.") + 1]
+    assert not any("--seconds" in line for line in notes(comparison(steady)))
+
+
+def test_networks_that_take_images_of_different_sizes_say_which() -> None:
+    one, other = rows_of({"a": 1.0, "b": 2.0}, {"a": 90, "b": 80})
+    sizes = [replace(one, image_size=64), replace(other, image_size=224)]
+    assert [row[1] for row in table(comparison(*sizes))] == ["a, 64 px", "b, 224 px"]
+    assert [row[1] for row in table(comparison(*(replace(row, image_size=64) for row in sizes)))] == ["a", "b"]
