@@ -62,11 +62,12 @@ def resolved(asked: Asked, say: Callable[[str], None] = lambda line: None) -> Re
         if is_named(asked.data) or Path(asked.data).exists():
             say(f"looking at the images of {asked.data}, which say what recipe suits them")
         parts = load_parts(_data_of(asked))
-        choice = recipe_for(parts, start=start, begun=begun_run(asked))
+        begun = begun_run(asked)
+        choice = recipe_for(parts, start=start, begun=begun)
         words, start = choice.name, choice.start or start
         settings = [*choice.settings, *settings]
         lines.append(f"recipe {choice.name}: {choice.reason}; `autoformer recipe show {choice.name}` shows it")
-        lines += [choice.advice] if choice.advice else []
+        lines += [choice.advice] if choice.advice and begun is None else []  # said when it began
         if choice.settings:
             lines.append(
                 f"since there are {len(parts.train):,} images to train on, not as in the recipe: {', '.join(choice.settings)}"

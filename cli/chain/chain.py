@@ -26,7 +26,7 @@ from autoformer.cli.chain.places import few_places
 from autoformer.cli.chain.race import deliver, run_race
 from autoformer.cli.chain.recipe import Recipe
 from autoformer.cli.chain.starting import beginning, refuse_other_run, with_fitting_batch, with_usual
-from autoformer.cli.chain.steps import Steps, steps_of
+from autoformer.cli.chain.steps import Steps, disturbed_line, steps_of
 from autoformer.cli.class_order import teacher_line
 from autoformer.cost import Budget, CostModel, ExactCosts, check_feasible
 from autoformer.data.ledger import LEDGER
@@ -225,6 +225,8 @@ def _run(plan: Planned, out: Path, telling: Telling) -> dict[str, Any]:
             space, parts, recipe.train, out / "supernet", start=start, metric=recipe.metric, seed=recipe.seed, around=around
         ),
     )
+    if line := disturbed_line(out / "supernet" / "log.jsonl"):
+        say(line)
     with step_helpers("search", recipe, out, workers):
         goal = Goal(costs=costs, budget=sought, metric=recipe.metric, seed=recipe.seed, latency_margin=margin_of(costs))
         result = steps.timed(

@@ -86,12 +86,12 @@ class RecipeChoice:
         return shlex.join([*words, *(word for setting in given for word in ("--set", setting))])
 
 
-def choose_recipe(typical_side: int, train_images: int, *, start: str | None = None) -> RecipeChoice:
-    """The recipe for images of this median shorter side, in pixels.
+def choose_recipe(typical_side: int, train_images: int, *, start: str | None = None, at_most: bool = False) -> RecipeChoice:
+    """The recipe for images of this median shorter side, in pixels; `at_most`: those that cannot be read will be left out.
 
     `start` is a pretrained network that can be had, which photographs alone take: small images would be enlarged to its size.
     """
-    seen = f"{train_images:,} train images, shorter side {typical_side} px (median)"
+    seen = f"{'up to ' if at_most else ''}{train_images:,} train images, shorter side {typical_side} px (median)"
     if typical_side < 24:
         name, why = "quickstart", "images this small need small networks"
     elif typical_side < 48:
@@ -121,11 +121,12 @@ def recipe_for(parts: DataParts, *, start: str | None = None, begun: Path | None
     `begun` is the folder of a run of these images that goes on: it keeps its start, whatever can be had today.
     """
     side, images = parts.typical_side or parts.preprocessing.image_size, len(parts.train)
-    choice = choose_recipe(side, images, start=start)
+    at_most = parts.config.unreadable == "skip"
+    choice = choose_recipe(side, images, start=start, at_most=at_most)
     if start is not None or choice.name not in PHOTOGRAPHS:
         return choice
     had = pretrained_start() if begun is None else start_of(begun)
-    return choice if had is None else choose_recipe(side, images, start=had)
+    return choice if had is None else choose_recipe(side, images, start=had, at_most=at_most)
 
 
 def start_of(run: Path) -> str | None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from statistics import median
 from typing import TypeVar
 
 from autoformer.cli.chain.parent import has_parent
 from autoformer.cli.chain.recipe import Recipe
 from autoformer.errors import AutoformerError
-from autoformer.files import read_json, write_json
+from autoformer.files import read_json, whole_lines, write_json
+from autoformer.profiling.reports.wording import duration
 
+SLOW = 3  # times the median epoch
+LOST_S, LOST_SHARE = 30.0, 0.1  # below which nothing is said of it
 Result = TypeVar("Result")
 
 
@@ -32,6 +37,24 @@ def steps_of(recipe: Recipe) -> list[str]:
         "test": True,
     }
     return [name for name, is_wanted in wanted.items() if is_wanted]
+
+
+def disturbed_line(log: Path) -> str:
+    """That some epochs of a training took far longer than most, with what that cost; empty where it cost little.
+
+    `log` is the training's `log.jsonl`.
+    """
+    rows = [json.loads(line) for line in whole_lines(log)]
+    seconds = [float(row["seconds"]) for row in rows if row["event"] == "epoch"]
+    usual = median(seconds) if seconds else 0.0
+    slow = [each for each in seconds if each > SLOW * usual]
+    lost = sum(slow) - usual * len(slow)
+    if lost < LOST_S or lost < LOST_SHARE * sum(seconds):
+        return ""
+    return (
+        f"train: {len(slow)} of {len(seconds)} epochs took over {SLOW} times the median, {duration(lost)} more in all: something "
+        "else kept this machine busy, or it throttled"
+    )
 
 
 class Steps:

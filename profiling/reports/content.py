@@ -15,8 +15,8 @@ from autoformer.profiling.measuring.order_statistics import MIN_SAMPLES_P99
 from autoformer.profiling.measuring.verdict import INCONCLUSIVE
 from autoformer.profiling.reports import judged, latency, latency_table, race, search
 from autoformer.profiling.reports.budget import limits
-from autoformer.profiling.reports.delivered import answers_of_shipped, board_values, file_values, label, ship_values
-from autoformer.profiling.reports.run_folder import FP32, Run
+from autoformer.profiling.reports.delivered import board_values, file_values, judged_as, label, ship_values
+from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.scores import int8_disagreement, int8_values, parent_difference, reading_values
 from autoformer.records import to_json
 
@@ -27,6 +27,7 @@ def content(run: Run) -> dict[str, Any]:
     """Everything of the report that is a value; JSON. The same run gives the same content."""
     delivered = run.delivered
     shipped = ship_values(run)
+    asked = judged_as(run, shipped["file"])
     return {
         "format": FORMAT,
         "version": run.version,
@@ -54,9 +55,10 @@ def content(run: Run) -> dict[str, Any]:
         "latency_qualification": None if run.measurement_conditions is None else asdict(run.measurement_conditions),
         "test": {name: run.score(name).to_dict() for name in run.predictions},
         "judged": {
-            **counted(run.labels, run.predictions[FP32], run.classes),
+            **counted(run.labels, asked.predictions, run.classes),
+            "who": asked.who,
+            "fp32_otherwise": asked.otherwise,
             "mistakes": judged.mistake_values(run.mistakes or (), run.classes),
-            "shipped": answers_of_shipped(run, shipped["file"]),
         },
         "int8": int8_values(run),
         "int8_disagreement": int8_disagreement(run),

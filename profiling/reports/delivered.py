@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from autoformer.cost import use_words
 from autoformer.export.engines.tensorrt_versions import PRODUCTS
 from autoformer.export.manifest import Artefact
@@ -35,6 +38,7 @@ STEPS = (
     "latency table", "parent", "train", "search", "latency in the loop", "race", "extract", "finetune", "export", "profile",
     "test",
 )  # fmt: skip
+EXACT = "the ONNX fp32 file"  # whose worst mistakes have pictures
 LIMITED = {"max_params": "params", "max_flops": "FLOPs", "max_latency_ms": "latency"}  # upper limits in words
 NOT_INSTALLED = "not installed"  # what this machine cannot have is nothing to worry about
 ENGINE = ("built for this GPU", "an engine runs on this GPU alone; the bundle's program builds it on the device")
@@ -54,6 +58,15 @@ class _Row:
     artefact: Artefact
     name: str
     taken: Measurement | None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Answers to the test images, and whose they are."""
+
+    who: str
+    predictions: NDArray[np.int64]
+    otherwise: int | None  # to so many images the fp32 file has another answer; None: it is that file
 
 
 def ship_values(run: Run) -> dict[str, Any]:
@@ -84,13 +97,13 @@ def ship_values(run: Run) -> dict[str, Any]:
     }
 
 
-def answers_of_shipped(run: Run, file: str | None) -> dict[str, Any] | None:
-    """To how many test images the file to ship has another answer than the fp32 file; None: it is that one, or was not asked."""
-    key = next((_key(artefact) for artefact in run.manifest.artefacts if artefact.file == file), FP32)
-    if key == FP32 or key not in run.predictions:
-        return None
-    differing = run.predictions[key] != run.predictions[FP32]
-    return {"file": file, "otherwise": int(differing.sum()), "images": len(differing)}
+def judged_as(run: Run, file: str | None) -> Judged:
+    """Whose answers to the test images stand for what is shipped: those of this file, or where it has none of the fp32 file."""
+    artefacts = {_key(artefact): artefact for artefact in run.manifest.artefacts}
+    key = next((key for key, artefact in artefacts.items() if artefact.file == file and key in run.predictions), FP32)
+    exact, found = run.predictions[FP32], run.predictions[key]
+    who = f"the {label(artefacts[key])} file" if key in artefacts else EXACT
+    return Judged(who, found, None if key == FP32 else int((found != exact).sum()))
 
 
 def _rows(run: Run, main: Measurement) -> list[_Row]:

@@ -5,7 +5,7 @@ A section of the report of a run, and the page of `evaluate`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,17 +61,22 @@ def pictures_of(mistakes: Sequence[Mistake], classes: Sequence[str]) -> tuple[Pi
 
 
 def sections(judged: Mapping[str, Any], pictures: Sequence[Picture], who: str) -> tuple[Section, ...]:
-    """The classes, and the mistakes where there are pictures. `judged` has what `per_class.counted` gives; `who` answered."""
+    """The classes, and the mistakes where there are pictures.
+
+    `judged` has what `per_class.counted` gives, and in a report of a run "who" answered; else that is `who`, whose mistakes the
+    pictures are.
+    """
     counts = [from_json(ClassCount, one) for one in judged["per_class"]]
     confused = [from_json(Confusion, one) for one in judged["confusions"]]
     tables = [class_table(counts), *([confusion_table(confused, counts)] if confused else [])]
-    said = (_sentence(counts, who), *_shipped_text(judged.get("shipped")))
+    said = (_sentence(counts, judged.get("who", who)),)
     found = [Section(name="classes", title="Class by class", text=said, tables=tuple(tables), figures=("confusion",))]
     if pictures:
         which = f"The {len(pictures)} wrong answers that" if len(pictures) > 1 else "The wrong answer that"
         text = (
             f"{which} {who} was surest of: the class of the image, what it was called, and the "
             "probability that the network gave that. Here wrong labels, strange images and classes that look alike are found."
+            + _otherwise(judged)
         )
         found.append(Section(name="mistakes", title="The worst mistakes", text=(text,), pictures=tuple(pictures)))
     return tuple(found)
@@ -87,11 +92,12 @@ def never_right(judged: Mapping[str, Any]) -> str | None:
     return f"{classes} ({some_of(missed)}): train longer, start from a pretrained network, or give more images of them."
 
 
-def _shipped_text(shipped: Mapping[str, Any] | None) -> Iterator[str]:
-    """How far what is judged here speaks for the file to ship, where that is another."""
-    if shipped is not None:
-        otherwise = f"{shipped['otherwise']} of these {shipped['images']} images"
-        yield f"{shipped['file']}, the file to ship, has another answer to {otherwise}."
+def _otherwise(judged: Mapping[str, Any]) -> str:
+    """How far the pictures, which are of the fp32 file, speak for the file that was judged, where that is another."""
+    if (count := judged.get("fp32_otherwise")) is None:
+        return ""
+    images = sum(one["images"] for one in judged["per_class"])
+    return f" {capital(judged['who'])}, the one to ship, has another answer to {count} of the {images} images."
 
 
 def _sentence(counts: Sequence[ClassCount], who: str) -> str:

@@ -28,7 +28,7 @@ from autoformer.profiling.reports import (
 )
 from autoformer.profiling.reports.blocks import TONES, Figure, Headline, Page, Picture, Section
 from autoformer.profiling.reports.content import FORMAT, content
-from autoformer.profiling.reports.run_folder import FP32, Run
+from autoformer.profiling.reports.run_folder import Run
 from autoformer.profiling.reports.wording import (
     capital,
     device_words,
@@ -68,20 +68,20 @@ def build_report(run_folder: Path) -> dict[str, Any]:
 
 def run_page(run: Run, report: dict[str, Any]) -> Page:
     """The page of one run and the content of its `report.json`."""
-    found = tuple(figures(run))
+    found = tuple(figures(run, report["ship"]["file"]))
     head = headline(report, budget.main_measurement(run).name)
     pictures = judged.pictures_of(run.mistakes or (), run.classes)
     return Page(headline=head, sections=sections(report, pictures), figures=found, values=report, version=run.version)
 
 
-def figures(run: Run) -> list[Figure]:
-    """All figures that this run has the numbers for."""
+def figures(run: Run, shipped: str | None = None) -> list[Figure]:
+    """All figures that this run has the numbers for; `shipped` is the file to ship."""
     found = [
         search.candidates_figure(run),
         search.progress_figure(run),
         preferences.preferences_figure(run),
         preferences.shapes_figure(run),
-        judged.confusion_figure(counted(run.labels, run.predictions[FP32], run.classes)),
+        judged.confusion_figure(counted(run.labels, delivered.judged_as(run, shipped).predictions, run.classes)),
         scores.training_figure("supernet", "Training of the supernet", run.supernet_history, run.metric),
         *([] if run.race is None else race.figures(race.values(run.race))),
         scores.training_figure(
@@ -180,7 +180,7 @@ def sections(report: Mapping[str, Any], pictures: Sequence[Picture] = ()) -> tup
         preferences.section(report),
         budget.section(report),
         scores.section(report),
-        *judged.sections(report["judged"], pictures, "the ONNX fp32 file"),
+        *judged.sections(report["judged"], pictures, delivered.EXACT),
         latency.section(report),
         *latency.layer_section([] if layers is None else [layers]),
         *latency_table.sections(report),

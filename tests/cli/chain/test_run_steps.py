@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from autoformer.cli.chain.steps import Steps
+from autoformer.cli.chain.steps import Steps, disturbed_line
 from autoformer.errors import StorageError
 from autoformer.profiling.tables.limit import LatencyAnswer
 from tests.support.commands import command
@@ -57,3 +58,21 @@ def test_a_run_says_when_the_machine_has_not_the_speed_of_its_table(
     answer = command("run", QUICKSTART, "--out", out, *shortened(latency_table))
     assert answer.code == 0, answer.err
     assert "latency in the loop: all 5 took about 2 times what the table says" in answer.err
+
+
+def test_a_training_whose_machine_was_busy_for_some_epochs_says_so(tmp_path: Path) -> None:
+    def log(*seconds: float) -> Path:
+        rows = [
+            {"event": "start"},
+            *({"event": "epoch", "epoch": place, "seconds": each} for place, each in enumerate(seconds, 1)),
+        ]
+        (tmp_path / "log.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        return tmp_path / "log.jsonl"
+
+    assert disturbed_line(log(*[2.0] * 18, 42.0, 22.0)).startswith(
+        "train: 2 of 20 epochs took over 3 times the median, 1 min 0 s more in all: "
+    )
+    assert disturbed_line(log(*[2.0] * 20)) == ""
+    assert disturbed_line(log(*[2.0] * 19, 20.0)) == "", "18 s are not worth a line"
+    assert disturbed_line(log(*[100.0] * 19, 310.0)) == "", "nor is less than a tenth"
+    assert disturbed_line(log()) == ""

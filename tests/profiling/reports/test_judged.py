@@ -61,21 +61,27 @@ def test_the_report_of_a_run_counts_the_delivered_file_class_by_class(tmp_path: 
 
 
 @pytest.mark.parametrize("shipped", ["model.fp32.onnx", "model.int8.onnx", None])
-def test_what_is_judged_says_how_far_it_speaks_for_the_file_to_ship(
+def test_the_file_to_ship_is_judged_and_the_pictures_say_how_far_they_speak_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shipped: str | None
 ) -> None:
     run = make_run(tmp_path / "run")
-    record = read_json(run / "test.json")["guesses"]
+    save(run, mistaken(run))
+    values = read_json(run / "test.json")
+    record, precision = values["guesses"], "int8" if shipped == "model.int8.onnx" else "fp32"
     otherwise = sum(one != other for one, other in zip(record["onnx fp32"], record["onnx int8"], strict=True))
+    wrong = sum(one != other for one, other in zip(values["labels"], record[f"onnx {precision}"], strict=True))
 
     def ship_values(run: Run) -> dict[str, Any]:
         return {**delivered.ship_values(run), "file": shipped}
 
     monkeypatch.setattr(content, "ship_values", ship_values)
-    build_report(run)
-    said = f"model.int8.onnx, the file to ship, has another answer to {otherwise} of these 540 images."
+    report = build_report(run)
+    said = f"The ONNX int8 file, the one to ship, has another answer to {otherwise} of the 540 images."
+    page = (run / "report.md").read_text()
     assert otherwise > 0
-    assert (said in (run / "report.md").read_text()) == (shipped == "model.int8.onnx")
+    assert (said in page) == (shipped == "model.int8.onnx")
+    assert f"The ONNX {precision} file has {wrong} of 540 images wrong." in page
+    assert sum(one["images"] for one in report["judged"]["confusions"]) == wrong
 
 
 def test_pictures_of_the_worst_mistakes_stand_in_the_page_with_what_they_were_called(tmp_path: Path) -> None:
