@@ -31,8 +31,8 @@ UNFINISHED = {
     "race": ("race.json", "an unfinished race", "autoformer race"),
 }
 STAGES = {  # by what tells of a folder that stands before a network and its files: what it is, and what to do
-    "supernet.json": "it is a supernet; cut a network out of it first: autoformer extract --supernet {folder} --out NETWORK",
-    "search.json": "it is a search; cut out what it chose first: autoformer extract --supernet FROM --search {folder} --out NET",
+    "supernet.json": "it is a supernet; cut a network out of it first: autoformer extract --supernet {} --out NETWORK",
+    "search.json": "it is a search; cut what it chose out first: autoformer extract --supernet RUN --search {} --out NET",
     "race.json": "it is a race, whose winner is not there; a run keeps it in its folder finetuned",
 }
 SCORED = "test.json"  # the last that a run writes before its report
@@ -120,8 +120,7 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
 
     Raises `OutputExistsError` when it holds other work, naming the first difference, or files of unknown origin.
     """
-    path = folder / IDENTITY
-    if path.exists():
+    if (path := folder / IDENTITY).exists():
         refuse_other_work(folder, {**dict.fromkeys(read_json(path)), **identity})
         remove_leftovers_of(path)  # of a process that was killed as it claimed the folder
         return
@@ -131,10 +130,9 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
 
 def refuse_other_work(folder: Path, identity: Mapping[str, Any]) -> None:
     """Raises `OutputExistsError` where `folder` is the place of work that differs in one of these keys, or is a file."""
-    path = folder / IDENTITY
     if folder.is_file():
         refuse_existing(folder)
-    if path.exists():
+    if (path := folder / IDENTITY).exists():
         held, wanted = read_json(path), json.loads(json.dumps(identity))
         for key in sorted((name for name in wanted if held.get(name) != wanted[name]), key=lambda name: (name != "kind", name)):
             found = [words.removeprefix("recipe.") for words in _differences(key, held.get(key), wanted[key])]  # as one sets them
@@ -155,14 +153,11 @@ def _kind_of_work(folder: Path) -> str | None:
 
 def refuse_unfinished(folder: Path) -> None:
     """Raises `CheckpointError` for a folder of work that is not finished, naming the command that goes on with it."""
-    kind = _kind_of_work(folder)
-    if kind is None:
+    if (kind := _kind_of_work(folder)) is None:
         return
     last, what, command = UNFINISHED[kind]
-    if (folder / last).exists():
+    if (folder / last).exists() or (kind == "run" and (folder / SCORED).exists()):  # `autoformer report build` writes its report
         return
-    if kind == "run" and (folder / SCORED).exists():
-        return  # its report alone is missing, which `autoformer report build` writes
     if kind != "run" and _kind_of_work(folder.resolve().parent) == "run":
         command = UNFINISHED["run"][2]
     raise CheckpointError(f"{folder} holds {what}; give the same `{command}` again: it goes on where it stopped")
@@ -264,9 +259,7 @@ def read_json(path: Path, *keys: str, expected: str = "a folder written by this 
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        if (stage := stage_of(path.parent)) is not None:
-            raise CheckpointError(f"{path.parent} holds no {path.name}: {stage}") from error
-        raise CheckpointError(f"{path} does not exist; expected {expected}") from error
+        raise CheckpointError(f"{path} does not exist; {stage_of(path.parent) or f'expected {expected}'}") from error
     except RecursionError as error:
         raise CheckpointError(f"{path} cannot be read as JSON: it is nested too deeply") from error
     except OSError as error:
@@ -286,8 +279,7 @@ def read_json(path: Path, *keys: str, expected: str = "a folder written by this 
 
 def stage_of(folder: Path) -> str | None:
     """What a folder is that stands before a network and its files, and what to do with it; None for any other."""
-    stage = next((words for name, words in STAGES.items() if (folder / name).is_file()), None)
-    return None if stage is None else stage.format(folder=shlex.quote(str(folder)))
+    return next((words.format(shlex.quote(str(folder))) for name, words in STAGES.items() if (folder / name).is_file()), None)
 
 
 def _remedy(path: Path) -> str:

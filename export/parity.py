@@ -140,8 +140,7 @@ def compare(
         failed.append(f"{non_finite} logits are infinite or not a number")
     if tolerance.max_abs is not None and max_abs > tolerance.max_abs * scale:
         failed.append(f"logits differ by {max_abs:.3g}, allowed {tolerance.max_abs * scale:.3g}")
-    if len(agrees) - int(agrees.sum()) > tolerance.max_disagreement * len(agrees):
-        wrong = len(agrees) - int(agrees.sum())
+    if (wrong := len(agrees) - int(agrees.sum())) > tolerance.max_disagreement * len(agrees):
         failed.append(
             f"{wrong} of {len(agrees)} images ({wrong / len(agrees):.2%}) get another class, "
             f"allowed {tolerance.max_disagreement:.2%}"
