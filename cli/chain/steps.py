@@ -42,19 +42,20 @@ def steps_of(recipe: Recipe) -> list[str]:
 def disturbed_line(log: Path) -> str:
     """That some epochs of a training took far longer than most, with what that cost; empty where it cost little.
 
-    `log` is the training's `log.jsonl`.
+    `log` is the training's `log.jsonl`; of one that is damaged nothing is said.
     """
-    rows = [json.loads(line) for line in whole_lines(log)]
-    seconds = [float(row["seconds"]) for row in rows if row["event"] == "epoch"]
-    usual = median(seconds) if seconds else 0.0
-    slow = [each for each in seconds if each > SLOW * usual]
-    lost = sum(slow) - usual * len(slow)
-    if lost < LOST_S or lost < LOST_SHARE * sum(seconds):
-        return ""
-    return (
-        f"train: {len(slow)} of {len(seconds)} epochs took over {SLOW} times the median, {duration(lost)} more in all: something "
-        "else kept this machine busy, or it throttled"
-    )
+    with suppress(ValueError, KeyError, TypeError, OverflowError):
+        rows = [json.loads(line) for line in whole_lines(log)]
+        seconds = [float(row["seconds"]) for row in rows if row["event"] == "epoch"]
+        usual = median(seconds) if seconds else 0.0
+        slow = [each for each in seconds if each > SLOW * usual]
+        lost = sum(slow) - usual * len(slow)
+        if lost >= max(LOST_S, LOST_SHARE * sum(seconds)):
+            return (
+                f"train: {len(slow)} of {len(seconds)} epochs took over {SLOW} times the median, {duration(lost)} more in all: "
+                "something else kept this machine busy, or it throttled"
+            )
+    return ""
 
 
 class Steps:

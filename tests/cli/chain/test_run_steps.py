@@ -76,3 +76,12 @@ def test_a_training_whose_machine_was_busy_for_some_epochs_says_so(tmp_path: Pat
     assert disturbed_line(log(*[2.0] * 19, 20.0)) == "", "18 s are not worth a line"
     assert disturbed_line(log(*[100.0] * 19, 310.0)) == "", "nor is less than a tenth"
     assert disturbed_line(log()) == ""
+    for damaged in (
+        b'{"event": "epoch", "seconds"',
+        b"[]",
+        b'{"event": "epoch", "seconds": 1e999}',
+        b"\xff",
+        b'{"event": "epoch"}',
+    ):
+        (tmp_path / "log.jsonl").write_bytes(damaged + b"\n")
+        assert disturbed_line(tmp_path / "log.jsonl") == "", damaged
