@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,9 +99,13 @@ def ship_values(run: Run) -> dict[str, Any]:
 
 
 def judged_as(run: Run, file: str | None) -> Judged:
-    """Whose answers to the test images stand for what is shipped: those of this file, or where it has none of the fp32 file."""
+    """Whose answers to the test images stand for what is shipped: those of this file, or where it has none of the fp32 file.
+
+    `file` is its path in the run.
+    """
+    name = None if file is None else Path(file).name
     artefacts = {_key(artefact): artefact for artefact in run.manifest.artefacts}
-    key = next((key for key, artefact in artefacts.items() if artefact.file == file and key in run.predictions), FP32)
+    key = next((key for key, artefact in artefacts.items() if artefact.file == name and key in run.predictions), FP32)
     exact, found = run.predictions[FP32], run.predictions[key]
     who = f"the {label(artefacts[key])} file" if key in artefacts else EXACT
     return Judged(who, found, None if key == FP32 else int((found != exact).sum()))

@@ -50,36 +50,41 @@ def test_the_report_of_a_run_counts_the_delivered_file_class_by_class(tmp_path: 
     run = make_run(tmp_path / "run")
     report = build_report(run)
     record = read_json(run / "test.json")
-    labels, predicted = np.array(record["labels"]), np.array(record["guesses"]["onnx fp32"])
-    assert sum(one["images"] for one in report["judged"]["confusions"]) == int((labels != predicted).sum()) == 540 - 531
+    assert report["ship"]["file"] == "export/model.int8.onnx"
+    labels, predicted = np.array(record["labels"]), np.array(record["guesses"]["onnx int8"])
+    assert sum(one["images"] for one in report["judged"]["confusions"]) == int((labels != predicted).sum()) == 12
     for digit, one in enumerate(report["judged"]["per_class"]):
         assert one["right"] == int(((labels == digit) & (predicted == digit)).sum())
     markdown = (run / "report.md").read_text()
     assert "## Class by class" in markdown
-    assert "The ONNX fp32 file has 9 of 540 images wrong." in markdown
+    assert "The ONNX int8 file has 12 of 540 images wrong." in markdown
     assert "The worst mistakes" not in markdown  # a run of an earlier version kept no pictures
 
 
-@pytest.mark.parametrize("shipped", ["model.fp32.onnx", "model.int8.onnx", None])
+@pytest.mark.parametrize("shipped", ["export/model.fp32.onnx", "export/model.int8.onnx", None])
 def test_the_file_to_ship_is_judged_and_the_pictures_say_how_far_they_speak_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shipped: str | None
 ) -> None:
     run = make_run(tmp_path / "run")
     save(run, mistaken(run))
     values = read_json(run / "test.json")
-    record, precision = values["guesses"], "int8" if shipped == "model.int8.onnx" else "fp32"
+    record, precision = values["guesses"], "int8" if shipped == "export/model.int8.onnx" else "fp32"
     otherwise = sum(one != other for one, other in zip(record["onnx fp32"], record["onnx int8"], strict=True))
     wrong = sum(one != other for one, other in zip(values["labels"], record[f"onnx {precision}"], strict=True))
 
     def ship_values(run: Run) -> dict[str, Any]:
-        return {**delivered.ship_values(run), "file": shipped}
+        found = delivered.ship_values(run)
+        assert {"export/model.fp32.onnx", "export/model.int8.onnx"} <= {one["file"] for one in found["files"]}, (
+            "as a run names them"
+        )
+        return {**found, "file": shipped}
 
     monkeypatch.setattr(content, "ship_values", ship_values)
     report = build_report(run)
     said = f"The ONNX int8 file, the one to ship, has another answer to {otherwise} of the 540 images."
     page = (run / "report.md").read_text()
     assert otherwise > 0
-    assert (said in page) == (shipped == "model.int8.onnx")
+    assert (said in page) == (shipped == "export/model.int8.onnx")
     assert f"The ONNX {precision} file has {wrong} of 540 images wrong." in page
     assert sum(one["images"] for one in report["judged"]["confusions"]) == wrong
 
