@@ -181,6 +181,6 @@ def refuse_missing(path: Path, expected: str) -> None:
     beside = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, [name for name in beside if not name.startswith(".")], 1)
     meant = f"; did you mean {path.parent / near[0]}?" if near else ""
-    if "=" in str(path):
+    if re.match(r"\w+=", path.parts[0] if path.parts else "") and not Path(path.parts[0]).exists():
         meant = "; options are written --name VALUE, and what a command works on without a name (--help shows both)"
     raise CheckpointError(f"{short(path, 120)} does not exist{meant or f'; expected {expected}'}")

@@ -58,9 +58,9 @@ ELSEWHERE = {
 
 def advice_on(message: str) -> str | None:
     """What to write instead of the option that an error of the command line names; None where nothing is known of it."""
-    if "Missing argument 'recipe'" in message.replace("RECIPE", "recipe"):
+    if "missing argument 'recipe'" in message.lower():
         return "no recipe is given; for photos: autoformer run --data PHOTOS; autoformer recipe list names the recipes (--help)"
-    if (pairs := re.search(r"unexpected extra arguments? \((.*)\)", message)) and "=" in pairs[1]:
+    if (pairs := re.search(r"unexpected extra argument\S* \((.*)\)", message)) and "=" in pairs[1]:
         return (
             f"unexpected {pairs[1]}: options are written --name VALUE, settings of a recipe --set name=VALUE (--help lists both)"
         )

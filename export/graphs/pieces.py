@@ -23,14 +23,8 @@ from onnx import AttributeProto, numpy_helper
 from autoformer.export.networks.sizes import BLOCK, OddGraphError, Sizes
 
 HERE = "{block}"  # stands for the number of a block in the name of a module or weight
-AXES = {
-    "Pad": (3,),
-    "ReduceMean": (1,),
-    "ReduceSum": (1,),
-    "Slice": (3, 4),
-    "Squeeze": (1,),
-    "Unsqueeze": (1,),
-}  # inputs, no sizes
+# By operator, the places of inputs that hold axes and steps, which are no sizes.
+AXES = {"Pad": (3,), "ReduceMean": (1,), "ReduceSum": (1,), "Slice": (3, 4), "Squeeze": (1,), "Unsqueeze": (1,)}
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 torch traces a family once for each kind of block that its networks have. A trace takes seconds, and a probe is always the same;
 so its graph lies in the user's cache under the digest of all that it follows from: the probe, the way of export, the versions of
 the packages, and the sources that build and export networks. A file that is damaged or of another probe, or that nothing can be
-learned from, is traced again, and one that leads to other logits than the network's is taken away: the first network of a family,
-of a kind and of an image size is compared with what is written for it.
+learned from, is traced again, and one that leads to other logits than the network's is taken away: the first network of a family
+with a kind of block at an image size is compared with what is written for it.
 """
 
 from __future__ import annotations
@@ -45,13 +45,12 @@ class Templates:
 
     kept: KeptTraces | None = None
     learned: dict[Hashable, GraphTemplate | None] = field(default_factory=dict)
-    sizes: set[Hashable] = field(default_factory=set)  # of images, with family and way, that graphs were written for
+    written: set[Hashable] = field(default_factory=set)  # family, way, image size and kind of block of graphs that there were
 
     def knows(self, known: KnownNetwork, way: Hashable) -> bool:
         """Whether graphs of such networks were written before: of their family, kinds of blocks and image size."""
         template = self.learned.get((known.family, way))
-        seen = (known.family, way, known.pixels) in self.sizes
-        return template is not None and seen and not self._missing(template, known)
+        return template is not None and self._parts(known, way) <= self.written and not self._missing(template, known)
 
     def graph_of(self, known: KnownNetwork, way: Hashable, trace: Trace) -> Graph | None:
         """The graph of a network; `trace` gives that of a probe, exported the same `way`. None where it has to be traced."""
@@ -61,7 +60,7 @@ class Templates:
         try:
             template = self.learned[key] = self._learn(self.learned.get(key), known, way, trace)
             graph = template.written(known.weights, known.blocks, known.halved_after, known.pixels)
-            self.sizes.add((*key, known.pixels))
+            self.written |= self._parts(known, way)
             return graph
         except OddGraphError:
             self.forget(known, way)
@@ -73,6 +72,10 @@ class Templates:
         if self.kept is not None:
             for kind in known.kinds_to_learn:
                 self.kept.forget((known.family, kind, way))
+
+    def _parts(self, known: KnownNetwork, way: Hashable) -> set[Hashable]:
+        """What is compared once: every kind of block at every image size."""
+        return {(known.family, way, known.pixels, kind.name, known.halved_after > 0) for kind in known.kinds_to_learn}
 
     def _missing(self, template: GraphTemplate, known: KnownNetwork) -> list[BlockKind]:
         lacking = [kind for kind in known.kinds_to_learn if kind.name not in template.blocks]

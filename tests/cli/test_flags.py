@@ -32,6 +32,11 @@ from tests.support.commands import command
         (("run", "--precision", "fp16"), "--set export.precisions=[fp32,fp16,int8]"),
         (("train", "quickstart", "-o", "x", "--batch-size", "3"), "--set train.batch_size=N"),
         (("train", "quickstart", "-o", "x", "--resume"), "leave it out: the same command goes on where it stopped"),
+        (("predict", "n", "i", "--topk", "1"), "write --top N"),
+        (("export", "n", "-o", "x", "--set", "export.precisions=[fp32]"), "--set is of run, train, search, race and finetune"),
+        (("train", "--data", "photos"), "for photos: autoformer run --data PHOTOS"),
+        (("train", "quickstart", "-o", "x", "epochs=5"), "unexpected epochs=5: options are written --name VALUE"),
+        (("predict", "model=runs/photos", "source=new"), "options are written --name VALUE"),
     ],
 )
 def test_flags_of_other_programs_are_answered_with_the_right_words(words: tuple[str, ...], meant: str) -> None:

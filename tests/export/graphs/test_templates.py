@@ -177,10 +177,21 @@ def test_torch_traces_one_probe_for_all_image_sizes(
         assert len(templates.learned) == 1
 
 
+@pytest.mark.slow
+def test_every_kind_of_block_is_compared_at_every_image_size(tmp_path: Path, templates: Templates) -> None:
+    space, known = replace(MICRO, image_sizes=(8, 16), mlp_kernels=(0, 3)), []
+    for side, kernel in ((8, 0), (16, 0), (8, 3), (16, 3), (16, 0)):
+        network = trained(Subnet.from_space(space, replace(space.smallest, image_size=side, mlp_kernel=(kernel,) * 3)))
+        found = KnownNetwork.of(network)
+        assert found is not None
+        known.append(templates.knows(found, usual_way((3, side, side)).of_probe(found)))
+        OnnxGraph.from_network(network, tmp_path / "x.onnx")
+    assert known == [False, False, False, False, True]
+
+
 def test_a_graph_for_images_of_another_size_that_gives_other_logits_is_not_delivered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, templates: Templates
 ) -> None:
-    """As numbers of a grid would be that were taken for others."""
     space = replace(MICRO, image_sizes=(8, 16))
     first, other = (trained(Subnet.from_space(space, replace(space.smallest, image_size=side))) for side in (8, 16))
     OnnxGraph.from_network(first, tmp_path / "8.onnx")
