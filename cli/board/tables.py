@@ -91,4 +91,4 @@ def _limit_row(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:
     if "median_ms" in found:
         shown = _median(found["median_ms"], found.get("low_ms"), found.get("high_ms"))
     used = "–" if value is None or not name.startswith("max_") else f"{100 * value / limit:.0f} %"
-    return name, f"{limit:.6g}", found.get("measured", "–"), shown, used, found["status"]
+    return name, f"{limit:.{4 if name.endswith('_ms') else 6}g}", found.get("measured", "–"), shown, used, found["status"]

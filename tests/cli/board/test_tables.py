@@ -46,7 +46,7 @@ def test_verify_shows_files_limits_with_their_use_and_reasons_of_what_is_not_as_
         "budget": {
             "max_params": {"limit": 200, "value": 100, "status": "within budget"},
             "max_latency_ms": {
-                "limit": 2.0, "limit means": "p50, batch 1", "measured": "onnx fp32", "median_ms": 0.92, "low_ms": 0.9,
+                "limit": 2.00026, "limit means": "p50, batch 1", "measured": "onnx fp32", "median_ms": 0.92, "low_ms": 0.9,
                 "high_ms": 0.95, "verdict": "UNSTABLE: it drifted", "status": "inconclusive",
             },
         },
@@ -60,6 +60,7 @@ def test_verify_shows_files_limits_with_their_use_and_reasons_of_what_is_not_as_
     assert "50 %" in params
     assert "0.92 [0.9, 0.95]" in latency
     assert "46 %" in latency
+    assert latency.split()[1] == "2"  # in as many digits as the time that is held against it
     assert "max_latency_ms: the time is UNSTABLE: it drifted" in lines
     header = next(line for line in lines if line.startswith("limit "))
     assert [line[header.index("file") :].split("  ")[0] for line in (header, params, latency)] == ["file", "–", "onnx fp32"]
