@@ -37,7 +37,7 @@ from autoformer.export.graphs.oldest_form import affine_batch_norms, lower_to_17
 from autoformer.export.graphs.onnx_model import OnnxModel
 from autoformer.export.graphs.onnx_reading import read_model
 from autoformer.export.graphs.templates import Graph, KeptTraces, Templates
-from autoformer.export.networks.known import MOST_FOLDED, KnownNetwork
+from autoformer.export.networks.known import MOST_FOLDED, KnownNetwork, largest_table
 from autoformer.files import replacing, write_json
 from autoformer.networks.stem import ConvStem
 from autoformer.temporary import temporary_folder
@@ -221,7 +221,7 @@ class Way:
             _cast_first(model)
         model.ir_version = oldest_ir_version(model)
         largest = max((tensor.numel() for tensor in plain.state_dict().values()), default=0)
-        _check_structure(model, self.opset, calls, max(largest, SMALL_CONSTANT))
+        _check_structure(model, self.opset, calls, max(largest, largest_table(plain), SMALL_CONSTANT))
         return model, scopes
 
 
@@ -245,7 +245,8 @@ def _write(
 ) -> OnnxGraph:
     onnx.helper.set_model_props(model, dict(metadata))
     ratio, weight_bytes = MAX_SIZE_RATIO if _is_ours(network) else OTHERS_SIZE_RATIO, _bytes_of(network)
-    content, limit = model.SerializeToString(), ratio * weight_bytes + BYTES_PER_NODE * len(model.graph.node)
+    room = BYTES_PER_NODE * len(model.graph.node) + 8 * largest_table(network)  # of four bytes each, of two grids at most
+    content, limit = model.SerializeToString(), ratio * weight_bytes + room
     if len(content) > limit + sum(len(key) + len(value) for key, value in metadata.items()):
         raise ExportError(f"the graph takes {len(content)} bytes for {weight_bytes} bytes of weights; something was stored twice")
     onnx.checker.check_model(content)

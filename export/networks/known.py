@@ -144,6 +144,17 @@ class KnownNetwork:
         return {name: values.detach().cpu().numpy() for name, values in self.module.state_dict().items()}
 
 
+def largest_table(network: nn.Module) -> int:
+    """The numbers in the largest table that exports compute beforehand for a network of ours inside `network`; 0: none."""
+    found = [0]
+    for module in network.modules():
+        if isinstance(module, Subnet) and module.geometry.relative_position:
+            own = module.geometry
+            rows, columns = module.patch_embed.grid_size
+            found.append(Grid(rows, columns, own.prefix_tokens, own.head_dim, own.max_relative_position).stored)
+    return max(found)
+
+
 def _grid_of(geometry: SubnetGeometry, sides: tuple[int, int]) -> Grid | None:
     """The grid of a network whose graph is that of all image sizes but for numbers and tables; None for one that is not.
 

@@ -25,6 +25,7 @@ from autoformer.export.graphs.tensorrt_rules import check_tensorrt
 from autoformer.export.predictor import open_predictor, torch_model
 from autoformer.files import read_json
 from autoformer.networks.subnet import Attention, Subnet
+from autoformer.space import SearchSpace
 from autoformer.tensors import tensors_digest
 from tests.support.comparing import compare_models
 from tests.support.exported_subnets import ARCHITECTURE, CLASSES, PREPROCESSING, SPACE, graph, int8, network, noise, subnet
@@ -173,6 +174,27 @@ def test_networks_that_cannot_be_exported_are_refused_in_one_line(tmp_path: Path
     with pytest.raises(ExportError, match=r"larger than any weight|stored twice"):
         OnnxGraph.from_network(ByHand(9000), path, image_shape=(1, 2, 2))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", ["no class token, halved", "class token"])
+def test_a_narrow_network_on_a_fine_grid_may_store_tables_that_are_larger_than_its_weights(tmp_path: Path, form: str) -> None:
+    space = SearchSpace(
+        name="narrow", embed_dims=(16,), depths=(2,), num_heads=(1,), mlp_ratios=(1.0,), head_dim=8, image_sizes=(48,),
+        patch_size=2, num_classes=5, absolute_position=False, max_relative_position=6,
+    )  # fmt: skip
+    if form == "no class token, halved":
+        space = replace(space, class_token=False, pooling="mean", pool_after=(1,))
+    narrow = Subnet.from_space(space, space.sample(random.Random(0))).eval()
+    file = OnnxGraph.from_network(narrow, tmp_path / "model.onnx")
+    assert max(weight.numel() for weight in narrow.parameters()) < 24 * 24 * 48 <= max_stored(file)
+    with torch.no_grad():
+        expected = narrow(torch.from_numpy(noise(2, 48))).numpy()
+    np.testing.assert_allclose(OnnxModel(file.path)(noise(2, 48)), expected, atol=1e-6)
+
+
+def max_stored(file: OnnxGraph) -> int:
+    """The numbers in the largest tensor of a file."""
+    return max(int(np.prod(tensor.dims)) for tensor in onnx.load(file.path).graph.initializer)
 
 
 def test_the_images_of_a_network_are_not_the_features_behind_its_backbone() -> None:
